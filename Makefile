@@ -1,0 +1,29 @@
+# Everything a fresh machine needs is Rust, Python 3 with pip, a C++ compiler and this file.
+# Each target is safe to repeat: what is there already is left alone.
+
+dial := $(or $(CARGO_TARGET_DIR),target)/release/dial
+
+.PHONY: help run test check setup
+
+help:
+	@echo 'make run     set up, build, and run the study pipelines/quickstart.toml'
+	@echo 'make test    set up, build, and run the tests'
+	@echo 'make check   formatting and lints'
+	@echo 'make setup   fetch libtorch and the quickstart model into third_party/'
+
+run: setup
+	cargo build --release --locked
+	$(dial) run pipelines/quickstart.toml
+
+# The release profile, so that the tests share their dependencies with `make run`.
+test: setup
+	scripts/test-setup.sh
+	cargo test --release --locked
+
+check:
+	cargo fmt --check
+	scripts/setup.sh libtorch
+	cargo clippy --release --locked --all-targets -- -D warnings
+
+setup:
+	scripts/setup.sh all

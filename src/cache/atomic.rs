@@ -1,0 +1,141 @@
+//! Writing a file so that it is there whole, or as it was before.
+
+use std::fs::{File, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::CacheError;
+
+/// Writes `bytes` to `path`, creating its folder and replacing any file there. Whoever opens `path` at any
+/// instant, and after a crash, finds the old content or the new one, never a part.
+///
+/// # Errors
+/// [`CacheError::Io`] if the folder cannot be created or the file not written; `path` is then as it was.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CacheError> {
+    replace_file(path, |file| {
+        file.write_all(bytes)
+            .map_err(|error| CacheError::io("write", path, error))?;
+        Ok(true)
+    })?;
+    Ok(())
+}
+
+/// Lets `fill` write a temporary file beside `path`, and renames it to `path` once it is on the disk.
+/// Returns what `fill` answers: on `false`, as on an error, the temporary file is removed and `path` is as
+/// it was.
+pub(super) fn replace_file(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> Result<bool, CacheError>,
+) -> Result<bool, CacheError> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(folder)
+        .map_err(|error| CacheError::io("create the folder", folder, error))?;
+    // The ordinary mode, narrowed by the umask: a cache may be shared, and tempfile's default is owner-only.
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".tmp-")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .map_err(|error| CacheError::io("create a file in", folder, error))?;
+    if !fill(temporary.as_file_mut())? {
+        return Ok(false);
+    }
+    temporary
+        .as_file()
+        .sync_all()
+        .map_err(|error| CacheError::io("write", path, error))?;
+    temporary
+        .persist(path)
+        .map_err(|error| CacheError::io("write", path, error.error))?;
+    sync_folder(folder).map_err(|error| CacheError::io("sync the folder", folder, error))?;
+    Ok(true)
+}
+
+/// Puts a rename in `folder` on the disk, where the file system and the folder's mode let it be synced:
+/// without that a power cut may lose the file, which readers then take as missing.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::PermissionDenied
+            ) =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(folder: &Path) -> usize {
+        std::fs::read_dir(folder).unwrap().count()
+    }
+
+    #[test]
+    fn writes_replaces_and_creates_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b/file");
+        for content in [&b"first"[..], b"", b"second"] {
+            write_atomically(&path, content).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), content);
+        }
+        assert_eq!(entries(&folder.path().join("a/b")), 1);
+    }
+
+    #[test]
+    fn the_mode_is_that_of_an_ordinary_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |name: &str| {
+            let metadata = std::fs::metadata(folder.path().join(name)).unwrap();
+            metadata.permissions().mode()
+        };
+        write_atomically(&folder.path().join("atomic"), b"x").unwrap();
+        std::fs::write(folder.path().join("plain"), b"x").unwrap();
+        assert_eq!(mode("atomic"), mode("plain"));
+    }
+
+    #[test]
+    fn a_failed_rename_leaves_no_temporary_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let occupied = folder.path().join("occupied");
+        std::fs::create_dir_all(occupied.join("inside")).unwrap();
+        let message = write_atomically(&occupied, b"x").unwrap_err().to_string();
+        assert!(message.contains("occupied`"), "{message}");
+        assert_eq!(entries(folder.path()), 1);
+    }
+
+    #[test]
+    fn a_failed_or_withdrawn_filling_leaves_the_old_file_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        write_atomically(&path, b"old").unwrap();
+        let withdrawn = replace_file(&path, |file| {
+            file.write_all(b"new").unwrap();
+            Ok(false)
+        });
+        assert!(!withdrawn.unwrap());
+        let failed = replace_file(&path, |file| {
+            file.write_all(b"ne").unwrap();
+            Err(CacheError::io("write", &path, io::Error::other("full")))
+        });
+        assert!(failed.is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(entries(folder.path()), 1);
+    }
+
+    #[test]
+    fn a_parent_that_is_a_file_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), b"").unwrap();
+        let path = folder.path().join("file/below");
+        assert!(write_atomically(&path, b"x").is_err());
+        assert_eq!(entries(folder.path()), 1);
+    }
+}

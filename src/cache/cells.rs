@@ -1,0 +1,437 @@
+//! The cells of all packs in one index.
+//!
+//! The index is loaded from the packs' headers when it is first asked, and grows as this process commits or
+//! [`CellStore::refresh`] finds what others have committed. It lives in memory only (some 70 bytes per cell):
+//! an index file would be one more thing to keep in step with the packs. Values stay on the disk.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use super::atomic::replace_file;
+use super::index::{Index, Place, is_gone};
+use super::layout::Layout;
+use super::pack::{self, Fault, Pack};
+use super::{CacheError, Key};
+
+/// Packs held open at once, well below the usual limit of 1,024 files per process.
+const OPEN_PACKS: usize = 64;
+
+/// The store of evaluated cells: readouts, as bytes, by cell key.
+pub struct CellStore {
+    layout: Layout,
+    /// `None` until it is first needed.
+    index: RwLock<Option<Index>>,
+    /// Files of packs that were read lately, so that a read costs no opening.
+    open_packs: Mutex<HashMap<Key, Arc<File>>>,
+}
+
+impl CellStore {
+    pub(super) fn new(layout: Layout) -> Self {
+        Self {
+            layout,
+            index: RwLock::new(None),
+            open_packs: Mutex::default(),
+        }
+    }
+
+    /// Whether a pack states that it holds the cell. [`get`](Self::get) may still find that pack damaged,
+    /// and then the cell is missing from there on.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the packs cannot be read.
+    pub fn contains(&self, key: &Key) -> Result<bool, CacheError> {
+        self.with_index(|index| index.place(key).is_some())
+    }
+
+    /// Those of `keys` that no pack states to hold, in the order given and as often as given.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the packs cannot be read.
+    pub fn missing<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a Key>,
+    ) -> Result<Vec<Key>, CacheError> {
+        self.with_index(|index| {
+            let missing = |key: &&Key| index.place(key).is_none();
+            keys.into_iter().filter(missing).copied().collect()
+        })
+    }
+
+    /// The value of the cell `key`; `None` if no pack holds it, or the pack was damaged or has vanished. The
+    /// first read from a pack checks all of it.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if a pack exists and cannot be read.
+    pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, CacheError> {
+        let Some(Place { pack, extent }) = self.with_index(|index| index.place(key).cloned())?
+        else {
+            return Ok(None);
+        };
+        let value = self
+            .open(&pack)
+            .and_then(|file| pack::read_value(&file, extent));
+        match value {
+            Ok(value) => return Ok(Some(value)),
+            Err(Fault::Damaged(reason)) => self.layout.set_aside(&pack.path, reason),
+            Err(Fault::Io(error)) if is_gone(&error) => {}
+            Err(Fault::Io(error)) => return Err(CacheError::io("read", &pack.path, error)),
+        }
+        self.forget(&pack);
+        Ok(None)
+    }
+
+    /// Stores `cells` (key, value) as one pack, whole or not at all; once this returns they survive a crash.
+    /// `provenance` (device, library versions, thread count, …) is kept in the pack and is in no key. An
+    /// empty batch writes nothing.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the pack cannot be written; [`CacheError::Encode`] if the provenance has no
+    /// JSON form.
+    pub fn commit(
+        &self,
+        cells: &[(Key, Vec<u8>)],
+        provenance: &serde_json::Value,
+    ) -> Result<(), CacheError> {
+        if cells.is_empty() {
+            return Ok(());
+        }
+        let provenance = serde_json::to_vec(provenance).map_err(CacheError::Encode)?;
+        let header = pack::header(cells, &provenance);
+        let name = pack::name(&header, cells);
+        let path = self.layout.pack(&name);
+        replace_file(&path, |file| {
+            pack::write(file, &header, cells)
+                .map_err(|error| CacheError::io("write", &path, error))?;
+            Ok(true)
+        })?;
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        match index.as_mut() {
+            Some(index) => index.add(&self.layout, name),
+            // The pack will be found when the index is loaded.
+            None => Ok(()),
+        }
+    }
+
+    /// Looks for packs that other processes have committed since the index was loaded.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the packs cannot be read.
+    pub fn refresh(&self) -> Result<(), CacheError> {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        match index.as_mut() {
+            Some(index) => index.scan(&self.layout),
+            None => Ok(()),
+        }
+    }
+
+    /// Answers from the index, loading it first if nobody has.
+    fn with_index<R>(&self, answer: impl FnOnce(&Index) -> R) -> Result<R, CacheError> {
+        if let Some(index) = &*self.index.read().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(answer(index));
+        }
+        let mut guard = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = &*guard {
+            return Ok(answer(index));
+        }
+        let mut index = Index::default();
+        index.scan(&self.layout)?;
+        Ok(answer(guard.insert(index)))
+    }
+
+    fn open(&self, pack: &Pack) -> Result<Arc<File>, Fault> {
+        let lock = || {
+            self.open_packs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some(file) = lock().get(&pack.name) {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(pack.open()?);
+        let mut open_packs = lock();
+        if open_packs.len() >= OPEN_PACKS {
+            open_packs.clear();
+        }
+        open_packs.insert(pack.name, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Drops a pack that cannot be used, from the index and the open files.
+    fn forget(&self, pack: &Arc<Pack>) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = index.as_mut() {
+            index.forget(pack);
+        }
+        self.open_packs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&pack.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use serde_json::json;
+
+    use super::super::index::list;
+    use super::*;
+
+    type Cell = (Key, Vec<u8>);
+
+    fn cells(numbers: std::ops::Range<u32>) -> Vec<Cell> {
+        let value = |number: u32| vec![number.to_le_bytes()[0]; 8 + number as usize % 40];
+        numbers
+            .map(|number| (Key::of(&number.to_le_bytes()), value(number)))
+            .collect()
+    }
+
+    fn store(folder: &tempfile::TempDir) -> CellStore {
+        CellStore::new(Layout::new(folder.path()))
+    }
+
+    /// A folder with one pack of `cells`, and that pack's path.
+    fn committed(cells: &[Cell]) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        store(&folder).commit(cells, &json!({"t": 1})).unwrap();
+        let packs = pack_paths(&folder);
+        assert_eq!(packs.len(), 1);
+        (folder, packs[0].clone())
+    }
+
+    fn pack_paths(folder: &tempfile::TempDir) -> Vec<PathBuf> {
+        let shelves = list(&Layout::new(folder.path()).packs()).unwrap();
+        shelves
+            .iter()
+            .flat_map(|shelf| list(shelf).unwrap())
+            .collect()
+    }
+
+    fn assert_holds(store: &CellStore, cells: &[Cell]) {
+        for (key, value) in cells {
+            assert!(store.contains(key).unwrap());
+            assert_eq!(store.get(key).unwrap().as_ref(), Some(value));
+        }
+    }
+
+    fn assert_lacks(store: &CellStore, cells: &[Cell]) {
+        for (key, _) in cells {
+            assert_eq!(store.get(key).unwrap(), None);
+            assert!(!store.contains(key).unwrap());
+        }
+    }
+
+    #[test]
+    fn cells_round_trip_in_this_store_and_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = store(&folder);
+        let (one, two, three) = (cells(0..30), cells(30..90), cells(90..91));
+        first.commit(&one, &json!({})).unwrap();
+        assert_lacks(&first, &two);
+        first.commit(&two, &json!({"device": "cpu"})).unwrap();
+        assert_holds(&first, &one);
+        assert_holds(&first, &two);
+        assert_lacks(&first, &three);
+        let second = store(&folder);
+        assert_holds(&second, &two);
+        assert_holds(&second, &one);
+        assert_lacks(&second, &three);
+    }
+
+    #[test]
+    fn missing_keeps_order_and_repeats() {
+        let (folder, _) = committed(&cells(0..3));
+        let keys: Vec<Key> = cells(0..6).into_iter().map(|(key, _)| key).collect();
+        let asked = [&keys[5], &keys[1], &keys[3], &keys[5], &keys[0]];
+        let missing = store(&folder).missing(asked).unwrap();
+        assert_eq!(missing, [keys[5], keys[3], keys[5]]);
+    }
+
+    #[test]
+    fn an_empty_value_is_a_value_and_an_empty_batch_no_pack() {
+        let cell = [(Key::of(b"empty"), Vec::new())];
+        let (folder, _) = committed(&cell);
+        assert_holds(&store(&folder), &cell);
+        store(&folder).commit(&[], &json!({})).unwrap();
+        assert_eq!(pack_paths(&folder).len(), 1);
+    }
+
+    #[test]
+    fn two_stores_see_each_other_after_refresh() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (store(&folder), store(&folder));
+        let (left, right) = (cells(0..10), cells(10..20));
+        assert_lacks(&one, &right);
+        assert_lacks(&two, &left);
+        one.commit(&left, &json!({})).unwrap();
+        two.commit(&right, &json!({})).unwrap();
+        assert_lacks(&one, &right);
+        one.refresh().unwrap();
+        two.refresh().unwrap();
+        for store in [&one, &two] {
+            assert_holds(store, &left);
+            assert_holds(store, &right);
+        }
+    }
+
+    #[test]
+    fn concurrent_commits_of_the_same_content_make_one_pack() {
+        let folder = tempfile::tempdir().unwrap();
+        let shared = store(&folder);
+        let cells = cells(0..200);
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let (folder, shared, cells) = (&folder, &shared, &cells);
+                scope.spawn(move || {
+                    let own = store(folder);
+                    let store = if thread % 2 == 0 { shared } else { &own };
+                    store.commit(cells, &json!({})).unwrap();
+                    store.refresh().unwrap();
+                    assert_holds(store, cells);
+                });
+            }
+        });
+        assert_eq!(pack_paths(&folder).len(), 1);
+        assert_holds(&shared, &cells);
+    }
+
+    /// Opens a store on a pack with this content: the cells are missing, the pack is moved aside, and a new
+    /// commit mends it in the same store.
+    fn assert_refused(damage: &[u8], cells: &[Cell]) {
+        let (folder, path) = committed(cells);
+        std::fs::write(&path, damage).unwrap();
+        let store = store(&folder);
+        assert_lacks(&store, cells);
+        assert!(!path.exists());
+        let kept = folder
+            .path()
+            .join("v1/damaged")
+            .join(path.file_name().unwrap());
+        assert_eq!(std::fs::read(kept).unwrap(), damage);
+        store.commit(cells, &json!({"t": 1})).unwrap();
+        assert_holds(&store, cells);
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        let cells = cells(0..20);
+        let (_folder, path) = committed(&cells);
+        let good = std::fs::read(path).unwrap();
+        for length in (0..good.len()).step_by(64).chain([good.len() - 1]) {
+            assert_refused(&good[..length], &cells);
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_and_a_longer_file_are_refused() {
+        let cells = cells(0..6);
+        let (_folder, path) = committed(&cells);
+        let good = std::fs::read(path).unwrap();
+        for position in (0..good.len()).step_by(5) {
+            let mut flipped = good.clone();
+            flipped[position] ^= 1 << (position % 8);
+            assert_refused(&flipped, &cells);
+        }
+        assert_refused(&[&good[..], b"x"].concat(), &cells);
+    }
+
+    #[test]
+    fn a_pack_under_another_s_name_is_refused() {
+        let (_other, other_path) = committed(&cells(5..9));
+        let other = std::fs::read(other_path).unwrap();
+        let cells = cells(0..4);
+        let (folder, path) = committed(&cells);
+        std::fs::write(&path, other).unwrap();
+        let store = store(&folder);
+        assert_lacks(&store, &cells);
+        assert_lacks(&store, &self::cells(5..9));
+    }
+
+    #[test]
+    fn a_wrong_pack_that_is_mended_after_indexing_gives_no_wrong_value() {
+        // The same keys with their values exchanged: sound headers, other content.
+        let (keys, values): (Vec<Key>, Vec<Vec<u8>>) = cells(0..4).into_iter().unzip();
+        let exchanged: Vec<Cell> = keys.into_iter().zip(values.into_iter().rev()).collect();
+        let (_other, other_path) = committed(&exchanged);
+        let cells = cells(0..4);
+        let (folder, path) = committed(&cells);
+        let good = std::fs::read(&path).unwrap();
+        std::fs::copy(other_path, &path).unwrap();
+        let store = store(&folder);
+        assert!(store.contains(&cells[0].0).unwrap());
+        std::fs::write(&path, &good).unwrap();
+        assert_lacks(&store, &cells);
+        assert_eq!(std::fs::read(&path).unwrap(), good);
+        assert_holds(&self::store(&folder), &cells);
+    }
+
+    #[test]
+    fn damage_in_one_pack_leaves_the_others_in_use() {
+        let (folder, path) = committed(&cells(0..10));
+        store(&folder).commit(&cells(10..20), &json!({})).unwrap();
+        let length = std::fs::metadata(&path).unwrap().len();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_len(length - 1).unwrap();
+        let store = store(&folder);
+        assert_lacks(&store, &cells(0..10));
+        assert_holds(&store, &cells(10..20));
+    }
+
+    #[test]
+    fn a_vanished_pack_counts_as_missing() {
+        let cells = cells(0..10);
+        let (folder, path) = committed(&cells);
+        let store = store(&folder);
+        assert!(store.contains(&cells[0].0).unwrap());
+        std::fs::remove_file(path).unwrap();
+        assert_lacks(&store, &cells);
+        store.refresh().unwrap();
+        store.commit(&cells, &json!({"t": 1})).unwrap();
+        assert_holds(&store, &cells);
+    }
+
+    #[test]
+    fn other_files_in_the_folder_are_passed_over() {
+        let cells = cells(0..3);
+        let (folder, path) = committed(&cells);
+        let shelf = path.parent().unwrap();
+        std::fs::write(shelf.join(".tmp-1234"), b"half").unwrap();
+        std::fs::write(shelf.join("notes.pack"), b"mine").unwrap();
+        std::fs::write(shelf.parent().unwrap().join("README"), b"x").unwrap();
+        assert_holds(&store(&folder), &cells);
+        assert!(shelf.join("notes.pack").exists());
+    }
+
+    #[test]
+    fn many_packs_are_read_without_holding_them_all_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder);
+        let cells = cells(0..3 * u32::try_from(OPEN_PACKS).unwrap());
+        for cell in cells.chunks(1) {
+            store.commit(cell, &json!({})).unwrap();
+        }
+        for _ in 0..2 {
+            assert_holds(&store, &cells);
+        }
+        assert!(store.open_packs.lock().unwrap().len() <= OPEN_PACKS);
+    }
+
+    #[test]
+    fn a_hundred_thousand_cells_are_indexed_and_the_missing_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let cells = cells(0..100_000);
+        let (there, absent) = cells.split_at(99_000);
+        for batch in there.chunks(4_000) {
+            store(&folder).commit(batch, &json!({})).unwrap();
+        }
+        let missing = store(&folder)
+            .missing(cells.iter().map(|(key, _)| key))
+            .unwrap();
+        assert_eq!(missing.len(), absent.len());
+        assert!(missing.iter().eq(absent.iter().map(|(key, _)| key)));
+        assert_holds(&store(&folder), &there[..1]);
+        assert_holds(&store(&folder), &there[98_999..]);
+    }
+}

@@ -1,0 +1,138 @@
+//! What can go wrong with the cache's folder, told with what to do about it.
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use super::LAYOUT_VERSION;
+
+/// A failure of the cache, or of [`write_atomically`](super::write_atomically). A damaged file is none: it
+/// counts as missing.
+#[derive(Debug)]
+pub enum CacheError {
+    /// The file system refused an operation.
+    Io {
+        /// What was tried, as it reads after "cannot".
+        operation: &'static str,
+        /// The file or folder it was tried on.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// The folder holds a cache of another layout version.
+    Version {
+        /// The `VERSION` file.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+    },
+    /// A record or a provenance has no JSON form.
+    Encode(serde_json::Error),
+}
+
+impl CacheError {
+    pub(super) fn io(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            operation,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// What to do about a failure that a person can mend, in their words; `None` for the rest.
+fn advice(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::StorageFull => Some(
+            "the disk is full; free some space, or choose a folder on another disk (`--cache`, `--runs`), \
+             and run the same command again: what is already stored is kept",
+        ),
+        ErrorKind::QuotaExceeded => Some(
+            "your disk quota is used up; free some space, or choose a folder on another disk (`--cache`, \
+             `--runs`), and run the same command again: what is already stored is kept",
+        ),
+        ErrorKind::ReadOnlyFilesystem => Some(
+            "the file system is read-only; choose a folder that can be written (`--cache`, `--runs`)",
+        ),
+        ErrorKind::PermissionDenied => Some(
+            "permission denied; check its owner and mode, or choose a folder of your own (`--cache`, \
+             `--runs`)",
+        ),
+        _ => None,
+    }
+}
+
+impl fmt::Display for CacheError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io {
+                operation,
+                path,
+                source,
+            } => {
+                write!(formatter, "cannot {operation} `{}`: ", path.display())?;
+                match advice(source.kind()) {
+                    Some(advice) => formatter.write_str(advice),
+                    None => write!(formatter, "{source}"),
+                }
+            }
+            Self::Version { path, found } => {
+                let newer = found
+                    .parse::<u32>()
+                    .is_ok_and(|version| version > LAYOUT_VERSION);
+                let why = if newer {
+                    "it was written by a newer `dial`; use that one, or"
+                } else {
+                    "this is not a cache that `dial` wrote;"
+                };
+                write!(
+                    formatter,
+                    "`{}` says version `{found}`, expected `{LAYOUT_VERSION}`: {why} choose another \
+                     folder with `--cache`",
+                    path.display()
+                )
+            }
+            Self::Encode(source) => {
+                write!(formatter, "cannot write a cache record as JSON: {source}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for CacheError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            Self::Version { .. } => None,
+            Self::Encode(source) => Some(source),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_the_path_the_operation_and_a_remedy() {
+        // Linux and macOS error numbers: no space, read-only file system, permission denied.
+        for (number, cause, remedy) in [
+            (28, "disk is full", "free some space"),
+            (30, "read-only", "choose a folder"),
+            (13, "permission denied", "owner and mode"),
+        ] {
+            let source = io::Error::from_raw_os_error(number);
+            let message = CacheError::io("write", Path::new("c/x"), source).to_string();
+            assert!(message.starts_with("cannot write `c/x`: "), "{message}");
+            assert!(message.contains(cause), "{message}");
+            assert!(message.contains(remedy), "{message}");
+        }
+    }
+
+    #[test]
+    fn other_causes_are_passed_on() {
+        let source = io::Error::other("the cable is out");
+        let message = CacheError::io("read", Path::new("c/x"), source).to_string();
+        assert_eq!(message, "cannot read `c/x`: the cable is out");
+    }
+}

@@ -1,0 +1,227 @@
+//! The content-addressed store: everything that a study has computed, found again by what it depends on.
+//!
+//! One folder holds it, and several processes may use that folder at once:
+//!
+//! ```text
+//! cache/
+//!   VERSION                        the layout's version; a folder of another version is refused
+//!   v1/
+//!     objects/ab/<hex>             an artifact, named by the BLAKE3 hash of its bytes
+//!     packs/ab/<hex>.pack          one committed batch of cells, never changed afterwards (see `pack.rs`)
+//!     stages/ab/<hex>.json         a stage record, named by its stage key (see `record.rs`)
+//!     weights/ab/<hex>.json        the known hash of a weight file, named by the hash of its path
+//!     damaged/                     files that failed their check, moved here for a person to look at
+//! ```
+//!
+//! `ab` is the first byte of the name in hexadecimal: a million files put some four thousand into each
+//! folder. Names that are not of these forms (a README, another process's temporary file) are passed over.
+//!
+//! Three rules keep it sound without locks between processes:
+//!
+//! - *Whole or absent.* Every file is written beside its final place, synced and renamed into it. A process
+//!   killed at any instant leaves at most a `.tmp-…` file, which no reader looks at.
+//! - *Checked when read.* Objects and packs are named by their content; records carry a checksum over their
+//!   key and text. What fails is moved to `damaged/`, reported, and counts as missing, so it is computed again.
+//! - *Same name, same content.* Two processes that compute the same thing write the same file, and whichever
+//!   rename comes last changes nothing.
+//!
+//! A cache that cannot be written still serves what it holds: opening an existing folder and reading from it
+//! write nothing, except that a damaged file stays where it is if it cannot be moved.
+
+mod atomic;
+mod cells;
+mod error;
+mod index;
+mod key;
+mod layout;
+mod object;
+mod pack;
+mod record;
+mod weights;
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use atomic::write_atomically;
+pub use cells::CellStore;
+pub use error::CacheError;
+pub use key::{InvalidKey, Key};
+pub use weights::WeightHashes;
+
+use layout::Layout;
+
+/// The version of the layout drawn in the module documentation, as the file `VERSION` states it.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// An open cache folder. Several threads may use one value, and several processes one folder.
+pub struct Cache {
+    layout: Layout,
+    cells: CellStore,
+    weight_hashes: WeightHashes,
+}
+
+impl Cache {
+    /// Opens the cache in `folder`, creating the folder and its `VERSION` file where they are absent.
+    ///
+    /// # Errors
+    /// [`CacheError::Version`] if the folder holds another version's cache; [`CacheError::Io`] if it cannot
+    /// be read or, where it is new, created.
+    pub fn open(folder: &Path) -> Result<Self, CacheError> {
+        check_version(folder)?;
+        let layout = Layout::new(folder);
+        Ok(Self {
+            cells: CellStore::new(layout.clone()),
+            weight_hashes: WeightHashes::new(layout.clone()),
+            layout,
+        })
+    }
+
+    /// Stores an artifact and returns its key, the BLAKE3 hash of `bytes`. An intact copy that is already
+    /// there is kept; a damaged one is moved aside and replaced.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the cache cannot be read or written.
+    pub fn put_object(&self, bytes: &[u8]) -> Result<Key, CacheError> {
+        object::put(&self.layout, bytes)
+    }
+
+    /// The bytes of the artifact `key`, checked against it; `None` if it is absent or was damaged.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the file exists and cannot be read.
+    pub fn object(&self, key: &Key) -> Result<Option<Vec<u8>>, CacheError> {
+        object::get(&self.layout, key)
+    }
+
+    /// Copies the artifact `key` to the file `path`, creating its folder; `false` if the artifact is absent
+    /// or was damaged, and then `path` is as it was. The copy is checked before it takes its place.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the artifact exists and cannot be read, or `path` cannot be written.
+    pub fn copy_object_to(&self, key: &Key, path: &Path) -> Result<bool, CacheError> {
+        object::copy_to(&self.layout, key, path)
+    }
+
+    /// The record stored under the stage key `key`; `None` if there is none, if it was damaged, or if it
+    /// does not decode as a `T` (a record of another program version).
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the file exists and cannot be read.
+    pub fn stage_record<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>, CacheError> {
+        record::get(&self.layout, &self.layout.stage(key), key)
+    }
+
+    /// Stores `record` as JSON under the stage key `key`, replacing any record that is there. JSON has no
+    /// NaN or infinity: a record must not hold them.
+    ///
+    /// # Errors
+    /// [`CacheError::Encode`] if `record` has no JSON form; [`CacheError::Io`] if it cannot be written.
+    pub fn put_stage_record<T: Serialize>(&self, key: &Key, record: &T) -> Result<(), CacheError> {
+        record::put(&self.layout.stage(key), key, record)
+    }
+
+    /// The cells: evaluated readouts by cell key.
+    pub fn cells(&self) -> &CellStore {
+        &self.cells
+    }
+
+    /// The shortcut past re-hashing weight files.
+    pub fn weight_hashes(&self) -> &WeightHashes {
+        &self.weight_hashes
+    }
+}
+
+/// Reads `VERSION`, or writes it into a folder that has none.
+fn check_version(folder: &Path) -> Result<(), CacheError> {
+    let path = folder.join("VERSION");
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            let found = String::from_utf8_lossy(&bytes).trim().to_owned();
+            if found == LAYOUT_VERSION.to_string() {
+                return Ok(());
+            }
+            Err(CacheError::Version { path, found })
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            write_atomically(&path, format!("{LAYOUT_VERSION}\n").as_bytes())
+        }
+        Err(error) => Err(CacheError::io("read", &path, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message_for_version(text: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("VERSION"), text).unwrap();
+        let error = Cache::open(folder.path()).err().unwrap();
+        let entries = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(entries, 1, "a refused folder must be left as it was");
+        error.to_string()
+    }
+
+    #[test]
+    fn a_future_version_is_refused_and_says_so() {
+        let message = message_for_version("2\n");
+        assert!(message.contains("version `2`"), "{message}");
+        assert!(message.contains("newer"), "{message}");
+        assert!(message.contains("--cache"), "{message}");
+    }
+
+    #[test]
+    fn a_version_that_is_no_number_is_refused() {
+        let message = message_for_version("one\n");
+        assert!(message.contains("`one`"), "{message}");
+        assert!(!message.contains("newer"), "{message}");
+        assert!(message_for_version("").contains("``"));
+    }
+
+    #[test]
+    fn opening_again_keeps_what_is_there_and_a_readme() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("README.md"), "about").unwrap();
+        let key = Cache::open(folder.path())
+            .unwrap()
+            .put_object(b"x")
+            .unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        assert_eq!(cache.object(&key).unwrap().unwrap(), b"x");
+        let readme = std::fs::read(folder.path().join("README.md")).unwrap();
+        assert_eq!(readme, b"about");
+    }
+
+    #[test]
+    fn opening_an_existing_cache_writes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("VERSION"), "1\n").unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        let key = Key::of(b"absent");
+        assert!(cache.object(&key).unwrap().is_none());
+        assert!(cache.cells().get(&key).unwrap().is_none());
+        assert!(cache.stage_record::<u32>(&key).unwrap().is_none());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_in_the_folder_s_place_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        let message = Cache::open(&path).err().unwrap().to_string();
+        assert!(
+            message.contains(&path.display().to_string()),
+            "names no path: {message}"
+        );
+    }
+
+    #[test]
+    fn a_cache_may_be_shared_between_threads() {
+        fn assert_shareable<T: Send + Sync>() {}
+        assert_shareable::<Cache>();
+    }
+}

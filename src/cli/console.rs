@@ -1,0 +1,139 @@
+//! What a person sees while a study runs, on stderr: a bar with rate and time left on a terminal, plain lines elsewhere.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::run::{Event, StageReport, StageStatus};
+
+use super::shown;
+
+/// Shows events.
+pub(super) struct Console {
+    bar: ProgressBar,
+    stage: String,
+    phase: &'static str,
+    width: usize,
+}
+
+impl Console {
+    /// For stages with names of at most that many characters.
+    pub(super) fn new(width: usize) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        if !std::io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        Console {
+            bar,
+            stage: String::new(),
+            phase: "",
+            width,
+        }
+    }
+
+    /// Shows one event, and leaves it in the log.
+    pub(super) fn show(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Started { run_dir } => {
+                tracing::info!(run = %run_dir.display(), "started");
+                self.line(&format!("run folder {}", shown(run_dir)));
+            }
+            Event::StageStarted { name } => {
+                tracing::info!(stage = name, "stage started");
+                self.stage = (*name).to_string();
+                self.phase = "";
+            }
+            Event::Loading { model } => {
+                tracing::info!(stage = self.stage, model, "loading model");
+                self.line(&format!(
+                    "{:width$}  loading model `{model}`",
+                    self.stage,
+                    width = self.width
+                ));
+            }
+            Event::Prefilled { done, total } => self.progress("prompts prefilled", *done, *total),
+            Event::Computed { done, total } => self.progress("cells", *done, *total),
+            Event::StageEnded { report, findings } => self.stage_ended(report, findings),
+        }
+    }
+
+    fn progress(&mut self, phase: &'static str, done: usize, total: usize) {
+        if self.phase != phase || self.bar.length() != Some(total as u64) {
+            self.phase = phase;
+            self.bar.reset();
+            self.bar.set_length(total as u64);
+            let style = ProgressStyle::with_template(
+                "{prefix}  {bar:24} {pos}/{len} {msg}  {per_sec}  {eta} left",
+            );
+            self.bar
+                .set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            self.bar
+                .set_prefix(format!("{:width$}", self.stage, width = self.width));
+            self.bar.set_message(phase);
+        }
+        self.bar.set_position(done as u64);
+    }
+
+    fn stage_ended(&mut self, report: &StageReport, findings: &[String]) {
+        self.bar.finish_and_clear();
+        tracing::info!(
+            stage = report.name,
+            status = ?report.status,
+            computed = report.cells_computed,
+            cached = report.cells_cached,
+            seconds = report.seconds,
+            "stage ended"
+        );
+        let status = match report.status {
+            StageStatus::Cached => "cached",
+            StageStatus::Computed => "computed",
+            StageStatus::Failed => "failed",
+            StageStatus::Interrupted => "interrupted",
+        };
+        self.line(&format!(
+            "{:width$}  {status:11}  {:>7} computed  {:>7} from cache  {}",
+            report.name,
+            report.cells_computed,
+            report.cells_cached,
+            duration(report.seconds),
+            width = self.width,
+        ));
+        for finding in findings {
+            tracing::info!(stage = report.name, finding, "finding");
+            self.line(&format!(
+                "{:width$}  note: {finding}",
+                "",
+                width = self.width
+            ));
+        }
+    }
+
+    fn line(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("{text}"));
+    }
+}
+
+/// Seconds as a person says them.
+pub(super) fn duration(seconds: f64) -> String {
+    if seconds < 60.0 {
+        return format!("{seconds:.1} s");
+    }
+    let whole = Duration::from_secs_f64(seconds).as_secs();
+    match whole / 3600 {
+        0 => format!("{} min {} s", whole / 60, whole % 60),
+        hours => format!("{hours} h {} min", whole % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        assert_eq!(duration(1.24), "1.2 s");
+        assert_eq!(duration(61.0), "1 min 1 s");
+        assert_eq!(duration(7320.0), "2 h 2 min");
+    }
+}

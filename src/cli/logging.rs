@@ -1,0 +1,76 @@
+//! `tracing` events: warnings to stderr, everything to the run's `log.jsonl` once there is one.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// A log file that may not exist yet; what is written before is kept in memory.
+#[derive(Clone, Default)]
+pub(super) struct Log(Arc<Mutex<Sink>>);
+
+#[derive(Default)]
+struct Sink {
+    early: Vec<u8>,
+    file: Option<File>,
+}
+
+impl Log {
+    /// Starts logging, once per process.
+    pub(super) fn start() -> Self {
+        let log = Log::default();
+        let to_file = tracing_subscriber::fmt::layer()
+            .json()
+            .with_writer(log.clone())
+            .with_filter(LevelFilter::INFO);
+        let to_stderr = tracing_subscriber::fmt::layer()
+            .without_time()
+            .with_target(false)
+            .with_writer(io::stderr)
+            .with_filter(LevelFilter::WARN);
+        // Fails only where a subscriber is there already, and then that one serves.
+        let _ = tracing_subscriber::registry()
+            .with(to_file)
+            .with(to_stderr)
+            .try_init();
+        log
+    }
+
+    /// Writes what came so far, and all that comes, to `log.jsonl` in the folder.
+    pub(super) fn write_to(&self, folder: &Path) -> io::Result<()> {
+        let mut sink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = File::create(folder.join("log.jsonl"))?;
+        file.write_all(&sink.early)?;
+        sink.early.clear();
+        sink.file = Some(file);
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Log;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self.clone()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut sink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut sink.file {
+            Some(file) => file.write(bytes),
+            None => sink.early.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,192 @@
+//! The command line: one file per subcommand, the console, and what the exit codes mean.
+//!
+//! Data goes to stdout, everything else to stderr.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | a stage failed, or a file could not be read or written |
+//! | 2 | the command line or the study is wrong; nothing was run |
+//! | 130 | interrupted; what was computed is kept |
+
+mod console;
+mod init;
+mod logging;
+mod plan;
+mod run;
+mod tables;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::cache::Cache;
+use crate::model::DeviceName;
+use crate::plan::{PlanError, Study, resolve};
+use crate::spec;
+use crate::stages::Inputs;
+
+/// Done.
+pub const EXIT_OK: u8 = 0;
+/// A stage failed, or a file could not be read or written.
+pub const EXIT_FAILED: u8 = 1;
+/// The command line or the study is wrong; nothing was run.
+pub const EXIT_USAGE: u8 = 2;
+/// Interrupted; what was computed is kept.
+pub const EXIT_INTERRUPTED: u8 = 130;
+
+/// Run activation-steering studies of language models, described in one TOML file.
+#[derive(Parser)]
+#[command(name = "dial", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a study; only what changed since the last run is computed.
+    Run(run::RunArguments),
+    /// Show what a run would do, and why, without doing it.
+    Plan(plan::PlanArguments),
+    /// Write a commented study file to start from.
+    Init(init::InitArguments),
+}
+
+/// What `run` and `plan` have in common.
+#[derive(Args)]
+struct StudyArguments {
+    /// The study: a .toml or .yaml file.
+    file: PathBuf,
+    /// Set a value of the study, e.g. `stages.steer.alpha=[0,4]`; may be repeated.
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    overrides: Vec<String>,
+    /// The folder of computed cells and artifacts.
+    #[arg(long, value_name = "DIR", default_value = "cache")]
+    cache: PathBuf,
+    /// Threads of the CPU work [default: the physical cores].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Where models run: `cpu` or `cuda:N`.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: DeviceName,
+    /// How the result is written to stdout.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// The form of what is written to stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Tables for people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// Why a command ended without its result.
+enum Failure {
+    /// The command line or the study is wrong.
+    Usage(String),
+    /// Something failed.
+    Failed(String),
+    /// The person stopped it; the message was given.
+    Interrupted,
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Plan(arguments) => plan::plan(&arguments),
+        Command::Init(arguments) => init::init(&arguments),
+    };
+    ExitCode::from(match outcome {
+        Ok(()) => EXIT_OK,
+        Err(Failure::Usage(message)) => complain(&message, EXIT_USAGE),
+        Err(Failure::Failed(message)) => complain(&message, EXIT_FAILED),
+        Err(Failure::Interrupted) => EXIT_INTERRUPTED,
+    })
+}
+
+fn complain(message: &str, code: u8) -> u8 {
+    // Diagnostics begin with a word of their own.
+    let prefix = if message.contains("error") && message.trim_start().starts_with("error") {
+        ""
+    } else {
+        "error: "
+    };
+    eprintln!("{prefix}{message}");
+    code
+}
+
+/// A study with everything it names opened.
+struct Opened {
+    study: Study,
+    inputs: Inputs,
+    cache: Cache,
+    threads: usize,
+}
+
+/// Reads and checks the study, and opens its inputs and the cache.
+fn open(arguments: &StudyArguments) -> Result<Opened, Failure> {
+    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let render = |diagnostics: spec::Diagnostics| Failure::Usage(diagnostics.render(color));
+    let threads = arguments.threads.map_or_else(physical_cores, usize::from);
+    crate::model::set_threads(threads).map_err(|error| Failure::Failed(error.to_string()))?;
+    let document = spec::load(&arguments.file, &arguments.overrides).map_err(render)?;
+    let name = arguments
+        .file
+        .file_stem()
+        .and_then(|s| s.to_str())
+        .unwrap_or("study");
+    let study = Study::new(document, name).map_err(render)?;
+    let cache =
+        Cache::open(&arguments.cache).map_err(|error| Failure::Failed(error.to_string()))?;
+    let inputs = resolve(&study, &cache).map_err(|error| match error {
+        PlanError::Study(diagnostics) => render(diagnostics),
+        other => Failure::Failed(other.to_string()),
+    })?;
+    Ok(Opened {
+        study,
+        inputs,
+        cache,
+        threads,
+    })
+}
+
+/// The number of physical cores, as far as the system tells; hyper-threads do not help matrix products.
+fn physical_cores() -> usize {
+    let logical = std::thread::available_parallelism().map_or(1, usize::from);
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mut cores = std::collections::HashSet::new();
+    let mut socket = "";
+    for line in text.lines() {
+        let Some((key, value)) = line.split_once(':') else {
+            continue;
+        };
+        match key.trim() {
+            "physical id" => socket = value,
+            "core id" => {
+                cores.insert((socket, value));
+            }
+            _ => {}
+        }
+    }
+    match cores.len() {
+        0 => logical,
+        physical => physical.min(logical),
+    }
+}
+
+/// The path as it is best shown: relative to the current directory where it is below it.
+fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here)
+        .unwrap_or(path)
+        .display()
+        .to_string()
+}

@@ -1,0 +1,108 @@
+//! `dial plan`: the graph, what would run and why, and what it would cost.
+
+use clap::Args;
+use serde_json::json;
+
+use crate::plan::{Plan, PlanError, PlannedStage, Status};
+
+use super::console::duration;
+use super::tables::grid;
+use super::{Failure, Format, StudyArguments, open};
+
+#[derive(Args)]
+pub(super) struct PlanArguments {
+    #[command(flatten)]
+    study: StudyArguments,
+}
+
+pub(super) fn plan(arguments: &PlanArguments) -> Result<(), Failure> {
+    let opened = open(&arguments.study)?;
+    let plan = Plan::new(&opened.study, &opened.inputs, &opened.cache, opened.threads).map_err(
+        |error| match error {
+            PlanError::Study(diagnostics) => Failure::Usage(diagnostics.to_string()),
+            other => Failure::Failed(other.to_string()),
+        },
+    )?;
+    match arguments.study.format {
+        Format::Json => println!("{}", as_json(&plan)),
+        Format::Text => print!("{}", as_text(&plan)),
+    }
+    Ok(())
+}
+
+fn as_text(plan: &Plan) -> String {
+    let rows = plan.stages.iter().map(|stage| {
+        vec![
+            stage.name.clone(),
+            stage.kind.to_string(),
+            stage.after.join(", "),
+            what(stage),
+            stage.cost.cells_at_most.to_string(),
+            stage.cost.equivalent_forward_passes.to_string(),
+        ]
+    });
+    let header = [
+        "stage",
+        "kind",
+        "after",
+        "would",
+        "cells at most",
+        "forward passes of a script",
+    ];
+    let table = grid(&header, rows.collect());
+    let waiting = plan.stages.iter().any(|s| s.status != Status::Cached);
+    let time = if waiting {
+        format!(
+            "about {} on this machine, roughly\n",
+            duration(plan.seconds())
+        )
+    } else {
+        "nothing to compute\n".to_string()
+    };
+    format!(
+        "{table}\nequivalent forward passes: {}\n{time}",
+        plan.equivalent_forward_passes()
+    )
+}
+
+fn what(stage: &PlannedStage) -> String {
+    match &stage.status {
+        Status::Cached => "cached".to_string(),
+        Status::Run { reason, .. } => format!("run: {reason}"),
+        Status::Waits { stages } => {
+            format!(
+                "waits for {} (at most {} cells)",
+                stages.join(", "),
+                stage.cost.cells_at_most
+            )
+        }
+    }
+}
+
+fn as_json(plan: &Plan) -> serde_json::Value {
+    let stages: Vec<serde_json::Value> = plan
+        .stages
+        .iter()
+        .map(|stage| {
+            let status = match &stage.status {
+                Status::Cached => "cached",
+                Status::Run { .. } => "run",
+                Status::Waits { .. } => "waits",
+            };
+            json!({
+                "name": stage.name,
+                "kind": stage.kind,
+                "after": stage.after,
+                "status": status,
+                "reason": what(stage),
+                "cells_at_most": stage.cost.cells_at_most,
+                "equivalent_forward_passes": stage.cost.equivalent_forward_passes,
+            })
+        })
+        .collect();
+    json!({
+        "stages": stages,
+        "equivalent_forward_passes": plan.equivalent_forward_passes(),
+        "estimated_seconds": plan.seconds(),
+    })
+}

@@ -1,0 +1,150 @@
+//! `dial run`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use serde_json::json;
+
+use crate::run::{self, Event, Options, RunReport};
+use crate::stages::StageError;
+
+use super::console::Console;
+use super::logging::Log;
+use super::{Failure, Format, StudyArguments, open, shown, tables};
+
+#[derive(Args)]
+pub(super) struct RunArguments {
+    #[command(flatten)]
+    study: StudyArguments,
+    /// Run one stage and what it needs.
+    #[arg(long, value_name = "STAGE")]
+    only: Option<String>,
+    /// The folder that gets a folder per study and run.
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    runs: PathBuf,
+}
+
+pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
+    let log = Log::start();
+    let opened = open(&arguments.study)?;
+    let stop = stop_on_interrupt();
+    let options = Options {
+        runs: arguments.runs.clone(),
+        device: arguments.study.device,
+        only: arguments.only.clone(),
+    };
+    let width = opened
+        .study
+        .stages
+        .iter()
+        .map(|s| s.name.len())
+        .max()
+        .unwrap_or(0);
+    let mut console = Console::new(width);
+    let mut on_event = |event: Event<'_>| {
+        if let Event::Started { run_dir } = &event
+            && let Err(error) = log.write_to(run_dir)
+        {
+            eprintln!("warning: no log.jsonl is written: {error}");
+        }
+        console.show(&event);
+    };
+    let report = run::run(
+        &opened.study,
+        &opened.inputs,
+        &opened.cache,
+        &options,
+        &stop,
+        &mut on_event,
+    )
+    .map_err(|error| match error {
+        run::RunError::UnknownStage(message) => Failure::Usage(message),
+        other => Failure::Failed(other.to_string()),
+    })?;
+    match arguments.study.format {
+        Format::Json => println!("{}", as_json(&report)),
+        Format::Text => print!("{}", tables::of_run(&report)),
+    }
+    ending(&report, arguments)
+}
+
+/// Set once the person asks to stop. Asking again ends the process at once.
+fn stop_on_interrupt() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&stop);
+    let handler = ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(super::EXIT_INTERRUPTED));
+        }
+        eprintln!(
+            "\nstopping: the work in hand is being committed (interrupt again to stop at once)"
+        );
+    });
+    if let Err(error) = handler {
+        tracing::warn!("an interrupt will not be caught: {error}");
+    }
+    stop
+}
+
+fn as_json(report: &RunReport) -> serde_json::Value {
+    json!({
+        "run_dir": report.run_dir,
+        "stages": report.stages,
+        "equivalent_forward_passes": report.equivalent_forward_passes,
+        "seconds": report.seconds,
+    })
+}
+
+fn ending(report: &RunReport, arguments: &RunArguments) -> Result<(), Failure> {
+    let Some((stage, error)) = &report.failure else {
+        let computed: u64 = report.stages.iter().map(|s| s.cells_computed).sum();
+        eprintln!(
+            "done in {}: {computed} cells computed, standing for {} forward passes of a script",
+            super::console::duration(report.seconds),
+            report.equivalent_forward_passes
+        );
+        eprintln!("tables in {}", shown(&report.run_dir.join("tables")));
+        return Ok(());
+    };
+    if let StageError::Interrupted = error {
+        eprintln!("interrupted in stage `{stage}`; all that was computed is kept");
+        eprintln!(
+            "to resume, run the same command again:\n    {}",
+            command_line(arguments)
+        );
+        return Err(Failure::Interrupted);
+    }
+    Err(Failure::Failed(format!("stage `{stage}`: {error}")))
+}
+
+/// The command as it was given.
+fn command_line(arguments: &RunArguments) -> String {
+    let given: Vec<String> = std::env::args().skip(1).map(|word| quoted(&word)).collect();
+    if given.is_empty() {
+        return format!("dial run {}", arguments.study.file.display());
+    }
+    format!("dial {}", given.join(" "))
+}
+
+/// A word as a shell would need it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_string();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quoted("stages.steer.alpha=1"), "stages.steer.alpha=1");
+        assert_eq!(quoted("a=[0, 1]"), "'a=[0, 1]'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+}

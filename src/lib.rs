@@ -1,0 +1,19 @@
+//! `dial`: activation-steering studies of language models, described in one TOML file.
+//!
+//! A study is resolved into a typed plan: a graph of stages whose edges are the references one stage makes to another. A stage is a pure
+//! function from typed parameters and input artifacts to tables and tensors. What it needs from a model it states as cells, *(model,
+//! token ids, interventions, readout)*, the unit that is keyed, cached and resumed. The model room has one primitive, `evaluate(cells) →
+//! values`, and answers it with as little arithmetic as causality allows. What a person sees is rendered from artifacts and events.
+//!
+//! Arrows go one way: `main → cli → run → plan → stages → {model, prompts, stats}`, with `run, plan → cache` and `plan, stages → spec`.
+#![warn(missing_docs)]
+
+pub mod cache;
+pub mod cli;
+pub mod model;
+pub mod plan;
+pub mod prompts;
+pub mod run;
+pub mod spec;
+pub mod stages;
+pub mod stats;

@@ -1,0 +1,148 @@
+//! Tensors in host memory, and conversion between the number formats that checkpoints use.
+//!
+//! Elements are little-endian, row-major. A tensor that is stored in the wanted format is a slice of the memory
+//! map and costs nothing; any other is converted, in parallel, into memory of its own. Rounding is to nearest,
+//! ties to even, as in PyTorch.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use rayon::prelude::*;
+
+use crate::model::config::Dtype;
+
+/// Elements per unit of parallel work: large enough to pay for the hand-over, small enough to share out.
+pub(super) const CHUNK: usize = 1 << 16;
+
+/// A dense row-major tensor in host memory.
+pub struct HostTensor {
+    /// Its dimensions; matrices are `[out, in]`.
+    pub shape: Vec<usize>,
+    /// The format of its elements.
+    pub dtype: Dtype,
+    pub(super) data: Data,
+}
+
+/// Where a tensor's bytes lie.
+pub(super) enum Data {
+    Owned(Vec<u8>),
+    Mapped(Arc<Mmap>, Range<usize>),
+}
+
+impl HostTensor {
+    /// The elements, little-endian, row-major: the product of `shape` times the size of `dtype` bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.data {
+            Data::Owned(bytes) => bytes,
+            // The range was checked against the map when the file was opened.
+            Data::Mapped(map, range) => map.get(range.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// The elements as float32, in row-major order.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.bytes().len() / self.dtype.size()];
+        decode(self.bytes(), self.dtype, &mut out);
+        out
+    }
+}
+
+impl std::fmt::Debug for HostTensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "HostTensor({:?}, {})", self.shape, self.dtype.name())
+    }
+}
+
+/// The elements of `bytes`, in format `from`, written in format `to`.
+pub(super) fn convert(bytes: &[u8], from: Dtype, to: Dtype) -> Vec<u8> {
+    let elements = bytes.len() / from.size();
+    let mut out = vec![0; elements * to.size()];
+    out.par_chunks_mut(CHUNK * to.size())
+        .zip(bytes.par_chunks(CHUNK * from.size()))
+        .for_each_init(
+            || vec![0.0; CHUNK],
+            |values, (out, bytes)| {
+                let values = &mut values[..bytes.len() / from.size()];
+                decode(bytes, from, values);
+                encode(values, to, out);
+            },
+        );
+    out
+}
+
+/// Reads as many elements of format `from` as both sides hold.
+pub(super) fn decode(bytes: &[u8], from: Dtype, out: &mut [f32]) {
+    let pairs = || bytes.as_chunks::<2>().0.iter();
+    match from {
+        Dtype::Float32 => {
+            let quads = bytes.as_chunks::<4>().0.iter();
+            out.iter_mut()
+                .zip(quads)
+                .for_each(|(o, b)| *o = f32::from_le_bytes(*b));
+        }
+        Dtype::BFloat16 => out
+            .iter_mut()
+            .zip(pairs())
+            .for_each(|(o, b)| *o = bf16::from_le_bytes(*b).to_f32()),
+        Dtype::Float16 => out
+            .iter_mut()
+            .zip(pairs())
+            .for_each(|(o, b)| *o = f16::from_le_bytes(*b).to_f32()),
+    }
+}
+
+/// Writes as many elements in format `to` as both sides hold.
+pub(super) fn encode(values: &[f32], to: Dtype, out: &mut [u8]) {
+    match to {
+        Dtype::Float32 => {
+            let quads = out.as_chunks_mut::<4>().0.iter_mut();
+            quads.zip(values).for_each(|(o, v)| *o = v.to_le_bytes());
+        }
+        Dtype::BFloat16 => {
+            let pairs = out.as_chunks_mut::<2>().0.iter_mut();
+            pairs
+                .zip(values)
+                .for_each(|(o, v)| *o = bf16::from_f32(*v).to_le_bytes());
+        }
+        Dtype::Float16 => {
+            let pairs = out.as_chunks_mut::<2>().0.iter_mut();
+            pairs
+                .zip(values)
+                .for_each(|(o, v)| *o = f16::from_f32(*v).to_le_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_format_survives_a_conversion_to_float32_and_back() {
+        // More elements than one chunk, so that the seams are covered too.
+        let values: Vec<f32> = (0..CHUNK + 7)
+            .map(|i| (i % 1000) as f32 / 8.0 - 60.0)
+            .collect();
+        for dtype in [Dtype::Float32, Dtype::BFloat16, Dtype::Float16] {
+            let mut stored = vec![0; values.len() * dtype.size()];
+            encode(&values, dtype, &mut stored);
+            let wide = convert(&stored, dtype, Dtype::Float32);
+            assert_eq!(convert(&wide, Dtype::Float32, dtype), stored, "{dtype:?}");
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_nearest_ties_to_even() {
+        // bfloat16 has 8 significant bits: 257 lies between 256 and 258, 259 between 258 and 260.
+        let bytes: Vec<u8> = [257.0f32, 259.0]
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
+        let rounded = convert(&bytes, Dtype::Float32, Dtype::BFloat16);
+        let mut values = [0.0; 2];
+        decode(&rounded, Dtype::BFloat16, &mut values);
+        assert_eq!(values, [256.0, 260.0]);
+    }
+}

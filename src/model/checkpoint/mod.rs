@@ -1,0 +1,185 @@
+//! A model on disk: its configuration, tokenizer, chat template and weights, whatever files hold them.
+//!
+//! A [`Checkpoint`] is opened from a Hugging Face folder (`hugging_face`) or a GGUF file (`gguf`, with its
+//! tokenizer in `gguf_tokenizer`). Both answer to the parameter names of Hugging Face; opening checks that every
+//! parameter the configuration asks for is there with its shape, so that what follows may rely on it. `hub`
+//! brings a model from the hub to disk. Weights are memory-mapped: files must not change while they are open.
+
+mod gguf;
+mod gguf_metadata;
+mod gguf_tokenizer;
+mod hash;
+mod host_tensor;
+mod hub;
+mod hugging_face;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+pub use hash::{FileStamp, HashShortcut, NoShortcut};
+pub use host_tensor::HostTensor;
+pub use hub::locate;
+
+use super::chat::ChatTemplate;
+use super::config::{Dtype, ModelConfig};
+use super::error::ModelError;
+use super::tokenizer::Tokenizer;
+
+/// The weights of one format, by Hugging Face name.
+trait Weights: Send + Sync {
+    /// The shape of a tensor, if it is there.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+    /// The names of the tensors that are there.
+    fn names(&self) -> Vec<String>;
+    /// A tensor that is there.
+    fn read(&self, name: &str, dtype: Dtype) -> Result<HostTensor, ModelError>;
+}
+
+/// An opened model.
+pub struct Checkpoint {
+    path: PathBuf,
+    files: Vec<PathBuf>,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    chat_template: Option<ChatTemplate>,
+    weights: Box<dyn Weights>,
+}
+
+impl Checkpoint {
+    /// Opens a Hugging Face folder or a `.gguf` file.
+    ///
+    /// # Errors
+    /// A file is missing, truncated or malformed; the model needs something that is not supported; or its weights
+    /// do not fit its configuration.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let metadata = path
+            .metadata()
+            .map_err(|error| ModelError::read(path, error))?;
+        let checkpoint = if metadata.is_dir() {
+            hugging_face::open(path)?
+        } else if path
+            .extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
+        {
+            gguf::open(path)?
+        } else {
+            return Err(ModelError::unsupported(
+                path,
+                "a model file of this kind",
+                "a Hugging Face folder, a `.gguf` file",
+            ));
+        };
+        checkpoint.check_parameters()?;
+        Ok(checkpoint)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The chat template; base models often have none.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template.as_ref()
+    }
+
+    /// The files whose bytes are the weights, in an order that depends on nothing but their names.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Whether there is a tensor of this Hugging Face name.
+    pub fn has(&self, name: &str) -> bool {
+        self.weights.shape(name).is_some()
+    }
+
+    /// A tensor by its Hugging Face name (`model.layers.3.self_attn.q_proj.weight`), its elements in `dtype`.
+    ///
+    /// # Errors
+    /// There is no such tensor.
+    pub fn tensor(&self, name: &str, dtype: Dtype) -> Result<HostTensor, ModelError> {
+        if !self.has(name) {
+            return Err(self.missing(name));
+        }
+        self.weights.read(name, dtype)
+    }
+
+    fn missing(&self, name: &str) -> ModelError {
+        ModelError::invalid(&self.path, format!("tensor `{name}` is missing"))
+    }
+
+    /// Every parameter must be there in its shape, and nothing else of the transformer's: an extra tensor is a
+    /// sign of a computation that would be left out.
+    fn check_parameters(&self) -> Result<(), ModelError> {
+        let expected = self.config.parameter_shapes();
+        for (name, shape) in &expected {
+            let found = self.weights.shape(name).ok_or_else(|| self.missing(name))?;
+            if &found != shape {
+                return Err(ModelError::invalid(
+                    &self.path,
+                    format!(
+                        "tensor `{name}` has shape `{found:?}`, expected `{shape:?}` by the configuration"
+                    ),
+                ));
+            }
+        }
+        let known: std::collections::HashSet<&str> =
+            expected.iter().map(|(name, _)| name.as_str()).collect();
+        let harmless =
+            |name: &str| name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq");
+        let mut extra = self.weights.names();
+        extra.retain(|name| !known.contains(name.as_str()) && !harmless(name));
+        extra.sort();
+        match extra.first() {
+            None => Ok(()),
+            Some(name) => Err(ModelError::unsupported(
+                &self.path,
+                format!("tensor `{name}`"),
+                "the parameters of a plain llama or qwen2 transformer",
+            )),
+        }
+    }
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checkpoint")
+            .field("path", &self.path)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Maps a file into memory, read-only.
+fn map_file(path: &Path) -> Result<Arc<Mmap>, ModelError> {
+    let read = |error| ModelError::read(path, error);
+    let file = File::open(path).map_err(read)?;
+    // SAFETY: the map is read-only, and every access goes through bounds-checked slices. Another process that
+    // shortens the file meanwhile ends this one with a bus error; that is the documented condition of use.
+    let map = unsafe { Mmap::map(&file) }.map_err(read)?;
+    Ok(Arc::new(map))
+}
+
+/// The text of a file.
+fn read_text(path: &Path) -> Result<String, ModelError> {
+    std::fs::read_to_string(path).map_err(|error| ModelError::read(path, error))
+}
+
+/// The text of a file that need not exist.
+fn read_optional_text(path: &Path) -> Result<Option<String>, ModelError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(ModelError::read(path, error)),
+    }
+}

@@ -1,0 +1,434 @@
+use std::fs::File;
+
+use candle_core::quantized::gguf_file::{self, Value as Meta};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+
+use super::*;
+use crate::model::config::{Architecture, RopeScaling};
+
+/// The GGUF name of a Hugging Face parameter, written the other way round from the code under test.
+fn gguf_name(name: &str) -> String {
+    let mut name = name.replace("model.layers.", "blk.");
+    for (from, to) in [
+        ("model.embed_tokens", "token_embd"),
+        ("model.norm", "output_norm"),
+        ("lm_head", "output"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("input_layernorm", "attn_norm"),
+        ("self_attn.o_proj", "attn_output"),
+        ("self_attn.", "attn_"),
+        ("mlp.", "ffn_"),
+        ("_proj.", "."),
+    ] {
+        name = name.replace(from, to);
+    }
+    name
+}
+
+/// What llama.cpp's converter does to query and key rows: `[head, half, pair, …]` becomes `[head, pair, half, …]`.
+fn permuted(values: &[f32], n_heads: usize, d_head: usize) -> Vec<f32> {
+    let columns = values.len() / (n_heads * d_head);
+    let mut out = Vec::new();
+    for head in 0..n_heads {
+        for pair in 0..d_head / 2 {
+            for half in 0..2 {
+                let row = head * d_head + half * d_head / 2 + pair;
+                out.extend_from_slice(&values[row * columns..(row + 1) * columns]);
+            }
+        }
+    }
+    out
+}
+
+fn texts(texts: impl IntoIterator<Item = String>) -> Meta {
+    Meta::Array(texts.into_iter().map(Meta::String).collect())
+}
+
+fn text(text: &str) -> Meta {
+    Meta::String(text.to_string())
+}
+
+fn metadata(section: &str) -> Vec<(String, Meta)> {
+    let types = (0..259)
+        .map(|i| Meta::I32(if i == 256 || i == 257 { 3 } else { 1 }))
+        .collect();
+    let own = [
+        ("block_count", Meta::U32(2)),
+        ("context_length", Meta::U32(64)),
+        ("embedding_length", Meta::U32(8)),
+        ("feed_forward_length", Meta::U32(12)),
+        ("attention.head_count", Meta::U32(2)),
+        ("attention.head_count_kv", Meta::U32(1)),
+        ("attention.layer_norm_rms_epsilon", Meta::F32(1e-5)),
+        ("expert_count", Meta::U32(0)),
+    ];
+    let mut entries: Vec<(String, Meta)> = own
+        .into_iter()
+        .map(|(key, value)| (format!("{section}.{key}"), value))
+        .collect();
+    let shared = [
+        ("general.architecture", text(section)),
+        ("tokenizer.ggml.model", text("gpt2")),
+        ("tokenizer.ggml.pre", text("gpt-2")),
+        ("tokenizer.ggml.tokens", texts(tiny_vocabulary())),
+        ("tokenizer.ggml.token_type", Meta::Array(types)),
+        ("tokenizer.ggml.merges", texts(["h i".to_string()])),
+        ("tokenizer.ggml.eos_token_id", Meta::U32(257)),
+        ("tokenizer.chat_template", text(TINY_TEMPLATE)),
+    ];
+    entries.extend(shared.map(|(key, value)| (key.to_string(), value)));
+    entries
+}
+
+fn quantised(values: Vec<f32>, shape: &[usize], dtype: GgmlDType) -> QTensor {
+    let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+    QTensor::quantize(&tensor, dtype).unwrap()
+}
+
+/// The tensors of the tiny model as a converter would write them.
+fn tensors(section: &str) -> Vec<(String, QTensor)> {
+    let shapes = parsed(&tiny_config(section)).parameter_shapes();
+    let convert = |(name, shape): (String, Vec<usize>)| {
+        let mut values = numbers(&name, shape.iter().product());
+        for (module, n_heads) in [("q_proj", 2), ("k_proj", 1)] {
+            if section == "llama" && name.contains(module) {
+                values = permuted(&values, n_heads, 4);
+            }
+        }
+        (gguf_name(&name), quantised(values, &shape, GgmlDType::F32))
+    };
+    shapes.into_iter().map(convert).collect()
+}
+
+fn write(path: &Path, metadata: &[(String, Meta)], tensors: &[(String, QTensor)]) {
+    let metadata: Vec<(&str, &Meta)> = metadata
+        .iter()
+        .map(|(key, value)| (key.as_str(), value))
+        .collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor))
+        .collect();
+    gguf_file::write(&mut File::create(path).unwrap(), &metadata, &tensors).unwrap();
+}
+
+/// Replaces (or adds) one entry of the metadata.
+fn with(section: &str, key: &str, value: Meta) -> Vec<(String, Meta)> {
+    let mut entries = metadata(section);
+    entries.retain(|(known, _)| known != key);
+    entries.push((key.to_string(), value));
+    entries
+}
+
+#[test]
+fn a_gguf_file_holds_the_same_model_as_the_folder() {
+    for section in ["llama", "qwen2"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        write(&path, &metadata(section), &tensors(section));
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let mut expected = parsed(&tiny_config(section));
+        // The file stores this number in float32.
+        expected.rms_norm_eps = f64::from(1e-5f32);
+        expected.d_vocab = 260;
+        assert_eq!(checkpoint.config(), &expected);
+        for (name, shape) in expected.parameter_shapes() {
+            let tensor = checkpoint.tensor(&name, Dtype::Float32).unwrap();
+            assert_eq!(tensor.shape, shape);
+            assert_eq!(
+                tensor.to_f32(),
+                numbers(&name, shape.iter().product()),
+                "{section} {name}"
+            );
+        }
+        let prompt = checkpoint.chat_template().unwrap();
+        let prompt = prompt
+            .render(&[crate::model::chat::Message::new("user", "hi")], true)
+            .unwrap();
+        assert_eq!(prompt, "<|im_start|>user\nhi<|im_end|>\n");
+        let ids = tiny_tokenizer().encode(prompt.as_str(), false).unwrap();
+        assert_eq!(
+            checkpoint.tokenizer().encode(&prompt).unwrap(),
+            ids.get_ids()
+        );
+    }
+}
+
+#[test]
+fn biases_of_llama_models_are_unpermuted_and_ties_are_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let mut tensors = tensors("llama");
+    tensors.retain(|(name, _)| name != "output.weight");
+    for layer in 0..2 {
+        for (module, rows, n_heads) in [("q", 8, 2), ("k", 4, 1), ("v", 4, 0)] {
+            let name = format!("model.layers.{layer}.self_attn.{module}_proj.bias");
+            let values = numbers(&name, rows);
+            let values = if n_heads > 0 {
+                permuted(&values, n_heads, 4)
+            } else {
+                values
+            };
+            tensors.push((gguf_name(&name), quantised(values, &[rows], GgmlDType::F32)));
+        }
+    }
+    write(&path, &metadata("llama"), &tensors);
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    assert!(checkpoint.config().tied_embeddings && checkpoint.config().qkv_bias);
+    assert!(!checkpoint.config().attention_output_bias && !checkpoint.has("lm_head.weight"));
+    for module in ["q", "k", "v"] {
+        let name = format!("model.layers.1.self_attn.{module}_proj.bias");
+        let tensor = checkpoint.tensor(&name, Dtype::Float32).unwrap();
+        assert_eq!(tensor.to_f32(), numbers(&name, tensor.shape[0]));
+    }
+}
+
+/// One matrix, of 8 rows and 256 columns, stored in `dtype`, in a model that is otherwise float32.
+fn one_matrix_in(dtype: GgmlDType, name: &str, path: &Path) -> Vec<f32> {
+    let mut entries = with("qwen2", "qwen2.feed_forward_length", Meta::U32(256));
+    entries.retain(|(key, _)| !key.ends_with("block_count"));
+    entries.push(("qwen2.block_count".to_string(), Meta::U32(1)));
+    let mut config = tiny_config("qwen2");
+    config["num_hidden_layers"] = json!(1);
+    config["intermediate_size"] = json!(256);
+    let mut tensors = Vec::new();
+    let mut whole = Vec::new();
+    for (own, shape) in parsed(&config).parameter_shapes() {
+        let kind = if own == name { dtype } else { GgmlDType::F32 };
+        let tensor = quantised(numbers(&own, shape.iter().product()), &shape, kind);
+        if own == name {
+            let values = tensor.dequantize(&Device::Cpu).unwrap();
+            whole = values.flatten_all().unwrap().to_vec1().unwrap();
+        }
+        tensors.push((gguf_name(&own), tensor));
+    }
+    write(path, &entries, &tensors);
+    whole
+}
+
+#[test]
+fn every_common_type_is_dequantised() {
+    use GgmlDType::*;
+    let name = "model.layers.0.mlp.down_proj.weight";
+    // Largest error, where the largest magnitude is 1; a block's step is about 2 / 2^bits of it.
+    for (dtype, tolerance) in [
+        (F16, 0.0),
+        (BF16, 0.0),
+        (Q8_0, 0.01),
+        (Q6K, 0.05),
+        (Q5_1, 0.05),
+        (Q5_0, 0.08),
+        (Q5K, 0.08),
+        (Q4_1, 0.1),
+        (Q4_0, 0.15),
+        (Q4K, 0.15),
+        (Q3K, 0.3),
+        (Q2K, 0.5),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        // The same numbers as the de-quantiser gives for the whole tensor at once.
+        let whole = one_matrix_in(dtype, name, &path);
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let found = checkpoint.tensor(name, Dtype::Float32).unwrap().to_f32();
+        assert_eq!(found, whole);
+        let errors = found
+            .iter()
+            .zip(numbers(name, 8 * 256))
+            .map(|(a, b)| (a - b).abs());
+        let worst = errors.fold(0.0, f32::max);
+        assert!(worst <= tolerance, "{dtype:?}: {worst}");
+    }
+}
+
+#[test]
+fn rope_scaling_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let scaling = |entries: &[(String, Meta)], tensors: &[(String, QTensor)]| {
+        write(&path, entries, tensors);
+        Checkpoint::open(&path)
+            .unwrap()
+            .config()
+            .rope
+            .scaling
+            .clone()
+    };
+    let factor = with("llama", "llama.rope.scaling.factor", Meta::F32(4.0));
+    assert_eq!(
+        scaling(&factor, &tensors("llama")),
+        RopeScaling::Linear { factor: 4.0 }
+    );
+    let mut yarn = factor.clone();
+    yarn.push(("llama.rope.scaling.type".to_string(), text("yarn")));
+    yarn.push((
+        "llama.rope.scaling.original_context_length".to_string(),
+        Meta::U32(16),
+    ));
+    let RopeScaling::Yarn {
+        original_context_length,
+        attention_factor,
+        ..
+    } = scaling(&yarn, &tensors("llama"))
+    else {
+        panic!("expected yarn");
+    };
+    assert_eq!(
+        (original_context_length, attention_factor),
+        (16, 0.1 * 4.0f64.ln() + 1.0)
+    );
+    let mut with_divisors = tensors("llama");
+    with_divisors.push((
+        "rope_freqs.weight".to_string(),
+        quantised(vec![1.0, 8.0], &[2], GgmlDType::F32),
+    ));
+    let divisors = vec![1.0, 8.0];
+    assert_eq!(
+        scaling(&metadata("llama"), &with_divisors),
+        RopeScaling::Divisors { divisors }
+    );
+}
+
+#[test]
+fn what_is_not_supported_is_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    for (key, value, expected) in [
+        (
+            "general.architecture",
+            text("gemma2"),
+            "architecture `gemma2` is not supported (supported: `llama`, `qwen2`)",
+        ),
+        (
+            "tokenizer.ggml.model",
+            text("llama"),
+            "tokenizer `llama` is not supported (supported: `gpt2`",
+        ),
+        (
+            "tokenizer.ggml.pre",
+            text("tekken"),
+            "pre-tokeniser `tekken` is not supported (supported: `gpt-2`, `smollm`, `qwen2`, `llama-bpe`)",
+        ),
+        (
+            "llama.expert_count",
+            Meta::U32(8),
+            "metadata `llama.expert_count`",
+        ),
+        (
+            "llama.logit_scale",
+            Meta::F32(2.0),
+            "metadata `llama.logit_scale`",
+        ),
+        (
+            "llama.rope.scaling.type",
+            text("longrope"),
+            "rope scaling `longrope`",
+        ),
+        (
+            "llama.rope.dimension_count",
+            Meta::U32(2),
+            "`llama.rope.dimension_count`",
+        ),
+        ("split.count", Meta::U16(3), "split over several files"),
+    ] {
+        write(&path, &with("llama", key, value), &tensors("llama"));
+        assert!(refusal(&path).contains(expected), "{}", refusal(&path));
+    }
+}
+
+#[test]
+fn an_unknown_tensor_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let mut extra = tensors("llama");
+    extra.push((
+        "blk.0.attn_q_norm.weight".to_string(),
+        quantised(vec![1.0; 4], &[4], GgmlDType::F32),
+    ));
+    write(&path, &metadata("llama"), &extra);
+    assert!(refusal(&path).contains("tensor `blk.0.attn_q_norm.weight` is not supported"));
+}
+
+#[test]
+fn an_unknown_tensor_type_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    write(&path, &metadata("llama"), &tensors("llama"));
+    let mut bytes = std::fs::read(&path).unwrap();
+    // A tensor's entry is its name, the number of dimensions, the dimensions (8 bytes each) and then its type.
+    let name = b"token_embd.weight";
+    let at = bytes
+        .windows(name.len())
+        .position(|window| window == name)
+        .unwrap()
+        + name.len()
+        + 4
+        + 16;
+    bytes[at..at + 4].copy_from_slice(&20u32.to_le_bytes());
+    std::fs::write(&path, &bytes).unwrap();
+    assert!(
+        refusal(&path).contains("tensor type `IQ4_NL` is not supported (supported: `F32`, `F16`"),
+        "{}",
+        refusal(&path)
+    );
+}
+
+#[test]
+fn damaged_files_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    write(&path, &metadata("llama"), &tensors("llama"));
+    let bytes = std::fs::read(&path).unwrap();
+    for length in [0, 3, 40, bytes.len() / 3, bytes.len() - 40] {
+        std::fs::write(&path, &bytes[..length]).unwrap();
+        let message = refusal(&path);
+        let known = [
+            "not a complete GGUF file",
+            "does not lie within the file",
+            "cannot read",
+        ];
+        assert!(
+            known.iter().any(|part| message.contains(part)),
+            "{length}: {message}"
+        );
+    }
+}
+
+#[test]
+fn metadata_that_does_not_fit_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    for (key, value, expected) in [
+        ("llama.block_count", Meta::F32(2.0), "one whole number"),
+        (
+            "llama.attention.head_count",
+            Meta::U32(0),
+            "does not fit together",
+        ),
+        (
+            "tokenizer.ggml.merges",
+            texts(["hi".to_string()]),
+            "a merge is not two tokens",
+        ),
+        (
+            "tokenizer.ggml.tokens",
+            texts(["a".to_string()]),
+            "expected one for each of the 1 tokens",
+        ),
+        (
+            "tokenizer.ggml.eos_token_id",
+            Meta::U32(999),
+            "is not an id of the vocabulary",
+        ),
+    ] {
+        write(&path, &with("llama", key, value), &tensors("llama"));
+        assert!(refusal(&path).contains(expected), "{}", refusal(&path));
+    }
+    let architecture = metadata("llama")
+        .into_iter()
+        .filter(|(key, _)| key != "general.architecture");
+    write(&path, &architecture.collect::<Vec<_>>(), &tensors("llama"));
+    assert!(refusal(&path).contains("metadata `general.architecture` is missing"));
+    assert_eq!(Architecture::from_name("mamba"), None);
+}

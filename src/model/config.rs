@@ -1,0 +1,184 @@
+//! The dimensions and switches of a decoder-only transformer, whatever file they came from.
+//!
+//! One description covers both architectures that are computed here: `llama` and `qwen2` differ, for this
+//! program, in which biases they have. Everything in [`ModelConfig`] changes what the model computes, so all
+//! of it is part of the model's fingerprint. `hugging_face` reads it from `config.json`, `rope` holds the
+//! rotary embedding; the GGUF reader fills the same struct from its metadata.
+
+mod hugging_face;
+mod rope;
+
+use serde::Serialize;
+
+pub(super) use rope::yarn_attention_factor;
+pub use rope::{Rope, RopeScaling};
+
+/// The architectures that are computed here, as error messages list them.
+pub(super) const SUPPORTED_ARCHITECTURES: &str = "`llama`, `qwen2`";
+
+/// A family of models that share one computation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Architecture {
+    /// Llama and everything that publishes itself as `llama` (SmolLM2, TinyLlama, …).
+    Llama,
+    /// Qwen2 and Qwen2.5: a llama with biases on the query, key and value projections.
+    Qwen2,
+}
+
+impl Architecture {
+    /// The architecture that `name` stands for in `config.json` (`model_type`) and in GGUF (`general.architecture`).
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "llama" => Some(Self::Llama),
+            "qwen2" => Some(Self::Qwen2),
+            _ => None,
+        }
+    }
+}
+
+/// The number format of a tensor's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// IEEE 754 binary32.
+    Float32,
+    /// The upper half of binary32: 8 exponent bits, 7 fraction bits.
+    BFloat16,
+    /// IEEE 754 binary16: 5 exponent bits, 10 fraction bits.
+    Float16,
+}
+
+impl Dtype {
+    /// Bytes per element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::Float32 => 4,
+            Self::BFloat16 | Self::Float16 => 2,
+        }
+    }
+
+    /// The name used in study files and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::BFloat16 => "bfloat16",
+            Self::Float16 => "float16",
+        }
+    }
+}
+
+/// What a model is, apart from its weights: dimensions (in elements), constants and switches.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModelConfig {
+    /// The family.
+    pub architecture: Architecture,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Number of blocks.
+    pub n_layers: usize,
+    /// Number of query heads.
+    pub n_heads: usize,
+    /// Number of key and value heads; divides `n_heads` (grouped-query attention).
+    pub n_kv_heads: usize,
+    /// Width of one head; even.
+    pub d_head: usize,
+    /// Width of the MLP's hidden layer.
+    pub d_mlp: usize,
+    /// Rows of the embedding and of the unembedding.
+    pub d_vocab: usize,
+    /// The ε in x / sqrt(mean(x²) + ε).
+    pub rms_norm_eps: f64,
+    /// The rotary position embedding.
+    pub rope: Rope,
+    /// Whether the unembedding is the embedding.
+    pub tied_embeddings: bool,
+    /// Whether the query, key and value projections have biases.
+    pub qkv_bias: bool,
+    /// Whether the attention's output projection has a bias.
+    pub attention_output_bias: bool,
+    /// Whether the three MLP projections have biases.
+    pub mlp_bias: bool,
+    /// The longest sequence, in tokens, for which these settings hold.
+    pub context_length: usize,
+    /// Ids of the tokens that end a text, ascending.
+    pub end_of_text: Vec<u32>,
+}
+
+impl ModelConfig {
+    /// Every parameter the model must have: its Hugging Face name and its shape, `[out, in]` for matrices.
+    pub fn parameter_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let embedding = vec![self.d_vocab, self.d_model];
+        let mut shapes = vec![("model.embed_tokens.weight".to_string(), embedding.clone())];
+        for layer in 0..self.n_layers {
+            self.push_block_shapes(layer, &mut shapes);
+        }
+        shapes.push(("model.norm.weight".to_string(), vec![self.d_model]));
+        if !self.tied_embeddings {
+            shapes.push(("lm_head.weight".to_string(), embedding));
+        }
+        shapes
+    }
+
+    fn push_block_shapes(&self, layer: usize, shapes: &mut Vec<(String, Vec<usize>)>) {
+        let (d_model, d_mlp) = (self.d_model, self.d_mlp);
+        let (d_query, d_key) = (self.n_heads * self.d_head, self.n_kv_heads * self.d_head);
+        for norm in ["input_layernorm", "post_attention_layernorm"] {
+            shapes.push((format!("model.layers.{layer}.{norm}.weight"), vec![d_model]));
+        }
+        let (qkv, output, mlp) = (self.qkv_bias, self.attention_output_bias, self.mlp_bias);
+        for (module, rows, columns, bias) in [
+            ("self_attn.q_proj", d_query, d_model, qkv),
+            ("self_attn.k_proj", d_key, d_model, qkv),
+            ("self_attn.v_proj", d_key, d_model, qkv),
+            ("self_attn.o_proj", d_model, d_query, output),
+            ("mlp.gate_proj", d_mlp, d_model, mlp),
+            ("mlp.up_proj", d_mlp, d_model, mlp),
+            ("mlp.down_proj", d_model, d_mlp, mlp),
+        ] {
+            let prefix = format!("model.layers.{layer}.{module}");
+            shapes.push((format!("{prefix}.weight"), vec![rows, columns]));
+            if bias {
+                shapes.push((format!("{prefix}.bias"), vec![rows]));
+            }
+        }
+    }
+
+    /// Whether the numbers fit together. The error is a fragment that names the field as `config.json` does.
+    pub(super) fn validate(&self) -> Result<(), String> {
+        for (name, value) in [
+            ("hidden_size", self.d_model),
+            ("num_hidden_layers", self.n_layers),
+            ("num_attention_heads", self.n_heads),
+            ("num_key_value_heads", self.n_kv_heads),
+            ("head_dim", self.d_head),
+            ("intermediate_size", self.d_mlp),
+            ("vocab_size", self.d_vocab),
+            ("max_position_embeddings", self.context_length),
+        ] {
+            // The upper bound keeps products of two dimensions far from overflow.
+            if value == 0 || value > 1 << 28 {
+                return Err(format!("`{name}` is `{value}`, expected 1 to 268435456"));
+            }
+        }
+        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
+            return Err(format!(
+                "`num_attention_heads` is `{}`, expected a multiple of `num_key_value_heads`, which is `{}`",
+                self.n_heads, self.n_kv_heads
+            ));
+        }
+        if !self.d_head.is_multiple_of(2) {
+            return Err(format!(
+                "the head width is `{}`, expected an even number: rotary embeddings turn pairs",
+                self.d_head
+            ));
+        }
+        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps > 0.0) {
+            return Err(format!(
+                "`rms_norm_eps` is `{}`, expected a positive number",
+                self.rms_norm_eps
+            ));
+        }
+        self.rope.validate(self.d_head)
+    }
+}

@@ -1,0 +1,118 @@
+//! What can go wrong between a model's name and its numbers, said for the person at the keyboard.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// An error of the model room. Its text is a lower-case fragment that says where, what and what to do.
+#[derive(Debug)]
+pub enum ModelError {
+    /// A file or folder could not be read.
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        problem: String,
+    },
+    /// A file was read, but what it holds is not what it should be.
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// A file is sound, but asks for something this program would not compute correctly.
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What was asked for, with the value in backticks.
+        what: String,
+        /// What would have been accepted.
+        supported: String,
+    },
+    /// Text could not be turned into tokens, or tokens into text.
+    Tokenizer(String),
+    /// A chat template could not be parsed or rendered.
+    Template(String),
+    /// A model's `source` does not lead to a model.
+    Source {
+        /// The source as written.
+        location: String,
+        /// Why it leads nowhere, and what to write instead.
+        problem: String,
+    },
+    /// The hub did not give what was asked of it.
+    Hub {
+        /// `org/name@revision`.
+        repository: String,
+        /// What happened.
+        problem: String,
+        /// What to do about it.
+        advice: String,
+    },
+    /// A cell asks for what its model does not have: a layer, a token, a context of that length.
+    Cell(String),
+    /// The device, the tensor library or an invariant of the evaluation failed.
+    Internal(String),
+}
+
+impl ModelError {
+    /// An error of reading `path`.
+    pub(super) fn read(path: &Path, problem: impl fmt::Display) -> Self {
+        Self::Read {
+            path: path.to_path_buf(),
+            problem: problem.to_string(),
+        }
+    }
+
+    /// An error about what `path` holds.
+    pub(super) fn invalid(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Invalid {
+            path: path.to_path_buf(),
+            problem: problem.into(),
+        }
+    }
+
+    /// An error about something in `path` that is not computed here.
+    pub(super) fn unsupported(
+        path: &Path,
+        what: impl Into<String>,
+        supported: impl Into<String>,
+    ) -> Self {
+        Self::Unsupported {
+            path: path.to_path_buf(),
+            what: what.into(),
+            supported: supported.into(),
+        }
+    }
+}
+
+impl fmt::Display for ModelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read { path, problem } => {
+                write!(f, "cannot read `{}`: {problem}", path.display())
+            }
+            Self::Invalid { path, problem } => write!(f, "`{}`: {problem}", path.display()),
+            Self::Unsupported {
+                path,
+                what,
+                supported,
+            } => write!(
+                f,
+                "`{}`: {what} is not supported (supported: {supported})",
+                path.display()
+            ),
+            Self::Tokenizer(problem) => write!(f, "tokenizer: {problem}"),
+            Self::Template(problem) => write!(f, "chat template: {problem}"),
+            Self::Source { location, problem } => write!(f, "model source `{location}`: {problem}"),
+            Self::Hub {
+                repository,
+                problem,
+                advice,
+            } => write!(f, "hub repository `{repository}`: {problem}; {advice}"),
+            Self::Cell(problem) | Self::Internal(problem) => f.write_str(problem),
+        }
+    }
+}
+
+impl std::error::Error for ModelError {}

@@ -1,0 +1,169 @@
+//! One model of a study, known but not loaded: its dimensions, its fingerprint, and how a prompt becomes tokens.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
+use super::cell::Tokens;
+use super::chat::{ChatTemplate, Message};
+use super::checkpoint::{Checkpoint, HashShortcut};
+use super::config::{Dtype, ModelConfig};
+use super::device::DeviceName;
+use super::error::ModelError;
+use super::evaluate::Evaluator;
+use super::transformer::Transformer;
+
+type Result<T> = std::result::Result<T, ModelError>;
+
+/// A model of a study. Opening it reads the configuration and hashes the weights, but loads none.
+pub struct ModelHandle {
+    name: String,
+    checkpoint: Checkpoint,
+    dtype: Dtype,
+    template: Option<Arc<ChatTemplate>>,
+    fingerprint: blake3::Hash,
+}
+
+impl ModelHandle {
+    /// Opens the checkpoint at `path` under the study's `name` for it. `template_from` lends its chat template to a model that has none.
+    ///
+    /// # Errors
+    /// A checkpoint that cannot be read or is not supported.
+    pub fn open(
+        name: &str,
+        path: &Path,
+        dtype: Dtype,
+        template_from: Option<&ModelHandle>,
+        shortcut: &dyn HashShortcut,
+    ) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        let template = match template_from {
+            Some(other) => other.template.clone(),
+            None => checkpoint
+                .chat_template()
+                .map(|template| Arc::new(template.clone())),
+        };
+        let weights = checkpoint.weights_hash(shortcut)?;
+        let fingerprint = Checkpoint::fingerprint(
+            weights,
+            checkpoint.config(),
+            checkpoint.tokenizer(),
+            template.as_deref(),
+            dtype,
+        );
+        Ok(ModelHandle {
+            name: name.to_string(),
+            checkpoint,
+            dtype,
+            template,
+            fingerprint,
+        })
+    }
+
+    /// The name in the study file, shown in tables.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Dimensions.
+    pub fn config(&self) -> &ModelConfig {
+        self.checkpoint.config()
+    }
+
+    /// Dtype of weights and activations.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// blake3 of weights, configuration, tokenizer, chat template and dtype: what the cells of this model are keyed by.
+    pub fn fingerprint(&self) -> blake3::Hash {
+        self.fingerprint
+    }
+
+    /// The user's text in the chat template, with the generation prompt.
+    ///
+    /// # Errors
+    /// A model without a template, or a template that refuses.
+    pub fn render(&self, prompt: &str, system: Option<&str>) -> Result<String> {
+        let Some(template) = &self.template else {
+            return Err(ModelError::Template(format!(
+                "model `{}` has no chat template; name a model that has one with `template_from` under `[models.{}]`",
+                self.name, self.name
+            )));
+        };
+        let mut messages = Vec::with_capacity(2);
+        messages.extend(system.map(|text| Message::new("system", text)));
+        messages.push(Message::new("user", prompt));
+        template.render(&messages, true)
+    }
+
+    /// The rendered prompt as token ids; no special tokens are added beyond those that the template writes.
+    ///
+    /// # Errors
+    /// As [`ModelHandle::render`], and a tokenizer that fails.
+    pub fn tokens(&self, prompt: &str, system: Option<&str>) -> Result<Arc<Tokens>> {
+        let text = self.render(prompt, system)?;
+        Ok(Arc::new(Tokens::new(
+            self.checkpoint.tokenizer().encode(&text)?,
+        )))
+    }
+
+    /// Id of the first token of a word.
+    ///
+    /// # Errors
+    /// A word without tokens.
+    pub fn first_token(&self, word: &str) -> Result<u32> {
+        self.checkpoint.tokenizer().first_token(word)
+    }
+
+    /// Text of token ids, special tokens left out.
+    ///
+    /// # Errors
+    /// A tokenizer that fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.checkpoint.tokenizer().decode(ids, true)
+    }
+
+    /// Loads the weights onto a device. Prefixes will take at most about `prefix_budget_bytes`.
+    ///
+    /// # Errors
+    /// A device that cannot be had, a damaged file, no memory.
+    pub fn load(&self, device: DeviceName, prefix_budget_bytes: usize) -> Result<Evaluator> {
+        let transformer = Transformer::load(&self.checkpoint, self.dtype, device.open()?)?;
+        Ok(Evaluator::new(transformer, prefix_budget_bytes))
+    }
+}
+
+/// A unit vector `[d_model]` from a standard normal drawn with libtorch's CPU generator after `manual_seed(seed)`, float32.
+///
+/// # Errors
+/// libtorch failing to allocate.
+pub fn random_unit_vector(seed: u64, d_model: usize) -> Result<super::cell::Vector> {
+    tch::manual_seed(seed as i64);
+    let drawn = Tensor::f_randn([d_model as i64].as_slice(), (Kind::Float, Device::Cpu))?;
+    let values = Vec::<f32>::try_from(drawn)?;
+    let norm = values
+        .iter()
+        .map(|&x| f64::from(x) * f64::from(x))
+        .sum::<f64>()
+        .sqrt();
+    Ok(super::cell::Vector::new(
+        values
+            .iter()
+            .map(|&x| (f64::from(x) / norm) as f32)
+            .collect(),
+    ))
+}
+
+impl From<tch::TchError> for ModelError {
+    fn from(error: tch::TchError) -> Self {
+        let text = error.to_string();
+        // libtorch appends its C++ call stack, which says nothing to a person.
+        let first = text
+            .lines()
+            .find(|line| !line.trim().is_empty())
+            .unwrap_or("unknown error");
+        ModelError::Internal(format!("libtorch: {}", first.trim()))
+    }
+}

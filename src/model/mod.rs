@@ -1,0 +1,36 @@
+//! The model room: from a checkpoint on disk to the values of cells.
+//!
+//! ```text
+//! config, checkpoint, tokenizer, chat   what a model is: dimensions, weights on disk, text to tokens
+//! handle                                one model of a study, known but not loaded: fingerprint, tokens of a prompt
+//! hooks, cell                           where, what and what for: hook points, interventions, readouts, keys
+//! transformer                           the arithmetic of a block
+//! prefix, evaluate, generate            cells → values, with as little of that arithmetic as causality allows
+//! device                                where it runs
+//! ```
+
+mod cell;
+pub mod chat;
+pub mod checkpoint;
+pub mod config;
+mod device;
+pub mod error;
+mod evaluate;
+mod generate;
+mod handle;
+mod hooks;
+mod prefix;
+pub mod tokenizer;
+mod transformer;
+
+pub use cell::{
+    Cell, EVALUATION_VERSION, Edit, Intervention, Positions, Readout, Sampling, ScoreDtype,
+    TokenSets, Tokens, Value, Vector,
+};
+pub use checkpoint::{FileStamp, HashShortcut, NoShortcut, locate};
+pub use config::{Dtype, ModelConfig};
+pub use device::{DeviceName, Provenance, set_threads};
+pub use error::ModelError;
+pub use evaluate::{Evaluator, Step};
+pub use handle::{ModelHandle, random_unit_vector};
+pub use hooks::{HookPoint, Site, UnknownHookPoint};

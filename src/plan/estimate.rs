@@ -1,0 +1,58 @@
+//! A rough estimate of time, so that a person can tell minutes from days. It is arithmetic divided by an assumed rate; nothing depends on it.
+
+use crate::stages::Inputs;
+
+use super::study::StageSpec;
+
+/// Multiply-adds per second and thread that float32 matrix products of these sizes reach on a common server CPU, times two.
+const FLOPS_PER_THREAD: f64 = 3.0e10;
+/// Share of the blocks that a cell of a sweep computes, on average: edits start somewhere between the first and the last.
+const SHARE_OF_BLOCKS: f64 = 0.5;
+/// Tokens of a rendered prompt, on average.
+const TOKENS_PER_PROMPT: f64 = 45.0;
+
+/// Seconds that missing work would take.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Estimate {
+    /// Seconds for the cells of the stages.
+    pub seconds: f64,
+}
+
+impl Estimate {
+    /// For `cells` missing cells of a stage, prefills not included.
+    pub fn of_cells(spec: &StageSpec, inputs: &Inputs, cells: u64, threads: usize) -> Self {
+        let parameters = spec
+            .stage
+            .needs()
+            .models
+            .iter()
+            .filter_map(|name| inputs.models.get(&name.value))
+            .map(|model| block_parameters(model.config()))
+            .fold(0.0, f64::max);
+        let flops = 2.0 * parameters * SHARE_OF_BLOCKS * cells as f64;
+        Estimate {
+            seconds: flops / (FLOPS_PER_THREAD * threads.max(1) as f64),
+        }
+    }
+
+    /// For one prefill of every prompt on every model.
+    pub fn of_prefills(inputs: &Inputs, threads: usize) -> Self {
+        let prompts: usize = inputs.prompts.values().map(|set| set.prompts.len()).sum();
+        let parameters: f64 = inputs
+            .models
+            .values()
+            .map(|m| block_parameters(m.config()))
+            .sum();
+        let flops = 2.0 * parameters * TOKENS_PER_PROMPT * prompts as f64;
+        Estimate {
+            seconds: flops / (FLOPS_PER_THREAD * threads.max(1) as f64),
+        }
+    }
+}
+
+/// Number of weights in the blocks.
+fn block_parameters(config: &crate::model::ModelConfig) -> f64 {
+    let attention = config.d_model * config.d_head * 2 * (config.n_heads + config.n_kv_heads);
+    let mlp = 3 * config.d_model * config.d_mlp;
+    (config.n_layers * (attention + mlp)) as f64
+}

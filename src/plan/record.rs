@@ -1,0 +1,263 @@
+//! Stage records: what a stage's key maps to. Outputs are stored as content-addressed objects (tables as Parquet and CSV, directions
+//! as safetensors), so that a rerun that changes nothing reads one small record per stage.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use safetensors::tensor::{Dtype as TensorDtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::cache::{Cache, CacheError, Key};
+use crate::model::{Site, Vector};
+use crate::stages::{Direction, Output, StageError, read_parquet, to_csv, to_parquet};
+
+/// A table's two forms.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TableRecord {
+    /// The table's name; empty for the stage's main table.
+    pub name: String,
+    /// Number of rows.
+    pub rows: usize,
+    /// The object that holds it as CSV.
+    pub csv: Key,
+    /// The object that holds it as Parquet.
+    pub parquet: Key,
+}
+
+/// Another artifact of a stage.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ArtifactRecord {
+    /// File name in a run folder.
+    pub file: String,
+    /// The object that holds it.
+    pub key: Key,
+}
+
+/// What a stage left.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StageRecord {
+    /// Its tables.
+    pub tables: Vec<TableRecord>,
+    /// Its directions: a safetensors file with a JSON description each, in order.
+    pub directions: Vec<(ArtifactRecord, ArtifactRecord)>,
+    /// Sentences worth a reader's attention.
+    pub findings: Vec<String>,
+    /// What its key was made of.
+    pub key_parts: serde_json::Value,
+    /// Seconds that it took when it was computed.
+    pub seconds: f64,
+    /// Number of distinct cells it asked for.
+    pub cells: u64,
+}
+
+impl StageRecord {
+    /// Hash of the content, by which other stages know it: a stage that is computed again and leaves the same stops the wave there.
+    pub fn content(&self) -> Key {
+        let tables: Vec<(&str, String)> = self
+            .tables
+            .iter()
+            .map(|t| (t.name.as_str(), t.csv.to_string()))
+            .collect();
+        let directions: Vec<(String, String)> = self
+            .directions
+            .iter()
+            .map(|(a, b)| (a.key.to_string(), b.key.to_string()))
+            .collect();
+        Key::of(
+            serde_json::json!({ "tables": tables, "directions": directions })
+                .to_string()
+                .as_bytes(),
+        )
+    }
+}
+
+/// A direction's description, beside its safetensors file.
+#[derive(Serialize, Deserialize)]
+struct DirectionDescription {
+    label: String,
+    seed: Option<u64>,
+    model: String,
+    model_fingerprint: String,
+    layer: usize,
+    site: String,
+    position: i64,
+    pre_norm: f64,
+    resid_norm: f64,
+    top_ids: Vec<String>,
+    bottom_ids: Vec<String>,
+    top_scores: (f64, f64),
+    bottom_scores: (f64, f64),
+    prompts: Vec<String>,
+}
+
+/// An output and where it went.
+pub struct StoredOutput {
+    /// The output.
+    pub output: Output,
+    /// Its tables' records.
+    pub tables: Vec<TableRecord>,
+    /// Its directions' records.
+    pub directions: Vec<(ArtifactRecord, ArtifactRecord)>,
+}
+
+impl StoredOutput {
+    /// Writes an output's tables and directions to the cache.
+    ///
+    /// # Errors
+    /// A cache that cannot be written.
+    pub fn store(output: Output, cache: &Cache) -> Result<Self, StageError> {
+        let mut tables = Vec::new();
+        for (name, table) in &output.tables {
+            tables.push(TableRecord {
+                name: name.clone(),
+                rows: table.height(),
+                csv: put(cache, &to_csv(table)?)?,
+                parquet: put(cache, &to_parquet(table)?)?,
+            });
+        }
+        let directions = output
+            .directions
+            .iter()
+            .map(|d| store_direction(d, cache))
+            .collect::<Result<_, _>>()?;
+        Ok(StoredOutput {
+            output,
+            tables,
+            directions,
+        })
+    }
+}
+
+fn put(cache: &Cache, bytes: &[u8]) -> Result<Key, StageError> {
+    cache.put_object(bytes).map_err(failed)
+}
+
+fn failed(error: CacheError) -> StageError {
+    StageError::Cache(error.to_string())
+}
+
+fn store_direction(
+    direction: &Direction,
+    cache: &Cache,
+) -> Result<(ArtifactRecord, ArtifactRecord), StageError> {
+    let vector: Vec<u8> = direction
+        .vector
+        .values()
+        .iter()
+        .flat_map(|v| v.to_le_bytes())
+        .collect();
+    let pre_norm = (direction.pre_norm as f32).to_le_bytes();
+    let internal =
+        |error: safetensors::SafeTensorError| StageError::Internal(format!("safetensors: {error}"));
+    let tensors = BTreeMap::from([
+        (
+            "direction",
+            TensorView::new(
+                TensorDtype::F32,
+                vec![direction.vector.values().len()],
+                &vector,
+            )
+            .map_err(internal)?,
+        ),
+        (
+            "pre_norm",
+            TensorView::new(TensorDtype::F32, vec![1], &pre_norm).map_err(internal)?,
+        ),
+    ]);
+    let bytes = safetensors::serialize(&tensors, None).map_err(internal)?;
+    let mut prompts: Vec<String> = direction.builders.iter().cloned().collect();
+    prompts.sort();
+    let description = DirectionDescription {
+        label: direction.label.clone(),
+        seed: direction.seed,
+        model: direction.model.clone(),
+        model_fingerprint: direction.fingerprint.clone(),
+        layer: direction.layer,
+        site: direction.site.short_name().to_string(),
+        position: direction.position,
+        pre_norm: direction.pre_norm,
+        resid_norm: direction.resid_norm,
+        top_ids: direction.top.clone(),
+        bottom_ids: direction.bottom.clone(),
+        top_scores: direction.top_scores,
+        bottom_scores: direction.bottom_scores,
+        prompts,
+    };
+    let text =
+        serde_json::to_vec_pretty(&description).map_err(|e| StageError::Internal(e.to_string()))?;
+    let seed = direction
+        .seed
+        .map(|s| format!(".seed{s}"))
+        .unwrap_or_default();
+    let stem = format!(
+        "layer{}.{}{seed}",
+        direction.layer,
+        direction.site.short_name()
+    );
+    let record = |suffix: &str, bytes: &[u8]| -> Result<ArtifactRecord, StageError> {
+        Ok(ArtifactRecord {
+            file: format!("{stem}.{suffix}"),
+            key: put(cache, bytes)?,
+        })
+    };
+    Ok((record("safetensors", &bytes)?, record("json", &text)?))
+}
+
+/// Reads a record's output back; none when an object of it is missing or was found damaged.
+///
+/// # Errors
+/// A cache that cannot be read.
+pub fn load_output(record: &StageRecord, cache: &Cache) -> Result<Option<Output>, StageError> {
+    let mut tables = Vec::new();
+    for table in &record.tables {
+        let Some(bytes) = cache.object(&table.parquet).map_err(failed)? else {
+            return Ok(None);
+        };
+        tables.push((table.name.clone(), read_parquet(bytes)?));
+    }
+    let mut directions = Vec::new();
+    for (tensors, description) in &record.directions {
+        let (tensors, description) = (cache.object(&tensors.key), cache.object(&description.key));
+        let (Some(tensors), Some(description)) =
+            (tensors.map_err(failed)?, description.map_err(failed)?)
+        else {
+            return Ok(None);
+        };
+        let Some(direction) = read_direction(&tensors, &description) else {
+            return Ok(None);
+        };
+        directions.push(direction);
+    }
+    Ok(Some(Output {
+        tables,
+        directions,
+        findings: record.findings.clone(),
+    }))
+}
+
+fn read_direction(tensors: &[u8], description: &[u8]) -> Option<Direction> {
+    let tensors = SafeTensors::deserialize(tensors).ok()?;
+    let words = tensors.tensor("direction").ok()?.data().to_vec();
+    let values = words
+        .chunks_exact(4)
+        .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
+        .collect();
+    let d: DirectionDescription = serde_json::from_slice(description).ok()?;
+    Some(Direction {
+        label: d.label,
+        seed: d.seed,
+        model: d.model,
+        fingerprint: d.model_fingerprint,
+        layer: d.layer,
+        site: Site::from_name(&d.site)?,
+        position: d.position,
+        vector: Arc::new(Vector::new(values)),
+        pre_norm: d.pre_norm,
+        resid_norm: d.resid_norm,
+        top: d.top_ids,
+        bottom: d.bottom_ids,
+        top_scores: d.top_scores,
+        bottom_scores: d.bottom_scores,
+        builders: Arc::new(d.prompts.into_iter().collect::<HashSet<String>>()),
+    })
+}

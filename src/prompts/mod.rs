@@ -1,0 +1,190 @@
+//! Prompt sets: a file of prompts in, a checked list out.
+//!
+//! A prompt has an id, a text, a split (`harmful`, `edge`, …) and a category; other fields are kept for the tables. Only the text
+//! ever reaches a model. A set is either whole and sound or an error that lists all that is wrong with the file, so that no study
+//! runs on the part of a file that happened to be readable.
+//!
+//! - `read_jsonl` and `read_csv`: a reader for each format; it sees syntax, encoding and columns.
+//! - `collect`: the rules that formats share (required fields, types, unique ids).
+//! - `error`: problems and how they are told.
+
+mod collect;
+mod error;
+mod read_csv;
+mod read_jsonl;
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+pub use error::PromptErrors;
+
+use collect::Collector;
+
+/// The split of a prompt whose file names none.
+pub const DEFAULT_SPLIT: &str = "unknown";
+
+/// One prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prompt {
+    /// Its name, unique within the set; an integer in the file becomes its decimal text.
+    pub id: String,
+    /// What the user says to the model, exactly as in the file; never blank.
+    pub text: String,
+    /// The part of the set that it belongs to; [`DEFAULT_SPLIT`] where the file gives none.
+    pub split: String,
+    /// Its kind, finer than the split; empty where the file gives none.
+    pub category: String,
+    /// Every other field of the file; strings if the file is a CSV.
+    pub other: Map<String, Value>,
+    /// The line of the file that it begins on, from 1.
+    pub line: usize,
+}
+
+/// The prompts of one file: at least one, with unique ids.
+#[derive(Debug, Clone)]
+pub struct PromptSet {
+    /// In file order.
+    pub prompts: Vec<Prompt>,
+}
+
+type Reader = fn(&[u8], &mut Collector);
+
+impl PromptSet {
+    /// Reads and checks a file; the extension tells the format (`.jsonl` or `.ndjson`, `.csv`). A byte order mark is passed over.
+    ///
+    /// JSON Lines: the id is `id`, `prompt_id` or `uid`, the text `prompt` or `text` (the first that is there and not null), then
+    /// `split` and `category`. CSV: the same names for id and text; the split is `label` or `split`, the category `type` or
+    /// `category`, after XSTest (Röttger et al., 2024).
+    ///
+    /// # Errors
+    /// All problems of the file at once: unreadable, unknown extension, empty, bad UTF-8, bad JSON or CSV, missing columns, missing
+    /// or duplicate ids, missing or blank prompts, fields of the wrong type.
+    pub fn load(path: &Path) -> Result<Self, PromptErrors> {
+        let reader = reader_for(path)?;
+        let content = std::fs::read(path).map_err(|error| {
+            let message =
+                format!("cannot read the prompts: {error}; check the `path` of the prompt set");
+            PromptErrors::whole_file(path, message)
+        })?;
+        Self::parse(path, &content, reader)
+    }
+
+    fn parse(path: &Path, content: &[u8], reader: Reader) -> Result<Self, PromptErrors> {
+        let content = content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(content);
+        let mut collector = Collector::default();
+        reader(content, &mut collector);
+        if !collector.problems.is_empty() {
+            return Err(PromptErrors::new(path, collector.problems));
+        }
+        if collector.prompts.is_empty() {
+            let message =
+                "no prompts in the file; expected at least one with an `id` and a `prompt`";
+            return Err(PromptErrors::whole_file(path, message.to_owned()));
+        }
+        Ok(Self {
+            prompts: collector.prompts,
+        })
+    }
+
+    /// The prompts of one split, in file order; none if there is no such split.
+    pub fn split(&self, name: &str) -> impl Iterator<Item = &Prompt> {
+        self.prompts
+            .iter()
+            .filter(move |prompt| prompt.split == name)
+    }
+
+    /// The splits, in order of first appearance.
+    pub fn splits(&self) -> Vec<&str> {
+        in_order(self.prompts.iter().map(|prompt| prompt.split.as_str()))
+    }
+
+    /// The categories, in order of first appearance; among them the empty one, if a prompt has none.
+    pub fn categories(&self) -> Vec<&str> {
+        in_order(self.prompts.iter().map(|prompt| prompt.category.as_str()))
+    }
+
+    /// A hash of all that a table can show: id, text, split, category and other fields of every prompt, and their order. Path,
+    /// line numbers, the order of fields, white space between them and the spelling of a JSON string do not enter.
+    pub fn content_hash(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        hash_text(&mut hasher, "prompts");
+        for prompt in &self.prompts {
+            for text in [&prompt.id, &prompt.text, &prompt.split, &prompt.category] {
+                hash_text(&mut hasher, text);
+            }
+            hash_object(&mut hasher, &prompt.other);
+        }
+        hasher.finalize()
+    }
+}
+
+fn reader_for(path: &Path) -> Result<Reader, PromptErrors> {
+    let extension = path.extension().unwrap_or_default().to_string_lossy();
+    match extension.to_ascii_lowercase().as_str() {
+        "jsonl" | "ndjson" => Ok(read_jsonl::read),
+        "csv" => Ok(read_csv::read),
+        _ => {
+            let extension = error::quoted(&extension);
+            let message = format!(
+                "unknown prompt format {extension}; expected a file name that ends in `.jsonl`, `.ndjson` or `.csv`"
+            );
+            Err(PromptErrors::whole_file(path, message))
+        }
+    }
+}
+
+fn in_order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut found = Vec::new();
+    for name in names {
+        if !found.contains(&name) {
+            found.push(name);
+        }
+    }
+    found
+}
+
+// Every part goes in behind its length, so that moving a boundary between two parts changes the hash.
+fn hash_length(hasher: &mut blake3::Hasher, length: usize) {
+    hasher.update(&(length as u64).to_le_bytes());
+}
+
+fn hash_text(hasher: &mut blake3::Hasher, text: &str) {
+    hash_length(hasher, text.len());
+    hasher.update(text.as_bytes());
+}
+
+// Sorted here, because whether a map of this library is sorted depends on what other crates ask of it.
+fn hash_object(hasher: &mut blake3::Hasher, object: &Map<String, Value>) {
+    let mut fields: Vec<(&String, &Value)> = object.iter().collect();
+    fields.sort_by_key(|(name, _)| *name);
+    hash_length(hasher, fields.len());
+    for (name, value) in fields {
+        hash_text(hasher, name);
+        hash_value(hasher, value);
+    }
+}
+
+fn hash_value(hasher: &mut blake3::Hasher, value: &Value) {
+    match value {
+        Value::Object(object) => {
+            hasher.update(b"{");
+            hash_object(hasher, object);
+        }
+        Value::Array(values) => {
+            hasher.update(b"[");
+            hash_length(hasher, values.len());
+            for value in values {
+                hash_value(hasher, value);
+            }
+        }
+        scalar => {
+            // As JSON, where a string is quoted and so differs from a number of the same digits.
+            hasher.update(b"=");
+            hash_text(hasher, &scalar.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,333 @@
+//! CSV with a header, in the columns of XSTest (`id,prompt,type,label,focus,note`): the type is the category, the label the
+//! split. Quoted fields may hold commas and line breaks.
+
+use csv::ByteRecord;
+use serde_json::{Map, Value};
+
+use super::collect::{Collector, Draft, Field, ID_NAMES, TEXT_NAMES};
+use super::error::{quoted, quoted_list};
+
+const SPLIT_NAMES: &[&str] = &["label", "split"];
+const CATEGORY_NAMES: &[&str] = &["type", "category"];
+
+/// A row of our own behind the file's last: it comes back as it is, unless a quote is still open above it.
+const LAST_ROW: &str = "end";
+
+struct Row {
+    line: usize,
+    fields: ByteRecord,
+}
+
+/// Reads every row of a file's content (without byte order mark).
+pub(super) fn read(content: &[u8], collector: &mut Collector) {
+    let mut rows = match split_rows(content) {
+        Ok(rows) => rows,
+        Err(error) => return collector.report(1, format!("cannot read the rows: {error}")),
+    };
+    let unclosed = rows.pop().filter(|row| row.fields != vec![LAST_ROW]);
+    let mut rows = rows.into_iter();
+    let header = match rows.next() {
+        Some(row) => Header::read(&row, collector),
+        None => Header::default(),
+    };
+    for row in rows {
+        header.read_row(&row, collector);
+    }
+    if let Some(row) = unclosed {
+        let name = header.name(row.fields.len().saturating_sub(1));
+        let message = format!(
+            "unclosed double quote in {name}; the row runs to the end of the file: close the quote, or double it if it is meant"
+        );
+        collector.report(row.line, message);
+    }
+}
+
+/// The rows with the lines they begin on; blank lines are no rows. The last is [`LAST_ROW`], or has a quote that is never closed.
+fn split_rows(content: &[u8]) -> Result<Vec<Row>, csv::Error> {
+    let closed = [content, b"\n", LAST_ROW.as_bytes()].concat();
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .from_reader(closed.as_slice());
+    let mut rows = Vec::new();
+    let (mut line, mut counted_bytes) = (1, 0);
+    for fields in reader.byte_records() {
+        let fields = fields?;
+        // The library's place of a row is where the one before ended, so blank lines lie between.
+        let after = fields.position().map_or(0, |place| place.byte()) as usize;
+        let is_line_end = |byte: &&u8| matches!(**byte, b'\r' | b'\n');
+        let blank_bytes = closed.iter().skip(after).take_while(is_line_end).count();
+        let begins = after + blank_bytes;
+        let passed = closed.get(counted_bytes..begins).unwrap_or_default();
+        line += passed.iter().filter(|&&byte| byte == b'\n').count();
+        counted_bytes = begins;
+        rows.push(Row { line, fields });
+    }
+    Ok(rows)
+}
+
+/// The names of the columns, and where the four with a meaning are.
+#[derive(Default)]
+struct Header {
+    names: Vec<String>,
+    id: Option<usize>,
+    text: Option<usize>,
+    split: Option<usize>,
+    category: Option<usize>,
+}
+
+impl Header {
+    fn read(row: &Row, collector: &mut Collector) -> Self {
+        let mut names: Vec<String> = Vec::with_capacity(row.fields.len());
+        for bytes in &row.fields {
+            let name = String::from_utf8_lossy(bytes).trim().to_owned();
+            if std::str::from_utf8(bytes).is_err() {
+                let message = format!(
+                    "bad UTF-8 in the column name {}; save the file as UTF-8",
+                    quoted(&name)
+                );
+                collector.report(row.line, message);
+            }
+            if names.contains(&name) {
+                let message = format!(
+                    "two columns are named {}; give each column a name of its own",
+                    quoted(&name)
+                );
+                collector.report(row.line, message);
+            }
+            names.push(name);
+        }
+        let find = |wanted: &[&str]| {
+            let mut places = wanted.iter();
+            places.find_map(|wanted| names.iter().position(|name| name == wanted))
+        };
+        let [id, text] = [ID_NAMES, TEXT_NAMES].map(|wanted| {
+            let place = find(wanted);
+            if place.is_none() {
+                let message = format!(
+                    "the header has no column {}; expected one of {} (columns found, separated by commas: {})",
+                    quoted(wanted[0]),
+                    quoted_list(wanted),
+                    quoted_list(&names)
+                );
+                collector.report(row.line, message);
+            }
+            place
+        });
+        let (split, category) = (find(SPLIT_NAMES), find(CATEGORY_NAMES));
+        Self {
+            names,
+            id,
+            text,
+            split,
+            category,
+        }
+    }
+
+    /// A column's name for a message; a row may have more fields than the header.
+    fn name(&self, column: usize) -> String {
+        match self.names.get(column) {
+            Some(name) => quoted(name),
+            None => format!("field {}", column + 1),
+        }
+    }
+
+    fn read_row(&self, row: &Row, collector: &mut Collector) {
+        if row.fields.len() != self.names.len() {
+            let message = format!(
+                "wrong number of fields: {}; expected {}, as in the header ({}); put double quotes around a field with a comma",
+                row.fields.len(),
+                self.names.len(),
+                quoted_list(&self.names)
+            );
+            return collector.report(row.line, message);
+        }
+        let mut values = Vec::with_capacity(self.names.len());
+        for (column, bytes) in row.fields.iter().enumerate() {
+            match std::str::from_utf8(bytes) {
+                Ok(text) => values.push(text),
+                Err(_) => {
+                    let name = self.name(column);
+                    let message = format!("bad UTF-8 in {name}; save the file as UTF-8");
+                    collector.report(row.line, message);
+                }
+            }
+        }
+        if values.len() == self.names.len() {
+            collector.add(self.draft(row.line, &values));
+        }
+    }
+
+    fn draft(&self, line: usize, values: &[&str]) -> Draft {
+        let field = |column: Option<usize>, otherwise| {
+            let present = column.and_then(|column| self.names.get(column).zip(values.get(column)));
+            match present {
+                Some((name, value)) => Field::Present(name.clone(), Value::from(*value)),
+                None => otherwise,
+            }
+        };
+        let with_meaning = [self.id, self.text, self.split, self.category];
+        let mut other = Map::new();
+        for (column, (name, value)) in self.names.iter().zip(values).enumerate() {
+            if !with_meaning.contains(&Some(column)) {
+                other.insert(name.clone(), Value::from(*value));
+            }
+        }
+        Draft {
+            line,
+            id: field(self.id, Field::Reported),
+            text: field(self.text, Field::Reported),
+            split: field(self.split, Field::Absent),
+            category: field(self.category, Field::Absent),
+            other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::PromptSet;
+    use super::*;
+
+    fn parse(content: impl AsRef<[u8]>) -> PromptSet {
+        PromptSet::parse(Path::new("p.csv"), content.as_ref(), read)
+            .unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    /// The problems' texts begin with `starts`, one by one.
+    fn assert_problems(content: impl AsRef<[u8]>, starts: &[&str]) {
+        let found = match PromptSet::parse(Path::new("p.csv"), content.as_ref(), read) {
+            Ok(set) => panic!("no error: {set:?}"),
+            Err(errors) => errors.to_string(),
+        };
+        assert_eq!(found.lines().count(), starts.len(), "{found}");
+        for (line, start) in found.lines().zip(starts) {
+            assert!(
+                line.starts_with(start),
+                "{line} does not start with {start}"
+            );
+        }
+    }
+
+    #[test]
+    fn reads_xstest_columns_and_quoted_fields() {
+        let set = parse(concat!(
+            "\u{feff}id,prompt,type,label,focus,note\n",
+            "1,\"Kill, \"\"softly\"\",\nplease\",homonyms,safe,kill,\n",
+            "\n",
+            "2,b, spaced ,,,n",
+        ));
+        let rows: Vec<_> = set
+            .prompts
+            .iter()
+            .map(|p| {
+                (
+                    p.line,
+                    p.id.as_str(),
+                    p.text.as_str(),
+                    p.split.as_str(),
+                    p.category.as_str(),
+                )
+            })
+            .collect();
+        let expected = [
+            (2, "1", "Kill, \"softly\",\nplease", "safe", "homonyms"),
+            (5, "2", "b", "unknown", " spaced "),
+        ];
+        assert_eq!(rows, expected);
+        let other = Value::Object(set.prompts[0].other.clone());
+        assert_eq!(other, serde_json::json!({"focus": "kill", "note": ""}));
+    }
+
+    #[test]
+    fn type_and_label_go_before_category_and_split() {
+        let set = parse(" uid , text ,split,label,category,type\nu,t,s,l,c,y\n");
+        let prompt = &set.prompts[0];
+        assert_eq!((prompt.id.as_str(), prompt.text.as_str()), ("u", "t"));
+        assert_eq!(
+            (prompt.split.as_str(), prompt.category.as_str()),
+            ("l", "y")
+        );
+        let other = Value::Object(prompt.other.clone());
+        assert_eq!(other, serde_json::json!({"split": "s", "category": "c"}));
+        let set = parse("id,prompt,category,split\nu,t,c,s\n");
+        let prompt = &set.prompts[0];
+        assert_eq!(
+            (prompt.split.as_str(), prompt.category.as_str()),
+            ("s", "c")
+        );
+    }
+
+    #[test]
+    fn lines_are_right_with_crlf_and_blank_lines() {
+        for line_end in ["\n", "\r\n"] {
+            let text = "\nid,prompt\n1,a\n\n\n2,\"b\nb\"\n3,c\n".replace('\n', line_end);
+            let set = parse(&text);
+            let lines: Vec<usize> = set.prompts.iter().map(|prompt| prompt.line).collect();
+            assert_eq!(lines, [3, 6, 8], "line end {line_end:?}");
+        }
+    }
+
+    #[test]
+    fn tells_all_problems_of_a_file_in_file_order() {
+        assert_problems(
+            b"id,prompt,type\n1,a,x\n1,,x\n,c,x\n4,d\n5,e, f,x\n6,caf\xe9,x\n",
+            &[
+                "p.csv:3: duplicate `id` `1`, first used in line 2; ",
+                "p.csv:3: empty `prompt`; ",
+                "p.csv:4: missing `id`; ",
+                "p.csv:5: wrong number of fields: 2; expected 3, as in the header (`id`, `prompt`, `type`); ",
+                "p.csv:6: wrong number of fields: 4; ",
+                "p.csv:7: bad UTF-8 in `prompt`; ",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_missing_column_is_told_once_beside_the_rows_own_problems() {
+        assert_problems(
+            "id,question\n1,a\n1,b\n",
+            &[
+                "p.csv:1: the header has no column `prompt`; expected one of `prompt`, `text` (columns found, separated by commas: `id`, `question`)",
+                "p.csv:3: duplicate `id` `1`, first used in line 2; ",
+            ],
+        );
+        assert_problems(
+            "prompt\na\n\" \"\n",
+            &[
+                "p.csv:1: the header has no column `id`; ",
+                "p.csv:3: empty `prompt`; ",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_column_name_twice_or_not_utf8_is_an_error() {
+        assert_problems(
+            b"id,prompt,note,note,\xff\n1,a,b,c,d\n",
+            &[
+                "p.csv:1: two columns are named `note`; ",
+                "p.csv:1: bad UTF-8 in the column name ",
+            ],
+        );
+    }
+
+    #[test]
+    fn an_unclosed_quote_does_not_swallow_rows() {
+        let problem = "p.csv:3: unclosed double quote in `prompt`; ";
+        assert_problems("id,prompt\n1,a\n2,\"b\n3,c\n", &[problem]);
+        assert_problems("id,prompt\n1,a\n2,\"b \"\"\n", &[problem]);
+        assert_problems("id,prompt\n1,a\n2,\"", &[problem]);
+        assert_eq!(parse("id,prompt\n1,\"a\n\"").prompts[0].text, "a\n");
+        assert_eq!(parse("prompt,id\na,end").prompts[0].id, "end");
+    }
+
+    #[test]
+    fn a_file_without_rows_is_an_error() {
+        for content in ["", "\u{feff}", "\r\n\n", "id,prompt\n"] {
+            assert_problems(content, &["p.csv: no prompts in the file; "]);
+        }
+    }
+}

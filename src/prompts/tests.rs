@@ -1,0 +1,135 @@
+//! Tests of whole files: formats, real sets, and what the content hash depends on.
+
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+fn in_project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A set that is there, or `None` with a message.
+fn load_if_present(path: &str) -> Option<PromptSet> {
+    let full_path = in_project(path);
+    if !full_path.exists() {
+        eprintln!("skipped: `{path}` is not there");
+        return None;
+    }
+    Some(PromptSet::load(&full_path).unwrap_or_else(|errors| panic!("{errors}")))
+}
+
+fn jsonl(content: &str) -> PromptSet {
+    PromptSet::parse(Path::new("p.jsonl"), content.as_bytes(), read_jsonl::read)
+        .unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn assert_splits(set: &PromptSet, expected: &[(&str, usize)]) {
+    let counts: Vec<(&str, usize)> = set
+        .splits()
+        .into_iter()
+        .map(|name| (name, set.split(name).count()))
+        .collect();
+    assert_eq!(counts, expected);
+}
+
+#[test]
+fn loads_the_study_prompts() {
+    let Some(set) = load_if_present("../shared/data/prompts.jsonl") else {
+        return;
+    };
+    assert_eq!(set.prompts.len(), 200);
+    assert_splits(&set, &[("harmful", 80), ("edge", 120)]);
+    assert_eq!(set.prompts[0].other["xstest_id"], 44);
+    assert!(set.split("edge").all(|prompt| prompt.id.starts_with('e')));
+}
+
+#[test]
+fn loads_the_xstest_prompts() {
+    let Some(set) = load_if_present("../shared/data/xstest_prompts.csv") else {
+        return;
+    };
+    assert_eq!(set.prompts.len(), 450);
+    assert_splits(&set, &[("safe", 250), ("unsafe", 200)]);
+    assert_eq!(set.categories().len(), 18);
+    assert_eq!(set.categories()[0], "homonyms");
+}
+
+#[test]
+fn loads_the_sets_that_ship_with_the_project() {
+    if let Some(set) = load_if_present("data/prompts.jsonl") {
+        assert_splits(&set, &[("harmful", 120), ("edge", 180)]);
+    }
+    if let Some(set) = load_if_present("data/xstest_style.csv") {
+        assert_splits(&set, &[("safe", 60), ("unsafe", 48)]);
+        assert_eq!(set.categories().len(), 18);
+    }
+}
+
+#[test]
+fn the_extension_tells_the_format() {
+    for name in ["a.jsonl", "a.ndjson", "a.csv", "a.CSV"] {
+        assert!(reader_for(Path::new(name)).is_ok(), "{name}");
+    }
+    for (name, extension) in [("a.json", "`json`"), ("a", "``")] {
+        let errors = PromptSet::load(Path::new(name)).unwrap_err().to_string();
+        let expected = format!(
+            "{name}: unknown prompt format {extension}; expected a file name that ends in `.jsonl`, `.ndjson` or `.csv`"
+        );
+        assert_eq!(errors, expected);
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let errors = PromptSet::load(Path::new("no/such.csv")).unwrap_err();
+    let text = errors.to_string();
+    assert!(
+        text.starts_with("no/such.csv: cannot read the prompts: "),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_hash_depends_on_every_field_and_the_order() {
+    let base = r#"{"id": "a", "prompt": "p", "split": "s", "category": "c", "n": {"x": 1, "y": [2, "3"]}}"#;
+    let second = r#"{"id": "b", "prompt": "q"}"#;
+    let hash = jsonl(base).content_hash();
+    let changes = [
+        ("\"a\"", "\"b\""),
+        ("\"p\"", "\"q\""),
+        ("\"s\"", "\"t\""),
+        ("\"c\"", "\"d\""),
+        ("\"n\"", "\"m\""),
+        ("\"x\": 1", "\"x\": 2"),
+        ("\"x\": 1", "\"x\": \"1\""),
+        ("\"x\": 1", "\"z\": 1"),
+        ("[2, \"3\"]", "[\"3\", 2]"),
+        ("[2, \"3\"]", "[2, 3]"),
+    ];
+    for (old, new) in changes {
+        let changed = base.replacen(old, new, 1);
+        assert_ne!(changed, base, "{old} is not in the prompt");
+        assert_ne!(jsonl(&changed).content_hash(), hash, "{old} → {new}");
+    }
+    let forwards = jsonl(&format!("{base}\n{second}")).content_hash();
+    let backwards = jsonl(&format!("{second}\n{base}")).content_hash();
+    assert_ne!(forwards, backwards);
+    assert_ne!(forwards, hash);
+}
+
+#[test]
+fn the_hash_does_not_depend_on_how_the_file_is_written() {
+    let base =
+        r#"{"id": "1", "prompt": "p", "category": "c", "n": "x", "m": {"b": "1", "a": "2"}}"#;
+    let same = "\n{\"m\":{\"a\":\"2\",\"b\":\"1\"},\"n\":\"\\u0078\",\"category\":\"c\",\"split\":\"unknown\",\"text\":\"p\",\"uid\":1}\r\n";
+    assert_eq!(jsonl(base).content_hash(), jsonl(same).content_hash());
+
+    let set = PromptSet::parse(
+        Path::new("p.csv"),
+        b"note,type,id,prompt\nx,c,1,p\n",
+        read_csv::read,
+    );
+    let as_jsonl = jsonl(r#"{"id": 1, "prompt": "p", "category": "c", "note": "x"}"#);
+    let set = set.unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(set.content_hash(), as_jsonl.content_hash());
+}

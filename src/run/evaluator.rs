@@ -1,0 +1,221 @@
+//! Answers a stage's cells: from the cache where they are, from a model where they are not, committing as it goes.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::cache::{Cache, CacheError, Key};
+use crate::model::{Cell, ModelHandle, Provenance, Step, Value};
+use crate::stages::{Evaluate, Inputs, StageError};
+
+use super::Event;
+use super::models::LoadedModels;
+
+/// Cells are committed when the oldest that is not has waited this long: what a kill can cost.
+const COMMIT_AFTER: Duration = Duration::from_secs(2);
+
+/// An evaluator for one stage of a run.
+pub(super) struct CachedEvaluator<'a> {
+    cache: &'a Cache,
+    models_by_fingerprint: HashMap<blake3::Hash, Arc<ModelHandle>>,
+    models: &'a mut LoadedModels,
+    stop: &'a AtomicBool,
+    on_event: &'a mut dyn FnMut(Event<'_>),
+    computed: HashSet<Key>,
+    found: HashSet<Key>,
+}
+
+fn failed(error: CacheError) -> StageError {
+    StageError::Cache(error.to_string())
+}
+
+impl<'a> CachedEvaluator<'a> {
+    pub(super) fn new(
+        cache: &'a Cache,
+        inputs: &Inputs,
+        models: &'a mut LoadedModels,
+        stop: &'a AtomicBool,
+        on_event: &'a mut dyn FnMut(Event<'_>),
+    ) -> Self {
+        CachedEvaluator {
+            cache,
+            models_by_fingerprint: inputs
+                .models
+                .values()
+                .map(|m| (m.fingerprint(), Arc::clone(m)))
+                .collect(),
+            models,
+            stop,
+            on_event,
+            computed: HashSet::new(),
+            found: HashSet::new(),
+        }
+    }
+
+    /// Distinct cells computed, and distinct cells found in the cache.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.computed.len() as u64, self.found.len() as u64)
+    }
+
+    /// The values of distinct cells that the cache has.
+    fn look_up(&mut self, keys: &[Key]) -> Result<HashMap<Key, Value>, StageError> {
+        let mut values = HashMap::with_capacity(keys.len());
+        for key in keys {
+            if values.contains_key(key) {
+                continue;
+            }
+            let bytes = self.cache.cells().get(key).map_err(failed)?;
+            if let Some(value) = bytes.and_then(|bytes| Value::from_bytes(&bytes)) {
+                values.insert(*key, value);
+            }
+        }
+        Ok(values)
+    }
+
+    /// Computes distinct missing cells of one model.
+    fn compute(
+        &mut self,
+        model: &ModelHandle,
+        cells: &[Cell],
+        keys: &[Key],
+        values: &mut HashMap<Key, Value>,
+    ) -> Result<(), StageError> {
+        if !self.models.holds(model) {
+            (self.on_event)(Event::Loading {
+                model: model.name(),
+            });
+        }
+        let device = self.models.device();
+        let evaluator = self.models.get(model)?;
+        let provenance = serde_json::to_value(Provenance::here(device)).unwrap_or_default();
+        let mut pending = Pending::new(self.cache, provenance);
+        let (on_event, stop) = (&mut self.on_event, self.stop);
+        let mut done = 0;
+        let mut problem = None;
+        let outcome = evaluator.evaluate(cells, &mut |step| {
+            match step {
+                Step::Prefilled { done, total } => on_event(Event::Prefilled { done, total }),
+                Step::Values(batch) => {
+                    done += batch.len();
+                    for (index, value) in batch {
+                        pending.push(keys[index], value.to_bytes());
+                        values.insert(keys[index], value);
+                    }
+                    on_event(Event::Computed {
+                        done,
+                        total: cells.len(),
+                    });
+                    if let Err(error) = pending.commit_if_due() {
+                        problem = Some(error);
+                        return ControlFlow::Break(());
+                    }
+                }
+            }
+            if stop.load(Ordering::Relaxed) {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        // What was computed is kept even where the rest failed.
+        let committed = pending.commit();
+        self.computed
+            .extend(keys.iter().filter(|key| values.contains_key(*key)));
+        if let Some(error) = problem {
+            return Err(error);
+        }
+        let flow = outcome?;
+        committed?;
+        match flow {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(StageError::Interrupted),
+        }
+    }
+}
+
+impl Evaluate for CachedEvaluator<'_> {
+    fn evaluate(&mut self, cells: &[Cell]) -> Result<Vec<Value>, StageError> {
+        let keys: Vec<Key> = cells.iter().map(|cell| Key::from(cell.key())).collect();
+        let mut values = self.look_up(&keys)?;
+        self.found
+            .extend(values.keys().filter(|key| !self.computed.contains(*key)));
+        // Missing cells by model, each once.
+        let mut missing: Vec<(blake3::Hash, Vec<Cell>, Vec<Key>)> = Vec::new();
+        let mut seen = HashSet::new();
+        for (cell, key) in cells.iter().zip(&keys) {
+            if values.contains_key(key) || !seen.insert(*key) {
+                continue;
+            }
+            let slot = match missing
+                .iter()
+                .position(|(model, _, _)| *model == cell.model)
+            {
+                Some(slot) => slot,
+                None => {
+                    missing.push((cell.model, Vec::new(), Vec::new()));
+                    missing.len() - 1
+                }
+            };
+            missing[slot].1.push(cell.clone());
+            missing[slot].2.push(*key);
+        }
+        for (fingerprint, cells, keys) in missing {
+            let model = self.models_by_fingerprint.get(&fingerprint).cloned();
+            let model = model.ok_or_else(|| {
+                StageError::Internal("a cell of a model that the study does not name".to_string())
+            })?;
+            self.compute(&model, &cells, &keys, &mut values)?;
+        }
+        keys.iter()
+            .map(|key| {
+                let value = values.get(key).cloned();
+                value.ok_or_else(|| {
+                    StageError::Internal("a cell was left without a value".to_string())
+                })
+            })
+            .collect()
+    }
+}
+
+/// Cells that are computed but not yet committed.
+struct Pending<'a> {
+    cache: &'a Cache,
+    provenance: serde_json::Value,
+    cells: Vec<(Key, Vec<u8>)>,
+    since: Instant,
+}
+
+impl<'a> Pending<'a> {
+    fn new(cache: &'a Cache, provenance: serde_json::Value) -> Self {
+        Pending {
+            cache,
+            provenance,
+            cells: Vec::new(),
+            since: Instant::now(),
+        }
+    }
+
+    fn push(&mut self, key: Key, value: Vec<u8>) {
+        if self.cells.is_empty() {
+            self.since = Instant::now();
+        }
+        self.cells.push((key, value));
+    }
+
+    fn commit_if_due(&mut self) -> Result<(), StageError> {
+        if self.since.elapsed() >= COMMIT_AFTER {
+            self.commit()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn commit(&mut self) -> Result<(), StageError> {
+        let cells = std::mem::take(&mut self.cells);
+        self.cache
+            .cells()
+            .commit(&cells, &self.provenance)
+            .map_err(failed)
+    }
+}

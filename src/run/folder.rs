@@ -1,0 +1,200 @@
+//! The run's folder: what a person reads, and what a reviewer is given.
+//!
+//! ```text
+//! runs/<study>/latest                    → the newest run
+//! runs/<study>/<time>-<key>/
+//!     study.toml (or .yaml)              the file as given
+//!     resolved.yaml                      the study with includes and overrides applied
+//!     run.json                           versions, device, keys, statuses, times
+//!     tables/<stage>[.<table>].csv       and .parquet
+//!     directions/<stage>.layer<l>.<site>[.seed<s>].safetensors and .json
+//!     log.jsonl                          what happened, by time
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value as Json, json};
+
+use crate::cache::{Cache, CacheError, Key, write_atomically};
+use crate::model::Provenance;
+use crate::plan::{StageRecord, Study, study_key};
+use crate::spec::to_yaml;
+use crate::stages::Inputs;
+
+use super::{Options, RunReport};
+
+/// A run's folder while the run goes on.
+pub(super) struct RunFolder {
+    path: PathBuf,
+    manifest: Json,
+    stages: Vec<Json>,
+}
+
+impl RunFolder {
+    /// Makes the folder and writes what is known before anything runs.
+    pub(super) fn create(
+        study: &Study,
+        inputs: &Inputs,
+        options: &Options,
+    ) -> Result<Self, CacheError> {
+        let now = jiff::Timestamp::now();
+        let key = study_key(study, inputs);
+        let time = now.strftime("%Y%m%dT%H%M%S%.3fZ").to_string();
+        let of_study = options.runs.join(&study.name);
+        let path = of_study.join(format!("{time}-{}", &key.to_string()[..8]));
+        let source = study
+            .document
+            .sources
+            .names()
+            .next()
+            .unwrap_or("study.toml");
+        let extension = Path::new(source)
+            .extension()
+            .and_then(|e| e.to_str())
+            .unwrap_or("toml");
+        write_atomically(
+            &path.join(format!("study.{extension}")),
+            study.document.given().as_bytes(),
+        )?;
+        let yaml = to_yaml(&study.document.root)
+            .unwrap_or_else(|error| format!("# not written: {error}\n"));
+        write_atomically(&path.join("resolved.yaml"), yaml.as_bytes())?;
+        let folder = RunFolder {
+            manifest: json!({
+                "study": study.name,
+                "question": study.question,
+                "key": key.to_string(),
+                "started": now.to_string(),
+                "status": "running",
+                "provenance": Provenance::here(options.device),
+                "models": models(study, inputs),
+                "prompts": prompts(study, inputs),
+            }),
+            stages: Vec::new(),
+            path,
+        };
+        folder.write_manifest()?;
+        point_latest(&of_study, &folder.path)?;
+        Ok(folder)
+    }
+
+    /// The folder.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Copies a stage's tables and directions out of the cache.
+    pub(super) fn add_stage(
+        &mut self,
+        name: &str,
+        key: &Key,
+        record: &StageRecord,
+        cache: &Cache,
+    ) -> Result<(), CacheError> {
+        let tables = self.path.join("tables");
+        for table in &record.tables {
+            let stem = if table.name.is_empty() {
+                name.to_string()
+            } else {
+                format!("{name}.{}", table.name)
+            };
+            cache.copy_object_to(&table.csv, &tables.join(format!("{stem}.csv")))?;
+            cache.copy_object_to(&table.parquet, &tables.join(format!("{stem}.parquet")))?;
+        }
+        let directions = self.path.join("directions");
+        for (tensors, description) in &record.directions {
+            for artifact in [tensors, description] {
+                cache.copy_object_to(
+                    &artifact.key,
+                    &directions.join(format!("{name}.{}", artifact.file)),
+                )?;
+            }
+        }
+        self.stages.push(json!({
+            "name": name,
+            "key": key.to_string(),
+            "inputs": record.key_parts,
+            "findings": record.findings,
+            "tables": record.tables,
+            "seconds_when_computed": record.seconds,
+        }));
+        Ok(())
+    }
+
+    /// Writes how it ended.
+    pub(super) fn finish(&mut self, report: &RunReport) -> Result<(), CacheError> {
+        for stage in &report.stages {
+            let of_stage = self
+                .stages
+                .iter_mut()
+                .find(|s| s["name"] == stage.name.as_str());
+            let report = serde_json::to_value(stage).unwrap_or_default();
+            match (of_stage, report) {
+                (Some(Json::Object(entry)), Json::Object(report)) => entry.extend(report),
+                (None, report) => self.stages.push(report),
+                _ => {}
+            }
+        }
+        self.manifest["status"] = match &report.failure {
+            None => json!("complete"),
+            Some((_, crate::stages::StageError::Interrupted)) => json!("interrupted"),
+            Some(_) => json!("failed"),
+        };
+        self.manifest["error"] = json!(
+            report
+                .failure
+                .as_ref()
+                .map(|(stage, error)| format!("stage `{stage}`: {error}"))
+        );
+        self.manifest["seconds"] = json!(report.seconds);
+        self.manifest["equivalent_forward_passes"] = json!(report.equivalent_forward_passes);
+        self.manifest["stages"] = json!(self.stages);
+        self.write_manifest()
+    }
+
+    fn write_manifest(&self) -> Result<(), CacheError> {
+        let mut text = serde_json::to_vec_pretty(&self.manifest).map_err(CacheError::Encode)?;
+        text.push(b'\n');
+        write_atomically(&self.path.join("run.json"), &text)
+    }
+}
+
+fn models(study: &Study, inputs: &Inputs) -> Json {
+    let models = inputs.models.iter().map(|(name, model)| {
+        let source = study.models.get(name).map(|m| m.source.value.clone());
+        let entry = json!({
+            "source": source,
+            "dtype": model.dtype().name(),
+            "fingerprint": model.fingerprint().to_hex().to_string(),
+            "config": model.config(),
+        });
+        (name.clone(), entry)
+    });
+    Json::Object(models.collect())
+}
+
+fn prompts(study: &Study, inputs: &Inputs) -> Json {
+    let sets = inputs.prompts.iter().map(|(name, set)| {
+        let path = study.prompts.get(name).map(|p| p.value.display().to_string());
+        let counts: serde_json::Map<String, Json> =
+            set.splits().into_iter().map(|s| (s.to_string(), json!(set.split(s).count()))).collect();
+        let entry = json!({ "path": path, "content": set.content_hash().to_hex().to_string(), "splits": counts });
+        (name.clone(), entry)
+    });
+    Json::Object(sets.collect())
+}
+
+/// Points `latest` at the run: a symbolic link made beside and renamed over the old one.
+fn point_latest(of_study: &Path, run: &Path) -> Result<(), CacheError> {
+    let (Some(name), latest) = (run.file_name(), of_study.join("latest")) else {
+        return Ok(());
+    };
+    let beside = of_study.join(format!(".latest-{}", std::process::id()));
+    let linked =
+        std::os::unix::fs::symlink(name, &beside).and_then(|()| std::fs::rename(&beside, &latest));
+    linked.map_err(|source| CacheError::Io {
+        operation: "point to the newest run",
+        path: latest,
+        source,
+    })
+}

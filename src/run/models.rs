@@ -1,0 +1,70 @@
+//! The models in memory: loaded when a cell is missing, dropped when another needs the room.
+
+use std::path::Path;
+
+use crate::model::{DeviceName, Evaluator, ModelError, ModelHandle};
+
+/// Loaded models by fingerprint.
+pub(super) struct LoadedModels {
+    device: DeviceName,
+    loaded: Vec<(blake3::Hash, Evaluator)>,
+}
+
+impl LoadedModels {
+    pub(super) fn new(device: DeviceName) -> Self {
+        LoadedModels {
+            device,
+            loaded: Vec::new(),
+        }
+    }
+
+    pub(super) fn device(&self) -> DeviceName {
+        self.device
+    }
+
+    pub(super) fn holds(&self, model: &ModelHandle) -> bool {
+        self.loaded
+            .iter()
+            .any(|(fingerprint, _)| *fingerprint == model.fingerprint())
+    }
+
+    /// The model, loaded. Two models are never needed at once, so the others go where memory is short.
+    pub(super) fn get(&mut self, model: &ModelHandle) -> Result<&mut Evaluator, ModelError> {
+        let fingerprint = model.fingerprint();
+        let index = match self.loaded.iter().position(|(f, _)| *f == fingerprint) {
+            Some(index) => index,
+            None => {
+                let needed = weight_bytes(model);
+                if available_memory_bytes().is_some_and(|free| needed * 2 > free) {
+                    self.loaded.clear();
+                }
+                let budget = available_memory_bytes()
+                    .map_or(2 << 30, |free| free.saturating_sub(needed) / 2);
+                self.loaded
+                    .push((fingerprint, model.load(self.device, budget)?));
+                self.loaded.len() - 1
+            }
+        };
+        Ok(&mut self.loaded[index].1)
+    }
+}
+
+/// Bytes of a model's weights in its working dtype.
+fn weight_bytes(model: &ModelHandle) -> usize {
+    let shapes = model.config().parameter_shapes();
+    let elements: usize = shapes
+        .iter()
+        .map(|(_, shape)| shape.iter().product::<usize>())
+        .sum();
+    elements * model.dtype().size()
+}
+
+/// Memory that can be taken without swapping, where the system tells it.
+fn available_memory_bytes() -> Option<usize> {
+    let text = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: usize = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}

@@ -1,0 +1,307 @@
+//! Messages for people: what a diagnostic holds, how many are collected, how they are drawn.
+
+use std::fmt;
+use std::ops::Range;
+
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+
+use super::source::{Location, SourceId, Sources};
+use super::tree::Node;
+
+/// One thing that is wrong with a study, and what to do about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Diagnostic {
+    /// What is wrong: lower-case, values in backticks.
+    pub message: String,
+    /// Where; `None` where there is no text to point into, such as a file that is missing.
+    pub at: Option<Location>,
+    /// The text at the caret.
+    pub label: Option<String>,
+    /// Further places that belong to the story, each with its label: the first of two duplicates.
+    pub related: Vec<(Location, String)>,
+    /// What to do.
+    pub help: Option<String>,
+    /// Anything else worth knowing.
+    pub notes: Vec<String>,
+}
+
+impl Diagnostic {
+    /// A diagnostic that points nowhere yet.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            at: None,
+            label: None,
+            related: Vec::new(),
+            help: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Sets the text at the caret.
+    pub fn label(&mut self, label: impl Into<String>) -> &mut Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// Adds a further place with its label.
+    pub fn related(&mut self, at: &Location, label: impl Into<String>) -> &mut Self {
+        self.related.push((at.clone(), label.into()));
+        self
+    }
+
+    /// Sets what to do.
+    pub fn help(&mut self, help: impl Into<String>) -> &mut Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Adds a remark.
+    pub fn note(&mut self, note: impl Into<String>) -> &mut Self {
+        self.notes.push(note.into());
+        self
+    }
+
+    fn render(&self, sources: &Sources, renderer: &Renderer) -> String {
+        let mut group = Group::with_title(Level::ERROR.primary_title(self.message.as_str()));
+        for id in self.texts() {
+            let marks = self.marks(id, sources);
+            group = if marks.is_empty() {
+                group.element(Origin::path(sources.name(id)))
+            } else {
+                group.element(snippet(sources, id).annotations(marks))
+            };
+        }
+        if let Some(help) = &self.help {
+            group = group.element(Level::HELP.message(help.as_str()));
+        }
+        let notes = self.notes.iter().map(|note| Level::NOTE.message(note));
+        renderer.render(&[group.elements(notes)])
+    }
+
+    /// The texts to show: that of the place itself first, each once.
+    fn texts(&self) -> Vec<SourceId> {
+        let related = self.related.iter().map(|(at, _)| at);
+        let mut texts = Vec::new();
+        for at in self.at.iter().chain(related) {
+            if !texts.contains(&at.source()) {
+                texts.push(at.source());
+            }
+        }
+        texts
+    }
+
+    /// The marks to draw in one text.
+    fn marks<'a>(&'a self, id: SourceId, sources: &Sources) -> Vec<Annotation<'a>> {
+        let text = sources.text(id);
+        let mark = |kind: AnnotationKind, at: &Location, label: Option<&'a str>| {
+            let span = at.span().filter(|_| at.source() == id)?;
+            Some(kind.span(first_line(text, span)).label(label))
+        };
+        let primary = self.at.iter().filter_map(|at| {
+            let label = self.label.as_deref();
+            mark(AnnotationKind::Primary, at, label)
+        });
+        let related = self.related.iter().filter_map(|(at, label)| {
+            let label = Some(label.as_str());
+            mark(AnnotationKind::Context, at, label)
+        });
+        primary.chain(related).collect()
+    }
+}
+
+/// What was typed on the command line is shown without a file name and line numbers, which it has not.
+fn snippet<'a>(sources: &'a Sources, id: SourceId) -> Snippet<'a, Annotation<'a>> {
+    let snippet = Snippet::source(sources.text(id));
+    if sources.is_command_line(id) {
+        snippet.line_numbering(false)
+    } else {
+        snippet.path(sources.name(id))
+    }
+}
+
+/// A value over many lines is marked on its first; the rest would only push the message away.
+fn first_line(text: &str, span: Range<usize>) -> Range<usize> {
+    let start = span.start.min(text.len());
+    let end = span.end.clamp(start, text.len());
+    let line = text.get(start..end).and_then(|value| value.lines().next());
+    start..start + line.map_or(0, str::len)
+}
+
+/// Everything that is wrong with a study, with the texts to show it in.
+#[derive(Clone, Debug)]
+pub struct Diagnostics {
+    /// The texts that the diagnostics point into.
+    pub sources: Sources,
+    /// The diagnostics, in the order of the files and of the places in them; those without a place come first.
+    pub list: Vec<Diagnostic>,
+}
+
+impl Diagnostics {
+    /// All diagnostics as text for a terminal, one after the other, with or without colour.
+    pub fn render(&self, color: bool) -> String {
+        let renderer = if color {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
+        let rendered: Vec<String> = self
+            .list
+            .iter()
+            .map(|diagnostic| diagnostic.render(&self.sources, &renderer))
+            .collect();
+        rendered.join("\n\n")
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.render(false))
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+/// Collects diagnostics while a study is read.
+#[derive(Clone, Debug, Default)]
+pub struct Problems(Vec<Diagnostic>);
+
+impl Problems {
+    /// Adds a diagnostic.
+    pub fn push(&mut self, diagnostic: Diagnostic) -> &mut Diagnostic {
+        self.0.push(diagnostic);
+        let last = self.0.len() - 1;
+        &mut self.0[last]
+    }
+
+    /// Adds an error that has no place.
+    pub fn error(&mut self, message: impl Into<String>) -> &mut Diagnostic {
+        self.push(Diagnostic::new(message))
+    }
+
+    /// Adds an error at a place.
+    pub fn error_at(&mut self, at: &Location, message: impl Into<String>) -> &mut Diagnostic {
+        let diagnostic = self.error(message);
+        diagnostic.at = Some(at.clone());
+        diagnostic
+    }
+
+    /// Adds the error that `node` is not `expected` ("a number").
+    pub fn mismatch(&mut self, node: &Node, expected: &str) -> &mut Diagnostic {
+        let subject = node.at.subject();
+        let message = format!("{subject} is {}, not {expected}", node.value.describe());
+        self.error_at(&node.at, message)
+            .label(format!("expected {expected}"))
+    }
+
+    /// Whether nothing is wrong so far.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Ends the collection.
+    ///
+    /// # Errors
+    /// All that was collected, if anything was.
+    pub fn finish(mut self, sources: &Sources) -> Result<(), Diagnostics> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        self.0.sort_by_key(|diagnostic| {
+            let at = diagnostic.at.as_ref()?;
+            Some((at.source(), at.span().map(|span| span.start)))
+        });
+        Err(Diagnostics {
+            sources: sources.clone(),
+            list: self.0,
+        })
+    }
+}
+
+/// The name in `known` that `name` was probably meant to be: at most one slip (a letter missing, added, changed, or
+/// two swapped) in every three letters; the nearest, and of equally near ones the first.
+pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let normal = |text: &str| text.to_lowercase().replace('-', "_");
+    let name = normal(name);
+    let most_slips = name.chars().count().max(3) / 3;
+    known
+        .into_iter()
+        .map(|candidate| {
+            let slips = strsim::damerau_levenshtein(&name, &normal(candidate));
+            (slips, candidate)
+        })
+        .filter(|(slips, _)| *slips <= most_slips)
+        .min_by_key(|(slips, _)| *slips)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn suggestions_allow_one_slip_in_three_letters() {
+        let known = ["alpha", "layer", "max_new_tokens"];
+        let meant = |name| suggest(name, known);
+        assert_eq!(meant("alhpa"), Some("alpha"));
+        assert_eq!(meant("Layers"), Some("layer"));
+        assert_eq!(meant("max-new-token"), Some("max_new_tokens"));
+        assert_eq!(meant("alfas"), None);
+        assert_eq!(meant("x"), None);
+        assert_eq!(suggest("anst", ["inst", "ansts"]), Some("inst"));
+    }
+
+    #[test]
+    fn problems_come_in_the_order_of_the_files() {
+        let mut sources = Sources::default();
+        let file = sources.add_file(Path::new("a.toml"), "x = 1\ny = [\n2]\n".into());
+        let set = sources.add_command_line("--set z=3".into());
+        let at = |id, span| Location::new(id, Some(span), "");
+        let mut problems = Problems::default();
+        problems.error_at(&at(set, 8..9), "third");
+        problems
+            .error_at(&at(file, 10..14), "second")
+            .label("cut at the line's end")
+            .related(&at(file, 4..5), "above")
+            .note("a remark");
+        problems.error_at(&at(file, 0..1), "first");
+        problems.error("nowhere");
+        let text = problems.finish(&sources).unwrap_err().to_string();
+        let expected = "\
+error: nowhere
+
+error: first
+ --> a.toml:1:1
+  |
+1 | x = 1
+  | ^
+
+error: second
+ --> a.toml:2:5
+  |
+1 | x = 1
+  |     - above
+2 | y = [
+  |     ^ cut at the line's end
+  |
+  = note: a remark
+
+error: third
+ |
+ | --set z=3
+ |         ^";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn colour_only_where_asked() {
+        let mut problems = Problems::default();
+        assert!(problems.is_empty());
+        problems.error("bad");
+        let problems = problems.finish(&Sources::default()).unwrap_err();
+        assert_eq!(problems.render(false), "error: bad");
+        assert!(problems.render(true).contains("\u{1b}["));
+    }
+}

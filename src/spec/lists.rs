@@ -1,0 +1,328 @@
+//! The list forms of a study: sweeps, seeds, layers, and tables whose names the user chooses.
+
+use std::ops::Range;
+
+use super::decode::{Decode, Spanned};
+use super::diagnostic::Problems;
+use super::tree::{Key, Node, Value};
+
+/// The longest range that may be written; a slip such as `"0..2000000000"` should not fill the memory.
+const LONGEST_RANGE: u64 = 1_000_000;
+
+/// One value or a list of values, at least one and none twice, in the order written: a sweep.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OneOrMany<T>(pub Vec<Spanned<T>>);
+
+impl<T> OneOrMany<T> {
+    /// The values, in the order written.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().map(|item| &item.value)
+    }
+}
+
+impl<T: Decode + PartialEq> Decode for OneOrMany<T> {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Array(items) => distinct(node, items, problems).map(Self),
+            _ => Some(Self(vec![Spanned::decode(node, problems)?])),
+        }
+    }
+
+    fn expected() -> String {
+        format!("{} or a list", T::expected())
+    }
+}
+
+/// Decodes the items of a list that must not be empty nor hold a value twice.
+fn distinct<T: Decode + PartialEq>(
+    node: &Node,
+    items: &[Node],
+    problems: &mut Problems,
+) -> Option<Vec<Spanned<T>>> {
+    if items.is_empty() {
+        let message = format!("{} is an empty list", node.at.subject());
+        problems
+            .error_at(&node.at, message)
+            .label("expected at least one value");
+        return None;
+    }
+    let mut values: Vec<Spanned<T>> = Vec::with_capacity(items.len());
+    let mut is_good = true;
+    for item in items {
+        let Some(value) = Spanned::<T>::decode(item, problems) else {
+            is_good = false;
+            continue;
+        };
+        match values.iter().find(|earlier| earlier.value == value.value) {
+            Some(earlier) => {
+                let found = item.value.describe();
+                let message = format!("{} holds {found} twice", node.at.subject());
+                problems
+                    .error_at(&item.at, message)
+                    .label("again here")
+                    .related(&earlier.at, "first here");
+                is_good = false;
+            }
+            None => values.push(value),
+        }
+    }
+    is_good.then_some(values)
+}
+
+/// Seeds: `3`, `[0, 1]`, or the half-open range `"0..20"` (0 to 19); at least one and none twice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seeds(pub Vec<Spanned<u64>>);
+
+impl Seeds {
+    /// The seeds, in the order written.
+    pub fn iter(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().map(|seed| seed.value)
+    }
+}
+
+impl Decode for Seeds {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        integers(node, &Self::expected(), problems).map(Self)
+    }
+
+    fn expected() -> String {
+        "an integer of 0 or more, a list of them or a range such as `\"0..20\"`".into()
+    }
+}
+
+/// Layers, numbered from 0: `20`, `[20, 21]`, the half-open range `"0..20"`, or `"all"`. How many layers there are is
+/// for whoever knows the model to check.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Layers {
+    /// These, in the order written, none twice.
+    List(Vec<Spanned<usize>>),
+    /// Every layer of the model.
+    All,
+}
+
+impl Decode for Layers {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        if node.as_str() == Some("all") {
+            return Some(Self::All);
+        }
+        integers(node, &Self::expected(), problems).map(Self::List)
+    }
+
+    fn expected() -> String {
+        "an integer of 0 or more, a list of them, a range such as `\"0..20\"` or `\"all\"`".into()
+    }
+}
+
+/// Reads an integer, a list of integers or a range in a string.
+fn integers<T>(node: &Node, expected: &str, problems: &mut Problems) -> Option<Vec<Spanned<T>>>
+where
+    T: Decode + PartialEq + TryFrom<u64>,
+{
+    let numbers: Range<u64> = match &node.value {
+        Value::Array(items) => return distinct(node, items, problems),
+        Value::Integer(number) => match u64::try_from(*number) {
+            Ok(number) => number..number + 1,
+            Err(_) => {
+                problems.mismatch(node, expected);
+                return None;
+            }
+        },
+        Value::String(text) => match range(text) {
+            Some(range) => check_range(node, range, problems)?,
+            None => {
+                problems.mismatch(node, expected);
+                return None;
+            }
+        },
+        _ => {
+            problems.mismatch(node, expected);
+            return None;
+        }
+    };
+    let spanned = |number| {
+        Some(Spanned {
+            value: T::try_from(number).ok()?,
+            at: node.at.clone(),
+        })
+    };
+    numbers.map(spanned).collect()
+}
+
+/// `"0..20"` as numbers; `None` where the text is not of that form.
+fn range(text: &str) -> Option<Range<u64>> {
+    let (start, end) = text.split_once("..")?;
+    Some(start.trim().parse().ok()?..end.trim().parse().ok()?)
+}
+
+fn check_range(node: &Node, range: Range<u64>, problems: &mut Problems) -> Option<Range<u64>> {
+    let subject = node.at.subject();
+    let Range { start, end } = range;
+    if start >= end {
+        problems
+            .error_at(&node.at, format!("{subject} is an empty range"))
+            .label(format!("runs from {start} to just before {end}"));
+        return None;
+    }
+    if end - start > LONGEST_RANGE {
+        problems
+            .error_at(
+                &node.at,
+                format!("{subject} is a range of {} numbers", end - start),
+            )
+            .label(format!("expected {LONGEST_RANGE} at most"));
+        return None;
+    }
+    Some(range)
+}
+
+/// A table whose names the user chooses, such as `[models.…]`, in the order written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entries<T>(pub Vec<(Key, T)>);
+
+impl<T> Entries<T> {
+    /// The value named `name`.
+    pub fn get(&self, name: &str) -> Option<&T> {
+        self.0
+            .iter()
+            .find(|(key, _)| key.name == name)
+            .map(|(_, value)| value)
+    }
+
+    /// The names, in the order written.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(key, _)| key.name.as_str())
+    }
+}
+
+impl<T: Decode> Decode for Entries<T> {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let Some(table) = node.as_table() else {
+            problems.mismatch(node, &Self::expected());
+            return None;
+        };
+        let decoded: Vec<Option<(Key, T)>> = table
+            .iter()
+            .map(|(key, node)| Some((key.clone(), T::decode(node, problems)?)))
+            .collect();
+        decoded.into_iter().collect::<Option<_>>().map(Self)
+    }
+
+    fn expected() -> String {
+        "a table".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::load_text;
+    use super::*;
+
+    /// Decodes the value of `x = …`; errors come back as their messages without the drawings.
+    fn decode<T: Decode>(value: &str) -> Result<T, Vec<String>> {
+        let text = format!("x = {value}\n");
+        let document = load_text(Path::new("s.toml"), &text, &[]).unwrap();
+        let mut problems = Problems::default();
+        let node = document.root.as_table().unwrap().get("x").unwrap();
+        let decoded = T::decode(node, &mut problems);
+        match problems.finish(&document.sources) {
+            Ok(()) => Ok(decoded.unwrap()),
+            Err(problems) => {
+                assert!(decoded.is_none());
+                Err(problems.list.into_iter().map(|d| d.message).collect())
+            }
+        }
+    }
+
+    fn seeds(value: &str) -> Result<Vec<u64>, Vec<String>> {
+        decode::<Seeds>(value).map(|seeds| seeds.iter().collect())
+    }
+
+    fn numbers(value: &str) -> Result<Vec<f64>, Vec<String>> {
+        decode::<OneOrMany<f64>>(value).map(|list| list.iter().copied().collect())
+    }
+
+    #[test]
+    fn one_or_many_keeps_the_order() {
+        assert_eq!(numbers("3"), Ok(vec![3.0]));
+        assert_eq!(numbers("[6, -10.5, 0]"), Ok(vec![6.0, -10.5, 0.0]));
+        assert_eq!(numbers("[]"), Err(vec!["`x` is an empty list".into()]));
+        let two = vec![
+            "`x[1]` is the string `b`, not a number".into(),
+            "`x` holds the number `1.0` twice".into(),
+        ];
+        assert_eq!(numbers("[1, \"b\", 1.0]"), Err(two));
+    }
+
+    #[test]
+    fn a_duplicate_shows_both_places() {
+        let text = "alpha = [\n  1,\n  2,\n  1.0,\n]\n";
+        let document = load_text(Path::new("s.toml"), text, &[]).unwrap();
+        let mut problems = Problems::default();
+        let node = document.root.as_table().unwrap().get("alpha").unwrap();
+        assert_eq!(OneOrMany::<f64>::decode(node, &mut problems), None);
+        let shown = problems.finish(&document.sources).unwrap_err().to_string();
+        let expected = "\
+error: `alpha` holds the number `1.0` twice
+ --> s.toml:4:3
+  |
+2 |   1,
+  |   - first here
+3 |   2,
+4 |   1.0,
+  |   ^^^ again here";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn seeds_take_three_forms() {
+        assert_eq!(seeds("3"), Ok(vec![3]));
+        assert_eq!(seeds("[1, 0]"), Ok(vec![1, 0]));
+        assert_eq!(seeds("\"0..3\""), Ok(vec![0, 1, 2]));
+        assert_eq!(seeds("\" 5 .. 7 \""), Ok(vec![5, 6]));
+    }
+
+    #[test]
+    fn bad_seeds_are_explained() {
+        let expected = "an integer of 0 or more, a list of them or a range such as `\"0..20\"`";
+        let wrong = |value: &str, found: &str| {
+            let message = format!("`x` is {found}, not {expected}");
+            assert_eq!(seeds(value), Err(vec![message]));
+        };
+        wrong("-1", "the integer `-1`");
+        wrong("\"0..=3\"", "the string `0..=3`");
+        wrong("\"all\"", "the string `all`");
+        wrong("1.5", "the number `1.5`");
+        assert_eq!(seeds("\"3..3\""), Err(vec!["`x` is an empty range".into()]));
+        let long = "`x` is a range of 2000000000 numbers";
+        assert_eq!(seeds("\"0..2000000000\""), Err(vec![long.into()]));
+        let twice = "`x` holds the integer `1` twice";
+        assert_eq!(seeds("[1, 1]"), Err(vec![twice.into()]));
+    }
+
+    #[test]
+    fn layers_may_be_all() {
+        assert_eq!(decode("\"all\""), Ok(Layers::All));
+        let list = |value| match decode::<Layers>(value) {
+            Ok(Layers::List(list)) => list
+                .into_iter()
+                .map(|layer| layer.value)
+                .collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(list("20"), vec![20]);
+        assert_eq!(list("[20, 23]"), vec![20, 23]);
+        assert_eq!(list("\"2..4\""), vec![2, 3]);
+    }
+
+    #[test]
+    fn entries_keep_names_and_order() {
+        let entries: Entries<f64> = decode("{ b = 1, a = 2.5 }").unwrap();
+        assert_eq!(entries.names().collect::<Vec<_>>(), ["b", "a"]);
+        assert_eq!(entries.get("a"), Some(&2.5));
+        assert_eq!(entries.get("c"), None);
+        let bad = vec!["`x.b` is a list, not a number".into()];
+        assert_eq!(decode::<Entries<f64>>("{ b = [], a = 1 }"), Err(bad));
+    }
+}

@@ -1,0 +1,341 @@
+//! From a path to one tree: reading files, following `extends`, merging, applying overrides.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::decode::Decode;
+use super::diagnostic::{Diagnostics, Problems};
+use super::lists::OneOrMany;
+use super::source::{Location, Sources};
+use super::tree::{Node, Table, Value};
+use super::{overrides, read_toml, read_yaml};
+
+/// A study as read: one tree, and the texts it came from.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// The merged tree; always a table, and without `extends`.
+    pub root: Node,
+    /// The texts that its places point into.
+    pub sources: Sources,
+}
+
+impl Document {
+    /// The text of the study file itself, byte for byte as given: no includes, no overrides.
+    pub fn given(&self) -> &str {
+        self.sources.main_text()
+    }
+}
+
+/// Reads the study file at `path` (`.toml`, `.yaml` or `.yml`) with everything it `extends`, then applies
+/// `overrides`, each `path.to.key=value`.
+///
+/// # Errors
+/// Everything that keeps the files from being read: a file that is missing, not UTF-8 or not valid TOML or YAML, a
+/// circle of `extends`, an override that makes no sense.
+pub fn load(path: &Path, overrides: &[String]) -> Result<Document, Diagnostics> {
+    let mut loader = Loader::default();
+    let root = loader.file(path, None);
+    loader.finish(root, overrides)
+}
+
+/// As [`load`], with the text of the study file already at hand; `path` gives its name, format and folder.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(path: &Path, text: &str, overrides: &[String]) -> Result<Document, Diagnostics> {
+    let mut loader = Loader::default();
+    let root = loader.text(path, text.to_string(), None);
+    loader.finish(root, overrides)
+}
+
+#[derive(Clone, Copy)]
+enum Format {
+    Toml,
+    Yaml,
+}
+
+impl Format {
+    fn of(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()? {
+            "toml" => Some(Self::Toml),
+            "yaml" | "yml" => Some(Self::Yaml),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Loader {
+    sources: Sources,
+    problems: Problems,
+    /// The files being read, from the study file inwards: in canonical form, and as the user knows them.
+    open: Vec<(PathBuf, String)>,
+}
+
+impl Loader {
+    fn finish(mut self, root: Option<Node>, overrides: &[String]) -> Result<Document, Diagnostics> {
+        // With no tree the overrides are checked against an empty one, so that their own mistakes are told too.
+        let mut root = root.unwrap_or_else(|| {
+            let source = self.sources.add_command_line(String::new());
+            Node {
+                value: Value::Table(Table::default()),
+                at: Location::new(source, None, ""),
+            }
+        });
+        for text in overrides {
+            overrides::apply(&mut root, text, &mut self.sources, &mut self.problems);
+        }
+        self.problems.finish(&self.sources)?;
+        Ok(Document {
+            root,
+            sources: self.sources,
+        })
+    }
+
+    /// Reads a file; `named_by` is the value that names it, if it is not the study file itself.
+    fn file(&mut self, path: &Path, named_by: Option<&Location>) -> Option<Node> {
+        let text = match fs::read(path) {
+            Ok(bytes) => match String::from_utf8(bytes) {
+                Ok(text) => text,
+                Err(error) => {
+                    self.bad_utf8(path, &error, named_by);
+                    return None;
+                }
+            },
+            Err(error) => {
+                let reason = match error.kind() {
+                    ErrorKind::NotFound => "there is no such file".into(),
+                    ErrorKind::IsADirectory => "it is a folder, not a file".into(),
+                    ErrorKind::PermissionDenied => "you may not read it".into(),
+                    _ => error.to_string(),
+                };
+                self.unreadable(path, &reason, named_by);
+                return None;
+            }
+        };
+        self.text(path, text, named_by)
+    }
+
+    fn unreadable(&mut self, path: &Path, reason: &str, named_by: Option<&Location>) {
+        let message = format!("cannot read `{}`: {reason}", path.display());
+        match named_by {
+            Some(at) => self.problems.error_at(at, message).label("named here"),
+            None => self.problems.error(message),
+        };
+    }
+
+    fn bad_utf8(
+        &mut self,
+        path: &Path,
+        error: &std::string::FromUtf8Error,
+        named_by: Option<&Location>,
+    ) {
+        let valid = error.utf8_error().valid_up_to();
+        let before = error.as_bytes().iter().take(valid);
+        let line = 1 + before.filter(|byte| **byte == b'\n').count();
+        let reason = format!("line {line} is not UTF-8 text");
+        self.unreadable(path, &reason, named_by);
+    }
+
+    /// Reads a file whose text is at hand, and what it extends.
+    fn text(&mut self, path: &Path, text: String, named_by: Option<&Location>) -> Option<Node> {
+        let Some(format) = Format::of(path) else {
+            let reason = "a study file ends in `.toml`, `.yaml` or `.yml`";
+            self.unreadable(path, reason, named_by);
+            return None;
+        };
+        let id = self.sources.add_file(path, text.clone());
+        let root = match format {
+            Format::Toml => read_toml::read(&text, id, &mut self.problems),
+            Format::Yaml => read_yaml::read(&text, id, &mut self.problems),
+        }?;
+        let canonical = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        self.open.push((canonical, path.display().to_string()));
+        let root = self.extend(root);
+        self.open.pop();
+        Some(root)
+    }
+
+    /// Takes `extends` off a file's tree and lays the tree over what it names, the last named on top.
+    fn extend(&mut self, mut root: Node) -> Node {
+        let Value::Table(table) = &mut root.value else {
+            return root;
+        };
+        let Some(extends) = table.remove("extends") else {
+            return root;
+        };
+        let Some(files) = OneOrMany::<String>::decode(&extends, &mut self.problems) else {
+            return root;
+        };
+        let mut base: Option<Node> = None;
+        for file in files.0 {
+            let path = self.sources.resolve_path(&file.at, &file.value);
+            if self.is_circle(&path, &file.at) {
+                continue;
+            }
+            let Some(next) = self.file(&path, Some(&file.at)) else {
+                continue;
+            };
+            base = Some(match base {
+                Some(base) => merge(base, next),
+                None => next,
+            });
+        }
+        match base {
+            Some(base) => merge(base, root),
+            None => root,
+        }
+    }
+
+    fn is_circle(&mut self, path: &Path, named_by: &Location) -> bool {
+        let Ok(canonical) = fs::canonicalize(path) else {
+            return false;
+        };
+        let Some(start) = self.open.iter().position(|(open, _)| *open == canonical) else {
+            return false;
+        };
+        let mut circle: Vec<&str> = self.open[start..]
+            .iter()
+            .map(|(_, name)| name.as_str())
+            .collect();
+        circle.extend(circle.first().copied());
+        let message = format!("`extends` runs in a circle: {}", circle.join(" -> "));
+        self.problems
+            .error_at(named_by, message)
+            .label("closes the circle");
+        true
+    }
+}
+
+/// Lays `over` on `base`: tables are merged field by field, anything else is replaced.
+fn merge(base: Node, over: Node) -> Node {
+    match (base.value, over.value) {
+        (Value::Table(mut base), Value::Table(over_table)) => {
+            for (key, node) in over_table.0 {
+                let node = match base.get(&key.name) {
+                    Some(old) => merge(old.clone(), node),
+                    None => node,
+                };
+                base.insert(key, node);
+            }
+            Node {
+                value: Value::Table(base),
+                at: over.at,
+            }
+        }
+        (_, value) => Node { value, at: over.at },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::to_yaml;
+    use super::*;
+
+    /// Writes the files into a folder of their own and loads the first; errors come back without the folder's name.
+    fn load_files(files: &[(&str, &str)]) -> Result<String, String> {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let prefix = format!("{}/", folder.path().display());
+        match load(&folder.path().join(files[0].0), &[]) {
+            Ok(document) => Ok(to_yaml(&document.root).unwrap()),
+            Err(problems) => Err(problems.to_string().replace(&prefix, "")),
+        }
+    }
+
+    #[test]
+    fn the_child_lies_over_its_bases() {
+        let files = [
+            (
+                "study.toml",
+                "extends = [\"base/one.toml\", \"two.yaml\"]\n[stages.steer]\nalpha = [9]\nseed = 1\n",
+            ),
+            (
+                "base/one.toml",
+                "extends = \"zero.toml\"\n[stages.steer]\nalpha = [1, 2]\nlayer = 3\nsite = \"a\"\n",
+            ),
+            ("base/zero.toml", "name = \"zero\"\n"),
+            ("two.yaml", "stages:\n  steer:\n    layer: 4\n"),
+        ];
+        let expected = "name: zero\nstages:\n  steer:\n    alpha:\n    - 9\n    layer: 4\n    site: a\n    seed: 1\n";
+        assert_eq!(load_files(&files), Ok(expected.into()));
+    }
+
+    #[test]
+    fn values_keep_the_folder_of_their_file() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("base")).unwrap();
+        fs::write(folder.path().join("base/b.toml"), "path = \"p.jsonl\"\n").unwrap();
+        let study = folder.path().join("study.toml");
+        fs::write(&study, "extends = \"base/b.toml\"\n").unwrap();
+        let document = load(&study, &[]).unwrap();
+        let node = document.root.as_table().unwrap().get("path").unwrap();
+        let path = document.sources.resolve_path(&node.at, "p.jsonl");
+        assert_eq!(path, folder.path().join("base/p.jsonl"));
+    }
+
+    #[test]
+    fn a_circle_is_drawn() {
+        let files = [
+            ("a.toml", "extends = \"b.toml\"\n"),
+            ("b.toml", "# base\nextends = [\"a.toml\"]\n"),
+        ];
+        let expected = "\
+error: `extends` runs in a circle: a.toml -> b.toml -> a.toml
+ --> b.toml:2:12
+  |
+2 | extends = [\"a.toml\"]
+  |            ^^^^^^^^ closes the circle";
+        assert_eq!(load_files(&files), Err(expected.into()));
+    }
+
+    #[test]
+    fn a_base_that_cannot_be_read_is_named_where_it_is_written() {
+        let files = [
+            ("a.toml", "extends = [\"c.toml\", \"notes.txt\"]\n"),
+            ("notes.txt", ""),
+        ];
+        let expected = "\
+error: cannot read `c.toml`: there is no such file
+ --> a.toml:1:12
+  |
+1 | extends = [\"c.toml\", \"notes.txt\"]
+  |            ^^^^^^^^ named here
+
+error: cannot read `notes.txt`: a study file ends in `.toml`, `.yaml` or `.yml`
+ --> a.toml:1:22
+  |
+1 | extends = [\"c.toml\", \"notes.txt\"]
+  |                      ^^^^^^^^^^^ named here";
+        assert_eq!(load_files(&files), Err(expected.into()));
+    }
+
+    #[test]
+    fn a_study_file_that_cannot_be_read_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = |name: &str| {
+            let path = folder.path().join(name);
+            let text = load(&path, &[]).unwrap_err().to_string();
+            text.replace(&format!("{}/", folder.path().display()), "")
+        };
+        fs::write(folder.path().join("bad.toml"), b"a = 1\nb = \"\xff\"\n").unwrap();
+        fs::create_dir(folder.path().join("dir.toml")).unwrap();
+        assert_eq!(
+            message("none.toml"),
+            "error: cannot read `none.toml`: there is no such file"
+        );
+        assert_eq!(
+            message("bad.toml"),
+            "error: cannot read `bad.toml`: line 2 is not UTF-8 text"
+        );
+        assert_eq!(
+            message("dir.toml"),
+            "error: cannot read `dir.toml`: it is a folder, not a file"
+        );
+    }
+}

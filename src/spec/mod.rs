@@ -1,0 +1,42 @@
+//! Reading a study file: text in, a tree of values that remember where they were written.
+//!
+//! The idea: a person who makes three mistakes in a study should read three messages, each with the file, the line, a
+//! caret and a suggestion, before any model is touched. So nothing here stops at the first error. [`load`] reads TOML
+//! or YAML into one [`Node`] tree, merges what `extends` names and what `--set` overrides, and every node keeps its
+//! [`Location`]. The rooms that know what a study means decode the tree with [`Decode`] and [`Fields`], which push
+//! [`Diagnostic`]s into one [`Problems`]; [`Problems::finish`] turns them into [`Diagnostics`] that render themselves.
+//!
+//! This room knows nothing of models or stages.
+//!
+//! ```text
+//! source       texts by id, names as the user gave them, and places in them
+//! tree         the values; YAML output
+//! read_toml    TOML text to a tree
+//! read_yaml    YAML text to a tree; locate_yaml finds where its keys stand
+//! load         files, `extends`, merging
+//! overrides    `--set path.to.key=value`
+//! diagnostic   messages, their collector, their rendering, "did you mean"
+//! decode       scalars, lists of one type, choices
+//! lists        sweeps, seeds, layers, named tables
+//! fields       reading one table field by field
+//! ```
+
+mod decode;
+mod diagnostic;
+mod fields;
+mod lists;
+mod load;
+mod locate_yaml;
+mod overrides;
+mod read_toml;
+mod read_yaml;
+mod source;
+mod tree;
+
+pub use decode::{Decode, Spanned, choice};
+pub use diagnostic::{Diagnostic, Diagnostics, Problems, suggest};
+pub use fields::Fields;
+pub use lists::{Entries, Layers, OneOrMany, Seeds};
+pub use load::{Document, load, load_text};
+pub use source::{Location, SourceId, Sources};
+pub use tree::{Key, Node, Table, Value, to_yaml};

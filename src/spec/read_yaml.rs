@@ -1,0 +1,310 @@
+//! YAML text to a tree.
+//!
+//! The YAML parser tells where a syntax error is but not where a value stands, so places come from `locate_yaml`.
+//! A value whose own key was not found takes the place of the nearest value around it; the dotted path in the
+//! message then says which one is meant.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use serde_yaml::Value as Yaml;
+
+use super::diagnostic::Problems;
+use super::locate_yaml::{self, Found};
+use super::source::{Location, SourceId, field_path, item_path};
+use super::tree::{Key, Node, Table, Value};
+
+/// Reads a YAML document; `None` where it cannot be a study, with the reasons pushed.
+pub(super) fn read(text: &str, source: SourceId, problems: &mut Problems) -> Option<Node> {
+    let found = locate_yaml::locate(text);
+    let yaml = match serde_yaml::from_str::<Yaml>(without_mark(text)) {
+        // An empty file is an empty study, as in TOML.
+        Ok(Yaml::Null) => Yaml::Mapping(Default::default()),
+        Ok(yaml) => yaml,
+        Err(error) => {
+            report(&error, text, source, &found, problems);
+            return None;
+        }
+    };
+    let reader = Reader {
+        source,
+        places: found.places,
+    };
+    let root = reader.node(yaml, "", None, problems)?;
+    if root.as_table().is_none() {
+        problems.mismatch(&root, "a table of fields");
+        return None;
+    }
+    Some(root)
+}
+
+fn report(
+    error: &serde_yaml::Error,
+    text: &str,
+    source: SourceId,
+    found: &Found,
+    problems: &mut Problems,
+) {
+    let message = error.to_string();
+    if message.contains("duplicate entry with key") && !found.twice.is_empty() {
+        for (index, (path, first, second)) in found.twice.iter().enumerate() {
+            let earlier = &found.twice[..index];
+            if earlier.iter().any(|(outer, ..)| is_inside(path, outer)) {
+                continue;
+            }
+            let at = |span: &Range<usize>| Location::new(source, Some(span.clone()), path);
+            problems
+                .error_at(&at(second), format!("the key `{path}` is given twice"))
+                .label("already given above")
+                .related(&at(first), "first given here");
+        }
+        return;
+    }
+    let place = error.location();
+    let span = place
+        .as_ref()
+        .and_then(|place| offset(text, place.line(), place.column()))
+        .map(|start| start..start);
+    let message = match place {
+        Some(place) => {
+            let echo = format!(" at line {} column {}", place.line(), place.column());
+            message.replacen(&echo, "", 1)
+        }
+        None => message,
+    };
+    let is_placed = span.is_some();
+    let at = Location::new(source, span, "");
+    let diagnostic = problems.error_at(&at, "the file is not valid YAML");
+    if is_placed {
+        diagnostic.label(message);
+    } else {
+        diagnostic.note(message);
+    }
+}
+
+/// The text after its byte order mark, which some editors write and the YAML parser takes for a document of its own.
+pub(super) fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// Whether the value at `path` lies within the value at `outer`.
+fn is_inside(path: &str, outer: &str) -> bool {
+    path.strip_prefix(outer)
+        .is_some_and(|rest| rest.starts_with(['.', '[']))
+}
+
+/// The byte at which a line and column, both from 1 and the latter in characters, stand.
+fn offset(text: &str, line: usize, column: usize) -> Option<usize> {
+    let body = without_mark(text);
+    let lines = body.split_inclusive('\n').take(line.checked_sub(1)?);
+    let start = text.len() - body.len() + lines.map(str::len).sum::<usize>();
+    let rest = text.get(start..)?;
+    let characters = rest.char_indices().map(|(index, _)| index);
+    let within = characters.chain([rest.len()]).nth(column.checked_sub(1)?);
+    Some(start + within.unwrap_or(rest.len()))
+}
+
+struct Reader {
+    source: SourceId,
+    places: HashMap<String, Range<usize>>,
+}
+
+impl Reader {
+    /// The place of the value at `path`, or else of the value `around` it.
+    fn at(&self, path: &str, around: Option<&Location>) -> Location {
+        let own = self.places.get(path).cloned();
+        let span = own.or_else(|| around.and_then(Location::span));
+        Location::new(self.source, span, path)
+    }
+
+    fn node(
+        &self,
+        yaml: Yaml,
+        path: &str,
+        around: Option<&Location>,
+        problems: &mut Problems,
+    ) -> Option<Node> {
+        let at = self.at(path, around);
+        let value = match yaml {
+            Yaml::String(text) => Value::String(text),
+            Yaml::Bool(flag) => Value::Boolean(flag),
+            Yaml::Number(number) => match (number.as_i64(), number.as_f64()) {
+                (Some(integer), _) => Value::Integer(integer),
+                (None, Some(float)) if number.is_f64() => Value::Float(float),
+                _ => {
+                    let message = format!("{} is an integer beyond 64 bits", at.subject());
+                    problems.error_at(&at, message).label("too large");
+                    return None;
+                }
+            },
+            Yaml::Sequence(items) => Value::Array(
+                items
+                    .into_iter()
+                    .enumerate()
+                    .filter_map(|(index, item)| {
+                        self.node(item, &item_path(path, index), Some(&at), problems)
+                    })
+                    .collect(),
+            ),
+            Yaml::Mapping(entries) => Value::Table(self.table(entries, &at, problems)),
+            Yaml::Null => {
+                let message = format!("{} has no value", at.subject());
+                problems
+                    .error_at(&at, message)
+                    .help("give it one, or leave the line out");
+                return None;
+            }
+            Yaml::Tagged(tagged) => {
+                let message = format!("{} has the tag `{}`", at.subject(), tagged.tag);
+                problems
+                    .error_at(&at, message)
+                    .label("tags mean nothing here");
+                return None;
+            }
+        };
+        Some(Node { value, at })
+    }
+
+    fn table(
+        &self,
+        entries: serde_yaml::Mapping,
+        around: &Location,
+        problems: &mut Problems,
+    ) -> Table {
+        let mut table = Table::default();
+        for (name, value) in entries {
+            let Yaml::String(name) = name else {
+                let name = serde_yaml::to_string(&name).unwrap_or_default();
+                let message = format!(
+                    "the key `{}` in {} is not a string",
+                    name.trim_end(),
+                    around.subject()
+                );
+                problems
+                    .error_at(around, message)
+                    .help("write it in quotes");
+                continue;
+            };
+            let path = field_path(around.path(), &name);
+            let at = self.at(&path, Some(around));
+            if let Some(node) = self.node(value, &path, Some(around), problems) {
+                table.insert(Key { name, at }, node);
+            }
+        }
+        table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::{load_text, to_yaml};
+
+    fn errors(text: &str) -> String {
+        load_text(Path::new("study.yaml"), text, &[])
+            .map(|document| panic!("read as {:?}", document.root))
+            .unwrap_or_else(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn yaml_and_toml_give_the_same_tree() {
+        let toml =
+            "name = \"s\"\n[stages.steer]\nalpha = [0, -1.5]\nseed = \"0..20\"\nhot = true\n";
+        let toml = load_text(Path::new("study.toml"), toml, &[]).unwrap();
+        let written = to_yaml(&toml.root).unwrap();
+        let yaml = load_text(Path::new("study.yml"), &written, &[]).unwrap();
+        assert_eq!(to_yaml(&yaml.root).unwrap(), written);
+        let empty = load_text(Path::new("study.yml"), "# nothing\n", &[]).unwrap();
+        assert_eq!(to_yaml(&empty.root).unwrap(), "{}\n");
+    }
+
+    #[test]
+    fn a_syntax_error_has_a_caret() {
+        let expected = "\
+error: the file is not valid YAML
+ --> study.yaml:3:7
+  |
+3 |   seed: 3
+  |       ^ did not find expected ',' or ']', while parsing a flow sequence at line 2 column 10";
+        assert_eq!(errors("steer:\n  alpha: [0, 1\n  seed: 3\n"), expected);
+    }
+
+    #[test]
+    fn a_duplicate_key_shows_both_places() {
+        let expected = "\
+error: the key `a.b` is given twice
+ --> study.yaml:4:3
+  |
+2 |   b: 1
+  |   - first given here
+3 |   c: 2
+4 |   b: 3
+  |   ^ already given above";
+        assert_eq!(errors("a:\n  b: 1\n  c: 2\n  b: 3\n"), expected);
+    }
+
+    #[test]
+    fn what_a_study_cannot_hold_is_refused() {
+        let expected = "\
+error: `a` has no value
+ --> study.yaml:1:1
+  |
+1 | a:
+  | ^
+  |
+  = help: give it one, or leave the line out
+
+error: `b` has the tag `!t`
+ --> study.yaml:2:1
+  |
+2 | b: !t 1
+  | ^ tags mean nothing here
+
+error: the key `1` in `c` is not a string
+ --> study.yaml:3:1
+  |
+3 | c: { 1: 2 }
+  | ^
+  |
+  = help: write it in quotes
+
+error: `d` is an integer beyond 64 bits
+ --> study.yaml:4:1
+  |
+4 | d: 10000000000000000000
+  | ^ too large";
+        assert_eq!(
+            errors("a:\nb: !t 1\nc: { 1: 2 }\nd: 10000000000000000000\n"),
+            expected
+        );
+    }
+
+    #[test]
+    fn a_list_is_not_a_study() {
+        let expected = "\
+error: the study is a list, not a table of fields
+--> study.yaml";
+        assert_eq!(errors("- a\n"), expected);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped() {
+        let expected = "\
+error: `a` has no value
+ --> study.yaml:1:2
+  |
+1 | \u{feff}a:
+  | ^
+  |
+  = help: give it one, or leave the line out";
+        assert_eq!(errors("\u{feff}a:\nb: 1\n"), expected);
+    }
+
+    #[test]
+    fn columns_are_characters() {
+        assert_eq!(super::offset("ä: é\nüx\n", 2, 2), Some(9));
+        assert_eq!(super::offset("a\n", 9, 1), Some(2));
+        assert_eq!(super::offset("\u{feff}ab\n", 1, 2), Some(4));
+    }
+}

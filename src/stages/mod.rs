@@ -1,0 +1,286 @@
+//! Stages: pure functions from typed parameters and input artifacts to tables and directions.
+//!
+//! A stage asks a model for **cells** through [`Evaluate`] and assembles their values into tables, where ids, splits, categories and
+//! thresholds join. Each kind is one file that decodes its own parameters, says what it needs and costs, and runs. Adding a kind is one
+//! file and one line in [`KINDS`].
+//!
+//! A stage runs in rounds: it evaluates some cells, and what it learns (a direction, a donor's activations) may decide the next.
+//! That is why it is handed an evaluator instead of returning one list of cells: a plan runs the same code with an evaluator that only
+//! looks values up, and learns exactly which round would have to compute.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use polars::prelude::DataFrame;
+
+use crate::model::{Cell, ModelError, ModelHandle, Value};
+use crate::prompts::PromptSet;
+use crate::spec::{Fields, Location, Problems, Spanned};
+
+mod direction;
+//mod generate;
+mod holdout;
+mod parameters;
+//mod patch;
+mod random;
+mod score;
+mod steer;
+//mod summary;
+pub mod sweep;
+mod table;
+mod xstest;
+
+pub use direction::Direction;
+pub use parameters::{Chat, ScoreRule, Settings};
+pub use table::{read_parquet, to_csv, to_parquet};
+
+/// What a stage produces, as other stages see it; a reference to a stage of another product is an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Product {
+    /// A table of scores, one row per model and prompt.
+    Scores,
+    /// Directions, with the tables that describe them.
+    Directions,
+    /// A table of steered scores, and for stages that make directions also those.
+    Sweep,
+    /// Steered scores with directions of its own (the holdout stage).
+    SweepWithDirections,
+    /// Patching effects.
+    Patches,
+    /// Generated texts.
+    Texts,
+    /// Statistics.
+    Summary,
+}
+
+impl Product {
+    /// The word used in error messages.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Product::Scores => "scores",
+            Product::Directions => "directions",
+            Product::Sweep => "a sweep of steered scores",
+            Product::SweepWithDirections => "a sweep of steered scores, and directions",
+            Product::Patches => "patching effects",
+            Product::Texts => "texts",
+            Product::Summary => "a summary",
+        }
+    }
+
+    /// Whether a stage of this product can stand where `wanted` is asked for.
+    pub fn serves(self, wanted: Product) -> bool {
+        self == wanted
+            || self == Product::SweepWithDirections
+                && matches!(wanted, Product::Sweep | Product::Directions)
+    }
+}
+
+/// A kind of stage: its name in study files, the version of its semantics, what it produces, and how it is decoded.
+pub struct Kind {
+    /// The name, e.g. `steer`.
+    pub name: &'static str,
+    /// Raised when the same parameters and inputs would give another output; part of the stage key.
+    pub version: u32,
+    /// What it produces.
+    pub product: Product,
+    /// One line for listings.
+    pub about: &'static str,
+    /// Reads the parameters from the stage's table; problems are collected.
+    pub decode: fn(&mut Fields<'_, '_>, &Settings) -> Option<Box<dyn Stage>>,
+}
+
+/// Every kind of stage, in the order of a study.
+pub static KINDS: &[&Kind] = &[
+    &score::KIND,
+    //    &generate::KINDgenerate::KIND,
+    //    &patch::KINDpatch::KIND,
+    &direction::KIND,
+    &steer::KIND,
+    &holdout::KIND,
+    &random::KIND,
+    &xstest::KIND,
+    //&summary::KIND,
+];
+
+/// A name written in a study file, with the place where it was written.
+pub type Name = Spanned<String>;
+
+/// The names a stage refers to; each is an edge of the study's graph or an input.
+#[derive(Clone, Debug, Default)]
+pub struct Needs {
+    /// Names of models, in the order in which their rows appear in tables.
+    pub models: Vec<Name>,
+    /// Names of prompt sets.
+    pub prompts: Vec<Name>,
+    /// Names of stages and what each must produce.
+    pub stages: Vec<(Name, Product)>,
+}
+
+/// What a stage would ask of a model, for a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Upper bound on the number of distinct cells.
+    pub cells_at_most: u64,
+    /// Full forward passes that a script looping over prompts would make for the same table, duplicates included.
+    pub equivalent_forward_passes: u64,
+}
+
+/// One stage with its parameters decoded.
+pub trait Stage: Send + Sync {
+    /// The names it refers to.
+    fn needs(&self) -> Needs;
+
+    /// The parameters that decide the output, beyond the content of the inputs, in canonical form. Part of the stage key.
+    fn parameters(&self) -> serde_json::Value;
+
+    /// Checks what can only be known from the models' configurations and the prompt sets (layer ranges, split names), collecting
+    /// problems with their places.
+    fn check(&self, inputs: &Inputs, problems: &mut Problems);
+
+    /// What it would ask of a model. Sizes come from the prompt sets; what depends on other stages is bounded from above.
+    fn cost(&self, inputs: &Inputs) -> Cost;
+
+    /// Computes the output.
+    ///
+    /// # Errors
+    /// [`StageError`]; the evaluator's errors pass through.
+    fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError>;
+}
+
+/// Answers cells, in the order asked.
+pub trait Evaluate {
+    /// The value of each cell. Equal cells may be given more than once.
+    ///
+    /// # Errors
+    /// Whatever keeps the values from being had; see [`StageError`].
+    fn evaluate(&mut self, cells: &[Cell]) -> Result<Vec<Value>, StageError>;
+}
+
+/// What a stage's references stand for. Outputs of stages are present only once those have run.
+#[derive(Clone, Default)]
+pub struct Inputs {
+    /// By name in the study file.
+    pub models: BTreeMap<String, Arc<ModelHandle>>,
+    /// By name in the study file.
+    pub prompts: BTreeMap<String, Arc<PromptSet>>,
+    /// By name in the study file.
+    pub stages: BTreeMap<String, Arc<Output>>,
+}
+
+impl Inputs {
+    /// The model of that name.
+    ///
+    /// # Errors
+    /// [`StageError::Internal`] when the plan did not provide it.
+    pub fn model(&self, name: &Name) -> Result<&Arc<ModelHandle>, StageError> {
+        self.models
+            .get(&name.value)
+            .ok_or_else(|| StageError::Internal(format!("model `{}` was not provided", name.value)))
+    }
+
+    /// The prompt set of that name.
+    ///
+    /// # Errors
+    /// [`StageError::Internal`] when the plan did not provide it.
+    pub fn prompt_set(&self, name: &Name) -> Result<&Arc<PromptSet>, StageError> {
+        self.prompts.get(&name.value).ok_or_else(|| {
+            StageError::Internal(format!("prompt set `{}` was not provided", name.value))
+        })
+    }
+
+    /// The output of the stage of that name.
+    ///
+    /// # Errors
+    /// [`StageError::Internal`] when the stage has not run.
+    pub fn stage(&self, name: &Name) -> Result<&Arc<Output>, StageError> {
+        self.stages
+            .get(&name.value)
+            .ok_or_else(|| StageError::Internal(format!("stage `{}` has not run", name.value)))
+    }
+}
+
+/// What a stage leaves: tables, directions, and findings a reader should know of.
+#[derive(Clone, Debug, Default)]
+pub struct Output {
+    /// Tables by name; the main table's name is empty, so that it takes the stage's.
+    pub tables: Vec<(String, DataFrame)>,
+    /// Directions, in a fixed order.
+    pub directions: Vec<Direction>,
+    /// Sentences worth a reader's attention (an overlap, prompts left out).
+    pub findings: Vec<String>,
+}
+
+impl Output {
+    /// The table of that name (empty: the main one).
+    ///
+    /// # Errors
+    /// [`StageError::Internal`] when there is none.
+    pub fn table(&self, name: &str) -> Result<&DataFrame, StageError> {
+        self.tables
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, table)| table)
+            .ok_or_else(|| StageError::Internal(format!("there is no table `{name}`")))
+    }
+}
+
+/// Why a stage gave no output.
+#[derive(Debug)]
+pub enum StageError {
+    /// A plan's evaluator found that many cells missing and does not compute.
+    Missing(u64),
+    /// The person asked to stop.
+    Interrupted,
+    /// The model could not do it.
+    Model(ModelError),
+    /// The inputs do not allow it; says what to change.
+    Data(String),
+    /// The cache failed; the text is that of the cache's error.
+    Cache(String),
+    /// The program is at fault.
+    Internal(String),
+}
+
+impl fmt::Display for StageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StageError::Missing(count) => write!(f, "{count} cells are not in the cache"),
+            StageError::Interrupted => f.write_str("interrupted"),
+            StageError::Model(error) => write!(f, "{error}"),
+            StageError::Data(message) | StageError::Cache(message) => f.write_str(message),
+            StageError::Internal(message) => {
+                write!(f, "internal error (please report it): {message}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for StageError {}
+
+impl From<ModelError> for StageError {
+    fn from(error: ModelError) -> Self {
+        StageError::Model(error)
+    }
+}
+
+impl From<polars::error::PolarsError> for StageError {
+    fn from(error: polars::error::PolarsError) -> Self {
+        StageError::Internal(format!("table: {error}"))
+    }
+}
+
+/// Says that a layer does not exist in a model, at the place where it was written.
+fn check_layer(layer: usize, at: &Location, model: &str, n_layers: usize, problems: &mut Problems) {
+    if layer >= n_layers {
+        problems
+            .error_at(
+                at,
+                format!("layer `{layer}` is out of range for model `{model}`"),
+            )
+            .label(format!(
+                "the model has {n_layers} layers, 0 to {}",
+                n_layers - 1
+            ));
+    }
+}

@@ -1,0 +1,370 @@
+//! Who gives to whom: one prompt in two models, or two prompts in one model.
+
+use std::collections::{HashMap, VecDeque};
+
+use serde_json::{Value as Json, json};
+
+use crate::prompts::{Prompt, PromptSet};
+use crate::spec::{Fields, Problems, choice};
+
+use super::super::parameters;
+use super::super::{Inputs, Name};
+
+/// A donor and a recipient, by index into the prompt set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pair {
+    pub donor: usize,
+    pub recipient: usize,
+}
+
+/// How runs are paired.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Pairing {
+    /// The same prompt in two models.
+    Models { donor: Name, recipient: Name },
+    /// Prompts of two splits in the same model: by order, the shorter split deciding; or the i-th donor with a value of the field
+    /// `pair_by` with the i-th recipient with that value.
+    Prompts {
+        model: Name,
+        donors: Name,
+        recipients: Name,
+        pair_by: Option<Name>,
+    },
+}
+
+impl Pairing {
+    /// Decodes `pairing` and the fields that belong to it.
+    pub(super) fn read(fields: &mut Fields<'_, '_>) -> Option<Self> {
+        let choices = [("models", true), ("prompts", false)];
+        let by_models = match fields.node("pairing") {
+            Some(node) => choice(node, fields.problems(), &choices),
+            None => fields.required::<String>("pairing").map(|_| true),
+        };
+        let Some(by_models) = by_models else {
+            // One mistake should not make a dozen fields unknown.
+            let of_either = ["donor", "recipient", "model", "donors", "recipients", "pair_by"];
+            of_either.into_iter().for_each(|name| drop(fields.node(name)));
+            return None;
+        };
+        if by_models {
+            let donor = fields.required("donor");
+            let recipient = fields.required("recipient");
+            return Some(Pairing::Models {
+                donor: donor?,
+                recipient: recipient?,
+            });
+        }
+        let model = fields.required("model");
+        let donors = fields.required("donors");
+        let recipients = fields.required("recipients");
+        let pair_by = fields.optional("pair_by");
+        Some(Pairing::Prompts {
+            model: model?,
+            donors: donors?,
+            recipients: recipients?,
+            pair_by,
+        })
+    }
+
+    /// The donor's model and the recipient's.
+    pub(super) fn models(&self) -> (&Name, &Name) {
+        match self {
+            Pairing::Models { donor, recipient } => (donor, recipient),
+            Pairing::Prompts { model, .. } => (model, model),
+        }
+    }
+
+    /// Canonical form for stage keys.
+    pub(super) fn key(&self) -> Json {
+        match self {
+            Pairing::Models { donor, recipient } => {
+                json!({ "donor_model": donor.value, "recipient_model": recipient.value })
+            }
+            Pairing::Prompts {
+                model,
+                donors,
+                recipients,
+                pair_by,
+            } => json!({
+                "model": model.value,
+                "donors": donors.value,
+                "recipients": recipients.value,
+                "pair_by": pair_by.as_ref().map(|field| &field.value),
+            }),
+        }
+    }
+
+    /// The pairs: between models at most `limit` prompts of each split, between prompts at most `limit` pairs.
+    pub(super) fn pairs(&self, prompts: &PromptSet, limit: Option<usize>) -> Vec<Pair> {
+        let limit = limit.unwrap_or(usize::MAX);
+        match self {
+            Pairing::Models { .. } => {
+                let of_split = |split| parameters::split_indices(prompts, split).into_iter().take(limit);
+                let chosen = prompts.splits().into_iter().flat_map(of_split);
+                chosen.map(|i| Pair { donor: i, recipient: i }).collect()
+            }
+            Pairing::Prompts { .. } => {
+                let mut pairs = self.all_pairs(prompts);
+                pairs.truncate(limit);
+                pairs
+            }
+        }
+    }
+
+    fn all_pairs(&self, prompts: &PromptSet) -> Vec<Pair> {
+        let Pairing::Prompts {
+            donors,
+            recipients,
+            pair_by,
+            ..
+        } = self
+        else {
+            return Vec::new();
+        };
+        let donors = parameters::split_indices(prompts, &donors.value);
+        let recipients = parameters::split_indices(prompts, &recipients.value);
+        match pair_by {
+            Some(field) => by_field(prompts, &donors, &recipients, &field.value),
+            None => {
+                let pairs = donors.into_iter().zip(recipients);
+                pairs.map(|(donor, recipient)| Pair { donor, recipient }).collect()
+            }
+        }
+    }
+
+    /// What to say of prompts that found no partner with their value of the field.
+    pub(super) fn finding(&self, prompts: &PromptSet) -> Option<String> {
+        let Pairing::Prompts {
+            donors,
+            recipients,
+            pair_by: Some(field),
+            ..
+        } = self
+        else {
+            return None;
+        };
+        let paired = self.all_pairs(prompts).len();
+        let without = |split: &Name| parameters::split_indices(prompts, &split.value).len() - paired;
+        let (donors, recipients) = (without(donors), without(recipients));
+        (donors + recipients > 0).then(|| {
+            format!(
+                "{donors} donors and {recipients} recipients are left out: they have no partner with the same `{}`",
+                field.value
+            )
+        })
+    }
+
+    /// Checks the splits, and that there is a pair at all; between two models, that their streams have one shape.
+    pub(super) fn check(&self, set: &Name, inputs: &Inputs, problems: &mut Problems) {
+        match self {
+            Pairing::Models { donor, recipient } => check_shapes(donor, recipient, inputs, problems),
+            Pairing::Prompts {
+                donors,
+                recipients,
+                pair_by,
+                ..
+            } => {
+                parameters::check_split(donors, set, inputs, problems);
+                parameters::check_split(recipients, set, inputs, problems);
+                let (Some(field), Some(prompts)) = (pair_by, inputs.prompts.get(&set.value)) else {
+                    return;
+                };
+                // An unknown split is a problem already told.
+                let splits = prompts.splits();
+                let are_known = [donors, recipients].iter().all(|split| splits.contains(&split.value.as_str()));
+                if are_known && self.all_pairs(prompts).is_empty() {
+                    let (donors, recipients) = (&donors.value, &recipients.value);
+                    problems
+                        .error_at(&field.at, format!("no prompts can be paired by `{}`", field.value))
+                        .label(format!("no `{donors}` prompt has the same value of it as a `{recipients}` prompt"))
+                        .help("name a field of the prompt file, or leave `pair_by` out to pair by order");
+                }
+            }
+        }
+    }
+}
+
+/// A donor's vector must fit into the recipient, layer by layer.
+fn check_shapes(donor: &Name, recipient: &Name, inputs: &Inputs, problems: &mut Problems) {
+    let config = |name: &Name| inputs.models.get(&name.value).map(|model| model.config());
+    let (Some(from), Some(to)) = (config(donor), config(recipient)) else {
+        return;
+    };
+    if (from.n_layers, from.d_model) != (to.n_layers, to.d_model) {
+        problems
+            .error_at(
+                &recipient.at,
+                format!("model `{}` cannot receive activations of `{}`", recipient.value, donor.value),
+            )
+            .label(format!("has {} layers of width {}", to.n_layers, to.d_model))
+            .related(&donor.at, format!("has {} layers of width {}", from.n_layers, from.d_model));
+    }
+}
+
+/// The i-th donor with a value and the i-th recipient with that value, in the order of the recipients.
+fn by_field(prompts: &PromptSet, donors: &[usize], recipients: &[usize], field: &str) -> Vec<Pair> {
+    let mut waiting: HashMap<String, VecDeque<usize>> = HashMap::new();
+    for &donor in donors {
+        if let Some(value) = value_of(&prompts.prompts[donor], field) {
+            waiting.entry(value).or_default().push_back(donor);
+        }
+    }
+    let partner = |&recipient: &usize| {
+        let value = value_of(&prompts.prompts[recipient], field)?;
+        let donor = waiting.get_mut(&value)?.pop_front()?;
+        Some(Pair { donor, recipient })
+    };
+    recipients.iter().filter_map(partner).collect()
+}
+
+/// A prompt's value of a field as JSON text, so that `1` and `"1"` differ; none where it is missing, null or an empty category.
+fn value_of(prompt: &Prompt, field: &str) -> Option<String> {
+    if field == "category" {
+        let category = &prompt.category;
+        return (!category.is_empty()).then(|| json!(category).to_string());
+    }
+    prompt.other.get(field).filter(|value| !value.is_null()).map(Json::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use crate::spec::load_text;
+
+    use super::*;
+
+    fn prompt(id: &str, split: &str, category: &str, topic: Json) -> Prompt {
+        let mut other = serde_json::Map::new();
+        other.insert("topic".to_string(), topic);
+        Prompt {
+            id: id.to_string(),
+            text: format!("text of {id}"),
+            split: split.to_string(),
+            category: category.to_string(),
+            other,
+            line: 1,
+        }
+    }
+
+    /// Indices:  0 h1 fire, 1 e1 rain, 2 h2 rain, 3 h3 fire, 4 e2 fire, 5 e3 (null), 6 e4 fire, 7 h4 snow.
+    fn prompts() -> PromptSet {
+        PromptSet {
+            prompts: vec![
+                prompt("h1", "harmful", "a", json!("fire")),
+                prompt("e1", "edge", "b", json!("rain")),
+                prompt("h2", "harmful", "b", json!("rain")),
+                prompt("h3", "harmful", "b", json!("fire")),
+                prompt("e2", "edge", "", json!("fire")),
+                prompt("e3", "edge", "a", Json::Null),
+                prompt("e4", "edge", "b", json!("fire")),
+                prompt("h4", "harmful", "", json!("snow")),
+            ],
+        }
+    }
+
+    fn read(text: &str) -> (Option<Pairing>, Vec<String>) {
+        let document = load_text(Path::new("study.toml"), text, &[]).expect("valid TOML");
+        let mut problems = Problems::default();
+        let mut fields = Fields::new(&document.root, &mut problems).expect("a table");
+        let pairing = Pairing::read(&mut fields);
+        fields.finish();
+        let told = problems.finish(&document.sources).err().map(|d| d.to_string());
+        (pairing, told.into_iter().collect())
+    }
+
+    fn by_prompts(more: &str) -> Pairing {
+        let text = "pairing = \"prompts\"\nmodel = \"m\"\ndonors = \"harmful\"\nrecipients = \"edge\"\n";
+        let (pairing, told) = read(&format!("{text}{more}"));
+        assert_eq!(told, Vec::<String>::new());
+        pairing.expect("a pairing")
+    }
+
+    fn indices(pairs: &[Pair]) -> Vec<(usize, usize)> {
+        pairs.iter().map(|pair| (pair.donor, pair.recipient)).collect()
+    }
+
+    #[test]
+    fn prompts_pair_by_order_and_the_shorter_split_decides() {
+        let mut set = prompts();
+        let pairing = by_prompts("");
+        let pairs = pairing.pairs(&set, None);
+        assert_eq!(indices(&pairs), [(0, 1), (2, 4), (3, 5), (7, 6)]);
+        assert_eq!(indices(&pairing.pairs(&set, Some(2))), [(0, 1), (2, 4)]);
+        assert_eq!(pairing.finding(&set), None);
+        set.prompts.truncate(5);
+        assert_eq!(indices(&pairing.pairs(&set, None)), [(0, 1), (2, 4)]);
+    }
+
+    #[test]
+    fn prompts_pair_by_a_field_in_order_within_each_value() {
+        let set = prompts();
+        let pairing = by_prompts("pair_by = \"topic\"");
+        let pairs = pairing.pairs(&set, None);
+        assert_eq!(indices(&pairs), [(2, 1), (0, 4), (3, 6)]);
+        assert_eq!(indices(&pairing.pairs(&set, Some(1))), [(2, 1)]);
+        let finding = pairing.finding(&set).unwrap_or_default();
+        assert!(finding.starts_with("1 donors and 1 recipients"), "{finding}");
+        let by_category = by_prompts("pair_by = \"category\"").pairs(&set, None);
+        assert_eq!(indices(&by_category), [(2, 1), (0, 5), (3, 6)]);
+    }
+
+    #[test]
+    fn a_number_and_its_text_are_different_values() {
+        let set = PromptSet {
+            prompts: vec![
+                prompt("h1", "harmful", "", json!(1)),
+                prompt("e1", "edge", "", json!("1")),
+            ],
+        };
+        assert_eq!(by_prompts("pair_by = \"topic\"").pairs(&set, None), []);
+    }
+
+    #[test]
+    fn models_pair_each_prompt_with_itself_split_by_split() {
+        let (pairing, told) = read("pairing = \"models\"\ndonor = \"inst\"\nrecipient = \"base\"\n");
+        assert_eq!(told, Vec::<String>::new());
+        let pairing = pairing.expect("a pairing");
+        let pairs = pairing.pairs(&prompts(), Some(3));
+        assert_eq!(indices(&pairs), [(0, 0), (2, 2), (3, 3), (1, 1), (4, 4), (5, 5)]);
+        let (donor, recipient) = pairing.models();
+        assert_eq!((donor.value.as_str(), recipient.value.as_str()), ("inst", "base"));
+    }
+
+    #[test]
+    fn bad_pairings_are_told() {
+        let (pairing, told) = read("pairing = \"model\"\ndonors = \"harmful\"\n");
+        assert_eq!(pairing, None);
+        assert!(told[0].contains("did you mean `models`?"), "{}", told[0]);
+        assert!(!told[0].contains("unknown field"), "{}", told[0]);
+        let (_, told) = read("donors = \"harmful\"\n");
+        assert!(told[0].contains("has no field `pairing`"), "{}", told[0]);
+        assert!(!told[0].contains("unknown field"), "{}", told[0]);
+        let (_, told) = read("pairing = \"models\"\ndonor = \"inst\"\nrecipients = \"edge\"\n");
+        assert!(told[0].contains("has no field `recipient`"), "{}", told[0]);
+        assert!(told[0].contains("unknown field `recipients`"), "{}", told[0]);
+    }
+
+    #[test]
+    fn a_field_that_pairs_nothing_and_unknown_splits_are_told() {
+        let text = "prompts = \"main\"\npairing = \"prompts\"\nmodel = \"m\"\ndonors = \"harmful\"\nrecipients = \"edge\"\n";
+        let told = |more: &str, text: &str| {
+            let document = load_text(Path::new("study.toml"), &format!("{text}{more}"), &[]).expect("valid TOML");
+            let mut problems = Problems::default();
+            let mut fields = Fields::new(&document.root, &mut problems).expect("a table");
+            let set: Name = fields.required("prompts").expect("a name");
+            let pairing = Pairing::read(&mut fields).expect("a pairing");
+            let mut inputs = Inputs::default();
+            inputs.prompts.insert("main".to_string(), Arc::new(prompts()));
+            pairing.check(&set, &inputs, &mut problems);
+            problems.finish(&document.sources).err().map(|d| d.to_string())
+        };
+        assert_eq!(told("pair_by = \"topic\"", text), None);
+        let message = told("pair_by = \"topics\"", text).unwrap_or_default();
+        assert!(message.contains("no prompts can be paired by `topics`"), "{message}");
+        let message = told("pair_by = \"topic\"", &text.replace("\"edge\"", "\"egde\"")).unwrap_or_default();
+        assert!(message.contains("did you mean `edge`?"), "{message}");
+        assert!(!message.contains("can be paired"), "{message}");
+    }
+}

@@ -1,0 +1,180 @@
+//! `random`: the control. Unit vectors from a seeded standard normal, steered like the learned direction.
+//!
+//! A vector depends on (seed, d_model) alone, so layers share it: libtorch's CPU generator with `manual_seed(seed)`, float32. (The
+//! published study drew on the GPU; its vectors cannot be made again elsewhere, their distribution can.) Table: that of a sweep.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde_json::{Value as Json, json};
+
+use crate::model::{Site, random_unit_vector};
+use crate::spec::{Fields, Layers, Problems, Seeds};
+
+use super::parameters::{self, Settings};
+use super::sweep::{self, AlphaUnit, Line, Mode, Sweep};
+use super::{Cost, Evaluate, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError};
+
+pub(super) static KIND: Kind = Kind {
+    name: "random",
+    version: 1,
+    product: Product::Sweep,
+    about: "the same sweep with random directions, as a control",
+    decode,
+};
+
+struct Random {
+    models: Vec<Name>,
+    prompts: Name,
+    seeds: Seeds,
+    layers: Layers,
+    site: Site,
+    alphas: Vec<f64>,
+    unit: AlphaUnit,
+    reference: Option<Name>,
+    position: i64,
+    settings: Settings,
+}
+
+fn decode(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Box<dyn Stage>> {
+    let models = parameters::models(fields);
+    let prompts = fields.required("prompts");
+    let seeds = fields.required("seed");
+    let layers = fields.required("layer");
+    let site = parameters::site(fields);
+    let alphas = parameters::alphas(fields);
+    let unit = sweep::alpha_unit(fields);
+    // A random direction has no norm of its own: another unit than 1 needs a learned direction to take it from.
+    let reference = match unit {
+        Some(AlphaUnit::Unit) | None => Some(None),
+        Some(_) => fields.required("reference").map(Some),
+    };
+    let position = parameters::position(fields);
+    Some(Box::new(Random {
+        models: models?,
+        prompts: prompts?,
+        seeds: seeds?,
+        layers: layers?,
+        site: site?,
+        alphas: alphas?,
+        unit: unit?,
+        reference: reference?,
+        position: position?,
+        settings: settings.clone(),
+    }))
+}
+
+impl Stage for Random {
+    fn needs(&self) -> Needs {
+        let reference = self.reference.iter();
+        Needs {
+            models: self.models.clone(),
+            prompts: vec![self.prompts.clone()],
+            stages: reference
+                .map(|name| (name.clone(), Product::Directions))
+                .collect(),
+        }
+    }
+
+    fn parameters(&self) -> Json {
+        json!({
+            "models": sweep::labels(&self.models),
+            "seeds": self.seeds.iter().collect::<Vec<_>>(),
+            "layers": match &self.layers {
+                Layers::All => json!("all"),
+                Layers::List(list) => json!(list.iter().map(|l| l.value).collect::<Vec<_>>()),
+            },
+            "site": self.site.short_name(),
+            "alphas": self.alphas,
+            "alpha_unit": self.unit.name(),
+            "position": self.position,
+            "settings": self.settings.key(),
+        })
+    }
+
+    fn check(&self, inputs: &Inputs, problems: &mut Problems) {
+        parameters::check_layers(&self.layers, &self.models, inputs, problems);
+    }
+
+    fn cost(&self, inputs: &Inputs) -> Cost {
+        let n_layers = self
+            .models
+            .iter()
+            .filter_map(|m| inputs.models.get(&m.value))
+            .map(|m| m.config().n_layers);
+        let layers = parameters::layers(&self.layers, n_layers.max().unwrap_or(0)).len();
+        let lines = self.seeds.0.len() * layers * self.alphas.len() * self.models.len();
+        let count = lines as u64 * sweep::prompt_count(inputs, &self.prompts);
+        Cost {
+            cells_at_most: count,
+            equivalent_forward_passes: count,
+        }
+    }
+
+    fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
+        let prompts = inputs.prompt_set(&self.prompts)?;
+        let models = self
+            .models
+            .iter()
+            .map(|name| inputs.model(name))
+            .collect::<Result<Vec<_>, _>>()?;
+        let sets = sweep::sets_by_split(prompts);
+        let builders = Arc::new(HashSet::new());
+        let mut tables = Vec::new();
+        // Models of different width need vectors of different length.
+        for model in models {
+            let config = model.config();
+            let mut lines = Vec::new();
+            for layer in parameters::layers(&self.layers, config.n_layers) {
+                let unit_length = self.unit_length(layer, inputs)?;
+                for seed in self.seeds.iter() {
+                    lines.push(Line {
+                        direction: "random".to_string(),
+                        seed: Some(seed),
+                        layer,
+                        site: self.site,
+                        vector: Arc::new(random_unit_vector(seed, config.d_model)?),
+                        unit_length,
+                        sets: sets.clone(),
+                        builders: Arc::clone(&builders),
+                    });
+                }
+            }
+            let sweep = Sweep {
+                models: vec![model],
+                prompts,
+                lines,
+                alphas: &self.alphas,
+                position: self.position,
+                mode: Mode::Add,
+                settings: &self.settings,
+            };
+            tables.push(sweep.run(evaluator)?);
+        }
+        Ok(Output {
+            tables: vec![(String::new(), super::table::stacked(tables)?)],
+            ..Output::default()
+        })
+    }
+}
+
+impl Random {
+    /// Length of one unit of α at a layer, by the reference direction there.
+    fn unit_length(&self, layer: usize, inputs: &Inputs) -> Result<f64, StageError> {
+        let Some(name) = &self.reference else {
+            return Ok(1.0);
+        };
+        let output = inputs.stage(name)?;
+        let direction = output
+            .directions
+            .iter()
+            .find(|d| d.layer == layer)
+            .ok_or_else(|| {
+                StageError::Data(format!(
+                    "stage `{}` has no direction at layer {layer} to take the unit of α from",
+                    name.value
+                ))
+            })?;
+        Ok(self.unit.length(direction.pre_norm, direction.resid_norm))
+    }
+}

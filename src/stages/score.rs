@@ -1,0 +1,158 @@
+//! `score`: the refusal score of every prompt on one or two models.
+//!
+//! Main table, long: `model, id, split, category, score, refused`. With two models also `wide`: `id, split, category, s_<first>,
+//! s_<second>, s_gap` (gap = second − first), for which both models must be fed identical ids.
+
+use std::sync::Arc;
+
+use polars::prelude::DataFrame;
+use serde_json::json;
+
+use crate::model::{Cell, Tokens};
+use crate::prompts::PromptSet;
+use crate::spec::{Fields, Problems};
+
+use super::parameters::{self, Settings};
+use super::sweep;
+use super::table;
+use super::{Cost, Evaluate, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError};
+
+pub(super) static KIND: Kind = Kind {
+    name: "score",
+    version: 1,
+    product: Product::Scores,
+    about: "refusal score of every prompt",
+    decode,
+};
+
+struct Score {
+    models: Vec<Name>,
+    prompts: Name,
+    settings: Settings,
+}
+
+fn decode(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Box<dyn Stage>> {
+    let models = parameters::models(fields);
+    let prompts = fields.required("prompts");
+    Some(Box::new(Score {
+        models: models?,
+        prompts: prompts?,
+        settings: settings.clone(),
+    }))
+}
+
+impl Stage for Score {
+    fn needs(&self) -> Needs {
+        Needs {
+            models: self.models.clone(),
+            prompts: vec![self.prompts.clone()],
+            stages: vec![],
+        }
+    }
+
+    fn parameters(&self) -> serde_json::Value {
+        json!({ "models": sweep::labels(&self.models), "settings": self.settings.key() })
+    }
+
+    fn check(&self, _inputs: &Inputs, _problems: &mut Problems) {}
+
+    fn cost(&self, inputs: &Inputs) -> Cost {
+        let count = self.models.len() as u64 * sweep::prompt_count(inputs, &self.prompts);
+        Cost {
+            cells_at_most: count,
+            equivalent_forward_passes: count,
+        }
+    }
+
+    fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
+        let prompts = inputs.prompt_set(&self.prompts)?;
+        let mut cells = Vec::new();
+        let mut fed: Vec<Vec<Arc<Tokens>>> = Vec::new();
+        for name in &self.models {
+            let model = inputs.model(name)?;
+            let readout = self.settings.readout(model)?;
+            let tokens = sweep::tokens_of(model, prompts, &self.settings)?;
+            cells.extend(tokens.iter().map(|t| {
+                let layers = model.config().n_layers;
+                Cell::new(
+                    model.fingerprint(),
+                    Arc::clone(t),
+                    vec![],
+                    readout.clone(),
+                    layers,
+                )
+            }));
+            fed.push(tokens);
+        }
+        same_tokens(&self.models, &fed, prompts)?;
+        let scores = sweep::scores(evaluator.evaluate(&cells)?)?;
+        let mut tables = vec![(String::new(), self.long(prompts, &scores)?)];
+        if self.models.len() == 2 {
+            tables.push(("wide".to_string(), self.wide(prompts, &scores)?));
+        }
+        Ok(Output {
+            tables,
+            ..Output::default()
+        })
+    }
+}
+
+impl Score {
+    fn long(&self, prompts: &PromptSet, scores: &[f64]) -> Result<DataFrame, StageError> {
+        let rows = || {
+            self.models
+                .iter()
+                .flat_map(|m| prompts.prompts.iter().map(move |p| (m, p)))
+        };
+        let threshold = self.settings.score.threshold;
+        table::frame(vec![
+            table::text("model", rows().map(|(m, _)| &m.value)),
+            table::text("id", rows().map(|(_, p)| &p.id)),
+            table::text("split", rows().map(|(_, p)| &p.split)),
+            table::text("category", rows().map(|(_, p)| &p.category)),
+            table::numbers("score", scores.to_vec()),
+            table::flags("refused", scores.iter().map(|&s| s > threshold).collect()),
+        ])
+    }
+
+    fn wide(&self, prompts: &PromptSet, scores: &[f64]) -> Result<DataFrame, StageError> {
+        let (first, second) = scores.split_at(prompts.prompts.len());
+        let column = |name: &Name| format!("s_{}", name.value);
+        let all = &prompts.prompts;
+        table::frame(vec![
+            table::text("id", all.iter().map(|p| &p.id)),
+            table::text("split", all.iter().map(|p| &p.split)),
+            table::text("category", all.iter().map(|p| &p.category)),
+            table::numbers(&column(&self.models[0]), first.to_vec()),
+            table::numbers(&column(&self.models[1]), second.to_vec()),
+            table::numbers(
+                "s_gap",
+                first.iter().zip(second).map(|(a, b)| b - a).collect(),
+            ),
+        ])
+    }
+}
+
+/// Two models compared in one stage must be fed identical ids.
+pub(super) fn same_tokens(
+    models: &[Name],
+    fed: &[Vec<Arc<Tokens>>],
+    prompts: &PromptSet,
+) -> Result<(), StageError> {
+    let Some((first, rest)) = fed.split_first() else {
+        return Ok(());
+    };
+    for (name, tokens) in models.iter().skip(1).zip(rest) {
+        let differing = first
+            .iter()
+            .zip(tokens)
+            .position(|(a, b)| a.ids() != b.ids());
+        if let Some(index) = differing {
+            return Err(StageError::Data(format!(
+                "models `{}` and `{}` are compared but would be fed different token ids, first for prompt `{}`; give one the other's template with `template_from`, or put them in stages of their own",
+                models[0].value, name.value, prompts.prompts[index].id
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! `summary`: the statistics of sweeps, with intervals and controls.
+//!
+//! Any of `steer`, `holdout`, `random` and `xstest` may be given; each is the name of a stage that sweeps. Two splits are compared:
+//! `edge` prompts, which should be answered, and `harmful` ones, which should be refused; gap = harmful rate − edge rate. On a holdout
+//! sweep edge is the held-out half. The main table describes every (source, model, layer, α, set). The others, each left out
+//! where its source is not given:
+//!
+//! | table | what it holds | file |
+//! |---|---|---|
+//! | `controls` | rates and gap over the seeds of holdout and random | `summary/controls.rs` |
+//! | `generalisation` | how far held-out rates lie from training rates | `summary/controls.rs` |
+//! | `pareto` | α with the fewest edge and the most harmful refusals | `summary/operating.rs` |
+//! | `operating_points` | the α that a reader asks for first | `summary/operating.rs` |
+//! | `learned_vs_random` | slope and largest gap against random directions | `summary/learned.rs` |
+//! | `xstest` | rates by label and type, with and without builders | `summary/xstest.rs` |
+//!
+//! A sweep over many seeds has many rows of one prompt, which are not independent. Means and rates are over all rows, and intervals
+//! are over prompts: see `summary/pool.rs`.
+
+use polars::prelude::DataFrame;
+use serde_json::{Value as Json, json};
+
+use crate::spec::{Fields, Problems, Spanned};
+use crate::stats::{self, StatsError};
+
+use super::parameters::Settings;
+use super::table;
+use super::{
+    Cost, Evaluate, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
+};
+
+mod controls;
+mod describe;
+mod grid;
+mod learned;
+mod operating;
+mod pool;
+mod xstest;
+
+use grid::{Grid, Row, Source, Splits};
+use operating::Targets;
+
+pub(super) static KIND: Kind = Kind {
+    name: "summary",
+    version: 1,
+    product: Product::Summary,
+    about: "rates with intervals, operating points, and controls",
+    decode,
+};
+
+struct Summary {
+    /// At least one, in the order of [`Source::ALL`].
+    sources: Vec<(Source, Name)>,
+    splits: Splits,
+    targets: Targets,
+    /// Seed of the bootstrap.
+    seed: u64,
+}
+
+fn decode(fields: &mut Fields<'_, '_>, _settings: &Settings) -> Option<Box<dyn Stage>> {
+    let sources: Vec<(Source, Name)> = Source::ALL
+        .into_iter()
+        .filter_map(|source| Some((source, fields.optional(source.name())?)))
+        .collect();
+    if Source::ALL.iter().all(|source| fields.node(source.name()).is_none()) {
+        let at = fields.at();
+        fields
+            .problems()
+            .error_at(at, "a summary needs at least one sweep")
+            .label("expected `steer`, `holdout`, `random` or `xstest`, with the name of a stage");
+    }
+    let splits = Splits {
+        edge: fields.or("edge", "edge".to_string()),
+        harmful: fields.or("harmful", "harmful".to_string()),
+    };
+    let edge_target = target(fields, "edge_target", stats::EDGE_TARGET);
+    let harmful_target = target(fields, "harmful_target", stats::HARMFUL_TARGET);
+    let resamples = resamples(fields);
+    let seed = fields.or("seed", 0);
+    resamples?;
+    Some(Box::new(Summary {
+        sources: (!sources.is_empty()).then_some(sources)?,
+        splits,
+        targets: Targets {
+            edge: edge_target?,
+            harmful: harmful_target?,
+        },
+        seed,
+    }))
+}
+
+/// A refusal rate to stay at or below, 0 to 1.
+fn target(fields: &mut Fields<'_, '_>, name: &'static str, default: f64) -> Option<f64> {
+    let Some(target) = fields.optional::<Spanned<f64>>(name) else {
+        return Some(default);
+    };
+    if (0.0..=1.0).contains(&target.value) {
+        return Some(target.value);
+    }
+    fields
+        .problems()
+        .error_at(&target.at, format!("{name} `{}` is not a rate", target.value))
+        .label("expected a number from 0 to 1");
+    None
+}
+
+/// The number of resamples is fixed, so that intervals of any two studies compare; a file may state it, but not another.
+fn resamples(fields: &mut Fields<'_, '_>) -> Option<()> {
+    let Some(resamples) = fields.optional::<Spanned<usize>>("resamples") else {
+        return Some(());
+    };
+    if resamples.value == stats::BOOTSTRAP_RESAMPLES {
+        return Some(());
+    }
+    fields
+        .problems()
+        .error_at(&resamples.at, format!("resamples cannot be `{}`", resamples.value))
+        .label(format!("every bootstrap draws {}", stats::BOOTSTRAP_RESAMPLES));
+    None
+}
+
+impl Stage for Summary {
+    fn needs(&self) -> Needs {
+        let sources = self.sources.iter();
+        Needs {
+            stages: sources.map(|(_, name)| (name.clone(), Product::Sweep)).collect(),
+            ..Needs::default()
+        }
+    }
+
+    fn parameters(&self) -> Json {
+        json!({
+            // Which input is which; their content is in the key already.
+            "sources": self.sources.iter().map(|(source, _)| source.name()).collect::<Vec<_>>(),
+            "edge": self.splits.edge,
+            "harmful": self.splits.harmful,
+            "edge_target": self.targets.edge,
+            "harmful_target": self.targets.harmful,
+            "resamples": stats::BOOTSTRAP_RESAMPLES,
+            "seed": self.seed,
+        })
+    }
+
+    fn check(&self, _inputs: &Inputs, _problems: &mut Problems) {}
+
+    fn cost(&self, _inputs: &Inputs) -> Cost {
+        Cost::default()
+    }
+
+    fn run(&self, inputs: &Inputs, _evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
+        let mut grids = Vec::new();
+        for (source, name) in &self.sources {
+            let found = read(*source, inputs.stage(name)?.table("")?)
+                .map_err(|problem| StageError::Data(format!("stage `{}`: {problem}", name.value)))?;
+            grids.extend(found);
+        }
+        let comparisons = learned::compare(&grids, &self.splits, self.seed)?;
+        let candidates = [
+            ("", describe::table(&grids, self.seed)?),
+            ("controls", controls::table(&grids, &self.splits)?),
+            ("generalisation", controls::generalisation(&grids, &self.splits)?),
+            ("pareto", operating::pareto(&grids, &self.splits)?),
+            ("operating_points", operating::table(&grids, &self.splits, self.targets)?),
+            ("learned_vs_random", learned::table(&comparisons)?),
+            ("xstest", xstest::table(&grids)?),
+        ];
+        let kept = candidates.into_iter().filter(|(_, table)| table.height() > 0);
+        let mut findings = self.missing();
+        findings.extend(learned::findings(&comparisons));
+        findings.extend(xstest::finding(&grids));
+        Ok(Output {
+            tables: kept.map(|(name, table)| (name.to_string(), table)).collect(),
+            findings,
+            ..Output::default()
+        })
+    }
+}
+
+impl Summary {
+    /// What a reader has to do without because a source is not given.
+    fn missing(&self) -> Vec<String> {
+        let has = |wanted: Source| self.sources.iter().any(|(source, _)| *source == wanted);
+        let mut findings = Vec::new();
+        if !has(Source::Steer) && !has(Source::Holdout) {
+            return findings;
+        }
+        if !has(Source::Holdout) {
+            findings.push("no holdout sweep is given: whether the direction carries over to prompts it was not made from is not known, and the controls are not judged".to_string());
+        }
+        if !has(Source::Random) {
+            findings.push("no random sweep is given: the learned direction is not compared with random ones, and the controls are not judged".to_string());
+        }
+        findings
+    }
+}
+
+/// A sweep's table as grids.
+fn read(source: Source, rows: &DataFrame) -> Result<Vec<Grid>, StageError> {
+    let (models, directions) = (table::read_text(rows, "model")?, table::read_text(rows, "direction")?);
+    let (seeds, layers) = (table::read_integers(rows, "seed")?, table::read_integers(rows, "layer")?);
+    let (sites, alphas) = (table::read_text(rows, "site")?, table::read_numbers(rows, "alpha")?);
+    let (sets, ids) = (table::read_text(rows, "set")?, table::read_text(rows, "id")?);
+    let (categories, scores) = (table::read_text(rows, "category")?, table::read_numbers(rows, "score")?);
+    let (refused, built) = (table::read_flags(rows, "refused")?, table::read_flags(rows, "built_direction")?);
+    let row = |i: usize| Row {
+        model: &models[i],
+        direction: &directions[i],
+        seed: seeds[i],
+        layer: layers[i].unwrap_or_default(),
+        site: &sites[i],
+        alpha: alphas[i],
+        set: &sets[i],
+        id: &ids[i],
+        category: &categories[i],
+        score: scores[i],
+        refused: refused[i],
+        built: built[i],
+    };
+    grid::collect(source, (0..rows.height()).map(row))
+}
+
+/// A statistic that could not be computed is the data's fault.
+fn data(error: StatsError) -> StageError {
+    StageError::Data(error.to_string())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! The main table: every (source, model, layer, α, set) described.
+
+use std::collections::HashSet;
+
+use polars::prelude::DataFrame;
+
+use crate::stages::{StageError, table};
+use crate::stats;
+
+use super::data;
+use super::grid::{Grid, place_columns};
+use super::pool::{self, Estimate, Observation, Tally};
+
+/// One row.
+#[derive(Clone, Debug)]
+pub(super) struct Description<'a> {
+    pub grid: &'a Grid,
+    pub alpha: f64,
+    pub set: &'a str,
+    pub tally: Tally,
+    /// Mean score over rows, its interval over prompts.
+    pub mean: Option<Estimate>,
+    /// Standard deviation of the scores over rows, with the source's ddof.
+    pub std: Option<f64>,
+    /// Refusal rate over rows, its interval with the number of distinct prompts.
+    pub rate: Option<Estimate>,
+}
+
+/// Columns: `source, model, layer, site, direction, alpha, set, n` (rows), `prompts` (distinct), `mean, std, ddof, mean_low, mean_high,
+/// refusal_rate, rate_low, rate_high`.
+pub(super) fn table(grids: &[Grid], seed: u64) -> Result<DataFrame, StageError> {
+    let mut rows = Vec::new();
+    for grid in grids {
+        rows.extend(describe(grid, seed)?);
+    }
+    let all = || rows.iter();
+    let means: Vec<_> = all().map(|row| row.mean).collect();
+    let rates: Vec<_> = all().map(|row| row.rate).collect();
+    let (mean_low, mean_high) = pool::ends(&means);
+    let (rate_low, rate_high) = pool::ends(&rates);
+    let mut columns = vec![table::text("source", all().map(|row| row.grid.source.name()))];
+    columns.extend(place_columns(all().map(|row| row.grid)));
+    columns.extend([
+        table::text("direction", all().map(|row| &row.grid.direction)),
+        table::numbers("alpha", all().map(|row| row.alpha).collect()),
+        table::text("set", all().map(|row| row.set)),
+        table::integers("n", all().map(|row| row.tally.rows as usize)),
+        table::integers("prompts", all().map(|row| row.tally.prompts as usize)),
+        table::optional_numbers("mean", pool::values(&means)),
+        table::optional_numbers("std", all().map(|row| row.std).collect()),
+        table::integers("ddof", all().map(|row| row.grid.source.ddof())),
+        table::optional_numbers("mean_low", mean_low),
+        table::optional_numbers("mean_high", mean_high),
+        table::optional_numbers("refusal_rate", pool::values(&rates)),
+        table::optional_numbers("rate_low", rate_low),
+        table::optional_numbers("rate_high", rate_high),
+    ]);
+    table::frame(columns)
+}
+
+/// One row for each α and set, α ascending.
+pub(super) fn describe(grid: &Grid, seed: u64) -> Result<Vec<Description<'_>>, StageError> {
+    let mut sets: Vec<&str> = Vec::new();
+    for set in grid.lines.iter().flat_map(|line| &line.sets) {
+        if !sets.contains(&set.name.as_str()) {
+            sets.push(&set.name);
+        }
+    }
+    let mut rows = Vec::new();
+    for (k, &alpha) in grid.alphas.iter().enumerate() {
+        for set in &sets {
+            rows.push(describe_set(grid, k, alpha, set, seed)?);
+        }
+    }
+    Ok(rows)
+}
+
+/// The set at the grid's k-th α, rows of all seeds pooled.
+fn describe_set<'a>(grid: &'a Grid, k: usize, alpha: f64, set: &'a str, seed: u64) -> Result<Description<'a>, StageError> {
+    let lines = grid.lines.iter().filter_map(|line| line.set(set));
+    let prompts: Vec<_> = lines.flat_map(|set| &set.prompts).collect();
+    let scores: Vec<f64> = prompts.iter().map(|prompt| prompt.cells[k].score).collect();
+    let observations: Vec<Observation<'_>> = prompts
+        .iter()
+        .map(|prompt| Observation {
+            prompt: &prompt.id,
+            value: prompt.cells[k].score,
+            weight: 1.0,
+        })
+        .collect();
+    let tally = Tally {
+        rows: prompts.len() as u64,
+        refused: prompts.iter().filter(|prompt| prompt.cells[k].refused).count() as u64,
+        prompts: prompts.iter().map(|prompt| &prompt.id).collect::<HashSet<_>>().len() as u64,
+    };
+    Ok(Description {
+        grid,
+        alpha,
+        set,
+        tally,
+        mean: pool::mean(&observations, seed).map_err(data)?,
+        std: stats::std(&scores, grid.source.ddof()).map_err(data)?,
+        rate: tally.rate().map_err(data)?,
+    })
+}

@@ -1,0 +1,268 @@
+//! `learned_vs_random`: is the learned direction's effect one that any direction would have?
+//!
+//! Two statistics of a direction, each taken in the same way for every random one: the least-squares slope of mean score on α, on
+//! one set, and the largest gap between harmful and edge rates over the α grid. The learned direction is that of the steer sweep;
+//! where there is none at a place, the holdout directions, whose statistic is the mean over seeds of each direction's own. So is the
+//! holdout column. Only α that every sweep at the place has count.
+
+use polars::prelude::{Column, DataFrame, NamedFrom, Series};
+
+use crate::stages::{StageError, table};
+use crate::stats::{self, EmpiricalP};
+
+use super::data;
+use super::grid::{Grid, Source, Splits, place_columns};
+use super::pool::{self, Estimate, Observation};
+
+/// The largest p that passes.
+const LEVEL: f64 = 0.05;
+/// With fewer random directions than this, p cannot reach [`LEVEL`].
+const FEWEST_RANDOM: usize = 19;
+
+/// One row.
+#[derive(Clone, Debug)]
+pub(super) struct Comparison<'a> {
+    /// The learned direction's sweep.
+    pub learned_grid: &'a Grid,
+    /// A split, or `gap`.
+    pub set: &'a str,
+    /// `slope` or `max_gap`.
+    pub statistic: &'static str,
+    /// How many α the sweeps share.
+    pub n_alpha: usize,
+    /// Whether a sweep has an α that another lacks.
+    pub is_cut: bool,
+    pub learned: Option<Estimate>,
+    pub holdout: Option<Estimate>,
+    /// Mean over random directions.
+    pub random_mean: Option<f64>,
+    /// Deviation over random directions, ddof 1.
+    pub random_std: Option<f64>,
+    pub n_random: usize,
+    pub z: Option<f64>,
+    pub p: Option<EmpiricalP>,
+    /// The holdout slope's interval excludes 0 and both p are at most 0.05; `None` where a part is missing, and for gaps.
+    pub pass: Option<bool>,
+}
+
+/// The sweeps at one place.
+struct Place<'a> {
+    learned: &'a Grid,
+    holdout: Option<&'a Grid>,
+    random: Option<&'a Grid>,
+    /// The α that all have.
+    alphas: Vec<f64>,
+}
+
+impl<'a> Place<'a> {
+    fn new(learned: &'a Grid, grids: &'a [Grid]) -> Self {
+        let beside = |source: Source| grids.iter().find(|grid| grid.source == source && grid.is_beside(learned));
+        let (holdout, random) = (beside(Source::Holdout), beside(Source::Random));
+        let others: Vec<&Grid> = holdout.into_iter().chain(random).collect();
+        let is_shared = |alpha: &f64| others.iter().all(|grid| grid.alphas.contains(alpha));
+        let alphas = learned.alphas.iter().copied().filter(is_shared).collect();
+        Place { learned, holdout, random, alphas }
+    }
+
+    fn is_cut(&self) -> bool {
+        let present = [Some(self.learned), self.holdout, self.random];
+        present.into_iter().flatten().any(|grid| grid.alphas.len() > self.alphas.len())
+    }
+
+    fn compare(&self, set: &'a str, splits: &Splits, seed: u64) -> Result<Comparison<'a>, StageError> {
+        let estimate = |grid: &Grid| slope(grid, &set_of(grid, set, splits), &self.alphas, seed);
+        let random = match self.random {
+            Some(grid) => line_slopes(grid, set, &self.alphas)?,
+            None => Vec::new(),
+        };
+        let holdout = self.holdout.map(estimate).transpose()?.flatten();
+        self.comparison(set, "slope", estimate(self.learned)?, holdout, &random)
+    }
+
+    fn compare_gaps(&self, splits: &Splits) -> Result<Comparison<'a>, StageError> {
+        let gaps = |grid: &Grid| largest_gaps(grid, splits, &self.alphas);
+        let random = self.random.map(gaps).transpose()?.unwrap_or_default();
+        let mean = |grid: &Grid| -> Result<Option<Estimate>, StageError> {
+            let value = stats::mean(&gaps(grid)?).map_err(data)?;
+            Ok(value.map(|value| Estimate { value, interval: None }))
+        };
+        let holdout = self.holdout.map(mean).transpose()?.flatten();
+        self.comparison("gap", "max_gap", mean(self.learned)?, holdout, &random)
+    }
+
+    fn comparison(
+        &self,
+        set: &'a str,
+        statistic: &'static str,
+        learned: Option<Estimate>,
+        holdout: Option<Estimate>,
+        random: &[f64],
+    ) -> Result<Comparison<'a>, StageError> {
+        let against = learned.filter(|_| !random.is_empty());
+        let p = against.map(|learned| stats::empirical_p(learned.value, random)).transpose().map_err(data)?;
+        let z = against.map(|learned| stats::z_score(learned.value, random)).transpose().map_err(data)?;
+        let interval = holdout.and_then(|holdout| holdout.interval);
+        Ok(Comparison {
+            learned_grid: self.learned,
+            set,
+            statistic,
+            n_alpha: self.alphas.len(),
+            is_cut: self.is_cut(),
+            learned,
+            holdout,
+            random_mean: stats::mean(random).map_err(data)?,
+            random_std: stats::std(random, 1).map_err(data)?,
+            n_random: random.len(),
+            z: z.flatten(),
+            p,
+            pass: interval.zip(p).map(|(interval, p)| {
+                interval.excludes(0.0) && p.one_sided <= LEVEL && p.two_sided <= LEVEL
+            }),
+        })
+    }
+}
+
+/// Three rows (edge, harmful, gap) for each place that has a learned direction.
+pub(super) fn compare<'a>(grids: &'a [Grid], splits: &'a Splits, seed: u64) -> Result<Vec<Comparison<'a>>, StageError> {
+    let of = |source: Source| grids.iter().filter(move |grid| grid.source == source);
+    let is_steered = |grid: &&Grid| of(Source::Steer).any(|steer| steer.is_beside(grid));
+    let learned = of(Source::Steer).chain(of(Source::Holdout).filter(|grid| !is_steered(grid)));
+    let mut rows = Vec::new();
+    for grid in learned {
+        let place = Place::new(grid, grids);
+        rows.push(place.compare(&splits.edge, splits, seed)?);
+        rows.push(place.compare(&splits.harmful, splits, seed)?);
+        rows.push(place.compare_gaps(splits)?);
+    }
+    Ok(rows)
+}
+
+/// The name a split's prompts go by in a source's sweep.
+fn set_of(grid: &Grid, split: &str, splits: &Splits) -> String {
+    if split == splits.edge {
+        grid.source.edge_set(splits)
+    } else {
+        split.to_string()
+    }
+}
+
+/// For each line, every prompt's id and slope on these α; `None` with fewer than two α.
+fn prompt_slopes<'a>(grid: &'a Grid, set: &str, alphas: &[f64]) -> Result<Option<Vec<Vec<(&'a str, f64)>>>, StageError> {
+    let is_used: Vec<bool> = grid.alphas.iter().map(|alpha| alphas.contains(alpha)).collect();
+    let sets = grid.set(set)?;
+    let of_set = |set: &&'a super::grid::Set| -> Result<Option<Vec<(&'a str, f64)>>, StageError> {
+        let used = |prompt: &super::grid::Prompt| {
+            let cells = prompt.cells.iter().zip(&is_used).filter(|(_, used)| **used);
+            cells.map(|(cell, _)| cell.score).collect()
+        };
+        let scores: Vec<Vec<f64>> = set.prompts.iter().map(used).collect();
+        let slopes = stats::per_prompt_slopes(alphas, &scores).map_err(data)?;
+        let ids = set.prompts.iter().map(|prompt| prompt.id.as_str());
+        Ok(slopes.map(|slopes| ids.zip(slopes).collect()))
+    };
+    sets.iter().map(of_set).collect()
+}
+
+/// The mean over lines of each one's slope of mean score on α, its interval over prompts.
+fn slope(grid: &Grid, set: &str, alphas: &[f64], seed: u64) -> Result<Option<Estimate>, StageError> {
+    let Some(lines) = prompt_slopes(grid, set, alphas)? else {
+        return Ok(None);
+    };
+    // Lines count alike, however many prompts each has.
+    let observations: Vec<Observation<'_>> = lines
+        .iter()
+        .flat_map(|line| {
+            let weight = 1.0 / line.len() as f64;
+            line.iter().map(move |&(prompt, value)| Observation { prompt, value, weight })
+        })
+        .collect();
+    pool::mean(&observations, seed).map_err(data)
+}
+
+/// Each line's slope of mean score on α: the mean of its prompts' slopes. Empty with fewer than two α.
+fn line_slopes(grid: &Grid, set: &str, alphas: &[f64]) -> Result<Vec<f64>, StageError> {
+    let lines = prompt_slopes(grid, set, alphas)?.unwrap_or_default();
+    let mean = |line: &Vec<(&str, f64)>| line.iter().map(|(_, slope)| slope).sum::<f64>() / line.len() as f64;
+    Ok(lines.iter().map(mean).collect())
+}
+
+/// Each line's largest gap over these α. Empty without α.
+fn largest_gaps(grid: &Grid, splits: &Splits, alphas: &[f64]) -> Result<Vec<f64>, StageError> {
+    let rates = grid.rates(splits)?;
+    let largest = |rates: super::grid::Rates| {
+        let used = (0..grid.alphas.len()).filter(|&k| alphas.contains(&grid.alphas[k]));
+        used.map(|k| rates.harmful[k] - rates.edge[k]).max_by(f64::total_cmp)
+    };
+    Ok(rates.into_iter().filter_map(largest).collect())
+}
+
+/// Columns: `model, layer, site, learned_from, set, statistic, n_alpha, learned, learned_low, learned_high, holdout, holdout_low, holdout_high,
+/// random_mean, random_std, n_random, z, p_one_sided, p_two_sided, controls_pass`.
+pub(super) fn table(rows: &[Comparison<'_>]) -> Result<DataFrame, StageError> {
+    let all = || rows.iter();
+    let mut columns = place_columns(all().map(|row| row.learned_grid));
+    columns.extend([
+        table::text("learned_from", all().map(|row| row.learned_grid.source.name())),
+        table::text("set", all().map(|row| row.set)),
+        table::text("statistic", all().map(|row| row.statistic)),
+        table::integers("n_alpha", all().map(|row| row.n_alpha)),
+    ]);
+    let estimates: [(&str, Vec<Option<Estimate>>); 2] = [
+        ("learned", all().map(|row| row.learned).collect()),
+        ("holdout", all().map(|row| row.holdout).collect()),
+    ];
+    for (name, estimates) in estimates {
+        let (low, high) = pool::ends(&estimates);
+        columns.push(table::optional_numbers(name, pool::values(&estimates)));
+        columns.push(table::optional_numbers(&format!("{name}_low"), low));
+        columns.push(table::optional_numbers(&format!("{name}_high"), high));
+    }
+    columns.extend([
+        table::optional_numbers("random_mean", all().map(|row| row.random_mean).collect()),
+        table::optional_numbers("random_std", all().map(|row| row.random_std).collect()),
+        table::integers("n_random", all().map(|row| row.n_random)),
+        table::optional_numbers("z", all().map(|row| row.z).collect()),
+        table::optional_numbers("p_one_sided", all().map(|row| row.p.map(|p| p.one_sided)).collect()),
+        table::optional_numbers("p_two_sided", all().map(|row| row.p.map(|p| p.two_sided)).collect()),
+        optional_flags("controls_pass", all().map(|row| row.pass).collect()),
+    ]);
+    table::frame(columns)
+}
+
+/// A true/false column with gaps.
+fn optional_flags(name: &str, values: Vec<Option<bool>>) -> Column {
+    Series::new(name.into(), values).into()
+}
+
+/// Whether the controls pass at each place, and what keeps them from being judged.
+pub(super) fn findings(rows: &[Comparison<'_>]) -> Vec<String> {
+    let mut findings = Vec::new();
+    for of_place in rows.chunk_by(|a, b| std::ptr::eq(a.learned_grid, b.learned_grid)) {
+        let Some(first) = of_place.first() else { continue };
+        let place = first.learned_grid.place();
+        findings.extend(verdict(of_place).map(|verdict| format!("{place}: {verdict}")));
+        if first.is_cut {
+            findings.push(format!("{place}: the sweeps have different α; learned and random directions are compared on the {} they share", first.n_alpha));
+        }
+    }
+    let fewest = rows.iter().map(|row| row.n_random).filter(|&n| n > 0).min();
+    if let Some(n) = fewest.filter(|&n| n < FEWEST_RANDOM) {
+        let smallest = 1.0 / (1 + n) as f64;
+        findings.push(format!("with {n} random directions the smallest possible p is {smallest:.3}, so the controls cannot pass; use at least {FEWEST_RANDOM}"));
+    }
+    findings
+}
+
+/// One sentence on the sets of a place that could be judged.
+fn verdict(rows: &[Comparison<'_>]) -> Option<String> {
+    let named = |wanted: bool| {
+        let sets = rows.iter().filter(|row| row.pass == Some(wanted)).map(|row| format!("`{}`", row.set));
+        sets.collect::<Vec<_>>().join(" and ")
+    };
+    match (named(true), named(false)) {
+        (passed, failed) if passed.is_empty() && failed.is_empty() => None,
+        (passed, failed) if failed.is_empty() => Some(format!("the controls pass on {passed}")),
+        (passed, failed) if passed.is_empty() => Some(format!("the controls do not pass on {failed}")),
+        (passed, failed) => Some(format!("the controls pass on {passed}, but not on {failed}")),
+    }
+}

@@ -1,0 +1,131 @@
+//! Tables that help to choose α: `pareto` and `operating_points`. Rates are means over seeds.
+
+use polars::prelude::DataFrame;
+
+use crate::stages::{StageError, table};
+use crate::stats::{self, RatePoint};
+
+use super::data;
+use super::grid::{Grid, Rates, Source, Splits, place_columns};
+
+/// Seed means of equal rates may differ in the last bits; a target is met within this.
+const RATE_ROUNDING: f64 = 1e-12;
+
+/// Refusal rates to stay at or below, 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Targets {
+    /// On edge prompts.
+    pub edge: f64,
+    /// On harmful prompts.
+    pub harmful: f64,
+}
+
+/// The α that a reader asks for first.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Points {
+    /// α = 0, where the sweep has it.
+    pub zero: Option<RatePoint>,
+    /// Smallest |α| at which the edge rate meets its target.
+    pub edge: Option<RatePoint>,
+    /// Smallest |α| at which the harmful rate meets its target.
+    pub harmful: Option<RatePoint>,
+    /// The largest gap.
+    pub gap: Option<RatePoint>,
+}
+
+/// Columns: `source, model, layer, site, alpha, edge_rate, harmful_rate, gap`, only the α on the front, edge rate ascending.
+pub(super) fn pareto(grids: &[Grid], splits: &Splits) -> Result<DataFrame, StageError> {
+    let mut rows = Vec::new();
+    for grid in two_sided(grids) {
+        rows.extend(front(grid, splits)?.into_iter().map(|point| (grid, point)));
+    }
+    let all = || rows.iter();
+    let mut columns = vec![table::text("source", all().map(|(grid, _)| grid.source.name()))];
+    columns.extend(place_columns(all().map(|(grid, _)| *grid)));
+    columns.extend([
+        table::numbers("alpha", all().map(|(_, point)| point.alpha).collect()),
+        table::numbers("edge_rate", all().map(|(_, point)| point.edge_rate).collect()),
+        table::numbers("harmful_rate", all().map(|(_, point)| point.harmful_rate).collect()),
+        table::numbers("gap", all().map(|(_, point)| point.gap()).collect()),
+    ]);
+    table::frame(columns)
+}
+
+/// Columns: `source, model, layer, site, gap_at_zero`, then for each of `edge` and `harmful` the target, the α that meets it and both rates there,
+/// then α of the largest gap, the gap and both rates. Blank where no α serves.
+pub(super) fn table(grids: &[Grid], splits: &Splits, targets: Targets) -> Result<DataFrame, StageError> {
+    let mut rows = Vec::new();
+    for grid in two_sided(grids) {
+        rows.push((grid, points(grid, splits, targets)?));
+    }
+    let all = || rows.iter();
+    let zero = all().map(|(_, points)| points.zero.map(|point| point.gap())).collect();
+    let largest = all().map(|(_, points)| points.gap.map(|point| point.gap())).collect();
+    let mut columns = vec![table::text("source", all().map(|(grid, _)| grid.source.name()))];
+    columns.extend(place_columns(all().map(|(grid, _)| *grid)));
+    columns.push(table::optional_numbers("gap_at_zero", zero));
+    let choices: [(&str, Option<f64>, fn(&Points) -> Option<RatePoint>); 3] = [
+        ("edge_target", Some(targets.edge), |points| points.edge),
+        ("harmful_target", Some(targets.harmful), |points| points.harmful),
+        ("largest_gap", None, |points| points.gap),
+    ];
+    for (name, target, choose) in choices {
+        let of = |read: fn(RatePoint) -> f64| all().map(|(_, points)| choose(points).map(read)).collect();
+        if let Some(target) = target {
+            columns.push(table::numbers(name, all().map(|_| target).collect()));
+        }
+        columns.push(table::optional_numbers(&format!("alpha_at_{name}"), of(|point| point.alpha)));
+        columns.push(table::optional_numbers(&format!("edge_rate_at_{name}"), of(|point| point.edge_rate)));
+        columns.push(table::optional_numbers(&format!("harmful_rate_at_{name}"), of(|point| point.harmful_rate)));
+    }
+    columns.push(table::optional_numbers("largest_gap", largest));
+    table::frame(columns)
+}
+
+/// The sweeps that have an edge and a harmful side.
+fn two_sided(grids: &[Grid]) -> impl Iterator<Item = &Grid> {
+    grids.iter().filter(|grid| grid.source != Source::XsTest)
+}
+
+/// Rates at each α, means over seeds.
+fn seed_means(grid: &Grid, splits: &Splits) -> Result<Vec<RatePoint>, StageError> {
+    let rates = grid.rates(splits)?;
+    let mean = |read: fn(&Rates) -> &[f64], k: usize| {
+        rates.iter().map(|rates| read(rates)[k]).sum::<f64>() / rates.len() as f64
+    };
+    let alphas = grid.alphas.iter().enumerate();
+    Ok(alphas
+        .map(|(k, &alpha)| RatePoint {
+            alpha,
+            edge_rate: mean(|rates| &rates.edge, k),
+            harmful_rate: mean(|rates| &rates.harmful, k),
+        })
+        .collect())
+}
+
+/// The points on the Pareto front, edge rate ascending.
+pub(super) fn front(grid: &Grid, splits: &Splits) -> Result<Vec<RatePoint>, StageError> {
+    let points = seed_means(grid, splits)?;
+    let pairs: Vec<(f64, f64)> = points.iter().map(|p| (p.edge_rate, p.harmful_rate)).collect();
+    let kept = stats::pareto_front(&pairs).map_err(data)?;
+    Ok(kept.into_iter().map(|index| points[index]).collect())
+}
+
+/// The operating points of a grid.
+pub(super) fn points(grid: &Grid, splits: &Splits, targets: Targets) -> Result<Points, StageError> {
+    let all = seed_means(grid, splits)?;
+    let largest_gap = stats::operating_points(&all).map_err(data)?.largest_gap;
+    Ok(Points {
+        zero: all.iter().find(|point| point.alpha == 0.0).copied(),
+        edge: nearest_to_zero(&all, |point| point.edge_rate <= targets.edge + RATE_ROUNDING),
+        harmful: nearest_to_zero(&all, |point| point.harmful_rate <= targets.harmful + RATE_ROUNDING),
+        gap: largest_gap.map(|index| all[index]),
+    })
+}
+
+/// The point of smallest |α| among those that serve; of two, the smaller α.
+fn nearest_to_zero(points: &[RatePoint], serves: impl Fn(&RatePoint) -> bool) -> Option<RatePoint> {
+    let size = |point: &&RatePoint| (point.alpha.abs(), point.alpha);
+    let serving = points.iter().filter(|point| serves(point));
+    serving.min_by(|a, b| size(a).partial_cmp(&size(b)).unwrap_or(std::cmp::Ordering::Equal)).copied()
+}
