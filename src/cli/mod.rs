@@ -24,7 +24,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cache::Cache;
 use crate::model::DeviceName;
-use crate::plan::{PlanError, Study, resolve};
+use crate::plan::{Fetch, PlanError, Study, resolve};
 use crate::spec;
 use crate::stages::Inputs;
 
@@ -132,7 +132,7 @@ struct Opened {
 }
 
 /// Reads and checks the study, and opens its inputs and the cache.
-fn open(arguments: &StudyArguments) -> Result<Opened, Failure> {
+fn open(arguments: &StudyArguments, fetch: Fetch) -> Result<Opened, Failure> {
     let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let render = |diagnostics: spec::Diagnostics| Failure::Usage(diagnostics.render(color));
     let threads = arguments.threads.map_or_else(physical_cores, usize::from);
@@ -146,7 +146,7 @@ fn open(arguments: &StudyArguments) -> Result<Opened, Failure> {
     let study = Study::new(document, name).map_err(render)?;
     let cache =
         Cache::open(&arguments.cache).map_err(|error| Failure::Failed(error.to_string()))?;
-    let inputs = resolve(&study, &cache).map_err(|error| match error {
+    let inputs = resolve(&study, &cache, fetch).map_err(|error| match error {
         PlanError::Study(diagnostics) => render(diagnostics),
         other => Failure::Failed(other.to_string()),
     })?;

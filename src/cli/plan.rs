@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use crate::plan::{Plan, PlanError, PlannedStage, Status};
+use crate::plan::{Fetch, Plan, PlanError, PlannedStage, Status};
 
 use super::console::duration;
 use super::tables::grid;
@@ -16,7 +16,7 @@ pub(super) struct PlanArguments {
 }
 
 pub(super) fn plan(arguments: &PlanArguments) -> Result<(), Failure> {
-    let opened = open(&arguments.study)?;
+    let opened = open(&arguments.study, Fetch::Never)?;
     let plan = Plan::new(&opened.study, &opened.inputs, &opened.cache, opened.threads).map_err(
         |error| match error {
             PlanError::Study(diagnostics) => Failure::Usage(diagnostics.to_string()),
@@ -69,13 +69,12 @@ fn what(stage: &PlannedStage) -> String {
     match &stage.status {
         Status::Cached => "cached".to_string(),
         Status::Run { reason, .. } => format!("run: {reason}"),
-        Status::Waits { stages } => {
-            format!(
-                "waits for {} (at most {} cells)",
-                stages.join(", "),
-                stage.cost.cells_at_most
-            )
-        }
+        Status::Waits { stages } => format!(
+            "waits for {} (at most {} cells)",
+            stages.join(", "),
+            stage.cost.cells_at_most
+        ),
+        Status::Unfetched { models } => format!("run, once model {} is fetched", models.join(" and ")),
     }
 }
 
@@ -88,6 +87,7 @@ fn as_json(plan: &Plan) -> serde_json::Value {
                 Status::Cached => "cached",
                 Status::Run { .. } => "run",
                 Status::Waits { .. } => "waits",
+                Status::Unfetched { .. } => "unfetched",
             };
             json!({
                 "name": stage.name,

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use serde_json::json;
 
+use crate::plan::Fetch;
 use crate::run::{self, Event, Options, RunReport};
 use crate::stages::StageError;
 
@@ -28,7 +29,7 @@ pub(super) struct RunArguments {
 
 pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let log = Log::start();
-    let opened = open(&arguments.study)?;
+    let opened = open(&arguments.study, Fetch::AsNeeded)?;
     let stop = stop_on_interrupt();
     let options = Options {
         runs: arguments.runs.clone(),

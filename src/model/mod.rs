@@ -19,6 +19,8 @@ mod evaluate;
 mod generate;
 mod handle;
 mod hooks;
+#[cfg(test)]
+mod parity_tests;
 mod prefix;
 pub mod tokenizer;
 mod transformer;
@@ -27,7 +29,7 @@ pub use cell::{
     Cell, EVALUATION_VERSION, Edit, Intervention, Positions, Readout, Sampling, ScoreDtype,
     TokenSets, Tokens, Value, Vector,
 };
-pub use checkpoint::{FileStamp, HashShortcut, NoShortcut, locate};
+pub use checkpoint::{FileStamp, HashShortcut, NoShortcut, locate, locate_without_fetching};
 pub use config::{Dtype, ModelConfig};
 pub use device::{DeviceName, Provenance, set_threads};
 pub use error::ModelError;

@@ -13,6 +13,6 @@ mod study;
 pub use estimate::Estimate;
 pub use key::{key_of, key_parts, stage_key, study_key};
 pub use record::{ArtifactRecord, StageRecord, StoredOutput, TableRecord, load_output};
-pub use resolve::{PlanError, resolve};
+pub use resolve::{Fetch, PlanError, resolve};
 pub use status::{Plan, PlannedStage, Status};
 pub use study::{ModelSpec, StageSpec, Study};

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::cache::{Cache, WeightHashes};
-use crate::model::{FileStamp, HashShortcut, ModelHandle, locate};
+use crate::model::{FileStamp, HashShortcut, ModelHandle, locate, locate_without_fetching};
 use crate::prompts::PromptSet;
 use crate::spec::{Diagnostics, Problems};
 use crate::stages::{Inputs, StageError};
@@ -63,11 +63,20 @@ impl HashShortcut for Remembered<'_> {
     }
 }
 
+/// Whether a model that is not on this machine may be fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetch {
+    /// It is fetched.
+    AsNeeded,
+    /// It is left out of the inputs.
+    Never,
+}
+
 /// Opens the models and prompt sets that the study's stages use.
 ///
 /// # Errors
 /// Every problem at once, each at the place in the file that it comes from.
-pub fn resolve(study: &Study, cache: &Cache) -> Result<Inputs, PlanError> {
+pub fn resolve(study: &Study, cache: &Cache, fetch: Fetch) -> Result<Inputs, PlanError> {
     let mut problems = Problems::default();
     let mut inputs = Inputs::default();
     for (name, path) in &study.prompts {
@@ -83,7 +92,7 @@ pub fn resolve(study: &Study, cache: &Cache) -> Result<Inputs, PlanError> {
         }
     }
     for name in used_models(study) {
-        open_model(&name, study, cache, &mut inputs, &mut problems);
+        open_model(&name, study, cache, fetch, &mut inputs, &mut problems);
     }
     for spec in &study.stages {
         spec.stage.check(&inputs, &mut problems);
@@ -121,6 +130,7 @@ fn open_model(
     name: &str,
     study: &Study,
     cache: &Cache,
+    fetch: Fetch,
     inputs: &mut Inputs,
     problems: &mut Problems,
 ) {
@@ -133,20 +143,21 @@ fn open_model(
         .and_then(|l| inputs.models.get(&l.value))
         .cloned();
     if spec.template_from.is_some() && lender.is_none() {
-        return; // the lender's own problem has been told
+        return; // it is not here, or its own problem has been told
     }
-    let opened = locate(&spec.source.value, &spec.folder).and_then(|path| {
-        ModelHandle::open(
-            name,
-            &path,
-            spec.dtype,
-            lender.as_deref(),
-            &Remembered(cache.weight_hashes()),
-        )
+    let located = match fetch {
+        Fetch::AsNeeded => locate(&spec.source.value, &spec.folder).map(Some),
+        Fetch::Never => locate_without_fetching(&spec.source.value, &spec.folder),
+    };
+    let opened = located.and_then(|path| {
+        let remembered = Remembered(cache.weight_hashes());
+        path.map(|path| ModelHandle::open(name, &path, spec.dtype, lender.as_deref(), &remembered))
+            .transpose()
     });
     match opened {
         Ok(model) => {
-            inputs.models.insert(name.to_string(), Arc::new(model));
+            let model = model.map(|model| (name.to_string(), Arc::new(model)));
+            inputs.models.extend(model);
         }
         Err(error) => {
             problems

@@ -10,7 +10,7 @@ use super::estimate::Estimate;
 use super::key::stage_key;
 use super::record::{StageRecord, load_output};
 use super::resolve::PlanError;
-use super::study::Study;
+use super::study::{StageSpec, Study};
 
 /// What a stage would do.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,11 @@ pub enum Status {
         missing: u64,
         /// Why, in a few words.
         reason: String,
+    },
+    /// It would run once these models are fetched; what is cached shows only then.
+    Unfetched {
+        /// Names of those models.
+        models: Vec<String>,
     },
     /// It waits for other stages, whose output decides its cells.
     Waits {
@@ -106,7 +111,9 @@ impl Plan {
                 .into_iter()
                 .map(|(n, _)| n.value)
                 .collect();
+            let absent = absent_models(spec, &inputs);
             let status = match stage_key(spec, &inputs, &outputs) {
+                None if !absent.is_empty() => Status::Unfetched { models: absent },
                 None => Status::Waits {
                     stages: after
                         .iter()
@@ -158,6 +165,11 @@ impl Plan {
     pub fn seconds(&self) -> f64 {
         self.prefill.seconds + self.stages.iter().map(|s| s.estimate.seconds).sum::<f64>()
     }
+}
+
+fn absent_models(spec: &StageSpec, inputs: &Inputs) -> Vec<String> {
+    let needed = spec.stage.needs().models.into_iter().map(|name| name.value);
+    needed.filter(|name| !inputs.models.contains_key(name)).collect()
 }
 
 fn cached(

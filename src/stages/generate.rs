@@ -8,23 +8,24 @@
 //! score, per model, direction, place and α: the 2×2 table and Cohen's κ.
 
 mod classify;
+mod steering;
+mod tables;
 
 use std::sync::Arc;
 
-use polars::prelude::DataFrame;
 use serde_json::{Value as Json, json};
 
-use crate::model::{Cell, Edit, HookPoint, Intervention, ModelHandle, Positions, Readout, Sampling, Site, Value};
-use crate::prompts::{Prompt, PromptSet};
-use crate::spec::{Fields, Layers, OneOrMany, Problems, Spanned, choice};
-use crate::stats;
+use crate::model::{Cell, ModelHandle, Positions, Readout, Sampling, Value};
+use crate::prompts::PromptSet;
+use crate::spec::{Fields, OneOrMany, Problems, Spanned, choice};
 
 use super::parameters::{self, Settings};
 use super::patch;
-use super::steer::line_of;
-use super::sweep::{self, AlphaUnit, Line};
-use super::table;
+use super::sweep::{self, Line};
 use super::{Cost, Evaluate, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError};
+
+use steering::{Acts, Steering, steering};
+use tables::{Answer, Row, agreement, main_table};
 
 pub(super) static KIND: Kind = Kind {
     name: "generate",
@@ -36,20 +37,6 @@ pub(super) static KIND: Kind = Kind {
 
 const DEFAULT_NEW_TOKENS: usize = 64;
 
-/// What stands for a direction and its site where there is none.
-const NONE: &str = "none";
-
-/// Where a direction acts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Acts {
-    /// At the last prompt token.
-    LastPrompt,
-    /// At every generated token.
-    Generated,
-    /// At every token from the last of the prompt on.
-    Both,
-}
-
 /// What the regex classifier reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scope {
@@ -57,16 +44,6 @@ enum Scope {
     Continuation,
     /// The rendered prompt and the continuation, as the study did.
     Full,
-}
-
-/// A direction of another stage and how it acts.
-struct Steering {
-    direction: Name,
-    layers: Option<Layers>,
-    site: Option<Site>,
-    alphas: Vec<f64>,
-    unit: AlphaUnit,
-    acts: Acts,
 }
 
 struct Generate {
@@ -98,7 +75,10 @@ fn read(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Generate> {
     let stop_at_end = fields.or("stop_at_end", true);
     let scope = match fields.node("scope") {
         None => Some(Scope::Continuation),
-        Some(node) => choice(node, fields.problems(), &Scope::CHOICES),
+        Some(node) => {
+            let choices = [Scope::Continuation, Scope::Full].map(|scope| (scope.name(), scope));
+            choice(node, fields.problems(), &choices)
+        }
     };
     let normalize_quotes = fields.or("normalize_quotes", true);
     Some(Generate {
@@ -116,53 +96,6 @@ fn read(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Generate> {
     })
 }
 
-/// Decodes `direction` and the fields that say how it acts; without it there is nothing that they could apply to.
-fn steering(fields: &mut Fields<'_, '_>) -> Option<Option<Steering>> {
-    if fields.node("direction").is_none() {
-        return no_steering(fields).then_some(None);
-    }
-    let direction = fields.required("direction");
-    let layers = fields.optional("layer");
-    let site = match fields.node("site") {
-        None => Some(None),
-        Some(node) => choice(node, fields.problems(), &parameters::residual_sites()).map(Some),
-    };
-    let alphas = parameters::alphas(fields);
-    let unit = sweep::alpha_unit(fields);
-    let acts = match fields.node("positions") {
-        None => Some(Acts::Both),
-        Some(node) => choice(node, fields.problems(), &Acts::CHOICES),
-    };
-    Some(Some(Steering {
-        direction: direction?,
-        layers,
-        site: site?,
-        alphas: alphas?,
-        unit: unit?,
-        acts: acts?,
-    }))
-}
-
-/// Whether no field asks for steering; α = 0 asks for none.
-fn no_steering(fields: &mut Fields<'_, '_>) -> bool {
-    let mut given: Vec<&'static str> = Vec::new();
-    for name in ["layer", "site", "alpha_unit", "positions"] {
-        given.extend(fields.node(name).map(|_| name));
-    }
-    if fields.node("alpha").is_some() && parameters::alphas(fields).is_none_or(|alphas| alphas != [0.0]) {
-        given.push("alpha");
-    }
-    for name in &given {
-        let Some(node) = fields.node(name) else { continue };
-        fields
-            .problems()
-            .error_at(&node.at, format!("`{name}` is given, but no `direction`"))
-            .label("nothing is steered")
-            .help("name the stage that makes the direction: `direction = \"…\"`");
-    }
-    given.is_empty()
-}
-
 /// Decodes `temperature` and `seed`; greedy without a temperature.
 fn sampling(fields: &mut Fields<'_, '_>) -> Option<Sampling> {
     let temperature = fields.optional::<Spanned<f64>>("temperature");
@@ -177,7 +110,11 @@ fn sampling(fields: &mut Fields<'_, '_>) -> Option<Sampling> {
         }
         (Some(temperature), _) => {
             let message = format!("temperature `{}` is not above 0", temperature.value);
-            (temperature.at, message, "leave it out for the most probable token each time")
+            (
+                temperature.at,
+                message,
+                "leave it out for the most probable token each time",
+            )
         }
         (None, Some(seed)) => {
             let message = "`seed` is given, but no `temperature`".to_string();
@@ -188,131 +125,29 @@ fn sampling(fields: &mut Fields<'_, '_>) -> Option<Sampling> {
     None
 }
 
-impl Acts {
-    const CHOICES: [(&str, Acts); 3] = [
-        ("last_prompt", Acts::LastPrompt),
-        ("generated", Acts::Generated),
-        ("both", Acts::Both),
-    ];
-
-    /// The positions edited in a run that starts from a prompt of `length` tokens.
-    fn positions(self, length: usize) -> Positions {
-        let last = length.saturating_sub(1);
-        match self {
-            Acts::LastPrompt => Positions::At(last),
-            Acts::Generated => Positions::From(length),
-            Acts::Both => Positions::From(last),
-        }
-    }
-
-    /// Whether the last prompt token, and so the score, is edited.
-    fn reaches_prompt(self) -> bool {
-        self != Acts::Generated
-    }
-}
-
 impl Scope {
-    const CHOICES: [(&str, Scope); 2] = [("continuation", Scope::Continuation), ("full", Scope::Full)];
-}
-
-/// The name of a choice in study files.
-fn name_of<T: PartialEq>(choices: &[(&'static str, T)], value: &T) -> Option<&'static str> {
-    choices.iter().find(|(_, known)| known == value).map(|(name, _)| *name)
-}
-
-impl Steering {
-    fn key(&self) -> Json {
-        json!({
-            "layers": self.layers.as_ref().map(|layers| match layers {
-                Layers::All => json!("all"),
-                Layers::List(list) => json!(list.iter().map(|l| l.value).collect::<Vec<_>>()),
-            }),
-            "site": self.site.map(Site::short_name),
-            "alphas": self.alphas,
-            "alpha_unit": self.unit.name(),
-            "positions": name_of(&Acts::CHOICES, &self.acts),
-        })
-    }
-
-    /// Every direction of the stage named, at every layer it acts at.
-    fn lines(&self, inputs: &Inputs, n_layers: usize) -> Result<Vec<Line>, StageError> {
-        let mut lines = Vec::new();
-        for direction in &inputs.stage(&self.direction)?.directions {
-            let layers = match &self.layers {
-                None => vec![direction.layer],
-                Some(layers) => parameters::layers(layers, n_layers),
-            };
-            lines.extend(layers.into_iter().map(|layer| Line {
-                layer,
-                site: self.site.unwrap_or(direction.site),
-                ..line_of(direction, self.unit)
-            }));
+    /// The name in study files.
+    fn name(self) -> &'static str {
+        match self {
+            Scope::Continuation => "continuation",
+            Scope::Full => "full",
         }
-        Ok(lines)
     }
-
-    /// How many lines there will be, a guess of one direction where the stage that makes them has not run.
-    fn line_count(&self, inputs: &Inputs, n_layers: usize) -> usize {
-        let directions = inputs.stages.get(&self.direction.value).map_or(1, |output| output.directions.len());
-        let layers = self.layers.as_ref().map_or(1, |layers| parameters::layers(layers, n_layers).len());
-        directions * layers
-    }
-}
-
-/// One row of the table, before its answer.
-#[derive(Clone, Copy)]
-struct Row<'a> {
-    model: &'a str,
-    /// None without a direction.
-    line: Option<&'a Line>,
-    alpha: f64,
-    prompt: &'a Prompt,
-}
-
-impl Row<'_> {
-    fn intervention(&self, positions: Positions) -> Vec<Intervention> {
-        let of_line = |line: &Line| Intervention {
-            hook: HookPoint::block(line.layer, line.site),
-            positions,
-            edit: Edit::Add {
-                vector: Arc::clone(&line.vector),
-                scale: self.alpha * line.unit_length,
-            },
-        };
-        self.line.map(of_line).into_iter().collect()
-    }
-
-    fn direction(&self) -> &str {
-        self.line.map_or(NONE, |line| &line.direction)
-    }
-
-    fn site(&self) -> &str {
-        self.line.map_or(NONE, |line| line.site.short_name())
-    }
-
-    /// Whether both stand in the same rows of `agreement`.
-    fn is_with(&self, other: &Row<'_>) -> bool {
-        let line = |row: &Row<'_>| row.line.map(std::ptr::from_ref);
-        self.model == other.model && line(self) == line(other) && self.alpha == other.alpha
-    }
-}
-
-/// What was found for a row.
-struct Answer {
-    score: f64,
-    refused: bool,
-    text: String,
-    regex: bool,
-    xstest_prefix: bool,
 }
 
 impl Stage for Generate {
     fn needs(&self) -> Needs {
-        let direction = self.steering.as_ref().map(|steering| steering.direction.clone());
+        let direction = self
+            .steering
+            .as_ref()
+            .map(|steering| steering.direction.clone());
         Needs {
             models: self.models.clone(),
             prompts: vec![self.prompts.clone()],
-            stages: direction.into_iter().map(|name| (name, Product::Directions)).collect(),
+            stages: direction
+                .into_iter()
+                .map(|name| (name, Product::Directions))
+                .collect(),
         }
     }
 
@@ -329,7 +164,7 @@ impl Stage for Generate {
                 Sampling::Seeded { temperature, seed } => json!({ "temperature": temperature, "seed": seed }),
             },
             "stop_at_end": self.stop_at_end,
-            "scope": name_of(&Scope::CHOICES, &self.scope),
+            "scope": self.scope.name(),
             "normalize_quotes": self.normalize_quotes,
             "settings": self.settings.key(),
         })
@@ -339,19 +174,32 @@ impl Stage for Generate {
         for split in self.splits.iter().flatten() {
             parameters::check_split(split, &self.prompts, inputs, problems);
         }
-        if let Some(layers) = self.steering.as_ref().and_then(|steering| steering.layers.as_ref()) {
+        if let Some(layers) = self
+            .steering
+            .as_ref()
+            .and_then(|steering| steering.layers.as_ref())
+        {
             parameters::check_layers(layers, &self.models, inputs, problems);
         }
     }
 
     /// A script runs the model once per token generated, and once for the score.
     fn cost(&self, inputs: &Inputs) -> Cost {
-        let models = self.models.iter().filter_map(|name| inputs.models.get(&name.value));
-        let n_layers = models.map(|model| model.config().n_layers).max().unwrap_or(0);
+        let models = self
+            .models
+            .iter()
+            .filter_map(|name| inputs.models.get(&name.value));
+        let n_layers = models
+            .map(|model| model.config().n_layers)
+            .max()
+            .unwrap_or(0);
         let steered = self.steering.as_ref().map_or(1, |steering| {
             steering.line_count(inputs, n_layers) * steering.alphas.len()
         });
-        let prompts = inputs.prompts.get(&self.prompts.value).map_or(0, |set| self.chosen(set).len());
+        let prompts = inputs
+            .prompts
+            .get(&self.prompts.value)
+            .map_or(0, |set| self.chosen(set).len());
         let rows = (self.models.len() * steered * prompts) as u64;
         Cost {
             cells_at_most: 2 * rows,
@@ -361,8 +209,16 @@ impl Stage for Generate {
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let models = self.models.iter().map(|name| inputs.model(name)).collect::<Result<Vec<_>, _>>()?;
-        let n_layers = models.iter().map(|m| m.config().n_layers).min().unwrap_or(0);
+        let models = self
+            .models
+            .iter()
+            .map(|name| inputs.model(name))
+            .collect::<Result<Vec<_>, _>>()?;
+        let n_layers = models
+            .iter()
+            .map(|m| m.config().n_layers)
+            .min()
+            .unwrap_or(0);
         let lines = match &self.steering {
             Some(steering) => steering.lines(inputs, n_layers)?,
             None => Vec::new(),
@@ -374,12 +230,22 @@ impl Stage for Generate {
             let tokens = sweep::tokens_of(model, prompts, &self.settings)?;
             for (index, row) in self.rows(model.name(), &lines, prompts) {
                 let cell = |positions: Option<Positions>, readout: Readout| {
-                    let edits = positions.map_or(Vec::new(), |positions| row.intervention(positions));
-                    Cell::new(model.fingerprint(), Arc::clone(&tokens[index]), edits, readout, model.config().n_layers)
+                    let edits =
+                        positions.map_or(Vec::new(), |positions| row.intervention(positions));
+                    Cell::new(
+                        model.fingerprint(),
+                        Arc::clone(&tokens[index]),
+                        edits,
+                        readout,
+                        model.config().n_layers,
+                    )
                 };
                 let length = tokens[index].len();
                 scored.push(cell(self.score_position(length), readout.clone()));
-                continued.push(cell(Some(self.acts().positions(length)), self.continuation()));
+                continued.push(cell(
+                    Some(self.acts().positions(length)),
+                    self.continuation(),
+                ));
                 rows.push((model, row));
             }
         }
@@ -401,12 +267,16 @@ impl Stage for Generate {
 impl Generate {
     /// Where the direction acts; of no consequence without one.
     fn acts(&self) -> Acts {
-        self.steering.as_ref().map_or(Acts::Both, |steering| steering.acts)
+        self.steering
+            .as_ref()
+            .map_or(Acts::Both, |steering| steering.acts)
     }
 
     /// Where the score's run is edited: at the last prompt token, if that is edited at all.
     fn score_position(&self, length: usize) -> Option<Positions> {
-        self.acts().reaches_prompt().then(|| Acts::LastPrompt.positions(length))
+        self.acts()
+            .reaches_prompt()
+            .then(|| Acts::LastPrompt.positions(length))
     }
 
     fn continuation(&self) -> Readout {
@@ -424,16 +294,30 @@ impl Generate {
             None => prompts.splits(),
         };
         let limit = self.limit.unwrap_or(usize::MAX);
-        let of_split = |split| parameters::split_indices(prompts, split).into_iter().take(limit);
+        let of_split = |split| {
+            parameters::split_indices(prompts, split)
+                .into_iter()
+                .take(limit)
+        };
         splits.into_iter().flat_map(of_split).collect()
     }
 
     /// The rows of one model, each with the index of its prompt.
-    fn rows<'a>(&self, model: &'a str, lines: &'a [Line], prompts: &'a PromptSet) -> Vec<(usize, Row<'a>)> {
+    fn rows<'a>(
+        &self,
+        model: &'a str,
+        lines: &'a [Line],
+        prompts: &'a PromptSet,
+    ) -> Vec<(usize, Row<'a>)> {
         let steered: Vec<(Option<&Line>, f64)> = match &self.steering {
             None => vec![(None, 0.0)],
             Some(steering) => {
-                let alphas = |line| steering.alphas.iter().map(move |&alpha| (Some(line), alpha));
+                let alphas = |line| {
+                    steering
+                        .alphas
+                        .iter()
+                        .map(move |&alpha| (Some(line), alpha))
+                };
                 lines.iter().flat_map(alphas).collect()
             }
         };
@@ -441,7 +325,15 @@ impl Generate {
         let rows = steered.into_iter().flat_map(|(line, alpha)| {
             chosen.iter().map(move |&index| {
                 let prompt = &prompts.prompts[index];
-                (index, Row { model, line, alpha, prompt })
+                (
+                    index,
+                    Row {
+                        model,
+                        line,
+                        alpha,
+                        prompt,
+                    },
+                )
             })
         });
         rows.collect()
@@ -456,12 +348,16 @@ impl Generate {
         let found = rows.iter().zip(scores).zip(texts);
         let answer = |(((model, row), score), value): ((&(&ModelHandle, Row<'_>), f64), Value)| {
             let Value::Generation(ids) = value else {
-                return Err(StageError::Internal(format!("expected a continuation, found {value:?}")));
+                return Err(StageError::Internal(format!(
+                    "expected a continuation, found {value:?}"
+                )));
             };
             let text = model.decode(&ids)?;
             let before = match self.scope {
                 Scope::Continuation => String::new(),
-                Scope::Full => model.render(&row.prompt.text, self.settings.chat.system.as_deref())?,
+                Scope::Full => {
+                    model.render(&row.prompt.text, self.settings.chat.system.as_deref())?
+                }
             };
             Ok(self.answer(score, text, &before))
         };
@@ -480,74 +376,5 @@ impl Generate {
     }
 }
 
-fn main_table(rows: &[Row<'_>], answers: &[Answer]) -> Result<DataFrame, StageError> {
-    let prompts = || rows.iter().map(|row| row.prompt);
-    let mut columns = place_columns(rows);
-    columns.extend([
-        table::text("id", prompts().map(|prompt| &prompt.id)),
-        table::text("split", prompts().map(|prompt| &prompt.split)),
-        table::text("category", prompts().map(|prompt| &prompt.category)),
-        table::numbers("score", answers.iter().map(|answer| answer.score).collect()),
-        table::flags("refused", answers.iter().map(|answer| answer.refused).collect()),
-        table::text("text", answers.iter().map(|answer| &answer.text)),
-        table::flags("regex", answers.iter().map(|answer| answer.regex).collect()),
-        table::flags("xstest_prefix", answers.iter().map(|answer| answer.xstest_prefix).collect()),
-    ]);
-    table::frame(columns)
-}
-
-/// What the rows of both tables begin with.
-fn place_columns(rows: &[Row<'_>]) -> Vec<polars::prelude::Column> {
-    vec![
-        table::text("model", rows.iter().map(|row| row.model)),
-        table::text("direction", rows.iter().map(Row::direction)),
-        table::optional_integers("seed", rows.iter().map(|row| row.line.and_then(|line| line.seed))),
-        table::optional_integers("layer", rows.iter().map(|row| row.line.map(|line| line.layer as u64))),
-        table::text("site", rows.iter().map(Row::site)),
-        table::numbers("alpha", rows.iter().map(|row| row.alpha).collect()),
-    ]
-}
-
-/// The text classifiers, by the name of their column.
-const CLASSIFIERS: [(&str, fn(&Answer) -> bool); 2] = [
-    ("regex", |answer| answer.regex),
-    ("xstest_prefix", |answer| answer.xstest_prefix),
-];
-
-/// Each text classifier against the logit score. κ is null where both gave every text one and the same label.
-fn agreement(rows: &[Row<'_>], answers: &[Answer]) -> Result<DataFrame, StageError> {
-    let mut groups: Vec<Row<'_>> = Vec::new();
-    let mut names: Vec<&str> = Vec::new();
-    let mut counts: Vec<[[u64; 2]; 2]> = Vec::new();
-    let mut rest = answers;
-    for group in rows.chunk_by(|a, b| a.is_with(b)) {
-        let (now, later) = rest.split_at(group.len().min(rest.len()));
-        for (name, refuses) in CLASSIFIERS {
-            groups.push(group[0]);
-            names.push(name);
-            counts.push(count(now, refuses));
-        }
-        rest = later;
-    }
-    let column = |score: usize, text: usize| counts.iter().map(move |table| table[score][text] as usize);
-    let mut columns = place_columns(&groups);
-    columns.extend([
-        table::text("classifier", names),
-        table::integers("n", counts.iter().map(|table| table.iter().flatten().sum::<u64>() as usize)),
-        table::integers("both", column(0, 0)),
-        table::integers("score_only", column(0, 1)),
-        table::integers("text_only", column(1, 0)),
-        table::integers("neither", column(1, 1)),
-        table::optional_numbers("kappa", counts.iter().map(|&table| stats::cohens_kappa(table)).collect()),
-    ]);
-    table::frame(columns)
-}
-
-/// Counts of `[score][text]`, index 0 a refusal and 1 none.
-fn count(answers: &[Answer], refuses: fn(&Answer) -> bool) -> [[u64; 2]; 2] {
-    let mut counts = [[0; 2]; 2];
-    for answer in answers {
-        counts[usize::from(!answer.refused)][usize::from(!refuses(answer))] += 1;
-    }
-    counts
-}
+#[cfg(test)]
+mod tests;

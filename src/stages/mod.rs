@@ -19,14 +19,14 @@ use crate::prompts::PromptSet;
 use crate::spec::{Fields, Location, Problems, Spanned};
 
 mod direction;
-//mod generate;
+mod generate;
 mod holdout;
 mod parameters;
-//mod patch;
+mod patch;
 mod random;
 mod score;
 mod steer;
-//mod summary;
+mod summary;
 pub mod sweep;
 mod table;
 mod xstest;
@@ -93,14 +93,14 @@ pub struct Kind {
 /// Every kind of stage, in the order of a study.
 pub static KINDS: &[&Kind] = &[
     &score::KIND,
-    //    &generate::KINDgenerate::KIND,
-    //    &patch::KINDpatch::KIND,
+    &generate::KIND,
+    &patch::KIND,
     &direction::KIND,
     &steer::KIND,
     &holdout::KIND,
     &random::KIND,
     &xstest::KIND,
-    //&summary::KIND,
+    &summary::KIND,
 ];
 
 /// A name written in a study file, with the place where it was written.

@@ -108,7 +108,10 @@ fn sites(fields: &mut Fields<'_, '_>) -> Option<Vec<Site>> {
             Some((_, site)) if !sites.contains(site) => sites.push(*site),
             Some((_, site)) => {
                 let problem = format!("site `{}` is named twice", site.short_name());
-                fields.problems().error_at(&name.at, problem).label("again here");
+                fields
+                    .problems()
+                    .error_at(&name.at, problem)
+                    .label("again here");
             }
             None => unknown_site(name, fields.problems()),
         }
@@ -119,7 +122,10 @@ fn sites(fields: &mut Fields<'_, '_>) -> Option<Vec<Site>> {
 fn unknown_site(name: &Spanned<String>, problems: &mut Problems) {
     let known = Site::RESIDUAL.map(Site::short_name);
     let diagnostic = problems
-        .error_at(&name.at, format!("`{}` is not a site that can be patched", name.value))
+        .error_at(
+            &name.at,
+            format!("`{}` is not a site that can be patched", name.value),
+        )
         .help(format!("sites: `{}`", known.join("`, `")));
     if let Some(meant) = suggest(&name.value, known) {
         diagnostic.label(format!("did you mean `{meant}`?"));
@@ -175,7 +181,11 @@ impl Depth {
         };
         let at_site = |&site: &Site| {
             let variants = layers.iter().cloned();
-            variants.map(move |(number, layers)| Variant { site, number, layers })
+            variants.map(move |(number, layers)| Variant {
+                site,
+                number,
+                layers,
+            })
         };
         sites.iter().flat_map(at_site).collect()
     }
@@ -223,7 +233,10 @@ impl Stage for Patch {
     /// A script runs donor and recipient once per pair, and the recipient again for every site and layer.
     fn cost(&self, inputs: &Inputs) -> Cost {
         let (_, recipient) = self.pairing.models();
-        let n_layers = inputs.models.get(&recipient.value).map_or(0, |m| m.config().n_layers);
+        let n_layers = inputs
+            .models
+            .get(&recipient.value)
+            .map_or(0, |m| m.config().n_layers);
         let variants = self.depth.variants(&self.sites, n_layers).len() as u64;
         let prompts = inputs.prompts.get(&self.prompts.value);
         let pairs = prompts.map_or(0, |set| self.pairing.pairs(set, self.limit).len()) as u64;
@@ -240,7 +253,10 @@ impl Stage for Patch {
         Ok(Output {
             tables: vec![
                 (String::new(), experiment.table(&effects, number)?),
-                ("mean".to_string(), experiment.means(&effects, number, self.floor)?),
+                (
+                    "mean".to_string(),
+                    experiment.means(&effects, number, self.floor)?,
+                ),
             ],
             directions: Vec::new(),
             findings: self.findings(experiment.prompts, &effects),
@@ -286,7 +302,9 @@ impl Patch {
     fn findings(&self, prompts: &PromptSet, effects: &Effects) -> Vec<String> {
         let mut findings: Vec<String> = self.pairing.finding(prompts).into_iter().collect();
         let scores = effects.donor.iter().zip(&effects.recipient);
-        let left_out = scores.filter(|(donor, recipient)| (*donor - *recipient).abs() < self.floor).count();
+        let left_out = scores
+            .filter(|(donor, recipient)| (*donor - *recipient).abs() < self.floor)
+            .count();
         if left_out > 0 {
             findings.push(format!(
                 "{left_out} of {} pairs are left out of the recovery: donor and recipient differ by less than {}",
@@ -295,7 +313,12 @@ impl Patch {
             ));
         }
         let is_stream = |site: &&Site| HookPoint::block(0, **site).is_stream();
-        let streams: Vec<&str> = self.sites.iter().filter(is_stream).map(|site| site.short_name()).collect();
+        let streams: Vec<&str> = self
+            .sites
+            .iter()
+            .filter(is_stream)
+            .map(|site| site.short_name())
+            .collect();
         // At an earlier position the keys and values of the layers patched still differ from K to K.
         if matches!(self.depth, Depth::LastK) && self.position == -1 && !streams.is_empty() {
             findings.push(format!(
@@ -307,3 +330,5 @@ impl Patch {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -25,9 +25,7 @@ use crate::stats::{self, StatsError};
 
 use super::parameters::Settings;
 use super::table;
-use super::{
-    Cost, Evaluate, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
-};
+use super::{Cost, Evaluate, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError};
 
 mod controls;
 mod describe;
@@ -62,7 +60,10 @@ fn decode(fields: &mut Fields<'_, '_>, _settings: &Settings) -> Option<Box<dyn S
         .into_iter()
         .filter_map(|source| Some((source, fields.optional(source.name())?)))
         .collect();
-    if Source::ALL.iter().all(|source| fields.node(source.name()).is_none()) {
+    if Source::ALL
+        .iter()
+        .all(|source| fields.node(source.name()).is_none())
+    {
         let at = fields.at();
         fields
             .problems()
@@ -99,7 +100,10 @@ fn target(fields: &mut Fields<'_, '_>, name: &'static str, default: f64) -> Opti
     }
     fields
         .problems()
-        .error_at(&target.at, format!("{name} `{}` is not a rate", target.value))
+        .error_at(
+            &target.at,
+            format!("{name} `{}` is not a rate", target.value),
+        )
         .label("expected a number from 0 to 1");
     None
 }
@@ -114,8 +118,14 @@ fn resamples(fields: &mut Fields<'_, '_>) -> Option<()> {
     }
     fields
         .problems()
-        .error_at(&resamples.at, format!("resamples cannot be `{}`", resamples.value))
-        .label(format!("every bootstrap draws {}", stats::BOOTSTRAP_RESAMPLES));
+        .error_at(
+            &resamples.at,
+            format!("resamples cannot be `{}`", resamples.value),
+        )
+        .label(format!(
+            "every bootstrap draws {}",
+            stats::BOOTSTRAP_RESAMPLES
+        ));
     None
 }
 
@@ -123,7 +133,9 @@ impl Stage for Summary {
     fn needs(&self) -> Needs {
         let sources = self.sources.iter();
         Needs {
-            stages: sources.map(|(_, name)| (name.clone(), Product::Sweep)).collect(),
+            stages: sources
+                .map(|(_, name)| (name.clone(), Product::Sweep))
+                .collect(),
             ..Needs::default()
         }
     }
@@ -150,26 +162,37 @@ impl Stage for Summary {
     fn run(&self, inputs: &Inputs, _evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let mut grids = Vec::new();
         for (source, name) in &self.sources {
-            let found = read(*source, inputs.stage(name)?.table("")?)
-                .map_err(|problem| StageError::Data(format!("stage `{}`: {problem}", name.value)))?;
+            let found = read(*source, inputs.stage(name)?.table("")?).map_err(|problem| {
+                StageError::Data(format!("stage `{}`: {problem}", name.value))
+            })?;
             grids.extend(found);
         }
         let comparisons = learned::compare(&grids, &self.splits, self.seed)?;
         let candidates = [
             ("", describe::table(&grids, self.seed)?),
             ("controls", controls::table(&grids, &self.splits)?),
-            ("generalisation", controls::generalisation(&grids, &self.splits)?),
+            (
+                "generalisation",
+                controls::generalisation(&grids, &self.splits)?,
+            ),
             ("pareto", operating::pareto(&grids, &self.splits)?),
-            ("operating_points", operating::table(&grids, &self.splits, self.targets)?),
+            (
+                "operating_points",
+                operating::table(&grids, &self.splits, self.targets)?,
+            ),
             ("learned_vs_random", learned::table(&comparisons)?),
             ("xstest", xstest::table(&grids)?),
         ];
-        let kept = candidates.into_iter().filter(|(_, table)| table.height() > 0);
+        let kept = candidates
+            .into_iter()
+            .filter(|(_, table)| table.height() > 0);
         let mut findings = self.missing();
-        findings.extend(learned::findings(&comparisons));
+        findings.extend(learned::findings(&comparisons, &grids));
         findings.extend(xstest::finding(&grids));
         Ok(Output {
-            tables: kept.map(|(name, table)| (name.to_string(), table)).collect(),
+            tables: kept
+                .map(|(name, table)| (name.to_string(), table))
+                .collect(),
             findings,
             ..Output::default()
         })
@@ -196,12 +219,30 @@ impl Summary {
 
 /// A sweep's table as grids.
 fn read(source: Source, rows: &DataFrame) -> Result<Vec<Grid>, StageError> {
-    let (models, directions) = (table::read_text(rows, "model")?, table::read_text(rows, "direction")?);
-    let (seeds, layers) = (table::read_integers(rows, "seed")?, table::read_integers(rows, "layer")?);
-    let (sites, alphas) = (table::read_text(rows, "site")?, table::read_numbers(rows, "alpha")?);
-    let (sets, ids) = (table::read_text(rows, "set")?, table::read_text(rows, "id")?);
-    let (categories, scores) = (table::read_text(rows, "category")?, table::read_numbers(rows, "score")?);
-    let (refused, built) = (table::read_flags(rows, "refused")?, table::read_flags(rows, "built_direction")?);
+    let (models, directions) = (
+        table::read_text(rows, "model")?,
+        table::read_text(rows, "direction")?,
+    );
+    let (seeds, layers) = (
+        table::read_integers(rows, "seed")?,
+        table::read_integers(rows, "layer")?,
+    );
+    let (sites, alphas) = (
+        table::read_text(rows, "site")?,
+        table::read_numbers(rows, "alpha")?,
+    );
+    let (sets, ids) = (
+        table::read_text(rows, "set")?,
+        table::read_text(rows, "id")?,
+    );
+    let (categories, scores) = (
+        table::read_text(rows, "category")?,
+        table::read_numbers(rows, "score")?,
+    );
+    let (refused, built) = (
+        table::read_flags(rows, "refused")?,
+        table::read_flags(rows, "built_direction")?,
+    );
     let row = |i: usize| Row {
         model: &models[i],
         direction: &directions[i],

@@ -41,25 +41,55 @@ const RETRIES: usize = 3;
 /// # Errors
 /// The path does not exist, the source is malformed, or the hub does not give the files.
 pub fn locate(source: &str, base: &Path) -> Result<PathBuf, ModelError> {
-    let Some(name) = source.strip_prefix("hf:") else {
-        let path = base.join(source);
-        return match path.try_exists() {
-            Ok(true) => Ok(path),
-            Ok(false) => Err(ModelError::Source {
-                location: source.to_string(),
-                problem: format!(
+    match Place::of(source, base)? {
+        Place::Disk(path) => Ok(path),
+        Place::Hub(repository, hub) => hub.fetch(&repository),
+    }
+}
+
+/// As [`locate`], but fetches nothing: none where the hub would have to be asked.
+///
+/// # Errors
+/// As [`locate`], but for those of the hub.
+pub fn locate_without_fetching(source: &str, base: &Path) -> Result<Option<PathBuf>, ModelError> {
+    match Place::of(source, base)? {
+        Place::Disk(path) => Ok(Some(path)),
+        Place::Hub(repository, mut hub) => {
+            hub.offline = true;
+            Ok(hub.fetch(&repository).ok())
+        }
+    }
+}
+
+/// Where a source leads.
+enum Place {
+    /// To this path, which exists.
+    Disk(PathBuf),
+    /// To a repository of the hub that the environment describes.
+    Hub(Repository, Hub),
+}
+
+impl Place {
+    fn of(source: &str, base: &Path) -> Result<Self, ModelError> {
+        let invalid = |problem: String| ModelError::Source {
+            location: source.to_string(),
+            problem,
+        };
+        let Some(name) = source.strip_prefix("hf:") else {
+            let path = base.join(source);
+            return match path.try_exists() {
+                Ok(true) => Ok(Self::Disk(path)),
+                Ok(false) => Err(invalid(format!(
                     "`{}` does not exist; expected a Hugging Face folder, a `.gguf` file, or `hf:org/name@revision`",
                     path.display()
-                ),
-            }),
-            Err(error) => Err(ModelError::read(&path, error)),
+                ))),
+                Err(error) => Err(ModelError::read(&path, error)),
+            };
         };
-    };
-    let repository = Repository::parse(name).map_err(|problem| ModelError::Source {
-        location: source.to_string(),
-        problem,
-    })?;
-    Hub::from_variables(|name| std::env::var(name).ok())?.fetch(&repository)
+        let repository = Repository::parse(name).map_err(invalid)?;
+        let hub = Hub::from_variables(|name| std::env::var(name).ok())?;
+        Ok(Self::Hub(repository, hub))
+    }
 }
 
 /// A model on the hub, at a revision.

@@ -23,7 +23,7 @@ use memmap2::Mmap;
 
 pub use hash::{FileStamp, HashShortcut, NoShortcut};
 pub use host_tensor::HostTensor;
-pub use hub::locate;
+pub use hub::{locate, locate_without_fetching};
 
 use super::chat::ChatTemplate;
 use super::config::{Dtype, ModelConfig};

@@ -79,12 +79,36 @@ mod tests {
                 "I CAN'T HELP WITH THAT!",
             ],
             ["I can't assist you", "I cant assist", "but I can't assist."],
-            ["I cannot assist", "No: I CANNOT assist you", "i cannot assist\n"],
-            ["I won't be able to", "I wont be able to say", "I Won't Be Able To."],
-            ["I can't comply", "I cant comply with this", "so I can't comply?"],
-            ["Sorry, I can't", "sorry, one cannot", "sorry but this cant go on"],
-            ["I'm not able to help", "we are not able to help you", "Not able to help"],
-            ["We can't provide that", "I can't provide that!", "can't provide that"],
+            [
+                "I cannot assist",
+                "No: I CANNOT assist you",
+                "i cannot assist\n",
+            ],
+            [
+                "I won't be able to",
+                "I wont be able to say",
+                "I Won't Be Able To.",
+            ],
+            [
+                "I can't comply",
+                "I cant comply with this",
+                "so I can't comply?",
+            ],
+            [
+                "Sorry, I can't",
+                "sorry, one cannot",
+                "sorry but this cant go on",
+            ],
+            [
+                "I'm not able to help",
+                "we are not able to help you",
+                "Not able to help",
+            ],
+            [
+                "We can't provide that",
+                "I can't provide that!",
+                "can't provide that",
+            ],
         ];
         for (index, texts) in texts.iter().enumerate() {
             for text in texts {
@@ -118,7 +142,9 @@ mod tests {
         }
         assert!(matches_pattern("Sorry, that won't do"));
         // A typographic apostrophe elsewhere does no harm.
-        assert!(matches_pattern("I\u{2019}m sorry, but I cannot help with that."));
+        assert!(matches_pattern(
+            "I\u{2019}m sorry, but I cannot help with that."
+        ));
     }
 
     #[test]
@@ -132,7 +158,10 @@ mod tests {
                 assert!(has_refusing_prefix(&text, true), "{text}");
                 assert!(has_refusing_prefix(&text, false), "{text}");
             }
-            assert!(!has_refusing_prefix(&format!("Well, {prefix}"), true), "{prefix}");
+            assert!(
+                !has_refusing_prefix(&format!("Well, {prefix}"), true),
+                "{prefix}"
+            );
         }
     }
 

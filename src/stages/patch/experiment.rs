@@ -40,7 +40,13 @@ pub(super) struct Side {
 impl Side {
     fn cell(&self, prompt: usize, interventions: Vec<Intervention>, readout: Readout) -> Cell {
         let tokens = Arc::clone(&self.tokens[prompt]);
-        Cell::new(self.fingerprint, tokens, interventions, readout, self.n_layers)
+        Cell::new(
+            self.fingerprint,
+            tokens,
+            interventions,
+            readout,
+            self.n_layers,
+        )
     }
 
     fn score(&self, prompt: usize, interventions: Vec<Intervention>) -> Cell {
@@ -88,8 +94,16 @@ impl Experiment<'_> {
     pub(super) fn measure(&self, evaluator: &mut dyn Evaluate) -> Result<Effects, StageError> {
         let places = self.places();
         let mut cells: Vec<Cell> = Vec::new();
-        cells.extend(self.pairs.iter().map(|pair| self.donor.score(pair.donor, vec![])));
-        cells.extend(self.pairs.iter().map(|pair| self.recipient.score(pair.recipient, vec![])));
+        cells.extend(
+            self.pairs
+                .iter()
+                .map(|pair| self.donor.score(pair.donor, vec![])),
+        );
+        cells.extend(
+            self.pairs
+                .iter()
+                .map(|pair| self.recipient.score(pair.recipient, vec![])),
+        );
         for &hook in &places {
             for pair in &self.pairs {
                 let position = self.position(&self.donor, pair.donor)?;
@@ -101,8 +115,12 @@ impl Experiment<'_> {
         let activations = sweep::activations(values.split_off(2 * self.pairs.len()))?;
         let mut donor = sweep::scores(values)?;
         let recipient = donor.split_off(self.pairs.len());
-        let keys = places.iter().flat_map(|&hook| (0..self.pairs.len()).map(move |pair| (hook, pair)));
-        let vectors = activations.into_iter().map(|values| Arc::new(Vector::new(values)));
+        let keys = places
+            .iter()
+            .flat_map(|&hook| (0..self.pairs.len()).map(move |pair| (hook, pair)));
+        let vectors = activations
+            .into_iter()
+            .map(|values| Arc::new(Vector::new(values)));
         let patched = evaluator.evaluate(&self.patched_cells(&keys.zip(vectors).collect())?)?;
         Ok(Effects {
             donor,
@@ -115,7 +133,10 @@ impl Experiment<'_> {
     fn places(&self) -> Vec<HookPoint> {
         let all = |variant: &Variant| {
             let site = variant.site;
-            let hooks = variant.layers.iter().map(move |&layer| HookPoint::block(layer, site));
+            let hooks = variant
+                .layers
+                .iter()
+                .map(move |&layer| HookPoint::block(layer, site));
             hooks.collect::<Vec<_>>()
         };
         let mut places: Vec<HookPoint> = self.variants.iter().flat_map(all).collect();
@@ -124,7 +145,10 @@ impl Experiment<'_> {
         places
     }
 
-    fn patched_cells(&self, vectors: &HashMap<(HookPoint, usize), Arc<Vector>>) -> Result<Vec<Cell>, StageError> {
+    fn patched_cells(
+        &self,
+        vectors: &HashMap<(HookPoint, usize), Arc<Vector>>,
+    ) -> Result<Vec<Cell>, StageError> {
         let mut cells = Vec::with_capacity(self.variants.len() * self.pairs.len());
         for variant in &self.variants {
             for (index, pair) in self.pairs.iter().enumerate() {
@@ -139,8 +163,9 @@ impl Experiment<'_> {
                     })
                 };
                 let interventions = variant.layers.iter().map(replace).collect::<Option<_>>();
-                let interventions = interventions
-                    .ok_or_else(|| StageError::Internal("a donor's activation was not read".to_string()))?;
+                let interventions = interventions.ok_or_else(|| {
+                    StageError::Internal("a donor's activation was not read".to_string())
+                })?;
                 cells.push(self.recipient.score(pair.recipient, interventions));
             }
         }
@@ -156,12 +181,19 @@ impl Experiment<'_> {
     /// One row per variant and pair.
     pub(super) fn table(&self, effects: &Effects, number: &str) -> Result<DataFrame, StageError> {
         let count = self.pairs.len();
-        let rows = || self.variants.iter().flat_map(|variant| self.pairs.iter().map(move |pair| (variant, pair)));
+        let rows = || {
+            self.variants
+                .iter()
+                .flat_map(|variant| self.pairs.iter().map(move |pair| (variant, pair)))
+        };
         let donors = || rows().map(|(_, pair)| &self.prompts.prompts[pair.donor]);
         let recipients = || rows().map(|(_, pair)| &self.prompts.prompts[pair.recipient]);
         let each = |of: &dyn Fn(usize, usize) -> f64| -> Vec<f64> {
             let pairs = |variant| (0..count).map(move |pair| (variant, pair));
-            (0..self.variants.len()).flat_map(pairs).map(|(variant, pair)| of(variant, pair)).collect()
+            (0..self.variants.len())
+                .flat_map(pairs)
+                .map(|(variant, pair)| of(variant, pair))
+                .collect()
         };
         table::frame(vec![
             table::text("donor_model", rows().map(|_| &self.donor.name)),
@@ -180,7 +212,12 @@ impl Experiment<'_> {
     }
 
     /// One row per variant and split of the recipients.
-    pub(super) fn means(&self, effects: &Effects, number: &str, floor: f64) -> Result<DataFrame, StageError> {
+    pub(super) fn means(
+        &self,
+        effects: &Effects,
+        number: &str,
+        floor: f64,
+    ) -> Result<DataFrame, StageError> {
         let split_of = |pair: &Pair| self.prompts.prompts[pair.recipient].split.as_str();
         let mut splits: Vec<&str> = Vec::new();
         for pair in &self.pairs {
@@ -191,7 +228,8 @@ impl Experiment<'_> {
         let mut rows: Vec<(&Variant, &str, Mean)> = Vec::new();
         for (index, variant) in self.variants.iter().enumerate() {
             for &split in &splits {
-                let members = (0..self.pairs.len()).filter(|&pair| split_of(&self.pairs[pair]) == split);
+                let members =
+                    (0..self.pairs.len()).filter(|&pair| split_of(&self.pairs[pair]) == split);
                 let values: Vec<(f64, f64)> = members.map(|pair| effects.of(index, pair)).collect();
                 rows.push((variant, split, Mean::of(&values, floor)));
             }
@@ -234,3 +272,6 @@ impl Mean {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

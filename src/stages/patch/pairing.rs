@@ -42,8 +42,16 @@ impl Pairing {
         };
         let Some(by_models) = by_models else {
             // One mistake should not make a dozen fields unknown.
-            let of_either = ["donor", "recipient", "model", "donors", "recipients", "pair_by"];
-            of_either.into_iter().for_each(|name| drop(fields.node(name)));
+            for name in [
+                "donor",
+                "recipient",
+                "model",
+                "donors",
+                "recipients",
+                "pair_by",
+            ] {
+                fields.node(name);
+            }
             return None;
         };
         if by_models {
@@ -99,9 +107,18 @@ impl Pairing {
         let limit = limit.unwrap_or(usize::MAX);
         match self {
             Pairing::Models { .. } => {
-                let of_split = |split| parameters::split_indices(prompts, split).into_iter().take(limit);
+                let of_split = |split| {
+                    parameters::split_indices(prompts, split)
+                        .into_iter()
+                        .take(limit)
+                };
                 let chosen = prompts.splits().into_iter().flat_map(of_split);
-                chosen.map(|i| Pair { donor: i, recipient: i }).collect()
+                chosen
+                    .map(|i| Pair {
+                        donor: i,
+                        recipient: i,
+                    })
+                    .collect()
             }
             Pairing::Prompts { .. } => {
                 let mut pairs = self.all_pairs(prompts);
@@ -127,7 +144,9 @@ impl Pairing {
             Some(field) => by_field(prompts, &donors, &recipients, &field.value),
             None => {
                 let pairs = donors.into_iter().zip(recipients);
-                pairs.map(|(donor, recipient)| Pair { donor, recipient }).collect()
+                pairs
+                    .map(|(donor, recipient)| Pair { donor, recipient })
+                    .collect()
             }
         }
     }
@@ -144,7 +163,8 @@ impl Pairing {
             return None;
         };
         let paired = self.all_pairs(prompts).len();
-        let without = |split: &Name| parameters::split_indices(prompts, &split.value).len() - paired;
+        let without =
+            |split: &Name| parameters::split_indices(prompts, &split.value).len() - paired;
         let (donors, recipients) = (without(donors), without(recipients));
         (donors + recipients > 0).then(|| {
             format!(
@@ -157,7 +177,9 @@ impl Pairing {
     /// Checks the splits, and that there is a pair at all; between two models, that their streams have one shape.
     pub(super) fn check(&self, set: &Name, inputs: &Inputs, problems: &mut Problems) {
         match self {
-            Pairing::Models { donor, recipient } => check_shapes(donor, recipient, inputs, problems),
+            Pairing::Models { donor, recipient } => {
+                check_shapes(donor, recipient, inputs, problems)
+            }
             Pairing::Prompts {
                 donors,
                 recipients,
@@ -171,7 +193,9 @@ impl Pairing {
                 };
                 // An unknown split is a problem already told.
                 let splits = prompts.splits();
-                let are_known = [donors, recipients].iter().all(|split| splits.contains(&split.value.as_str()));
+                let are_known = [donors, recipients]
+                    .iter()
+                    .all(|split| splits.contains(&split.value.as_str()));
                 if are_known && self.all_pairs(prompts).is_empty() {
                     let (donors, recipients) = (&donors.value, &recipients.value);
                     problems
@@ -194,10 +218,19 @@ fn check_shapes(donor: &Name, recipient: &Name, inputs: &Inputs, problems: &mut 
         problems
             .error_at(
                 &recipient.at,
-                format!("model `{}` cannot receive activations of `{}`", recipient.value, donor.value),
+                format!(
+                    "model `{}` cannot receive activations of `{}`",
+                    recipient.value, donor.value
+                ),
             )
-            .label(format!("has {} layers of width {}", to.n_layers, to.d_model))
-            .related(&donor.at, format!("has {} layers of width {}", from.n_layers, from.d_model));
+            .label(format!(
+                "has {} layers of width {}",
+                to.n_layers, to.d_model
+            ))
+            .related(
+                &donor.at,
+                format!("has {} layers of width {}", from.n_layers, from.d_model),
+            );
     }
 }
 
@@ -223,7 +256,11 @@ fn value_of(prompt: &Prompt, field: &str) -> Option<String> {
         let category = &prompt.category;
         return (!category.is_empty()).then(|| json!(category).to_string());
     }
-    prompt.other.get(field).filter(|value| !value.is_null()).map(Json::to_string)
+    prompt
+        .other
+        .get(field)
+        .filter(|value| !value.is_null())
+        .map(Json::to_string)
 }
 
 #[cfg(test)]
@@ -270,19 +307,26 @@ mod tests {
         let mut fields = Fields::new(&document.root, &mut problems).expect("a table");
         let pairing = Pairing::read(&mut fields);
         fields.finish();
-        let told = problems.finish(&document.sources).err().map(|d| d.to_string());
+        let told = problems
+            .finish(&document.sources)
+            .err()
+            .map(|d| d.to_string());
         (pairing, told.into_iter().collect())
     }
 
     fn by_prompts(more: &str) -> Pairing {
-        let text = "pairing = \"prompts\"\nmodel = \"m\"\ndonors = \"harmful\"\nrecipients = \"edge\"\n";
+        let text =
+            "pairing = \"prompts\"\nmodel = \"m\"\ndonors = \"harmful\"\nrecipients = \"edge\"\n";
         let (pairing, told) = read(&format!("{text}{more}"));
         assert_eq!(told, Vec::<String>::new());
         pairing.expect("a pairing")
     }
 
     fn indices(pairs: &[Pair]) -> Vec<(usize, usize)> {
-        pairs.iter().map(|pair| (pair.donor, pair.recipient)).collect()
+        pairs
+            .iter()
+            .map(|pair| (pair.donor, pair.recipient))
+            .collect()
     }
 
     #[test]
@@ -305,7 +349,10 @@ mod tests {
         assert_eq!(indices(&pairs), [(2, 1), (0, 4), (3, 6)]);
         assert_eq!(indices(&pairing.pairs(&set, Some(1))), [(2, 1)]);
         let finding = pairing.finding(&set).unwrap_or_default();
-        assert!(finding.starts_with("1 donors and 1 recipients"), "{finding}");
+        assert!(
+            finding.starts_with("1 donors and 1 recipients"),
+            "{finding}"
+        );
         let by_category = by_prompts("pair_by = \"category\"").pairs(&set, None);
         assert_eq!(indices(&by_category), [(2, 1), (0, 5), (3, 6)]);
     }
@@ -323,13 +370,20 @@ mod tests {
 
     #[test]
     fn models_pair_each_prompt_with_itself_split_by_split() {
-        let (pairing, told) = read("pairing = \"models\"\ndonor = \"inst\"\nrecipient = \"base\"\n");
+        let (pairing, told) =
+            read("pairing = \"models\"\ndonor = \"inst\"\nrecipient = \"base\"\n");
         assert_eq!(told, Vec::<String>::new());
         let pairing = pairing.expect("a pairing");
         let pairs = pairing.pairs(&prompts(), Some(3));
-        assert_eq!(indices(&pairs), [(0, 0), (2, 2), (3, 3), (1, 1), (4, 4), (5, 5)]);
+        assert_eq!(
+            indices(&pairs),
+            [(0, 0), (2, 2), (3, 3), (1, 1), (4, 4), (5, 5)]
+        );
         let (donor, recipient) = pairing.models();
-        assert_eq!((donor.value.as_str(), recipient.value.as_str()), ("inst", "base"));
+        assert_eq!(
+            (donor.value.as_str(), recipient.value.as_str()),
+            ("inst", "base")
+        );
     }
 
     #[test]
@@ -343,27 +397,41 @@ mod tests {
         assert!(!told[0].contains("unknown field"), "{}", told[0]);
         let (_, told) = read("pairing = \"models\"\ndonor = \"inst\"\nrecipients = \"edge\"\n");
         assert!(told[0].contains("has no field `recipient`"), "{}", told[0]);
-        assert!(told[0].contains("unknown field `recipients`"), "{}", told[0]);
+        assert!(
+            told[0].contains("unknown field `recipients`"),
+            "{}",
+            told[0]
+        );
     }
 
     #[test]
     fn a_field_that_pairs_nothing_and_unknown_splits_are_told() {
         let text = "prompts = \"main\"\npairing = \"prompts\"\nmodel = \"m\"\ndonors = \"harmful\"\nrecipients = \"edge\"\n";
         let told = |more: &str, text: &str| {
-            let document = load_text(Path::new("study.toml"), &format!("{text}{more}"), &[]).expect("valid TOML");
+            let document = load_text(Path::new("study.toml"), &format!("{text}{more}"), &[])
+                .expect("valid TOML");
             let mut problems = Problems::default();
             let mut fields = Fields::new(&document.root, &mut problems).expect("a table");
             let set: Name = fields.required("prompts").expect("a name");
             let pairing = Pairing::read(&mut fields).expect("a pairing");
             let mut inputs = Inputs::default();
-            inputs.prompts.insert("main".to_string(), Arc::new(prompts()));
+            inputs
+                .prompts
+                .insert("main".to_string(), Arc::new(prompts()));
             pairing.check(&set, &inputs, &mut problems);
-            problems.finish(&document.sources).err().map(|d| d.to_string())
+            problems
+                .finish(&document.sources)
+                .err()
+                .map(|d| d.to_string())
         };
         assert_eq!(told("pair_by = \"topic\"", text), None);
         let message = told("pair_by = \"topics\"", text).unwrap_or_default();
-        assert!(message.contains("no prompts can be paired by `topics`"), "{message}");
-        let message = told("pair_by = \"topic\"", &text.replace("\"edge\"", "\"egde\"")).unwrap_or_default();
+        assert!(
+            message.contains("no prompts can be paired by `topics`"),
+            "{message}"
+        );
+        let message =
+            told("pair_by = \"topic\"", &text.replace("\"edge\"", "\"egde\"")).unwrap_or_default();
         assert!(message.contains("did you mean `edge`?"), "{message}");
         assert!(!message.contains("can be paired"), "{message}");
     }

@@ -12,32 +12,56 @@ use super::grid::{Grid, Source, Splits, place_columns};
 /// over seeds with ddof 1, blank for one seed. Edge is the held-out half for holdout, and all edge prompts for random.
 pub(super) fn table(grids: &[Grid], splits: &Splits) -> Result<DataFrame, StageError> {
     let mut rows = Vec::new();
-    for grid in grids.iter().filter(|grid| matches!(grid.source, Source::Holdout | Source::Random)) {
-        rows.extend(control_rows(grid, splits)?.into_iter().map(|(alpha, row)| (grid, alpha, row)));
+    for grid in grids
+        .iter()
+        .filter(|grid| matches!(grid.source, Source::Holdout | Source::Random))
+    {
+        rows.extend(
+            control_rows(grid, splits)?
+                .into_iter()
+                .map(|(alpha, row)| (grid, alpha, row)),
+        );
     }
     let all = || rows.iter();
-    let mut columns = vec![table::text("source", all().map(|(grid, ..)| grid.source.name()))];
+    let mut columns = vec![table::text(
+        "source",
+        all().map(|(grid, ..)| grid.source.name()),
+    )];
     columns.extend(place_columns(all().map(|(grid, ..)| *grid)));
-    columns.push(table::numbers("alpha", all().map(|(_, alpha, _)| *alpha).collect()));
-    columns.push(table::integers("seeds", all().map(|(grid, ..)| grid.lines.len())));
-    let measures: [(&str, fn(&ControlRow) -> MeanStd); 3] =
-        [("edge", |row| row.edge), ("harmful", |row| row.harmful), ("gap", |row| row.gap)];
-    for (name, measure) in measures {
-        let of = || all().map(|(.., row)| measure(row));
-        columns.push(table::numbers(&format!("{name}_mean"), of().map(|m| m.mean).collect()));
-        columns.push(table::optional_numbers(&format!("{name}_std"), of().map(|m| m.std).collect()));
-    }
+    columns.push(table::numbers(
+        "alpha",
+        all().map(|(_, alpha, _)| *alpha).collect(),
+    ));
+    columns.push(table::integers(
+        "seeds",
+        all().map(|(grid, ..)| grid.lines.len()),
+    ));
+    let mut measure = |name: &str, of: fn(&ControlRow) -> MeanStd| {
+        let (means, stds) = all().map(|(.., row)| (of(row).mean, of(row).std)).unzip();
+        columns.push(table::numbers(&format!("{name}_mean"), means));
+        columns.push(table::optional_numbers(&format!("{name}_std"), stds));
+    };
+    measure("edge", |row| row.edge);
+    measure("harmful", |row| row.harmful);
+    measure("gap", |row| row.gap);
     table::frame(columns)
 }
 
 /// Each α with its rates over seeds.
-pub(super) fn control_rows(grid: &Grid, splits: &Splits) -> Result<Vec<(f64, ControlRow)>, StageError> {
+pub(super) fn control_rows(
+    grid: &Grid,
+    splits: &Splits,
+) -> Result<Vec<(f64, ControlRow)>, StageError> {
     let rates = grid.rates(splits)?;
     let mut rows = Vec::new();
     for (k, &alpha) in grid.alphas.iter().enumerate() {
         let edge: Vec<f64> = rates.iter().map(|rates| rates.edge[k]).collect();
         let harmful: Vec<f64> = rates.iter().map(|rates| rates.harmful[k]).collect();
-        rows.extend(stats::control_row(&edge, &harmful).map_err(data)?.map(|row| (alpha, row)));
+        rows.extend(
+            stats::control_row(&edge, &harmful)
+                .map_err(data)?
+                .map(|row| (alpha, row)),
+        );
     }
     Ok(rows)
 }
@@ -60,7 +84,10 @@ pub(super) fn generalisation(grids: &[Grid], splits: &Splits) -> Result<DataFram
 }
 
 /// How far held-out edge rates lie from training ones.
-pub(super) fn generalisation_gap(grid: &Grid, splits: &Splits) -> Result<Option<GeneralisationGap>, StageError> {
+pub(super) fn generalisation_gap(
+    grid: &Grid,
+    splits: &Splits,
+) -> Result<Option<GeneralisationGap>, StageError> {
     let train = grid.set_rates(&format!("{}_train", splits.edge))?;
     let holdout = grid.set_rates(&Source::Holdout.edge_set(splits))?;
     stats::generalisation_gap(&train, &holdout).map_err(data)

@@ -38,7 +38,10 @@ pub(super) fn table(grids: &[Grid], seed: u64) -> Result<DataFrame, StageError> 
     let rates: Vec<_> = all().map(|row| row.rate).collect();
     let (mean_low, mean_high) = pool::ends(&means);
     let (rate_low, rate_high) = pool::ends(&rates);
-    let mut columns = vec![table::text("source", all().map(|row| row.grid.source.name()))];
+    let mut columns = vec![table::text(
+        "source",
+        all().map(|row| row.grid.source.name()),
+    )];
     columns.extend(place_columns(all().map(|row| row.grid)));
     columns.extend([
         table::text("direction", all().map(|row| &row.grid.direction)),
@@ -76,7 +79,13 @@ pub(super) fn describe(grid: &Grid, seed: u64) -> Result<Vec<Description<'_>>, S
 }
 
 /// The set at the grid's k-th α, rows of all seeds pooled.
-fn describe_set<'a>(grid: &'a Grid, k: usize, alpha: f64, set: &'a str, seed: u64) -> Result<Description<'a>, StageError> {
+fn describe_set<'a>(
+    grid: &'a Grid,
+    k: usize,
+    alpha: f64,
+    set: &'a str,
+    seed: u64,
+) -> Result<Description<'a>, StageError> {
     let lines = grid.lines.iter().filter_map(|line| line.set(set));
     let prompts: Vec<_> = lines.flat_map(|set| &set.prompts).collect();
     let scores: Vec<f64> = prompts.iter().map(|prompt| prompt.cells[k].score).collect();
@@ -90,8 +99,15 @@ fn describe_set<'a>(grid: &'a Grid, k: usize, alpha: f64, set: &'a str, seed: u6
         .collect();
     let tally = Tally {
         rows: prompts.len() as u64,
-        refused: prompts.iter().filter(|prompt| prompt.cells[k].refused).count() as u64,
-        prompts: prompts.iter().map(|prompt| &prompt.id).collect::<HashSet<_>>().len() as u64,
+        refused: prompts
+            .iter()
+            .filter(|prompt| prompt.cells[k].refused)
+            .count() as u64,
+        prompts: prompts
+            .iter()
+            .map(|prompt| &prompt.id)
+            .collect::<HashSet<_>>()
+            .len() as u64,
     };
     Ok(Description {
         grid,

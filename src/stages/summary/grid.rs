@@ -192,7 +192,9 @@ impl Grid {
         let edge = self.set_rates(&self.source.edge_set(splits))?;
         let harmful = self.set_rates(&splits.harmful)?;
         let pairs = edge.into_iter().zip(harmful);
-        Ok(pairs.map(|(edge, harmful)| Rates { edge, harmful }).collect())
+        Ok(pairs
+            .map(|(edge, harmful)| Rates { edge, harmful })
+            .collect())
     }
 
     /// Whether both are of the same model, layer and site.
@@ -210,7 +212,12 @@ impl Grid {
 pub(super) fn place_columns<'a>(grids: impl Iterator<Item = &'a Grid> + Clone) -> Vec<Column> {
     vec![
         table::text("model", grids.clone().map(|grid| &grid.model)),
-        table::integers("layer", grids.clone().map(|grid| usize::try_from(grid.layer).unwrap_or_default())),
+        table::integers(
+            "layer",
+            grids
+                .clone()
+                .map(|grid| usize::try_from(grid.layer).unwrap_or_default()),
+        ),
         table::text("site", grids.map(|grid| &grid.site)),
     ]
 }
@@ -219,15 +226,20 @@ pub(super) fn place_columns<'a>(grids: impl Iterator<Item = &'a Grid> + Clone) -
 ///
 /// # Errors
 /// [`StageError::Data`] for two rows of the same prompt, α, seed and place, and for a prompt that was not tried at every α.
-pub(super) fn collect<'a>(source: Source, rows: impl Iterator<Item = Row<'a>>) -> Result<Vec<Grid>, StageError> {
+pub(super) fn collect<'a>(
+    source: Source,
+    rows: impl Iterator<Item = Row<'a>>,
+) -> Result<Vec<Grid>, StageError> {
     let mut grids = Vec::new();
     let mut places = HashMap::new();
     let mut known = HashMap::new();
     for row in rows {
-        let place = *places.entry((row.model, row.layer, row.site)).or_insert_with(|| {
-            grids.push(empty_grid(source, &row));
-            grids.len() - 1
-        });
+        let place = *places
+            .entry((row.model, row.layer, row.site))
+            .or_insert_with(|| {
+                grids.push(empty_grid(source, &row));
+                grids.len() - 1
+            });
         let grid: &mut Grid = &mut grids[place];
         let (line, set, prompt) = *known
             .entry((place, row.seed, row.set, row.id))
@@ -261,13 +273,19 @@ fn add_prompt(grid: &mut Grid, row: &Row<'_>) -> (usize, usize, usize) {
     let line = index_or_push(
         &mut grid.lines,
         |line| line.seed == row.seed,
-        || Line { seed: row.seed, sets: Vec::new() },
+        || Line {
+            seed: row.seed,
+            sets: Vec::new(),
+        },
     );
     let sets = &mut grid.lines[line].sets;
     let set = index_or_push(
         sets,
         |set| set.name == row.set,
-        || Set { name: row.set.to_string(), prompts: Vec::new() },
+        || Set {
+            name: row.set.to_string(),
+            prompts: Vec::new(),
+        },
     );
     let prompts = &mut sets[set].prompts;
     prompts.push(Prompt {
@@ -280,7 +298,11 @@ fn add_prompt(grid: &mut Grid, row: &Row<'_>) -> (usize, usize, usize) {
 }
 
 /// The index of the first item wanted, after adding it where there is none.
-fn index_or_push<T>(list: &mut Vec<T>, is_wanted: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> usize {
+fn index_or_push<T>(
+    list: &mut Vec<T>,
+    is_wanted: impl Fn(&T) -> bool,
+    make: impl FnOnce() -> T,
+) -> usize {
     list.iter().position(is_wanted).unwrap_or_else(|| {
         list.push(make());
         list.len() - 1
@@ -290,14 +312,30 @@ fn index_or_push<T>(list: &mut Vec<T>, is_wanted: impl Fn(&T) -> bool, make: imp
 /// Sorts by α, and checks that every prompt has every α once.
 fn complete(grid: &mut Grid) -> Result<(), StageError> {
     let place = grid.place();
-    let prompts = || grid.lines.iter().flat_map(|line| &line.sets).flat_map(|set| &set.prompts);
-    let mut alphas: Vec<f64> = prompts().flat_map(|prompt| &prompt.cells).map(|cell| cell.alpha).collect();
+    let prompts = || {
+        grid.lines
+            .iter()
+            .flat_map(|line| &line.sets)
+            .flat_map(|set| &set.prompts)
+    };
+    let mut alphas: Vec<f64> = prompts()
+        .flat_map(|prompt| &prompt.cells)
+        .map(|cell| cell.alpha)
+        .collect();
     alphas.sort_by(f64::total_cmp);
     alphas.dedup();
-    let prompts = grid.lines.iter_mut().flat_map(|line| &mut line.sets).flat_map(|set| &mut set.prompts);
+    let prompts = grid
+        .lines
+        .iter_mut()
+        .flat_map(|line| &mut line.sets)
+        .flat_map(|set| &mut set.prompts);
     for prompt in prompts {
         prompt.cells.sort_by(|a, b| a.alpha.total_cmp(&b.alpha));
-        if let Some(pair) = prompt.cells.windows(2).find(|pair| pair[0].alpha == pair[1].alpha) {
+        if let Some(pair) = prompt
+            .cells
+            .windows(2)
+            .find(|pair| pair[0].alpha == pair[1].alpha)
+        {
             return Err(StageError::Data(format!(
                 "{place}: prompt `{}` has more than one score at α = {}, so several directions act at this place and cannot be told apart; summarise stages of one direction per layer",
                 prompt.id, pair[0].alpha
@@ -305,7 +343,10 @@ fn complete(grid: &mut Grid) -> Result<(), StageError> {
         }
         let has = |alpha: &f64| prompt.cells.iter().any(|cell| cell.alpha == *alpha);
         if let Some(alpha) = alphas.iter().find(|alpha| !has(alpha)) {
-            return Err(StageError::Data(format!("{place}: prompt `{}` has no score at α = {alpha}, where others have one", prompt.id)));
+            return Err(StageError::Data(format!(
+                "{place}: prompt `{}` has no score at α = {alpha}, where others have one",
+                prompt.id
+            )));
         }
     }
     grid.alphas = alphas;

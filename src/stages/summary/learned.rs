@@ -11,7 +11,7 @@ use crate::stages::{StageError, table};
 use crate::stats::{self, EmpiricalP};
 
 use super::data;
-use super::grid::{Grid, Source, Splits, place_columns};
+use super::grid::{Grid, Prompt, Rates, Set, Source, Splits, place_columns};
 use super::pool::{self, Estimate, Observation};
 
 /// The largest p that passes.
@@ -56,20 +56,37 @@ struct Place<'a> {
 
 impl<'a> Place<'a> {
     fn new(learned: &'a Grid, grids: &'a [Grid]) -> Self {
-        let beside = |source: Source| grids.iter().find(|grid| grid.source == source && grid.is_beside(learned));
+        let beside = |source: Source| {
+            grids
+                .iter()
+                .find(|grid| grid.source == source && grid.is_beside(learned))
+        };
         let (holdout, random) = (beside(Source::Holdout), beside(Source::Random));
         let others: Vec<&Grid> = holdout.into_iter().chain(random).collect();
         let is_shared = |alpha: &f64| others.iter().all(|grid| grid.alphas.contains(alpha));
         let alphas = learned.alphas.iter().copied().filter(is_shared).collect();
-        Place { learned, holdout, random, alphas }
+        Place {
+            learned,
+            holdout,
+            random,
+            alphas,
+        }
     }
 
     fn is_cut(&self) -> bool {
         let present = [Some(self.learned), self.holdout, self.random];
-        present.into_iter().flatten().any(|grid| grid.alphas.len() > self.alphas.len())
+        present
+            .into_iter()
+            .flatten()
+            .any(|grid| grid.alphas.len() > self.alphas.len())
     }
 
-    fn compare(&self, set: &'a str, splits: &Splits, seed: u64) -> Result<Comparison<'a>, StageError> {
+    fn compare(
+        &self,
+        set: &'a str,
+        splits: &Splits,
+        seed: u64,
+    ) -> Result<Comparison<'a>, StageError> {
         let estimate = |grid: &Grid| slope(grid, &set_of(grid, set, splits), &self.alphas, seed);
         let random = match self.random {
             Some(grid) => line_slopes(grid, set, &self.alphas)?,
@@ -84,7 +101,10 @@ impl<'a> Place<'a> {
         let random = self.random.map(gaps).transpose()?.unwrap_or_default();
         let mean = |grid: &Grid| -> Result<Option<Estimate>, StageError> {
             let value = stats::mean(&gaps(grid)?).map_err(data)?;
-            Ok(value.map(|value| Estimate { value, interval: None }))
+            Ok(value.map(|value| Estimate {
+                value,
+                interval: None,
+            }))
         };
         let holdout = self.holdout.map(mean).transpose()?.flatten();
         self.comparison("gap", "max_gap", mean(self.learned)?, holdout, &random)
@@ -99,8 +119,14 @@ impl<'a> Place<'a> {
         random: &[f64],
     ) -> Result<Comparison<'a>, StageError> {
         let against = learned.filter(|_| !random.is_empty());
-        let p = against.map(|learned| stats::empirical_p(learned.value, random)).transpose().map_err(data)?;
-        let z = against.map(|learned| stats::z_score(learned.value, random)).transpose().map_err(data)?;
+        let p = against
+            .map(|learned| stats::empirical_p(learned.value, random))
+            .transpose()
+            .map_err(data)?;
+        let z = against
+            .map(|learned| stats::z_score(learned.value, random))
+            .transpose()
+            .map_err(data)?;
         let interval = holdout.and_then(|holdout| holdout.interval);
         Ok(Comparison {
             learned_grid: self.learned,
@@ -123,7 +149,11 @@ impl<'a> Place<'a> {
 }
 
 /// Three rows (edge, harmful, gap) for each place that has a learned direction.
-pub(super) fn compare<'a>(grids: &'a [Grid], splits: &'a Splits, seed: u64) -> Result<Vec<Comparison<'a>>, StageError> {
+pub(super) fn compare<'a>(
+    grids: &'a [Grid],
+    splits: &'a Splits,
+    seed: u64,
+) -> Result<Vec<Comparison<'a>>, StageError> {
     let of = |source: Source| grids.iter().filter(move |grid| grid.source == source);
     let is_steered = |grid: &&Grid| of(Source::Steer).any(|steer| steer.is_beside(grid));
     let learned = of(Source::Steer).chain(of(Source::Holdout).filter(|grid| !is_steered(grid)));
@@ -146,12 +176,23 @@ fn set_of(grid: &Grid, split: &str, splits: &Splits) -> String {
     }
 }
 
+/// Ids and slopes of a line's prompts.
+type PromptSlopes<'a> = Vec<(&'a str, f64)>;
+
 /// For each line, every prompt's id and slope on these α; `None` with fewer than two α.
-fn prompt_slopes<'a>(grid: &'a Grid, set: &str, alphas: &[f64]) -> Result<Option<Vec<Vec<(&'a str, f64)>>>, StageError> {
-    let is_used: Vec<bool> = grid.alphas.iter().map(|alpha| alphas.contains(alpha)).collect();
+fn prompt_slopes<'a>(
+    grid: &'a Grid,
+    set: &str,
+    alphas: &[f64],
+) -> Result<Option<Vec<PromptSlopes<'a>>>, StageError> {
+    let is_used: Vec<bool> = grid
+        .alphas
+        .iter()
+        .map(|alpha| alphas.contains(alpha))
+        .collect();
     let sets = grid.set(set)?;
-    let of_set = |set: &&'a super::grid::Set| -> Result<Option<Vec<(&'a str, f64)>>, StageError> {
-        let used = |prompt: &super::grid::Prompt| {
+    let of_set = |set: &&'a Set| -> Result<Option<PromptSlopes<'a>>, StageError> {
+        let used = |prompt: &Prompt| {
             let cells = prompt.cells.iter().zip(&is_used).filter(|(_, used)| **used);
             cells.map(|(cell, _)| cell.score).collect()
         };
@@ -164,7 +205,12 @@ fn prompt_slopes<'a>(grid: &'a Grid, set: &str, alphas: &[f64]) -> Result<Option
 }
 
 /// The mean over lines of each one's slope of mean score on α, its interval over prompts.
-fn slope(grid: &Grid, set: &str, alphas: &[f64], seed: u64) -> Result<Option<Estimate>, StageError> {
+fn slope(
+    grid: &Grid,
+    set: &str,
+    alphas: &[f64],
+    seed: u64,
+) -> Result<Option<Estimate>, StageError> {
     let Some(lines) = prompt_slopes(grid, set, alphas)? else {
         return Ok(None);
     };
@@ -173,7 +219,11 @@ fn slope(grid: &Grid, set: &str, alphas: &[f64], seed: u64) -> Result<Option<Est
         .iter()
         .flat_map(|line| {
             let weight = 1.0 / line.len() as f64;
-            line.iter().map(move |&(prompt, value)| Observation { prompt, value, weight })
+            line.iter().map(move |&(prompt, value)| Observation {
+                prompt,
+                value,
+                weight,
+            })
         })
         .collect();
     pool::mean(&observations, seed).map_err(data)
@@ -182,16 +232,19 @@ fn slope(grid: &Grid, set: &str, alphas: &[f64], seed: u64) -> Result<Option<Est
 /// Each line's slope of mean score on α: the mean of its prompts' slopes. Empty with fewer than two α.
 fn line_slopes(grid: &Grid, set: &str, alphas: &[f64]) -> Result<Vec<f64>, StageError> {
     let lines = prompt_slopes(grid, set, alphas)?.unwrap_or_default();
-    let mean = |line: &Vec<(&str, f64)>| line.iter().map(|(_, slope)| slope).sum::<f64>() / line.len() as f64;
+    let mean = |line: &PromptSlopes<'_>| {
+        line.iter().map(|(_, slope)| slope).sum::<f64>() / line.len() as f64
+    };
     Ok(lines.iter().map(mean).collect())
 }
 
 /// Each line's largest gap over these α. Empty without α.
 fn largest_gaps(grid: &Grid, splits: &Splits, alphas: &[f64]) -> Result<Vec<f64>, StageError> {
     let rates = grid.rates(splits)?;
-    let largest = |rates: super::grid::Rates| {
+    let largest = |rates: Rates| {
         let used = (0..grid.alphas.len()).filter(|&k| alphas.contains(&grid.alphas[k]));
-        used.map(|k| rates.harmful[k] - rates.edge[k]).max_by(f64::total_cmp)
+        used.map(|k| rates.harmful[k] - rates.edge[k])
+            .max_by(f64::total_cmp)
     };
     Ok(rates.into_iter().filter_map(largest).collect())
 }
@@ -202,7 +255,10 @@ pub(super) fn table(rows: &[Comparison<'_>]) -> Result<DataFrame, StageError> {
     let all = || rows.iter();
     let mut columns = place_columns(all().map(|row| row.learned_grid));
     columns.extend([
-        table::text("learned_from", all().map(|row| row.learned_grid.source.name())),
+        table::text(
+            "learned_from",
+            all().map(|row| row.learned_grid.source.name()),
+        ),
         table::text("set", all().map(|row| row.set)),
         table::text("statistic", all().map(|row| row.statistic)),
         table::integers("n_alpha", all().map(|row| row.n_alpha)),
@@ -222,8 +278,14 @@ pub(super) fn table(rows: &[Comparison<'_>]) -> Result<DataFrame, StageError> {
         table::optional_numbers("random_std", all().map(|row| row.random_std).collect()),
         table::integers("n_random", all().map(|row| row.n_random)),
         table::optional_numbers("z", all().map(|row| row.z).collect()),
-        table::optional_numbers("p_one_sided", all().map(|row| row.p.map(|p| p.one_sided)).collect()),
-        table::optional_numbers("p_two_sided", all().map(|row| row.p.map(|p| p.two_sided)).collect()),
+        table::optional_numbers(
+            "p_one_sided",
+            all().map(|row| row.p.map(|p| p.one_sided)).collect(),
+        ),
+        table::optional_numbers(
+            "p_two_sided",
+            all().map(|row| row.p.map(|p| p.two_sided)).collect(),
+        ),
         optional_flags("controls_pass", all().map(|row| row.pass).collect()),
     ]);
     table::frame(columns)
@@ -235,12 +297,22 @@ fn optional_flags(name: &str, values: Vec<Option<bool>>) -> Column {
 }
 
 /// Whether the controls pass at each place, and what keeps them from being judged.
-pub(super) fn findings(rows: &[Comparison<'_>]) -> Vec<String> {
+pub(super) fn findings(rows: &[Comparison<'_>], grids: &[Grid]) -> Vec<String> {
     let mut findings = Vec::new();
     for of_place in rows.chunk_by(|a, b| std::ptr::eq(a.learned_grid, b.learned_grid)) {
-        let Some(first) = of_place.first() else { continue };
+        let Some(first) = of_place.first() else {
+            continue;
+        };
         let place = first.learned_grid.place();
         findings.extend(verdict(of_place).map(|verdict| format!("{place}: {verdict}")));
+        for source in [Source::Holdout, Source::Random] {
+            let mut of_source = grids.iter().filter(|grid| grid.source == source).peekable();
+            if of_source.peek().is_some()
+                && !of_source.any(|grid| grid.is_beside(first.learned_grid))
+            {
+                findings.push(format!("{place}: the {} sweep has nothing at site `{}` of this layer, so the controls are not judged", source.name(), first.learned_grid.site));
+            }
+        }
         if first.is_cut {
             findings.push(format!("{place}: the sweeps have different α; learned and random directions are compared on the {} they share", first.n_alpha));
         }
@@ -256,13 +328,20 @@ pub(super) fn findings(rows: &[Comparison<'_>]) -> Vec<String> {
 /// One sentence on the sets of a place that could be judged.
 fn verdict(rows: &[Comparison<'_>]) -> Option<String> {
     let named = |wanted: bool| {
-        let sets = rows.iter().filter(|row| row.pass == Some(wanted)).map(|row| format!("`{}`", row.set));
+        let sets = rows
+            .iter()
+            .filter(|row| row.pass == Some(wanted))
+            .map(|row| format!("`{}`", row.set));
         sets.collect::<Vec<_>>().join(" and ")
     };
     match (named(true), named(false)) {
         (passed, failed) if passed.is_empty() && failed.is_empty() => None,
         (passed, failed) if failed.is_empty() => Some(format!("the controls pass on {passed}")),
-        (passed, failed) if passed.is_empty() => Some(format!("the controls do not pass on {failed}")),
-        (passed, failed) => Some(format!("the controls pass on {passed}, but not on {failed}")),
+        (passed, failed) if passed.is_empty() => {
+            Some(format!("the controls do not pass on {failed}"))
+        }
+        (passed, failed) => Some(format!(
+            "the controls pass on {passed}, but not on {failed}"
+        )),
     }
 }

@@ -1,6 +1,6 @@
 //! Tables that help to choose α: `pareto` and `operating_points`. Rates are means over seeds.
 
-use polars::prelude::DataFrame;
+use polars::prelude::{Column, DataFrame};
 
 use crate::stages::{StageError, table};
 use crate::stats::{self, RatePoint};
@@ -40,46 +40,77 @@ pub(super) fn pareto(grids: &[Grid], splits: &Splits) -> Result<DataFrame, Stage
         rows.extend(front(grid, splits)?.into_iter().map(|point| (grid, point)));
     }
     let all = || rows.iter();
-    let mut columns = vec![table::text("source", all().map(|(grid, _)| grid.source.name()))];
+    let mut columns = vec![table::text(
+        "source",
+        all().map(|(grid, _)| grid.source.name()),
+    )];
     columns.extend(place_columns(all().map(|(grid, _)| *grid)));
     columns.extend([
         table::numbers("alpha", all().map(|(_, point)| point.alpha).collect()),
-        table::numbers("edge_rate", all().map(|(_, point)| point.edge_rate).collect()),
-        table::numbers("harmful_rate", all().map(|(_, point)| point.harmful_rate).collect()),
+        table::numbers(
+            "edge_rate",
+            all().map(|(_, point)| point.edge_rate).collect(),
+        ),
+        table::numbers(
+            "harmful_rate",
+            all().map(|(_, point)| point.harmful_rate).collect(),
+        ),
         table::numbers("gap", all().map(|(_, point)| point.gap()).collect()),
     ]);
     table::frame(columns)
 }
 
-/// Columns: `source, model, layer, site, gap_at_zero`, then for each of `edge` and `harmful` the target, the α that meets it and both rates there,
-/// then α of the largest gap, the gap and both rates. Blank where no α serves.
-pub(super) fn table(grids: &[Grid], splits: &Splits, targets: Targets) -> Result<DataFrame, StageError> {
+/// Columns: `source, model, layer, site, gap_at_zero`, then `edge_target`, `harmful_target` and `largest_gap`, each followed by its
+/// α and both rates there (`alpha_at_edge_target, edge_rate_at_edge_target, …`). Blank where no α serves.
+pub(super) fn table(
+    grids: &[Grid],
+    splits: &Splits,
+    targets: Targets,
+) -> Result<DataFrame, StageError> {
     let mut rows = Vec::new();
     for grid in two_sided(grids) {
         rows.push((grid, points(grid, splits, targets)?));
     }
     let all = || rows.iter();
-    let zero = all().map(|(_, points)| points.zero.map(|point| point.gap())).collect();
-    let largest = all().map(|(_, points)| points.gap.map(|point| point.gap())).collect();
-    let mut columns = vec![table::text("source", all().map(|(grid, _)| grid.source.name()))];
+    let zero = all()
+        .map(|(_, points)| points.zero.map(|point| point.gap()))
+        .collect();
+    let largest = all()
+        .map(|(_, points)| points.gap.map(|point| point.gap()))
+        .collect();
+    let mut columns = vec![table::text(
+        "source",
+        all().map(|(grid, _)| grid.source.name()),
+    )];
     columns.extend(place_columns(all().map(|(grid, _)| *grid)));
     columns.push(table::optional_numbers("gap_at_zero", zero));
-    let choices: [(&str, Option<f64>, fn(&Points) -> Option<RatePoint>); 3] = [
-        ("edge_target", Some(targets.edge), |points| points.edge),
-        ("harmful_target", Some(targets.harmful), |points| points.harmful),
-        ("largest_gap", None, |points| points.gap),
-    ];
-    for (name, target, choose) in choices {
-        let of = |read: fn(RatePoint) -> f64| all().map(|(_, points)| choose(points).map(read)).collect();
-        if let Some(target) = target {
-            columns.push(table::numbers(name, all().map(|_| target).collect()));
-        }
-        columns.push(table::optional_numbers(&format!("alpha_at_{name}"), of(|point| point.alpha)));
-        columns.push(table::optional_numbers(&format!("edge_rate_at_{name}"), of(|point| point.edge_rate)));
-        columns.push(table::optional_numbers(&format!("harmful_rate_at_{name}"), of(|point| point.harmful_rate)));
-    }
+    let points = |choose: fn(&Points) -> Option<RatePoint>| -> Vec<Option<RatePoint>> {
+        all().map(|(_, points)| choose(points)).collect()
+    };
+    let target = |name: &str, target: f64| table::numbers(name, vec![target; rows.len()]);
+    columns.push(target("edge_target", targets.edge));
+    columns.extend(point_columns("edge_target", &points(|points| points.edge)));
+    columns.push(target("harmful_target", targets.harmful));
+    columns.extend(point_columns(
+        "harmful_target",
+        &points(|points| points.harmful),
+    ));
     columns.push(table::optional_numbers("largest_gap", largest));
+    columns.extend(point_columns("largest_gap", &points(|points| points.gap)));
     table::frame(columns)
+}
+
+/// The columns `alpha_at_<name>, edge_rate_at_<name>, harmful_rate_at_<name>`.
+fn point_columns(name: &str, points: &[Option<RatePoint>]) -> [Column; 3] {
+    let column = |what: &str, read: fn(RatePoint) -> f64| {
+        let values = points.iter().map(|point| point.map(read)).collect();
+        table::optional_numbers(&format!("{what}_at_{name}"), values)
+    };
+    [
+        column("alpha", |point| point.alpha),
+        column("edge_rate", |point| point.edge_rate),
+        column("harmful_rate", |point| point.harmful_rate),
+    ]
 }
 
 /// The sweeps that have an edge and a harmful side.
@@ -106,7 +137,10 @@ fn seed_means(grid: &Grid, splits: &Splits) -> Result<Vec<RatePoint>, StageError
 /// The points on the Pareto front, edge rate ascending.
 pub(super) fn front(grid: &Grid, splits: &Splits) -> Result<Vec<RatePoint>, StageError> {
     let points = seed_means(grid, splits)?;
-    let pairs: Vec<(f64, f64)> = points.iter().map(|p| (p.edge_rate, p.harmful_rate)).collect();
+    let pairs: Vec<(f64, f64)> = points
+        .iter()
+        .map(|p| (p.edge_rate, p.harmful_rate))
+        .collect();
     let kept = stats::pareto_front(&pairs).map_err(data)?;
     Ok(kept.into_iter().map(|index| points[index]).collect())
 }
@@ -117,8 +151,12 @@ pub(super) fn points(grid: &Grid, splits: &Splits, targets: Targets) -> Result<P
     let largest_gap = stats::operating_points(&all).map_err(data)?.largest_gap;
     Ok(Points {
         zero: all.iter().find(|point| point.alpha == 0.0).copied(),
-        edge: nearest_to_zero(&all, |point| point.edge_rate <= targets.edge + RATE_ROUNDING),
-        harmful: nearest_to_zero(&all, |point| point.harmful_rate <= targets.harmful + RATE_ROUNDING),
+        edge: nearest_to_zero(&all, |point| {
+            point.edge_rate <= targets.edge + RATE_ROUNDING
+        }),
+        harmful: nearest_to_zero(&all, |point| {
+            point.harmful_rate <= targets.harmful + RATE_ROUNDING
+        }),
         gap: largest_gap.map(|index| all[index]),
     })
 }
@@ -127,5 +165,11 @@ pub(super) fn points(grid: &Grid, splits: &Splits, targets: Targets) -> Result<P
 fn nearest_to_zero(points: &[RatePoint], serves: impl Fn(&RatePoint) -> bool) -> Option<RatePoint> {
     let size = |point: &&RatePoint| (point.alpha.abs(), point.alpha);
     let serving = points.iter().filter(|point| serves(point));
-    serving.min_by(|a, b| size(a).partial_cmp(&size(b)).unwrap_or(std::cmp::Ordering::Equal)).copied()
+    serving
+        .min_by(|a, b| {
+            size(a)
+                .partial_cmp(&size(b))
+                .unwrap_or(std::cmp::Ordering::Equal)
+        })
+        .copied()
 }

@@ -35,7 +35,10 @@ pub(super) struct Estimate {
 ///
 /// # Errors
 /// A value that is not finite.
-pub(super) fn mean(observations: &[Observation<'_>], seed: u64) -> Result<Option<Estimate>, StatsError> {
+pub(super) fn mean(
+    observations: &[Observation<'_>],
+    seed: u64,
+) -> Result<Option<Estimate>, StatsError> {
     let total: f64 = observations.iter().map(|o| o.weight).sum();
     if observations.is_empty() {
         return Ok(None);
@@ -79,7 +82,10 @@ impl Tally {
             return Ok(None);
         }
         let scaled = self.refused * self.prompts;
-        let (whole, part) = (scaled / self.rows, (scaled % self.rows) as f64 / self.rows as f64);
+        let (whole, part) = (
+            scaled / self.rows,
+            (scaled % self.rows) as f64 / self.rows as f64,
+        );
         let below = stats::wilson(whole, self.prompts)?;
         let above = stats::wilson(whole + u64::from(part > 0.0), self.prompts)?;
         let between = |low: f64, high: f64| low + part * (high - low);
@@ -95,7 +101,9 @@ impl Tally {
 /// Ends of the intervals of estimates, as columns with gaps.
 pub(super) fn ends(estimates: &[Option<Estimate>]) -> (Vec<Option<f64>>, Vec<Option<f64>>) {
     let intervals = estimates.iter().map(|e| e.and_then(|e| e.interval));
-    intervals.map(|i| (i.map(|i| i.low), i.map(|i| i.high))).unzip()
+    intervals
+        .map(|i| (i.map(|i| i.low), i.map(|i| i.high)))
+        .unzip()
 }
 
 /// The values of estimates, as a column with gaps.

@@ -1,1 +1,309 @@
+//! Small sweeps to work out by hand, the stage as a whole, and the study's published operating points.
 
+mod against_random;
+mod tables;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::grid::collect;
+use super::*;
+use crate::model::{Cell, Value};
+
+/// Sums of a few numbers of size 10 or less.
+const ROUNDING: f64 = 1e-12;
+
+fn splits() -> Splits {
+    Splits {
+        edge: "edge".to_string(),
+        harmful: "harmful".to_string(),
+    }
+}
+
+fn row<'a>(seed: Option<i64>, set: &'a str, id: &'a str, alpha: f64, score: f64) -> Row<'a> {
+    Row {
+        model: "inst",
+        direction: "v",
+        seed,
+        layer: 20,
+        site: "resid_pre",
+        alpha,
+        set,
+        id,
+        category: "homonyms",
+        score,
+        refused: score > 0.0,
+        built: false,
+    }
+}
+
+/// Rows of prompts `(set, id, intercept, slope)` whose score is intercept + slope · α.
+fn lines<'a>(
+    seed: Option<i64>,
+    alphas: &[f64],
+    prompts: &[(&'a str, &'a str, f64, f64)],
+) -> Vec<Row<'a>> {
+    let of_alpha = |&alpha: &f64| {
+        prompts
+            .iter()
+            .map(move |&(set, id, start, slope)| row(seed, set, id, alpha, start + slope * alpha))
+    };
+    alphas.iter().flat_map(of_alpha).collect()
+}
+
+fn grid(source: Source, rows: &[Row<'_>]) -> Grid {
+    let mut grids = collect(source, rows.iter().copied()).expect("a complete sweep");
+    assert_eq!(grids.len(), 1);
+    grids.remove(0)
+}
+
+fn assert_close(found: f64, expected: f64) {
+    assert!(
+        (found - expected).abs() < ROUNDING,
+        "{found}, not {expected}"
+    );
+}
+
+/// One edge and one harmful prompt; the edge slope is 1, the harmful one 2, and both intercepts 1.
+fn steer_rows() -> Vec<Row<'static>> {
+    lines(
+        None,
+        &[0.0, -1.0, 1.0],
+        &[("edge", "e1", 1.0, 1.0), ("harmful", "h1", 1.0, 2.0)],
+    )
+}
+
+/// Two seeds; prompt e2 is trained on in the first and held out in the second.
+fn holdout_rows() -> Vec<Row<'static>> {
+    let alphas = [-1.0, 0.0, 1.0];
+    let mut rows = lines(
+        Some(0),
+        &alphas,
+        &[
+            ("edge_train", "e1", 2.0, 1.0),
+            ("edge_train", "e2", 0.5, 1.0),
+            ("edge_holdout", "e3", 0.5, 1.0),
+            ("harmful", "h1", 2.0, 1.0),
+        ],
+    );
+    rows.extend(lines(
+        Some(1),
+        &alphas,
+        &[
+            ("edge_train", "e1", 2.0, 1.0),
+            ("edge_holdout", "e2", 0.5, 2.0),
+            ("edge_holdout", "e3", 0.5, 4.0),
+            ("harmful", "h1", 2.0, 3.0),
+        ],
+    ));
+    rows
+}
+
+/// Directions numbered from 0, whose slopes on both splits are number / 100.
+fn random_rows(count: i64) -> Vec<Row<'static>> {
+    let of_seed = |seed: i64| {
+        let slope = seed as f64 / 100.0;
+        lines(
+            Some(seed),
+            &[-1.0, 0.0, 1.0],
+            &[("edge", "e1", 1.0, slope), ("harmful", "h1", 1.0, slope)],
+        )
+    };
+    (0..count).flat_map(of_seed).collect()
+}
+
+fn xstest_rows() -> Vec<Row<'static>> {
+    let mut rows = lines(
+        Some(0),
+        &[0.0],
+        &[
+            ("safe", "x1", 1.0, 0.0),
+            ("safe", "x2", -1.0, 0.0),
+            ("unsafe", "x3", 1.0, 0.0),
+        ],
+    );
+    rows[0].built = true;
+    rows[1].category = "figurative";
+    rows
+}
+
+/// A summary decoded from its table, or the messages.
+fn decoded(text: &str) -> Result<Box<dyn Stage>, String> {
+    let document = crate::spec::load_text(Path::new("s.toml"), text, &[]).expect("valid TOML");
+    let mut problems = Problems::default();
+    let mut fields = Fields::new(&document.root, &mut problems).expect("a table");
+    let stage = decode(&mut fields, &Settings::default());
+    fields.finish();
+    match problems.finish(&document.sources) {
+        Ok(()) => Ok(stage.expect("a stage without problems")),
+        Err(diagnostics) => Err(diagnostics.to_string()),
+    }
+}
+
+#[test]
+fn bad_fields_are_told_all_at_once() {
+    let message = decoded("edge_target = 10\nresamples = 50\nseeds = 1")
+        .err()
+        .expect("an error");
+    for part in [
+        "a summary needs at least one sweep",
+        "edge_target `10` is not a rate",
+        "resamples cannot be `50`",
+        "unknown field `seeds`",
+        "did you mean `seed`?",
+    ] {
+        assert!(message.contains(part), "no `{part}` in {message}");
+    }
+}
+
+#[test]
+fn every_parameter_is_in_the_key_and_stage_names_are_not() {
+    let key = |text: &str| {
+        decoded(text)
+            .unwrap_or_else(|message| panic!("{message}"))
+            .parameters()
+    };
+    let plain = key("steer = \"a\"");
+    assert_eq!(
+        plain,
+        key("steer = \"b\"\nresamples = 10000\nedge_target = 0.10\nseed = 0")
+    );
+    for other in [
+        "random = \"a\"",
+        "steer = \"a\"\nrandom = \"c\"",
+        "steer = \"a\"\nedge = \"x\"",
+        "steer = \"a\"\nharmful = \"x\"",
+        "steer = \"a\"\nedge_target = 0.2",
+        "steer = \"a\"\nharmful_target = 0.2",
+        "steer = \"a\"\nseed = 1",
+    ] {
+        assert_ne!(plain, key(other), "{other}");
+    }
+}
+
+struct NoModel;
+
+impl Evaluate for NoModel {
+    fn evaluate(&mut self, _cells: &[Cell]) -> Result<Vec<Value>, StageError> {
+        Err(StageError::Internal("a summary asks no model".to_string()))
+    }
+}
+
+/// A sweep stage's output with these rows.
+fn output(rows: &[Row<'_>]) -> Arc<Output> {
+    let all = || rows.iter();
+    let columns = vec![
+        table::text("model", all().map(|row| row.model)),
+        table::text("direction", all().map(|row| row.direction)),
+        table::optional_integers("seed", all().map(|row| row.seed.map(|seed| seed as u64))),
+        table::integers("layer", all().map(|row| row.layer as usize)),
+        table::text("site", all().map(|row| row.site)),
+        table::numbers("alpha", all().map(|row| row.alpha).collect()),
+        table::text("set", all().map(|row| row.set)),
+        table::text("id", all().map(|row| row.id)),
+        table::text("category", all().map(|row| row.category)),
+        table::numbers("score", all().map(|row| row.score).collect()),
+        table::flags("refused", all().map(|row| row.refused).collect()),
+        table::flags("built_direction", all().map(|row| row.built).collect()),
+    ];
+    Arc::new(Output {
+        tables: vec![(String::new(), table::frame(columns).expect("a table"))],
+        ..Output::default()
+    })
+}
+
+fn run(text: &str, stages: &[(&str, Vec<Row<'_>>)]) -> Output {
+    let stage = decoded(text).unwrap_or_else(|message| panic!("{message}"));
+    let mut inputs = Inputs::default();
+    for (name, rows) in stages {
+        inputs.stages.insert((*name).to_string(), output(rows));
+    }
+    stage.run(&inputs, &mut NoModel).expect("a summary")
+}
+
+#[test]
+fn the_stage_writes_every_table_it_has_sources_for() {
+    let all = run(
+        "steer = \"a\"\nholdout = \"b\"\nrandom = \"c\"\nxstest = \"d\"",
+        &[
+            ("a", steer_rows()),
+            ("b", holdout_rows()),
+            ("c", random_rows(19)),
+            ("d", xstest_rows()),
+        ],
+    );
+    let heights: Vec<(&str, usize)> = all
+        .tables
+        .iter()
+        .map(|(name, table)| (name.as_str(), table.height()))
+        .collect();
+    // Main: 3 α × 2 sets steered, 3 × 3 held out, 3 × 2 random, 1 × 2 of XSTest. Fronts: steer (0,0) (1,1), holdout (0,0.5) (1,1),
+    // random (1,1).
+    let expected = [
+        ("", 23),
+        ("controls", 6),
+        ("generalisation", 1),
+        ("pareto", 5),
+        ("operating_points", 3),
+        ("learned_vs_random", 3),
+        ("xstest", 5),
+    ];
+    assert_eq!(heights, expected);
+    let sources = table::read_text(&all.tables[0].1, "source").expect("sources");
+    assert_eq!(
+        (sources[0].as_str(), sources[22].as_str()),
+        ("steer", "xstest")
+    );
+    assert_eq!(all.findings.len(), 2, "{:?}", all.findings);
+
+    let one = run("steer = \"a\"", &[("a", steer_rows())]);
+    let names: Vec<&str> = one.tables.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["", "pareto", "operating_points", "learned_vs_random"]
+    );
+    assert!(
+        one.findings[0].starts_with("no holdout sweep")
+            && one.findings[1].starts_with("no random sweep")
+    );
+}
+
+#[test]
+fn the_published_operating_points_reproduce() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../shared/seed-results/steering_exact_layer20_hook_resid_pre_dump.csv");
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        eprintln!("skipped: the published scores under ../shared/seed-results cannot be read");
+        return;
+    };
+    let number = |text: &str| text.parse::<f64>().expect("a number");
+    let rows = text.lines().skip(1).map(|line| {
+        let field: Vec<&str> = line.split(',').collect();
+        let row = row(None, field[1], field[0], number(field[4]), number(field[5]));
+        Row {
+            model: field[3],
+            ..row
+        }
+    });
+    let grids = collect(Source::Steer, rows).expect("a complete sweep");
+    let targets = Targets {
+        edge: stats::EDGE_TARGET,
+        harmful: stats::HARMFUL_TARGET,
+    };
+    // Model, gap at 0, α at the edge and harmful targets, α and size of the largest gap; published to four digits.
+    let published = [
+        ("base", 0.0667, Some(-1.0), Some(0.0), 4.0, 0.1625),
+        ("inst", 0.0917, None, None, -10.0, 0.4917),
+    ];
+    for (grid, (model, zero, edge, harmful, alpha, gap)) in grids.iter().zip(published) {
+        let points = operating::points(grid, &splits(), targets).expect("points");
+        let largest = points.gap.expect("a gap");
+        assert_eq!(grid.model, model);
+        assert!((points.zero.expect("α = 0").gap() - zero).abs() < 5e-5);
+        assert_eq!(points.edge.map(|point| point.alpha), edge);
+        assert_eq!(points.harmful.map(|point| point.alpha), harmful);
+        assert_eq!(largest.alpha, alpha);
+        assert!((largest.gap() - gap).abs() < 5e-5);
+    }
+    assert_eq!(grids.len(), 2);
+}

@@ -38,14 +38,26 @@ pub(super) fn table(grids: &[Grid]) -> Result<DataFrame, StageError> {
         table::text("label", all().map(|row| row.label)),
         table::text("type", all().map(|row| row.kind)),
     ]);
-    let selections: [(&str, Vec<Tally>); 2] =
-        [("", all().map(|row| row.with).collect()), ("_without", all().map(|row| row.without).collect())];
+    let selections: [(&str, Vec<Tally>); 2] = [
+        ("", all().map(|row| row.with).collect()),
+        ("_without", all().map(|row| row.without).collect()),
+    ];
     for (suffix, tallies) in selections {
-        let rates = tallies.iter().map(|tally| tally.rate()).collect::<Result<Vec<_>, _>>().map_err(data)?;
+        let rates = tallies
+            .iter()
+            .map(|tally| tally.rate())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(data)?;
         let (low, high) = pool::ends(&rates);
         columns.extend([
-            table::integers(&format!("n{suffix}"), tallies.iter().map(|tally| tally.rows as usize)),
-            table::integers(&format!("prompts{suffix}"), tallies.iter().map(|tally| tally.prompts as usize)),
+            table::integers(
+                &format!("n{suffix}"),
+                tallies.iter().map(|tally| tally.rows as usize),
+            ),
+            table::integers(
+                &format!("prompts{suffix}"),
+                tallies.iter().map(|tally| tally.prompts as usize),
+            ),
             table::optional_numbers(&format!("refusal_rate{suffix}"), pool::values(&rates)),
             table::optional_numbers(&format!("rate_low{suffix}"), low),
             table::optional_numbers(&format!("rate_high{suffix}"), high),
@@ -62,9 +74,14 @@ fn of_xstest(grids: &[Grid]) -> impl Iterator<Item = &Grid> {
 pub(super) fn type_rates(grid: &Grid) -> Vec<TypeRate<'_>> {
     let mut groups: Vec<(&str, &str, Vec<&Prompt>)> = Vec::new();
     let sets = grid.lines.iter().flat_map(|line| &line.sets);
-    for (label, prompt) in sets.flat_map(|set| set.prompts.iter().map(|prompt| (set.name.as_str(), prompt))) {
+    for (label, prompt) in
+        sets.flat_map(|set| set.prompts.iter().map(|prompt| (set.name.as_str(), prompt)))
+    {
         for kind in [ALL_TYPES, &prompt.category] {
-            match groups.iter_mut().find(|(l, k, _)| (*l, *k) == (label, kind)) {
+            match groups
+                .iter_mut()
+                .find(|(l, k, _)| (*l, *k) == (label, kind))
+            {
                 Some((.., prompts)) => prompts.push(prompt),
                 None => groups.push((label, kind, vec![prompt])),
             }
@@ -101,9 +118,16 @@ fn tally<'a>(prompts: impl Iterator<Item = &'a Prompt>, k: usize) -> Tally {
 /// How many prompts are not independent of the directions, if any.
 pub(super) fn finding(grids: &[Grid]) -> Option<String> {
     let lines = || of_xstest(grids).flat_map(|grid| &grid.lines);
-    let prompts = || lines().flat_map(|line| &line.sets).flat_map(|set| &set.prompts);
+    let prompts = || {
+        lines()
+            .flat_map(|line| &line.sets)
+            .flat_map(|set| &set.prompts)
+    };
     let ids: HashSet<&str> = prompts().map(|prompt| prompt.id.as_str()).collect();
-    let built: HashSet<&str> = prompts().filter(|p| p.built).map(|prompt| prompt.id.as_str()).collect();
+    let built: HashSet<&str> = prompts()
+        .filter(|p| p.built)
+        .map(|prompt| prompt.id.as_str())
+        .collect();
     (!built.is_empty()).then(|| {
         format!(
             "{} of the {} XSTest prompts helped to build a direction they are tried with; the columns `…_without` leave them out",

@@ -1,0 +1,294 @@
+//! A folder with models, prompts and a cache of its own, in which the program is run, and what comes out.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::checkpoint::planted_models;
+use crate::prompts::{Prompt, jsonl, xstest_csv};
+
+/// A working folder: `models/inst`, `models/base`, `main.jsonl`, `xstest.csv`, and what runs leave.
+pub struct Workbench {
+    folder: tempfile::TempDir,
+}
+
+impl Workbench {
+    /// A folder with these prompts as `main.jsonl`, and no cache yet.
+    pub fn new(prompts: &[Prompt]) -> Self {
+        let bench = Workbench { folder: tempfile::tempdir().unwrap() };
+        std::os::unix::fs::symlink(planted_models(), bench.path("models")).unwrap();
+        bench.write("main.jsonl", &jsonl(prompts));
+        bench.write("xstest.csv", &xstest_csv());
+        bench
+    }
+
+    /// A copy with prompts and cache, but not the runs.
+    pub fn copy(&self) -> Self {
+        let bench = Workbench { folder: tempfile::tempdir().unwrap() };
+        std::os::unix::fs::symlink(planted_models(), bench.path("models")).unwrap();
+        for name in ["main.jsonl", "xstest.csv"] {
+            std::fs::copy(self.path(name), bench.path(name)).unwrap();
+        }
+        copy_folder(&self.path("cache"), &bench.path("cache"));
+        bench
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+
+    /// The program with these arguments, to be run in the folder.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dial"));
+        command.current_dir(self.folder.path()).args(arguments);
+        command.env_remove("RUST_BACKTRACE").env("NO_COLOR", "1").env("COLUMNS", "100");
+        command
+    }
+
+    /// Runs the program and says what it said.
+    pub fn dial(&self, arguments: &[&str]) -> Said {
+        Said::of(self.command(arguments).output().unwrap(), self.folder.path())
+    }
+
+    /// Writes the study as `study.toml` and runs it.
+    pub fn run(&self, study: &str) -> Run {
+        self.run_with(study, &[])
+    }
+
+    /// As [`Workbench::run`], with more arguments.
+    pub fn run_with(&self, study: &str, arguments: &[&str]) -> Run {
+        self.write("study.toml", study);
+        let mut all = vec!["run", "study.toml", "--format", "json"];
+        all.extend(arguments);
+        if !arguments.contains(&"--threads") {
+            all.extend(["--threads", "1"]);
+        }
+        self.dial(&all).into_run()
+    }
+
+    /// What the program says to a study that it should refuse.
+    pub fn refusal(&self, study: &str) -> Said {
+        self.write("study.toml", study);
+        self.dial(&["run", "study.toml", "--threads", "1"])
+    }
+}
+
+/// Copies a folder with all that is in it.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy_folder(&path, &target),
+            false => drop(std::fs::copy(&path, &target).unwrap()),
+        }
+    }
+}
+
+/// Every file below a folder, in order.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let below = |path: PathBuf| if path.is_dir() { files_below(&path) } else { vec![path] };
+    paths.into_iter().flat_map(below).collect()
+}
+
+/// What the program left on its streams, without the paths of this machine.
+#[derive(Debug)]
+pub struct Said {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Said {
+    pub fn of(output: Output, folder: &Path) -> Self {
+        let canonical = folder.canonicalize().unwrap();
+        let text = |bytes: Vec<u8>| {
+            let mut text = String::from_utf8(bytes).unwrap();
+            for path in [canonical.as_path(), folder] {
+                text = text.replace(&format!("{}/", path.display()), "");
+            }
+            text
+        };
+        Said { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    /// The message of a refusal with this exit code; nothing may be on stdout.
+    pub fn message(&self, code: i32) -> &str {
+        assert_eq!(self.code, code, "{self:?}");
+        assert_eq!(self.stdout, "", "{self:?}");
+        self.stderr.trim_end()
+    }
+
+    /// The last line of the message, for refusals that come after a run has begun.
+    pub fn last_line(&self, code: i32) -> &str {
+        assert_eq!(self.code, code, "{self:?}");
+        self.stderr.trim_end().lines().last().unwrap_or_default()
+    }
+
+    fn into_run(self) -> Run {
+        let last = self.stdout.lines().last().unwrap_or_default();
+        let json: Value = serde_json::from_str(last).unwrap_or_else(|_| panic!("no JSON: {self:?}"));
+        assert_eq!(self.stdout.lines().count(), 1, "more than the JSON on stdout: {}", self.stdout);
+        Run { said: self, json }
+    }
+}
+
+/// A run that came to its end.
+#[derive(Debug)]
+pub struct Run {
+    pub said: Said,
+    pub json: Value,
+}
+
+impl Run {
+    /// The run, which must have gone well.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.said.code, 0, "{}", self.said.stderr);
+        self
+    }
+
+    #[track_caller]
+    fn stage(&self, name: &str) -> &Value {
+        let stages = self.json["stages"].as_array().unwrap();
+        let found = stages.iter().find(|stage| stage["name"] == name);
+        found.unwrap_or_else(|| panic!("no stage `{name}` in {}", self.json))
+    }
+
+    /// Cells that a stage computed.
+    #[track_caller]
+    pub fn computed(&self, stage: &str) -> u64 {
+        self.stage(stage)["cells_computed"].as_u64().unwrap()
+    }
+
+    /// Cells that a stage found in the cache.
+    #[track_caller]
+    pub fn cached(&self, stage: &str) -> u64 {
+        self.stage(stage)["cells_cached"].as_u64().unwrap()
+    }
+
+    /// How a stage ended.
+    #[track_caller]
+    pub fn status(&self, stage: &str) -> &str {
+        self.stage(stage)["status"].as_str().unwrap()
+    }
+
+    /// (name, cells computed) of every stage that computed any.
+    pub fn all_computed(&self) -> Vec<(&str, u64)> {
+        let stages = self.json["stages"].as_array().unwrap().iter();
+        let counts = stages.map(|stage| (stage["name"].as_str().unwrap(), stage["cells_computed"].as_u64().unwrap()));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// A file of the run's folder.
+    pub fn file(&self, bench: &Workbench, name: &str) -> PathBuf {
+        bench.path(self.json["run_dir"].as_str().unwrap()).join(name)
+    }
+
+    /// A table of the run.
+    #[track_caller]
+    pub fn table(&self, bench: &Workbench, name: &str) -> Table {
+        Table::read(&self.file(bench, &format!("tables/{name}.csv")))
+    }
+
+    /// Name and bytes of every CSV table.
+    pub fn tables(&self, bench: &Workbench) -> Vec<(String, Vec<u8>)> {
+        let paths = files_below(&self.file(bench, "tables")).into_iter();
+        let csv = paths.filter(|path| path.extension().is_some_and(|extension| extension == "csv"));
+        let named = csv.map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap()));
+        named.collect()
+    }
+}
+
+/// A CSV table, row by row.
+pub struct Table(pub Vec<Row>);
+
+/// A row: values by column.
+#[derive(Clone, Debug)]
+pub struct Row(HashMap<String, String>);
+
+impl Table {
+    #[track_caller]
+    fn read(path: &Path) -> Self {
+        let mut reader = csv::Reader::from_path(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Table(reader.deserialize().map(|row| Row(row.unwrap())).collect())
+    }
+
+    /// The rows in which each of these columns has this value.
+    pub fn with(&self, values: &[(&str, &str)]) -> Table {
+        let has = |row: &&Row| values.iter().all(|(column, value)| row.text(column) == *value);
+        Table(self.0.iter().filter(has).cloned().collect())
+    }
+
+    /// The numbers of a column.
+    #[track_caller]
+    pub fn numbers(&self, column: &str) -> Vec<f64> {
+        self.0.iter().map(|row| row.number(column)).collect()
+    }
+
+    /// The mean of a column, of at least one row.
+    #[track_caller]
+    pub fn mean(&self, column: &str) -> f64 {
+        assert!(!self.0.is_empty(), "no rows to average");
+        self.numbers(column).iter().sum::<f64>() / self.0.len() as f64
+    }
+
+    /// The only row.
+    #[track_caller]
+    pub fn only(&self) -> &Row {
+        assert_eq!(self.0.len(), 1, "{:?}", self.0);
+        &self.0[0]
+    }
+
+    /// The mean of `score` at each value of `alpha`, α ascending.
+    #[track_caller]
+    pub fn means_by_alpha(&self) -> Vec<(f64, f64)> {
+        let mut alphas = self.numbers("alpha");
+        alphas.sort_by(f64::total_cmp);
+        alphas.dedup();
+        let at = |alpha: f64| Table(self.0.iter().filter(|row| row.number("alpha") == alpha).cloned().collect());
+        alphas.into_iter().map(|alpha| (alpha, at(alpha).mean("score"))).collect()
+    }
+
+    /// The least-squares slope of mean score on α.
+    #[track_caller]
+    pub fn slope(&self) -> f64 {
+        let points = self.means_by_alpha();
+        let count = points.len() as f64;
+        let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
+        let (alpha, score) = (mean(|p| p.0), mean(|p| p.1));
+        let above: f64 = points.iter().map(|p| (p.0 - alpha) * (p.1 - score)).sum();
+        above / points.iter().map(|p| (p.0 - alpha).powi(2)).sum::<f64>()
+    }
+}
+
+impl Row {
+    /// A value as text.
+    #[track_caller]
+    pub fn text(&self, column: &str) -> &str {
+        self.0.get(column).unwrap_or_else(|| panic!("no column `{column}` in {:?}", self.0.keys()))
+    }
+
+    /// A value as a number.
+    #[track_caller]
+    pub fn number(&self, column: &str) -> f64 {
+        let text = self.text(column);
+        text.parse().unwrap_or_else(|_| panic!("`{column}` is `{text}`"))
+    }
+}
