@@ -50,8 +50,11 @@ fn as_text(plan: &Plan) -> String {
         "forward passes of a script",
     ];
     let table = grid(&header, rows.collect());
+    let unfetched = plan.stages.iter().any(|s| matches!(s.status, Status::Unfetched { .. }));
     let waiting = plan.stages.iter().any(|s| s.status != Status::Cached);
-    let time = if waiting {
+    let time = if unfetched {
+        "models that are not on this machine are fetched by `dial run`; until then `layer = \"all\"` counts no layers\n".to_string()
+    } else if waiting {
         format!(
             "about {} on this machine, roughly\n",
             duration(plan.seconds())
@@ -74,7 +77,7 @@ fn what(stage: &PlannedStage) -> String {
             stages.join(", "),
             stage.cost.cells_at_most
         ),
-        Status::Unfetched { models } => format!("run, once model {} is fetched", models.join(" and ")),
+        Status::Unfetched { models } => format!("run, once fetched: {}", models.join(", ")),
     }
 }
 

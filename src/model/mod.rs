@@ -22,6 +22,8 @@ mod hooks;
 #[cfg(test)]
 mod parity_tests;
 mod prefix;
+#[cfg(test)]
+mod property_tests;
 pub mod tokenizer;
 mod transformer;
 

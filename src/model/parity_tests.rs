@@ -4,6 +4,8 @@
 //! The reference runs one unpadded prompt at a time; here prompts are padded, batched and cached, so agreement also says that none of
 //! this changes a number. The tolerances stand beside the comparisons with what was measured.
 
+mod golden;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -16,12 +18,7 @@ use super::*;
 const MODEL: &str = "third_party/models/SmolLM2-135M-Instruct.Q4_1.gguf";
 const ORACLE: &str = "../shared/oracle/smollm2";
 const SYSTEM: &str = "You are a helpful assistant.";
-const SITES: [Site; 4] = [
-    Site::ResidPre,
-    Site::AttnOut,
-    Site::MlpOut,
-    Site::ResidPost,
-];
+const SITES: [Site; 4] = [Site::ResidPre, Site::AttnOut, Site::MlpOut, Site::ResidPost];
 /// The layer of the reference's direction and steering.
 const LAYER: usize = 20;
 
@@ -76,15 +73,15 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 
 /// The largest errors seen so far.
 #[derive(Default, Debug)]
-struct Worst {
-    relative: f64,
+pub(super) struct Worst {
+    pub(super) relative: f64,
     one_minus_cosine: f64,
-    absolute: f64,
+    pub(super) absolute: f64,
 }
 
 impl Worst {
     /// ‖found − expected‖ / ‖expected‖, and 1 − cos of the two.
-    fn vector(&mut self, found: &[f32], expected: &[f32]) {
+    pub(super) fn vector(&mut self, found: &[f32], expected: &[f32]) {
         assert_eq!(found.len(), expected.len());
         let difference: Vec<f32> = found.iter().zip(expected).map(|(x, y)| x - y).collect();
         let norm = |v: &[f32]| dot(v, v).sqrt();
@@ -94,7 +91,7 @@ impl Worst {
     }
 
     /// Log-probabilities against logits, which differ by a constant: both less their mean.
-    fn logits(&mut self, found: &[f32], expected: &[f32]) {
+    pub(super) fn logits(&mut self, found: &[f32], expected: &[f32]) {
         let centred = |v: &[f32]| -> Vec<f32> {
             let mean = v.iter().map(|x| f64::from(*x)).sum::<f64>() / v.len() as f64;
             v.iter().map(|x| (f64::from(*x) - mean) as f32).collect()
@@ -102,30 +99,35 @@ impl Worst {
         self.vector(&centred(found), &centred(expected));
     }
 
-    fn scalar(&mut self, found: f64, expected: f64) {
+    pub(super) fn scalar(&mut self, found: f64, expected: f64) {
         self.absolute = self.absolute.max((found - expected).abs());
     }
 }
 
 /// A loaded model, its prompts by id, and what names its score.
-struct Subject {
+pub(super) struct Subject {
     fingerprint: blake3::Hash,
-    n_layers: usize,
-    evaluator: Evaluator,
+    pub(super) n_layers: usize,
+    pub(super) evaluator: Evaluator,
 }
 
 impl Subject {
-    fn open(path: &Path) -> (ModelHandle, Self) {
-        let handle = ModelHandle::open("m", path, Dtype::Float32, None, &NoShortcut).unwrap();
+    pub(super) fn open(path: &Path, dtype: Dtype, budget_bytes: usize) -> (ModelHandle, Self) {
+        let handle = ModelHandle::open("m", path, dtype, None, &NoShortcut).unwrap();
         let subject = Subject {
             fingerprint: handle.fingerprint(),
             n_layers: handle.config().n_layers,
-            evaluator: handle.load(DeviceName::Cpu, 2 << 30).unwrap(),
+            evaluator: handle.load(DeviceName::Cpu, budget_bytes).unwrap(),
         };
         (handle, subject)
     }
 
-    fn cell(&self, tokens: &Arc<Tokens>, edits: Vec<Intervention>, readout: Readout) -> Cell {
+    pub(super) fn cell(
+        &self,
+        tokens: &Arc<Tokens>,
+        edits: Vec<Intervention>,
+        readout: Readout,
+    ) -> Cell {
         Cell::new(
             self.fingerprint,
             Arc::clone(tokens),
@@ -135,7 +137,7 @@ impl Subject {
         )
     }
 
-    fn values(&mut self, cells: &[Cell]) -> Vec<Value> {
+    pub(super) fn values(&mut self, cells: &[Cell]) -> Vec<Value> {
         let mut values: Vec<Option<Value>> = vec![None; cells.len()];
         let flow = self.evaluator.evaluate(cells, &mut |step| {
             if let Step::Values(new) = step {
@@ -149,7 +151,7 @@ impl Subject {
         values.into_iter().map(Option::unwrap).collect()
     }
 
-    fn scores(&mut self, cells: &[Cell]) -> Vec<f64> {
+    pub(super) fn scores(&mut self, cells: &[Cell]) -> Vec<f64> {
         let score = |value| match value {
             Value::Score(score) => score,
             other => panic!("{other:?} is no score"),
@@ -157,7 +159,7 @@ impl Subject {
         self.values(cells).into_iter().map(score).collect()
     }
 
-    fn vectors(&mut self, cells: &[Cell]) -> Vec<Vec<f32>> {
+    pub(super) fn vectors(&mut self, cells: &[Cell]) -> Vec<Vec<f32>> {
         let vector = |value| match value {
             Value::Activation(vector) | Value::LogProbabilities(vector) => vector,
             other => panic!("{other:?} is no vector"),
@@ -166,7 +168,7 @@ impl Subject {
     }
 }
 
-fn edit(hook: HookPoint, positions: Positions, edit: Edit) -> Intervention {
+pub(super) fn edit(hook: HookPoint, positions: Positions, edit: Edit) -> Intervention {
     Intervention {
         hook,
         positions,
@@ -174,7 +176,7 @@ fn edit(hook: HookPoint, positions: Positions, edit: Edit) -> Intervention {
     }
 }
 
-fn all_logits(d_vocab: usize) -> Readout {
+pub(super) fn all_logits(d_vocab: usize) -> Readout {
     Readout::LogProbabilities(Arc::new((0..d_vocab as u32).collect()))
 }
 
@@ -218,7 +220,7 @@ fn real() -> Option<MutexGuard<'static, Real>> {
             eprintln!("skipped: `{absent}` is not there");
             return None;
         }
-        let (handle, subject) = Subject::open(&at(MODEL));
+        let (handle, subject) = Subject::open(&at(MODEL), Dtype::Float32, 2 << 30);
         let reference = json(&at(ORACLE).join("tokens.json"));
         let prompt = |row: &Json| {
             let tokens = Arc::new(Tokens::new(ids(&row["ids"])));
@@ -277,7 +279,6 @@ fn real_prompts_and_ids() {
 fn real_activations_and_logits() {
     let Some(mut real) = real() else { return };
     let reference = tensors(&at(ORACLE).join("activations.safetensors"));
-    let (mut activations, mut logits) = (Worst::default(), Worst::default());
     let mut prompts: Vec<&str> = reference
         .keys()
         .filter_map(|k| k.strip_suffix(".logits"))
@@ -285,22 +286,28 @@ fn real_activations_and_logits() {
     prompts.sort_unstable();
     assert_eq!(prompts.len(), 6);
     let n_layers = real.subject.n_layers;
-    for id in prompts {
+    let (mut cells, mut expected) = (Vec::new(), Vec::new());
+    for id in &prompts {
         for site in SITES {
-            let hooks = (0..n_layers).map(|layer| HookPoint::block(layer, site));
-            let cells: Vec<Cell> = hooks.map(|hook| real.read_cell(id, hook)).collect();
-            let expected = &reference[&format!("{id}.{}", site.hook_name())];
-            let width = expected.len() / n_layers;
-            let found = real.subject.vectors(&cells);
-            for (vector, row) in found.iter().zip(expected.chunks(width)) {
-                activations.vector(vector, row);
+            let rows = &reference[&format!("{id}.{}", site.hook_name())];
+            for (layer, row) in rows.chunks(rows.len() / n_layers).enumerate() {
+                cells.push(real.read_cell(id, HookPoint::block(layer, site)));
+                expected.push(row);
             }
         }
-        let expected = &reference[&format!("{id}.logits")];
-        let cell = real
-            .subject
-            .cell(&real.tokens(id), vec![], all_logits(expected.len()));
-        logits.logits(&real.subject.vectors(&[cell])[0], expected);
+    }
+    let mut activations = Worst::default();
+    for (vector, row) in real.subject.vectors(&cells).iter().zip(expected) {
+        activations.vector(vector, row);
+    }
+    let all = all_logits(real.handle.config().d_vocab);
+    let cells: Vec<Cell> = prompts
+        .iter()
+        .map(|id| real.subject.cell(&real.tokens(id), vec![], all.clone()))
+        .collect();
+    let mut logits = Worst::default();
+    for (id, found) in prompts.iter().zip(real.subject.vectors(&cells)) {
+        logits.logits(&found, &reference[&format!("{id}.logits")]);
     }
     eprintln!("activations {activations:?}\nlogits {logits:?}");
     for worst in [activations, logits] {
@@ -350,7 +357,10 @@ fn real_scores_and_direction() {
     let cosine = dot(&raw, direction().values()) / dot(&raw, &raw).sqrt();
     let pre_norm = reference["pre_norm"].as_f64().unwrap();
     let relative = (dot(&raw, &raw).sqrt() / pre_norm - 1.0).abs();
-    eprintln!("direction: 1 - cosine {:e}, norm {relative:e}", 1.0 - cosine);
+    eprintln!(
+        "direction: 1 - cosine {:e}, norm {relative:e}",
+        1.0 - cosine
+    );
     assert!(cosine > 0.99999 && relative < 1e-3);
 }
 

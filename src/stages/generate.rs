@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
-use crate::model::{Cell, ModelHandle, Positions, Readout, Sampling, Value};
+use crate::model::{Cell, ModelHandle, Positions, Readout, Sampling, Tokens, Value};
 use crate::prompts::PromptSet;
 use crate::spec::{Fields, OneOrMany, Problems, Spanned, choice};
 
@@ -229,23 +229,9 @@ impl Stage for Generate {
             let readout = self.settings.readout(model)?;
             let tokens = sweep::tokens_of(model, prompts, &self.settings)?;
             for (index, row) in self.rows(model.name(), &lines, prompts) {
-                let cell = |positions: Option<Positions>, readout: Readout| {
-                    let edits =
-                        positions.map_or(Vec::new(), |positions| row.intervention(positions));
-                    Cell::new(
-                        model.fingerprint(),
-                        Arc::clone(&tokens[index]),
-                        edits,
-                        readout,
-                        model.config().n_layers,
-                    )
-                };
-                let length = tokens[index].len();
-                scored.push(cell(self.score_position(length), readout.clone()));
-                continued.push(cell(
-                    Some(self.acts().positions(length)),
-                    self.continuation(),
-                ));
+                let [score, text] = self.cells(model, &row, &tokens[index], &readout);
+                scored.push(score);
+                continued.push(text);
                 rows.push((model, row));
             }
         }
@@ -277,6 +263,32 @@ impl Generate {
         self.acts()
             .reaches_prompt()
             .then(|| Acts::LastPrompt.positions(length))
+    }
+
+    /// The cells of a row: its score, and its continuation.
+    fn cells(
+        &self,
+        model: &ModelHandle,
+        row: &Row<'_>,
+        tokens: &Arc<Tokens>,
+        score: &Readout,
+    ) -> [Cell; 2] {
+        let cell = |positions: Option<Positions>, readout: Readout| {
+            let edits = positions.map_or(Vec::new(), |positions| row.intervention(positions));
+            let n_layers = model.config().n_layers;
+            Cell::new(
+                model.fingerprint(),
+                Arc::clone(tokens),
+                edits,
+                readout,
+                n_layers,
+            )
+        };
+        let everywhere = self.acts().positions(tokens.len());
+        [
+            cell(self.score_position(tokens.len()), score.clone()),
+            cell(Some(everywhere), self.continuation()),
+        ]
     }
 
     fn continuation(&self) -> Readout {

@@ -33,7 +33,7 @@ mod xstest;
 
 pub use direction::Direction;
 pub use parameters::{Chat, ScoreRule, Settings};
-pub use table::{read_parquet, to_csv, to_parquet};
+pub use table::{read_numbers, read_parquet, read_text, to_csv, to_parquet};
 
 /// What a stage produces, as other stages see it; a reference to a stage of another product is an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

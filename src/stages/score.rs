@@ -1,6 +1,6 @@
 //! `score`: the refusal score of every prompt on one or two models.
 //!
-//! Main table, long: `model, id, split, category, score, refused`. With two models also `wide`: `id, split, category, s_<first>,
+//! Main table, long: `model, id, split, category, score, refused`. `means`: per model and split, with intervals. With two models also `wide`: `id, split, category, s_<first>,
 //! s_<second>, s_gap` (gap = second − first), for which both models must be fed identical ids.
 
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::model::{Cell, Tokens};
 use crate::prompts::PromptSet;
 use crate::spec::{Fields, Problems};
+use crate::stats;
 
 use super::parameters::{self, Settings};
 use super::sweep;
@@ -86,7 +87,10 @@ impl Stage for Score {
         }
         same_tokens(&self.models, &fed, prompts)?;
         let scores = sweep::scores(evaluator.evaluate(&cells)?)?;
-        let mut tables = vec![(String::new(), self.long(prompts, &scores)?)];
+        let mut tables = vec![
+            (String::new(), self.long(prompts, &scores)?),
+            ("means".to_string(), self.means(prompts, &scores)?),
+        ];
         if self.models.len() == 2 {
             tables.push(("wide".to_string(), self.wide(prompts, &scores)?));
         }
@@ -112,6 +116,34 @@ impl Score {
             table::text("category", rows().map(|(_, p)| &p.category)),
             table::numbers("score", scores.to_vec()),
             table::flags("refused", scores.iter().map(|&s| s > threshold).collect()),
+        ])
+    }
+
+    /// Mean score with a bootstrap interval and refusal rate with a Wilson interval, both 95 %, per model and split.
+    fn means(&self, prompts: &PromptSet, scores: &[f64]) -> Result<DataFrame, StageError> {
+        let failed = |error: stats::StatsError| StageError::Internal(error.to_string());
+        let mut rows = Vec::new();
+        for (name, scores) in self.models.iter().zip(scores.chunks(prompts.prompts.len())) {
+            for (split, indices) in sweep::sets_by_split(prompts) {
+                let of_split: Vec<f64> = indices.iter().map(|&i| scores[i]).collect();
+                let refused = of_split.iter().filter(|&&s| s > self.settings.score.threshold).count() as u64;
+                let mean = stats::mean(&of_split).map_err(failed)?;
+                let mean_interval = stats::bootstrap_mean(&of_split, 0).map_err(failed)?;
+                let rate_interval = stats::wilson(refused, of_split.len() as u64).map_err(failed)?;
+                let rate = refused as f64 / of_split.len() as f64;
+                rows.push((name, split, of_split.len(), mean, mean_interval, rate, rate_interval));
+            }
+        }
+        table::frame(vec![
+            table::text("model", rows.iter().map(|r| &r.0.value)),
+            table::text("split", rows.iter().map(|r| &r.1)),
+            table::integers("n", rows.iter().map(|r| r.2)),
+            table::optional_numbers("mean", rows.iter().map(|r| r.3).collect()),
+            table::optional_numbers("mean_low", rows.iter().map(|r| r.4.map(|i| i.low)).collect()),
+            table::optional_numbers("mean_high", rows.iter().map(|r| r.4.map(|i| i.high)).collect()),
+            table::numbers("refusal_rate", rows.iter().map(|r| r.5).collect()),
+            table::optional_numbers("rate_low", rows.iter().map(|r| r.6.map(|i| i.low)).collect()),
+            table::optional_numbers("rate_high", rows.iter().map(|r| r.6.map(|i| i.high)).collect()),
         ])
     }
 

@@ -76,9 +76,7 @@ fn decode(fields: &mut Fields<'_, '_>, _settings: &Settings) -> Option<Box<dyn S
     };
     let edge_target = target(fields, "edge_target", stats::EDGE_TARGET);
     let harmful_target = target(fields, "harmful_target", stats::HARMFUL_TARGET);
-    let resamples = resamples(fields);
     let seed = fields.or("seed", 0);
-    resamples?;
     Some(Box::new(Summary {
         sources: (!sources.is_empty()).then_some(sources)?,
         splits,
@@ -105,27 +103,6 @@ fn target(fields: &mut Fields<'_, '_>, name: &'static str, default: f64) -> Opti
             format!("{name} `{}` is not a rate", target.value),
         )
         .label("expected a number from 0 to 1");
-    None
-}
-
-/// The number of resamples is fixed, so that intervals of any two studies compare; a file may state it, but not another.
-fn resamples(fields: &mut Fields<'_, '_>) -> Option<()> {
-    let Some(resamples) = fields.optional::<Spanned<usize>>("resamples") else {
-        return Some(());
-    };
-    if resamples.value == stats::BOOTSTRAP_RESAMPLES {
-        return Some(());
-    }
-    fields
-        .problems()
-        .error_at(
-            &resamples.at,
-            format!("resamples cannot be `{}`", resamples.value),
-        )
-        .label(format!(
-            "every bootstrap draws {}",
-            stats::BOOTSTRAP_RESAMPLES
-        ));
     None
 }
 

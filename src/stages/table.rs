@@ -68,7 +68,10 @@ pub(super) fn frame(columns: Vec<Column>) -> Result<DataFrame> {
 }
 
 /// The text column of that name; null is the empty text.
-pub(super) fn read_text(table: &DataFrame, name: &str) -> Result<Vec<String>> {
+///
+/// # Errors
+/// [`StageError::Internal`] when there is no such column.
+pub fn read_text(table: &DataFrame, name: &str) -> Result<Vec<String>> {
     let column = table.column(name)?.str()?;
     Ok(column
         .iter()
@@ -77,7 +80,10 @@ pub(super) fn read_text(table: &DataFrame, name: &str) -> Result<Vec<String>> {
 }
 
 /// The float64 column of that name, without gaps.
-pub(super) fn read_numbers(table: &DataFrame, name: &str) -> Result<Vec<f64>> {
+///
+/// # Errors
+/// [`StageError::Internal`] when there is no such column, or it has gaps.
+pub fn read_numbers(table: &DataFrame, name: &str) -> Result<Vec<f64>> {
     let values: Vec<f64> = table.column(name)?.f64()?.iter().flatten().collect();
     if values.len() == table.height() {
         Ok(values)
