@@ -50,7 +50,10 @@ fn as_text(plan: &Plan) -> String {
         "forward passes of a script",
     ];
     let table = grid(&header, rows.collect());
-    let unfetched = plan.stages.iter().any(|s| matches!(s.status, Status::Unfetched { .. }));
+    let unfetched = plan
+        .stages
+        .iter()
+        .any(|s| matches!(s.status, Status::Unfetched { .. }));
     let waiting = plan.stages.iter().any(|s| s.status != Status::Cached);
     let time = if unfetched {
         "models that are not on this machine are fetched by `dial run`; until then `layer = \"all\"` counts no layers\n".to_string()

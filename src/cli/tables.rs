@@ -33,11 +33,15 @@ pub(super) fn grid(header: &[&str], rows: Vec<Vec<String>>) -> String {
 pub(super) fn of_run(report: &RunReport) -> String {
     let mut text = String::new();
     for stage in &report.stages {
-        let Some(output) = report.outputs.get(&stage.name) else { continue };
+        let Some(output) = report.outputs.get(&stage.name) else {
+            continue;
+        };
         text += &match stage.kind {
             "score" => shown_table(&stage.name, output, "means", MEANS),
             "summary" => {
-                let sweep = output.table("").map_or_else(|_| String::new(), |table| sweep(&stage.name, table));
+                let sweep = output
+                    .table("")
+                    .map_or_else(|_| String::new(), |table| sweep(&stage.name, table));
                 sweep
                     + &shown_table(&stage.name, output, "operating_points", OPERATING_POINTS)
                     + &shown_table(&stage.name, output, "learned_vs_random", LEARNED_VS_RANDOM)
@@ -49,21 +53,60 @@ pub(super) fn of_run(report: &RunReport) -> String {
 }
 
 const MEANS: &[&str] = &[
-    "model", "split", "n", "mean", "mean_low", "mean_high", "refusal_rate", "rate_low", "rate_high",
+    "model",
+    "split",
+    "n",
+    "mean",
+    "mean_low",
+    "mean_high",
+    "refusal_rate",
+    "rate_low",
+    "rate_high",
 ];
 const OPERATING_POINTS: &[&str] = &[
-    "source", "model", "layer", "gap_at_zero", "alpha_at_edge_target", "alpha_at_harmful_target",
-    "alpha_at_largest_gap", "largest_gap",
+    "source",
+    "model",
+    "layer",
+    "gap_at_zero",
+    "alpha_at_edge_target",
+    "alpha_at_harmful_target",
+    "alpha_at_largest_gap",
+    "largest_gap",
 ];
 const LEARNED_VS_RANDOM: &[&str] = &[
-    "model", "layer", "set", "statistic", "learned", "holdout", "holdout_low", "holdout_high", "random_mean",
-    "random_std", "z", "p_one_sided", "p_two_sided", "controls_pass",
+    "model",
+    "layer",
+    "set",
+    "statistic",
+    "learned",
+    "holdout",
+    "holdout_low",
+    "holdout_high",
+    "random_mean",
+    "random_std",
+    "z",
+    "p_one_sided",
+    "p_two_sided",
+    "controls_pass",
 ];
 
 /// The steered sweep, a row per model, layer and α: mean score and refusal rate [95 % interval] of every set.
 fn sweep(stage: &str, table: &DataFrame) -> String {
-    let columns = ["source", "model", "layer", "direction", "alpha", "set", "mean", "refusal_rate", "rate_low", "rate_high"];
-    let Ok(table) = table.select(columns) else { return String::new() };
+    let columns = [
+        "source",
+        "model",
+        "layer",
+        "direction",
+        "alpha",
+        "set",
+        "mean",
+        "refusal_rate",
+        "rate_low",
+        "rate_high",
+    ];
+    let Ok(table) = table.select(columns) else {
+        return String::new();
+    };
     let rows = rows(&table);
     let steered: Vec<&Vec<String>> = rows.iter().filter(|row| row[0] == "steer").collect();
     let mut sets: Vec<&String> = Vec::new();
@@ -78,25 +121,39 @@ fn sweep(stage: &str, table: &DataFrame) -> String {
         for set in &sets {
             let of_set = same.iter().find(|row| row[5] == **set);
             line.push(of_set.map_or_else(String::new, |row| row[6].clone()));
-            line.push(of_set.map_or_else(String::new, |row| format!("{} [{}, {}]", row[7], row[8], row[9])));
+            line.push(of_set.map_or_else(String::new, |row| {
+                format!("{} [{}, {}]", row[7], row[8], row[9])
+            }));
         }
         lines.push(line);
     }
     if lines.is_empty() {
         return String::new();
     }
-    let mut header: Vec<String> = ["model", "layer", "direction", "alpha"].map(str::to_string).to_vec();
-    header.extend(sets.iter().flat_map(|set| [format!("{set} score"), format!("{set} refused [95 %]")]));
+    let mut header: Vec<String> = ["model", "layer", "direction", "alpha"]
+        .map(str::to_string)
+        .to_vec();
+    header.extend(
+        sets.iter()
+            .flat_map(|set| [format!("{set} score"), format!("{set} refused [95 %]")]),
+    );
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
-    format!("{stage}: steered scores and refusal rates\n{}\n", grid(&header, lines))
+    format!(
+        "{stage}: steered scores and refusal rates\n{}\n",
+        grid(&header, lines)
+    )
 }
 
 /// The named columns of a table, those of them that it has.
 fn shown_table(stage: &str, output: &Output, name: &str, columns: &[&str]) -> String {
-    let Ok(table) = output.table(name) else { return String::new() };
+    let Ok(table) = output.table(name) else {
+        return String::new();
+    };
     let has = |column: &&str| table.column(column).is_ok();
     let columns: Vec<&str> = columns.iter().copied().filter(has).collect();
-    let Ok(table) = table.select(columns.iter().copied()) else { return String::new() };
+    let Ok(table) = table.select(columns.iter().copied()) else {
+        return String::new();
+    };
     format!("{stage}.{name}\n{}\n", grid(&columns, rows(&table)))
 }
 

@@ -255,7 +255,10 @@ fn prefill_rows(
     let ids = Tensor::from_slice(&ids)
         .f_view([PREFILL_ROWS as i64, width as i64].as_slice())?
         .f_to_device(device)?;
-    let positions = Tensor::f_arange(width as i64, (Kind::Int64, device))?.f_unsqueeze(0)?;
+    // Padding may reach beyond the context, where there are no angles; nobody reads what is computed there.
+    let positions = Tensor::f_arange(width as i64, (Kind::Int64, device))?
+        .f_clamp_max(transformer.config().context_length as i64 - 1)?
+        .f_unsqueeze(0)?;
     let rotary = transformer.rotary(&positions)?;
     let causal = transformer.causal_mask(width as i64)?;
     let n_layers = transformer.config().n_layers;

@@ -169,7 +169,9 @@ impl Plan {
 
 fn absent_models(spec: &StageSpec, inputs: &Inputs) -> Vec<String> {
     let needed = spec.stage.needs().models.into_iter().map(|name| name.value);
-    needed.filter(|name| !inputs.models.contains_key(name)).collect()
+    needed
+        .filter(|name| !inputs.models.contains_key(name))
+        .collect()
 }
 
 fn cached(

@@ -55,7 +55,8 @@ impl RunFolder {
             &path.join(format!("study.{extension}")),
             study.document.given().as_bytes(),
         )?;
-        let yaml = resolved_yaml(study, &path).unwrap_or_else(|error| format!("# not written: {error}\n"));
+        let yaml =
+            resolved_yaml(study, &path).unwrap_or_else(|error| format!("# not written: {error}\n"));
         write_atomically(&path.join("resolved.yaml"), yaml.as_bytes())?;
         let folder = RunFolder {
             manifest: json!({
@@ -161,13 +162,22 @@ impl RunFolder {
 fn resolved_yaml(study: &Study, folder: &Path) -> Result<String, serde_yaml::Error> {
     let mut root = serde_yaml::to_value(&study.document.root)?;
     let mut set = |keys: [&str; 3], path: &Path| {
-        let at = keys.iter().try_fold(&mut root, |value, key| value.get_mut(*key));
+        let at = keys
+            .iter()
+            .try_fold(&mut root, |value, key| value.get_mut(*key));
         if let (Some(at), Some(path)) = (at, relative(folder, path)) {
             *at = serde_yaml::Value::String(path);
         }
     };
-    for (name, model) in study.models.iter().filter(|(_, m)| !m.source.value.starts_with("hf:")) {
-        set(["models", name, "source"], &model.folder.join(&model.source.value));
+    for (name, model) in study
+        .models
+        .iter()
+        .filter(|(_, m)| !m.source.value.starts_with("hf:"))
+    {
+        set(
+            ["models", name, "source"],
+            &model.folder.join(&model.source.value),
+        );
     }
     for (name, path) in &study.prompts {
         set(["prompts", name, "path"], &path.value);
@@ -178,10 +188,18 @@ fn resolved_yaml(study: &Study, folder: &Path) -> Result<String, serde_yaml::Err
 /// `path` as seen from `folder`; none where either is not there.
 fn relative(folder: &Path, path: &Path) -> Option<String> {
     let (folder, path) = (folder.canonicalize().ok()?, path.canonicalize().ok()?);
-    let shared = folder.components().zip(path.components()).take_while(|(a, b)| a == b).count();
+    let shared = folder
+        .components()
+        .zip(path.components())
+        .take_while(|(a, b)| a == b)
+        .count();
     let up = folder.components().skip(shared).map(|_| "..".as_ref());
     let down = path.components().skip(shared).map(|part| part.as_os_str());
-    let joined: PathBuf = up.chain(down).collect::<Vec<&std::ffi::OsStr>>().iter().collect();
+    let joined: PathBuf = up
+        .chain(down)
+        .collect::<Vec<&std::ffi::OsStr>>()
+        .iter()
+        .collect();
     Some(joined.display().to_string())
 }
 

@@ -126,12 +126,24 @@ impl Score {
         for (name, scores) in self.models.iter().zip(scores.chunks(prompts.prompts.len())) {
             for (split, indices) in sweep::sets_by_split(prompts) {
                 let of_split: Vec<f64> = indices.iter().map(|&i| scores[i]).collect();
-                let refused = of_split.iter().filter(|&&s| s > self.settings.score.threshold).count() as u64;
+                let refused = of_split
+                    .iter()
+                    .filter(|&&s| s > self.settings.score.threshold)
+                    .count() as u64;
                 let mean = stats::mean(&of_split).map_err(failed)?;
                 let mean_interval = stats::bootstrap_mean(&of_split, 0).map_err(failed)?;
-                let rate_interval = stats::wilson(refused, of_split.len() as u64).map_err(failed)?;
+                let rate_interval =
+                    stats::wilson(refused, of_split.len() as u64).map_err(failed)?;
                 let rate = refused as f64 / of_split.len() as f64;
-                rows.push((name, split, of_split.len(), mean, mean_interval, rate, rate_interval));
+                rows.push((
+                    name,
+                    split,
+                    of_split.len(),
+                    mean,
+                    mean_interval,
+                    rate,
+                    rate_interval,
+                ));
             }
         }
         table::frame(vec![
@@ -139,11 +151,23 @@ impl Score {
             table::text("split", rows.iter().map(|r| &r.1)),
             table::integers("n", rows.iter().map(|r| r.2)),
             table::optional_numbers("mean", rows.iter().map(|r| r.3).collect()),
-            table::optional_numbers("mean_low", rows.iter().map(|r| r.4.map(|i| i.low)).collect()),
-            table::optional_numbers("mean_high", rows.iter().map(|r| r.4.map(|i| i.high)).collect()),
+            table::optional_numbers(
+                "mean_low",
+                rows.iter().map(|r| r.4.map(|i| i.low)).collect(),
+            ),
+            table::optional_numbers(
+                "mean_high",
+                rows.iter().map(|r| r.4.map(|i| i.high)).collect(),
+            ),
             table::numbers("refusal_rate", rows.iter().map(|r| r.5).collect()),
-            table::optional_numbers("rate_low", rows.iter().map(|r| r.6.map(|i| i.low)).collect()),
-            table::optional_numbers("rate_high", rows.iter().map(|r| r.6.map(|i| i.high)).collect()),
+            table::optional_numbers(
+                "rate_low",
+                rows.iter().map(|r| r.6.map(|i| i.low)).collect(),
+            ),
+            table::optional_numbers(
+                "rate_high",
+                rows.iter().map(|r| r.6.map(|i| i.high)).collect(),
+            ),
         ])
     }
 

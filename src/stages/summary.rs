@@ -158,7 +158,6 @@ impl Stage for Summary {
                 operating::table(&grids, &self.splits, self.targets)?,
             ),
             ("learned_vs_random", learned::table(&comparisons)?),
-            ("xstest", xstest::table(&grids)?),
         ];
         let kept = candidates
             .into_iter()
@@ -192,6 +191,11 @@ impl Summary {
         }
         findings
     }
+}
+
+/// Refusal rates of an XSTest sweep by label and type: the `rates` of the xstest stage.
+pub(super) fn xstest_rates(rows: &DataFrame) -> Result<DataFrame, StageError> {
+    xstest::table(&read(Source::XsTest, rows)?)
 }
 
 /// A sweep's table as grids.

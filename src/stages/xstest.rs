@@ -4,7 +4,6 @@
 //! type; `built_direction` marks prompts whose text helped to build the direction. `rates`: refusal rates by type and by label, with
 //! and without those prompts.
 
-use polars::prelude::DataFrame;
 use serde_json::{Value as Json, json};
 
 use crate::spec::{Fields, Problems, Seeds};
@@ -12,8 +11,8 @@ use crate::spec::{Fields, Problems, Seeds};
 use super::direction::Direction;
 use super::parameters::{self, Settings};
 use super::steer::line_of;
+use super::summary;
 use super::sweep::{self, AlphaUnit, Line, Mode, Sweep};
-use super::table;
 use super::{Cost, Evaluate, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError};
 
 pub(super) static KIND: Kind = Kind {
@@ -129,7 +128,7 @@ impl Stage for XsTest {
             settings: &self.settings,
         };
         let rows = sweep.run(evaluator)?;
-        let rates = rates(&rows)?;
+        let rates = summary::xstest_rates(&rows)?;
         let mut findings = Vec::new();
         if built > 0 {
             findings.push(format!("{built} of the {} prompts helped to build the direction; rates are given with and without them", prompts.prompts.len()));
@@ -151,88 +150,4 @@ impl XsTest {
                 _ => true,
             })
     }
-}
-
-/// What one row of `rates` is about: model, direction seed, layer, α, and the label or type with its name.
-type RateKey = (String, Option<i64>, i64, f64, &'static str, String);
-
-/// Counts behind one row of `rates`.
-#[derive(Default)]
-struct Count {
-    n: usize,
-    refused: usize,
-    n_without: usize,
-    refused_without: usize,
-}
-
-/// Refusal rates by label and by type, in the order of first appearance.
-fn rates(rows: &DataFrame) -> Result<DataFrame, StageError> {
-    let (models, labels) = (
-        table::read_text(rows, "model")?,
-        table::read_text(rows, "split")?,
-    );
-    let types = table::read_text(rows, "category")?;
-    let (seeds, layers) = (
-        table::read_integers(rows, "seed")?,
-        table::read_integers(rows, "layer")?,
-    );
-    let alphas = table::read_numbers(rows, "alpha")?;
-    let (refused, built) = (
-        table::read_flags(rows, "refused")?,
-        table::read_flags(rows, "built_direction")?,
-    );
-    let mut counts: Vec<(RateKey, Count)> = Vec::new();
-    let mut known = std::collections::HashMap::new();
-    for i in 0..rows.height() {
-        for (by, name) in [("label", &labels[i]), ("type", &types[i])] {
-            let layer = layers[i].unwrap_or(0);
-            let id = (
-                models[i].clone(),
-                seeds[i],
-                layer,
-                alphas[i].to_bits(),
-                by,
-                name.clone(),
-            );
-            let slot = *known.entry(id).or_insert_with(|| {
-                let key = (
-                    models[i].clone(),
-                    seeds[i],
-                    layer,
-                    alphas[i],
-                    by,
-                    name.clone(),
-                );
-                counts.push((key, Count::default()));
-                counts.len() - 1
-            });
-            let count = &mut counts[slot].1;
-            count.n += 1;
-            count.refused += usize::from(refused[i]);
-            count.n_without += usize::from(!built[i]);
-            count.refused_without += usize::from(refused[i] && !built[i]);
-        }
-    }
-    let rate = |refused: usize, n: usize| (n > 0).then(|| refused as f64 / n as f64);
-    let all = || counts.iter();
-    table::frame(vec![
-        table::text("model", all().map(|(k, _)| &k.0)),
-        table::optional_integers("seed", all().map(|(k, _)| k.1.map(|s| s as u64))),
-        table::integers("layer", all().map(|(k, _)| k.2 as usize)),
-        table::numbers("alpha", all().map(|(k, _)| k.3).collect()),
-        table::text("by", all().map(|(k, _)| k.4)),
-        table::text("name", all().map(|(k, _)| &k.5)),
-        table::integers("n", all().map(|(_, c)| c.n)),
-        table::optional_numbers(
-            "refusal_rate",
-            all().map(|(_, c)| rate(c.refused, c.n)).collect(),
-        ),
-        table::integers("n_without", all().map(|(_, c)| c.n_without)),
-        table::optional_numbers(
-            "refusal_rate_without",
-            all()
-                .map(|(_, c)| rate(c.refused_without, c.n_without))
-                .collect(),
-        ),
-    ])
 }

@@ -163,10 +163,7 @@ fn every_parameter_is_in_the_key_and_stage_names_are_not() {
             .parameters()
     };
     let plain = key("steer = \"a\"");
-    assert_eq!(
-        plain,
-        key("steer = \"b\"\nedge_target = 0.10\nseed = 0")
-    );
+    assert_eq!(plain, key("steer = \"b\"\nedge_target = 0.10\nseed = 0"));
     for other in [
         "random = \"a\"",
         "steer = \"a\"\nrandom = \"c\"",

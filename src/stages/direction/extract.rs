@@ -1,0 +1,235 @@
+//! The arithmetic: activations of two groups of prompts, and the difference of their means.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::model::{Cell, HookPoint, ModelHandle, Readout, Site, Vector};
+use crate::prompts::PromptSet;
+use crate::stages::parameters::{self, Settings};
+use crate::stages::sweep;
+use crate::stages::{Evaluate, StageError};
+
+/// A direction in the residual stream and where it came from.
+#[derive(Clone, Debug)]
+pub struct Direction {
+    /// How A and B were chosen, e.g. `top_bottom_30`.
+    pub label: String,
+    /// The holdout seed, if there is one.
+    pub seed: Option<u64>,
+    /// Name of the model in the study.
+    pub model: String,
+    /// Fingerprint of the model, hex.
+    pub fingerprint: String,
+    /// Layer of the activations.
+    pub layer: usize,
+    /// Site of the activations.
+    pub site: Site,
+    /// Position of the activations, counted from the end of the prompt.
+    pub position: i64,
+    /// Unit vector, `[d_model]`, float32.
+    pub vector: Arc<Vector>,
+    /// Norm of the difference of means.
+    pub pre_norm: f64,
+    /// Mean norm of the activations of A and B.
+    pub resid_norm: f64,
+    /// Ids of A, in selection order.
+    pub top: Vec<String>,
+    /// Ids of B, in selection order.
+    pub bottom: Vec<String>,
+    /// Lowest and highest score in A.
+    pub top_scores: (f64, f64),
+    /// Lowest and highest score in B.
+    pub bottom_scores: (f64, f64),
+    /// Texts of A and B: they decide which prompts count as having built the direction.
+    pub builders: Arc<HashSet<String>>,
+}
+
+/// Two groups of prompts, by index into a prompt set.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::stages) struct Groups {
+    /// A, the refusing side.
+    pub top: Vec<usize>,
+    /// B, the complying side.
+    pub bottom: Vec<usize>,
+}
+
+/// What a direction is made of.
+pub(in crate::stages) struct Recipe<'a> {
+    /// The model whose activations are taken.
+    pub model: &'a Arc<ModelHandle>,
+    /// The prompts the groups point into.
+    pub prompts: &'a PromptSet,
+    /// Layers, one direction each.
+    pub layers: &'a [usize],
+    /// Site of the activations.
+    pub site: Site,
+    /// Position, counted from the end of the prompt.
+    pub position: i64,
+    /// Label of the directions.
+    pub label: String,
+    /// Seed of the split, if there is one.
+    pub seed: Option<u64>,
+    /// Chat and score rule.
+    pub settings: &'a Settings,
+}
+
+/// Activations of A and B at one layer: `[prompt][d_model]`, float32.
+pub(in crate::stages) struct Activations {
+    pub(super) layer: usize,
+    pub(super) top: Vec<Vec<f32>>,
+    pub(super) bottom: Vec<Vec<f32>>,
+}
+
+impl Recipe<'_> {
+    /// The activations of the groups' prompts, per layer.
+    pub(in crate::stages) fn activations(
+        &self,
+        groups: &Groups,
+        evaluator: &mut dyn Evaluate,
+    ) -> Result<Vec<Activations>, StageError> {
+        let tokens = sweep::tokens_of(self.model, self.prompts, self.settings)?;
+        let members: Vec<usize> = groups.top.iter().chain(&groups.bottom).copied().collect();
+        let mut cells = Vec::new();
+        for &layer in self.layers {
+            for &index in &members {
+                let tokens = &tokens[index];
+                let position = parameters::index_of(
+                    self.position,
+                    tokens.len(),
+                    &self.prompts.prompts[index],
+                )?;
+                let readout = Readout::Activation {
+                    hook: HookPoint::block(layer, self.site),
+                    position,
+                };
+                let n_layers = self.model.config().n_layers;
+                cells.push(Cell::new(
+                    self.model.fingerprint(),
+                    Arc::clone(tokens),
+                    vec![],
+                    readout,
+                    n_layers,
+                ));
+            }
+        }
+        let mut vectors = sweep::activations(evaluator.evaluate(&cells)?)?.into_iter();
+        Ok(self
+            .layers
+            .iter()
+            .map(|&layer| Activations {
+                layer,
+                top: vectors.by_ref().take(groups.top.len()).collect(),
+                bottom: vectors.by_ref().take(groups.bottom.len()).collect(),
+            })
+            .collect())
+    }
+
+    /// The directions, one per layer. `scores` are those of the prompt set's prompts.
+    pub(in crate::stages) fn directions(
+        &self,
+        groups: &Groups,
+        activations: &[Activations],
+        scores: &[Option<f64>],
+    ) -> Result<Vec<Direction>, StageError> {
+        let ids = |list: &[usize]| {
+            list.iter()
+                .map(|&i| self.prompts.prompts[i].id.clone())
+                .collect()
+        };
+        let range = |list: &[usize]| {
+            let values = list.iter().filter_map(|&i| scores[i]);
+            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), s| {
+                (low.min(s), high.max(s))
+            })
+        };
+        let members = groups.top.iter().chain(&groups.bottom);
+        let builders: Arc<HashSet<String>> = Arc::new(
+            members
+                .map(|&i| self.prompts.prompts[i].text.clone())
+                .collect(),
+        );
+        activations
+            .iter()
+            .map(|at_layer| {
+                let (vector, pre_norm) = difference_of_means(&at_layer.top, &at_layer.bottom)
+                    .map_err(|problem| {
+                        StageError::Data(format!(
+                            "the direction at layer {} {problem}",
+                            at_layer.layer
+                        ))
+                    })?;
+                let all = at_layer.top.iter().chain(&at_layer.bottom);
+                let norms: Vec<f64> = all.map(|v| norm(v.iter().map(|&x| f64::from(x)))).collect();
+                Ok(Direction {
+                    label: self.label.clone(),
+                    seed: self.seed,
+                    model: self.model.name().to_string(),
+                    fingerprint: self.model.fingerprint().to_hex().to_string(),
+                    layer: at_layer.layer,
+                    site: self.site,
+                    position: self.position,
+                    vector: Arc::new(Vector::new(vector)),
+                    pre_norm,
+                    resid_norm: norms.iter().sum::<f64>() / norms.len() as f64,
+                    top: ids(&groups.top),
+                    bottom: ids(&groups.bottom),
+                    top_scores: range(&groups.top),
+                    bottom_scores: range(&groups.bottom),
+                    builders: Arc::clone(&builders),
+                })
+            })
+            .collect()
+    }
+}
+
+/// mean(top) − mean(bottom) in float64 → the unit vector in float32 and the norm before.
+pub(super) fn difference_of_means(
+    top: &[Vec<f32>],
+    bottom: &[Vec<f32>],
+) -> Result<(Vec<f32>, f64), String> {
+    let (Some(first), false) = (top.first(), bottom.is_empty()) else {
+        return Err("has an empty group: no prompt was selected on one side".to_string());
+    };
+    let mean = |rows: &[Vec<f32>], i: usize| {
+        rows.iter().map(|r| f64::from(r[i])).sum::<f64>() / rows.len() as f64
+    };
+    let raw: Vec<f64> = (0..first.len())
+        .map(|i| mean(top, i) - mean(bottom, i))
+        .collect();
+    let length = norm(raw.iter().copied());
+    if !length.is_finite() || length == 0.0 {
+        return Err(format!(
+            "is zero or not finite (norm {length}): the two groups do not differ"
+        ));
+    }
+    Ok((raw.iter().map(|x| (x / length) as f32).collect(), length))
+}
+
+fn norm(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|x| x * x).sum::<f64>().sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_difference_of_means_is_normalised() {
+        let top = [vec![1.0, 2.0], vec![3.0, 6.0]];
+        let bottom = [vec![-1.0, 0.0], vec![-1.0, 0.0]];
+        // means (2, 4) and (-1, 0): the difference is (3, 4), of norm 5
+        assert_eq!(
+            difference_of_means(&top, &bottom),
+            Ok((vec![0.6, 0.8], 5.0))
+        );
+    }
+
+    #[test]
+    fn a_direction_that_is_nothing_is_refused() {
+        let same = [vec![1.0, 2.0]];
+        assert!(difference_of_means(&same, &same).is_err_and(|m| m.contains("zero or not finite")));
+        let infinite = [vec![f32::INFINITY, 0.0]];
+        assert!(difference_of_means(&infinite, &same).is_err_and(|m| m.contains("not finite")));
+        assert!(difference_of_means(&same, &[]).is_err_and(|m| m.contains("empty group")));
+    }
+}
