@@ -5,18 +5,28 @@
 //! position, at the first edited site itself; for an earlier position, at the embedding of the suffix. In float32 on the CPU a row's
 //! bits depend on nothing but its cell, so a sweep that is resumed, extended or reordered gives the same numbers.
 
+mod check;
+mod readout;
+mod shape;
+
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use tch::{Kind, Tensor};
 
-use super::cell::{Cell, Edit, Positions, Readout, ScoreDtype, TokenSets, Tokens, Value};
+use super::cell::{Cell, Edit, Tokens, Value};
 use super::error::ModelError;
 use super::generate;
 use super::hooks::{HookPoint, Site};
 use super::prefix::{Place, PrefixStore, PromptBlock, TILE_ROWS, bucket};
 use super::transformer::{Rotary, RowEdit, Segment, Tap, Transformer};
+
+use check::{check, finite};
+use readout::{log_probabilities, score};
+use shape::{Entry, Operation, ReadoutShape, Shape, ShapeEdit, shape};
+
+pub(super) use readout::to_rows;
 
 type Result<T> = std::result::Result<T, ModelError>;
 
@@ -38,62 +48,6 @@ pub enum Step {
 pub struct Evaluator {
     pub(super) transformer: Transformer,
     store: PrefixStore,
-}
-
-/// Where a tile's work starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Entry {
-    /// At the embedding of the suffix, with every block computed.
-    Embedding,
-    /// With the residual stream that enters a block (or, for the number of blocks, leaves the last).
-    Block(usize),
-    /// Between attention and MLP of a block.
-    AfterAttention(usize),
-    /// After the MLP of a block, before its output is added.
-    AfterMlp(usize),
-}
-
-/// Which kind of edit, without its vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Operation {
-    Add,
-    Ablate,
-    Replace,
-}
-
-/// An edit of a shape: where, at which of the suffix's positions (counted from its first; None beyond the prompt), and what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct ShapeEdit {
-    pub(super) hook: HookPoint,
-    offset: usize,
-    open: bool,
-    operation: Operation,
-}
-
-impl ShapeEdit {
-    /// Whether the edit acts at the suffix's position of that index.
-    pub(super) fn acts_at(&self, index: usize) -> bool {
-        index == self.offset || self.open && index > self.offset
-    }
-}
-
-/// Cells of equal shape can share a tile. Everything in it follows from the cell alone.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Shape {
-    entry: Entry,
-    bucket: usize,
-    suffix: usize,
-    edits: Vec<ShapeEdit>,
-    readout: ReadoutShape,
-}
-
-/// What is read, with positions counted from the start of the suffix.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum ReadoutShape {
-    Score(Arc<TokenSets>),
-    LogProbabilities(Arc<Vec<u32>>),
-    Activation { hook: HookPoint, offset: usize },
-    Generation { max_new_tokens: usize },
 }
 
 /// Rows of one tile: cells and where their prompts are.
@@ -127,7 +81,7 @@ impl Evaluator {
     ) -> Result<ControlFlow<()>> {
         let _no_grad = tch::no_grad_guard();
         for cell in cells {
-            self.check(cell)?;
+            check(cell, self.transformer.config())?;
         }
         let mut by_prompt: Vec<(Arc<Tokens>, Vec<usize>)> = Vec::new();
         let mut known: HashMap<blake3::Hash, usize> = HashMap::new();
@@ -171,10 +125,11 @@ impl Evaluator {
         {
             return Ok(ControlFlow::Break(()));
         }
+        let n_layers = self.transformer.config().n_layers;
         let mut groups: Vec<(Shape, Vec<usize>)> = Vec::new();
         let mut known: HashMap<Shape, usize> = HashMap::new();
         for &index in indices {
-            let shape = self.shape(&cells[index]);
+            let shape = shape(&cells[index], n_layers);
             match known.get(&shape) {
                 Some(&slot) => groups[slot].1.push(index),
                 None => {
@@ -504,155 +459,6 @@ impl Evaluator {
             mask,
         })
     }
-
-    fn shape(&self, cell: &Cell) -> Shape {
-        let last = cell.tokens.len() - 1;
-        let first_edit = cell.interventions.iter().map(|i| i.positions.first()).min();
-        let generates = matches!(cell.readout, Readout::Generation { .. });
-        let read = match cell.readout {
-            Readout::Activation { position, .. } => position,
-            _ => last,
-        };
-        let start = first_edit.unwrap_or(last).min(read).min(last);
-        let suffix = last - start + 1;
-        let edits: Vec<ShapeEdit> = cell
-            .interventions
-            .iter()
-            .map(|i| ShapeEdit {
-                hook: i.hook,
-                offset: i.positions.first() - start,
-                open: matches!(i.positions, Positions::From(_)),
-                operation: match i.edit {
-                    Edit::Add { .. } => Operation::Add,
-                    Edit::Ablate(_) => Operation::Ablate,
-                    Edit::Replace(_) => Operation::Replace,
-                },
-            })
-            .collect();
-        let readout = match &cell.readout {
-            Readout::Score(sets) => ReadoutShape::Score(Arc::clone(sets)),
-            Readout::LogProbabilities(ids) => ReadoutShape::LogProbabilities(Arc::clone(ids)),
-            Readout::Activation { hook, position } => ReadoutShape::Activation {
-                hook: *hook,
-                offset: position - start,
-            },
-            Readout::Generation { max_new_tokens, .. } => ReadoutShape::Generation {
-                max_new_tokens: *max_new_tokens,
-            },
-        };
-        let entry = if suffix > 1 || generates {
-            Entry::Embedding
-        } else {
-            self.entry(&edits, &readout)
-        };
-        Shape {
-            entry,
-            bucket: bucket(cell.tokens.len()),
-            suffix,
-            edits,
-            readout,
-        }
-    }
-
-    /// The latest place from which everything that the edits change, and what is read, is computed.
-    fn entry(&self, edits: &[ShapeEdit], readout: &ReadoutShape) -> Entry {
-        let n_layers = self.transformer.config().n_layers;
-        let of_hook = |hook: HookPoint| match hook {
-            HookPoint::Embed => Entry::Block(0),
-            HookPoint::FinalNormalized => Entry::Block(n_layers),
-            HookPoint::Block { layer, site } => match site {
-                Site::ResidPre | Site::AttnZ => Entry::Block(layer),
-                Site::AttnOut | Site::ResidMid | Site::MlpPost => Entry::AfterAttention(layer),
-                Site::MlpOut => Entry::AfterMlp(layer),
-                Site::ResidPost => Entry::Block(layer + 1),
-            },
-        };
-        let mut hooks: Vec<HookPoint> = edits.iter().map(|e| e.hook).collect();
-        if let ReadoutShape::Activation { hook, .. } = readout {
-            // What is read must pass its hook point: `resid_post` does so at the end of its block.
-            hooks.push(match hook {
-                HookPoint::Block {
-                    layer,
-                    site: Site::ResidPost,
-                } => HookPoint::block(*layer, Site::MlpOut),
-                other => *other,
-            });
-        }
-        let first = hooks.into_iter().min();
-        first.map_or(Entry::Block(n_layers), of_hook)
-    }
-
-    fn check(&self, cell: &Cell) -> Result<()> {
-        let config = self.transformer.config();
-        let generated = match cell.readout {
-            Readout::Generation { max_new_tokens, .. } => max_new_tokens,
-            _ => 0,
-        };
-        let refuse = |message: String| Err(ModelError::Cell(message));
-        let length = cell.tokens.len();
-        if length == 0 {
-            return refuse("a prompt has no tokens".to_string());
-        }
-        if length + generated > config.context_length {
-            return refuse(format!(
-                "a prompt of {length} tokens and {generated} to generate exceed the model's context of {}",
-                config.context_length
-            ));
-        }
-        if let Some(id) = cell
-            .tokens
-            .ids()
-            .iter()
-            .find(|&&id| id as usize >= config.d_vocab)
-        {
-            return refuse(format!(
-                "token id {id} is outside the vocabulary of {}",
-                config.d_vocab
-            ));
-        }
-        for i in &cell.interventions {
-            check_hook(i.hook, config.n_layers)?;
-            if !i.hook.is_editable() {
-                return refuse(format!("`{}` can be read but not edited", i.hook));
-            }
-            let (Edit::Add { vector, .. } | Edit::Ablate(vector) | Edit::Replace(vector)) = &i.edit;
-            if vector.values().len() != config.d_model {
-                return refuse(format!(
-                    "a vector of {} elements cannot edit `{}`, which has {}",
-                    vector.values().len(),
-                    i.hook,
-                    config.d_model
-                ));
-            }
-            if i.positions.first() >= length + generated {
-                return refuse(format!(
-                    "position {} is outside a prompt of {length} tokens",
-                    i.positions.first()
-                ));
-            }
-        }
-        match cell.readout {
-            Readout::Activation { hook, position } => {
-                check_hook(hook, config.n_layers)?;
-                if position >= length {
-                    return refuse(format!(
-                        "position {position} is outside a prompt of {length} tokens"
-                    ));
-                }
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-fn check_hook(hook: HookPoint, n_layers: usize) -> Result<()> {
-    match hook {
-        HookPoint::Block { layer, .. } if layer >= n_layers => Err(ModelError::Cell(format!(
-            "`{hook}` does not exist: the model has {n_layers} layers"
-        ))),
-        _ => Ok(()),
-    }
 }
 
 /// The cached prefix of a tile's rows.
@@ -675,77 +481,3 @@ impl Context<'_> {
     }
 }
 
-/// logsumexp(refuse) − logsumexp(comply) of each row of `hidden [row, d_model]`.
-fn score(transformer: &Transformer, hidden: &Tensor, sets: &TokenSets) -> Result<Vec<f64>> {
-    let ids: Vec<u32> = sets.refuse.iter().chain(&sets.comply).copied().collect();
-    let rows = transformer.unembedding_rows(&ids)?;
-    let refuse = sets.refuse.len() as i64;
-    let comply = sets.comply.len() as i64;
-    let logits = match sets.dtype {
-        ScoreDtype::Float32 => hidden
-            .f_to_kind(Kind::Float)?
-            .f_linear::<Tensor>(&rows.f_to_kind(Kind::Float)?, None)?,
-        ScoreDtype::Model => hidden.f_linear::<Tensor>(&rows, None)?,
-    };
-    let sum = |start, length| -> Result<Tensor> {
-        Ok(logits
-            .f_narrow(1, start, length)?
-            .f_logsumexp([1i64].as_slice(), false)?)
-    };
-    let scores = sum(0, refuse)?.f_sub(&sum(refuse, comply)?)?;
-    Ok(Vec::<f64>::try_from(scores.f_to_kind(Kind::Double)?)?)
-}
-
-/// Log-probabilities of the tokens in each row of `hidden [row, d_model]`, in float32.
-fn log_probabilities(
-    transformer: &Transformer,
-    hidden: &Tensor,
-    ids: &[u32],
-) -> Result<Vec<Value>> {
-    let logits = transformer.unembed(hidden)?.f_to_kind(Kind::Float)?;
-    let all = logits.f_log_softmax(-1, Kind::Float)?;
-    let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-    let picked = all.f_index_select(1, &Tensor::from_slice(&ids).f_to_device(all.device())?)?;
-    Ok(to_rows(&picked)?
-        .into_iter()
-        .map(Value::LogProbabilities)
-        .collect())
-}
-
-/// `[row, width]` of any dtype → one float32 vector a row.
-pub(super) fn to_rows(tensor: &Tensor) -> Result<Vec<Vec<f32>>> {
-    let width = tensor.size()[1] as usize;
-    let flat = tensor
-        .f_to_kind(Kind::Float)?
-        .f_contiguous()?
-        .f_view([-1i64].as_slice())?;
-    let flat = Vec::<f32>::try_from(flat)?;
-    Ok(flat.chunks(width.max(1)).map(<[f32]>::to_vec).collect())
-}
-
-/// A value that is not finite is an error here, so that it never reaches the cache.
-fn finite(cell: &Cell, value: &Value) -> Result<()> {
-    let good = match value {
-        Value::Score(score) => score.is_finite(),
-        Value::LogProbabilities(values) => values.iter().all(|v| !v.is_nan()),
-        Value::Activation(values) => values.iter().all(|v| v.is_finite()),
-        Value::Generation(_) => true,
-    };
-    if good {
-        return Ok(());
-    }
-    let edits: Vec<String> = cell
-        .interventions
-        .iter()
-        .map(|i| match &i.edit {
-            Edit::Add { scale, .. } => format!("adding α = {scale} at `{}`", i.hook),
-            Edit::Ablate(_) => format!("ablating at `{}`", i.hook),
-            Edit::Replace(_) => format!("patching `{}`", i.hook),
-        })
-        .collect();
-    Err(ModelError::Cell(format!(
-        "a value is not finite{}{}; try float32 or a smaller α",
-        if edits.is_empty() { "" } else { " after " },
-        edits.join(", ")
-    )))
-}

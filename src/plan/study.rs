@@ -76,6 +76,7 @@ fn decode(document: &Document, default_name: &str, problems: &mut Problems) -> O
         ["study", "models", "prompts", "chat", "score", "stages"].map(|name| fields.node(name));
     fields.finish();
     let [study, models, prompts, chat, score, stages] = sections;
+    let (model_names, prompt_names) = (keys(models), keys(prompts));
     let (name, question) = study.map_or((None, None), |node| decode_study(node, problems));
     let models = models
         .map(|node| decode_models(node, document, problems))
@@ -98,7 +99,7 @@ fn decode(document: &Document, default_name: &str, problems: &mut Problems) -> O
         return None;
     };
     let (stages, names) = decode_stages(stages, &settings, problems);
-    check_names(&stages, &names, &models, &prompts, problems);
+    check_names(&stages, &names, &model_names, &prompt_names, problems);
     let stages = sort(stages, problems)?;
     Some(Study {
         name: name.unwrap_or_else(|| default_name.to_string()),
@@ -148,6 +149,14 @@ fn entries<'n>(node: &'n Node, problems: &mut Problems) -> Vec<(&'n str, &'n Nod
     }
 }
 
+/// The names in a section, those included whose entries cannot be decoded: a mistake in an entry is not a missing name.
+fn keys(section: Option<&Node>) -> Vec<&str> {
+    let table = section.and_then(Node::as_table);
+    table.map_or(Vec::new(), |table| {
+        table.iter().map(|(key, _)| key.name.as_str()).collect()
+    })
+}
+
 fn decode_models(
     node: &Node,
     document: &Document,
@@ -182,9 +191,10 @@ fn decode_models(
             );
         }
     }
+    let names = keys(Some(node));
     for model in models.values() {
         if let Some(lender) = &model.template_from {
-            check_name(lender, "model", models.keys().map(String::as_str), problems);
+            check_name(lender, "model", names.iter().copied(), problems);
         }
     }
     models
@@ -342,22 +352,17 @@ fn check_name<'a>(
 fn check_names(
     stages: &[StageSpec],
     names: &[String],
-    models: &BTreeMap<String, ModelSpec>,
-    prompts: &BTreeMap<String, Spanned<PathBuf>>,
+    models: &[&str],
+    prompts: &[&str],
     problems: &mut Problems,
 ) {
     for spec in stages {
         let needs = spec.stage.needs();
         for name in &needs.models {
-            check_name(name, "model", models.keys().map(String::as_str), problems);
+            check_name(name, "model", models.iter().copied(), problems);
         }
         for name in &needs.prompts {
-            check_name(
-                name,
-                "prompt set",
-                prompts.keys().map(String::as_str),
-                problems,
-            );
+            check_name(name, "prompt set", prompts.iter().copied(), problems);
         }
         for (name, wanted) in &needs.stages {
             if check_name(name, "stage", names.iter().map(String::as_str), problems) {
@@ -455,6 +460,10 @@ fn report_cycle(
         .iter()
         .map(|&i| format!("`{}`", stages[i].name))
         .collect();
+    let message = match names.as_slice() {
+        [one] => format!("stage {one} waits for itself"),
+        several => format!("stages {} wait for each other", several.join(" and ")),
+    };
     let Some(first) = members.first() else { return };
     let needs = stages[*first].stage.needs().stages;
     let into = needs
@@ -462,9 +471,6 @@ fn report_cycle(
         .find(|(name, _)| members.iter().any(|&i| stages[i].name == name.value));
     let at = into.map_or(&stages[*first].at, |(name, _)| &name.at);
     problems
-        .error_at(
-            at,
-            format!("stages {} wait for each other", names.join(" and ")),
-        )
+        .error_at(at, message)
         .label("this reference closes the circle");
 }

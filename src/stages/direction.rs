@@ -97,8 +97,11 @@ fn select(fields: &mut Fields<'_, '_>) -> Option<Select> {
             t: t.map_or(0.0, |t| t.value),
         }),
         (true, Some(n), None) => refuse(fields, &n.at, "`n` must be at least 1"),
+        // What cannot be decoded has been told.
         (true, None, None) => {
-            fields.required::<usize>("n");
+            if fields.node("n").is_none() {
+                fields.required::<usize>("n");
+            }
             None
         }
         (true, _, Some(t)) => refuse(fields, &t.at, "`t` belongs to `select = \"threshold\"`"),

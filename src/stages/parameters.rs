@@ -184,14 +184,14 @@ pub(super) fn check_layers(
         let Some(model) = inputs.models.get(&name.value) else {
             continue;
         };
+        let n_layers = model.config().n_layers;
+        let mut told = None;
         for layer in list {
-            check_layer(
-                layer.value,
-                &layer.at,
-                &name.value,
-                model.config().n_layers,
-                problems,
-            );
+            // The layers of a range stand in one place; one of them is enough.
+            if layer.value >= n_layers && told != Some(&layer.at) {
+                check_layer(layer.value, &layer.at, &name.value, n_layers, problems);
+                told = Some(&layer.at);
+            }
         }
     }
 }

@@ -261,9 +261,18 @@ pub(super) fn tokens_of(
         .prompts
         .iter()
         .map(|prompt| {
-            model
+            let tokens = model
                 .tokens(&prompt.text, settings.chat.system.as_deref())
-                .map_err(|error| StageError::Data(format!("prompt `{}`: {error}", prompt.id)))
+                .map_err(|error| StageError::Data(format!("prompt `{}`: {error}", prompt.id)))?;
+            let (length, most) = (tokens.len(), model.config().context_length);
+            if length > most {
+                return Err(StageError::Data(format!(
+                    "prompt `{}` has {length} tokens in the chat template, but model `{}` reads at most {most}; shorten it or leave it out",
+                    prompt.id,
+                    model.name()
+                )));
+            }
+            Ok(tokens)
         })
         .collect()
 }

@@ -1,0 +1,57 @@
+//! From the final norm's output to numbers: scores, log-probabilities, rows.
+
+use tch::{Kind, Tensor};
+
+use crate::model::cell::{ScoreDtype, TokenSets, Value};
+use crate::model::error::ModelError;
+use crate::model::transformer::Transformer;
+
+type Result<T> = std::result::Result<T, ModelError>;
+
+/// logsumexp(refuse) − logsumexp(comply) of each row of `hidden [row, d_model]`.
+pub(super) fn score(transformer: &Transformer, hidden: &Tensor, sets: &TokenSets) -> Result<Vec<f64>> {
+    let ids: Vec<u32> = sets.refuse.iter().chain(&sets.comply).copied().collect();
+    let rows = transformer.unembedding_rows(&ids)?;
+    let refuse = sets.refuse.len() as i64;
+    let comply = sets.comply.len() as i64;
+    let logits = match sets.dtype {
+        ScoreDtype::Float32 => hidden
+            .f_to_kind(Kind::Float)?
+            .f_linear::<Tensor>(&rows.f_to_kind(Kind::Float)?, None)?,
+        ScoreDtype::Model => hidden.f_linear::<Tensor>(&rows, None)?,
+    };
+    let sum = |start, length| -> Result<Tensor> {
+        Ok(logits
+            .f_narrow(1, start, length)?
+            .f_logsumexp([1i64].as_slice(), false)?)
+    };
+    let scores = sum(0, refuse)?.f_sub(&sum(refuse, comply)?)?;
+    Ok(Vec::<f64>::try_from(scores.f_to_kind(Kind::Double)?)?)
+}
+
+/// Log-probabilities of the tokens in each row of `hidden [row, d_model]`, in float32.
+pub(super) fn log_probabilities(
+    transformer: &Transformer,
+    hidden: &Tensor,
+    ids: &[u32],
+) -> Result<Vec<Value>> {
+    let logits = transformer.unembed(hidden)?.f_to_kind(Kind::Float)?;
+    let all = logits.f_log_softmax(-1, Kind::Float)?;
+    let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+    let picked = all.f_index_select(1, &Tensor::from_slice(&ids).f_to_device(all.device())?)?;
+    Ok(to_rows(&picked)?
+        .into_iter()
+        .map(Value::LogProbabilities)
+        .collect())
+}
+
+/// `[row, width]` of any dtype → one float32 vector a row.
+pub(in crate::model) fn to_rows(tensor: &Tensor) -> Result<Vec<Vec<f32>>> {
+    let width = tensor.size()[1] as usize;
+    let flat = tensor
+        .f_to_kind(Kind::Float)?
+        .f_contiguous()?
+        .f_view([-1i64].as_slice())?;
+    let flat = Vec::<f32>::try_from(flat)?;
+    Ok(flat.chunks(width.max(1)).map(<[f32]>::to_vec).collect())
+}
