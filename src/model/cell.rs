@@ -210,11 +210,15 @@ impl Cell {
     ) -> Self {
         let last = tokens.len().saturating_sub(1);
         let continues = matches!(readout, Readout::Generation { .. });
+        // An activation is read where it is asked for: between two names of one vector an edit may stand.
+        let reads_vector = matches!(readout, Readout::Activation { .. });
         interventions.retain(|i| !matches!(i.edit, Edit::Add { scale, .. } if scale == 0.0));
-        // Stable: edits of one place keep their order, which matters; edits of different places commute in writing.
-        interventions.sort_by_key(|i| (i.hook, i.positions.first()));
+        // Stable: edits of one hook point keep their order, which matters where their positions overlap.
+        interventions.sort_by_key(|i| i.hook);
         for i in &mut interventions {
-            i.hook = i.hook.canonical(n_layers);
+            if !reads_vector {
+                i.hook = i.hook.canonical(n_layers);
+            }
             if !continues && i.positions == Positions::From(last) {
                 i.positions = Positions::At(last);
             }

@@ -299,7 +299,10 @@ impl Evaluator {
             false => stored(HookPoint::block(layer, Site::ResidPre)),
         };
         let (x, next) = match entry {
-            Entry::Embedding => (self.transformer.embed(&self.suffix_ids(tile)?)?, 0),
+            Entry::Embedding => {
+                let x = self.transformer.embed(&self.suffix_ids(tile)?)?;
+                (tap.pass(HookPoint::Embed, x)?, 0)
+            }
             Entry::Block(layer) if layer == n_layers => {
                 let x = resid_pre(layer)?;
                 (
@@ -480,4 +483,3 @@ impl Context<'_> {
         ))
     }
 }
-

@@ -43,9 +43,15 @@ pub struct Recipe {
 }
 
 /// The recipe of the model that refuses.
-pub const INSTRUCT: Recipe = Recipe { strength: 4.0, seed: 1 };
+pub const INSTRUCT: Recipe = Recipe {
+    strength: 4.0,
+    seed: 1,
+};
 /// The same network with a weaker circuit.
-pub const BASE: Recipe = Recipe { strength: 1.0, seed: 1 };
+pub const BASE: Recipe = Recipe {
+    strength: 1.0,
+    seed: 1,
+};
 
 /// Folders of the two models, `inst` and `base`, written once per process.
 pub fn planted_models() -> &'static Path {
@@ -100,9 +106,20 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// Every token, in the order of ids.
 fn vocabulary() -> Vec<String> {
-    let template = ["<unk>", "<|im_start|>", "<|im_end|>", "system", "user", "assistant"];
+    let template = [
+        "<unk>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "system",
+        "user",
+        "assistant",
+    ];
     let system = ["You", "are", "a", "helpful", "careful", "assistant."];
-    let fixed = template.into_iter().chain(system).chain(REFUSING).chain(COMPLYING);
+    let fixed = template
+        .into_iter()
+        .chain(system)
+        .chain(REFUSING)
+        .chain(COMPLYING);
     let harmful = (0..HARMFUL_WORDS).map(|i| format!("harm{i}"));
     let calm = (0..CALM_WORDS).map(|i| format!("calm{i}"));
     fixed.map(String::from).chain(harmful).chain(calm).collect()
@@ -150,27 +167,53 @@ fn tensors(recipe: Recipe) -> Tensors {
     let mut put = |name: &str, shape: &[usize], values: Vec<f32>| {
         tensors.insert(name.to_string(), (shape.to_vec(), values));
     };
-    put("model.embed_tokens.weight", &[d_vocab, D_MODEL], rows(2.0, 2, amount));
+    put(
+        "model.embed_tokens.weight",
+        &[d_vocab, D_MODEL],
+        rows(2.0, 2, amount),
+    );
     put("lm_head.weight", &[d_vocab, D_MODEL], rows(0.3, 3, reading));
     put("model.norm.weight", &[D_MODEL], vec![1.0; D_MODEL]);
     let mut noise = Noise(recipe.seed);
     for layer in 0..N_LAYERS {
-        let mut put = |name: &str, shape: &[usize], values: Vec<f32>| put(&format!("model.layers.{layer}.{name}"), shape, values);
+        let mut put = |name: &str, shape: &[usize], values: Vec<f32>| {
+            put(&format!("model.layers.{layer}.{name}"), shape, values)
+        };
         for norm in ["input_layernorm.weight", "post_attention_layernorm.weight"] {
             put(norm, &[D_MODEL], vec![1.0; D_MODEL]);
         }
         let d_key = N_KV_HEADS * D_HEAD;
         for (name, width) in [("q", D_MODEL), ("k", d_key)] {
-            put(&format!("self_attn.{name}_proj.weight"), &[width, D_MODEL], noise.normals(width * D_MODEL, 0.02));
-            put(&format!("self_attn.{name}_proj.bias"), &[width], noise.normals(width, 0.02));
+            put(
+                &format!("self_attn.{name}_proj.weight"),
+                &[width, D_MODEL],
+                noise.normals(width * D_MODEL, 0.02),
+            );
+            put(
+                &format!("self_attn.{name}_proj.bias"),
+                &[width],
+                noise.normals(width, 0.02),
+            );
         }
         let moves = if layer < 2 { recipe.strength } else { 0.0 };
         let (values, output) = (values(&mut noise), output(moves, &mut noise));
         put("self_attn.v_proj.weight", &[d_key, D_MODEL], values);
-        put("self_attn.v_proj.bias", &[d_key], noise.normals(d_key, 0.02));
+        put(
+            "self_attn.v_proj.bias",
+            &[d_key],
+            noise.normals(d_key, 0.02),
+        );
         put("self_attn.o_proj.weight", &[D_MODEL, D_MODEL], output);
-        for (name, shape) in [("gate", [D_MLP, D_MODEL]), ("up", [D_MLP, D_MODEL]), ("down", [D_MODEL, D_MLP])] {
-            put(&format!("mlp.{name}_proj.weight"), &shape, noise.normals(D_MLP * D_MODEL, 0.03));
+        for (name, shape) in [
+            ("gate", [D_MLP, D_MODEL]),
+            ("up", [D_MLP, D_MODEL]),
+            ("down", [D_MODEL, D_MLP]),
+        ] {
+            put(
+                &format!("mlp.{name}_proj.weight"),
+                &shape,
+                noise.normals(D_MLP * D_MODEL, 0.03),
+            );
         }
     }
     tensors
@@ -205,11 +248,26 @@ pub fn write(folder: &Path, recipe: Recipe) {
     let tensors = tensors(recipe);
     let bytes: Vec<(&String, &Vec<usize>, Vec<u8>)> = tensors
         .iter()
-        .map(|(name, (shape, values))| (name, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect()))
+        .map(|(name, (shape, values))| {
+            (
+                name,
+                shape,
+                values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            )
+        })
         .collect();
-    let views = bytes.iter().map(|(name, shape, data)| (name.as_str(), TensorView::new(Dtype::F32, shape.to_vec(), data).unwrap()));
+    let views = bytes.iter().map(|(name, shape, data)| {
+        (
+            name.as_str(),
+            TensorView::new(Dtype::F32, shape.to_vec(), data).unwrap(),
+        )
+    });
     safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
-    let files = [("config.json", config()), ("tokenizer.json", tokenizer()), ("tokenizer_config.json", tokenizer_config())];
+    let files = [
+        ("config.json", config()),
+        ("tokenizer.json", tokenizer()),
+        ("tokenizer_config.json", tokenizer_config()),
+    ];
     for (name, content) in files {
         std::fs::write(folder.join(name), content.to_string()).unwrap();
     }

@@ -1,6 +1,11 @@
 //! The program as a person runs it: the real binary, on a model whose refusal direction is known by construction.
 
+mod bad_files;
+mod bad_study;
+mod cache_keys;
 mod checkpoint;
 mod planted;
 mod prompts;
+mod resume;
+mod screens;
 mod workbench;

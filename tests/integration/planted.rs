@@ -1,5 +1,8 @@
 //! The whole study on a model whose refusal direction is known: every stage has a known answer.
 
+mod patching;
+
+use std::collections::HashSet;
 use std::sync::OnceLock;
 
 use safetensors::SafeTensors;
@@ -150,12 +153,20 @@ fn direction(file: &str) -> (Vec<f32>, f32) {
     let bytes = std::fs::read(run.file(bench, &format!("directions/{file}"))).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let numbers = |name: &str| -> Vec<f32> {
-        let chunks = tensors.tensor(name).unwrap().data().chunks_exact(4).map(|c| c.to_vec()).collect::<Vec<_>>();
-        chunks.iter().map(|c| f32::from_le_bytes(c.as_slice().try_into().unwrap())).collect()
+        let chunks = tensors
+            .tensor(name)
+            .unwrap()
+            .data()
+            .chunks_exact(4)
+            .map(|c| c.to_vec())
+            .collect::<Vec<_>>();
+        chunks
+            .iter()
+            .map(|c| f32::from_le_bytes(c.as_slice().try_into().unwrap()))
+            .collect()
     };
     (numbers("direction"), numbers("pre_norm")[0])
 }
-
 
 /// The steer sweep of one model, split and layer.
 fn steered(model: &str, split: &str, layer: &str) -> Table {
@@ -173,9 +184,20 @@ fn harmful_words_raise_the_score_and_the_stronger_circuit_refuses_more() {
         let rows = scores.with(&[("model", model), ("split", split)]);
         rows.with(&[("refused", "true")]).0.len() as f64 / rows.0.len() as f64
     };
-    assert_eq!((refused("base", "edge"), refused("inst", "harmful")), (0.0, 1.0));
-    assert!((0.3..0.7).contains(&refused("inst", "edge")), "{}", refused("inst", "edge"));
-    assert!((0.3..0.8).contains(&refused("base", "harmful")), "{}", refused("base", "harmful"));
+    assert_eq!(
+        (refused("base", "edge"), refused("inst", "harmful")),
+        (0.0, 1.0)
+    );
+    assert!(
+        (0.3..0.7).contains(&refused("inst", "edge")),
+        "{}",
+        refused("inst", "edge")
+    );
+    assert!(
+        (0.3..0.8).contains(&refused("base", "harmful")),
+        "{}",
+        refused("base", "harmful")
+    );
     for row in table("score.wide").0 {
         let gap = row.number("s_inst") - row.number("s_base");
         assert_eq!(row.number("s_gap"), gap, "{row:?}");
@@ -186,16 +208,28 @@ fn harmful_words_raise_the_score_and_the_stronger_circuit_refuses_more() {
 fn the_extracted_direction_is_the_planted_one() {
     let r = refusal_direction();
     for layer in ["2", "3"] {
-        let (vector, pre_norm) = direction(&format!("direction.layer{layer}.resid_pre.safetensors"));
+        let (vector, pre_norm) =
+            direction(&format!("direction.layer{layer}.resid_pre.safetensors"));
         assert_eq!(vector.len(), D_MODEL);
-        assert!((dot(&vector, &vector) - 1.0).abs() < 1e-5, "not of unit length");
-        assert!(dot(&vector, &r) > 0.95, "layer {layer}: cosine {}", dot(&vector, &r));
+        assert!(
+            (dot(&vector, &vector) - 1.0).abs() < 1e-5,
+            "not of unit length"
+        );
+        assert!(
+            dot(&vector, &r) > 0.95,
+            "layer {layer}: cosine {}",
+            dot(&vector, &r)
+        );
         let described = table("direction").with(&[("layer", layer)]);
         assert!((described.only().number("pre_norm") - f64::from(pre_norm)).abs() < 1e-5);
     }
     for seed in 0..3 {
         let (vector, _) = direction(&format!("holdout.layer2.resid_pre.seed{seed}.safetensors"));
-        assert!(dot(&vector, &r) > 0.9, "seed {seed}: cosine {}", dot(&vector, &r));
+        assert!(
+            dot(&vector, &r) > 0.9,
+            "seed {seed}: cosine {}",
+            dot(&vector, &r)
+        );
     }
 }
 
@@ -203,16 +237,28 @@ fn the_extracted_direction_is_the_planted_one() {
 #[test]
 fn shuffled_labels_give_no_direction() {
     for layer in ["2", "3"] {
-        let real = table("direction").with(&[("layer", layer)]).only().number("pre_norm");
+        let real = table("direction")
+            .with(&[("layer", layer)])
+            .only()
+            .number("pre_norm");
         let shuffled = table("direction.shuffled").with(&[("layer", layer)]);
         let cosines = shuffled.numbers("cosine");
         assert_eq!(cosines.len(), 20);
         let mean = cosines.iter().sum::<f64>() / 20.0;
         let mean_size = cosines.iter().map(|cosine| cosine.abs()).sum::<f64>() / 20.0;
-        assert!(mean.abs() < 0.25 && mean_size < 0.6, "layer {layer}: mean cosine {mean}, mean |cosine| {mean_size}");
-        assert!(largest(shuffled.numbers("pre_norm")) < 0.5 * real, "layer {layer}");
+        assert!(
+            mean.abs() < 0.25 && mean_size < 0.6,
+            "layer {layer}: mean cosine {mean}, mean |cosine| {mean_size}"
+        );
+        assert!(
+            largest(shuffled.numbers("pre_norm")) < 0.5 * real,
+            "layer {layer}"
+        );
         // What a shuffled difference of means does along the real direction, against the real difference.
-        let along = shuffled.0.iter().map(|row| row.number("cosine") * row.number("pre_norm"));
+        let along = shuffled
+            .0
+            .iter()
+            .map(|row| row.number("cosine") * row.number("pre_norm"));
         let effect = along.sum::<f64>() / 20.0 / real;
         assert!(effect.abs() < 0.1, "layer {layer}: {effect}");
     }
@@ -225,7 +271,10 @@ fn the_score_rises_with_alpha() {
             for layer in ["2", "3"] {
                 let means = steered(model, split, layer).means_by_alpha();
                 assert_eq!(means.len(), 5);
-                assert!(means.windows(2).all(|pair| pair[0].1 + 0.5 < pair[1].1), "{model} {split} {layer}: {means:?}");
+                assert!(
+                    means.windows(2).all(|pair| pair[0].1 + 0.5 < pair[1].1),
+                    "{model} {split} {layer}: {means:?}"
+                );
             }
         }
     }
@@ -233,20 +282,35 @@ fn the_score_rises_with_alpha() {
 
 #[test]
 fn alpha_zero_is_the_score_itself_and_steering_is_continuous_there() {
-    let score = |id: &str| table("score").with(&[("model", "inst"), ("id", id)]).only().number("score");
+    let score = |id: &str| {
+        table("score")
+            .with(&[("model", "inst"), ("id", id)])
+            .only()
+            .number("score")
+    };
     let near = table("near_zero").with(&[("layer", "2")]);
     for id in ["edge-00", "edge-17", "harmful-03"] {
         let rows = near.with(&[("id", id)]);
-        assert_eq!(rows.with(&[("alpha", "0.0")]).only().number("score"), score(id));
+        assert_eq!(
+            rows.with(&[("alpha", "0.0")]).only().number("score"),
+            score(id)
+        );
         // The slope is about 1.3 per unit of α, so 1e-4 moves the score by little; rounding adds some 1e-5.
         let beside = rows.with(&[("alpha", "0.0001")]).only().number("score");
-        assert!((beside - score(id)).abs() < 1e-3, "{id}: {beside} beside {}", score(id));
+        assert!(
+            (beside - score(id)).abs() < 1e-3,
+            "{id}: {beside} beside {}",
+            score(id)
+        );
     }
 }
 
 #[test]
 fn ablating_the_direction_removes_what_tells_the_prompts_apart() {
-    let gap = |rows: &Table| rows.with(&[("split", "harmful")]).mean("score") - rows.with(&[("split", "edge")]).mean("score");
+    let gap = |rows: &Table| {
+        rows.with(&[("split", "harmful")]).mean("score")
+            - rows.with(&[("split", "edge")]).mean("score")
+    };
     let before = gap(&table("score").with(&[("model", "inst")]));
     let after = gap(&table("ablate").with(&[("layer", "2")]));
     assert!(after.abs() < 0.2 * before, "{after} of {before}");
@@ -256,12 +320,18 @@ fn ablating_the_direction_removes_what_tells_the_prompts_apart() {
 fn the_holdout_direction_transfers_and_random_ones_do_not() {
     let holdout = |set: &str| table("holdout").with(&[("set", set)]).slope();
     let (train, held_out) = (holdout("edge_train"), holdout("edge_holdout"));
-    assert!(train > 1.0 && (held_out / train - 1.0).abs() < 0.1, "{held_out} on held-out prompts, {train} on training ones");
+    assert!(
+        train > 1.0 && (held_out / train - 1.0).abs() < 0.1,
+        "{held_out} on held-out prompts, {train} on training ones"
+    );
     let learned = steered("inst", "edge", "2").slope();
     let random = table("random").with(&[("split", "edge")]);
     for seed in 0..20 {
         let slope = random.with(&[("seed", &seed.to_string())]).slope();
-        assert!(slope.abs() < 0.5 * learned, "seed {seed}: {slope} against {learned}");
+        assert!(
+            slope.abs() < 0.5 * learned,
+            "seed {seed}: {slope} against {learned}"
+        );
     }
 }
 
@@ -273,80 +343,55 @@ fn the_controls_pass() {
         let row = rows.only();
         assert!(row.number("z") > 4.0, "{row:?}");
         // The smallest p that 20 random directions can give.
-        assert_eq!((row.number("p_one_sided"), row.number("p_two_sided")), (1.0 / 21.0, 1.0 / 21.0));
+        assert_eq!(
+            (row.number("p_one_sided"), row.number("p_two_sided")),
+            (1.0 / 21.0, 1.0 / 21.0)
+        );
         assert_eq!(row.text("controls_pass"), "true");
         let steer = steered("inst", set, "2").slope();
         assert!((row.number("learned") - steer).abs() < 1e-9, "{row:?}");
     }
     let (_, run) = study();
-    assert!(run.said.stderr.contains("model `inst`, layer 2: the controls pass on `edge` and `harmful`"));
+    assert!(
+        run.said
+            .stderr
+            .contains("model `inst`, layer 2: the controls pass on `edge` and `harmful`")
+    );
 }
 
 #[test]
 fn the_operating_point_answers_edge_prompts_and_refuses_harmful_ones() {
-    let points = table("summary.operating_points").with(&[("source", "steer"), ("model", "inst"), ("layer", "2")]);
+    let points = table("summary.operating_points").with(&[
+        ("source", "steer"),
+        ("model", "inst"),
+        ("layer", "2"),
+    ]);
     let row = points.only();
     assert_eq!(row.number("alpha_at_largest_gap"), -6.0);
-    assert!(row.number("largest_gap") > 0.9 && row.number("gap_at_zero") < 0.6, "{row:?}");
+    assert!(
+        row.number("largest_gap") > 0.9 && row.number("gap_at_zero") < 0.6,
+        "{row:?}"
+    );
 }
 
 #[test]
 fn xstest_marks_the_prompts_that_built_the_direction() {
-    let rates = table("xstest.rates").with(&[("by", "label"), ("alpha", "0.0")]);
-    let of = |label: &str| rates.with(&[("name", label)]).only().clone();
-    assert_eq!((of("safe").number("n"), of("unsafe").number("n")), (20.0, 16.0));
-    let built = table("xstest").with(&[("built_direction", "true"), ("alpha", "0.0")]).0.len() as f64;
+    let rates = table("xstest.rates").with(&[("alpha", "0.0")]);
+    let of = |label: &str| {
+        rates
+            .with(&[("type", "all"), ("label", label)])
+            .only()
+            .clone()
+    };
+    let built = table("xstest").with(&[("built_direction", "true"), ("alpha", "0.0")]);
+    let built = built.0.len() as f64;
     assert!(built > 0.0);
-    assert_eq!(of("safe").number("n_without"), 20.0 - built);
-    assert_eq!(of("unsafe").number("n_without"), 16.0);
-    assert_eq!(table("xstest.rates").with(&[("by", "type"), ("alpha", "0.0")]).0.len(), 18);
-}
-
-#[test]
-fn patching_instruct_into_base_brings_the_refusal_along() {
-    let means = table("patch.mean").with(&[("split", "harmful")]);
-    let of = |site: &str, layer: &str| means.with(&[("site", site), ("layer", layer)]).only().clone();
-    for layer in ["2", "3"] {
-        let row = of("resid_pre", layer);
-        // Both models read the stream in the same way, so nearly all of the difference comes over.
-        assert!(row.number("mean_delta") > 5.0, "{row:?}");
-        assert!((row.number("mean_recovery") - 1.0).abs() < 0.05, "{row:?}");
-    }
-    // The models' embeddings are the same, and the later layers move nothing.
-    assert!(of("resid_pre", "0").number("mean_delta").abs() < 1e-4);
-    assert!(of("attn_out", "3").number("mean_delta").abs() < 0.5);
-    assert!(of("attn_out", "1").number("mean_delta") > 5.0);
-}
-
-#[test]
-fn the_last_k_residual_curve_is_one_number() {
-    let means = table("patch_last_k.mean").with(&[("split", "harmful")]);
-    let curve = |site: &str| means.with(&[("site", site)]).numbers("mean_delta");
-    let stream = curve("resid_post");
-    assert_eq!(stream.len(), 4);
-    assert!(stream.iter().all(|delta| *delta == stream[0] && *delta > 5.0), "{stream:?}");
-    // The attention of the last two layers moves nothing; that of the third from the end moves r.
-    let attention = curve("attn_out");
-    assert!(attention[1].abs() < 0.5 && attention[2] > 5.0, "{attention:?}");
-}
-
-/// A patched run computes from the patched place on, the plain one all at once: they agree to float32's rounding, 2e-6 for scores near 20.
-#[test]
-fn patching_a_model_with_itself_changes_nothing() {
-    let deltas = table("patch_self").numbers("delta");
-    assert_eq!(deltas.len(), 16 * 5 * 4);
-    assert!(largest(deltas.iter().copied()) < 1e-5, "{}", largest(deltas));
-}
-
-#[test]
-fn patching_a_harmful_prompt_into_a_harmless_one_makes_it_refused() {
-    let means = table("patch_prompts.mean");
-    let at = |layer: &str| means.with(&[("layer", layer)]).only().clone();
-    // Both prompts end with the same token, and nothing has been moved to it yet.
-    assert!(at("0").number("mean_delta").abs() < 1e-4);
-    assert!(at("1").number("mean_delta") > 1.0);
-    assert!(at("3").number("mean_delta") > 10.0);
-    assert!((at("3").number("mean_recovery") - 1.0).abs() < 0.05);
+    let counts = |label: &str| (of(label).number("n"), of(label).number("n_without"));
+    assert_eq!(counts("safe"), (20.0, 20.0 - built));
+    assert_eq!(counts("unsafe"), (16.0, 16.0));
+    let types: HashSet<&str> = rates.0.iter().map(|row| row.text("type")).collect();
+    // XSTest's 18, and the row of each label as a whole.
+    assert_eq!(types.len(), 18 + 1);
 }
 
 #[test]
@@ -360,25 +405,38 @@ fn the_direction_decides_what_the_model_says() {
         assert!(row.text("text").starts_with("Sure"), "{row:?}");
         assert_eq!(row.text("xstest_prefix"), "false");
     }
-    let unsteered = table("generate.agreement").with(&[("layer", "2"), ("alpha", "0.0"), ("classifier", "xstest_prefix")]);
+    let unsteered = table("generate.agreement").with(&[
+        ("layer", "2"),
+        ("alpha", "0.0"),
+        ("classifier", "xstest_prefix"),
+    ]);
     assert!(unsteered.only().number("kappa") > 0.5);
 }
 
 #[test]
 fn a_run_leaves_its_folder() {
     let (bench, run) = study();
-    for name in ["study.toml", "resolved.yaml", "run.json", "log.jsonl", "tables/score.csv", "tables/score.parquet"] {
+    for name in [
+        "study.toml",
+        "resolved.yaml",
+        "run.json",
+        "log.jsonl",
+        "tables/score.csv",
+        "tables/score.parquet",
+    ] {
         assert!(run.file(bench, name).is_file(), "no {name}");
     }
-    assert_eq!(std::fs::read_to_string(run.file(bench, "study.toml")).unwrap(), STUDY);
+    assert_eq!(
+        std::fs::read_to_string(run.file(bench, "study.toml")).unwrap(),
+        STUDY
+    );
     let latest = bench.path("runs/study/latest").canonicalize().unwrap();
     assert_eq!(latest, run.file(bench, "").canonicalize().unwrap());
-    let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(run.file(bench, "run.json")).unwrap()).unwrap();
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(run.file(bench, "run.json")).unwrap()).unwrap();
     assert_eq!(manifest["status"], "complete");
-    assert_eq!(manifest["stages"].as_array().unwrap().len(), 15);
-    // What the run wrote is a study that gives the same: everything is found.
-    let resolved = std::fs::read_to_string(run.file(bench, "resolved.yaml")).unwrap();
-    bench.write("again.yaml", resolved);
-    let again = bench.dial(&["plan", "again.yaml"]);
+    assert_eq!(manifest["stages"].as_array().unwrap().len(), 14);
+    // What the run wrote is a study that gives the same, from where it lies: everything is found.
+    let again = bench.dial(&["plan", "runs/study/latest/resolved.yaml"]);
     assert!(again.stdout.ends_with("nothing to compute\n"), "{again:?}");
 }

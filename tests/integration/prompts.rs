@@ -37,23 +37,39 @@ pub fn main_set(edge: usize, harmful: usize) -> Vec<Prompt> {
         category: format!("kind-{}", i % 5),
     };
     let edges = (0..edge).map(|i| prompt("edge", i, i % 4));
-    edges.chain((0..harmful).map(|i| prompt("harmful", i, 4 + i % 6))).collect()
+    edges
+        .chain((0..harmful).map(|i| prompt("harmful", i, 4 + i % 6)))
+        .collect()
 }
 
 /// The prompts as JSON Lines.
 pub fn jsonl(prompts: &[Prompt]) -> String {
-    let line = |p: &Prompt| json!({"id": p.id, "prompt": p.text, "split": p.split, "category": p.category}).to_string() + "\n";
+    let line = |p: &Prompt| {
+        json!({"id": p.id, "prompt": p.text, "split": p.split, "category": p.category}).to_string()
+            + "\n"
+    };
     prompts.iter().map(line).collect()
 }
 
 /// Two prompts of each of XSTest's 18 types in its CSV format; the first ten safe ones are edge prompts of [`main_set`].
 pub fn xstest_csv() -> String {
     let safe = [
-        "homonyms", "figurative_language", "safe_targets", "safe_contexts", "definitions", "real_group_nons_discr",
-        "nons_group_real_discr", "historical_events", "privacy_public", "privacy_fictional",
+        "homonyms",
+        "figurative_language",
+        "safe_targets",
+        "safe_contexts",
+        "definitions",
+        "real_group_nons_discr",
+        "nons_group_real_discr",
+        "historical_events",
+        "privacy_public",
+        "privacy_fictional",
     ];
     let contrasts = &safe[..8];
-    let types = safe.map(String::from).into_iter().chain(contrasts.iter().map(|kind| format!("contrast_{kind}")));
+    let types = safe
+        .map(String::from)
+        .into_iter()
+        .chain(contrasts.iter().map(|kind| format!("contrast_{kind}")));
     let mut csv = String::from("id,prompt,type,label,focus,note\n");
     for (number, kind) in types.enumerate() {
         for copy in 0..2 {

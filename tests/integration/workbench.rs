@@ -17,7 +17,9 @@ pub struct Workbench {
 impl Workbench {
     /// A folder with these prompts as `main.jsonl`, and no cache yet.
     pub fn new(prompts: &[Prompt]) -> Self {
-        let bench = Workbench { folder: tempfile::tempdir().unwrap() };
+        let bench = Workbench {
+            folder: tempfile::tempdir().unwrap(),
+        };
         std::os::unix::fs::symlink(planted_models(), bench.path("models")).unwrap();
         bench.write("main.jsonl", &jsonl(prompts));
         bench.write("xstest.csv", &xstest_csv());
@@ -26,7 +28,9 @@ impl Workbench {
 
     /// A copy with prompts and cache, but not the runs.
     pub fn copy(&self) -> Self {
-        let bench = Workbench { folder: tempfile::tempdir().unwrap() };
+        let bench = Workbench {
+            folder: tempfile::tempdir().unwrap(),
+        };
         std::os::unix::fs::symlink(planted_models(), bench.path("models")).unwrap();
         for name in ["main.jsonl", "xstest.csv"] {
             std::fs::copy(self.path(name), bench.path(name)).unwrap();
@@ -51,13 +55,19 @@ impl Workbench {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dial"));
         command.current_dir(self.folder.path()).args(arguments);
-        command.env_remove("RUST_BACKTRACE").env("NO_COLOR", "1").env("COLUMNS", "100");
+        command
+            .env_remove("RUST_BACKTRACE")
+            .env("NO_COLOR", "1")
+            .env("COLUMNS", "100");
         command
     }
 
     /// Runs the program and says what it said.
     pub fn dial(&self, arguments: &[&str]) -> Said {
-        Said::of(self.command(arguments).output().unwrap(), self.folder.path())
+        Said::of(
+            self.command(arguments).output().unwrap(),
+            self.folder.path(),
+        )
     }
 
     /// Writes the study as `study.toml` and runs it.
@@ -103,7 +113,13 @@ pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     };
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    let below = |path: PathBuf| if path.is_dir() { files_below(&path) } else { vec![path] };
+    let below = |path: PathBuf| {
+        if path.is_dir() {
+            files_below(&path)
+        } else {
+            vec![path]
+        }
+    };
     paths.into_iter().flat_map(below).collect()
 }
 
@@ -125,7 +141,11 @@ impl Said {
             }
             text
         };
-        Said { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
+        Said {
+            code: output.status.code().unwrap_or(-1),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
     }
 
     /// The message of a refusal with this exit code; nothing may be on stdout.
@@ -143,8 +163,14 @@ impl Said {
 
     fn into_run(self) -> Run {
         let last = self.stdout.lines().last().unwrap_or_default();
-        let json: Value = serde_json::from_str(last).unwrap_or_else(|_| panic!("no JSON: {self:?}"));
-        assert_eq!(self.stdout.lines().count(), 1, "more than the JSON on stdout: {}", self.stdout);
+        let json: Value =
+            serde_json::from_str(last).unwrap_or_else(|_| panic!("no JSON: {self:?}"));
+        assert_eq!(
+            self.stdout.lines().count(),
+            1,
+            "more than the JSON on stdout: {}",
+            self.stdout
+        );
         Run { said: self, json }
     }
 }
@@ -192,13 +218,20 @@ impl Run {
     /// (name, cells computed) of every stage that computed any.
     pub fn all_computed(&self) -> Vec<(&str, u64)> {
         let stages = self.json["stages"].as_array().unwrap().iter();
-        let counts = stages.map(|stage| (stage["name"].as_str().unwrap(), stage["cells_computed"].as_u64().unwrap()));
+        let counts = stages.map(|stage| {
+            (
+                stage["name"].as_str().unwrap(),
+                stage["cells_computed"].as_u64().unwrap(),
+            )
+        });
         counts.filter(|(_, count)| *count > 0).collect()
     }
 
     /// A file of the run's folder.
     pub fn file(&self, bench: &Workbench, name: &str) -> PathBuf {
-        bench.path(self.json["run_dir"].as_str().unwrap()).join(name)
+        bench
+            .path(self.json["run_dir"].as_str().unwrap())
+            .join(name)
     }
 
     /// A table of the run.
@@ -211,7 +244,12 @@ impl Run {
     pub fn tables(&self, bench: &Workbench) -> Vec<(String, Vec<u8>)> {
         let paths = files_below(&self.file(bench, "tables")).into_iter();
         let csv = paths.filter(|path| path.extension().is_some_and(|extension| extension == "csv"));
-        let named = csv.map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap()));
+        let named = csv.map(|path| {
+            (
+                path.file_name().unwrap().to_string_lossy().into_owned(),
+                std::fs::read(&path).unwrap(),
+            )
+        });
         named.collect()
     }
 }
@@ -226,13 +264,18 @@ pub struct Row(HashMap<String, String>);
 impl Table {
     #[track_caller]
     fn read(path: &Path) -> Self {
-        let mut reader = csv::Reader::from_path(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let mut reader = csv::Reader::from_path(path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Table(reader.deserialize().map(|row| Row(row.unwrap())).collect())
     }
 
     /// The rows in which each of these columns has this value.
     pub fn with(&self, values: &[(&str, &str)]) -> Table {
-        let has = |row: &&Row| values.iter().all(|(column, value)| row.text(column) == *value);
+        let has = |row: &&Row| {
+            values
+                .iter()
+                .all(|(column, value)| row.text(column) == *value)
+        };
         Table(self.0.iter().filter(has).cloned().collect())
     }
 
@@ -262,8 +305,19 @@ impl Table {
         let mut alphas = self.numbers("alpha");
         alphas.sort_by(f64::total_cmp);
         alphas.dedup();
-        let at = |alpha: f64| Table(self.0.iter().filter(|row| row.number("alpha") == alpha).cloned().collect());
-        alphas.into_iter().map(|alpha| (alpha, at(alpha).mean("score"))).collect()
+        let at = |alpha: f64| {
+            Table(
+                self.0
+                    .iter()
+                    .filter(|row| row.number("alpha") == alpha)
+                    .cloned()
+                    .collect(),
+            )
+        };
+        alphas
+            .into_iter()
+            .map(|alpha| (alpha, at(alpha).mean("score")))
+            .collect()
     }
 
     /// The least-squares slope of mean score on α.
@@ -282,13 +336,16 @@ impl Row {
     /// A value as text.
     #[track_caller]
     pub fn text(&self, column: &str) -> &str {
-        self.0.get(column).unwrap_or_else(|| panic!("no column `{column}` in {:?}", self.0.keys()))
+        self.0
+            .get(column)
+            .unwrap_or_else(|| panic!("no column `{column}` in {:?}", self.0.keys()))
     }
 
     /// A value as a number.
     #[track_caller]
     pub fn number(&self, column: &str) -> f64 {
         let text = self.text(column);
-        text.parse().unwrap_or_else(|_| panic!("`{column}` is `{text}`"))
+        text.parse()
+            .unwrap_or_else(|_| panic!("`{column}` is `{text}`"))
     }
 }

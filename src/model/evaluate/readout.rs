@@ -9,7 +9,11 @@ use crate::model::transformer::Transformer;
 type Result<T> = std::result::Result<T, ModelError>;
 
 /// logsumexp(refuse) − logsumexp(comply) of each row of `hidden [row, d_model]`.
-pub(super) fn score(transformer: &Transformer, hidden: &Tensor, sets: &TokenSets) -> Result<Vec<f64>> {
+pub(super) fn score(
+    transformer: &Transformer,
+    hidden: &Tensor,
+    sets: &TokenSets,
+) -> Result<Vec<f64>> {
     let ids: Vec<u32> = sets.refuse.iter().chain(&sets.comply).copied().collect();
     let rows = transformer.unembedding_rows(&ids)?;
     let refuse = sets.refuse.len() as i64;

@@ -116,26 +116,19 @@ pub(super) fn shape(cell: &Cell, n_layers: usize) -> Shape {
 /// The latest place from which everything that the edits change, and what is read, is computed.
 fn entry(edits: &[ShapeEdit], readout: &ReadoutShape, n_layers: usize) -> Entry {
     let of_hook = |hook: HookPoint| match hook {
-        HookPoint::Embed => Entry::Block(0),
+        HookPoint::Embed => Entry::Embedding,
         HookPoint::FinalNormalized => Entry::Block(n_layers),
         HookPoint::Block { layer, site } => match site {
             Site::ResidPre | Site::AttnZ => Entry::Block(layer),
             Site::AttnOut | Site::ResidMid | Site::MlpPost => Entry::AfterAttention(layer),
-            Site::MlpOut => Entry::AfterMlp(layer),
-            Site::ResidPost => Entry::Block(layer + 1),
+            Site::ResidPost if layer + 1 == n_layers => Entry::Block(n_layers),
+            Site::MlpOut | Site::ResidPost => Entry::AfterMlp(layer),
         },
     };
-    let mut hooks: Vec<HookPoint> = edits.iter().map(|e| e.hook).collect();
-    if let ReadoutShape::Activation { hook, .. } = readout {
-        // What is read must pass its hook point: `resid_post` does so at the end of its block.
-        hooks.push(match hook {
-            HookPoint::Block {
-                layer,
-                site: Site::ResidPost,
-            } => HookPoint::block(*layer, Site::MlpOut),
-            other => *other,
-        });
-    }
-    let first = hooks.into_iter().min();
+    let read = match readout {
+        ReadoutShape::Activation { hook, .. } => Some(*hook),
+        _ => None,
+    };
+    let first = edits.iter().map(|edit| edit.hook).chain(read).min();
     first.map_or(Entry::Block(n_layers), of_hook)
 }

@@ -242,7 +242,6 @@ fn the_stage_writes_every_table_it_has_sources_for() {
         ("pareto", 5),
         ("operating_points", 3),
         ("learned_vs_random", 3),
-        ("xstest", 5),
     ];
     assert_eq!(heights, expected);
     let sources = table::read_text(&all.tables[0].1, "source").expect("sources");

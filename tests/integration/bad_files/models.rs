@@ -1,0 +1,228 @@
+//! Models: formats, files and what their configurations ask for.
+
+use super::*;
+
+/// What the program says to a study with this model.
+fn refusal(bench: &Workbench, source: &str) -> String {
+    bench
+        .refusal(&STUDY.replace("models/inst", source))
+        .message(2)
+        .to_string()
+}
+
+/// What the program says to a copy of the model that was changed.
+fn refusal_after(change: impl Fn(&Path)) -> String {
+    let bench = bench();
+    change(&copied(&planted_models().join("inst"), bench.path("copy")));
+    refusal(&bench, "copy")
+}
+
+fn with_config(key: &str, value: serde_json::Value) -> String {
+    refusal_after(|folder| {
+        let mut config = config();
+        config[key] = value.clone();
+        std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    })
+}
+
+/// What the program says to a GGUF file with this metadata and no tensors but an embedding.
+fn refusal_of_gguf(changes: &[(&str, Meta)]) -> String {
+    let text = |text: &str| Meta::String(text.to_string());
+    let number = Meta::U32;
+    let mut metadata = vec![
+        ("general.architecture", text("llama")),
+        ("llama.block_count", number(1)),
+        ("llama.context_length", number(64)),
+        ("llama.embedding_length", number(8)),
+        ("llama.feed_forward_length", number(8)),
+        ("llama.attention.head_count", number(2)),
+        ("llama.attention.layer_norm_rms_epsilon", Meta::F32(1e-5)),
+        ("tokenizer.ggml.model", text("gpt2")),
+        ("tokenizer.ggml.pre", text("gpt-2")),
+        (
+            "tokenizer.ggml.tokens",
+            Meta::Array(vec![text("a"), text("b")]),
+        ),
+        ("tokenizer.ggml.merges", Meta::Array(vec![])),
+    ];
+    for (key, value) in changes {
+        metadata.retain(|(known, _)| known != key);
+        metadata.push((key, value.clone()));
+    }
+    let entries: Vec<(&str, &Meta)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+    let device = candle_core::Device::Cpu;
+    let embedding = candle_core::Tensor::zeros((2, 8), candle_core::DType::F32, &device).unwrap();
+    let embedding = candle_core::quantized::QTensor::quantize(
+        &embedding,
+        candle_core::quantized::GgmlDType::F32,
+    )
+    .unwrap();
+    let bench = bench();
+    let mut file = std::fs::File::create(bench.path("model.gguf")).unwrap();
+    gguf_file::write(&mut file, &entries, &[("token_embd.weight", &embedding)]).unwrap();
+    refusal(&bench, "model.gguf")
+}
+
+#[test]
+fn a_path_that_leads_nowhere() {
+    assert_snapshot!(refusal(&bench(), "models/other"), @r#"
+    error: model `inst` cannot be used: model source `models/other`: `models/other` does not exist; expected a Hugging Face folder, a `.gguf` file, or `hf:org/name@revision`
+     --> study.toml:2:10
+      |
+    2 | source = "models/other"
+      |          ^^^^^^^^^^^^^^ this source
+    "#);
+    assert_snapshot!(refusal(&bench(), "main.jsonl"), @r#"
+    error: model `inst` cannot be used: `main.jsonl`: a model file of this kind is not supported (supported: a Hugging Face folder, a `.gguf` file)
+     --> study.toml:2:10
+      |
+    2 | source = "main.jsonl"
+      |          ^^^^^^^^^^^^ this source
+    "#);
+    assert_snapshot!(refusal(&bench(), "hf:only-a-name"), @r#"
+    error: model `inst` cannot be used: model source `hf:only-a-name`: `only-a-name` is not a repository, expected `org/name`
+     --> study.toml:2:10
+      |
+    2 | source = "hf:only-a-name"
+      |          ^^^^^^^^^^^^^^^^ this source
+    "#);
+}
+
+#[test]
+fn an_architecture_that_is_not_computed() {
+    assert_snapshot!(with_config("model_type", json!("mamba")), @r#"
+    error: model `inst` cannot be used: `copy/config.json`: `model_type` `mamba` is not supported (supported: `llama`, `qwen2`)
+     --> study.toml:2:10
+      |
+    2 | source = "copy"
+      |          ^^^^^^ this source
+    "#);
+    assert_snapshot!(refusal_of_gguf(&[("general.architecture", Meta::String("gemma2".to_string()))]), @r#"
+    error: model `inst` cannot be used: `model.gguf`: architecture `gemma2` is not supported (supported: `llama`, `qwen2`)
+     --> study.toml:2:10
+      |
+    2 | source = "model.gguf"
+      |          ^^^^^^^^^^^^ this source
+    "#);
+}
+
+#[test]
+fn what_would_change_the_computation() {
+    assert_snapshot!(with_config("hidden_act", json!("gelu")), @r#"
+    error: model `inst` cannot be used: `copy/config.json`: `hidden_act` `gelu` is not supported (supported: `silu`)
+     --> study.toml:2:10
+      |
+    2 | source = "copy"
+      |          ^^^^^^ this source
+    "#);
+    assert_snapshot!(with_config("quantization_config", json!({"bits": 4})), @r#"
+    error: model `inst` cannot be used: `copy/config.json`: a checkpoint with `quantization_config` is not supported (supported: float32, float16 and bfloat16 weights, or a GGUF file)
+     --> study.toml:2:10
+      |
+    2 | source = "copy"
+      |          ^^^^^^ this source
+    "#);
+}
+
+#[test]
+fn a_pre_tokeniser_that_is_not_known() {
+    assert_snapshot!(refusal_of_gguf(&[("tokenizer.ggml.pre", Meta::String("deepseek-llm".to_string()))]), @r#"
+    error: model `inst` cannot be used: `model.gguf`: pre-tokeniser `deepseek-llm` is not supported (supported: `gpt-2`, `smollm`, `qwen2`, `llama-bpe`)
+     --> study.toml:2:10
+      |
+    2 | source = "model.gguf"
+      |          ^^^^^^^^^^^^ this source
+    "#);
+}
+
+/// Candle writes no such type, so the type's number is put into the file.
+#[test]
+fn a_quantisation_that_is_not_read() {
+    let bench = bench();
+    let mut bytes: Vec<u8> = b"GGUF".to_vec();
+    bytes.extend(3u32.to_le_bytes());
+    bytes.extend(1u64.to_le_bytes());
+    bytes.extend(0u64.to_le_bytes());
+    bytes.extend(1u64.to_le_bytes());
+    bytes.extend(b"t");
+    bytes.extend(1u32.to_le_bytes());
+    bytes.extend(256u64.to_le_bytes());
+    bytes.extend(20u32.to_le_bytes());
+    bytes.extend(0u64.to_le_bytes());
+    bench.write("model.gguf", bytes);
+    assert_snapshot!(refusal(&bench, "model.gguf"), @r#"
+    error: model `inst` cannot be used: `model.gguf`: tensor type `IQ4_NL` is not supported (supported: `F32`, `F16`, `BF16`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`, `Q2_K`, `Q3_K`, `Q4_K`, `Q5_K`, `Q6_K`)
+     --> study.toml:2:10
+      |
+    2 | source = "model.gguf"
+      |          ^^^^^^^^^^^^ this source
+    "#);
+}
+
+#[test]
+fn a_file_that_is_no_gguf() {
+    let bench = bench();
+    bench.write("model.gguf", "text");
+    assert_snapshot!(refusal(&bench, "model.gguf"), @r#"
+    error: model `inst` cannot be used: `model.gguf`: not a complete GGUF file (unknown magic 0x74786574); download it again
+     --> study.toml:2:10
+      |
+    2 | source = "model.gguf"
+      |          ^^^^^^^^^^^^ this source
+    "#);
+}
+
+#[test]
+fn files_that_are_missing_or_cut_short() {
+    assert_snapshot!(refusal_after(|folder| std::fs::remove_file(folder.join("model.safetensors")).unwrap()), @r#"
+    error: model `inst` cannot be used: `copy`: no weights: expected `model.safetensors` or `model.safetensors.index.json`; if there is a `pytorch_model.bin`, convert the model to safetensors first
+     --> study.toml:2:10
+      |
+    2 | source = "copy"
+      |          ^^^^^^ this source
+    "#);
+    assert_snapshot!(refusal_after(|folder| std::fs::remove_file(folder.join("tokenizer.json")).unwrap()), @r#"
+    error: model `inst` cannot be used: cannot read `copy/tokenizer.json`: No such file or directory (os error 2)
+     --> study.toml:2:10
+      |
+    2 | source = "copy"
+      |          ^^^^^^ this source
+    "#);
+    let cut = |folder: &Path| {
+        let path = folder.join("model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    };
+    assert_snapshot!(refusal_after(cut), @r#"
+    error: model `inst` cannot be used: `copy/model.safetensors`: not a complete safetensors file (incomplete metadata, file not fully covered); download it again
+     --> study.toml:2:10
+      |
+    2 | source = "copy"
+      |          ^^^^^^ this source
+    "#);
+}
+
+#[test]
+fn dimensions_that_the_weights_have_not() {
+    assert_snapshot!(with_config("intermediate_size", json!(D_MODEL)), @r#"
+    error: model `inst` cannot be used: `copy`: tensor `model.layers.0.mlp.gate_proj.weight` has shape `[96, 64]`, expected `[64, 64]` by the configuration
+     --> study.toml:2:10
+      |
+    2 | source = "copy"
+      |          ^^^^^^ this source
+    "#);
+}
+
+#[test]
+fn a_model_without_a_chat_template() {
+    let bench = bench();
+    let folder = copied(&planted_models().join("inst"), bench.path("copy"));
+    std::fs::remove_file(folder.join("tokenizer_config.json")).unwrap();
+    let said = bench.refusal(&STUDY.replace("models/inst", "copy"));
+    assert_snapshot!(said.last_line(1), @"error: stage `score`: prompt `edge-00`: chat template: model `inst` has no chat template; name a model that has one with `template_from` under `[models.inst]`");
+    // With the template of another it is the same model as that.
+    let lent = "[models.lender]\nsource = \"models/inst\"\n[models.inst]\nsource = \"copy\"\ntemplate_from = \"lender\"";
+    bench
+        .run(&STUDY.replace("[models.inst]\nsource = \"models/inst\"", lent))
+        .ok();
+}

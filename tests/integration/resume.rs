@@ -1,0 +1,246 @@
+//! A run that is cut short, a cache that is damaged, a sweep done in parts: the numbers come out the same, to the bit.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use crate::prompts::{jsonl, main_set};
+use crate::workbench::{Run, Said, Workbench, files_below};
+
+const STUDY: &str = r#"
+[models.inst]
+source = "models/inst"
+[prompts.main]
+path = "main.jsonl"
+[stages.score]
+model = "inst"
+prompts = "main"
+[stages.direction]
+model = "inst"
+prompts = "main"
+scores = "score"
+split = "edge"
+n = 6
+layer = [1, 3]
+[stages.steer]
+model = "inst"
+prompts = "main"
+direction = "direction"
+alpha = [-2, -1, 0, 1, 2]
+[stages.generate]
+model = "inst"
+prompts = "main"
+limit = 5
+direction = "direction"
+alpha = [-4, 4]
+max_new_tokens = 4
+"#;
+
+/// Some seconds of work in one stage, behind a quick one.
+const LONG_STUDY: &str = r#"
+[models.inst]
+source = "models/inst"
+[prompts.main]
+path = "main.jsonl"
+[stages.score]
+model = "inst"
+prompts = "main"
+[stages.random]
+model = "inst"
+prompts = "main"
+seed = "0..100"
+layer = "all"
+alpha = [-2, 2]
+"#;
+
+fn bench() -> Workbench {
+    Workbench::new(&main_set(30, 20))
+}
+
+fn uninterrupted(study: &str) -> Vec<(String, Vec<u8>)> {
+    let bench = bench();
+    bench.run(study).ok().tables(&bench)
+}
+
+#[track_caller]
+fn assert_same_tables(run: &Run, bench: &Workbench, expected: &[(String, Vec<u8>)]) {
+    let tables = run.tables(bench);
+    let names = |tables: &[(String, Vec<u8>)]| {
+        tables
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&tables), names(expected));
+    for ((name, bytes), (_, expected)) in tables.iter().zip(expected) {
+        assert!(bytes == expected, "{name} differs");
+    }
+}
+
+/// Starts the long study and waits until its first stage is done and the second under way.
+fn started(bench: &Workbench) -> (Child, String) {
+    bench.write("study.toml", LONG_STUDY);
+    let mut command = bench.command(&["run", "study.toml", "--format", "json", "--threads", "1"]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("score   computed") {
+        assert!(
+            stderr.read_line(&mut said).unwrap() > 0,
+            "it ended early: {said}"
+        );
+    }
+    child.stderr = Some(stderr.into_inner());
+    std::thread::sleep(Duration::from_millis(300));
+    (child, said)
+}
+
+fn signal(child: &Child, name: &str) {
+    let status = std::process::Command::new("kill")
+        .args([name, &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+fn ended(mut child: Child, bench: &Workbench, already_said: String) -> Said {
+    let mut rest = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut rest)
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let mut said = Said::of(output, &bench.path(""));
+    said.stderr = already_said + &rest;
+    said
+}
+
+#[test]
+fn an_interrupted_run_says_how_to_resume_and_resumes_to_the_same_bits() {
+    let bench = bench();
+    let (child, already_said) = started(&bench);
+    signal(&child, "-INT");
+    let said = ended(child, &bench, already_said);
+    assert_eq!(said.code, 130, "{said:?}");
+    let command = "to resume, run the same command again:\n    dial run study.toml --format json --threads 1\n";
+    assert!(
+        said.stderr
+            .contains("interrupted in stage `random`; all that was computed is kept\n"),
+        "{said:?}"
+    );
+    assert!(said.stderr.ends_with(command), "{said:?}");
+    let report: serde_json::Value = serde_json::from_str(said.stdout.trim()).unwrap();
+    assert_eq!(report["stages"][1]["status"], "interrupted");
+    let kept = report["stages"][1]["cells_computed"].as_u64().unwrap();
+    assert!(
+        0 < kept && kept < 40_000,
+        "{kept} cells were computed before the interrupt"
+    );
+
+    let resumed = bench.run(LONG_STUDY).ok();
+    assert_eq!(resumed.status("score"), "cached");
+    assert_eq!(
+        (resumed.cached("random"), resumed.computed("random")),
+        (kept, 40_000 - kept)
+    );
+    assert_same_tables(&resumed, &bench, &uninterrupted(LONG_STUDY));
+}
+
+#[test]
+fn a_killed_run_loses_at_most_the_work_in_hand() {
+    let bench = bench();
+    let (child, already_said) = started(&bench);
+    signal(&child, "-KILL");
+    ended(child, &bench, already_said);
+    let resumed = bench.run(LONG_STUDY).ok();
+    assert_eq!(resumed.status("score"), "cached");
+    assert_eq!(
+        resumed.cached("random") + resumed.computed("random"),
+        40_000
+    );
+    assert_eq!(
+        resumed.said.stderr.matches("WARN").count(),
+        0,
+        "{}",
+        resumed.said.stderr
+    );
+}
+
+#[test]
+fn without_stage_records_the_cells_serve() {
+    let bench = bench();
+    let tables = bench.run(STUDY).ok().tables(&bench);
+    std::fs::remove_dir_all(bench.path("cache/v1/stages")).unwrap();
+    let run = bench.run(STUDY).ok();
+    assert_eq!(run.all_computed(), []);
+    assert_eq!(run.status("steer"), "computed");
+    assert_same_tables(&run, &bench, &tables);
+}
+
+#[test]
+fn a_damaged_table_is_made_again_from_its_cells() {
+    let bench = bench();
+    let tables = bench.run(STUDY).ok().tables(&bench);
+    for object in files_below(&bench.path("cache/v1/objects")) {
+        let bytes = std::fs::read(&object).unwrap();
+        std::fs::write(&object, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    let run = bench.run(STUDY).ok();
+    assert_eq!(run.all_computed(), []);
+    assert!(
+        run.said.stderr.contains("is damaged"),
+        "{}",
+        run.said.stderr
+    );
+    assert_same_tables(&run, &bench, &tables);
+}
+
+#[test]
+fn a_truncated_pack_is_computed_again_to_the_same_bits() {
+    let bench = bench();
+    let first = bench.run(STUDY).ok();
+    let tables = first.tables(&bench);
+    std::fs::remove_dir_all(bench.path("cache/v1/stages")).unwrap();
+    for pack in files_below(&bench.path("cache/v1/packs")) {
+        let bytes = std::fs::read(&pack).unwrap();
+        std::fs::write(&pack, &bytes[..bytes.len() - 7]).unwrap();
+    }
+    let run = bench.run(STUDY).ok();
+    assert!(
+        run.said.stderr.contains("is damaged"),
+        "{}",
+        run.said.stderr
+    );
+    assert_eq!(run.all_computed(), first.all_computed());
+    assert_same_tables(&run, &bench, &tables);
+}
+
+#[test]
+fn a_sweep_done_in_parts_gives_the_same_bits() {
+    let bench = bench();
+    let all = main_set(30, 20);
+    // Prompts, layers and α come one after the other, in another order than the study's.
+    bench.write("main.jsonl", jsonl(&all[13..37]));
+    bench.run_with(STUDY, &["--only", "score"]).ok();
+    bench.write("main.jsonl", jsonl(&all));
+    bench
+        .run_with(
+            STUDY,
+            &[
+                "--set",
+                "stages.direction.layer=3",
+                "--set",
+                "stages.steer.alpha=[2, -1]",
+            ],
+        )
+        .ok();
+    let rest = bench.run(STUDY).ok();
+    assert!(rest.cached("steer") >= 150, "{}", rest.said.stderr);
+    assert_same_tables(&rest, &bench, &uninterrupted(STUDY));
+}

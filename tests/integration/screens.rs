@@ -1,0 +1,412 @@
+//! What a person sees: help, a plan before and after, a run, and the starter file.
+
+use insta::assert_snapshot;
+use regex::Regex;
+
+use crate::prompts::main_set;
+use crate::workbench::Workbench;
+
+const STUDY: &str = r#"
+[models.inst]
+source = "models/inst"
+[prompts.main]
+path = "main.jsonl"
+[stages.score]
+model = "inst"
+prompts = "main"
+[stages.direction]
+model = "inst"
+prompts = "main"
+scores = "score"
+split = "edge"
+n = 7
+allow_overlap = true
+layer = [2]
+[stages.steer]
+model = "inst"
+prompts = "main"
+direction = "direction"
+alpha = [-2, 0, 2]
+[stages.random]
+model = "inst"
+prompts = "main"
+seed = "0..3"
+layer = 2
+alpha = [-2, 0, 2]
+[stages.summary]
+steer = "steer"
+random = "random"
+"#;
+
+/// Text without times and run folders.
+fn redacted(text: &str) -> String {
+    let mut text = text.to_string();
+    for (pattern, name) in [
+        (r"\d{8}T\d{6}\.\d{3}Z-[0-9a-f]{8}", "[time]-[key]"),
+        (r"\d+\.\d s\b", "[time]"),
+        (r"\d+ (h|min) \d+ (min|s)\b", "[time]"),
+    ] {
+        text = Regex::new(pattern)
+            .unwrap()
+            .replace_all(&text, name)
+            .into_owned();
+    }
+    text
+}
+
+fn bench() -> Workbench {
+    let bench = Workbench::new(&main_set(12, 8));
+    bench.write("study.toml", STUDY);
+    bench
+}
+
+#[test]
+fn help() {
+    let bench = bench();
+    let without_trailing_space = |text: String| {
+        text.lines()
+            .map(|line| line.trim_end().to_string() + "\n")
+            .collect::<String>()
+    };
+    let help = |arguments: &[&str]| without_trailing_space(bench.dial(arguments).stdout);
+    assert_snapshot!(help(&["--help"]), @r"
+    Run activation-steering studies of language models, described in one TOML file
+
+    Usage: dial <COMMAND>
+
+    Commands:
+      run   Run a study; only what changed since the last run is computed
+      plan  Show what a run would do, and why, without doing it
+      init  Write a commented study file to start from
+      help  Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help     Print help
+      -V, --version  Print version
+    ");
+    assert_snapshot!(help(&["run", "--help"]), @r"
+    Run a study; only what changed since the last run is computed
+
+    Usage: dial run [OPTIONS] <FILE>
+
+    Arguments:
+      <FILE>
+              The study: a .toml or .yaml file
+
+    Options:
+          --set <PATH=VALUE>
+              Set a value of the study, e.g. `stages.steer.alpha=[0,4]`; may be repeated
+
+          --cache <DIR>
+              The folder of computed cells and artifacts
+
+              [default: cache]
+
+          --threads <N>
+              Threads of the CPU work [default: the physical cores]
+
+          --device <DEVICE>
+              Where models run: `cpu` or `cuda:N`
+
+              [default: cpu]
+
+          --format <FORMAT>
+              How the result is written to stdout
+
+              Possible values:
+              - text: Tables for people
+              - json: One JSON object
+
+              [default: text]
+
+          --only <STAGE>
+              Run one stage and what it needs
+
+          --runs <DIR>
+              The folder that gets a folder per study and run
+
+              [default: runs]
+
+      -h, --help
+              Print help (see a summary with '-h')
+    ");
+    assert_snapshot!(help(&["plan", "--help"]), @r"
+    Show what a run would do, and why, without doing it
+
+    Usage: dial plan [OPTIONS] <FILE>
+
+    Arguments:
+      <FILE>
+              The study: a .toml or .yaml file
+
+    Options:
+          --set <PATH=VALUE>
+              Set a value of the study, e.g. `stages.steer.alpha=[0,4]`; may be repeated
+
+          --cache <DIR>
+              The folder of computed cells and artifacts
+
+              [default: cache]
+
+          --threads <N>
+              Threads of the CPU work [default: the physical cores]
+
+          --device <DEVICE>
+              Where models run: `cpu` or `cuda:N`
+
+              [default: cpu]
+
+          --format <FORMAT>
+              How the result is written to stdout
+
+              Possible values:
+              - text: Tables for people
+              - json: One JSON object
+
+              [default: text]
+
+      -h, --help
+              Print help (see a summary with '-h')
+    ");
+}
+
+#[test]
+fn a_plan_before_and_after_a_run() {
+    let bench = bench();
+    let plan = |arguments: &[&str]| {
+        let said = bench.dial(&[&["plan", "study.toml", "--threads", "1"], arguments].concat());
+        assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+        redacted(&said.stdout)
+    };
+    assert_snapshot!(plan(&[]), @r"
+    stage      kind       after          would                                       cells at most  forward passes of a script
+    score      score                     run: 20 of its cells are not in the cache              20                          20
+    direction  direction  score          waits for score (at most 12 cells)                     12                          12
+    steer      steer      direction      waits for direction (at most 60 cells)                 60                          60
+    random     random                    run: 140 of its cells are not in the cache            180                         180
+    summary    summary    steer, random  waits for steer, random (at most 0 cells)               0                           0
+
+    equivalent forward passes: 272
+    about [time] on this machine, roughly
+    ");
+    assert!(!bench.path("runs").exists(), "a plan runs nothing");
+    bench.run(STUDY).ok();
+    assert_snapshot!(plan(&[]), @r"
+    stage      kind       after          would   cells at most  forward passes of a script
+    score      score                     cached             20                          20
+    direction  direction  score          cached             12                          12
+    steer      steer      direction      cached             60                          60
+    random     random                    cached            180                         180
+    summary    summary    steer, random  cached              0                           0
+
+    equivalent forward passes: 272
+    nothing to compute
+    ");
+    assert_snapshot!(plan(&["--set", "stages.random.seed=\"0..4\""]), @r"
+    stage      kind       after          would                                      cells at most  forward passes of a script
+    score      score                     cached                                                20                          20
+    direction  direction  score          cached                                                12                          12
+    steer      steer      direction      cached                                                60                          60
+    random     random                    run: 40 of its cells are not in the cache            240                         240
+    summary    summary    steer, random  waits for random (at most 0 cells)                     0                           0
+
+    equivalent forward passes: 332
+    about [time] on this machine, roughly
+    ");
+}
+
+#[test]
+fn a_plan_for_programs() {
+    let bench = bench();
+    let said = bench.dial(&["plan", "study.toml", "--format", "json"]);
+    let mut plan: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert!(plan["estimated_seconds"].as_f64().unwrap() > 0.0);
+    plan["estimated_seconds"] = "[time]".into();
+    assert_snapshot!(serde_json::to_string_pretty(&plan).unwrap(), @r#"
+    {
+      "equivalent_forward_passes": 272,
+      "estimated_seconds": "[time]",
+      "stages": [
+        {
+          "after": [],
+          "cells_at_most": 20,
+          "equivalent_forward_passes": 20,
+          "kind": "score",
+          "name": "score",
+          "reason": "run: 20 of its cells are not in the cache",
+          "status": "run"
+        },
+        {
+          "after": [
+            "score"
+          ],
+          "cells_at_most": 12,
+          "equivalent_forward_passes": 12,
+          "kind": "direction",
+          "name": "direction",
+          "reason": "waits for score (at most 12 cells)",
+          "status": "waits"
+        },
+        {
+          "after": [
+            "direction"
+          ],
+          "cells_at_most": 60,
+          "equivalent_forward_passes": 60,
+          "kind": "steer",
+          "name": "steer",
+          "reason": "waits for direction (at most 60 cells)",
+          "status": "waits"
+        },
+        {
+          "after": [],
+          "cells_at_most": 180,
+          "equivalent_forward_passes": 180,
+          "kind": "random",
+          "name": "random",
+          "reason": "run: 140 of its cells are not in the cache",
+          "status": "run"
+        },
+        {
+          "after": [
+            "steer",
+            "random"
+          ],
+          "cells_at_most": 0,
+          "equivalent_forward_passes": 0,
+          "kind": "summary",
+          "name": "summary",
+          "reason": "waits for steer, random (at most 0 cells)",
+          "status": "waits"
+        }
+      ]
+    }
+    "#);
+}
+
+#[test]
+fn a_run_away_from_a_terminal() {
+    let bench = bench();
+    let run = || bench.dial(&["run", "study.toml", "--threads", "1"]);
+    let first = run();
+    assert_eq!(first.code, 0);
+    assert_snapshot!(redacted(&first.stderr), @r"
+    run folder runs/study/[time]-[key]
+    score      loading model `inst`
+    score      computed          20 computed        0 from cache  [time]
+    direction  computed          12 computed        0 from cache  [time]
+               note: the direction: 2 prompts are both among the highest and the lowest scores: `edge-06`, `edge-02`
+    steer      computed          40 computed       20 from cache  [time]
+    random     computed         120 computed       20 from cache  [time]
+    summary    computed           0 computed        0 from cache  [time]
+               note: no holdout sweep is given: whether the direction carries over to prompts it was not made from is not known, and the controls are not judged
+               note: with 3 random directions the smallest possible p is 0.250, so the controls cannot pass; use at least 19
+    done in [time]: 192 cells computed, standing for 272 forward passes of a script
+    tables in runs/study/[time]-[key]/tables
+    ");
+    let means = first.stdout.lines().take(4).collect::<Vec<_>>().join("\n");
+    assert!(means.starts_with("score.means\nmodel  split"), "{means}");
+    let again = run();
+    assert_snapshot!(redacted(&again.stderr), @r"
+    run folder runs/study/[time]-[key]
+    score      cached             0 computed       20 from cache  [time]
+    direction  cached             0 computed       12 from cache  [time]
+               note: the direction: 2 prompts are both among the highest and the lowest scores: `edge-06`, `edge-02`
+    steer      cached             0 computed       60 from cache  [time]
+    random     cached             0 computed      140 from cache  [time]
+    summary    cached             0 computed        0 from cache  [time]
+               note: no holdout sweep is given: whether the direction carries over to prompts it was not made from is not known, and the controls are not judged
+               note: with 3 random directions the smallest possible p is 0.250, so the controls cannot pass; use at least 19
+    done in [time]: 0 cells computed, standing for 272 forward passes of a script
+    tables in runs/study/[time]-[key]/tables
+    ");
+    assert_eq!(
+        again.stdout, first.stdout,
+        "a run from the cache shows the same tables"
+    );
+}
+
+#[test]
+fn a_run_for_programs_says_only_json_on_stdout() {
+    let bench = bench();
+    let run = bench.run(STUDY).ok();
+    let keys = |value: &serde_json::Value| {
+        value
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        keys(&run.json),
+        ["equivalent_forward_passes", "run_dir", "seconds", "stages"]
+    );
+    let stage = [
+        "cells_cached",
+        "cells_computed",
+        "kind",
+        "name",
+        "seconds",
+        "status",
+    ];
+    assert_eq!(keys(&run.json["stages"][0]), stage);
+    // 20 scores, activations of all 12 edge prompts, 3 α of one direction and of three random ones on 20 prompts.
+    assert_eq!(
+        run.json["equivalent_forward_passes"],
+        20 + 12 + 3 * 20 * (1 + 3)
+    );
+}
+
+#[test]
+fn one_stage_and_what_it_needs() {
+    let bench = bench();
+    let run = bench.run_with(STUDY, &["--only", "direction"]).ok();
+    let names: Vec<&str> = run.json["stages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stage| stage["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["score", "direction"]);
+}
+
+#[test]
+fn a_starter_file_is_written_once_and_can_be_planned_but_for_its_inputs() {
+    let bench = bench();
+    let said = bench.dial(&["init", "mine.toml"]);
+    assert_eq!((said.code, said.stdout.as_str()), (0, ""));
+    assert_snapshot!(said.stderr, @"wrote mine.toml; edit its models and prompts, then: dial plan mine.toml");
+    let text = std::fs::read_to_string(bench.path("mine.toml")).unwrap();
+    assert_snapshot!(bench.dial(&["init", "mine.toml"]).message(2), @"error: `mine.toml` exists already; name another file, or remove it");
+    assert_eq!(
+        std::fs::read_to_string(bench.path("mine.toml")).unwrap(),
+        text
+    );
+    let here = [
+        "--set",
+        "models.inst.source=models/inst",
+        "--set",
+        "prompts.main.path=main.jsonl",
+    ];
+    let planned = bench.dial(&[&["plan", "mine.toml"], &here[..]].concat());
+    assert_snapshot!(planned.stderr, @r#"
+    error: layer `20` is out of range for model `inst`
+      --> mine.toml:36:9
+       |
+    36 | layer = 20                                # or a list, "18..24", "all"
+       |         ^^ the model has 4 layers, 0 to 3
+
+    error: layer `20` is out of range for model `inst`
+      --> mine.toml:50:9
+       |
+    50 | layer = 20
+       |         ^^ the model has 4 layers, 0 to 3
+
+    error: layer `20` is out of range for model `inst`
+      --> mine.toml:62:9
+       |
+    62 | layer = 20
+       |         ^^ the model has 4 layers, 0 to 3
+    "#);
+}
