@@ -204,12 +204,11 @@ fn rows(tensor: &Tensor) -> Vec<Vec<f32>> {
     evaluate::to_rows(tensor).unwrap()
 }
 
+/// The vectors of every hook point, per position.
+type Passed = HashMap<HookPoint, Vec<Vec<f32>>>;
+
 /// The slow truth: one pass over all positions of one prompt. Logits and the vectors of every hook point, per position.
-fn naive(
-    subject: &Subject,
-    ids: &[u32],
-    edits: &[Intervention],
-) -> (Vec<Vec<f32>>, HashMap<HookPoint, Vec<Vec<f32>>>) {
+fn naive(subject: &Subject, ids: &[u32], edits: &[Intervention]) -> (Vec<Vec<f32>>, Passed) {
     let _no_grad = tch::no_grad_guard();
     let transformer = &subject.evaluator.transformer;
     let length = ids.len() as i64;

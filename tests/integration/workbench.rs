@@ -21,8 +21,8 @@ impl Workbench {
             folder: tempfile::tempdir().unwrap(),
         };
         std::os::unix::fs::symlink(planted_models(), bench.path("models")).unwrap();
-        bench.write("main.jsonl", &jsonl(prompts));
-        bench.write("xstest.csv", &xstest_csv());
+        bench.write("main.jsonl", jsonl(prompts));
+        bench.write("xstest.csv", xstest_csv());
         bench
     }
 
