@@ -75,6 +75,9 @@ fn what(stage: &PlannedStage) -> String {
     match &stage.status {
         Status::Cached => "cached".to_string(),
         Status::Run { reason, .. } => format!("run: {reason}"),
+        Status::Waits { stages } if stage.cost.cells_at_most == 0 => {
+            format!("waits for {}", stages.join(", "))
+        }
         Status::Waits { stages } => format!(
             "waits for {} (at most {} cells)",
             stages.join(", "),

@@ -167,7 +167,7 @@ pub enum Readout {
     Score(Arc<TokenSets>),
     /// Natural-log probabilities of the named tokens at the last position.
     LogProbabilities(Arc<Vec<u32>>),
-    /// The vector at a hook point and position.
+    /// The vector at a hook point and position, as it flows on after the edits there.
     Activation {
         /// Where.
         hook: HookPoint,
@@ -199,8 +199,8 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// A cell in canonical form: no-op edits are dropped, hook points that hold the same vector get one name, and `From` the last
-    /// position of a prompt that is not continued is `At` it. `n_layers` is the model's number of blocks.
+    /// A cell in canonical form: edits that cannot change the value are dropped, hook points that hold the same vector get one name,
+    /// and `From` the last position that matters is `At` it (where the prompt is not continued). `n_layers` is the model's number of blocks.
     pub fn new(
         model: blake3::Hash,
         tokens: Arc<Tokens>,
@@ -208,31 +208,39 @@ impl Cell {
         readout: Readout,
         n_layers: usize,
     ) -> Self {
-        let last = tokens.len().saturating_sub(1);
+        let mut last = tokens.len().saturating_sub(1);
         let continues = matches!(readout, Readout::Generation { .. });
-        // An activation is read where it is asked for: between two names of one vector an edit may stand.
-        let reads_vector = matches!(readout, Readout::Activation { .. });
         interventions.retain(|i| !matches!(i.edit, Edit::Add { scale, .. } if scale == 0.0));
-        // Stable: edits of one hook point keep their order, which matters where their positions overlap.
+        if let Readout::Activation { hook, position } = readout {
+            // What comes later in the computation or in the text does not reach what is read.
+            interventions.retain(|i| i.hook <= hook && i.positions.first() <= position);
+            last = position;
+        }
+        // Stable, and before `resid_post` takes the name of the `resid_pre` that follows it.
         interventions.sort_by_key(|i| i.hook);
         for i in &mut interventions {
-            if !reads_vector {
-                i.hook = i.hook.canonical(n_layers);
-            }
+            i.hook = i.hook.canonical(n_layers);
             if !continues && i.positions == Positions::From(last) {
                 i.positions = Positions::At(last);
+            }
+        }
+        for place in interventions.chunk_by_mut(|a, b| a.hook == b.hook) {
+            // Edits of single positions commute where the positions differ, and keep their order where not. A range overlaps others.
+            if place
+                .iter()
+                .all(|i| matches!(i.positions, Positions::At(_)))
+            {
+                place.sort_by_key(|i| i.positions.first());
             }
         }
         if matches!(readout, Readout::Score(_) | Readout::LogProbabilities(_)) {
             drop_overwritten(&mut interventions, last);
         }
         let readout = match readout {
-            Readout::Activation { hook, position } if interventions.is_empty() => {
-                Readout::Activation {
-                    hook: hook.canonical(n_layers),
-                    position,
-                }
-            }
+            Readout::Activation { hook, position } => Readout::Activation {
+                hook: hook.canonical(n_layers),
+                position,
+            },
             other => other,
         };
         Cell {
@@ -467,6 +475,69 @@ mod tests {
         assert_eq!(post.key(), pre.key());
         let last = cell(vec![add(3, Site::ResidPost, vec![1.0], 2.0)]);
         assert_ne!(last.key(), pre.key());
+    }
+
+    #[test]
+    fn only_edits_that_commute_change_places() {
+        let at = |position, value| Intervention {
+            positions: Positions::At(position),
+            ..add(1, Site::ResidPre, vec![value], 1.0)
+        };
+        let from = |position, value| Intervention {
+            positions: Positions::From(position),
+            ..at(0, value)
+        };
+        let order = |edits: [Intervention; 2]| {
+            let cell = cell(edits.to_vec());
+            cell.interventions
+                .iter()
+                .map(|i| i.positions)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            order([at(1, 2.0), at(0, 3.0)]),
+            [Positions::At(0), Positions::At(1)]
+        );
+        assert_eq!(
+            order([at(1, 2.0), from(0, 3.0)]),
+            [Positions::At(1), Positions::From(0)]
+        );
+        assert_eq!(
+            order([from(0, 3.0), at(1, 2.0)]),
+            [Positions::From(0), Positions::At(1)]
+        );
+    }
+
+    #[test]
+    fn an_activation_knows_only_what_comes_before_it() {
+        let read = |hook, edits: Vec<Intervention>| {
+            let readout = Readout::Activation { hook, position: 1 };
+            let tokens = Arc::new(Tokens::new(vec![5, 6, 7]));
+            Cell::new(blake3::hash(b"model"), tokens, edits, readout, 4).key()
+        };
+        let edit = |layer, site, position| Intervention {
+            positions: Positions::From(position),
+            ..add(layer, site, vec![1.0], 2.0)
+        };
+        let post = HookPoint::block(1, Site::ResidPost);
+        let pre = HookPoint::block(2, Site::ResidPre);
+        assert_eq!(
+            read(post, vec![edit(2, Site::ResidPre, 0)]),
+            read(post, vec![])
+        );
+        assert_eq!(
+            read(post, vec![edit(1, Site::ResidPre, 2)]),
+            read(post, vec![])
+        );
+        assert_ne!(
+            read(pre, vec![edit(2, Site::ResidPre, 0)]),
+            read(pre, vec![])
+        );
+        assert_eq!(
+            read(post, vec![edit(1, Site::ResidPost, 0)]),
+            read(pre, vec![edit(2, Site::ResidPre, 0)])
+        );
+        assert_eq!(read(post, vec![]), read(pre, vec![]));
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //!
 //! Cases are drawn by a fixed generator, so a failure repeats.
 
+mod company;
+mod generation;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -247,16 +250,9 @@ fn naive(subject: &Subject, ids: &[u32], edits: &[Intervention]) -> (Vec<Vec<f32
     }
     let hidden = transformer.final_norm(&x, &mut tap).unwrap();
     let logits = transformer.unembed(&hidden).unwrap();
-    let kept = tap.kept.iter().map(|(hook, x)| (*hook, rows(&x.squeeze())));
-    let kept = match length {
-        1 => tap
-            .kept
-            .iter()
-            .map(|(hook, x)| (*hook, rows(&x.squeeze_dim(0))))
-            .collect(),
-        _ => kept.collect(),
-    };
-    (rows(&logits.squeeze_dim(0)), kept)
+    let kept = tap.kept.iter();
+    let kept = kept.map(|(hook, x)| (*hook, rows(&x.squeeze_dim(0))));
+    (rows(&logits.squeeze_dim(0)), kept.collect())
 }
 
 fn naive_score(logits: &[f32]) -> f64 {
@@ -297,17 +293,13 @@ impl Case {
                 worst.vector(vector, &kept[hook][*position])
             }
             (Readout::LogProbabilities(_), Value::LogProbabilities(v)) => worst.logits(v, last),
-            // Relative to the logits, whose rounding is what a score inherits.
-            (Readout::Score(_), Value::Score(score)) => worst.scalar(
-                *score
-                    / last
-                        .iter()
-                        .fold(1.0, |a, x| f64::max(a, f64::from(x.abs()))),
-                naive_score(last)
-                    / last
-                        .iter()
-                        .fold(1.0, |a, x| f64::max(a, f64::from(x.abs()))),
-            ),
+            (Readout::Score(_), Value::Score(score)) => {
+                // Relative to the logits, whose rounding is what a score inherits.
+                let largest = last
+                    .iter()
+                    .fold(1.0, |a, x| f64::max(a, f64::from(x.abs())));
+                worst.scalar(score / largest, naive_score(last) / largest);
+            }
             (readout, value) => panic!("{readout:?} gave {value:?}"),
         }
         worst

@@ -141,9 +141,7 @@ impl Stage for Steer {
             };
             lines.extend(layers.into_iter().map(|layer| Line {
                 sets: sets.clone(),
-                layer,
-                site: self.site.unwrap_or(direction.site),
-                ..line_of(direction, self.unit)
+                ..moved(line_of(direction, self.unit), layer, self.site)
             }));
         }
         let sweep = Sweep {
@@ -173,5 +171,22 @@ pub(super) fn line_of(direction: &Direction, unit: AlphaUnit) -> Line {
         unit_length: unit.length(direction.pre_norm, direction.resid_norm),
         sets: Vec::new(),
         builders: Arc::clone(&direction.builders),
+    }
+}
+
+/// A line at another layer, and perhaps another site. Away from home a direction says where it came from, so that its rows can be told
+/// from those of a direction that is at home there.
+pub(super) fn moved(line: Line, layer: usize, site: Option<Site>) -> Line {
+    if layer == line.layer {
+        return Line {
+            site: site.unwrap_or(line.site),
+            ..line
+        };
+    }
+    Line {
+        direction: format!("{}_from_layer_{}", line.direction, line.layer),
+        layer,
+        site: site.unwrap_or(line.site),
+        ..line
     }
 }

@@ -184,7 +184,7 @@ fn a_plan_before_and_after_a_run() {
     direction  direction  score          waits for score (at most 12 cells)                     12                          12
     steer      steer      direction      waits for direction (at most 60 cells)                 60                          60
     random     random                    run: 140 of its cells are not in the cache            180                         180
-    summary    summary    steer, random  waits for steer, random (at most 0 cells)               0                           0
+    summary    summary    steer, random  waits for steer, random                                 0                           0
 
     equivalent forward passes: 272
     about [time] on this machine, roughly
@@ -208,7 +208,7 @@ fn a_plan_before_and_after_a_run() {
     direction  direction  score          cached                                                12                          12
     steer      steer      direction      cached                                                60                          60
     random     random                    run: 40 of its cells are not in the cache            240                         240
-    summary    summary    steer, random  waits for random (at most 0 cells)                     0                           0
+    summary    summary    steer, random  waits for random                                       0                           0
 
     equivalent forward passes: 332
     about [time] on this machine, roughly
@@ -276,7 +276,7 @@ fn a_plan_for_programs() {
           "equivalent_forward_passes": 0,
           "kind": "summary",
           "name": "summary",
-          "reason": "waits for steer, random (at most 0 cells)",
+          "reason": "waits for steer, random",
           "status": "waits"
         }
       ]

@@ -6,7 +6,7 @@ use crate::model::{Positions, Site};
 use crate::spec::{Fields, Layers, choice};
 
 use super::super::parameters;
-use super::super::steer::line_of;
+use super::super::steer::{line_of, moved};
 use super::super::sweep::{self, AlphaUnit, Line};
 use super::super::{Inputs, Name, StageError};
 
@@ -141,11 +141,8 @@ impl Steering {
                 None => vec![direction.layer],
                 Some(layers) => parameters::layers(layers, n_layers),
             };
-            lines.extend(layers.into_iter().map(|layer| Line {
-                layer,
-                site: self.site.unwrap_or(direction.site),
-                ..line_of(direction, self.unit)
-            }));
+            let here = |layer| moved(line_of(direction, self.unit), layer, self.site);
+            lines.extend(layers.into_iter().map(here));
         }
         Ok(lines)
     }

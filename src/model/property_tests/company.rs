@@ -1,0 +1,224 @@
+//! A cell's value is its own: the same bits alone, in a crowd, after others, in another order, and in rounds.
+
+use super::*;
+
+/// Widths that are no multiple of a vector register, so that a kernel's edge cases are met.
+const SPEC: Spec = Spec {
+    qwen2: true,
+    n_layers: 3,
+    heads: (2, 2),
+    tied: false,
+    biases: true,
+    rope: 0,
+    seed: 11,
+};
+
+/// A sweep over many prompts with cells of many kinds among it, some with the same prompt.
+fn crowd(subject: &Subject, prompts: usize) -> Vec<Cell> {
+    let mut draws = Draws::new(5);
+    let mut cells = Vec::new();
+    for number in 0..prompts {
+        let case = Case::draw(&mut draws, subject.n_layers);
+        cells.push(case.cell(subject));
+        let last = case.tokens.len() - 1;
+        for alpha in [-2.0, 1.5] {
+            let vector = Arc::new(random_unit_vector(3, D_MODEL).unwrap());
+            let steer = edit(
+                HookPoint::block(1, Site::ResidPre),
+                Positions::At(last),
+                Edit::Add {
+                    vector,
+                    scale: alpha,
+                },
+            );
+            let readout = score_readout(ScoreDtype::Float32);
+            cells.push(subject.cell(&case.tokens, vec![steer.clone()], readout));
+            if number % 8 == 0 {
+                let from_last = Intervention {
+                    positions: Positions::From(last),
+                    ..steer
+                };
+                cells.push(Case::continued(
+                    subject,
+                    &case.tokens,
+                    vec![from_last],
+                    alpha > 0.0,
+                ));
+            }
+        }
+    }
+    let fits = |cell: &Cell| match cell.readout {
+        Readout::Generation { max_new_tokens, .. } => cell.tokens.len() + max_new_tokens <= CONTEXT,
+        _ => true,
+    };
+    cells.retain(fits);
+    cells
+}
+
+impl Case {
+    /// A continuation of six tokens, sampled or greedy.
+    fn continued(
+        subject: &Subject,
+        tokens: &Arc<Tokens>,
+        edits: Vec<Intervention>,
+        sampled: bool,
+    ) -> Cell {
+        let sampling = match sampled {
+            true => Sampling::Seeded {
+                temperature: 2.0,
+                seed: 4,
+            },
+            false => Sampling::Greedy,
+        };
+        let readout = Readout::Generation {
+            max_new_tokens: 6,
+            sampling,
+            stop_at_end: true,
+        };
+        subject.cell(tokens, edits, readout)
+    }
+}
+
+fn bits(values: &[Value]) -> Vec<Vec<u8>> {
+    values.iter().map(Value::to_bytes).collect()
+}
+
+/// The cells in a shuffled order, with what brings an answer back into the old one.
+fn shuffled(cells: &[Cell], seed: u64) -> (Vec<Cell>, Vec<usize>) {
+    let mut draws = Draws::new(seed);
+    let mut order: Vec<usize> = (0..cells.len()).collect();
+    for i in (1..order.len()).rev() {
+        order.swap(i, draws.below(i + 1));
+    }
+    (order.iter().map(|&i| cells[i].clone()).collect(), order)
+}
+
+fn assert_same(expected: &[Vec<u8>], order: &[usize], values: &[Value], company: &str) {
+    let different: Vec<usize> = order
+        .iter()
+        .zip(bits(values))
+        .filter(|(i, found)| expected[**i] != *found)
+        .map(|(i, _)| *i)
+        .collect();
+    assert!(different.is_empty(), "{company}: cells {different:?}");
+}
+
+#[test]
+fn bits_do_not_depend_on_the_company() {
+    let mut subject = SPEC.load(Dtype::Float32, 1 << 30);
+    let cells = crowd(&subject, 160);
+    let expected = bits(&subject.values(&cells));
+    let in_order: Vec<usize> = (0..cells.len()).collect();
+    assert_same(&expected, &in_order, &subject.values(&cells), "again");
+
+    let (mixed, order) = shuffled(&cells, 1);
+    let mut fresh = SPEC.load(Dtype::Float32, 1 << 30);
+    assert_same(&expected, &order, &fresh.values(&mixed), "shuffled");
+
+    // One byte: only as many prompts as fill a block are held at a time.
+    let mut narrow = SPEC.load(Dtype::Float32, 1);
+    assert_same(&expected, &order, &narrow.values(&mixed), "in rounds");
+
+    let mut piecewise = SPEC.load(Dtype::Float32, 1);
+    for (cells, order) in mixed.chunks(7).zip(order.chunks(7)) {
+        assert_same(&expected, order, &piecewise.values(cells), "in pieces");
+    }
+    let mut alone = SPEC.load(Dtype::Float32, 1 << 30);
+    for i in (0..cells.len()).step_by(9) {
+        alone = SPEC.load(Dtype::Float32, 1 << 30);
+        assert_same(
+            &expected,
+            &[i],
+            &alone.values(&cells[i..=i]),
+            "alone in a new store",
+        );
+    }
+    for i in (0..cells.len()).step_by(3) {
+        assert_same(&expected, &[i], &alone.values(&cells[i..=i]), "one by one");
+    }
+}
+
+/// Replacing a vector by itself starts the suffix path at another place than an unedited cell does, hence other roundings: within
+/// 1e-6 of the largest logit.
+#[test]
+fn patching_with_its_own_vector_changes_nothing() {
+    let mut subject = SPEC.load(Dtype::Float32, 1 << 30);
+    let mut draws = Draws::new(8);
+    let tokens = draws.prompt(21);
+    let score = score_readout(ScoreDtype::Float32);
+    let plain = subject.cell(&tokens, vec![], score.clone());
+    let plain = subject.scores(&[plain])[0];
+    let (logits, _) = naive(&subject, tokens.ids(), &[]);
+    let scale = logits[20]
+        .iter()
+        .fold(0.0, |a, x| f64::max(a, f64::from(x.abs())));
+    let mut worst = Worst::default();
+    for site in Site::RESIDUAL {
+        for (layer, position) in [(0, 20), (1, 20), (2, 20), (0, 7), (2, 7)] {
+            let hook = HookPoint::block(layer, site);
+            let read = Readout::Activation { hook, position };
+            let own = subject.cell(&tokens, vec![], read);
+            let own = Arc::new(Vector::new(subject.vectors(&[own]).remove(0)));
+            let replace = edit(hook, Positions::At(position), Edit::Replace(own));
+            let patched = subject.cell(&tokens, vec![replace], score.clone());
+            worst.scalar(subject.scores(&[patched])[0] / scale, plain / scale);
+        }
+    }
+    eprintln!("patched with itself: {:e}", worst.absolute);
+    assert!(worst.absolute < 1e-6);
+}
+
+#[test]
+fn steering_is_continuous_at_zero() {
+    let mut subject = SPEC.load(Dtype::Float32, 1 << 30);
+    let tokens = Draws::new(9).prompt(30);
+    let vector = Arc::new(random_unit_vector(1, D_MODEL).unwrap());
+    for (site, position) in [(Site::ResidPre, 29), (Site::MlpOut, 29), (Site::AttnOut, 4)] {
+        let mut score = |alpha: f64| {
+            let add = Edit::Add {
+                vector: Arc::clone(&vector),
+                scale: alpha,
+            };
+            let steer = edit(HookPoint::block(1, site), Positions::From(position), add);
+            let cell = subject.cell(&tokens, vec![steer], score_readout(ScoreDtype::Float32));
+            subject.scores(&[cell])[0]
+        };
+        let (zero, small) = (score(0.0), score(1e-2));
+        assert_ne!(zero, small);
+        // A tenth of α gives a tenth of the change, up to curvature and rounding.
+        let ratio = (score(1e-3) - zero) / (small - zero);
+        assert!((ratio - 0.1).abs() < 0.02, "{site}: {ratio}");
+        assert!((score(1e-9) - zero).abs() < 1e-5);
+    }
+}
+
+/// bfloat16 keeps 8 bits of a number and float16 11: over three blocks whose weights and sums are all rounded to that, about
+/// ten roundings add up, 10 · 2⁻⁹ and 10 · 2⁻¹².
+#[test]
+fn shorter_formats_run_and_are_near() {
+    let mut exact = SPEC.load(Dtype::Float32, 1 << 30);
+    let mut draws = Draws::new(10);
+    let cases: Vec<Case> = (0..60)
+        .map(|_| Case::draw(&mut draws, exact.n_layers))
+        .filter(|case| !matches!(case.readout, Readout::Score(_)))
+        .collect();
+    let cells: Vec<Cell> = cases.iter().map(|case| case.cell(&exact)).collect();
+    let expected = exact.vectors(&cells);
+    for (dtype, tolerance) in [(Dtype::BFloat16, 4e-2), (Dtype::Float16, 5e-3)] {
+        let mut subject = SPEC.load(dtype, 1 << 30);
+        let cells: Vec<Cell> = cases.iter().map(|case| case.cell(&subject)).collect();
+        let mut worst = Worst::default();
+        for ((found, expected), case) in subject.vectors(&cells).iter().zip(&expected).zip(&cases) {
+            match case.readout {
+                Readout::LogProbabilities(_) => worst.logits(found, expected),
+                _ => worst.vector(found, expected),
+            }
+        }
+        eprintln!("{}: {worst:?}", dtype.name());
+        assert!(worst.relative < tolerance);
+        for score in [ScoreDtype::Float32, ScoreDtype::Model] {
+            let cell = subject.cell(&cases[0].tokens, vec![], score_readout(score));
+            assert!(subject.scores(&[cell])[0].is_finite());
+        }
+    }
+}
