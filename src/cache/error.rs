@@ -26,6 +26,11 @@ pub enum CacheError {
         /// What it says.
         found: String,
     },
+    /// An artifact that was just there is not to be had any more.
+    Gone {
+        /// The file it was to be copied to.
+        to: PathBuf,
+    },
     /// A record or a provenance has no JSON form.
     Encode(serde_json::Error),
 }
@@ -92,6 +97,11 @@ impl fmt::Display for CacheError {
                     path.display()
                 )
             }
+            Self::Gone { to } => write!(
+                formatter,
+                "cannot write `{}`: the artifact is not in the cache any more; run the same command again to have it computed",
+                to.display()
+            ),
             Self::Encode(source) => {
                 write!(formatter, "cannot write a cache record as JSON: {source}")
             }
@@ -103,7 +113,7 @@ impl std::error::Error for CacheError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
-            Self::Version { .. } => None,
+            Self::Version { .. } | Self::Gone { .. } => None,
             Self::Encode(source) => Some(source),
         }
     }

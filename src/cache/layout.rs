@@ -31,6 +31,11 @@ impl Layout {
         self.file("packs", name, ".pack")
     }
 
+    /// The folder of all stage records.
+    pub(super) fn stages(&self) -> PathBuf {
+        self.root.join("stages")
+    }
+
     pub(super) fn stage(&self, key: &Key) -> PathBuf {
         self.file("stages", key, ".json")
     }

@@ -114,6 +114,14 @@ impl Cache {
         record::get(&self.layout, &self.layout.stage(key), key)
     }
 
+    /// Every stage record there is, of any study.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] for a folder that cannot be read.
+    pub fn stage_records<T: DeserializeOwned>(&self) -> Result<Vec<T>, CacheError> {
+        record::all(&self.layout.stages())
+    }
+
     /// Stores `record` as JSON under the stage key `key`, replacing any record that is there. JSON has no
     /// NaN or infinity: a record must not hold them.
     ///

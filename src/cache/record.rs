@@ -9,7 +9,7 @@
 //! reformatted therefore counts as damaged.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -50,6 +50,39 @@ pub(super) fn get<T: DeserializeOwned>(
             Ok(None)
         }
     }
+}
+
+/// Every sound record on a shelf of folders, of this version; a damaged one is left for whoever asks for it by its key.
+pub(super) fn all<T: DeserializeOwned>(folder: &Path) -> Result<Vec<T>, CacheError> {
+    let mut records = Vec::new();
+    for shelf in entries(folder)? {
+        for path in entries(&shelf)? {
+            let name = path.file_stem().and_then(|stem| stem.to_str());
+            let (Some(key), Ok(text)) = (
+                name.and_then(|name| name.parse::<Key>().ok()),
+                std::fs::read(&path),
+            ) else {
+                continue;
+            };
+            let record = verified_record(&text, &key).map(serde_json::from_slice);
+            records.extend(record.and_then(Result::ok));
+        }
+    }
+    Ok(records)
+}
+
+/// The paths in a folder, sorted; none in one that is not there.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, CacheError> {
+    let found = match std::fs::read_dir(folder) {
+        Ok(found) => found,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(CacheError::io("read", folder, error)),
+    };
+    let mut paths: Vec<PathBuf> = found.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    Ok(paths)
 }
 
 fn checksum(key: &Key, record: &[u8]) -> Key {

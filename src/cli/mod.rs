@@ -22,11 +22,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::cache::Cache;
 use crate::model::DeviceName;
-use crate::plan::{Fetch, PlanError, Study, resolve};
+use crate::plan::{Fetch, Opened, PlanError, open_study};
 use crate::spec;
-use crate::stages::Inputs;
 
 /// Done.
 pub const EXIT_OK: u8 = 0;
@@ -123,39 +121,21 @@ fn complain(message: &str, code: u8) -> u8 {
     code
 }
 
-/// A study with everything it names opened.
-struct Opened {
-    study: Study,
-    inputs: Inputs,
-    cache: Cache,
-    threads: usize,
-}
-
-/// Reads and checks the study, and opens its inputs and the cache.
-fn open(arguments: &StudyArguments, fetch: Fetch) -> Result<Opened, Failure> {
+/// Reads and checks the study, and opens its inputs and the cache. Also the number of threads.
+fn open(arguments: &StudyArguments, fetch: Fetch) -> Result<(Opened, usize), Failure> {
     let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let render = |diagnostics: spec::Diagnostics| Failure::Usage(diagnostics.render(color));
     let threads = arguments.threads.map_or_else(physical_cores, usize::from);
     crate::model::set_threads(threads).map_err(|error| Failure::Failed(error.to_string()))?;
     let document = spec::load(&arguments.file, &arguments.overrides).map_err(render)?;
-    let name = arguments
-        .file
-        .file_stem()
-        .and_then(|s| s.to_str())
-        .unwrap_or("study");
-    let study = Study::new(document, name).map_err(render)?;
-    let cache =
-        Cache::open(&arguments.cache).map_err(|error| Failure::Failed(error.to_string()))?;
-    let inputs = resolve(&study, &cache, fetch).map_err(|error| match error {
+    let name = arguments.file.file_stem().and_then(|stem| stem.to_str());
+    let name = name.unwrap_or("study");
+    let opened = open_study(document, name, &arguments.cache, fetch);
+    let opened = opened.map_err(|error| match error {
         PlanError::Study(diagnostics) => render(diagnostics),
         other => Failure::Failed(other.to_string()),
     })?;
-    Ok(Opened {
-        study,
-        inputs,
-        cache,
-        threads,
-    })
+    Ok((opened, threads))
 }
 
 /// The number of physical cores, as far as the system tells; hyper-threads do not help matrix products.

@@ -16,13 +16,14 @@ pub(super) struct PlanArguments {
 }
 
 pub(super) fn plan(arguments: &PlanArguments) -> Result<(), Failure> {
-    let opened = open(&arguments.study, Fetch::Never)?;
-    let plan = Plan::new(&opened.study, &opened.inputs, &opened.cache, opened.threads).map_err(
-        |error| match error {
-            PlanError::Study(diagnostics) => Failure::Usage(diagnostics.to_string()),
-            other => Failure::Failed(other.to_string()),
-        },
-    )?;
+    let (opened, threads) = open(&arguments.study, Fetch::Never)?;
+    let plan =
+        Plan::new(&opened.study, &opened.inputs, &opened.cache, threads).map_err(|error| {
+            match error {
+                PlanError::Study(diagnostics) => Failure::Usage(diagnostics.to_string()),
+                other => Failure::Failed(other.to_string()),
+            }
+        })?;
     match arguments.study.format {
         Format::Json => println!("{}", as_json(&plan)),
         Format::Text => print!("{}", as_text(&plan)),
@@ -74,7 +75,8 @@ fn as_text(plan: &Plan) -> String {
 fn what(stage: &PlannedStage) -> String {
     match &stage.status {
         Status::Cached => "cached".to_string(),
-        Status::Run { reason, .. } => format!("run: {reason}"),
+        Status::Run { missing: 0, reason } => format!("run, all cells cached; {reason}"),
+        Status::Run { missing, reason } => format!("run, {missing} cells missing; {reason}"),
         Status::Waits { stages } if stage.cost.cells_at_most == 0 => {
             format!("waits for {}", stages.join(", "))
         }

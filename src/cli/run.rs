@@ -29,7 +29,7 @@ pub(super) struct RunArguments {
 
 pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let log = Log::start();
-    let opened = open(&arguments.study, Fetch::AsNeeded)?;
+    let (opened, _) = open(&arguments.study, Fetch::AsNeeded)?;
     let stop = stop_on_interrupt();
     let options = Options {
         runs: arguments.runs.clone(),

@@ -19,8 +19,9 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// For `cells` missing cells of a stage, prefills not included.
-    pub fn of_cells(spec: &StageSpec, inputs: &Inputs, cells: u64, threads: usize) -> Self {
+    /// For a share (0 to 1) of what a stage would compute, prefills not included.
+    pub fn of_stage(spec: &StageSpec, inputs: &Inputs, share: f64, threads: usize) -> Self {
+        let passes = share * spec.stage.cost(inputs).token_passes as f64;
         let parameters = spec
             .stage
             .needs()
@@ -29,7 +30,7 @@ impl Estimate {
             .filter_map(|name| inputs.models.get(&name.value))
             .map(|model| block_parameters(model.config()))
             .fold(0.0, f64::max);
-        let flops = 2.0 * parameters * SHARE_OF_BLOCKS * cells as f64;
+        let flops = 2.0 * parameters * SHARE_OF_BLOCKS * passes;
         Estimate {
             seconds: flops / (FLOPS_PER_THREAD * threads.max(1) as f64),
         }

@@ -1,18 +1,20 @@
 //! The plan: what a study would do, before it does it.
 //!
-//! [`Study`] is the file made typed; [`resolve`] opens what it names; [`stage_key`] says what a stage's output depends on; [`Plan`] walks the
+//! [`Study`] is the file made typed; [`open_study`] reads and checks it, and opens what it names; [`stage_key`] says what a stage's output depends on; [`Plan`] walks the
 //! graph and says of each stage whether it is cached, would run, or waits for another.
 
 mod estimate;
+mod graph;
 mod key;
 mod record;
 mod resolve;
 mod status;
 mod study;
+mod why;
 
 pub use estimate::Estimate;
 pub use key::{key_of, key_parts, stage_key, study_key};
 pub use record::{ArtifactRecord, StageRecord, StoredOutput, TableRecord, load_output};
-pub use resolve::{Fetch, PlanError, resolve};
+pub use resolve::{Fetch, Opened, PlanError, open_study};
 pub use status::{Plan, PlannedStage, Status};
 pub use study::{ModelSpec, StageSpec, Study};

@@ -213,6 +213,10 @@ pub fn load_output(record: &StageRecord, cache: &Cache) -> Result<Option<Output>
         let Some(bytes) = cache.object(&table.parquet).map_err(failed)? else {
             return Ok(None);
         };
+        // Not read here, but copied into run folders.
+        if cache.object(&table.csv).map_err(failed)?.is_none() {
+            return Ok(None);
+        }
         tables.push((table.name.clone(), read_parquet(bytes)?));
     }
     let mut directions = Vec::new();

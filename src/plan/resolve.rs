@@ -1,22 +1,26 @@
 //! Opening what a study names: prompt files are read and checked, models are found and fingerprinted, and layers and splits are checked
 //! against them, with every problem told at once. No weights are loaded.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::cache::{Cache, WeightHashes};
+use crate::cache::{Cache, CacheError, WeightHashes};
 use crate::model::{FileStamp, HashShortcut, ModelHandle, locate, locate_without_fetching};
 use crate::prompts::PromptSet;
-use crate::spec::{Diagnostics, Problems};
+use crate::spec::{Diagnostics, Document, Problems};
 use crate::stages::{Inputs, StageError};
 
-use super::study::Study;
+use super::study::{ModelSpec, Study};
 
 /// Why there is no plan.
 #[derive(Debug)]
 pub enum PlanError {
     /// The study cannot be done as written.
     Study(Diagnostics),
+    /// The cache cannot be used.
+    Cache(CacheError),
     /// A stage's inputs do not allow it, found while looking what is cached.
     Stage {
         /// Name of the stage.
@@ -30,6 +34,7 @@ impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PlanError::Study(diagnostics) => write!(f, "{diagnostics}"),
+            PlanError::Cache(error) => write!(f, "{error}"),
             PlanError::Stage { stage, error } => write!(f, "stage `{stage}`: {error}"),
         }
     }
@@ -72,13 +77,72 @@ pub enum Fetch {
     Never,
 }
 
-/// Opens the models and prompt sets that the study's stages use.
+/// A study that cannot run needs no fingerprints: weights are not read through only to say where a layer is out of range.
+struct NotHashed;
+
+impl HashShortcut for NotHashed {
+    fn get(&self, _file: &FileStamp) -> Option<blake3::Hash> {
+        Some(blake3::hash(&[]))
+    }
+
+    fn put(&self, _file: &FileStamp, _hash: blake3::Hash) {}
+}
+
+/// A study with everything it names opened.
+pub struct Opened {
+    /// The study.
+    pub study: Study,
+    /// Its prompt sets and models, and what is known of its stages.
+    pub inputs: Inputs,
+    /// Where its cells and artifacts are kept.
+    pub cache: Cache,
+}
+
+/// Reads a study, and opens the prompt sets and models that its stages use, and the folder of its cache.
 ///
 /// # Errors
-/// Every problem at once, each at the place in the file that it comes from.
-pub fn resolve(study: &Study, cache: &Cache, fetch: Fetch) -> Result<Inputs, PlanError> {
+/// Every problem of the study at once, each at the place in the file that it comes from; nothing is fetched and no cache is made for
+/// a study that has one. A cache that cannot be opened.
+pub fn open_study(
+    document: Document,
+    default_name: &str,
+    cache: &Path,
+    fetch: Fetch,
+) -> Result<Opened, PlanError> {
+    let sources = document.sources.clone();
     let mut problems = Problems::default();
-    let mut inputs = Inputs::default();
+    let mut opened = None;
+    if let Some(study) = Study::read(document, default_name, &mut problems) {
+        let mut inputs = Inputs::default();
+        open_prompts(&study, &mut inputs, &mut problems);
+        let cache = match problems.is_empty() {
+            true => Some(Cache::open(cache).map_err(PlanError::Cache)?),
+            false => None,
+        };
+        match &cache {
+            Some(cache) => {
+                let remembered = Remembered(cache.weight_hashes());
+                open_models(&study, &remembered, fetch, &mut inputs, &mut problems);
+            }
+            None => open_models(&study, &NotHashed, Fetch::Never, &mut inputs, &mut problems),
+        }
+        check(&study, &mut inputs, &mut problems);
+        opened = cache.map(|cache| Opened {
+            study,
+            inputs,
+            cache,
+        });
+    }
+    problems.finish(&sources).map_err(PlanError::Study)?;
+    opened.ok_or_else(|| {
+        PlanError::Study(Diagnostics {
+            sources,
+            list: Vec::new(),
+        })
+    })
+}
+
+fn open_prompts(study: &Study, inputs: &mut Inputs, problems: &mut Problems) {
     for (name, path) in &study.prompts {
         match PromptSet::load(&path.value) {
             Ok(set) => {
@@ -91,16 +155,65 @@ pub fn resolve(study: &Study, cache: &Cache, fetch: Fetch) -> Result<Inputs, Pla
             }
         }
     }
+}
+
+fn open_models(
+    study: &Study,
+    hashes: &dyn HashShortcut,
+    fetch: Fetch,
+    inputs: &mut Inputs,
+    problems: &mut Problems,
+) {
     for name in used_models(study) {
-        open_model(&name, study, cache, fetch, &mut inputs, &mut problems);
+        open_model(&name, study, hashes, fetch, inputs, problems);
+    }
+}
+
+/// Checks the stages against what was opened and against each other.
+fn check(study: &Study, inputs: &mut Inputs, problems: &mut Problems) {
+    for spec in &study.stages {
+        let forecast = spec.stage.forecast(inputs);
+        inputs.forecasts.insert(spec.name.clone(), forecast);
     }
     for spec in &study.stages {
-        spec.stage.check(&inputs, &mut problems);
+        spec.stage.check(inputs, problems);
     }
-    problems
-        .finish(&study.document.sources)
-        .map_err(PlanError::Study)?;
-    Ok(inputs)
+    let asked = study
+        .stages
+        .iter()
+        .flat_map(|spec| spec.stage.needs().models);
+    let asked: BTreeSet<String> = asked.map(|name| name.value).collect();
+    for (name, model) in inputs
+        .models
+        .iter()
+        .filter(|(name, _)| asked.contains(*name))
+    {
+        let Some(spec) = study.models.get(name) else {
+            continue;
+        };
+        check_settings(study, spec, model, problems);
+    }
+}
+
+/// Checks that a model has a template to put prompts in, and that its tokenizer keeps the two sides of the score rule apart.
+fn check_settings(study: &Study, spec: &ModelSpec, model: &ModelHandle, problems: &mut Problems) {
+    if let Err(error) = model.tokens("Hello.", study.settings.chat.system.as_deref()) {
+        problems
+            .error_at(&spec.source.at, error.to_string())
+            .label("this model");
+    }
+    let words = &study.settings.score;
+    let is_told = words
+        .refuse
+        .iter()
+        .chain(&words.comply)
+        .any(String::is_empty);
+    if let (false, Err(error)) = (is_told, study.settings.readout(model)) {
+        let at = study.score_at.as_ref().unwrap_or(&spec.source.at);
+        problems
+            .error_at(at, error.to_string())
+            .label("the score rule");
+    }
 }
 
 /// Names of the models that stages use, and of those that lend them a template; lenders first.
@@ -129,7 +242,7 @@ fn used_models(study: &Study) -> Vec<String> {
 fn open_model(
     name: &str,
     study: &Study,
-    cache: &Cache,
+    hashes: &dyn HashShortcut,
     fetch: Fetch,
     inputs: &mut Inputs,
     problems: &mut Problems,
@@ -150,8 +263,7 @@ fn open_model(
         Fetch::Never => locate_without_fetching(&spec.source.value, &spec.folder),
     };
     let opened = located.and_then(|path| {
-        let remembered = Remembered(cache.weight_hashes());
-        path.map(|path| ModelHandle::open(name, &path, spec.dtype, lender.as_deref(), &remembered))
+        path.map(|path| ModelHandle::open(name, &path, spec.dtype, lender.as_deref(), hashes))
             .transpose()
     });
     match opened {

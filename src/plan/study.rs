@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use petgraph::algo::{tarjan_scc, toposort};
-use petgraph::graph::{DiGraph, NodeIndex};
-
 use crate::model::{Dtype, ScoreDtype};
 use crate::spec::{
-    Decode, Diagnostics, Document, Fields, Location, Node, OneOrMany, Problems, Spanned, Value,
-    choice, suggest,
+    Decode, Document, Fields, Key, Location, Node, OneOrMany, Problems, Spanned, Value, choice,
+    suggest,
 };
-use crate::stages::{Chat, KINDS, Kind, Name, Product, ScoreRule, Settings, Stage};
+use crate::stages::{Chat, KINDS, Kind, Name, ScoreRule, Settings, Stage};
+
+use super::graph::{check_name, check_names, sort};
 
 /// A model as the study names it.
 #[derive(Clone, Debug)]
@@ -48,6 +47,10 @@ pub struct Study {
     pub models: BTreeMap<String, ModelSpec>,
     /// Files of the prompt sets by name, with the place where each is written.
     pub prompts: BTreeMap<String, Spanned<PathBuf>>,
+    /// The chat around every prompt, and the score rule.
+    pub settings: Settings,
+    /// Where the score rule is written, if it is.
+    pub score_at: Option<Location>,
     /// Stages in an order in which each comes after those it refers to.
     pub stages: Vec<StageSpec>,
     /// The file it came from, with overrides and includes.
@@ -55,60 +58,40 @@ pub struct Study {
 }
 
 impl Study {
-    /// Decodes and checks a document.
-    ///
-    /// # Errors
-    /// Every problem at once: unknown fields and names, wrong types, cycles, a stage that is given the wrong product.
-    pub fn new(document: Document, default_name: &str) -> Result<Self, Diagnostics> {
-        let mut problems = Problems::default();
-        let study = decode(&document, default_name, &mut problems);
-        problems.finish(&document.sources)?;
-        study.ok_or_else(|| Diagnostics {
-            sources: document.sources.clone(),
-            list: Vec::new(),
+    /// Decodes a document and checks its names, collecting every problem: unknown fields and names, wrong types, cycles, a stage that
+    /// is given the wrong product. What could be decoded is returned even then, so that the rest can be checked too; none where
+    /// the document is not a table.
+    pub fn read(document: Document, default_name: &str, problems: &mut Problems) -> Option<Self> {
+        let mut fields = Fields::new(&document.root, problems)?;
+        let sections =
+            ["study", "models", "prompts", "chat", "score", "stages"].map(|name| fields.node(name));
+        fields.finish();
+        let [study, models, prompts, chat, score, stages] = sections;
+        let (name, question) = study.map_or((None, None), |node| decode_study(node, problems));
+        let (model_names, prompt_names) = (keys(models), keys(prompts));
+        let models = models.map(|node| decode_models(node, &document, problems));
+        let prompts = prompts.map(|node| decode_prompts(node, &document, problems));
+        let settings = Settings {
+            chat: chat
+                .and_then(|node| decode_chat(node, problems))
+                .unwrap_or_default(),
+            score: score
+                .and_then(|node| decode_score(node, problems))
+                .unwrap_or_default(),
+        };
+        let (stages, names) = decode_stages(stages, &settings, problems);
+        check_names(&stages, &names, &model_names, &prompt_names, problems);
+        Some(Study {
+            name: name.unwrap_or_else(|| default_name.to_string()),
+            question,
+            models: models.unwrap_or_default(),
+            prompts: prompts.unwrap_or_default(),
+            settings,
+            score_at: score.map(|node| node.at.clone()),
+            stages: sort(stages, problems),
+            document: document.clone(),
         })
     }
-}
-
-fn decode(document: &Document, default_name: &str, problems: &mut Problems) -> Option<Study> {
-    let mut fields = Fields::new(&document.root, problems)?;
-    let sections =
-        ["study", "models", "prompts", "chat", "score", "stages"].map(|name| fields.node(name));
-    fields.finish();
-    let [study, models, prompts, chat, score, stages] = sections;
-    let (model_names, prompt_names) = (keys(models), keys(prompts));
-    let (name, question) = study.map_or((None, None), |node| decode_study(node, problems));
-    let models = models
-        .map(|node| decode_models(node, document, problems))
-        .unwrap_or_default();
-    let prompts = prompts
-        .map(|node| decode_prompts(node, document, problems))
-        .unwrap_or_default();
-    let settings = Settings {
-        chat: chat
-            .and_then(|node| decode_chat(node, problems))
-            .unwrap_or_default(),
-        score: score
-            .and_then(|node| decode_score(node, problems))
-            .unwrap_or_default(),
-    };
-    let Some(stages) = stages else {
-        problems
-            .error("the study has no stages")
-            .help("add at least one, e.g. `[stages.score]` with `model` and `prompts`");
-        return None;
-    };
-    let (stages, names) = decode_stages(stages, &settings, problems);
-    check_names(&stages, &names, &model_names, &prompt_names, problems);
-    let stages = sort(stages, problems)?;
-    Some(Study {
-        name: name.unwrap_or_else(|| default_name.to_string()),
-        question,
-        models,
-        prompts,
-        stages,
-        document: document.clone(),
-    })
 }
 
 fn decode_study(node: &Node, problems: &mut Problems) -> (Option<String>, Option<String>) {
@@ -136,12 +119,9 @@ fn decode_study(node: &Node, problems: &mut Problems) -> (Option<String>, Option
 }
 
 /// The entries of a section whose keys are names that the user chooses.
-fn entries<'n>(node: &'n Node, problems: &mut Problems) -> Vec<(&'n str, &'n Node)> {
+fn entries<'n>(node: &'n Node, problems: &mut Problems) -> Vec<(&'n Key, &'n Node)> {
     match node.as_table() {
-        Some(table) => table
-            .iter()
-            .map(|(key, node)| (key.name.as_str(), node))
-            .collect(),
+        Some(table) => table.iter().collect(),
         None => {
             problems.mismatch(node, "a table");
             Vec::new()
@@ -181,7 +161,7 @@ fn decode_models(
         if let (Some(source), Some(dtype)) = (source, dtype) {
             let folder = document.sources.resolve_path(&source.at, "");
             models.insert(
-                name.to_string(),
+                name.name.clone(),
                 ModelSpec {
                     source,
                     folder,
@@ -191,13 +171,28 @@ fn decode_models(
             );
         }
     }
-    let names = keys(Some(node));
-    for model in models.values() {
-        if let Some(lender) = &model.template_from {
-            check_name(lender, "model", names.iter().copied(), problems);
+    check_lenders(&models, &keys(Some(node)), problems);
+    models
+}
+
+/// Checks that a template is borrowed from a model that has one of its own: no chains, and so no circles.
+fn check_lenders(models: &BTreeMap<String, ModelSpec>, names: &[&str], problems: &mut Problems) {
+    for lender in models.values().filter_map(|m| m.template_from.as_ref()) {
+        if !check_name(lender, "model", names.iter().copied(), problems) {
+            continue;
+        }
+        let borrowed = models.get(&lender.value).map(|m| m.template_from.as_ref());
+        if let Some(Some(further)) = borrowed {
+            let message = format!(
+                "model `{}` has no template of its own to lend",
+                lender.value
+            );
+            problems
+                .error_at(&lender.at, message)
+                .label("expected a model without `template_from`")
+                .related(&further.at, "it borrows one itself");
         }
     }
-    models
 }
 
 fn decode_prompts(
@@ -214,7 +209,7 @@ fn decode_prompts(
         fields.finish();
         if let Some(path) = path {
             let value = document.sources.resolve_path(&path.at, &path.value);
-            prompts.insert(name.to_string(), Spanned { value, at: path.at });
+            prompts.insert(name.name.clone(), Spanned { value, at: path.at });
         }
     }
     prompts
@@ -248,10 +243,8 @@ fn decode_chat(node: &Node, problems: &mut Problems) -> Option<Chat> {
 fn decode_score(node: &Node, problems: &mut Problems) -> Option<ScoreRule> {
     let default = ScoreRule::default();
     let mut fields = Fields::new(node, problems)?;
-    let words =
-        |list: Option<OneOrMany<String>>| list.map(|l| l.iter().cloned().collect::<Vec<_>>());
-    let refuse = words(fields.optional("refuse"));
-    let comply = words(fields.optional("comply"));
+    let refuse = words("refuse", &mut fields);
+    let comply = words("comply", &mut fields);
     let threshold = fields.or("threshold", default.threshold);
     let dtype = match fields.node("dtype") {
         None => Some(default.dtype),
@@ -272,16 +265,36 @@ fn decode_score(node: &Node, problems: &mut Problems) -> Option<ScoreRule> {
     })
 }
 
+/// The openings of one side of the score rule.
+fn words(name: &'static str, fields: &mut Fields<'_, '_>) -> Option<Vec<String>> {
+    let list = fields.optional::<OneOrMany<String>>(name)?;
+    for word in list.0.iter().filter(|word| word.value.is_empty()) {
+        fields
+            .problems()
+            .error_at(&word.at, format!("`{name}` holds an empty string"))
+            .label("expected the opening of an answer, e.g. `\"Sorry\"`");
+    }
+    Some(list.iter().cloned().collect())
+}
+
 /// The stages that could be decoded, and the names of all.
 fn decode_stages(
-    node: &Node,
+    node: Option<&Node>,
     settings: &Settings,
     problems: &mut Problems,
 ) -> (Vec<StageSpec>, Vec<String>) {
     let mut stages = Vec::new();
     let mut names = Vec::new();
-    for (name, node) in entries(node, problems) {
+    let entries = node.map_or(Vec::new(), |node| entries(node, problems));
+    if entries.is_empty() && problems.is_empty() {
+        problems
+            .error("the study has no stages")
+            .help("add at least one, e.g. `[stages.score]` with `model` and `prompts`");
+    }
+    for (key, node) in entries {
+        let name = key.name.as_str();
         names.push(name.to_string());
+        check_stage_name(key, problems);
         let Some(mut fields) = Fields::new(node, problems) else {
             continue;
         };
@@ -299,6 +312,19 @@ fn decode_stages(
         }));
     }
     (stages, names)
+}
+
+/// A stage's name is the name of its tables' files, up to the first dot.
+fn check_stage_name(key: &Key, problems: &mut Problems) {
+    let good = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_');
+    if key.name.is_empty() || !key.name.chars().all(good) {
+        problems
+            .error_at(
+                &key.at,
+                format!("stage name `{}` cannot name a file", key.name),
+            )
+            .label("expected letters, digits, `-` and `_`");
+    }
 }
 
 /// The stage's `kind`, or the kind that its name is.
@@ -327,150 +353,4 @@ fn stage_kind(name: &str, fields: &mut Fields<'_, '_>) -> Option<&'static Kind> 
         ));
     }
     named.copied()
-}
-
-fn check_name<'a>(
-    name: &Name,
-    what: &str,
-    known: impl Iterator<Item = &'a str> + Clone,
-    problems: &mut Problems,
-) -> bool {
-    if known.clone().any(|k| k == name.value) {
-        return true;
-    }
-    let diagnostic = problems.error_at(&name.at, format!("there is no {what} `{}`", name.value));
-    let all: Vec<String> = known.clone().map(|k| format!("`{k}`")).collect();
-    match suggest(&name.value, known) {
-        Some(meant) => diagnostic.label(format!("did you mean `{meant}`?")),
-        None if all.is_empty() => diagnostic.label(format!("the study has no {what}")),
-        None => diagnostic.label(format!("the study has {}", all.join(", "))),
-    };
-    false
-}
-
-/// Checks that every name stands for something, and every stage for the right product.
-fn check_names(
-    stages: &[StageSpec],
-    names: &[String],
-    models: &[&str],
-    prompts: &[&str],
-    problems: &mut Problems,
-) {
-    for spec in stages {
-        let needs = spec.stage.needs();
-        for name in &needs.models {
-            check_name(name, "model", models.iter().copied(), problems);
-        }
-        for name in &needs.prompts {
-            check_name(name, "prompt set", prompts.iter().copied(), problems);
-        }
-        for (name, wanted) in &needs.stages {
-            if check_name(name, "stage", names.iter().map(String::as_str), problems) {
-                check_product(spec, name, *wanted, stages, problems);
-            }
-        }
-    }
-}
-
-fn check_product(
-    spec: &StageSpec,
-    name: &Name,
-    wanted: Product,
-    stages: &[StageSpec],
-    problems: &mut Problems,
-) {
-    let Some(given) = stages.iter().find(|s| s.name == name.value) else {
-        return;
-    };
-    if given.kind.product.serves(wanted) {
-        return;
-    }
-    let makers: Vec<&str> = stages
-        .iter()
-        .filter(|s| s.kind.product.serves(wanted))
-        .map(|s| s.name.as_str())
-        .collect();
-    let diagnostic = problems.error_at(
-        &name.at,
-        format!(
-            "stage `{}` wants {}, but `{}` gives {}",
-            spec.name,
-            wanted.noun(),
-            name.value,
-            given.kind.product.noun()
-        ),
-    );
-    diagnostic.label(format!("expected a stage that gives {}", wanted.noun()));
-    if !makers.is_empty() {
-        diagnostic.help(format!("these do: `{}`", makers.join("`, `")));
-    }
-}
-
-/// Puts stages after those they refer to, otherwise in the order of the file; a cycle is a problem.
-fn sort(stages: Vec<StageSpec>, problems: &mut Problems) -> Option<Vec<StageSpec>> {
-    let mut graph: DiGraph<usize, ()> = DiGraph::new();
-    let nodes: Vec<NodeIndex> = (0..stages.len()).map(|i| graph.add_node(i)).collect();
-    for (index, spec) in stages.iter().enumerate() {
-        for (name, _) in spec.stage.needs().stages {
-            if let Some(from) = stages.iter().position(|s| s.name == name.value) {
-                graph.add_edge(nodes[from], nodes[index], ());
-            }
-        }
-    }
-    if toposort(&graph, None).is_err() {
-        for cycle in tarjan_scc(&graph) {
-            report_cycle(&cycle, &graph, &stages, problems);
-        }
-        return None;
-    }
-    let order = file_order(&graph);
-    let mut slots: Vec<Option<StageSpec>> = stages.into_iter().map(Some).collect();
-    order.into_iter().map(|index| slots[index].take()).collect()
-}
-
-/// A topological order that takes, of the stages that are ready, the first in the file.
-fn file_order(graph: &DiGraph<usize, ()>) -> Vec<usize> {
-    let mut order: Vec<usize> = Vec::new();
-    while order.len() < graph.node_count() {
-        let ready = graph.node_indices().find(|&node| {
-            let mut needed = graph.neighbors_directed(node, petgraph::Direction::Incoming);
-            !order.contains(&graph[node]) && needed.all(|from| order.contains(&graph[from]))
-        });
-        match ready {
-            Some(node) => order.push(graph[node]),
-            None => break,
-        }
-    }
-    order
-}
-
-fn report_cycle(
-    cycle: &[NodeIndex],
-    graph: &DiGraph<usize, ()>,
-    stages: &[StageSpec],
-    problems: &mut Problems,
-) {
-    let on_itself = cycle.len() == 1 && graph.contains_edge(cycle[0], cycle[0]);
-    if cycle.len() < 2 && !on_itself {
-        return;
-    }
-    let mut members: Vec<usize> = cycle.iter().map(|&node| graph[node]).collect();
-    members.sort_unstable();
-    let names: Vec<String> = members
-        .iter()
-        .map(|&i| format!("`{}`", stages[i].name))
-        .collect();
-    let message = match names.as_slice() {
-        [one] => format!("stage {one} waits for itself"),
-        several => format!("stages {} wait for each other", several.join(" and ")),
-    };
-    let Some(first) = members.first() else { return };
-    let needs = stages[*first].stage.needs().stages;
-    let into = needs
-        .iter()
-        .find(|(name, _)| members.iter().any(|&i| stages[i].name == name.value));
-    let at = into.map_or(&stages[*first].at, |(name, _)| &name.at);
-    problems
-        .error_at(at, message)
-        .label("this reference closes the circle");
 }

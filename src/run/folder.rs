@@ -4,6 +4,7 @@
 //! runs/<study>/latest                    → the newest run
 //! runs/<study>/<time>-<key>/
 //!     study.toml (or .yaml)              the file as given
+//!     extends/<file>                     the files that it extends, as given
 //!     resolved.yaml                      the study with includes and overrides applied
 //!     run.json                           versions, device, keys, statuses, times
 //!     tables/<stage>[.<table>].csv       and .parquet
@@ -55,6 +56,11 @@ impl RunFolder {
             &path.join(format!("study.{extension}")),
             study.document.given().as_bytes(),
         )?;
+        for (name, text) in study.document.sources.extended() {
+            if let Some(file) = Path::new(name).file_name() {
+                write_atomically(&path.join("extends").join(file), text.as_bytes())?;
+            }
+        }
         let yaml =
             resolved_yaml(study, &path).unwrap_or_else(|error| format!("# not written: {error}\n"));
         write_atomically(&path.join("resolved.yaml"), yaml.as_bytes())?;
@@ -62,6 +68,7 @@ impl RunFolder {
             manifest: json!({
                 "study": study.name,
                 "question": study.question,
+                "overrides": study.document.sources.overrides().collect::<Vec<_>>(),
                 "key": key.to_string(),
                 "started": now.to_string(),
                 "status": "running",
@@ -97,16 +104,18 @@ impl RunFolder {
             } else {
                 format!("{name}.{}", table.name)
             };
-            cache.copy_object_to(&table.csv, &tables.join(format!("{stem}.csv")))?;
-            cache.copy_object_to(&table.parquet, &tables.join(format!("{stem}.parquet")))?;
+            copy(cache, &table.csv, tables.join(format!("{stem}.csv")))?;
+            copy(
+                cache,
+                &table.parquet,
+                tables.join(format!("{stem}.parquet")),
+            )?;
         }
         let directions = self.path.join("directions");
         for (tensors, description) in &record.directions {
             for artifact in [tensors, description] {
-                cache.copy_object_to(
-                    &artifact.key,
-                    &directions.join(format!("{name}.{}", artifact.file)),
-                )?;
+                let file = format!("{name}.{}", artifact.file);
+                copy(cache, &artifact.key, directions.join(file))?;
             }
         }
         self.stages.push(json!({
@@ -158,6 +167,14 @@ impl RunFolder {
     }
 }
 
+/// Copies an artifact out of the cache.
+fn copy(cache: &Cache, key: &Key, to: PathBuf) -> Result<(), CacheError> {
+    match cache.copy_object_to(key, &to)? {
+        true => Ok(()),
+        false => Err(CacheError::Gone { to }),
+    }
+}
+
 /// The study as resolved, with paths that start from the run's folder, so that this file can be run as it stands.
 fn resolved_yaml(study: &Study, folder: &Path) -> Result<String, serde_yaml::Error> {
     let mut root = serde_yaml::to_value(&study.document.root)?;
@@ -185,9 +202,18 @@ fn resolved_yaml(study: &Study, folder: &Path) -> Result<String, serde_yaml::Err
     serde_yaml::to_string(&root)
 }
 
-/// `path` as seen from `folder`; none where either is not there.
+/// `path` as seen from `folder`; none where either is not there. A link keeps its own name, which may say what kind of file it is.
 fn relative(folder: &Path, path: &Path) -> Option<String> {
-    let (folder, path) = (folder.canonicalize().ok()?, path.canonicalize().ok()?);
+    let folder = folder.canonicalize().ok()?;
+    let path = match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if parent != Path::new("") => {
+            parent.canonicalize().ok()?.join(name)
+        }
+        _ => std::path::absolute(path).ok()?,
+    };
+    if !path.exists() {
+        return None;
+    }
     let shared = folder
         .components()
         .zip(path.components())

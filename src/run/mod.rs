@@ -9,13 +9,13 @@ mod models;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde::Serialize;
 
 use crate::cache::{Cache, CacheError, Key};
-use crate::model::DeviceName;
+use crate::model::{DeviceName, Dtype};
 use crate::plan::{self, PlanError, StageRecord, StageSpec, StoredOutput, Study};
 use crate::stages::{Inputs, Output, StageError};
 
@@ -181,41 +181,41 @@ pub fn run(
         contents: BTreeMap::new(),
         models: LoadedModels::new(options.device),
     };
-    let mut report = RunReport {
-        run_dir: folder.path().to_path_buf(),
-        stages: Vec::new(),
-        outputs: BTreeMap::new(),
-        equivalent_forward_passes: 0,
-        seconds: 0.0,
-        failure: None,
-    };
+    let mut report = RunReport::of(&folder);
     for spec in study.stages.iter().filter(|s| wanted.contains(&s.name)) {
         on_event(Event::StageStarted { name: &spec.name });
-        let (stage_report, outcome) = state.run_stage(spec, cache, stop, on_event);
-        let findings = outcome
-            .as_ref()
-            .map_or(&[][..], |(_, record)| &record.findings);
+        let (stage_report, outcome) = state.run_stage(spec, cache, stop, &mut folder, on_event);
+        let findings = outcome.as_ref().map_or(&[][..], |record| &record.findings);
         on_event(Event::StageEnded {
             report: &stage_report,
             findings,
         });
         report.stages.push(stage_report);
-        match outcome {
-            Ok((key, record)) => {
-                folder.add_stage(&spec.name, &key, &record, cache)?;
-                report.equivalent_forward_passes +=
-                    spec.stage.cost(&state.inputs).equivalent_forward_passes;
-            }
-            Err(error) => {
-                report.failure = Some((spec.name.clone(), error));
-                break;
-            }
+        if let Err(error) = outcome {
+            report.failure = Some((spec.name.clone(), error));
+            break;
         }
+        report.equivalent_forward_passes +=
+            spec.stage.cost(&state.inputs).equivalent_forward_passes;
     }
     report.outputs = state.inputs.stages;
     report.seconds = started.elapsed().as_secs_f64();
     folder.finish(&report)?;
     Ok(report)
+}
+
+impl RunReport {
+    /// Of a run that has only begun.
+    fn of(folder: &RunFolder) -> Self {
+        RunReport {
+            run_dir: folder.path().to_path_buf(),
+            stages: Vec::new(),
+            outputs: BTreeMap::new(),
+            equivalent_forward_passes: 0,
+            seconds: 0.0,
+            failure: None,
+        }
+    }
 }
 
 /// Names of the stages to run: all, or one and what it needs.
@@ -267,8 +267,9 @@ impl State {
         spec: &StageSpec,
         cache: &Cache,
         stop: &AtomicBool,
+        folder: &mut RunFolder,
         on_event: &mut dyn FnMut(Event<'_>),
-    ) -> (StageReport, Result<(Key, StageRecord), StageError>) {
+    ) -> (StageReport, Result<StageRecord, StageError>) {
         let started = Instant::now();
         let mut report = StageReport {
             name: spec.name.clone(),
@@ -278,10 +279,19 @@ impl State {
             cells_cached: 0,
             seconds: 0.0,
         };
-        let outcome = self.stage_output(spec, cache, stop, on_event, &mut report);
+        let output = self.stage_output(spec, cache, stop, on_event, &mut report);
+        // What cannot be handed to the person is a failure of the stage, too.
+        let outcome = output.and_then(|(key, record)| {
+            folder
+                .add_stage(&spec.name, &key, &record, cache)
+                .map(|()| record)
+                .map_err(cache_failed)
+        });
         report.seconds = started.elapsed().as_secs_f64();
-        if let Err(StageError::Interrupted) = outcome {
-            report.status = StageStatus::Interrupted;
+        match &outcome {
+            Ok(_) => {}
+            Err(StageError::Interrupted) => report.status = StageStatus::Interrupted,
+            Err(_) => report.status = StageStatus::Failed,
         }
         (report, outcome)
     }
@@ -295,12 +305,15 @@ impl State {
         on_event: &mut dyn FnMut(Event<'_>),
         report: &mut StageReport,
     ) -> Result<(Key, StageRecord), StageError> {
+        if stop.load(Ordering::Relaxed) {
+            return Err(StageError::Interrupted);
+        }
         let parts = plan::key_parts(spec, &self.inputs, &self.contents).ok_or_else(|| {
             StageError::Internal(format!("stage `{}` runs before what it needs", spec.name))
         })?;
         let key = plan::key_of(&parts);
-        let failed = |error: CacheError| StageError::Cache(error.to_string());
-        if let Some(record) = cache.stage_record::<StageRecord>(&key).map_err(failed)?
+        let found = cache.stage_record::<StageRecord>(&key);
+        if let Some(record) = found.map_err(cache_failed)?
             && let Some(output) = plan::load_output(&record, cache)?
         {
             report.status = StageStatus::Cached;
@@ -313,7 +326,9 @@ impl State {
             CachedEvaluator::new(cache, &self.inputs, &mut self.models, stop, on_event);
         let outcome = spec.stage.run(&self.inputs, &mut evaluator);
         (report.cells_computed, report.cells_cached) = evaluator.counts();
-        let stored = StoredOutput::store(outcome?, cache)?;
+        let mut output = outcome?;
+        output.findings.extend(self.rounding(spec));
+        let stored = StoredOutput::store(output, cache)?;
         let record = StageRecord {
             tables: stored.tables,
             directions: stored.directions,
@@ -322,14 +337,39 @@ impl State {
             seconds: started.elapsed().as_secs_f64(),
             cells: report.cells_computed + report.cells_cached,
         };
-        cache.put_stage_record(&key, &record).map_err(failed)?;
+        cache
+            .put_stage_record(&key, &record)
+            .map_err(cache_failed)?;
         report.status = StageStatus::Computed;
         self.remember(spec, &record, stored.output);
         Ok((key, record))
+    }
+
+    /// Says of a stage whose models compute in a short format that its numbers carry that format's rounding.
+    fn rounding(&self, spec: &StageSpec) -> Vec<String> {
+        let needs = spec.stage.needs();
+        let models = needs.models.iter().filter_map(|name| {
+            let model = self.inputs.models.get(&name.value)?;
+            let digits = match model.dtype() {
+                Dtype::Float32 => return None,
+                Dtype::BFloat16 => 8,
+                Dtype::Float16 => 11,
+            };
+            Some(format!(
+                "model `{}` computes in {}: its numbers carry the rounding of {digits} significant bits",
+                name.value,
+                model.dtype().name()
+            ))
+        });
+        models.collect()
     }
 
     fn remember(&mut self, spec: &StageSpec, record: &StageRecord, output: Output) {
         self.contents.insert(spec.name.clone(), record.content());
         self.inputs.stages.insert(spec.name.clone(), output.into());
     }
+}
+
+fn cache_failed(error: CacheError) -> StageError {
+    StageError::Cache(error.to_string())
 }

@@ -102,6 +102,20 @@ impl Sources {
         SourceId(self.0.len() - 1)
     }
 
+    /// The files that the study's file extends, each (name, text), in the order of reading.
+    pub fn extended(&self) -> impl Iterator<Item = (&str, &str)> {
+        let files = self.0.iter().filter(|source| source.folder.is_some());
+        files
+            .skip(1)
+            .map(|source| (source.name.as_str(), source.text.as_str()))
+    }
+
+    /// The overrides as they were given, `path.to.key=value`.
+    pub fn overrides(&self) -> impl Iterator<Item = &str> {
+        let typed = self.0.iter().filter(|source| source.folder.is_none());
+        typed.map(|source| source.text.as_str())
+    }
+
     /// The name of a text: a file's path as the user gave it, or `--set path.to.key=value`.
     pub fn name(&self, id: SourceId) -> &str {
         self.0.get(id.0).map_or("", |source| &source.name)

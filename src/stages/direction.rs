@@ -16,9 +16,12 @@ use crate::prompts::PromptSet;
 use crate::spec::{Fields, Layers, Problems, Spanned, choice};
 use crate::stats;
 
+use super::forecast::{check_scores, directions_of};
 use super::parameters::{self, Settings};
 use super::table;
-use super::{Cost, Evaluate, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError};
+use super::{
+    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
+};
 
 pub use extract::Direction;
 pub(super) use extract::{Groups, Recipe};
@@ -33,9 +36,9 @@ pub(super) static KIND: Kind = Kind {
 };
 
 /// How A and B are chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Select {
-    TopBottom { n: usize },
+    TopBottom { n: Spanned<usize> },
     Threshold { t: f64 },
 }
 
@@ -92,11 +95,15 @@ fn select(fields: &mut Fields<'_, '_>) -> Option<Select> {
         None
     };
     match (by_rank?, n, t) {
-        (true, Some(n), None) if n.value > 0 => Some(Select::TopBottom { n: n.value }),
+        (true, Some(n), None) if n.value > 0 => Some(Select::TopBottom { n }),
         (false, None, t) => Some(Select::Threshold {
             t: t.map_or(0.0, |t| t.value),
         }),
-        (true, Some(n), None) => refuse(fields, &n.at, "`n` must be at least 1"),
+        (true, Some(n), None) => refuse(
+            fields,
+            &n.at,
+            "`n` must be at least 1: a direction is made of two groups of prompts",
+        ),
         // What cannot be decoded has been told.
         (true, None, None) => {
             if fields.node("n").is_none() {
@@ -110,16 +117,16 @@ fn select(fields: &mut Fields<'_, '_>) -> Option<Select> {
 }
 
 impl Select {
-    fn label(self) -> String {
+    fn label(&self) -> String {
         match self {
-            Select::TopBottom { n } => format!("top_bottom_{n}"),
+            Select::TopBottom { n } => format!("top_bottom_{}", n.value),
             Select::Threshold { t } => format!("threshold_{t}"),
         }
     }
 
-    fn key(self) -> Json {
+    fn key(&self) -> Json {
         match self {
-            Select::TopBottom { n } => json!({ "top_bottom": n }),
+            Select::TopBottom { n } => json!({ "top_bottom": n.value }),
             Select::Threshold { t } => json!({ "threshold": t }),
         }
     }
@@ -139,15 +146,19 @@ impl Stage for Extract {
             "model": self.model.value,
             "split": self.split.value,
             "select": self.select.key(),
-            "layers": match &self.layers {
-                Layers::All => json!("all"),
-                Layers::List(list) => json!(list.iter().map(|l| l.value).collect::<Vec<_>>()),
-            },
+            "layers": parameters::layers_key(&self.layers),
             "site": self.site.short_name(),
             "position": self.position,
             "allow_overlap": self.allow_overlap,
             "settings": self.settings.key(),
         })
+    }
+
+    fn forecast(&self, inputs: &Inputs) -> Forecast {
+        Forecast {
+            directions: directions_of(&self.model, &[None], &self.layers, inputs),
+            ..Forecast::about(std::slice::from_ref(&self.model), &self.prompts)
+        }
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
@@ -157,27 +168,22 @@ impl Stage for Extract {
             inputs,
             problems,
         );
-        parameters::check_split(&self.split, &self.prompts, inputs, problems);
+        check_scores(&self.scores, &self.model, &self.prompts, inputs, problems);
+        let known = parameters::check_split(&self.split, &self.prompts, inputs, problems);
+        if let (true, Select::TopBottom { n }) = (known, &self.select) {
+            let of_split = self.of_split(inputs);
+            let whose = format!("split `{}` has {of_split} prompts", self.split.value);
+            parameters::check_group_size(n, of_split, &whose, self.allow_overlap, problems);
+        }
     }
 
     fn cost(&self, inputs: &Inputs) -> Cost {
-        let of_split = inputs
-            .prompts
-            .get(&self.prompts.value)
-            .map_or(0, |set| set.split(&self.split.value).count());
-        let members = match self.select {
-            Select::TopBottom { n } => (2 * n).min(of_split),
+        let of_split = self.of_split(inputs);
+        let members = match &self.select {
+            Select::TopBottom { n } => n.value.saturating_mul(2).min(of_split),
             Select::Threshold { .. } => of_split,
-        } as u64;
-        let n_layers = inputs
-            .models
-            .get(&self.model.value)
-            .map_or(0, |m| m.config().n_layers);
-        let layers = parameters::layers(&self.layers, n_layers).len() as u64;
-        Cost {
-            cells_at_most: members * layers,
-            equivalent_forward_passes: members * layers,
-        }
+        };
+        Cost::of_cells(&[members, self.forecast(inputs).directions.len()])
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
@@ -216,6 +222,12 @@ impl Stage for Extract {
 }
 
 impl Extract {
+    /// How many prompts the split has; 0 where the set could not be read.
+    fn of_split(&self, inputs: &Inputs) -> usize {
+        let set = inputs.prompts.get(&self.prompts.value);
+        set.map_or(0, |set| set.split(&self.split.value).count())
+    }
+
     fn groups(
         &self,
         prompts: &PromptSet,
@@ -233,12 +245,12 @@ impl Extract {
                 })
             })
             .collect::<Result<Vec<f64>, _>>()?;
-        match self.select {
+        match &self.select {
             Select::Threshold { t } => {
                 let (top, bottom) = of_split
                     .iter()
                     .zip(&values)
-                    .partition::<Vec<_>, _>(|&(_, &s)| s > t);
+                    .partition::<Vec<_>, _>(|&(_, &s)| s > *t);
                 let indices =
                     |list: Vec<(&usize, &f64)>| list.into_iter().map(|(&i, _)| i).collect();
                 Ok((
@@ -250,8 +262,8 @@ impl Extract {
                 ))
             }
             Select::TopBottom { n } => {
-                let selection =
-                    stats::top_bottom(&values, n).map_err(|e| StageError::Data(e.to_string()))?;
+                let selection = stats::top_bottom(&values, n.value)
+                    .map_err(|e| StageError::Data(e.to_string()))?;
                 let groups = Groups {
                     top: selection.top.iter().map(|&k| of_split[k]).collect(),
                     bottom: selection.bottom.iter().map(|&k| of_split[k]).collect(),

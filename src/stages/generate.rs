@@ -19,10 +19,14 @@ use crate::model::{Cell, ModelHandle, Positions, Readout, Sampling, Tokens, Valu
 use crate::prompts::PromptSet;
 use crate::spec::{Fields, OneOrMany, Problems, Spanned, choice};
 
+use super::forecast::check_directions;
 use super::parameters::{self, Settings};
 use super::patch;
 use super::sweep::{self, Line};
-use super::{Cost, Evaluate, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError};
+use super::{
+    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
+    product,
+};
 
 use steering::{Acts, Steering, steering};
 use tables::{Answer, Row, agreement, main_table};
@@ -52,7 +56,7 @@ struct Generate {
     splits: Option<Vec<Name>>,
     limit: Option<usize>,
     steering: Option<Steering>,
-    max_new_tokens: usize,
+    max_new_tokens: Spanned<usize>,
     sampling: Sampling,
     stop_at_end: bool,
     scope: Scope,
@@ -70,6 +74,10 @@ fn read(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Generate> {
     let splits = fields.optional::<OneOrMany<String>>("split");
     let limit = patch::count(fields, "limit");
     let steering = steering(fields);
+    let default = Spanned {
+        value: DEFAULT_NEW_TOKENS,
+        at: fields.at().clone(),
+    };
     let max_new_tokens = patch::count(fields, "max_new_tokens");
     let sampling = sampling(fields);
     let stop_at_end = fields.or("stop_at_end", true);
@@ -85,9 +93,9 @@ fn read(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Generate> {
         models: models?,
         prompts: prompts?,
         splits: splits.map(|splits| splits.0),
-        limit: limit?,
+        limit: limit?.map(|limit| limit.value),
         steering: steering?,
-        max_new_tokens: max_new_tokens?.unwrap_or(DEFAULT_NEW_TOKENS),
+        max_new_tokens: max_new_tokens?.unwrap_or(default),
         sampling: sampling?,
         stop_at_end,
         scope: scope?,
@@ -158,7 +166,7 @@ impl Stage for Generate {
             "splits": splits.map(|splits| sweep::labels(splits)),
             "limit": self.limit,
             "steering": self.steering.as_ref().map(Steering::key),
-            "max_new_tokens": self.max_new_tokens,
+            "max_new_tokens": self.max_new_tokens.value,
             "sampling": match self.sampling {
                 Sampling::Greedy => json!("greedy"),
                 Sampling::Seeded { temperature, seed } => json!({ "temperature": temperature, "seed": seed }),
@@ -170,50 +178,50 @@ impl Stage for Generate {
         })
     }
 
+    fn forecast(&self, _inputs: &Inputs) -> Forecast {
+        Forecast::about(&self.models, &self.prompts)
+    }
+
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         for split in self.splits.iter().flatten() {
             parameters::check_split(split, &self.prompts, inputs, problems);
         }
-        if let Some(layers) = self
-            .steering
-            .as_ref()
-            .and_then(|steering| steering.layers.as_ref())
-        {
-            parameters::check_layers(layers, &self.models, inputs, problems);
+        if let Some(steering) = &self.steering {
+            if let Some(layers) = &steering.layers {
+                parameters::check_layers(layers, &self.models, inputs, problems);
+            }
+            let own_layers = steering.layers.is_none();
+            check_directions(
+                &steering.direction,
+                own_layers,
+                &self.models,
+                inputs,
+                problems,
+            );
         }
+        self.check_context(inputs, problems);
     }
 
     /// A script runs the model once per token generated, and once for the score.
     fn cost(&self, inputs: &Inputs) -> Cost {
-        let models = self
-            .models
-            .iter()
-            .filter_map(|name| inputs.models.get(&name.value));
-        let n_layers = models
-            .map(|model| model.config().n_layers)
-            .max()
-            .unwrap_or(0);
+        let deepest = self.models.iter().map(|m| inputs.n_layers(&m.value)).max();
         let steered = self.steering.as_ref().map_or(1, |steering| {
-            steering.line_count(inputs, n_layers) * steering.alphas.len()
+            steering.line_count(inputs, deepest.unwrap_or(0)) * steering.alphas.len()
         });
-        let prompts = inputs
-            .prompts
-            .get(&self.prompts.value)
-            .map_or(0, |set| self.chosen(set).len());
-        let rows = (self.models.len() * steered * prompts) as u64;
+        let set = inputs.prompts.get(&self.prompts.value);
+        let prompts = set.map_or(0, |set| self.chosen(set).len());
+        let rows = [self.models.len(), steered, prompts];
+        let passes = product(&rows).saturating_mul(self.max_new_tokens.value as u64 + 1);
         Cost {
-            cells_at_most: 2 * rows,
-            equivalent_forward_passes: rows * (self.max_new_tokens as u64 + 1),
+            cells_at_most: product(&rows).saturating_mul(2),
+            equivalent_forward_passes: passes,
+            token_passes: passes,
         }
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let models = self
-            .models
-            .iter()
-            .map(|name| inputs.model(name))
-            .collect::<Result<Vec<_>, _>>()?;
+        let models = inputs.models_named(&self.models)?;
         let n_layers = models
             .iter()
             .map(|m| m.config().n_layers)
@@ -225,9 +233,9 @@ impl Stage for Generate {
         };
         let mut rows: Vec<(&ModelHandle, Row<'_>)> = Vec::new();
         let (mut scored, mut continued) = (Vec::new(), Vec::new());
-        for model in models {
+        let fed = sweep::tokens_of_each(&models, prompts, &self.settings)?;
+        for (model, tokens) in models.into_iter().zip(fed) {
             let readout = self.settings.readout(model)?;
-            let tokens = sweep::tokens_of(model, prompts, &self.settings)?;
             for (index, row) in self.rows(model.name(), &lines, prompts) {
                 let [score, text] = self.cells(model, &row, &tokens[index], &readout);
                 scored.push(score);
@@ -251,6 +259,26 @@ impl Stage for Generate {
 }
 
 impl Generate {
+    /// Checks that what is generated fits a model's context, the prompt left aside.
+    fn check_context(&self, inputs: &Inputs, problems: &mut Problems) {
+        for name in &self.models {
+            let model = inputs.models.get(&name.value);
+            let context = model.map_or(usize::MAX, |model| model.config().context_length);
+            if self.max_new_tokens.value >= context {
+                let message = format!(
+                    "`max_new_tokens = {}` leaves no room for a prompt",
+                    self.max_new_tokens.value
+                );
+                problems
+                    .error_at(&self.max_new_tokens.at, message)
+                    .label(format!(
+                        "model `{}` reads at most {context} tokens",
+                        name.value
+                    ));
+            }
+        }
+    }
+
     /// Where the direction acts; of no consequence without one.
     fn acts(&self) -> Acts {
         self.steering
@@ -293,7 +321,7 @@ impl Generate {
 
     fn continuation(&self) -> Readout {
         Readout::Generation {
-            max_new_tokens: self.max_new_tokens,
+            max_new_tokens: self.max_new_tokens.value,
             sampling: self.sampling,
             stop_at_end: self.stop_at_end,
         }

@@ -12,10 +12,13 @@ use crate::spec::{Fields, Layers, Problems, Seeds, Spanned};
 use crate::stats;
 
 use super::direction::{self, Direction, Groups, Recipe};
+use super::forecast::{check_scores, check_widths, directions_of};
 use super::parameters::{self, Settings};
 use super::steer::line_of;
 use super::sweep::{self, AlphaUnit, Line, Mode, Sweep};
-use super::{Cost, Evaluate, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError};
+use super::{
+    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
+};
 
 pub(super) static KIND: Kind = Kind {
     name: "holdout",
@@ -34,7 +37,7 @@ struct Holdout {
     compare: Name,
     seeds: Seeds,
     fraction: f64,
-    n: usize,
+    n: Spanned<usize>,
     allow_overlap: bool,
     layers: Layers,
     site: Site,
@@ -53,7 +56,9 @@ fn decode(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Box<dyn St
     let compare = fields.required("compare");
     let seeds = fields.required("seed");
     let fraction = fraction(fields);
-    let n = fields.required("n");
+    let n = fields
+        .required("n")
+        .filter(|n: &Spanned<usize>| is_positive(n, fields));
     let allow_overlap = fields.or("allow_overlap", false);
     let layers = fields.required("layer");
     let site = parameters::site(fields);
@@ -97,6 +102,15 @@ fn fraction(fields: &mut Fields<'_, '_>) -> Option<f64> {
     None
 }
 
+/// Whether there is a direction to be made of n + n prompts.
+fn is_positive(n: &Spanned<usize>, fields: &mut Fields<'_, '_>) -> bool {
+    if n.value == 0 {
+        let message = "`n` must be at least 1: a direction is made of two groups of prompts";
+        fields.problems().error_at(&n.at, message);
+    }
+    n.value > 0
+}
+
 /// One seed's halves and the groups its direction is made from.
 struct Split {
     seed: u64,
@@ -126,12 +140,9 @@ impl Stage for Holdout {
             "compare": self.compare.value,
             "seeds": self.seeds.iter().collect::<Vec<_>>(),
             "fraction": self.fraction,
-            "n": self.n,
+            "n": self.n.value,
             "allow_overlap": self.allow_overlap,
-            "layers": match &self.layers {
-                Layers::All => json!("all"),
-                Layers::List(list) => json!(list.iter().map(|l| l.value).collect::<Vec<_>>()),
-            },
+            "layers": parameters::layers_key(&self.layers),
             "site": self.site.short_name(),
             "alphas": self.alphas,
             "alpha_unit": self.unit.name(),
@@ -140,10 +151,34 @@ impl Stage for Holdout {
         })
     }
 
+    fn forecast(&self, inputs: &Inputs) -> Forecast {
+        let seeds: Vec<Option<u64>> = self.seeds.iter().map(Some).collect();
+        let split = &self.split.value;
+        Forecast {
+            directions: directions_of(&self.direction_model, &seeds, &self.layers, inputs),
+            sets: vec![
+                format!("{split}_train"),
+                format!("{split}_holdout"),
+                self.compare.value.clone(),
+            ],
+            ..Forecast::of_sweep(&self.models, &self.prompts, inputs)
+        }
+    }
+
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         parameters::check_layers(&self.layers, &self.needs().models, inputs, problems);
-        parameters::check_split(&self.split, &self.prompts, inputs, problems);
         parameters::check_split(&self.compare, &self.prompts, inputs, problems);
+        check_scores(
+            &self.scores,
+            &self.direction_model,
+            &self.prompts,
+            inputs,
+            problems,
+        );
+        check_widths(&self.direction_model, &self.models, inputs, problems);
+        if parameters::check_split(&self.split, &self.prompts, inputs, problems) {
+            self.check_halves(inputs, problems);
+        }
     }
 
     fn cost(&self, inputs: &Inputs) -> Cost {
@@ -151,17 +186,10 @@ impl Stage for Holdout {
             return Cost::default();
         };
         let tried = set.split(&self.split.value).count() + set.split(&self.compare.value).count();
-        let n_layers = inputs
-            .models
-            .get(&self.direction_model.value)
-            .map_or(0, |m| m.config().n_layers);
-        let directions = self.seeds.0.len() * parameters::layers(&self.layers, n_layers).len();
-        let members = 2 * self.n * directions;
-        let steered = directions * self.alphas.len() * tried * self.models.len();
-        Cost {
-            cells_at_most: (members + steered) as u64,
-            equivalent_forward_passes: (members + steered) as u64,
-        }
+        let directions = self.forecast(inputs).directions.len();
+        let members = Cost::of_cells(&[2, self.n.value, directions]);
+        let steered = Cost::of_cells(&[directions, self.alphas.len(), tried, self.models.len()]);
+        members.and(steered)
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
@@ -176,11 +204,7 @@ impl Stage for Holdout {
             .collect::<Result<Vec<_>, _>>()?;
         let directions = self.directions(&splits, inputs, &scores, evaluator)?;
         let sweep = Sweep {
-            models: self
-                .models
-                .iter()
-                .map(|name| inputs.model(name))
-                .collect::<Result<_, _>>()?,
+            models: inputs.models_named(&self.models)?,
             prompts,
             lines: self.lines(&splits, &directions, prompts),
             alphas: &self.alphas,
@@ -203,6 +227,44 @@ impl Stage for Holdout {
 }
 
 impl Holdout {
+    /// The training half and the half held out, by index into the prompt set.
+    fn halves(&self, seed: u64, prompts: &PromptSet) -> [Vec<usize>; 2] {
+        let of_split = parameters::split_indices(prompts, &self.split.value);
+        let ids: Vec<&str> = of_split
+            .iter()
+            .map(|&i| prompts.prompts[i].id.as_str())
+            .collect();
+        let halves = stats::holdout_split(seed, &ids, self.fraction);
+        [halves.train, halves.holdout].map(|half| half.iter().map(|&k| of_split[k]).collect())
+    }
+
+    /// Checks that every seed leaves prompts to try the direction on, and enough to make it of.
+    fn check_halves(&self, inputs: &Inputs, problems: &mut Problems) {
+        let Some(prompts) = inputs.prompts.get(&self.prompts.value) else {
+            return;
+        };
+        let sizes = self.seeds.iter().map(|seed| {
+            let [train, holdout] = self.halves(seed, prompts);
+            (train.len(), holdout.len(), seed)
+        });
+        let sizes: Vec<(usize, usize, u64)> = sizes.collect();
+        if let Some((_, _, seed)) = sizes.iter().find(|(_, holdout, _)| *holdout == 0) {
+            let message = format!(
+                "seed {seed} holds out none of the prompts of `{}`",
+                self.split.value
+            );
+            let at = self.seeds.0.iter().find(|s| s.value == *seed);
+            problems
+                .error_at(at.map_or(&self.split.at, |seed| &seed.at), message)
+                .label("leaves nothing to try the direction on")
+                .help("lower `fraction`, or add prompts to the split");
+        }
+        if let Some((train, _, seed)) = sizes.iter().min() {
+            let whose = format!("seed {seed} leaves {train} training prompts");
+            parameters::check_group_size(&self.n, *train, &whose, self.allow_overlap, problems);
+        }
+    }
+
     fn split(
         &self,
         seed: u64,
@@ -210,14 +272,7 @@ impl Holdout {
         scores: &[Option<f64>],
         findings: &mut Vec<String>,
     ) -> Result<Split, StageError> {
-        let of_split = parameters::split_indices(prompts, &self.split.value);
-        let ids: Vec<&str> = of_split
-            .iter()
-            .map(|&i| prompts.prompts[i].id.as_str())
-            .collect();
-        let halves = stats::holdout_split(seed, &ids, self.fraction);
-        let whole = |list: &[usize]| list.iter().map(|&k| of_split[k]).collect::<Vec<_>>();
-        let (train, holdout) = (whole(&halves.train), whole(&halves.holdout));
+        let [train, holdout] = self.halves(seed, prompts);
         let train_ids: Vec<&str> = train
             .iter()
             .map(|&i| prompts.prompts[i].id.as_str())
@@ -233,14 +288,14 @@ impl Holdout {
                 })
             })
             .collect::<Result<Vec<f64>, _>>()?;
-        let selection = stats::top_bottom_descending(&train_ids, &train_scores, self.n)
+        let selection = stats::top_bottom_descending(&train_ids, &train_scores, self.n.value)
             .map_err(|error| StageError::Data(format!("holdout seed {seed}: {error}")))?;
         let pick = |list: &[usize]| list.iter().map(|&k| train[k]).collect::<Vec<_>>();
         let what = format!(
             "holdout seed {seed}, {} training prompts for {} + {}",
             train.len(),
-            self.n,
-            self.n
+            self.n.value,
+            self.n.value
         );
         findings.extend(direction::overlap_finding(
             &pick(&selection.overlap),
@@ -277,7 +332,7 @@ impl Holdout {
                 layers: &layers,
                 site: self.site,
                 position: self.position,
-                label: format!("holdout_{}", self.n),
+                label: format!("holdout_{}", self.n.value),
                 seed: Some(split.seed),
                 settings: &self.settings,
             };

@@ -19,6 +19,7 @@ use crate::prompts::PromptSet;
 use crate::spec::{Fields, Location, Problems, Spanned};
 
 mod direction;
+mod forecast;
 mod generate;
 mod holdout;
 mod parameters;
@@ -32,6 +33,7 @@ mod table;
 mod xstest;
 
 pub use direction::Direction;
+pub use forecast::{ExpectedDirection, Forecast, Forecasts};
 pub use parameters::{Chat, ScoreRule, Settings};
 pub use table::{read_numbers, read_parquet, read_text, to_csv, to_parquet};
 
@@ -124,6 +126,37 @@ pub struct Cost {
     pub cells_at_most: u64,
     /// Full forward passes that a script looping over prompts would make for the same table, duplicates included.
     pub equivalent_forward_passes: u64,
+    /// Upper bound on the number of tokens that pass through some of the blocks: one a cell, and one for every token generated.
+    pub token_passes: u64,
+}
+
+impl Cost {
+    /// The product of some counts, as many cells as a script makes forward passes; the largest number there is where it would not fit.
+    pub(crate) fn of_cells(counts: &[usize]) -> Self {
+        let count = product(counts);
+        Cost {
+            cells_at_most: count,
+            equivalent_forward_passes: count,
+            token_passes: count,
+        }
+    }
+
+    /// Both together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let sum = |of: fn(&Cost) -> u64| of(&self).saturating_add(of(&other));
+        Cost {
+            cells_at_most: sum(|c| c.cells_at_most),
+            equivalent_forward_passes: sum(|c| c.equivalent_forward_passes),
+            token_passes: sum(|c| c.token_passes),
+        }
+    }
+}
+
+/// The product of some counts; the largest number there is where it would not fit.
+pub(crate) fn product(counts: &[usize]) -> u64 {
+    counts.iter().fold(1, |product: u64, &count| {
+        product.saturating_mul(count as u64)
+    })
 }
 
 /// One stage with its parameters decoded.
@@ -134,11 +167,14 @@ pub trait Stage: Send + Sync {
     /// The parameters that decide the output, beyond the content of the inputs, in canonical form. Part of the stage key.
     fn parameters(&self) -> serde_json::Value;
 
-    /// Checks what can only be known from the models' configurations and the prompt sets (layer ranges, split names), collecting
-    /// problems with their places.
+    /// What is known of the output before it is there. The forecasts of the stages it needs are among the inputs.
+    fn forecast(&self, inputs: &Inputs) -> Forecast;
+
+    /// Checks what can only be known from the models' configurations, the prompt sets and the other stages' forecasts (layer ranges,
+    /// split names, sizes of groups), collecting problems with their places.
     fn check(&self, inputs: &Inputs, problems: &mut Problems);
 
-    /// What it would ask of a model. Sizes come from the prompt sets; what depends on other stages is bounded from above.
+    /// What it would ask of a model. Sizes come from the prompt sets and the other stages' forecasts.
     fn cost(&self, inputs: &Inputs) -> Cost;
 
     /// Computes the output.
@@ -166,6 +202,8 @@ pub struct Inputs {
     pub prompts: BTreeMap<String, Arc<PromptSet>>,
     /// By name in the study file.
     pub stages: BTreeMap<String, Arc<Output>>,
+    /// What is known of every stage before it has run.
+    pub forecasts: Forecasts,
 }
 
 impl Inputs {
@@ -177,6 +215,14 @@ impl Inputs {
         self.models
             .get(&name.value)
             .ok_or_else(|| StageError::Internal(format!("model `{}` was not provided", name.value)))
+    }
+
+    /// The models of those names.
+    ///
+    /// # Errors
+    /// [`StageError::Internal`] when the plan did not provide one.
+    pub fn models_named(&self, names: &[Name]) -> Result<Vec<&Arc<ModelHandle>>, StageError> {
+        names.iter().map(|name| self.model(name)).collect()
     }
 
     /// The prompt set of that name.

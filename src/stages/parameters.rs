@@ -76,7 +76,7 @@ impl Settings {
     }
 
     /// The score readout for a model: sorted unique first tokens of the two lists.
-    pub(super) fn readout(&self, model: &ModelHandle) -> Result<Readout, StageError> {
+    pub(crate) fn readout(&self, model: &ModelHandle) -> Result<Readout, StageError> {
         let ids = |words: &[String]| -> Result<Vec<u32>, StageError> {
             let mut ids = words
                 .iter()
@@ -172,6 +172,14 @@ pub(super) fn layers(wanted: &Layers, n_layers: usize) -> Vec<usize> {
     }
 }
 
+/// Canonical form of a layer list for stage keys.
+pub(super) fn layers_key(wanted: &Layers) -> Json {
+    match wanted {
+        Layers::All => json!("all"),
+        Layers::List(list) => json!(list.iter().map(|layer| layer.value).collect::<Vec<_>>()),
+    }
+}
+
 /// Checks a layer list against every model named.
 pub(super) fn check_layers(
     wanted: &Layers,
@@ -196,13 +204,19 @@ pub(super) fn check_layers(
     }
 }
 
-/// Checks that a prompt set has the split that a stage names.
-pub(super) fn check_split(split: &Name, prompts: &Name, inputs: &Inputs, problems: &mut Problems) {
+/// Checks that a prompt set has the split that a stage names. Whether it has.
+pub(super) fn check_split(
+    split: &Name,
+    prompts: &Name,
+    inputs: &Inputs,
+    problems: &mut Problems,
+) -> bool {
     let Some(set) = inputs.prompts.get(&prompts.value) else {
-        return;
+        return false;
     };
     let known = set.splits();
-    if !known.contains(&split.value.as_str()) {
+    let is_known = known.contains(&split.value.as_str());
+    if !is_known {
         let diagnostic = problems.error_at(
             &split.at,
             format!(
@@ -215,6 +229,34 @@ pub(super) fn check_split(split: &Name, prompts: &Name, inputs: &Inputs, problem
             Some(meant) => diagnostic.label(format!("did you mean `{meant}`?")),
             None => diagnostic.label(format!("its splits are `{}`", known.join("`, `"))),
         };
+    }
+    is_known
+}
+
+/// Checks that a ranking of `available` prompts has n at the top and n at the bottom; `whose` says whose they are.
+pub(super) fn check_group_size(
+    n: &Spanned<usize>,
+    available: usize,
+    whose: &str,
+    allow_overlap: bool,
+    problems: &mut Problems,
+) {
+    let most = if allow_overlap {
+        available
+    } else {
+        available / 2
+    };
+    if n.value <= most {
+        return;
+    }
+    let count = n.value;
+    let message = format!(
+        "`n = {count}` asks for {count} prompts at the top and {count} at the bottom, but {whose}"
+    );
+    let diagnostic = problems.error_at(&n.at, message);
+    diagnostic.label(format!("at most {most}"));
+    if !allow_overlap && count <= available {
+        diagnostic.help("lower `n`, or set `allow_overlap = true` to let prompts be in both groups and have it recorded");
     }
 }
 

@@ -20,9 +20,11 @@ use crate::prompts::PromptSet;
 use crate::spec::{Fields, Layers, OneOrMany, Problems, Spanned, choice, suggest};
 
 use super::parameters::{self, Settings};
-use super::score;
 use super::sweep;
-use super::{Cost, Evaluate, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError};
+use super::{
+    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
+    product,
+};
 
 use experiment::{Effects, Experiment, Side, Variant};
 use pairing::Pairing;
@@ -76,7 +78,7 @@ fn read(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Patch> {
         sites: sites?,
         position: position?,
         floor: floor?,
-        limit: limit?,
+        limit: limit?.map(|limit| limit.value),
         settings: settings.clone(),
     })
 }
@@ -147,7 +149,10 @@ fn floor(fields: &mut Fields<'_, '_>) -> Option<f64> {
 }
 
 /// Decodes a count that must be at least 1 where it is given.
-pub(super) fn count(fields: &mut Fields<'_, '_>, name: &'static str) -> Option<Option<usize>> {
+pub(super) fn count(
+    fields: &mut Fields<'_, '_>,
+    name: &'static str,
+) -> Option<Option<Spanned<usize>>> {
     match fields.optional::<Spanned<usize>>(name) {
         Some(count) if count.value == 0 => {
             fields
@@ -155,7 +160,7 @@ pub(super) fn count(fields: &mut Fields<'_, '_>, name: &'static str) -> Option<O
                 .error_at(&count.at, format!("`{name}` must be at least 1"));
             None
         }
-        count => Some(count.map(|count| count.value)),
+        count => Some(count),
     }
 }
 
@@ -209,8 +214,7 @@ impl Stage for Patch {
         json!({
             "pairing": self.pairing.key(),
             "layers": match &self.depth {
-                Depth::Each(Layers::All) => json!("all"),
-                Depth::Each(Layers::List(list)) => json!(list.iter().map(|l| l.value).collect::<Vec<_>>()),
+                Depth::Each(layers) => parameters::layers_key(layers),
                 Depth::LastK => json!("last_k"),
             },
             "sites": self.sites.iter().map(|site| site.short_name()).collect::<Vec<_>>(),
@@ -219,6 +223,10 @@ impl Stage for Patch {
             "limit": self.limit,
             "settings": self.settings.key(),
         })
+    }
+
+    fn forecast(&self, _inputs: &Inputs) -> Forecast {
+        Forecast::about(&self.needs().models, &self.prompts)
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
@@ -233,16 +241,15 @@ impl Stage for Patch {
     /// A script runs donor and recipient once per pair, and the recipient again for every site and layer.
     fn cost(&self, inputs: &Inputs) -> Cost {
         let (_, recipient) = self.pairing.models();
-        let n_layers = inputs
-            .models
-            .get(&recipient.value)
-            .map_or(0, |m| m.config().n_layers);
-        let variants = self.depth.variants(&self.sites, n_layers).len() as u64;
+        let n_layers = inputs.n_layers(&recipient.value);
+        let variants = self.depth.variants(&self.sites, n_layers).len();
         let prompts = inputs.prompts.get(&self.prompts.value);
-        let pairs = prompts.map_or(0, |set| self.pairing.pairs(set, self.limit).len()) as u64;
+        let pairs = prompts.map_or(0, |set| self.pairing.pairs(set, self.limit).len());
+        let cells = product(&[pairs, 2 + 2 * variants]);
         Cost {
-            cells_at_most: pairs * (2 + 2 * variants),
-            equivalent_forward_passes: pairs * (2 + variants),
+            cells_at_most: cells,
+            equivalent_forward_passes: product(&[pairs, 2 + variants]),
+            token_passes: cells,
         }
     }
 
@@ -275,9 +282,8 @@ impl Patch {
             self.side(inputs.model(recipient_name)?, prompts)?
         };
         if matches!(self.pairing, Pairing::Models { .. }) {
-            let names = [donor_name.clone(), recipient_name.clone()];
-            let fed = [donor.tokens.clone(), recipient.tokens.clone()];
-            score::same_tokens(&names, &fed, prompts)?;
+            let models = [inputs.model(donor_name)?, inputs.model(recipient_name)?];
+            sweep::tokens_of_each(&models, prompts, &self.settings)?;
         }
         Ok(Experiment {
             variants: self.depth.variants(&self.sites, recipient.n_layers),

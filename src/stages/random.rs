@@ -13,7 +13,9 @@ use crate::spec::{Fields, Layers, Problems, Seeds};
 
 use super::parameters::{self, Settings};
 use super::sweep::{self, AlphaUnit, Line, Mode, Sweep};
-use super::{Cost, Evaluate, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError};
+use super::{
+    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
+};
 
 pub(super) static KIND: Kind = Kind {
     name: "random",
@@ -80,10 +82,7 @@ impl Stage for Random {
         json!({
             "models": sweep::labels(&self.models),
             "seeds": self.seeds.iter().collect::<Vec<_>>(),
-            "layers": match &self.layers {
-                Layers::All => json!("all"),
-                Layers::List(list) => json!(list.iter().map(|l| l.value).collect::<Vec<_>>()),
-            },
+            "layers": parameters::layers_key(&self.layers),
             "site": self.site.short_name(),
             "alphas": self.alphas,
             "alpha_unit": self.unit.name(),
@@ -92,32 +91,51 @@ impl Stage for Random {
         })
     }
 
+    fn forecast(&self, inputs: &Inputs) -> Forecast {
+        Forecast::of_sweep(&self.models, &self.prompts, inputs)
+    }
+
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         parameters::check_layers(&self.layers, &self.models, inputs, problems);
+        let Some(reference) = &self.reference else {
+            return;
+        };
+        let learned: Vec<usize> = inputs
+            .expected_directions(reference)
+            .iter()
+            .map(|direction| direction.layer)
+            .collect();
+        let deepest = self.models.iter().map(|m| inputs.n_layers(&m.value)).max();
+        let layers = parameters::layers(&self.layers, deepest.unwrap_or(0));
+        let without = layers.iter().find(|layer| !learned.contains(layer));
+        if let (false, Some(layer)) = (learned.is_empty(), without) {
+            let message = format!(
+                "stage `{}` makes no direction at layer {layer} to take the unit of α from",
+                reference.value
+            );
+            problems
+                .error_at(&reference.at, message)
+                .label(format!("it makes directions at {learned:?}"));
+        }
     }
 
     fn cost(&self, inputs: &Inputs) -> Cost {
-        let n_layers = self
-            .models
-            .iter()
-            .filter_map(|m| inputs.models.get(&m.value))
-            .map(|m| m.config().n_layers);
-        let layers = parameters::layers(&self.layers, n_layers.max().unwrap_or(0)).len();
-        let lines = self.seeds.0.len() * layers * self.alphas.len() * self.models.len();
-        let count = lines as u64 * sweep::prompt_count(inputs, &self.prompts);
-        Cost {
-            cells_at_most: count,
-            equivalent_forward_passes: count,
-        }
+        let deepest = self.models.iter().map(|m| inputs.n_layers(&m.value)).max();
+        Cost::of_cells(&[
+            self.seeds.0.len(),
+            parameters::layers(&self.layers, deepest.unwrap_or(0)).len(),
+            self.alphas.len(),
+            self.models.len(),
+            sweep::prompt_count(inputs, &self.prompts),
+        ])
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let models = self
-            .models
-            .iter()
-            .map(|name| inputs.model(name))
-            .collect::<Result<Vec<_>, _>>()?;
+        let models = inputs.models_named(&self.models)?;
+        if models.len() > 1 {
+            sweep::tokens_of_each(&models, prompts, &self.settings)?;
+        }
         let sets = sweep::sets_by_split(prompts);
         let builders = Arc::new(HashSet::new());
         let mut tables = Vec::new();

@@ -3,12 +3,10 @@
 //! Main table, long: `model, id, split, category, score, refused`. `means`: per model and split, with intervals. With two models also `wide`: `id, split, category, s_<first>,
 //! s_<second>, s_gap` (gap = second − first), for which both models must be fed identical ids.
 
-use std::sync::Arc;
-
 use polars::prelude::DataFrame;
 use serde_json::json;
 
-use crate::model::{Cell, Tokens};
+use crate::model::Cell;
 use crate::prompts::PromptSet;
 use crate::spec::{Fields, Problems};
 use crate::stats;
@@ -16,7 +14,9 @@ use crate::stats;
 use super::parameters::{self, Settings};
 use super::sweep;
 use super::table;
-use super::{Cost, Evaluate, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError};
+use super::{
+    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
+};
 
 pub(super) static KIND: Kind = Kind {
     name: "score",
@@ -55,37 +55,37 @@ impl Stage for Score {
         json!({ "models": sweep::labels(&self.models), "settings": self.settings.key() })
     }
 
+    fn forecast(&self, _inputs: &Inputs) -> Forecast {
+        Forecast::about(&self.models, &self.prompts)
+    }
+
     fn check(&self, _inputs: &Inputs, _problems: &mut Problems) {}
 
     fn cost(&self, inputs: &Inputs) -> Cost {
-        let count = self.models.len() as u64 * sweep::prompt_count(inputs, &self.prompts);
-        Cost {
-            cells_at_most: count,
-            equivalent_forward_passes: count,
-        }
+        Cost::of_cells(&[
+            self.models.len(),
+            sweep::prompt_count(inputs, &self.prompts),
+        ])
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
+        let models = inputs.models_named(&self.models)?;
         let mut cells = Vec::new();
-        let mut fed: Vec<Vec<Arc<Tokens>>> = Vec::new();
-        for name in &self.models {
-            let model = inputs.model(name)?;
+        let fed = sweep::tokens_of_each(&models, prompts, &self.settings)?;
+        for (model, tokens) in models.iter().zip(fed) {
             let readout = self.settings.readout(model)?;
-            let tokens = sweep::tokens_of(model, prompts, &self.settings)?;
-            cells.extend(tokens.iter().map(|t| {
-                let layers = model.config().n_layers;
+            let n_layers = model.config().n_layers;
+            cells.extend(tokens.into_iter().map(|tokens| {
                 Cell::new(
                     model.fingerprint(),
-                    Arc::clone(t),
+                    tokens,
                     vec![],
                     readout.clone(),
-                    layers,
+                    n_layers,
                 )
             }));
-            fed.push(tokens);
         }
-        same_tokens(&self.models, &fed, prompts)?;
         let scores = sweep::scores(evaluator.evaluate(&cells)?)?;
         let mut tables = vec![
             (String::new(), self.long(prompts, &scores)?),
@@ -187,28 +187,4 @@ impl Score {
             ),
         ])
     }
-}
-
-/// Two models compared in one stage must be fed identical ids.
-pub(super) fn same_tokens(
-    models: &[Name],
-    fed: &[Vec<Arc<Tokens>>],
-    prompts: &PromptSet,
-) -> Result<(), StageError> {
-    let Some((first, rest)) = fed.split_first() else {
-        return Ok(());
-    };
-    for (name, tokens) in models.iter().skip(1).zip(rest) {
-        let differing = first
-            .iter()
-            .zip(tokens)
-            .position(|(a, b)| a.ids() != b.ids());
-        if let Some(index) = differing {
-            return Err(StageError::Data(format!(
-                "models `{}` and `{}` are compared but would be fed different token ids, first for prompt `{}`; give one the other's template with `template_from`, or put them in stages of their own",
-                models[0].value, name.value, prompts.prompts[index].id
-            )));
-        }
-    }
-    Ok(())
 }

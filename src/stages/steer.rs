@@ -11,13 +11,16 @@ use crate::model::Site;
 use crate::spec::{Fields, Layers, Problems, choice};
 
 use super::direction::Direction;
+use super::forecast::check_directions;
 use super::parameters::{self, Settings};
 use super::sweep::{self, AlphaUnit, Line, Mode, Sweep};
-use super::{Cost, Evaluate, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError};
+use super::{
+    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
+};
 
 pub(super) static KIND: Kind = Kind {
     name: "steer",
-    version: 1,
+    version: 2,
     product: Product::Sweep,
     about: "scores under a direction, for every α",
     decode,
@@ -46,11 +49,10 @@ fn decode(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Box<dyn St
         Some(node) => choice(node, fields.problems(), &parameters::residual_sites()).map(Some),
     };
     let mode = sweep::mode(fields);
-    let alphas = match mode {
-        Some(Mode::Add) | None => parameters::alphas(fields),
-        Some(_) => Some(vec![0.0]),
+    let (alphas, unit) = match mode {
+        Some(Mode::Add) | None => (parameters::alphas(fields), sweep::alpha_unit(fields)),
+        Some(_) => (no_alpha(fields), Some(AlphaUnit::Unit)),
     };
-    let unit = sweep::alpha_unit(fields);
     let position = parameters::position(fields);
     Some(Box::new(Steer {
         models: models?,
@@ -66,6 +68,27 @@ fn decode(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Box<dyn St
     }))
 }
 
+/// An ablation takes the direction out whole: there is no α to give. One pass is made.
+fn no_alpha(fields: &mut Fields<'_, '_>) -> Option<Vec<f64>> {
+    let given = ["alpha", "alpha_unit"].map(|name| (name, fields.node(name)));
+    for (name, node) in given {
+        if let Some(node) = node {
+            fields
+                .problems()
+                .error_at(
+                    &node.at,
+                    format!("`{name}` is given, but `mode` is an ablation"),
+                )
+                .label("plays no part")
+                .help(format!("remove `{name}`, or set `mode = \"add\"`"));
+        }
+    }
+    given
+        .iter()
+        .all(|(_, node)| node.is_none())
+        .then(|| vec![0.0])
+}
+
 impl Stage for Steer {
     fn needs(&self) -> Needs {
         Needs {
@@ -78,10 +101,7 @@ impl Stage for Steer {
     fn parameters(&self) -> Json {
         json!({
             "models": sweep::labels(&self.models),
-            "layers": self.layers.as_ref().map(|layers| match layers {
-                Layers::All => json!("all"),
-                Layers::List(list) => json!(list.iter().map(|l| l.value).collect::<Vec<_>>()),
-            }),
+            "layers": self.layers.as_ref().map(parameters::layers_key),
             "site": self.site.map(Site::short_name),
             "alphas": self.alphas,
             "alpha_unit": self.unit.name(),
@@ -91,42 +111,39 @@ impl Stage for Steer {
         })
     }
 
+    fn forecast(&self, inputs: &Inputs) -> Forecast {
+        Forecast {
+            has_alpha: self.mode == Mode::Add,
+            ..Forecast::of_sweep(&self.models, &self.prompts, inputs)
+        }
+    }
+
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         if let Some(layers) = &self.layers {
             parameters::check_layers(layers, &self.models, inputs, problems);
         }
+        let own_layers = self.layers.is_none();
+        check_directions(&self.direction, own_layers, &self.models, inputs, problems);
     }
 
     fn cost(&self, inputs: &Inputs) -> Cost {
-        let lines = inputs
-            .stages
-            .get(&self.direction.value)
-            .map_or(1, |output| output.directions.len());
-        let n_layers = self
-            .models
-            .iter()
-            .filter_map(|m| inputs.models.get(&m.value))
-            .map(|m| m.config().n_layers);
+        let deepest = self.models.iter().map(|m| inputs.n_layers(&m.value)).max();
         let layers = match &self.layers {
             None => 1,
-            Some(layers) => parameters::layers(layers, n_layers.max().unwrap_or(0)).len(),
+            Some(layers) => parameters::layers(layers, deepest.unwrap_or(0)).len(),
         };
-        let prompts = sweep::prompt_count(inputs, &self.prompts);
-        let count =
-            self.models.len() as u64 * prompts * (lines * layers * self.alphas.len()) as u64;
-        Cost {
-            cells_at_most: count,
-            equivalent_forward_passes: count,
-        }
+        Cost::of_cells(&[
+            self.models.len(),
+            sweep::prompt_count(inputs, &self.prompts),
+            inputs.expected_directions(&self.direction).len(),
+            layers,
+            self.alphas.len(),
+        ])
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let models = self
-            .models
-            .iter()
-            .map(|name| inputs.model(name))
-            .collect::<Result<Vec<_>, _>>()?;
+        let models = inputs.models_named(&self.models)?;
         let sets = sweep::sets_by_split(prompts);
         let n_layers = models
             .iter()

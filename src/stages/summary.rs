@@ -20,12 +20,14 @@
 use polars::prelude::DataFrame;
 use serde_json::{Value as Json, json};
 
-use crate::spec::{Fields, Problems, Spanned};
-use crate::stats::{self, StatsError};
+use crate::spec::{Fields, Location, Problems, Spanned};
+use crate::stats::{self, StatsError, Targets};
 
 use super::parameters::Settings;
 use super::table;
-use super::{Cost, Evaluate, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError};
+use super::{
+    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
+};
 
 mod controls;
 mod describe;
@@ -36,7 +38,6 @@ mod pool;
 mod xstest;
 
 use grid::{Grid, Row, Source, Splits};
-use operating::Targets;
 
 pub(super) static KIND: Kind = Kind {
     name: "summary",
@@ -50,9 +51,16 @@ struct Summary {
     /// At least one, in the order of [`Source::ALL`].
     sources: Vec<(Source, Name)>,
     splits: Splits,
+    places: Places,
     targets: Targets,
     /// Seed of the bootstrap.
     seed: u64,
+}
+
+/// Where the splits' names were written, if they were.
+struct Places {
+    edge: Option<Location>,
+    harmful: Option<Location>,
 }
 
 fn decode(fields: &mut Fields<'_, '_>, _settings: &Settings) -> Option<Box<dyn Stage>> {
@@ -70,16 +78,21 @@ fn decode(fields: &mut Fields<'_, '_>, _settings: &Settings) -> Option<Box<dyn S
             .error_at(at, "a summary needs at least one sweep")
             .label("expected `steer`, `holdout`, `random` or `xstest`, with the name of a stage");
     }
-    let splits = Splits {
-        edge: fields.or("edge", "edge".to_string()),
-        harmful: fields.or("harmful", "harmful".to_string()),
-    };
-    let edge_target = target(fields, "edge_target", stats::EDGE_TARGET);
-    let harmful_target = target(fields, "harmful_target", stats::HARMFUL_TARGET);
+    let edge = fields.optional::<Name>("edge");
+    let harmful = fields.optional::<Name>("harmful");
+    let edge_target = target(fields, "edge_target", Targets::default().edge);
+    let harmful_target = target(fields, "harmful_target", Targets::default().harmful);
     let seed = fields.or("seed", 0);
     Some(Box::new(Summary {
         sources: (!sources.is_empty()).then_some(sources)?,
-        splits,
+        places: Places {
+            edge: edge.as_ref().map(|name| name.at.clone()),
+            harmful: harmful.as_ref().map(|name| name.at.clone()),
+        },
+        splits: Splits {
+            edge: edge.map_or("edge".to_string(), |name| name.value),
+            harmful: harmful.map_or("harmful".to_string(), |name| name.value),
+        },
         targets: Targets {
             edge: edge_target?,
             harmful: harmful_target?,
@@ -130,7 +143,28 @@ impl Stage for Summary {
         })
     }
 
-    fn check(&self, _inputs: &Inputs, _problems: &mut Problems) {}
+    fn forecast(&self, _inputs: &Inputs) -> Forecast {
+        Forecast::default()
+    }
+
+    fn check(&self, inputs: &Inputs, problems: &mut Problems) {
+        for (source, name) in &self.sources {
+            let Some(forecast) = inputs.forecast(name) else {
+                continue;
+            };
+            if !forecast.has_alpha && !forecast.sets.is_empty() {
+                problems
+                    .error_at(
+                        &name.at,
+                        format!("stage `{}` has no α to summarise", name.value),
+                    )
+                    .label("an ablation is one setting, not a sweep");
+            }
+            if *source != Source::XsTest {
+                self.check_sets(*source, name, &forecast.sets, problems);
+            }
+        }
+    }
 
     fn cost(&self, _inputs: &Inputs) -> Cost {
         Cost::default()
@@ -176,6 +210,23 @@ impl Stage for Summary {
 }
 
 impl Summary {
+    /// Checks that a sweep has the two sets that are compared.
+    fn check_sets(&self, source: Source, sweep: &Name, sets: &[String], problems: &mut Problems) {
+        let wanted = [
+            (source.edge_set(&self.splits), self.places.edge.as_ref()),
+            (self.splits.harmful.clone(), self.places.harmful.as_ref()),
+        ];
+        for (set, at) in wanted {
+            if !sets.is_empty() && !sets.contains(&set) {
+                let message = format!("stage `{}` has no prompts called `{set}`", sweep.value);
+                problems
+                    .error_at(at.unwrap_or(&sweep.at), message)
+                    .label(format!("it has `{}`", sets.join("`, `")))
+                    .help("say which splits are compared with `edge` and `harmful`");
+            }
+        }
+    }
+
     /// What a reader has to do without because a source is not given.
     fn missing(&self) -> Vec<String> {
         let has = |wanted: Source| self.sources.iter().any(|(source, _)| *source == wanted);

@@ -86,6 +86,15 @@ impl AlphaUnit {
 }
 
 impl Mode {
+    /// What the rows of a direction are called: what an ablation does must not be taken for a direction added with α = 0.
+    fn label(self, direction: &str) -> String {
+        match self {
+            Mode::Add => direction.to_string(),
+            Mode::Ablate => format!("{direction}_ablated"),
+            Mode::AblateEverywhere => format!("{direction}_ablated_everywhere"),
+        }
+    }
+
     /// The name in study files.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -146,16 +155,16 @@ struct Row<'a> {
 
 impl Sweep<'_> {
     /// Scores every combination. Columns: `model, direction, seed, layer, site, alpha, set, id, split, category, score, refused,
-    /// built_direction`; the last marks prompts that the direction was made from.
+    /// built_direction`; an ablation has no α, and says in `direction` that it is one; the last column marks prompts that the direction was made from.
     ///
     /// # Errors
     /// Those of the evaluator; a prompt without the position asked for.
     pub fn run(&self, evaluator: &mut dyn Evaluate) -> Result<DataFrame, StageError> {
         let rows = self.rows();
         let mut cells = Vec::with_capacity(rows.len());
-        for model in &self.models {
+        let fed = tokens_of_each(&self.models, self.prompts, self.settings)?;
+        for (model, tokens) in self.models.iter().zip(fed) {
             let readout = self.settings.readout(model)?;
-            let tokens = tokens_of(model, self.prompts, self.settings)?;
             for row in rows.iter().filter(|row| std::ptr::eq(row.model, &***model)) {
                 cells.push(self.cell(row, &tokens, &readout)?);
             }
@@ -203,6 +212,11 @@ impl Sweep<'_> {
         ))
     }
 
+    /// The α of a row; an ablation has none.
+    fn alpha(&self, row: &Row<'_>) -> Option<f64> {
+        (self.mode == Mode::Add).then_some(row.alpha)
+    }
+
     fn assemble(&self, rows: &[Row<'_>], scores: Vec<f64>) -> Result<DataFrame, StageError> {
         let prompts = &self.prompts.prompts;
         let threshold = self.settings.score.threshold;
@@ -213,11 +227,14 @@ impl Sweep<'_> {
             .collect();
         table::frame(vec![
             table::text("model", rows.iter().map(|r| r.model.name())),
-            table::text("direction", rows.iter().map(|r| &r.line.direction)),
+            table::text(
+                "direction",
+                rows.iter().map(|r| self.mode.label(&r.line.direction)),
+            ),
             table::optional_integers("seed", rows.iter().map(|r| r.line.seed)),
             table::integers("layer", rows.iter().map(|r| r.line.layer)),
             table::text("site", rows.iter().map(|r| r.line.site.short_name())),
-            table::numbers("alpha", rows.iter().map(|r| r.alpha).collect()),
+            table::optional_numbers("alpha", rows.iter().map(|r| self.alpha(r)).collect()),
             table::text("set", rows.iter().map(|r| r.set)),
             table::text("id", rows.iter().map(|r| &prompts[r.prompt].id)),
             table::text("split", rows.iter().map(|r| &prompts[r.prompt].split)),
@@ -277,6 +294,34 @@ pub(super) fn tokens_of(
         .collect()
 }
 
+/// Every prompt of a set as each of the models sees it, in file order. Models compared in one stage must be fed identical ids
+/// (`semantics`: otherwise a difference may be the template's).
+pub(super) fn tokens_of_each(
+    models: &[&Arc<ModelHandle>],
+    prompts: &PromptSet,
+    settings: &Settings,
+) -> Result<Vec<Vec<Arc<Tokens>>>, StageError> {
+    let fed = models
+        .iter()
+        .map(|model| tokens_of(model, prompts, settings))
+        .collect::<Result<Vec<_>, _>>()?;
+    let Some((first, rest)) = fed.split_first() else {
+        return Ok(fed);
+    };
+    for (model, tokens) in models.iter().skip(1).zip(rest) {
+        let mut pairs = first.iter().zip(tokens);
+        if let Some(index) = pairs.position(|(a, b)| a.ids() != b.ids()) {
+            return Err(StageError::Data(format!(
+                "models `{}` and `{}` are compared but would be fed different token ids, first for prompt `{}`; give one the other's template with `template_from`, or put them in stages of their own",
+                models[0].name(),
+                model.name(),
+                prompts.prompts[index].id
+            )));
+        }
+    }
+    Ok(fed)
+}
+
 /// The scores among values.
 pub(super) fn scores(values: Vec<Value>) -> Result<Vec<f64>, StageError> {
     values
@@ -313,11 +358,11 @@ pub(super) fn sets_by_split(prompts: &PromptSet) -> Vec<(String, Vec<usize>)> {
 }
 
 /// How many prompts a set has; 0 for one that could not be read.
-pub(super) fn prompt_count(inputs: &Inputs, name: &Name) -> u64 {
+pub(super) fn prompt_count(inputs: &Inputs, name: &Name) -> usize {
     inputs
         .prompts
         .get(&name.value)
-        .map_or(0, |set| set.prompts.len() as u64)
+        .map_or(0, |set| set.prompts.len())
 }
 
 /// Names of the models, for stage keys: they are shown in tables.

@@ -4,16 +4,20 @@
 //! type; `built_direction` marks prompts whose text helped to build the direction. `rates`: refusal rates by type and by label, with
 //! and without those prompts.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value as Json, json};
 
 use crate::spec::{Fields, Problems, Seeds};
 
-use super::direction::Direction;
+use super::forecast::check_directions;
 use super::parameters::{self, Settings};
 use super::steer::line_of;
 use super::summary;
 use super::sweep::{self, AlphaUnit, Line, Mode, Sweep};
-use super::{Cost, Evaluate, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError};
+use super::{
+    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
+};
 
 pub(super) static KIND: Kind = Kind {
     name: "xstest",
@@ -74,38 +78,55 @@ impl Stage for XsTest {
         })
     }
 
-    fn check(&self, _inputs: &Inputs, _problems: &mut Problems) {}
+    fn forecast(&self, inputs: &Inputs) -> Forecast {
+        Forecast::of_sweep(&self.models, &self.prompts, inputs)
+    }
+
+    fn check(&self, inputs: &Inputs, problems: &mut Problems) {
+        check_directions(&self.direction, true, &self.models, inputs, problems);
+        let expected = inputs.expected_directions(&self.direction);
+        let made: BTreeSet<u64> = expected.iter().filter_map(|d| d.seed).collect();
+        for seed in self.seeds.iter().flat_map(|seeds| &seeds.0) {
+            if !expected.is_empty() && !made.contains(&seed.value) {
+                let message = format!(
+                    "stage `{}` makes no direction with seed {}",
+                    self.direction.value, seed.value
+                );
+                problems
+                    .error_at(&seed.at, message)
+                    .label(match made.is_empty() {
+                        true => "its directions have no seeds; leave `seed` out".to_string(),
+                        false => {
+                            let seeds: Vec<String> = made.iter().map(u64::to_string).collect();
+                            format!("its seeds are {}", seeds.join(", "))
+                        }
+                    });
+            }
+        }
+    }
 
     fn cost(&self, inputs: &Inputs) -> Cost {
-        let directions = match inputs.stages.get(&self.direction.value) {
-            Some(output) => self.chosen(&output.directions).count(),
-            None => self.seeds.as_ref().map_or(1, |s| s.0.len()),
-        };
-        let settings = directions * self.alphas.len() * self.models.len();
-        let count = settings as u64 * sweep::prompt_count(inputs, &self.prompts);
-        Cost {
-            cells_at_most: count,
-            equivalent_forward_passes: count,
-        }
+        let expected = inputs.expected_directions(&self.direction).iter();
+        Cost::of_cells(&[
+            expected.filter(|d| self.takes(d.seed)).count(),
+            self.alphas.len(),
+            self.models.len(),
+            sweep::prompt_count(inputs, &self.prompts),
+        ])
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
         let directions = &inputs.stage(&self.direction)?.directions;
         let sets = sweep::sets_by_split(prompts);
-        let lines: Vec<Line> = self
-            .chosen(directions)
+        let lines: Vec<Line> = directions
+            .iter()
+            .filter(|direction| self.takes(direction.seed))
             .map(|direction| Line {
                 sets: sets.clone(),
                 ..line_of(direction, self.unit)
             })
             .collect();
-        if lines.is_empty() {
-            return Err(StageError::Data(format!(
-                "stage `{}` has no direction with the seeds asked for",
-                self.direction.value
-            )));
-        }
         let built = lines.iter().map(|l| {
             prompts
                 .prompts
@@ -115,11 +136,7 @@ impl Stage for XsTest {
         });
         let built = built.max().unwrap_or(0);
         let sweep = Sweep {
-            models: self
-                .models
-                .iter()
-                .map(|name| inputs.model(name))
-                .collect::<Result<_, _>>()?,
+            models: inputs.models_named(&self.models)?,
             prompts,
             lines,
             alphas: &self.alphas,
@@ -142,12 +159,11 @@ impl Stage for XsTest {
 }
 
 impl XsTest {
-    fn chosen<'a>(&'a self, directions: &'a [Direction]) -> impl Iterator<Item = &'a Direction> {
-        directions
-            .iter()
-            .filter(|direction| match (&self.seeds, direction.seed) {
-                (Some(seeds), Some(seed)) => seeds.iter().any(|s| s == seed),
-                _ => true,
-            })
+    /// Whether a direction with that seed is one of those asked for.
+    fn takes(&self, seed: Option<u64>) -> bool {
+        match &self.seeds {
+            None => true,
+            Some(seeds) => seeds.iter().any(|wanted| seed == Some(wanted)),
+        }
     }
 }

@@ -34,8 +34,8 @@ pub use selection::{Selection, top_bottom, top_bottom_descending};
 pub use significance::{EmpiricalP, empirical_p, z_score};
 pub use slope::{SlopeEstimate, ols_slope, per_prompt_slopes, slope_interval};
 pub use sweep::{
-    ControlRow, EDGE_TARGET, GeneralisationGap, HARMFUL_TARGET, MeanStd, OperatingPoints,
-    RatePoint, control_row, generalisation_gap, operating_points, pareto_front,
+    ControlRow, GeneralisationGap, MeanStd, OperatingPoints, RatePoint, Targets, control_row,
+    generalisation_gap, operating_points, pareto_front,
 };
 
 use std::fmt;

@@ -264,7 +264,7 @@ fn operating_points_reproduce() {
     assert_eq!(table.len(), 2);
     for row in table {
         let sweep = exact_sweep(&dump, row["model"]);
-        let found = operating_points(&sweep).unwrap();
+        let found = operating_points(&sweep, Targets::default()).unwrap();
         for (index, columns) in [
             (found.edge, EDGE_COLUMNS),
             (found.harmful, HARMFUL_COLUMNS),
@@ -318,7 +318,10 @@ fn largest_mean_gaps_reproduce() {
             ("random", &random, "edge"),
         ] {
             let sweep = mean_sweep(seeds, row["model"], edge_set);
-            let best = sweep[operating_points(&sweep).unwrap().largest_gap.unwrap()];
+            let best = sweep[operating_points(&sweep, Targets::default())
+                .unwrap()
+                .largest_gap
+                .unwrap()];
             for (found, column) in [
                 (best.alpha, "best_alpha_by_max_gap"),
                 (best.gap(), "best_gap"),

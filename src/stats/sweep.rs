@@ -63,12 +63,31 @@ pub fn pareto_front(points: &[(f64, f64)]) -> Result<Vec<usize>, StatsError> {
 /// The alphas a reader asks for first, as indices into the points of the sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OperatingPoints {
-    /// Smallest |alpha| with an edge rate at or below [`EDGE_TARGET`]; `None` when no alpha has one.
+    /// Smallest |alpha| with an edge rate at or below its target; `None` when no alpha has one.
     pub edge: Option<usize>,
-    /// Smallest |alpha| with a harmful rate at or below [`HARMFUL_TARGET`]; `None` when no alpha has one.
+    /// Smallest |alpha| with a harmful rate at or below its target; `None` when no alpha has one.
     pub harmful: Option<usize>,
     /// Largest gap (harmful rate minus edge rate); `None` for an empty sweep.
     pub largest_gap: Option<usize>,
+}
+
+/// Refusal rates to stay at or below, 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Targets {
+    /// On edge prompts.
+    pub edge: f64,
+    /// On harmful prompts.
+    pub harmful: f64,
+}
+
+impl Default for Targets {
+    /// The published study's.
+    fn default() -> Self {
+        Targets {
+            edge: EDGE_TARGET,
+            harmful: HARMFUL_TARGET,
+        }
+    }
 }
 
 /// Finds the operating points of a sweep, given in any order. Between alphas that serve equally well (the same size with
@@ -76,15 +95,18 @@ pub struct OperatingPoints {
 ///
 /// # Errors
 /// An alpha or a rate that is not finite, with the index of its point.
-pub fn operating_points(points: &[RatePoint]) -> Result<OperatingPoints, StatsError> {
+pub fn operating_points(
+    points: &[RatePoint],
+    targets: Targets,
+) -> Result<OperatingPoints, StatsError> {
     let column = |read: fn(&RatePoint) -> f64| points.iter().map(read).collect::<Vec<f64>>();
     require_finite("the alphas", &column(|point| point.alpha))?;
     require_finite("the edge rates", &column(|point| point.edge_rate))?;
     require_finite("the harmful rates", &column(|point| point.harmful_rate))?;
     let indexed = || points.iter().enumerate();
-    let nearest_to_zero = |met: fn(&RatePoint) -> bool| {
+    let nearest_to_zero = |rate: fn(&RatePoint) -> f64, target: f64| {
         indexed()
-            .filter(|(_, point)| met(point))
+            .filter(|(_, point)| step(rate(point)) <= step(target))
             .min_by(|(_, a), (_, b)| {
                 let size = a.alpha.abs().total_cmp(&b.alpha.abs());
                 size.then(a.alpha.total_cmp(&b.alpha))
@@ -98,8 +120,8 @@ pub fn operating_points(points: &[RatePoint]) -> Result<OperatingPoints, StatsEr
         })
         .map(|(index, _)| index);
     Ok(OperatingPoints {
-        edge: nearest_to_zero(|point| step(point.edge_rate) <= step(EDGE_TARGET)),
-        harmful: nearest_to_zero(|point| step(point.harmful_rate) <= step(HARMFUL_TARGET)),
+        edge: nearest_to_zero(|point| point.edge_rate, targets.edge),
+        harmful: nearest_to_zero(|point| point.harmful_rate, targets.harmful),
         largest_gap,
     })
 }
@@ -267,18 +289,20 @@ mod tests {
             (-1.0, 0.6, 0.4),
             (0.0, 0.7, 0.9),
         ]);
-        let found = operating_points(&points).unwrap();
+        let found = operating_points(&points, Targets::default()).unwrap();
         assert_eq!((found.edge, found.harmful), (Some(1), Some(3)));
         assert_eq!(found.largest_gap, Some(0));
     }
 
     #[test]
     fn targets_are_met_by_equality_also_when_rounding_is_in_the_way() {
-        let found = operating_points(&sweep(&[(3.0, NOISY_TENTH, 0.5)])).unwrap();
+        let found =
+            operating_points(&sweep(&[(3.0, NOISY_TENTH, 0.5)]), Targets::default()).unwrap();
         assert_eq!((found.edge, found.harmful), (Some(0), Some(0)));
-        let missed = operating_points(&sweep(&[(3.0, 0.1001, 0.5001)])).unwrap();
+        let missed =
+            operating_points(&sweep(&[(3.0, 0.1001, 0.5001)]), Targets::default()).unwrap();
         assert_eq!((missed.edge, missed.harmful), (None, None));
-        let empty = operating_points(&[]).unwrap();
+        let empty = operating_points(&[], Targets::default()).unwrap();
         assert_eq!(empty.largest_gap, None);
     }
 
@@ -287,7 +311,12 @@ mod tests {
         // 0.3 - 0.1 is one bit below 0.2, 0.4 - 0.2 is 0.2.
         let points = sweep(&[(4.0, 0.2, 0.4), (-4.0, 0.1, 0.3), (0.0, 0.5, 0.6)]);
         assert!(points[0].gap() > points[1].gap());
-        assert_eq!(operating_points(&points).unwrap().largest_gap, Some(1));
+        assert_eq!(
+            operating_points(&points, Targets::default())
+                .unwrap()
+                .largest_gap,
+            Some(1)
+        );
     }
 
     #[test]
@@ -321,7 +350,10 @@ mod tests {
     fn bad_input_is_an_error() {
         assert!(pareto_front(&[(0.1, 0.2), (0.1, f64::NAN)]).is_err());
         assert!(matches!(
-            operating_points(&sweep(&[(0.0, 0.1, 0.1), (1.0, f64::NAN, 0.1)])),
+            operating_points(
+                &sweep(&[(0.0, 0.1, 0.1), (1.0, f64::NAN, 0.1)]),
+                Targets::default()
+            ),
             Err(StatsError::NonFinite { index: 1, .. })
         ));
         assert!(control_row(&[0.1], &[]).is_err());

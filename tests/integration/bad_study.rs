@@ -1,6 +1,7 @@
 //! Studies that cannot be done as written: every problem is told, with its place and what to do, before a model is touched.
 
 mod command_line;
+mod parts;
 
 use std::sync::OnceLock;
 

@@ -312,7 +312,12 @@ fn ablating_the_direction_removes_what_tells_the_prompts_apart() {
             - rows.with(&[("split", "edge")]).mean("score")
     };
     let before = gap(&table("score").with(&[("model", "inst")]));
-    let after = gap(&table("ablate").with(&[("layer", "2")]));
+    let ablated = table("ablate").with(&[("layer", "2")]);
+    let after = gap(&ablated);
+    // No α, and a name of its own: nobody should read it as steering by nothing.
+    let row = &ablated.0[0];
+    assert_eq!(row.text("alpha"), "");
+    assert_eq!(row.text("direction"), "top_bottom_20_ablated_everywhere");
     assert!(after.abs() < 0.2 * before, "{after} of {before}");
 }
 

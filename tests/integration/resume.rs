@@ -201,6 +201,22 @@ fn a_damaged_table_is_made_again_from_its_cells() {
     assert_same_tables(&run, &bench, &tables);
 }
 
+/// A stage whose CSV is gone is not cached, though nothing that a later stage reads is missing.
+#[test]
+fn a_vanished_object_is_made_again_from_its_cells() {
+    let bench = bench();
+    let tables = bench.run(STUDY).ok().tables(&bench);
+    for object in files_below(&bench.path("cache/v1/objects")) {
+        let bytes = std::fs::read(&object).unwrap();
+        if bytes.starts_with(b"model,") {
+            std::fs::remove_file(&object).unwrap();
+        }
+    }
+    let run = bench.run(STUDY).ok();
+    assert_eq!(run.all_computed(), []);
+    assert_same_tables(&run, &bench, &tables);
+}
+
 #[test]
 fn a_truncated_pack_is_computed_again_to_the_same_bits() {
     let bench = bench();

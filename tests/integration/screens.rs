@@ -179,12 +179,12 @@ fn a_plan_before_and_after_a_run() {
         redacted(&said.stdout)
     };
     assert_snapshot!(plan(&[]), @r"
-    stage      kind       after          would                                       cells at most  forward passes of a script
-    score      score                     run: 20 of its cells are not in the cache              20                          20
-    direction  direction  score          waits for score (at most 12 cells)                     12                          12
-    steer      steer      direction      waits for direction (at most 60 cells)                 60                          60
-    random     random                    run: 140 of its cells are not in the cache            180                         180
-    summary    summary    steer, random  waits for steer, random                                 0                           0
+    stage      kind       after          would                                   cells at most  forward passes of a script
+    score      score                     run, 20 cells missing; not run before              20                          20
+    direction  direction  score          waits for score (at most 12 cells)                 12                          12
+    steer      steer      direction      waits for direction (at most 60 cells)             60                          60
+    random     random                    run, 140 cells missing; not run before            180                         180
+    summary    summary    steer, random  waits for steer, random                             0                           0
 
     equivalent forward passes: 272
     about [time] on this machine, roughly
@@ -203,12 +203,12 @@ fn a_plan_before_and_after_a_run() {
     nothing to compute
     ");
     assert_snapshot!(plan(&["--set", "stages.random.seed=\"0..4\""]), @r"
-    stage      kind       after          would                                      cells at most  forward passes of a script
-    score      score                     cached                                                20                          20
-    direction  direction  score          cached                                                12                          12
-    steer      steer      direction      cached                                                60                          60
-    random     random                    run: 40 of its cells are not in the cache            240                         240
-    summary    summary    steer, random  waits for random                                       0                           0
+    stage      kind       after          would                                                      cells at most  forward passes of a script
+    score      score                     cached                                                                20                          20
+    direction  direction  score          cached                                                                12                          12
+    steer      steer      direction      cached                                                                60                          60
+    random     random                    run, 40 cells missing; changed: seeds [0,1,2] → [0,1,2,3]            240                         240
+    summary    summary    steer, random  waits for random                                                       0                           0
 
     equivalent forward passes: 332
     about [time] on this machine, roughly
@@ -233,7 +233,7 @@ fn a_plan_for_programs() {
           "equivalent_forward_passes": 20,
           "kind": "score",
           "name": "score",
-          "reason": "run: 20 of its cells are not in the cache",
+          "reason": "run, 20 cells missing; not run before",
           "status": "run"
         },
         {
@@ -264,7 +264,7 @@ fn a_plan_for_programs() {
           "equivalent_forward_passes": 180,
           "kind": "random",
           "name": "random",
-          "reason": "run: 140 of its cells are not in the cache",
+          "reason": "run, 140 cells missing; not run before",
           "status": "run"
         },
         {
@@ -391,6 +391,12 @@ fn a_starter_file_is_written_once_and_can_be_planned_but_for_its_inputs() {
     ];
     let planned = bench.dial(&[&["plan", "mine.toml"], &here[..]].concat());
     assert_snapshot!(planned.stderr, @r#"
+    error: `n = 30` asks for 30 prompts at the top and 30 at the bottom, but split `edge` has 12 prompts
+      --> mine.toml:35:5
+       |
+    35 | n = 30
+       |     ^^ at most 6
+
     error: layer `20` is out of range for model `inst`
       --> mine.toml:36:9
        |
@@ -402,6 +408,12 @@ fn a_starter_file_is_written_once_and_can_be_planned_but_for_its_inputs() {
        |
     50 | layer = 20
        |         ^^ the model has 4 layers, 0 to 3
+
+    error: `n = 30` asks for 30 prompts at the top and 30 at the bottom, but seed 1 leaves 3 training prompts
+      --> mine.toml:61:5
+       |
+    61 | n = 30
+       |     ^^ at most 1
 
     error: layer `20` is out of range for model `inst`
       --> mine.toml:62:9

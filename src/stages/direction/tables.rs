@@ -106,14 +106,13 @@ pub(super) fn shuffled(
             let order = shuffle(all.len(), seed);
             let pick = |range: &[usize]| range.iter().map(|&i| all[i].clone()).collect::<Vec<_>>();
             let (top, bottom) = order.split_at(at_layer.top.len());
-            let (vector, pre_norm) = difference_of_means(&pick(top), &pick(bottom))
-                .map_err(|problem| StageError::Data(format!("a shuffled direction {problem}")))?;
-            rows.push((
-                at_layer.layer,
-                seed,
-                pre_norm,
-                cosine(&vector, direction.vector.values())?,
-            ));
+            // Two groups that happen not to differ have no direction: norm 0, no cosine.
+            let found = difference_of_means(&pick(top), &pick(bottom)).ok();
+            let (pre_norm, cosine) = match found {
+                Some((vector, norm)) => (norm, cosine(&vector, direction.vector.values())?),
+                None => (0.0, None),
+            };
+            rows.push((at_layer.layer, seed, pre_norm, cosine));
         }
     }
     table::frame(vec![

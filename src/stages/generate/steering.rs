@@ -122,10 +122,7 @@ impl Steering {
     /// Canonical form for stage keys.
     pub(super) fn key(&self) -> Json {
         json!({
-            "layers": self.layers.as_ref().map(|layers| match layers {
-                Layers::All => json!("all"),
-                Layers::List(list) => json!(list.iter().map(|l| l.value).collect::<Vec<_>>()),
-            }),
+            "layers": self.layers.as_ref().map(parameters::layers_key),
             "site": self.site.map(Site::short_name),
             "alphas": self.alphas,
             "alpha_unit": self.unit.name(),
@@ -147,16 +144,10 @@ impl Steering {
         Ok(lines)
     }
 
-    /// How many lines there will be, a guess of one direction where the stage that makes them has not run.
+    /// How many lines there will be.
     pub(super) fn line_count(&self, inputs: &Inputs, n_layers: usize) -> usize {
-        let directions = inputs
-            .stages
-            .get(&self.direction.value)
-            .map_or(1, |output| output.directions.len());
-        let layers = self
-            .layers
-            .as_ref()
-            .map_or(1, |layers| parameters::layers(layers, n_layers).len());
-        directions * layers
+        let layers = self.layers.as_ref();
+        let layers = layers.map_or(1, |layers| parameters::layers(layers, n_layers).len());
+        inputs.expected_directions(&self.direction).len() * layers
     }
 }

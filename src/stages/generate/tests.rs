@@ -65,7 +65,7 @@ fn line(layer: usize) -> Line {
 #[test]
 fn without_a_direction_nothing_is_steered() {
     let stage = generate("");
-    assert_eq!(stage.max_new_tokens, DEFAULT_NEW_TOKENS);
+    assert_eq!(stage.max_new_tokens.value, DEFAULT_NEW_TOKENS);
     assert_eq!(stage.sampling, Sampling::Greedy);
     assert!(stage.stop_at_end && stage.normalize_quotes);
     assert!(stage.needs().stages.is_empty());

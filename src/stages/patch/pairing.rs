@@ -186,16 +186,13 @@ impl Pairing {
                 pair_by,
                 ..
             } => {
-                parameters::check_split(donors, set, inputs, problems);
-                parameters::check_split(recipients, set, inputs, problems);
+                let are_known = [donors, recipients]
+                    .map(|split| parameters::check_split(split, set, inputs, problems))
+                    .into_iter()
+                    .all(|known| known);
                 let (Some(field), Some(prompts)) = (pair_by, inputs.prompts.get(&set.value)) else {
                     return;
                 };
-                // An unknown split is a problem already told.
-                let splits = prompts.splits();
-                let are_known = [donors, recipients]
-                    .iter()
-                    .all(|split| splits.contains(&split.value.as_str()));
                 if are_known && self.all_pairs(prompts).is_empty() {
                     let (donors, recipients) = (&donors.value, &recipients.value);
                     problems

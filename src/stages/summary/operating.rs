@@ -3,22 +3,10 @@
 use polars::prelude::{Column, DataFrame};
 
 use crate::stages::{StageError, table};
-use crate::stats::{self, RatePoint};
+use crate::stats::{self, RatePoint, Targets};
 
 use super::data;
 use super::grid::{Grid, Rates, Source, Splits, place_columns};
-
-/// Seed means of equal rates may differ in the last bits; a target is met within this.
-const RATE_ROUNDING: f64 = 1e-12;
-
-/// Refusal rates to stay at or below, 0 to 1.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Targets {
-    /// On edge prompts.
-    pub edge: f64,
-    /// On harmful prompts.
-    pub harmful: f64,
-}
 
 /// The α that a reader asks for first.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -148,28 +136,12 @@ pub(super) fn front(grid: &Grid, splits: &Splits) -> Result<Vec<RatePoint>, Stag
 /// The operating points of a grid.
 pub(super) fn points(grid: &Grid, splits: &Splits, targets: Targets) -> Result<Points, StageError> {
     let all = seed_means(grid, splits)?;
-    let largest_gap = stats::operating_points(&all).map_err(data)?.largest_gap;
+    let found = stats::operating_points(&all, targets).map_err(data)?;
+    let point = |index: Option<usize>| index.map(|index| all[index]);
     Ok(Points {
         zero: all.iter().find(|point| point.alpha == 0.0).copied(),
-        edge: nearest_to_zero(&all, |point| {
-            point.edge_rate <= targets.edge + RATE_ROUNDING
-        }),
-        harmful: nearest_to_zero(&all, |point| {
-            point.harmful_rate <= targets.harmful + RATE_ROUNDING
-        }),
-        gap: largest_gap.map(|index| all[index]),
+        edge: point(found.edge),
+        harmful: point(found.harmful),
+        gap: point(found.largest_gap),
     })
-}
-
-/// The point of smallest |α| among those that serve; of two, the smaller α.
-fn nearest_to_zero(points: &[RatePoint], serves: impl Fn(&RatePoint) -> bool) -> Option<RatePoint> {
-    let size = |point: &&RatePoint| (point.alpha.abs(), point.alpha);
-    let serving = points.iter().filter(|point| serves(point));
-    serving
-        .min_by(|a, b| {
-            size(a)
-                .partial_cmp(&size(b))
-                .unwrap_or(std::cmp::Ordering::Equal)
-        })
-        .copied()
 }

@@ -281,10 +281,7 @@ fn the_published_operating_points_reproduce() {
         }
     });
     let grids = collect(Source::Steer, rows).expect("a complete sweep");
-    let targets = Targets {
-        edge: stats::EDGE_TARGET,
-        harmful: stats::HARMFUL_TARGET,
-    };
+    let targets = Targets::default();
     // Model, gap at 0, α at the edge and harmful targets, α and size of the largest gap; published to four digits.
     let published = [
         ("base", 0.0667, Some(-1.0), Some(0.0), 4.0, 0.1625),

@@ -9,13 +9,18 @@ fn said(study: &str, prompts: &[Prompt]) -> Said {
 #[test]
 fn a_token_in_both_sets() {
     let study = format!("[score]\ncomply = [\"Sure\", \"Sorry\"]\n{STUDY}");
-    assert_snapshot!(said(&study, &main_set(12, 8)).last_line(1), @"error: stage `score`: token 14 (`Sorry`) of model `inst` is the first token of a `score.refuse` and of a `score.comply` string; remove one of them");
+    assert_snapshot!(said(&study, &main_set(12, 8)).message(2), @r"
+    error: token 14 (`Sorry`) of model `inst` is the first token of a `score.refuse` and of a `score.comply` string; remove one of them
+     --> study.toml:1:1
+      |
+    1 | [score]
+      | ^^^^^^^ the score rule
+    ");
 }
 
 #[test]
 fn groups_that_overlap() {
     let overlapping = STUDY.replace("n = 4", "n = 7");
-    assert_snapshot!(said(&overlapping, &main_set(12, 8)).last_line(1), @"error: stage `direction`: the direction: 2 prompts are both among the highest and the lowest scores: `edge-06`, `edge-02`; lower `n`, or set `allow_overlap = true` to record this and go on");
     let bench = bench();
     let run = bench
         .run(&overlapping.replace("n = 7", "n = 7\nallow_overlap = true"))
@@ -40,18 +45,6 @@ fn groups_that_overlap() {
         ),
         (7, 7)
     );
-}
-
-#[test]
-fn more_members_than_prompts() {
-    assert_snapshot!(said(&STUDY.replace("n = 4", "n = 13"), &main_set(12, 8)).last_line(1), @"error: stage `direction`: n = `13` prompts at each end of the ranking, but there are only 12: lower n or add prompts");
-}
-
-#[test]
-fn a_holdout_half_that_is_too_small() {
-    let holdout = "[stages.holdout]\nmodel = \"inst\"\ndirection_model = \"inst\"\nprompts = \"main\"\nscores = \"score\"\n\
-                   split = \"edge\"\ncompare = \"harmful\"\nseed = 0\nn = 5\nlayer = 2\nalpha = 1\n";
-    assert_snapshot!(said(&format!("{STUDY}{holdout}"), &main_set(12, 8)).last_line(1), @"error: stage `holdout`: holdout seed 0, 5 training prompts for 5 + 5: 5 prompts are both among the highest and the lowest scores: `edge-10`, `edge-06`, `edge-08`, `edge-05`, `edge-00`; lower `n`, or set `allow_overlap = true` to record this and go on");
 }
 
 #[test]
@@ -106,7 +99,7 @@ fn models_that_are_fed_different_tokens() {
 #[test]
 fn a_failure_is_in_the_manifest_and_what_came_before_it_is_kept() {
     let bench = bench();
-    let run = bench.run(&STUDY.replace("n = 4", "n = 7"));
+    let run = bench.run(&STUDY.replace("n = 4", "select = \"threshold\"\nt = 1000"));
     assert_eq!(
         (run.said.code, run.status("score"), run.status("direction")),
         (1, "computed", "failed")

@@ -219,7 +219,13 @@ fn a_model_without_a_chat_template() {
     let folder = copied(&planted_models().join("inst"), bench.path("copy"));
     std::fs::remove_file(folder.join("tokenizer_config.json")).unwrap();
     let said = bench.refusal(&STUDY.replace("models/inst", "copy"));
-    assert_snapshot!(said.last_line(1), @"error: stage `score`: prompt `edge-00`: chat template: model `inst` has no chat template; name a model that has one with `template_from` under `[models.inst]`");
+    assert_snapshot!(said.message(2), @r#"
+    error: chat template: model `inst` has no chat template; name a model that has one with `template_from` under `[models.inst]`
+     --> study.toml:2:10
+      |
+    2 | source = "copy"
+      |          ^^^^^^ this model
+    "#);
     // With the template of another it is the same model as that.
     let lent = "[models.lender]\nsource = \"models/inst\"\n[models.inst]\nsource = \"copy\"\ntemplate_from = \"lender\"";
     bench

@@ -1,0 +1,202 @@
+//! What is known of a stage's output before it has run: enough to check the stages that use it and to count their cells.
+
+use std::collections::BTreeMap;
+
+use crate::spec::{Layers, Problems};
+
+use super::{Inputs, Name, parameters};
+
+/// What a stage will leave.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Forecast {
+    /// Name of the prompt set its rows are about; none for a stage that only reads other stages.
+    pub prompts: Option<String>,
+    /// Names of the models its rows are about.
+    pub models: Vec<String>,
+    /// The directions it will make, in order. Empty where the model that decides their layers is not on this machine.
+    pub directions: Vec<ExpectedDirection>,
+    /// The values of the column `set` of its sweep, where it has one.
+    pub sets: Vec<String>,
+    /// Whether its rows differ in α.
+    pub has_alpha: bool,
+}
+
+/// A direction that a stage will make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpectedDirection {
+    /// Name of the model whose activations it is made of.
+    pub model: String,
+    /// Seed of the split behind it, if there is one.
+    pub seed: Option<u64>,
+    /// Layer of the activations.
+    pub layer: usize,
+}
+
+impl Forecast {
+    /// Of a sweep over all prompts of a set.
+    pub(super) fn of_sweep(models: &[Name], prompts: &Name, inputs: &Inputs) -> Self {
+        let set = inputs.prompts.get(&prompts.value);
+        let splits = set.map_or(Vec::new(), |set| set.splits());
+        Forecast {
+            sets: splits.into_iter().map(String::from).collect(),
+            has_alpha: true,
+            ..Forecast::about(models, prompts)
+        }
+    }
+
+    /// Of rows about prompts and models, and no more.
+    pub(super) fn about(models: &[Name], prompts: &Name) -> Self {
+        Forecast {
+            prompts: Some(prompts.value.clone()),
+            models: models.iter().map(|name| name.value.clone()).collect(),
+            ..Forecast::default()
+        }
+    }
+}
+
+impl Inputs {
+    /// What is known of a stage of the study; nothing where it could not be decoded.
+    pub(super) fn forecast(&self, stage: &Name) -> Option<&Forecast> {
+        self.forecasts.get(&stage.value)
+    }
+
+    /// The directions that a stage will make.
+    pub(super) fn expected_directions(&self, stage: &Name) -> &[ExpectedDirection] {
+        self.forecast(stage).map_or(&[], |f| &f.directions)
+    }
+
+    /// The number of layers of a model; 0 for one that is not on this machine.
+    pub(super) fn n_layers(&self, model: &str) -> usize {
+        self.models.get(model).map_or(0, |m| m.config().n_layers)
+    }
+}
+
+/// One direction a seed and layer.
+pub(super) fn directions_of(
+    model: &Name,
+    seeds: &[Option<u64>],
+    layers: &Layers,
+    inputs: &Inputs,
+) -> Vec<ExpectedDirection> {
+    let n_layers = inputs.n_layers(&model.value);
+    let mut layers = parameters::layers(layers, n_layers);
+    // A layer that is not there is told where it is asked for.
+    layers.retain(|&layer| n_layers == 0 || layer < n_layers);
+    let of_seed = |&seed: &Option<u64>| {
+        let at = layers.iter();
+        at.map(move |&layer| ExpectedDirection {
+            model: model.value.clone(),
+            seed,
+            layer,
+        })
+    };
+    seeds.iter().flat_map(of_seed).collect()
+}
+
+/// Checks that a stage's directions fit the models they are to steer: their width, and the layers where they act if none are named.
+pub(super) fn check_directions(
+    stage: &Name,
+    own_layers: bool,
+    models: &[Name],
+    inputs: &Inputs,
+    problems: &mut Problems,
+) {
+    let directions = inputs.expected_directions(stage);
+    if let Some(direction) = directions.first() {
+        let maker = Name {
+            value: direction.model.clone(),
+            at: stage.at.clone(),
+        };
+        check_widths(&maker, models, inputs, problems);
+    }
+    for name in models.iter().filter(|_| own_layers) {
+        let n_layers = inputs.n_layers(&name.value);
+        let deep = directions
+            .iter()
+            .find(|d| n_layers > 0 && d.layer >= n_layers);
+        if let Some(direction) = deep {
+            let message = format!(
+                "stage `{}` makes a direction at layer {}, which model `{}` does not have",
+                stage.value, direction.layer, name.value
+            );
+            problems
+                .error_at(&stage.at, message)
+                .label(format!(
+                    "the model has {n_layers} layers, 0 to {}",
+                    n_layers - 1
+                ))
+                .help("name the layers to act at with `layer`, or steer another model");
+        }
+    }
+}
+
+/// Checks that directions made in one model can be added to the residual streams of others.
+pub(super) fn check_widths(
+    maker: &Name,
+    models: &[Name],
+    inputs: &Inputs,
+    problems: &mut Problems,
+) {
+    let width = |name: &Name| inputs.models.get(&name.value).map(|m| m.config().d_model);
+    for name in models {
+        let (Some(made), Some(steered)) = (width(maker), width(name)) else {
+            continue;
+        };
+        if made != steered {
+            let message = format!(
+                "directions made in model `{}` do not fit model `{}`",
+                maker.value, name.value
+            );
+            problems
+                .error_at(&name.at, message)
+                .label(format!("of width {steered}"))
+                .related(&maker.at, format!("of width {made}"));
+        }
+    }
+}
+
+/// Checks that a score stage scores a model on a prompt set: scores are joined by id, and ids of different sets mean different prompts.
+pub(super) fn check_scores(
+    scores: &Name,
+    model: &Name,
+    prompts: &Name,
+    inputs: &Inputs,
+    problems: &mut Problems,
+) {
+    let Some(forecast) = inputs.forecast(scores) else {
+        return;
+    };
+    // A name that stands for nothing has been told where it stands.
+    let other = forecast
+        .prompts
+        .as_ref()
+        .filter(|set| **set != prompts.value && inputs.prompts.contains_key(*set));
+    if let Some(set) = other {
+        let message = format!(
+            "stage `{}` scores the prompts of `{set}`, not of `{}`",
+            scores.value, prompts.value
+        );
+        problems
+            .error_at(&scores.at, message)
+            .label("expected scores of the same prompts")
+            .related(&prompts.at, "the prompts of this stage");
+    }
+    let known = |name: &String| inputs.models.contains_key(name);
+    if !forecast.models.contains(&model.value) && forecast.models.iter().all(known) {
+        let message = format!(
+            "stage `{}` does not score model `{}`",
+            scores.value, model.value
+        );
+        problems
+            .error_at(&scores.at, message)
+            .label(format!("it scores `{}`", forecast.models.join("`, `")))
+            .related(&model.at, "the model of this stage")
+            .help(format!(
+                "add `{}` to the field `model` of stage `{}`",
+                model.value, scores.value
+            ));
+    }
+}
+
+/// By name of the stage.
+pub type Forecasts = BTreeMap<String, Forecast>;
