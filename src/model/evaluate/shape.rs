@@ -48,7 +48,8 @@ impl ShapeEdit {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     pub(super) entry: Entry,
-    pub(super) bucket: usize,
+    template: blake3::Hash,
+    bucket: usize,
     pub(super) suffix: usize,
     pub(super) edits: Vec<ShapeEdit>,
     pub(super) readout: ReadoutShape,
@@ -106,7 +107,8 @@ pub(super) fn shape(cell: &Cell, n_layers: usize) -> Shape {
     };
     Shape {
         entry,
-        bucket: bucket(cell.tokens.len()),
+        template: cell.tokens.template_hash(),
+        bucket: bucket(&cell.tokens),
         suffix,
         edits,
         readout,
