@@ -1,7 +1,7 @@
 //! `evaluate(cells) → values`, the one primitive of the model room, with as little arithmetic as causality allows.
 //!
 //! Cells of one [`Shape`] (where the work starts, how many positions it covers, which kinds of edit it makes, what is read) are packed
-//! into tiles of [`TILE_ROWS`] rows, padded with copies of the first. A tile starts from what the prefix store holds: for the last
+//! into tiles of a constant number of rows, padded with copies of the first. A tile starts from what the prefix store holds: for the last
 //! position, at the first edited site itself; for an earlier position, at the embedding of the suffix. In float32 on the CPU a row's
 //! bits depend on nothing but its cell, so a sweep that is resumed, extended or reordered gives the same numbers.
 
@@ -21,7 +21,7 @@ use super::error::ModelError;
 use super::generate;
 use super::hooks::HookPoint;
 use super::parallel;
-use super::prefix::{PrefixStore, PromptKey, TILE_ROWS, prompt_key};
+use super::prefix::{PrefixStore, PromptKey, prompt_key};
 use super::transformer::Transformer;
 
 use check::{check, finite};
@@ -140,7 +140,7 @@ impl Evaluator {
         for (shape, members) in &mut groups {
             // Stable: within a block the order of asking stays, which puts the rows of one variant side by side.
             members.sort_by_key(|&i| self.store.place(&cells[i].tokens).map(|p| p.block));
-            tiles.extend(members.chunks(TILE_ROWS).map(|chunk| (&*shape, chunk)));
+            tiles.extend(members.chunks(shape.rows()).map(|chunk| (&*shape, chunk)));
         }
         parallel::run(
             self.transformer.device(),
@@ -186,7 +186,7 @@ impl Evaluator {
     }
 }
 
-/// The final norm's output at the last position, `[TILE_ROWS, d_model]`.
+/// The final norm's output at the last position, `[n, d_model]`.
 fn final_hidden(shape: &Shape, tile: &Tile<'_>) -> Result<Tensor> {
     let mut tap = tile.tap(0)?;
     let x = tile.run(shape.entry, &mut tap)?;

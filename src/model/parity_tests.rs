@@ -223,7 +223,8 @@ fn real() -> Option<MutexGuard<'static, Real>> {
         let (handle, subject) = Subject::open(&at(MODEL), Dtype::Float32, 2 << 30);
         let reference = json(&at(ORACLE).join("tokens.json"));
         let prompt = |row: &Json| {
-            let tokens = Arc::new(Tokens::new(ids(&row["ids"])));
+            // All start with the same 14 tokens, up to where the person's text begins.
+            let tokens = Arc::new(Tokens::with_template(ids(&row["ids"]), 14));
             (row["id"].as_str().unwrap().to_string(), tokens)
         };
         Some(Mutex::new(Real {
@@ -268,6 +269,7 @@ fn real_prompts_and_ids() {
         assert_eq!(text, expected["text"].as_str().unwrap());
         let tokens = real.handle.tokens(prompt, Some(SYSTEM)).unwrap();
         assert_eq!(tokens.ids(), ids(&expected["ids"]));
+        assert_eq!(tokens.template().len(), 14);
         count += 1;
     }
     assert_eq!((count, reference.len()), (200, 200));
@@ -385,6 +387,44 @@ fn real_steering() {
     }
     eprintln!("steering {worst:?}");
     assert!(rows.len() == 168 && worst.absolute < 2e-3);
+}
+
+/// What the cache relies on, at the real model's sizes, where libtorch may take other paths than at those of tiny models.
+#[test]
+fn real_bits_do_not_depend_on_the_company() {
+    let Some(mut real) = real() else { return };
+    let system = Some(SYSTEM);
+    let texts = (0..20).map(|i| format!("What is {i} plus {}?", "nine ".repeat(i % 7)));
+    let tokens: Vec<Arc<Tokens>> = texts
+        .map(|text| real.handle.tokens(&text, system).unwrap())
+        .collect();
+    assert!(tokens.iter().all(|tokens| tokens.template().len() == 14));
+    let vector = direction();
+    let mut cells = Vec::new();
+    for layer in [LAYER, 29] {
+        for (number, tokens) in tokens.iter().enumerate() {
+            for alpha in [0.0, 3.0, -8.0 + number as f64] {
+                let add = Edit::Add {
+                    vector: Arc::clone(&vector),
+                    scale: alpha,
+                };
+                let hook = HookPoint::block(layer, Site::ResidPre);
+                let at_last = Positions::At(tokens.len() - 1);
+                let edits = vec![edit(hook, at_last, add)];
+                cells.push(real.subject.cell(tokens, edits, real.score.clone()));
+            }
+        }
+    }
+    let together = real.subject.scores(&cells);
+    let (_, mut fresh) = Subject::open(&at(MODEL), Dtype::Float32, 2 << 30);
+    for i in [119, 7, 64, 30] {
+        let alone = fresh.scores(&cells[i..=i])[0];
+        assert_eq!(alone.to_bits(), together[i].to_bits(), "cell {i}");
+    }
+    let backwards: Vec<Cell> = cells.iter().rev().cloned().collect();
+    let mut again = fresh.scores(&backwards);
+    again.reverse();
+    assert_eq!(again, together);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! What all prompts of a chat start with, the *template*, is computed once and shared; the rest here is about a prompt's own tokens, those
 //! behind it. Where the template ends comes with the prompt's tokens and does not depend on the prompts at hand.
 //!
-//! Prompts live in blocks of up to [`TILE_ROWS`] rows of one template whose padded length (the *bucket*) depends on the prompt alone, and are
+//! Prompts live in blocks of up to [`SWEEP_ROWS`] rows of one template whose padded length (the *bucket*) depends on the prompt alone, and are
 //! prefilled in batches (`prefill`) that leave a prompt's bits to itself. `rows` brings the rows of a tile together.
 
 mod prefill;
@@ -30,8 +30,10 @@ pub use rows::{Cached, Context, Rows};
 
 type Result<T> = std::result::Result<T, ModelError>;
 
-/// Rows of every tile: constant, so that a row's bits do not depend on how many cells were missing.
+/// Rows of a tile: constant, so that a row's bits do not depend on how many cells were missing.
 pub const TILE_ROWS: usize = 64;
+/// Rows of a tile of a sweep, of which there are always many: more rows for each time that the weights are fetched.
+pub const SWEEP_ROWS: usize = 128;
 /// Cached lengths are multiples of this many positions.
 const BUCKET_STEP: usize = 32;
 
@@ -135,7 +137,7 @@ impl PrefixStore {
             bytes += bytes_per_prompt(transformer, prompt);
             bytes <= self.budget_bytes
         });
-        fits.count().max(TILE_ROWS.min(prompts.len()))
+        fits.count().max(SWEEP_ROWS.min(prompts.len()))
     }
 
     /// Prefills those of the prompts that are not held. Drops the others when the budget asks for it. `on_done` hears how many of how
@@ -196,7 +198,7 @@ impl PrefixStore {
         }
         let mut blocks = Vec::new();
         for ((_, bucket), list) in groups {
-            for prompts in list.chunks(TILE_ROWS) {
+            for prompts in list.chunks(SWEEP_ROWS) {
                 let template = self.template(transformer, &prompts[0])?;
                 blocks.push(PromptBlock::empty(transformer, template, bucket, prompts)?);
             }

@@ -46,15 +46,16 @@ impl Linear {
     }
 }
 
-/// One block. Projections of the same input are stored as one matrix, because one large product is quicker than several small.
+/// One block. Queries, keys and values are stored as one matrix, because one product is quicker than several small; gate and up are not,
+/// because a product with fewer columns stays in the processor's cache.
 struct Block {
     input_layernorm: Tensor,
     /// rows: query heads, key heads, value heads
     qkv_proj: Linear,
     o_proj: Linear,
     post_attention_layernorm: Tensor,
-    /// rows: gate, up
-    gate_up_proj: Linear,
+    gate_proj: Linear,
+    up_proj: Linear,
     down_proj: Linear,
 }
 
@@ -132,14 +133,10 @@ impl Transformer {
         let x = tap.pass(HookPoint::block(layer, Site::ResidMid), x)?;
         let block = &self.layers[layer];
         let hidden = self.normalize(&x, &block.post_attention_layernorm)?;
-        let both = block.gate_up_proj.forward(&hidden)?;
-        let d_mlp = self.config.d_mlp as i64;
-        let gate = both.f_narrow(-1, 0, d_mlp)?;
-        let up = both.f_narrow(-1, d_mlp, d_mlp)?;
-        let post = tap.pass(
-            HookPoint::block(layer, Site::MlpPost),
-            gate.f_silu()?.f_mul_(&up)?,
-        )?;
+        let gate = block.gate_proj.forward(&hidden)?;
+        let up = block.up_proj.forward(&hidden)?;
+        let post = gate.f_silu()?.f_mul_(&up)?;
+        let post = tap.pass(HookPoint::block(layer, Site::MlpPost), post)?;
         let out = block.down_proj.forward(&post)?;
         self.after_mlp(layer, &x, out, tap)
     }

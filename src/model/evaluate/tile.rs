@@ -1,4 +1,4 @@
-//! A tile: cells of one shape evaluated together, each from where its work starts.
+//! A tile: cells of one shape evaluated together in n rows, each from where its work starts.
 
 use tch::{Kind, Tensor};
 
@@ -6,7 +6,7 @@ use super::shape::{Entry, Operation, Shape, ShapeEdit};
 use crate::model::cell::{Cell, Edit};
 use crate::model::error::ModelError;
 use crate::model::hooks::{HookPoint, Site};
-use crate::model::prefix::{Context, PrefixStore, Rows, TILE_ROWS};
+use crate::model::prefix::{Context, PrefixStore, Rows};
 use crate::model::transformer::{RowEdit, Tap, Transformer};
 
 type Result<T> = std::result::Result<T, ModelError>;
@@ -21,7 +21,7 @@ pub(in crate::model) struct Tile<'a> {
     pub(in crate::model) suffix: usize,
 }
 
-/// Takes (layer, keys, values) of positions just computed, `[TILE_ROWS, kv, S, dh]` each.
+/// Takes (layer, keys, values) of positions just computed, `[n, kv, S, dh]` each.
 pub(in crate::model) type Keep<'k> = dyn FnMut(usize, Tensor, Tensor) -> Result<()> + 'k;
 
 impl<'a> Tile<'a> {
@@ -32,7 +32,7 @@ impl<'a> Tile<'a> {
         cells: &[&'a Cell],
         shape: &'a Shape,
     ) -> Result<Self> {
-        let cells: Vec<&Cell> = (0..TILE_ROWS)
+        let cells: Vec<&Cell> = (0..shape.rows())
             .map(|i| *cells.get(i).unwrap_or(&cells[0]))
             .collect();
         let places = cells
@@ -68,10 +68,10 @@ impl<'a> Tile<'a> {
         Ok(tap)
     }
 
-    /// The vectors of one edit of every row, `[TILE_ROWS, d_model]`.
+    /// The vectors of one edit of every row, `[n, d_model]`.
     fn edit_rows(&self, number: usize, operation: Operation) -> Result<RowEdit> {
         let width = self.transformer.config().d_model;
-        let mut data: Vec<f32> = Vec::with_capacity(TILE_ROWS * width);
+        let mut data: Vec<f32> = Vec::with_capacity(self.cells.len() * width);
         for cell in &self.cells {
             match &cell.interventions[number].edit {
                 // The product is formed in float32 in the order of the definition: h + α·v.
@@ -82,7 +82,7 @@ impl<'a> Tile<'a> {
             }
         }
         let rows = Tensor::from_slice(&data)
-            .f_view([TILE_ROWS as i64, width as i64].as_slice())?
+            .f_view([self.cells.len() as i64, width as i64].as_slice())?
             .f_to_device(self.transformer.device())?
             .f_to_kind(self.transformer.kind())?;
         Ok(match operation {
@@ -92,7 +92,7 @@ impl<'a> Tile<'a> {
         })
     }
 
-    /// The stored last-position vectors of a hook point, `[TILE_ROWS, d_model]`; None for a hook point that is not stored.
+    /// The stored last-position vectors of a hook point, `[n, d_model]`; None for a hook point that is not stored.
     pub(super) fn stored(&self, hook: HookPoint) -> Result<Option<Tensor>> {
         let HookPoint::Block { layer, site } = hook else {
             return Ok(None);
@@ -113,7 +113,7 @@ impl<'a> Tile<'a> {
         }))
     }
 
-    /// Runs from the entry to the end of the last block: the residual stream there, `[TILE_ROWS, suffix, d_model]`.
+    /// Runs from the entry to the end of the last block: the residual stream there, `[n, suffix, d_model]`.
     pub(super) fn run(&self, entry: Entry, tap: &mut Tap) -> Result<Tensor> {
         let transformer = self.transformer;
         let n_layers = transformer.config().n_layers;
@@ -189,7 +189,7 @@ impl<'a> Tile<'a> {
         self.rows.context(self.transformer, self.suffix)
     }
 
-    /// Token ids of the suffix, `[TILE_ROWS, suffix]`.
+    /// Token ids of the suffix, `[n, suffix]`.
     pub(in crate::model) fn suffix_ids(&self) -> Result<Tensor> {
         let ids: Vec<i64> = self
             .cells
@@ -198,11 +198,11 @@ impl<'a> Tile<'a> {
             .map(|&id| i64::from(id))
             .collect();
         Ok(Tensor::from_slice(&ids)
-            .f_view([TILE_ROWS as i64, self.suffix as i64].as_slice())?
+            .f_view([self.cells.len() as i64, self.suffix as i64].as_slice())?
             .f_to_device(self.transformer.device())?)
     }
 
-    /// The final norm's output for the residual stream `x [TILE_ROWS, 1, d_model]` that leaves the last block, `[TILE_ROWS, d_model]`.
+    /// The final norm's output for the residual stream `x [n, 1, d_model]` that leaves the last block, `[n, d_model]`.
     ///
     /// # Errors
     /// A stream whose mean square is not finite: the norm would make zeros of it, and a score that looks like one.

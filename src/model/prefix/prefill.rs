@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tch::Tensor;
 
 use super::rows::Rows;
-use super::{PromptBlock, TILE_ROWS, Template};
+use super::{PromptBlock, SWEEP_ROWS, Template};
 use crate::model::cell::Tokens;
 use crate::model::error::ModelError;
 use crate::model::hooks::{HookPoint, Site};
@@ -222,7 +222,7 @@ fn store_last(blocks: &[PromptBlock], batch: &Batch, tap: &mut Tap) -> Result<()
 pub(super) fn prefill_last_layer(transformer: &Transformer, block: &PromptBlock) -> Result<()> {
     let layer = transformer.config().n_layers - 1;
     let count = block.prompts.len();
-    let places: Vec<(&PromptBlock, usize)> = (0..TILE_ROWS)
+    let places: Vec<(&PromptBlock, usize)> = (0..SWEEP_ROWS)
         .map(|row| (block, if row < count { row } else { 0 }))
         .collect();
     let rows = Rows::new(&places, transformer)?;

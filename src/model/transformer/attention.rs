@@ -100,7 +100,17 @@ impl Segment<'_> {
     /// The product of each row's `left [B, kv, n, m]` and this segment's `right`, `[B, kv, m, o]` or, where shared, `[kv, m, o]`.
     fn product(&self, left: &Tensor, right: &Tensor) -> Result<Tensor> {
         if !self.is_shared() {
-            return Ok(left.f_matmul(right)?);
+            // With a single position a matrix product is the slower way to write these; in short formats it is the more exact one.
+            let single = self.length() == 1 && left.kind() == Kind::Float;
+            return match single {
+                false => Ok(left.f_matmul(right)?),
+                true if left.size()[3] == 1 => Ok(left.f_mul(right)?),
+                true => Ok(left.f_mul(&right.f_transpose(-1, -2)?)?.f_sum_dim_intlist(
+                    [-1i64].as_slice(),
+                    true,
+                    None,
+                )?),
+            };
         }
         // One large product per key-value head instead of B small ones.
         let size = left.size();

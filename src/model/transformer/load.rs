@@ -77,7 +77,8 @@ impl Loader<'_> {
             o_proj: self.linear(&attention, &["o_proj"], config.attention_output_bias)?,
             post_attention_layernorm: self
                 .tensor(&format!("{prefix}.post_attention_layernorm.weight"))?,
-            gate_up_proj: self.linear(&mlp, &["gate_proj", "up_proj"], config.mlp_bias)?,
+            gate_proj: self.linear(&mlp, &["gate_proj"], config.mlp_bias)?,
+            up_proj: self.linear(&mlp, &["up_proj"], config.mlp_bias)?,
             down_proj: self.linear(&mlp, &["down_proj"], config.mlp_bias)?,
         })
     }
