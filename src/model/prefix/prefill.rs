@@ -4,6 +4,7 @@
 //! products over positions then have one size; attention is computed prompt by prompt. The last block is computed for all positions only as far
 //! as their keys and values, and then, by the arithmetic of suffixes, for the last position of each prompt.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -22,6 +23,9 @@ type Result<T> = std::result::Result<T, ModelError>;
 /// a batch to itself, of a multiple of this.
 const BATCH_POSITIONS: usize = 256;
 
+/// A template's batch holds a multiple of this many positions.
+const TEMPLATE_POSITIONS: usize = 32;
+
 /// One prefill batch.
 pub(super) struct Batch {
     /// (number of the block, row in it)
@@ -31,44 +35,36 @@ pub(super) struct Batch {
 
 /// Packs all prompts of the blocks; a batch's prompts share their template.
 pub(super) fn pack(blocks: &[PromptBlock]) -> Vec<Batch> {
-    let own = |&(block, row): &(usize, usize)| blocks[block].prompts[row].own().len();
-    let mut by_template: Vec<(Option<&Arc<Template>>, Vec<(usize, usize)>)> = Vec::new();
-    for (number, block) in blocks.iter().enumerate() {
-        let template = block.template.as_ref();
-        let members = (0..block.prompts.len()).map(|row| (number, row));
-        let same = |known: &Option<&Arc<Template>>| match (known, template) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            (None, None) => true,
-            _ => false,
-        };
-        match by_template.iter_mut().find(|(known, _)| same(known)) {
-            Some((_, list)) => list.extend(members),
-            None => by_template.push((template, members.collect())),
-        }
-    }
+    let prompt = |&(block, row): &(usize, usize)| &blocks[block].prompts[row];
+    let own = |place: &(usize, usize)| prompt(place).own().len();
+    let template = |place: &(usize, usize)| *prompt(place).template_hash().as_bytes();
+    let rows = |(number, block): (usize, &PromptBlock)| {
+        (0..block.prompts.len()).map(move |row| (number, row))
+    };
+    let mut places: Vec<(usize, usize)> = blocks.iter().enumerate().flat_map(rows).collect();
+    // The longest first, and the shortest into what room is left.
+    places.sort_by_key(|place| (template(place), Reverse(own(place))));
     let mut batches = Vec::new();
-    for (_, mut list) in by_template {
-        // The longest first, and the shortest into what room is left.
-        list.sort_by_key(|place| std::cmp::Reverse(own(place)));
-        let mut left = VecDeque::from(list);
+    for same in places.chunk_by(|a, b| template(a) == template(b)) {
+        let mut left = VecDeque::from(same.to_vec());
         while let Some(first) = left.pop_front() {
-            let positions = own(&first).next_multiple_of(BATCH_POSITIONS);
             let mut room = BATCH_POSITIONS.saturating_sub(own(&first));
             let mut members = vec![first];
-            let fits = |place: Option<&(usize, usize)>, room| place.is_some_and(|p| own(p) <= room);
             loop {
-                let next = if fits(left.front(), room) {
-                    left.pop_front()
-                } else if fits(left.back(), room) {
-                    left.pop_back()
-                } else {
-                    None
+                let fits = |place: &&(usize, usize)| own(place) <= room;
+                let next = match (left.front().filter(fits), left.back().filter(fits)) {
+                    (Some(_), _) => left.pop_front(),
+                    (None, Some(_)) => left.pop_back(),
+                    (None, None) => None,
                 };
                 let Some(next) = next else { break };
                 room -= own(&next);
                 members.push(next);
             }
-            batches.push(Batch { members, positions });
+            batches.push(Batch {
+                positions: own(&first).next_multiple_of(BATCH_POSITIONS),
+                members,
+            });
         }
     }
     batches
@@ -79,9 +75,12 @@ pub(super) fn prefill_template(transformer: &Transformer, ids: &[u32]) -> Result
     let alone = Arc::new(Tokens::new(ids.to_vec()));
     let block = PromptBlock::empty(transformer, None, ids.len(), &[alone])?;
     let blocks = [block];
-    for batch in pack(&blocks) {
-        prefill_batch(transformer, &blocks, &batch)?;
-    }
+    let batch = Batch {
+        members: vec![(0, 0)],
+        // There is only one of these, and most are short.
+        positions: ids.len().next_multiple_of(TEMPLATE_POSITIONS),
+    };
+    prefill_batch(transformer, &blocks, &batch)?;
     let first = |tensors: &[Tensor]| -> Result<Vec<Tensor>> {
         tensors.iter().map(|t| Ok(t.f_select(0, 0)?)).collect()
     };
