@@ -78,12 +78,11 @@ fn load_cuda() -> Result<(), ModelError> {
     }
 }
 
-/// Sets the number of threads of libtorch and of everything else.
+/// Sets the number of threads: of tiles evaluated side by side, each of which libtorch works off on one thread, and of everything else.
 ///
 /// # Errors
 /// Threads that were set before.
 pub fn set_threads(count: usize) -> Result<(), ModelError> {
-    tch::set_num_threads(i32::try_from(count).unwrap_or(i32::MAX));
     rayon::ThreadPoolBuilder::new()
         .num_threads(count)
         .build_global()
@@ -100,7 +99,7 @@ pub struct Provenance {
     /// The device.
     pub device: String,
     /// Number of threads.
-    pub threads: i32,
+    pub threads: usize,
     /// The processor's name, where the system tells it.
     pub cpu: Option<String>,
 }
@@ -118,7 +117,7 @@ impl Provenance {
             dial: env!("CARGO_PKG_VERSION"),
             libtorch: "2.11.0",
             device: device.to_string(),
-            threads: tch::get_num_threads(),
+            threads: rayon::current_num_threads(),
             cpu,
         }
     }

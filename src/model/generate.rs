@@ -7,9 +7,9 @@ use tch::{Kind, Tensor};
 
 use super::cell::{Readout, Sampling, Value};
 use super::error::ModelError;
-use super::evaluate::{Evaluator, Tile, to_rows};
-use super::prefix::TILE_ROWS;
-use super::transformer::{Segment, Tap};
+use super::evaluate::{Tile, to_rows};
+use super::prefix::{Cached, TILE_ROWS};
+use super::transformer::{Segment, Tap, Transformer};
 
 type Result<T> = std::result::Result<T, ModelError>;
 
@@ -21,15 +21,15 @@ struct Grown {
 }
 
 impl Grown {
-    fn new(evaluator: &Evaluator, capacity: usize) -> Result<Self> {
-        let config = evaluator.transformer.config();
+    fn new(transformer: &Transformer, capacity: usize) -> Result<Self> {
+        let config = transformer.config();
         let size = [
             TILE_ROWS as i64,
             config.n_kv_heads as i64,
             capacity as i64,
             config.d_head as i64,
         ];
-        let options = (evaluator.transformer.kind(), evaluator.transformer.device());
+        let options = (transformer.kind(), transformer.device());
         let make = || -> Result<Vec<Tensor>> {
             (0..config.n_layers)
                 .map(|_| Ok(Tensor::f_zeros(size, options)?))
@@ -53,25 +53,23 @@ impl Grown {
 }
 
 /// Continues every row of the tile by up to `max_new_tokens` tokens.
-pub(super) fn continuations(
-    evaluator: &Evaluator,
-    tile: &Tile<'_>,
-    max_new_tokens: usize,
-) -> Result<Vec<Value>> {
-    let transformer = &evaluator.transformer;
-    let mut grown = Grown::new(evaluator, tile.suffix + max_new_tokens)?;
+pub(super) fn continuations(tile: &Tile<'_>, max_new_tokens: usize) -> Result<Vec<Value>> {
+    let transformer = tile.transformer;
+    let mut grown = Grown::new(transformer, tile.suffix + max_new_tokens)?;
     let mut rows: Vec<Row> = tile.cells.iter().map(|cell| Row::new(cell)).collect();
-    let mut tap = evaluator.tap(tile, 0)?;
-    let x = transformer.embed(&evaluator.suffix_ids(tile)?)?;
-    let mut x = evaluator.run_blocks(0, x, tile, &mut tap, &mut |layer, keys, values| {
+    let mut tap = tile.tap(0)?;
+    let x = transformer.embed(&tile.suffix_ids()?)?;
+    let mut x = tile.run_blocks(0, x, &mut tap, &mut |layer, keys, values| {
         grown.write(layer, &keys, &values)
     })?;
     grown.length = tile.suffix as i64;
+    let context = tile.context()?;
+    let prefix = (0..transformer.config().n_layers)
+        .map(|layer| context.layer(layer))
+        .collect::<Result<Vec<_>>>()?;
     for step in 0..max_new_tokens {
         let last = x.f_narrow(1, x.size()[1] - 1, 1)?;
-        let hidden = transformer
-            .final_norm(&last, &mut Tap::default())?
-            .f_squeeze_dim(1)?;
+        let hidden = tile.final_norm(&last, &mut Tap::default())?;
         choose(
             &transformer.unembed(&hidden)?,
             &mut rows,
@@ -80,7 +78,7 @@ pub(super) fn continuations(
         if step + 1 == max_new_tokens || rows.iter().all(|row| row.finished) {
             break;
         }
-        x = next_position(evaluator, tile, &mut grown, &rows, step)?;
+        x = next_position(tile, &prefix, &mut grown, &rows, step)?;
     }
     Ok(rows
         .into_iter()
@@ -88,15 +86,15 @@ pub(super) fn continuations(
         .collect())
 }
 
-/// Runs the tokens chosen last, the generated ones of that index, through all blocks: `[TILE_ROWS, 1, d_model]`.
+/// Runs the tokens chosen last behind the cached prefix (per layer), the generated ones of that index, through all blocks: `[TILE_ROWS, 1, d_model]`.
 fn next_position(
-    evaluator: &Evaluator,
     tile: &Tile<'_>,
+    prefix: &[Cached<'_>],
     grown: &mut Grown,
     rows: &[Row],
     step: usize,
 ) -> Result<Tensor> {
-    let transformer = &evaluator.transformer;
+    let transformer = tile.transformer;
     let device = transformer.device();
     let column = |values: Vec<i64>| -> Result<Tensor> {
         Ok(Tensor::from_slice(&values)
@@ -111,25 +109,17 @@ fn next_position(
         .iter()
         .map(|cell| (cell.tokens.len() + step) as i64);
     let rotary = transformer.rotary(&column(positions.collect())?)?;
-    let mut tap = evaluator.tap(tile, tile.suffix + step)?;
-    let context = evaluator.context(tile)?;
+    let mut tap = tile.tap(tile.suffix + step)?;
     let mut x = transformer.embed(&column(ids.collect())?)?;
-    for layer in 0..transformer.config().n_layers {
-        let (keys, values) = context.layer(layer)?;
+    for (layer, cached) in prefix.iter().enumerate() {
         let own_keys = grown.keys[layer].f_narrow(2, 0, grown.length)?;
         let own_values = grown.values[layer].f_narrow(2, 0, grown.length)?;
-        let segments = [
-            Segment {
-                keys: &keys,
-                values: &values,
-                mask: Some(&context.mask),
-            },
-            Segment {
-                keys: &own_keys,
-                values: &own_values,
-                mask: None,
-            },
-        ];
+        let mut segments = cached.segments();
+        segments.push(Segment {
+            keys: &own_keys,
+            values: &own_values,
+            mask: None,
+        });
         let (next, keys, values) =
             transformer.block(layer, &x, &rotary, &segments, None, &mut tap)?;
         grown.write(layer, &keys, &values)?;

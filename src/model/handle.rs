@@ -1,7 +1,8 @@
 //! One model of a study, known but not loaded: its dimensions, its fingerprint, and how a prompt becomes tokens.
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
@@ -23,6 +24,8 @@ pub struct ModelHandle {
     dtype: Dtype,
     template: Option<Arc<ChatTemplate>>,
     fingerprint: blake3::Hash,
+    /// By system message.
+    template_ids: Mutex<HashMap<Option<String>, Arc<[u32]>>>,
 }
 
 impl ModelHandle {
@@ -58,6 +61,7 @@ impl ModelHandle {
             dtype,
             template,
             fingerprint,
+            template_ids: Mutex::default(),
         })
     }
 
@@ -98,15 +102,48 @@ impl ModelHandle {
         template.render(&messages, true)
     }
 
-    /// The rendered prompt as token ids; no special tokens are added beyond those that the template writes.
+    /// The rendered prompt as token ids; no special tokens are added beyond those that the template writes. Says how many of the ids every
+    /// prompt in this chat starts with.
     ///
     /// # Errors
     /// As [`ModelHandle::render`], and a tokenizer that fails.
     pub fn tokens(&self, prompt: &str, system: Option<&str>) -> Result<Arc<Tokens>> {
-        let text = self.render(prompt, system)?;
-        Ok(Arc::new(Tokens::new(
-            self.checkpoint.tokenizer().encode(&text)?,
-        )))
+        let ids = self.encoded(prompt, system)?;
+        let template = self.template_ids(system)?;
+        // A text whose first characters join the template's last token has a start of its own.
+        let shared = match ids.starts_with(&template) {
+            true => template.len(),
+            false => 0,
+        };
+        Ok(Arc::new(Tokens::with_template(ids, shared)))
+    }
+
+    fn encoded(&self, prompt: &str, system: Option<&str>) -> Result<Vec<u32>> {
+        self.checkpoint
+            .tokenizer()
+            .encode(&self.render(prompt, system)?)
+    }
+
+    /// The ids that come before the user's text: what two texts with nothing in common share, and so the same for every set of prompts.
+    fn template_ids(&self, system: Option<&str>) -> Result<Arc<[u32]>> {
+        let system = system.map(str::to_string);
+        let mut known = self
+            .template_ids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(ids) = known.get(&system) {
+            return Ok(Arc::clone(ids));
+        }
+        let [one, other] =
+            ["Why?", "3 is a number"].map(|text| self.encoded(text, system.as_deref()));
+        let (one, other) = (one?, other?);
+        let pairs = one.iter().zip(&other);
+        let shared: Arc<[u32]> = pairs
+            .take_while(|(a, b)| a == b)
+            .map(|(id, _)| *id)
+            .collect();
+        known.insert(system, Arc::clone(&shared));
+        Ok(shared)
     }
 
     /// Id of the first token of a word.

@@ -6,7 +6,7 @@
 //! hooks, cell                           where, what and what for: hook points, interventions, readouts, keys
 //! transformer                           the arithmetic of a block
 //! prefix, evaluate, generate            cells → values, with as little of that arithmetic as causality allows
-//! device                                where it runs
+//! parallel, device                      by how many at a time, and where it runs
 //! ```
 
 mod cell;
@@ -19,6 +19,7 @@ mod evaluate;
 mod generate;
 mod handle;
 mod hooks;
+mod parallel;
 #[cfg(test)]
 mod parity_tests;
 mod prefix;

@@ -4,29 +4,36 @@
 //! (model, prompt) gives the keys and values of every position and the residual stream of the last one; a cell then computes
 //! only what its edit can change.
 //!
-//! Prompts live in blocks of up to [`TILE_ROWS`] rows whose padded length (the *bucket*) depends on the prompt alone. Prefills run in
-//! batches of a constant number of rows and a width that, too, depends on the prompt alone, padded with copies, so that a prompt's
-//! bits do not depend on which others were prefilled with it.
+//! What all prompts of a chat start with, the *template*, is computed once and shared; the rest here is about a prompt's own tokens, those
+//! behind it. Where the template ends comes with the prompt's tokens and does not depend on the prompts at hand.
+//!
+//! Prompts live in blocks of up to [`SWEEP_ROWS`] rows of one template whose padded length (the *bucket*) depends on the prompt alone, and are
+//! prefilled in batches (`prefill`) that leave a prompt's bits to itself. `rows` brings the rows of a tile together.
+
+mod prefill;
+mod rows;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::cell::Tokens;
 use super::error::ModelError;
 use super::hooks::{HookPoint, Site};
-use super::transformer::{Tap, Transformer};
+use super::parallel;
+use super::transformer::Transformer;
+
+use prefill::{pack, prefill_batch, prefill_last_layer, prefill_template};
+pub use rows::{Cached, Context, Rows};
 
 type Result<T> = std::result::Result<T, ModelError>;
 
-/// Rows of every tile: constant, so that a row's bits do not depend on how many cells were missing.
+/// Rows of a tile: constant, so that a row's bits do not depend on how many cells were missing.
 pub const TILE_ROWS: usize = 64;
-/// Rows of every prefill batch.
-const PREFILL_ROWS: usize = 8;
-/// Prefill widths are multiples of this many positions.
-const PREFILL_STEP: usize = 8;
+/// Rows of a tile of a sweep, of which there are always many: more rows for each time that the weights are fetched.
+pub const SWEEP_ROWS: usize = 128;
 /// Cached lengths are multiples of this many positions.
 const BUCKET_STEP: usize = 32;
 
@@ -39,8 +46,22 @@ pub struct Place {
     pub row: usize,
 }
 
-/// Prompts of one bucket and what their prefill left; n rows, T = bucket positions.
+/// What is kept of the tokens that all prompts of a chat start with; P positions.
+pub struct Template {
+    /// P
+    length: usize,
+    /// Per layer, `[kv, P, dh]`.
+    keys: Vec<Tensor>,
+    /// Per layer, `[kv, P, dh]`.
+    values: Vec<Tensor>,
+}
+
+/// Prompts of one template and bucket and what their prefill left of their own tokens; n rows, T = bucket positions.
 pub struct PromptBlock {
+    /// What comes before the prompts' own tokens, if anything does.
+    template: Option<Arc<Template>>,
+    /// T
+    bucket: usize,
     /// The prompts, in row order.
     pub prompts: Vec<Arc<Tokens>>,
     /// Per layer, `[n, kv, T, dh]`.
@@ -55,17 +76,34 @@ pub struct PromptBlock {
     pub mlp_out: Vec<Tensor>,
 }
 
+// SAFETY: a tensor's reference count is atomic. A block's tensors are written by `prefill` alone, each row by one thread, before others see
+// the block; a template's by the thread that makes it.
+unsafe impl Sync for PromptBlock {}
+// SAFETY: as above.
+unsafe impl Send for Template {}
+// SAFETY: as above.
+unsafe impl Sync for Template {}
+
+/// What tells prompts apart here: their ids, and where the template ends.
+pub type PromptKey = (blake3::Hash, blake3::Hash);
+
+/// The key of a prompt.
+pub fn prompt_key(prompt: &Tokens) -> PromptKey {
+    (prompt.hash(), prompt.template_hash())
+}
+
 /// The blocks held in memory, within a budget.
 pub struct PrefixStore {
-    places: HashMap<blake3::Hash, Place>,
+    places: HashMap<PromptKey, Place>,
+    templates: HashMap<blake3::Hash, Arc<Template>>,
     blocks: HashMap<usize, PromptBlock>,
     next_block: usize,
     budget_bytes: usize,
 }
 
-/// The padded cached length of a prompt of that many tokens.
-pub fn bucket(tokens: usize) -> usize {
-    tokens.next_multiple_of(BUCKET_STEP)
+/// The padded cached length of a prompt's own tokens.
+pub fn bucket(prompt: &Tokens) -> usize {
+    prompt.own().len().next_multiple_of(BUCKET_STEP)
 }
 
 impl PrefixStore {
@@ -73,6 +111,7 @@ impl PrefixStore {
     pub fn new(budget_bytes: usize) -> Self {
         PrefixStore {
             places: HashMap::new(),
+            templates: HashMap::new(),
             blocks: HashMap::new(),
             next_block: 0,
             budget_bytes,
@@ -81,7 +120,7 @@ impl PrefixStore {
 
     /// Where the prompt is, if it is held.
     pub fn place(&self, prompt: &Tokens) -> Option<Place> {
-        self.places.get(&prompt.hash()).copied()
+        self.places.get(&prompt_key(prompt)).copied()
     }
 
     /// A block that [`PrefixStore::place`] named.
@@ -95,10 +134,10 @@ impl PrefixStore {
     pub fn fitting(&self, transformer: &Transformer, prompts: &[Arc<Tokens>]) -> usize {
         let mut bytes = 0;
         let fits = prompts.iter().take_while(|prompt| {
-            bytes += bytes_per_prompt(transformer, prompt.len());
+            bytes += bytes_per_prompt(transformer, prompt);
             bytes <= self.budget_bytes
         });
-        fits.count().max(TILE_ROWS.min(prompts.len()))
+        fits.count().max(SWEEP_ROWS.min(prompts.len()))
     }
 
     /// Prefills those of the prompts that are not held. Drops the others when the budget asks for it. `on_done` hears how many of how
@@ -112,31 +151,77 @@ impl PrefixStore {
         let mut seen = HashSet::new();
         let missing: Vec<&Arc<Tokens>> = prompts
             .iter()
-            .filter(|p| !self.places.contains_key(&p.hash()) && seen.insert(p.hash()))
+            .filter(|p| !self.places.contains_key(&prompt_key(p)) && seen.insert(prompt_key(p)))
             .collect();
         self.make_room(transformer, prompts, &missing);
-        let mut by_bucket: Vec<(usize, Vec<Arc<Tokens>>)> = Vec::new();
-        for prompt in &missing {
-            let size = bucket(prompt.len());
-            match by_bucket.iter_mut().find(|(b, _)| *b == size) {
-                Some((_, list)) => list.push(Arc::clone(prompt)),
-                None => by_bucket.push((size, vec![Arc::clone(prompt)])),
-            }
-        }
+        let blocks = self.empty_blocks(transformer, &missing)?;
+        let device = transformer.device();
         let mut done = 0;
-        for (size, list) in by_bucket {
-            for chunk in list.chunks(TILE_ROWS) {
-                let mut tick = |rows: usize| {
-                    done += rows;
-                    on_done(done, missing.len())
-                };
-                match prefill_block(transformer, size, chunk, &mut tick)? {
-                    Some(block) => self.insert(block),
-                    None => return Ok(ControlFlow::Break(())),
-                }
+        let flow = parallel::run(
+            device,
+            &pack(&blocks),
+            |batch| {
+                prefill_batch(transformer, &blocks, batch)?;
+                Ok(batch.members.len())
+            },
+            &mut |rows| {
+                done += rows;
+                on_done(done, missing.len())
+            },
+        )?;
+        if flow.is_break() {
+            return Ok(flow);
+        }
+        let last_layer = |block: &PromptBlock| prefill_last_layer(transformer, block);
+        let go_on = &mut |()| ControlFlow::Continue(());
+        let flow = parallel::run(device, &blocks, last_layer, go_on)?;
+        for block in blocks {
+            self.insert(block);
+        }
+        Ok(flow)
+    }
+
+    /// Blocks for the prompts, each with its template, which is computed if it is not held.
+    fn empty_blocks(
+        &mut self,
+        transformer: &Transformer,
+        prompts: &[&Arc<Tokens>],
+    ) -> Result<Vec<PromptBlock>> {
+        type Group = ((blake3::Hash, usize), Vec<Arc<Tokens>>);
+        let mut groups: Vec<Group> = Vec::new();
+        for prompt in prompts {
+            let key = (prompt.template_hash(), bucket(prompt));
+            match groups.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, list)) => list.push(Arc::clone(prompt)),
+                None => groups.push((key, vec![Arc::clone(prompt)])),
             }
         }
-        Ok(ControlFlow::Continue(()))
+        let mut blocks = Vec::new();
+        for ((_, bucket), list) in groups {
+            for prompts in list.chunks(SWEEP_ROWS) {
+                let template = self.template(transformer, &prompts[0])?;
+                blocks.push(PromptBlock::empty(transformer, template, bucket, prompts)?);
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// What is kept of the prompt's template, if it has one.
+    fn template(
+        &mut self,
+        transformer: &Transformer,
+        prompt: &Tokens,
+    ) -> Result<Option<Arc<Template>>> {
+        if prompt.template().is_empty() {
+            return Ok(None);
+        }
+        if let Some(held) = self.templates.get(&prompt.template_hash()) {
+            return Ok(Some(Arc::clone(held)));
+        }
+        let made = Arc::new(prefill_template(transformer, prompt.template())?);
+        self.templates
+            .insert(prompt.template_hash(), Arc::clone(&made));
+        Ok(Some(made))
     }
 
     fn insert(&mut self, block: PromptBlock) {
@@ -144,7 +229,7 @@ impl PrefixStore {
         self.next_block += 1;
         for (row, prompt) in block.prompts.iter().enumerate() {
             self.places
-                .insert(prompt.hash(), Place { block: number, row });
+                .insert(prompt_key(prompt), Place { block: number, row });
         }
         self.blocks.insert(number, block);
     }
@@ -160,11 +245,11 @@ impl PrefixStore {
             .blocks
             .values()
             .flat_map(|b| &b.prompts)
-            .map(|p| bytes_per_prompt(transformer, p.len()))
+            .map(|p| bytes_per_prompt(transformer, p))
             .sum();
         let new: usize = missing
             .iter()
-            .map(|p| bytes_per_prompt(transformer, p.len()))
+            .map(|p| bytes_per_prompt(transformer, p))
             .sum();
         if held + new <= self.budget_bytes {
             return;
@@ -180,14 +265,19 @@ impl PrefixStore {
 }
 
 /// Bytes that one prompt's keys, values and last-position vectors take.
-fn bytes_per_prompt(transformer: &Transformer, tokens: usize) -> usize {
+fn bytes_per_prompt(transformer: &Transformer, prompt: &Tokens) -> usize {
     let config = transformer.config();
-    let per_layer = 2 * config.n_kv_heads * config.d_head * bucket(tokens) + 3 * config.d_model;
+    let per_layer = 2 * config.n_kv_heads * config.d_head * bucket(prompt) + 3 * config.d_model;
     per_layer * config.n_layers * transformer.kind().elt_size_in_bytes()
 }
 
 impl PromptBlock {
-    fn empty(transformer: &Transformer, bucket: usize, prompts: &[Arc<Tokens>]) -> Result<Self> {
+    fn empty(
+        transformer: &Transformer,
+        template: Option<Arc<Template>>,
+        bucket: usize,
+        prompts: &[Arc<Tokens>],
+    ) -> Result<Self> {
         let config = transformer.config();
         let n = prompts.len() as i64;
         let options = (transformer.kind(), transformer.device());
@@ -204,6 +294,8 @@ impl PromptBlock {
                 .collect()
         };
         Ok(PromptBlock {
+            template,
+            bucket,
             prompts: prompts.to_vec(),
             keys: zeros(config.n_layers, &cache)?,
             values: zeros(config.n_layers, &cache)?,
@@ -212,99 +304,18 @@ impl PromptBlock {
             mlp_out: zeros(config.n_layers, &vector)?,
         })
     }
-}
 
-/// Prefills one block. None when stopped.
-fn prefill_block(
-    transformer: &Transformer,
-    bucket: usize,
-    prompts: &[Arc<Tokens>],
-    on_done: &mut dyn FnMut(usize) -> ControlFlow<()>,
-) -> Result<Option<PromptBlock>> {
-    let mut block = PromptBlock::empty(transformer, bucket, prompts)?;
-    let mut order: Vec<usize> = (0..prompts.len()).collect();
-    order.sort_by_key(|&row| prompts[row].len().next_multiple_of(PREFILL_STEP));
-    let width = |row: &usize| prompts[*row].len().next_multiple_of(PREFILL_STEP);
-    for same_width in order.chunk_by(|a, b| width(a) == width(b)) {
-        for rows in same_width.chunks(PREFILL_ROWS) {
-            prefill_rows(transformer, &mut block, rows, width(&rows[0]))?;
-            if on_done(rows.len()).is_break() {
-                return Ok(None);
-            }
-        }
-    }
-    Ok(Some(block))
-}
-
-/// One prefill batch: computes the given rows of the block, all of one padded width.
-fn prefill_rows(
-    transformer: &Transformer,
-    block: &mut PromptBlock,
-    rows: &[usize],
-    width: usize,
-) -> Result<()> {
-    let padded = (0..PREFILL_ROWS).map(|i| &block.prompts[*rows.get(i).unwrap_or(&rows[0])]);
-    let mut ids: Vec<i64> = Vec::with_capacity(PREFILL_ROWS * width);
-    let mut last: Vec<i64> = Vec::with_capacity(PREFILL_ROWS);
-    for prompt in padded {
-        ids.extend(prompt.ids().iter().map(|&id| i64::from(id)));
-        ids.extend(std::iter::repeat_n(0, width - prompt.len()));
-        last.push(prompt.len() as i64 - 1);
-    }
-    let device = transformer.device();
-    let ids = Tensor::from_slice(&ids)
-        .f_view([PREFILL_ROWS as i64, width as i64].as_slice())?
-        .f_to_device(device)?;
-    // Padding may reach beyond the context, where there are no angles; nobody reads what is computed there.
-    let positions = Tensor::f_arange(width as i64, (Kind::Int64, device))?
-        .f_clamp_max(transformer.config().context_length as i64 - 1)?
-        .f_unsqueeze(0)?;
-    let rotary = transformer.rotary(&positions)?;
-    let causal = transformer.causal_mask(width as i64)?;
-    let n_layers = transformer.config().n_layers;
-    let mut tap = Tap {
-        wanted: (0..n_layers)
-            .flat_map(|layer| {
-                [Site::ResidPre, Site::AttnOut, Site::MlpOut].map(|s| HookPoint::block(layer, s))
-            })
-            .chain([HookPoint::block(n_layers - 1, Site::ResidPost)])
-            .collect(),
-        kept_positions: Some(Tensor::from_slice(&last).f_to_device(device)?),
-        ..Tap::default()
-    };
-    let mut x = transformer.embed(&ids)?;
-    for layer in 0..n_layers {
-        let (next, keys, values) =
-            transformer.block(layer, &x, &rotary, &[], causal.as_ref(), &mut tap)?;
-        x = next;
-        for (into, from) in [(&block.keys[layer], keys), (&block.values[layer], values)] {
-            for (i, &row) in rows.iter().enumerate() {
-                into.f_select(0, row as i64)?
-                    .f_narrow(1, 0, width as i64)?
-                    .f_copy_(&from.f_select(0, i as i64)?)?;
-            }
-        }
-    }
-    store_last(block, rows, &tap)
-}
-
-/// Copies the last position's vectors of a batch into the block.
-fn store_last(block: &mut PromptBlock, rows: &[usize], tap: &Tap) -> Result<()> {
-    let n_layers = block.keys.len();
-    for (hook, vectors) in &tap.kept {
+    /// The last position's vectors at a hook point, `[n, d_model]`; none for a hook point that is not stored.
+    pub fn stored(&self, hook: HookPoint) -> Option<&Tensor> {
         let HookPoint::Block { layer, site } = hook else {
-            continue;
+            return None;
         };
-        let into = match site {
-            Site::ResidPre => &block.resid_pre[*layer],
-            Site::AttnOut => &block.attn_out[*layer],
-            Site::MlpOut => &block.mlp_out[*layer],
-            _ => &block.resid_pre[n_layers],
-        };
-        for (i, &row) in rows.iter().enumerate() {
-            into.f_select(0, row as i64)?
-                .f_copy_(&vectors.f_select(0, i as i64)?)?;
+        match site {
+            Site::ResidPre => self.resid_pre.get(layer),
+            Site::ResidPost => self.resid_pre.get(layer + 1),
+            Site::AttnOut => self.attn_out.get(layer),
+            Site::MlpOut => self.mlp_out.get(layer),
+            Site::ResidMid | Site::AttnZ | Site::MlpPost => None,
         }
     }
-    Ok(())
 }

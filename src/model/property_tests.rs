@@ -140,10 +140,14 @@ impl Draws {
         (((self.0.next().unwrap() + 1.0) / 2.0 * n as f32) as usize).min(n - 1)
     }
 
+    /// A prompt that starts, half of the time, with one of two templates.
     fn prompt(&mut self, length: usize) -> Arc<Tokens> {
-        Arc::new(Tokens::new(
-            (0..length).map(|_| self.below(VOCAB) as u32).collect(),
-        ))
+        let template = [0, 0, 5, 33][self.below(4)].min(length - 1);
+        let drawn: Vec<u32> = (template..length)
+            .map(|_| self.below(VOCAB) as u32)
+            .collect();
+        let ids = (0..template as u32).map(|i| (7 * i + 3) % VOCAB as u32);
+        Arc::new(Tokens::with_template(ids.chain(drawn).collect(), template))
     }
 
     fn hook(&mut self, n_layers: usize, sites: &[Site]) -> HookPoint {
@@ -243,9 +247,9 @@ fn naive(subject: &Subject, ids: &[u32], edits: &[Intervention]) -> (Vec<Vec<f32
     let mut x = tap.pass(HookPoint::Embed, embedded).unwrap();
     let positions = Tensor::arange(length, (Kind::Int64, tch::Device::Cpu)).unsqueeze(0);
     let rotary = transformer.rotary(&positions).unwrap();
-    let causal = transformer.causal_mask(length).unwrap();
+    let causal = transformer.causal_mask(0, length).unwrap();
     for layer in 0..subject.n_layers {
-        let block = transformer.block(layer, &x, &rotary, &[], causal.as_ref(), &mut tap);
+        let block = transformer.block(layer, &x, &rotary, &[], Some(&causal), &mut tap);
         x = block.unwrap().0;
     }
     let hidden = transformer.final_norm(&x, &mut tap).unwrap();

@@ -98,9 +98,12 @@ impl Checkpoint {
         &self.files
     }
 
-    /// Whether there is a tensor of this Hugging Face name.
-    pub fn has(&self, name: &str) -> bool {
-        self.weights.shape(name).is_some()
+    /// The shape of a tensor by its Hugging Face name; matrices are `[out, in]`.
+    ///
+    /// # Errors
+    /// There is no such tensor.
+    pub fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
+        self.weights.shape(name).ok_or_else(|| self.missing(name))
     }
 
     /// A tensor by its Hugging Face name (`model.layers.3.self_attn.q_proj.weight`), its elements in `dtype`.
@@ -108,9 +111,7 @@ impl Checkpoint {
     /// # Errors
     /// There is no such tensor.
     pub fn tensor(&self, name: &str, dtype: Dtype) -> Result<HostTensor, ModelError> {
-        if !self.has(name) {
-            return Err(self.missing(name));
-        }
+        self.shape(name)?;
         self.weights.read(name, dtype)
     }
 

@@ -87,9 +87,14 @@ pub(super) fn finite(cell: &Cell, value: &Value) -> Result<()> {
         Value::Activation(values) => values.iter().all(|v| v.is_finite()),
         Value::Generation(_) => true,
     };
-    if good {
-        return Ok(());
+    match good {
+        true => Ok(()),
+        false => Err(not_finite(cell)),
     }
+}
+
+/// The error of a cell whose numbers leave the range of their format.
+pub(super) fn not_finite(cell: &Cell) -> ModelError {
     let edits: Vec<String> = cell
         .interventions
         .iter()
@@ -99,9 +104,9 @@ pub(super) fn finite(cell: &Cell, value: &Value) -> Result<()> {
             Edit::Replace(_) => format!("patching `{}`", i.hook),
         })
         .collect();
-    Err(ModelError::Cell(format!(
+    ModelError::Cell(format!(
         "a value is not finite{}{}; try float32 or a smaller α",
         if edits.is_empty() { "" } else { " after " },
         edits.join(", ")
-    )))
+    ))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::model::cell::{Cell, Edit, Positions, Readout, TokenSets};
 use crate::model::hooks::{HookPoint, Site};
-use crate::model::prefix::bucket;
+use crate::model::prefix::{SWEEP_ROWS, TILE_ROWS, bucket};
 
 /// Where a tile's work starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,10 +48,22 @@ impl ShapeEdit {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     pub(super) entry: Entry,
-    pub(super) bucket: usize,
+    template: blake3::Hash,
+    bucket: usize,
     pub(super) suffix: usize,
     pub(super) edits: Vec<ShapeEdit>,
     pub(super) readout: ReadoutShape,
+}
+
+impl Shape {
+    /// Rows of a tile of this shape. Steered scores come in thousands; patches and reads by the pair, layer and site.
+    pub(super) fn rows(&self) -> usize {
+        let adds = |edit: &ShapeEdit| edit.operation == Operation::Add;
+        match self.readout {
+            ReadoutShape::Score(_) if self.edits.iter().all(adds) => SWEEP_ROWS,
+            _ => TILE_ROWS,
+        }
+    }
 }
 
 /// What is read, with positions counted from the start of the suffix.
@@ -106,7 +118,8 @@ pub(super) fn shape(cell: &Cell, n_layers: usize) -> Shape {
     };
     Shape {
         entry,
-        bucket: bucket(cell.tokens.len()),
+        template: cell.tokens.template_hash(),
+        bucket: bucket(&cell.tokens),
         suffix,
         edits,
         readout,

@@ -138,6 +138,78 @@ fn bits_do_not_depend_on_the_company() {
     }
 }
 
+/// A template that ends elsewhere is another prompt, even where the tokens are the same.
+#[test]
+fn where_the_template_ends_is_not_shared() {
+    let mut subject = SPEC.load(Dtype::Float32, 1 << 30);
+    let ids = Draws::new(4).prompt(40).ids().to_vec();
+    let prompts = [0, 5, 39].map(|template| Arc::new(Tokens::with_template(ids.clone(), template)));
+    let cells = prompts.map(|tokens| subject.cell(&tokens, vec![], all_logits(VOCAB)));
+    let together = bits(&subject.values(&cells));
+    for (cell, expected) in cells.iter().zip(&together) {
+        let mut alone = SPEC.load(Dtype::Float32, 1 << 30);
+        assert_eq!(
+            &bits(&alone.values(std::slice::from_ref(cell)))[0],
+            expected
+        );
+    }
+    let values = subject.vectors(&cells);
+    let mut worst = Worst::default();
+    for other in &values[1..] {
+        worst.logits(other, &values[0]);
+    }
+    eprintln!("template or not: {:e}", worst.relative);
+    assert!(worst.relative < TOLERANCE);
+}
+
+/// float32 ends at 3.4e38, so the mean square of a stream of 1e20 is infinite, and its norm would be zero: a score like any other.
+#[test]
+fn a_stream_beyond_the_format_is_an_error() {
+    let mut subject = SPEC.load(Dtype::Float32, 1 << 30);
+    let tokens = Draws::new(9).prompt(30);
+    let vector = Arc::new(random_unit_vector(1, D_MODEL).unwrap());
+    let mut evaluate = |alpha: f64, position, readout| {
+        let add = Edit::Add {
+            vector: Arc::clone(&vector),
+            scale: alpha,
+        };
+        let hook = HookPoint::block(1, Site::ResidPre);
+        let cell = subject.cell(
+            &tokens,
+            vec![edit(hook, Positions::From(position), add)],
+            readout,
+        );
+        let outcome = subject
+            .evaluator
+            .evaluate(&[cell], &mut |_| std::ops::ControlFlow::Continue(()));
+        outcome.map(|_| ()).map_err(|error| error.to_string())
+    };
+    let last = 29;
+    let read = Readout::Activation {
+        hook: HookPoint::block(2, Site::AttnOut),
+        position: last,
+    };
+    let generation = Readout::Generation {
+        max_new_tokens: 2,
+        sampling: Sampling::Greedy,
+        stop_at_end: false,
+    };
+    let readouts = [
+        score_readout(ScoreDtype::Float32),
+        all_logits(VOCAB),
+        read,
+        generation,
+    ];
+    for readout in readouts {
+        assert_eq!(evaluate(1e15, last, readout.clone()), Ok(()));
+        for position in [last, 7] {
+            let message = evaluate(1e21, position, readout.clone()).unwrap_err();
+            let expected = "adding α = 1000000000000000000000 at `blocks.1.hook_resid_pre`";
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+}
+
 /// Replacing a vector by itself starts the suffix path at another place than an unedited cell does, hence other roundings: within
 /// 1e-6 of the largest logit.
 #[test]

@@ -1,0 +1,121 @@
+//! The key of a cell: a canonical encoding of all that its value depends on, hashed.
+
+use super::{Cell, Edit, Intervention, Positions, Readout, Sampling, ScoreDtype};
+
+/// Version of the arithmetic behind [`Readout`]s. Raise it when a change may alter any value.
+pub const EVALUATION_VERSION: u32 = 2;
+
+impl Cell {
+    /// The cell's key: blake3 over a canonical encoding of {[`EVALUATION_VERSION`], model, token ids, interventions with the
+    /// content of their vectors, readout}.
+    pub fn key(&self) -> blake3::Hash {
+        let mut encoder = Encoder(blake3::Hasher::new_derive_key("dial cell key"));
+        encoder.number(u64::from(EVALUATION_VERSION));
+        encoder.hash(self.model);
+        encoder.hash(self.tokens.hash());
+        encoder.number(self.interventions.len() as u64);
+        for intervention in &self.interventions {
+            encoder.intervention(intervention);
+        }
+        encoder.readout(&self.readout);
+        encoder.0.finalize()
+    }
+}
+
+/// Writes fields of fixed width, or with their length before them, so that no two cells share an encoding.
+struct Encoder(blake3::Hasher);
+
+impl Encoder {
+    fn number(&mut self, value: u64) {
+        self.0.update(&value.to_le_bytes());
+    }
+
+    fn float(&mut self, value: f64) {
+        self.number(value.to_bits());
+    }
+
+    fn hash(&mut self, hash: blake3::Hash) {
+        self.0.update(hash.as_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.number(text.len() as u64);
+        self.0.update(text.as_bytes());
+    }
+
+    fn ids(&mut self, ids: &[u32]) {
+        self.number(ids.len() as u64);
+        for id in ids {
+            self.number(u64::from(*id));
+        }
+    }
+
+    fn intervention(&mut self, intervention: &Intervention) {
+        self.text(&intervention.hook.to_string());
+        match intervention.positions {
+            Positions::At(position) => {
+                self.text("at");
+                self.number(position as u64);
+            }
+            Positions::From(position) => {
+                self.text("from");
+                self.number(position as u64);
+            }
+        }
+        match &intervention.edit {
+            Edit::Add { vector, scale } => {
+                self.text("add");
+                self.hash(vector.hash());
+                self.float(*scale);
+            }
+            Edit::Ablate(vector) => {
+                self.text("ablate");
+                self.hash(vector.hash());
+            }
+            Edit::Replace(vector) => {
+                self.text("replace");
+                self.hash(vector.hash());
+            }
+        }
+    }
+
+    fn readout(&mut self, readout: &Readout) {
+        match readout {
+            Readout::Score(sets) => {
+                self.text("score");
+                self.ids(&sets.refuse);
+                self.ids(&sets.comply);
+                self.text(match sets.dtype {
+                    ScoreDtype::Float32 => "float32",
+                    ScoreDtype::Model => "model",
+                });
+            }
+            Readout::LogProbabilities(ids) => {
+                self.text("log_probabilities");
+                self.ids(ids);
+            }
+            Readout::Activation { hook, position } => {
+                self.text("activation");
+                self.text(&hook.to_string());
+                self.number(*position as u64);
+            }
+            Readout::Generation {
+                max_new_tokens,
+                sampling,
+                stop_at_end,
+            } => {
+                self.text("generation");
+                self.number(*max_new_tokens as u64);
+                match sampling {
+                    Sampling::Greedy => self.text("greedy"),
+                    Sampling::Seeded { temperature, seed } => {
+                        self.text("seeded");
+                        self.float(*temperature);
+                        self.number(*seed);
+                    }
+                }
+                self.number(u64::from(*stop_at_end));
+            }
+        }
+    }
+}

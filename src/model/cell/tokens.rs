@@ -1,0 +1,95 @@
+//! What a cell is made of that is large: the prompt's tokens and vectors, each with the hash of its content.
+
+/// A prompt as the model sees it, with the hash of its ids.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tokens {
+    ids: Vec<u32>,
+    hash: blake3::Hash,
+    template: usize,
+    template_hash: blake3::Hash,
+}
+
+impl Tokens {
+    /// Token ids in order, `[pos]`.
+    pub fn new(ids: Vec<u32>) -> Self {
+        Self::with_template(ids, 0)
+    }
+
+    /// Token ids in order, `[pos]`, of which the first `template` are what every prompt in this chat starts with (at most all but one).
+    /// What is computed of those is shared by the prompts; it must follow from model and chat alone.
+    pub fn with_template(ids: Vec<u32>, template: usize) -> Self {
+        let template = template.min(ids.len().saturating_sub(1));
+        Tokens {
+            hash: hash_of(&ids),
+            template_hash: hash_of(&ids[..template]),
+            template,
+            ids,
+        }
+    }
+
+    /// Token ids in order, `[pos]`.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// The ids that every prompt in this chat starts with; may be none.
+    pub fn template(&self) -> &[u32] {
+        &self.ids[..self.template]
+    }
+
+    /// The ids behind the template: at least one, where there are any.
+    pub fn own(&self) -> &[u32] {
+        &self.ids[self.template..]
+    }
+
+    /// Number of positions.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is no token at all.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// blake3 of the ids as little-endian u32.
+    pub fn hash(&self) -> blake3::Hash {
+        self.hash
+    }
+
+    /// blake3 of the template's ids as little-endian u32.
+    pub fn template_hash(&self) -> blake3::Hash {
+        self.template_hash
+    }
+}
+
+fn hash_of(ids: &[u32]) -> blake3::Hash {
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    blake3::hash(&bytes)
+}
+
+/// A vector of the residual stream, `[d_model]`, float32, with the hash of its content.
+#[derive(Debug, PartialEq)]
+pub struct Vector {
+    values: Vec<f32>,
+    hash: blake3::Hash,
+}
+
+impl Vector {
+    /// Takes the elements, `[d_model]`.
+    pub fn new(values: Vec<f32>) -> Self {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let hash = blake3::hash(&bytes);
+        Vector { values, hash }
+    }
+
+    /// The elements, `[d_model]`.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// blake3 of the elements as little-endian float32.
+    pub fn hash(&self) -> blake3::Hash {
+        self.hash
+    }
+}

@@ -1,0 +1,177 @@
+//! The rows of a tile, wherever their prompts lie, and the cached positions that they attend to.
+
+use tch::{Kind, Tensor};
+
+use super::{PromptBlock, Template};
+use crate::model::error::ModelError;
+use crate::model::transformer::{Rotary, Segment, Transformer};
+
+type Result<T> = std::result::Result<T, ModelError>;
+
+/// Prompts of one template and bucket, in the order of a tile's rows; n rows.
+pub struct Rows<'s> {
+    runs: Vec<Run<'s>>,
+    template: Option<&'s Template>,
+    /// T
+    bucket: usize,
+    lengths: Vec<usize>,
+}
+
+/// Neighbouring rows that lie in one block.
+struct Run<'s> {
+    block: &'s PromptBlock,
+    /// Rows of the block, int64; none where they are the whole block in its order, which then needs no copy.
+    rows: Option<Tensor>,
+}
+
+impl<'s> Rows<'s> {
+    /// Rows by block and row of the block.
+    pub fn new(places: &[(&'s PromptBlock, usize)], transformer: &Transformer) -> Result<Self> {
+        let Some((first, _)) = places.first() else {
+            return Err(ModelError::Internal("a tile has no rows".to_string()));
+        };
+        let mut runs = Vec::new();
+        for run in places.chunk_by(|a, b| std::ptr::eq(a.0, b.0)) {
+            let block = run[0].0;
+            let whole = run.len() == block.prompts.len()
+                && run.iter().enumerate().all(|(i, (_, row))| *row == i);
+            let rows: Vec<i64> = run.iter().map(|(_, row)| *row as i64).collect();
+            runs.push(Run {
+                block,
+                rows: match whole {
+                    true => None,
+                    false => Some(Tensor::from_slice(&rows).f_to_device(transformer.device())?),
+                },
+            });
+        }
+        Ok(Rows {
+            runs,
+            template: first.template.as_deref(),
+            bucket: first.bucket,
+            lengths: places
+                .iter()
+                .map(|(block, row)| block.prompts[*row].len())
+                .collect(),
+        })
+    }
+
+    /// Rows of block tensors (first dimension: the block's rows), in the order of the tile.
+    pub fn gather(&self, pick: impl Fn(&'s PromptBlock) -> &'s Tensor) -> Result<Tensor> {
+        let parts = self
+            .runs
+            .iter()
+            .map(|run| {
+                let tensor = pick(run.block);
+                Ok(match &run.rows {
+                    None => tensor.shallow_clone(),
+                    Some(rows) => tensor.f_index_select(0, rows)?,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(match parts.as_slice() {
+            [one] => one.shallow_clone(),
+            several => Tensor::f_cat(several, 0)?,
+        })
+    }
+
+    /// Rotary angles of each row's last `suffix` positions.
+    pub fn rotary(&self, transformer: &Transformer, suffix: usize) -> Result<Rotary> {
+        let positions: Vec<i64> = self
+            .lengths
+            .iter()
+            .flat_map(|length| length - suffix..*length)
+            .map(|position| position as i64)
+            .collect();
+        let positions = Tensor::from_slice(&positions)
+            .f_view([self.lengths.len() as i64, suffix as i64].as_slice())?
+            .f_to_device(transformer.device())?;
+        transformer.rotary(&positions)
+    }
+
+    /// What each row's last `suffix` positions attend to: those before them.
+    pub fn context<'r>(
+        &'r self,
+        transformer: &Transformer,
+        suffix: usize,
+    ) -> Result<Context<'r, 's>> {
+        let in_template = self.template.map_or(0, |template| template.length);
+        let starts = self.lengths.iter().map(|length| length - suffix);
+        let visible_own: Vec<usize> = starts
+            .clone()
+            .map(|s| s.saturating_sub(in_template))
+            .collect();
+        let visible: Vec<usize> = starts.map(|start| start.min(in_template)).collect();
+        let template_mask = match visible.iter().any(|&count| count < in_template) {
+            true => Some(mask(transformer, &visible, in_template)?),
+            false => None,
+        };
+        Ok(Context {
+            rows: self,
+            template_mask,
+            mask: mask(transformer, &visible_own, self.bucket)?,
+        })
+    }
+}
+
+/// 0 for the first so many columns of each row and −∞ for the others, `[n, 1, 1, width]`.
+fn mask(transformer: &Transformer, visible: &[usize], width: usize) -> Result<Tensor> {
+    let device = transformer.device();
+    let visible: Vec<i64> = visible.iter().map(|&count| count as i64).collect();
+    let size = [visible.len() as i64, 1, 1, width as i64];
+    let visible = Tensor::from_slice(&visible)
+        .f_view([size[0], 1, 1, 1].as_slice())?
+        .f_to_device(device)?;
+    let hidden = Tensor::f_arange(size[3], (Kind::Int64, device))?.f_ge_tensor(&visible)?;
+    let zeros = Tensor::f_zeros(size.as_slice(), (transformer.kind(), device))?;
+    Ok(zeros.f_masked_fill(&hidden, f64::NEG_INFINITY)?)
+}
+
+/// The cached positions of a tile's rows.
+pub struct Context<'r, 's> {
+    rows: &'r Rows<'s>,
+    /// `[n, 1, 1, P]`, where some row does not see all of the template
+    template_mask: Option<Tensor>,
+    /// `[n, 1, 1, T]`
+    mask: Tensor,
+}
+
+/// Keys and values of one layer for a tile's rows.
+pub struct Cached<'c> {
+    template: Option<Segment<'c>>,
+    keys: Tensor,
+    values: Tensor,
+    mask: &'c Tensor,
+}
+
+impl<'s> Context<'_, 's> {
+    /// Keys and values of one layer. No copy where the tile is exactly a block.
+    pub fn layer(&self, layer: usize) -> Result<Cached<'_>> {
+        Ok(Cached {
+            template: self.rows.template.map(|template| Segment {
+                keys: &template.keys[layer],
+                values: &template.values[layer],
+                mask: self.template_mask.as_ref(),
+            }),
+            keys: self.rows.gather(|block| &block.keys[layer])?,
+            values: self.rows.gather(|block| &block.values[layer])?,
+            mask: &self.mask,
+        })
+    }
+}
+
+impl Cached<'_> {
+    /// As the segments of [`Transformer::block`].
+    pub fn segments(&self) -> Vec<Segment<'_>> {
+        let template = self.template.as_ref().map(|template| Segment {
+            keys: template.keys,
+            values: template.values,
+            mask: template.mask,
+        });
+        let own = Segment {
+            keys: &self.keys,
+            values: &self.values,
+            mask: Some(self.mask),
+        };
+        template.into_iter().chain([own]).collect()
+    }
+}

@@ -1,0 +1,245 @@
+//! Attention: rotary angles, what the positions at hand attend to, and the products themselves.
+//!
+//! Two forms. Rows of a tile attend together, to cached positions and to themselves ([`attend_rows`]). Prompts packed one after another
+//! attend each for itself ([`attend_packed`]), by products whose sizes depend on that prompt alone.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::model::config::ModelConfig;
+use crate::model::error::ModelError;
+
+type Result<T> = std::result::Result<T, ModelError>;
+
+/// The frequencies of the rotary embedding.
+pub(super) struct Angles {
+    /// `[dh / 2]`, float32
+    frequencies: Tensor,
+    scale: f64,
+}
+
+/// cos and sin of the rotary angles of the positions at hand.
+pub struct Rotary {
+    /// `[B or 1, S, 1, dh]`: each angle twice
+    cos: Tensor,
+    /// `[B or 1, S, 1, dh / 2]`
+    sin: Tensor,
+}
+
+impl Angles {
+    pub(super) fn new(config: &ModelConfig, device: Device) -> Result<Self> {
+        let (frequencies, scale) = config.rope.inverse_frequencies(config.d_head);
+        Ok(Angles {
+            frequencies: Tensor::from_slice(&frequencies).f_to_device(device)?,
+            scale: f64::from(scale),
+        })
+    }
+
+    /// Of positions `[B or 1, S]` (int64).
+    pub(super) fn rotary(&self, positions: &Tensor, kind: Kind) -> Result<Rotary> {
+        let angles = positions
+            .f_to_kind(Kind::Float)?
+            .f_unsqueeze(-1)?
+            .f_unsqueeze(-1)?
+            .f_mul(&self.frequencies)?;
+        let finish =
+            |t: Tensor| -> Result<Tensor> { Ok(t.f_mul_scalar(self.scale)?.f_to_kind(kind)?) };
+        let cos = finish(angles.f_cos()?)?;
+        Ok(Rotary {
+            cos: Tensor::f_cat(&[&cos, &cos], -1)?,
+            sin: finish(angles.f_sin()?)?,
+        })
+    }
+}
+
+/// Rotary embedding in the half-split form of transformers: x `[B, S, head, dh]`.
+pub(super) fn rotate(x: &Tensor, rotary: &Rotary) -> Result<Tensor> {
+    let half = x.size()[3] / 2;
+    let first = x.f_narrow(3, 0, half)?;
+    let second = x.f_narrow(3, half, half)?;
+    let turned = x.f_mul(&rotary.cos)?;
+    let _ = turned
+        .f_narrow(3, 0, half)?
+        .f_sub_(&second.f_mul(&rotary.sin)?)?;
+    let _ = turned
+        .f_narrow(3, half, half)?
+        .f_add_(&first.f_mul(&rotary.sin)?)?;
+    Ok(turned)
+}
+
+/// Queries, keys and values of the positions at hand, rotary embedding applied.
+pub struct Projected {
+    /// `[B, S, kv·g, dh]`
+    pub queries: Tensor,
+    /// `[B, S, kv, dh]`
+    pub keys: Tensor,
+    /// `[B, S, kv, dh]`
+    pub values: Tensor,
+}
+
+/// Keys and values of positions computed earlier, for the rows at hand.
+pub struct Segment<'a> {
+    /// `[B, kv, T, dh]`, or `[kv, T, dh]` where all rows share them; rotary embedding applied
+    pub keys: &'a Tensor,
+    /// As the keys.
+    pub values: &'a Tensor,
+    /// Added to the attention logits, `[B, 1, 1, T]`: 0 where the position exists, −∞ where it is padding; none when all exist.
+    pub mask: Option<&'a Tensor>,
+}
+
+impl Segment<'_> {
+    fn is_shared(&self) -> bool {
+        self.keys.dim() == 3
+    }
+
+    /// Number of positions.
+    fn length(&self) -> i64 {
+        let size = self.keys.size();
+        size[size.len() - 2]
+    }
+
+    /// The product of each row's `left [B, kv, n, m]` and this segment's `right`, `[B, kv, m, o]` or, where shared, `[kv, m, o]`.
+    fn product(&self, left: &Tensor, right: &Tensor) -> Result<Tensor> {
+        if !self.is_shared() {
+            // With a single position a matrix product is the slower way to write these; in short formats it is the more exact one.
+            let single = self.length() == 1 && left.kind() == Kind::Float;
+            return match single {
+                false => Ok(left.f_matmul(right)?),
+                true if left.size()[3] == 1 => Ok(left.f_mul(right)?),
+                true => Ok(left.f_mul(&right.f_transpose(-1, -2)?)?.f_sum_dim_intlist(
+                    [-1i64].as_slice(),
+                    true,
+                    None,
+                )?),
+            };
+        }
+        // One large product per key-value head instead of B small ones.
+        let size = left.size();
+        let product = left
+            .f_transpose(0, 1)?
+            .f_reshape([size[1], size[0] * size[2], size[3]].as_slice())?
+            .f_bmm(right)?;
+        Ok(product
+            .f_view([size[1], size[0], size[2], right.size()[2]].as_slice())?
+            .f_transpose(0, 1)?)
+    }
+}
+
+/// Attention of a tile's rows to earlier segments and to themselves, one softmax over all. Returns z `[B, S, kv·g·dh]` and the new keys
+/// and values, `[B, kv, S, dh]` each. `causal [1, 1, g·S, S]` is the mask among the S positions (none when S = 1). Keys are never joined
+/// to those of the segments, which would copy the cache.
+pub(super) fn attend_rows(
+    projected: &Projected,
+    segments: &[Segment<'_>],
+    causal: Option<&Tensor>,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let size = projected.queries.size();
+    let (b, s, heads, dh) = (size[0], size[1], size[2], size[3]);
+    let kv = projected.keys.size()[2];
+    let g = heads / kv;
+    // Queries of one key-value head side by side: [B, kv, g·S, dh].
+    let queries = projected
+        .queries
+        .f_mul_scalar((dh as f64).powf(-0.5))?
+        .f_view([b, s, kv, g, dh].as_slice())?
+        .f_permute([0i64, 2, 3, 1, 4].as_slice())?
+        .f_reshape([b, kv, g * s, dh].as_slice())?;
+    let keys = projected.keys.f_transpose(1, 2)?.f_contiguous()?;
+    let values = projected.values.f_transpose(1, 2)?.f_contiguous()?;
+    let own = Segment {
+        keys: &keys,
+        values: &values,
+        mask: causal,
+    };
+    let z = attend(&queries, segments, &own)?
+        .f_view([b, kv, g, s, dh].as_slice())?
+        .f_permute([0i64, 3, 1, 2, 4].as_slice())?
+        .f_reshape([b, s, heads * dh].as_slice())?;
+    Ok((z, keys, values))
+}
+
+/// Attention of queries `[B, kv, g·S, dh]`, already scaled: `[B, kv, g·S, dh]`.
+fn attend(queries: &Tensor, segments: &[Segment<'_>], own: &Segment<'_>) -> Result<Tensor> {
+    let all: Vec<&Segment<'_>> = segments.iter().chain([own]).collect();
+    let logits = all
+        .iter()
+        .map(|segment| {
+            let logits = segment.product(queries, &segment.keys.f_transpose(-1, -2)?)?;
+            Ok(match segment.mask {
+                Some(mask) => logits.f_add(mask)?,
+                None => logits,
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let weights = Tensor::f_cat(&logits, -1)?
+        .f_softmax(-1, Kind::Float)?
+        .f_to_kind(queries.kind())?;
+    let mut start = 0;
+    let mut sum: Option<Tensor> = None;
+    for segment in all {
+        let length = segment.length();
+        let part = segment.product(&weights.f_narrow(-1, start, length)?, segment.values)?;
+        start += length;
+        sum = Some(match sum {
+            Some(sum) => sum.f_add(&part)?,
+            None => part,
+        });
+    }
+    sum.ok_or_else(|| ModelError::Internal("attention without keys".to_string()))
+}
+
+/// One of several prompts packed one after another: where it starts, how many positions it has, its causal mask.
+pub struct Span {
+    /// Index of its first position.
+    pub start: i64,
+    /// Number of positions n.
+    pub length: i64,
+    /// Added to the attention logits, `[1, g·n, P + n]`, with P positions before the first.
+    pub mask: Tensor,
+}
+
+/// Attention of prompts packed along S (B = 1), each to the P positions of `before` (keys and values `[kv, P, dh]`), which all have before
+/// them, and to itself. Returns z `[1, S, kv·g·dh]`; what belongs to no span is zero.
+pub fn attend_packed(
+    projected: &Projected,
+    before: Option<(&Tensor, &Tensor)>,
+    spans: &[Span],
+) -> Result<Tensor> {
+    let size = projected.queries.size();
+    let (s, heads, dh) = (size[1], size[2], size[3]);
+    let kv = projected.keys.size()[2];
+    let g = heads / kv;
+    let queries = projected
+        .queries
+        .f_mul_scalar((dh as f64).powf(-0.5))?
+        .f_view([s, kv, g, dh].as_slice())?;
+    let z = queries.f_zeros_like()?;
+    for span in spans {
+        let (start, n) = (span.start, span.length);
+        let joined = |before: Option<&Tensor>, own: &Tensor| -> Result<Tensor> {
+            let own = own
+                .f_select(0, 0)?
+                .f_narrow(0, start, n)?
+                .f_transpose(0, 1)?;
+            Ok(match before {
+                Some(before) => Tensor::f_cat(&[before, &own], 1)?,
+                None => own,
+            })
+        };
+        let keys = joined(before.map(|b| b.0), &projected.keys)?;
+        let values = joined(before.map(|b| b.1), &projected.values)?;
+        let weights = queries
+            .f_narrow(0, start, n)?
+            .f_permute([1i64, 2, 0, 3].as_slice())?
+            .f_reshape([kv, g * n, dh].as_slice())?
+            .f_bmm(&keys.f_transpose(1, 2)?)?
+            .f_add(&span.mask)?
+            .f_softmax(-1, Kind::Float)?
+            .f_to_kind(queries.kind())?;
+        let part = weights
+            .f_bmm(&values)?
+            .f_view([kv, g, n, dh].as_slice())?
+            .f_permute([2i64, 0, 1, 3].as_slice())?;
+        z.f_narrow(0, start, n)?.f_copy_(&part)?;
+    }
+    Ok(z.f_view([1, s, heads * dh].as_slice())?)
+}
