@@ -6,7 +6,8 @@
 //! - prefill of the distinct prompts: the positions that all of them begin with (the chat template's) once, the others once per prompt,
 //!   through every block; of the last block only keys and values, but for the last position, which goes through all of it;
 //! - each distinct cell: the positions from its first edit on, through what lies above that edit. For an edit of `resid_pre` that is its
-//!   block and all after it; of `attn_out`, the block's MLP and all after it; of `mlp_out`, the blocks after it.
+//!   block and all after it; of `attn_out`, the block's MLP and all after it; of `mlp_out`, the blocks after it. An attention or an MLP
+//!   above, whose output is itself replaced, is left out.
 //!
 //! Not counted, though it has to be done: attention to the keys and values (1 to 2 % at these lengths), the unembedding rows of the
 //! score, norms, activation functions; nor padding, nor whatever is computed twice. So the share of the time that this arithmetic would
@@ -17,7 +18,7 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 
 use refusal_dial::cache::{Cache, Key};
-use refusal_dial::model::{Cell, HookPoint, ModelConfig, Site, Tokens, Value};
+use refusal_dial::model::{Cell, Edit, HookPoint, Intervention, ModelConfig, Site, Tokens, Value};
 use refusal_dial::stages::{Evaluate, StageError};
 
 /// The weight matrices of a block, with those of equal input joined.
@@ -87,16 +88,17 @@ impl AddAssign for Rows {
 }
 
 impl Rows {
-    fn of_blocks(rows: f64) -> Self {
+    /// That many rows through a whole block.
+    pub fn of_blocks(rows: f64) -> Self {
         Rows([rows, 0.0, rows, rows, rows])
-    }
-
-    fn of_mlps(rows: f64) -> Self {
-        Rows([0.0, 0.0, 0.0, rows, rows])
     }
 
     fn of_keys_and_values(rows: f64) -> Self {
         Rows([0.0, rows, 0.0, 0.0, 0.0])
+    }
+
+    fn scaled(self, factor: f64) -> Self {
+        Rows(self.0.map(|rows| rows * factor))
     }
 
     /// Floating-point operations.
@@ -149,12 +151,28 @@ pub fn cell_of(cell: &Cell, n_layers: usize) -> Rows {
     };
     let above = suffix * (n_layers - layer - 1) as f64;
     let mut rows = Rows::of_blocks(above);
-    match site {
-        Site::ResidPre | Site::AttnZ => rows += Rows::of_blocks(suffix),
-        Site::AttnOut | Site::ResidMid | Site::MlpPost => rows += Rows::of_mlps(suffix),
-        Site::MlpOut | Site::ResidPost => {}
-    }
+    rows += match site {
+        Site::ResidPre => Rows::of_blocks(suffix),
+        Site::AttnZ => Rows([0.0, 0.0, suffix, suffix, suffix]),
+        Site::AttnOut | Site::ResidMid => Rows([0.0, 0.0, 0.0, suffix, suffix]),
+        Site::MlpPost => Rows([0.0, 0.0, 0.0, 0.0, suffix]),
+        Site::MlpOut | Site::ResidPost => Rows::default(),
+    };
+    let later = cell.interventions.iter().filter(|i| i.hook > hook);
+    later.for_each(|i| rows += replaced(i).scaled(-suffix));
     rows
+}
+
+/// What an edit makes needless at its position: the work whose outcome it replaces.
+fn replaced(edit: &Intervention) -> Rows {
+    match (edit.hook, &edit.edit) {
+        (HookPoint::Block { site, .. }, Edit::Replace(_)) => match site {
+            Site::AttnOut => Rows([1.0, 0.0, 1.0, 0.0, 0.0]),
+            Site::MlpOut => Rows([0.0, 0.0, 0.0, 1.0, 1.0]),
+            _ => Rows::default(),
+        },
+        _ => Rows::default(),
+    }
 }
 
 /// Number of tokens with which all prompts begin, short of the whole of any.

@@ -56,6 +56,7 @@ fn bench(quick: bool) -> Result<()> {
         },
     );
     let files = Files::write(root, folder.join("study"), &data, &size)?;
+    let load_before = load_average();
     say(&format!("the study, with the prompts of {}", data.name));
     let cold = files.run(None)?;
     let threads = cold.report.threads()?;
@@ -82,7 +83,10 @@ fn bench(quick: bool) -> Result<()> {
     };
     let figures = measured.figures()?;
     figures.write(&folder.join("study.json"))?;
-    println!("\n{} threads, prompts of {}\n", threads, data.name);
+    println!(
+        "\n{threads} threads, prompts of {}; load average before: {load_before}\n",
+        data.name
+    );
     println!("{}\n\n{}\n", measured.stages(), measured.rates());
     println!("{}\n", report::growth(&axes, marginal.load_seconds));
     println!("{}\n", measured.marginal());
@@ -95,6 +99,12 @@ fn bench(quick: bool) -> Result<()> {
     }
     println!("figures in target/bench/study.json");
     Ok(())
+}
+
+/// Processes that wanted to run during the last minute: what disturbs the figures.
+fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_string()
 }
 
 fn say(what: &str) {
