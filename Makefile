@@ -3,11 +3,12 @@
 
 dial := $(or $(CARGO_TARGET_DIR),target)/release/dial
 
-.PHONY: help run test check setup
+.PHONY: help run test bench check setup
 
 help:
 	@echo 'make run     set up, build, and run the study pipelines/quickstart.toml'
 	@echo 'make test    set up, build, and run the tests'
+	@echo 'make bench   time the standard study (10 minutes; see benches/study/main.rs)'
 	@echo 'make check   formatting and lints'
 	@echo 'make setup   fetch libtorch and the quickstart model into third_party/'
 
@@ -19,6 +20,10 @@ run: setup
 test: setup
 	scripts/test-setup.sh
 	cargo test --release --locked
+
+# The release profile again; the figures go to target/bench/study.json.
+bench: setup
+	cargo bench --profile release --locked --bench study
 
 check:
 	cargo fmt --check

@@ -2,6 +2,7 @@
 
 mod bad_files;
 mod bad_study;
+mod bench;
 mod cache_keys;
 mod checkpoint;
 mod planted;

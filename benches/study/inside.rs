@@ -1,0 +1,184 @@
+//! What is measured inside this process, through the library: reading the model, prefilling, and one more α.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use refusal_dial::cache::Cache;
+use refusal_dial::model::{
+    Cell, DeviceName, Edit, Evaluator, HookPoint, Intervention, ModelConfig, ModelHandle,
+    Positions, Site, Step, Tokens, random_unit_vector,
+};
+use refusal_dial::plan::{self, Fetch, Study};
+use refusal_dial::spec;
+use refusal_dial::stages::Inputs;
+
+use super::Result;
+use super::arithmetic::{Counter, Rows, cell_of, prefill_of, prefill_of_shared, shared_tokens};
+use super::study::{Files, Size};
+
+/// Repetitions of what is short enough to repeat; the shortest counts.
+const REPETITIONS: usize = 3;
+/// Bytes for prefixes: room for all prompts of the study.
+const PREFIX_BUDGET_BYTES: usize = 4 << 30;
+
+/// A study that has run, opened again.
+pub struct Opened {
+    study: Study,
+    inputs: Inputs,
+    cache: Cache,
+}
+
+/// What one stage needed at least, duplicates of earlier stages not counted.
+pub struct StageWork {
+    /// Name of the stage.
+    pub name: String,
+    /// Products with weight matrices.
+    pub rows: Rows,
+}
+
+/// What the study's prompts and one more α cost.
+pub struct Marginal {
+    /// Reading the model.
+    pub load_seconds: f64,
+    /// Prefill and score of the study's prompts.
+    pub prefill_seconds: f64,
+    /// By layer: one more α over all prompts, in a sweep of the study's number of α.
+    pub alpha_seconds: Vec<(usize, f64)>,
+}
+
+impl Opened {
+    /// Opens the study and its cache.
+    pub fn new(files: &Files) -> Result<Self> {
+        let document = spec::load(&files.study, &[]).map_err(|error| error.to_string())?;
+        let study = Study::new(document, "study").map_err(|error| error.to_string())?;
+        let cache = Cache::open(&files.cache())?;
+        let inputs = plan::resolve(&study, &cache, Fetch::Never)?;
+        Ok(Opened {
+            study,
+            inputs,
+            cache,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> Result<&ModelHandle> {
+        let model = self.inputs.models.values().next();
+        Ok(model.ok_or("the study has no model")?)
+    }
+
+    /// The model's dimensions.
+    pub fn config(&self) -> Result<&ModelConfig> {
+        Ok(self.model()?.config())
+    }
+
+    /// What every stage needs at least: each is run once more on the values of the cache, and its new cells are counted.
+    pub fn work(&self) -> Result<Vec<StageWork>> {
+        let n_layers = self.config()?.n_layers;
+        let mut inputs = self.inputs.clone();
+        let mut counter = Counter::new(&self.cache);
+        let mut stages = Vec::new();
+        let mut prefilled: Vec<(usize, Arc<Tokens>)> = Vec::new();
+        for spec in &self.study.stages {
+            counter.next();
+            let output = spec.stage.run(&inputs, &mut counter)?;
+            inputs.stages.insert(spec.name.clone(), Arc::new(output));
+            let mut rows = Rows::default();
+            for cell in &counter.new_cells {
+                rows += cell_of(cell, n_layers);
+            }
+            let prompts = counter.new_prompts.drain(..);
+            prefilled.extend(prompts.map(|prompt| (stages.len(), prompt)));
+            let name = spec.name.clone();
+            stages.push(StageWork { name, rows });
+        }
+        // How much the prompts share is known once all are.
+        let shared = shared_tokens(prefilled.iter().map(|(_, prompt)| prompt));
+        for (stage, prompt) in &prefilled {
+            stages[*stage].rows += prefill_of(prompt.len(), shared, n_layers);
+        }
+        if let Some((stage, _)) = prefilled.first() {
+            stages[*stage].rows += prefill_of_shared(shared, n_layers);
+        }
+        Ok(stages)
+    }
+
+    /// Times reading the model, the prefill of the study's prompts, and one more α at each layer.
+    pub fn marginal(&self, size: &Size) -> Result<Marginal> {
+        let cells = self.score_cells()?;
+        let (mut load, mut prefill) = (f64::INFINITY, f64::INFINITY);
+        let mut loaded = None;
+        for _ in 0..REPETITIONS {
+            drop(loaded.take());
+            let started = Instant::now();
+            let mut evaluator = self.model()?.load(DeviceName::Cpu, PREFIX_BUDGET_BYTES)?;
+            load = load.min(started.elapsed().as_secs_f64());
+            prefill = prefill.min(seconds(&mut evaluator, &cells)?);
+            loaded = Some(evaluator);
+        }
+        let mut evaluator = loaded.ok_or("the model was not read")?;
+        let mut alpha_seconds = Vec::new();
+        for &layer in &size.layers {
+            let mut best = f64::INFINITY;
+            for repetition in 0..REPETITIONS {
+                let sweep = self.sweep(&cells, layer, size.alphas.len(), repetition as u64)?;
+                best = best.min(seconds(&mut evaluator, &sweep)?);
+            }
+            alpha_seconds.push((layer, best / size.alphas.len() as f64));
+        }
+        Ok(Marginal {
+            load_seconds: load,
+            prefill_seconds: prefill,
+            alpha_seconds,
+        })
+    }
+
+    /// The cells of the stage `score`.
+    fn score_cells(&self) -> Result<Vec<Cell>> {
+        let mut counter = Counter::new(&self.cache);
+        let mut stages = self.study.stages.iter();
+        let score = stages.find(|spec| spec.name == "score");
+        let score = score.ok_or("the study has no stage `score`")?;
+        score.stage.run(&self.inputs, &mut counter)?;
+        Ok(counter.new_cells)
+    }
+
+    /// The cells steered at a layer, with that many α in a random direction.
+    fn sweep(&self, cells: &[Cell], layer: usize, alphas: usize, seed: u64) -> Result<Vec<Cell>> {
+        let config = self.config()?;
+        let vector = Arc::new(random_unit_vector(seed, config.d_model)?);
+        let steered = |cell: &Cell, alpha: usize| {
+            let edit = Intervention {
+                hook: HookPoint::block(layer, Site::ResidPre),
+                positions: Positions::At(cell.tokens.len() - 1),
+                edit: Edit::Add {
+                    vector: Arc::clone(&vector),
+                    scale: (alpha + 1) as f64,
+                },
+            };
+            let (tokens, readout) = (Arc::clone(&cell.tokens), cell.readout.clone());
+            Cell::new(cell.model, tokens, vec![edit], readout, config.n_layers)
+        };
+        let alphas = 0..alphas;
+        Ok(alphas
+            .flat_map(|alpha| cells.iter().map(move |cell| (cell, alpha)))
+            .map(|(cell, alpha)| steered(cell, alpha))
+            .collect())
+    }
+}
+
+/// Wall time of an evaluation.
+fn seconds(evaluator: &mut Evaluator, cells: &[Cell]) -> Result<f64> {
+    let started = Instant::now();
+    let mut values = 0;
+    let _ = evaluator.evaluate(cells, &mut |step| {
+        if let Step::Values(batch) = step {
+            values += batch.len();
+        }
+        ControlFlow::Continue(())
+    })?;
+    if values != cells.len() {
+        return Err(format!("{} cells gave {values} values", cells.len()).into());
+    }
+    Ok(started.elapsed().as_secs_f64())
+}

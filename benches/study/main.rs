@@ -1,0 +1,140 @@
+//! The benchmark: the standard study on the quickstart's model, timed beside what a person would run instead.
+//!
+//! `make bench` prints every figure with its bar and writes `target/bench/study.json`. In one invocation on one machine:
+//!
+//! 1. `study`, `program`: `dial run` on the whole study from an empty cache: wall time, peak memory; then again, with nothing to compute
+//! 2. `linear`: small sweeps with 1×, 2× and 4× the prompts, α and seeds
+//! 3. `peers`: the Python scripts that do the same work, where they are installed (`scripts/bench-peers.sh`)
+//! 4. `inside`: prefill and one more α, through the library
+//! 5. `kernels`, `arithmetic`: the rate of matrix products at the study's shapes, and the least arithmetic that the study needs
+//!
+//! A bar that is missed is said, and is no failure: the exit code tells whether everything could run. Close other programs before;
+//! `cargo bench --profile release --bench study -- --quick` tries the benchmark itself out on a study of some seconds.
+
+mod arithmetic;
+mod inside;
+mod kernels;
+mod linear;
+mod peers;
+mod program;
+mod report;
+mod study;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use inside::Opened;
+use peers::Peers;
+use program::Run;
+use report::Measured;
+use study::{Data, Files, Size};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Runs with nothing to compute; the shortest counts.
+const NOOP_RUNS: usize = 5;
+
+fn main() -> ExitCode {
+    match bench(std::env::args().any(|argument| argument == "--quick")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(quick: bool) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = root.join("target/bench");
+    let (data, size) = (
+        Data::find(root),
+        if quick {
+            Size::quick()
+        } else {
+            Size::standard()
+        },
+    );
+    let files = Files::write(root, folder.join("study"), &data, &size)?;
+    let load_before = load_average();
+    say(&format!("the study, with the prompts of {}", data.name));
+    let cold = files.run(None)?;
+    let threads = cold.report.threads()?;
+    say(&format!("the same again, {NOOP_RUNS} times"));
+    let noop_seconds = shortest_noop(&files, threads)?;
+    say("small sweeps that grow");
+    let axes = linear::measure(root, &folder.join("sweep"), &data, threads)?;
+    say("the peers");
+    let (peers, advice) = peers(root, &files, &size, threads)?;
+    say("prefill and one more α, inside this process");
+    refusal_dial::model::set_threads(threads)?;
+    let opened = Opened::new(&files)?;
+    let marginal = opened.marginal(&size)?;
+    say("matrix products");
+    let copies = opened.config()?.n_layers - size.layers[0];
+    let measured = Measured {
+        cold: &cold,
+        noop_seconds,
+        marginal: &marginal,
+        work: &opened.work()?,
+        rates: &kernels::rates(opened.config()?, copies)?,
+        peers: peers.as_ref(),
+        config: opened.config()?,
+    };
+    let figures = measured.figures()?;
+    figures.write(&folder.join("study.json"))?;
+    println!(
+        "\n{threads} threads, prompts of {}; load average before: {load_before}\n",
+        data.name
+    );
+    println!("{}\n\n{}\n", measured.stages(), measured.rates());
+    println!("{}\n", report::growth(&axes, marginal.load_seconds));
+    println!("{}\n", measured.marginal());
+    if let Some(peers) = &peers {
+        println!("{}\n", peers.table());
+    }
+    println!("{}\n", figures.table());
+    if let Some(advice) = advice {
+        println!("{advice}");
+    }
+    println!("figures in target/bench/study.json");
+    Ok(())
+}
+
+/// Processes that wanted to run during the last minute: what disturbs the figures.
+fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_string()
+}
+
+fn say(what: &str) {
+    eprintln!("bench: {what}");
+}
+
+/// The shortest wall time of runs that find everything in the cache.
+fn shortest_noop(files: &Files, threads: usize) -> Result<f64> {
+    let mut shortest = f64::INFINITY;
+    for _ in 0..NOOP_RUNS {
+        let run: Run = files.run(Some(threads))?;
+        let computed: u64 = run.report.stages.iter().map(|s| s.cells_computed).sum();
+        if computed > 0 {
+            return Err(format!("a run that has nothing to do computed {computed} cells").into());
+        }
+        shortest = shortest.min(run.seconds);
+    }
+    Ok(shortest)
+}
+
+/// The peers' figures, or what to do to have them.
+fn peers(
+    root: &Path,
+    files: &Files,
+    size: &Size,
+    threads: usize,
+) -> Result<(Option<Peers>, Option<String>)> {
+    match peers::time(root, files, size, threads) {
+        Ok(peers) => Ok((Some(peers), None)),
+        Err(Ok(advice)) => Ok((None, Some(advice))),
+        Err(Err(error)) => Err(error),
+    }
+}
