@@ -4,14 +4,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use refusal_dial::cache::Cache;
 use refusal_dial::model::{
     Cell, DeviceName, Edit, Evaluator, HookPoint, Intervention, ModelConfig, ModelHandle,
     Positions, Site, Step, Tokens, random_unit_vector,
 };
-use refusal_dial::plan::{self, Fetch, Study};
+use refusal_dial::plan::{self, Fetch, Opened};
 use refusal_dial::spec;
-use refusal_dial::stages::Inputs;
 
 use super::Result;
 use super::arithmetic::{Counter, Rows, cell_of, prefill_of, prefill_of_shared, shared_tokens};
@@ -21,13 +19,6 @@ use super::study::{Files, Size};
 const REPETITIONS: usize = 3;
 /// Bytes for prefixes: room for all prompts of the study.
 const PREFIX_BUDGET_BYTES: usize = 4 << 30;
-
-/// A study that has run, opened again.
-pub struct Opened {
-    study: Study,
-    inputs: Inputs,
-    cache: Cache,
-}
 
 /// What one stage needed at least, duplicates of earlier stages not counted.
 pub struct StageWork {
@@ -47,23 +38,20 @@ pub struct Marginal {
     pub alpha_seconds: Vec<(usize, f64)>,
 }
 
-impl Opened {
+/// A study that has run, opened again.
+pub struct Finished(Opened);
+
+impl Finished {
     /// Opens the study and its cache.
     pub fn new(files: &Files) -> Result<Self> {
         let document = spec::load(&files.study, &[]).map_err(|error| error.to_string())?;
-        let study = Study::new(document, "study").map_err(|error| error.to_string())?;
-        let cache = Cache::open(&files.cache())?;
-        let inputs = plan::resolve(&study, &cache, Fetch::Never)?;
-        Ok(Opened {
-            study,
-            inputs,
-            cache,
-        })
+        let opened = plan::open_study(document, "study", &files.cache(), Fetch::Never)?;
+        Ok(Finished(opened))
     }
 
     /// The model.
     pub fn model(&self) -> Result<&ModelHandle> {
-        let model = self.inputs.models.values().next();
+        let model = self.0.inputs.models.values().next();
         Ok(model.ok_or("the study has no model")?)
     }
 
@@ -75,11 +63,11 @@ impl Opened {
     /// What every stage needs at least: each is run once more on the values of the cache, and its new cells are counted.
     pub fn work(&self) -> Result<Vec<StageWork>> {
         let n_layers = self.config()?.n_layers;
-        let mut inputs = self.inputs.clone();
-        let mut counter = Counter::new(&self.cache);
+        let mut inputs = self.0.inputs.clone();
+        let mut counter = Counter::new(&self.0.cache);
         let mut stages = Vec::new();
         let mut prefilled: Vec<(usize, Arc<Tokens>)> = Vec::new();
-        for spec in &self.study.stages {
+        for spec in &self.0.study.stages {
             counter.next();
             let output = spec.stage.run(&inputs, &mut counter)?;
             inputs.stages.insert(spec.name.clone(), Arc::new(output));
@@ -135,11 +123,11 @@ impl Opened {
 
     /// The cells of the stage `score`.
     fn score_cells(&self) -> Result<Vec<Cell>> {
-        let mut counter = Counter::new(&self.cache);
-        let mut stages = self.study.stages.iter();
+        let mut counter = Counter::new(&self.0.cache);
+        let mut stages = self.0.study.stages.iter();
         let score = stages.find(|spec| spec.name == "score");
         let score = score.ok_or("the study has no stage `score`")?;
-        score.stage.run(&self.inputs, &mut counter)?;
+        score.stage.run(&self.0.inputs, &mut counter)?;
         Ok(counter.new_cells)
     }
 

@@ -23,7 +23,7 @@ mod study;
 use std::path::Path;
 use std::process::ExitCode;
 
-use inside::Opened;
+use inside::Finished;
 use peers::Peers;
 use program::Run;
 use report::Measured;
@@ -68,18 +68,18 @@ fn bench(quick: bool) -> Result<()> {
     let (peers, advice) = peers(root, &files, &size, threads)?;
     say("prefill and one more α, inside this process");
     refusal_dial::model::set_threads(threads)?;
-    let opened = Opened::new(&files)?;
-    let marginal = opened.marginal(&size)?;
+    let finished = Finished::new(&files)?;
+    let marginal = finished.marginal(&size)?;
     say("matrix products");
-    let copies = opened.config()?.n_layers - size.layers[0];
+    let copies = finished.config()?.n_layers - size.layers[0];
     let measured = Measured {
         cold: &cold,
         noop_seconds,
         marginal: &marginal,
-        work: &opened.work()?,
-        rates: &kernels::rates(opened.config()?, copies)?,
+        work: &finished.work()?,
+        rates: &kernels::rates(finished.config()?, copies)?,
         peers: peers.as_ref(),
-        config: opened.config()?,
+        config: finished.config()?,
     };
     let figures = measured.figures()?;
     figures.write(&folder.join("study.json"))?;
