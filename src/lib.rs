@@ -13,6 +13,7 @@ pub mod cli;
 pub mod model;
 pub mod plan;
 pub mod prompts;
+pub mod report;
 pub mod run;
 pub mod spec;
 pub mod stages;

@@ -13,6 +13,7 @@ mod console;
 mod init;
 mod logging;
 mod plan;
+mod report;
 mod run;
 mod tables;
 
@@ -49,6 +50,8 @@ enum Command {
     Run(run::RunArguments),
     /// Show what a run would do, and why, without doing it.
     Plan(plan::PlanArguments),
+    /// Draw a run again: its page `report.html` and its figures.
+    Report(report::ReportArguments),
     /// Write a commented study file to start from.
     Init(init::InitArguments),
 }
@@ -100,6 +103,7 @@ pub fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Plan(arguments) => plan::plan(&arguments),
+        Command::Report(arguments) => report::report(&arguments),
         Command::Init(arguments) => init::init(&arguments),
     };
     ExitCode::from(match outcome {

@@ -89,6 +89,17 @@ pub fn wilson(count: u64, total: u64) -> Result<Option<Interval>, StatsError> {
     }))
 }
 
+/// Interval, 95 %, for the difference `first − second` of two independent proportions, each given with its own Wilson interval
+/// (Newcombe, "Interval estimation for the difference between independent proportions", 1998, method 10).
+pub fn newcombe(first: (f64, Interval), second: (f64, Interval)) -> Interval {
+    let difference = first.0 - second.0;
+    let reach = |a: f64, b: f64| (a * a + b * b).sqrt();
+    Interval {
+        low: difference - reach(first.0 - first.1.low, second.1.high - second.0),
+        high: difference + reach(first.1.high - first.0, second.0 - second.1.low),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +114,28 @@ mod tests {
             (found - expected).abs() <= ROUNDING * expected.abs().max(1.0),
             "{found} {expected}"
         );
+    }
+
+    #[test]
+    fn newcombe_equals_statsmodels() {
+        // statsmodels 0.15.0: confint_proportions_2indep(56, 80, 31, 120, method="newcomb"), and of (80, 80, 0, 120), (0, 80, 0, 120)
+        let cases = [
+            ((56, 80), (31, 120), 0.304509273038548, 0.5551501551041621),
+            ((80, 80), (0, 120), 0.9446692700260915, 1.0),
+            ((0, 80), (0, 120), -0.0310191664187035, 0.04581812953552712),
+        ];
+        for (first, second, low, high) in cases {
+            let rate = |(count, total): (u64, u64)| {
+                let interval = wilson(count, total).unwrap().unwrap();
+                (count as f64 / total as f64, interval)
+            };
+            let found = newcombe(rate(first), rate(second));
+            // The normal quantile and square roots are rounded on both sides.
+            assert!(
+                (found.low - low).abs() < 1e-12 && (found.high - high).abs() < 1e-12,
+                "{found:?}"
+            );
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `describe` | mean, standard deviation, percentile, Wilson interval |
+//! | `describe` | mean, standard deviation, percentile, Wilson interval, Newcombe's for a difference |
 //! | `bootstrap` | seeded percentile bootstrap of a mean |
 //! | `selection` | which prompts build a direction |
 //! | `holdout` | the hash that assigns a prompt to train or holdout |
@@ -28,7 +28,7 @@ mod published_tests;
 
 pub use agreement::{cohens_kappa, cosine};
 pub use bootstrap::{BOOTSTRAP_RESAMPLES, bootstrap_mean};
-pub use describe::{mean, percentile, std, wilson};
+pub use describe::{mean, newcombe, percentile, std, wilson};
 pub use holdout::{HoldoutSplit, holdout_split, holdout_unit, is_holdout};
 pub use selection::{Selection, top_bottom, top_bottom_descending};
 pub use significance::{EmpiricalP, empirical_p, z_score};

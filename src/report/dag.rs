@@ -1,0 +1,203 @@
+//! The pipeline as a picture: Mermaid and Graphviz text, and SVG with statuses and times.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+
+use super::FinishedRun;
+use super::svg::escaped;
+
+/// A stage as a picture of the pipeline needs it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: String,
+    /// Names of the stages it refers to.
+    pub after: Vec<String>,
+    /// Status and time, where it has run.
+    pub note: String,
+}
+
+/// The stages of a run, with statuses and times.
+pub(super) fn of_run(run: &FinishedRun) -> Vec<Node> {
+    let note = |stage: &super::FinishedStage| match stage.status.as_str() {
+        "not run" => "not run".to_string(),
+        status => format!("{status}, {:.1} s", stage.seconds),
+    };
+    let node = |stage: &super::FinishedStage| Node {
+        name: stage.name.clone(),
+        kind: stage.kind.clone(),
+        after: stage.after.clone(),
+        note: note(stage),
+    };
+    run.stages.iter().map(node).collect()
+}
+
+/// A Mermaid flowchart. Stage names are letters, digits, `-` and `_`; nodes are numbered, because Mermaid reserves some words.
+pub fn mermaid(nodes: &[Node]) -> String {
+    let mut text = "flowchart LR\n".to_string();
+    let number = numbers(nodes);
+    for (index, node) in nodes.iter().enumerate() {
+        let kind = if node.kind == node.name {
+            String::new()
+        } else {
+            format!("<br/>{}", node.kind)
+        };
+        let _ = writeln!(text, "    s{index}[\"{}{kind}\"]", node.name);
+    }
+    for (index, node) in nodes.iter().enumerate() {
+        for before in node
+            .after
+            .iter()
+            .filter_map(|name| number.get(name.as_str()))
+        {
+            let _ = writeln!(text, "    s{before} --> s{index}");
+        }
+    }
+    text
+}
+
+/// A Graphviz digraph.
+pub fn graphviz(nodes: &[Node]) -> String {
+    let mut text = "digraph study {\n    rankdir=LR;\n    node [shape=box, style=rounded, fontname=\"sans-serif\"];\n".to_string();
+    for node in nodes {
+        let kind = if node.kind == node.name {
+            String::new()
+        } else {
+            format!("\\n{}", node.kind)
+        };
+        let _ = writeln!(
+            text,
+            "    \"{}\" [label=\"{}{kind}\"];",
+            node.name, node.name
+        );
+    }
+    for node in nodes {
+        for before in &node.after {
+            let _ = writeln!(text, "    \"{before}\" -> \"{}\";", node.name);
+        }
+    }
+    text + "}\n"
+}
+
+fn numbers(nodes: &[Node]) -> HashMap<&str, usize> {
+    nodes
+        .iter()
+        .enumerate()
+        .map(|(index, node)| (node.name.as_str(), index))
+        .collect()
+}
+
+/// Size of a box, and from one box to the next, in pixels.
+const BOX: (f64, f64) = (176.0, 50.0);
+const STEP: (f64, f64) = (226.0, 66.0);
+
+/// The graph as SVG, left to right: a stage stands one column after the last that it refers to.
+pub(super) fn svg(nodes: &[Node]) -> String {
+    let number = numbers(nodes);
+    let mut columns: Vec<usize> = Vec::new();
+    for node in nodes {
+        let before = node
+            .after
+            .iter()
+            .filter_map(|name| number.get(name.as_str()));
+        let column = before
+            .filter_map(|index| columns.get(*index))
+            .map(|column| column + 1)
+            .max();
+        columns.push(column.unwrap_or(0));
+    }
+    let mut filled: HashMap<usize, usize> = HashMap::new();
+    let mut places = Vec::new();
+    for column in &columns {
+        let row = filled.entry(*column).or_insert(0);
+        places.push((4.0 + STEP.0 * *column as f64, 4.0 + STEP.1 * *row as f64));
+        *row += 1;
+    }
+    let width = STEP.0 * columns.iter().max().map_or(1, |last| last + 1) as f64 - 40.0;
+    let height = STEP.1 * filled.values().max().copied().unwrap_or(1) as f64;
+    let mut text = format!(
+        "<svg class=\"dag\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" style=\"max-width:{width:.0}px\" font-family=\"inherit\" role=\"img\" aria-label=\"the stages and what each refers to\">\n"
+    );
+    for (node, place) in nodes.iter().zip(&places) {
+        for before in node
+            .after
+            .iter()
+            .filter_map(|name| number.get(name.as_str()))
+        {
+            edge(&mut text, places[*before], *place);
+        }
+    }
+    for (node, place) in nodes.iter().zip(&places) {
+        draw(&mut text, node, *place);
+    }
+    text + "</svg>\n"
+}
+
+fn edge(text: &mut String, from: (f64, f64), to: (f64, f64)) {
+    let (x1, y1) = (from.0 + BOX.0, from.1 + BOX.1 / 2.0);
+    let (x2, y2) = (to.0, to.1 + BOX.1 / 2.0);
+    let bend = (x2 - x1) / 2.0;
+    let _ = writeln!(
+        text,
+        "<path d=\"M{x1:.0} {y1:.0} C{:.0} {y1:.0} {:.0} {y2:.0} {x2:.0} {y2:.0}\" fill=\"none\" stroke=\"#9a9a9a\" stroke-width=\"1.4\"/>",
+        x1 + bend,
+        x2 - bend
+    );
+}
+
+fn draw(text: &mut String, node: &Node, (x, y): (f64, f64)) {
+    let stroke = match node.note.split(',').next() {
+        Some("cached") => "#0072B2",
+        Some("computed") => "#009E73",
+        Some("failed" | "interrupted") => "#D55E00",
+        _ => "#9a9a9a",
+    };
+    let kind = if node.kind == node.name {
+        String::new()
+    } else {
+        format!(" · {}", node.kind)
+    };
+    let _ = writeln!(
+        text,
+        "<a href=\"#stage-{0}\"><rect x=\"{x:.0}\" y=\"{y:.0}\" width=\"{1}\" height=\"{2}\" rx=\"5\" fill=\"#ffffff\" stroke=\"{stroke}\" stroke-width=\"1.8\"/><text x=\"{3:.0}\" y=\"{4:.0}\" font-size=\"14\" font-weight=\"600\" fill=\"#1a1a1a\">{0}</text><text x=\"{3:.0}\" y=\"{5:.0}\" font-size=\"12\" fill=\"#595959\">{6}</text></a>",
+        escaped(&node.name),
+        BOX.0,
+        BOX.1,
+        x + 11.0,
+        y + 21.0,
+        y + 39.0,
+        escaped(&format!("{}{kind}", node.note)),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes() -> Vec<Node> {
+        let node = |name: &str, kind: &str, after: &[&str]| Node {
+            name: name.to_string(),
+            kind: kind.to_string(),
+            after: after.iter().map(|name| name.to_string()).collect(),
+            note: "computed, 1.0 s".to_string(),
+        };
+        vec![
+            node("score", "score", &[]),
+            node("first", "direction", &["score"]),
+            node("steer", "steer", &["first"]),
+        ]
+    }
+
+    #[test]
+    fn the_same_edges_in_every_form() {
+        assert_eq!(
+            mermaid(&nodes()),
+            "flowchart LR\n    s0[\"score\"]\n    s1[\"first<br/>direction\"]\n    s2[\"steer\"]\n    s0 --> s1\n    s1 --> s2\n"
+        );
+        assert!(graphviz(&nodes()).contains("\"first\" -> \"steer\";"));
+        assert_eq!(svg(&nodes()).matches("<path").count(), 2);
+        assert_eq!(svg(&nodes()).matches("<rect").count(), 3);
+    }
+}

@@ -1,0 +1,291 @@
+//! What the page needs to show one prompt at a time: its text, its score against α in every direction, and what was written.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value as Json;
+
+use crate::prompts::PromptSet;
+
+use super::{FinishedRun, FinishedStage, Table, Values};
+
+/// A prompt set with all that was measured on it.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct DrilledSet {
+    name: String,
+    prompts: Vec<DrilledPrompt>,
+    scores: Vec<Scores>,
+    sweeps: Vec<DrilledSweep>,
+    texts: Vec<Text>,
+    #[serde(skip)]
+    index: HashMap<String, usize>,
+}
+
+#[derive(Debug, Serialize)]
+struct DrilledPrompt {
+    id: String,
+    split: String,
+    category: String,
+    /// None where the prompt file is gone or has changed.
+    text: Option<String>,
+}
+
+/// Scores without steering, by prompt.
+#[derive(Debug, Serialize)]
+struct Scores {
+    model: String,
+    values: Vec<Option<f64>>,
+}
+
+/// Scores in one direction, by prompt and then α.
+#[derive(Debug, Serialize)]
+struct DrilledSweep {
+    /// The panel that it is drawn in.
+    place: String,
+    name: String,
+    kind: String,
+    alphas: Vec<f64>,
+    mean: Vec<Option<f64>>,
+    /// Lowest and highest over directions; empty where there is one.
+    low: Vec<Option<f64>>,
+    high: Vec<Option<f64>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Text {
+    prompt: usize,
+    place: String,
+    alpha: Option<f64>,
+    text: String,
+    /// By classifier, whether it calls the text a refusal.
+    verdicts: BTreeMap<String, bool>,
+}
+
+/// Every prompt set of which the run has a table by prompt.
+pub(super) fn drilled(run: &FinishedRun) -> Vec<DrilledSet> {
+    let resolved: serde_yaml::Value = serde_yaml::from_str(&run.resolved).unwrap_or_default();
+    let mut sets: Vec<DrilledSet> = Vec::new();
+    for stage in &run.stages {
+        let name = resolved["stages"][stage.name.as_str()]["prompts"].as_str();
+        let (Some(name), Some(table)) = (name, stage.table("")) else {
+            continue;
+        };
+        if !matches!(
+            stage.kind.as_str(),
+            "score" | "steer" | "holdout" | "random" | "xstest" | "generate"
+        ) {
+            continue;
+        }
+        let at = match sets.iter().position(|set| set.name == name) {
+            Some(at) => at,
+            None => {
+                sets.push(DrilledSet::with_texts(run, &resolved, name));
+                sets.len() - 1
+            }
+        };
+        sets[at].add(stage, table);
+    }
+    sets
+}
+
+impl DrilledSet {
+    /// The prompts of the set's file, if that is the file that was run.
+    fn with_texts(run: &FinishedRun, resolved: &serde_yaml::Value, name: &str) -> Self {
+        let mut set = DrilledSet {
+            name: name.to_string(),
+            ..DrilledSet::default()
+        };
+        let said = &run.manifest["prompts"][name];
+        let from_folder = resolved["prompts"][name]["path"]
+            .as_str()
+            .map(|path| run.path.join(path));
+        let from_here = said["path"]
+            .as_str()
+            .map(|path| Path::new(path).to_path_buf());
+        let mut files = from_folder.into_iter().chain(from_here);
+        let loaded = files.find_map(|path| {
+            let set = PromptSet::load(&path).ok()?;
+            let is_same = said["content"] == Json::from(set.content_hash().to_hex().to_string());
+            is_same.then_some(set)
+        });
+        for prompt in loaded.into_iter().flat_map(|set| set.prompts) {
+            set.index.insert(prompt.id.clone(), set.prompts.len());
+            set.prompts.push(DrilledPrompt {
+                id: prompt.id,
+                split: prompt.split,
+                category: prompt.category,
+                text: Some(prompt.text),
+            });
+        }
+        set
+    }
+
+    /// Each row's prompt; prompts that are not known yet are added.
+    fn places(&mut self, table: &Table) -> Vec<usize> {
+        let (splits, categories) = (table.texts("split"), table.texts("category"));
+        let ids = table.texts("id").into_iter().enumerate();
+        ids.map(|(row, id)| {
+            *self.index.entry(id).or_insert_with_key(|id| {
+                self.prompts.push(DrilledPrompt {
+                    id: id.clone(),
+                    split: splits[row].clone(),
+                    category: categories[row].clone(),
+                    text: None,
+                });
+                self.prompts.len() - 1
+            })
+        })
+        .collect()
+    }
+
+    fn add(&mut self, stage: &FinishedStage, table: &Table) {
+        let places = self.places(table);
+        match stage.kind.as_str() {
+            "score" => self.add_scores(table, &places),
+            "generate" => self.add_texts(table, &places),
+            _ => self.add_sweep(stage, table, &places),
+        }
+    }
+
+    fn add_scores(&mut self, table: &Table, places: &[usize]) {
+        let (models, scores) = (table.texts("model"), table.numbers("score"));
+        for (row, place) in places.iter().enumerate() {
+            let at = match self.scores.iter().position(|s| s.model == models[row]) {
+                Some(at) => at,
+                None => {
+                    self.scores.push(Scores {
+                        model: models[row].clone(),
+                        values: vec![None; self.prompts.len()],
+                    });
+                    self.scores.len() - 1
+                }
+            };
+            self.scores[at].values[*place] = scores[row];
+        }
+    }
+
+    fn add_texts(&mut self, table: &Table, places: &[usize]) {
+        let (models, layers) = (table.texts("model"), table.texts("layer"));
+        let (directions, texts) = (table.texts("direction"), table.texts("text"));
+        let alphas = table.numbers("alpha");
+        let classifiers: Vec<(&str, Vec<Option<f64>>)> = table
+            .columns
+            .iter()
+            .filter(|column| matches!(column.values, Values::Flag(_)))
+            .map(|column| (column.name.as_str(), table.numbers(&column.name)))
+            .collect();
+        let named = |name: &str| match name {
+            "refused" => "score".to_string(),
+            other => other.to_string(),
+        };
+        for (row, prompt) in places.iter().enumerate() {
+            let layer = match layers[row].as_str() {
+                "" => String::new(),
+                layer => format!(", layer {layer}"),
+            };
+            let verdicts = classifiers
+                .iter()
+                .filter_map(|(name, flags)| Some((named(name), flags[row]? == 1.0)));
+            self.texts.push(Text {
+                prompt: *prompt,
+                place: format!("{}, {}{layer}", models[row], directions[row]),
+                alpha: alphas[row],
+                text: texts[row].clone(),
+                verdicts: verdicts.collect(),
+            });
+        }
+    }
+
+    /// A line for every direction; the seeds of a random or holdout stage together.
+    fn add_sweep(&mut self, stage: &FinishedStage, table: &Table, places: &[usize]) {
+        let texts = ["model", "layer", "site", "direction"].map(|name| table.texts(name));
+        let (alphas, scores) = (table.numbers("alpha"), table.numbers("score"));
+        let mut grid: Vec<f64> = alphas.iter().flatten().copied().collect();
+        grid.sort_by(f64::total_cmp);
+        grid.dedup();
+        let mut lines: Vec<([usize; 4], Gathered)> = Vec::new();
+        let mut index: HashMap<[&str; 4], usize> = HashMap::new();
+        for (row, prompt) in places.iter().enumerate() {
+            let (Some(alpha), Some(score)) = (alphas[row], scores[row]) else {
+                continue;
+            };
+            let key = [0, 1, 2, 3].map(|column: usize| texts[column][row].as_str());
+            let at = *index.entry(key).or_insert_with(|| {
+                lines.push(([row; 4], Gathered::new(self.prompts.len() * grid.len())));
+                lines.len() - 1
+            });
+            let of_alpha = grid.partition_point(|known| *known < alpha);
+            lines[at].1.add(prompt * grid.len() + of_alpha, score);
+        }
+        for (rows, gathered) in lines {
+            let [model, layer, site, direction] = [0, 1, 2, 3].map(|c: usize| &texts[c][rows[c]]);
+            let is_one = gathered.is_one();
+            let name = match (stage.kind.as_str(), is_one) {
+                ("random", _) => "random directions (range and mean)".to_string(),
+                (_, true) => format!("{} ({direction})", stage.name),
+                (_, false) => format!("{} ({direction}, mean over seeds)", stage.name),
+            };
+            let (mean, low, high) = gathered.finish();
+            self.sweeps.push(DrilledSweep {
+                place: format!("{model}, layer {layer}, {site}"),
+                name,
+                kind: stage.kind.clone(),
+                alphas: grid.clone(),
+                mean,
+                low: if stage.kind == "random" {
+                    low
+                } else {
+                    Vec::new()
+                },
+                high: if stage.kind == "random" {
+                    high
+                } else {
+                    Vec::new()
+                },
+            });
+        }
+    }
+}
+
+/// Sums, counts and ends of the scores of each prompt and α.
+struct Gathered {
+    cells: Vec<(f64, u32, f64, f64)>,
+}
+
+impl Gathered {
+    fn new(size: usize) -> Self {
+        Gathered {
+            cells: vec![(0.0, 0, f64::INFINITY, f64::NEG_INFINITY); size],
+        }
+    }
+
+    fn add(&mut self, at: usize, score: f64) {
+        if let Some((sum, count, low, high)) = self.cells.get_mut(at) {
+            *sum += score;
+            *count += 1;
+            *low = low.min(score);
+            *high = high.max(score);
+        }
+    }
+
+    fn is_one(&self) -> bool {
+        self.cells.iter().all(|cell| cell.1 <= 1)
+    }
+
+    fn finish(self) -> (Vec<Option<f64>>, Vec<Option<f64>>, Vec<Option<f64>>) {
+        // Thousandths are finer than a line on a screen.
+        let rounded = |value: f64| (value * 1e3).round() / 1e3;
+        let each = |of: &dyn Fn(&(f64, u32, f64, f64)) -> f64| -> Vec<Option<f64>> {
+            let cells = self.cells.iter();
+            cells
+                .map(|cell| (cell.1 > 0).then(|| rounded(of(cell))))
+                .collect()
+        };
+        (
+            each(&|c| c.0 / f64::from(c.1)),
+            each(&|c| c.2),
+            each(&|c| c.3),
+        )
+    }
+}

@@ -1,0 +1,234 @@
+//! A figure as data: what is drawn, not how. The page and the SVG writer draw the same ones.
+
+use serde::Serialize;
+
+/// Colours that people with any kind of colour vision can tell apart (Okabe and Ito 2008), in the order in which series take them.
+pub const PALETTE: [&str; 7] = [
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
+];
+/// The colour of random directions, wherever they are drawn.
+pub const BASELINE: &str = "#8A8A8A";
+/// The colours of a scale with a middle (negative, zero, positive), legible in grey as dark, light, dark.
+pub const DIVERGING: [&str; 3] = ["#0072B2", "#F7F7F7", "#D55E00"];
+/// The colours of a scale from nothing to much.
+pub const SEQUENTIAL: [&str; 3] = ["#F7FBFF", "#6BAED6", "#08306B"];
+
+/// Panels that belong together, under one legend.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Figure {
+    /// Name of its files, unique in the run.
+    pub name: String,
+    /// The stage in whose section it stands.
+    pub stage: String,
+    /// What it shows.
+    pub title: String,
+    /// How it is to be read: what bands are, what was left out.
+    pub note: String,
+    /// At least one.
+    pub panels: Vec<Panel>,
+    /// Panels in a row, where there is room.
+    pub columns: usize,
+}
+
+/// One pair of axes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Panel {
+    /// What sets it apart from its neighbours; may be empty.
+    pub title: String,
+    /// Horizontal.
+    pub x: Axis,
+    /// Vertical.
+    pub y: Axis,
+    /// Drawn in this order.
+    pub marks: Vec<Mark>,
+    /// The colours of cells, where there are any.
+    pub colours: Option<ColourScale>,
+}
+
+/// An axis.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Axis {
+    /// Quantity and unit.
+    pub label: String,
+    /// Names of the places 0, 1, 2, …; empty for an axis of numbers.
+    pub categories: Vec<String>,
+    /// The lowest number shown, where it is not the data's.
+    pub low: Option<f64>,
+    /// The highest number shown, where it is not the data's.
+    pub high: Option<f64>,
+}
+
+/// Values that are drawn alike.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Mark {
+    /// What the legend says; marks of one name are one entry.
+    pub name: String,
+    /// `#RRGGBB`.
+    pub colour: String,
+    /// The shape.
+    pub shape: Shape,
+    /// Horizontal places.
+    pub x: Vec<f64>,
+    /// Vertical places; for a band its middle.
+    pub y: Vec<f64>,
+    /// Lower edge of a band; empty for none.
+    pub low: Vec<f64>,
+    /// Upper edge of a band; empty for none.
+    pub high: Vec<f64>,
+    /// What is written beside each point, or the value of each cell is called; empty for none.
+    pub labels: Vec<String>,
+    /// The value of each cell; empty for other shapes.
+    pub values: Vec<Option<f64>>,
+}
+
+/// How values are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// Points joined by a line.
+    Line,
+    /// A broken line without points.
+    Dashed,
+    /// The area between `low` and `high`.
+    Band,
+    /// Points.
+    Points,
+    /// Bars from zero to `y`, as wide as the distance of their places.
+    Bars,
+    /// Coloured cells at whole places.
+    Cells,
+}
+
+/// How a value becomes a colour.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ColourScale {
+    /// Quantity and unit.
+    pub label: String,
+    /// The value of the first colour.
+    pub low: f64,
+    /// The value of the last colour.
+    pub high: f64,
+    /// The colours, evenly spaced.
+    pub colours: Vec<String>,
+}
+
+impl Axis {
+    /// An axis of numbers.
+    pub fn of(label: impl Into<String>) -> Self {
+        Axis {
+            label: label.into(),
+            ..Axis::default()
+        }
+    }
+
+    /// An axis of refusal rates, from 0 to 1.
+    pub fn rate(label: impl Into<String>) -> Self {
+        Axis {
+            label: label.into(),
+            low: Some(0.0),
+            high: Some(1.0),
+            ..Axis::default()
+        }
+    }
+
+    /// An axis of named places.
+    pub fn named(label: impl Into<String>, categories: Vec<String>) -> Self {
+        Axis {
+            label: label.into(),
+            categories,
+            ..Axis::default()
+        }
+    }
+}
+
+impl Mark {
+    /// A mark through points.
+    pub fn new(
+        name: impl Into<String>,
+        colour: &str,
+        shape: Shape,
+        points: impl IntoIterator<Item = (f64, f64)>,
+    ) -> Self {
+        let (x, y) = points.into_iter().unzip();
+        Mark {
+            name: name.into(),
+            colour: colour.to_string(),
+            shape,
+            x,
+            y,
+            low: Vec::new(),
+            high: Vec::new(),
+            labels: Vec::new(),
+            values: Vec::new(),
+        }
+    }
+
+    /// The area between two edges, at places (x, low, high).
+    pub fn band(
+        name: impl Into<String>,
+        colour: &str,
+        edges: impl IntoIterator<Item = (f64, f64, f64)>,
+    ) -> Self {
+        let mut mark = Mark::new(name, colour, Shape::Band, []);
+        for (x, low, high) in edges {
+            mark.x.push(x);
+            mark.y.push((low + high) / 2.0);
+            mark.low.push(low);
+            mark.high.push(high);
+        }
+        mark
+    }
+
+    /// Cells at (column, row) with a value, blank where there is none.
+    pub fn cells(
+        name: impl Into<String>,
+        cells: impl IntoIterator<Item = (usize, usize, Option<f64>)>,
+    ) -> Self {
+        let mut mark = Mark::new(name, BASELINE, Shape::Cells, []);
+        for (x, y, value) in cells {
+            mark.x.push(x as f64);
+            mark.y.push(y as f64);
+            mark.values.push(value);
+        }
+        mark
+    }
+
+    /// The same with something written beside each point.
+    pub fn labelled(mut self, labels: Vec<String>) -> Self {
+        self.labels = labels;
+        self
+    }
+}
+
+impl ColourScale {
+    /// Around zero, as far to either side as the largest value.
+    pub fn diverging<'a>(
+        label: impl Into<String>,
+        values: impl IntoIterator<Item = &'a Option<f64>>,
+    ) -> Self {
+        let sizes = values.into_iter().flatten().map(|value| value.abs());
+        let most = sizes.fold(0.0, f64::max);
+        let most = if most > 0.0 { most } else { 1.0 };
+        ColourScale {
+            label: label.into(),
+            low: -most,
+            high: most,
+            colours: DIVERGING.map(str::to_string).to_vec(),
+        }
+    }
+
+    /// Of rates, 0 to 1.
+    pub fn rates(label: impl Into<String>) -> Self {
+        ColourScale {
+            label: label.into(),
+            low: 0.0,
+            high: 1.0,
+            colours: SEQUENTIAL.map(str::to_string).to_vec(),
+        }
+    }
+}
+
+/// The colour of the `index`-th series.
+pub fn colour(index: usize) -> &'static str {
+    PALETTE[index % PALETTE.len()]
+}

@@ -1,0 +1,65 @@
+//! Generated texts: how many a classifier calls refusals, against α.
+
+use crate::report::{Axis, Figure, FinishedStage, Mark, Panel, Shape, colour};
+
+use super::swept::{distinct, spread};
+use super::{ALPHA, RATE};
+
+/// Columns that are not classifiers.
+const NOT_CLASSIFIERS: [&str; 1] = ["built_direction"];
+
+pub(super) fn figures(stage: &FinishedStage) -> Vec<Figure> {
+    let Some(table) = stage.table("") else {
+        return Vec::new();
+    };
+    let classifiers: Vec<&str> = table
+        .columns
+        .iter()
+        .filter(|column| matches!(column.values, crate::report::Values::Flag(_)))
+        .map(|column| column.name.as_str())
+        .filter(|name| !NOT_CLASSIFIERS.contains(name))
+        .collect();
+    let (models, splits) = (table.texts("model"), table.texts("split"));
+    let layers = table.texts("layer");
+    let alphas = table.numbers("alpha");
+    if distinct(alphas.iter().flatten().map(|alpha| alpha.to_bits())).len() < 2 {
+        return Vec::new();
+    }
+    let keys: Vec<(&str, &str, &str)> = (0..table.height())
+        .map(|row| {
+            (
+                models[row].as_str(),
+                layers[row].as_str(),
+                splits[row].as_str(),
+            )
+        })
+        .collect();
+    let panel = |key: (&str, &str, &str)| {
+        let mark = |(index, name): (usize, &&str)| {
+            let flags = table.numbers(name);
+            let rows = (0..table.height()).filter(|&row| keys[row] == key);
+            let values = rows.filter_map(|row| Some((alphas[row]?, flags[row]?)));
+            let rates = spread(values).into_iter().map(|s| (s.alpha, s.mean));
+            let name = match *name {
+                "refused" => "score above threshold",
+                other => other,
+            };
+            Mark::new(name, colour(index), Shape::Line, rates)
+        };
+        Panel {
+            title: format!("{}, layer {}, {}", key.0, key.1, key.2),
+            x: Axis::of(ALPHA),
+            y: Axis::rate("share of texts"),
+            marks: classifiers.iter().enumerate().map(mark).collect(),
+            colours: None,
+        }
+    };
+    vec![Figure {
+        name: format!("{}.classifiers", stage.name),
+        stage: stage.name.clone(),
+        title: format!("What classifiers call a refusal: {RATE} of generated texts"),
+        note: "Steered generation; each line is one way of telling a refusal. No random directions were generated from.".to_string(),
+        panels: distinct(keys.iter().copied()).into_iter().map(panel).collect(),
+        columns: 2,
+    }]
+}

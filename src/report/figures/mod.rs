@@ -1,0 +1,75 @@
+//! The figures of a study, each from the run's own tables, by kind of stage.
+//!
+//! Wherever a learned direction is drawn, so is what random directions do there: a grey band from the lowest to the highest of them,
+//! and their mean as a broken line.
+
+mod direction;
+mod generate;
+mod patch;
+mod score;
+mod sweep;
+mod sweep_gap;
+mod sweep_types;
+mod swept;
+#[cfg(test)]
+mod tests;
+
+use super::{Figure, FinishedRun};
+use swept::{Baseline, Splits};
+
+/// Every figure of a run, in the order of its stages.
+pub fn figures(run: &FinishedRun) -> Vec<Figure> {
+    let context = Context {
+        run,
+        baseline: Baseline::of(run, false),
+        splits: Splits::of(run),
+    };
+    let mut figures = Vec::new();
+    for stage in &run.stages {
+        figures.extend(match stage.kind.as_str() {
+            "score" => score::figures(stage),
+            "patch" => patch::figures(stage),
+            "direction" => direction::figures(stage),
+            "steer" | "random" => sweep::figures(&context, stage),
+            "holdout" => {
+                let mut figures = direction::figures(stage);
+                figures.extend(sweep::figures(&context, stage));
+                figures
+            }
+            "xstest" => sweep_types::figures(&context, stage),
+            "generate" => generate::figures(stage),
+            _ => Vec::new(),
+        });
+    }
+    figures
+}
+
+/// What the figures of sweeps have in common.
+struct Context<'a> {
+    run: &'a FinishedRun,
+    baseline: Baseline,
+    splits: Splits,
+}
+
+/// The label of an axis of α.
+const ALPHA: &str = "α (length added along the unit direction)";
+/// The label of an axis of scores.
+const SCORE: &str = "mean score (logit difference)";
+/// The label of an axis of refusal rates.
+const RATE: &str = "refusal rate";
+
+/// The suffix of a figure's name where a stage has several models.
+fn suffix(models: &[String], model: &str) -> String {
+    match models.len() {
+        0 | 1 => String::new(),
+        _ => format!(".{model}"),
+    }
+}
+
+/// What a title says of the model where a stage has several.
+fn of_model(models: &[String], model: &str) -> String {
+    match models.len() {
+        0 | 1 => String::new(),
+        _ => format!(", model {model}"),
+    }
+}

@@ -1,0 +1,131 @@
+//! Scores: a histogram per split, models overlaid, and one model against the other.
+
+use crate::report::{Axis, Figure, FinishedStage, Mark, Panel, Shape, colour};
+
+use super::swept::distinct;
+
+/// Bars in a histogram.
+const BINS: usize = 24;
+
+pub(super) fn figures(stage: &FinishedStage) -> Vec<Figure> {
+    let mut figures: Vec<Figure> = histogram(stage).into_iter().collect();
+    figures.extend(scatter(stage));
+    figures
+}
+
+fn histogram(stage: &FinishedStage) -> Option<Figure> {
+    let table = stage.table("")?;
+    let (models, splits) = (table.texts("model"), table.texts("split"));
+    let scores = table.numbers("score");
+    let all = || scores.iter().flatten().copied();
+    let low = all().fold(f64::INFINITY, f64::min);
+    let high = all().fold(f64::NEG_INFINITY, f64::max);
+    if low > high {
+        return None;
+    }
+    let width = ((high - low) / BINS as f64).max(1e-9);
+    let counts = |model: &str, split: &str| {
+        let mut counts = [0.0; BINS];
+        for (row, score) in scores.iter().enumerate() {
+            if let Some(score) = score
+                && models[row] == model
+                && splits[row] == split
+            {
+                counts[(((score - low) / width) as usize).min(BINS - 1)] += 1.0;
+            }
+        }
+        counts
+    };
+    let panels = distinct(splits.iter().map(String::as_str))
+        .into_iter()
+        .map(|split| {
+            let models = distinct(models.iter().map(String::as_str)).into_iter();
+            let mark = |(index, model): (usize, &str)| {
+                let bars = counts(model, split).into_iter().enumerate();
+                let bars = bars.map(|(bin, n)| (low + width * (bin as f64 + 0.5), n));
+                Mark::new(model, colour(index), Shape::Bars, bars)
+            };
+            Panel {
+                title: split.to_string(),
+                x: Axis {
+                    low: Some(low),
+                    high: Some(low + width * BINS as f64),
+                    ..Axis::of("score (logit difference)")
+                },
+                y: Axis {
+                    low: Some(0.0),
+                    ..Axis::of("prompts")
+                },
+                marks: models.enumerate().map(mark).collect(),
+                colours: None,
+            }
+        });
+    Some(Figure {
+        name: format!("{}.histogram", stage.name),
+        stage: stage.name.clone(),
+        title: "How scores are distributed".to_string(),
+        note: format!(
+            "Prompts by score, {BINS} bins of width {width:.2}; above the threshold (0 unless the study says otherwise) a prompt counts as refused."
+        ),
+        panels: panels.collect(),
+        columns: 2,
+    })
+}
+
+fn scatter(stage: &FinishedStage) -> Option<Figure> {
+    let table = stage.table("wide")?;
+    let names: Vec<&str> = table
+        .columns
+        .iter()
+        .filter_map(|column| column.name.strip_prefix("s_").filter(|name| *name != "gap"))
+        .collect();
+    let &[first, second] = names.as_slice() else {
+        return None;
+    };
+    let (x, y) = (
+        table.numbers(&format!("s_{first}")),
+        table.numbers(&format!("s_{second}")),
+    );
+    let (splits, ids) = (table.texts("split"), table.texts("id"));
+    let of_split = |(index, split): (usize, String)| {
+        let rows: Vec<usize> = (0..table.height())
+            .filter(|&row| splits[row] == split && x[row].is_some() && y[row].is_some())
+            .collect();
+        let points = rows.iter().filter_map(|&row| Some((x[row]?, y[row]?)));
+        Mark {
+            // Names of single points are for the page's tooltips only: beside 200 points they would hide each other.
+            labels: Vec::new(),
+            ..Mark::new(split, colour(index), Shape::Points, points)
+        }
+        .labelled(rows.iter().map(|&row| ids[row].clone()).collect())
+    };
+    let all = || x.iter().chain(&y).flatten().copied();
+    let ends = (
+        all().fold(f64::INFINITY, f64::min),
+        all().fold(f64::NEG_INFINITY, f64::max),
+    );
+    let mut marks: Vec<Mark> = distinct(splits.iter().cloned())
+        .into_iter()
+        .enumerate()
+        .map(of_split)
+        .collect();
+    marks.push(Mark::new(
+        "equal scores",
+        "#666666",
+        Shape::Dashed,
+        [(ends.0, ends.0), (ends.1, ends.1)],
+    ));
+    Some(Figure {
+        name: format!("{}.scatter", stage.name),
+        stage: stage.name.clone(),
+        title: format!("Scores of {first} against {second}"),
+        note: "A point is a prompt; on the broken line both models score it alike.".to_string(),
+        panels: vec![Panel {
+            x: Axis::of(format!("score, {first} (logit difference)")),
+            y: Axis::of(format!("score, {second} (logit difference)")),
+            marks,
+            ..Panel::default()
+        }],
+        columns: 1,
+    })
+}

@@ -1,0 +1,308 @@
+//! What a sweep says, gathered from tables: levels with intervals, and what random directions do at the same place.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::report::{FinishedRun, FinishedStage, Table};
+
+/// Names of the two splits that are compared.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Splits {
+    pub edge: String,
+    pub harmful: String,
+}
+
+impl Splits {
+    /// Those of the run's first summary, or the default.
+    pub(super) fn of(run: &FinishedRun) -> Self {
+        let summary = run.of_kind("summary").next();
+        let said = |name: &str| {
+            let manifest = &summary?.manifest;
+            let value = &manifest["inputs"]["parameters"][name];
+            value.as_str().map(str::to_string)
+        };
+        Splits {
+            edge: said("edge").unwrap_or("edge".to_string()),
+            harmful: said("harmful").unwrap_or("harmful".to_string()),
+        }
+    }
+
+    /// The split that a set is of: a holdout's halves are both of the edge split.
+    pub(super) fn split_of<'a>(&'a self, set: &'a str) -> &'a str {
+        match set.strip_prefix(&self.edge) {
+            Some("_train" | "_holdout") => &self.edge,
+            _ => set,
+        }
+    }
+}
+
+/// A value with its 95 % interval, where one is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Level {
+    pub value: f64,
+    pub low: Option<f64>,
+    pub high: Option<f64>,
+}
+
+/// Where in a model, and on which prompts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Place {
+    pub model: String,
+    pub layer: i64,
+    pub site: String,
+    pub set: String,
+}
+
+/// One α of a direction at a place.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Point {
+    pub place: Place,
+    pub direction: String,
+    pub alpha: f64,
+    pub mean: Level,
+    pub rate: Level,
+}
+
+/// A mean over prompts of one direction at one α.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Sample {
+    pub place: Place,
+    pub category: String,
+    pub direction: String,
+    pub seed: Option<i64>,
+    pub alpha: f64,
+    pub mean: f64,
+    pub rate: f64,
+}
+
+/// The points of a sweep: from a summary that describes it, with intervals; otherwise averaged over seeds here, without.
+pub(super) fn points(run: &FinishedRun, stage: &FinishedStage) -> Vec<Point> {
+    let described = run.sources.iter().find(|(_, swept)| **swept == stage.name);
+    let table = described.and_then(|((summary, _), _)| run.stage(summary)?.table(""));
+    match (described, table) {
+        (Some(((_, source), _)), Some(table)) => described_points(table, source),
+        _ => averaged_points(stage),
+    }
+}
+
+fn described_points(table: &Table, source: &str) -> Vec<Point> {
+    let text = |name: &str| table.texts(name);
+    let number = |name: &str| table.numbers(name);
+    let (sources, models, sites) = (text("source"), text("model"), text("site"));
+    let (directions, sets) = (text("direction"), text("set"));
+    let (layers, alphas) = (number("layer"), number("alpha"));
+    let mean = ["mean", "mean_low", "mean_high"].map(number);
+    let rate = ["refusal_rate", "rate_low", "rate_high"].map(number);
+    let level = |columns: &[Vec<Option<f64>>; 3], row: usize| {
+        Some(Level {
+            value: columns[0][row]?,
+            low: columns[1][row],
+            high: columns[2][row],
+        })
+    };
+    let point = |row: usize| {
+        Some(Point {
+            place: Place {
+                model: models[row].clone(),
+                layer: layers[row]? as i64,
+                site: sites[row].clone(),
+                set: sets[row].clone(),
+            },
+            direction: directions[row].clone(),
+            alpha: alphas[row]?,
+            mean: level(&mean, row)?,
+            rate: level(&rate, row)?,
+        })
+    };
+    let of_source = (0..table.height()).filter(|&row| sources[row] == source);
+    of_source.filter_map(point).collect()
+}
+
+fn averaged_points(stage: &FinishedStage) -> Vec<Point> {
+    let mut groups: Vec<(Point, f64)> = Vec::new();
+    let mut index: HashMap<(Place, String, u64), usize> = HashMap::new();
+    for sample in stage.table("").map(samples).unwrap_or_default() {
+        let key = (
+            sample.place.clone(),
+            sample.direction.clone(),
+            sample.alpha.to_bits(),
+        );
+        let at = *index.entry(key).or_insert_with(|| {
+            let point = Point {
+                place: sample.place.clone(),
+                direction: sample.direction.clone(),
+                alpha: sample.alpha,
+                mean: Level::default(),
+                rate: Level::default(),
+            };
+            groups.push((point, 0.0));
+            groups.len() - 1
+        });
+        let (point, count) = &mut groups[at];
+        point.mean.value += sample.mean;
+        point.rate.value += sample.rate;
+        *count += 1.0;
+    }
+    for (point, count) in &mut groups {
+        point.mean.value /= *count;
+        point.rate.value /= *count;
+    }
+    groups.into_iter().map(|(point, _)| point).collect()
+}
+
+/// Means over all prompts of a set, by direction and seed.
+pub(super) fn samples(table: &Table) -> Vec<Sample> {
+    gathered(table, false)
+}
+
+/// Means by category, too.
+pub(super) fn samples_by_category(table: &Table) -> Vec<Sample> {
+    gathered(table, true)
+}
+
+/// A column's texts as numbers, for quick comparison, with the distinct texts.
+fn coded(texts: Vec<String>) -> (Vec<usize>, Vec<String>) {
+    let mut names: Vec<String> = Vec::new();
+    let mut known: HashMap<String, usize> = HashMap::new();
+    let codes = texts.into_iter().map(|text| {
+        *known.entry(text).or_insert_with_key(|text| {
+            names.push(text.clone());
+            names.len() - 1
+        })
+    });
+    (codes.collect(), names)
+}
+
+/// Means in the order of first appearance; rows without α (ablations) are left out.
+fn gathered(table: &Table, by_category: bool) -> Vec<Sample> {
+    let text = |name: &str| coded(table.texts(name));
+    let columns = ["model", "site", "set", "direction", "category"].map(text);
+    let (layers, alphas) = (table.numbers("layer"), table.numbers("alpha"));
+    let (seeds, scores) = (table.numbers("seed"), table.numbers("score"));
+    let refused = table.numbers("refused");
+    let mut index: HashMap<([usize; 5], i64, Option<i64>, u64), usize> = HashMap::new();
+    let mut sums: Vec<(Sample, f64)> = Vec::new();
+    for row in 0..table.height() {
+        let (Some(alpha), Some(layer), Some(score)) = (alphas[row], layers[row], scores[row])
+        else {
+            continue;
+        };
+        let (layer, seed) = (layer as i64, seeds[row].map(|seed| seed as i64));
+        let mut codes = [0, 1, 2, 3, 4].map(|column: usize| columns[column].0[row]);
+        if !by_category {
+            codes[4] = 0;
+        }
+        let at = *index
+            .entry((codes, layer, seed, alpha.to_bits()))
+            .or_insert_with(|| {
+                let name = |column: usize| columns[column].1[codes[column]].clone();
+                let sample = Sample {
+                    place: Place {
+                        model: name(0),
+                        layer,
+                        site: name(1),
+                        set: name(2),
+                    },
+                    category: if by_category { name(4) } else { String::new() },
+                    direction: name(3),
+                    seed,
+                    alpha,
+                    mean: 0.0,
+                    rate: 0.0,
+                };
+                sums.push((sample, 0.0));
+                sums.len() - 1
+            });
+        let (sample, count) = &mut sums[at];
+        sample.mean += score;
+        sample.rate += refused[row].unwrap_or_default();
+        *count += 1.0;
+    }
+    for (sample, count) in &mut sums {
+        sample.mean /= *count;
+        sample.rate /= *count;
+    }
+    sums.into_iter().map(|(sample, _)| sample).collect()
+}
+
+/// What random directions do: for every place and α, a value of every seed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Baseline {
+    samples: Vec<Sample>,
+}
+
+/// The range of random directions at one α.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Spread {
+    pub alpha: f64,
+    pub low: f64,
+    pub mean: f64,
+    pub high: f64,
+}
+
+impl Baseline {
+    /// Of all the run's random stages.
+    pub(super) fn of(run: &FinishedRun, by_category: bool) -> Self {
+        let tables = run.of_kind("random").filter_map(|stage| stage.table(""));
+        Baseline {
+            samples: tables
+                .flat_map(|table| gathered(table, by_category))
+                .collect(),
+        }
+    }
+
+    /// The samples at places and of prompts that are asked for.
+    pub(super) fn samples<'a>(
+        &'a self,
+        wanted: impl Fn(&Sample) -> bool + 'a,
+    ) -> impl Iterator<Item = &'a Sample> {
+        self.samples.iter().filter(move |sample| wanted(sample))
+    }
+
+    /// The distinct random seeds.
+    pub(super) fn count(&self) -> usize {
+        let seeds: BTreeSet<Option<i64>> = self.samples.iter().map(|s| s.seed).collect();
+        seeds.len()
+    }
+
+    /// Lowest, mean and highest of a value over directions, by α.
+    pub(super) fn spread(
+        &self,
+        wanted: impl Fn(&Sample) -> bool,
+        value: impl Fn(&Sample) -> f64,
+    ) -> Vec<Spread> {
+        let wanted = self.samples.iter().filter(|sample| wanted(sample));
+        spread(wanted.map(|sample| (sample.alpha, value(sample))))
+    }
+}
+
+/// Lowest, mean and highest of values by α, α ascending.
+pub(super) fn spread(values: impl IntoIterator<Item = (f64, f64)>) -> Vec<Spread> {
+    let mut by_alpha: BTreeMap<i64, (f64, Vec<f64>)> = BTreeMap::new();
+    for (alpha, value) in values {
+        // α are settings that people write; a millionth apart they are the same.
+        let key = (alpha * 1e6).round() as i64;
+        by_alpha
+            .entry(key)
+            .or_insert((alpha, Vec::new()))
+            .1
+            .push(value);
+    }
+    let of = |(alpha, values): (f64, Vec<f64>)| Spread {
+        alpha,
+        low: values.iter().copied().fold(f64::INFINITY, f64::min),
+        mean: values.iter().sum::<f64>() / values.len() as f64,
+        high: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+    };
+    by_alpha.into_values().map(of).collect()
+}
+
+/// The distinct values in the order of first appearance.
+pub(super) fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut distinct = Vec::new();
+    for value in values {
+        if !distinct.contains(&value) {
+            distinct.push(value);
+        }
+    }
+    distinct
+}

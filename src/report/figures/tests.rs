@@ -1,0 +1,1 @@
+//! Figures of small runs whose tables are written here.

@@ -1,0 +1,201 @@
+//! A run's folder as it is read: the manifest, the study's graph, and the tables.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
+
+use crate::plan::Study;
+use crate::spec::{self, Problems};
+use crate::stages::read_parquet;
+
+use super::{ReportError, Table};
+
+/// A stage as the run left it.
+#[derive(Clone, Debug)]
+pub struct FinishedStage {
+    /// Its name in the study.
+    pub name: String,
+    /// Name of its kind.
+    pub kind: String,
+    /// `cached`, `computed`, `failed`, `interrupted`, or `not run`.
+    pub status: String,
+    /// Wall time of this run, in seconds.
+    pub seconds: f64,
+    /// Names of the stages it refers to.
+    pub after: Vec<String>,
+    /// What the manifest says of it; null where it was not run.
+    pub manifest: Json,
+    /// Its tables by name, in the order written; the main one's name is empty.
+    pub tables: Vec<(String, Table)>,
+}
+
+impl FinishedStage {
+    /// The table of that name.
+    pub fn table(&self, name: &str) -> Option<&Table> {
+        let mut tables = self.tables.iter();
+        tables.find(|(n, _)| n == name).map(|(_, table)| table)
+    }
+
+    /// Sentences worth a reader's attention.
+    pub fn findings(&self) -> Vec<String> {
+        let list = self.manifest["findings"].as_array();
+        let texts = list.into_iter().flatten().filter_map(Json::as_str);
+        texts.map(str::to_string).collect()
+    }
+}
+
+/// A run's folder, read.
+#[derive(Clone, Debug)]
+pub struct FinishedRun {
+    /// The folder.
+    pub path: PathBuf,
+    /// `run.json`.
+    pub manifest: Json,
+    /// `resolved.yaml`, or the reason why it could not be read as a study.
+    pub resolved: String,
+    /// The stages of the study, each after those it refers to.
+    pub stages: Vec<FinishedStage>,
+    /// Which stage a summary describes, by the summary's name and the kind of source (`steer`, `holdout`, …).
+    pub sources: BTreeMap<(String, String), String>,
+}
+
+impl FinishedRun {
+    /// Reads a run's folder (`runs/<study>/<time>-<key>` or `latest`).
+    ///
+    /// # Errors
+    /// [`ReportError::NotARun`] where there is no `run.json`; [`ReportError::Unreadable`] where a file of the folder is damaged.
+    pub fn read(path: &Path) -> Result<Self, ReportError> {
+        let manifest_path = path.join("run.json");
+        let text = match std::fs::read(&manifest_path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(ReportError::NotARun(path.to_path_buf()));
+            }
+            Err(error) => return Err(ReportError::unreadable(&manifest_path, error)),
+        };
+        let manifest: Json = serde_json::from_slice(&text)
+            .map_err(|error| ReportError::unreadable(&manifest_path, error))?;
+        let resolved = std::fs::read_to_string(path.join("resolved.yaml")).unwrap_or_default();
+        let mut run = FinishedRun {
+            path: path.to_path_buf(),
+            sources: sources(&resolved),
+            stages: stages(&manifest, &resolved),
+            manifest,
+            resolved,
+        };
+        for stage in &mut run.stages {
+            stage.tables = tables(path, stage)?;
+        }
+        Ok(run)
+    }
+
+    /// The stage of that name.
+    pub fn stage(&self, name: &str) -> Option<&FinishedStage> {
+        self.stages.iter().find(|stage| stage.name == name)
+    }
+
+    /// Every stage of that kind, in order.
+    pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a FinishedStage> {
+        self.stages.iter().filter(move |stage| stage.kind == kind)
+    }
+
+    /// The name of the study.
+    pub fn study(&self) -> &str {
+        self.manifest["study"].as_str().unwrap_or("study")
+    }
+}
+
+/// Names, kinds and references of a study's stages, each after those it refers to.
+pub fn graph(study: &Study) -> Vec<(String, &'static str, Vec<String>)> {
+    let after = |stage: &dyn crate::stages::Stage| {
+        let mut names: Vec<String> = Vec::new();
+        for (name, _) in stage.needs().stages {
+            if !names.contains(&name.value) {
+                names.push(name.value);
+            }
+        }
+        names
+    };
+    let of = |spec: &crate::plan::StageSpec| {
+        (
+            spec.name.clone(),
+            spec.kind.name,
+            after(spec.stage.as_ref()),
+        )
+    };
+    study.stages.iter().map(of).collect()
+}
+
+/// The stages of the resolved study, with what the manifest says of each; those of the manifest alone where the study cannot be read.
+fn stages(manifest: &Json, resolved: &str) -> Vec<FinishedStage> {
+    let said = manifest["stages"].as_array().cloned().unwrap_or_default();
+    let named = |name: &str| said.iter().find(|stage| stage["name"] == name).cloned();
+    let text = |value: &Json, key: &str| value[key].as_str().unwrap_or_default().to_string();
+    let stage = |name: String, kind: String, after: Vec<String>, manifest: Json| FinishedStage {
+        status: manifest["status"].as_str().unwrap_or("not run").to_string(),
+        seconds: manifest["seconds"].as_f64().unwrap_or_default(),
+        name,
+        kind,
+        after,
+        manifest,
+        tables: Vec::new(),
+    };
+    let mut problems = Problems::default();
+    let document = spec::load_text(Path::new("resolved.yaml"), resolved, &[]).ok();
+    let study = document.and_then(|document| Study::read(document, "study", &mut problems));
+    match study {
+        Some(study) if !study.stages.is_empty() => graph(&study)
+            .into_iter()
+            .map(|(name, kind, after)| {
+                let manifest = named(&name).unwrap_or_default();
+                stage(name, kind.to_string(), after, manifest)
+            })
+            .collect(),
+        _ => said
+            .iter()
+            .map(|s| stage(text(s, "name"), text(s, "kind"), Vec::new(), s.clone()))
+            .collect(),
+    }
+}
+
+/// What each summary's `steer`, `holdout`, `random` and `xstest` name.
+fn sources(resolved: &str) -> BTreeMap<(String, String), String> {
+    let study: serde_yaml::Value = serde_yaml::from_str(resolved).unwrap_or_default();
+    let stages = study.get("stages").and_then(|stages| stages.as_mapping());
+    let mut sources = BTreeMap::new();
+    for (name, stage) in stages.into_iter().flatten() {
+        for source in ["steer", "holdout", "random", "xstest"] {
+            if let (Some(name), Some(swept)) =
+                (name.as_str(), stage.get(source).and_then(|v| v.as_str()))
+            {
+                sources.insert((name.to_string(), source.to_string()), swept.to_string());
+            }
+        }
+    }
+    sources
+}
+
+/// Reads the tables that the manifest lists; the Parquet, which keeps types.
+fn tables(folder: &Path, stage: &FinishedStage) -> Result<Vec<(String, Table)>, ReportError> {
+    let listed = stage.manifest["tables"].as_array().cloned();
+    let mut tables = Vec::new();
+    for entry in listed.unwrap_or_default() {
+        let name = entry["name"].as_str().unwrap_or_default();
+        let path = folder
+            .join("tables")
+            .join(format!("{}.parquet", file_stem(&stage.name, name)));
+        let bytes = std::fs::read(&path).map_err(|error| ReportError::unreadable(&path, error))?;
+        let frame = read_parquet(bytes).map_err(|error| ReportError::unreadable(&path, error))?;
+        tables.push((name.to_string(), Table::from(&frame)));
+    }
+    Ok(tables)
+}
+
+/// The name of a table's files without the extension.
+pub fn file_stem(stage: &str, table: &str) -> String {
+    match table {
+        "" => stage.to_string(),
+        table => format!("{stage}.{table}"),
+    }
+}

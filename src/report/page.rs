@@ -1,0 +1,337 @@
+//! `report.html`: one file that needs nothing else, from a template, a style sheet, a script and the charting library.
+//!
+//! Text from prompts and models is data. It travels as JSON in which `<` is written `\u003c`, and the script puts it in place as text;
+//! what the template itself writes is escaped by minijinja; and the page's content security policy runs no script but its own two.
+
+use minijinja::{AutoEscape, Environment, Value};
+use serde::Serialize;
+use serde_json::{Value as Json, json};
+
+use crate::stages::KINDS;
+
+use super::{BASELINE, Figure, FinishedRun, FinishedStage, PALETTE, ReportError, Table, Values};
+use super::{dag, drill, file_stem};
+
+const TEMPLATE: &str = include_str!("page/template.html");
+const STYLE: &str = include_str!("page/style.css");
+const SCRIPT: &str = include_str!("page/page.js");
+const ECHARTS: &str = include_str!("../../assets/echarts/echarts.min.js");
+/// The version of the library, for the page's last line.
+const ECHARTS_VERSION: &str = "6.1.0";
+/// A table with more rows than this is linked, not shown: the page stays small enough to send.
+const MOST_ROWS: usize = 5000;
+
+/// The page of a run, with these figures.
+///
+/// # Errors
+/// [`ReportError::Drawing`] where the template does not render.
+pub fn page(run: &FinishedRun, figures: &[Figure]) -> Result<String, ReportError> {
+    let mut tables = Vec::new();
+    let main_tables = main_tables(run, &mut tables);
+    let stages: Vec<Json> = run
+        .stages
+        .iter()
+        .map(|stage| section(stage, figures, &mut tables))
+        .collect();
+    let sets = drill::drilled(run);
+    let has_prompts = !sets.is_empty();
+    let data = json!({ "figures": figures, "tables": tables, "sets": sets, "palette": PALETTE, "baseline": BASELINE });
+    let data = in_script(&data);
+    // A script that somehow got into the page would have to know this to run.
+    let nonce = blake3::hash(data.as_bytes()).to_hex()[..32].to_string();
+    let manifest = &run.manifest;
+    let sum = |key: &str| -> u64 {
+        run.stages
+            .iter()
+            .filter_map(|s| s.manifest[key].as_u64())
+            .sum()
+    };
+    let context = json!({
+        "study": run.study(),
+        "question": manifest["question"].as_str(),
+        "models": models(manifest),
+        "prompts": prompts(manifest),
+        "started": manifest["started"].as_str().unwrap_or_default().split('.').next().unwrap_or_default().replace('T', " "),
+        "status": manifest["status"].as_str(),
+        "error": manifest["error"].as_str(),
+        "seconds": seconds(&manifest["seconds"]),
+        "computed": sum("cells_computed"),
+        "cached": sum("cells_cached"),
+        "passes": manifest["equivalent_forward_passes"].as_u64(),
+        "verdict": verdict(run),
+        "key": manifest["key"].as_str(),
+        "version": manifest["provenance"]["dial"].as_str(),
+        "provenance": provenance(manifest),
+        "dag": dag::svg(&dag::of_run(run)),
+        "style": STYLE, "script": SCRIPT, "library": ECHARTS, "echarts": ECHARTS_VERSION,
+        "main_tables": main_tables, "stages": stages, "has_prompts": has_prompts, "data": data, "nonce": nonce,
+    });
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment
+        .render_str(TEMPLATE, in_template(&context))
+        .map_err(|error| ReportError::Drawing(error.to_string()))
+}
+
+/// JSON that can stand in a script element whatever it holds: without `<` nothing in it can end the element.
+fn in_script(value: &Json) -> String {
+    value.to_string().replace('<', "\\u003c")
+}
+
+/// A JSON value as the template takes it.
+fn in_template(value: &Json) -> Value {
+    match value {
+        Json::Null => Value::from(()),
+        Json::Bool(flag) => Value::from(*flag),
+        Json::Number(number) => match number.as_i64() {
+            Some(whole) => Value::from(whole),
+            None => Value::from(number.as_f64().unwrap_or_default()),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(list) => Value::from(list.iter().map(in_template).collect::<Vec<_>>()),
+        Json::Object(map) => {
+            let entries = map
+                .iter()
+                .map(|(name, value)| (name.clone(), in_template(value)));
+            Value::from(entries.collect::<std::collections::BTreeMap<String, Value>>())
+        }
+    }
+}
+
+fn seconds(value: &Json) -> String {
+    value
+        .as_f64()
+        .map_or(String::new(), |seconds| match seconds {
+            s if s < 0.1 => format!("{:.0} ms", s * 1000.0),
+            s if s < 90.0 => format!("{s:.1} s"),
+            s => format!("{:.0} min", s / 60.0),
+        })
+}
+
+fn models(manifest: &Json) -> Vec<Json> {
+    let models = manifest["models"].as_object().into_iter().flatten();
+    models
+        .map(|(name, model)| {
+            let config = &model["config"];
+            json!({ "name": name, "source": model["source"], "architecture": config["architecture"],
+                    "layers": config["n_layers"], "width": config["d_model"], "dtype": model["dtype"] })
+        })
+        .collect()
+}
+
+fn prompts(manifest: &Json) -> Vec<Json> {
+    let sets = manifest["prompts"].as_object().into_iter().flatten();
+    sets.map(|(name, set)| {
+        let splits = set["splits"].as_object().into_iter().flatten();
+        let splits: Vec<String> = splits.map(|(split, n)| format!("{n} {split}")).collect();
+        json!({ "name": name, "path": set["path"], "splits": splits.join(", ") })
+    })
+    .collect()
+}
+
+fn provenance(manifest: &Json) -> String {
+    let of = manifest["provenance"].as_object().into_iter().flatten();
+    let said = of.map(|(name, value)| match value {
+        Json::String(text) => format!("{name} {text}"),
+        other => format!("{name} {other}"),
+    });
+    said.collect::<Vec<_>>().join(", ")
+}
+
+/// Whether the controls pass, as the run's summaries judge them.
+fn verdict(run: &FinishedRun) -> Json {
+    let tables = run
+        .of_kind("summary")
+        .filter_map(|s| s.table("learned_vs_random"));
+    let mut judged: Vec<bool> = Vec::new();
+    for table in tables {
+        judged.extend(
+            table
+                .numbers("controls_pass")
+                .iter()
+                .flatten()
+                .map(|pass| *pass == 1.0),
+        );
+    }
+    let passed = judged.iter().filter(|pass| **pass).count();
+    let (class, headline) = match (passed, judged.len()) {
+        (_, 0) => ("", "The controls are not judged in this run".to_string()),
+        (passed, all) if passed == all => (
+            "pass",
+            format!("The controls pass ({passed} of {all} comparisons)"),
+        ),
+        (passed, all) => (
+            "fail",
+            format!("The controls do not all pass ({passed} of {all} comparisons)"),
+        ),
+    };
+    let lines: Vec<String> = run
+        .of_kind("summary")
+        .flat_map(FinishedStage::findings)
+        .collect();
+    json!({ "class": class, "headline": headline, "lines": lines })
+}
+
+/// The tables that answer the study's question first.
+fn main_tables(run: &FinishedRun, tables: &mut Vec<PackedTable>) -> Vec<Json> {
+    let wanted = [
+        (
+            "score",
+            "means",
+            "Scores without steering",
+            "Mean with bootstrap interval, refusal rate with Wilson interval, both 95 %.",
+        ),
+        (
+            "summary",
+            "learned_vs_random",
+            "The learned direction against random ones",
+            "Slope of mean score on α, and the largest gap, with 95 % intervals, z, and exact empirical p.",
+        ),
+        (
+            "summary",
+            "operating_points",
+            "Operating points",
+            "Smallest |α| that keeps each rate at or below its target, and the α of the largest gap.",
+        ),
+    ];
+    let mut shown = Vec::new();
+    for (kind, name, title, note) in wanted {
+        for stage in run.of_kind(kind) {
+            if let Some(table) = stage.table(name) {
+                tables.push(PackedTable::of(table));
+                shown.push(json!({ "id": tables.len() - 1, "title": title, "note": format!("{note} ({})", file_stem(&stage.name, name)) }));
+            }
+        }
+    }
+    shown
+}
+
+/// What the template shows of a stage.
+fn section(stage: &FinishedStage, figures: &[Figure], tables: &mut Vec<PackedTable>) -> Json {
+    let about = KINDS
+        .iter()
+        .find(|kind| kind.name == stage.kind)
+        .map_or("", |kind| kind.about);
+    let drawn = figures
+        .iter()
+        .enumerate()
+        .filter(|(_, figure)| figure.stage == stage.name);
+    let drawn: Vec<Json> = drawn
+        .map(|(index, f)| json!({ "index": index, "title": f.title, "note": f.note, "name": f.name }))
+        .collect();
+    let listed: Vec<Json> = stage
+        .tables
+        .iter()
+        .map(|(name, table)| {
+            let (rows, stem) = (table.height(), file_stem(&stage.name, name));
+            let id = (rows <= MOST_ROWS).then(|| {
+                tables.push(PackedTable::of(table));
+                tables.len() - 1
+            });
+            let note = match id {
+                Some(_) => String::new(),
+                None => format!("{rows} rows, too many to send along; the figures and the prompts above show them."),
+            };
+            json!({ "id": id, "title": stem, "stem": stem, "note": note })
+        })
+        .collect();
+    let count = |key: &str| stage.manifest[key].as_u64().unwrap_or_default();
+    json!({
+        "name": stage.name, "kind": stage.kind, "about": about, "status": stage.status,
+        "seconds": seconds(&json!(stage.seconds)),
+        "when_computed": if stage.status == "cached" { seconds(&stage.manifest["seconds_when_computed"]) } else { String::new() },
+        "cells": format!("{} cells computed, {} from the cache", count("cells_computed"), count("cells_cached")),
+        "findings": stage.findings(), "figures": drawn, "tables": listed,
+        "key": stage.manifest["key"],
+        "inputs": serde_json::to_string_pretty(&stage.manifest["inputs"]).unwrap_or_default(),
+    })
+}
+
+/// A table as the page carries it: each distinct text once, numbers to six digits.
+#[derive(Serialize)]
+struct PackedTable {
+    rows: usize,
+    columns: Vec<Json>,
+}
+
+impl PackedTable {
+    fn of(table: &Table) -> Self {
+        let columns = table.columns.iter().map(|column| {
+            let mut packed = pack(&column.values);
+            packed["name"] = json!(column.name);
+            packed
+        });
+        PackedTable {
+            rows: table.height(),
+            columns: columns.collect(),
+        }
+    }
+}
+
+fn pack(values: &Values) -> Json {
+    match values {
+        Values::Number(values) => {
+            let values: Vec<Json> = values
+                .iter()
+                .map(|value| value.map_or(Json::Null, six_digits))
+                .collect();
+            json!({ "type": "number", "values": values })
+        }
+        Values::Flag(values) => {
+            let values: Vec<Option<u8>> = values.iter().map(|value| value.map(u8::from)).collect();
+            json!({ "type": "flag", "values": values })
+        }
+        Values::Text(values) => {
+            let mut words: Vec<&str> = Vec::new();
+            let mut known = std::collections::HashMap::new();
+            let codes: Vec<Option<usize>> = values
+                .iter()
+                .map(|value| {
+                    value.as_deref().map(|text| {
+                        *known.entry(text).or_insert_with(|| {
+                            words.push(text);
+                            words.len() - 1
+                        })
+                    })
+                })
+                .collect();
+            json!({ "type": "text", "words": words, "values": codes })
+        }
+    }
+}
+
+/// A number to six digits, a whole one as such.
+fn six_digits(value: f64) -> Json {
+    if value.fract() == 0.0 && value.abs() < 1e15 {
+        return json!(value as i64);
+    }
+    let rounded: f64 = format!("{value:.5e}").parse().unwrap_or(value);
+    json!(rounded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_cannot_end_the_element_it_stands_in() {
+        let text = in_script(&json!({ "text": "</script><script>alert(1)</script>" }));
+        assert!(!text.contains('<'));
+        let back: Json = serde_json::from_str(&text).unwrap();
+        assert_eq!(back["text"], "</script><script>alert(1)</script>");
+    }
+
+    #[test]
+    fn numbers_are_as_long_as_a_reader_needs() {
+        assert_eq!(six_digits(-30.0).to_string(), "-30");
+        assert_eq!(six_digits(0.123456789).to_string(), "0.123457");
+        assert_eq!(six_digits(1234567.89).to_string(), "1234570.0");
+    }
+
+    #[test]
+    fn the_library_holds_nothing_that_ends_its_element() {
+        let library = ECHARTS.to_ascii_lowercase();
+        assert!(!library.contains("</script") && !library.contains("<!--"));
+        assert!(ECHARTS.contains(&format!("version=\"{ECHARTS_VERSION}\"")));
+    }
+}

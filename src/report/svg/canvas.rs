@@ -1,0 +1,190 @@
+//! The few elements that figures are made of, with all text escaped.
+
+use std::fmt::Write;
+
+/// Which end of a text its place is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Anchor {
+    Start,
+    Middle,
+    End,
+}
+
+/// An SVG document under construction.
+pub(super) struct Canvas {
+    text: String,
+    clips: usize,
+}
+
+impl Canvas {
+    /// A white page; the title is read out by screen readers.
+    pub(super) fn new(width: f64, height: f64, title: &str) -> Self {
+        let text = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" font-family=\"'Noto Sans', 'Helvetica Neue', Arial, sans-serif\" role=\"img\">\n<title>{}</title>\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n",
+            escaped(title)
+        );
+        Canvas { text, clips: 0 }
+    }
+
+    /// The document.
+    pub(super) fn finish(mut self) -> String {
+        self.text.push_str("</svg>\n");
+        self.text
+    }
+
+    fn push(&mut self, element: std::fmt::Arguments<'_>) {
+        // Writing to a string cannot fail.
+        let _ = self.text.write_fmt(element);
+        self.text.push('\n');
+    }
+
+    pub(super) fn heading(&mut self, x: f64, y: f64, text: &str) {
+        let text = escaped(text);
+        self.push(format_args!(
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"15\" font-weight=\"bold\" fill=\"#111111\">{text}</text>"
+        ));
+    }
+
+    pub(super) fn text(
+        &mut self,
+        x: f64,
+        y: f64,
+        text: &str,
+        size: f64,
+        anchor: Anchor,
+        colour: &str,
+    ) {
+        self.turned_text(x, y, text, (size, 0.0), anchor, colour);
+    }
+
+    /// Text of a (size, angle in degrees, clockwise).
+    pub(super) fn turned_text(
+        &mut self,
+        x: f64,
+        y: f64,
+        text: &str,
+        (size, angle): (f64, f64),
+        anchor: Anchor,
+        colour: &str,
+    ) {
+        let anchor = match anchor {
+            Anchor::Start => "start",
+            Anchor::Middle => "middle",
+            Anchor::End => "end",
+        };
+        let turn = match angle {
+            0.0 => String::new(),
+            angle => format!(" transform=\"rotate({angle:.0} {x:.1} {y:.1})\""),
+        };
+        let text = escaped(text);
+        self.push(format_args!(
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\" text-anchor=\"{anchor}\" fill=\"{colour}\"{turn}>{text}</text>"
+        ));
+    }
+
+    pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str, width: f64) {
+        self.push(format_args!(
+            "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\" stroke-width=\"{width}\"/>",
+            from.0, from.1, to.0, to.1
+        ));
+    }
+
+    pub(super) fn path(&mut self, points: &[(f64, f64)], colour: &str, width: f64, dashed: bool) {
+        let dashes = if dashed {
+            " stroke-dasharray=\"5 4\""
+        } else {
+            ""
+        };
+        let points = coordinates(points);
+        self.push(format_args!(
+            "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\" stroke-linejoin=\"round\"{dashes}/>"
+        ));
+    }
+
+    pub(super) fn area(&mut self, points: &[(f64, f64)], colour: &str, opacity: f64) {
+        let points = coordinates(points);
+        self.push(format_args!(
+            "<polygon points=\"{points}\" fill=\"{colour}\" fill-opacity=\"{opacity}\"/>"
+        ));
+    }
+
+    pub(super) fn rectangle(&mut self, [x, y, width, height]: [f64; 4], fill: &str, opacity: f64) {
+        self.push(format_args!(
+            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{fill}\" fill-opacity=\"{opacity}\"/>"
+        ));
+    }
+
+    /// A point; its form differs by colour, so that series can be told apart without colours.
+    pub(super) fn point(&mut self, (x, y): (f64, f64), colour: &str, size: f64) {
+        let form = crate::report::PALETTE
+            .iter()
+            .position(|c| *c == colour)
+            .unwrap_or(0)
+            % 4;
+        let edge = "stroke=\"#ffffff\" stroke-width=\"0.7\"";
+        let s = size;
+        match form {
+            0 => self.push(format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{s}\" fill=\"{colour}\" {edge}/>")),
+            1 => self.push(format_args!("<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{colour}\" {edge}/>", x - s * 0.9, y - s * 0.9, s * 1.8, s * 1.8)),
+            2 => self.push(format_args!("<polygon points=\"{x:.1},{:.1} {:.1},{:.1} {:.1},{:.1}\" fill=\"{colour}\" {edge}/>", y - s * 1.2, x - s * 1.15, y + s, x + s * 1.15, y + s)),
+            _ => self.push(format_args!("<polygon points=\"{x:.1},{:.1} {:.1},{y:.1} {x:.1},{:.1} {:.1},{y:.1}\" fill=\"{colour}\" {edge}/>", y - s * 1.35, x + s * 1.35, y + s * 1.35, x - s * 1.35)),
+        }
+    }
+
+    /// What `draw` draws is shown only inside the rectangle.
+    pub(super) fn clipped(
+        &mut self,
+        [x, y, width, height]: [f64; 4],
+        draw: impl FnOnce(&mut Self),
+    ) {
+        let id = self.clips;
+        self.clips += 1;
+        self.push(format_args!(
+            "<clipPath id=\"clip{id}\"><rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\"/></clipPath>\n<g clip-path=\"url(#clip{id})\">"
+        ));
+        draw(self);
+        self.push(format_args!("</g>"));
+    }
+}
+
+fn coordinates(points: &[(f64, f64)]) -> String {
+    let pairs = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}"));
+    pairs.collect::<Vec<_>>().join(" ")
+}
+
+/// Text as XML takes it; characters that XML has no way to write are left out.
+pub(in crate::report) fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\t' | '\n' => escaped.push(' '),
+            c if c.is_control() || matches!(c, '\u{FFFE}' | '\u{FFFF}') => {}
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// About how wide a text is, in pixels: Noto Sans has 0.54 of its size on average over English text.
+pub(super) fn text_width(text: &str, size: f64) -> f64 {
+    text.chars().count() as f64 * size * 0.55
+}
+
+/// A text in lines no wider than that.
+pub(super) fn wrapped(text: &str, size: f64, width: f64) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if text_width(line, size) + text_width(word, size) + size < width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_string()),
+        }
+    }
+    lines
+}

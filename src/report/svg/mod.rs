@@ -1,0 +1,179 @@
+//! Figures as SVG, written here: a page of code does what figures of this kind need (small multiples with one legend, bands, cells), and
+//! no text of a study can become markup. PNG comes from the same SVG.
+
+mod canvas;
+mod panel;
+mod scale;
+
+use std::sync::{Arc, OnceLock};
+
+use resvg::{tiny_skia, usvg};
+
+use super::{Figure, Mark, Panel, ReportError, Shape};
+pub(super) use canvas::escaped;
+use canvas::{Anchor, Canvas, text_width, wrapped};
+
+/// Width of every figure, in pixels; a text width at 300 dots per inch is about twice that.
+const WIDTH: f64 = 960.0;
+/// Pixels of a PNG for each of the SVG.
+const PNG_SCALE: f32 = 2.0;
+/// Free space around a figure.
+const MARGIN: f64 = 14.0;
+
+/// The figure as a file of its own.
+pub fn svg(figure: &Figure) -> String {
+    let columns = figure.columns.clamp(1, figure.panels.len().max(1));
+    let width = if columns == 1 && !has_cells(figure) {
+        640.0
+    } else {
+        WIDTH
+    };
+    let panel_width = (width - 2.0 * MARGIN) / columns as f64;
+    let notes = wrapped(&figure.note, 11.0, width - 2.0 * MARGIN);
+    let heights: Vec<f64> = figure
+        .panels
+        .chunks(columns)
+        .map(|row| row.iter().map(|p| height(p, columns)).fold(0.0, f64::max))
+        .collect();
+    let legend = legend_rows(figure, width - 2.0 * MARGIN);
+    let top = MARGIN + 30.0 + 22.0 * legend.len() as f64;
+    let panels_end = top + heights.iter().sum::<f64>();
+    let total = panels_end + 16.0 * notes.len() as f64 + MARGIN;
+    let mut canvas = Canvas::new(width, total, &figure.title);
+    canvas.heading(MARGIN, MARGIN + 14.0, &figure.title);
+    for (row, entries) in legend.iter().enumerate() {
+        draw_legend(&mut canvas, entries, MARGIN + 40.0 + 22.0 * row as f64);
+    }
+    let mut y = top;
+    for (row, height) in figure.panels.chunks(columns).zip(&heights) {
+        for (column, panel) in row.iter().enumerate() {
+            let x = MARGIN + panel_width * column as f64;
+            panel::draw(&mut canvas, panel, [x, y, panel_width, *height]);
+        }
+        y += height;
+    }
+    for (row, line) in notes.iter().enumerate() {
+        canvas.text(
+            MARGIN,
+            panels_end + 12.0 + 16.0 * row as f64,
+            line,
+            11.0,
+            Anchor::Start,
+            "#444444",
+        );
+    }
+    canvas.finish()
+}
+
+fn has_cells(figure: &Figure) -> bool {
+    figure.panels.iter().any(|panel| panel.colours.is_some())
+}
+
+/// Height of a panel, in pixels.
+fn height(panel: &Panel, columns: usize) -> f64 {
+    if panel.colours.is_some() {
+        let longest = panel.x.categories.iter().map(|name| text_width(name, 10.0));
+        let names = longest.fold(0.0, f64::max);
+        let turned = if names > 40.0 { names } else { 12.0 };
+        return 24.0 * panel.y.categories.len() as f64 + turned + 74.0;
+    }
+    match columns {
+        1 => 420.0,
+        2 => 320.0,
+        3 => 260.0,
+        _ => 190.0,
+    }
+}
+
+/// One entry of the legend.
+struct Entry<'a> {
+    name: &'a str,
+    marks: Vec<&'a Mark>,
+    width: f64,
+}
+
+/// Entries of the legend in rows no wider than that; none where there is only one name or only cells.
+fn legend_rows(figure: &Figure, width: f64) -> Vec<Vec<Entry<'_>>> {
+    let mut entries: Vec<Entry<'_>> = Vec::new();
+    let marks = figure.panels.iter().flat_map(|panel| &panel.marks);
+    for mark in marks.filter(|mark| mark.shape != Shape::Cells) {
+        match entries.iter_mut().find(|entry| entry.name == mark.name) {
+            Some(entry) => {
+                if entry.marks.iter().all(|m| m.shape != mark.shape) {
+                    entry.marks.push(mark);
+                }
+            }
+            None => entries.push(Entry {
+                name: &mark.name,
+                marks: vec![mark],
+                width: 46.0 + text_width(&mark.name, 12.0),
+            }),
+        }
+    }
+    let mut rows: Vec<Vec<Entry<'_>>> = Vec::new();
+    let mut used = f64::INFINITY;
+    for entry in entries {
+        if used + entry.width > width {
+            rows.push(Vec::new());
+            used = 0.0;
+        }
+        used += entry.width;
+        if let Some(row) = rows.last_mut() {
+            row.push(entry);
+        }
+    }
+    rows
+}
+
+fn draw_legend(canvas: &mut Canvas, entries: &[Entry<'_>], y: f64) {
+    let mut x = MARGIN;
+    for entry in entries {
+        for mark in &entry.marks {
+            panel::legend_sample(canvas, mark, x, y);
+        }
+        canvas.text(
+            x + 30.0,
+            y + 4.0,
+            entry.name,
+            12.0,
+            Anchor::Start,
+            "#222222",
+        );
+        x += entry.width;
+    }
+}
+
+/// The SVG as PNG, twice as many pixels each way, with the fonts that the program brings along.
+///
+/// # Errors
+/// [`ReportError::Drawing`] where the SVG is not one, or is too large to draw.
+pub fn png(svg: &str) -> Result<Vec<u8>, ReportError> {
+    let options = usvg::Options {
+        fontdb: fonts(),
+        font_family: "Noto Sans".to_string(),
+        ..usvg::Options::default()
+    };
+    let tree = usvg::Tree::from_str(svg, &options)
+        .map_err(|error| ReportError::Drawing(error.to_string()))?;
+    let size = tree.size().to_int_size().scale_by(PNG_SCALE);
+    let pixmap = size.and_then(|size| tiny_skia::Pixmap::new(size.width(), size.height()));
+    let mut pixmap =
+        pixmap.ok_or_else(|| ReportError::Drawing("the figure is too large".to_string()))?;
+    let transform = tiny_skia::Transform::from_scale(PNG_SCALE, PNG_SCALE);
+    resvg::render(&tree, transform, &mut pixmap.as_mut());
+    pixmap
+        .encode_png()
+        .map_err(|error| ReportError::Drawing(error.to_string()))
+}
+
+/// The bundled fonts, read once.
+fn fonts() -> Arc<usvg::fontdb::Database> {
+    static FONTS: OnceLock<Arc<usvg::fontdb::Database>> = OnceLock::new();
+    let load = || {
+        let mut fonts = usvg::fontdb::Database::new();
+        fonts.load_font_data(include_bytes!("../../../assets/fonts/NotoSans-Regular.ttf").to_vec());
+        fonts.load_font_data(include_bytes!("../../../assets/fonts/NotoSans-Bold.ttf").to_vec());
+        Arc::new(fonts)
+    };
+    Arc::clone(FONTS.get_or_init(load))
+}

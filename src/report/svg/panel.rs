@@ -1,0 +1,394 @@
+//! One panel: grid, axes, marks.
+
+use crate::report::{Axis, ColourScale, Mark, Panel, Shape};
+
+use super::canvas::{Anchor, Canvas, text_width};
+use super::scale::{Scale, cell_colour, is_dark, number, range, ticks};
+
+/// Dark enough to read, light enough to stay behind the data.
+const AXIS: &str = "#444444";
+const GRID: &str = "#E6E6E6";
+const ZERO: &str = "#B0B0B0";
+
+/// Draws a panel into the box `[x, y, width, height]`.
+pub(super) fn draw(canvas: &mut Canvas, panel: &Panel, [x, y, width, height]: [f64; 4]) {
+    if let Some(colours) = &panel.colours {
+        return draw_cells(canvas, panel, colours, [x, y, width, height]);
+    }
+    let (low, high) = extent(&panel.y, panel.marks.iter().flat_map(vertical), 0.06);
+    let y_ticks = ticks(low, high, ((height / 45.0) as usize).max(3));
+    let widest = y_ticks.iter().map(|t| text_width(&number(*t), 10.0));
+    let left = x + 30.0 + widest.fold(0.0, f64::max);
+    let area = [left, y + 26.0, x + width - 14.0 - left, height - 74.0];
+    let (x_low, x_high) = extent(
+        &panel.x,
+        panel.marks.iter().flat_map(|m| m.x.iter().copied()),
+        0.03,
+    );
+    let scales = (
+        Scale {
+            low: x_low,
+            high: x_high,
+            from: area[0],
+            to: area[0] + area[2],
+        },
+        Scale {
+            low,
+            high,
+            from: area[1] + area[3],
+            to: area[1],
+        },
+    );
+    canvas.text(
+        area[0],
+        y + 17.0,
+        &panel.title,
+        12.0,
+        Anchor::Start,
+        "#222222",
+    );
+    let x_ticks = ticks(x_low, x_high, ((area[2] / 40.0) as usize).max(2));
+    axes(canvas, panel, area, scales, (&x_ticks, &y_ticks));
+    // Points on the edge of the area stay whole.
+    let around = [area[0] - 5.0, area[1] - 5.0, area[2] + 10.0, area[3] + 10.0];
+    canvas.clipped(around, |canvas| {
+        for mark in &panel.marks {
+            draw_mark(canvas, mark, scales);
+        }
+    });
+}
+
+/// The values that decide how high a panel reaches.
+fn vertical(mark: &Mark) -> impl Iterator<Item = f64> {
+    let bars = matches!(mark.shape, Shape::Bars).then_some(0.0);
+    mark.y
+        .iter()
+        .chain(&mark.low)
+        .chain(&mark.high)
+        .copied()
+        .chain(bars)
+}
+
+/// The axis' own ends, or the data's with a little room.
+fn extent(axis: &Axis, values: impl Iterator<Item = f64>, room: f64) -> (f64, f64) {
+    let (low, high) = range(values);
+    let room = (high - low) * room;
+    let (low, high) = (
+        axis.low.unwrap_or(low - room),
+        axis.high.unwrap_or(high + room),
+    );
+    if high > low {
+        (low, high)
+    } else {
+        (low, low + 1.0)
+    }
+}
+
+fn axes(
+    canvas: &mut Canvas,
+    panel: &Panel,
+    [left, top, width, height]: [f64; 4],
+    (x, y): (Scale, Scale),
+    (x_ticks, y_ticks): (&[f64], &[f64]),
+) {
+    let (right, bottom) = (left + width, top + height);
+    for tick in y_ticks {
+        let at = y.at(*tick);
+        let colour = if *tick == 0.0 { ZERO } else { GRID };
+        canvas.line((left, at), (right, at), colour, 1.0);
+        canvas.text(
+            left - 6.0,
+            at + 3.5,
+            &number(*tick),
+            10.0,
+            Anchor::End,
+            AXIS,
+        );
+    }
+    for tick in x_ticks {
+        let at = x.at(*tick);
+        let colour = if *tick == 0.0 { ZERO } else { GRID };
+        canvas.line((at, top), (at, bottom), colour, 1.0);
+        canvas.text(
+            at,
+            bottom + 15.0,
+            &number(*tick),
+            10.0,
+            Anchor::Middle,
+            AXIS,
+        );
+    }
+    canvas.line((left, bottom), (right, bottom), AXIS, 1.0);
+    canvas.line((left, top), (left, bottom), AXIS, 1.0);
+    let middle = left + width / 2.0;
+    canvas.text(
+        middle,
+        bottom + 33.0,
+        &panel.x.label,
+        11.0,
+        Anchor::Middle,
+        "#222222",
+    );
+    let widest = y_ticks
+        .iter()
+        .map(|t| text_width(&number(*t), 10.0))
+        .fold(0.0, f64::max);
+    let at = left - widest - 14.0;
+    canvas.turned_text(
+        at,
+        top + height / 2.0,
+        &panel.y.label,
+        (11.0, -90.0),
+        Anchor::Middle,
+        "#222222",
+    );
+}
+
+fn draw_mark(canvas: &mut Canvas, mark: &Mark, (x, y): (Scale, Scale)) {
+    let points: Vec<(f64, f64)> = mark
+        .x
+        .iter()
+        .zip(&mark.y)
+        .map(|(a, b)| (x.at(*a), y.at(*b)))
+        .collect();
+    match mark.shape {
+        Shape::Line => {
+            canvas.path(&points, &mark.colour, 1.8, false);
+            for point in &points {
+                canvas.point(*point, &mark.colour, 2.6);
+            }
+        }
+        Shape::Dashed => canvas.path(&points, &mark.colour, 1.4, true),
+        Shape::Band => {
+            let lower = mark
+                .x
+                .iter()
+                .zip(&mark.low)
+                .map(|(a, b)| (x.at(*a), y.at(*b)));
+            let upper = mark
+                .x
+                .iter()
+                .zip(&mark.high)
+                .map(|(a, b)| (x.at(*a), y.at(*b)));
+            let outline: Vec<(f64, f64)> = upper.chain(lower.rev()).collect();
+            canvas.area(&outline, &mark.colour, 0.24);
+        }
+        Shape::Points => {
+            let few = points.len() <= 30;
+            for (index, point) in points.iter().enumerate() {
+                canvas.point(*point, &mark.colour, if few { 3.2 } else { 2.6 });
+                if let Some(label) = mark.labels.get(index).filter(|_| few) {
+                    let label = label.replace('-', "−");
+                    canvas.text(
+                        point.0 - 6.0,
+                        point.1 - 5.0,
+                        &label,
+                        9.5,
+                        Anchor::End,
+                        "#222222",
+                    );
+                }
+            }
+        }
+        Shape::Bars => {
+            let step = mark
+                .x
+                .windows(2)
+                .map(|pair| pair[1] - pair[0])
+                .fold(f64::INFINITY, f64::min);
+            let width = if step.is_finite() {
+                x.at(step) - x.at(0.0)
+            } else {
+                10.0
+            };
+            for (at, top) in points {
+                let floor = y.at(0.0);
+                canvas.rectangle(
+                    [at - width / 2.0, top.min(floor), width, (floor - top).abs()],
+                    &mark.colour,
+                    0.55,
+                );
+            }
+        }
+        Shape::Cells => {}
+    }
+}
+
+/// What stands for a mark in the legend.
+pub(super) fn legend_sample(canvas: &mut Canvas, mark: &Mark, x: f64, y: f64) {
+    match mark.shape {
+        Shape::Line => {
+            canvas.path(&[(x, y), (x + 24.0, y)], &mark.colour, 1.8, false);
+            canvas.point((x + 12.0, y), &mark.colour, 2.8);
+        }
+        Shape::Dashed => canvas.path(&[(x, y), (x + 24.0, y)], &mark.colour, 1.4, true),
+        Shape::Band => canvas.rectangle([x, y - 6.0, 24.0, 12.0], &mark.colour, 0.24),
+        Shape::Points => canvas.point((x + 12.0, y), &mark.colour, 3.2),
+        Shape::Bars => canvas.rectangle([x + 6.0, y - 6.0, 12.0, 12.0], &mark.colour, 0.55),
+        Shape::Cells => {}
+    }
+}
+
+/// A heatmap, its values written in the cells where they fit, and the scale to its right.
+fn draw_cells(
+    canvas: &mut Canvas,
+    panel: &Panel,
+    colours: &ColourScale,
+    [x, y, width, height]: [f64; 4],
+) {
+    let widest = |names: &[String]| {
+        names
+            .iter()
+            .map(|n| text_width(n, 10.0))
+            .fold(0.0, f64::max)
+    };
+    let (columns, rows) = (
+        panel.x.categories.len().max(1),
+        panel.y.categories.len().max(1),
+    );
+    let left = x + 34.0 + widest(&panel.y.categories);
+    let names = widest(&panel.x.categories);
+    let area = [left, y + 26.0, x + width - 86.0 - left, 24.0 * rows as f64];
+    let cell = (area[2] / columns as f64, 24.0);
+    let turned = names > cell.0 - 2.0;
+    canvas.text(
+        area[0],
+        y + 17.0,
+        &panel.title,
+        12.0,
+        Anchor::Start,
+        "#222222",
+    );
+    for (column, name) in panel.x.categories.iter().enumerate() {
+        let at = area[0] + cell.0 * (column as f64 + 0.5);
+        let bottom = area[1] + area[3];
+        let name = name
+            .strip_prefix('-')
+            .map_or(name.clone(), |size| format!("−{size}"));
+        match turned && names > 24.0 {
+            true => canvas.turned_text(
+                at + 3.0,
+                bottom + 8.0,
+                &name,
+                (10.0, -90.0),
+                Anchor::End,
+                AXIS,
+            ),
+            false => canvas.text(at, bottom + 14.0, &name, 10.0, Anchor::Middle, AXIS),
+        }
+    }
+    for (row, name) in panel.y.categories.iter().enumerate() {
+        let at = area[1] + cell.1 * (row as f64 + 0.5) + 3.5;
+        canvas.text(area[0] - 6.0, at, name, 10.0, Anchor::End, AXIS);
+    }
+    let label = area[1]
+        + area[3]
+        + if turned && names > 24.0 {
+            names + 20.0
+        } else {
+            32.0
+        };
+    canvas.text(
+        area[0] + area[2] / 2.0,
+        label,
+        &panel.x.label,
+        11.0,
+        Anchor::Middle,
+        "#222222",
+    );
+    let side = area[0] - widest(&panel.y.categories) - 16.0;
+    canvas.turned_text(
+        side,
+        area[1] + area[3] / 2.0,
+        &panel.y.label,
+        (11.0, -90.0),
+        Anchor::Middle,
+        "#222222",
+    );
+    for mark in &panel.marks {
+        cells(canvas, mark, colours, area, cell);
+    }
+    colour_bar(
+        canvas,
+        colours,
+        [
+            area[0] + area[2] + 16.0,
+            area[1],
+            12.0,
+            area[3].max(60.0).min(height - 40.0),
+        ],
+    );
+}
+
+fn cells(
+    canvas: &mut Canvas,
+    mark: &Mark,
+    colours: &ColourScale,
+    area: [f64; 4],
+    cell: (f64, f64),
+) {
+    for ((column, row), value) in mark.x.iter().zip(&mark.y).zip(&mark.values) {
+        let at = (area[0] + column * cell.0, area[1] + row * cell.1);
+        let Some(value) = value else { continue };
+        let (r, g, b) = cell_colour(colours, *value);
+        canvas.rectangle(
+            [at.0, at.1, cell.0 - 0.6, cell.1 - 0.6],
+            &format!("#{r:02X}{g:02X}{b:02X}"),
+            1.0,
+        );
+        let text = if value.abs() < 0.005 {
+            "0".to_string()
+        } else {
+            number((value * 100.0).round() / 100.0)
+        };
+        if text_width(&text, 9.0) < cell.0 - 2.0 {
+            let ink = if is_dark((r, g, b)) {
+                "#FFFFFF"
+            } else {
+                "#222222"
+            };
+            canvas.text(
+                at.0 + cell.0 / 2.0,
+                at.1 + 15.5,
+                &text,
+                9.0,
+                Anchor::Middle,
+                ink,
+            );
+        }
+    }
+}
+
+fn colour_bar(canvas: &mut Canvas, colours: &ColourScale, [x, y, width, height]: [f64; 4]) {
+    let steps = 40;
+    let each = height / f64::from(steps);
+    for step in 0..steps {
+        let share = (f64::from(step) + 0.5) / f64::from(steps);
+        let (r, g, b) = cell_colour(colours, colours.high - share * (colours.high - colours.low));
+        canvas.rectangle(
+            [x, y + each * f64::from(step), width, each + 0.4],
+            &format!("#{r:02X}{g:02X}{b:02X}"),
+            1.0,
+        );
+    }
+    let middle = (colours.low + colours.high) / 2.0;
+    for (at, value) in [(0.0, colours.high), (0.5, middle), (1.0, colours.low)] {
+        let value = (value * 100.0).round() / 100.0;
+        canvas.text(
+            x + width + 4.0,
+            y + height * at + 3.5,
+            &number(value),
+            10.0,
+            Anchor::Start,
+            AXIS,
+        );
+    }
+    canvas.turned_text(
+        x + width + 42.0,
+        y + height / 2.0,
+        &colours.label,
+        (10.0, -90.0),
+        Anchor::Middle,
+        "#222222",
+    );
+}

@@ -1,0 +1,204 @@
+//! A table as a reader needs it: named columns of text, numbers or flags, from a run's Parquet or from any CSV.
+
+use polars::prelude::{DataFrame, DataType};
+use serde::Serialize;
+
+use super::ReportError;
+
+/// The values of a column, one a row; none where the table has a gap.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "type", content = "values", rename_all = "lowercase")]
+pub enum Values {
+    /// Text.
+    Text(Vec<Option<String>>),
+    /// Numbers, whole ones included.
+    Number(Vec<Option<f64>>),
+    /// True or false.
+    Flag(Vec<Option<bool>>),
+}
+
+/// A column.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Column {
+    /// Its heading.
+    pub name: String,
+    /// Its values.
+    #[serde(flatten)]
+    pub values: Values,
+}
+
+/// A table.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table {
+    /// In order; all of one length.
+    pub columns: Vec<Column>,
+}
+
+impl Table {
+    /// The number of rows.
+    pub fn height(&self) -> usize {
+        match self.columns.first().map(|column| &column.values) {
+            None => 0,
+            Some(Values::Text(values)) => values.len(),
+            Some(Values::Number(values)) => values.len(),
+            Some(Values::Flag(values)) => values.len(),
+        }
+    }
+
+    /// The column of that name.
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// Whether there is a column of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.column(name).is_some()
+    }
+
+    /// A column as text, an empty text where there is a gap; empty texts where there is no such column.
+    pub fn texts(&self, name: &str) -> Vec<String> {
+        match self.column(name) {
+            None => vec![String::new(); self.height()],
+            Some(column) => (0..self.height()).map(|row| column.cell(row)).collect(),
+        }
+    }
+
+    /// A column of numbers, flags as 0 and 1; gaps where it holds text or there is no such column.
+    pub fn numbers(&self, name: &str) -> Vec<Option<f64>> {
+        match self.column(name).map(|column| &column.values) {
+            Some(Values::Number(values)) => values.clone(),
+            Some(Values::Flag(values)) => values
+                .iter()
+                .map(|value| value.map(|flag| f64::from(u8::from(flag))))
+                .collect(),
+            Some(Values::Text(_)) | None => vec![None; self.height()],
+        }
+    }
+
+    /// Reads CSV with a header. A column is of numbers or flags where every cell that is not empty is one.
+    ///
+    /// # Errors
+    /// [`ReportError::Unreadable`] for anything but a rectangular table.
+    pub fn from_csv(text: &str, name: &str) -> Result<Self, ReportError> {
+        let unreadable = |error: csv::Error| ReportError::Unreadable {
+            path: name.into(),
+            why: error.to_string(),
+        };
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let names: Vec<String> = reader
+            .headers()
+            .map_err(unreadable)?
+            .iter()
+            .map(str::to_string)
+            .collect();
+        let mut cells: Vec<Vec<String>> = vec![Vec::new(); names.len()];
+        for record in reader.records() {
+            for (column, cell) in cells.iter_mut().zip(record.map_err(unreadable)?.iter()) {
+                column.push(cell.to_string());
+            }
+        }
+        let columns = names.into_iter().zip(cells).map(|(name, cells)| Column {
+            name,
+            values: Values::guess(cells),
+        });
+        Ok(Table {
+            columns: columns.collect(),
+        })
+    }
+}
+
+impl From<&DataFrame> for Table {
+    fn from(frame: &DataFrame) -> Self {
+        let columns = frame.columns().iter().map(|column| Column {
+            name: column.name().to_string(),
+            values: Values::of(column),
+        });
+        Table {
+            columns: columns.collect(),
+        }
+    }
+}
+
+impl Column {
+    /// A cell as text; whole numbers without a point, a gap as nothing.
+    pub fn cell(&self, row: usize) -> String {
+        let text = match &self.values {
+            Values::Text(values) => values.get(row).cloned().flatten(),
+            Values::Number(values) => values
+                .get(row)
+                .copied()
+                .flatten()
+                .map(|value| value.to_string()),
+            Values::Flag(values) => values
+                .get(row)
+                .copied()
+                .flatten()
+                .map(|value| value.to_string()),
+        };
+        text.unwrap_or_default()
+    }
+}
+
+impl Values {
+    fn of(column: &polars::prelude::Column) -> Self {
+        let as_numbers = || {
+            let cast = column.cast(&DataType::Float64);
+            let values = cast.and_then(|column| column.f64().map(|values| values.iter().collect()));
+            Values::Number(values.unwrap_or_else(|_| vec![None; column.len()]))
+        };
+        match column.dtype() {
+            DataType::String => match column.str() {
+                Ok(values) => Values::Text(values.iter().map(|v| v.map(str::to_string)).collect()),
+                Err(_) => Values::Text(vec![None; column.len()]),
+            },
+            DataType::Boolean => match column.bool() {
+                Ok(values) => Values::Flag(values.iter().collect()),
+                Err(_) => Values::Flag(vec![None; column.len()]),
+            },
+            _ => as_numbers(),
+        }
+    }
+
+    fn guess(cells: Vec<String>) -> Self {
+        let filled = || cells.iter().filter(|cell| !cell.is_empty());
+        let some = filled().next().is_some();
+        let number = |cell: &String| cell.trim().parse::<f64>().ok().filter(|n| n.is_finite());
+        let flag = |cell: &String| cell.to_ascii_lowercase().parse::<bool>().ok();
+        if some && filled().all(|cell| number(cell).is_some()) {
+            return Values::Number(cells.iter().map(number).collect());
+        }
+        if some && filled().all(|cell| flag(cell).is_some()) {
+            return Values::Flag(cells.iter().map(flag).collect());
+        }
+        let text = |cell: String| (!cell.is_empty()).then_some(cell);
+        Values::Text(cells.into_iter().map(text).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn csv_columns_take_the_type_that_all_their_cells_have() {
+        let table = Table::from_csv(
+            "id,score,refused,note\n007a,-1.5,true,\nb,,False,x\n",
+            "t.csv",
+        );
+        let table = table.unwrap();
+        assert_eq!(table.height(), 2);
+        assert_eq!(table.texts("id"), ["007a", "b"]);
+        assert_eq!(table.numbers("score"), [Some(-1.5), None]);
+        assert_eq!(table.numbers("refused"), [Some(1.0), Some(0.0)]);
+        assert_eq!(table.texts("note"), ["", "x"]);
+        assert!(!table.has("nothing"));
+    }
+
+    #[test]
+    fn ragged_csv_is_refused() {
+        let message = Table::from_csv("a,b\n1\n", "t.csv")
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("`t.csv`"), "{message}");
+    }
+}
