@@ -10,11 +10,14 @@
 //! | 130 | interrupted; what was computed is kept |
 
 mod console;
+mod dag;
+mod diff;
 mod init;
 mod logging;
 mod plan;
 mod report;
 mod run;
+mod show;
 mod tables;
 
 use std::io::IsTerminal;
@@ -52,6 +55,12 @@ enum Command {
     Plan(plan::PlanArguments),
     /// Draw a run again: its page `report.html` and its figures.
     Report(report::ReportArguments),
+    /// Show a run's numbers as tables, with small charts.
+    Show(show::ShowArguments),
+    /// Compare two runs, or a run with published tables; exit code 1 where they differ.
+    Diff(diff::DiffArguments),
+    /// Print a study's pipeline for Mermaid or Graphviz.
+    Dag(dag::DagArguments),
     /// Write a commented study file to start from.
     Init(init::InitArguments),
 }
@@ -104,6 +113,9 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Plan(arguments) => plan::plan(&arguments),
         Command::Report(arguments) => report::report(&arguments),
+        Command::Show(arguments) => show::show(&arguments),
+        Command::Diff(arguments) => diff::diff(&arguments),
+        Command::Dag(arguments) => dag::dag(&arguments),
         Command::Init(arguments) => init::init(&arguments),
     };
     ExitCode::from(match outcome {

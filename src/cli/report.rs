@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::report::{self, FinishedRun, ReportError};
+use crate::report::{self, ReportError};
 
 use super::{Failure, shown};
 
@@ -15,9 +15,7 @@ pub(super) struct ReportArguments {
 }
 
 pub(super) fn report(arguments: &ReportArguments) -> Result<(), Failure> {
-    let path = FinishedRun::read(&arguments.run)
-        .and_then(|run| report::write(&run))
-        .map_err(failure)?;
+    let path = report::write(&arguments.run).map_err(failure)?;
     println!("{}", shown(&path));
     Ok(())
 }

@@ -64,6 +64,10 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
         run::RunError::UnknownStage(message) => Failure::Usage(message),
         other => Failure::Failed(other.to_string()),
     })?;
+    // A run is not worth less because its picture could not be drawn.
+    if let Err(error) = crate::report::write(&report.run_dir) {
+        eprintln!("warning: no report: {error}");
+    }
     match arguments.study.format {
         Format::Json => println!("{}", as_json(&report)),
         Format::Text => print!("{}", tables::of_run(&report)),
@@ -106,7 +110,7 @@ fn ending(report: &RunReport, arguments: &RunArguments) -> Result<(), Failure> {
             super::console::duration(report.seconds),
             report.equivalent_forward_passes
         );
-        eprintln!("tables in {}", shown(&report.run_dir.join("tables")));
+        eprintln!("report in {}", shown(&report.run_dir.join("report.html")));
         return Ok(());
     };
     if let StageError::Interrupted = error {

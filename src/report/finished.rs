@@ -66,6 +66,16 @@ impl FinishedRun {
     /// # Errors
     /// [`ReportError::NotARun`] where there is no `run.json`; [`ReportError::Unreadable`] where a file of the folder is damaged.
     pub fn read(path: &Path) -> Result<Self, ReportError> {
+        let mut run = FinishedRun::open(path)?;
+        run.load_tables()?;
+        Ok(run)
+    }
+
+    /// The same without tables.
+    ///
+    /// # Errors
+    /// As [`FinishedRun::read`].
+    pub fn open(path: &Path) -> Result<Self, ReportError> {
         let manifest_path = path.join("run.json");
         let text = match std::fs::read(&manifest_path) {
             Ok(text) => text,
@@ -77,17 +87,24 @@ impl FinishedRun {
         let manifest: Json = serde_json::from_slice(&text)
             .map_err(|error| ReportError::unreadable(&manifest_path, error))?;
         let resolved = std::fs::read_to_string(path.join("resolved.yaml")).unwrap_or_default();
-        let mut run = FinishedRun {
+        Ok(FinishedRun {
             path: path.to_path_buf(),
             sources: sources(&resolved),
             stages: stages(&manifest, &resolved),
             manifest,
             resolved,
-        };
-        for stage in &mut run.stages {
-            stage.tables = tables(path, stage)?;
+        })
+    }
+
+    /// Reads the tables.
+    ///
+    /// # Errors
+    /// [`ReportError::Unreadable`] where one is gone or damaged.
+    pub fn load_tables(&mut self) -> Result<(), ReportError> {
+        for stage in &mut self.stages {
+            stage.tables = tables(&self.path, stage)?;
         }
-        Ok(run)
+        Ok(())
     }
 
     /// The stage of that name.

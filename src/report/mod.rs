@@ -10,11 +10,15 @@
 //! figures      which figures a stage has, and what is in them
 //! svg          figures as SVG and PNG
 //! dag          the pipeline as Mermaid, Graphviz and SVG
+//! diff         two runs, or a run and what was published
 //! drill        what the page shows of one prompt
 //! page         `report.html`
+//! traces       sweeps as plain curves
+//! write        the files in a run's folder
 //! ```
 
 mod dag;
+mod diff;
 mod drill;
 mod figure;
 mod figures;
@@ -22,17 +26,21 @@ mod finished;
 mod page;
 mod svg;
 mod table;
+mod traces;
+mod write;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use dag::{Node, graphviz, mermaid};
+pub use diff::{Comparison, Difference, Parameter, Row, Tolerances, diff};
 pub use figure::{Axis, BASELINE, ColourScale, Figure, Mark, PALETTE, Panel, Shape, colour};
 pub use figures::figures;
 pub use finished::{FinishedRun, FinishedStage, file_stem, graph};
-pub use page::page;
 pub use svg::{png, svg};
 pub use table::{Column, Table, Values};
+pub use traces::{Trace, traces};
+pub use write::write;
 
 /// Why nothing can be shown.
 #[derive(Debug)]
@@ -86,44 +94,3 @@ impl fmt::Display for ReportError {
 }
 
 impl std::error::Error for ReportError {}
-
-/// Writes every figure of a run as SVG and PNG into a folder. Returns how many there are.
-///
-/// # Errors
-/// [`ReportError::Drawing`] and [`ReportError::Unwritable`].
-pub fn write_figures(figures: &[Figure], folder: &Path) -> Result<usize, ReportError> {
-    use rayon::prelude::*;
-    figures.par_iter().try_for_each(|figure| {
-        let text = svg(figure);
-        let image = png(&text)?;
-        for (extension, bytes) in [("svg", text.as_bytes()), ("png", image.as_slice())] {
-            let path = folder.join(format!("{}.{extension}", figure.name));
-            crate::cache::write_atomically(&path, bytes).map_err(|error| {
-                ReportError::Unwritable {
-                    path,
-                    why: error.to_string(),
-                }
-            })?;
-        }
-        Ok(())
-    })?;
-    Ok(figures.len())
-}
-
-/// Writes `figures/` and `report.html` into a run's folder. Returns the page's path.
-///
-/// # Errors
-/// [`ReportError::Drawing`] and [`ReportError::Unwritable`].
-pub fn write(run: &FinishedRun) -> Result<PathBuf, ReportError> {
-    let figures = figures(run);
-    write_figures(&figures, &run.path.join("figures"))?;
-    let path = run.path.join("report.html");
-    let html = page(run, &figures)?;
-    crate::cache::write_atomically(&path, html.as_bytes()).map_err(|error| {
-        ReportError::Unwritable {
-            path: path.clone(),
-            why: error.to_string(),
-        }
-    })?;
-    Ok(path)
-}

@@ -4,7 +4,7 @@
 //! what the template itself writes is escaped by minijinja; and the page's content security policy runs no script but its own two.
 
 use minijinja::{AutoEscape, Environment, Value};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use crate::stages::KINDS;
@@ -21,55 +21,99 @@ const ECHARTS_VERSION: &str = "6.1.0";
 /// A table with more rows than this is linked, not shown: the page stays small enough to send.
 const MOST_ROWS: usize = 5000;
 
-/// The page of a run, with these figures.
+/// What the page shows of a run's tables; the same for every run that has the same tables.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Content {
+    /// What it was made from, see `write`.
+    pub key: String,
+    /// Whether the controls pass.
+    verdict: Json,
+    /// The tables at the top.
+    main_tables: Json,
+    /// By stage, its figures and tables.
+    stages: Json,
+    has_prompts: bool,
+    /// Figures, tables and prompts, as JSON that can stand in a script element.
+    data: String,
+}
+
+impl Content {
+    /// Of a run whose tables are loaded.
+    pub(super) fn of(run: &FinishedRun, figures: &[Figure], key: String) -> Self {
+        let mut tables = Vec::new();
+        let main_tables = main_tables(run, &mut tables);
+        let mut stages = serde_json::Map::new();
+        for stage in &run.stages {
+            stages.insert(stage.name.clone(), shown(stage, figures, &mut tables));
+        }
+        let sets = drill::drilled(run);
+        let has_prompts = !sets.is_empty();
+        let data = json!({ "figures": figures, "tables": tables, "sets": sets, "palette": PALETTE, "baseline": BASELINE });
+        Content {
+            key,
+            verdict: verdict(run),
+            main_tables: json!(main_tables),
+            stages: Json::Object(stages),
+            has_prompts,
+            data: in_script(&data),
+        }
+    }
+}
+
+/// The page of a run with this content.
 ///
 /// # Errors
 /// [`ReportError::Drawing`] where the template does not render.
-pub fn page(run: &FinishedRun, figures: &[Figure]) -> Result<String, ReportError> {
-    let mut tables = Vec::new();
-    let main_tables = main_tables(run, &mut tables);
+pub(super) fn page(run: &FinishedRun, content: &Content) -> Result<String, ReportError> {
+    // A script that somehow got into the page would have to know this to run.
+    let nonce = blake3::hash(content.data.as_bytes()).to_hex()[..32].to_string();
+    let manifest = &run.manifest;
     let stages: Vec<Json> = run
         .stages
         .iter()
-        .map(|stage| section(stage, figures, &mut tables))
+        .map(|stage| section(stage, &content.stages[&stage.name]))
         .collect();
-    let sets = drill::drilled(run);
-    let has_prompts = !sets.is_empty();
-    let data = json!({ "figures": figures, "tables": tables, "sets": sets, "palette": PALETTE, "baseline": BASELINE });
-    let data = in_script(&data);
-    // A script that somehow got into the page would have to know this to run.
-    let nonce = blake3::hash(data.as_bytes()).to_hex()[..32].to_string();
-    let manifest = &run.manifest;
     let sum = |key: &str| -> u64 {
         run.stages
             .iter()
             .filter_map(|s| s.manifest[key].as_u64())
             .sum()
     };
-    let context = json!({
+    let started = manifest["started"].as_str().unwrap_or_default();
+    let started = started
+        .split('.')
+        .next()
+        .unwrap_or_default()
+        .replace('T', " ");
+    let values = json!({
         "study": run.study(),
-        "question": manifest["question"].as_str(),
+        "question": manifest["question"],
         "models": models(manifest),
         "prompts": prompts(manifest),
-        "started": manifest["started"].as_str().unwrap_or_default().split('.').next().unwrap_or_default().replace('T', " "),
-        "status": manifest["status"].as_str(),
-        "error": manifest["error"].as_str(),
+        "started": started + " UTC",
+        "status": manifest["status"],
+        "error": manifest["error"],
         "seconds": seconds(&manifest["seconds"]),
         "computed": sum("cells_computed"),
         "cached": sum("cells_cached"),
-        "passes": manifest["equivalent_forward_passes"].as_u64(),
-        "verdict": verdict(run),
-        "key": manifest["key"].as_str(),
-        "version": manifest["provenance"]["dial"].as_str(),
+        "passes": manifest["equivalent_forward_passes"],
+        "verdict": content.verdict,
+        "findings": run.of_kind("summary").flat_map(FinishedStage::findings).collect::<Vec<_>>(),
+        "key": manifest["key"],
+        "version": manifest["provenance"]["dial"],
         "provenance": provenance(manifest),
         "dag": dag::svg(&dag::of_run(run)),
         "style": STYLE, "script": SCRIPT, "library": ECHARTS, "echarts": ECHARTS_VERSION,
-        "main_tables": main_tables, "stages": stages, "has_prompts": has_prompts, "data": data, "nonce": nonce,
+        "main_tables": content.main_tables,
+        "stages": stages,
+        "has_prompts": content.has_prompts,
+        "data": content.data,
+        "nonce": nonce,
     });
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment
-        .render_str(TEMPLATE, in_template(&context))
+        .render_str(TEMPLATE, in_template(&values))
         .map_err(|error| ReportError::Drawing(error.to_string()))
 }
 
@@ -198,7 +242,7 @@ fn main_tables(run: &FinishedRun, tables: &mut Vec<PackedTable>) -> Vec<Json> {
     for (kind, name, title, note) in wanted {
         for stage in run.of_kind(kind) {
             if let Some(table) = stage.table(name) {
-                tables.push(PackedTable::of(table));
+                tables.push(PackedTable::of(&without(table, &HIDDEN)));
                 shown.push(json!({ "id": tables.len() - 1, "title": title, "note": format!("{note} ({})", file_stem(&stage.name, name)) }));
             }
         }
@@ -206,12 +250,33 @@ fn main_tables(run: &FinishedRun, tables: &mut Vec<PackedTable>) -> Vec<Json> {
     shown
 }
 
-/// What the template shows of a stage.
-fn section(stage: &FinishedStage, figures: &[Figure], tables: &mut Vec<PackedTable>) -> Json {
-    let about = KINDS
+/// Columns that the tables at the top do without; the stages' own have them.
+const HIDDEN: [&str; 10] = [
+    "site",
+    "learned_from",
+    "n_alpha",
+    "random_mean",
+    "random_std",
+    "edge_target",
+    "harmful_target",
+    "harmful_rate_at_edge_target",
+    "edge_rate_at_harmful_target",
+    "n_random",
+];
+
+/// A table without these columns.
+fn without(table: &Table, names: &[&str]) -> Table {
+    let kept = table
+        .columns
         .iter()
-        .find(|kind| kind.name == stage.kind)
-        .map_or("", |kind| kind.about);
+        .filter(|column| !names.contains(&column.name.as_str()));
+    Table {
+        columns: kept.cloned().collect(),
+    }
+}
+
+/// The figures and tables of a stage, for the template.
+fn shown(stage: &FinishedStage, figures: &[Figure], tables: &mut Vec<PackedTable>) -> Json {
     let drawn = figures
         .iter()
         .enumerate()
@@ -219,29 +284,36 @@ fn section(stage: &FinishedStage, figures: &[Figure], tables: &mut Vec<PackedTab
     let drawn: Vec<Json> = drawn
         .map(|(index, f)| json!({ "index": index, "title": f.title, "note": f.note, "name": f.name }))
         .collect();
-    let listed: Vec<Json> = stage
-        .tables
+    let listed = stage.tables.iter().map(|(name, table)| {
+        let (rows, stem) = (table.height(), file_stem(&stage.name, name));
+        let id = (rows <= MOST_ROWS).then(|| {
+            tables.push(PackedTable::of(table));
+            tables.len() - 1
+        });
+        let note = match id {
+            Some(_) => String::new(),
+            None => format!(
+                "{rows} rows, too many to send along; the figures and the prompts above show them."
+            ),
+        };
+        json!({ "id": id, "title": stem, "stem": stem, "note": note })
+    });
+    json!({ "figures": drawn, "tables": listed.collect::<Vec<_>>() })
+}
+
+/// What the template shows of a stage.
+fn section(stage: &FinishedStage, shown: &Json) -> Json {
+    let about = KINDS
         .iter()
-        .map(|(name, table)| {
-            let (rows, stem) = (table.height(), file_stem(&stage.name, name));
-            let id = (rows <= MOST_ROWS).then(|| {
-                tables.push(PackedTable::of(table));
-                tables.len() - 1
-            });
-            let note = match id {
-                Some(_) => String::new(),
-                None => format!("{rows} rows, too many to send along; the figures and the prompts above show them."),
-            };
-            json!({ "id": id, "title": stem, "stem": stem, "note": note })
-        })
-        .collect();
+        .find(|kind| kind.name == stage.kind)
+        .map_or("", |kind| kind.about);
     let count = |key: &str| stage.manifest[key].as_u64().unwrap_or_default();
     json!({
         "name": stage.name, "kind": stage.kind, "about": about, "status": stage.status,
         "seconds": seconds(&json!(stage.seconds)),
         "when_computed": if stage.status == "cached" { seconds(&stage.manifest["seconds_when_computed"]) } else { String::new() },
         "cells": format!("{} cells computed, {} from the cache", count("cells_computed"), count("cells_cached")),
-        "findings": stage.findings(), "figures": drawn, "tables": listed,
+        "findings": stage.findings(), "figures": shown["figures"], "tables": shown["tables"],
         "key": stage.manifest["key"],
         "inputs": serde_json::to_string_pretty(&stage.manifest["inputs"]).unwrap_or_default(),
     })

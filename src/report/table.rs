@@ -75,6 +75,26 @@ impl Table {
         }
     }
 
+    /// The table with these rows only.
+    pub fn taken(&self, rows: &[usize]) -> Self {
+        fn of<T: Clone>(values: &[Option<T>], rows: &[usize]) -> Vec<Option<T>> {
+            rows.iter()
+                .map(|row| values.get(*row).cloned().flatten())
+                .collect()
+        }
+        let columns = self.columns.iter().map(|column| Column {
+            name: column.name.clone(),
+            values: match &column.values {
+                Values::Text(values) => Values::Text(of(values, rows)),
+                Values::Number(values) => Values::Number(of(values, rows)),
+                Values::Flag(values) => Values::Flag(of(values, rows)),
+            },
+        });
+        Table {
+            columns: columns.collect(),
+        }
+    }
+
     /// Reads CSV with a header. A column is of numbers or flags where every cell that is not empty is one.
     ///
     /// # Errors

@@ -302,7 +302,7 @@ fn a_run_away_from_a_terminal() {
                note: no holdout sweep is given: whether the direction carries over to prompts it was not made from is not known, and the controls are not judged
                note: with 3 random directions the smallest possible p is 0.250, so the controls cannot pass; use at least 19
     done in [time]: 192 cells computed, standing for 272 forward passes of a script
-    tables in runs/study/[time]-[key]/tables
+    report in runs/study/[time]-[key]/report.html
     ");
     let means = first.stdout.lines().take(4).collect::<Vec<_>>().join("\n");
     assert!(means.starts_with("score.means\nmodel  split"), "{means}");
@@ -318,7 +318,7 @@ fn a_run_away_from_a_terminal() {
                note: no holdout sweep is given: whether the direction carries over to prompts it was not made from is not known, and the controls are not judged
                note: with 3 random directions the smallest possible p is 0.250, so the controls cannot pass; use at least 19
     done in [time]: 0 cells computed, standing for 272 forward passes of a script
-    tables in runs/study/[time]-[key]/tables
+    report in runs/study/[time]-[key]/report.html
     ");
     assert_eq!(
         again.stdout, first.stdout,

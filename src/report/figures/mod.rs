@@ -16,6 +16,7 @@ mod tests;
 
 use super::{Figure, FinishedRun};
 use swept::{Baseline, Splits};
+pub(super) use swept::{distinct, points};
 
 /// Every figure of a run, in the order of its stages.
 pub fn figures(run: &FinishedRun) -> Vec<Figure> {

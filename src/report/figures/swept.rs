@@ -37,7 +37,7 @@ impl Splits {
 
 /// A value with its 95 % interval, where one is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Level {
+pub(in crate::report) struct Level {
     pub value: f64,
     pub low: Option<f64>,
     pub high: Option<f64>,
@@ -45,7 +45,7 @@ pub(super) struct Level {
 
 /// Where in a model, and on which prompts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Place {
+pub(in crate::report) struct Place {
     pub model: String,
     pub layer: i64,
     pub site: String,
@@ -54,7 +54,7 @@ pub(super) struct Place {
 
 /// One α of a direction at a place.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Point {
+pub(in crate::report) struct Point {
     pub place: Place,
     pub direction: String,
     pub alpha: f64,
@@ -75,7 +75,7 @@ pub(super) struct Sample {
 }
 
 /// The points of a sweep: from a summary that describes it, with intervals; otherwise averaged over seeds here, without.
-pub(super) fn points(run: &FinishedRun, stage: &FinishedStage) -> Vec<Point> {
+pub(in crate::report) fn points(run: &FinishedRun, stage: &FinishedStage) -> Vec<Point> {
     let described = run.sources.iter().find(|(_, swept)| **swept == stage.name);
     let table = described.and_then(|((summary, _), _)| run.stage(summary)?.table(""));
     match (described, table) {
@@ -297,7 +297,7 @@ pub(super) fn spread(values: impl IntoIterator<Item = (f64, f64)>) -> Vec<Spread
 }
 
 /// The distinct values in the order of first appearance.
-pub(super) fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
+pub(in crate::report) fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
     let mut distinct = Vec::new();
     for value in values {
         if !distinct.contains(&value) {

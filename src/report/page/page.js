@@ -3,7 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const charts = [];
-  const INK = "#222", SOFT = "#555";
+  const INK = "#222", SOFT = "#555", FONT = "'Noto Sans', 'Segoe UI', 'Helvetica Neue', Arial, sans-serif";
   const element = (tag, text, className) => {
     const made = document.createElement(tag);
     if (text !== undefined) made.textContent = text;
@@ -74,7 +74,7 @@
     const names = [...new Set(figure.panels.flatMap(p => p.marks.filter(m => m.shape !== "cells").map(m => m.name)))];
     const legendRows = names.length ? Math.ceil(names.join("").length * 8 / width + names.length * 50 / width) : 0;
     let top = 26 * legendRows + 6;
-    const option = { animation: false, backgroundColor: "#fff", textStyle: { fontFamily: "inherit" }, title: [], grid: [], xAxis: [], yAxis: [], series: [], visualMap: [],
+    const option = { animation: false, backgroundColor: "#fff", textStyle: { fontFamily: FONT }, title: [], grid: [], xAxis: [], yAxis: [], series: [], visualMap: [],
       legend: { show: names.length > 0, data: names, top: 0, left: 0, itemGap: 16, textStyle: { color: INK, fontSize: 13 }, type: "plain" },
       tooltip: { renderMode: "richText", trigger: figure.panels.some(p => p.marks.some(m => m.shape === "line")) && !figure.panels.some(p => p.marks.some(m => m.shape === "points")) ? "axis" : "item",
         confine: true, backgroundColor: "#fffffff2", borderColor: "#bbb", textStyle: { color: INK, fontSize: 12 }, formatter: p => inTooltip(figure, p) } };

@@ -1,0 +1,230 @@
+//! A table as measurements under conditions, whatever its author called the columns.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::report::Table;
+
+/// What was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Quantity {
+    /// Of a prompt.
+    Score,
+    /// Mean score of a set.
+    Mean,
+    /// Share of a set that is refused.
+    RefusalRate,
+    /// Mean effect of a patch.
+    MeanDelta,
+}
+
+impl Quantity {
+    pub(super) const ALL: [Quantity; 4] = [
+        Quantity::Score,
+        Quantity::Mean,
+        Quantity::RefusalRate,
+        Quantity::MeanDelta,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Quantity::Score => "score",
+            Quantity::Mean => "mean",
+            Quantity::RefusalRate => "refusal_rate",
+            Quantity::MeanDelta => "mean_delta",
+        }
+    }
+}
+
+/// Names of conditions, and the other names that published tables give them.
+const CONDITIONS: [(&str, &[&str]); 9] = [
+    ("model", &[]),
+    ("layer", &[]),
+    ("k", &[]),
+    ("site", &[]),
+    ("seed", &[]),
+    ("alpha", &[]),
+    ("set", &["eval_set", "split", "label"]),
+    ("type", &["category"]),
+    ("id", &["example_id"]),
+];
+
+/// The measurements of a table.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Measurements {
+    /// The kind of stage that it is of.
+    pub kind: String,
+    /// The file's name.
+    pub name: String,
+    pub rows: Vec<(BTreeMap<&'static str, String>, Quantity, f64)>,
+}
+
+impl Measurements {
+    /// Of a table; `given` are conditions that its name says and no column does.
+    pub(super) fn of(
+        kind: &str,
+        name: &str,
+        table: &Table,
+        given: &[(&'static str, String)],
+    ) -> Self {
+        let mut measurements = Measurements {
+            kind: kind.to_string(),
+            name: name.to_string(),
+            rows: Vec::new(),
+        };
+        let wide: Vec<(&str, Vec<Option<f64>>)> = table
+            .columns
+            .iter()
+            .filter_map(|column| {
+                column
+                    .name
+                    .strip_prefix("s_")
+                    .filter(|model| *model != "gap")
+            })
+            .map(|model| (model, table.numbers(&format!("s_{model}"))))
+            .collect();
+        let conditions: Vec<(&'static str, Vec<String>)> = CONDITIONS
+            .iter()
+            .filter_map(|(name, others)| {
+                let all = std::iter::once(name).chain(others.iter());
+                let found = all.into_iter().find(|name| table.has(name))?;
+                Some((*name, table.texts(found)))
+            })
+            .collect();
+        let columns = quantities(table);
+        for row in 0..table.height() {
+            let mut at: BTreeMap<&'static str, String> = given.iter().cloned().collect();
+            for (name, values) in &conditions {
+                if !values[row].is_empty() {
+                    at.insert(name, normal(name, &values[row]));
+                }
+            }
+            for (quantity, values) in &columns {
+                if let Some(value) = values[row] {
+                    measurements.push(at.clone(), *quantity, value);
+                }
+            }
+            for (model, values) in &wide {
+                if let Some(value) = values[row] {
+                    let mut at = at.clone();
+                    at.insert("model", (*model).to_string());
+                    measurements.push(at, Quantity::Score, value);
+                }
+            }
+        }
+        measurements.add_rates(table, &conditions, given);
+        measurements
+    }
+
+    pub(super) fn push(
+        &mut self,
+        at: BTreeMap<&'static str, String>,
+        quantity: Quantity,
+        value: f64,
+    ) {
+        self.rows.push((at, quantity, value));
+    }
+
+    /// From refusals of single prompts the rate of each set.
+    fn add_rates(
+        &mut self,
+        table: &Table,
+        conditions: &[(&'static str, Vec<String>)],
+        given: &[(&'static str, String)],
+    ) {
+        let column = ["refused", "refuse_flag", "refuse"]
+            .into_iter()
+            .find(|name| table.has(name));
+        let is_by_prompt = conditions.iter().any(|(name, _)| *name == "id");
+        let (Some(column), true) = (column, is_by_prompt) else {
+            return;
+        };
+        let mut sums: BTreeMap<BTreeMap<&'static str, String>, (f64, f64)> = BTreeMap::new();
+        for (row, refused) in table.numbers(column).into_iter().enumerate() {
+            let Some(refused) = refused else { continue };
+            let mut at: BTreeMap<&'static str, String> = given.iter().cloned().collect();
+            let kept = conditions
+                .iter()
+                .filter(|(name, _)| !matches!(*name, "id" | "type"));
+            for (name, values) in kept.filter(|(_, values)| !values[row].is_empty()) {
+                at.insert(name, normal(name, &values[row]));
+            }
+            let sum = sums.entry(at).or_default();
+            *sum = (sum.0 + refused, sum.1 + 1.0);
+        }
+        for (at, (refused, count)) in sums {
+            self.push(at, Quantity::RefusalRate, refused / count);
+        }
+    }
+
+    /// Whether the two are of the same thing: of one kind, and both by prompt or both not.
+    pub(super) fn belongs_with(&self, other: &Measurements) -> bool {
+        self.kind == other.kind
+            && Quantity::ALL
+                .iter()
+                .any(|quantity| self.has(*quantity) && other.has(*quantity))
+    }
+
+    pub(super) fn has(&self, quantity: Quantity) -> bool {
+        self.rows.iter().any(|(_, q, _)| *q == quantity)
+    }
+
+    /// The conditions that both name in every row.
+    pub(super) fn shared_conditions(&self, other: &Measurements) -> Vec<&'static str> {
+        let named = |side: &Measurements, name: &str| {
+            side.rows.iter().any(|(at, ..)| at.contains_key(name))
+        };
+        let names = CONDITIONS.iter().map(|(name, _)| *name);
+        names
+            .filter(|name| named(self, name) && named(other, name))
+            .collect()
+    }
+
+    /// A quantity's values by these conditions.
+    ///
+    /// # Errors
+    /// The table's name, where several values that differ have the same conditions.
+    pub(super) fn by_condition(
+        &self,
+        quantity: Quantity,
+        conditions: &[&'static str],
+    ) -> Result<HashMap<Vec<String>, f64>, String> {
+        let mut values: HashMap<Vec<String>, f64> = HashMap::new();
+        for (at, _, value) in self.rows.iter().filter(|(_, q, _)| *q == quantity) {
+            let key = conditions
+                .iter()
+                .map(|name| at.get(name).cloned().unwrap_or_default());
+            if let Some(earlier) = values.insert(key.collect(), *value)
+                && earlier != *value
+            {
+                return Err(format!("`{}`", self.name));
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// The columns that hold a quantity.
+fn quantities(table: &Table) -> Vec<(Quantity, Vec<Option<f64>>)> {
+    let names = [
+        (Quantity::Score, "score"),
+        (Quantity::Mean, "mean"),
+        (Quantity::RefusalRate, "refusal_rate"),
+        (Quantity::MeanDelta, "mean_delta"),
+    ];
+    let present = names.into_iter().filter(|(_, name)| table.has(name));
+    present
+        .map(|(quantity, name)| (quantity, table.numbers(name)))
+        .collect()
+}
+
+/// A condition's value as both sides would write it: `-10` for `-10.0`, `resid_pre` for `hook_resid_pre`, `harmful` for `harm`.
+pub(super) fn normal(name: &str, value: &str) -> String {
+    match name {
+        "alpha" | "layer" | "seed" | "k" => value
+            .parse::<f64>()
+            .map_or_else(|_| value.to_string(), |number| (number + 0.0).to_string()),
+        "site" => value.trim_start_matches("hook_").to_string(),
+        "set" if value == "harm" => "harmful".to_string(),
+        _ => value.to_string(),
+    }
+}

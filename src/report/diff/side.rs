@@ -1,0 +1,175 @@
+//! One side of a comparison: a run, a folder of tables, or a file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::report::{FinishedRun, ReportError, Table, file_stem};
+
+use super::measure::Measurements;
+use super::published;
+
+/// What a side has.
+#[derive(Debug, Default)]
+pub(super) struct Side {
+    /// Of a run, by path in the study.
+    pub parameters: BTreeMap<String, String>,
+    pub measurements: Vec<Measurements>,
+    /// Of a run, by the name of the file.
+    pub directions: BTreeMap<String, Vec<f64>>,
+}
+
+impl Side {
+    pub(super) fn read(path: &Path) -> Result<Self, ReportError> {
+        if path.join("run.json").is_file() {
+            return Side::of_run(path);
+        }
+        let mut side = Side::default();
+        for file in files(path)? {
+            side.measurements.extend(published::read(&file)?);
+        }
+        Ok(side)
+    }
+
+    fn of_run(path: &Path) -> Result<Self, ReportError> {
+        let run = FinishedRun::read(path)?;
+        let mut side = Side {
+            parameters: parameters(&run),
+            directions: directions(&path.join("directions"))?,
+            ..Side::default()
+        };
+        for stage in &run.stages {
+            for (name, table) in &stage.tables {
+                let stem = file_stem(&stage.name, name);
+                match (stage.kind.as_str(), name.as_str()) {
+                    ("score" | "steer" | "holdout" | "random" | "xstest", "")
+                    | ("patch", "mean") => {
+                        side.measurements
+                            .push(Measurements::of(&stage.kind, &stem, table, &[]));
+                    }
+                    ("summary", "") => side.measurements.extend(by_source(table, &stem)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(side)
+    }
+
+    /// What it has, in words.
+    pub(super) fn contents(&self) -> String {
+        let names: Vec<String> = self
+            .measurements
+            .iter()
+            .map(|m| format!("{} `{}`", m.kind, m.name))
+            .collect();
+        match names.is_empty() {
+            true => "no table that is known".to_string(),
+            false => names.join(", "),
+        }
+    }
+}
+
+/// A summary's rows, each source a table of its kind.
+fn by_source(table: &Table, stem: &str) -> Vec<Measurements> {
+    let sources = table.texts("source");
+    let mut kinds: Vec<&String> = sources.iter().collect();
+    kinds.sort();
+    kinds.dedup();
+    let of = |kind: &String| {
+        let rows: Vec<usize> = (0..table.height())
+            .filter(|row| sources[*row] == *kind)
+            .collect();
+        Measurements::of(kind, stem, &table.taken(&rows), &[])
+    };
+    kinds.into_iter().map(of).collect()
+}
+
+/// The tables in a folder, or the file itself.
+fn files(path: &Path) -> Result<Vec<PathBuf>, ReportError> {
+    if path.is_file() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let entries = std::fs::read_dir(path).map_err(|error| ReportError::Unreadable {
+        path: path.to_path_buf(),
+        why: format!("{error}; expected a run's folder, a folder of tables, or a CSV or JSON file"),
+    })?;
+    let is_table = |path: &PathBuf| {
+        path.is_file() && path.extension().is_some_and(|e| e == "csv" || e == "json")
+    };
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(is_table)
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+/// The resolved study, a line for every value.
+fn parameters(run: &FinishedRun) -> BTreeMap<String, String> {
+    fn walk(path: &str, value: &serde_yaml::Value, into: &mut BTreeMap<String, String>) {
+        match value {
+            serde_yaml::Value::Mapping(entries) => {
+                for (name, value) in entries {
+                    let name = name.as_str().unwrap_or_default();
+                    let path = if path.is_empty() {
+                        name.to_string()
+                    } else {
+                        format!("{path}.{name}")
+                    };
+                    walk(&path, value, into);
+                }
+            }
+            value => {
+                let text = serde_json::to_string(value).unwrap_or_default();
+                into.insert(path.to_string(), text);
+            }
+        }
+    }
+    let mut parameters = BTreeMap::new();
+    let study = serde_yaml::from_str(&run.resolved).unwrap_or_default();
+    walk("", &study, &mut parameters);
+    for (name, model) in run.manifest["models"].as_object().into_iter().flatten() {
+        let text = |key: &str| model[key].as_str().unwrap_or_default().to_string();
+        parameters.insert(format!("models.{name} (content)"), text("fingerprint"));
+    }
+    for (name, set) in run.manifest["prompts"].as_object().into_iter().flatten() {
+        let content = set["content"].as_str().unwrap_or_default().to_string();
+        parameters.insert(format!("prompts.{name} (content)"), content);
+    }
+    for (name, value) in run.manifest["provenance"].as_object().into_iter().flatten() {
+        parameters.insert(format!("provenance.{name}"), value.to_string());
+    }
+    // Where files lie says nothing about what is in them.
+    parameters.retain(|path, _| !path.ends_with(".source") && !path.ends_with(".path"));
+    parameters
+}
+
+/// The directions of a run; none where it has no such folder.
+fn directions(folder: &Path) -> Result<BTreeMap<String, Vec<f64>>, ReportError> {
+    let mut directions = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path
+            .extension()
+            .is_none_or(|extension| extension != "safetensors")
+        {
+            continue;
+        }
+        let bytes = std::fs::read(&path).map_err(|error| ReportError::unreadable(&path, error))?;
+        let tensors = safetensors::SafeTensors::deserialize(&bytes)
+            .map_err(|error| ReportError::unreadable(&path, error))?;
+        let tensor = tensors
+            .tensor("direction")
+            .map_err(|error| ReportError::unreadable(&path, error))?;
+        let values = tensor
+            .data()
+            .chunks_exact(4)
+            .map(|bytes| f64::from(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])));
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        directions.insert(name, values.collect());
+    }
+    Ok(directions)
+}

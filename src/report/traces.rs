@@ -1,0 +1,54 @@
+//! A sweep as curves of plain numbers, for charts in a line of text.
+
+use super::FinishedRun;
+use super::figures::{distinct, points};
+
+/// A curve over α.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trace {
+    /// The stage that swept.
+    pub stage: String,
+    /// Name of the model.
+    pub model: String,
+    /// The layer steered.
+    pub layer: i64,
+    /// The prompts.
+    pub set: String,
+    /// α, ascending.
+    pub alphas: Vec<f64>,
+    /// Mean scores, by α.
+    pub means: Vec<f64>,
+    /// Refusal rates, by α.
+    pub rates: Vec<f64>,
+}
+
+/// The curves of every sweep, or of one stage's.
+pub fn traces(run: &FinishedRun, only: Option<&str>) -> Vec<Trace> {
+    let mut traces = Vec::new();
+    let stages = run
+        .stages
+        .iter()
+        .filter(|stage| only.is_none_or(|name| name == stage.name));
+    for stage in
+        stages.filter(|s| matches!(s.kind.as_str(), "steer" | "holdout" | "random" | "xstest"))
+    {
+        let points = points(run, stage);
+        for place in distinct(points.iter().map(|point| (&point.place, &point.direction))) {
+            let mut here: Vec<_> = points
+                .iter()
+                .filter(|p| (&p.place, &p.direction) == place)
+                .collect();
+            here.sort_by(|a, b| a.alpha.total_cmp(&b.alpha));
+            traces.push(Trace {
+                stage: stage.name.clone(),
+                model: place.0.model.clone(),
+                layer: place.0.layer,
+                set: place.0.set.clone(),
+                alphas: here.iter().map(|p| p.alpha).collect(),
+                means: here.iter().map(|p| p.mean.value).collect(),
+                rates: here.iter().map(|p| p.rate.value).collect(),
+            });
+        }
+    }
+    traces
+}
