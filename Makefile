@@ -17,8 +17,10 @@ run: setup
 	$(dial) run pipelines/quickstart.toml
 
 # The release profile, so that the tests share their dependencies with `make run`.
+# The tests of report.html drive a headless Chromium; its screenshots go to target/report/.
 test: setup
 	scripts/test-setup.sh
+	scripts/setup-browser.sh
 	cargo test --release --locked
 
 # The release profile again; the figures go to target/bench/study.json.

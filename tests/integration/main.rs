@@ -7,6 +7,7 @@ mod cache_keys;
 mod checkpoint;
 mod planted;
 mod prompts;
+mod report;
 mod resume;
 mod screens;
 mod workbench;

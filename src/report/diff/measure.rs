@@ -168,15 +168,24 @@ impl Measurements {
         self.rows.iter().any(|(_, q, _)| *q == quantity)
     }
 
-    /// The conditions that both name in every row.
-    pub(super) fn shared_conditions(&self, other: &Measurements) -> Vec<&'static str> {
+    /// The conditions of a quantity that both name. A prompt is known by its id; what type it is of may be called otherwise elsewhere.
+    pub(super) fn shared_conditions(
+        &self,
+        other: &Measurements,
+        quantity: Quantity,
+    ) -> Vec<&'static str> {
         let named = |side: &Measurements, name: &str| {
-            side.rows.iter().any(|(at, ..)| at.contains_key(name))
+            let mut of_quantity = side.rows.iter().filter(|(_, q, _)| *q == quantity);
+            of_quantity.any(|(at, ..)| at.contains_key(name))
         };
         let names = CONDITIONS.iter().map(|(name, _)| *name);
-        names
+        let mut shared: Vec<&'static str> = names
             .filter(|name| named(self, name) && named(other, name))
-            .collect()
+            .collect();
+        if shared.contains(&"id") {
+            shared.retain(|name| *name != "type");
+        }
+        shared
     }
 
     /// A quantity's values by these conditions.

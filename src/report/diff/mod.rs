@@ -134,6 +134,20 @@ pub fn diff(left: &Path, right: &Path, tolerances: Tolerances) -> Result<Differe
     Ok(difference)
 }
 
+/// Whether either has a table of the same name to meet on the other side.
+fn meets_elsewhere(
+    of_left: &Measurements,
+    of_right: &Measurements,
+    left: &Side,
+    right: &Side,
+) -> bool {
+    let named = |side: &Side, with: &Measurements| {
+        let mut tables = side.measurements.iter();
+        tables.any(|m| m.name == with.name && m.kind == with.kind)
+    };
+    of_left.name != of_right.name && (named(right, of_left) || named(left, of_right))
+}
+
 fn parameters(left: &BTreeMap<String, String>, right: &BTreeMap<String, String>) -> Vec<Parameter> {
     if left.is_empty() || right.is_empty() {
         return Vec::new();
@@ -166,7 +180,7 @@ fn compare(
         if !left.has(quantity) || !right.has(quantity) {
             continue;
         }
-        let conditions = left.shared_conditions(right);
+        let conditions = left.shared_conditions(right, quantity);
         let (of_left, of_right) = match (
             left.by_condition(quantity, &conditions),
             right.by_condition(quantity, &conditions),

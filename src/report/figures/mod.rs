@@ -5,6 +5,7 @@
 
 mod direction;
 mod generate;
+mod operating;
 mod patch;
 mod score;
 mod sweep;
@@ -38,6 +39,7 @@ pub fn figures(run: &FinishedRun) -> Vec<Figure> {
                 figures
             }
             "xstest" => sweep_types::figures(&context, stage),
+            "summary" => operating::figures(stage),
             "generate" => generate::figures(stage),
             _ => Vec::new(),
         });

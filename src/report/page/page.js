@@ -90,7 +90,7 @@
         option.xAxis.push(axis(panel.x, index, { nameGap: turned ? 118 : 26, ...(turned ? { axisLabel: { rotate: 90, interval: 0, fontSize: 11, color: SOFT } } : {}) }));
         option.yAxis.push(axis(panel.y, index, panel.y.categories.length ? { inverse: true, nameGap: left - 20, axisLabel: { interval: 0, fontSize: 11, color: SOFT } } : { nameGap: 40 }));
         for (const mark of panel.marks) {
-          if (panel.colours) option.visualMap.push({ type: "continuous", seriesIndex: option.series.length, min: panel.colours.low, max: panel.colours.high, inRange: { color: panel.colours.colours }, calculable: false,
+          if (panel.colours) option.visualMap.push({ type: "continuous", show: new Set(panel.colours.colours).size > 1, seriesIndex: option.series.length, min: panel.colours.low, max: panel.colours.high, inRange: { color: panel.colours.colours }, calculable: false,
             orient: "vertical", left: each * (column + 1) - 56, top: top + 22, itemWidth: 12, itemHeight: Math.max(50, height - 60 - bottom), text: [short(panel.colours.high), short(panel.colours.low)], textStyle: { fontSize: 11, color: SOFT } });
           figure.where.push({ panel: index });
           option.series.push(series(mark, index, panel));
@@ -198,10 +198,10 @@
       box.replaceChildren();
       if (!texts.length) { box.append(element("p", set.texts.length ? "No text was generated for this prompt." : "", "soft")); return; }
       box.append(element("h3", "What the model wrote"));
-      const made = element("table"), head = made.createTHead().insertRow();
+      const made = element("table"), head = made.createTHead().insertRow(), body = made.createTBody();
       ["direction", "α", "text", "refused?"].forEach(name => { const cell = element("th", name); cell.style.padding = "6px 11px"; head.append(cell); });
       for (const t of texts) {
-        const row = made.insertRow();
+        const row = body.insertRow();
         row.append(element("td", t.place), element("td", short(t.alpha), "number"), element("td", t.text, "long"));
         const verdicts = element("td");
         for (const [name, refused] of Object.entries(t.verdicts)) { verdicts.append(element("span", `${name}: ${refused ? "refused" : "answered"}`, `badge ${refused ? "refused" : "answered"}`), " "); }

@@ -308,6 +308,10 @@ fn draw_cells(
     for mark in &panel.marks {
         cells(canvas, mark, colours, area, cell);
     }
+    // Where all colours are one it is a table, and has no scale.
+    if colours.colours.first() == colours.colours.last() {
+        return;
+    }
     colour_bar(
         canvas,
         colours,

@@ -1,0 +1,279 @@
+//! What people look at: the page in a real browser, the figures, and the tables in a terminal.
+//!
+//! The page needs Chromium (`scripts/setup-browser.sh`, which `make test` runs). Where there is none the test fails and says so: a page that
+//! nobody opened is not tested. Screenshots are kept in `target/report/`, to be looked at.
+
+mod browser;
+
+use std::sync::OnceLock;
+
+use crate::prompts::{Prompt, main_set};
+use crate::workbench::{Run, Workbench};
+
+/// A prompt that would run if any part of the page took it for markup.
+pub const HOSTILE: &str = "harm1 calm2 </script><script>window.pwned = 1</script> <img src=x onerror=\"window.pwned = 2\"> <!-- {{ 7 * 7 }} & \u{2028} calm3";
+
+const STUDY: &str = r#"
+[study]
+question = "Does <b>markup</b> stay text?"
+[models.inst]
+source = "models/inst"
+[models.base]
+source = "models/base"
+[prompts.main]
+path = "main.jsonl"
+[prompts.xstest]
+path = "xstest.csv"
+[stages.score]
+model = ["base", "inst"]
+prompts = "main"
+[stages.patch]
+pairing = "models"
+donor = "inst"
+recipient = "base"
+prompts = "main"
+layer = "all"
+site = ["resid_pre", "mlp_out"]
+[stages.patch_last_k]
+kind = "patch"
+pairing = "models"
+donor = "inst"
+recipient = "base"
+prompts = "main"
+cumulative = "last_k"
+site = ["resid_post", "mlp_out"]
+[stages.direction]
+model = "inst"
+prompts = "main"
+scores = "score"
+split = "edge"
+n = 10
+layer = [2, 3]
+[stages.steer]
+model = "inst"
+prompts = "main"
+direction = "direction"
+alpha = [-6, -3, 0, 3, 6]
+[stages.generate]
+model = "inst"
+prompts = "main"
+direction = "direction"
+alpha = [-6, 0, 6]
+max_new_tokens = 4
+[stages.random]
+model = "inst"
+prompts = "main"
+seed = "0..20"
+layer = [2, 3]
+alpha = [-6, -3, 0, 3, 6]
+[stages.holdout]
+model = "inst"
+direction_model = "inst"
+prompts = "main"
+scores = "score"
+split = "edge"
+compare = "harmful"
+seed = "0..2"
+fraction = 0.5
+n = 5
+allow_overlap = true
+layer = [2, 3]
+alpha = [-6, -3, 0, 3, 6]
+[stages.xstest]
+model = "inst"
+prompts = "xstest"
+direction = "holdout"
+seed = 0
+alpha = [-6, 0, 6]
+[stages.summary]
+steer = "steer"
+holdout = "holdout"
+random = "random"
+xstest = "xstest"
+"#;
+
+/// The study, run once for all tests.
+fn studied() -> &'static (Workbench, Run) {
+    static STUDIED: OnceLock<(Workbench, Run)> = OnceLock::new();
+    STUDIED.get_or_init(|| {
+        let mut prompts = main_set(24, 12);
+        prompts.push(Prompt {
+            id: "hostile".to_string(),
+            text: HOSTILE.to_string(),
+            split: "harmful".to_string(),
+            category: "<i>kind</i>".to_string(),
+        });
+        let bench = Workbench::new(&prompts);
+        let run = bench.run(STUDY).ok();
+        (bench, run)
+    })
+}
+
+fn file(name: &str) -> std::path::PathBuf {
+    studied().0.path("runs/study/latest").join(name)
+}
+
+#[test]
+fn every_figure_is_an_svg_and_a_png() {
+    let names: Vec<String> = std::fs::read_dir(file("figures"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    for figure in [
+        "score.histogram",
+        "score.scatter",
+        "patch.heatmap",
+        "patch.layers",
+        "patch_last_k.last_k",
+        "steer.score",
+        "steer.refusals",
+        "steer.categories",
+        "steer.gap",
+        "steer.pareto",
+        "steer.layers_score",
+        "steer.layers_refusals",
+        "holdout.gap",
+        "random.score",
+        "xstest.types",
+        "xstest.labels",
+        "generate.classifiers",
+        "direction.cosine",
+        "summary.operating_points",
+    ] {
+        for extension in ["svg", "png"] {
+            assert!(
+                names.contains(&format!("{figure}.{extension}")),
+                "no {figure}.{extension} in {names:?}"
+            );
+        }
+    }
+    let svg = std::fs::read_to_string(file("figures/steer.score.svg")).unwrap();
+    for text in [
+        "α (length added along the unit direction)",
+        "mean score (logit difference)",
+        "random directions",
+        "layer 2, edge",
+    ] {
+        assert!(svg.contains(text), "no `{text}`");
+    }
+    let categories = std::fs::read_to_string(file("figures/steer.categories.svg")).unwrap();
+    assert!(categories.contains("&lt;i&gt;kind&lt;/i&gt;") && !categories.contains("<i>"));
+    let png = std::fs::read(file("figures/steer.score.png")).unwrap();
+    assert_eq!(&png[1..4], b"PNG");
+}
+
+#[test]
+fn a_rerun_copies_the_figures_of_the_run_before() {
+    let (bench, run) = studied();
+    let before = std::fs::read(file("figures/steer.gap.svg")).unwrap();
+    let again = bench.copy();
+    crate::workbench::copy_folder(&bench.path("runs"), &again.path("runs"));
+    std::fs::remove_dir_all(again.path("runs/study/latest")).unwrap();
+    let rerun = again.run(STUDY).ok();
+    assert_ne!(rerun.json["run_dir"], run.json["run_dir"]);
+    let folder = again.path("runs/study/latest");
+    assert_eq!(
+        std::fs::read(folder.join("figures/steer.gap.svg")).unwrap(),
+        before
+    );
+    assert!(
+        std::fs::read_to_string(folder.join("report.html"))
+            .unwrap()
+            .contains("cached, ")
+    );
+}
+
+#[test]
+fn the_page_needs_nothing_else() {
+    let html = std::fs::read_to_string(file("report.html")).unwrap();
+    assert!(html.len() < 5_000_000, "{} bytes", html.len());
+    for outside in ["src=\"http", "href=\"http", "url(http", "@import"] {
+        assert!(!html.contains(outside), "the page wants `{outside}`");
+    }
+    assert!(html.contains("default-src &#x27;none&#x27;") || html.contains("default-src 'none'"));
+}
+
+#[test]
+fn show_writes_the_same_numbers_in_every_form() {
+    let (bench, _) = studied();
+    let shown = |arguments: &[&str]| {
+        let mut all = vec!["show", "runs/study/latest"];
+        all.extend(arguments);
+        let said = bench.dial(&all);
+        assert_eq!(said.code, 0, "{said:?}");
+        said.stdout
+    };
+    let text = shown(&[]);
+    assert!(
+        text.contains("summary.learned_vs_random") && text.contains('█'),
+        "{text}"
+    );
+    let csv = shown(&["score.means", "--format", "csv"]);
+    let table = std::fs::read_to_string(file("tables/score.means.csv")).unwrap();
+    assert_eq!(csv.lines().next(), table.lines().next());
+    assert_eq!(csv.lines().count(), table.lines().count());
+    let json: serde_json::Value =
+        serde_json::from_str(&shown(&["score.means", "--format", "json"])).unwrap();
+    assert_eq!(
+        json["score.means"].as_array().unwrap().len(),
+        table.lines().count() - 1
+    );
+    assert!(shown(&["score.means", "--format", "md"]).contains("| model | split |"));
+    let said = bench.dial(&["show", "runs/study/latest", "scor"]);
+    assert!(
+        said.message(2).contains("did you mean `score`?"),
+        "{said:?}"
+    );
+    let said = bench.dial(&["show", "models"]);
+    assert!(
+        said.message(2).contains("`models` is not a run's folder"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn diff_ends_with_1_where_numbers_differ() {
+    let (bench, _) = studied();
+    let same = bench.dial(&["diff", "runs/study/latest", "runs/study/latest"]);
+    assert_eq!(same.code, 0, "{same:?}");
+    assert!(same.stdout.contains("cosine"), "{}", same.stdout);
+    let scores = std::fs::read_to_string(file("tables/score.csv")).unwrap();
+    let changed: Vec<String> = scores
+        .lines()
+        .map(|line| match line.starts_with("inst,hostile") {
+            true => "inst,hostile,harmful,x,99.5,true".to_string(),
+            false => line.to_string(),
+        })
+        .collect();
+    bench.write("published_scores.csv", changed.join("\n"));
+    let said = bench.dial(&[
+        "diff",
+        "runs/study/latest",
+        "published_scores.csv",
+        "--format",
+        "csv",
+    ]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.stderr.contains("1 of "), "{}", said.stderr);
+    let outside: Vec<&str> = said
+        .stdout
+        .lines()
+        .filter(|line| line.ends_with("false"))
+        .collect();
+    assert!(
+        outside.len() == 1 && outside[0].contains("id=hostile") && outside[0].contains("99.5"),
+        "{outside:?}"
+    );
+}
+
+#[test]
+fn dag_prints_the_pipeline() {
+    let (bench, _) = studied();
+    let mermaid = bench.dial(&["dag", "study.toml"]);
+    assert!(mermaid.stdout.starts_with("flowchart LR\n"), "{mermaid:?}");
+    let graphviz = bench.dial(&["dag", "study.toml", "--format", "graphviz"]);
+    assert!(
+        graphviz.stdout.contains("\"direction\" -> \"steer\";"),
+        "{graphviz:?}"
+    );
+}

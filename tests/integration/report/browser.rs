@@ -1,0 +1,205 @@
+//! The page in headless Chromium: driven by a script that is put into a copy of it, read back from the page that results.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::{HOSTILE, file};
+
+/// Clicks through the page as a person would, and leaves what was found in `<pre id="driven">`.
+const DRIVER: &str = include_str!("driver.js");
+
+/// Chromium, or what to do about it.
+fn chromium() -> PathBuf {
+    if let Some(path) = std::env::var_os("DIAL_CHROMIUM") {
+        return path.into();
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&folders)
+        .map(|folder| folder.join("chromium"))
+        .find(|path| path.is_file());
+    found.expect(
+        "`chromium` is missing, and without it the page is not tested: run `scripts/setup-browser.sh` (or `make test`), or name one with DIAL_CHROMIUM=/path/to/chromium",
+    )
+}
+
+/// Runs Chromium on a page; what it wrote to stdout and stderr.
+fn browse(page: &Path, arguments: &[&str]) -> (String, String) {
+    let profile = tempfile::tempdir().unwrap();
+    let output = Command::new(chromium())
+        .args([
+            "--headless",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--no-first-run",
+            "--enable-logging=stderr",
+        ])
+        // Tests run as root in containers, where Chromium's own sandbox cannot.
+        .args([
+            "--no-sandbox",
+            "--disable-dev-shm-usage",
+            "--virtual-time-budget=20000",
+        ])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .args(arguments)
+        .arg(format!("file://{}", page.canonicalize().unwrap().display()))
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (text(output.stdout), text(output.stderr))
+}
+
+/// Everything that the page or the browser complained of.
+fn complaints(stderr: &str) -> Vec<&str> {
+    stderr
+        .lines()
+        .filter(|line| line.contains("CONSOLE"))
+        .collect()
+}
+
+/// The folder of the test's outputs.
+fn outputs() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let folder = target.join("report");
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// What the driver found.
+fn driven() -> Value {
+    let html = std::fs::read_to_string(file("report.html")).unwrap();
+    let nonce = html
+        .split("<script nonce=\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
+    let driver = format!("<script nonce=\"{nonce}\">{DRIVER}</script></body>");
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("driven.html");
+    // The library holds the text `</body>`, too; the page's own is the last.
+    let (body, end) = html.rsplit_once("</body>").unwrap();
+    std::fs::write(&page, format!("{body}{driver}{end}")).unwrap();
+    let (dom, stderr) = browse(&page, &["--window-size=1280,900", "--dump-dom"]);
+    assert_eq!(complaints(&stderr), Vec::<&str>::new());
+    let found = dom
+        .split("<pre id=\"driven\">")
+        .nth(1)
+        .unwrap_or_else(|| panic!("the driver did not end: {stderr}"));
+    let found = found.split("</pre>").next().unwrap();
+    let text = found
+        .replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&nbsp;", "\u{a0}")
+        .replace("&amp;", "&");
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn the_page_works_in_a_browser() {
+    let found = driven();
+    assert_eq!(found["error"], Value::Null, "{found}");
+    let names: Vec<&str> = found["series"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    assert!(
+        names.contains(&"random directions") && names.contains(&"steer (top_bottom_10)"),
+        "{names:?}"
+    );
+    assert!(
+        found["drawn"].as_u64().unwrap() > 8,
+        "shapes in the chart: {}",
+        found["drawn"]
+    );
+    assert_eq!(found["charts_without_shapes"], 0);
+    assert_eq!(found["hidden_by_legend"], true);
+    assert!(
+        found["tooltip"]
+            .as_str()
+            .unwrap()
+            .contains("steer (top_bottom_10): "),
+        "{}",
+        found["tooltip"]
+    );
+    let numbers = |key: &str| -> Vec<f64> {
+        found[key]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(Value::as_f64)
+            .collect()
+    };
+    let (up, down) = (numbers("ascending"), numbers("descending"));
+    assert!(up.len() > 2 && up.is_sorted(), "{up:?}");
+    assert!(down.is_sorted_by(|a, b| a >= b), "{down:?}");
+    assert_eq!(
+        found["filtered"], 2,
+        "one row of the score table for each model"
+    );
+}
+
+#[test]
+fn text_of_a_study_never_runs() {
+    let found = driven();
+    assert_eq!(
+        found["prompt_text"], HOSTILE,
+        "the picker shows the prompt as it is"
+    );
+    assert_eq!(found["prompt_children"], 0, "and makes no element of it");
+    assert_eq!(found["pwned"], Value::Null);
+    assert_eq!(found["images"], 0);
+    assert_eq!(found["scripts"], 4, "data, library, page and this driver");
+    assert_eq!(found["question"], "Does <b>markup</b> stay text?");
+    let answers = found["answers"].as_array().unwrap();
+    assert_eq!(answers.len(), 6, "two layers, three α");
+    assert!(answers.iter().all(|a| {
+        a.as_str()
+            .is_some_and(|a| a.contains("refused") || a.contains("answered"))
+    }));
+    assert_eq!(found["prompt_charts"], 2, "a panel for each layer");
+}
+
+#[test]
+fn screenshots_are_kept() {
+    let (page, folder) = (file("report.html"), outputs());
+    let desktop = folder.join("desktop.png");
+    let (_, stderr) = browse(
+        &page,
+        &[
+            "--window-size=1280,5200",
+            &format!("--screenshot={}", desktop.display()),
+        ],
+    );
+    assert_eq!(complaints(&stderr), Vec::<&str>::new());
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    assert!(
+        size(&desktop) > 50_000,
+        "an empty page? {}",
+        desktop.display()
+    );
+    let printed = folder.join("print.pdf");
+    browse(
+        &page,
+        &[
+            "--no-pdf-header-footer",
+            &format!("--print-to-pdf={}", printed.display()),
+        ],
+    );
+    assert!(
+        size(&printed) > 50_000,
+        "an empty print? {}",
+        printed.display()
+    );
+    // Pictures of the pages, for those who look; the PDF is the print.
+    let _ = Command::new("pdftoppm")
+        .args(["-r", "60", "-png"])
+        .arg(&printed)
+        .arg(folder.join("print"))
+        .status();
+    println!("screenshots in {}", folder.display());
+}
