@@ -91,8 +91,10 @@ pub enum Shape {
     Dashed,
     /// The area between `low` and `high`.
     Band,
-    /// Points.
+    /// Points, their labels beside them.
     Points,
+    /// Points, too many to write beside; the page tells their labels.
+    Cloud,
     /// Bars from zero to `y`, as wide as the distance of their places.
     Bars,
     /// Coloured cells at whole places.

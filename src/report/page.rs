@@ -9,7 +9,9 @@ use serde_json::{Value as Json, json};
 
 use crate::stages::KINDS;
 
-use super::{BASELINE, Figure, FinishedRun, FinishedStage, PALETTE, ReportError, Table, Values};
+use super::{
+    BASELINE, Column, Figure, FinishedRun, FinishedStage, PALETTE, ReportError, Table, Values,
+};
 use super::{dag, drill, file_stem};
 
 const TEMPLATE: &str = include_str!("page/template.html");
@@ -229,20 +231,20 @@ fn main_tables(run: &FinishedRun, tables: &mut Vec<PackedTable>) -> Vec<Json> {
             "summary",
             "learned_vs_random",
             "The learned direction against random ones",
-            "Slope of mean score on α, and the largest gap, with 95 % intervals, z, and exact empirical p.",
+            "Slope of mean score on α for each set, and the largest gap, with 95 % intervals; z and exact empirical p against random directions.",
         ),
         (
             "summary",
             "operating_points",
             "Operating points",
-            "Smallest |α| that keeps each rate at or below its target, and the α of the largest gap.",
+            "Smallest |α| that keeps each rate at or below its target (blank: none does), and the α of the largest gap. The rates there are in the summary's table.",
         ),
     ];
     let mut shown = Vec::new();
     for (kind, name, title, note) in wanted {
         for stage in run.of_kind(kind) {
             if let Some(table) = stage.table(name) {
-                tables.push(PackedTable::of(&without(table, &HIDDEN)));
+                tables.push(PackedTable::of(&at_a_glance(table)));
                 shown.push(json!({ "id": tables.len() - 1, "title": title, "note": format!("{note} ({})", file_stem(&stage.name, name)) }));
             }
         }
@@ -251,27 +253,65 @@ fn main_tables(run: &FinishedRun, tables: &mut Vec<PackedTable>) -> Vec<Json> {
 }
 
 /// Columns that the tables at the top do without; the stages' own have them.
-const HIDDEN: [&str; 10] = [
+const HIDDEN: [&str; 16] = [
     "site",
     "learned_from",
     "n_alpha",
     "random_mean",
     "random_std",
+    "n_random",
     "edge_target",
     "harmful_target",
+    "edge_rate_at_edge_target",
     "harmful_rate_at_edge_target",
     "edge_rate_at_harmful_target",
-    "n_random",
+    "harmful_rate_at_harmful_target",
+    "edge_rate_at_largest_gap",
+    "harmful_rate_at_largest_gap",
+    "gap_at_zero",
+    "statistic",
 ];
 
-/// A table without these columns.
-fn without(table: &Table, names: &[&str]) -> Table {
-    let kept = table
-        .columns
-        .iter()
-        .filter(|column| !names.contains(&column.name.as_str()));
-    Table {
-        columns: kept.cloned().collect(),
+/// A table as the top of the page has it: without some columns, and every value with its interval in one.
+fn at_a_glance(table: &Table) -> Table {
+    let ends = |name: &str| {
+        let stem = name.strip_prefix("refusal_").unwrap_or(name);
+        [format!("{stem}_low"), format!("{stem}_high")]
+    };
+    let is_end = |name: &str| {
+        let mut columns = table.columns.iter();
+        columns.any(|column| ends(&column.name).iter().any(|end| end == name))
+    };
+    let mut columns = Vec::new();
+    for column in &table.columns {
+        let name = column.name.as_str();
+        // A gap's statistic is another one than a slope; the column `set` says which it is.
+        if HIDDEN.contains(&name) || is_end(name) {
+            continue;
+        }
+        let [low, high] = ends(name);
+        columns.push(match table.has(&low) && table.has(&high) {
+            true => with_interval(table, name, &low, &high),
+            false => column.clone(),
+        });
+    }
+    Table { columns }
+}
+
+/// `value [low, high]`, as text.
+fn with_interval(table: &Table, name: &str, low: &str, high: &str) -> Column {
+    let number = |value: f64| format!("{value:.3}").replace('-', "−");
+    let (values, lows, highs) = (table.numbers(name), table.numbers(low), table.numbers(high));
+    let cell = |row: usize| {
+        let value = number(values[row]?);
+        Some(match (lows[row], highs[row]) {
+            (Some(low), Some(high)) => format!("{value} [{}, {}]", number(low), number(high)),
+            _ => value,
+        })
+    };
+    Column {
+        name: name.to_string(),
+        values: Values::Text((0..table.height()).map(cell).collect()),
     }
 }
 

@@ -75,10 +75,14 @@ fn help() {
     Usage: dial <COMMAND>
 
     Commands:
-      run   Run a study; only what changed since the last run is computed
-      plan  Show what a run would do, and why, without doing it
-      init  Write a commented study file to start from
-      help  Print this message or the help of the given subcommand(s)
+      run     Run a study; only what changed since the last run is computed
+      plan    Show what a run would do, and why, without doing it
+      report  Draw a run again: its page `report.html` and its figures
+      show    Show a run's numbers as tables, with small charts
+      diff    Compare two runs, or a run with published tables; exit code 1 where they differ
+      dag     Print a study's pipeline for Mermaid or Graphviz
+      init    Write a commented study file to start from
+      help    Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help     Print help

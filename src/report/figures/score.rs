@@ -6,6 +6,8 @@ use super::swept::distinct;
 
 /// Bars in a histogram.
 const BINS: usize = 24;
+/// Bars drawn: ends are rounded outwards.
+const DRAWN: usize = BINS + 1;
 
 pub(super) fn figures(stage: &FinishedStage) -> Vec<Figure> {
     let mut figures: Vec<Figure> = histogram(stage).into_iter().collect();
@@ -24,14 +26,17 @@ fn histogram(stage: &FinishedStage) -> Option<Figure> {
         return None;
     }
     let width = ((high - low) / BINS as f64).max(1e-9);
+    // Ends and widths that an axis can write.
+    let width = (width * 20.0).ceil() / 20.0;
+    let low = (low / width).floor() * width;
     let counts = |model: &str, split: &str| {
-        let mut counts = [0.0; BINS];
+        let mut counts = [0.0; DRAWN];
         for (row, score) in scores.iter().enumerate() {
             if let Some(score) = score
                 && models[row] == model
                 && splits[row] == split
             {
-                counts[(((score - low) / width) as usize).min(BINS - 1)] += 1.0;
+                counts[(((score - low) / width) as usize).min(DRAWN - 1)] += 1.0;
             }
         }
         counts
@@ -49,7 +54,7 @@ fn histogram(stage: &FinishedStage) -> Option<Figure> {
                 title: split.to_string(),
                 x: Axis {
                     low: Some(low),
-                    high: Some(low + width * BINS as f64),
+                    high: Some(low + width * DRAWN as f64),
                     ..Axis::of("score (logit difference)")
                 },
                 y: Axis {
@@ -65,7 +70,7 @@ fn histogram(stage: &FinishedStage) -> Option<Figure> {
         stage: stage.name.clone(),
         title: "How scores are distributed".to_string(),
         note: format!(
-            "Prompts by score, {BINS} bins of width {width:.2}; above the threshold (0 unless the study says otherwise) a prompt counts as refused."
+            "Prompts by score, in bins of width {width:.2}; above the threshold (0 unless the study says otherwise) a prompt counts as refused."
         ),
         panels: panels.collect(),
         columns: 2,
@@ -92,12 +97,8 @@ fn scatter(stage: &FinishedStage) -> Option<Figure> {
             .filter(|&row| splits[row] == split && x[row].is_some() && y[row].is_some())
             .collect();
         let points = rows.iter().filter_map(|&row| Some((x[row]?, y[row]?)));
-        Mark {
-            // Names of single points are for the page's tooltips only: beside 200 points they would hide each other.
-            labels: Vec::new(),
-            ..Mark::new(split, colour(index), Shape::Points, points)
-        }
-        .labelled(rows.iter().map(|&row| ids[row].clone()).collect())
+        Mark::new(split, colour(index), Shape::Cloud, points)
+            .labelled(rows.iter().map(|&row| ids[row].clone()).collect())
     };
     let all = || x.iter().chain(&y).flatten().copied();
     let ends = (

@@ -20,7 +20,7 @@
   const symbolOf = colour => SYMBOLS[Math.max(0, data.palette.indexOf(colour)) % 4];
   const axis = (of, index, extra) => ({
     gridIndex: index, name: of.label, nameLocation: "middle", nameTextStyle: { color: INK, fontSize: 12 },
-    axisLabel: { color: SOFT, fontSize: 11, hideOverlap: true, formatter: value => minus(value) }, axisLine: { show: true, onZero: false, lineStyle: { color: SOFT } },
+    axisLabel: { color: SOFT, fontSize: 11, hideOverlap: true, formatter: value => minus(typeof value === "number" ? +value.toPrecision(3) : value) }, axisLine: { show: true, onZero: false, lineStyle: { color: SOFT } },
     splitLine: { show: !of.categories.length, lineStyle: { color: "#e8e8e8" } }, axisTick: { show: false },
     ...(of.categories.length ? { type: "category", data: of.categories } : { type: "value", scale: true, min: of.low ?? undefined, max: of.high ?? undefined }),
     ...extra,
@@ -41,8 +41,9 @@
       case "band": return band(mark, index);
       case "line": return { ...at, type: "line", data: points, color: mark.colour, symbol: symbolOf(mark.colour), symbolSize: 7, lineStyle: { width: 2 }, z: 3, emphasis: { focus: "series" } };
       case "dashed": return { ...at, type: "line", data: points, color: mark.colour, showSymbol: false, lineStyle: { width: 1.5, type: [5, 4] }, z: 2 };
+      case "cloud":
       case "points": return { ...at, type: "scatter", data: mark.x.map((x, i) => ({ value: [x, mark.y[i]], name: mark.labels[i] })), color: mark.colour, symbol: symbolOf(mark.colour), symbolSize: 8, z: 4,
-        label: { show: mark.labels.length > 0 && mark.x.length <= 30, position: "left", formatter: p => minus(p.name), color: INK, fontSize: 11 } };
+        label: { show: mark.shape === "points" && mark.labels.length > 0, position: "left", formatter: p => minus(p.name), color: INK, fontSize: 11 } };
       case "bars": {
         const half = mark.x.length > 1 ? (mark.x[1] - mark.x[0]) / 2 : 0.5;
         return { ...at, type: "custom", color: mark.colour, data: points, encode: { x: 0, y: 1 },
@@ -76,7 +77,7 @@
     let top = 26 * legendRows + 6;
     const option = { animation: false, backgroundColor: "#fff", textStyle: { fontFamily: FONT }, title: [], grid: [], xAxis: [], yAxis: [], series: [], visualMap: [],
       legend: { show: names.length > 0, data: names, top: 0, left: 0, itemGap: 16, textStyle: { color: INK, fontSize: 13 }, type: "plain" },
-      tooltip: { renderMode: "richText", trigger: figure.panels.some(p => p.marks.some(m => m.shape === "line")) && !figure.panels.some(p => p.marks.some(m => m.shape === "points")) ? "axis" : "item",
+      tooltip: { renderMode: "richText", trigger: figure.panels.some(p => p.marks.some(m => m.shape === "line")) && !figure.panels.some(p => p.marks.some(m => m.shape === "points" || m.shape === "cloud")) ? "axis" : "item",
         confine: true, backgroundColor: "#fffffff2", borderColor: "#bbb", textStyle: { color: INK, fontSize: 12 }, formatter: p => inTooltip(figure, p) } };
     figure.where = [];
     const each = width / columns;
@@ -89,7 +90,8 @@
         option.grid.push({ left: each * column + left, top: top + 28, width: each - left - right, height: height - 28 - bottom });
         option.xAxis.push(axis(panel.x, index, { nameGap: turned ? 118 : 26, ...(turned ? { axisLabel: { rotate: 90, interval: 0, fontSize: 11, color: SOFT } } : {}) }));
         option.yAxis.push(axis(panel.y, index, panel.y.categories.length ? { inverse: true, nameGap: left - 20, axisLabel: { interval: 0, fontSize: 11, color: SOFT } } : { nameGap: 40 }));
-        for (const mark of panel.marks) {
+        // The legend takes the look of the first of a name: the line, not its band.
+        for (const mark of [...panel.marks].sort((a, b) => (a.shape === "band") - (b.shape === "band"))) {
           if (panel.colours) option.visualMap.push({ type: "continuous", show: new Set(panel.colours.colours).size > 1, seriesIndex: option.series.length, min: panel.colours.low, max: panel.colours.high, inRange: { color: panel.colours.colours }, calculable: false,
             orient: "vertical", left: each * (column + 1) - 56, top: top + 22, itemWidth: 12, itemHeight: Math.max(50, height - 60 - bottom), text: [short(panel.colours.high), short(panel.colours.low)], textStyle: { fontSize: 11, color: SOFT } });
           figure.where.push({ panel: index });
@@ -100,9 +102,11 @@
     }
     return [option, top];
   };
+  let printing = false;
   const draw = (box, figure) => {
     const known = charts.find(c => c.box === box);
-    const width = box.clientWidth || 900, [option, height] = options(figure, width);
+    // A4 less its margins: while a page is being laid out for print, boxes still have their width on the screen.
+    const width = printing ? 680 : box.clientWidth || 900, [option, height] = options(figure, width);
     box.style.height = `${height}px`;
     if (known) { known.figure = figure; known.chart.resize({ width, height }); known.chart.setOption(option, true); return; }
     const chart = echarts.init(box, null, { renderer: "svg", width, height });
@@ -219,7 +223,7 @@
   if (data.sets.length) drill(data.sets);
   let waiting;
   window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(redraw, 150); });
-  window.addEventListener("beforeprint", redraw);
-  window.addEventListener("afterprint", redraw);
+  window.addEventListener("beforeprint", () => { printing = true; redraw(); });
+  window.addEventListener("afterprint", () => { printing = false; redraw(); });
   document.body.dataset.ready = "true";
 })();

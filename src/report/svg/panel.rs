@@ -173,20 +173,18 @@ fn draw_mark(canvas: &mut Canvas, mark: &Mark, (x, y): (Scale, Scale)) {
             let outline: Vec<(f64, f64)> = upper.chain(lower.rev()).collect();
             canvas.area(&outline, &mark.colour, 0.24);
         }
+        Shape::Cloud => {
+            for point in points {
+                canvas.point(point, &mark.colour, 2.6);
+            }
+        }
         Shape::Points => {
-            let few = points.len() <= 30;
             for (index, point) in points.iter().enumerate() {
-                canvas.point(*point, &mark.colour, if few { 3.2 } else { 2.6 });
-                if let Some(label) = mark.labels.get(index).filter(|_| few) {
+                canvas.point(*point, &mark.colour, 3.2);
+                if let Some(label) = mark.labels.get(index) {
                     let label = label.replace('-', "−");
-                    canvas.text(
-                        point.0 - 6.0,
-                        point.1 - 5.0,
-                        &label,
-                        9.5,
-                        Anchor::End,
-                        "#222222",
-                    );
+                    let at = (point.0 - 6.0, point.1 - 5.0);
+                    canvas.text(at.0, at.1, &label, 9.5, Anchor::End, "#222222");
                 }
             }
         }
@@ -223,7 +221,7 @@ pub(super) fn legend_sample(canvas: &mut Canvas, mark: &Mark, x: f64, y: f64) {
         }
         Shape::Dashed => canvas.path(&[(x, y), (x + 24.0, y)], &mark.colour, 1.4, true),
         Shape::Band => canvas.rectangle([x, y - 6.0, 24.0, 12.0], &mark.colour, 0.24),
-        Shape::Points => canvas.point((x + 12.0, y), &mark.colour, 3.2),
+        Shape::Points | Shape::Cloud => canvas.point((x + 12.0, y), &mark.colour, 3.2),
         Shape::Bars => canvas.rectangle([x + 6.0, y - 6.0, 12.0, 12.0], &mark.colour, 0.55),
         Shape::Cells => {}
     }
