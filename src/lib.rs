@@ -5,7 +5,7 @@
 //! token ids, interventions, readout)*, the unit that is keyed, cached and resumed. The model room has one primitive, `evaluate(cells) →
 //! values`, and answers it with as little arithmetic as causality allows. What a person sees is rendered from artifacts and events.
 //!
-//! Arrows go one way: `main → cli → run → plan → stages → {model, prompts, stats}`, with `run, plan → cache` and `plan, stages → spec`.
+//! Arrows go one way: `main → cli → {report, run} → plan → stages → {model, prompts, stats}`, with `run, plan → cache` and `plan, stages → spec`.
 #![warn(missing_docs)]
 
 pub mod cache;

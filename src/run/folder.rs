@@ -10,6 +10,7 @@
 //!     tables/<stage>[.<table>].csv       and .parquet
 //!     directions/<stage>.layer<l>.<site>[.seed<s>].safetensors and .json
 //!     log.jsonl                          what happened, by time
+//!     report.html, figures/              written by `report` when the run has ended
 //! ```
 
 use std::path::{Path, PathBuf};
