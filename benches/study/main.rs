@@ -77,7 +77,7 @@ fn bench(quick: bool) -> Result<()> {
         noop_seconds,
         marginal: &marginal,
         work: &finished.work()?,
-        rates: &kernels::rates(finished.config()?, copies)?,
+        rates: &kernels::rates(finished.config()?, copies, threads)?,
         peers: peers.as_ref(),
         config: finished.config()?,
     };

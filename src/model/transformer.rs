@@ -131,6 +131,12 @@ impl Transformer {
     /// The second half of a block: `x [B, S, d_model]` is the residual stream between attention and MLP.
     pub fn after_attention(&self, layer: usize, x: Tensor, tap: &mut Tap) -> Result<Tensor> {
         let x = tap.pass(HookPoint::block(layer, Site::ResidMid), x)?;
+        if tap.replaces_all(HookPoint::block(layer, Site::MlpOut), &x)
+            && !tap.wanted.contains(&HookPoint::block(layer, Site::MlpPost))
+        {
+            // Nobody sees what this MLP says; a cumulative patch has many such layers.
+            return self.after_mlp(layer, &x, x.f_zeros_like()?, tap);
+        }
         let block = &self.layers[layer];
         let hidden = self.normalize(&x, &block.post_attention_layernorm)?;
         let gate = block.gate_proj.forward(&hidden)?;

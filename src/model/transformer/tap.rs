@@ -31,6 +31,14 @@ pub struct Tap {
 }
 
 impl Tap {
+    /// Whether an edit puts other vectors in the place of all that passes the hook point with the size of x `[B, S, d_model]`.
+    pub fn replaces_all(&self, hook: HookPoint, x: &Tensor) -> bool {
+        let replaces = |(at, _, edit): &(HookPoint, i64, RowEdit)| {
+            *at == hook && matches!(edit, RowEdit::Replace(_))
+        };
+        x.size()[1] == 1 && self.edits.iter().any(replaces)
+    }
+
     /// Applies this hook point's edits to x `[B, S, width]` and keeps it if wanted.
     pub fn pass(&mut self, hook: HookPoint, x: Tensor) -> Result<Tensor> {
         let mut x = x;
