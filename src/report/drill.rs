@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use serde::Serialize;
-use serde_json::Value as Json;
 
 use crate::prompts::PromptSet;
 
@@ -106,7 +105,7 @@ impl DrilledSet {
         let mut files = from_folder.into_iter().chain(from_here);
         let loaded = files.find_map(|path| {
             let set = PromptSet::load(&path).ok()?;
-            let is_same = said["content"] == Json::from(set.content_hash().to_hex().to_string());
+            let is_same = said["content"] == set.content_hash().to_hex().as_str();
             is_same.then_some(set)
         });
         for prompt in loaded.into_iter().flat_map(|set| set.prompts) {
@@ -226,66 +225,70 @@ impl DrilledSet {
                 (_, true) => format!("{} ({direction})", stage.name),
                 (_, false) => format!("{} ({direction}, mean over seeds)", stage.name),
             };
-            let (mean, low, high) = gathered.finish();
+            let is_random = stage.kind == "random";
+            let ends = |of: fn(&Cell) -> f64| match is_random {
+                true => gathered.each(of),
+                false => Vec::new(),
+            };
             self.sweeps.push(DrilledSweep {
                 place: format!("{model}, layer {layer}, {site}"),
                 name,
                 kind: stage.kind.clone(),
                 alphas: grid.clone(),
-                mean,
-                low: if stage.kind == "random" {
-                    low
-                } else {
-                    Vec::new()
-                },
-                high: if stage.kind == "random" {
-                    high
-                } else {
-                    Vec::new()
-                },
+                mean: gathered.each(|cell| cell.sum / f64::from(cell.count)),
+                low: ends(|cell| cell.low),
+                high: ends(|cell| cell.high),
             });
         }
     }
 }
 
-/// Sums, counts and ends of the scores of each prompt and α.
+/// The scores of each prompt and α.
 struct Gathered {
-    cells: Vec<(f64, u32, f64, f64)>,
+    cells: Vec<Cell>,
+}
+
+/// Sum, count and ends of some scores.
+#[derive(Clone, Copy)]
+struct Cell {
+    sum: f64,
+    count: u32,
+    low: f64,
+    high: f64,
 }
 
 impl Gathered {
     fn new(size: usize) -> Self {
+        let empty = Cell {
+            sum: 0.0,
+            count: 0,
+            low: f64::INFINITY,
+            high: f64::NEG_INFINITY,
+        };
         Gathered {
-            cells: vec![(0.0, 0, f64::INFINITY, f64::NEG_INFINITY); size],
+            cells: vec![empty; size],
         }
     }
 
     fn add(&mut self, at: usize, score: f64) {
-        if let Some((sum, count, low, high)) = self.cells.get_mut(at) {
-            *sum += score;
-            *count += 1;
-            *low = low.min(score);
-            *high = high.max(score);
+        if let Some(cell) = self.cells.get_mut(at) {
+            cell.sum += score;
+            cell.count += 1;
+            cell.low = cell.low.min(score);
+            cell.high = cell.high.max(score);
         }
     }
 
     fn is_one(&self) -> bool {
-        self.cells.iter().all(|cell| cell.1 <= 1)
+        self.cells.iter().all(|cell| cell.count <= 1)
     }
 
-    fn finish(self) -> (Vec<Option<f64>>, Vec<Option<f64>>, Vec<Option<f64>>) {
-        // Thousandths are finer than a line on a screen.
+    /// A value of every cell, none for those without scores; to thousandths, which are finer than a line on a screen.
+    fn each(&self, of: impl Fn(&Cell) -> f64) -> Vec<Option<f64>> {
         let rounded = |value: f64| (value * 1e3).round() / 1e3;
-        let each = |of: &dyn Fn(&(f64, u32, f64, f64)) -> f64| -> Vec<Option<f64>> {
-            let cells = self.cells.iter();
-            cells
-                .map(|cell| (cell.1 > 0).then(|| rounded(of(cell))))
-                .collect()
-        };
-        (
-            each(&|c| c.0 / f64::from(c.1)),
-            each(&|c| c.2),
-            each(&|c| c.3),
-        )
+        let cells = self.cells.iter();
+        cells
+            .map(|cell| (cell.count > 0).then(|| rounded(of(cell))))
+            .collect()
     }
 }
