@@ -4,13 +4,13 @@ use crate::report::{Axis, ColourScale, Figure, FinishedStage, Mark, Panel};
 
 /// A column of the summary's table, and what it is called here.
 const COLUMNS: [(&str, &str); 9] = [
-    ("alpha_at_edge_target", "α: edge at target"),
+    ("alpha_at_edge_target", "α (edge)"),
     ("edge_rate_at_edge_target", "edge rate"),
     ("harmful_rate_at_edge_target", "harmful rate"),
-    ("alpha_at_harmful_target", "α: harmful at target"),
+    ("alpha_at_harmful_target", "α (harmful)"),
     ("edge_rate_at_harmful_target", "edge rate"),
     ("harmful_rate_at_harmful_target", "harmful rate"),
-    ("alpha_at_largest_gap", "α: largest gap"),
+    ("alpha_at_largest_gap", "α (gap)"),
     ("edge_rate_at_largest_gap", "edge rate"),
     ("harmful_rate_at_largest_gap", "harmful rate"),
 ];
@@ -47,7 +47,7 @@ pub(super) fn figures(stage: &FinishedStage) -> Vec<Figure> {
         stage: stage.name.clone(),
         title: "Operating points".to_string(),
         note: format!(
-            "The smallest |α| that keeps the edge refusal rate at {} or less, the harmful one at {} or less, and the α of the largest gap (harmful − edge), each with the rates there; blank where no α does. Random directions are in the last rows.",
+            "α (edge): the smallest |α| that keeps the edge refusal rate at {} or less; α (harmful): the harmful one at {} or less; α (gap): where harmful − edge is largest; each with the rates there, blank where no α does.",
             targets[0], targets[1]
         ),
         panels: vec![Panel {

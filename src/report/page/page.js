@@ -56,7 +56,9 @@
         label: { show: panel.x.categories.length <= 30, fontSize: 9, formatter: p => typeof p.value[2] === "number" ? minus(+p.value[2].toFixed(2)) : "" } };
     }
   };
-  const panelHeight = (panel, columns) => panel.colours ? 24 * panel.y.categories.length + 96 + (panel.x.categories.some(c => c.length > 6) ? 90 : 0) : [0, 400, 330, 280, 215][Math.min(columns, 4)];
+  // Names of columns are turned where they would meet: a letter takes 6 pixels.
+  const isTurned = (panel, width) => panel.x.categories.some(c => c.length * 6 > (width - 260) / panel.x.categories.length);
+  const panelHeight = (panel, columns, each) => panel.colours ? 24 * panel.y.categories.length + 96 + (isTurned(panel, each) ? 90 : 0) : [0, 400, 330, 280, 215][Math.min(columns, 4)];
   const inTooltip = (figure, parameters) => {
     const list = (Array.isArray(parameters) ? parameters : [parameters]).filter(p => p.seriesType !== "custom" || !Array.isArray(parameters));
     if (!list.length) return "";
@@ -82,10 +84,10 @@
     figure.where = [];
     const each = width / columns;
     for (let start = 0; start < figure.panels.length; start += columns) {
-      const row = figure.panels.slice(start, start + columns), height = Math.max(...row.map(p => panelHeight(p, columns)));
+      const row = figure.panels.slice(start, start + columns), height = Math.max(...row.map(p => panelHeight(p, columns, each)));
       row.forEach((panel, column) => {
         const index = start + column, names = panel.y.categories.map(c => c.length * 6.2), left = panel.y.categories.length ? Math.min(190, Math.max(...names)) + 34 : 58;
-        const turned = panel.x.categories.some(c => c.length > 6), right = panel.colours ? 66 : 18, bottom = turned ? 138 : 46;
+        const turned = isTurned(panel, each), right = panel.colours ? 66 : 18, bottom = turned ? 138 : 46;
         if (panel.title) option.title.push({ text: panel.title, left: each * column + left, top, textStyle: { fontSize: 13, fontWeight: 600, color: INK } });
         option.grid.push({ left: each * column + left, top: top + 28, width: each - left - right, height: height - 28 - bottom });
         option.xAxis.push(axis(panel.x, index, { nameGap: turned ? 118 : 26, ...(turned ? { axisLabel: { rotate: 90, interval: 0, fontSize: 11, color: SOFT } } : {}) }));

@@ -74,7 +74,9 @@ fn height(panel: &Panel, columns: usize) -> f64 {
     if panel.colours.is_some() {
         let longest = panel.x.categories.iter().map(|name| text_width(name, 10.0));
         let names = longest.fold(0.0, f64::max);
-        let turned = if names > 40.0 { names } else { 12.0 };
+        // A panel's columns share about 600 pixels of a figure's width.
+        let room = 600.0 / columns as f64 / panel.x.categories.len().max(1) as f64;
+        let turned = if names > room { names } else { 12.0 };
         return 24.0 * panel.y.categories.len() as f64 + turned + 74.0;
     }
     match columns {
