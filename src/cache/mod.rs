@@ -96,6 +96,11 @@ impl Cache {
         object::get(&self.layout, key)
     }
 
+    /// Whether a file stands where the artifact `key` belongs. Its content is not looked at.
+    pub fn has_object(&self, key: &Key) -> bool {
+        self.layout.object(key).is_file()
+    }
+
     /// Copies the artifact `key` to the file `path`, creating its folder; `false` if the artifact is absent
     /// or was damaged, and then `path` is as it was. The copy is checked before it takes its place.
     ///

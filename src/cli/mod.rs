@@ -12,6 +12,7 @@
 mod console;
 mod dag;
 mod diff;
+mod explain;
 mod init;
 mod logging;
 mod plan;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::model::DeviceName;
-use crate::plan::{Fetch, Opened, PlanError, open_study};
+use crate::plan::{Fetch, Opened, PlanError, Study, open_study};
 use crate::spec;
 
 /// Done.
@@ -53,6 +54,8 @@ enum Command {
     Run(run::RunArguments),
     /// Show what a run would do, and why, without doing it.
     Plan(plan::PlanArguments),
+    /// Say of each stage whether it is cached, and if not, exactly what has changed since when.
+    Explain(explain::ExplainArguments),
     /// Draw a run again: its page `report.html` and its figures.
     Report(report::ReportArguments),
     /// Show a run's numbers as tables, with small charts.
@@ -65,7 +68,7 @@ enum Command {
     Init(init::InitArguments),
 }
 
-/// What `run` and `plan` have in common.
+/// What `run`, `plan` and `explain` have in common.
 #[derive(Args)]
 struct StudyArguments {
     /// The study: a .toml or .yaml file.
@@ -112,6 +115,7 @@ pub fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Plan(arguments) => plan::plan(&arguments),
+        Command::Explain(arguments) => explain::explain(&arguments),
         Command::Report(arguments) => report::report(&arguments),
         Command::Show(arguments) => show::show(&arguments),
         Command::Diff(arguments) => diff::diff(&arguments),
@@ -152,6 +156,24 @@ fn open(arguments: &StudyArguments, fetch: Fetch) -> Result<(Opened, usize), Fai
         other => Failure::Failed(other.to_string()),
     })?;
     Ok((opened, threads))
+}
+
+/// Checks that the study has a stage of that name; `purpose` is what it is named for, as it reads after "no stage `x`".
+fn check_stage(study: &Study, stage: &str, purpose: &str) -> Result<(), Failure> {
+    let names = study.stages.iter().map(|s| s.name.as_str());
+    if names.clone().any(|name| name == stage) {
+        return Ok(());
+    }
+    let hint = match spec::suggest(stage, names.clone()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!(
+            "its stages are `{}`",
+            names.collect::<Vec<_>>().join("`, `")
+        ),
+    };
+    Err(Failure::Usage(format!(
+        "the study has no stage `{stage}` {purpose}; {hint}"
+    )))
 }
 
 /// The number of physical cores, as far as the system tells; hyper-threads do not help matrix products.

@@ -75,8 +75,19 @@ fn as_text(plan: &Plan) -> String {
 fn what(stage: &PlannedStage) -> String {
     match &stage.status {
         Status::Cached => "cached".to_string(),
-        Status::Run { missing: 0, reason } => format!("run, all cells cached; {reason}"),
-        Status::Run { missing, reason } => format!("run, {missing} cells missing; {reason}"),
+        Status::Run {
+            at_most: 0, reason, ..
+        } => format!("run, all cells cached; {reason}"),
+        Status::Run {
+            missing,
+            at_most,
+            reason,
+        } if missing == at_most => format!("run, {missing} cells missing; {reason}"),
+        Status::Run {
+            missing,
+            at_most,
+            reason,
+        } => format!("run, {missing} cells missing, {at_most} at most; {reason}"),
         Status::Waits { stages } if stage.cost.cells_at_most == 0 => {
             format!("waits for {}", stages.join(", "))
         }
@@ -107,6 +118,7 @@ fn as_json(plan: &Plan) -> serde_json::Value {
                 "status": status,
                 "reason": what(stage),
                 "cells_at_most": stage.cost.cells_at_most,
+                "computes_at_most": stage.computes_at_most(),
                 "equivalent_forward_passes": stage.cost.equivalent_forward_passes,
             })
         })

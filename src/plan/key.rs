@@ -19,41 +19,45 @@ pub fn key_parts(
     inputs: &Inputs,
     outputs: &BTreeMap<String, Key>,
 ) -> Option<Json> {
+    let parts = known_parts(spec, inputs, outputs);
+    let known = |field: &str| {
+        let list = parts[field].as_array();
+        list.is_some_and(|list| list.iter().all(|hash| !hash.is_null()))
+    };
+    ["models", "prompts", "stages"]
+        .into_iter()
+        .all(known)
+        .then_some(parts)
+}
+
+/// The same with null for what is not known yet.
+pub(super) fn known_parts(
+    spec: &StageSpec,
+    inputs: &Inputs,
+    outputs: &BTreeMap<String, Key>,
+) -> Json {
     let needs = spec.stage.needs();
-    let models: Option<Vec<String>> = needs
-        .models
-        .iter()
-        .map(|name| {
-            inputs
-                .models
-                .get(&name.value)
-                .map(|m| m.fingerprint().to_hex().to_string())
-        })
-        .collect();
-    let prompts: Option<Vec<String>> = needs
-        .prompts
-        .iter()
-        .map(|name| {
-            inputs
-                .prompts
-                .get(&name.value)
-                .map(|p| p.content_hash().to_hex().to_string())
-        })
-        .collect();
-    let stages: Option<Vec<String>> = needs
+    let models = needs.models.iter().map(|name| {
+        let model = inputs.models.get(&name.value);
+        model.map(|m| m.fingerprint().to_hex().to_string())
+    });
+    let prompts = needs.prompts.iter().map(|name| {
+        let set = inputs.prompts.get(&name.value);
+        set.map(|p| p.content_hash().to_hex().to_string())
+    });
+    let stages = needs
         .stages
         .iter()
-        .map(|(name, _)| outputs.get(&name.value).map(Key::to_string))
-        .collect();
-    Some(json!({
+        .map(|(name, _)| outputs.get(&name.value).map(Key::to_string));
+    json!({
         "kind": spec.kind.name,
         "version": spec.kind.version,
         "evaluation": EVALUATION_VERSION,
         "parameters": spec.stage.parameters(),
-        "models": models?,
-        "prompts": prompts?,
-        "stages": stages?,
-    }))
+        "models": models.collect::<Vec<_>>(),
+        "prompts": prompts.collect::<Vec<_>>(),
+        "stages": stages.collect::<Vec<_>>(),
+    })
 }
 
 /// The key of a stage's record; none when a stage it needs has not run.

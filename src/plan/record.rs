@@ -34,7 +34,7 @@ pub struct ArtifactRecord {
 }
 
 /// What a stage left.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct StageRecord {
     /// Its tables.
     pub tables: Vec<TableRecord>,
@@ -48,9 +48,22 @@ pub struct StageRecord {
     pub seconds: f64,
     /// Number of distinct cells it asked for.
     pub cells: u64,
+    /// Name of the stage in the study that was run; it is in no key.
+    #[serde(default)]
+    pub stage: String,
+    /// When it was made, as RFC 3339 in UTC.
+    #[serde(default)]
+    pub created: String,
 }
 
 impl StageRecord {
+    /// Every object that it names.
+    pub fn objects(&self) -> impl Iterator<Item = &Key> {
+        let tables = self.tables.iter().flat_map(|t| [&t.csv, &t.parquet]);
+        let directions = self.directions.iter().flat_map(|(a, b)| [&a.key, &b.key]);
+        tables.chain(directions)
+    }
+
     /// Hash of the content, by which other stages know it: a stage that is computed again and leaves the same stops the wave there.
     pub fn content(&self) -> Key {
         let tables: Vec<(&str, String)> = self

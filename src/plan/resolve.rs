@@ -101,8 +101,9 @@ pub struct Opened {
 /// Reads a study, and opens the prompt sets and models that its stages use, and the folder of its cache.
 ///
 /// # Errors
-/// Every problem of the study at once, each at the place in the file that it comes from; nothing is fetched and no cache is made for
-/// a study that has one. A cache that cannot be opened.
+/// Every problem at once, each at the place in the file that it comes from: those of the text together with those of the models and
+/// prompt files that it names. While the text or a prompt file has a problem, no model is fetched and no folder made for the cache.
+/// Also a cache that cannot be opened.
 pub fn open_study(
     document: Document,
     default_name: &str,

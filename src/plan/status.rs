@@ -1,17 +1,18 @@
 //! What each stage of a study would do now.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::cache::{Cache, CacheError, Key};
 use crate::model::{Cell, Value};
-use crate::stages::{Cost, Evaluate, Inputs, Output, StageError};
+use crate::stages::{Cost, Evaluate, Inputs, StageError};
 
 use super::estimate::Estimate;
-use super::key::{key_of, key_parts};
+use super::explain::complete_record;
+use super::key::{key_of, key_parts, known_parts};
 use super::record::{StageRecord, load_output};
 use super::resolve::PlanError;
 use super::study::{StageSpec, Study};
-use super::why::reason;
+use super::why::{in_a_few_words, nearest};
 
 /// What a stage would do.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,8 +21,10 @@ pub enum Status {
     Cached,
     /// It would run, and what it needs is there.
     Run {
-        /// Cells that are missing in its next round.
+        /// Distinct cells that are missing among those it is known to ask for.
         missing: u64,
+        /// Distinct cells that it computes at most. More than `missing` where those decide what it asks for next.
+        at_most: u64,
         /// What has changed since the most similar run, in a few words.
         reason: String,
     },
@@ -68,11 +71,14 @@ struct LookUp<'a> {
     cache: &'a Cache,
     /// Distinct cells found so far.
     found: HashSet<Key>,
+    /// Cells asked for so far, equal ones counted as often as they were given.
+    asked: u64,
 }
 
 impl Evaluate for LookUp<'_> {
     fn evaluate(&mut self, cells: &[Cell]) -> Result<Vec<Value>, StageError> {
         let keys: Vec<Key> = cells.iter().map(|cell| Key::from(cell.key())).collect();
+        self.asked += keys.len() as u64;
         let missing = self.cache.cells().missing(&keys).map_err(cache_failed)?;
         let missing: HashSet<Key> = missing.into_iter().collect();
         self.found
@@ -92,7 +98,8 @@ impl Evaluate for LookUp<'_> {
 }
 
 impl Plan {
-    /// Walks the study's stages. `inputs` come from [`super::open_study`].
+    /// Walks the study's stages. Of those that are cached only the record is read, unless a stage that would run needs their output.
+    /// `inputs` come from [`super::open_study`].
     ///
     /// # Errors
     /// A cache that cannot be read, or a stage whose inputs already show that it cannot run.
@@ -102,40 +109,23 @@ impl Plan {
         cache: &Cache,
         threads: usize,
     ) -> Result<Self, PlanError> {
-        let mut walk = Walk {
-            inputs: inputs.clone(),
-            outputs: BTreeMap::new(),
-            records: None,
-            cache,
-        };
-        let mut stages = Vec::new();
-        for spec in &study.stages {
-            let (status, found) = walk.status(spec).map_err(|error| PlanError::Stage {
-                stage: spec.name.clone(),
-                error,
-            })?;
-            let cost = spec.stage.cost(&walk.inputs);
-            let share = match &status {
-                Status::Cached => 0.0,
-                _ => 1.0 - found as f64 / cost.cells_at_most.max(found).max(1) as f64,
+        let mut damaged = BTreeSet::new();
+        // An output that turns out to be damaged when it is needed makes its stage one that would run.
+        loop {
+            let mut walk = Walk::new(inputs, cache, &damaged);
+            match walk.stages(study, threads) {
+                Ok(stages) => {
+                    let idle = stages.iter().all(|s| s.status == Status::Cached);
+                    let prefill = match idle {
+                        true => Estimate::default(),
+                        false => Estimate::of_prefills(inputs, threads),
+                    };
+                    return Ok(Plan { stages, prefill });
+                }
+                Err(Stop::Damaged(stage)) => damaged.insert(stage),
+                Err(Stop::Failed(error)) => return Err(error),
             };
-            let needed = spec.stage.needs().stages.into_iter();
-            stages.push(PlannedStage {
-                name: spec.name.clone(),
-                kind: spec.kind.name,
-                after: needed.map(|(name, _)| name.value).collect(),
-                estimate: Estimate::of_stage(spec, &walk.inputs, share, threads),
-                status,
-                cost,
-            });
         }
-        let idle = stages.iter().all(|s| s.status == Status::Cached);
-        let prefill = if idle {
-            Estimate::default()
-        } else {
-            Estimate::of_prefills(inputs, threads)
-        };
-        Ok(Plan { stages, prefill })
     }
 
     /// Full forward passes that a script would make for all stages.
@@ -152,38 +142,136 @@ impl Plan {
     }
 }
 
+/// Why a walk ended early.
+enum Stop {
+    /// The output of this stage is not as its record says.
+    Damaged(String),
+    Failed(PlanError),
+}
+
 /// What has been learned on the way through the graph.
 struct Walk<'a> {
     inputs: Inputs,
     /// Content hashes of the outputs that are cached, by name of the stage.
     outputs: BTreeMap<String, Key>,
+    /// The records of the stages that are cached.
+    cached: BTreeMap<String, StageRecord>,
+    /// Stages whose output is not to be had, whatever their record says.
+    damaged: &'a BTreeSet<String>,
     /// Every stage record of the cache, read when first asked for.
     records: Option<Vec<StageRecord>>,
     cache: &'a Cache,
 }
 
-impl Walk<'_> {
-    /// What a stage would do, and how many distinct cells of it were found before the first that are missing.
-    fn status(&mut self, spec: &StageSpec) -> Result<(Status, u64), StageError> {
-        let Some(parts) = key_parts(spec, &self.inputs, &self.outputs) else {
-            return Ok((self.waits(spec), 0));
-        };
-        if let Some((record, output)) = cached(&key_of(&parts), self.cache)? {
-            self.outputs.insert(spec.name.clone(), record.content());
-            self.inputs.stages.insert(spec.name.clone(), output.into());
-            return Ok((Status::Cached, 0));
+impl<'a> Walk<'a> {
+    fn new(inputs: &Inputs, cache: &'a Cache, damaged: &'a BTreeSet<String>) -> Self {
+        Walk {
+            inputs: inputs.clone(),
+            outputs: BTreeMap::new(),
+            cached: BTreeMap::new(),
+            damaged,
+            records: None,
+            cache,
         }
+    }
+
+    fn stages(&mut self, study: &Study, threads: usize) -> Result<Vec<PlannedStage>, Stop> {
+        let mut stages = Vec::new();
+        for spec in &study.stages {
+            let cost = spec.stage.cost(&self.inputs);
+            let failed = |error| {
+                Stop::Failed(PlanError::Stage {
+                    stage: spec.name.clone(),
+                    error,
+                })
+            };
+            let (status, found) = match self.known_status(spec).map_err(failed)? {
+                Some(status) => (status, 0),
+                None => {
+                    self.provide(spec, failed)?;
+                    self.missing(spec, cost).map_err(failed)?
+                }
+            };
+            let share = match &status {
+                Status::Cached => 0.0,
+                _ => 1.0 - found as f64 / cost.cells_at_most.max(found).max(1) as f64,
+            };
+            let needed = spec.stage.needs().stages.into_iter();
+            stages.push(PlannedStage {
+                name: spec.name.clone(),
+                kind: spec.kind.name,
+                after: needed.map(|(name, _)| name.value).collect(),
+                estimate: Estimate::of_stage(spec, &self.inputs, share, threads),
+                status,
+                cost,
+            });
+        }
+        Ok(stages)
+    }
+
+    /// What a stage would do; none for one that would run, since its cells must be looked up then.
+    fn known_status(&mut self, spec: &StageSpec) -> Result<Option<Status>, StageError> {
+        let Some(parts) = key_parts(spec, &self.inputs, &self.outputs) else {
+            return Ok(Some(self.waits(spec)));
+        };
+        if self.damaged.contains(&spec.name) {
+            return Ok(None);
+        }
+        let record = complete_record(&key_of(&parts), self.cache).map_err(cache_failed)?;
+        Ok(record.map(|record| {
+            self.outputs.insert(spec.name.clone(), record.content());
+            self.cached.insert(spec.name.clone(), record);
+            Status::Cached
+        }))
+    }
+
+    /// Reads the outputs that a stage needs.
+    fn provide(
+        &mut self,
+        spec: &StageSpec,
+        failed: impl Fn(StageError) -> Stop,
+    ) -> Result<(), Stop> {
+        for (name, _) in spec.stage.needs().stages {
+            let name = name.value;
+            let Some(record) = self.cached.get(&name) else {
+                continue;
+            };
+            if !self.inputs.stages.contains_key(&name) {
+                let output = load_output(record, self.cache).map_err(&failed)?;
+                let output = output.ok_or_else(|| Stop::Damaged(name.clone()))?;
+                self.inputs.stages.insert(name, output.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// What a stage that would run would compute, and how many distinct cells were found before the first that are missing.
+    fn missing(&mut self, spec: &StageSpec, cost: Cost) -> Result<(Status, u64), StageError> {
         let mut look_up = LookUp {
             cache: self.cache,
             found: HashSet::new(),
+            asked: 0,
         };
         let missing = match spec.stage.run(&self.inputs, &mut look_up) {
             Ok(_) => 0,
             Err(StageError::Missing(missing)) => missing,
             Err(error) => return Err(error),
         };
-        let reason = reason(&parts, self.records()?);
-        Ok((Status::Run { missing, reason }, look_up.found.len() as u64))
+        let found = look_up.found.len() as u64;
+        // What it has not asked for yet depends on what is missing.
+        let asks_for_more = missing > 0 && look_up.asked < cost.cells_at_most;
+        let at_most = match asks_for_more {
+            true => cost.cells_at_most.saturating_sub(found).max(missing),
+            false => missing,
+        };
+        let parts = known_parts(spec, &self.inputs, &self.outputs);
+        let nearest = nearest(spec, &parts, self.records()?);
+        let status = Status::Run {
+            missing,
+            at_most,
+            reason: in_a_few_words(nearest.as_ref()),
+        };
+        Ok((status, found))
     }
 
     fn waits(&self, spec: &StageSpec) -> Status {
@@ -212,16 +300,17 @@ impl Walk<'_> {
     }
 }
 
-fn cache_failed(error: CacheError) -> StageError {
-    StageError::Cache(error.to_string())
+impl PlannedStage {
+    /// Distinct cells that a run would compute for this stage at most, if nothing in the cache turns out to be damaged.
+    pub fn computes_at_most(&self) -> u64 {
+        match self.status {
+            Status::Cached => 0,
+            Status::Run { at_most, .. } => at_most,
+            Status::Waits { .. } | Status::Unfetched { .. } => self.cost.cells_at_most,
+        }
+    }
 }
 
-fn cached(key: &Key, cache: &Cache) -> Result<Option<(StageRecord, Output)>, StageError> {
-    let record = cache
-        .stage_record::<StageRecord>(key)
-        .map_err(cache_failed)?;
-    let Some(record) = record else {
-        return Ok(None);
-    };
-    Ok(load_output(&record, cache)?.map(|output| (record, output)))
+fn cache_failed(error: CacheError) -> StageError {
+    StageError::Cache(error.to_string())
 }

@@ -1,69 +1,227 @@
 //! Why a stage would run: what its key is made of, against the most similar record in the cache.
 
+use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::record::StageRecord;
+use super::study::StageSpec;
 
-/// More differences than this are counted, not listed.
+/// More differences than this are counted in a plan's line, not listed.
 const LISTED: usize = 2;
-/// A value longer than this many characters is cut.
+/// In a plan's line a value longer than this many characters is cut.
 const LONGEST_VALUE: usize = 32;
+/// Hexadecimal digits that tell one hash from another for a person.
+const HASH_DIGITS: usize = 8;
 
-/// How a stage's key parts differ from those of the most similar stage of its kind that ever ran here, in a few words.
-pub(super) fn reason(parts: &Json, records: &[StageRecord]) -> String {
-    let earlier = records.iter().map(|record| &record.key_parts);
-    let differences = earlier
-        .filter(|earlier| earlier["kind"] == parts["kind"])
-        .map(|earlier| differences(earlier, parts))
-        .min_by_key(Vec::len);
-    match differences {
-        None => "not run before".to_string(),
-        Some(list) if list.is_empty() => "an artifact of it is gone from the cache".to_string(),
-        Some(list) => {
-            let more = list.len().saturating_sub(LISTED);
-            let shown = list[..list.len().min(LISTED)].join(", ");
-            match more {
-                0 => format!("changed: {shown}"),
-                more => format!("changed: {shown} and {more} more"),
+/// What differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The version of the stage kind's code.
+    StageVersion,
+    /// The version of the code that evaluates models.
+    ModelCode,
+    /// The content of a model: weights, configuration, tokenizer, template or dtype.
+    Model,
+    /// The content of a prompt set.
+    Prompts,
+    /// What an earlier stage gave.
+    Input,
+    /// A parameter of the stage.
+    Parameter,
+}
+
+/// One difference between what a stage is asked now and what it was asked before.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Difference {
+    /// What differs.
+    pub part: Part,
+    /// Name of the model, prompt set, stage or parameter as the study has it; empty for versions.
+    pub name: String,
+    /// Before: a value, or a content hash; null where there was none.
+    pub old: Json,
+    /// Now; null where there is none any more, or where it is not known before an earlier stage has run.
+    pub new: Json,
+}
+
+/// The most similar earlier run of a stage, and how it differs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Nearest {
+    /// Name of the stage in the study that was run.
+    pub stage: String,
+    /// When its output was made, as RFC 3339; empty in records of early versions.
+    pub created: String,
+    /// What differs, parameters last. Empty where only an artifact is gone.
+    pub differences: Vec<Difference>,
+}
+
+/// The record of the stage's kind that differs least, the newest of those that differ equally. Inputs that are not known yet (null in
+/// `parts`) are not compared.
+pub(super) fn nearest(spec: &StageSpec, parts: &Json, records: &[StageRecord]) -> Option<Nearest> {
+    let of_kind = records
+        .iter()
+        .filter(|record| record.key_parts["kind"] == parts["kind"]);
+    let compared = of_kind.map(|record| Nearest {
+        stage: record.stage.clone(),
+        created: record.created.clone(),
+        differences: differences(spec, &record.key_parts, parts),
+    });
+    compared.min_by(|a, b| {
+        let fewest = a.differences.len().cmp(&b.differences.len());
+        fewest.then_with(|| b.created.cmp(&a.created))
+    })
+}
+
+/// The same in a few words, for a line of a plan.
+pub(super) fn in_a_few_words(nearest: Option<&Nearest>) -> String {
+    let Some(nearest) = nearest else {
+        return "not run before".to_string();
+    };
+    if nearest.differences.is_empty() {
+        return "an artifact of it is gone from the cache".to_string();
+    }
+    let listed = nearest.differences.iter().take(LISTED);
+    let listed: Vec<String> = listed.map(Difference::in_a_few_words).collect();
+    match nearest.differences.len().saturating_sub(LISTED) {
+        0 => format!("changed: {}", listed.join(", ")),
+        more => format!("changed: {} and {more} more", listed.join(", ")),
+    }
+}
+
+impl Difference {
+    /// What differs, with its name.
+    pub fn subject(&self) -> String {
+        match self.part {
+            Part::StageVersion => "the version of the stage's code".to_string(),
+            Part::ModelCode => "the version of the model code".to_string(),
+            Part::Model => format!("model `{}`", self.name),
+            Part::Prompts => format!("prompts `{}`", self.name),
+            Part::Input => format!("what `{}` gave", self.name),
+            Part::Parameter => self.name.clone(),
+        }
+    }
+
+    fn in_a_few_words(&self) -> String {
+        match self.part {
+            Part::Parameter => {
+                let [old, new] = [&self.old, &self.new].map(|value| short(value, LONGEST_VALUE));
+                format!("{} {old} → {new}", self.name)
             }
+            _ => self.subject(),
+        }
+    }
+
+    /// Before and now, each at most some `longest` characters. Of long lists it says what came and what went: their beginnings are
+    /// mostly the same.
+    pub fn values(&self, longest: usize) -> (String, String) {
+        if let (Json::Array(old), Json::Array(new)) = (&self.old, &self.new)
+            && self.part == Part::Parameter
+            && [&self.old, &self.new].map(|v| v.to_string().chars().count() > longest) != [false; 2]
+        {
+            let only = |these: &[Json], those: &[Json]| {
+                let list = these.iter().filter(|value| !those.contains(value));
+                Json::Array(list.cloned().collect())
+            };
+            let (gone, came) = (only(old, new), only(new, old));
+            let of = |list: &[Json], sign: &str, differ: &Json| {
+                let differ = short(differ, longest.saturating_sub(12));
+                format!("{} values ({sign} {differ})", list.len())
+            };
+            return (of(old, "−", &gone), of(new, "+", &came));
+        }
+        match self.part {
+            Part::Model | Part::Prompts | Part::Input => (hash(&self.old), hash(&self.new)),
+            _ => (short(&self.old, longest), short(&self.new, longest)),
         }
     }
 }
 
-fn differences(earlier: &Json, now: &Json) -> Vec<String> {
+fn hash(value: &Json) -> String {
+    let text = value.as_str().unwrap_or("none");
+    text.chars().take(HASH_DIGITS).collect()
+}
+
+fn short(value: &Json, longest: usize) -> String {
+    let text = match value {
+        Json::Null => "none".to_string(),
+        value => value.to_string(),
+    };
+    if text.chars().count() <= longest {
+        return text;
+    }
+    let start: String = text.chars().take(longest - 1).collect();
+    format!("{start}…")
+}
+
+fn differences(spec: &StageSpec, earlier: &Json, now: &Json) -> Vec<Difference> {
     let mut list = Vec::new();
-    let inputs = [
-        ("version", "the stage's version"),
-        ("evaluation", "the model code's version"),
-        ("models", "a model"),
-        ("prompts", "the prompts"),
-        ("stages", "what an earlier stage gave"),
+    for (part, field) in [
+        (Part::StageVersion, "version"),
+        (Part::ModelCode, "evaluation"),
+    ] {
+        if earlier[field] != now[field] {
+            list.push(Difference {
+                part,
+                name: String::new(),
+                old: earlier[field].clone(),
+                new: now[field].clone(),
+            });
+        }
+    }
+    let needs = spec.stage.needs();
+    let names = |list: &[crate::stages::Name]| list.iter().map(|n| n.value.clone()).collect();
+    let stages: Vec<_> = needs.stages.iter().map(|(n, _)| n.clone()).collect();
+    let inputs: [(Part, &str, Vec<String>); 3] = [
+        (Part::Model, "models", names(&needs.models)),
+        (Part::Prompts, "prompts", names(&needs.prompts)),
+        (Part::Input, "stages", names(&stages)),
     ];
-    let changed = inputs.iter().filter(|(part, _)| earlier[part] != now[part]);
-    list.extend(changed.map(|(_, words)| (*words).to_string()));
+    for (part, field, names) in inputs {
+        compare_inputs(part, &names, &earlier[field], &now[field], &mut list);
+    }
     compare("", &earlier["parameters"], &now["parameters"], &mut list);
     list
 }
 
-/// Lists the parameters that differ, `name old → new`.
-fn compare(name: &str, earlier: &Json, now: &Json, list: &mut Vec<String>) {
+/// Lists the inputs that differ, by their place: names are in no key, and so in no record.
+fn compare_inputs(
+    part: Part,
+    names: &[String],
+    earlier: &Json,
+    now: &Json,
+    list: &mut Vec<Difference>,
+) {
+    let count = |value: &Json| value.as_array().map_or(0, Vec::len);
+    for index in 0..count(earlier).max(count(now)) {
+        let (old, new) = (&earlier[index], &now[index]);
+        let not_known_yet = index < count(now) && new.is_null();
+        if old != new && !not_known_yet {
+            let name = names.get(index).cloned();
+            list.push(Difference {
+                part,
+                name: name.unwrap_or_else(|| format!("number {}", index + 1)),
+                old: old.clone(),
+                new: new.clone(),
+            });
+        }
+    }
+}
+
+/// Lists the parameters that differ.
+fn compare(name: &str, earlier: &Json, now: &Json, list: &mut Vec<Difference>) {
     if let (Json::Object(before), Json::Object(after)) = (earlier, now) {
         let gone = before.keys().filter(|key| !after.contains_key(*key));
         for key in after.keys().chain(gone) {
             compare(key, &earlier[key], &now[key], list);
         }
     } else if earlier != now {
-        list.push(format!("{name} {} → {}", short(earlier), short(now)));
+        list.push(Difference {
+            part: Part::Parameter,
+            name: name.to_string(),
+            old: earlier.clone(),
+            new: now.clone(),
+        });
     }
-}
-
-fn short(value: &Json) -> String {
-    let text = value.to_string();
-    if text.chars().count() <= LONGEST_VALUE {
-        return text;
-    }
-    let start: String = text.chars().take(LONGEST_VALUE - 1).collect();
-    format!("{start}…")
 }
 
 #[cfg(test)]
@@ -71,6 +229,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::plan::Study;
+    use crate::spec::{self, Problems};
+
+    fn steer() -> StageSpec {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("study.toml");
+        let text = "[models.m]\nsource = \"m\"\n[prompts.p]\npath = \"p\"\n\
+                    [stages.score]\nmodel = \"m\"\nprompts = \"p\"\n\
+                    [stages.d]\nkind = \"direction\"\nmodel = \"m\"\nprompts = \"p\"\nscores = \"score\"\n\
+                    split = \"edge\"\nn = 1\nlayer = 0\n\
+                    [stages.steer]\nmodel = \"m\"\nprompts = \"p\"\ndirection = \"d\"\nalpha = [0]\n";
+        std::fs::write(&path, text).unwrap();
+        let document = spec::load(&path, &[]).unwrap();
+        let study = Study::read(document, "study", &mut Problems::default()).unwrap();
+        let mut stages = study.stages.into_iter();
+        stages.find(|spec| spec.name == "steer").unwrap()
+    }
 
     fn parts(alphas: &Json, prompts: &str) -> Json {
         json!({
@@ -81,13 +256,13 @@ mod tests {
 
     fn record(key_parts: Json) -> StageRecord {
         StageRecord {
-            tables: vec![],
-            directions: vec![],
-            findings: vec![],
             key_parts,
-            seconds: 0.0,
-            cells: 0,
+            ..StageRecord::default()
         }
+    }
+
+    fn reason(parts: &Json, records: &[StageRecord]) -> String {
+        in_a_few_words(nearest(&steer(), parts, records).as_ref())
     }
 
     #[test]
@@ -110,11 +285,54 @@ mod tests {
     }
 
     #[test]
+    fn of_equally_similar_records_the_newest_is_compared() {
+        let at = |created: &str, alphas: Json| StageRecord {
+            created: created.to_string(),
+            ..record(parts(&alphas, "p"))
+        };
+        let records = [
+            at("2026-01-01T00:00:00Z", json!([1])),
+            at("2026-03-01T00:00:00Z", json!([3])),
+            at("2026-02-01T00:00:00Z", json!([2])),
+        ];
+        let now = parts(&json!([4]), "p");
+        assert_eq!(reason(&now, &records), "changed: alphas [3] → [4]");
+    }
+
+    #[test]
+    fn every_part_is_told_with_its_name_and_values() {
+        let mut now = parts(&json!([0]), "prompts-now");
+        now["version"] = json!(2);
+        now["models"] = json!(["model-hash-now", "another"]);
+        now["stages"] = json!([null]);
+        let found = nearest(&steer(), &now, &[record(parts(&json!([0]), "p"))]).unwrap();
+        let told: Vec<_> = found
+            .differences
+            .iter()
+            .map(|d| (d.subject(), d.values(40)))
+            .collect();
+        let told: Vec<_> = told
+            .iter()
+            .map(|(s, (old, new))| (s.as_str(), old.as_str(), new.as_str()))
+            .collect();
+        // What an earlier stage will give is not known before it has run, and so no difference.
+        assert_eq!(
+            told,
+            [
+                ("the version of the stage's code", "1", "2"),
+                ("model `m`", "m", "model-ha"),
+                ("model `number 2`", "none", "another"),
+                ("prompts `p`", "p", "prompts-"),
+            ]
+        );
+    }
+
+    #[test]
     fn long_values_are_cut_and_long_lists_counted() {
         let mut now = parts(&json!((0..100).collect::<Vec<_>>()), "r");
         now["models"] = json!(["n"]);
         let text = reason(&now, &[record(parts(&json!([0, 1]), "p"))]);
-        assert_eq!(text, "changed: a model, the prompts and 1 more");
+        assert_eq!(text, "changed: model `m`, prompts `p` and 1 more");
         let now = parts(&json!((0..100).collect::<Vec<_>>()), "p");
         let text = reason(&now, &[record(parts(&json!([0, 1]), "p"))]);
         assert_eq!(

@@ -336,6 +336,8 @@ impl State {
             key_parts: parts,
             seconds: started.elapsed().as_secs_f64(),
             cells: report.cells_computed + report.cells_cached,
+            stage: spec.name.clone(),
+            created: jiff::Timestamp::now().to_string(),
         };
         cache
             .put_stage_record(&key, &record)

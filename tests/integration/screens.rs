@@ -6,7 +6,7 @@ use regex::Regex;
 use crate::prompts::main_set;
 use crate::workbench::Workbench;
 
-const STUDY: &str = r#"
+pub const STUDY: &str = r#"
 [models.inst]
 source = "models/inst"
 [prompts.main]
@@ -39,10 +39,11 @@ random = "random"
 "#;
 
 /// Text without times and run folders.
-fn redacted(text: &str) -> String {
+pub fn redacted(text: &str) -> String {
     let mut text = text.to_string();
     for (pattern, name) in [
         (r"\d{8}T\d{6}\.\d{3}Z-[0-9a-f]{8}", "[time]-[key]"),
+        (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d\.\d+Z)?", "[when]"),
         (r"\d+\.\d s\b", "[time]"),
         (r"\d+ (h|min) \d+ (min|s)\b", "[time]"),
     ] {
@@ -54,7 +55,8 @@ fn redacted(text: &str) -> String {
     text
 }
 
-fn bench() -> Workbench {
+/// A folder with that study, not run yet.
+pub fn bench() -> Workbench {
     let bench = Workbench::new(&main_set(12, 8));
     bench.write("study.toml", STUDY);
     bench
@@ -75,14 +77,15 @@ fn help() {
     Usage: dial <COMMAND>
 
     Commands:
-      run     Run a study; only what changed since the last run is computed
-      plan    Show what a run would do, and why, without doing it
-      report  Draw a run again: its page `report.html` and its figures
-      show    Show a run's numbers as tables, with small charts
-      diff    Compare two runs, or a run with published tables; exit code 1 where they differ
-      dag     Print a study's pipeline for Mermaid or Graphviz
-      init    Write a commented study file to start from
-      help    Print this message or the help of the given subcommand(s)
+      run      Run a study; only what changed since the last run is computed
+      plan     Show what a run would do, and why, without doing it
+      explain  Say of each stage whether it is cached, and if not, exactly what has changed since when
+      report   Draw a run again: its page `report.html` and its figures
+      show     Show a run's numbers as tables, with small charts
+      diff     Compare two runs, or a run with published tables; exit code 1 where they differ
+      dag      Print a study's pipeline for Mermaid or Graphviz
+      init     Write a commented study file to start from
+      help     Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help     Print help
@@ -234,6 +237,7 @@ fn a_plan_for_programs() {
         {
           "after": [],
           "cells_at_most": 20,
+          "computes_at_most": 20,
           "equivalent_forward_passes": 20,
           "kind": "score",
           "name": "score",
@@ -245,6 +249,7 @@ fn a_plan_for_programs() {
             "score"
           ],
           "cells_at_most": 12,
+          "computes_at_most": 12,
           "equivalent_forward_passes": 12,
           "kind": "direction",
           "name": "direction",
@@ -256,6 +261,7 @@ fn a_plan_for_programs() {
             "direction"
           ],
           "cells_at_most": 60,
+          "computes_at_most": 60,
           "equivalent_forward_passes": 60,
           "kind": "steer",
           "name": "steer",
@@ -265,6 +271,7 @@ fn a_plan_for_programs() {
         {
           "after": [],
           "cells_at_most": 180,
+          "computes_at_most": 140,
           "equivalent_forward_passes": 180,
           "kind": "random",
           "name": "random",
@@ -277,6 +284,7 @@ fn a_plan_for_programs() {
             "random"
           ],
           "cells_at_most": 0,
+          "computes_at_most": 0,
           "equivalent_forward_passes": 0,
           "kind": "summary",
           "name": "summary",
