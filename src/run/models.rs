@@ -7,13 +7,16 @@ use crate::model::{DeviceName, Evaluator, ModelError, ModelHandle};
 /// Loaded models by fingerprint.
 pub(super) struct LoadedModels {
     device: DeviceName,
+    /// Bytes for the prefixes of each model; half of what is free where none is given.
+    prefix_bytes: Option<usize>,
     loaded: Vec<(blake3::Hash, Evaluator)>,
 }
 
 impl LoadedModels {
-    pub(super) fn new(device: DeviceName) -> Self {
+    pub(super) fn new(device: DeviceName, prefix_bytes: Option<usize>) -> Self {
         LoadedModels {
             device,
+            prefix_bytes,
             loaded: Vec::new(),
         }
     }
@@ -38,8 +41,11 @@ impl LoadedModels {
                 if available_memory_bytes().is_some_and(|free| needed * 2 > free) {
                     self.loaded.clear();
                 }
-                let budget = available_memory_bytes()
-                    .map_or(2 << 30, |free| free.saturating_sub(needed) / 2);
+                let half_of_free = || {
+                    let free = available_memory_bytes();
+                    free.map_or(2 << 30, |free| free.saturating_sub(needed) / 2)
+                };
+                let budget = self.prefix_bytes.unwrap_or_else(half_of_free);
                 self.loaded
                     .push((fingerprint, model.load(self.device, budget)?));
                 self.loaded.len() - 1
