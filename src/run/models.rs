@@ -1,6 +1,7 @@
 //! The models in memory: loaded when a cell is missing, dropped when another needs the room.
 
 use std::path::Path;
+use std::time::Instant;
 
 use crate::model::{DeviceName, Evaluator, ModelError, ModelHandle};
 
@@ -46,8 +47,15 @@ impl LoadedModels {
                     free.map_or(2 << 30, |free| free.saturating_sub(needed) / 2)
                 };
                 let budget = self.prefix_bytes.unwrap_or_else(half_of_free);
-                self.loaded
-                    .push((fingerprint, model.load(self.device, budget)?));
+                let started = Instant::now();
+                let evaluator = model.load(self.device, budget)?;
+                tracing::info!(
+                    model = model.name(),
+                    seconds = started.elapsed().as_secs_f64(),
+                    prefix_bytes = budget,
+                    "model loaded"
+                );
+                self.loaded.push((fingerprint, evaluator));
                 self.loaded.len() - 1
             }
         };
