@@ -20,7 +20,7 @@ mod run;
 mod show;
 mod tables;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -124,6 +124,20 @@ pub fn main() -> ExitCode {
         Err(Failure::Failed(message)) => complain(&message, EXIT_FAILED),
         Err(Failure::Interrupted) => EXIT_INTERRUPTED,
     })
+}
+
+/// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Failed(
+            format!("the result cannot be written to stdout: {error}"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn complain(message: &str, code: u8) -> u8 {
