@@ -190,6 +190,38 @@ fn a_rerun_copies_the_figures_of_the_run_before() {
     );
 }
 
+/// The files in `assets/` are those that its README names, with their licences.
+#[test]
+fn bundled_files_have_the_checksums_that_are_written_down() {
+    let assets = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets");
+    let readme = std::fs::read_to_string(assets.join("README.md")).unwrap();
+    let named = [
+        "echarts/echarts.min.js",
+        "fonts/NotoSans-Regular.ttf",
+        "fonts/NotoSans-Bold.ttf",
+    ];
+    for name in named {
+        let said = std::process::Command::new("sha256sum")
+            .arg(assets.join(name))
+            .output()
+            .unwrap();
+        let sum = String::from_utf8(said.stdout).unwrap()[..64].to_string();
+        let row = readme
+            .lines()
+            .find(|line| line.contains(&format!("`{name}`")))
+            .unwrap();
+        assert!(row.contains(&sum), "{name} is {sum}");
+    }
+    for licence in [
+        "echarts/LICENSE",
+        "echarts/LICENSE-d3",
+        "echarts/NOTICE",
+        "fonts/OFL.txt",
+    ] {
+        assert!(assets.join(licence).is_file(), "no {licence}");
+    }
+}
+
 #[test]
 fn the_page_needs_nothing_else() {
     let html = std::fs::read_to_string(file("report.html")).unwrap();
