@@ -8,7 +8,7 @@ use crate::spec::{
     Decode, Document, Fields, Key, Location, Node, OneOrMany, Problems, Spanned, Value, choice,
     suggest,
 };
-use crate::stages::{Chat, KINDS, Kind, Name, ScoreRule, Settings, Stage};
+use crate::stages::{Chat, ImportSettings, KINDS, Kind, Name, Product, ScoreRule, Settings, Stage};
 
 use super::graph::{check_name, check_names, sort};
 
@@ -37,6 +37,21 @@ pub struct StageSpec {
     pub stage: Box<dyn Stage>,
 }
 
+impl StageSpec {
+    /// The kind whose tables it leaves: its own, or the one that an import stands for.
+    pub fn shown_as(&self) -> &'static str {
+        self.stage
+            .stands_for()
+            .map_or(self.kind.name, |(kind, _)| kind)
+    }
+
+    /// What it gives to other stages.
+    pub fn product(&self) -> Product {
+        let stands_for = self.stage.stands_for();
+        stands_for.map_or(self.kind.product, |(_, product)| product)
+    }
+}
+
 /// A study file, decoded and checked as far as possible without touching a model.
 pub struct Study {
     /// Name of the study, which names its run folder.
@@ -63,10 +78,12 @@ impl Study {
     /// the document is not a table.
     pub fn read(document: Document, default_name: &str, problems: &mut Problems) -> Option<Self> {
         let mut fields = Fields::new(&document.root, problems)?;
-        let sections =
-            ["study", "models", "prompts", "chat", "score", "stages"].map(|name| fields.node(name));
+        let sections = [
+            "study", "models", "prompts", "chat", "score", "import", "stages",
+        ]
+        .map(|name| fields.node(name));
         fields.finish();
-        let [study, models, prompts, chat, score, stages] = sections;
+        let [study, models, prompts, chat, score, import, stages] = sections;
         let (name, question) = study.map_or((None, None), |node| decode_study(node, problems));
         let (model_names, prompt_names) = (keys(models), keys(prompts));
         let models = models.map(|node| decode_models(node, &document, problems));
@@ -78,6 +95,7 @@ impl Study {
             score: score
                 .and_then(|node| decode_score(node, problems))
                 .unwrap_or_default(),
+            import: decode_import(import, &document, problems),
         };
         let (stages, names) = decode_stages(stages, &settings, problems);
         check_names(&stages, &names, &model_names, &prompt_names, problems);
@@ -263,6 +281,28 @@ fn decode_score(node: &Node, problems: &mut Problems) -> Option<ScoreRule> {
         threshold,
         dtype: dtype?,
     })
+}
+
+/// Where published files lie: by default beside the study's file.
+fn decode_import(
+    node: Option<&Node>,
+    document: &Document,
+    problems: &mut Problems,
+) -> ImportSettings {
+    let beside = |at: &Location| document.sources.resolve_path(at, "");
+    let mut import = ImportSettings {
+        folder: beside(&document.root.at),
+        layer: None,
+    };
+    let Some(mut fields) = node.and_then(|node| Fields::new(node, problems)) else {
+        return import;
+    };
+    if let Some(folder) = fields.optional::<Spanned<PathBuf>>("folder") {
+        import.folder = document.sources.resolve_path(&folder.at, &folder.value);
+    }
+    import.layer = fields.optional("layer");
+    fields.finish();
+    import
 }
 
 /// The openings of one side of the score rule.

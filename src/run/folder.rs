@@ -200,6 +200,13 @@ fn resolved_yaml(study: &Study, folder: &Path) -> Result<String, serde_yaml::Err
     for (name, path) in &study.prompts {
         set(["prompts", name, "path"], &path.value);
     }
+    let folder_of_files = &study.settings.import.folder;
+    if !folder_of_files.as_os_str().is_empty()
+        && let (Some(import), Some(path)) =
+            (root.get_mut("import"), relative(folder, folder_of_files))
+    {
+        import["folder"] = serde_yaml::Value::String(path);
+    }
     serde_yaml::to_string(&root)
 }
 

@@ -29,7 +29,15 @@ use super::{
 };
 
 use steering::{Acts, Steering, steering};
-use tables::{Answer, Row, agreement, main_table};
+pub(super) use tables::{Answer, Row, agreement, main_table};
+
+/// What the two text classifiers call a continuation: by the study's patterns, and by XSTest's openings.
+pub(super) fn classified(text: &str, normalize_quotes: bool) -> (bool, bool) {
+    (
+        classify::matches_pattern(text),
+        classify::has_refusing_prefix(text, normalize_quotes),
+    )
+}
 
 pub(super) static KIND: Kind = Kind {
     name: "generate",
@@ -156,6 +164,7 @@ impl Stage for Generate {
                 .into_iter()
                 .map(|name| (name, Product::Directions))
                 .collect(),
+            ..Needs::default()
         }
     }
 

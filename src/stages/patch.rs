@@ -207,6 +207,7 @@ impl Stage for Patch {
             models,
             prompts: vec![self.prompts.clone()],
             stages: vec![],
+            ..Needs::default()
         }
     }
 

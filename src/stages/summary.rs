@@ -14,6 +14,9 @@
 //! | `learned_vs_random` | slope and largest gap against random directions | `summary/learned.rs` |
 //! | `xstest` | rates by label and type, with and without builders | `summary/xstest.rs` |
 //!
+//! An imported sweep may have a row for each group of prompts instead of one for each prompt (`summary/groups.rs`): the same tables, but
+//! means and slopes have no intervals over prompts.
+//!
 //! A sweep over many seeds has many rows of one prompt, which are not independent. Means and rates are over all rows, and intervals
 //! are over prompts: see `summary/pool.rs`.
 
@@ -32,6 +35,7 @@ use super::{
 mod controls;
 mod describe;
 mod grid;
+mod groups;
 mod learned;
 mod operating;
 mod pool;
@@ -173,7 +177,13 @@ impl Stage for Summary {
     fn run(&self, inputs: &Inputs, _evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let mut grids = Vec::new();
         for (source, name) in &self.sources {
-            let found = read(*source, inputs.stage(name)?.table("")?).map_err(|problem| {
+            let rows = inputs.stage(name)?.table("").map_err(|_| {
+                StageError::Data(format!(
+                    "stage `{}` has no scores of prompts and no rates of groups to summarise",
+                    name.value
+                ))
+            })?;
+            let found = read(*source, rows).map_err(|problem| {
                 StageError::Data(format!("stage `{}`: {problem}", name.value))
             })?;
             grids.extend(found);
@@ -251,6 +261,9 @@ pub(super) fn xstest_rates(rows: &DataFrame) -> Result<DataFrame, StageError> {
 
 /// A sweep's table as grids.
 fn read(source: Source, rows: &DataFrame) -> Result<Vec<Grid>, StageError> {
+    if rows.column("id").is_err() {
+        return groups::read(source, rows);
+    }
     let (models, directions) = (
         table::read_text(rows, "model")?,
         table::read_text(rows, "direction")?,

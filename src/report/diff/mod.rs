@@ -5,7 +5,6 @@
 //! the conditions that both name.
 
 mod measure;
-mod published;
 mod side;
 #[cfg(test)]
 mod tests;

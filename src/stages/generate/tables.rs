@@ -16,7 +16,7 @@ const NONE: &str = "none";
 
 /// One row of the table, before its answer.
 #[derive(Clone, Copy)]
-pub(super) struct Row<'a> {
+pub(in crate::stages) struct Row<'a> {
     /// Name of the model.
     pub model: &'a str,
     /// The direction and its place; none where nothing is steered.
@@ -29,7 +29,7 @@ pub(super) struct Row<'a> {
 
 impl Row<'_> {
     /// The edit of the row's run, at these positions; none without a direction.
-    pub(super) fn intervention(&self, positions: Positions) -> Vec<Intervention> {
+    pub(in crate::stages) fn intervention(&self, positions: Positions) -> Vec<Intervention> {
         let of_line = |line: &Line| Intervention {
             hook: HookPoint::block(line.layer, line.site),
             positions,
@@ -57,7 +57,7 @@ impl Row<'_> {
 }
 
 /// What was found for a row.
-pub(super) struct Answer {
+pub(in crate::stages) struct Answer {
     /// The logit score at the last prompt token.
     pub score: f64,
     /// Whether the score is above the threshold.
@@ -71,7 +71,10 @@ pub(super) struct Answer {
 }
 
 /// One row per model, direction, place, α and prompt.
-pub(super) fn main_table(rows: &[Row<'_>], answers: &[Answer]) -> Result<DataFrame, StageError> {
+pub(in crate::stages) fn main_table(
+    rows: &[Row<'_>],
+    answers: &[Answer],
+) -> Result<DataFrame, StageError> {
     let prompts = || rows.iter().map(|row| row.prompt);
     let mut columns = place_columns(rows);
     columns.extend([
@@ -122,7 +125,10 @@ const CLASSIFIERS: [(&str, Refuses); 2] = [
 ];
 
 /// Each text classifier against the logit score. κ is null where both gave every text one and the same label.
-pub(super) fn agreement(rows: &[Row<'_>], answers: &[Answer]) -> Result<DataFrame, StageError> {
+pub(in crate::stages) fn agreement(
+    rows: &[Row<'_>],
+    answers: &[Answer],
+) -> Result<DataFrame, StageError> {
     let mut groups: Vec<Row<'_>> = Vec::new();
     let mut names: Vec<&str> = Vec::new();
     let mut counts: Vec<[[u64; 2]; 2]> = Vec::new();

@@ -102,11 +102,38 @@ pub(super) struct Line {
     pub sets: Vec<Set>,
 }
 
-/// The prompts of one set, at least one.
+/// One set: its prompts, or, where single prompts were not published, what is known of them together. One of the two is empty.
 #[derive(Clone, Debug)]
 pub(super) struct Set {
     pub name: String,
     pub prompts: Vec<Prompt>,
+    /// One per α of the grid, in its order.
+    pub totals: Vec<Total>,
+}
+
+/// All prompts of a set under one direction at one α.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Total {
+    pub alpha: f64,
+    /// How many prompts.
+    pub n: u64,
+    pub mean: f64,
+    /// With ddof 0.
+    pub std: f64,
+    /// How many are refused.
+    pub refused: u64,
+}
+
+/// One row of a table of groups.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GroupRow<'a> {
+    pub model: &'a str,
+    pub direction: &'a str,
+    pub seed: Option<i64>,
+    pub layer: i64,
+    pub site: &'a str,
+    pub set: &'a str,
+    pub total: Total,
 }
 
 /// One prompt under one direction.
@@ -145,6 +172,10 @@ impl Line {
 impl Set {
     /// Refusal rate at each α, `[alpha]`.
     fn rates(&self) -> Vec<f64> {
+        if self.prompts.is_empty() {
+            let totals = self.totals.iter();
+            return totals.map(|t| t.refused as f64 / t.n as f64).collect();
+        }
         let count = self.prompts.first().map_or(0, |prompt| prompt.cells.len());
         let refused = |k: usize| self.prompts.iter().filter(|p| p.cells[k].refused).count();
         (0..count)
@@ -285,6 +316,7 @@ fn add_prompt(grid: &mut Grid, row: &Row<'_>) -> (usize, usize, usize) {
         || Set {
             name: row.set.to_string(),
             prompts: Vec::new(),
+            totals: Vec::new(),
         },
     );
     let prompts = &mut sets[set].prompts;
@@ -346,6 +378,78 @@ fn complete(grid: &mut Grid) -> Result<(), StageError> {
             return Err(StageError::Data(format!(
                 "{place}: prompt `{}` has no score at α = {alpha}, where others have one",
                 prompt.id
+            )));
+        }
+    }
+    grid.alphas = alphas;
+    Ok(())
+}
+
+/// As [`collect`], of rows about groups.
+///
+/// # Errors
+/// [`StageError::Data`] for two rows of the same set, α, seed and place, and for a set that was not tried at every α.
+pub(super) fn collect_groups(
+    source: Source,
+    rows: &[GroupRow<'_>],
+) -> Result<Vec<Grid>, StageError> {
+    let mut grids: Vec<Grid> = Vec::new();
+    for row in rows {
+        let is_place = |grid: &Grid| {
+            (grid.model.as_str(), grid.layer, grid.site.as_str())
+                == (row.model, row.layer, row.site)
+        };
+        let grid = index_or_push(&mut grids, is_place, || Grid {
+            source,
+            model: row.model.to_string(),
+            layer: row.layer,
+            site: row.site.to_string(),
+            direction: row.direction.to_string(),
+            alphas: Vec::new(),
+            lines: Vec::new(),
+        });
+        let lines = &mut grids[grid].lines;
+        let line = index_or_push(
+            lines,
+            |line| line.seed == row.seed,
+            || Line {
+                seed: row.seed,
+                sets: Vec::new(),
+            },
+        );
+        let sets = &mut lines[line].sets;
+        let set = index_or_push(
+            sets,
+            |set| set.name == row.set,
+            || Set {
+                name: row.set.to_string(),
+                prompts: Vec::new(),
+                totals: Vec::new(),
+            },
+        );
+        sets[set].totals.push(row.total);
+    }
+    for grid in &mut grids {
+        complete_groups(grid)?;
+    }
+    Ok(grids)
+}
+
+/// Sorts by α, and checks that every set has every α once.
+fn complete_groups(grid: &mut Grid) -> Result<(), StageError> {
+    let place = grid.place();
+    let sets = || grid.lines.iter().flat_map(|line| &line.sets);
+    let totals = sets().flat_map(|set| &set.totals);
+    let mut alphas: Vec<f64> = totals.map(|total| total.alpha).collect();
+    alphas.sort_by(f64::total_cmp);
+    alphas.dedup();
+    for set in grid.lines.iter_mut().flat_map(|line| &mut line.sets) {
+        set.totals.sort_by(|a, b| a.alpha.total_cmp(&b.alpha));
+        let own: Vec<f64> = set.totals.iter().map(|total| total.alpha).collect();
+        if own != alphas {
+            return Err(StageError::Data(format!(
+                "{place}: set `{}` has α = {own:?}, where all together are {alphas:?}; each set needs every α once",
+                set.name
             )));
         }
     }
