@@ -1,16 +1,19 @@
 //! `import`: a published file read as if a stage of the study had made it, so that summaries, figures and comparisons work on it.
 //!
-//! `as` says which kind of stage: `score`, `generate`, `patch`, `steer`, `holdout`, `random` or `xstest`. `file` names the file (or several)
+//! `as` says which kind of stage: `score`, `generate`, `patch`, `steer`, `holdout`, `random`, `xstest` or `summary`. `file` names the file (or several)
 //! in the folder `import.folder`; `{layer}` in a name stands for `import.layer`, and `{seed}` for each of `seed`. Nothing is asked of a
 //! model. Tables are those of the stage stood for, with these differences:
 //!
 //! - Where only means of groups were published, the main table has a row per group: `model, direction, seed, layer, site, alpha, set, n, mean,
 //!   std, refusal_rate`; a summary of it has no intervals over prompts. Without refusal rates it is called `means`.
 //! - A patch has the table `mean` alone. A table of completions is classified here, and compared with `scores` where those are given.
+//! - A table of statistics (`as = "summary"`) is put beside the same numbers of the study's own `summaries`, and a finding says which of
+//!   them it is, to the digits written.
 //! - `members` and `selection` say which prompts built the direction, where the file (or the one named by `builders`) says so. With `scores` the
 //!   selection is made again from the scores, and a finding says whether it is the published one, to the id.
 
 mod groups;
+mod recomputed;
 mod rows;
 mod sweep_table;
 mod texts;
@@ -38,7 +41,7 @@ pub(super) static KIND: Kind = Kind {
 };
 
 /// The kinds that a file can stand for, and what it then gives.
-const KINDS: [(&str, Product); 7] = [
+const KINDS: [(&str, Product); 8] = [
     ("score", Product::Scores),
     ("generate", Product::Texts),
     ("patch", Product::Patches),
@@ -46,6 +49,7 @@ const KINDS: [(&str, Product); 7] = [
     ("holdout", Product::Sweep),
     ("random", Product::Sweep),
     ("xstest", Product::Sweep),
+    ("summary", Product::Summary),
 ];
 
 /// Where published files lie, for every import of a study.
@@ -73,6 +77,8 @@ struct Import {
     prompts: Option<Name>,
     scores: Option<Name>,
     selection: Option<Selection>,
+    /// What a table of statistics is compared with.
+    summaries: Vec<Name>,
     site: Site,
     layer: Option<u64>,
     settings: Settings,
@@ -102,6 +108,8 @@ fn decode(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Box<dyn St
     let scores: Option<Name> = fields.optional("scores");
     let is_selected = scores.is_some() && kind.flatten().is_some_and(|(_, p)| p == Product::Sweep);
     let selection = is_selected.then(|| selection(fields));
+    let is_summary = kind.flatten().is_some_and(|(_, p)| p == Product::Summary);
+    let summaries = is_summary.then(|| fields.required::<OneOrMany<String>>("summaries"));
     let site = parameters::site(fields);
     let (kind, product) = kind??;
     Some(Box::new(Import {
@@ -117,6 +125,10 @@ fn decode(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Box<dyn St
         selection: match selection {
             None => None,
             Some(selection) => Some(selection?),
+        },
+        summaries: match summaries {
+            None => Vec::new(),
+            Some(summaries) => summaries?.0,
         },
         site: site?,
         layer: settings.import.layer,
@@ -177,16 +189,23 @@ fn files(
 impl Stage for Import {
     fn needs(&self) -> Needs {
         let scores = self.scores.iter();
+        let scores = scores.map(|name| (name.clone(), Product::Scores));
+        let summaries = self.summaries.iter();
+        let summaries = summaries.map(|name| (name.clone(), Product::Summary));
         Needs {
             prompts: self.prompts.iter().cloned().collect(),
-            stages: scores.map(|name| (name.clone(), Product::Scores)).collect(),
+            stages: scores.chain(summaries).collect(),
             files: self.all_files().map(|file| file.path.clone()).collect(),
             ..Needs::default()
         }
     }
 
     fn stands_for(&self) -> Option<(&'static str, Product)> {
-        Some((self.kind, self.product))
+        match self.product {
+            // It has none of a summary's tables.
+            Product::Summary => Some((KIND.name, self.product)),
+            _ => Some((self.kind, self.product)),
+        }
     }
 
     fn parameters(&self) -> Json {
@@ -199,6 +218,7 @@ impl Stage for Import {
             "layer": self.layer,
             "site": self.site.short_name(),
             "builders": self.builders.is_some(),
+            "summaries": self.summaries.iter().map(|name| &name.value).collect::<Vec<_>>(),
             "direction_model": self.selection.as_ref().map(|s| &s.model.value),
             "split": self.selection.as_ref().map(|s| &s.split.value),
             "threshold": self.settings.score.threshold,
@@ -264,6 +284,9 @@ impl Import {
 
     /// What each of the files holds; those that cannot be read are told.
     fn read(&self, inputs: &Inputs, problems: &mut Problems) -> Vec<Published> {
+        if self.product == Product::Summary {
+            return Vec::new(); // rows of statistics are read beside those they are compared with
+        }
         let files = self.files.iter();
         files
             .filter_map(|file| self.read_one(file, inputs, problems))
@@ -317,6 +340,7 @@ impl Import {
         let mut output = match self.product {
             Product::Scores => rows::scores(files, &self.settings)?,
             Product::Patches => rows::patches(files)?,
+            Product::Summary => recomputed::output(self, inputs, is_check)?,
             Product::Texts => texts::output(self, files, inputs, is_check)?,
             _ => sweep_table::output(self, files, inputs)?,
         };
