@@ -11,6 +11,7 @@
 
 mod console;
 mod dag;
+mod data;
 mod diff;
 mod init;
 mod logging;
@@ -61,6 +62,8 @@ enum Command {
     Diff(diff::DiffArguments),
     /// Print a study's pipeline for Mermaid or Graphviz.
     Dag(dag::DagArguments),
+    /// Fetch public prompt sets from their homes.
+    Data(data::DataArguments),
     /// Write a commented study file to start from.
     Init(init::InitArguments),
 }
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Show(arguments) => show::show(&arguments),
         Command::Diff(arguments) => diff::diff(&arguments),
         Command::Dag(arguments) => dag::dag(&arguments),
+        Command::Data(arguments) => data::data(&arguments),
         Command::Init(arguments) => init::init(&arguments),
     };
     ExitCode::from(match outcome {

@@ -145,7 +145,11 @@ pub fn open_study(
 
 fn open_prompts(study: &Study, inputs: &mut Inputs, problems: &mut Problems) {
     for (name, path) in &study.prompts {
-        match PromptSet::load(&path.value) {
+        let loaded = PromptSet::load(&path.value).and_then(|set| match study.draws.get(name) {
+            None => Ok(set),
+            Some(draw) => set.drawn(&path.value, draw),
+        });
+        match loaded {
             Ok(set) => {
                 inputs.prompts.insert(name.clone(), Arc::new(set));
             }

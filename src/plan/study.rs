@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::model::{Dtype, ScoreDtype};
+use crate::prompts::Draw;
 use crate::spec::{
     Decode, Document, Fields, Key, Location, Node, OneOrMany, Problems, Spanned, Value, choice,
     suggest,
@@ -62,6 +63,8 @@ pub struct Study {
     pub models: BTreeMap<String, ModelSpec>,
     /// Files of the prompt sets by name, with the place where each is written.
     pub prompts: BTreeMap<String, Spanned<PathBuf>>,
+    /// What is drawn out of the files of prompt sets, by name.
+    pub draws: BTreeMap<String, Draw>,
     /// The chat around every prompt, and the score rule.
     pub settings: Settings,
     /// Where the score rule is written, if it is.
@@ -87,7 +90,8 @@ impl Study {
         let (name, question) = study.map_or((None, None), |node| decode_study(node, problems));
         let (model_names, prompt_names) = (keys(models), keys(prompts));
         let models = models.map(|node| decode_models(node, &document, problems));
-        let prompts = prompts.map(|node| decode_prompts(node, &document, problems));
+        let mut draws = BTreeMap::new();
+        let prompts = prompts.map(|node| decode_prompts(node, &document, &mut draws, problems));
         let settings = Settings {
             chat: chat
                 .and_then(|node| decode_chat(node, problems))
@@ -104,6 +108,7 @@ impl Study {
             question,
             models: models.unwrap_or_default(),
             prompts: prompts.unwrap_or_default(),
+            draws,
             settings,
             score_at: score.map(|node| node.at.clone()),
             stages: sort(stages, problems),
@@ -216,6 +221,7 @@ fn check_lenders(models: &BTreeMap<String, ModelSpec>, names: &[&str], problems:
 fn decode_prompts(
     node: &Node,
     document: &Document,
+    draws: &mut BTreeMap<String, Draw>,
     problems: &mut Problems,
 ) -> BTreeMap<String, Spanned<PathBuf>> {
     let mut prompts = BTreeMap::new();
@@ -224,13 +230,33 @@ fn decode_prompts(
             continue;
         };
         let path = fields.required::<Spanned<PathBuf>>("path");
+        let draw = fields.node("draw");
         fields.finish();
+        let draw = draw.and_then(|node| decode_draw(node, document, problems));
+        draws.extend(draw.map(|draw| (name.name.clone(), draw)));
         if let Some(path) = path {
             let value = document.sources.resolve_path(&path.at, &path.value);
             prompts.insert(name.name.clone(), Spanned { value, at: path.at });
         }
     }
     prompts
+}
+
+/// What is drawn out of a set: seeded caps, or the prompts that a file names.
+fn decode_draw(node: &Node, document: &Document, problems: &mut Problems) -> Option<Draw> {
+    let mut fields = Fields::new(node, problems)?;
+    let selection = fields.optional::<Spanned<PathBuf>>("selection");
+    let draw = match selection {
+        Some(path) => Draw::Selection(document.sources.resolve_path(&path.at, &path.value)),
+        None => Draw::Seeded {
+            seed: fields.or("seed", 0),
+            harmful: fields.optional("harmful"),
+            edge: fields.optional("edge"),
+            benign: fields.or("benign", 0),
+        },
+    };
+    fields.finish();
+    Some(draw)
 }
 
 fn decode_chat(node: &Node, problems: &mut Problems) -> Option<Chat> {
