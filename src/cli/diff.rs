@@ -116,6 +116,20 @@ fn as_text(difference: &Difference) -> String {
     if !rows.is_empty() {
         text += &grid(&header, rows);
     }
+    if !difference.agreements.is_empty() {
+        let rows = difference.agreements.iter().map(|s| {
+            let share = format!("{:.3}", s.agreement);
+            vec![
+                s.kind.clone(),
+                s.what.clone(),
+                s.n.to_string(),
+                share,
+                s.detail.clone(),
+            ]
+        });
+        let header = ["kind", "what should agree", "n", "agreement", ""];
+        text += &format!("\n{}", grid(&header, rows.collect()));
+    }
     let mut outside: Vec<_> = difference.rows.iter().filter(|row| !row.within).collect();
     outside.sort_by(|a, b| b.difference.abs().total_cmp(&a.difference.abs()));
     if !outside.is_empty() {

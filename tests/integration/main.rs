@@ -5,6 +5,7 @@ mod bad_study;
 mod bench;
 mod cache_keys;
 mod checkpoint;
+mod data_fetch;
 mod pipelines;
 mod planted;
 mod prompts;
