@@ -21,9 +21,8 @@ mod run;
 mod show;
 mod tables;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -109,8 +108,8 @@ enum Failure {
     Interrupted,
 }
 
-/// Runs the program.
-pub fn main() -> ExitCode {
+/// Runs the program, and ends the process.
+pub fn main() -> ! {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
@@ -122,12 +121,16 @@ pub fn main() -> ExitCode {
         Command::Data(arguments) => data::data(&arguments),
         Command::Init(arguments) => init::init(&arguments),
     };
-    ExitCode::from(match outcome {
+    let code = match outcome {
         Ok(()) => EXIT_OK,
         Err(Failure::Usage(message)) => complain(&message, EXIT_USAGE),
         Err(Failure::Failed(message)) => complain(&message, EXIT_FAILED),
         Err(Failure::Interrupted) => EXIT_INTERRUPTED,
-    })
+    };
+    let _ = std::io::stdout().flush();
+    // Every file is closed by now. Taking libtorch down piece by piece would cost more than a rerun that has nothing to do.
+    // SAFETY: ends the process, and does nothing else.
+    unsafe { libc::_exit(i32::from(code)) }
 }
 
 fn complain(message: &str, code: u8) -> u8 {

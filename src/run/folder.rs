@@ -75,6 +75,7 @@ impl RunFolder {
                 "started": now.to_string(),
                 "status": "running",
                 "provenance": Provenance::here(options.device),
+                "memory_bytes": options.prefix_bytes,
                 "models": models(study, inputs),
                 "prompts": prompts(study, inputs),
             }),

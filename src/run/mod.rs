@@ -30,6 +30,9 @@ pub struct Options {
     pub runs: PathBuf,
     /// Where models run.
     pub device: DeviceName,
+    /// Bytes that the keys, values and residual streams of prefilled prompts may take, for each model; half of the free memory where none
+    /// is given. What does not fit is computed again.
+    pub prefix_bytes: Option<usize>,
     /// Run this stage and what it needs, and nothing else.
     pub only: Option<String>,
 }
@@ -179,7 +182,7 @@ pub fn run(
     let mut state = State {
         inputs: inputs.clone(),
         contents: BTreeMap::new(),
-        models: LoadedModels::new(options.device),
+        models: LoadedModels::new(options.device, options.prefix_bytes),
     };
     let mut report = RunReport::of(&folder);
     for spec in study.stages.iter().filter(|s| wanted.contains(&s.name)) {

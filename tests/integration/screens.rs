@@ -127,6 +127,9 @@ fn help() {
           --only <STAGE>
               Run one stage and what it needs
 
+          --memory <SIZE>
+              Memory for prefilled prompts, e.g. `4GB` or `512MiB`; what does not fit is computed again [default: half of what is free]
+
           --runs <DIR>
               The folder that gets a folder per study and run
 
