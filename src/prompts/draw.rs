@@ -171,7 +171,7 @@ mod tests {
         let prompt = |i: usize| Prompt {
             id: i.to_string(),
             text: format!("question {i}?"),
-            split: if i % 3 == 0 { "unsafe" } else { "safe" }.to_string(),
+            split: if i.is_multiple_of(3) { "unsafe" } else { "safe" }.to_string(),
             category: "homonyms".to_string(),
             other: serde_json::Map::new(),
             line: i + 2,
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(all.len(), 15, "a prompt was drawn twice");
         for prompt in drawn.split("harmful") {
             let origin: usize = prompt.other[ORIGIN].as_str().unwrap().parse().unwrap();
-            assert_eq!(origin % 3, 0);
+            assert!(origin.is_multiple_of(3));
         }
         assert_eq!(drawn.prompts[0].id, "h001");
     }

@@ -29,7 +29,7 @@ use super::{
 };
 
 use steering::{Acts, Steering, steering};
-pub(super) use tables::{Answer, Row, agreement, main_table};
+pub(super) use tables::{Answer, Row, agreement, main_table, rates};
 
 /// What the two text classifiers call a continuation: by the study's patterns, and by XSTest's openings.
 pub(super) fn classified(text: &str, normalize_quotes: bool) -> (bool, bool) {
@@ -41,7 +41,7 @@ pub(super) fn classified(text: &str, normalize_quotes: bool) -> (bool, bool) {
 
 pub(super) static KIND: Kind = Kind {
     name: "generate",
-    version: 1,
+    version: 2,
     product: Product::Texts,
     about: "continuations, and whether they are refusals",
     decode,
@@ -261,6 +261,7 @@ impl Stage for Generate {
             tables: vec![
                 (String::new(), main_table(&rows, &answers)?),
                 ("agreement".to_string(), agreement(&rows, &answers)?),
+                ("rates".to_string(), rates(&rows, &answers)?),
             ],
             ..Output::default()
         })

@@ -168,6 +168,69 @@ pub(in crate::stages) fn agreement(
     table::frame(columns)
 }
 
+/// How many texts of each split every classifier calls refusals, with Wilson's interval; `score` is the logit score's own verdict.
+pub(in crate::stages) fn rates(
+    rows: &[Row<'_>],
+    answers: &[Answer],
+) -> Result<DataFrame, StageError> {
+    let verdicts: [(&str, Refuses); 3] = [
+        ("score", |answer| answer.refused),
+        CLASSIFIERS[0],
+        CLASSIFIERS[1],
+    ];
+    let mut groups: Vec<(Row<'_>, &str, u64, [u64; 3])> = Vec::new();
+    for (row, answer) in rows.iter().zip(answers) {
+        let split = row.prompt.split.as_str();
+        let at = groups
+            .iter()
+            .position(|(group, of, ..)| group.is_with(row) && *of == split);
+        let at = at.unwrap_or_else(|| {
+            groups.push((*row, split, 0, [0; 3]));
+            groups.len() - 1
+        });
+        groups[at].2 += 1;
+        for (count, (_, refuses)) in groups[at].3.iter_mut().zip(verdicts) {
+            *count += u64::from(refuses(answer));
+        }
+    }
+    let mut places = Vec::new();
+    let (mut splits, mut names, mut sizes, mut counts) = (vec![], vec![], vec![], vec![]);
+    let mut intervals = Vec::new();
+    for (row, split, n, refused) in groups {
+        for ((name, _), count) in verdicts.iter().zip(refused) {
+            places.push(row);
+            splits.push(split);
+            names.push(*name);
+            sizes.push(n as usize);
+            counts.push(count as usize);
+            let interval = stats::wilson(count, n);
+            intervals.push(interval.map_err(|error| StageError::Internal(error.to_string()))?);
+        }
+    }
+    let rate = counts
+        .iter()
+        .zip(&sizes)
+        .map(|(&c, &n)| c as f64 / n as f64);
+    let rate: Vec<f64> = rate.collect();
+    let mut columns = place_columns(&places);
+    columns.extend([
+        table::text("split", splits),
+        table::text("classifier", names),
+        table::integers("n", sizes),
+        table::integers("refused", counts),
+        table::numbers("refusal_rate", rate),
+        table::optional_numbers(
+            "rate_low",
+            intervals.iter().map(|i| i.map(|i| i.low)).collect(),
+        ),
+        table::optional_numbers(
+            "rate_high",
+            intervals.iter().map(|i| i.map(|i| i.high)).collect(),
+        ),
+    ]);
+    table::frame(columns)
+}
+
 /// Counts of `[score][text]`, index 0 a refusal and 1 none.
 fn count(answers: &[Answer], refuses: Refuses) -> [[u64; 2]; 2] {
     let mut counts = [[0; 2]; 2];

@@ -1,7 +1,7 @@
 //! A table of completions, classified as the generate stage does.
 
 use crate::prompts::Prompt;
-use crate::stages::generate::{Answer, Row, agreement, classified, main_table};
+use crate::stages::generate::{Answer, Row, agreement, classified, main_table, rates};
 use crate::stages::published::{Measured, Published, PublishedRow};
 use crate::stages::{Inputs, Output, StageError, table};
 
@@ -57,6 +57,7 @@ pub(super) fn output(
         tables: vec![
             (String::new(), main_table(&places, &answers)?),
             ("agreement".to_string(), agreement(&places, &answers)?),
+            ("rates".to_string(), rates(&places, &answers)?),
         ],
         ..Output::default()
     })
