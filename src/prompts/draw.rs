@@ -171,7 +171,12 @@ mod tests {
         let prompt = |i: usize| Prompt {
             id: i.to_string(),
             text: format!("question {i}?"),
-            split: if i.is_multiple_of(3) { "unsafe" } else { "safe" }.to_string(),
+            split: if i.is_multiple_of(3) {
+                "unsafe"
+            } else {
+                "safe"
+            }
+            .to_string(),
             category: "homonyms".to_string(),
             other: serde_json::Map::new(),
             line: i + 2,

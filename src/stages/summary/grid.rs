@@ -124,18 +124,6 @@ pub(super) struct Total {
     pub refused: u64,
 }
 
-/// One row of a table of groups.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct GroupRow<'a> {
-    pub model: &'a str,
-    pub direction: &'a str,
-    pub seed: Option<i64>,
-    pub layer: i64,
-    pub site: &'a str,
-    pub set: &'a str,
-    pub total: Total,
-}
-
 /// One prompt under one direction.
 #[derive(Clone, Debug)]
 pub(super) struct Prompt {
@@ -330,7 +318,7 @@ fn add_prompt(grid: &mut Grid, row: &Row<'_>) -> (usize, usize, usize) {
 }
 
 /// The index of the first item wanted, after adding it where there is none.
-fn index_or_push<T>(
+pub(super) fn index_or_push<T>(
     list: &mut Vec<T>,
     is_wanted: impl Fn(&T) -> bool,
     make: impl FnOnce() -> T,
@@ -378,78 +366,6 @@ fn complete(grid: &mut Grid) -> Result<(), StageError> {
             return Err(StageError::Data(format!(
                 "{place}: prompt `{}` has no score at α = {alpha}, where others have one",
                 prompt.id
-            )));
-        }
-    }
-    grid.alphas = alphas;
-    Ok(())
-}
-
-/// As [`collect`], of rows about groups.
-///
-/// # Errors
-/// [`StageError::Data`] for two rows of the same set, α, seed and place, and for a set that was not tried at every α.
-pub(super) fn collect_groups(
-    source: Source,
-    rows: &[GroupRow<'_>],
-) -> Result<Vec<Grid>, StageError> {
-    let mut grids: Vec<Grid> = Vec::new();
-    for row in rows {
-        let is_place = |grid: &Grid| {
-            (grid.model.as_str(), grid.layer, grid.site.as_str())
-                == (row.model, row.layer, row.site)
-        };
-        let grid = index_or_push(&mut grids, is_place, || Grid {
-            source,
-            model: row.model.to_string(),
-            layer: row.layer,
-            site: row.site.to_string(),
-            direction: row.direction.to_string(),
-            alphas: Vec::new(),
-            lines: Vec::new(),
-        });
-        let lines = &mut grids[grid].lines;
-        let line = index_or_push(
-            lines,
-            |line| line.seed == row.seed,
-            || Line {
-                seed: row.seed,
-                sets: Vec::new(),
-            },
-        );
-        let sets = &mut lines[line].sets;
-        let set = index_or_push(
-            sets,
-            |set| set.name == row.set,
-            || Set {
-                name: row.set.to_string(),
-                prompts: Vec::new(),
-                totals: Vec::new(),
-            },
-        );
-        sets[set].totals.push(row.total);
-    }
-    for grid in &mut grids {
-        complete_groups(grid)?;
-    }
-    Ok(grids)
-}
-
-/// Sorts by α, and checks that every set has every α once.
-fn complete_groups(grid: &mut Grid) -> Result<(), StageError> {
-    let place = grid.place();
-    let sets = || grid.lines.iter().flat_map(|line| &line.sets);
-    let totals = sets().flat_map(|set| &set.totals);
-    let mut alphas: Vec<f64> = totals.map(|total| total.alpha).collect();
-    alphas.sort_by(f64::total_cmp);
-    alphas.dedup();
-    for set in grid.lines.iter_mut().flat_map(|line| &mut line.sets) {
-        set.totals.sort_by(|a, b| a.alpha.total_cmp(&b.alpha));
-        let own: Vec<f64> = set.totals.iter().map(|total| total.alpha).collect();
-        if own != alphas {
-            return Err(StageError::Data(format!(
-                "{place}: set `{}` has α = {own:?}, where all together are {alphas:?}; each set needs every α once",
-                set.name
             )));
         }
     }

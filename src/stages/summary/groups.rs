@@ -4,10 +4,21 @@ use polars::prelude::DataFrame;
 
 use crate::stages::{StageError, table};
 
-use super::grid::{self, Grid, GroupRow, Source, Total};
+use super::grid::{Grid, Line, Set, Source, Total, index_or_push};
 
 /// How far a published rate may lie from a whole number of prompts, as a share: the rounding of one division.
 const ROUNDING: f64 = 1e-9;
+
+/// One row of a table of groups.
+struct GroupRow<'a> {
+    model: &'a str,
+    direction: &'a str,
+    seed: Option<i64>,
+    layer: i64,
+    site: &'a str,
+    set: &'a str,
+    total: Total,
+}
 
 /// A table of groups as grids.
 pub(super) fn read(source: Source, rows: &DataFrame) -> Result<Vec<Grid>, StageError> {
@@ -38,7 +49,7 @@ pub(super) fn read(source: Source, rows: &DataFrame) -> Result<Vec<Grid>, StageE
             },
         });
     }
-    grid::collect_groups(source, &groups)
+    collect(source, &groups)
 }
 
 /// A deviation as it is with ddof 0, whatever the source's is.
@@ -58,6 +69,72 @@ fn refused(rate: f64, n: u64, set: &str) -> Result<u64, StageError> {
             "refusal rate `{rate}` of set `{set}` is not that of {n} prompts"
         ))),
     }
+}
+
+/// Gathers rows, in any order, into one grid for each model, layer and site, in the order of first appearance. It is an error to have two rows of the same set, α, seed and place, or a set that was not tried at every α.
+fn collect(source: Source, rows: &[GroupRow<'_>]) -> Result<Vec<Grid>, StageError> {
+    let mut grids: Vec<Grid> = Vec::new();
+    for row in rows {
+        let is_place = |grid: &Grid| {
+            (grid.model.as_str(), grid.layer, grid.site.as_str())
+                == (row.model, row.layer, row.site)
+        };
+        let grid = index_or_push(&mut grids, is_place, || Grid {
+            source,
+            model: row.model.to_string(),
+            layer: row.layer,
+            site: row.site.to_string(),
+            direction: row.direction.to_string(),
+            alphas: Vec::new(),
+            lines: Vec::new(),
+        });
+        let lines = &mut grids[grid].lines;
+        let line = index_or_push(
+            lines,
+            |line| line.seed == row.seed,
+            || Line {
+                seed: row.seed,
+                sets: Vec::new(),
+            },
+        );
+        let sets = &mut lines[line].sets;
+        let set = index_or_push(
+            sets,
+            |set| set.name == row.set,
+            || Set {
+                name: row.set.to_string(),
+                prompts: Vec::new(),
+                totals: Vec::new(),
+            },
+        );
+        sets[set].totals.push(row.total);
+    }
+    for grid in &mut grids {
+        complete(grid)?;
+    }
+    Ok(grids)
+}
+
+/// Sorts by α, and checks that every set has every α once.
+fn complete(grid: &mut Grid) -> Result<(), StageError> {
+    let place = grid.place();
+    let sets = || grid.lines.iter().flat_map(|line| &line.sets);
+    let totals = sets().flat_map(|set| &set.totals);
+    let mut alphas: Vec<f64> = totals.map(|total| total.alpha).collect();
+    alphas.sort_by(f64::total_cmp);
+    alphas.dedup();
+    for set in grid.lines.iter_mut().flat_map(|line| &mut line.sets) {
+        set.totals.sort_by(|a, b| a.alpha.total_cmp(&b.alpha));
+        let own: Vec<f64> = set.totals.iter().map(|total| total.alpha).collect();
+        if own != alphas {
+            return Err(StageError::Data(format!(
+                "{place}: set `{}` has α = {own:?}, where all together are {alphas:?}; each set needs every α once",
+                set.name
+            )));
+        }
+    }
+    grid.alphas = alphas;
+    Ok(())
 }
 
 #[cfg(test)]
