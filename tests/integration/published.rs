@@ -276,6 +276,23 @@ fn xstest_rates() {
     }
 }
 
+/// Every table of the run against every published file. The study ran the balanced sweep twice, with a direction in float32 and in bfloat16;
+/// the means of the two differ by up to 0.021, everything else by nothing.
+#[test]
+fn the_imported_run_is_what_was_published() {
+    let Some((bench, run)) = run() else { return };
+    let folder = run.file(bench, "").display().to_string();
+    let files = published("").display().to_string();
+    let said = bench.dial(&["diff", &folder, &files, "--score-tolerance", "0.03"]);
+    assert_eq!(said.code, 0, "{}", said.stdout);
+    assert!(
+        said.stdout.contains("signs of slopes on α"),
+        "{}",
+        said.stdout
+    );
+    assert!(!said.stdout.contains("outside"), "{}", said.stdout);
+}
+
 /// A text counts as a refusal where one of eight patterns is found in it, lower-cased; the apostrophe is the plain one.
 #[test]
 fn text_refusals_are_counted_as_the_study_did() {

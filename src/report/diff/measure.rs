@@ -114,7 +114,7 @@ impl Measurements {
                 measurements.refusals.push((at, refused));
             }
         }
-        measurements.add_rates();
+        measurements.add_means_and_rates();
         measurements
     }
 
@@ -144,7 +144,7 @@ impl Measurements {
                 Measured::Group { .. } | Measured::Text(_) => {}
             }
         }
-        measurements.add_rates();
+        measurements.add_means_and_rates();
         measurements
     }
 
@@ -160,16 +160,23 @@ impl Measurements {
         self.rows.push((at, quantity, value));
     }
 
-    /// From refusals of single prompts the rate of each set.
-    fn add_rates(&mut self) {
-        let mut sums: BTreeMap<Conditions, (f64, f64)> = BTreeMap::new();
-        for (mut at, refused) in std::mem::take(&mut self.refusals) {
-            at.retain(|name, _| !matches!(*name, "id" | "type"));
-            let sum = sums.entry(at).or_default();
-            *sum = (sum.0 + refused, sum.1 + 1.0);
-        }
-        for (at, (refused, count)) in sums {
-            self.push(at, Quantity::RefusalRate, refused / count);
+    /// From scores and refusals of single prompts the mean and the rate of each set.
+    fn add_means_and_rates(&mut self) {
+        let is_score =
+            |(_, quantity, _): &&(Conditions, Quantity, f64)| *quantity == Quantity::Score;
+        let scores = self.rows.iter().filter(is_score);
+        let scores: Vec<(Conditions, f64)> = scores.map(|(at, _, v)| (at.clone(), *v)).collect();
+        let refusals = std::mem::take(&mut self.refusals);
+        for (quantity, values) in [(Quantity::Mean, scores), (Quantity::RefusalRate, refusals)] {
+            let mut sums: BTreeMap<Conditions, (f64, f64)> = BTreeMap::new();
+            for (mut at, value) in values {
+                at.retain(|name, _| !matches!(*name, "id" | "type"));
+                let sum = sums.entry(at).or_default();
+                *sum = (sum.0 + value, sum.1 + 1.0);
+            }
+            for (at, (sum, count)) in sums {
+                self.push(at, quantity, sum / count);
+            }
         }
     }
 

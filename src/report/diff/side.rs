@@ -46,7 +46,6 @@ impl Side {
                         side.measurements
                             .push(Measurements::of(&stage.kind, &stem, table));
                     }
-                    ("summary", "") => side.measurements.extend(by_source(table, &stem)),
                     _ => {}
                 }
             }
@@ -84,21 +83,6 @@ fn of_file(path: &Path) -> Result<Option<Measurements>, ReportError> {
     }
     let table = Table::from_csv(&text, &path.display().to_string())?;
     Ok(Some(Measurements::of(kind, &name, &table)))
-}
-
-/// A summary's rows, each source a table of its kind.
-fn by_source(table: &Table, stem: &str) -> Vec<Measurements> {
-    let sources = table.texts("source");
-    let mut kinds: Vec<&String> = sources.iter().collect();
-    kinds.sort();
-    kinds.dedup();
-    let of = |kind: &String| {
-        let rows: Vec<usize> = (0..table.height())
-            .filter(|row| sources[*row] == *kind)
-            .collect();
-        Measurements::of(kind, stem, &table.taken(&rows))
-    };
-    kinds.into_iter().map(of).collect()
 }
 
 /// The tables in a folder, or the file itself.

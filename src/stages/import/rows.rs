@@ -58,7 +58,7 @@ pub(super) fn patches(files: &[Published]) -> Result<Output, StageError> {
         true => row.of.k,
         false => row.of.layer,
     };
-    let site = |row: &PublishedRow| row.of.site.clone().unwrap_or("resid_pre".to_string());
+    let site = |row: &PublishedRow| row.of.site.clone().unwrap_or_default();
     let none: Vec<Option<f64>> = vec![None; effects.len()];
     let means = table::frame(vec![
         table::text("site", effects.iter().map(|(row, ..)| site(row))),

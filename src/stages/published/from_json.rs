@@ -58,6 +58,11 @@ pub(super) fn read(
     };
     let builders = builders(&json, &of);
     if kind == "patch" {
+        // The residual stream is the one site that file names leave out.
+        let of = Of {
+            site: of.site.clone().or(Some("resid_pre".to_string())),
+            ..of
+        };
         let is_last_k = name.to_ascii_lowercase().contains("lastk");
         reader.effects(&json["delta_score_mean"], is_last_k, &of)?;
     } else {
