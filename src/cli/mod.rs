@@ -11,6 +11,7 @@
 
 mod console;
 mod dag;
+mod data;
 mod diff;
 mod init;
 mod logging;
@@ -60,6 +61,8 @@ enum Command {
     Diff(diff::DiffArguments),
     /// Print a study's pipeline for Mermaid or Graphviz.
     Dag(dag::DagArguments),
+    /// Fetch public prompt sets from their homes.
+    Data(data::DataArguments),
     /// Write a commented study file to start from.
     Init(init::InitArguments),
 }
@@ -115,6 +118,7 @@ pub fn main() -> ! {
         Command::Show(arguments) => show::show(&arguments),
         Command::Diff(arguments) => diff::diff(&arguments),
         Command::Dag(arguments) => dag::dag(&arguments),
+        Command::Data(arguments) => data::data(&arguments),
         Command::Init(arguments) => init::init(&arguments),
     };
     let code = match outcome {

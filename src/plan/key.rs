@@ -45,7 +45,15 @@ pub fn key_parts(
         .iter()
         .map(|(name, _)| outputs.get(&name.value).map(Key::to_string))
         .collect();
-    Some(json!({
+    let files: Option<Vec<String>> = needs
+        .files
+        .iter()
+        .map(|file| {
+            let content = inputs.files.get(&file.value)?;
+            Some(content.hash.to_hex().to_string())
+        })
+        .collect();
+    let mut parts = json!({
         "kind": spec.kind.name,
         "version": spec.kind.version,
         "evaluation": EVALUATION_VERSION,
@@ -53,7 +61,11 @@ pub fn key_parts(
         "models": models?,
         "prompts": prompts?,
         "stages": stages?,
-    }))
+    });
+    if !needs.files.is_empty() {
+        parts["files"] = json!(files?);
+    }
+    Some(parts)
 }
 
 /// The key of a stage's record; none when a stage it needs has not run.
@@ -101,9 +113,11 @@ pub fn study_key(study: &Study, inputs: &Inputs) -> Key {
         .iter()
         .map(|(n, p)| (n, p.content_hash().to_hex().to_string()))
         .collect();
-    Key::of(
-        json!({ "stages": stages, "models": models, "prompts": prompts })
-            .to_string()
-            .as_bytes(),
-    )
+    let mut parts = json!({ "stages": stages, "models": models, "prompts": prompts });
+    if !inputs.files.is_empty() {
+        let files = inputs.files.values();
+        let hashes: Vec<String> = files.map(|f| f.hash.to_hex().to_string()).collect();
+        parts["files"] = json!(hashes);
+    }
+    Key::of(parts.to_string().as_bytes())
 }

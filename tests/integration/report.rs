@@ -293,14 +293,19 @@ fn diff_ends_with_1_where_numbers_differ() {
         "csv",
     ]);
     assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.stderr.contains("1 of "), "{}", said.stderr);
+    // The score, and the mean of the set that it is in.
+    assert!(said.stderr.contains("2 of "), "{}", said.stderr);
     let outside: Vec<&str> = said
         .stdout
         .lines()
         .filter(|line| line.ends_with("false"))
         .collect();
     assert!(
-        outside.len() == 1 && outside[0].contains("id=hostile") && outside[0].contains("99.5"),
+        outside.len() == 2 && outside[0].contains("id=hostile") && outside[0].contains("99.5"),
+        "{outside:?}"
+    );
+    assert!(
+        outside[1].contains(",mean,") && outside[1].contains("set=harmful"),
         "{outside:?}"
     );
 }

@@ -81,6 +81,7 @@ fn help() {
       show    Show a run's numbers as tables, with small charts
       diff    Compare two runs, or a run with published tables; exit code 1 where they differ
       dag     Print a study's pipeline for Mermaid or Graphviz
+      data    Fetch public prompt sets from their homes
       init    Write a commented study file to start from
       help    Print this message or the help of the given subcommand(s)
 
