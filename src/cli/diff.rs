@@ -6,9 +6,9 @@ use clap::{Args, ValueEnum};
 
 use crate::report::{self, Difference, Tolerances};
 
-use super::Failure;
 use super::report::failure;
 use super::tables::grid;
+use super::{Failure, print};
 
 /// Rows that a terminal shows, the largest differences first.
 const ROWS: usize = 12;
@@ -52,15 +52,15 @@ pub(super) fn diff(arguments: &DiffArguments) -> Result<(), Failure> {
     let difference =
         report::diff(&arguments.left, &arguments.right, tolerances).map_err(failure)?;
     match arguments.format {
-        DiffFormat::Text => print!("{}", as_text(&difference)),
-        DiffFormat::Csv => print!("{}", as_csv(&difference)),
-        DiffFormat::Json => println!(
-            "{}",
+        DiffFormat::Text => print(&as_text(&difference))?,
+        DiffFormat::Csv => print(&as_csv(&difference))?,
+        DiffFormat::Json => print(&format!(
+            "{}\n",
             serde_json::json!({
                 "within": difference.is_within(),
                 "difference": difference,
             })
-        ),
+        ))?,
     }
     if difference.is_within() {
         return Ok(());

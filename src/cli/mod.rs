@@ -129,6 +129,20 @@ pub fn main() -> ! {
     unsafe { libc::_exit(i32::from(code)) }
 }
 
+/// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Failed(
+            format!("the result cannot be written to stdout: {error}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn complain(message: &str, code: u8) -> u8 {
     // Diagnostics begin with a word of their own.
     let prefix = if message.contains("error") && message.trim_start().starts_with("error") {

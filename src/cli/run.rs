@@ -13,7 +13,7 @@ use crate::stages::StageError;
 
 use super::console::Console;
 use super::logging::Log;
-use super::{Failure, Format, StudyArguments, open, shown, tables};
+use super::{Failure, Format, StudyArguments, open, print, shown, tables};
 
 #[derive(Args)]
 pub(super) struct RunArguments {
@@ -73,8 +73,8 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
         eprintln!("warning: no report: {error}");
     }
     match arguments.study.format {
-        Format::Json => println!("{}", as_json(&report)),
-        Format::Text => print!("{}", tables::of_run(&report)),
+        Format::Json => print(&format!("{}\n", as_json(&report)))?,
+        Format::Text => print(&tables::of_run(&report).to_string())?,
     }
     ending(&report, arguments)
 }
