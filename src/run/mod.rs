@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::cache::{Cache, CacheError, Key};
+use crate::cache::{Cache, CacheError, Key, Lease};
 use crate::model::{DeviceName, Dtype};
 use crate::plan::{self, PlanError, StageRecord, StageSpec, StoredOutput, Study};
 use crate::stages::{Inputs, Output, StageError};
@@ -180,6 +180,7 @@ pub fn run(
         run_dir: folder.path(),
     });
     let mut state = State {
+        lease: cache.lease(folder.path()),
         inputs: inputs.clone(),
         contents: BTreeMap::new(),
         models: LoadedModels::new(options.device, options.prefix_bytes),
@@ -258,6 +259,7 @@ fn wanted_stages(study: &Study, only: Option<&str>) -> Result<BTreeSet<String>, 
 
 /// What has been learned so far.
 struct State {
+    lease: Lease,
     inputs: Inputs,
     /// Content hashes of the outputs, by name of the stage.
     contents: BTreeMap<String, Key>,
@@ -325,8 +327,13 @@ impl State {
             return Ok((key, record));
         }
         let started = Instant::now();
-        let mut evaluator =
-            CachedEvaluator::new(cache, &self.inputs, &mut self.models, stop, on_event);
+        let mut evaluator = CachedEvaluator::new(
+            (cache, &self.lease),
+            &self.inputs,
+            &mut self.models,
+            stop,
+            on_event,
+        );
         let outcome = spec.stage.run(&self.inputs, &mut evaluator);
         (report.cells_computed, report.cells_cached) = evaluator.counts();
         let mut output = outcome?;
