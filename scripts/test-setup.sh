@@ -202,7 +202,8 @@ test_python_torch_is_checked() {
 test_interrupt_leaves_nothing() {
   rm -f "$work/hanging"
   set -m
-  env "PATH=$work/bin:$PATH" stub_pip=hangs "$project/scripts/setup.sh" libtorch >"$work/interrupted" 2>&1 &
+  # A parent in the background may have left the signal ignored, which a shell cannot undo.
+  env --default-signal=INT "PATH=$work/bin:$PATH" stub_pip=hangs "$project/scripts/setup.sh" libtorch >"$work/interrupted" 2>&1 &
   local group=$!
   set +m
   for _ in {1..100}; do

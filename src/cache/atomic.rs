@@ -13,7 +13,7 @@ use super::CacheError;
 /// # Errors
 /// [`CacheError::Io`] if the folder cannot be created or the file not written; `path` is then as it was.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CacheError> {
-    replace_file(path, |file| {
+    replace_file(path, Durability::OnDisk, |file| {
         file.write_all(bytes)
             .map_err(|error| CacheError::io("write", path, error))?;
         Ok(true)
@@ -21,11 +21,22 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CacheError> {
     Ok(())
 }
 
-/// Lets `fill` write a temporary file beside `path`, and renames it to `path` once it is on the disk.
+/// What a new file has to survive.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// A power cut, once the call has returned.
+    OnDisk,
+    /// The end of the process. For copies, which can be made again: waiting for the disk at each would take most of a rerun that has
+    /// nothing else to do.
+    Copy,
+}
+
+/// Lets `fill` write a temporary file beside `path`, and renames it to `path` once it is on the disk (where that is asked for).
 /// Returns what `fill` answers: on `false`, as on an error, the temporary file is removed and `path` is as
 /// it was.
 pub(super) fn replace_file(
     path: &Path,
+    durability: Durability,
     fill: impl FnOnce(&mut File) -> Result<bool, CacheError>,
 ) -> Result<bool, CacheError> {
     let folder = match path.parent() {
@@ -43,14 +54,16 @@ pub(super) fn replace_file(
     if !fill(temporary.as_file_mut())? {
         return Ok(false);
     }
-    temporary
-        .as_file()
-        .sync_all()
-        .map_err(|error| CacheError::io("write", path, error))?;
+    if durability == Durability::OnDisk {
+        let synced = temporary.as_file().sync_all();
+        synced.map_err(|error| CacheError::io("write", path, error))?;
+    }
     temporary
         .persist(path)
         .map_err(|error| CacheError::io("write", path, error.error))?;
-    sync_folder(folder).map_err(|error| CacheError::io("sync the folder", folder, error))?;
+    if durability == Durability::OnDisk {
+        sync_folder(folder).map_err(|error| CacheError::io("sync the folder", folder, error))?;
+    }
     Ok(true)
 }
 
@@ -116,12 +129,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         write_atomically(&path, b"old").unwrap();
-        let withdrawn = replace_file(&path, |file| {
+        let withdrawn = replace_file(&path, Durability::OnDisk, |file| {
             file.write_all(b"new").unwrap();
             Ok(false)
         });
         assert!(!withdrawn.unwrap());
-        let failed = replace_file(&path, |file| {
+        let failed = replace_file(&path, Durability::OnDisk, |file| {
             file.write_all(b"ne").unwrap();
             Err(CacheError::io("write", &path, io::Error::other("full")))
         });

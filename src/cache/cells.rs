@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use super::atomic::replace_file;
+use super::atomic::{Durability, replace_file};
 use super::index::{Index, Place, is_gone};
 use super::layout::Layout;
 use super::pack::{self, Fault, Pack};
@@ -100,7 +100,7 @@ impl CellStore {
         let header = pack::header(cells, &provenance);
         let name = pack::name(&header, cells);
         let path = self.layout.pack(&name);
-        replace_file(&path, |file| {
+        replace_file(&path, Durability::OnDisk, |file| {
             pack::write(file, &header, cells)
                 .map_err(|error| CacheError::io("write", &path, error))?;
             Ok(true)

@@ -44,6 +44,28 @@ impl Layout {
         self.file("weights", key, ".json")
     }
 
+    /// The folder of the leases of running studies.
+    pub(super) fn leases(&self) -> PathBuf {
+        self.root.join("leases")
+    }
+
+    /// A file of the lease `id`.
+    pub(super) fn lease(&self, id: &Key, suffix: &str) -> PathBuf {
+        self.leases().join(format!("{id}.{suffix}"))
+    }
+
+    /// Writes a file of a lease, whole. It need not survive a power cut, and its failing stops nobody.
+    pub(super) fn write_lease(&self, id: &Key, suffix: &str, bytes: &[u8]) {
+        let path = self.lease(id, suffix);
+        let beside = self.lease(id, &format!("{suffix}.new"));
+        let written = std::fs::create_dir_all(self.leases())
+            .and_then(|()| std::fs::write(&beside, bytes))
+            .and_then(|()| std::fs::rename(&beside, &path));
+        if let Err(error) = written {
+            tracing::debug!("cannot write `{}`: {error}", path.display());
+        }
+    }
+
     fn file(&self, kind: &str, key: &Key, suffix: &str) -> PathBuf {
         let name = key.to_string();
         let shelf = name.get(..2).unwrap_or_default();

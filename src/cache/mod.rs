@@ -10,13 +10,14 @@
 //!     packs/ab/<hex>.pack          one committed batch of cells, never changed afterwards (see `pack.rs`)
 //!     stages/ab/<hex>.json         a stage record, named by its stage key (see `record.rs`)
 //!     weights/ab/<hex>.json        the known hash of a weight file, named by the hash of its path
+//!     leases/<hex>.json, .cells      what a run that is alive is computing (see `lease.rs`)
 //!     damaged/                     files that failed their check, moved here for a person to look at
 //! ```
 //!
 //! `ab` is the first byte of the name in hexadecimal: a million files put some four thousand into each
 //! folder. Names that are not of these forms (a README, another process's temporary file) are passed over.
 //!
-//! Three rules keep it sound without locks between processes:
+//! Three rules keep it sound without locks between processes (leases divide the work, and nothing depends on them):
 //!
 //! - *Whole or absent.* Every file is written beside its final place, synced and renamed into it. A process
 //!   killed at any instant leaves at most a `.tmp-…` file, which no reader looks at.
@@ -34,6 +35,7 @@ mod error;
 mod index;
 mod key;
 mod layout;
+mod lease;
 mod object;
 mod pack;
 mod record;
@@ -49,6 +51,7 @@ pub use atomic::write_atomically;
 pub use cells::CellStore;
 pub use error::CacheError;
 pub use key::{InvalidKey, Key};
+pub use lease::{Lease, LiveRun};
 pub use weights::WeightHashes;
 
 use layout::Layout;
@@ -139,6 +142,22 @@ impl Cache {
     /// The cells: evaluated readouts by cell key.
     pub fn cells(&self) -> &CellStore {
         &self.cells
+    }
+
+    /// Takes a lease for the run in the folder `run` until it is dropped, by which other runs know what it computes.
+    pub fn lease(&self, run: &Path) -> Lease {
+        Lease::start(
+            &self.layout,
+            std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf()),
+        )
+    }
+
+    /// The runs that are alive on this cache, on this machine or another. Takes up to 10 s where one is on another machine.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the leases cannot be read.
+    pub fn live_runs(&self) -> Result<Vec<LiveRun>, CacheError> {
+        lease::live_runs(&self.layout)
     }
 
     /// The shortcut past re-hashing weight files.

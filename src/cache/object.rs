@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
-use super::atomic::{replace_file, write_atomically};
+use super::atomic::{Durability, replace_file, write_atomically};
 use super::layout::Layout;
 use super::{CacheError, Key};
 
@@ -42,7 +42,7 @@ pub(super) fn copy_to(layout: &Layout, key: &Key, target: &Path) -> Result<bool,
     let Some(mut file) = open_if_there(&path)? else {
         return Ok(false);
     };
-    let copied = replace_file(target, |copy| {
+    let copied = replace_file(target, Durability::Copy, |copy| {
         let mut hasher = blake3::Hasher::new();
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {

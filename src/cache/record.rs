@@ -1,4 +1,4 @@
-//! Small JSON files that carry their own checksum: stage records and the hashes of weight files.
+//! Small JSON files that carry their own checksum: stage records, leases and the hashes of weight files.
 //!
 //! ```text
 //! {"checksum":"<64 hex>","key":"<64 hex>","record":…}
@@ -19,10 +19,21 @@ use super::layout::Layout;
 use super::{CacheError, Key};
 
 pub(super) fn put<T: Serialize>(path: &Path, key: &Key, record: &T) -> Result<(), CacheError> {
+    write_atomically(path, encode(key, record)?.as_bytes())
+}
+
+/// The text of the file that holds `record` under `key`.
+pub(super) fn encode<T: Serialize>(key: &Key, record: &T) -> Result<String, CacheError> {
     let record = serde_json::to_string(record).map_err(CacheError::Encode)?;
     let checksum = checksum(key, record.as_bytes());
-    let text = format!("{{\"checksum\":\"{checksum}\",\"key\":\"{key}\",\"record\":{record}}}\n");
-    write_atomically(path, text.as_bytes())
+    Ok(format!(
+        "{{\"checksum\":\"{checksum}\",\"key\":\"{key}\",\"record\":{record}}}\n"
+    ))
+}
+
+/// The record in a file's text; none if it is not whole, of another key or of another shape.
+pub(super) fn decode<T: DeserializeOwned>(text: &[u8], key: &Key) -> Option<T> {
+    serde_json::from_slice(verified_record(text, key)?).ok()
 }
 
 pub(super) fn get<T: DeserializeOwned>(
@@ -64,8 +75,7 @@ pub(super) fn all<T: DeserializeOwned>(folder: &Path) -> Result<Vec<T>, CacheErr
             ) else {
                 continue;
             };
-            let record = verified_record(&text, &key).map(serde_json::from_slice);
-            records.extend(record.and_then(Result::ok));
+            records.extend(decode(&text, &key));
         }
     }
     Ok(records)

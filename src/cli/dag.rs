@@ -9,7 +9,7 @@ use crate::plan::Study;
 use crate::report::{self, Node};
 use crate::spec::{self, Problems};
 
-use super::Failure;
+use super::{Failure, print};
 
 #[derive(Args)]
 pub(super) struct DagArguments {
@@ -49,12 +49,8 @@ pub(super) fn dag(arguments: &DagArguments) -> Result<(), Failure> {
             note: String::new(),
         })
         .collect();
-    print!(
-        "{}",
-        match arguments.format {
-            DagFormat::Mermaid => report::mermaid(&nodes),
-            DagFormat::Graphviz => report::graphviz(&nodes),
-        }
-    );
-    Ok(())
+    print(&match arguments.format {
+        DagFormat::Mermaid => report::mermaid(&nodes),
+        DagFormat::Graphviz => report::graphviz(&nodes),
+    })
 }

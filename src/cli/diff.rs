@@ -6,9 +6,9 @@ use clap::{Args, ValueEnum};
 
 use crate::report::{self, Difference, Tolerances};
 
-use super::Failure;
 use super::report::failure;
 use super::tables::grid;
+use super::{Failure, print};
 
 /// Rows that a terminal shows, the largest differences first.
 const ROWS: usize = 12;
@@ -52,15 +52,15 @@ pub(super) fn diff(arguments: &DiffArguments) -> Result<(), Failure> {
     let difference =
         report::diff(&arguments.left, &arguments.right, tolerances).map_err(failure)?;
     match arguments.format {
-        DiffFormat::Text => print!("{}", as_text(&difference)),
-        DiffFormat::Csv => print!("{}", as_csv(&difference)),
-        DiffFormat::Json => println!(
-            "{}",
+        DiffFormat::Text => print(&as_text(&difference))?,
+        DiffFormat::Csv => print(&as_csv(&difference))?,
+        DiffFormat::Json => print(&format!(
+            "{}\n",
             serde_json::json!({
                 "within": difference.is_within(),
                 "difference": difference,
             })
-        ),
+        ))?,
     }
     if difference.is_within() {
         return Ok(());
@@ -116,6 +116,7 @@ fn as_text(difference: &Difference) -> String {
     if !rows.is_empty() {
         text += &grid(&header, rows);
     }
+    text += &agreements(difference);
     let mut outside: Vec<_> = difference.rows.iter().filter(|row| !row.within).collect();
     outside.sort_by(|a, b| b.difference.abs().total_cmp(&a.difference.abs()));
     if !outside.is_empty() {
@@ -141,6 +142,24 @@ fn as_text(difference: &Difference) -> String {
         text += &format!("note: {note}\n");
     }
     text
+}
+
+/// What should agree even where numbers differ by rounding.
+fn agreements(difference: &Difference) -> String {
+    if difference.agreements.is_empty() {
+        return String::new();
+    }
+    let rows = difference.agreements.iter().map(|found| {
+        vec![
+            found.kind.clone(),
+            found.what.clone(),
+            found.n.to_string(),
+            format!("{:.3}", found.agreement),
+            found.detail.clone(),
+        ]
+    });
+    let header = ["kind", "what should agree", "n", "agreement", ""];
+    format!("\n{}", grid(&header, rows.collect()))
 }
 
 /// A value short enough for a line.

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::plan::{self, Explanation, Fetch, Nearest};
 
 use super::tables::grid;
-use super::{Failure, Format, StudyArguments, open};
+use super::{Failure, Format, StudyArguments, open, print};
 
 /// Differences of a stage that are shown when all stages are; a stage of its own shows [`ALL_LISTED`].
 const LISTED: usize = 4;
@@ -33,11 +33,10 @@ pub(super) fn explain(arguments: &ExplainArguments) -> Result<(), Failure> {
         super::check_stage(&opened.study, stage, "to explain")?;
         explanations.retain(|explanation| explanation.stage == *stage);
     }
-    match arguments.study.format {
-        Format::Json => println!("{}", json!({ "stages": stages(&explanations) })),
-        Format::Text => print!("{}", as_text(&explanations, arguments.stage.is_some())),
-    }
-    Ok(())
+    print(&match arguments.study.format {
+        Format::Json => format!("{}\n", json!({ "stages": stages(&explanations) })),
+        Format::Text => as_text(&explanations, arguments.stage.is_some()),
+    })
 }
 
 fn stages(explanations: &[Explanation]) -> Vec<serde_json::Value> {

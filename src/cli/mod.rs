@@ -11,6 +11,7 @@
 
 mod console;
 mod dag;
+mod data;
 mod diff;
 mod explain;
 mod init;
@@ -21,9 +22,8 @@ mod run;
 mod show;
 mod tables;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -64,6 +64,8 @@ enum Command {
     Diff(diff::DiffArguments),
     /// Print a study's pipeline for Mermaid or Graphviz.
     Dag(dag::DagArguments),
+    /// Fetch public prompt sets from their homes.
+    Data(data::DataArguments),
     /// Write a commented study file to start from.
     Init(init::InitArguments),
 }
@@ -109,8 +111,8 @@ enum Failure {
     Interrupted,
 }
 
-/// Runs the program.
-pub fn main() -> ExitCode {
+/// Runs the program, and ends the process.
+pub fn main() -> ! {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
@@ -120,14 +122,33 @@ pub fn main() -> ExitCode {
         Command::Show(arguments) => show::show(&arguments),
         Command::Diff(arguments) => diff::diff(&arguments),
         Command::Dag(arguments) => dag::dag(&arguments),
+        Command::Data(arguments) => data::data(&arguments),
         Command::Init(arguments) => init::init(&arguments),
     };
-    ExitCode::from(match outcome {
+    let code = match outcome {
         Ok(()) => EXIT_OK,
         Err(Failure::Usage(message)) => complain(&message, EXIT_USAGE),
         Err(Failure::Failed(message)) => complain(&message, EXIT_FAILED),
         Err(Failure::Interrupted) => EXIT_INTERRUPTED,
-    })
+    };
+    let _ = std::io::stdout().flush();
+    // Every file is closed by now. Taking libtorch down piece by piece would cost more than a rerun that has nothing to do.
+    // SAFETY: ends the process, and does nothing else.
+    unsafe { libc::_exit(i32::from(code)) }
+}
+
+/// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Failed(
+            format!("the result cannot be written to stdout: {error}"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn complain(message: &str, code: u8) -> u8 {

@@ -7,7 +7,7 @@ use crate::plan::{Fetch, Plan, PlanError, PlannedStage, Status};
 
 use super::console::duration;
 use super::tables::grid;
-use super::{Failure, Format, StudyArguments, open};
+use super::{Failure, Format, StudyArguments, open, print};
 
 #[derive(Args)]
 pub(super) struct PlanArguments {
@@ -25,10 +25,9 @@ pub(super) fn plan(arguments: &PlanArguments) -> Result<(), Failure> {
             }
         })?;
     match arguments.study.format {
-        Format::Json => println!("{}", as_json(&plan)),
-        Format::Text => print!("{}", as_text(&plan)),
+        Format::Json => print(&format!("{}\n", as_json(&plan))),
+        Format::Text => print(&as_text(&plan)),
     }
-    Ok(())
 }
 
 fn as_text(plan: &Plan) -> String {

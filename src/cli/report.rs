@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::report::{self, ReportError};
 
-use super::{Failure, shown};
+use super::{Failure, print, shown};
 
 #[derive(Args)]
 pub(super) struct ReportArguments {
@@ -16,8 +16,7 @@ pub(super) struct ReportArguments {
 
 pub(super) fn report(arguments: &ReportArguments) -> Result<(), Failure> {
     let path = report::write(&arguments.run).map_err(failure)?;
-    println!("{}", shown(&path));
-    Ok(())
+    print(&format!("{}\n", shown(&path)))
 }
 
 /// A folder that is no run's is the command line's mistake.

@@ -13,7 +13,7 @@ use crate::stages::StageError;
 
 use super::console::Console;
 use super::logging::Log;
-use super::{Failure, Format, StudyArguments, open, shown, tables};
+use super::{Failure, Format, StudyArguments, open, print, shown, tables};
 
 #[derive(Args)]
 pub(super) struct RunArguments {
@@ -22,6 +22,9 @@ pub(super) struct RunArguments {
     /// Run one stage and what it needs.
     #[arg(long, value_name = "STAGE")]
     only: Option<String>,
+    /// Memory for prefilled prompts, e.g. `4GB` or `512MiB`; what does not fit is computed again [default: half of what is free].
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    memory: Option<usize>,
     /// The folder that gets a folder per study and run.
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs: PathBuf,
@@ -34,6 +37,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let options = Options {
         runs: arguments.runs.clone(),
         device: arguments.study.device,
+        prefix_bytes: arguments.memory,
         only: arguments.only.clone(),
     };
     let width = opened
@@ -69,8 +73,8 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
         eprintln!("warning: no report: {error}");
     }
     match arguments.study.format {
-        Format::Json => println!("{}", as_json(&report)),
-        Format::Text => print!("{}", tables::of_run(&report)),
+        Format::Json => print(&format!("{}\n", as_json(&report)))?,
+        Format::Text => print(&tables::of_run(&report).to_string())?,
     }
     ending(&report, arguments)
 }
@@ -133,6 +137,35 @@ fn command_line(arguments: &RunArguments) -> String {
     format!("dial {}", given.join(" "))
 }
 
+/// A number of bytes as people write it.
+fn bytes(text: &str) -> Result<usize, String> {
+    const UNITS: [(&str, u64); 7] = [
+        ("", 1),
+        ("KB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("KIB", 1 << 10),
+        ("MIB", 1 << 20),
+        ("GIB", 1 << 30),
+    ];
+    let expected = || "expected a size such as `4GB`, `1.5GiB` or `512MiB`".to_string();
+    let end = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let number: f64 = number.trim().parse().map_err(|_| expected())?;
+    let unit = unit.trim().to_uppercase();
+    let unit = UNITS
+        .iter()
+        .find(|(name, _)| *name == unit)
+        .ok_or_else(expected)?;
+    let bytes = number * unit.1 as f64;
+    match bytes.is_finite() && bytes >= 0.0 {
+        true => Ok(bytes as usize),
+        false => Err(expected()),
+    }
+}
+
 /// A word as a shell would need it.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
@@ -144,12 +177,28 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use super::{bytes, quoted};
 
     #[test]
     fn words_are_quoted_for_a_shell() {
         assert_eq!(quoted("stages.steer.alpha=1"), "stages.steer.alpha=1");
         assert_eq!(quoted("a=[0, 1]"), "'a=[0, 1]'");
         assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        let sizes = [
+            ("4GB", 4_000_000_000),
+            ("1.5 GiB", 3 << 29),
+            ("512mib", 512 << 20),
+            ("0", 0),
+        ];
+        for (text, expected) in sizes {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for text in ["", "GB", "4 apples", "-1GB", "nan"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::report::{FinishedRun, FinishedStage, Table, Trace, Values, file_stem,
 
 use super::report::failure;
 use super::tables::grid;
-use super::{Failure, console::duration};
+use super::{Failure, console::duration, print};
 
 /// Rows of a table that a terminal shows.
 const ROWS: usize = 40;
@@ -50,8 +50,7 @@ pub(super) fn show(arguments: &ShowArguments) -> Result<(), Failure> {
         ShowFormat::Json => as_json(&tables),
         ShowFormat::Md => as_markdown(&tables),
     };
-    print!("{text}");
-    Ok(())
+    print(&text)
 }
 
 /// A table with the name of its files.

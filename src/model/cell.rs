@@ -144,6 +144,12 @@ pub struct Cell {
 }
 
 impl Cell {
+    /// Whether an edit puts another vector in the place of what is at the hook point.
+    pub fn replaces(&self, hook: HookPoint) -> bool {
+        let replaces = |i: &Intervention| i.hook == hook && matches!(i.edit, Edit::Replace(_));
+        self.interventions.iter().any(replaces)
+    }
+
     /// A cell in canonical form: edits that cannot change the value are dropped, hook points that hold the same vector get one name,
     /// and `From` the last position that matters is `At` it (where the prompt is not continued). `n_layers` is the model's number of blocks.
     pub fn new(

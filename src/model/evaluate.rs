@@ -2,10 +2,11 @@
 //!
 //! Cells of one [`Shape`] (where the work starts, how many positions it covers, which kinds of edit it makes, what is read) are packed
 //! into tiles of a constant number of rows, padded with copies of the first. A tile starts from what the prefix store holds: for the last
-//! position, at the first edited site itself; for an earlier position, at the embedding of the suffix. In float32 on the CPU a row's
+//! position, at the first edited site itself, which may differ from row to row; for an earlier position, at the embedding of the suffix. In float32 on the CPU a row's
 //! bits depend on nothing but its cell, so a sweep that is resumed, extended or reordered gives the same numbers.
 
 mod check;
+mod each;
 mod readout;
 mod shape;
 mod tile;
@@ -26,7 +27,7 @@ use super::transformer::Transformer;
 
 use check::{check, finite};
 use readout::{log_probabilities, score};
-use shape::{ReadoutShape, Shape, shape};
+use shape::{ReadoutShape, Shape, entry, shape};
 
 pub(super) use readout::to_rows;
 pub(super) use tile::Tile;
@@ -139,7 +140,10 @@ impl Evaluator {
         let mut tiles: Vec<(&Shape, &[usize])> = Vec::new();
         for (shape, members) in &mut groups {
             // Stable: within a block the order of asking stays, which puts the rows of one variant side by side.
-            members.sort_by_key(|&i| self.store.place(&cells[i].tokens).map(|p| p.block));
+            members.sort_by_cached_key(|&i| {
+                let block = self.store.place(&cells[i].tokens).map(|place| place.block);
+                (entry(&cells[i], n_layers), block)
+            });
             tiles.extend(members.chunks(shape.rows()).map(|chunk| (&*shape, chunk)));
         }
         parallel::run(
@@ -189,7 +193,7 @@ impl Evaluator {
 /// The final norm's output at the last position, `[n, d_model]`.
 fn final_hidden(shape: &Shape, tile: &Tile<'_>) -> Result<Tensor> {
     let mut tap = tile.tap(0)?;
-    let x = tile.run(shape.entry, &mut tap)?;
+    let x = tile.run(&shape.start, &mut tap)?;
     tile.final_norm(&x.f_narrow(1, tile.suffix as i64 - 1, 1)?, &mut tap)
 }
 
@@ -204,7 +208,7 @@ fn read_activation(
         _ => {
             let mut tap = tile.tap(0)?;
             tap.wanted.push(hook);
-            let x = tile.run(shape.entry, &mut tap)?;
+            let x = tile.run(&shape.start, &mut tap)?;
             let _ = tile.final_norm(&x, &mut tap)?;
             let (_, kept) = tap
                 .kept

@@ -120,9 +120,10 @@ fn next_position(
             values: &own_values,
             mask: None,
         });
-        let (next, keys, values) =
-            transformer.block(layer, &x, &rotary, &segments, None, &mut tap)?;
-        grown.write(layer, &keys, &values)?;
+        let (next, own) = transformer.block(layer, &x, &rotary, &segments, None, &mut tap)?;
+        if let Some((keys, values)) = own {
+            grown.write(layer, &keys, &values)?;
+        }
         x = next;
     }
     grown.length += 1;

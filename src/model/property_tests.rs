@@ -16,7 +16,7 @@ use serde_json::json;
 use tch::{Kind, Tensor};
 
 use super::parity_tests::{Subject, Worst, all_logits, edit};
-use super::transformer::{RowEdit, Tap};
+use super::transformer::{RowEdit, Tap, TapEdit};
 use super::*;
 
 const VOCAB: usize = 48;
@@ -237,7 +237,12 @@ fn naive(subject: &Subject, ids: &[u32], edits: &[Intervention]) -> (Vec<Vec<f32
                 Edit::Ablate(vector) => RowEdit::Ablate(row(vector, 1.0)),
                 Edit::Replace(vector) => RowEdit::Replace(row(vector, 1.0)),
             };
-            tap.edits.push((i.hook, position as i64, change));
+            tap.edits.push(TapEdit {
+                hook: i.hook,
+                position: position as i64,
+                rows: None,
+                edit: change,
+            });
         }
     }
     let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();

@@ -19,7 +19,7 @@ use super::hooks::{HookPoint, Site};
 
 use attention::{Angles, attend_rows, rotate};
 pub use attention::{Projected, Rotary, Segment, Span, attend_packed};
-pub use tap::{RowEdit, Tap};
+pub use tap::{RowEdit, Tap, TapEdit};
 
 type Result<T> = std::result::Result<T, ModelError>;
 
@@ -112,7 +112,7 @@ impl Transformer {
     /// One whole block, for the rows of a tile.
     ///
     /// `x [B, S, d_model]` enters; `causal [1, 1, g·S, S]` is the mask among the S positions (none when S = 1). Returns what leaves and
-    /// the keys and values of the S positions, each `[B, kv, S, dh]`.
+    /// the keys and values of the S positions, each `[B, kv, S, dh]`; none of these where the tap says that attention is needless.
     pub fn block(
         &self,
         layer: usize,
@@ -121,20 +121,27 @@ impl Transformer {
         segments: &[Segment<'_>],
         causal: Option<&Tensor>,
         tap: &mut Tap,
-    ) -> Result<(Tensor, Tensor, Tensor)> {
+    ) -> Result<(Tensor, Option<(Tensor, Tensor)>)> {
         let x = tap.pass(HookPoint::block(layer, Site::ResidPre), x.shallow_clone())?;
+        if tap
+            .needless
+            .contains(&HookPoint::block(layer, Site::AttnOut))
+        {
+            let out = x.f_zeros_like()?;
+            return Ok((self.add_attention(layer, &x, out, tap)?, None));
+        }
         let projected = self.project(layer, &x, rotary)?;
         let (z, keys, values) = attend_rows(&projected, segments, causal)?;
-        Ok((self.leave(layer, &x, z, tap)?, keys, values))
+        Ok((self.leave(layer, &x, z, tap)?, Some((keys, values))))
     }
 
     /// The second half of a block: `x [B, S, d_model]` is the residual stream between attention and MLP.
-    pub fn after_attention(&self, layer: usize, x: Tensor, tap: &mut Tap) -> Result<Tensor> {
+    fn after_attention(&self, layer: usize, x: Tensor, tap: &mut Tap) -> Result<Tensor> {
         let x = tap.pass(HookPoint::block(layer, Site::ResidMid), x)?;
-        if tap.replaces_all(HookPoint::block(layer, Site::MlpOut), &x)
-            && !tap.wanted.contains(&HookPoint::block(layer, Site::MlpPost))
+        if tap
+            .needless
+            .contains(&HookPoint::block(layer, Site::MlpOut))
         {
-            // Nobody sees what this MLP says; a cumulative patch has many such layers.
             return self.after_mlp(layer, &x, x.f_zeros_like()?, tap);
         }
         let block = &self.layers[layer];
@@ -148,7 +155,7 @@ impl Transformer {
     }
 
     /// The end of a block: adds the MLP's output to the stream, both `[B, S, d_model]`.
-    pub fn after_mlp(
+    fn after_mlp(
         &self,
         layer: usize,
         x: &Tensor,
@@ -182,8 +189,19 @@ impl Transformer {
     pub fn leave(&self, layer: usize, x: &Tensor, z: Tensor, tap: &mut Tap) -> Result<Tensor> {
         let z = tap.pass(HookPoint::block(layer, Site::AttnZ), z)?;
         let out = self.layers[layer].o_proj.forward(&z)?;
-        let out = tap.pass(HookPoint::block(layer, Site::AttnOut), out)?;
-        self.after_attention(layer, x.f_add(&out)?, tap)
+        self.add_attention(layer, x, out, tap)
+    }
+
+    /// Adds the attention's output to the stream, both `[B, S, d_model]`, and goes on with the second half of the block.
+    fn add_attention(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        attn_out: Tensor,
+        tap: &mut Tap,
+    ) -> Result<Tensor> {
+        let attn_out = tap.pass(HookPoint::block(layer, Site::AttnOut), attn_out)?;
+        self.after_attention(layer, x.f_add(&attn_out)?, tap)
     }
 
     /// x · gain / rms(x), with the mean square in float32 as in transformers' `LlamaRMSNorm`.

@@ -62,12 +62,12 @@ fn check_product(
     let Some(given) = stages.iter().find(|s| s.name == name.value) else {
         return;
     };
-    if given.kind.product.serves(wanted) {
+    if given.product().serves(wanted) {
         return;
     }
     let makers: Vec<&str> = stages
         .iter()
-        .filter(|s| s.kind.product.serves(wanted))
+        .filter(|s| s.product().serves(wanted))
         .map(|s| s.name.as_str())
         .collect();
     let diagnostic = problems.error_at(
@@ -77,7 +77,7 @@ fn check_product(
             spec.name,
             wanted.noun(),
             name.value,
-            given.kind.product.noun()
+            given.product().noun()
         ),
     );
     diagnostic.label(format!("expected a stage that gives {}", wanted.noun()));

@@ -22,9 +22,9 @@ pub fn key_parts(
     let parts = known_parts(spec, inputs, outputs);
     let known = |field: &str| {
         let list = parts[field].as_array();
-        list.is_some_and(|list| list.iter().all(|hash| !hash.is_null()))
+        list.is_none_or(|list| list.iter().all(|hash| !hash.is_null()))
     };
-    ["models", "prompts", "stages"]
+    ["models", "prompts", "stages", "files"]
         .into_iter()
         .all(known)
         .then_some(parts)
@@ -49,7 +49,11 @@ pub(super) fn known_parts(
         .stages
         .iter()
         .map(|(name, _)| outputs.get(&name.value).map(Key::to_string));
-    json!({
+    let files = needs.files.iter().map(|file| {
+        let content = inputs.files.get(&file.value);
+        content.map(|content| content.hash.to_hex().to_string())
+    });
+    let mut parts = json!({
         "kind": spec.kind.name,
         "version": spec.kind.version,
         "evaluation": EVALUATION_VERSION,
@@ -57,7 +61,11 @@ pub(super) fn known_parts(
         "models": models.collect::<Vec<_>>(),
         "prompts": prompts.collect::<Vec<_>>(),
         "stages": stages.collect::<Vec<_>>(),
-    })
+    });
+    if !needs.files.is_empty() {
+        parts["files"] = json!(files.collect::<Vec<_>>());
+    }
+    parts
 }
 
 /// The key of a stage's record; none when a stage it needs has not run.
@@ -105,9 +113,11 @@ pub fn study_key(study: &Study, inputs: &Inputs) -> Key {
         .iter()
         .map(|(n, p)| (n, p.content_hash().to_hex().to_string()))
         .collect();
-    Key::of(
-        json!({ "stages": stages, "models": models, "prompts": prompts })
-            .to_string()
-            .as_bytes(),
-    )
+    let mut parts = json!({ "stages": stages, "models": models, "prompts": prompts });
+    if !inputs.files.is_empty() {
+        let files = inputs.files.values();
+        let hashes: Vec<String> = files.map(|f| f.hash.to_hex().to_string()).collect();
+        parts["files"] = json!(hashes);
+    }
+    Key::of(parts.to_string().as_bytes())
 }

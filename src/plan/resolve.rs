@@ -10,7 +10,7 @@ use crate::cache::{Cache, CacheError, WeightHashes};
 use crate::model::{FileStamp, HashShortcut, ModelHandle, locate, locate_without_fetching};
 use crate::prompts::PromptSet;
 use crate::spec::{Diagnostics, Document, Problems};
-use crate::stages::{Inputs, StageError};
+use crate::stages::{InputFile, Inputs, StageError};
 
 use super::study::{ModelSpec, Study};
 
@@ -116,6 +116,7 @@ pub fn open_study(
     if let Some(study) = Study::read(document, default_name, &mut problems) {
         let mut inputs = Inputs::default();
         open_prompts(&study, &mut inputs, &mut problems);
+        open_files(&study, &mut inputs, &mut problems);
         let cache = match problems.is_empty() {
             true => Some(Cache::open(cache).map_err(PlanError::Cache)?),
             false => None,
@@ -145,7 +146,11 @@ pub fn open_study(
 
 fn open_prompts(study: &Study, inputs: &mut Inputs, problems: &mut Problems) {
     for (name, path) in &study.prompts {
-        match PromptSet::load(&path.value) {
+        let loaded = PromptSet::load(&path.value).and_then(|set| match study.draws.get(name) {
+            None => Ok(set),
+            Some(draw) => set.drawn(&path.value, draw),
+        });
+        match loaded {
             Ok(set) => {
                 inputs.prompts.insert(name.clone(), Arc::new(set));
             }
@@ -153,6 +158,33 @@ fn open_prompts(study: &Study, inputs: &mut Inputs, problems: &mut Problems) {
                 problems
                     .error_at(&path.at, format!("prompt set `{name}` cannot be used"))
                     .note(errors.to_string());
+            }
+        }
+    }
+}
+
+/// Reads the files that stages import, each once.
+fn open_files(study: &Study, inputs: &mut Inputs, problems: &mut Problems) {
+    let files = study
+        .stages
+        .iter()
+        .flat_map(|spec| spec.stage.needs().files);
+    for file in files {
+        if inputs.files.contains_key(&file.value) {
+            continue;
+        }
+        match std::fs::read(&file.value) {
+            Ok(bytes) => {
+                let hash = blake3::hash(&bytes);
+                let content = Arc::new(InputFile { bytes, hash });
+                inputs.files.insert(file.value, content);
+            }
+            Err(error) => {
+                let message = format!("cannot read `{}`: {error}", file.value.display());
+                problems
+                    .error_at(&file.at, message)
+                    .label("this file")
+                    .help("say where published files lie with `import.folder`");
             }
         }
     }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::model::{Dtype, ScoreDtype};
+use crate::prompts::Draw;
 use crate::spec::{
     Decode, Document, Fields, Key, Location, Node, OneOrMany, Problems, Spanned, Value, choice,
     suggest,
 };
-use crate::stages::{Chat, KINDS, Kind, Name, ScoreRule, Settings, Stage};
+use crate::stages::{Chat, ImportSettings, KINDS, Kind, Name, Product, ScoreRule, Settings, Stage};
 
 use super::graph::{check_name, check_names, sort};
 
@@ -37,6 +38,21 @@ pub struct StageSpec {
     pub stage: Box<dyn Stage>,
 }
 
+impl StageSpec {
+    /// The kind whose tables it leaves: its own, or the one that an import stands for.
+    pub fn shown_as(&self) -> &'static str {
+        self.stage
+            .stands_for()
+            .map_or(self.kind.name, |(kind, _)| kind)
+    }
+
+    /// What it gives to other stages.
+    pub fn product(&self) -> Product {
+        let stands_for = self.stage.stands_for();
+        stands_for.map_or(self.kind.product, |(_, product)| product)
+    }
+}
+
 /// A study file, decoded and checked as far as possible without touching a model.
 pub struct Study {
     /// Name of the study, which names its run folder.
@@ -47,6 +63,8 @@ pub struct Study {
     pub models: BTreeMap<String, ModelSpec>,
     /// Files of the prompt sets by name, with the place where each is written.
     pub prompts: BTreeMap<String, Spanned<PathBuf>>,
+    /// What is drawn out of the files of prompt sets, by name.
+    pub draws: BTreeMap<String, Draw>,
     /// The chat around every prompt, and the score rule.
     pub settings: Settings,
     /// Where the score rule is written, if it is.
@@ -63,14 +81,17 @@ impl Study {
     /// the document is not a table.
     pub fn read(document: Document, default_name: &str, problems: &mut Problems) -> Option<Self> {
         let mut fields = Fields::new(&document.root, problems)?;
-        let sections =
-            ["study", "models", "prompts", "chat", "score", "stages"].map(|name| fields.node(name));
+        let sections = [
+            "study", "models", "prompts", "chat", "score", "import", "stages",
+        ]
+        .map(|name| fields.node(name));
         fields.finish();
-        let [study, models, prompts, chat, score, stages] = sections;
+        let [study, models, prompts, chat, score, import, stages] = sections;
         let (name, question) = study.map_or((None, None), |node| decode_study(node, problems));
         let (model_names, prompt_names) = (keys(models), keys(prompts));
         let models = models.map(|node| decode_models(node, &document, problems));
-        let prompts = prompts.map(|node| decode_prompts(node, &document, problems));
+        let mut draws = BTreeMap::new();
+        let prompts = prompts.map(|node| decode_prompts(node, &document, &mut draws, problems));
         let settings = Settings {
             chat: chat
                 .and_then(|node| decode_chat(node, problems))
@@ -78,6 +99,7 @@ impl Study {
             score: score
                 .and_then(|node| decode_score(node, problems))
                 .unwrap_or_default(),
+            import: decode_import(import, &document, problems),
         };
         let (stages, names) = decode_stages(stages, &settings, problems);
         check_names(&stages, &names, &model_names, &prompt_names, problems);
@@ -86,6 +108,7 @@ impl Study {
             question,
             models: models.unwrap_or_default(),
             prompts: prompts.unwrap_or_default(),
+            draws,
             settings,
             score_at: score.map(|node| node.at.clone()),
             stages: sort(stages, problems),
@@ -198,6 +221,7 @@ fn check_lenders(models: &BTreeMap<String, ModelSpec>, names: &[&str], problems:
 fn decode_prompts(
     node: &Node,
     document: &Document,
+    draws: &mut BTreeMap<String, Draw>,
     problems: &mut Problems,
 ) -> BTreeMap<String, Spanned<PathBuf>> {
     let mut prompts = BTreeMap::new();
@@ -206,13 +230,33 @@ fn decode_prompts(
             continue;
         };
         let path = fields.required::<Spanned<PathBuf>>("path");
+        let draw = fields.node("draw");
         fields.finish();
+        let draw = draw.and_then(|node| decode_draw(node, document, problems));
+        draws.extend(draw.map(|draw| (name.name.clone(), draw)));
         if let Some(path) = path {
             let value = document.sources.resolve_path(&path.at, &path.value);
             prompts.insert(name.name.clone(), Spanned { value, at: path.at });
         }
     }
     prompts
+}
+
+/// What is drawn out of a set: seeded caps, or the prompts that a file names.
+fn decode_draw(node: &Node, document: &Document, problems: &mut Problems) -> Option<Draw> {
+    let mut fields = Fields::new(node, problems)?;
+    let selection = fields.optional::<Spanned<PathBuf>>("selection");
+    let draw = match selection {
+        Some(path) => Draw::Selection(document.sources.resolve_path(&path.at, &path.value)),
+        None => Draw::Seeded {
+            seed: fields.or("seed", 0),
+            harmful: fields.optional("harmful"),
+            edge: fields.optional("edge"),
+            benign: fields.or("benign", 0),
+        },
+    };
+    fields.finish();
+    Some(draw)
 }
 
 fn decode_chat(node: &Node, problems: &mut Problems) -> Option<Chat> {
@@ -263,6 +307,28 @@ fn decode_score(node: &Node, problems: &mut Problems) -> Option<ScoreRule> {
         threshold,
         dtype: dtype?,
     })
+}
+
+/// Where published files lie: by default beside the study's file.
+fn decode_import(
+    node: Option<&Node>,
+    document: &Document,
+    problems: &mut Problems,
+) -> ImportSettings {
+    let beside = |at: &Location| document.sources.resolve_path(at, "");
+    let mut import = ImportSettings {
+        folder: beside(&document.root.at),
+        layer: None,
+    };
+    let Some(mut fields) = node.and_then(|node| Fields::new(node, problems)) else {
+        return import;
+    };
+    if let Some(folder) = fields.optional::<Spanned<PathBuf>>("folder") {
+        import.folder = document.sources.resolve_path(&folder.at, &folder.value);
+    }
+    import.layer = fields.optional("layer");
+    fields.finish();
+    import
 }
 
 /// The openings of one side of the score rule.

@@ -27,6 +27,8 @@ pub enum Part {
     Prompts,
     /// What an earlier stage gave.
     Input,
+    /// The content of a file that the stage reads.
+    File,
     /// A parameter of the stage.
     Parameter,
 }
@@ -97,6 +99,7 @@ impl Difference {
             Part::Model => format!("model `{}`", self.name),
             Part::Prompts => format!("prompts `{}`", self.name),
             Part::Input => format!("what `{}` gave", self.name),
+            Part::File => format!("file `{}`", self.name),
             Part::Parameter => self.name.clone(),
         }
     }
@@ -130,7 +133,9 @@ impl Difference {
             return (of(old, "−", &gone), of(new, "+", &came));
         }
         match self.part {
-            Part::Model | Part::Prompts | Part::Input => (hash(&self.old), hash(&self.new)),
+            Part::Model | Part::Prompts | Part::Input | Part::File => {
+                (hash(&self.old), hash(&self.new))
+            }
             _ => (short(&self.old, longest), short(&self.new, longest)),
         }
     }
@@ -171,10 +176,13 @@ fn differences(spec: &StageSpec, earlier: &Json, now: &Json) -> Vec<Difference> 
     let needs = spec.stage.needs();
     let names = |list: &[crate::stages::Name]| list.iter().map(|n| n.value.clone()).collect();
     let stages: Vec<_> = needs.stages.iter().map(|(n, _)| n.clone()).collect();
-    let inputs: [(Part, &str, Vec<String>); 3] = [
+    let files = needs.files.iter();
+    let files = files.map(|file| file.value.display().to_string());
+    let inputs: [(Part, &str, Vec<String>); 4] = [
         (Part::Model, "models", names(&needs.models)),
         (Part::Prompts, "prompts", names(&needs.prompts)),
         (Part::Input, "stages", names(&stages)),
+        (Part::File, "files", files.collect()),
     ];
     for (part, field, names) in inputs {
         compare_inputs(part, &names, &earlier[field], &now[field], &mut list);

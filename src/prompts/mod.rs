@@ -6,9 +6,11 @@
 //!
 //! - `read_jsonl` and `read_csv`: a reader for each format; it sees syntax, encoding and columns.
 //! - `collect`: the rules that formats share (required fields, types, unique ids).
+//! - `draw`: a set drawn out of a larger one.
 //! - `error`: problems and how they are told.
 
 mod collect;
+mod draw;
 mod error;
 mod read_csv;
 mod read_jsonl;
@@ -17,6 +19,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+pub use draw::Draw;
 pub use error::PromptErrors;
 
 use collect::Collector;

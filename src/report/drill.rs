@@ -67,7 +67,8 @@ pub(super) fn drilled(run: &FinishedRun) -> Vec<DrilledSet> {
     let mut sets: Vec<DrilledSet> = Vec::new();
     for stage in &run.stages {
         let name = resolved["stages"][stage.name.as_str()]["prompts"].as_str();
-        let (Some(name), Some(table)) = (name, stage.table("")) else {
+        let table = stage.table("").filter(|table| table.has("id"));
+        let (Some(name), Some(table)) = (name, table) else {
             continue;
         };
         if !matches!(

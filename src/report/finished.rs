@@ -137,7 +137,7 @@ pub fn graph(study: &Study) -> Vec<(String, &'static str, Vec<String>)> {
     let of = |spec: &crate::plan::StageSpec| {
         (
             spec.name.clone(),
-            spec.kind.name,
+            spec.shown_as(),
             after(spec.stage.as_ref()),
         )
     };

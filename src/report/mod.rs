@@ -33,7 +33,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use dag::{Node, graphviz, mermaid};
-pub use diff::{Comparison, Difference, Parameter, Row, Tolerances, diff};
+pub use diff::{Agreement, Comparison, Difference, Parameter, Row, Tolerances, diff};
 pub use figure::{Axis, BASELINE, ColourScale, Figure, Mark, PALETTE, Panel, Shape, colour};
 pub use figures::figures;
 pub use finished::{FinishedRun, FinishedStage, file_stem, graph};

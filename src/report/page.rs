@@ -231,7 +231,7 @@ fn main_tables(run: &FinishedRun, tables: &mut Vec<PackedTable>) -> Vec<Json> {
             "summary",
             "learned_vs_random",
             "The learned direction against random ones",
-            "Slope of mean score on α for each set, and the largest gap, with 95 % intervals; z and exact empirical p against random directions.",
+            "Slope of mean score on α for each set, with a 95 % interval, and the largest gap over α (no interval); z and exact empirical p against random directions.",
         ),
         (
             "summary",

@@ -1,6 +1,6 @@
 //! The files: `figures/<name>.svg` and `.png`, and `report.html`.
 //!
-//! A run that computed nothing new has the tables of an earlier one, and so its figures: they are copied from there rather than drawn
+//! A run that computed nothing new has the tables of an earlier one, and so its figures: they are taken from there rather than drawn
 //! again, so that a rerun stays as quick as it is. `figures/content.json` says what they were made from.
 
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::page::{Content, page};
 use super::{Figure, FinishedRun, ReportError, figures, png, svg};
 
 /// Raised when the same tables would be shown otherwise.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Runs looked at for figures that can be copied.
 const LOOK_BACK: usize = 8;
 /// What the page shows of the tables, beside the figures.
@@ -66,19 +66,31 @@ fn earlier(run: &FinishedRun, key: &str) -> Option<Content> {
         let figures = sibling.join("figures");
         let bytes = std::fs::read(figures.join(CONTENT)).ok()?;
         let content: Content = serde_json::from_slice(&bytes).ok()?;
-        (content.key == key && copy(&figures, &folder.join("figures")).is_ok()).then_some(content)
+        (content.key == key && share(&figures, &folder.join("figures")).is_ok()).then_some(content)
     })
 }
 
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+/// The same files under another folder, as links where the file system has them: nothing writes into a file of `figures/`.
+fn share(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let path = entry?.path();
         if let Some(name) = path.file_name() {
-            std::fs::copy(&path, to.join(name))?;
+            let target = to.join(name);
+            remove(&target)?;
+            std::fs::hard_link(&path, &target)
+                .or_else(|_| std::fs::copy(&path, &target).map(|_| ()))?;
         }
     }
     Ok(())
+}
+
+/// Removes a file if there is one.
+fn remove(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Draws every figure.
@@ -107,7 +119,10 @@ fn draw_figure(figure: &Figure, folder: &Path) -> Result<(), ReportError> {
 /// Plain writes: what is lost when the power fails can be drawn again.
 fn save(path: &Path, bytes: &[u8]) -> Result<(), ReportError> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(path, bytes));
+    let written = std::fs::create_dir_all(folder)
+        // Not into the file that is there: an earlier run may share it.
+        .and_then(|()| remove(path))
+        .and_then(|()| std::fs::write(path, bytes));
     written.map_err(|error| ReportError::Unwritable {
         path: path.to_path_buf(),
         why: error.to_string(),

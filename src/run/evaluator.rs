@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cache::{Cache, CacheError, Key};
+use crate::cache::{Cache, CacheError, Key, Lease};
 use crate::model::{Cell, ModelHandle, Provenance, Step, Value};
 use crate::stages::{Evaluate, Inputs, StageError};
 
@@ -15,10 +15,13 @@ use super::models::LoadedModels;
 
 /// Cells are committed when the oldest that is not has waited this long: what a kill can cost.
 const COMMIT_AFTER: Duration = Duration::from_secs(2);
+/// How often a run that waits for others looks for what they have committed.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// An evaluator for one stage of a run.
 pub(super) struct CachedEvaluator<'a> {
     cache: &'a Cache,
+    lease: &'a Lease,
     models_by_fingerprint: HashMap<blake3::Hash, Arc<ModelHandle>>,
     models: &'a mut LoadedModels,
     stop: &'a AtomicBool,
@@ -33,7 +36,7 @@ fn failed(error: CacheError) -> StageError {
 
 impl<'a> CachedEvaluator<'a> {
     pub(super) fn new(
-        cache: &'a Cache,
+        (cache, lease): (&'a Cache, &'a Lease),
         inputs: &Inputs,
         models: &'a mut LoadedModels,
         stop: &'a AtomicBool,
@@ -41,6 +44,7 @@ impl<'a> CachedEvaluator<'a> {
     ) -> Self {
         CachedEvaluator {
             cache,
+            lease,
             models_by_fingerprint: inputs
                 .models
                 .values()
@@ -74,14 +78,78 @@ impl<'a> CachedEvaluator<'a> {
         Ok(values)
     }
 
-    /// Computes distinct missing cells of one model.
+    /// Gets the values of distinct missing cells of one model: computes what no other run is computing, and takes the rest from the
+    /// cache as the others commit it. What the others leave undone is computed here in the end.
+    fn compute_shared(
+        &mut self,
+        model: &ModelHandle,
+        missing: &[(Cell, Key)],
+        values: &mut HashMap<Key, Value>,
+    ) -> Result<(), StageError> {
+        let total = missing.len();
+        let mut left: Vec<&(Cell, Key)> = missing.iter().collect();
+        while !left.is_empty() {
+            // Prompts are told apart by where their tokens are; they are what prefills cost.
+            let wanted: Vec<(Key, usize)> = left
+                .iter()
+                .map(|(cell, key)| (*key, Arc::as_ptr(&cell.tokens) as usize))
+                .collect();
+            let claimed = self.lease.claim(&wanted);
+            // Before a claim is given up its cells are committed: what nobody claims is either there by now, or missing.
+            if self.lease.is_shared() || claimed.len() < left.len() {
+                self.take_from_others(&wanted, values)?;
+            }
+            let mine: Vec<&(Cell, Key)> = claimed
+                .iter()
+                .map(|&i| left[i])
+                .filter(|(_, key)| !values.contains_key(key))
+                .collect();
+            if mine.is_empty() && claimed.is_empty() {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            let done = total - left.len();
+            let outcome = self.compute(model, &mine, (done, total), values);
+            left.retain(|(_, key)| !values.contains_key(key));
+            if outcome.is_err() {
+                self.lease.release();
+            }
+            outcome?;
+        }
+        self.lease.release();
+        Ok(())
+    }
+
+    /// Looks again for cells that other runs may have committed.
+    fn take_from_others(
+        &mut self,
+        wanted: &[(Key, usize)],
+        values: &mut HashMap<Key, Value>,
+    ) -> Result<(), StageError> {
+        self.cache.cells().refresh().map_err(failed)?;
+        let keys: Vec<Key> = wanted.iter().map(|(key, _)| *key).collect();
+        let found = self.look_up(&keys)?;
+        self.found.extend(found.keys());
+        values.extend(found);
+        Ok(())
+    }
+
+    /// Computes distinct cells of one model; fewer where another run asks for a share. `done` of `total` were there before.
     fn compute(
         &mut self,
         model: &ModelHandle,
-        cells: &[Cell],
-        keys: &[Key],
+        missing: &[&(Cell, Key)],
+        (mut done, total): (usize, usize),
         values: &mut HashMap<Key, Value>,
     ) -> Result<(), StageError> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(StageError::Interrupted);
+        }
+        let Some((first, _)) = missing.first() else {
+            return Ok(());
+        };
+        let can_share = missing
+            .iter()
+            .any(|(cell, _)| !Arc::ptr_eq(&cell.tokens, &first.tokens));
         if !self.models.holds(model) {
             (self.on_event)(Event::Loading {
                 model: model.name(),
@@ -91,45 +159,42 @@ impl<'a> CachedEvaluator<'a> {
         let evaluator = self.models.get(model)?;
         let provenance = serde_json::to_value(Provenance::here(device)).unwrap_or_default();
         let mut pending = Pending::new(self.cache, provenance);
-        let (on_event, stop) = (&mut self.on_event, self.stop);
-        let mut done = 0;
+        let (on_event, stop, lease) = (&mut self.on_event, self.stop, self.lease);
         let mut problem = None;
-        let outcome = evaluator.evaluate(cells, &mut |step| {
+        let cells: Vec<Cell> = missing.iter().map(|(cell, _)| cell.clone()).collect();
+        let outcome = evaluator.evaluate(&cells, &mut |step| {
             match step {
                 Step::Prefilled { done, total } => on_event(Event::Prefilled { done, total }),
                 Step::Values(batch) => {
                     done += batch.len();
                     for (index, value) in batch {
-                        pending.push(keys[index], value.to_bytes());
-                        values.insert(keys[index], value);
+                        let (_, key) = missing[index];
+                        pending.push(*key, value.to_bytes());
+                        values.insert(*key, value);
+                        self.computed.insert(*key);
                     }
-                    on_event(Event::Computed {
-                        done,
-                        total: cells.len(),
-                    });
+                    on_event(Event::Computed { done, total });
                     if let Err(error) = pending.commit_if_due() {
                         problem = Some(error);
                         return ControlFlow::Break(());
                     }
                 }
             }
-            if stop.load(Ordering::Relaxed) {
+            if stop.load(Ordering::Relaxed) || can_share && lease.is_asked_to_share() {
                 return ControlFlow::Break(());
             }
             ControlFlow::Continue(())
         });
         // What was computed is kept even where the rest failed.
         let committed = pending.commit();
-        self.computed
-            .extend(keys.iter().filter(|key| values.contains_key(*key)));
         if let Some(error) = problem {
             return Err(error);
         }
         let flow = outcome?;
         committed?;
         match flow {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(StageError::Interrupted),
+            ControlFlow::Break(()) if stop.load(Ordering::Relaxed) => Err(StageError::Interrupted),
+            _ => Ok(()),
         }
     }
 }
@@ -141,31 +206,27 @@ impl Evaluate for CachedEvaluator<'_> {
         self.found
             .extend(values.keys().filter(|key| !self.computed.contains(*key)));
         // Missing cells by model, each once.
-        let mut missing: Vec<(blake3::Hash, Vec<Cell>, Vec<Key>)> = Vec::new();
+        let mut missing: Vec<(blake3::Hash, Vec<(Cell, Key)>)> = Vec::new();
         let mut seen = HashSet::new();
         for (cell, key) in cells.iter().zip(&keys) {
             if values.contains_key(key) || !seen.insert(*key) {
                 continue;
             }
-            let slot = match missing
-                .iter()
-                .position(|(model, _, _)| *model == cell.model)
-            {
+            let slot = match missing.iter().position(|(model, _)| *model == cell.model) {
                 Some(slot) => slot,
                 None => {
-                    missing.push((cell.model, Vec::new(), Vec::new()));
+                    missing.push((cell.model, Vec::new()));
                     missing.len() - 1
                 }
             };
-            missing[slot].1.push(cell.clone());
-            missing[slot].2.push(*key);
+            missing[slot].1.push((cell.clone(), *key));
         }
-        for (fingerprint, cells, keys) in missing {
+        for (fingerprint, missing) in missing {
             let model = self.models_by_fingerprint.get(&fingerprint).cloned();
             let model = model.ok_or_else(|| {
                 StageError::Internal("a cell of a model that the study does not name".to_string())
             })?;
-            self.compute(&model, &cells, &keys, &mut values)?;
+            self.compute_shared(&model, &missing, &mut values)?;
         }
         keys.iter()
             .map(|key| {

@@ -20,6 +20,7 @@ use serde_json::{Value as Json, json};
 use crate::cache::{Cache, CacheError, Key, write_atomically};
 use crate::model::Provenance;
 use crate::plan::{StageRecord, Study, study_key};
+use crate::prompts::Draw;
 use crate::stages::Inputs;
 
 use super::{Options, RunReport};
@@ -74,6 +75,7 @@ impl RunFolder {
                 "started": now.to_string(),
                 "status": "running",
                 "provenance": Provenance::here(options.device),
+                "memory_bytes": options.prefix_bytes,
                 "models": models(study, inputs),
                 "prompts": prompts(study, inputs),
             }),
@@ -199,6 +201,20 @@ fn resolved_yaml(study: &Study, folder: &Path) -> Result<String, serde_yaml::Err
     }
     for (name, path) in &study.prompts {
         set(["prompts", name, "path"], &path.value);
+    }
+    for (name, draw) in &study.draws {
+        if let Draw::Selection(path) = draw
+            && let Some(path) = relative(folder, path)
+        {
+            root["prompts"][name.as_str()]["draw"]["selection"] = serde_yaml::Value::String(path);
+        }
+    }
+    let folder_of_files = &study.settings.import.folder;
+    if !folder_of_files.as_os_str().is_empty()
+        && let (Some(import), Some(path)) =
+            (root.get_mut("import"), relative(folder, folder_of_files))
+    {
+        import["folder"] = serde_yaml::Value::String(path);
     }
     serde_yaml::to_string(&root)
 }

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::cache::{Cache, CacheError, Key};
+use crate::cache::{Cache, CacheError, Key, Lease};
 use crate::model::{DeviceName, Dtype};
 use crate::plan::{self, PlanError, StageRecord, StageSpec, StoredOutput, Study};
 use crate::stages::{Inputs, Output, StageError};
@@ -30,6 +30,9 @@ pub struct Options {
     pub runs: PathBuf,
     /// Where models run.
     pub device: DeviceName,
+    /// Bytes that the keys, values and residual streams of prefilled prompts may take, for each model; half of the free memory where none
+    /// is given. What does not fit is computed again.
+    pub prefix_bytes: Option<usize>,
     /// Run this stage and what it needs, and nothing else.
     pub only: Option<String>,
 }
@@ -177,9 +180,10 @@ pub fn run(
         run_dir: folder.path(),
     });
     let mut state = State {
+        lease: cache.lease(folder.path()),
         inputs: inputs.clone(),
         contents: BTreeMap::new(),
-        models: LoadedModels::new(options.device),
+        models: LoadedModels::new(options.device, options.prefix_bytes),
     };
     let mut report = RunReport::of(&folder);
     for spec in study.stages.iter().filter(|s| wanted.contains(&s.name)) {
@@ -255,6 +259,7 @@ fn wanted_stages(study: &Study, only: Option<&str>) -> Result<BTreeSet<String>, 
 
 /// What has been learned so far.
 struct State {
+    lease: Lease,
     inputs: Inputs,
     /// Content hashes of the outputs, by name of the stage.
     contents: BTreeMap<String, Key>,
@@ -322,8 +327,13 @@ impl State {
             return Ok((key, record));
         }
         let started = Instant::now();
-        let mut evaluator =
-            CachedEvaluator::new(cache, &self.inputs, &mut self.models, stop, on_event);
+        let mut evaluator = CachedEvaluator::new(
+            (cache, &self.lease),
+            &self.inputs,
+            &mut self.models,
+            stop,
+            on_event,
+        );
         let outcome = spec.stage.run(&self.inputs, &mut evaluator);
         (report.cells_computed, report.cells_cached) = evaluator.counts();
         let mut output = outcome?;

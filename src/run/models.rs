@@ -1,19 +1,23 @@
 //! The models in memory: loaded when a cell is missing, dropped when another needs the room.
 
 use std::path::Path;
+use std::time::Instant;
 
 use crate::model::{DeviceName, Evaluator, ModelError, ModelHandle};
 
 /// Loaded models by fingerprint.
 pub(super) struct LoadedModels {
     device: DeviceName,
+    /// Bytes for the prefixes of each model; half of what is free where none is given.
+    prefix_bytes: Option<usize>,
     loaded: Vec<(blake3::Hash, Evaluator)>,
 }
 
 impl LoadedModels {
-    pub(super) fn new(device: DeviceName) -> Self {
+    pub(super) fn new(device: DeviceName, prefix_bytes: Option<usize>) -> Self {
         LoadedModels {
             device,
+            prefix_bytes,
             loaded: Vec::new(),
         }
     }
@@ -38,10 +42,20 @@ impl LoadedModels {
                 if available_memory_bytes().is_some_and(|free| needed * 2 > free) {
                     self.loaded.clear();
                 }
-                let budget = available_memory_bytes()
-                    .map_or(2 << 30, |free| free.saturating_sub(needed) / 2);
-                self.loaded
-                    .push((fingerprint, model.load(self.device, budget)?));
+                let half_of_free = || {
+                    let free = available_memory_bytes();
+                    free.map_or(2 << 30, |free| free.saturating_sub(needed) / 2)
+                };
+                let budget = self.prefix_bytes.unwrap_or_else(half_of_free);
+                let started = Instant::now();
+                let evaluator = model.load(self.device, budget)?;
+                tracing::info!(
+                    model = model.name(),
+                    seconds = started.elapsed().as_secs_f64(),
+                    prefix_bytes = budget,
+                    "model loaded"
+                );
+                self.loaded.push((fingerprint, evaluator));
                 self.loaded.len() - 1
             }
         };

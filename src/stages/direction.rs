@@ -138,6 +138,7 @@ impl Stage for Extract {
             models: vec![self.model.clone()],
             prompts: vec![self.prompts.clone()],
             stages: vec![(self.scores.clone(), Product::Scores)],
+            ..Needs::default()
         }
     }
 

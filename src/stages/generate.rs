@@ -29,11 +29,19 @@ use super::{
 };
 
 use steering::{Acts, Steering, steering};
-use tables::{Answer, Row, agreement, main_table};
+pub(super) use tables::{Answer, Row, agreement, main_table, rates};
+
+/// What the two text classifiers call a continuation: by the study's patterns, and by XSTest's openings.
+pub(super) fn classified(text: &str, normalize_quotes: bool) -> (bool, bool) {
+    (
+        classify::matches_pattern(text),
+        classify::has_refusing_prefix(text, normalize_quotes),
+    )
+}
 
 pub(super) static KIND: Kind = Kind {
     name: "generate",
-    version: 1,
+    version: 2,
     product: Product::Texts,
     about: "continuations, and whether they are refusals",
     decode,
@@ -156,6 +164,7 @@ impl Stage for Generate {
                 .into_iter()
                 .map(|name| (name, Product::Directions))
                 .collect(),
+            ..Needs::default()
         }
     }
 
@@ -252,6 +261,7 @@ impl Stage for Generate {
             tables: vec![
                 (String::new(), main_table(&rows, &answers)?),
                 ("agreement".to_string(), agreement(&rows, &answers)?),
+                ("rates".to_string(), rates(&rows, &answers)?),
             ],
             ..Output::default()
         })

@@ -129,6 +129,7 @@ impl Stage for Holdout {
             models,
             prompts: vec![self.prompts.clone()],
             stages: vec![(self.scores.clone(), Product::Scores)],
+            ..Needs::default()
         }
     }
 

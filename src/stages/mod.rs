@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use polars::prelude::DataFrame;
@@ -22,8 +23,10 @@ mod direction;
 mod forecast;
 mod generate;
 mod holdout;
+mod import;
 mod parameters;
 mod patch;
+pub mod published;
 mod random;
 mod score;
 mod steer;
@@ -34,6 +37,7 @@ mod xstest;
 
 pub use direction::Direction;
 pub use forecast::{ExpectedDirection, Forecast, Forecasts};
+pub use import::ImportSettings;
 pub use parameters::{Chat, ScoreRule, Settings};
 pub use table::{read_numbers, read_parquet, read_text, to_csv, to_parquet};
 
@@ -103,6 +107,7 @@ pub static KINDS: &[&Kind] = &[
     &random::KIND,
     &xstest::KIND,
     &summary::KIND,
+    &import::KIND,
 ];
 
 /// A name written in a study file, with the place where it was written.
@@ -117,6 +122,8 @@ pub struct Needs {
     pub prompts: Vec<Name>,
     /// Names of stages and what each must produce.
     pub stages: Vec<(Name, Product)>,
+    /// Files that it reads, beside prompt sets.
+    pub files: Vec<Spanned<PathBuf>>,
 }
 
 /// What a stage would ask of a model, for a plan.
@@ -164,6 +171,11 @@ pub trait Stage: Send + Sync {
     /// The names it refers to.
     fn needs(&self) -> Needs;
 
+    /// For a stage that stands for one of another kind: the name of that kind, and what it gives.
+    fn stands_for(&self) -> Option<(&'static str, Product)> {
+        None
+    }
+
     /// The parameters that decide the output, beyond the content of the inputs, in canonical form. Part of the stage key.
     fn parameters(&self) -> serde_json::Value;
 
@@ -193,6 +205,15 @@ pub trait Evaluate {
     fn evaluate(&mut self, cells: &[Cell]) -> Result<Vec<Value>, StageError>;
 }
 
+/// A file that a stage reads.
+#[derive(Clone, Debug)]
+pub struct InputFile {
+    /// Its content.
+    pub bytes: Vec<u8>,
+    /// Hash of the content.
+    pub hash: blake3::Hash,
+}
+
 /// What a stage's references stand for. Outputs of stages are present only once those have run.
 #[derive(Clone, Default)]
 pub struct Inputs {
@@ -200,6 +221,8 @@ pub struct Inputs {
     pub models: BTreeMap<String, Arc<ModelHandle>>,
     /// By name in the study file.
     pub prompts: BTreeMap<String, Arc<PromptSet>>,
+    /// By path.
+    pub files: BTreeMap<PathBuf, Arc<InputFile>>,
     /// By name in the study file.
     pub stages: BTreeMap<String, Arc<Output>>,
     /// What is known of every stage before it has run.

@@ -8,7 +8,7 @@ use crate::model::{ModelHandle, Readout, ScoreDtype, Site, TokenSets};
 use crate::prompts::{Prompt, PromptSet};
 use crate::spec::{Fields, Layers, OneOrMany, Problems, Spanned, choice};
 
-use super::{Inputs, Name, StageError, check_layer};
+use super::{ImportSettings, Inputs, Name, StageError, check_layer};
 
 /// The messages around a prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +58,8 @@ pub struct Settings {
     pub chat: Chat,
     /// The score rule.
     pub score: ScoreRule,
+    /// Where published files lie.
+    pub import: ImportSettings,
 }
 
 impl Settings {

@@ -31,7 +31,7 @@ use pairing::Pairing;
 
 pub(super) static KIND: Kind = Kind {
     name: "patch",
-    version: 1,
+    version: 2,
     product: Product::Patches,
     about: "effect of one run's activations on another's score",
     decode,
@@ -207,6 +207,7 @@ impl Stage for Patch {
             models,
             prompts: vec![self.prompts.clone()],
             stages: vec![],
+            ..Needs::default()
         }
     }
 

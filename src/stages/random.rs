@@ -75,6 +75,7 @@ impl Stage for Random {
             stages: reference
                 .map(|name| (name.clone(), Product::Directions))
                 .collect(),
+            ..Needs::default()
         }
     }
 

@@ -7,7 +7,6 @@ use polars::prelude::DataFrame;
 use serde_json::json;
 
 use crate::model::Cell;
-use crate::prompts::PromptSet;
 use crate::spec::{Fields, Problems};
 use crate::stats;
 
@@ -48,6 +47,7 @@ impl Stage for Score {
             models: self.models.clone(),
             prompts: vec![self.prompts.clone()],
             stages: vec![],
+            ..Needs::default()
         }
     }
 
@@ -87,104 +87,127 @@ impl Stage for Score {
             }));
         }
         let scores = sweep::scores(evaluator.evaluate(&cells)?)?;
-        let mut tables = vec![
-            (String::new(), self.long(prompts, &scores)?),
-            ("means".to_string(), self.means(prompts, &scores)?),
-        ];
-        if self.models.len() == 2 {
-            tables.push(("wide".to_string(), self.wide(prompts, &scores)?));
-        }
+        let prompts_of = self.models.iter().flat_map(|model| {
+            let all = prompts.prompts.iter();
+            all.map(move |prompt| (model, prompt))
+        });
+        let scored: Vec<Scored> = prompts_of
+            .zip(scores)
+            .map(|((model, prompt), score)| Scored {
+                model: model.value.clone(),
+                id: prompt.id.clone(),
+                split: prompt.split.clone(),
+                category: prompt.category.clone(),
+                score,
+            })
+            .collect();
         Ok(Output {
-            tables,
+            tables: tables(&scored, self.settings.score.threshold)?,
             ..Output::default()
         })
     }
 }
 
-impl Score {
-    fn long(&self, prompts: &PromptSet, scores: &[f64]) -> Result<DataFrame, StageError> {
-        let rows = || {
-            self.models
-                .iter()
-                .flat_map(|m| prompts.prompts.iter().map(move |p| (m, p)))
-        };
-        let threshold = self.settings.score.threshold;
-        table::frame(vec![
-            table::text("model", rows().map(|(m, _)| &m.value)),
-            table::text("id", rows().map(|(_, p)| &p.id)),
-            table::text("split", rows().map(|(_, p)| &p.split)),
-            table::text("category", rows().map(|(_, p)| &p.category)),
-            table::numbers("score", scores.to_vec()),
-            table::flags("refused", scores.iter().map(|&s| s > threshold).collect()),
-        ])
-    }
+/// A prompt's score on a model.
+#[derive(Clone, Debug)]
+pub(super) struct Scored {
+    pub model: String,
+    pub id: String,
+    pub split: String,
+    pub category: String,
+    pub score: f64,
+}
 
-    /// Mean score with a bootstrap interval and refusal rate with a Wilson interval, both 95 %, per model and split.
-    fn means(&self, prompts: &PromptSet, scores: &[f64]) -> Result<DataFrame, StageError> {
-        let failed = |error: stats::StatsError| StageError::Internal(error.to_string());
-        let mut rows = Vec::new();
-        for (name, scores) in self.models.iter().zip(scores.chunks(prompts.prompts.len())) {
-            for (split, indices) in sweep::sets_by_split(prompts) {
-                let of_split: Vec<f64> = indices.iter().map(|&i| scores[i]).collect();
-                let refused = of_split
-                    .iter()
-                    .filter(|&&s| s > self.settings.score.threshold)
-                    .count() as u64;
-                let mean = stats::mean(&of_split).map_err(failed)?;
-                let mean_interval = stats::bootstrap_mean(&of_split, 0).map_err(failed)?;
-                let rate_interval =
-                    stats::wilson(refused, of_split.len() as u64).map_err(failed)?;
-                let rate = refused as f64 / of_split.len() as f64;
-                rows.push((
-                    name,
-                    split,
-                    of_split.len(),
-                    mean,
-                    mean_interval,
-                    rate,
-                    rate_interval,
-                ));
-            }
+/// The stage's tables. Rows come model by model.
+pub(super) fn tables(
+    scored: &[Scored],
+    threshold: f64,
+) -> Result<Vec<(String, DataFrame)>, StageError> {
+    let mut tables = vec![
+        (String::new(), long(scored, threshold)?),
+        ("means".to_string(), means(scored, threshold)?),
+    ];
+    let models: Vec<&[Scored]> = scored.chunk_by(|a, b| a.model == b.model).collect();
+    if let [first, second] = models[..]
+        && first.len() == second.len()
+    {
+        tables.push(("wide".to_string(), wide(first, second)?));
+    }
+    Ok(tables)
+}
+
+fn long(scored: &[Scored], threshold: f64) -> Result<DataFrame, StageError> {
+    let rows = || scored.iter();
+    table::frame(vec![
+        table::text("model", rows().map(|row| &row.model)),
+        table::text("id", rows().map(|row| &row.id)),
+        table::text("split", rows().map(|row| &row.split)),
+        table::text("category", rows().map(|row| &row.category)),
+        table::numbers("score", rows().map(|row| row.score).collect()),
+        table::flags("refused", rows().map(|r| r.score > threshold).collect()),
+    ])
+}
+
+/// Mean score with a bootstrap interval and refusal rate with a Wilson interval, both 95 %, per model and split.
+fn means(scored: &[Scored], threshold: f64) -> Result<DataFrame, StageError> {
+    let failed = |error: stats::StatsError| StageError::Internal(error.to_string());
+    let mut groups: Vec<(&str, &str, Vec<f64>)> = Vec::new();
+    for row in scored {
+        let at = groups
+            .iter()
+            .position(|(model, split, _)| (*model, *split) == (&row.model, &row.split));
+        match at {
+            Some(at) => groups[at].2.push(row.score),
+            None => groups.push((&row.model, &row.split, vec![row.score])),
         }
-        table::frame(vec![
-            table::text("model", rows.iter().map(|r| &r.0.value)),
-            table::text("split", rows.iter().map(|r| &r.1)),
-            table::integers("n", rows.iter().map(|r| r.2)),
-            table::optional_numbers("mean", rows.iter().map(|r| r.3).collect()),
-            table::optional_numbers(
-                "mean_low",
-                rows.iter().map(|r| r.4.map(|i| i.low)).collect(),
-            ),
-            table::optional_numbers(
-                "mean_high",
-                rows.iter().map(|r| r.4.map(|i| i.high)).collect(),
-            ),
-            table::numbers("refusal_rate", rows.iter().map(|r| r.5).collect()),
-            table::optional_numbers(
-                "rate_low",
-                rows.iter().map(|r| r.6.map(|i| i.low)).collect(),
-            ),
-            table::optional_numbers(
-                "rate_high",
-                rows.iter().map(|r| r.6.map(|i| i.high)).collect(),
-            ),
-        ])
     }
+    let mut rows = Vec::new();
+    for (_, _, scores) in &groups {
+        let refused = scores.iter().filter(|&&s| s > threshold).count() as u64;
+        rows.push((
+            stats::mean(scores).map_err(failed)?,
+            stats::bootstrap_mean(scores, 0).map_err(failed)?,
+            refused as f64 / scores.len() as f64,
+            stats::wilson(refused, scores.len() as u64).map_err(failed)?,
+        ));
+    }
+    let column = |name: &str, of: fn(&Described) -> Option<f64>| {
+        table::optional_numbers(name, rows.iter().map(of).collect())
+    };
+    table::frame(vec![
+        table::text("model", groups.iter().map(|group| group.0)),
+        table::text("split", groups.iter().map(|group| group.1)),
+        table::integers("n", groups.iter().map(|group| group.2.len())),
+        column("mean", |row| row.0),
+        column("mean_low", |row| row.1.map(|interval| interval.low)),
+        column("mean_high", |row| row.1.map(|interval| interval.high)),
+        column("refusal_rate", |row| Some(row.2)),
+        column("rate_low", |row| row.3.map(|interval| interval.low)),
+        column("rate_high", |row| row.3.map(|interval| interval.high)),
+    ])
+}
 
-    fn wide(&self, prompts: &PromptSet, scores: &[f64]) -> Result<DataFrame, StageError> {
-        let (first, second) = scores.split_at(prompts.prompts.len());
-        let column = |name: &Name| format!("s_{}", name.value);
-        let all = &prompts.prompts;
-        table::frame(vec![
-            table::text("id", all.iter().map(|p| &p.id)),
-            table::text("split", all.iter().map(|p| &p.split)),
-            table::text("category", all.iter().map(|p| &p.category)),
-            table::numbers(&column(&self.models[0]), first.to_vec()),
-            table::numbers(&column(&self.models[1]), second.to_vec()),
-            table::numbers(
-                "s_gap",
-                first.iter().zip(second).map(|(a, b)| b - a).collect(),
-            ),
-        ])
-    }
+/// Mean, its interval, rate, its interval.
+type Described = (
+    Option<f64>,
+    Option<stats::Interval>,
+    f64,
+    Option<stats::Interval>,
+);
+
+fn wide(first: &[Scored], second: &[Scored]) -> Result<DataFrame, StageError> {
+    let column = |of: &[Scored]| {
+        let model = of.first().map_or("", |row| &row.model);
+        let scores = of.iter().map(|row| row.score).collect();
+        table::numbers(&format!("s_{model}"), scores)
+    };
+    let gaps = first.iter().zip(second).map(|(a, b)| b.score - a.score);
+    table::frame(vec![
+        table::text("id", first.iter().map(|row| &row.id)),
+        table::text("split", first.iter().map(|row| &row.split)),
+        table::text("category", first.iter().map(|row| &row.category)),
+        column(first),
+        column(second),
+        table::numbers("s_gap", gaps.collect()),
+    ])
 }

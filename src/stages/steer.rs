@@ -95,6 +95,7 @@ impl Stage for Steer {
             models: self.models.clone(),
             prompts: vec![self.prompts.clone()],
             stages: vec![(self.direction.clone(), Product::Directions)],
+            ..Needs::default()
         }
     }
 

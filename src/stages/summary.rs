@@ -13,6 +13,11 @@
 //! | `operating_points` | the α that a reader asks for first | `summary/operating.rs` |
 //! | `learned_vs_random` | slope and largest gap against random directions | `summary/learned.rs` |
 //! | `xstest` | rates by label and type, with and without builders | `summary/xstest.rs` |
+//! | `direction_cosines` | how much the holdout directions of different seeds and layers have in common | `summary/stability.rs` |
+//! | `agreement` | generated texts against the score (κ), of the stage that `generate` names | `generate/tables.rs` |
+//!
+//! An imported sweep may have a row for each group of prompts instead of one for each prompt (`summary/groups.rs`): the same tables, but
+//! means and slopes have no intervals over prompts.
 //!
 //! A sweep over many seeds has many rows of one prompt, which are not independent. Means and rates are over all rows, and intervals
 //! are over prompts: see `summary/pool.rs`.
@@ -32,16 +37,18 @@ use super::{
 mod controls;
 mod describe;
 mod grid;
+mod groups;
 mod learned;
 mod operating;
 mod pool;
+mod stability;
 mod xstest;
 
 use grid::{Grid, Row, Source, Splits};
 
 pub(super) static KIND: Kind = Kind {
     name: "summary",
-    version: 1,
+    version: 2,
     product: Product::Summary,
     about: "rates with intervals, operating points, and controls",
     decode,
@@ -55,6 +62,8 @@ struct Summary {
     targets: Targets,
     /// Seed of the bootstrap.
     seed: u64,
+    /// A stage of texts, whose agreement with the score is told.
+    generate: Option<Name>,
 }
 
 /// Where the splits' names were written, if they were.
@@ -83,6 +92,7 @@ fn decode(fields: &mut Fields<'_, '_>, _settings: &Settings) -> Option<Box<dyn S
     let edge_target = target(fields, "edge_target", Targets::default().edge);
     let harmful_target = target(fields, "harmful_target", Targets::default().harmful);
     let seed = fields.or("seed", 0);
+    let generate = fields.optional("generate");
     Some(Box::new(Summary {
         sources: (!sources.is_empty()).then_some(sources)?,
         places: Places {
@@ -98,6 +108,7 @@ fn decode(fields: &mut Fields<'_, '_>, _settings: &Settings) -> Option<Box<dyn S
             harmful: harmful_target?,
         },
         seed,
+        generate,
     }))
 }
 
@@ -122,9 +133,12 @@ fn target(fields: &mut Fields<'_, '_>, name: &'static str, default: f64) -> Opti
 impl Stage for Summary {
     fn needs(&self) -> Needs {
         let sources = self.sources.iter();
+        let texts = self.generate.iter();
+        let texts = texts.map(|name| (name.clone(), Product::Texts));
         Needs {
             stages: sources
                 .map(|(_, name)| (name.clone(), Product::Sweep))
+                .chain(texts)
                 .collect(),
             ..Needs::default()
         }
@@ -140,6 +154,7 @@ impl Stage for Summary {
             "harmful_target": self.targets.harmful,
             "resamples": stats::BOOTSTRAP_RESAMPLES,
             "seed": self.seed,
+            "generate": self.generate.is_some(),
         })
     }
 
@@ -173,10 +188,27 @@ impl Stage for Summary {
     fn run(&self, inputs: &Inputs, _evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let mut grids = Vec::new();
         for (source, name) in &self.sources {
-            let found = read(*source, inputs.stage(name)?.table("")?).map_err(|problem| {
+            let rows = inputs.stage(name)?.table("").map_err(|_| {
+                StageError::Data(format!(
+                    "stage `{}` has no scores of prompts and no rates of groups to summarise",
+                    name.value
+                ))
+            })?;
+            let found = read(*source, rows).map_err(|problem| {
                 StageError::Data(format!("stage `{}`: {problem}", name.value))
             })?;
             grids.extend(found);
+        }
+        let mut cosines = None;
+        let mut agreement = None;
+        for (source, name) in &self.sources {
+            // An imported holdout has no directions, and so no cosines.
+            if let (Source::Holdout, Ok(table)) = (source, inputs.stage(name)?.table("cosine")) {
+                cosines = Some(stability::table(table)?);
+            }
+        }
+        if let Some(name) = &self.generate {
+            agreement = inputs.stage(name)?.table("agreement").ok().cloned();
         }
         let comparisons = learned::compare(&grids, &self.splits, self.seed)?;
         let candidates = [
@@ -193,8 +225,11 @@ impl Stage for Summary {
             ),
             ("learned_vs_random", learned::table(&comparisons)?),
         ];
+        let others = [("direction_cosines", cosines), ("agreement", agreement)];
+        let others = others.into_iter();
         let kept = candidates
             .into_iter()
+            .chain(others.filter_map(|(name, table)| Some((name, table?))))
             .filter(|(_, table)| table.height() > 0);
         let mut findings = self.missing();
         findings.extend(learned::findings(&comparisons, &grids));
@@ -251,6 +286,9 @@ pub(super) fn xstest_rates(rows: &DataFrame) -> Result<DataFrame, StageError> {
 
 /// A sweep's table as grids.
 fn read(source: Source, rows: &DataFrame) -> Result<Vec<Grid>, StageError> {
+    if rows.column("id").is_err() {
+        return groups::read(source, rows);
+    }
     let (models, directions) = (
         table::read_text(rows, "model")?,
         table::read_text(rows, "direction")?,

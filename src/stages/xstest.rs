@@ -64,6 +64,7 @@ impl Stage for XsTest {
             models: self.models.clone(),
             prompts: vec![self.prompts.clone()],
             stages: vec![(self.direction.clone(), Product::Directions)],
+            ..Needs::default()
         }
     }
 

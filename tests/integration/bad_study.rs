@@ -189,7 +189,7 @@ fn unknown_fields_kinds_and_sections() {
     15 | [stages.stear]
        | ^^^^^^^^^^^^^^ did you mean the stage `steer`?
        |
-       = help: a stage that is not named after its kind needs `kind`, one of `score`, `generate`, `patch`, `direction`, `steer`, `holdout`, `random`, `xstest`, `summary`
+       = help: a stage that is not named after its kind needs `kind`, one of `score`, `generate`, `patch`, `direction`, `steer`, `holdout`, `random`, `xstest`, `summary`, `import`
     ");
     assert_snapshot!(refusal("[stages.steer]", "[stages.steer]\nkind = \"push\""), @r#"
     error: `stages.steer.kind` cannot be `push`
@@ -198,7 +198,7 @@ fn unknown_fields_kinds_and_sections() {
     16 | kind = "push"
        |        ^^^^^^ not a known name
        |
-       = help: it is one of `score`, `generate`, `patch`, `direction`, `steer`, `holdout`, `random`, `xstest`, `summary`
+       = help: it is one of `score`, `generate`, `patch`, `direction`, `steer`, `holdout`, `random`, `xstest`, `summary`, `import`
     "#);
     assert_snapshot!(refusal("[stages.steer]", "[stage.steer]"), @r"
     error: the study has an unknown field `stage`
@@ -207,7 +207,7 @@ fn unknown_fields_kinds_and_sections() {
     15 | [stage.steer]
        |  ^^^^^ did you mean `stages`?
        |
-       = help: known fields: `study`, `models`, `prompts`, `chat`, `score`, `stages`
+       = help: known fields: `study`, `models`, `prompts`, `chat`, `score`, `import`, `stages`
     ");
 }
 

@@ -103,6 +103,13 @@ fn studied() -> &'static (Workbench, Run) {
             split: "harmful".to_string(),
             category: "<i>kind</i>".to_string(),
         });
+        prompts.push(Prompt {
+            id: "\"><script>window.pwned = 3</script>".to_string(),
+            text: "calm4 calm5 ]]> --> ' \" \u{2028} </textarea>".to_string(),
+            split: "harmful".to_string(),
+            category: "</text></svg><img src=x onerror=\"window.pwned = 4\"> ]]> \u{2028} '"
+                .to_string(),
+        });
         let bench = Workbench::new(&prompts);
         let run = bench.run(STUDY).ok();
         (bench, run)
@@ -183,6 +190,38 @@ fn a_rerun_copies_the_figures_of_the_run_before() {
     );
 }
 
+/// The files in `assets/` are those that its README names, with their licences.
+#[test]
+fn bundled_files_have_the_checksums_that_are_written_down() {
+    let assets = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets");
+    let readme = std::fs::read_to_string(assets.join("README.md")).unwrap();
+    let named = [
+        "echarts/echarts.min.js",
+        "fonts/NotoSans-Regular.ttf",
+        "fonts/NotoSans-Bold.ttf",
+    ];
+    for name in named {
+        let said = std::process::Command::new("sha256sum")
+            .arg(assets.join(name))
+            .output()
+            .unwrap();
+        let sum = String::from_utf8(said.stdout).unwrap()[..64].to_string();
+        let row = readme
+            .lines()
+            .find(|line| line.contains(&format!("`{name}`")))
+            .unwrap();
+        assert!(row.contains(&sum), "{name} is {sum}");
+    }
+    for licence in [
+        "echarts/LICENSE",
+        "echarts/LICENSE-d3",
+        "echarts/NOTICE",
+        "fonts/OFL.txt",
+    ] {
+        assert!(assets.join(licence).is_file(), "no {licence}");
+    }
+}
+
 #[test]
 fn the_page_needs_nothing_else() {
     let html = std::fs::read_to_string(file("report.html")).unwrap();
@@ -254,16 +293,36 @@ fn diff_ends_with_1_where_numbers_differ() {
         "csv",
     ]);
     assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.stderr.contains("1 of "), "{}", said.stderr);
+    // The score, and the mean of the set that it is in.
+    assert!(said.stderr.contains("2 of "), "{}", said.stderr);
     let outside: Vec<&str> = said
         .stdout
         .lines()
         .filter(|line| line.ends_with("false"))
         .collect();
     assert!(
-        outside.len() == 1 && outside[0].contains("id=hostile") && outside[0].contains("99.5"),
+        outside.len() == 2 && outside[0].contains("id=hostile") && outside[0].contains("99.5"),
         "{outside:?}"
     );
+    assert!(
+        outside[1].contains(",mean,") && outside[1].contains("set=harmful"),
+        "{outside:?}"
+    );
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let mut dial = std::process::Command::new(env!("CARGO_BIN_EXE_dial"))
+        .args(["show", "--format", "csv"])
+        .arg(file(""))
+        .arg("random")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(dial.stdout.take());
+    let said = dial.wait_with_output().unwrap();
+    assert_eq!(said.status.code(), Some(0), "{said:?}");
 }
 
 #[test]

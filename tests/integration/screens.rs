@@ -84,6 +84,7 @@ fn help() {
       show     Show a run's numbers as tables, with small charts
       diff     Compare two runs, or a run with published tables; exit code 1 where they differ
       dag      Print a study's pipeline for Mermaid or Graphviz
+      data     Fetch public prompt sets from their homes
       init     Write a commented study file to start from
       help     Print this message or the help of the given subcommand(s)
 
@@ -128,6 +129,9 @@ fn help() {
 
           --only <STAGE>
               Run one stage and what it needs
+
+          --memory <SIZE>
+              Memory for prefilled prompts, e.g. `4GB` or `512MiB`; what does not fit is computed again [default: half of what is free]
 
           --runs <DIR>
               The folder that gets a folder per study and run

@@ -75,6 +75,14 @@ impl Workbench {
         self.run_with(study, &[])
     }
 
+    /// Runs a study of the project.
+    pub fn run_file(&self, path: &Path, arguments: &[&str]) -> Run {
+        let path = path.display().to_string();
+        let mut all = vec!["run", path.as_str(), "--format", "json", "--threads", "1"];
+        all.extend(arguments);
+        self.dial(&all).into_run()
+    }
+
     /// As [`Workbench::run`], with more arguments.
     pub fn run_with(&self, study: &str, arguments: &[&str]) -> Run {
         self.write("study.toml", study);
@@ -263,7 +271,7 @@ pub struct Row(HashMap<String, String>);
 
 impl Table {
     #[track_caller]
-    fn read(path: &Path) -> Self {
+    pub fn read(path: &Path) -> Self {
         let mut reader = csv::Reader::from_path(path)
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Table(reader.deserialize().map(|row| Row(row.unwrap())).collect())

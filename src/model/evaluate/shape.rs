@@ -1,6 +1,7 @@
 //! The shape of a cell: where its work starts, how many positions it covers, which kinds of edit it makes, what is read. Cells of one
 //! shape share tiles; everything in a shape follows from the cell alone.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::model::cell::{Cell, Edit, Positions, Readout, TokenSets};
@@ -8,16 +9,30 @@ use crate::model::hooks::{HookPoint, Site};
 use crate::model::prefix::{SWEEP_ROWS, TILE_ROWS, bucket};
 
 /// Where a tile's work starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Entry {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Start {
     /// At the embedding of the suffix, with every block computed.
     Embedding,
     /// With the residual stream that enters a block (or, for the number of blocks, leaves the last).
     Block(usize),
-    /// Between attention and MLP of a block.
-    AfterAttention(usize),
-    /// After the MLP of a block, before its output is added.
-    AfterMlp(usize),
+    /// Each row at its own [`Entry`]. What is edited, and how, is the same in all rows; the layers are not.
+    Each(Vec<(Site, Operation)>),
+}
+
+/// Where the work of one cell starts, at the last position. Ordered as the passes run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Entry {
+    pub(super) layer: usize,
+    pub(super) step: EntryStep,
+}
+
+/// The first part of a block that has to be computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum EntryStep {
+    Attention,
+    Mlp,
+    /// The sum at the end of the block.
+    Sum,
 }
 
 /// Which kind of edit, without its vector.
@@ -26,6 +41,16 @@ pub(super) enum Operation {
     Add,
     Ablate,
     Replace,
+}
+
+impl Operation {
+    pub(super) fn of(edit: &Edit) -> Self {
+        match edit {
+            Edit::Add { .. } => Operation::Add,
+            Edit::Ablate(_) => Operation::Ablate,
+            Edit::Replace(_) => Operation::Replace,
+        }
+    }
 }
 
 /// An edit of a shape: where, at which of the suffix's positions (counted from its first; None beyond the prompt), and what.
@@ -47,20 +72,22 @@ impl ShapeEdit {
 /// Cells of equal shape can share a tile. Everything in it follows from the cell alone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
-    pub(super) entry: Entry,
+    pub(super) start: Start,
     template: blake3::Hash,
     bucket: usize,
     pub(super) suffix: usize,
+    /// In the order of the cells' interventions; left empty where [`Start::Each`] says what they are.
     pub(super) edits: Vec<ShapeEdit>,
     pub(super) readout: ReadoutShape,
 }
 
 impl Shape {
-    /// Rows of a tile of this shape. Steered scores come in thousands; patches and reads by the pair, layer and site.
+    /// Rows of a tile of this shape. Scores of the last position come in thousands, reads and longer suffixes by the prompt.
     pub(super) fn rows(&self) -> usize {
         let adds = |edit: &ShapeEdit| edit.operation == Operation::Add;
-        match self.readout {
-            ReadoutShape::Score(_) if self.edits.iter().all(adds) => SWEEP_ROWS,
+        match (&self.start, &self.readout) {
+            (Start::Each(_), _) => SWEEP_ROWS,
+            (_, ReadoutShape::Score(_)) if self.edits.iter().all(adds) => SWEEP_ROWS,
             _ => TILE_ROWS,
         }
     }
@@ -93,11 +120,7 @@ pub(super) fn shape(cell: &Cell, n_layers: usize) -> Shape {
             hook: i.hook,
             offset: i.positions.first() - start,
             open: matches!(i.positions, Positions::From(_)),
-            operation: match i.edit {
-                Edit::Add { .. } => Operation::Add,
-                Edit::Ablate(_) => Operation::Ablate,
-                Edit::Replace(_) => Operation::Replace,
-            },
+            operation: Operation::of(&i.edit),
         })
         .collect();
     let readout = match &cell.readout {
@@ -111,37 +134,63 @@ pub(super) fn shape(cell: &Cell, n_layers: usize) -> Shape {
             max_new_tokens: *max_new_tokens,
         },
     };
-    let entry = if suffix > 1 || generates {
-        Entry::Embedding
-    } else {
-        entry(&edits, &readout, n_layers)
+    let start = match first_hook(cell) {
+        _ if suffix > 1 || generates => Start::Embedding,
+        Some(HookPoint::Embed) => Start::Embedding,
+        None | Some(HookPoint::FinalNormalized) => Start::Block(n_layers),
+        Some(hook) => match (entry_at(hook, n_layers), &readout) {
+            (None, _) => Start::Block(n_layers),
+            (Some(entry), ReadoutShape::Activation { .. }) => Start::Block(entry.layer),
+            (Some(_), _) => Start::Each(kinds(&edits)),
+        },
     };
     Shape {
-        entry,
+        edits: match start {
+            Start::Each(_) => Vec::new(),
+            _ => edits,
+        },
+        start,
         template: cell.tokens.template_hash(),
         bucket: bucket(&cell.tokens),
         suffix,
-        edits,
         readout,
     }
 }
 
-/// The latest place from which everything that the edits change, and what is read, is computed.
-fn entry(edits: &[ShapeEdit], readout: &ReadoutShape, n_layers: usize) -> Entry {
-    let of_hook = |hook: HookPoint| match hook {
-        HookPoint::Embed => Entry::Embedding,
-        HookPoint::FinalNormalized => Entry::Block(n_layers),
-        HookPoint::Block { layer, site } => match site {
-            Site::ResidPre | Site::AttnZ => Entry::Block(layer),
-            Site::AttnOut | Site::ResidMid | Site::MlpPost => Entry::AfterAttention(layer),
-            Site::ResidPost if layer + 1 == n_layers => Entry::Block(n_layers),
-            Site::MlpOut | Site::ResidPost => Entry::AfterMlp(layer),
-        },
-    };
-    let read = match readout {
-        ReadoutShape::Activation { hook, .. } => Some(*hook),
+/// What is edited and how, whatever the layer.
+fn kinds(edits: &[ShapeEdit]) -> Vec<(Site, Operation)> {
+    let kinds = edits.iter().filter_map(|edit| match edit.hook {
+        HookPoint::Block { site, .. } => Some((site, edit.operation)),
+        _ => None,
+    });
+    kinds.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The first hook point that the cell edits or reads.
+fn first_hook(cell: &Cell) -> Option<HookPoint> {
+    let read = match cell.readout {
+        Readout::Activation { hook, .. } => Some(hook),
         _ => None,
     };
-    let first = edits.iter().map(|edit| edit.hook).chain(read).min();
-    first.map_or(Entry::Block(n_layers), of_hook)
+    cell.interventions.iter().map(|i| i.hook).chain(read).min()
+}
+
+/// The latest place from which everything is computed that an edit or a read at a hook point concerns; none where that is behind the
+/// last block.
+fn entry_at(hook: HookPoint, n_layers: usize) -> Option<Entry> {
+    let HookPoint::Block { layer, site } = hook else {
+        return None;
+    };
+    let step = match site {
+        Site::ResidPre | Site::AttnZ => EntryStep::Attention,
+        Site::AttnOut | Site::ResidMid | Site::MlpPost => EntryStep::Mlp,
+        Site::ResidPost if layer + 1 == n_layers => return None,
+        Site::MlpOut | Site::ResidPost => EntryStep::Sum,
+    };
+    Some(Entry { layer, step })
+}
+
+/// Where the work of a cell of a shape that starts with [`Start::Each`] begins.
+pub(super) fn entry(cell: &Cell, n_layers: usize) -> Option<Entry> {
+    first_hook(cell).and_then(|hook| entry_at(hook, n_layers))
 }

@@ -2,12 +2,12 @@
 
 use tch::{Kind, Tensor};
 
-use super::shape::{Entry, Operation, Shape, ShapeEdit};
+use super::shape::{Operation, Shape, ShapeEdit, Start};
 use crate::model::cell::{Cell, Edit};
 use crate::model::error::ModelError;
 use crate::model::hooks::{HookPoint, Site};
 use crate::model::prefix::{Context, PrefixStore, Rows};
-use crate::model::transformer::{RowEdit, Tap, Transformer};
+use crate::model::transformer::{RowEdit, Tap, TapEdit, Transformer};
 
 type Result<T> = std::result::Result<T, ModelError>;
 
@@ -60,20 +60,32 @@ impl<'a> Tile<'a> {
         for (number, edit) in self.edits.iter().enumerate() {
             for position in 0..count {
                 if edit.acts_at(first_index + position) {
-                    let rows = self.edit_rows(number, edit.operation)?;
-                    tap.edits.push((edit.hook, position as i64, rows));
+                    let each = self
+                        .cells
+                        .iter()
+                        .map(|cell| &cell.interventions[number].edit);
+                    tap.edits.push(TapEdit {
+                        hook: edit.hook,
+                        position: position as i64,
+                        rows: None,
+                        edit: self.row_edit(each, edit.operation)?,
+                    });
                 }
             }
         }
         Ok(tap)
     }
 
-    /// The vectors of one edit of every row, `[n, d_model]`.
-    fn edit_rows(&self, number: usize, operation: Operation) -> Result<RowEdit> {
-        let width = self.transformer.config().d_model;
-        let mut data: Vec<f32> = Vec::with_capacity(self.cells.len() * width);
-        for cell in &self.cells {
-            match &cell.interventions[number].edit {
+    /// One edit of so many rows.
+    pub(super) fn row_edit<'e>(
+        &self,
+        edits: impl Iterator<Item = &'e Edit>,
+        operation: Operation,
+    ) -> Result<RowEdit> {
+        let width = self.transformer.config().d_model as i64;
+        let mut data: Vec<f32> = Vec::new();
+        for edit in edits {
+            match edit {
                 // The product is formed in float32 in the order of the definition: h + α·v.
                 Edit::Add { vector, scale } => {
                     data.extend(vector.values().iter().map(|v| (*scale as f32) * v))
@@ -82,7 +94,7 @@ impl<'a> Tile<'a> {
             }
         }
         let rows = Tensor::from_slice(&data)
-            .f_view([self.cells.len() as i64, width as i64].as_slice())?
+            .f_view([-1, width].as_slice())?
             .f_to_device(self.transformer.device())?
             .f_to_kind(self.transformer.kind())?;
         Ok(match operation {
@@ -113,43 +125,34 @@ impl<'a> Tile<'a> {
         }))
     }
 
-    /// Runs from the entry to the end of the last block: the residual stream there, `[n, suffix, d_model]`.
-    pub(super) fn run(&self, entry: Entry, tap: &mut Tap) -> Result<Tensor> {
+    /// Runs from the start to the end of the last block: the residual stream there, `[n, suffix, d_model]`.
+    pub(super) fn run(&self, start: &Start, tap: &mut Tap) -> Result<Tensor> {
         let transformer = self.transformer;
         let n_layers = transformer.config().n_layers;
-        let stored = |hook: HookPoint| -> Result<Tensor> {
-            let vectors = self.stored(hook)?;
-            let vectors =
-                vectors.ok_or_else(|| ModelError::Internal(format!("`{hook}` is not stored")))?;
-            Ok(vectors.f_unsqueeze(1)?)
-        };
-        let resid_pre = |layer: usize| match layer == n_layers {
-            true => stored(HookPoint::block(n_layers - 1, Site::ResidPost)),
-            false => stored(HookPoint::block(layer, Site::ResidPre)),
-        };
-        let (x, next) = match entry {
-            Entry::Embedding => {
+        let (x, next) = match start {
+            Start::Embedding => {
                 let x = transformer.embed(&self.suffix_ids()?)?;
                 (tap.pass(HookPoint::Embed, x)?, 0)
             }
-            Entry::Block(layer) if layer == n_layers => {
+            Start::Block(layer) if *layer == n_layers => {
                 let last = HookPoint::block(n_layers - 1, Site::ResidPost);
-                (tap.pass(last, resid_pre(layer)?)?, layer)
+                (tap.pass(last, self.entering(last)?)?, n_layers)
             }
-            Entry::Block(layer) => (resid_pre(layer)?, layer),
-            Entry::AfterAttention(layer) => {
-                let out = HookPoint::block(layer, Site::AttnOut);
-                let out = tap.pass(out, stored(out)?)?;
-                let x = resid_pre(layer)?.f_add(&out)?;
-                (transformer.after_attention(layer, x, tap)?, layer + 1)
+            Start::Block(layer) => {
+                let first = HookPoint::block(*layer, Site::ResidPre);
+                (self.entering(first)?, *layer)
             }
-            Entry::AfterMlp(layer) => {
-                let x = stored(HookPoint::block(layer, Site::ResidMid))?;
-                let out = stored(HookPoint::block(layer, Site::MlpOut))?;
-                (transformer.after_mlp(layer, &x, out, tap)?, layer + 1)
-            }
+            Start::Each(_) => self.begin_each(tap)?,
         };
         self.run_blocks(next, x, tap, &mut |_, _, _| Ok(()))
+    }
+
+    /// The stored last-position vectors of a hook point that is stored, `[n, 1, d_model]`.
+    pub(super) fn entering(&self, hook: HookPoint) -> Result<Tensor> {
+        let vectors = self.stored(hook)?;
+        let vectors =
+            vectors.ok_or_else(|| ModelError::Internal(format!("`{hook}` is not stored")))?;
+        Ok(vectors.f_unsqueeze(1)?)
     }
 
     /// Runs blocks `from..` over the suffix against the cached prefix. `keep` is handed the keys and values of the suffix.
@@ -175,10 +178,12 @@ impl<'a> Tile<'a> {
         for layer in from..n_layers {
             let cached = context.layer(layer)?;
             let segments = cached.segments();
-            let (next, keys, values) =
+            let (next, own) =
                 self.transformer
                     .block(layer, &x, &rotary, &segments, causal.as_ref(), tap)?;
-            keep(layer, keys, values)?;
+            if let Some((keys, values)) = own {
+                keep(layer, keys, values)?;
+            }
             x = next;
         }
         Ok(x)

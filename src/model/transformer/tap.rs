@@ -1,5 +1,7 @@
 //! Edits and reads while a pass runs, as values consulted at each hook point.
 
+use std::collections::HashSet;
+
 use tch::Tensor;
 
 use crate::model::error::ModelError;
@@ -7,21 +9,35 @@ use crate::model::hooks::HookPoint;
 
 type Result<T> = std::result::Result<T, ModelError>;
 
-/// What one edit does to the rows of a tile.
+/// What one edit does to n rows of a tile.
 pub enum RowEdit {
-    /// x + delta, delta `[B, d_model]`
+    /// x + delta, delta `[n, d_model]`
     Add(Tensor),
-    /// x − (x·v)v, v `[B, d_model]`
+    /// x − (x·v)v, v `[n, d_model]`
     Ablate(Tensor),
-    /// the given rows instead, `[B, d_model]`
+    /// the given rows instead, `[n, d_model]`
     Replace(Tensor),
+}
+
+/// An edit of a pass.
+pub struct TapEdit {
+    /// Where.
+    pub hook: HookPoint,
+    /// Index among the S positions at hand.
+    pub position: i64,
+    /// Which rows, `[n]` int64; all B when none.
+    pub rows: Option<Tensor>,
+    /// What.
+    pub edit: RowEdit,
 }
 
 /// Edits to make and vectors to keep while a pass runs.
 #[derive(Default)]
 pub struct Tap {
-    /// (hook point, index among the S positions at hand, edit), in the order of application.
-    pub edits: Vec<(HookPoint, i64, RowEdit)>,
+    /// In the order of application.
+    pub edits: Vec<TapEdit>,
+    /// Outputs of attention (`attn_out`) and MLPs (`mlp_out`) that need not be computed, because no row makes use of them.
+    pub needless: HashSet<HookPoint>,
     /// Hook points to keep; see [`Tap::kept`].
     pub wanted: Vec<HookPoint>,
     /// Which of the B·S vectors are kept, `[n]` int64; the whole `[B, S, width]` when none.
@@ -31,19 +47,11 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Whether an edit puts other vectors in the place of all that passes the hook point with the size of x `[B, S, d_model]`.
-    pub fn replaces_all(&self, hook: HookPoint, x: &Tensor) -> bool {
-        let replaces = |(at, _, edit): &(HookPoint, i64, RowEdit)| {
-            *at == hook && matches!(edit, RowEdit::Replace(_))
-        };
-        x.size()[1] == 1 && self.edits.iter().any(replaces)
-    }
-
     /// Applies this hook point's edits to x `[B, S, width]` and keeps it if wanted.
     pub fn pass(&mut self, hook: HookPoint, x: Tensor) -> Result<Tensor> {
         let mut x = x;
-        for (_, position, edit) in self.edits.iter().filter(|(at, _, _)| *at == hook) {
-            x = edited(&x, *position, edit)?;
+        for edit in self.edits.iter().filter(|edit| edit.hook == hook) {
+            x = edited(&x, edit)?;
         }
         if self.wanted.contains(&hook) {
             let kept = match &self.kept_rows {
@@ -56,10 +64,14 @@ impl Tap {
     }
 }
 
-/// x `[B, S, d]` with the rows at one position changed.
-fn edited(x: &Tensor, position: i64, edit: &RowEdit) -> Result<Tensor> {
-    let at = x.f_select(1, position)?;
-    let changed = match edit {
+/// x `[B, S, d]` with the edit's rows at its position changed.
+fn edited(x: &Tensor, edit: &TapEdit) -> Result<Tensor> {
+    let at = x.f_select(1, edit.position)?;
+    let at = match &edit.rows {
+        Some(rows) => at.f_index_select(0, rows)?,
+        None => at,
+    };
+    let changed = match &edit.edit {
         RowEdit::Add(delta) => at.f_add(delta)?,
         RowEdit::Replace(rows) => rows.shallow_clone(),
         RowEdit::Ablate(direction) => {
@@ -69,11 +81,17 @@ fn edited(x: &Tensor, position: i64, edit: &RowEdit) -> Result<Tensor> {
             at.f_sub(&component.f_mul(direction)?)?
         }
     };
-    if x.size()[1] == 1 {
+    if x.size()[1] == 1 && edit.rows.is_none() {
         return Ok(changed.f_unsqueeze(1)?);
     }
     let mut result = x.f_empty_like()?;
     result.f_copy_(x)?;
-    result.f_select(1, position)?.f_copy_(&changed)?;
+    let mut at = result.f_select(1, edit.position)?;
+    match &edit.rows {
+        Some(rows) => {
+            let _ = at.f_index_copy_(0, rows, &changed)?;
+        }
+        None => at.f_copy_(&changed)?,
+    }
     Ok(result)
 }

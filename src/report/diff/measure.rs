@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::report::Table;
+use crate::stages::published::{Measured, Of, Published};
 
 /// What was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,7 +36,7 @@ impl Quantity {
     }
 }
 
-/// Names of conditions, and the other names that published tables give them.
+/// Names of conditions, and the other names that stages' tables give them.
 const CONDITIONS: [(&str, &[&str]); 9] = [
     ("model", &[]),
     ("layer", &[]),
@@ -43,9 +44,9 @@ const CONDITIONS: [(&str, &[&str]); 9] = [
     ("site", &[]),
     ("seed", &[]),
     ("alpha", &[]),
-    ("set", &["eval_set", "split", "label"]),
+    ("set", &["split", "label"]),
     ("type", &["category"]),
-    ("id", &["example_id"]),
+    ("id", &[]),
 ];
 
 /// The measurements of a table.
@@ -55,33 +56,37 @@ pub(super) struct Measurements {
     pub kind: String,
     /// The file's name.
     pub name: String,
-    pub rows: Vec<(BTreeMap<&'static str, String>, Quantity, f64)>,
+    pub rows: Vec<(Conditions, Quantity, f64)>,
+    /// Of single prompts, until they are made into rates.
+    refusals: Vec<(Conditions, f64)>,
+}
+
+/// Conditions by name.
+pub(super) type Conditions = BTreeMap<&'static str, String>;
+
+/// What a published row is of, as conditions.
+fn conditions(of: &Of) -> Conditions {
+    let number = |value: Option<u64>| value.map(|value| value.to_string());
+    let named = [
+        ("model", of.model.clone()),
+        ("layer", number(of.layer)),
+        ("k", number(of.k)),
+        ("site", of.site.clone()),
+        ("seed", number(of.seed)),
+        ("alpha", of.alpha.map(|alpha| alpha.to_string())),
+        ("set", of.set.clone()),
+        ("type", of.category.clone()),
+        ("id", of.id.clone()),
+    ];
+    let said = named.into_iter();
+    said.filter_map(|(name, value)| Some((name, value?)))
+        .collect()
 }
 
 impl Measurements {
-    /// Of a table; `given` are conditions that its name says and no column does.
-    pub(super) fn of(
-        kind: &str,
-        name: &str,
-        table: &Table,
-        given: &[(&'static str, String)],
-    ) -> Self {
-        let mut measurements = Measurements {
-            kind: kind.to_string(),
-            name: name.to_string(),
-            rows: Vec::new(),
-        };
-        let wide: Vec<(&str, Vec<Option<f64>>)> = table
-            .columns
-            .iter()
-            .filter_map(|column| {
-                column
-                    .name
-                    .strip_prefix("s_")
-                    .filter(|model| *model != "gap")
-            })
-            .map(|model| (model, table.numbers(&format!("s_{model}"))))
-            .collect();
+    /// Of a stage's table.
+    pub(super) fn of(kind: &str, name: &str, table: &Table) -> Self {
+        let mut measurements = Measurements::empty(kind, name);
         let conditions: Vec<(&'static str, Vec<String>)> = CONDITIONS
             .iter()
             .filter_map(|(name, others)| {
@@ -91,8 +96,10 @@ impl Measurements {
             })
             .collect();
         let columns = quantities(table);
+        let refused = table.numbers("refused");
+        let is_by_prompt = table.has("id");
         for row in 0..table.height() {
-            let mut at: BTreeMap<&'static str, String> = given.iter().cloned().collect();
+            let mut at: Conditions = BTreeMap::new();
             for (name, values) in &conditions {
                 if !values[row].is_empty() {
                     at.insert(name, normal(name, &values[row]));
@@ -103,56 +110,73 @@ impl Measurements {
                     measurements.push(at.clone(), *quantity, value);
                 }
             }
-            for (model, values) in &wide {
-                if let Some(value) = values[row] {
-                    let mut at = at.clone();
-                    at.insert("model", (*model).to_string());
-                    measurements.push(at, Quantity::Score, value);
-                }
+            if let (true, Some(refused)) = (is_by_prompt, refused[row]) {
+                measurements.refusals.push((at, refused));
             }
         }
-        measurements.add_rates(table, &conditions, given);
+        measurements.add_means_and_rates();
         measurements
     }
 
-    pub(super) fn push(
-        &mut self,
-        at: BTreeMap<&'static str, String>,
-        quantity: Quantity,
-        value: f64,
-    ) {
+    /// Of a published file.
+    pub(super) fn of_published(kind: &str, name: &str, read: &Published) -> Self {
+        let mut measurements = Measurements::empty(kind, name);
+        for row in &read.rows {
+            let at = conditions(&row.of);
+            match row.measured {
+                Measured::Score { score, refused } => {
+                    measurements.push(at.clone(), Quantity::Score, score);
+                    let refused = refused.map(|refused| (at, f64::from(u8::from(refused))));
+                    measurements.refusals.extend(refused);
+                }
+                // Rates by type are not in the tables they are compared with.
+                Measured::Group { mean, rate, .. } if row.of.category.is_none() => {
+                    for (quantity, value) in [(Quantity::Mean, mean), (Quantity::RefusalRate, rate)]
+                    {
+                        if let Some(value) = value {
+                            measurements.push(at.clone(), quantity, value);
+                        }
+                    }
+                }
+                Measured::Effect { delta, .. } => {
+                    measurements.push(at, Quantity::MeanDelta, delta);
+                }
+                Measured::Group { .. } | Measured::Text(_) => {}
+            }
+        }
+        measurements.add_means_and_rates();
+        measurements
+    }
+
+    fn empty(kind: &str, name: &str) -> Self {
+        Measurements {
+            kind: kind.to_string(),
+            name: name.to_string(),
+            ..Measurements::default()
+        }
+    }
+
+    pub(super) fn push(&mut self, at: Conditions, quantity: Quantity, value: f64) {
         self.rows.push((at, quantity, value));
     }
 
-    /// From refusals of single prompts the rate of each set.
-    fn add_rates(
-        &mut self,
-        table: &Table,
-        conditions: &[(&'static str, Vec<String>)],
-        given: &[(&'static str, String)],
-    ) {
-        let column = ["refused", "refuse_flag", "refuse"]
-            .into_iter()
-            .find(|name| table.has(name));
-        let is_by_prompt = conditions.iter().any(|(name, _)| *name == "id");
-        let (Some(column), true) = (column, is_by_prompt) else {
-            return;
-        };
-        let mut sums: BTreeMap<BTreeMap<&'static str, String>, (f64, f64)> = BTreeMap::new();
-        for (row, refused) in table.numbers(column).into_iter().enumerate() {
-            let Some(refused) = refused else { continue };
-            let mut at: BTreeMap<&'static str, String> = given.iter().cloned().collect();
-            let kept = conditions
-                .iter()
-                .filter(|(name, _)| !matches!(*name, "id" | "type"));
-            for (name, values) in kept.filter(|(_, values)| !values[row].is_empty()) {
-                at.insert(name, normal(name, &values[row]));
+    /// From scores and refusals of single prompts the mean and the rate of each set.
+    fn add_means_and_rates(&mut self) {
+        let is_score =
+            |(_, quantity, _): &&(Conditions, Quantity, f64)| *quantity == Quantity::Score;
+        let scores = self.rows.iter().filter(is_score);
+        let scores: Vec<(Conditions, f64)> = scores.map(|(at, _, v)| (at.clone(), *v)).collect();
+        let refusals = std::mem::take(&mut self.refusals);
+        for (quantity, values) in [(Quantity::Mean, scores), (Quantity::RefusalRate, refusals)] {
+            let mut sums: BTreeMap<Conditions, (f64, f64)> = BTreeMap::new();
+            for (mut at, value) in values {
+                at.retain(|name, _| !matches!(*name, "id" | "type"));
+                let sum = sums.entry(at).or_default();
+                *sum = (sum.0 + value, sum.1 + 1.0);
             }
-            let sum = sums.entry(at).or_default();
-            *sum = (sum.0 + refused, sum.1 + 1.0);
-        }
-        for (at, (refused, count)) in sums {
-            self.push(at, Quantity::RefusalRate, refused / count);
+            for (at, (sum, count)) in sums {
+                self.push(at, quantity, sum / count);
+            }
         }
     }
 

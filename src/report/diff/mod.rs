@@ -4,8 +4,8 @@
 //! α, set, prompt, …), and the value. Two sides are compared kind by kind (scores with scores, a holdout sweep with a holdout sweep), on
 //! the conditions that both name.
 
+mod agreement;
 mod measure;
-mod published;
 mod side;
 #[cfg(test)]
 mod tests;
@@ -16,6 +16,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::ReportError;
+pub use agreement::Agreement;
 use measure::{Measurements, Quantity};
 use side::Side;
 
@@ -92,6 +93,8 @@ pub struct Difference {
     pub parameters: Vec<Parameter>,
     /// By kind and quantity.
     pub comparisons: Vec<Comparison>,
+    /// What should agree even where numbers differ by rounding.
+    pub agreements: Vec<Agreement>,
     /// Every matched row.
     pub rows: Vec<Row>,
     /// What could not be compared, and why.
@@ -222,6 +225,13 @@ fn compare(
         difference
             .comparisons
             .push(comparison(&rows, unmatched, allowed));
+        difference.agreements.extend(agreement::agreements(
+            &left.kind,
+            quantity,
+            &conditions,
+            &of_left,
+            &of_right,
+        ));
         difference.rows.extend(rows);
     }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::report::{FinishedRun, ReportError, Table, file_stem};
+use crate::stages::published;
 
 use super::measure::Measurements;
-use super::published;
 
 /// What a side has.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ impl Side {
         }
         let mut side = Side::default();
         for file in files(path)? {
-            side.measurements.extend(published::read(&file)?);
+            side.measurements.extend(of_file(&file)?);
         }
         Ok(side)
     }
@@ -44,9 +44,8 @@ impl Side {
                     ("score" | "steer" | "holdout" | "random" | "xstest", "")
                     | ("patch", "mean") => {
                         side.measurements
-                            .push(Measurements::of(&stage.kind, &stem, table, &[]));
+                            .push(Measurements::of(&stage.kind, &stem, table));
                     }
-                    ("summary", "") => side.measurements.extend(by_source(table, &stem)),
                     _ => {}
                 }
             }
@@ -68,19 +67,22 @@ impl Side {
     }
 }
 
-/// A summary's rows, each source a table of its kind.
-fn by_source(table: &Table, stem: &str) -> Vec<Measurements> {
-    let sources = table.texts("source");
-    let mut kinds: Vec<&String> = sources.iter().collect();
-    kinds.sort();
-    kinds.dedup();
-    let of = |kind: &String| {
-        let rows: Vec<usize> = (0..table.height())
-            .filter(|row| sources[*row] == *kind)
-            .collect();
-        Measurements::of(kind, stem, &table.taken(&rows), &[])
+/// The measurements of a CSV or JSON file; none where its name is of nothing that is known. A layer, seed or site that a name says
+/// counts where no column says it.
+fn of_file(path: &Path) -> Result<Option<Measurements>, ReportError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let Some(kind) = published::kind_of(&name) else {
+        return Ok(None);
     };
-    kinds.into_iter().map(of).collect()
+    let text =
+        std::fs::read_to_string(path).map_err(|error| ReportError::unreadable(path, error))?;
+    if published::is_published_shape(&name, &text) {
+        let read = published::read(kind, &name, &text)
+            .map_err(|error| ReportError::unreadable(path, error))?;
+        return Ok(Some(Measurements::of_published(kind, &name, &read)));
+    }
+    let table = Table::from_csv(&text, &path.display().to_string())?;
+    Ok(Some(Measurements::of(kind, &name, &table)))
 }
 
 /// The tables in a folder, or the file itself.

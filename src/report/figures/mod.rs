@@ -61,12 +61,19 @@ const SCORE: &str = "mean score (logit difference)";
 /// The label of an axis of refusal rates.
 const RATE: &str = "refusal rate";
 
-/// The suffix of a figure's name where a stage has several models.
+/// The suffix of a figure's name where a stage has several models. A model may be called anything, a file may not: what could lead out of
+/// the folder is replaced, and the model's place then keeps names apart.
 fn suffix(models: &[String], model: &str) -> String {
-    match models.len() {
-        0 | 1 => String::new(),
-        _ => format!(".{model}"),
+    if models.len() < 2 {
+        return String::new();
     }
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if model.chars().all(is_plain) {
+        return format!(".{model}");
+    }
+    let plain = model.replace(|c: char| !is_plain(c), "_");
+    let place = models.iter().position(|known| known == model);
+    format!(".{plain}-{}", place.unwrap_or_default())
 }
 
 /// What a title says of the model where a stage has several.

@@ -177,8 +177,13 @@ fn gathered(table: &Table, by_category: bool) -> Vec<Sample> {
     let text = |name: &str| coded(table.texts(name));
     let columns = ["model", "site", "set", "direction", "category"].map(text);
     let (layers, alphas) = (table.numbers("layer"), table.numbers("alpha"));
-    let (seeds, scores) = (table.numbers("seed"), table.numbers("score"));
-    let refused = table.numbers("refused");
+    // Of a published table of groups each row is a mean already.
+    let [score, refused] = match table.has("score") {
+        true => ["score", "refused"],
+        false => ["mean", "refusal_rate"],
+    };
+    let (seeds, scores) = (table.numbers("seed"), table.numbers(score));
+    let refused = table.numbers(refused);
     let mut index: HashMap<([usize; 5], i64, Option<i64>, u64), usize> = HashMap::new();
     let mut sums: Vec<(Sample, f64)> = Vec::new();
     for row in 0..table.height() {

@@ -73,3 +73,14 @@ fn both_halves_of_a_holdout_are_of_the_edge_split() {
     assert_eq!(splits.split_of("harmful"), "harmful");
     assert_eq!(splits.split_of("edgewise"), "edgewise");
 }
+
+#[test]
+fn a_models_name_leads_no_figure_out_of_its_folder() {
+    let models = ["../../b", "..\\..\\b", "inst"].map(str::to_string);
+    let suffixes = models.each_ref().map(|model| super::suffix(&models, model));
+    assert_eq!(
+        suffixes,
+        [".._.._b-0", ".._.._b-1", "inst"].map(|name| format!(".{name}"))
+    );
+    assert_eq!(super::suffix(&models[..1], &models[0]), "");
+}

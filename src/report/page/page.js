@@ -182,6 +182,8 @@
     };
     const chart = (set, index) => {
       const places = [...new Set(set.sweeps.map(s => s.place))], panels = [];
+      // One legend for all panels: a direction keeps its colour where others are missing.
+      const names = [...new Set(set.sweeps.filter(s => s.kind !== "random").map(s => s.name))];
       for (const place of places) {
         const marks = [], of = set.sweeps.filter(s => s.place === place), n = s => s.alphas.length;
         for (const s of of.filter(s => s.kind === "random")) {
@@ -189,10 +191,9 @@
           if (cut("low")[0] === null) continue;
           marks.push({ name: s.name, colour: data.baseline, shape: "band", x: s.alphas, y: cut("mean"), low: cut("low"), high: cut("high"), labels: [], values: [] }, { name: s.name, colour: data.baseline, shape: "dashed", x: s.alphas, y: cut("mean"), low: [], high: [], labels: [], values: [] });
         }
-        let colour = 0;
         for (const s of of.filter(s => s.kind !== "random")) {
           const values = s.mean.slice(index * n(s), (index + 1) * n(s)), kept = values.map((v, i) => i).filter(i => values[i] !== null);
-          if (kept.length) marks.push({ name: s.name, colour: data.palette[colour++ % data.palette.length], shape: "line", x: kept.map(i => s.alphas[i]), y: kept.map(i => values[i]), low: [], high: [], labels: [], values: [] });
+          if (kept.length) marks.push({ name: s.name, colour: data.palette[names.indexOf(s.name) % data.palette.length], shape: "line", x: kept.map(i => s.alphas[i]), y: kept.map(i => values[i]), low: [], high: [], labels: [], values: [] });
         }
         if (marks.length) panels.push({ title: place, x: { label: "α (length added along the unit direction)", categories: [], low: null, high: null }, y: { label: "score (logit difference)", categories: [], low: null, high: null }, marks, colours: null });
       }

@@ -329,6 +329,16 @@ fn cells(
     area: [f64; 4],
     cell: (f64, f64),
 ) {
+    let written = |value: f64| match value.abs() < 0.005 {
+        true => "0".to_string(),
+        false => number((value * 100.0).round() / 100.0),
+    };
+    let texts = mark.values.iter().flatten().map(|value| written(*value));
+    let widest = texts.map(|text| text_width(&text, 1.0)).fold(0.0, f64::max);
+    // All of them or none: a number in some cells only would look like a distinction.
+    let size = [9.0, 8.0, 7.0]
+        .into_iter()
+        .find(|size| widest * size < cell.0 - 2.0);
     for ((column, row), value) in mark.x.iter().zip(&mark.y).zip(&mark.values) {
         let at = (area[0] + column * cell.0, area[1] + row * cell.1);
         let Some(value) = value else { continue };
@@ -338,12 +348,7 @@ fn cells(
             &format!("#{r:02X}{g:02X}{b:02X}"),
             1.0,
         );
-        let text = if value.abs() < 0.005 {
-            "0".to_string()
-        } else {
-            number((value * 100.0).round() / 100.0)
-        };
-        if text_width(&text, 9.0) < cell.0 - 2.0 {
+        if let Some(size) = size {
             let ink = if is_dark((r, g, b)) {
                 "#FFFFFF"
             } else {
@@ -352,8 +357,8 @@ fn cells(
             canvas.text(
                 at.0 + cell.0 / 2.0,
                 at.1 + 15.5,
-                &text,
-                9.0,
+                &written(*value),
+                size,
                 Anchor::Middle,
                 ink,
             );
@@ -375,7 +380,10 @@ fn colour_bar(canvas: &mut Canvas, colours: &ColourScale, [x, y, width, height]:
     }
     let middle = (colours.low + colours.high) / 2.0;
     for (at, value) in [(0.0, colours.high), (0.5, middle), (1.0, colours.low)] {
-        let value = (value * 100.0).round() / 100.0;
+        let value = match value.abs() < 0.005 {
+            true => value,
+            false => (value * 100.0).round() / 100.0,
+        };
         canvas.text(
             x + width + 4.0,
             y + height * at + 3.5,

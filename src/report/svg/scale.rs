@@ -53,6 +53,9 @@ pub(super) fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
 
 /// A number as an axis writes it: no more digits than it has, and a true minus sign.
 pub(super) fn number(value: f64) -> String {
+    if value != 0.0 && value.abs() < 5e-5 {
+        return format!("{value:.0e}").replace('-', "−");
+    }
     let text = format!("{value:.4}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     match text.strip_prefix('-') {
@@ -113,6 +116,11 @@ mod tests {
         assert_eq!(number(0.6000000000000001), "0.6");
         assert_eq!(number(-0.0), "0");
         assert_eq!(number(20.0), "20");
+        assert_eq!(
+            number(-2e-7),
+            "−2e−7",
+            "an axis of tiny numbers is not all 0"
+        );
     }
 
     #[test]

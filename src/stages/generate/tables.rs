@@ -16,7 +16,7 @@ const NONE: &str = "none";
 
 /// One row of the table, before its answer.
 #[derive(Clone, Copy)]
-pub(super) struct Row<'a> {
+pub(in crate::stages) struct Row<'a> {
     /// Name of the model.
     pub model: &'a str,
     /// The direction and its place; none where nothing is steered.
@@ -29,7 +29,7 @@ pub(super) struct Row<'a> {
 
 impl Row<'_> {
     /// The edit of the row's run, at these positions; none without a direction.
-    pub(super) fn intervention(&self, positions: Positions) -> Vec<Intervention> {
+    pub(in crate::stages) fn intervention(&self, positions: Positions) -> Vec<Intervention> {
         let of_line = |line: &Line| Intervention {
             hook: HookPoint::block(line.layer, line.site),
             positions,
@@ -57,7 +57,7 @@ impl Row<'_> {
 }
 
 /// What was found for a row.
-pub(super) struct Answer {
+pub(in crate::stages) struct Answer {
     /// The logit score at the last prompt token.
     pub score: f64,
     /// Whether the score is above the threshold.
@@ -71,7 +71,10 @@ pub(super) struct Answer {
 }
 
 /// One row per model, direction, place, α and prompt.
-pub(super) fn main_table(rows: &[Row<'_>], answers: &[Answer]) -> Result<DataFrame, StageError> {
+pub(in crate::stages) fn main_table(
+    rows: &[Row<'_>],
+    answers: &[Answer],
+) -> Result<DataFrame, StageError> {
     let prompts = || rows.iter().map(|row| row.prompt);
     let mut columns = place_columns(rows);
     columns.extend([
@@ -122,7 +125,10 @@ const CLASSIFIERS: [(&str, Refuses); 2] = [
 ];
 
 /// Each text classifier against the logit score. κ is null where both gave every text one and the same label.
-pub(super) fn agreement(rows: &[Row<'_>], answers: &[Answer]) -> Result<DataFrame, StageError> {
+pub(in crate::stages) fn agreement(
+    rows: &[Row<'_>],
+    answers: &[Answer],
+) -> Result<DataFrame, StageError> {
     let mut groups: Vec<Row<'_>> = Vec::new();
     let mut names: Vec<&str> = Vec::new();
     let mut counts: Vec<[[u64; 2]; 2]> = Vec::new();
@@ -157,6 +163,69 @@ pub(super) fn agreement(rows: &[Row<'_>], answers: &[Answer]) -> Result<DataFram
                 .iter()
                 .map(|&table| stats::cohens_kappa(table))
                 .collect(),
+        ),
+    ]);
+    table::frame(columns)
+}
+
+/// How many texts of each split every classifier calls refusals, with Wilson's interval; `score` is the logit score's own verdict.
+pub(in crate::stages) fn rates(
+    rows: &[Row<'_>],
+    answers: &[Answer],
+) -> Result<DataFrame, StageError> {
+    let verdicts: [(&str, Refuses); 3] = [
+        ("score", |answer| answer.refused),
+        CLASSIFIERS[0],
+        CLASSIFIERS[1],
+    ];
+    let mut groups: Vec<(Row<'_>, &str, u64, [u64; 3])> = Vec::new();
+    for (row, answer) in rows.iter().zip(answers) {
+        let split = row.prompt.split.as_str();
+        let at = groups
+            .iter()
+            .position(|(group, of, ..)| group.is_with(row) && *of == split);
+        let at = at.unwrap_or_else(|| {
+            groups.push((*row, split, 0, [0; 3]));
+            groups.len() - 1
+        });
+        groups[at].2 += 1;
+        for (count, (_, refuses)) in groups[at].3.iter_mut().zip(verdicts) {
+            *count += u64::from(refuses(answer));
+        }
+    }
+    let mut places = Vec::new();
+    let (mut splits, mut names, mut sizes, mut counts) = (vec![], vec![], vec![], vec![]);
+    let mut intervals = Vec::new();
+    for (row, split, n, refused) in groups {
+        for ((name, _), count) in verdicts.iter().zip(refused) {
+            places.push(row);
+            splits.push(split);
+            names.push(*name);
+            sizes.push(n as usize);
+            counts.push(count as usize);
+            let interval = stats::wilson(count, n);
+            intervals.push(interval.map_err(|error| StageError::Internal(error.to_string()))?);
+        }
+    }
+    let rate = counts
+        .iter()
+        .zip(&sizes)
+        .map(|(&c, &n)| c as f64 / n as f64);
+    let rate: Vec<f64> = rate.collect();
+    let mut columns = place_columns(&places);
+    columns.extend([
+        table::text("split", splits),
+        table::text("classifier", names),
+        table::integers("n", sizes),
+        table::integers("refused", counts),
+        table::numbers("refusal_rate", rate),
+        table::optional_numbers(
+            "rate_low",
+            intervals.iter().map(|i| i.map(|i| i.low)).collect(),
+        ),
+        table::optional_numbers(
+            "rate_high",
+            intervals.iter().map(|i| i.map(|i| i.high)).collect(),
         ),
     ]);
     table::frame(columns)

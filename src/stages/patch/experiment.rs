@@ -7,6 +7,7 @@ use polars::prelude::DataFrame;
 
 use crate::model::{Cell, Edit, HookPoint, Intervention, Positions, Readout, Site, Tokens, Vector};
 use crate::prompts::PromptSet;
+use crate::stats;
 
 use super::super::{Evaluate, StageError, parameters, sweep, table};
 use super::pairing::Pair;
@@ -231,16 +232,22 @@ impl Experiment<'_> {
                 let members =
                     (0..self.pairs.len()).filter(|&pair| split_of(&self.pairs[pair]) == split);
                 let values: Vec<(f64, f64)> = members.map(|pair| effects.of(index, pair)).collect();
-                rows.push((variant, split, Mean::of(&values, floor)));
+                rows.push((variant, split, Mean::of(&values, floor)?));
             }
         }
         let means = || rows.iter().map(|(_, _, mean)| mean);
+        let end = |name: &str, of: fn(stats::Interval) -> f64| {
+            let ends = means().map(|mean| mean.interval.map(of));
+            table::optional_numbers(name, ends.collect())
+        };
         table::frame(vec![
             table::text("site", rows.iter().map(|row| row.0.site.short_name())),
             table::integers(number, rows.iter().map(|row| row.0.number)),
             table::text("split", rows.iter().map(|row| row.1)),
             table::integers("n", means().map(|mean| mean.n)),
             table::numbers("mean_delta", means().map(|mean| mean.delta).collect()),
+            end("delta_low", |interval| interval.low),
+            end("delta_high", |interval| interval.high),
             table::optional_numbers("mean_recovery", means().map(|mean| mean.recovery).collect()),
             table::integers("n_recovery", means().map(|mean| mean.n_recovery)),
             table::integers("n_left_out", means().map(|mean| mean.n - mean.n_recovery)),
@@ -253,6 +260,8 @@ impl Experiment<'_> {
 struct Mean {
     n: usize,
     delta: f64,
+    /// Of `delta`, 95 %, over pairs.
+    interval: Option<stats::Interval>,
     /// None where every pair is below the floor.
     recovery: Option<f64>,
     n_recovery: usize,
@@ -260,16 +269,20 @@ struct Mean {
 
 impl Mean {
     /// Of (Δ, donor − recipient), at least one; the mean of the ratios, not the ratio of the means.
-    fn of(values: &[(f64, f64)], floor: f64) -> Self {
+    fn of(values: &[(f64, f64)], floor: f64) -> Result<Self, StageError> {
         let above = values.iter().filter(|(_, gap)| gap.abs() >= floor);
         let ratios: Vec<f64> = above.map(|(delta, gap)| delta / gap).collect();
         let mean = |sum: f64, n: usize| sum / n as f64;
-        Mean {
+        let deltas: Vec<f64> = values.iter().map(|(delta, _)| *delta).collect();
+        let interval = stats::bootstrap_mean(&deltas, 0)
+            .map_err(|error| StageError::Data(error.to_string()))?;
+        Ok(Mean {
             n: values.len(),
-            delta: mean(values.iter().map(|(delta, _)| delta).sum(), values.len()),
+            delta: mean(deltas.iter().sum(), values.len()),
+            interval,
             recovery: (!ratios.is_empty()).then(|| mean(ratios.iter().sum(), ratios.len())),
             n_recovery: ratios.len(),
-        }
+        })
     }
 }
 

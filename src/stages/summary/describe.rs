@@ -8,7 +8,7 @@ use crate::stages::{StageError, table};
 use crate::stats;
 
 use super::data;
-use super::grid::{Grid, place_columns};
+use super::grid::{Grid, Total, place_columns};
 use super::pool::{self, Estimate, Observation, Tally};
 
 /// One row.
@@ -88,6 +88,9 @@ fn describe_set<'a>(
 ) -> Result<Description<'a>, StageError> {
     let lines = grid.lines.iter().filter_map(|line| line.set(set));
     let prompts: Vec<_> = lines.flat_map(|set| &set.prompts).collect();
+    if prompts.is_empty() {
+        return describe_totals(grid, k, alpha, set);
+    }
     let scores: Vec<f64> = prompts.iter().map(|prompt| prompt.cells[k].score).collect();
     let observations: Vec<Observation<'_>> = prompts
         .iter()
@@ -116,6 +119,43 @@ fn describe_set<'a>(
         tally,
         mean: pool::mean(&observations, seed).map_err(data)?,
         std: stats::std(&scores, grid.source.ddof()).map_err(data)?,
+        rate: tally.rate().map_err(data)?,
+    })
+}
+
+/// The same of a set whose single prompts were not published. Seeds repeat the prompts of a set that is no half of a split, so that as
+/// many prompts are distinct as one seed has; halves differ from seed to seed, by how much is not known, and the interval takes the
+/// smallest number that is certain. A mean has no interval over prompts.
+fn describe_totals<'a>(
+    grid: &'a Grid,
+    k: usize,
+    alpha: f64,
+    set: &'a str,
+) -> Result<Description<'a>, StageError> {
+    let lines = grid.lines.iter().filter_map(|line| line.set(set));
+    let totals: Vec<&Total> = lines.filter_map(|set| set.totals.get(k)).collect();
+    let rows: u64 = totals.iter().map(|total| total.n).sum();
+    let count = rows as f64;
+    let mean = totals.iter().map(|t| t.n as f64 * t.mean).sum::<f64>() / count;
+    // Squares about the common mean: those within each seed, and those of the seeds' means.
+    let within = |t: &Total| t.n as f64 * (t.std.powi(2) + (t.mean - mean).powi(2));
+    let squares: f64 = totals.iter().map(|t| within(t)).sum();
+    let free = count - grid.source.ddof() as f64;
+    let tally = Tally {
+        rows,
+        refused: totals.iter().map(|total| total.refused).sum(),
+        prompts: totals.iter().map(|total| total.n).max().unwrap_or_default(),
+    };
+    Ok(Description {
+        grid,
+        alpha,
+        set,
+        tally,
+        mean: (rows > 0).then_some(Estimate {
+            value: mean,
+            interval: None,
+        }),
+        std: (free > 0.0).then(|| (squares / free).sqrt()),
         rate: tally.rate().map_err(data)?,
     })
 }

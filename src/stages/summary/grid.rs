@@ -102,11 +102,26 @@ pub(super) struct Line {
     pub sets: Vec<Set>,
 }
 
-/// The prompts of one set, at least one.
+/// One set: its prompts, or, where single prompts were not published, what is known of them together. One of the two is empty.
 #[derive(Clone, Debug)]
 pub(super) struct Set {
     pub name: String,
     pub prompts: Vec<Prompt>,
+    /// One per α of the grid, in its order.
+    pub totals: Vec<Total>,
+}
+
+/// All prompts of a set under one direction at one α.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Total {
+    pub alpha: f64,
+    /// How many prompts.
+    pub n: u64,
+    pub mean: f64,
+    /// With ddof 0.
+    pub std: f64,
+    /// How many are refused.
+    pub refused: u64,
 }
 
 /// One prompt under one direction.
@@ -145,6 +160,10 @@ impl Line {
 impl Set {
     /// Refusal rate at each α, `[alpha]`.
     fn rates(&self) -> Vec<f64> {
+        if self.prompts.is_empty() {
+            let totals = self.totals.iter();
+            return totals.map(|t| t.refused as f64 / t.n as f64).collect();
+        }
         let count = self.prompts.first().map_or(0, |prompt| prompt.cells.len());
         let refused = |k: usize| self.prompts.iter().filter(|p| p.cells[k].refused).count();
         (0..count)
@@ -285,6 +304,7 @@ fn add_prompt(grid: &mut Grid, row: &Row<'_>) -> (usize, usize, usize) {
         || Set {
             name: row.set.to_string(),
             prompts: Vec::new(),
+            totals: Vec::new(),
         },
     );
     let prompts = &mut sets[set].prompts;
@@ -298,7 +318,7 @@ fn add_prompt(grid: &mut Grid, row: &Row<'_>) -> (usize, usize, usize) {
 }
 
 /// The index of the first item wanted, after adding it where there is none.
-fn index_or_push<T>(
+pub(super) fn index_or_push<T>(
     list: &mut Vec<T>,
     is_wanted: impl Fn(&T) -> bool,
     make: impl FnOnce() -> T,

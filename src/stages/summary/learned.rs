@@ -211,6 +211,13 @@ fn slope(
     alphas: &[f64],
     seed: u64,
 ) -> Result<Option<Estimate>, StageError> {
+    if grid.set(set)?.iter().any(|set| set.prompts.is_empty()) {
+        let value = stats::mean(&line_slopes(grid, set, alphas)?).map_err(data)?;
+        return Ok(value.map(|value| Estimate {
+            value,
+            interval: None,
+        }));
+    }
     let Some(lines) = prompt_slopes(grid, set, alphas)? else {
         return Ok(None);
     };
@@ -231,11 +238,25 @@ fn slope(
 
 /// Each line's slope of mean score on α: the mean of its prompts' slopes. Empty with fewer than two α.
 fn line_slopes(grid: &Grid, set: &str, alphas: &[f64]) -> Result<Vec<f64>, StageError> {
+    let sets = grid.set(set)?;
+    if sets.iter().any(|set| set.prompts.is_empty()) {
+        return sets
+            .iter()
+            .filter_map(|set| total_slope(set, alphas))
+            .collect();
+    }
     let lines = prompt_slopes(grid, set, alphas)?.unwrap_or_default();
     let mean = |line: &PromptSlopes<'_>| {
         line.iter().map(|(_, slope)| slope).sum::<f64>() / line.len() as f64
     };
     Ok(lines.iter().map(mean).collect())
+}
+
+/// The slope of a set's published means, which is the mean of its prompts' slopes; `None` with fewer than two α.
+fn total_slope(set: &Set, alphas: &[f64]) -> Option<Result<f64, StageError>> {
+    let used = set.totals.iter().filter(|t| alphas.contains(&t.alpha));
+    let (x, y): (Vec<f64>, Vec<f64>) = used.map(|total| (total.alpha, total.mean)).unzip();
+    stats::ols_slope(&x, &y).map_err(data).transpose()
 }
 
 /// Each line's largest gap over these α. Empty without α.

@@ -81,6 +81,18 @@ fn the_order_of_prompts() {
     }));
 }
 
+/// One byte holds no prompt: each block of them is prefilled, used and dropped.
+#[test]
+fn the_memory_for_prompts() {
+    let bench = first().0.copy();
+    let again = bench
+        .run_with(STUDY, &["--memory", "1", "--cache", "other"])
+        .ok();
+    assert!(!again.all_computed().is_empty());
+    assert_eq!(again.tables(&bench), first().1.tables(&first().0));
+    assert_nothing(&bench.run_with(STUDY, &["--memory", "2GB"]).ok());
+}
+
 #[test]
 fn the_threshold() {
     let bench = first().0.copy();

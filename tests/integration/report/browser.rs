@@ -153,6 +153,10 @@ fn text_of_a_study_never_runs() {
     assert_eq!(found["prompt_children"], 0, "and makes no element of it");
     assert_eq!(found["pwned"], Value::Null);
     assert_eq!(found["images"], 0);
+    assert_eq!(
+        found["hostile_tooltips"], 1,
+        "the scatter's tooltip says the id"
+    );
     assert_eq!(found["scripts"], 4, "data, library, page and this driver");
     assert_eq!(found["question"], "Does <b>markup</b> stay text?");
     let answers = found["answers"].as_array().unwrap();

@@ -46,6 +46,15 @@
     found.prompt_children = text.children.length;
     found.answers = [...document.querySelectorAll("#prompt-answers tbody tr")].map(row => row.textContent);
     found.prompt_charts = echarts.getInstanceByDom(document.getElementById("prompt-chart")).getOption().grid.length;
+    // The tooltip of a point whose prompt is called by a script element.
+    const clouds = boxes.map(b => echarts.getInstanceByDom(b)).filter(c => c.getOption().series.some(s => s.type === "scatter"));
+    found.hostile_tooltips = 0;
+    for (const cloud of clouds) cloud.getOption().series.forEach((s, seriesIndex) => (s.data ?? []).forEach((point, dataIndex) => {
+      if (!String(point.name ?? "").includes("<script>")) return;
+      cloud.dispatchAction({ type: "showTip", seriesIndex, dataIndex });
+      cloud.getZr().flush();
+      found.hostile_tooltips += [...cloud.getDom().querySelectorAll("svg text")].some(t => t.textContent.includes("<script>"));
+    }));
     found.pwned = window.pwned ?? null;
     found.images = document.images.length;
     found.scripts = document.scripts.length;

@@ -251,7 +251,7 @@ fn tables_hold_every_variant_pair_and_split() {
 
 #[test]
 fn recovery_is_the_mean_of_ratios_at_or_above_the_floor() {
-    let mean = Mean::of(&[(1.0, 2.0), (3.0, -1.0), (5.0, 0.5)], 1.0);
+    let mean = Mean::of(&[(1.0, 2.0), (3.0, -1.0), (5.0, 0.5)], 1.0).unwrap();
     assert_eq!(mean.delta, 3.0);
     // 1 / 2 and 3 / −1; a gap of exactly the floor counts.
     assert_eq!(mean.recovery, Some(-1.25));

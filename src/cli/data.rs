@@ -1,0 +1,145 @@
+//! `dial data fetch`: public prompt sets from their public homes, with a pinned checksum. Nothing of others is bundled.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use sha2::{Digest, Sha256};
+
+use crate::cache::write_atomically;
+
+use super::{Failure, shown};
+
+/// A set that can be fetched.
+struct Public {
+    name: &'static str,
+    /// Where files of a commit are served: `{host}/{repository}/{commit}/{file}`.
+    host: &'static str,
+    repository: &'static str,
+    /// The commit that has this file.
+    commit: &'static str,
+    file: &'static str,
+    /// Lower-case hexadecimal.
+    sha256: &'static str,
+    /// Who made it, under which licence.
+    notice: &'static str,
+}
+
+/// XSTest v2, 450 prompts.
+const XSTEST: Public = Public {
+    name: "xstest",
+    host: "https://raw.githubusercontent.com",
+    repository: "paul-rottger/xstest",
+    commit: "475f10bf0a3d6a9dfb174b6de1a38afbfdff98a5",
+    file: "xstest_prompts.csv",
+    sha256: "11783fb294ed017473ee53c207d71f2161c7672c8d0b037501e78387f801cb5a",
+    notice: "XSTest v2: 450 prompts. Röttger, Kirk, Vidgen, Attanasio, Bianchi, Hovy: \"XSTest: A Test Suite for Identifying Exaggerated Safety\nBehaviours in Large Language Models\", NAACL 2024. https://github.com/paul-rottger/xstest\nLicence: Creative Commons Attribution 4.0 International (CC BY 4.0), https://creativecommons.org/licenses/by/4.0/\n",
+};
+
+/// Larger answers are not the file.
+const LARGEST: u64 = 16 << 20;
+
+#[derive(Args)]
+pub(super) struct DataArguments {
+    #[command(subcommand)]
+    command: DataCommand,
+}
+
+#[derive(Subcommand)]
+enum DataCommand {
+    /// Fetch a public prompt set; its checksum is checked, and its licence put beside it.
+    Fetch(FetchArguments),
+}
+
+#[derive(Args)]
+struct FetchArguments {
+    /// The set.
+    #[arg(value_enum)]
+    set: SetName,
+    /// The folder to put it in [default: data/<set>].
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SetName {
+    /// XSTest v2: 450 prompts, CC BY 4.0.
+    Xstest,
+}
+
+pub(super) fn data(arguments: &DataArguments) -> Result<(), Failure> {
+    let DataCommand::Fetch(fetch) = &arguments.command;
+    let set = match fetch.set {
+        SetName::Xstest => &XSTEST,
+    };
+    let folder = match &fetch.to {
+        Some(folder) => folder.clone(),
+        None => Path::new("data").join(set.name),
+    };
+    let path = folder.join(set.file);
+    let is_there = std::fs::read(&path).is_ok_and(|bytes| digest(&bytes) == set.sha256);
+    if is_there {
+        eprintln!(
+            "{} is there already, and is the file it should be",
+            shown(&path)
+        );
+        return Ok(());
+    }
+    let address = address(set);
+    eprintln!("fetching {address}");
+    let bytes = fetch_bytes(&address).map_err(|why| by_hand(set, &path, &address, &why))?;
+    let found = digest(&bytes);
+    if found != set.sha256 {
+        let why = format!("it has the checksum {found}");
+        return Err(by_hand(set, &path, &address, &why));
+    }
+    let notice = folder.join("LICENCE.txt");
+    for (path, bytes) in [(&notice, set.notice.as_bytes()), (&path, &bytes[..])] {
+        write_atomically(path, bytes).map_err(|error| Failure::Failed(error.to_string()))?;
+    }
+    eprint!("{}", set.notice);
+    eprintln!(
+        "wrote {}; name it in a study as the `path` of a prompt set",
+        shown(&path)
+    );
+    Ok(())
+}
+
+/// The file's address; `DIAL_DATA_HOST` names a mirror that serves the same paths.
+fn address(set: &Public) -> String {
+    let mirror = std::env::var("DIAL_DATA_HOST").ok();
+    let host = mirror.filter(|host| !host.is_empty());
+    let host = host.as_deref().unwrap_or(set.host).trim_end_matches('/');
+    format!("{host}/{}/{}/{}", set.repository, set.commit, set.file)
+}
+
+fn fetch_bytes(address: &str) -> Result<Vec<u8>, String> {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_connect(Some(Duration::from_secs(15)))
+        .timeout_global(Some(Duration::from_secs(120)))
+        .build()
+        .into();
+    let mut response = agent
+        .get(address)
+        .call()
+        .map_err(|error| error.to_string())?;
+    let body = response.body_mut().with_config().limit(LARGEST);
+    body.read_to_vec().map_err(|error| error.to_string())
+}
+
+/// What to do where the file cannot be had.
+fn by_hand(set: &Public, path: &Path, address: &str, why: &str) -> Failure {
+    Failure::Failed(format!(
+        "`{}` was not fetched: {why}\n\
+         get {address}\n\
+         from a machine with a network and put it at {}; its sha256 is {}",
+        set.name,
+        shown(path),
+        set.sha256
+    ))
+}
+
+fn digest(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}

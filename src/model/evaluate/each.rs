@@ -1,0 +1,120 @@
+//! Tiles whose rows start at places of their own.
+//!
+//! A patch of every layer and site has few cells at each place where work starts, so a tile of one place alone would be mostly padding.
+//! Here a tile starts with its earliest row. The others run along from their own prompt's stream, to no purpose, until their place
+//! comes; there the stored vectors take the place of what was computed. Sorted by place, neighbours are at most a layer or two apart.
+
+use std::collections::BTreeMap;
+
+use tch::{Kind, Tensor};
+
+use super::shape::{Entry, EntryStep, Operation, entry};
+use super::tile::Tile;
+use crate::model::cell::Edit;
+use crate::model::error::ModelError;
+use crate::model::hooks::{HookPoint, Site};
+use crate::model::transformer::{RowEdit, Tap, TapEdit};
+
+type Result<T> = std::result::Result<T, ModelError>;
+
+impl Tile<'_> {
+    /// The stream with which the earliest row starts, `[n, 1, d_model]`, and its layer. The tap gets everything that is to happen to
+    /// the rows later on.
+    pub(super) fn begin_each(&self, tap: &mut Tap) -> Result<(Tensor, usize)> {
+        let n_layers = self.transformer.config().n_layers;
+        let entries: Option<Vec<Entry>> = self
+            .cells
+            .iter()
+            .map(|cell| entry(cell, n_layers))
+            .collect();
+        let entries = entries
+            .ok_or_else(|| ModelError::Internal("a row of a tile starts nowhere".to_string()))?;
+        let first = entries.iter().map(|entry| entry.layer).min().unwrap_or(0);
+        self.let_in(&entries, first, tap)?;
+        self.add_edits(tap)?;
+        for layer in first..n_layers {
+            for (step, site) in [
+                (EntryStep::Attention, Site::AttnOut),
+                (EntryStep::Mlp, Site::MlpOut),
+            ] {
+                let hook = HookPoint::block(layer, site);
+                let mut rows = self.cells.iter().zip(&entries);
+                if rows.all(|(cell, entry)| *entry > Entry { layer, step } || cell.replaces(hook)) {
+                    tap.needless.insert(hook);
+                }
+            }
+        }
+        let stream = self.entering(HookPoint::block(first, Site::ResidPre))?;
+        Ok((stream, first))
+    }
+
+    /// Puts the stored vectors in the place of the computed ones where a row starts.
+    fn let_in(&self, entries: &[Entry], first: usize, tap: &mut Tap) -> Result<()> {
+        let mut starting: BTreeMap<HookPoint, Vec<usize>> = BTreeMap::new();
+        for (row, entry) in entries.iter().enumerate() {
+            let mut add = |site| {
+                let hook = HookPoint::block(entry.layer, site);
+                starting.entry(hook).or_default().push(row);
+            };
+            if entry.layer > first {
+                add(Site::ResidPre);
+            }
+            if entry.step > EntryStep::Attention {
+                add(Site::AttnOut);
+            }
+            if entry.step > EntryStep::Mlp {
+                add(Site::MlpOut);
+            }
+        }
+        for (hook, rows) in starting {
+            let stored = self.entering(hook)?.f_squeeze_dim(1)?;
+            let rows = self.index(&rows)?;
+            let stored = match &rows {
+                Some(rows) => stored.f_index_select(0, rows)?,
+                None => stored,
+            };
+            tap.edits.push(TapEdit {
+                hook,
+                position: 0,
+                rows,
+                edit: RowEdit::Replace(stored),
+            });
+        }
+        Ok(())
+    }
+
+    /// The cells' own edits. Rows with an edit of one kind at one hook point are changed together; a cell's edits of one hook point
+    /// keep their order.
+    fn add_edits(&self, tap: &mut Tap) -> Result<()> {
+        type Kind = (HookPoint, usize, Operation);
+        let mut together: BTreeMap<Kind, Vec<(usize, &Edit)>> = BTreeMap::new();
+        for (row, cell) in self.cells.iter().enumerate() {
+            for (number, i) in cell.interventions.iter().enumerate() {
+                let earlier = &cell.interventions[..number];
+                let rank = earlier.iter().filter(|e| e.hook == i.hook).count();
+                let kind = (i.hook, rank, Operation::of(&i.edit));
+                together.entry(kind).or_default().push((row, &i.edit));
+            }
+        }
+        for ((hook, _, operation), members) in together {
+            let rows: Vec<usize> = members.iter().map(|(row, _)| *row).collect();
+            tap.edits.push(TapEdit {
+                hook,
+                position: 0,
+                rows: self.index(&rows)?,
+                edit: self.row_edit(members.iter().map(|(_, edit)| *edit), operation)?,
+            });
+        }
+        Ok(())
+    }
+
+    /// Ascending rows as an index, `[n]` int64; none where they are all rows.
+    fn index(&self, rows: &[usize]) -> Result<Option<Tensor>> {
+        if rows.len() == self.cells.len() {
+            return Ok(None);
+        }
+        let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+        let rows = Tensor::from_slice(&rows).f_to_kind(Kind::Int64)?;
+        Ok(Some(rows.f_to_device(self.transformer.device())?))
+    }
+}
