@@ -42,7 +42,7 @@ mod record;
 mod weights;
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -61,6 +61,7 @@ pub const LAYOUT_VERSION: u32 = 1;
 
 /// An open cache folder. Several threads may use one value, and several processes one folder.
 pub struct Cache {
+    folder: PathBuf,
     layout: Layout,
     cells: CellStore,
     weight_hashes: WeightHashes,
@@ -76,10 +77,16 @@ impl Cache {
         check_version(folder)?;
         let layout = Layout::new(folder);
         Ok(Self {
+            folder: folder.to_path_buf(),
             cells: CellStore::new(layout.clone()),
             weight_hashes: WeightHashes::new(layout.clone()),
             layout,
         })
+    }
+
+    /// The folder that it was opened in.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Stores an artifact and returns its key, the BLAKE3 hash of `bytes`. An intact copy that is already

@@ -88,6 +88,8 @@ impl Console {
         let status = match report.status {
             StageStatus::Cached => "cached",
             StageStatus::Computed => "computed",
+            StageStatus::Recomputed => "recomputed",
+            StageStatus::Blocked => "blocked",
             StageStatus::Failed => "failed",
             StageStatus::Interrupted => "interrupted",
         };
@@ -99,6 +101,13 @@ impl Console {
             duration(report.seconds),
             width = self.width,
         ));
+        if report.status == StageStatus::Recomputed {
+            self.line(&format!(
+                "{:width$}  note: computed again as forced; every cell and table has the bits that were cached",
+                "",
+                width = self.width
+            ));
+        }
         for finding in findings {
             tracing::info!(stage = report.name, finding, "finding");
             self.line(&format!(

@@ -30,7 +30,11 @@ pub(super) fn explain(arguments: &ExplainArguments) -> Result<(), Failure> {
     let explanations = plan::explain(&opened.study, &opened.inputs, &opened.cache);
     let mut explanations = explanations.map_err(|error| Failure::Failed(error.to_string()))?;
     if let Some(stage) = &arguments.stage {
-        super::check_stage(&opened.study, stage, "to explain")?;
+        if let Some(hint) = opened.study.unknown_stage(stage) {
+            return Err(Failure::Usage(format!(
+                "the study has no stage `{stage}` to explain; {hint}"
+            )));
+        }
         explanations.retain(|explanation| explanation.stage == *stage);
     }
     print(&match arguments.study.format {

@@ -1,18 +1,13 @@
 //! The command line: one file per subcommand, the console, and what the exit codes mean.
 //!
 //! Data goes to stdout, everything else to stderr.
-//!
-//! | code | meaning |
-//! |---|---|
-//! | 0 | done |
-//! | 1 | a stage failed, or a file could not be read or written |
-//! | 2 | the command line or the study is wrong; nothing was run |
-//! | 130 | interrupted; what was computed is kept |
+//! Exit codes: [`Exit`].
 
 mod console;
 mod dag;
 mod data;
 mod diff;
+mod exit;
 mod explain;
 mod init;
 mod logging;
@@ -20,6 +15,7 @@ mod plan;
 mod report;
 mod run;
 mod show;
+mod status;
 mod tables;
 
 use std::io::{IsTerminal, Write};
@@ -27,22 +23,15 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::model::DeviceName;
-use crate::plan::{Fetch, Opened, PlanError, Study, open_study};
-use crate::spec;
+pub use exit::Exit;
 
-/// Done.
-pub const EXIT_OK: u8 = 0;
-/// A stage failed, or a file could not be read or written.
-pub const EXIT_FAILED: u8 = 1;
-/// The command line or the study is wrong; nothing was run.
-pub const EXIT_USAGE: u8 = 2;
-/// Interrupted; what was computed is kept.
-pub const EXIT_INTERRUPTED: u8 = 130;
+use crate::model::DeviceName;
+use crate::plan::{Fetch, Opened, PlanError, open_study};
+use crate::spec;
 
 /// Run activation-steering studies of language models, described in one TOML file.
 #[derive(Parser)]
-#[command(name = "dial", version, max_term_width = 100)]
+#[command(name = "dial", version, max_term_width = 100, after_help = Exit::help())]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -56,6 +45,8 @@ enum Command {
     Plan(plan::PlanArguments),
     /// Say of each stage whether it is cached, and if not, exactly what has changed since when.
     Explain(explain::ExplainArguments),
+    /// List the runs there are, how far each got, and the command that resumes it.
+    Status(status::StatusArguments),
     /// Draw a run again: its page `report.html` and its figures.
     Report(report::ReportArguments),
     /// Show a run's numbers as tables, with small charts.
@@ -107,6 +98,8 @@ enum Failure {
     Usage(String),
     /// Something failed.
     Failed(String),
+    /// It ended in another way that has an exit code of its own.
+    Other(Exit, String),
     /// The person stopped it; the message was given.
     Interrupted,
 }
@@ -118,6 +111,7 @@ pub fn main() -> ! {
         Command::Run(arguments) => run::run(&arguments),
         Command::Plan(arguments) => plan::plan(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
+        Command::Status(arguments) => status::status(&arguments),
         Command::Report(arguments) => report::report(&arguments),
         Command::Show(arguments) => show::show(&arguments),
         Command::Diff(arguments) => diff::diff(&arguments),
@@ -126,15 +120,16 @@ pub fn main() -> ! {
         Command::Init(arguments) => init::init(&arguments),
     };
     let code = match outcome {
-        Ok(()) => EXIT_OK,
-        Err(Failure::Usage(message)) => complain(&message, EXIT_USAGE),
-        Err(Failure::Failed(message)) => complain(&message, EXIT_FAILED),
-        Err(Failure::Interrupted) => EXIT_INTERRUPTED,
+        Ok(()) => Exit::Done,
+        Err(Failure::Usage(message)) => complain(&message, Exit::Usage),
+        Err(Failure::Failed(message)) => complain(&message, Exit::Failed),
+        Err(Failure::Other(exit, message)) => complain(&message, exit),
+        Err(Failure::Interrupted) => Exit::Interrupted,
     };
     let _ = std::io::stdout().flush();
     // Every file is closed by now. Taking libtorch down piece by piece would cost more than a rerun that has nothing to do.
     // SAFETY: ends the process, and does nothing else.
-    unsafe { libc::_exit(i32::from(code)) }
+    unsafe { libc::_exit(i32::from(code.code())) }
 }
 
 /// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
@@ -151,7 +146,7 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-fn complain(message: &str, code: u8) -> u8 {
+fn complain(message: &str, exit: Exit) -> Exit {
     // Diagnostics begin with a word of their own.
     let prefix = if message.contains("error") && message.trim_start().starts_with("error") {
         ""
@@ -159,7 +154,7 @@ fn complain(message: &str, code: u8) -> u8 {
         "error: "
     };
     eprintln!("{prefix}{message}");
-    code
+    exit
 }
 
 /// Reads and checks the study, and opens its inputs and the cache. Also the number of threads.
@@ -177,24 +172,6 @@ fn open(arguments: &StudyArguments, fetch: Fetch) -> Result<(Opened, usize), Fai
         other => Failure::Failed(other.to_string()),
     })?;
     Ok((opened, threads))
-}
-
-/// Checks that the study has a stage of that name; `purpose` is what it is named for, as it reads after "no stage `x`".
-fn check_stage(study: &Study, stage: &str, purpose: &str) -> Result<(), Failure> {
-    let names = study.stages.iter().map(|s| s.name.as_str());
-    if names.clone().any(|name| name == stage) {
-        return Ok(());
-    }
-    let hint = match spec::suggest(stage, names.clone()) {
-        Some(meant) => format!("did you mean `{meant}`?"),
-        None => format!(
-            "its stages are `{}`",
-            names.collect::<Vec<_>>().join("`, `")
-        ),
-    };
-    Err(Failure::Usage(format!(
-        "the study has no stage `{stage}` {purpose}; {hint}"
-    )))
 }
 
 /// The number of physical cores, as far as the system tells; hyper-threads do not help matrix products.
@@ -228,4 +205,31 @@ fn shown(path: &Path) -> String {
         .unwrap_or(path)
         .display()
         .to_string()
+}
+
+/// A command line as a person would type it.
+fn command_line(words: &[String]) -> String {
+    let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+    format!("dial {}", words.join(" "))
+}
+
+/// A word as a shell would need it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_string();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quoted("stages.steer.alpha=1"), "stages.steer.alpha=1");
+        assert_eq!(quoted("a=[0, 1]"), "'a=[0, 1]'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
 }

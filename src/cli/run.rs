@@ -8,20 +8,29 @@ use clap::Args;
 use serde_json::json;
 
 use crate::plan::Fetch;
-use crate::run::{self, Event, Options, RunReport};
+use crate::run::{self, Event, Options, RunReport, Selection, StageStatus};
 use crate::stages::StageError;
 
 use super::console::Console;
 use super::logging::Log;
-use super::{Failure, Format, StudyArguments, open, print, shown, tables};
+use super::{Exit, Failure, Format, StudyArguments, command_line, open, print, shown, tables};
 
 #[derive(Args)]
 pub(super) struct RunArguments {
     #[command(flatten)]
     study: StudyArguments,
     /// Run one stage and what it needs.
-    #[arg(long, value_name = "STAGE")]
+    #[arg(long, value_name = "STAGE", conflicts_with = "from")]
     only: Option<String>,
+    /// Run one stage, everything that builds on it, and what those need.
+    #[arg(long, value_name = "STAGE")]
+    from: Option<String>,
+    /// Compute this stage again although it is cached, and check that it gives the same bits; may be repeated.
+    #[arg(long, value_name = "STAGE")]
+    force: Vec<String>,
+    /// After a failure go on with the stages that do not build on what failed.
+    #[arg(long)]
+    keep_going: bool,
     /// Memory for prefilled prompts, e.g. `4GB` or `512MiB`; what does not fit is computed again [default: half of what is free].
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     memory: Option<usize>,
@@ -38,7 +47,14 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
         runs: arguments.runs.clone(),
         device: arguments.study.device,
         prefix_bytes: arguments.memory,
-        only: arguments.only.clone(),
+        selection: match (&arguments.only, &arguments.from) {
+            (Some(stage), _) => Selection::Only(stage.clone()),
+            (None, Some(stage)) => Selection::From(stage.clone()),
+            (None, None) => Selection::All,
+        },
+        force: arguments.force.clone(),
+        keep_going: arguments.keep_going,
+        command: std::env::args().skip(1).collect(),
     };
     let width = opened
         .study
@@ -76,7 +92,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
         Format::Json => print(&format!("{}\n", as_json(&report)))?,
         Format::Text => print(&tables::of_run(&report).to_string())?,
     }
-    ending(&report, arguments)
+    ending(&report)
 }
 
 /// Set once the person asks to stop. Asking again ends the process at once.
@@ -85,7 +101,7 @@ fn stop_on_interrupt() -> Arc<AtomicBool> {
     let seen = Arc::clone(&stop);
     let handler = ctrlc::set_handler(move || {
         if seen.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(super::EXIT_INTERRUPTED));
+            std::process::exit(i32::from(Exit::Interrupted.code()));
         }
         eprintln!(
             "\nstopping: the work in hand is being committed (interrupt again to stop at once)"
@@ -101,13 +117,17 @@ fn as_json(report: &RunReport) -> serde_json::Value {
     json!({
         "run_dir": report.run_dir,
         "stages": report.stages,
+        "failures": report.failures.iter().map(|(stage, error)| json!({
+            "stage": stage,
+            "error": error.to_string(),
+        })).collect::<Vec<_>>(),
         "equivalent_forward_passes": report.equivalent_forward_passes,
         "seconds": report.seconds,
     })
 }
 
-fn ending(report: &RunReport, arguments: &RunArguments) -> Result<(), Failure> {
-    let Some((stage, error)) = &report.failure else {
+fn ending(report: &RunReport) -> Result<(), Failure> {
+    let Some((stage, last)) = report.failures.last() else {
         let computed: u64 = report.stages.iter().map(|s| s.cells_computed).sum();
         eprintln!(
             "done in {}: {computed} cells computed, standing for {} forward passes of a script",
@@ -117,24 +137,39 @@ fn ending(report: &RunReport, arguments: &RunArguments) -> Result<(), Failure> {
         eprintln!("report in {}", shown(&report.run_dir.join("report.html")));
         return Ok(());
     };
-    if let StageError::Interrupted = error {
+    if let StageError::Interrupted = last {
         eprintln!("interrupted in stage `{stage}`; all that was computed is kept");
+        let command: Vec<String> = std::env::args().skip(1).collect();
         eprintln!(
             "to resume, run the same command again:\n    {}",
-            command_line(arguments)
+            command_line(&command)
         );
         return Err(Failure::Interrupted);
     }
-    Err(Failure::Failed(format!("stage `{stage}`: {error}")))
-}
-
-/// The command as it was given.
-fn command_line(arguments: &RunArguments) -> String {
-    let given: Vec<String> = std::env::args().skip(1).map(|word| quoted(&word)).collect();
-    if given.is_empty() {
-        return format!("dial run {}", arguments.study.file.display());
+    let told = |(stage, error): &(String, StageError)| format!("stage `{stage}`: {error}");
+    let mut message = report
+        .failures
+        .iter()
+        .map(told)
+        .collect::<Vec<_>>()
+        .join("\nerror: ");
+    let blocked = report
+        .stages
+        .iter()
+        .filter(|s| s.status == StageStatus::Blocked);
+    let blocked: Vec<&str> = blocked.map(|s| s.name.as_str()).collect();
+    if !blocked.is_empty() {
+        message += &format!(
+            "\nnot run, because they need what failed: `{}`",
+            blocked.join("`, `")
+        );
     }
-    format!("dial {}", given.join(" "))
+    let other_bits =
+        |(_, error): &(String, StageError)| matches!(error, StageError::NotReproduced(_));
+    match report.failures.iter().all(other_bits) {
+        true => Err(Failure::Other(Exit::NotReproduced, message)),
+        false => Err(Failure::Failed(message)),
+    }
 }
 
 /// A number of bytes as people write it.
@@ -166,25 +201,9 @@ fn bytes(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A word as a shell would need it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_string();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{bytes, quoted};
-
-    #[test]
-    fn words_are_quoted_for_a_shell() {
-        assert_eq!(quoted("stages.steer.alpha=1"), "stages.steer.alpha=1");
-        assert_eq!(quoted("a=[0, 1]"), "'a=[0, 1]'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-    }
+    use super::bytes;
 
     #[test]
     fn sizes_are_read_as_people_write_them() {

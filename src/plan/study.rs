@@ -117,6 +117,23 @@ impl Study {
     }
 }
 
+impl Study {
+    /// What to say of a name that is none of the study's stages; none for one that is.
+    pub fn unknown_stage(&self, stage: &str) -> Option<String> {
+        let names = self.stages.iter().map(|s| s.name.as_str());
+        if names.clone().any(|name| name == stage) {
+            return None;
+        }
+        Some(match suggest(stage, names.clone()) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!(
+                "its stages are `{}`",
+                names.collect::<Vec<_>>().join("`, `")
+            ),
+        })
+    }
+}
+
 fn decode_study(node: &Node, problems: &mut Problems) -> (Option<String>, Option<String>) {
     let Some(mut fields) = Fields::new(node, problems) else {
         return (None, None);

@@ -28,6 +28,15 @@ pub(super) struct CachedEvaluator<'a> {
     on_event: &'a mut dyn FnMut(Event<'_>),
     computed: HashSet<Key>,
     found: HashSet<Key>,
+    /// What was cached, where it is computed again to be compared.
+    again: Option<Comparison>,
+}
+
+/// Cells that are computed again, against what the cache has.
+#[derive(Default)]
+struct Comparison {
+    cached: HashMap<Key, Value>,
+    different: u64,
 }
 
 fn failed(error: CacheError) -> StageError {
@@ -55,6 +64,25 @@ impl<'a> CachedEvaluator<'a> {
             on_event,
             computed: HashSet::new(),
             found: HashSet::new(),
+            again: None,
+        }
+    }
+
+    /// Computes every cell from here on, and compares those that are cached. What is cached stays as it is.
+    pub(super) fn compute_again(&mut self) {
+        self.again = Some(Comparison::default());
+    }
+
+    /// Fails where a cell that was computed again is not what was cached, to the bit.
+    pub(super) fn check_reproduced(&self) -> Result<(), StageError> {
+        match &self.again {
+            Some(again) if again.different > 0 => Err(StageError::NotReproduced(format!(
+                "computed again, {} of {} cached cells are not the same to the bit; the cached ones are kept. They may come from another \
+                 device, processor or libtorch: give this one a cache of its own with `--cache`",
+                again.different,
+                again.cached.len()
+            ))),
+            _ => Ok(()),
         }
     }
 
@@ -119,6 +147,22 @@ impl<'a> CachedEvaluator<'a> {
         Ok(())
     }
 
+    /// Computes distinct cells of one model, whatever other runs do.
+    fn compute_all(
+        &mut self,
+        model: &ModelHandle,
+        cells: &[(Cell, Key)],
+        values: &mut HashMap<Key, Value>,
+    ) -> Result<(), StageError> {
+        let total = cells.len();
+        let mut left: Vec<&(Cell, Key)> = cells.iter().collect();
+        while !left.is_empty() {
+            self.compute(model, &left, (total - left.len(), total), values)?;
+            left.retain(|(_, key)| !values.contains_key(key));
+        }
+        Ok(())
+    }
+
     /// Looks again for cells that other runs may have committed.
     fn take_from_others(
         &mut self,
@@ -169,7 +213,17 @@ impl<'a> CachedEvaluator<'a> {
                     done += batch.len();
                     for (index, value) in batch {
                         let (_, key) = missing[index];
-                        pending.push(*key, value.to_bytes());
+                        let bytes = value.to_bytes();
+                        let cached = self.again.as_ref().and_then(|a| a.cached.get(key));
+                        match cached.map(|cached| cached.to_bytes() == bytes) {
+                            None => pending.push(*key, bytes),
+                            Some(true) => {}
+                            Some(false) => {
+                                if let Some(again) = &mut self.again {
+                                    again.different += 1;
+                                }
+                            }
+                        }
                         values.insert(*key, value);
                         self.computed.insert(*key);
                     }
@@ -203,6 +257,12 @@ impl Evaluate for CachedEvaluator<'_> {
     fn evaluate(&mut self, cells: &[Cell]) -> Result<Vec<Value>, StageError> {
         let keys: Vec<Key> = cells.iter().map(|cell| Key::from(cell.key())).collect();
         let mut values = self.look_up(&keys)?;
+        if let Some(again) = &mut self.again {
+            let computed = &self.computed;
+            again
+                .cached
+                .extend(values.extract_if(|key, _| !computed.contains(key)));
+        }
         self.found
             .extend(values.keys().filter(|key| !self.computed.contains(*key)));
         // Missing cells by model, each once.
@@ -226,7 +286,10 @@ impl Evaluate for CachedEvaluator<'_> {
             let model = model.ok_or_else(|| {
                 StageError::Internal("a cell of a model that the study does not name".to_string())
             })?;
-            self.compute_shared(&model, &missing, &mut values)?;
+            match self.again {
+                None => self.compute_shared(&model, &missing, &mut values)?,
+                Some(_) => self.compute_all(&model, &missing, &mut values)?,
+            }
         }
         keys.iter()
             .map(|key| {

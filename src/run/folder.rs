@@ -13,6 +13,7 @@
 //!     report.html, figures/              written by `report` when the run has ended
 //! ```
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
@@ -37,7 +38,7 @@ impl RunFolder {
     pub(super) fn create(
         study: &Study,
         inputs: &Inputs,
-        options: &Options,
+        (cache, options, wanted): (&Path, &Options, &BTreeSet<String>),
     ) -> Result<Self, CacheError> {
         let now = jiff::Timestamp::now();
         let key = study_key(study, inputs);
@@ -74,6 +75,10 @@ impl RunFolder {
                 "key": key.to_string(),
                 "started": now.to_string(),
                 "status": "running",
+                "command": options.command,
+                "directory": std::env::current_dir().ok(),
+                "cache": std::path::absolute(cache).ok(),
+                "planned": study.stages.iter().map(|s| &s.name).filter(|name| wanted.contains(*name)).collect::<Vec<_>>(),
                 "provenance": Provenance::here(options.device),
                 "memory_bytes": options.prefix_bytes,
                 "models": models(study, inputs),
@@ -90,6 +95,13 @@ impl RunFolder {
     /// The folder.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Writes down how far the run has got, before a stage that may take long.
+    pub(super) fn stage_computes(&mut self, name: &str) -> Result<(), CacheError> {
+        self.manifest["computing"] = json!(name);
+        self.manifest["stages"] = json!(self.stages);
+        self.write_manifest()
     }
 
     /// Copies a stage's tables and directions out of the cache.
@@ -146,17 +158,17 @@ impl RunFolder {
                 _ => {}
             }
         }
-        self.manifest["status"] = match &report.failure {
+        self.manifest["status"] = match report.failures.last() {
             None => json!("complete"),
             Some((_, crate::stages::StageError::Interrupted)) => json!("interrupted"),
             Some(_) => json!("failed"),
         };
-        self.manifest["error"] = json!(
-            report
-                .failure
-                .as_ref()
-                .map(|(stage, error)| format!("stage `{stage}`: {error}"))
-        );
+        let told = report.failures.iter();
+        let told: Vec<String> = told
+            .map(|(stage, error)| format!("stage `{stage}`: {error}"))
+            .collect();
+        self.manifest["error"] = json!((!told.is_empty()).then(|| told.join("\n")));
+        self.manifest["computing"] = Json::Null;
         self.manifest["seconds"] = json!(report.seconds);
         self.manifest["equivalent_forward_passes"] = json!(report.equivalent_forward_passes);
         self.manifest["stages"] = json!(self.stages);

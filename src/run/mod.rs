@@ -5,23 +5,28 @@
 mod evaluator;
 mod folder;
 mod models;
+mod selection;
+mod stage;
+mod status;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::cache::{Cache, CacheError, Key, Lease};
-use crate::model::{DeviceName, Dtype};
-use crate::plan::{self, PlanError, StageRecord, StageSpec, StoredOutput, Study};
+use crate::cache::{Cache, CacheError};
+use crate::model::DeviceName;
+use crate::plan::{PlanError, StageSpec, Study};
 use crate::stages::{Inputs, Output, StageError};
 
-use evaluator::CachedEvaluator;
 use folder::RunFolder;
-use models::LoadedModels;
+use stage::{State, Surroundings};
+
+pub use selection::Selection;
+pub use status::{RunState, RunSummary, run_summaries};
 
 /// How a study is run.
 #[derive(Clone, Debug)]
@@ -33,8 +38,14 @@ pub struct Options {
     /// Bytes that the keys, values and residual streams of prefilled prompts may take, for each model; half of the free memory where none
     /// is given. What does not fit is computed again.
     pub prefix_bytes: Option<usize>,
-    /// Run this stage and what it needs, and nothing else.
-    pub only: Option<String>,
+    /// Which stages to run.
+    pub selection: Selection,
+    /// Stages that are computed again although they are cached, and compared with what is cached.
+    pub force: Vec<String>,
+    /// Whether stages that do not build on one that failed are run.
+    pub keep_going: bool,
+    /// The arguments of the program, which `dial status` gives back to a person who wants to resume.
+    pub command: Vec<String>,
 }
 
 /// How a stage ended.
@@ -45,8 +56,12 @@ pub enum StageStatus {
     Cached,
     /// It ran.
     Computed,
+    /// It ran although it was cached, and gave the same bits.
+    Recomputed,
     /// It failed.
     Failed,
+    /// A stage that it needs failed.
+    Blocked,
     /// The person stopped it.
     Interrupted,
 }
@@ -81,8 +96,8 @@ pub struct RunReport {
     pub equivalent_forward_passes: u64,
     /// Wall time.
     pub seconds: f64,
-    /// Why it ended early, with the name of the stage.
-    pub failure: Option<(String, StageError)>,
+    /// Why stages gave no output, each with the name of the stage; one at most unless the run was to keep going.
+    pub failures: Vec<(String, StageError)>,
 }
 
 /// What happens while a study runs.
@@ -174,38 +189,74 @@ pub fn run(
     on_event: &mut dyn FnMut(Event<'_>),
 ) -> Result<RunReport, RunError> {
     let started = Instant::now();
-    let wanted = wanted_stages(study, options.only.as_deref())?;
-    let mut folder = RunFolder::create(study, inputs, options)?;
+    let wanted = options.selection.stages(study)?;
+    for stage in &options.force {
+        selection::check(study, stage, "--force")?;
+    }
+    let mut folder = RunFolder::create(study, inputs, (cache.folder(), options, &wanted))?;
     on_event(Event::Started {
         run_dir: folder.path(),
     });
-    let mut state = State {
-        lease: cache.lease(folder.path()),
-        inputs: inputs.clone(),
-        contents: BTreeMap::new(),
-        models: LoadedModels::new(options.device, options.prefix_bytes),
-    };
+    let mut state = State::new(inputs, options, cache.lease(folder.path()));
     let mut report = RunReport::of(&folder);
     for spec in study.stages.iter().filter(|s| wanted.contains(&s.name)) {
+        if state.is_blocked(spec) {
+            let blocked = StageReport::of(spec, StageStatus::Blocked);
+            on_event(Event::StageEnded {
+                report: &blocked,
+                findings: &[],
+            });
+            report.stages.push(blocked);
+            continue;
+        }
         on_event(Event::StageStarted { name: &spec.name });
-        let (stage_report, outcome) = state.run_stage(spec, cache, stop, &mut folder, on_event);
+        let (stage_report, outcome) = state.run_stage(
+            spec,
+            &mut Surroundings {
+                cache,
+                folder: &mut folder,
+                stop,
+                on_event: &mut *on_event,
+            },
+        );
         let findings = outcome.as_ref().map_or(&[][..], |record| &record.findings);
         on_event(Event::StageEnded {
             report: &stage_report,
             findings,
         });
         report.stages.push(stage_report);
-        if let Err(error) = outcome {
-            report.failure = Some((spec.name.clone(), error));
-            break;
+        match outcome {
+            Ok(_) => {
+                report.equivalent_forward_passes +=
+                    spec.stage.cost(&state.inputs).equivalent_forward_passes;
+            }
+            Err(error) => {
+                let ends = !options.keep_going || matches!(error, StageError::Interrupted);
+                report.failures.push((spec.name.clone(), error));
+                if ends {
+                    break;
+                }
+            }
         }
-        report.equivalent_forward_passes +=
-            spec.stage.cost(&state.inputs).equivalent_forward_passes;
     }
     report.outputs = state.inputs.stages;
     report.seconds = started.elapsed().as_secs_f64();
     folder.finish(&report)?;
     Ok(report)
+}
+
+impl StageReport {
+    /// Of a stage for which nothing has been done.
+    fn of(spec: &StageSpec, status: StageStatus) -> Self {
+        StageReport {
+            name: spec.name.clone(),
+            kind: spec.kind.name,
+            status,
+            cells_computed: 0,
+            cells_cached: 0,
+            seconds: 0.0,
+        }
+    }
 }
 
 impl RunReport {
@@ -217,171 +268,7 @@ impl RunReport {
             outputs: BTreeMap::new(),
             equivalent_forward_passes: 0,
             seconds: 0.0,
-            failure: None,
+            failures: Vec::new(),
         }
     }
-}
-
-/// Names of the stages to run: all, or one and what it needs.
-fn wanted_stages(study: &Study, only: Option<&str>) -> Result<BTreeSet<String>, RunError> {
-    let Some(only) = only else {
-        return Ok(study.stages.iter().map(|s| s.name.clone()).collect());
-    };
-    if !study.stages.iter().any(|s| s.name == only) {
-        let names = study.stages.iter().map(|s| s.name.as_str());
-        let meant = crate::spec::suggest(only, names.clone());
-        let hint = match meant {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None => format!(
-                "its stages are `{}`",
-                names.collect::<Vec<_>>().join("`, `")
-            ),
-        };
-        return Err(RunError::UnknownStage(format!(
-            "the study has no stage `{only}` to run with `--only`; {hint}"
-        )));
-    }
-    let mut wanted = BTreeSet::from([only.to_string()]);
-    // Stages come after those they need, so one walk backwards finds everything.
-    for spec in study.stages.iter().rev() {
-        if wanted.contains(&spec.name) {
-            wanted.extend(
-                spec.stage
-                    .needs()
-                    .stages
-                    .into_iter()
-                    .map(|(name, _)| name.value),
-            );
-        }
-    }
-    Ok(wanted)
-}
-
-/// What has been learned so far.
-struct State {
-    lease: Lease,
-    inputs: Inputs,
-    /// Content hashes of the outputs, by name of the stage.
-    contents: BTreeMap<String, Key>,
-    models: LoadedModels,
-}
-
-impl State {
-    fn run_stage(
-        &mut self,
-        spec: &StageSpec,
-        cache: &Cache,
-        stop: &AtomicBool,
-        folder: &mut RunFolder,
-        on_event: &mut dyn FnMut(Event<'_>),
-    ) -> (StageReport, Result<StageRecord, StageError>) {
-        let started = Instant::now();
-        let mut report = StageReport {
-            name: spec.name.clone(),
-            kind: spec.kind.name,
-            status: StageStatus::Failed,
-            cells_computed: 0,
-            cells_cached: 0,
-            seconds: 0.0,
-        };
-        let output = self.stage_output(spec, cache, stop, on_event, &mut report);
-        // What cannot be handed to the person is a failure of the stage, too.
-        let outcome = output.and_then(|(key, record)| {
-            folder
-                .add_stage(&spec.name, &key, &record, cache)
-                .map(|()| record)
-                .map_err(cache_failed)
-        });
-        report.seconds = started.elapsed().as_secs_f64();
-        match &outcome {
-            Ok(_) => {}
-            Err(StageError::Interrupted) => report.status = StageStatus::Interrupted,
-            Err(_) => report.status = StageStatus::Failed,
-        }
-        (report, outcome)
-    }
-
-    /// The stage's key and record, from the cache or by running it.
-    fn stage_output(
-        &mut self,
-        spec: &StageSpec,
-        cache: &Cache,
-        stop: &AtomicBool,
-        on_event: &mut dyn FnMut(Event<'_>),
-        report: &mut StageReport,
-    ) -> Result<(Key, StageRecord), StageError> {
-        if stop.load(Ordering::Relaxed) {
-            return Err(StageError::Interrupted);
-        }
-        let parts = plan::key_parts(spec, &self.inputs, &self.contents).ok_or_else(|| {
-            StageError::Internal(format!("stage `{}` runs before what it needs", spec.name))
-        })?;
-        let key = plan::key_of(&parts);
-        let found = cache.stage_record::<StageRecord>(&key);
-        if let Some(record) = found.map_err(cache_failed)?
-            && let Some(output) = plan::load_output(&record, cache)?
-        {
-            report.status = StageStatus::Cached;
-            report.cells_cached = record.cells;
-            self.remember(spec, &record, output);
-            return Ok((key, record));
-        }
-        let started = Instant::now();
-        let mut evaluator = CachedEvaluator::new(
-            (cache, &self.lease),
-            &self.inputs,
-            &mut self.models,
-            stop,
-            on_event,
-        );
-        let outcome = spec.stage.run(&self.inputs, &mut evaluator);
-        (report.cells_computed, report.cells_cached) = evaluator.counts();
-        let mut output = outcome?;
-        output.findings.extend(self.rounding(spec));
-        let stored = StoredOutput::store(output, cache)?;
-        let record = StageRecord {
-            tables: stored.tables,
-            directions: stored.directions,
-            findings: stored.output.findings.clone(),
-            key_parts: parts,
-            seconds: started.elapsed().as_secs_f64(),
-            cells: report.cells_computed + report.cells_cached,
-            stage: spec.name.clone(),
-            created: jiff::Timestamp::now().to_string(),
-        };
-        cache
-            .put_stage_record(&key, &record)
-            .map_err(cache_failed)?;
-        report.status = StageStatus::Computed;
-        self.remember(spec, &record, stored.output);
-        Ok((key, record))
-    }
-
-    /// Says of a stage whose models compute in a short format that its numbers carry that format's rounding.
-    fn rounding(&self, spec: &StageSpec) -> Vec<String> {
-        let needs = spec.stage.needs();
-        let models = needs.models.iter().filter_map(|name| {
-            let model = self.inputs.models.get(&name.value)?;
-            let digits = match model.dtype() {
-                Dtype::Float32 => return None,
-                Dtype::BFloat16 => 8,
-                Dtype::Float16 => 11,
-            };
-            Some(format!(
-                "model `{}` computes in {}: its numbers carry the rounding of {digits} significant bits",
-                name.value,
-                model.dtype().name()
-            ))
-        });
-        models.collect()
-    }
-
-    fn remember(&mut self, spec: &StageSpec, record: &StageRecord, output: Output) {
-        self.contents.insert(spec.name.clone(), record.content());
-        self.inputs.stages.insert(spec.name.clone(), output.into());
-    }
-}
-
-fn cache_failed(error: CacheError) -> StageError {
-    StageError::Cache(error.to_string())
 }

@@ -305,6 +305,8 @@ pub enum StageError {
     Model(ModelError),
     /// The inputs do not allow it; says what to change.
     Data(String),
+    /// Computed again, it gave other bits than are cached; says which.
+    NotReproduced(String),
     /// The cache failed; the text is that of the cache's error.
     Cache(String),
     /// The program is at fault.
@@ -317,7 +319,9 @@ impl fmt::Display for StageError {
             StageError::Missing(count) => write!(f, "{count} cells are not in the cache"),
             StageError::Interrupted => f.write_str("interrupted"),
             StageError::Model(error) => write!(f, "{error}"),
-            StageError::Data(message) | StageError::Cache(message) => f.write_str(message),
+            StageError::Data(message)
+            | StageError::NotReproduced(message)
+            | StageError::Cache(message) => f.write_str(message),
             StageError::Internal(message) => {
                 write!(f, "internal error (please report it): {message}")
             }

@@ -5,6 +5,7 @@ mod bad_study;
 mod bench;
 mod cache_keys;
 mod checkpoint;
+mod commands;
 mod data_fetch;
 mod explain;
 mod pipelines;

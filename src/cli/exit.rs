@@ -1,0 +1,75 @@
+//! How a command ended, as its exit code tells it. The codes are stable: scripts rely on them.
+
+use clap::ValueEnum;
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Exit {
+    /// Done.
+    Done,
+    /// A stage failed, or a file could not be read or written; of `diff`, that the two differ.
+    Failed,
+    /// The command line or the study is wrong; nothing was run.
+    Usage,
+    /// The cache holds damage, which `cache verify` has moved aside.
+    Damaged,
+    /// A stage recomputed with `--force` did not give the bits that are cached; the cached ones are kept.
+    NotReproduced,
+    /// A run is alive on the cache, and what it may use is not deleted.
+    Busy,
+    /// Interrupted; what was computed is kept, and the same command resumes.
+    Interrupted,
+}
+
+impl Exit {
+    /// The number that the process ends with.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Damaged => 3,
+            Exit::NotReproduced => 4,
+            Exit::Busy => 5,
+            Exit::Interrupted => 130,
+        }
+    }
+
+    fn meaning(self) -> &'static str {
+        match self {
+            Exit::Done => "done",
+            Exit::Failed => {
+                "a stage failed, or a file could not be read or written; of `diff`: the two differ"
+            }
+            Exit::Usage => "the command line or the study is wrong; nothing was run",
+            Exit::Damaged => "`cache verify` found damage, and moved it aside",
+            Exit::NotReproduced => {
+                "`run --force` gave other bits than are cached; the cached ones are kept"
+            }
+            Exit::Busy => "`cache gc` deleted nothing, because a run is alive on the cache",
+            Exit::Interrupted => "interrupted; what was computed is kept, the same command resumes",
+        }
+    }
+
+    /// The part of `dial --help` about exit codes.
+    pub(super) fn help() -> String {
+        let line = |exit: &Exit| format!("  {:>3}  {}\n", exit.code(), exit.meaning());
+        let lines: String = Exit::value_variants().iter().map(line).collect();
+        format!("Exit codes:\n{}", lines.trim_end())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The page that people read says the same as the program.
+    #[test]
+    fn every_code_is_documented() {
+        let page = include_str!("../../docs/commands.md");
+        for exit in Exit::value_variants() {
+            let row = format!("| {} | {} |", exit.code(), exit.meaning());
+            assert!(page.contains(&row), "docs/commands.md lacks {row}");
+        }
+    }
+}

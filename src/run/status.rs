@@ -1,0 +1,186 @@
+//! The runs there are, from the `run.json` of each, and whether those that say they are running are alive.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value as Json;
+
+use crate::cache::{Cache, CacheError};
+
+/// How a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// It is alive.
+    Running,
+    /// Every stage that it was to run gave its output.
+    Complete,
+    /// A stage failed.
+    Failed,
+    /// A person stopped it.
+    Interrupted,
+    /// It ended without saying so.
+    Killed,
+}
+
+/// A run as its folder tells.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunSummary {
+    /// Name of the study.
+    pub study: String,
+    /// Its folder.
+    pub run_dir: PathBuf,
+    /// When it started, as RFC 3339 in UTC.
+    pub started: String,
+    /// How it stands.
+    pub state: RunState,
+    /// Stages that gave their output.
+    pub stages_done: usize,
+    /// Stages that it was to run.
+    pub stages_planned: usize,
+    /// The stages that it failed or stopped in, or that it is computing.
+    pub stages_in_hand: Vec<String>,
+    /// Distinct cells computed by the stages that ended.
+    pub cells_computed: u64,
+    /// Wall time, in seconds, where it ended by itself.
+    pub seconds: Option<f64>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Whether a later run of the same study is complete and ran all of its stages.
+    pub done_since: bool,
+    /// The arguments that it was given, to resume it; empty for runs of early versions.
+    pub command: Vec<String>,
+    /// The folder it was started in.
+    pub directory: Option<PathBuf>,
+}
+
+/// The runs in a folder of runs, by study, the oldest first. A folder without a readable `run.json` is passed over. Takes up to 10 s
+/// where a run is alive on another machine.
+///
+/// # Errors
+/// [`CacheError::Io`] for a folder that cannot be listed.
+pub fn run_summaries(runs: &Path) -> Result<Vec<RunSummary>, CacheError> {
+    let mut summaries = Vec::new();
+    let mut alive = Alive::default();
+    for study in folders(runs)? {
+        let mut newest: Vec<(Json, RunSummary)> = Vec::new();
+        for folder in folders(&study)?.into_iter().rev() {
+            let text = std::fs::read(folder.join("run.json")).unwrap_or_default();
+            let Ok(manifest) = serde_json::from_slice::<Json>(&text) else {
+                continue;
+            };
+            let mut summary = summary(&folder, &manifest, &mut alive);
+            summary.done_since = summary.state != RunState::Complete
+                && newest
+                    .iter()
+                    .any(|(later, of)| of.state == RunState::Complete && covers(later, &manifest));
+            newest.push((manifest, summary));
+        }
+        summaries.extend(newest.into_iter().rev().map(|(_, summary)| summary));
+    }
+    Ok(summaries)
+}
+
+/// Whether a later run was of the same study and ran every stage of an earlier one.
+fn covers(later: &Json, earlier: &Json) -> bool {
+    let planned = |manifest: &Json| manifest["planned"].as_array().cloned().unwrap_or_default();
+    let later_stages = planned(later);
+    later["key"] == earlier["key"]
+        && planned(earlier)
+            .iter()
+            .all(|stage| later_stages.contains(stage))
+}
+
+fn summary(folder: &Path, manifest: &Json, alive: &mut Alive) -> RunSummary {
+    let state = match manifest["status"].as_str() {
+        Some("complete") => RunState::Complete,
+        Some("failed") => RunState::Failed,
+        Some("interrupted") => RunState::Interrupted,
+        _ if alive.is_alive(folder, manifest) => RunState::Running,
+        _ => RunState::Killed,
+    };
+    let stages = manifest["stages"].as_array().cloned().unwrap_or_default();
+    let is_open = |stage: &&Json| {
+        let status = stage["status"].as_str().unwrap_or("computed");
+        matches!(status, "failed" | "interrupted" | "blocked")
+    };
+    let open = stages.iter().filter(is_open).count();
+    let in_hand = stages.iter().filter(is_open);
+    let in_hand = in_hand.filter(|stage| stage["status"] != "blocked");
+    let mut in_hand: Vec<String> = in_hand.map(|stage| text(&stage["name"])).collect();
+    in_hand.extend(manifest["computing"].as_str().map(str::to_string));
+    let done = stages.len() - open;
+    let strings = |value: &Json| -> Vec<String> {
+        let list = value.as_array().into_iter().flatten();
+        list.map(text).collect()
+    };
+    RunSummary {
+        study: text(&manifest["study"]),
+        run_dir: folder.to_path_buf(),
+        started: text(&manifest["started"]),
+        state,
+        stages_done: done,
+        stages_planned: manifest["planned"].as_array().map_or(done + open, Vec::len),
+        stages_in_hand: in_hand,
+        cells_computed: stages
+            .iter()
+            .filter_map(|stage| stage["cells_computed"].as_u64())
+            .sum(),
+        seconds: manifest["seconds"].as_f64(),
+        error: manifest["error"].as_str().map(str::to_string),
+        done_since: false,
+        command: strings(&manifest["command"]),
+        directory: manifest["directory"].as_str().map(PathBuf::from),
+    }
+}
+
+fn text(value: &Json) -> String {
+    value.as_str().unwrap_or_default().to_string()
+}
+
+/// The folders of the runs that are alive, by cache.
+#[derive(Default)]
+struct Alive(BTreeMap<PathBuf, Vec<PathBuf>>);
+
+impl Alive {
+    fn is_alive(&mut self, folder: &Path, manifest: &Json) -> bool {
+        let Some(cache) = manifest["cache"].as_str().map(PathBuf::from) else {
+            return false;
+        };
+        let runs = self.0.entry(cache).or_insert_with_key(|cache| {
+            // A cache that is gone has no runs, and is not made to be asked.
+            if !cache.join("VERSION").is_file() {
+                return Vec::new();
+            }
+            let live = Cache::open(cache).and_then(|cache| cache.live_runs());
+            let runs = live.unwrap_or_default().into_iter();
+            runs.map(|live| real(&live.run)).collect()
+        });
+        runs.contains(&real(folder))
+    }
+}
+
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
+}
+
+/// The folders in a folder, by name; links such as `latest` are passed over. None where it is not there.
+fn folders(folder: &Path) -> Result<Vec<PathBuf>, CacheError> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => {
+            return Err(CacheError::Io {
+                operation: "list",
+                path: folder.to_path_buf(),
+                source,
+            });
+        }
+    };
+    let entries = entries.flatten();
+    let real = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let mut paths: Vec<PathBuf> = real.map(|entry| entry.path()).collect();
+    paths.sort();
+    Ok(paths)
+}

@@ -1,0 +1,169 @@
+//! Parts of a study, failures, forced stages, and what `dial status` says of them.
+
+use insta::assert_snapshot;
+
+use crate::prompts::main_set;
+use crate::screens::{STUDY, bench, redacted};
+use crate::workbench::{Run, Workbench, files_below};
+
+fn names(run: &Run) -> Vec<&str> {
+    let stages = run.json["stages"].as_array().unwrap().iter();
+    stages
+        .map(|stage| stage["name"].as_str().unwrap())
+        .collect()
+}
+
+/// The study with an α that no model survives.
+fn failing() -> String {
+    STUDY.replacen("alpha = [-2, 0, 2]", "alpha = [-2, 0, 1e38]", 1)
+}
+
+#[test]
+fn from_a_stage_runs_what_builds_on_it_and_what_that_needs() {
+    let bench = bench();
+    let run = bench.run_with(STUDY, &["--from", "steer"]).ok();
+    assert_eq!(
+        names(&run),
+        ["score", "direction", "steer", "random", "summary"]
+    );
+    let run = bench.run_with(STUDY, &["--from", "random"]).ok();
+    assert_eq!(
+        names(&run),
+        ["score", "direction", "steer", "random", "summary"]
+    );
+    let without_summary = STUDY.split("[stages.summary]").next().unwrap();
+    let run = bench
+        .run_with(without_summary, &["--from", "direction"])
+        .ok();
+    assert_eq!(names(&run), ["score", "direction", "steer"]);
+    assert_eq!(run.all_computed(), []);
+    let said = bench.dial(&["run", "study.toml", "--from", "stear"]);
+    assert_snapshot!(said.message(2), @"");
+    let said = bench.dial(&["run", "study.toml", "--from", "steer", "--only", "steer"]);
+    assert_eq!(said.code, 2);
+}
+
+#[test]
+fn a_failure_is_never_cached_and_blocks_only_what_builds_on_it() {
+    let bench = bench();
+    bench.write("study.toml", failing());
+    let run = |arguments: &[&str]| {
+        bench.dial(&[&["run", "study.toml", "--threads", "1"], arguments].concat())
+    };
+    let stopped = run(&[]);
+    assert_eq!(stopped.code, 1);
+    assert_snapshot!(redacted(&stopped.stderr), @"");
+    let went_on = run(&["--keep-going"]);
+    assert_eq!(went_on.code, 1);
+    assert_snapshot!(redacted(&went_on.stderr), @"");
+    // What did not fail is kept; what failed is tried again.
+    let again = bench.run_with(&failing(), &["--keep-going"]);
+    assert_eq!((again.said.code, again.all_computed().len()), (1, 0));
+    assert_eq!(again.status("steer"), "failed");
+    assert_eq!(again.status("random"), "cached");
+    assert_eq!(again.status("summary"), "blocked");
+    assert_eq!(again.json["failures"][0]["stage"], "steer");
+    let mended = bench.run(STUDY).ok();
+    assert_eq!(mended.all_computed(), [("steer", 20)]);
+}
+
+#[test]
+fn a_forced_stage_is_computed_again_to_the_same_bits() {
+    let bench = bench();
+    let first = bench.run(STUDY).ok();
+    let said = bench.dial(&["run", "study.toml", "--threads", "1", "--force", "steer"]);
+    assert_eq!(said.code, 0);
+    assert_snapshot!(redacted(&said.stderr), @"");
+    let forced = bench
+        .run_with(STUDY, &["--force", "steer", "--force", "summary"])
+        .ok();
+    assert_eq!(forced.all_computed(), [("steer", 60)]);
+    assert_eq!(forced.status("summary"), "recomputed");
+    assert_eq!(forced.tables(&bench), first.tables(&bench));
+    let said = bench.dial(&["run", "study.toml", "--force", "stear"]);
+    assert_snapshot!(said.message(2), @"");
+    // A stage that was never run has nothing to be compared with.
+    let fresh = Workbench::new(&main_set(12, 8));
+    let run = fresh.run_with(STUDY, &["--force", "score"]).ok();
+    assert_eq!(run.status("score"), "computed");
+}
+
+/// Values of another machine: the same cells, one bit of one value changed, in a pack that is sound.
+#[test]
+fn bits_that_are_not_reproduced_are_told_and_the_cached_ones_kept() {
+    let bench = bench();
+    bench.run_with(STUDY, &["--only", "score"]).ok();
+    change_a_bit(&bench);
+    let before = files_below(&bench.path("cache/v1/packs"));
+    let said = bench.dial(&["run", "study.toml", "--threads", "1", "--force", "score"]);
+    assert_eq!(said.code, 4);
+    assert_snapshot!(redacted(&said.stderr), @"");
+    assert_eq!(files_below(&bench.path("cache/v1/packs")), before);
+}
+
+/// Replaces the only pack by one whose last value differs in its lowest bit, under the name of its new content.
+fn change_a_bit(bench: &Workbench) {
+    let packs = files_below(&bench.path("cache/v1/packs"));
+    assert_eq!(packs.len(), 1);
+    let mut bytes = std::fs::read(&packs[0]).unwrap();
+    let low = bytes.len() - 8;
+    bytes[low] ^= 1;
+    let name = blake3::hash(&bytes).to_hex().to_string();
+    std::fs::remove_file(&packs[0]).unwrap();
+    bench.write(&format!("cache/v1/packs/{}/{name}.pack", &name[..2]), bytes);
+}
+
+#[test]
+fn the_runs_there_are() {
+    let bench = bench();
+    let status = || {
+        let said = bench.dial(&["status"]);
+        assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+        redacted(&said.stdout)
+    };
+    assert_snapshot!(status(), @"");
+    bench.run_with(&failing(), &["--keep-going"]);
+    bench.run_with(STUDY, &["--only", "score"]).ok();
+    // A run that was killed: it says that it runs, and nothing is alive.
+    let killed = bench.run_with(
+        STUDY,
+        &["--from", "random", "--set", "stages.random.seed=\"0..3\""],
+    );
+    let path = killed.file(&bench, "run.json");
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    manifest["status"] = "running".into();
+    manifest["computing"] = "random".into();
+    manifest["seconds"] = serde_json::Value::Null;
+    manifest["stages"].as_array_mut().unwrap().truncate(3);
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    assert_snapshot!(status(), @"");
+    bench.run(STUDY).ok();
+    let after = status();
+    assert!(after.contains("killed, done since"), "{after}");
+    let json = bench.dial(&["status", "--format", "json"]).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let runs = json["runs"].as_array().unwrap();
+    let states: Vec<&str> = runs
+        .iter()
+        .map(|run| run["state"].as_str().unwrap())
+        .collect();
+    assert_eq!(states, ["failed", "complete", "killed", "complete"]);
+    let resume = runs[0]["resume"].as_str().unwrap();
+    assert_eq!(
+        resume,
+        "dial run study.toml --format json --keep-going --threads 1"
+    );
+    assert!(runs[3]["resume"].is_null());
+}
+
+/// What is asked of status is in `run.json`, so that it costs as little with a large cache as with none.
+#[test]
+fn status_reads_no_cache() {
+    let bench = bench();
+    bench.run_with(STUDY, &["--only", "score"]).ok();
+    let before = bench.dial(&["status"]).stdout;
+    std::fs::remove_dir_all(bench.path("cache")).unwrap();
+    assert_eq!(bench.dial(&["status"]).stdout, before);
+    assert!(!bench.path("cache").exists());
+}
