@@ -80,6 +80,7 @@ fn help() {
       run      Run a study; only what changed since the last run is computed
       plan     Show what a run would do, and why, without doing it
       explain  Say of each stage whether it is cached, and if not, exactly what has changed since when
+      status   List the runs there are, how far each got, and the command that resumes it
       report   Draw a run again: its page `report.html` and its figures
       show     Show a run's numbers as tables, with small charts
       diff     Compare two runs, or a run with published tables; exit code 1 where they differ
@@ -91,6 +92,15 @@ fn help() {
     Options:
       -h, --help     Print help
       -V, --version  Print version
+
+    Exit codes:
+        0  done
+        1  a stage failed, or a file could not be read or written; of `diff`: the two differ
+        2  the command line or the study is wrong; nothing was run
+        3  `cache verify` found damage, and moved it aside
+        4  `run --force` gave other bits than are cached; the cached ones are kept
+        5  `cache gc` deleted nothing, because a run is alive on the cache
+      130  interrupted; what was computed is kept, the same command resumes
     ");
     assert_snapshot!(help(&["run", "--help"]), @r"
     Run a study; only what changed since the last run is computed
@@ -129,6 +139,15 @@ fn help() {
 
           --only <STAGE>
               Run one stage and what it needs
+
+          --from <STAGE>
+              Run one stage, everything that builds on it, and what those need
+
+          --force <STAGE>
+              Compute this stage again although it is cached, and check that it gives the same bits; may be repeated
+
+          --keep-going
+              After a failure go on with the stages that do not build on what failed
 
           --memory <SIZE>
               Memory for prefilled prompts, e.g. `4GB` or `512MiB`; what does not fit is computed again [default: half of what is free]
@@ -356,7 +375,13 @@ fn a_run_for_programs_says_only_json_on_stdout() {
     };
     assert_eq!(
         keys(&run.json),
-        ["equivalent_forward_passes", "run_dir", "seconds", "stages"]
+        [
+            "equivalent_forward_passes",
+            "failures",
+            "run_dir",
+            "seconds",
+            "stages"
+        ]
     );
     let stage = [
         "cells_cached",
