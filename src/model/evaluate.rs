@@ -139,10 +139,17 @@ impl Evaluator {
         }
         let mut tiles: Vec<(&Shape, &[usize])> = Vec::new();
         for (shape, members) in &mut groups {
-            // Stable: within a block the order of asking stays, which puts the rows of one variant side by side.
+            // Stable: the order of asking stays, which within a block puts the rows of one variant side by side. Where the rows of a
+            // prompt attend together, they are brought together.
+            let grouped = shape.group() > 1;
             members.sort_by_cached_key(|&i| {
-                let block = self.store.place(&cells[i].tokens).map(|place| place.block);
-                (entry(&cells[i], n_layers), block)
+                let place = self.store.place(&cells[i].tokens);
+                let row = place.filter(|_| grouped).map(|place| place.row);
+                (
+                    entry(&cells[i], n_layers),
+                    place.map(|place| place.block),
+                    row,
+                )
             });
             tiles.extend(members.chunks(shape.rows()).map(|chunk| (&*shape, chunk)));
         }

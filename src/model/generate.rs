@@ -114,13 +114,13 @@ fn next_position(
     for (layer, cached) in prefix.iter().enumerate() {
         let own_keys = grown.keys[layer].f_narrow(2, 0, grown.length)?;
         let own_values = grown.values[layer].f_narrow(2, 0, grown.length)?;
-        let mut segments = cached.segments();
-        segments.push(Segment {
+        let mut earlier = cached.earlier();
+        earlier.segments.push(Segment {
             keys: &own_keys,
             values: &own_values,
             mask: None,
         });
-        let (next, own) = transformer.block(layer, &x, &rotary, &segments, None, &mut tap)?;
+        let (next, own) = transformer.block(layer, &x, &rotary, &earlier, None, &mut tap)?;
         if let Some((keys, values)) = own {
             grown.write(layer, &keys, &values)?;
         }

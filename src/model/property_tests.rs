@@ -16,7 +16,7 @@ use serde_json::json;
 use tch::{Kind, Tensor};
 
 use super::parity_tests::{Subject, Worst, all_logits, edit};
-use super::transformer::{RowEdit, Tap, TapEdit};
+use super::transformer::{Earlier, RowEdit, Tap, TapEdit};
 use super::*;
 
 const VOCAB: usize = 48;
@@ -253,8 +253,12 @@ fn naive(subject: &Subject, ids: &[u32], edits: &[Intervention]) -> (Vec<Vec<f32
     let positions = Tensor::arange(length, (Kind::Int64, tch::Device::Cpu)).unsqueeze(0);
     let rotary = transformer.rotary(&positions).unwrap();
     let causal = transformer.causal_mask(0, length).unwrap();
+    let nothing = Earlier {
+        segments: Vec::new(),
+        groups: None,
+    };
     for layer in 0..subject.n_layers {
-        let block = transformer.block(layer, &x, &rotary, &[], Some(&causal), &mut tap);
+        let block = transformer.block(layer, &x, &rotary, &nothing, Some(&causal), &mut tap);
         x = block.unwrap().0;
     }
     let hidden = transformer.final_norm(&x, &mut tap).unwrap();

@@ -18,7 +18,7 @@ use super::error::ModelError;
 use super::hooks::{HookPoint, Site};
 
 use attention::{Angles, attend_rows, rotate};
-pub use attention::{Projected, Rotary, Segment, Span, attend_packed};
+pub use attention::{Earlier, Groups, Projected, Rotary, Segment, Span, attend_packed};
 pub use tap::{RowEdit, Tap, TapEdit};
 
 type Result<T> = std::result::Result<T, ModelError>;
@@ -118,7 +118,7 @@ impl Transformer {
         layer: usize,
         x: &Tensor,
         rotary: &Rotary,
-        segments: &[Segment<'_>],
+        earlier: &Earlier<'_>,
         causal: Option<&Tensor>,
         tap: &mut Tap,
     ) -> Result<(Tensor, Option<(Tensor, Tensor)>)> {
@@ -131,7 +131,7 @@ impl Transformer {
             return Ok((self.add_attention(layer, &x, out, tap)?, None));
         }
         let projected = self.project(layer, &x, rotary)?;
-        let (z, keys, values) = attend_rows(&projected, segments, causal)?;
+        let (z, keys, values) = attend_rows(&projected, earlier, causal)?;
         Ok((self.leave(layer, &x, z, tap)?, Some((keys, values))))
     }
 

@@ -8,6 +8,9 @@ use crate::model::cell::{Cell, Edit, Positions, Readout, TokenSets};
 use crate::model::hooks::{HookPoint, Site};
 use crate::model::prefix::{SWEEP_ROWS, TILE_ROWS, bucket};
 
+/// Rows of a prompt that share its keys and values in attention. Twelve are no quicker, and a sweep of few α would fill no group.
+const GROUP_ROWS: usize = 4;
+
 /// Where a tile's work starts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Start {
@@ -89,6 +92,15 @@ impl Shape {
             (Start::Each(_), _) => SWEEP_ROWS,
             (_, ReadoutShape::Score(_)) if self.edits.iter().all(adds) => SWEEP_ROWS,
             _ => TILE_ROWS,
+        }
+    }
+
+    /// Neighbouring rows of one prompt that attend together. A sweep has many α for each prompt, a patch seldom two donors.
+    pub(super) fn group(&self) -> usize {
+        let adds = |(_, operation): &(Site, Operation)| *operation == Operation::Add;
+        match &self.start {
+            Start::Each(kinds) if kinds.iter().all(adds) => GROUP_ROWS,
+            _ => 1,
         }
     }
 }

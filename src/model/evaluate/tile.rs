@@ -46,7 +46,7 @@ impl<'a> Tile<'a> {
             .collect::<Result<Vec<_>>>()?;
         Ok(Tile {
             transformer,
-            rows: Rows::new(&places, transformer)?,
+            rows: Rows::new(&places, shape.group(), transformer)?,
             cells,
             edits: &shape.edits,
             suffix: shape.suffix,
@@ -177,10 +177,14 @@ impl<'a> Tile<'a> {
         };
         for layer in from..n_layers {
             let cached = context.layer(layer)?;
-            let segments = cached.segments();
-            let (next, own) =
-                self.transformer
-                    .block(layer, &x, &rotary, &segments, causal.as_ref(), tap)?;
+            let (next, own) = self.transformer.block(
+                layer,
+                &x,
+                &rotary,
+                &cached.earlier(),
+                causal.as_ref(),
+                tap,
+            )?;
             if let Some((keys, values)) = own {
                 keep(layer, keys, values)?;
             }

@@ -224,7 +224,7 @@ pub(super) fn prefill_last_layer(transformer: &Transformer, block: &PromptBlock)
     let places: Vec<(&PromptBlock, usize)> = (0..SWEEP_ROWS)
         .map(|row| (block, if row < count { row } else { 0 }))
         .collect();
-    let rows = Rows::new(&places, transformer)?;
+    let rows = Rows::new(&places, 1, transformer)?;
     let context = rows.context(transformer, 1)?;
     let mut tap = Tap {
         wanted: [Site::AttnOut, Site::MlpOut, Site::ResidPost]
@@ -237,7 +237,7 @@ pub(super) fn prefill_last_layer(transformer: &Transformer, block: &PromptBlock)
         .f_unsqueeze(1)?;
     let cached = context.layer(layer)?;
     let rotary = rows.rotary(transformer, 1)?;
-    let _ = transformer.block(layer, &x, &rotary, &cached.segments(), None, &mut tap)?;
+    let _ = transformer.block(layer, &x, &rotary, &cached.earlier(), None, &mut tap)?;
     for (hook, vectors) in &tap.kept {
         if let Some(into) = block.stored(*hook) {
             let computed = vectors.f_select(1, 0)?.f_narrow(0, 0, count as i64)?;

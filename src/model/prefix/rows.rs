@@ -4,16 +4,25 @@ use tch::{Kind, Tensor};
 
 use super::{PromptBlock, Template};
 use crate::model::error::ModelError;
-use crate::model::transformer::{Rotary, Segment, Transformer};
+use crate::model::transformer::{Earlier, Groups, Rotary, Segment, Transformer};
 
 type Result<T> = std::result::Result<T, ModelError>;
 
 /// Prompts of one template and bucket, in the order of a tile's rows; n rows.
 pub struct Rows<'s> {
     runs: Vec<Run<'s>>,
+    lengths: Vec<usize>,
+    /// Where several neighbouring rows of one prompt attend together.
+    groups: Option<PromptGroups<'s>>,
     template: Option<&'s Template>,
     /// T
     bucket: usize,
+}
+
+/// The prompts of a tile's groups.
+struct PromptGroups<'s> {
+    groups: Groups,
+    runs: Vec<Run<'s>>,
     lengths: Vec<usize>,
 }
 
@@ -24,54 +33,30 @@ struct Run<'s> {
     rows: Option<Tensor>,
 }
 
+/// A prompt's block and its row in it.
+type At<'s> = (&'s PromptBlock, usize);
+
 impl<'s> Rows<'s> {
-    /// Rows by block and row of the block.
-    pub fn new(places: &[(&'s PromptBlock, usize)], transformer: &Transformer) -> Result<Self> {
+    /// Rows by block and row of the block. Up to `group` neighbours of one prompt attend together.
+    pub fn new(places: &[At<'s>], group: usize, transformer: &Transformer) -> Result<Self> {
         let Some((first, _)) = places.first() else {
             return Err(ModelError::Internal("a tile has no rows".to_string()));
         };
-        let mut runs = Vec::new();
-        for run in places.chunk_by(|a, b| std::ptr::eq(a.0, b.0)) {
-            let block = run[0].0;
-            let whole = run.len() == block.prompts.len()
-                && run.iter().enumerate().all(|(i, (_, row))| *row == i);
-            let rows: Vec<i64> = run.iter().map(|(_, row)| *row as i64).collect();
-            runs.push(Run {
-                block,
-                rows: match whole {
-                    true => None,
-                    false => Some(Tensor::from_slice(&rows).f_to_device(transformer.device())?),
-                },
-            });
-        }
         Ok(Rows {
-            runs,
+            runs: runs(places, transformer)?,
+            lengths: lengths(places),
+            groups: match group {
+                1 => None,
+                group => Some(PromptGroups::new(places, group, transformer)?),
+            },
             template: first.template.as_deref(),
             bucket: first.bucket,
-            lengths: places
-                .iter()
-                .map(|(block, row)| block.prompts[*row].len())
-                .collect(),
         })
     }
 
     /// Rows of block tensors (first dimension: the block's rows), in the order of the tile.
     pub fn gather(&self, pick: impl Fn(&'s PromptBlock) -> &'s Tensor) -> Result<Tensor> {
-        let parts = self
-            .runs
-            .iter()
-            .map(|run| {
-                let tensor = pick(run.block);
-                Ok(match &run.rows {
-                    None => tensor.shallow_clone(),
-                    Some(rows) => tensor.f_index_select(0, rows)?,
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(match parts.as_slice() {
-            [one] => one.shallow_clone(),
-            several => Tensor::f_cat(several, 0)?,
-        })
+        gather(&self.runs, pick)
     }
 
     /// Rotary angles of each row's last `suffix` positions.
@@ -95,7 +80,8 @@ impl<'s> Rows<'s> {
         suffix: usize,
     ) -> Result<Context<'r, 's>> {
         let in_template = self.template.map_or(0, |template| template.length);
-        let starts = self.lengths.iter().map(|length| length - suffix);
+        let (_, lengths) = self.attending();
+        let starts = lengths.iter().map(|length| length - suffix);
         let visible_own: Vec<usize> = starts
             .clone()
             .map(|s| s.saturating_sub(in_template))
@@ -111,6 +97,81 @@ impl<'s> Rows<'s> {
             mask: mask(transformer, &visible_own, self.bucket)?,
         })
     }
+
+    /// What has one copy of keys and values each, and its number of tokens: the groups, or else the rows.
+    fn attending(&self) -> (&[Run<'s>], &[usize]) {
+        match &self.groups {
+            Some(groups) => (&groups.runs, &groups.lengths),
+            None => (&self.runs, &self.lengths),
+        }
+    }
+}
+
+impl<'s> PromptGroups<'s> {
+    fn new(places: &[At<'s>], size: usize, transformer: &Transformer) -> Result<Self> {
+        let same = |a: &At<'s>, b: &At<'s>| std::ptr::eq(a.0, b.0) && a.1 == b.1;
+        let mut prompts = Vec::new();
+        let (mut row_in_place, mut place_of_row) = (Vec::new(), Vec::new());
+        for of_prompt in places.chunk_by(same) {
+            for members in of_prompt.chunks(size) {
+                let first = place_of_row.len();
+                place_of_row.extend((0..members.len()).map(|i| (row_in_place.len() + i) as i64));
+                let row = |i| (if i < members.len() { first + i } else { first }) as i64;
+                row_in_place.extend((0..size).map(row));
+                prompts.push(members[0]);
+            }
+        }
+        let device = transformer.device();
+        Ok(PromptGroups {
+            groups: Groups {
+                size: size as i64,
+                rows: Tensor::from_slice(&row_in_place).f_to_device(device)?,
+                places: Tensor::from_slice(&place_of_row).f_to_device(device)?,
+            },
+            runs: runs(&prompts, transformer)?,
+            lengths: lengths(&prompts),
+        })
+    }
+}
+
+fn lengths(places: &[At<'_>]) -> Vec<usize> {
+    let length = |(block, row): &At<'_>| block.prompts[*row].len();
+    places.iter().map(length).collect()
+}
+
+fn runs<'s>(places: &[At<'s>], transformer: &Transformer) -> Result<Vec<Run<'s>>> {
+    let in_one_block = places.chunk_by(|a, b| std::ptr::eq(a.0, b.0));
+    let run = |run: &[At<'s>]| -> Result<Run<'s>> {
+        let block = run[0].0;
+        let whole = run.len() == block.prompts.len()
+            && run.iter().enumerate().all(|(i, (_, row))| *row == i);
+        let rows: Vec<i64> = run.iter().map(|(_, row)| *row as i64).collect();
+        Ok(Run {
+            block,
+            rows: match whole {
+                true => None,
+                false => Some(Tensor::from_slice(&rows).f_to_device(transformer.device())?),
+            },
+        })
+    };
+    in_one_block.map(run).collect()
+}
+
+fn gather<'s>(runs: &[Run<'s>], pick: impl Fn(&'s PromptBlock) -> &'s Tensor) -> Result<Tensor> {
+    let parts = runs
+        .iter()
+        .map(|run| {
+            let tensor = pick(run.block);
+            Ok(match &run.rows {
+                None => tensor.shallow_clone(),
+                Some(rows) => tensor.f_index_select(0, rows)?,
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(match parts.as_slice() {
+        [one] => one.shallow_clone(),
+        several => Tensor::f_cat(several, 0)?,
+    })
 }
 
 /// 0 for the first so many columns of each row and −∞ for the others, `[n, 1, 1, width]`.
@@ -126,17 +187,18 @@ fn mask(transformer: &Transformer, visible: &[usize], width: usize) -> Result<Te
     Ok(zeros.f_masked_fill(&hidden, f64::NEG_INFINITY)?)
 }
 
-/// The cached positions of a tile's rows.
+/// The cached positions of a tile's rows, or of its groups: m of either.
 pub struct Context<'r, 's> {
     rows: &'r Rows<'s>,
-    /// `[n, 1, 1, P]`, where some row does not see all of the template
+    /// `[m, 1, 1, P]`, where some row does not see all of the template
     template_mask: Option<Tensor>,
-    /// `[n, 1, 1, T]`
+    /// `[m, 1, 1, T]`
     mask: Tensor,
 }
 
 /// Keys and values of one layer for a tile's rows.
 pub struct Cached<'c> {
+    groups: Option<&'c Groups>,
     template: Option<Segment<'c>>,
     keys: Tensor,
     values: Tensor,
@@ -146,22 +208,24 @@ pub struct Cached<'c> {
 impl<'s> Context<'_, 's> {
     /// Keys and values of one layer. No copy where the tile is exactly a block.
     pub fn layer(&self, layer: usize) -> Result<Cached<'_>> {
+        let (runs, _) = self.rows.attending();
         Ok(Cached {
+            groups: self.rows.groups.as_ref().map(|groups| &groups.groups),
             template: self.rows.template.map(|template| Segment {
                 keys: &template.keys[layer],
                 values: &template.values[layer],
                 mask: self.template_mask.as_ref(),
             }),
-            keys: self.rows.gather(|block| &block.keys[layer])?,
-            values: self.rows.gather(|block| &block.values[layer])?,
+            keys: gather(runs, |block| &block.keys[layer])?,
+            values: gather(runs, |block| &block.values[layer])?,
             mask: &self.mask,
         })
     }
 }
 
 impl Cached<'_> {
-    /// As the segments of [`Transformer::block`].
-    pub fn segments(&self) -> Vec<Segment<'_>> {
+    /// As what [`Transformer::block`] attends to.
+    pub fn earlier(&self) -> Earlier<'_> {
         let template = self.template.as_ref().map(|template| Segment {
             keys: template.keys,
             values: template.values,
@@ -172,6 +236,9 @@ impl Cached<'_> {
             values: &self.values,
             mask: Some(self.mask),
         };
-        template.into_iter().chain([own]).collect()
+        Earlier {
+            segments: template.into_iter().chain([own]).collect(),
+            groups: self.groups,
+        }
     }
 }

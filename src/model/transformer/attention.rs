@@ -76,9 +76,29 @@ pub struct Projected {
     pub values: Tensor,
 }
 
-/// Keys and values of positions computed earlier, for the rows at hand.
+/// Rows that lie in groups of one prompt, so that a group attends to one copy of its keys and values. With a single row such a product
+/// is bound by the memory that the keys and values come from, and a sweep has many rows of each prompt.
+pub struct Groups {
+    /// Rows that a group has room for, V.
+    pub size: i64,
+    /// The row in each place of the G groups, `[G · V]` int64; where a group has fewer rows, its first again.
+    pub rows: Tensor,
+    /// The place of each row, `[B]` int64.
+    pub places: Tensor,
+}
+
+/// What the positions at hand attend to besides themselves.
+pub struct Earlier<'a> {
+    /// Earlier positions, of each row or of each group.
+    pub segments: Vec<Segment<'a>>,
+    /// How rows share the segments; none where each row has its own. Groups have a single position at hand.
+    pub groups: Option<&'a Groups>,
+}
+
+/// Keys and values of positions computed earlier, for the rows at hand (B of them, or groups of V).
 pub struct Segment<'a> {
-    /// `[B, kv, T, dh]`, or `[kv, T, dh]` where all rows share them; rotary embedding applied
+    /// `[B, kv, T, dh]`; `[kv, T, dh]` where all rows share them; `[B, kv, V, 1, dh]` where each of a group has one; rotary embedding
+    /// applied
     pub keys: &'a Tensor,
     /// As the keys.
     pub values: &'a Tensor,
@@ -87,6 +107,21 @@ pub struct Segment<'a> {
 }
 
 impl Segment<'_> {
+    /// `left [.., n, m]` × `right [.., m, o]`.
+    fn product_of_each(&self, left: &Tensor, right: &Tensor) -> Result<Tensor> {
+        // With a single position a matrix product is the slower way to write these; in short formats it is the more exact one.
+        let single = self.length() == 1 && left.kind() == Kind::Float;
+        match single {
+            false => Ok(left.f_matmul(right)?),
+            true if left.size().last() == Some(&1) => Ok(left.f_mul(right)?),
+            true => Ok(left.f_mul(&right.f_transpose(-1, -2)?)?.f_sum_dim_intlist(
+                [-1i64].as_slice(),
+                true,
+                None,
+            )?),
+        }
+    }
+
     fn is_shared(&self) -> bool {
         self.keys.dim() == 3
     }
@@ -97,20 +132,16 @@ impl Segment<'_> {
         size[size.len() - 2]
     }
 
-    /// The product of each row's `left [B, kv, n, m]` and this segment's `right`, `[B, kv, m, o]` or, where shared, `[kv, m, o]`.
+    /// The product of each row's `left [B, kv, n, m]` and this segment's `right`: `[B, kv, m, o]`, or `[kv, m, o]` or `[B, kv, V, m, o]`.
     fn product(&self, left: &Tensor, right: &Tensor) -> Result<Tensor> {
+        if let [b, kv, v, m, o] = right.size()[..] {
+            let n = left.size()[2];
+            let product =
+                self.product_of_each(&left.f_view([b, kv, v, n / v, m].as_slice())?, right)?;
+            return Ok(product.f_view([b, kv, n, o].as_slice())?);
+        }
         if !self.is_shared() {
-            // With a single position a matrix product is the slower way to write these; in short formats it is the more exact one.
-            let single = self.length() == 1 && left.kind() == Kind::Float;
-            return match single {
-                false => Ok(left.f_matmul(right)?),
-                true if left.size()[3] == 1 => Ok(left.f_mul(right)?),
-                true => Ok(left.f_mul(&right.f_transpose(-1, -2)?)?.f_sum_dim_intlist(
-                    [-1i64].as_slice(),
-                    true,
-                    None,
-                )?),
-            };
+            return self.product_of_each(left, right);
         }
         // One large product per key-value head instead of B small ones.
         let size = left.size();
@@ -129,9 +160,12 @@ impl Segment<'_> {
 /// to those of the segments, which would copy the cache.
 pub(super) fn attend_rows(
     projected: &Projected,
-    segments: &[Segment<'_>],
+    earlier: &Earlier<'_>,
     causal: Option<&Tensor>,
 ) -> Result<(Tensor, Tensor, Tensor)> {
+    if let Some(groups) = earlier.groups {
+        return attend_groups(projected, &earlier.segments, groups);
+    }
     let size = projected.queries.size();
     let (b, s, heads, dh) = (size[0], size[1], size[2], size[3]);
     let kv = projected.keys.size()[2];
@@ -150,11 +184,48 @@ pub(super) fn attend_rows(
         values: &values,
         mask: causal,
     };
-    let z = attend(&queries, segments, &own)?
+    let z = attend(&queries, &earlier.segments, &own)?
         .f_view([b, kv, g, s, dh].as_slice())?
         .f_permute([0i64, 3, 1, 2, 4].as_slice())?
         .f_reshape([b, s, heads * dh].as_slice())?;
     Ok((z, keys, values))
+}
+
+/// [`attend_rows`] of single positions in groups.
+fn attend_groups(
+    projected: &Projected,
+    segments: &[Segment<'_>],
+    groups: &Groups,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let size = projected.queries.size();
+    let (heads, dh) = (size[2], size[3]);
+    let (v, kv) = (groups.size, projected.keys.size()[2]);
+    let g = heads / kv;
+    // [B, 1, kv·h, dh] → [G, kv, V, h, dh]
+    let grouped = |rows: &Tensor, h: i64| -> Result<Tensor> {
+        Ok(rows
+            .f_index_select(0, &groups.rows)?
+            .f_view([-1, v, kv, h, dh].as_slice())?
+            .f_transpose(1, 2)?)
+    };
+    let queries = projected.queries.f_mul_scalar((dh as f64).powf(-0.5))?;
+    let queries = grouped(&queries, g)?.f_reshape([-1, kv, v * g, dh].as_slice())?;
+    let (keys, values) = (grouped(&projected.keys, 1)?, grouped(&projected.values, 1)?);
+    let own = Segment {
+        keys: &keys,
+        values: &values,
+        mask: None,
+    };
+    let z = attend(&queries, segments, &own)?
+        .f_view([-1, kv, v, g, dh].as_slice())?
+        .f_transpose(1, 2)?
+        .f_reshape([-1, 1, heads * dh].as_slice())?
+        .f_index_select(0, &groups.places)?;
+    Ok((
+        z,
+        projected.keys.f_transpose(1, 2)?,
+        projected.values.f_transpose(1, 2)?,
+    ))
 }
 
 /// Attention of queries `[B, kv, g·S, dh]`, already scaled: `[B, kv, g·S, dh]`.
