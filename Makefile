@@ -3,12 +3,13 @@
 
 dial := $(or $(CARGO_TARGET_DIR),target)/release/dial
 
-.PHONY: help run test bench check setup
+.PHONY: help run test bench bench-scale check setup
 
 help:
 	@echo 'make run     set up, build, and run the study pipelines/quickstart.toml'
 	@echo 'make test    set up, build, and run the tests'
 	@echo 'make bench   time the standard study (10 minutes; see benches/study/main.rs)'
+	@echo 'make bench-scale  time planning and finding in a study of 400,000 cells (a minute)'
 	@echo 'make check   formatting and lints'
 	@echo 'make setup   fetch libtorch and the quickstart model into third_party/'
 
@@ -26,6 +27,9 @@ test: setup
 # The release profile again; the figures go to target/bench/study.json.
 bench: setup
 	cargo bench --profile release --locked --bench study
+
+bench-scale: setup
+	cargo bench --profile release --locked --bench scale
 
 check:
 	cargo fmt --check

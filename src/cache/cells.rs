@@ -4,7 +4,7 @@
 //! [`CellStore::refresh`] finds what others have committed. It lives in memory only (some 70 bytes per cell):
 //! an index file would be one more thing to keep in step with the packs. Values stay on the disk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -56,6 +56,21 @@ impl CellStore {
             let missing = |key: &&Key| index.place(key).is_none();
             keys.into_iter().filter(missing).copied().collect()
         })
+    }
+
+    /// The packs that state to hold any of `keys`, in order.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the packs cannot be read.
+    pub fn packs_of<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a Key>,
+    ) -> Result<Vec<Key>, CacheError> {
+        let packs: BTreeSet<Key> = self.with_index(|index| {
+            let places = keys.into_iter().filter_map(|key| index.place(key));
+            places.map(|place| place.pack.name).collect()
+        })?;
+        Ok(packs.into_iter().collect())
     }
 
     /// The value of the cell `key`; `None` if no pack holds it, or the pack was damaged or has vanished. The

@@ -32,6 +32,7 @@
 mod atomic;
 mod cells;
 mod error;
+mod files;
 mod index;
 mod key;
 mod layout;
@@ -50,6 +51,7 @@ use serde::de::DeserializeOwned;
 pub use atomic::write_atomically;
 pub use cells::CellStore;
 pub use error::CacheError;
+pub use files::{FileKind, Leftovers, PackContent, StoredFile};
 pub use key::{InvalidKey, Key};
 pub use lease::{Lease, LiveRun};
 pub use weights::WeightHashes;

@@ -66,18 +66,26 @@ pub(super) fn copy_to(layout: &Layout, key: &Key, target: &Path) -> Result<bool,
 /// Whether the object is there and whole; a damaged one is moved aside.
 fn is_intact(layout: &Layout, key: &Key) -> Result<bool, CacheError> {
     let path = layout.object(key);
-    let Some(file) = open_if_there(&path)? else {
-        return Ok(false);
+    match fault(&path, key)? {
+        Some(reason) => {
+            layout.set_aside(&path, reason);
+            Ok(false)
+        }
+        None => Ok(path.is_file()),
+    }
+}
+
+/// What is wrong with the object in a file; none for a sound one, or where there is no file.
+pub(super) fn fault(path: &Path, key: &Key) -> Result<Option<&'static str>, CacheError> {
+    let Some(file) = open_if_there(path)? else {
+        return Ok(None);
     };
     let mut hasher = blake3::Hasher::new();
     hasher
         .update_reader(file)
-        .map_err(|error| CacheError::io("read", &path, error))?;
+        .map_err(|error| CacheError::io("read", path, error))?;
     let intact = Key::from(hasher.finalize()) == *key;
-    if !intact {
-        layout.set_aside(&path, WRONG_CONTENT);
-    }
-    Ok(intact)
+    Ok((!intact).then_some(WRONG_CONTENT))
 }
 
 fn open_if_there(path: &Path) -> Result<Option<File>, CacheError> {

@@ -106,6 +106,8 @@ pub(super) fn write(file: &mut File, header: &[u8], cells: &[Cell]) -> io::Resul
 #[derive(Debug)]
 pub(super) struct Header {
     hash: blake3::Hash,
+    /// JSON.
+    pub(super) provenance: Vec<u8>,
     /// Every cell, in the order of the file.
     pub(super) extents: Vec<(Key, Extent)>,
 }
@@ -144,9 +146,14 @@ pub(super) fn read_header(file: &File) -> Result<Header, Fault> {
         return Err(Fault::Damaged("its header does not match its checksum"));
     }
     let entries = usize::try_from(entries_start).map_err(|_| DISAGREES)?;
-    let entries = header.get(entries..).ok_or(DISAGREES)?;
+    let (before, entries) = header.split_at_checked(entries).ok_or(DISAGREES)?;
+    let provenance = before.get(PRELUDE_BYTES..).ok_or(DISAGREES)?.to_vec();
     let extents = lay_out(entries, values_start, file_bytes).ok_or(DISAGREES)?;
-    Ok(Header { hash, extents })
+    Ok(Header {
+        hash,
+        provenance,
+        extents,
+    })
 }
 
 /// Turns a header's entries into extents, which must fill the file from `values_start` to `file_bytes`.

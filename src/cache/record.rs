@@ -18,6 +18,8 @@ use super::atomic::write_atomically;
 use super::layout::Layout;
 use super::{CacheError, Key};
 
+const WRONG_CHECKSUM: &str = "its content does not match its checksum";
+
 pub(super) fn put<T: Serialize>(path: &Path, key: &Key, record: &T) -> Result<(), CacheError> {
     write_atomically(path, encode(key, record)?.as_bytes())
 }
@@ -47,7 +49,7 @@ pub(super) fn get<T: DeserializeOwned>(
         Err(error) => return Err(CacheError::io("read", path, error)),
     };
     let Some(record) = verified_record(&text, key) else {
-        layout.set_aside(path, "its content does not match its checksum");
+        layout.set_aside(path, WRONG_CHECKSUM);
         return Ok(None);
     };
     // Sound but of another shape: the next `put` replaces it, so it stays.
@@ -60,6 +62,16 @@ pub(super) fn get<T: DeserializeOwned>(
             );
             Ok(None)
         }
+    }
+}
+
+/// What is wrong with the record in a file; none for a sound one, or where there is no file.
+pub(super) fn fault(path: &Path, key: &Key) -> Result<Option<&'static str>, CacheError> {
+    match std::fs::read(path) {
+        Ok(text) if verified_record(&text, key).is_some() => Ok(None),
+        Ok(_) => Ok(Some(WRONG_CHECKSUM)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(CacheError::io("read", path, error)),
     }
 }
 

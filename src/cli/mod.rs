@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr.
 //! Exit codes: [`Exit`].
 
+mod cache;
 mod console;
 mod dag;
 mod data;
@@ -15,6 +16,7 @@ mod plan;
 mod report;
 mod run;
 mod show;
+mod sizes;
 mod status;
 mod tables;
 
@@ -47,6 +49,8 @@ enum Command {
     Explain(explain::ExplainArguments),
     /// List the runs there are, how far each got, and the command that resumes it.
     Status(status::StatusArguments),
+    /// Check the cache, show what it holds, delete from it.
+    Cache(cache::CacheArguments),
     /// Draw a run again: its page `report.html` and its figures.
     Report(report::ReportArguments),
     /// Show a run's numbers as tables, with small charts.
@@ -112,6 +116,7 @@ pub fn main() -> ! {
         Command::Plan(arguments) => plan::plan(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Status(arguments) => status::status(&arguments),
+        Command::Cache(arguments) => cache::cache(&arguments),
         Command::Report(arguments) => report::report(&arguments),
         Command::Show(arguments) => show::show(&arguments),
         Command::Diff(arguments) => diff::diff(&arguments),

@@ -13,6 +13,7 @@ use crate::stages::StageError;
 
 use super::console::Console;
 use super::logging::Log;
+use super::sizes::bytes;
 use super::{Exit, Failure, Format, StudyArguments, command_line, open, print, shown, tables};
 
 #[derive(Args)]
@@ -169,55 +170,5 @@ fn ending(report: &RunReport) -> Result<(), Failure> {
     match report.failures.iter().all(other_bits) {
         true => Err(Failure::Other(Exit::NotReproduced, message)),
         false => Err(Failure::Failed(message)),
-    }
-}
-
-/// A number of bytes as people write it.
-fn bytes(text: &str) -> Result<usize, String> {
-    const UNITS: [(&str, u64); 7] = [
-        ("", 1),
-        ("KB", 1_000),
-        ("MB", 1_000_000),
-        ("GB", 1_000_000_000),
-        ("KIB", 1 << 10),
-        ("MIB", 1 << 20),
-        ("GIB", 1 << 30),
-    ];
-    let expected = || "expected a size such as `4GB`, `1.5GiB` or `512MiB`".to_string();
-    let end = text
-        .find(|c: char| c.is_ascii_alphabetic())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(end);
-    let number: f64 = number.trim().parse().map_err(|_| expected())?;
-    let unit = unit.trim().to_uppercase();
-    let unit = UNITS
-        .iter()
-        .find(|(name, _)| *name == unit)
-        .ok_or_else(expected)?;
-    let bytes = number * unit.1 as f64;
-    match bytes.is_finite() && bytes >= 0.0 {
-        true => Ok(bytes as usize),
-        false => Err(expected()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::bytes;
-
-    #[test]
-    fn sizes_are_read_as_people_write_them() {
-        let sizes = [
-            ("4GB", 4_000_000_000),
-            ("1.5 GiB", 3 << 29),
-            ("512mib", 512 << 20),
-            ("0", 0),
-        ];
-        for (text, expected) in sizes {
-            assert_eq!(bytes(text), Ok(expected), "{text}");
-        }
-        for text in ["", "GB", "4 apples", "-1GB", "nan"] {
-            assert!(bytes(text).is_err(), "{text}");
-        }
     }
 }

@@ -48,6 +48,9 @@ pub struct StageRecord {
     pub seconds: f64,
     /// Number of distinct cells it asked for.
     pub cells: u64,
+    /// The packs that held its cells when it was made. They may go: a stage that is cached needs none of them.
+    #[serde(default)]
+    pub packs: Vec<Key>,
     /// Name of the stage in the study that was run; it is in no key.
     #[serde(default)]
     pub stage: String,

@@ -22,6 +22,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 pub(super) struct CachedEvaluator<'a> {
     cache: &'a Cache,
     lease: &'a Lease,
+    /// What is computing: stage, kind and run, for the packs' provenance.
+    origin: serde_json::Value,
     models_by_fingerprint: HashMap<blake3::Hash, Arc<ModelHandle>>,
     models: &'a mut LoadedModels,
     stop: &'a AtomicBool,
@@ -45,7 +47,7 @@ fn failed(error: CacheError) -> StageError {
 
 impl<'a> CachedEvaluator<'a> {
     pub(super) fn new(
-        (cache, lease): (&'a Cache, &'a Lease),
+        (cache, lease, origin): (&'a Cache, &'a Lease, serde_json::Value),
         inputs: &Inputs,
         models: &'a mut LoadedModels,
         stop: &'a AtomicBool,
@@ -54,6 +56,7 @@ impl<'a> CachedEvaluator<'a> {
         CachedEvaluator {
             cache,
             lease,
+            origin,
             models_by_fingerprint: inputs
                 .models
                 .values()
@@ -84,6 +87,12 @@ impl<'a> CachedEvaluator<'a> {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// The packs that hold the cells that were asked for.
+    pub(super) fn packs(&self) -> Result<Vec<Key>, StageError> {
+        let cells = self.computed.iter().chain(&self.found);
+        self.cache.cells().packs_of(cells).map_err(failed)
     }
 
     /// Distinct cells computed, and distinct cells found in the cache.
@@ -201,7 +210,10 @@ impl<'a> CachedEvaluator<'a> {
         }
         let device = self.models.device();
         let evaluator = self.models.get(model)?;
-        let provenance = serde_json::to_value(Provenance::here(device)).unwrap_or_default();
+        let mut provenance = serde_json::to_value(Provenance::here(device)).unwrap_or_default();
+        if let (Some(all), Some(origin)) = (provenance.as_object_mut(), self.origin.as_object()) {
+            all.extend(origin.clone());
+        }
         let mut pending = Pending::new(self.cache, provenance);
         let (on_event, stop, lease) = (&mut self.on_event, self.stop, self.lease);
         let mut problem = None;
@@ -307,7 +319,10 @@ struct Pending<'a> {
     cache: &'a Cache,
     provenance: serde_json::Value,
     cells: Vec<(Key, Vec<u8>)>,
+    /// When the first of them was computed.
     since: Instant,
+    /// When the work on them began.
+    began: Instant,
 }
 
 impl<'a> Pending<'a> {
@@ -317,6 +332,7 @@ impl<'a> Pending<'a> {
             provenance,
             cells: Vec::new(),
             since: Instant::now(),
+            began: Instant::now(),
         }
     }
 
@@ -337,6 +353,9 @@ impl<'a> Pending<'a> {
 
     fn commit(&mut self) -> Result<(), StageError> {
         let cells = std::mem::take(&mut self.cells);
+        self.provenance["seconds"] = self.began.elapsed().as_secs_f64().into();
+        self.provenance["created"] = jiff::Timestamp::now().to_string().into();
+        self.began = Instant::now();
         self.cache
             .cells()
             .commit(&cells, &self.provenance)

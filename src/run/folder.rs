@@ -20,7 +20,7 @@ use serde_json::{Value as Json, json};
 
 use crate::cache::{Cache, CacheError, Key, write_atomically};
 use crate::model::Provenance;
-use crate::plan::{StageRecord, Study, study_key};
+use crate::plan::{StageRecord, StageSpec, Study, study_key};
 use crate::prompts::Draw;
 use crate::stages::Inputs;
 
@@ -90,6 +90,16 @@ impl RunFolder {
         folder.write_manifest()?;
         point_latest(&of_study, &folder.path)?;
         Ok(folder)
+    }
+
+    /// What the packs of a stage say of where they come from. The run is named as in the folder of runs: `<study>/<time>-<key>`.
+    pub(super) fn origin(&self, spec: &StageSpec) -> Json {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        json!({
+            "stage": spec.name,
+            "kind": spec.kind.name,
+            "run": format!("{}/{name}", self.manifest["study"].as_str().unwrap_or_default()),
+        })
     }
 
     /// The folder.

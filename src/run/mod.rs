@@ -8,6 +8,7 @@ mod models;
 mod selection;
 mod stage;
 mod status;
+mod storage;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +28,9 @@ use stage::{State, Surroundings};
 
 pub use selection::Selection;
 pub use status::{RunState, RunSummary, run_summaries};
+pub use storage::{
+    Collected, Criteria, Damage, KindUsage, RunUsage, Usage, Verified, collect, usage, verify,
+};
 
 /// How a study is run.
 #[derive(Clone, Debug)]

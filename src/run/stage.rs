@@ -133,7 +133,7 @@ impl State {
     ) -> Result<(StageRecord, Output), StageError> {
         let started = Instant::now();
         let mut evaluator = CachedEvaluator::new(
-            (around.cache, &self.lease),
+            (around.cache, &self.lease, around.folder.origin(spec)),
             &self.inputs,
             &mut self.models,
             around.stop,
@@ -146,6 +146,7 @@ impl State {
         (report.cells_computed, report.cells_cached) = evaluator.counts();
         evaluator.check_reproduced()?;
         let mut output = outcome?;
+        let packs = evaluator.packs()?;
         output.findings.extend(self.rounding(spec));
         let stored = StoredOutput::store(output, around.cache)?;
         report.status = StageStatus::Computed;
@@ -156,6 +157,7 @@ impl State {
             key_parts: parts,
             seconds: started.elapsed().as_secs_f64(),
             cells: report.cells_computed + report.cells_cached,
+            packs,
             stage: spec.name.clone(),
             created: jiff::Timestamp::now().to_string(),
         };

@@ -166,7 +166,7 @@ fn real(path: &Path) -> PathBuf {
 }
 
 /// The folders in a folder, by name; links such as `latest` are passed over. None where it is not there.
-fn folders(folder: &Path) -> Result<Vec<PathBuf>, CacheError> {
+pub(super) fn folders(folder: &Path) -> Result<Vec<PathBuf>, CacheError> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

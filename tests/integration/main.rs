@@ -3,6 +3,7 @@
 mod bad_files;
 mod bad_study;
 mod bench;
+mod cache_command;
 mod cache_keys;
 mod checkpoint;
 mod commands;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 
-use crate::checkpoint::{CALM_WORDS, HARMFUL_WORDS};
+use super::checkpoint::{CALM_WORDS, HARMFUL_WORDS};
 
 /// Words of a prompt.
 const LENGTH: usize = 12;

@@ -1,0 +1,231 @@
+//! `dial cache verify`, `stats` and `gc`: whether the cache is sound, what it holds for whom, and deleting some of it.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use indicatif::{DecimalBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use crate::cache::{Cache, CacheError};
+use crate::run::{self, Criteria, Usage};
+
+use super::logging::Log;
+use super::sizes::{age, bytes};
+use super::tables::grid;
+use super::{Exit, Failure, Format, print, shown};
+
+#[derive(Args)]
+pub(super) struct CacheArguments {
+    #[command(subcommand)]
+    command: CacheCommand,
+}
+
+#[derive(Subcommand)]
+enum CacheCommand {
+    /// Read every file and check its content; what is damaged is moved aside and will be computed again.
+    Verify(Place),
+    /// Show how much the cache holds, by kind of stage and by run.
+    Stats(Place),
+    /// Delete what is old, too much, or used by no run; never while a run is alive on the cache.
+    Gc(GcArguments),
+}
+
+#[derive(Args)]
+struct Place {
+    /// The folder of computed cells and artifacts.
+    #[arg(long, value_name = "DIR", default_value = "cache")]
+    cache: PathBuf,
+    /// The folder that has a folder per study and run.
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    runs: PathBuf,
+    /// How the result is written to stdout.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Args)]
+#[group(id = "criteria", required = true, multiple = true, args = ["older_than", "keep_size", "unreferenced"])]
+struct GcArguments {
+    #[command(flatten)]
+    place: Place,
+    /// Delete what was made longer ago than this, e.g. `30d`.
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    older_than: Option<Duration>,
+    /// Delete down to this size, e.g. `10GB`; first what is cheapest to compute again per byte.
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    keep_size: Option<usize>,
+    /// Delete what no run in the folder of runs refers to.
+    #[arg(long)]
+    unreferenced: bool,
+    /// Say what would be deleted, and delete nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) fn cache(arguments: &CacheArguments) -> Result<(), Failure> {
+    match &arguments.command {
+        CacheCommand::Verify(place) => verify(place),
+        CacheCommand::Stats(place) => stats(place),
+        CacheCommand::Gc(arguments) => gc(arguments),
+    }
+}
+
+impl Place {
+    /// The cache, which must be there: a slip in its name is not to make an empty one.
+    fn open(&self) -> Result<Cache, Failure> {
+        if !self.cache.join("VERSION").is_file() {
+            return Err(Failure::Usage(format!(
+                "there is no cache in `{}`; name its folder with `--cache`",
+                self.cache.display()
+            )));
+        }
+        Cache::open(&self.cache).map_err(failed)
+    }
+}
+
+fn failed(error: CacheError) -> Failure {
+    Failure::Failed(error.to_string())
+}
+
+fn size(bytes: u64) -> String {
+    DecimalBytes(bytes).to_string()
+}
+
+fn verify(place: &Place) -> Result<(), Failure> {
+    // What is moved aside is warned of where that happens.
+    let _log = Log::start();
+    let cache = place.open()?;
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    if !std::io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    let style = "checking  {bar:24} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
+    bar.set_style(
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    let verified = run::verify(&cache, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let verified = verified.map_err(failed)?;
+    let damaged = verified.damaged.len();
+    match place.format {
+        Format::Json => print(&format!("{}\n", json!(verified)))?,
+        Format::Text => print(&format!(
+            "{} files checked, {}: {}\n",
+            verified.files,
+            size(verified.bytes),
+            match damaged {
+                0 => "all sound".to_string(),
+                count => format!("{count} damaged"),
+            }
+        ))?,
+    }
+    match damaged {
+        0 => Ok(()),
+        _ => Err(Failure::Other(
+            Exit::Damaged,
+            "the cache was damaged; what was moved aside is computed again when a run asks for it. Damage that comes back is a sign of a \
+             failing disk"
+                .to_string(),
+        )),
+    }
+}
+
+fn stats(place: &Place) -> Result<(), Failure> {
+    let cache = place.open()?;
+    let usage = run::usage(&cache, &place.runs).map_err(failed)?;
+    print(&match place.format {
+        Format::Json => format!("{}\n", json!(usage)),
+        Format::Text => as_text(&usage),
+    })
+}
+
+fn as_text(usage: &Usage) -> String {
+    let kinds = usage.kinds.iter().map(|kind| {
+        vec![
+            kind.kind.clone(),
+            kind.stages.to_string(),
+            size(kind.output_bytes),
+            kind.cells.to_string(),
+            size(kind.cell_bytes),
+        ]
+    });
+    let header = [
+        "kind",
+        "stages cached",
+        "outputs",
+        "cells computed",
+        "their size",
+    ];
+    let mut text = grid(&header, kinds.collect());
+    if !usage.runs.is_empty() {
+        let runs = usage
+            .runs
+            .iter()
+            .map(|run| vec![shown(&run.run_dir), size(run.bytes), size(run.own_bytes)]);
+        text += "\n";
+        text += &grid(&["run", "refers to", "alone"], runs.collect());
+    }
+    text += &format!(
+        "\n{} in all, {} of it used by no run (`dial cache gc --unreferenced`)\n",
+        size(usage.bytes),
+        size(usage.unreferenced_bytes)
+    );
+    if usage.damaged_files > 0 {
+        text += &format!(
+            "{} damaged files in `damaged`, {}; look at them and delete them\n",
+            usage.damaged_files,
+            size(usage.damaged_bytes)
+        );
+    }
+    text
+}
+
+fn gc(arguments: &GcArguments) -> Result<(), Failure> {
+    let place = &arguments.place;
+    let cache = place.open()?;
+    let live = cache.live_runs().map_err(failed)?;
+    if !arguments.dry_run && !live.is_empty() {
+        let runs: Vec<String> = live.iter().map(|run| shown(&run.run)).collect();
+        return Err(Failure::Other(
+            Exit::Busy,
+            format!(
+                "nothing was deleted, because a run is alive on the cache: `{}`; wait for it, or stop it",
+                runs.join("`, `")
+            ),
+        ));
+    }
+    let criteria = Criteria {
+        older_than: arguments.older_than,
+        keep_bytes: arguments.keep_size.map(|bytes| bytes as u64),
+        unreferenced: arguments.unreferenced,
+    };
+    let collected =
+        run::collect(&cache, &place.runs, &criteria, arguments.dry_run).map_err(failed)?;
+    print(&match place.format {
+        Format::Json => format!("{}\n", json!(collected)),
+        Format::Text => format!(
+            "{} {}: {} stage outputs, {} artifacts and {} packs of {} cells; {} {}\n",
+            if arguments.dry_run {
+                "would delete"
+            } else {
+                "deleted"
+            },
+            size(collected.bytes),
+            collected.stages,
+            collected.objects,
+            collected.packs,
+            collected.cells,
+            size(collected.kept_bytes),
+            if arguments.dry_run {
+                "would be left"
+            } else {
+                "are left"
+            },
+        ),
+    })
+}

@@ -1,0 +1,282 @@
+//! What the cache holds for whom: by kind of stage and by run. Checking all of it, and deleting some.
+//!
+//! A run refers to the records that its `run.json` names, to the objects and packs that these name, and to the packs that it committed
+//! itself: a sweep that was interrupted has no record yet, and its cells are what resumes it.
+
+mod collect;
+mod usage;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value as Json;
+
+use crate::cache::{Cache, CacheError, FileKind, Key, StoredFile};
+use crate::plan::StageRecord;
+
+use super::status::folders;
+
+pub use collect::{Collected, Criteria, collect};
+pub use usage::{KindUsage, RunUsage, Usage, usage};
+
+/// A file that failed its check.
+#[derive(Clone, Debug, Serialize)]
+pub struct Damage {
+    /// Where it stood.
+    pub path: PathBuf,
+    /// What was wrong with it.
+    pub reason: String,
+}
+
+/// What checking a whole cache found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Verified {
+    /// Files read.
+    pub files: usize,
+    /// Their size.
+    pub bytes: u64,
+    /// What was moved aside.
+    pub damaged: Vec<Damage>,
+}
+
+/// Reads every file of the cache and checks it; what is damaged is moved aside, and so is a record that names an object that is missing.
+/// `on_progress` hears how many bytes of how many were read.
+///
+/// # Errors
+/// [`CacheError::Io`] where the cache cannot be read.
+pub fn verify(
+    cache: &Cache,
+    on_progress: &mut dyn FnMut(u64, u64),
+) -> Result<Verified, CacheError> {
+    let mut files = Vec::new();
+    // Records last: by then the objects that they name have been checked.
+    let in_order = [
+        FileKind::Object,
+        FileKind::Pack,
+        FileKind::WeightHash,
+        FileKind::Record,
+    ];
+    for kind in in_order {
+        files.extend(cache.files(kind)?);
+    }
+    let total = files.iter().map(|file| file.bytes).sum();
+    let mut verified = Verified::default();
+    let mut sound_objects = HashSet::new();
+    for file in files {
+        let mut reason = cache.check(&file)?;
+        if reason.is_none() && file.kind == FileKind::Object {
+            sound_objects.insert(file.name);
+        }
+        if reason.is_none()
+            && let FileKind::Record = file.kind
+            && let Some(record) = cache.record_in::<StageRecord>(&file)
+            && !record
+                .objects()
+                .all(|object| sound_objects.contains(object))
+        {
+            let missing = "it names an artifact that is not in the cache";
+            cache.set_aside(&file, missing);
+            reason = Some(missing);
+        }
+        verified.files += 1;
+        verified.bytes += file.bytes;
+        verified.damaged.extend(reason.map(|reason| Damage {
+            path: file.path.clone(),
+            reason: reason.to_string(),
+        }));
+        on_progress(verified.bytes, total);
+    }
+    Ok(verified)
+}
+
+/// A stage record and its file.
+struct StoredRecord {
+    file: StoredFile,
+    record: StageRecord,
+}
+
+impl StoredRecord {
+    /// Name of the kind of stage.
+    fn kind(&self) -> &str {
+        self.record.key_parts["kind"].as_str().unwrap_or("unknown")
+    }
+
+    /// The objects that it names, each once.
+    fn objects(&self) -> BTreeSet<Key> {
+        self.record.objects().copied().collect()
+    }
+}
+
+/// A pack and what it says of itself.
+struct StoredPack {
+    file: StoredFile,
+    cells: usize,
+    provenance: Json,
+}
+
+impl StoredPack {
+    /// Name of the kind of stage that computed it.
+    fn kind(&self) -> &str {
+        self.provenance["kind"].as_str().unwrap_or("unknown")
+    }
+}
+
+/// A run's folder and the keys of its stages.
+struct RunFiles {
+    folder: PathBuf,
+    /// As packs name it.
+    name: String,
+    stages: HashSet<Key>,
+}
+
+/// All that is in a cache, and who refers to it.
+struct Inventory {
+    records: Vec<StoredRecord>,
+    packs: Vec<StoredPack>,
+    objects: BTreeMap<Key, StoredFile>,
+    runs: Vec<RunFiles>,
+    /// Bytes of all files.
+    bytes: u64,
+}
+
+impl Inventory {
+    fn of(cache: &Cache, runs: &Path) -> Result<Self, CacheError> {
+        let mut bytes = 0;
+        let mut files = |kind| -> Result<Vec<StoredFile>, CacheError> {
+            let files = cache.files(kind)?;
+            bytes += files.iter().map(|file| file.bytes).sum::<u64>();
+            Ok(files)
+        };
+        files(FileKind::WeightHash)?;
+        let records = files(FileKind::Record)?.into_iter();
+        let records = records.filter_map(|file| {
+            let record = cache.record_in(&file)?;
+            Some(StoredRecord { file, record })
+        });
+        let records = records.collect();
+        let packs = files(FileKind::Pack)?.into_iter();
+        let packs = packs.filter_map(|file| {
+            let content = cache.pack_content(&file)?;
+            Some(StoredPack {
+                file,
+                cells: content.cells,
+                provenance: content.provenance,
+            })
+        });
+        let packs = packs.collect();
+        let objects = files(FileKind::Object)?.into_iter();
+        let objects = objects.map(|file| (file.name, file)).collect();
+        Ok(Inventory {
+            records,
+            packs,
+            objects,
+            runs: run_files(runs)?,
+            bytes,
+        })
+    }
+
+    /// What each run refers to: records, packs and objects, as indices and keys.
+    fn references(&self) -> Vec<References> {
+        let by_key: HashMap<Key, usize> = self
+            .records
+            .iter()
+            .enumerate()
+            .map(|(index, record)| (record.file.name, index))
+            .collect();
+        let number: HashMap<Key, usize> = self
+            .packs
+            .iter()
+            .enumerate()
+            .map(|(index, pack)| (pack.file.name, index))
+            .collect();
+        let of_run = |run: &RunFiles| {
+            let mut refers = References::default();
+            refers.records = run
+                .stages
+                .iter()
+                .filter_map(|key| by_key.get(key))
+                .copied()
+                .collect();
+            for &index in &refers.records {
+                let record = &self.records[index];
+                let packs = record.record.packs.iter();
+                refers
+                    .packs
+                    .extend(packs.filter_map(|pack| number.get(pack)));
+                let objects = record.objects().into_iter();
+                refers
+                    .objects
+                    .extend(objects.filter(|key| self.objects.contains_key(key)));
+            }
+            let own = self.packs.iter().enumerate();
+            let own = own.filter(|(_, pack)| pack.provenance["run"] == run.name.as_str());
+            refers.packs.extend(own.map(|(index, _)| index));
+            refers
+        };
+        self.runs.iter().map(of_run).collect()
+    }
+}
+
+/// What something refers to: indices of records and packs, keys of objects.
+#[derive(Default)]
+struct References {
+    records: BTreeSet<usize>,
+    packs: BTreeSet<usize>,
+    objects: BTreeSet<Key>,
+}
+
+impl References {
+    fn bytes(&self, inventory: &Inventory) -> u64 {
+        let records = self
+            .records
+            .iter()
+            .map(|&i| inventory.records[i].file.bytes);
+        let packs = self.packs.iter().map(|&i| inventory.packs[i].file.bytes);
+        let objects = self
+            .objects
+            .iter()
+            .filter_map(|key| inventory.objects.get(key));
+        records
+            .chain(packs)
+            .chain(objects.map(|file| file.bytes))
+            .sum()
+    }
+
+    fn add(&mut self, other: &References) {
+        self.records.extend(&other.records);
+        self.packs.extend(&other.packs);
+        self.objects.extend(&other.objects);
+    }
+
+    /// What of it is in none of the others.
+    fn without(&self, others: &References) -> References {
+        References {
+            records: &self.records - &others.records,
+            packs: &self.packs - &others.packs,
+            objects: &self.objects - &others.objects,
+        }
+    }
+}
+
+/// The runs in a folder of runs, and the keys of their stages.
+fn run_files(runs: &Path) -> Result<Vec<RunFiles>, CacheError> {
+    let mut found = Vec::new();
+    for study in folders(runs)? {
+        for folder in folders(&study)? {
+            let text = std::fs::read(folder.join("run.json")).unwrap_or_default();
+            let Ok(manifest) = serde_json::from_slice::<Json>(&text) else {
+                continue;
+            };
+            let stages = manifest["stages"].as_array().into_iter().flatten();
+            let keys = stages.filter_map(|stage| stage["key"].as_str()?.parse().ok());
+            let name = folder.file_name().unwrap_or_default().to_string_lossy();
+            found.push(RunFiles {
+                name: format!("{}/{name}", manifest["study"].as_str().unwrap_or_default()),
+                stages: keys.collect(),
+                folder,
+            });
+        }
+    }
+    Ok(found)
+}

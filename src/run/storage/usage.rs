@@ -1,0 +1,111 @@
+//! How much of a cache is whose.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::cache::{Cache, CacheError};
+
+use super::{Inventory, References};
+
+/// What the stages of one kind take.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct KindUsage {
+    /// Name of the kind.
+    pub kind: String,
+    /// Stages that are cached as a whole.
+    pub stages: usize,
+    /// Bytes of their records, tables and directions; what several kinds share counts for each.
+    pub output_bytes: u64,
+    /// Cells that stages of this kind computed.
+    pub cells: usize,
+    /// Bytes of the packs that hold them.
+    pub cell_bytes: u64,
+}
+
+/// What one run refers to.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunUsage {
+    /// Its folder.
+    pub run_dir: PathBuf,
+    /// Bytes that it refers to.
+    pub bytes: u64,
+    /// Bytes of those that no other run refers to.
+    pub own_bytes: u64,
+}
+
+/// What a cache holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Usage {
+    /// Bytes of all that can be used.
+    pub bytes: u64,
+    /// By kind of stage.
+    pub kinds: Vec<KindUsage>,
+    /// By run, in the order of their folders.
+    pub runs: Vec<RunUsage>,
+    /// Bytes that no run refers to.
+    pub unreferenced_bytes: u64,
+    /// Number of damaged files that were moved aside.
+    pub damaged_files: usize,
+    /// Their bytes.
+    pub damaged_bytes: u64,
+}
+
+/// Counts what the cache holds, for the runs in the folder `runs`.
+///
+/// # Errors
+/// [`CacheError::Io`] where the cache or the folder cannot be read.
+pub fn usage(cache: &Cache, runs: &Path) -> Result<Usage, CacheError> {
+    let inventory = Inventory::of(cache, runs)?;
+    let references = inventory.references();
+    let leftovers = cache.leftovers()?;
+    let mut referred = References::default();
+    references.iter().for_each(|of_run| referred.add(of_run));
+    let runs = inventory.runs.iter().zip(&references).enumerate();
+    let runs = runs.map(|(number, (run, of_run))| {
+        let mut others = References::default();
+        let rest = references.iter().enumerate();
+        rest.filter(|(other, _)| *other != number)
+            .for_each(|(_, of_other)| others.add(of_other));
+        RunUsage {
+            run_dir: run.folder.clone(),
+            bytes: of_run.bytes(&inventory),
+            own_bytes: of_run.without(&others).bytes(&inventory),
+        }
+    });
+    let everything = References {
+        records: (0..inventory.records.len()).collect(),
+        packs: (0..inventory.packs.len()).collect(),
+        objects: inventory.objects.keys().copied().collect(),
+    };
+    Ok(Usage {
+        bytes: inventory.bytes,
+        kinds: by_kind(&inventory),
+        runs: runs.collect(),
+        unreferenced_bytes: everything.without(&referred).bytes(&inventory),
+        damaged_files: leftovers.damaged_files,
+        damaged_bytes: leftovers.damaged_bytes,
+    })
+}
+
+fn by_kind(inventory: &Inventory) -> Vec<KindUsage> {
+    let mut kinds: BTreeMap<&str, (KindUsage, References)> = BTreeMap::new();
+    for (index, record) in inventory.records.iter().enumerate() {
+        let (usage, outputs) = kinds.entry(record.kind()).or_default();
+        usage.stages += 1;
+        outputs.records.insert(index);
+        outputs.objects.extend(record.objects());
+    }
+    for pack in &inventory.packs {
+        let (usage, _) = kinds.entry(pack.kind()).or_default();
+        usage.cells += pack.cells;
+        usage.cell_bytes += pack.file.bytes;
+    }
+    let finish = |(kind, (usage, outputs)): (&str, (KindUsage, References))| KindUsage {
+        kind: kind.to_string(),
+        output_bytes: outputs.bytes(inventory),
+        ..usage
+    };
+    kinds.into_iter().map(finish).collect()
+}

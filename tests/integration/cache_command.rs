@@ -1,0 +1,202 @@
+//! `dial cache`: checking what is there, saying whose it is, deleting some of it.
+
+use insta::assert_snapshot;
+
+use crate::screens::{STUDY, bench, redacted};
+use crate::workbench::{Said, Workbench, committed_cells, files_below};
+
+/// Sizes of Parquet files and of hashes in JSON are not what these tests are about.
+fn without_sizes(text: &str) -> String {
+    let text = redacted(text);
+    let lines = text.lines().map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let mut shown: Vec<String> = Vec::new();
+        for word in words {
+            match (word.trim_end_matches([';', ':']), shown.last_mut()) {
+                ("B" | "kB" | "MB", Some(number)) if number.parse::<f64>().is_ok() => {
+                    *number =
+                        "[size]".to_string() + &word[word.trim_end_matches([';', ':']).len()..];
+                }
+                _ => shown.push(word.to_string()),
+            }
+        }
+        shown.join(" ")
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn cache(bench: &Workbench, arguments: &[&str]) -> Said {
+    bench.dial(&[&["cache"], arguments].concat())
+}
+
+fn gc(bench: &Workbench, arguments: &[&str]) -> serde_json::Value {
+    let said = cache(bench, &[&["gc", "--format", "json"], arguments].concat());
+    assert_eq!(said.code, 0, "{said:?}");
+    serde_json::from_str(&said.stdout).unwrap()
+}
+
+#[test]
+fn a_sound_cache_is_said_to_be_sound() {
+    let bench = bench();
+    bench.run(STUDY).ok();
+    let said = cache(&bench, &["verify"]);
+    assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+    assert_snapshot!(without_sizes(&said.stdout), @"");
+}
+
+#[test]
+fn damage_is_moved_aside_and_told() {
+    let bench = bench();
+    let first = bench.run(STUDY).ok();
+    let expected = first.tables(&bench);
+    let object = files_below(&bench.path("cache/v1/objects")).swap_remove(0);
+    std::fs::remove_file(object).unwrap();
+    let pack = files_below(&bench.path("cache/v1/packs")).swap_remove(0);
+    let mut bytes = std::fs::read(&pack).unwrap();
+    *bytes.last_mut().unwrap() ^= 4;
+    std::fs::write(&pack, bytes).unwrap();
+    let said = cache(&bench, &["verify", "--format", "json"]);
+    assert_eq!(said.code, 3, "{said:?}");
+    let json: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let reasons: Vec<&str> = json["damaged"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| d["reason"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        reasons,
+        [
+            "its content does not match its name",
+            "it names an artifact that is not in the cache"
+        ]
+    );
+    assert_eq!(said.stderr.matches("is damaged").count(), 2, "{said:?}");
+    assert_eq!(files_below(&bench.path("cache/v1/damaged")).len(), 2);
+    // Now it is whole again, and the study makes anew what is gone.
+    assert_eq!(cache(&bench, &["verify"]).code, 0);
+    let run = bench.run(STUDY).ok();
+    assert!(run.tables(&bench) == expected);
+}
+
+#[test]
+fn what_the_cache_holds_and_for_whom() {
+    let bench = bench();
+    bench.run(STUDY).ok();
+    bench.run_with(STUDY, &["--only", "score"]).ok();
+    let said = cache(&bench, &["stats"]);
+    assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+    assert_snapshot!(without_sizes(&said.stdout), @"");
+    let json = cache(&bench, &["stats", "--format", "json"]).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let bytes = |file: &std::path::PathBuf| file.metadata().unwrap().len();
+    let on_disk: u64 = ["objects", "packs", "stages", "weights"]
+        .iter()
+        .flat_map(|kind| files_below(&bench.path(&format!("cache/v1/{kind}"))))
+        .map(|file| bytes(&file))
+        .sum();
+    assert_eq!(json["bytes"], on_disk);
+    assert_eq!(json["unreferenced_bytes"], 0);
+    let cells: u64 = json["kinds"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|kind| kind["cells"].as_u64().unwrap())
+        .sum();
+    assert_eq!(cells, committed_cells(&bench.path("cache")).len() as u64);
+    // The second run refers to nothing that the first does not.
+    assert_eq!(json["runs"][1]["own_bytes"], 0);
+    assert!(json["runs"][0]["bytes"].as_u64() > json["runs"][1]["bytes"].as_u64());
+}
+
+#[test]
+fn what_no_run_refers_to_is_deleted() {
+    let bench = bench();
+    let kept = bench.run(STUDY).ok();
+    let expected = kept.tables(&bench);
+    assert_eq!(gc(&bench, &["--unreferenced"])["bytes"], 0);
+    let other = bench
+        .run_with(STUDY, &["--set", "stages.steer.alpha=[-3, 3]"])
+        .ok();
+    std::fs::remove_dir_all(other.file(&bench, "run.json").parent().unwrap()).unwrap();
+    let cells = committed_cells(&bench.path("cache")).len();
+    let would = gc(&bench, &["--unreferenced", "--dry-run"]);
+    assert_eq!(committed_cells(&bench.path("cache")).len(), cells);
+    let said = cache(&bench, &["gc", "--unreferenced"]);
+    assert_snapshot!(without_sizes(&said.stdout), @"");
+    assert_eq!(would["cells"], 40);
+    assert_eq!(committed_cells(&bench.path("cache")).len(), cells - 40);
+    assert_eq!(cache(&bench, &["verify"]).code, 0);
+    let again = bench.run(STUDY).ok();
+    assert_eq!(again.all_computed(), []);
+    assert_eq!(again.status("summary"), "cached");
+    assert!(again.tables(&bench) == expected);
+}
+
+#[test]
+fn down_to_a_size_and_by_age_and_everything_comes_out_the_same_again() {
+    let bench = bench();
+    let expected = bench.run(STUDY).ok().tables(&bench);
+    assert_eq!(gc(&bench, &["--older-than", "1h"])["bytes"], 0);
+    let all = gc(&bench, &["--keep-size", "1GB", "--dry-run"])["kept_bytes"]
+        .as_u64()
+        .unwrap();
+    let half = (all / 2).to_string();
+    let collected = gc(&bench, &["--keep-size", &half]);
+    assert!(
+        collected["kept_bytes"].as_u64().unwrap() <= all / 2,
+        "{collected}"
+    );
+    assert_eq!(cache(&bench, &["verify"]).code, 0);
+    assert!(bench.run(STUDY).ok().tables(&bench) == expected);
+    let collected = gc(&bench, &["--older-than", "0d"]);
+    assert_eq!(
+        committed_cells(&bench.path("cache")).len(),
+        0,
+        "{collected}"
+    );
+    assert_eq!(files_below(&bench.path("cache/v1/objects")).len(), 0);
+    assert!(bench.run(STUDY).ok().tables(&bench) == expected);
+}
+
+#[test]
+fn nothing_is_deleted_while_a_run_is_alive() {
+    let bench = bench();
+    let long = STUDY.replacen("seed = \"0..3\"", "seed = \"0..2000\"", 1);
+    assert_ne!(long, STUDY);
+    bench.write("study.toml", long);
+    let mut command = bench.command(&["run", "study.toml", "--threads", "1"]);
+    let mut running = command
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while committed_cells(&bench.path("cache")).is_empty() {
+        assert!(running.try_wait().unwrap().is_none(), "it ended early");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let said = cache(&bench, &["gc", "--older-than", "0d"]);
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let message = said.message(5);
+    assert!(
+        message.starts_with(
+            "error: nothing was deleted, because a run is alive on the cache: `runs/study/"
+        ),
+        "{message}"
+    );
+    // The cells of the run that was killed are what resumes it; once its folder is gone nothing refers to them.
+    assert_eq!(gc(&bench, &["--unreferenced"])["packs"], 0);
+    std::fs::remove_dir_all(bench.path("runs")).unwrap();
+    assert!(gc(&bench, &["--unreferenced"])["packs"].as_u64() > Some(0));
+}
+
+#[test]
+fn a_slip_is_refused() {
+    let bench = bench();
+    let said = cache(&bench, &["verify", "--cache", "cahce"]);
+    assert_snapshot!(said.message(2), @"");
+    assert!(!bench.path("cahce").exists());
+    assert_eq!(cache(&bench, &["gc"]).code, 2);
+    assert_eq!(cache(&bench, &["gc", "--older-than", "soon"]).code, 2);
+}
