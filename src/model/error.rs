@@ -51,11 +51,26 @@ pub enum ModelError {
     },
     /// A cell asks for what its model does not have: a layer, a token, a context of that length.
     Cell(String),
+    /// There is not enough memory; says for what.
+    Memory(String),
     /// The device, the tensor library or an invariant of the evaluation failed.
     Internal(String),
 }
 
 impl ModelError {
+    /// Says which cells were being computed: the first of them, and how many they were.
+    pub(super) fn in_cells(self, first: &str, count: usize) -> Self {
+        let told = |problem: String| match count {
+            1 => format!("{first}: {problem}"),
+            count => format!("{first} and {} more cells: {problem}", count - 1),
+        };
+        match self {
+            Self::Memory(problem) => Self::Memory(told(problem)),
+            Self::Internal(problem) => Self::Internal(told(problem)),
+            other => other,
+        }
+    }
+
     /// An error of reading `path`.
     pub(super) fn read(path: &Path, problem: impl fmt::Display) -> Self {
         Self::Read {
@@ -110,6 +125,11 @@ impl fmt::Display for ModelError {
                 problem,
                 advice,
             } => write!(f, "hub repository `{repository}`: {problem}; {advice}"),
+            Self::Memory(problem) => write!(
+                f,
+                "out of memory: {problem}; close other programs, bound what prefilled prompts take with `--memory`, use fewer `--threads`, or \
+                 a smaller dtype for the model"
+            ),
             Self::Cell(problem) | Self::Internal(problem) => f.write_str(problem),
         }
     }

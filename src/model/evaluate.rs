@@ -25,7 +25,7 @@ use super::parallel;
 use super::prefix::{PrefixStore, PromptKey, prompt_key};
 use super::transformer::Transformer;
 
-use check::{check, finite};
+use check::{check, described, is_finite, not_finite};
 use readout::{log_probabilities, score};
 use shape::{ReadoutShape, Shape, entry, shape};
 
@@ -33,6 +33,8 @@ pub(super) use readout::to_rows;
 pub(super) use tile::Tile;
 
 type Result<T> = std::result::Result<T, ModelError>;
+/// Hears of progress and takes values; see [`Evaluator::evaluate`].
+type OnStep<'a> = &'a mut dyn FnMut(Step) -> ControlFlow<()>;
 
 /// What an evaluation tells its caller while it runs.
 #[derive(Debug)]
@@ -44,7 +46,7 @@ pub enum Step {
         /// Of these.
         total: usize,
     },
-    /// Values that are final: (index of the cell, value).
+    /// Values that are final: (index of the cell, value). Cells without a finite value are left out.
     Values(Vec<(usize, Value)>),
 }
 
@@ -71,8 +73,8 @@ impl Evaluator {
     /// the work, which is then said in the result.
     ///
     /// # Errors
-    /// An intervention that the model cannot make (layer, position or width out of range), a prompt longer than the context, a
-    /// value that is not finite, or libtorch running out of memory.
+    /// Before any work: an intervention that the model cannot make (layer, position or width out of range), a prompt longer than the
+    /// context. At once: libtorch running out of memory. When all else is done: values that are not finite.
     pub fn evaluate(
         &mut self,
         cells: &[Cell],
@@ -91,6 +93,7 @@ impl Evaluator {
             });
             by_prompt[slot].1.push(index);
         }
+        let mut failures = Failures::default();
         let mut rest = by_prompt.as_slice();
         while !rest.is_empty() {
             let prompts: Vec<Arc<Tokens>> = rest.iter().map(|(p, _)| Arc::clone(p)).collect();
@@ -98,13 +101,19 @@ impl Evaluator {
             let mut indices: Vec<usize> = now.iter().flat_map(|(_, list)| list).copied().collect();
             indices.sort_unstable();
             if self
-                .evaluate_held(cells, &indices, &prompts[..now.len()], on_step)?
+                .evaluate_held(
+                    cells,
+                    &indices,
+                    &prompts[..now.len()],
+                    (&mut failures, on_step),
+                )?
                 .is_break()
             {
                 return Ok(ControlFlow::Break(()));
             }
             rest = later;
         }
+        failures.into_result()?;
         Ok(ControlFlow::Continue(()))
     }
 
@@ -114,7 +123,7 @@ impl Evaluator {
         cells: &[Cell],
         indices: &[usize],
         prompts: &[Arc<Tokens>],
-        on_step: &mut dyn FnMut(Step) -> ControlFlow<()>,
+        (failures, on_step): (&mut Failures, OnStep<'_>),
     ) -> Result<ControlFlow<()>> {
         let mut prefilled = |done, total| on_step(Step::Prefilled { done, total });
         if self
@@ -157,7 +166,7 @@ impl Evaluator {
             self.transformer.device(),
             &tiles,
             |(shape, chunk)| self.evaluate_tile(cells, shape, chunk),
-            &mut |values| on_step(Step::Values(values)),
+            &mut |outcomes| on_step(Step::Values(failures.sift(outcomes))),
         )
     }
 
@@ -166,12 +175,23 @@ impl Evaluator {
         cells: &[Cell],
         shape: &Shape,
         chunk: &[usize],
-    ) -> Result<Vec<(usize, Value)>> {
+    ) -> Result<Vec<(usize, Result<Value>)>> {
         let rows: Vec<&Cell> = chunk.iter().map(|&i| &cells[i]).collect();
-        let tile = Tile::new(&self.transformer, &self.store, &rows, shape)?;
+        let values = self.tile_values(&rows, shape);
+        let values = values.map_err(|error| error.in_cells(&described(rows[0]), rows.len()))?;
+        let outcomes = chunk.iter().zip(values).map(|(&index, value)| {
+            let value = value.filter(is_finite);
+            (index, value.ok_or_else(|| not_finite(&cells[index])))
+        });
+        Ok(outcomes.collect())
+    }
+
+    /// The values of a tile's cells; none where there are no numbers to make one of.
+    fn tile_values(&self, rows: &[&Cell], shape: &Shape) -> Result<Vec<Option<Value>>> {
+        let tile = Tile::new(&self.transformer, &self.store, rows, shape)?;
         let values = match &shape.readout {
             ReadoutShape::Generation { max_new_tokens } => {
-                generate::continuations(&tile, *max_new_tokens)?
+                return generate::continuations(&tile, *max_new_tokens);
             }
             ReadoutShape::Activation { hook, offset } => {
                 read_activation(shape, &tile, *hook, *offset)?
@@ -188,12 +208,45 @@ impl Evaluator {
                 log_probabilities(&self.transformer, &hidden, ids)?
             }
         };
-        chunk
-            .iter()
-            .copied()
-            .zip(values)
-            .map(|(index, value)| finite(&cells[index], &value).map(|()| (index, value)))
-            .collect()
+        Ok(values.into_iter().map(Some).collect())
+    }
+}
+
+/// Cells that have no finite value. The others are computed all the same.
+#[derive(Default)]
+struct Failures {
+    count: usize,
+    /// The one that was asked for first.
+    first: Option<(usize, ModelError)>,
+}
+
+impl Failures {
+    /// The values among the outcomes; the rest is kept here.
+    fn sift(&mut self, outcomes: Vec<(usize, Result<Value>)>) -> Vec<(usize, Value)> {
+        let mut values = Vec::with_capacity(outcomes.len());
+        for (index, outcome) in outcomes {
+            match outcome {
+                Ok(value) => values.push((index, value)),
+                Err(error) => {
+                    self.count += 1;
+                    if self.first.as_ref().is_none_or(|(first, _)| index < *first) {
+                        self.first = Some((index, error));
+                    }
+                }
+            }
+        }
+        values
+    }
+
+    fn into_result(self) -> Result<()> {
+        match (self.first, self.count) {
+            (None, _) => Ok(()),
+            (Some((_, error)), 1) => Err(error),
+            (Some((_, error)), count) => Err(ModelError::Cell(format!(
+                "{error} ({} more cells like this; all others are kept)",
+                count - 1
+            ))),
+        }
     }
 }
 
@@ -216,12 +269,15 @@ fn read_activation(
             let mut tap = tile.tap(0)?;
             tap.wanted.push(hook);
             let x = tile.run(&shape.start, &mut tap)?;
-            let _ = tile.final_norm(&x, &mut tap)?;
+            let left = tile.final_norm(&x, &mut tap)?;
             let (_, kept) = tap
                 .kept
                 .pop()
                 .ok_or_else(|| ModelError::Internal(format!("nothing passed `{hook}`")))?;
+            // What is read of a stream that left the format on its way is no number either.
+            let sound = left.f_flatten(1, -1)?.f_isfinite()?.f_all_dim(1, true)?;
             kept.f_select(1, offset as i64)?
+                .f_masked_fill(&sound.f_logical_not()?, f64::NAN)?
         }
     };
     Ok(to_rows(&vectors)?

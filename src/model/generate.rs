@@ -52,8 +52,8 @@ impl Grown {
     }
 }
 
-/// Continues every row of the tile by up to `max_new_tokens` tokens.
-pub(super) fn continuations(tile: &Tile<'_>, max_new_tokens: usize) -> Result<Vec<Value>> {
+/// Continues every row of the tile by up to `max_new_tokens` tokens. None for a row whose logits are no numbers.
+pub(super) fn continuations(tile: &Tile<'_>, max_new_tokens: usize) -> Result<Vec<Option<Value>>> {
     let transformer = tile.transformer;
     let mut grown = Grown::new(transformer, tile.suffix + max_new_tokens)?;
     let mut rows: Vec<Row> = tile.cells.iter().map(|cell| Row::new(cell)).collect();
@@ -82,7 +82,7 @@ pub(super) fn continuations(tile: &Tile<'_>, max_new_tokens: usize) -> Result<Ve
     }
     Ok(rows
         .into_iter()
-        .map(|row| Value::Generation(row.ids))
+        .map(|row| row.is_finite.then_some(Value::Generation(row.ids)))
         .collect())
 }
 
@@ -134,6 +134,8 @@ fn next_position(
 struct Row {
     ids: Vec<u32>,
     finished: bool,
+    /// Whether all logits so far were numbers.
+    is_finite: bool,
     stop_at_end: bool,
     sampling: Sampling,
     generator: SplitMix64,
@@ -163,6 +165,7 @@ impl Row {
         Row {
             ids: Vec::new(),
             finished: false,
+            is_finite: true,
             stop_at_end,
             sampling,
             generator: SplitMix64(u64::from_le_bytes(state)),
@@ -172,7 +175,10 @@ impl Row {
 
 /// Chooses the next token of each row from logits `[TILE_ROWS, d_vocab]`. Finished rows stay as they are.
 fn choose(logits: &Tensor, rows: &mut [Row], end_of_text: &[u32]) -> Result<()> {
-    let greedy = Vec::<i64>::try_from(logits.f_argmax(-1, false)?)?;
+    let (highest, greedy) = logits.f_max_dim(-1, false)?;
+    let greedy = Vec::<i64>::try_from(greedy)?;
+    // A NaN among the logits is their maximum.
+    let is_finite = Vec::<bool>::try_from(highest.f_isfinite()?)?;
     let sampled = rows.iter().any(|row| row.sampling != Sampling::Greedy);
     let all = if sampled {
         to_rows(&logits.f_to_kind(Kind::Float)?)?
@@ -181,6 +187,10 @@ fn choose(logits: &Tensor, rows: &mut [Row], end_of_text: &[u32]) -> Result<()> 
     };
     for (index, row) in rows.iter_mut().enumerate() {
         if row.finished {
+            continue;
+        }
+        if !is_finite[index] {
+            (row.finished, row.is_finite) = (true, false);
             continue;
         }
         let id = match row.sampling {

@@ -201,6 +201,37 @@ impl From<tch::TchError> for ModelError {
             .lines()
             .find(|line| !line.trim().is_empty())
             .unwrap_or("unknown error");
-        ModelError::Internal(format!("libtorch: {}", first.trim()))
+        // The words of its allocators, for the processor and for CUDA.
+        let of_memory = [
+            "can't allocate memory",
+            "not enough memory",
+            "out of memory",
+        ];
+        match of_memory.iter().any(|words| text.contains(words)) {
+            true => ModelError::Memory(format!("libtorch: {}", first.trim())),
+            false => ModelError::Internal(format!("libtorch: {}", first.trim())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The allocator really refuses: no machine has a pebibyte.
+    #[test]
+    fn memory_that_runs_out_is_told_with_what_to_do() {
+        let refused = Tensor::f_zeros([1i64 << 50].as_slice(), (Kind::Float, Device::Cpu));
+        let error = ModelError::from(refused.unwrap_err())
+            .in_cells("prompt `a`, layer 3 (`x`), α = 2.0", 128);
+        let message = error.to_string();
+        assert!(
+            message.starts_with(
+                "out of memory: prompt `a`, layer 3 (`x`), α = 2.0 and 127 more cells: "
+            ),
+            "{message}"
+        );
+        assert!(message.contains("`--memory`"), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
     }
 }

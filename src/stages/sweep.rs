@@ -289,7 +289,7 @@ pub(super) fn tokens_of(
                     model.name()
                 )));
             }
-            Ok(tokens)
+            Ok(tokens.labelled(&prompt.id))
         })
         .collect()
 }

@@ -58,8 +58,8 @@ fn a_failure_is_never_cached_and_blocks_only_what_builds_on_it() {
     score      computed          20 computed        0 from cache  [time]
     direction  computed          12 computed        0 from cache  [time]
                note: the direction: 2 prompts are both among the highest and the lowest scores: `edge-06`, `edge-02`
-    steer      failed             0 computed       20 from cache  [time]
-    error: stage `steer`: a value is not finite after adding α = 100000000000000000000000000000000000000 at `blocks.2.hook_resid_pre`; try float32 or a smaller α
+    steer      failed            20 computed       20 from cache  [time]
+    error: stage `steer`: prompt `edge-00`, layer 2 (`blocks.2.hook_resid_pre`), α = 1e38: a value is not finite; try float32 or a smaller α (19 more cells like this; all others are kept)
     ");
     let went_on = run(&["--keep-going"]);
     assert_eq!(went_on.code, 1);
@@ -69,10 +69,10 @@ fn a_failure_is_never_cached_and_blocks_only_what_builds_on_it() {
     direction  cached             0 computed       12 from cache  [time]
                note: the direction: 2 prompts are both among the highest and the lowest scores: `edge-06`, `edge-02`
     steer      loading model `inst`
-    steer      failed             0 computed       20 from cache  [time]
+    steer      failed             0 computed       40 from cache  [time]
     random     computed         120 computed       20 from cache  [time]
     summary    blocked            0 computed        0 from cache  [time]
-    error: stage `steer`: a value is not finite after adding α = 100000000000000000000000000000000000000 at `blocks.2.hook_resid_pre`; try float32 or a smaller α
+    error: stage `steer`: prompt `edge-00`, layer 2 (`blocks.2.hook_resid_pre`), α = 1e38: a value is not finite; try float32 or a smaller α (19 more cells like this; all others are kept)
     not run, because they need what failed: `summary`
     ");
     // What did not fail is kept; what failed is tried again.
@@ -83,7 +83,8 @@ fn a_failure_is_never_cached_and_blocks_only_what_builds_on_it() {
     assert_eq!(again.status("summary"), "blocked");
     assert_eq!(again.json["failures"][0]["stage"], "steer");
     let mended = bench.run(STUDY).ok();
-    assert_eq!(mended.all_computed(), [("steer", 40)]);
+    // Of the failing α no cell was kept, of the others every one.
+    assert_eq!(mended.all_computed(), [("steer", 20)]);
 }
 
 #[test]
@@ -177,9 +178,9 @@ fn the_runs_there_are() {
     std::fs::write(&path, manifest.to_string()).unwrap();
     assert_snapshot!(status(), @r#"
     run                                       state     stages done  stopped in  cells computed  took
-    runs/study/[time]-[key]  killed    3 of 5       random                  40
+    runs/study/[time]-[key]  killed    3 of 5       random                  20
     runs/study/[time]-[key]  complete  1 of 1                                0  [time]
-    runs/study/[time]-[key]  failed    3 of 5       steer                  152  [time]
+    runs/study/[time]-[key]  failed    3 of 5       steer                  172  [time]
 
     to resume:
         dial run study.toml --format json --from random --set 'stages.random.seed="0..3"' --threads 1

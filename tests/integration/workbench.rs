@@ -357,3 +357,29 @@ impl Row {
             .unwrap_or_else(|_| panic!("`{column}` is `{text}`"))
     }
 }
+
+/// Keys of the cells of all packs of a cache, each as often as a pack holds it. The format is that of `src/cache/pack.rs`.
+pub fn committed_cells(cache: &Path) -> Vec<[u8; 32]> {
+    let mut keys = Vec::new();
+    for pack in files_below(&cache.join("v1/packs")) {
+        if pack.extension().is_none_or(|extension| extension != "pack") {
+            continue;
+        }
+        let bytes = std::fs::read(&pack).unwrap();
+        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+        let entries = &bytes[40 + number(16)..][..40 * number(24)];
+        keys.extend(
+            entries
+                .chunks(40)
+                .map(|entry| <[u8; 32]>::try_from(&entry[..32]).unwrap()),
+        );
+    }
+    keys
+}
+
+/// Number of cells that were computed although a pack held them.
+pub fn computed_twice(cache: &Path) -> usize {
+    let keys = committed_cells(cache);
+    let distinct: std::collections::HashSet<&[u8; 32]> = keys.iter().collect();
+    keys.len() - distinct.len()
+}

@@ -1,8 +1,12 @@
 //! What a cell is made of that is large: the prompt's tokens and vectors, each with the hash of its content.
 
+use std::sync::Arc;
+
 /// A prompt as the model sees it, with the hash of its ids.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens {
+    /// What a person calls it, where that is known. It is in no key.
+    label: Option<String>,
     ids: Vec<u32>,
     hash: blake3::Hash,
     template: usize,
@@ -20,10 +24,26 @@ impl Tokens {
     pub fn with_template(ids: Vec<u32>, template: usize) -> Self {
         let template = template.min(ids.len().saturating_sub(1));
         Tokens {
+            label: None,
             hash: hash_of(&ids),
             template_hash: hash_of(&ids[..template]),
             template,
             ids,
+        }
+    }
+
+    /// The same prompt with its id in the prompt set, by which errors name it.
+    pub fn labelled(self: Arc<Self>, label: &str) -> Arc<Self> {
+        let mut tokens = Arc::unwrap_or_clone(self);
+        tokens.label = Some(label.to_string());
+        Arc::new(tokens)
+    }
+
+    /// What a person calls the prompt: by its id where that is known, else by its length.
+    pub fn label(&self) -> String {
+        match &self.label {
+            Some(label) => format!("prompt `{label}`"),
+            None => format!("the prompt of {} tokens", self.len()),
         }
     }
 

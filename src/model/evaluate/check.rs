@@ -79,34 +79,41 @@ fn check_hook(hook: HookPoint, n_layers: usize) -> Result<()> {
     }
 }
 
-/// A value that is not finite is an error here, so that it never reaches the cache.
-pub(super) fn finite(cell: &Cell, value: &Value) -> Result<()> {
-    let good = match value {
+/// Whether a value may be kept. One that is not finite never reaches the cache.
+pub(super) fn is_finite(value: &Value) -> bool {
+    match value {
         Value::Score(score) => score.is_finite(),
         Value::LogProbabilities(values) => values.iter().all(|v| !v.is_nan()),
         Value::Activation(values) => values.iter().all(|v| v.is_finite()),
         Value::Generation(_) => true,
-    };
-    match good {
-        true => Ok(()),
-        false => Err(not_finite(cell)),
     }
 }
 
 /// The error of a cell whose numbers leave the range of their format.
 pub(super) fn not_finite(cell: &Cell) -> ModelError {
-    let edits: Vec<String> = cell
-        .interventions
-        .iter()
-        .map(|i| match &i.edit {
-            Edit::Add { scale, .. } => format!("adding α = {scale} at `{}`", i.hook),
-            Edit::Ablate(_) => format!("ablating at `{}`", i.hook),
-            Edit::Replace(_) => format!("patching `{}`", i.hook),
-        })
-        .collect();
+    let advice = match cell.interventions.is_empty() {
+        true => "look for NaN in the model's weights, or use float32",
+        false => "try float32 or a smaller α",
+    };
     ModelError::Cell(format!(
-        "a value is not finite{}{}; try float32 or a smaller α",
-        if edits.is_empty() { "" } else { " after " },
-        edits.join(", ")
+        "{}: a value is not finite; {advice}",
+        described(cell)
     ))
+}
+
+/// A cell as a person would name it: prompt, layer and α.
+pub(super) fn described(cell: &Cell) -> String {
+    let edits = cell.interventions.iter().map(|i| {
+        let place = match i.hook {
+            HookPoint::Block { layer, .. } => format!("layer {layer} (`{}`)", i.hook),
+            hook => format!("`{hook}`"),
+        };
+        match &i.edit {
+            Edit::Add { scale, .. } => format!("{place}, α = {scale:?}"),
+            Edit::Ablate(_) => format!("{place}, ablated"),
+            Edit::Replace(_) => format!("{place}, patched"),
+        }
+    });
+    let parts: Vec<String> = [cell.tokens.label()].into_iter().chain(edits).collect();
+    parts.join(", ")
 }

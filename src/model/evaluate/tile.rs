@@ -211,20 +211,22 @@ impl<'a> Tile<'a> {
             .f_to_device(self.transformer.device())?)
     }
 
-    /// The final norm's output for the residual stream `x [n, 1, d_model]` that leaves the last block, `[n, d_model]`.
-    ///
-    /// # Errors
-    /// A stream whose mean square is not finite: the norm would make zeros of it, and a score that looks like one.
+    /// The final norm's output for the residual stream `x [n, 1, d_model]` that leaves the last block, `[n, d_model]`. A row whose mean
+    /// square is not finite becomes NaN: the norm would make zeros of it, and a score that looks like one.
     pub(in crate::model) fn final_norm(&self, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
         let mean_square = x.f_to_kind(Kind::Float)?.f_square()?.f_mean_dim(
             [1i64, 2].as_slice(),
-            false,
+            true,
             Kind::Float,
         )?;
-        let mean_square = Vec::<f32>::try_from(mean_square)?;
-        if let Some(row) = mean_square.iter().position(|value| !value.is_finite()) {
-            return Err(super::check::not_finite(self.cells[row]));
-        }
-        Ok(self.transformer.final_norm(x, tap)?.f_squeeze_dim(1)?)
+        let finite = mean_square.f_isfinite()?;
+        let hidden = match bool::try_from(finite.f_all()?)? {
+            true => self.transformer.final_norm(x, tap)?,
+            false => {
+                let spoiled = x.f_masked_fill(&finite.f_logical_not()?, f64::NAN)?;
+                self.transformer.final_norm(&spoiled, tap)?
+            }
+        };
+        Ok(hidden.f_squeeze_dim(1)?)
     }
 }

@@ -204,7 +204,7 @@ fn a_stream_beyond_the_format_is_an_error() {
         assert_eq!(evaluate(1e15, last, readout.clone()), Ok(()));
         for position in [last, 7] {
             let message = evaluate(1e21, position, readout.clone()).unwrap_err();
-            let expected = "adding α = 1000000000000000000000 at `blocks.1.hook_resid_pre`";
+            let expected = "layer 1 (`blocks.1.hook_resid_pre`), α = 1e21: a value is not finite";
             assert!(message.contains(expected), "{message}");
         }
     }

@@ -1,0 +1,223 @@
+//! Faults that are really there: a full disk, a read-only file system, flipped bits, a cache of the future. Each is told in one line with
+//! what to do, and nothing damaged is served. (Files that vanish or are cut short: `resume.rs`.)
+//!
+//! File systems are mounted in a mount namespace of their own, which needs root or user namespaces; where a machine allows neither, these
+//! tests fail and say so.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::prompts::main_set;
+use crate::workbench::{Run, Said, Workbench, copy_folder, files_below};
+
+const STUDY: &str = r#"
+[models.inst]
+source = "models/inst"
+[prompts.main]
+path = "main.jsonl"
+[stages.score]
+model = "inst"
+prompts = "main"
+[stages.direction]
+model = "inst"
+prompts = "main"
+scores = "score"
+split = "edge"
+n = 6
+layer = [1, 3]
+[stages.steer]
+model = "inst"
+prompts = "main"
+direction = "direction"
+alpha = [-2, -1, 0, 1, 2]
+"#;
+
+fn bench() -> Workbench {
+    let bench = Workbench::new(&main_set(30, 20));
+    bench.write("study.toml", STUDY);
+    bench
+}
+
+/// Runs the study in a mount namespace of its own, after `mount` and before `afterwards` (shell commands).
+fn mounted(bench: &Workbench, mount: &str, afterwards: &str) -> Said {
+    let script = format!(
+        "mkdir -p cache && {{ {mount}; }} || exit 99\n\"$0\" run study.toml --threads 1\ncode=$?\n{afterwards}\nexit $code"
+    );
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .arg(env!("CARGO_BIN_EXE_dial"))
+        .current_dir(bench.path(""))
+        .env("NO_COLOR", "1")
+        .env_remove("RUST_BACKTRACE")
+        .output()
+        .expect("`unshare` (util-linux) is needed to mount a file system for this test");
+    let said = Said::of(output, &bench.path(""));
+    assert_ne!(
+        said.code, 99,
+        "a file system cannot be mounted, as root or in a user namespace: {said:?}"
+    );
+    said
+}
+
+fn assert_moved_aside(bench: &Workbench, said: &Said, count: usize) {
+    let damaged = files_below(&bench.path("cache/v1/damaged"));
+    assert_eq!(damaged.len(), count, "{said:?}");
+    let told: Vec<&str> = said
+        .stderr
+        .lines()
+        .filter(|line| line.contains("is damaged"))
+        .collect();
+    assert_eq!(told.len(), count, "{said:?}");
+    for line in told {
+        assert!(line.contains("moved to `cache/v1/damaged/"), "{line}");
+        assert!(line.contains("is computed again"), "{line}");
+    }
+}
+
+fn flip_a_bit(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let place = at % bytes.len();
+    bytes[place] ^= 1 << (at % 8);
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn assert_same(run: &Run, bench: &Workbench, expected: &[(String, Vec<u8>)]) {
+    assert!(run.tables(bench) == expected, "other tables");
+}
+
+#[test]
+fn a_full_disk_is_told_and_what_was_committed_is_kept() {
+    let whole = bench();
+    let expected = whole.run(STUDY).ok().tables(&whole);
+    let bytes = |folder: &str| -> u64 {
+        let files = files_below(&whole.path(folder));
+        files
+            .iter()
+            .map(|file| file.metadata().unwrap().len())
+            .sum()
+    };
+    // Room for some of the packs and not for all that comes after them.
+    let room = (bytes("cache/v1/packs") + bytes("cache/v1/objects")) / 2;
+    let bench = bench();
+    let said = mounted(
+        &bench,
+        &format!("mount -t tmpfs -o size={room} tmpfs cache"),
+        "cp -r cache kept",
+    );
+    let line = said.last_line(1);
+    assert!(line.starts_with("error: stage `"), "{said:?}");
+    assert!(
+        line.contains("the disk is full; free some space"),
+        "{said:?}"
+    );
+    copy_folder(&bench.path("kept"), &bench.path("cache"));
+    let run = bench.run(STUDY).ok();
+    assert_eq!(run.status("score"), "cached", "{said:?}");
+    assert_eq!(files_below(&bench.path("cache/v1/damaged")).len(), 0);
+    assert_same(&run, &bench, &expected);
+}
+
+#[test]
+fn a_read_only_cache_serves_what_it_holds_and_refuses_the_rest() {
+    let bench = bench();
+    bench.run(STUDY).ok();
+    let read_only = "mount --bind cache cache && mount -o remount,ro,bind cache";
+    let said = mounted(&bench, read_only, "");
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(said.stderr.matches("cached").count(), 3, "{said:?}");
+    bench.write(
+        "study.toml",
+        STUDY.replace("alpha = [-2, -1, 0, 1, 2]", "alpha = [3]"),
+    );
+    let said = mounted(&bench, read_only, "");
+    let line = said.last_line(1);
+    assert!(
+        line.starts_with("error: stage `steer`: cannot "),
+        "{said:?}"
+    );
+    assert!(
+        line.contains("the file system is read-only; choose a folder"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn flipped_bits_in_objects_are_found_and_mended() {
+    let bench = bench();
+    let expected = bench.run(STUDY).ok().tables(&bench);
+    let objects = files_below(&bench.path("cache/v1/objects"));
+    for (number, object) in objects.iter().enumerate() {
+        flip_a_bit(object, 7919 * number + 13);
+    }
+    let run = bench.run(STUDY).ok();
+    assert_eq!(run.all_computed(), []);
+    assert_moved_aside(&bench, &run.said, objects.len());
+    assert_same(&run, &bench, &expected);
+}
+
+#[test]
+fn flipped_bits_in_packs_and_records_are_found_and_computed_again() {
+    let bench = bench();
+    let first = bench.run(STUDY).ok();
+    let expected = first.tables(&bench);
+    let mut files = files_below(&bench.path("cache/v1/packs"));
+    files.extend(files_below(&bench.path("cache/v1/stages")));
+    for (number, file) in files.iter().enumerate() {
+        flip_a_bit(file, 104_729 * number + 31);
+    }
+    let run = bench.run(STUDY).ok();
+    assert_eq!(run.all_computed(), first.all_computed());
+    assert_moved_aside(&bench, &run.said, files.len());
+    assert_same(&run, &bench, &expected);
+}
+
+#[test]
+fn a_cache_of_the_future_is_refused_and_left_as_it_is() {
+    let bench = bench();
+    bench.run(STUDY).ok();
+    bench.write("cache/VERSION", "2\n");
+    let before = files_below(&bench.path("cache"));
+    for command in ["run", "plan", "explain"] {
+        let said = bench.dial(&[command, "study.toml"]);
+        let message = said.message(1);
+        assert_eq!(message.lines().count(), 1, "{message}");
+        assert!(message.contains("written by a newer `dial`"), "{message}");
+        assert!(
+            message.contains("choose another folder with `--cache`"),
+            "{message}"
+        );
+    }
+    assert_eq!(files_below(&bench.path("cache")), before);
+}
+
+/// A NaN in the weights reaches every cell: none of them is kept, the error names the first, and with sound weights the same study runs.
+#[test]
+fn a_nan_in_the_weights_is_told_and_never_cached() {
+    let bench = bench();
+    let broken = bench.path("broken");
+    copy_folder(&bench.path("models/inst").canonicalize().unwrap(), &broken);
+    let path = broken.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let norm = &tensors["model.norm.weight"];
+    let at = 8 + header + norm["data_offsets"][0].as_u64().unwrap() as usize;
+    let end = 8 + header + norm["data_offsets"][1].as_u64().unwrap() as usize;
+    // All bits set are a NaN in each of the formats.
+    bytes[at..end].fill(0xff);
+    std::fs::write(&path, bytes).unwrap();
+    bench.write("study.toml", STUDY.replace("models/inst", "broken"));
+    let said = bench.dial(&["run", "study.toml", "--threads", "1"]);
+    let line = said.last_line(1);
+    assert!(
+        line.starts_with("error: stage `score`: prompt `"),
+        "{said:?}"
+    );
+    assert!(
+        line.contains("a value is not finite; look for NaN in the model's weights"),
+        "{said:?}"
+    );
+    assert_eq!(files_below(&bench.path("cache/v1/packs")).len(), 0);
+    assert_eq!(files_below(&bench.path("cache/v1/stages")).len(), 0);
+    bench.run(STUDY).ok();
+}

@@ -1,0 +1,134 @@
+//! A run that is killed a hundred times: what was committed is never computed again, and the numbers come out the same, to the bit.
+//!
+//! The moments are drawn from a fixed seed over the time that an uninterrupted run takes, so they fall into loading, computing, committing,
+//! storing tables, and drawing the report. Bounded: a hundred runs, each ended within the time of a whole one.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::prompts::main_set;
+use crate::workbench::{Workbench, committed_cells, computed_twice, files_below};
+
+/// Kills that have to meet a run that is alive.
+const KILLS: usize = 100;
+const SEED: u64 = 20_261_124;
+
+/// Every kind of commit in a second: stages of one round and of several, directions, texts, statistics.
+const STUDY: &str = r#"
+[models.inst]
+source = "models/inst"
+[prompts.main]
+path = "main.jsonl"
+[stages.score]
+model = "inst"
+prompts = "main"
+[stages.direction]
+model = "inst"
+prompts = "main"
+scores = "score"
+split = "edge"
+n = 6
+layer = [1, 2, 3]
+[stages.steer]
+model = "inst"
+prompts = "main"
+direction = "direction"
+alpha = [-2, -1, 0, 1, 2]
+[stages.random]
+model = "inst"
+prompts = "main"
+seed = "0..10"
+layer = "all"
+alpha = [-2, 2]
+[stages.generate]
+model = "inst"
+prompts = "main"
+limit = 5
+direction = "direction"
+alpha = [-4, 4]
+max_new_tokens = 4
+[stages.summary]
+steer = "steer"
+random = "random"
+"#;
+
+/// A linear congruential generator (Knuth's MMIX): the same moments every time.
+struct Draws(u64);
+
+impl Draws {
+    fn unit(&mut self) -> f64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// A folder with the study.
+fn fresh() -> Workbench {
+    let bench = Workbench::new(&main_set(30, 20));
+    bench.write("study.toml", STUDY);
+    bench
+}
+
+/// Starts the study and kills it; whether it was still alive.
+fn killed(bench: &Workbench, after: Duration) -> bool {
+    let mut command = bench.command(&["run", "study.toml", "--threads", "1"]);
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(after);
+    child.kill().unwrap();
+    child.wait().unwrap().signal() == Some(9)
+}
+
+#[test]
+fn a_hundred_kills_lose_nothing_that_was_committed() {
+    let bench = fresh();
+    let started = Instant::now();
+    let expected = bench.run(STUDY).ok().tables(&bench);
+    let whole = started.elapsed();
+    let cells = committed_cells(&bench.path("cache")).len();
+    let mut draws = Draws(SEED);
+    let (mut kills, mut finished, mut resumed) = (0, 0, 0);
+    while kills < KILLS {
+        let bench = fresh();
+        let mut committed = 0;
+        // A study goes on until it comes to its end between two kills, or has met enough of them.
+        for _ in 0..12 {
+            let after = whole.mul_f64(draws.unit());
+            if !killed(&bench, after) {
+                break;
+            }
+            kills += 1;
+            let now = committed_cells(&bench.path("cache")).len();
+            assert!(
+                now >= committed,
+                "seed {SEED}, kill {kills}: committed cells are gone"
+            );
+            resumed += usize::from(committed > 0);
+            committed = now;
+        }
+        let committed = committed_cells(&bench.path("cache")).len();
+        let run = bench.run(STUDY).ok();
+        let computed: u64 = run.all_computed().iter().map(|(_, count)| count).sum();
+        let place = format!("seed {SEED}, after kill {kills}");
+        assert_eq!(computed_twice(&bench.path("cache")), 0, "{place}");
+        assert_eq!(committed as u64 + computed, cells as u64, "{place}");
+        assert_eq!(
+            files_below(&bench.path("cache/v1/damaged")).len(),
+            0,
+            "{place}"
+        );
+        assert!(run.tables(&bench) == expected, "{place}: other tables");
+        finished += 1;
+    }
+    assert!(
+        resumed > KILLS / 4,
+        "only {resumed} of {kills} kills met a run that resumed ({finished} studies)"
+    );
+}

@@ -1,0 +1,157 @@
+//! Two runs on one cache at once: they divide the work, one takes over what the other leaves, and the numbers are those of one run. And a
+//! study whose file is edited while it runs.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::prompts::main_set;
+use crate::workbench::{Said, Workbench, committed_cells, computed_twice, files_below};
+
+/// Some seconds of work in one stage, behind a quick one.
+const STUDY: &str = r#"
+[models.inst]
+source = "models/inst"
+[prompts.main]
+path = "main.jsonl"
+[stages.score]
+model = "inst"
+prompts = "main"
+[stages.random]
+model = "inst"
+prompts = "main"
+seed = "0..200"
+layer = "all"
+alpha = [-2, 2]
+"#;
+const CELLS: usize = 80_050;
+
+fn bench() -> Workbench {
+    let bench = Workbench::new(&main_set(30, 20));
+    bench.write("study.toml", STUDY);
+    // The same cells under another name, and some of its own.
+    bench.write("other.toml", format!("{STUDY}[stages.more]\nkind = \"random\"\nmodel = \"inst\"\nprompts = \"main\"\nseed = \"0..4\"\nlayer = 1\nalpha = [1]\n"));
+    bench
+}
+
+fn start(bench: &Workbench, file: &str, runs: &str) -> Child {
+    let mut command = bench.command(&[
+        "run",
+        file,
+        "--format",
+        "json",
+        "--threads",
+        "1",
+        "--runs",
+        runs,
+    ]);
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn end(child: Child, bench: &Workbench) -> Said {
+    let said = Said::of(child.wait_with_output().unwrap(), &bench.path(""));
+    assert_eq!(said.code, 0, "{said:?}");
+    said
+}
+
+/// Cells that a run says it computed.
+fn computed(said: &Said) -> u64 {
+    let json: serde_json::Value = serde_json::from_str(said.stdout.trim()).unwrap();
+    let stages = json["stages"].as_array().unwrap();
+    stages
+        .iter()
+        .map(|stage| stage["cells_computed"].as_u64().unwrap())
+        .sum()
+}
+
+/// The tables of the two stages, of the only run in a folder of runs.
+fn tables(bench: &Workbench, runs: &str) -> Vec<Vec<u8>> {
+    let files = files_below(&bench.path(runs)).into_iter();
+    let tables = files.filter(|file| {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        !file.to_string_lossy().contains("/latest/") && ["score.csv", "random.csv"].contains(&name)
+    });
+    let tables: Vec<Vec<u8>> = tables.map(|file| std::fs::read(file).unwrap()).collect();
+    assert_eq!(tables.len(), 2);
+    tables
+}
+
+fn wait_for_a_commit(bench: &Workbench, beyond: usize) {
+    let started = Instant::now();
+    while committed_cells(&bench.path("cache")).len() <= beyond {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "nothing is committed"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn two_runs_divide_the_work_and_give_the_same_bits() {
+    let bench = bench();
+    let (one, other) = (
+        start(&bench, "study.toml", "one"),
+        start(&bench, "other.toml", "two"),
+    );
+    let (one, other) = (end(one, &bench), end(other, &bench));
+    assert_eq!(tables(&bench, "one"), tables(&bench, "two"));
+    let twice = computed_twice(&bench.path("cache"));
+    assert!(twice <= CELLS / 100, "{twice} cells were computed twice");
+    let least = computed(&one).min(computed(&other));
+    assert!(
+        least as usize > CELLS / 10,
+        "the work was not divided: {} and {}",
+        computed(&one),
+        computed(&other)
+    );
+    assert_eq!(files_below(&bench.path("cache/v1/leases")).len(), 0);
+
+    let alone = self::bench();
+    end(start(&alone, "study.toml", "one"), &alone);
+    assert_eq!(tables(&alone, "one"), tables(&bench, "one"));
+}
+
+#[test]
+fn what_a_killed_run_had_claimed_is_taken_over() {
+    let bench = bench();
+    let mut killed = start(&bench, "study.toml", "one");
+    wait_for_a_commit(&bench, 0);
+    let other = start(&bench, "study.toml", "two");
+    std::thread::sleep(Duration::from_millis(700));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    end(other, &bench);
+    let cells = committed_cells(&bench.path("cache")).len();
+    assert_eq!(cells - computed_twice(&bench.path("cache")), CELLS);
+    let again = end(start(&bench, "study.toml", "three"), &bench);
+    assert_eq!(computed(&again), 0);
+    assert_eq!(tables(&bench, "two"), tables(&bench, "three"));
+}
+
+#[test]
+fn editing_the_study_while_it_runs_changes_nothing_in_the_running_one() {
+    let bench = bench();
+    let running = start(&bench, "study.toml", "one");
+    // The first stage is committed: everything was read before.
+    wait_for_a_commit(&bench, 0);
+    bench.write(
+        "study.toml",
+        STUDY.replace("seed = \"0..200\"", "seed = \"0..3\""),
+    );
+    bench.write("main.jsonl", crate::prompts::jsonl(&main_set(3, 3)));
+    end(running, &bench);
+    let edited = tables(&bench, "one");
+    let kept = files_below(&bench.path("one"));
+    let kept = kept
+        .iter()
+        .find(|file| file.ends_with("study.toml"))
+        .unwrap();
+    assert_eq!(std::fs::read_to_string(kept).unwrap(), STUDY);
+    let untouched = self::bench();
+    end(start(&untouched, "study.toml", "one"), &untouched);
+    assert_eq!(edited, tables(&untouched, "one"));
+}
