@@ -191,14 +191,10 @@ impl Inventory {
             .map(|(index, pack)| (pack.file.name, index))
             .collect();
         let of_run = |run: &RunFiles| {
+            let records = run.stages.iter().filter_map(|key| by_key.get(key));
+            let records: BTreeSet<usize> = records.copied().collect();
             let mut refers = References::default();
-            refers.records = run
-                .stages
-                .iter()
-                .filter_map(|key| by_key.get(key))
-                .copied()
-                .collect();
-            for &index in &refers.records {
+            for &index in &records {
                 let record = &self.records[index];
                 let packs = record.record.packs.iter();
                 refers
@@ -212,6 +208,7 @@ impl Inventory {
             let own = self.packs.iter().enumerate();
             let own = own.filter(|(_, pack)| pack.provenance["run"] == run.name.as_str());
             refers.packs.extend(own.map(|(index, _)| index));
+            refers.records = records;
             refers
         };
         self.runs.iter().map(of_run).collect()

@@ -41,7 +41,7 @@ fn a_sound_cache_is_said_to_be_sound() {
     bench.run(STUDY).ok();
     let said = cache(&bench, &["verify"]);
     assert_eq!((said.code, said.stderr.as_str()), (0, ""));
-    assert_snapshot!(without_sizes(&said.stdout), @"");
+    assert_snapshot!(without_sizes(&said.stdout), @"38 files checked, [size]: all sound");
 }
 
 #[test]
@@ -86,7 +86,20 @@ fn what_the_cache_holds_and_for_whom() {
     bench.run_with(STUDY, &["--only", "score"]).ok();
     let said = cache(&bench, &["stats"]);
     assert_eq!((said.code, said.stderr.as_str()), (0, ""));
-    assert_snapshot!(without_sizes(&said.stdout), @"");
+    assert_snapshot!(without_sizes(&said.stdout), @r"
+    kind stages cached outputs cells computed their size
+    direction 1 [size] 12 [size]
+    random 1 [size] 120 [size]
+    score 1 [size] 20 [size]
+    steer 1 [size] 40 [size]
+    summary 1 [size] 0 [size]
+
+    run refers to alone
+    runs/study/[time]-[key] [size] [size]
+    runs/study/[time]-[key] [size] [size]
+
+    [size] in all, [size] of it used by no run (`dial cache gc --unreferenced`)
+    ");
     let json = cache(&bench, &["stats", "--format", "json"]).stdout;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let bytes = |file: &std::path::PathBuf| file.metadata().unwrap().len();
@@ -123,7 +136,7 @@ fn what_no_run_refers_to_is_deleted() {
     let would = gc(&bench, &["--unreferenced", "--dry-run"]);
     assert_eq!(committed_cells(&bench.path("cache")).len(), cells);
     let said = cache(&bench, &["gc", "--unreferenced"]);
-    assert_snapshot!(without_sizes(&said.stdout), @"");
+    assert_snapshot!(without_sizes(&said.stdout), @"deleted [size]: 2 stage outputs, 10 artifacts and 1 packs of 40 cells; [size] are left");
     assert_eq!(would["cells"], 40);
     assert_eq!(committed_cells(&bench.path("cache")).len(), cells - 40);
     assert_eq!(cache(&bench, &["verify"]).code, 0);
@@ -195,7 +208,7 @@ fn nothing_is_deleted_while_a_run_is_alive() {
 fn a_slip_is_refused() {
     let bench = bench();
     let said = cache(&bench, &["verify", "--cache", "cahce"]);
-    assert_snapshot!(said.message(2), @"");
+    assert_snapshot!(said.message(2), @"error: there is no cache in `cahce`; name its folder with `--cache`");
     assert!(!bench.path("cahce").exists());
     assert_eq!(cache(&bench, &["gc"]).code, 2);
     assert_eq!(cache(&bench, &["gc", "--older-than", "soon"]).code, 2);

@@ -81,6 +81,7 @@ fn help() {
       plan     Show what a run would do, and why, without doing it
       explain  Say of each stage whether it is cached, and if not, exactly what has changed since when
       status   List the runs there are, how far each got, and the command that resumes it
+      cache    Check the cache, show what it holds, delete from it
       report   Draw a run again: its page `report.html` and its figures
       show     Show a run's numbers as tables, with small charts
       diff     Compare two runs, or a run with published tables; exit code 1 where they differ
