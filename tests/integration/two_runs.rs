@@ -24,6 +24,8 @@ layer = "all"
 alpha = [-2, 2]
 "#;
 const CELLS: usize = 80_050;
+/// Random directions of a study that takes several times the two seconds after which a run hears that another waits.
+const MANY: &str = "seed = \"0..500\"";
 
 fn bench() -> Workbench {
     let bench = Workbench::new(&main_set(30, 20));
@@ -92,7 +94,15 @@ fn wait_for_a_commit(bench: &Workbench, beyond: usize) {
 
 #[test]
 fn two_runs_divide_the_work_and_give_the_same_bits() {
-    let bench = bench();
+    let longer = || {
+        let bench = bench();
+        for file in ["study.toml", "other.toml"] {
+            let study = std::fs::read_to_string(bench.path(file)).unwrap();
+            bench.write(file, study.replacen("seed = \"0..200\"", MANY, 1));
+        }
+        bench
+    };
+    let bench = longer();
     let (one, other) = (
         start(&bench, "study.toml", "one"),
         start(&bench, "other.toml", "two"),
@@ -100,17 +110,17 @@ fn two_runs_divide_the_work_and_give_the_same_bits() {
     let (one, other) = (end(one, &bench), end(other, &bench));
     assert_eq!(tables(&bench, "one"), tables(&bench, "two"));
     let twice = computed_twice(&bench.path("cache"));
-    assert!(twice <= CELLS / 100, "{twice} cells were computed twice");
+    assert!(twice <= CELLS / 50, "{twice} cells were computed twice");
     let least = computed(&one).min(computed(&other));
     assert!(
-        least as usize > CELLS / 10,
+        least as usize > CELLS / 20,
         "the work was not divided: {} and {}",
         computed(&one),
         computed(&other)
     );
     assert_eq!(files_below(&bench.path("cache/v1/leases")).len(), 0);
 
-    let alone = self::bench();
+    let alone = longer();
     end(start(&alone, "study.toml", "one"), &alone);
     assert_eq!(tables(&alone, "one"), tables(&bench, "one"));
 }
