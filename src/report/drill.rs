@@ -9,6 +9,9 @@ use crate::prompts::PromptSet;
 
 use super::{FinishedRun, FinishedStage, Table, Values};
 
+/// Bytes of generated text that a page carries: it stays small enough to send. All texts are in the run's tables.
+const TEXT_BYTES: usize = 1_500_000;
+
 /// A prompt set with all that was measured on it.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct DrilledSet {
@@ -17,6 +20,8 @@ pub(super) struct DrilledSet {
     scores: Vec<Scores>,
     sweeps: Vec<DrilledSweep>,
     texts: Vec<Text>,
+    /// Prompts whose texts are left out, because the page would be too large.
+    without_texts: usize,
     #[serde(skip)]
     index: HashMap<String, usize>,
 }
@@ -86,6 +91,8 @@ pub(super) fn drilled(run: &FinishedRun) -> Vec<DrilledSet> {
         };
         sets[at].add(stage, table);
     }
+    let mut left = TEXT_BYTES;
+    sets.iter_mut().for_each(|set| set.keep_texts(&mut left));
     sets
 }
 
@@ -119,6 +126,24 @@ impl DrilledSet {
             });
         }
         set
+    }
+
+    /// Keeps the texts of the first prompts, as many as fit the bytes that are left.
+    fn keep_texts(&mut self, left: &mut usize) {
+        let mut bytes: BTreeMap<usize, usize> = BTreeMap::new();
+        for text in &self.texts {
+            *bytes.entry(text.prompt).or_default() += text.text.len();
+        }
+        let end = bytes.iter().find(|(_, bytes)| {
+            let fits = **bytes <= *left;
+            *left = if fits { *left - **bytes } else { 0 };
+            !fits
+        });
+        let Some(end) = end.map(|(prompt, _)| *prompt) else {
+            return;
+        };
+        self.without_texts = bytes.range(end..).count();
+        self.texts.retain(|text| text.prompt < end);
     }
 
     /// Each row's prompt; prompts that are not known yet are added.
@@ -291,5 +316,35 @@ impl Gathered {
         cells
             .map(|cell| (cell.count > 0).then(|| rounded(of(cell))))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_kept_for_the_first_prompts_and_the_others_counted() {
+        let text = |prompt| Text {
+            prompt,
+            place: String::new(),
+            alpha: None,
+            text: "x".repeat(40),
+            verdicts: BTreeMap::new(),
+        };
+        let mut set = DrilledSet {
+            texts: [0, 1, 2, 3, 0, 1, 2, 3].map(text).into(),
+            ..DrilledSet::default()
+        };
+        let mut left = 170;
+        set.keep_texts(&mut left);
+        let kept: Vec<usize> = set.texts.iter().map(|text| text.prompt).collect();
+        assert_eq!((kept, set.without_texts, left), (vec![0, 1, 0, 1], 2, 0));
+        let mut small = DrilledSet {
+            texts: vec![text(0)],
+            ..DrilledSet::default()
+        };
+        small.keep_texts(&mut 40);
+        assert_eq!((small.texts.len(), small.without_texts), (1, 0));
     }
 }

@@ -22,6 +22,8 @@ const ECHARTS: &str = include_str!("../../assets/echarts/echarts.min.js");
 const ECHARTS_VERSION: &str = "6.1.0";
 /// A table with more rows than this is linked, not shown: the page stays small enough to send.
 const MOST_ROWS: usize = 5000;
+/// So is one with more text: of what models wrote, the prompts carry the first part.
+const MOST_TEXT_BYTES: usize = 500_000;
 
 /// What the page shows of a run's tables; the same for every run that has the same tables.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -326,19 +328,27 @@ fn shown(stage: &FinishedStage, figures: &[Figure], tables: &mut Vec<PackedTable
         .collect();
     let listed = stage.tables.iter().map(|(name, table)| {
         let (rows, stem) = (table.height(), file_stem(&stage.name, name));
-        let id = (rows <= MOST_ROWS).then(|| {
+        let id = (rows <= MOST_ROWS && text_bytes(table) <= MOST_TEXT_BYTES).then(|| {
             tables.push(PackedTable::of(table));
             tables.len() - 1
         });
         let note = match id {
             Some(_) => String::new(),
             None => format!(
-                "{rows} rows, too many to send along; the figures and the prompts above show them."
+                "{rows} rows, too much to send along; the figures and the prompts above show them."
             ),
         };
         json!({ "id": id, "title": stem, "stem": stem, "note": note })
     });
     json!({ "figures": drawn, "tables": listed.collect::<Vec<_>>() })
+}
+
+/// Bytes of the column of what models wrote, if a table has one.
+fn text_bytes(table: &Table) -> usize {
+    match table.has("text") {
+        true => table.texts("text").iter().map(String::len).sum(),
+        false => 0,
+    }
 }
 
 /// What the template shows of a stage.

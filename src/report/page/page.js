@@ -43,7 +43,7 @@
       case "dashed": return { ...at, type: "line", data: points, color: mark.colour, showSymbol: false, lineStyle: { width: 1.5, type: [5, 4] }, z: 2 };
       case "cloud":
       case "points": return { ...at, type: "scatter", data: mark.x.map((x, i) => ({ value: [x, mark.y[i]], name: mark.labels[i] })), color: mark.colour, symbol: symbolOf(mark.colour), symbolSize: 8, z: 4,
-        label: { show: mark.shape === "points" && mark.labels.length > 0, position: "left", formatter: p => minus(p.name), color: INK, fontSize: 11 } };
+        labelLayout: { hideOverlap: true }, label: { show: mark.shape === "points" && mark.labels.length > 0, position: "left", formatter: p => minus(p.name), color: INK, fontSize: 11 } };
       case "bars": {
         const half = mark.x.length > 1 ? (mark.x[1] - mark.x[0]) / 2 : 0.5;
         return { ...at, type: "custom", color: mark.colour, data: points, encode: { x: 0, y: 1 },
@@ -203,7 +203,7 @@
     const answers = (set, index) => {
       const box = by("prompt-answers"), prompt = set.prompts[index], texts = set.texts.filter(t => t.prompt === index);
       box.replaceChildren();
-      if (!texts.length) { box.append(element("p", set.texts.length ? "No text was generated for this prompt." : "", "soft")); return; }
+      if (!texts.length) { box.append(element("p", set.without_texts ? `Texts of the first prompts are shown here; those of ${set.without_texts} more are in the tables of the run.` : set.texts.length ? "No text was generated for this prompt." : "", "soft")); return; }
       box.append(element("h3", "What the model wrote"));
       const made = element("table"), head = made.createTHead().insertRow(), body = made.createTBody();
       ["direction", "α", "text", "refused?"].forEach(name => { const cell = element("th", name); cell.style.padding = "6px 11px"; head.append(cell); });

@@ -14,6 +14,8 @@ pub(super) enum Anchor {
 pub(super) struct Canvas {
     text: String,
     clips: usize,
+    /// Where labels of points stand: left, top, right, bottom.
+    labels: Vec<[f64; 4]>,
 }
 
 impl Canvas {
@@ -23,7 +25,11 @@ impl Canvas {
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" font-family=\"'Noto Sans', 'Helvetica Neue', Arial, sans-serif\" role=\"img\">\n<title>{}</title>\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n",
             escaped(title)
         );
-        Canvas { text, clips: 0 }
+        Canvas {
+            text,
+            clips: 0,
+            labels: Vec::new(),
+        }
     }
 
     /// The document.
@@ -55,6 +61,18 @@ impl Canvas {
         colour: &str,
     ) {
         self.turned_text(x, y, text, (size, 0.0), anchor, colour);
+    }
+
+    /// Text that ends at the point, unless it would stand on an earlier one.
+    pub(super) fn label(&mut self, (x, y): (f64, f64), text: &str, size: f64, colour: &str) {
+        let place = [x - text_width(text, size), y - size, x, y];
+        let overlaps = |other: &[f64; 4]| {
+            place[0] < other[2] && other[0] < place[2] && place[1] < other[3] && other[1] < place[3]
+        };
+        if !self.labels.iter().any(overlaps) {
+            self.labels.push(place);
+            self.text(x, y, text, size, Anchor::End, colour);
+        }
     }
 
     /// Text of a (size, angle in degrees, clockwise).

@@ -183,8 +183,7 @@ fn draw_mark(canvas: &mut Canvas, mark: &Mark, (x, y): (Scale, Scale)) {
                 canvas.point(*point, &mark.colour, 3.2);
                 if let Some(label) = mark.labels.get(index) {
                     let label = label.replace('-', "−");
-                    let at = (point.0 - 6.0, point.1 - 5.0);
-                    canvas.text(at.0, at.1, &label, 9.5, Anchor::End, "#222222");
+                    canvas.label((point.0 - 6.0, point.1 - 5.0), &label, 9.5, "#222222");
                 }
             }
         }
