@@ -100,32 +100,18 @@ fn describe_set<'a>(
             weight: 1.0,
         })
         .collect();
-    let tally = Tally {
-        rows: prompts.len() as u64,
-        refused: prompts
-            .iter()
-            .filter(|prompt| prompt.cells[k].refused)
-            .count() as u64,
-        prompts: prompts
-            .iter()
-            .map(|prompt| &prompt.id)
-            .collect::<HashSet<_>>()
-            .len() as u64,
-    };
     Ok(Description {
         grid,
         alpha,
         set,
-        tally,
+        tally: tally(grid, k, set),
         mean: pool::mean(&observations, seed).map_err(data)?,
         std: stats::std(&scores, grid.source.ddof()).map_err(data)?,
-        rate: tally.rate().map_err(data)?,
+        rate: rate(grid, k, set)?,
     })
 }
 
-/// The same of a set whose single prompts were not published. Seeds repeat the prompts of a set that is no half of a split, so that as
-/// many prompts are distinct as one seed has; halves differ from seed to seed, by how much is not known, and the interval takes the
-/// smallest number that is certain. A mean has no interval over prompts.
+/// The same of a set whose single prompts were not published. Its mean has no interval over prompts.
 fn describe_totals<'a>(
     grid: &'a Grid,
     k: usize,
@@ -141,21 +127,42 @@ fn describe_totals<'a>(
     let within = |t: &Total| t.n as f64 * (t.std.powi(2) + (t.mean - mean).powi(2));
     let squares: f64 = totals.iter().map(|t| within(t)).sum();
     let free = count - grid.source.ddof() as f64;
-    let tally = Tally {
-        rows,
-        refused: totals.iter().map(|total| total.refused).sum(),
-        prompts: totals.iter().map(|total| total.n).max().unwrap_or_default(),
-    };
     Ok(Description {
         grid,
         alpha,
         set,
-        tally,
+        tally: tally(grid, k, set),
         mean: (rows > 0).then_some(Estimate {
             value: mean,
             interval: None,
         }),
         std: (free > 0.0).then(|| (squares / free).sqrt()),
-        rate: tally.rate().map_err(data)?,
+        rate: rate(grid, k, set)?,
     })
+}
+
+/// The refusal rate of a set at the grid's k-th α, rows of all seeds pooled, its interval with the number of distinct prompts.
+pub(super) fn rate(grid: &Grid, k: usize, set: &str) -> Result<Option<Estimate>, StageError> {
+    tally(grid, k, set).rate().map_err(data)
+}
+
+/// Where single prompts were not published, as many count as distinct as one seed has: seeds repeat the prompts of a set that is no half of
+/// a split; halves differ from seed to seed, by how much is not known, and this is the smallest number that is certain.
+fn tally(grid: &Grid, k: usize, set: &str) -> Tally {
+    let lines = || grid.lines.iter().filter_map(|line| line.set(set));
+    let prompts = || lines().flat_map(|set| &set.prompts);
+    if prompts().next().is_some() {
+        let distinct: HashSet<&String> = prompts().map(|prompt| &prompt.id).collect();
+        return Tally {
+            rows: prompts().count() as u64,
+            refused: prompts().filter(|prompt| prompt.cells[k].refused).count() as u64,
+            prompts: distinct.len() as u64,
+        };
+    }
+    let totals = || lines().filter_map(|set| set.totals.get(k));
+    Tally {
+        rows: totals().map(|total| total.n).sum(),
+        refused: totals().map(|total| total.refused).sum(),
+        prompts: totals().map(|total| total.n).max().unwrap_or_default(),
+    }
 }

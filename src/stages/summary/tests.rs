@@ -263,6 +263,50 @@ fn the_stage_writes_every_table_it_has_sources_for() {
     );
 }
 
+/// The rates of the front are rates of the main table, and so are their intervals.
+#[test]
+fn rates_on_the_front_have_the_intervals_of_the_main_table() {
+    let all = run(
+        "steer = \"a\"\nholdout = \"b\"",
+        &[("a", steer_rows()), ("b", holdout_rows())],
+    );
+    let table = |name: &str| {
+        &all.tables
+            .iter()
+            .find(|(n, _)| n == name)
+            .expect("a table")
+            .1
+    };
+    let text = |name: &str, column: &str| table::read_text(table(name), column).expect("text");
+    let numbers =
+        |name: &str, column: &str| table::read_numbers(table(name), column).expect("numbers");
+    let (sources, sets, alphas) = (text("", "source"), text("", "set"), numbers("", "alpha"));
+    let (front_sources, front_alphas) = (text("pareto", "source"), numbers("pareto", "alpha"));
+    for (row, source) in front_sources.iter().enumerate() {
+        let edge = if source == "holdout" {
+            "edge_holdout"
+        } else {
+            "edge"
+        };
+        for (side, set) in [("edge", edge), ("harmful", "harmful")] {
+            let is_it = |i: &usize| {
+                sources[*i] == *source && sets[*i] == set && alphas[*i] == front_alphas[row]
+            };
+            let i = (0..sources.len())
+                .find(is_it)
+                .expect("a row of the main table");
+            for end in ["low", "high"] {
+                let front = numbers("pareto", &format!("{side}_rate_{end}"))[row];
+                assert_eq!(
+                    front,
+                    numbers("", &format!("rate_{end}"))[i],
+                    "{source} {set} {end}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn the_published_operating_points_reproduce() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
