@@ -11,7 +11,7 @@ use super::page::{Content, page};
 use super::{Figure, FinishedRun, ReportError, figures, png, svg};
 
 /// Raised when the same tables would be shown otherwise.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Runs looked at for figures that can be copied.
 const LOOK_BACK: usize = 8;
 /// What the page shows of the tables, beside the figures.

@@ -163,7 +163,7 @@ fn pareto(sweep: &Sweep<'_>, pairs: &[(i64, Vec<Pair>)]) -> Figure {
         name: sweep.name("pareto"),
         stage: sweep.stage.name.clone(),
         title: sweep.titled("Pareto front: few edge refusals, many harmful ones"),
-        note: "A point is an α (written beside it); up and to the left is better. Grey: the convex hull of all random directions at all α.".to_string(),
+        note: "A point is an α (written beside it where there is room); up and to the left is better. Grey: the convex hull of all random directions at all α.".to_string(),
         panels: pairs.iter().map(panel).collect(),
         columns: pairs.len().min(2),
     }
