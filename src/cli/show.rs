@@ -208,8 +208,7 @@ fn brief(values: &Values, row: usize) -> String {
         Values::Text(values) => {
             let text = values
                 .get(row)
-                .cloned()
-                .flatten()
+                .map(str::to_string)
                 .unwrap_or_default()
                 .replace(char::is_control, " ");
             match text.char_indices().nth(70) {
@@ -242,7 +241,7 @@ fn as_json(tables: &[Named<'_>]) -> String {
         let row = |row: usize| {
             let cells = table.columns.iter().map(|c| {
                 let value = match &c.values {
-                    Values::Text(values) => serde_json::json!(values[row]),
+                    Values::Text(values) => serde_json::json!(values.get(row)),
                     Values::Number(values) => serde_json::json!(values[row]),
                     Values::Flag(values) => serde_json::json!(values[row]),
                 };

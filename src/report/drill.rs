@@ -148,20 +148,24 @@ impl DrilledSet {
 
     /// Each row's prompt; prompts that are not known yet are added.
     fn places(&mut self, table: &Table) -> Vec<usize> {
-        let (splits, categories) = (table.texts("split"), table.texts("category"));
-        let ids = table.texts("id").into_iter().enumerate();
-        ids.map(|(row, id)| {
-            *self.index.entry(id).or_insert_with_key(|id| {
-                self.prompts.push(DrilledPrompt {
-                    id: id.clone(),
-                    split: splits[row].clone(),
-                    category: categories[row].clone(),
-                    text: None,
-                });
-                self.prompts.len() - 1
+        let [ids, splits, categories] = ["id", "split", "category"].map(|name| table.codes(name));
+        // By the id's code.
+        let mut known: Vec<Option<usize>> = vec![None; ids.names.len()];
+        let place = |row: usize| {
+            *known[ids.codes[row] as usize].get_or_insert_with(|| {
+                let id = ids.name(row);
+                *self.index.entry(id.to_string()).or_insert_with(|| {
+                    self.prompts.push(DrilledPrompt {
+                        id: id.to_string(),
+                        split: splits.name(row).to_string(),
+                        category: categories.name(row).to_string(),
+                        text: None,
+                    });
+                    self.prompts.len() - 1
+                })
             })
-        })
-        .collect()
+        };
+        (0..table.height()).map(place).collect()
     }
 
     fn add(&mut self, stage: &FinishedStage, table: &Table) {
@@ -224,27 +228,30 @@ impl DrilledSet {
 
     /// A line for every direction; the seeds of a random or holdout stage together.
     fn add_sweep(&mut self, stage: &FinishedStage, table: &Table, places: &[usize]) {
-        let texts = ["model", "layer", "site", "direction"].map(|name| table.texts(name));
-        let (alphas, scores) = (table.numbers("alpha"), table.numbers("score"));
-        let mut grid: Vec<f64> = alphas.iter().flatten().copied().collect();
-        grid.sort_by(f64::total_cmp);
-        grid.dedup();
-        let mut lines: Vec<([usize; 4], Gathered)> = Vec::new();
-        let mut index: HashMap<[&str; 4], usize> = HashMap::new();
+        let texts = ["model", "layer", "site", "direction"].map(|name| table.codes(name));
+        let (alphas, scores) = (table.number_at("alpha"), table.number_at("score"));
+        let mut grid: Vec<f64> = Vec::new();
+        for alpha in (0..table.height()).filter_map(&alphas) {
+            if let Err(at) = grid.binary_search_by(|known| known.total_cmp(&alpha)) {
+                grid.insert(at, alpha);
+            }
+        }
+        let mut lines: Vec<(usize, Gathered)> = Vec::new();
+        let mut index: HashMap<[u32; 4], usize> = HashMap::new();
         for (row, prompt) in places.iter().enumerate() {
-            let (Some(alpha), Some(score)) = (alphas[row], scores[row]) else {
+            let (Some(alpha), Some(score)) = (alphas(row), scores(row)) else {
                 continue;
             };
-            let key = [0, 1, 2, 3].map(|column: usize| texts[column][row].as_str());
+            let key = [0, 1, 2, 3].map(|column: usize| texts[column].codes[row]);
             let at = *index.entry(key).or_insert_with(|| {
-                lines.push(([row; 4], Gathered::new(self.prompts.len() * grid.len())));
+                lines.push((row, Gathered::new(self.prompts.len() * grid.len())));
                 lines.len() - 1
             });
             let of_alpha = grid.partition_point(|known| *known < alpha);
             lines[at].1.add(prompt * grid.len() + of_alpha, score);
         }
-        for (rows, gathered) in lines {
-            let [model, layer, site, direction] = [0, 1, 2, 3].map(|c: usize| &texts[c][rows[c]]);
+        for (row, gathered) in lines {
+            let [model, layer, site, direction] = [0, 1, 2, 3].map(|c: usize| texts[c].name(row));
             let is_one = gathered.is_one();
             let name = match (stage.kind.as_str(), is_one) {
                 ("random", _) => "random directions (range and mean)".to_string(),

@@ -38,7 +38,7 @@ pub use figure::{Axis, BASELINE, ColourScale, Figure, Mark, PALETTE, Panel, Shap
 pub use figures::figures;
 pub use finished::{FinishedRun, FinishedStage, file_stem, graph};
 pub use svg::{png, svg};
-pub use table::{Column, Table, Values};
+pub use table::{Codes, Column, Table, Texts, Values};
 pub use traces::{Trace, traces};
 pub use write::write;
 

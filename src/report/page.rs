@@ -409,7 +409,7 @@ fn pack(values: &Values) -> Json {
             let codes: Vec<Option<usize>> = values
                 .iter()
                 .map(|value| {
-                    value.as_deref().map(|text| {
+                    value.map(|text| {
                         *known.entry(text).or_insert_with(|| {
                             words.push(text);
                             words.len() - 1

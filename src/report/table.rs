@@ -1,5 +1,7 @@
 //! A table as a reader needs it: named columns of text, numbers or flags, from a run's Parquet or from any CSV.
 
+use std::collections::HashMap;
+
 use polars::prelude::{DataFrame, DataType};
 use serde::Serialize;
 
@@ -10,11 +12,93 @@ use super::ReportError;
 #[serde(tag = "type", content = "values", rename_all = "lowercase")]
 pub enum Values {
     /// Text.
-    Text(Vec<Option<String>>),
+    Text(Texts),
     /// Numbers, whole ones included.
     Number(Vec<Option<f64>>),
     /// True or false.
     Flag(Vec<Option<bool>>),
+}
+
+/// Texts, most of which occur many times: each is held once.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Texts {
+    words: Vec<String>,
+    /// By row, the number of the word, or [`GAP`].
+    codes: Vec<u32>,
+}
+
+/// Stands where there is no text.
+const GAP: u32 = u32::MAX;
+
+impl Texts {
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.codes.len()
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.codes.is_empty()
+    }
+
+    /// The text of a row; none for a gap.
+    pub fn get(&self, row: usize) -> Option<&str> {
+        self.words
+            .get(*self.codes.get(row)? as usize)
+            .map(String::as_str)
+    }
+
+    /// Row by row.
+    pub fn iter(&self) -> impl Iterator<Item = Option<&str>> {
+        (0..self.len()).map(|row| self.get(row))
+    }
+}
+
+impl<S: AsRef<str>> FromIterator<Option<S>> for Texts {
+    fn from_iter<I: IntoIterator<Item = Option<S>>>(texts: I) -> Self {
+        let mut all = Texts::default();
+        let mut known: HashMap<String, u32> = HashMap::new();
+        for text in texts {
+            let Some(text) = text else {
+                all.codes.push(GAP);
+                continue;
+            };
+            let text = text.as_ref();
+            let code = match known.get(text) {
+                Some(code) => *code,
+                None => {
+                    let code = u32::try_from(all.words.len()).unwrap_or(GAP);
+                    all.words.push(text.to_string());
+                    known.insert(text.to_string(), code);
+                    code
+                }
+            };
+            all.codes.push(code);
+        }
+        all
+    }
+}
+
+impl Serialize for Texts {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+/// A column's cells as numbers, for quick comparison, with the distinct texts that they stand for.
+#[derive(Clone, Debug)]
+pub struct Codes {
+    /// By row.
+    pub codes: Vec<u32>,
+    /// By code; a gap is the empty text.
+    pub names: Vec<String>,
+}
+
+impl Codes {
+    /// The text of a row.
+    pub fn name(&self, row: usize) -> &str {
+        &self.names[self.codes[row] as usize]
+    }
 }
 
 /// A column.
@@ -63,6 +147,44 @@ impl Table {
         }
     }
 
+    /// As [`Table::texts`], each distinct text once.
+    pub fn codes(&self, name: &str) -> Codes {
+        let Some(Values::Text(texts)) = self.column(name).map(|column| &column.values) else {
+            let texts: Texts = self.texts(name).into_iter().map(Some).collect();
+            return Codes {
+                codes: texts.codes,
+                names: texts.words,
+            };
+        };
+        let (mut codes, mut names) = (texts.codes.clone(), texts.words.clone());
+        if codes.contains(&GAP) {
+            let gap = names.iter().position(String::is_empty);
+            let gap = gap.unwrap_or_else(|| {
+                names.push(String::new());
+                names.len() - 1
+            });
+            let gap = u32::try_from(gap).unwrap_or(GAP);
+            codes
+                .iter_mut()
+                .filter(|code| **code == GAP)
+                .for_each(|code| *code = gap);
+        }
+        Codes { codes, names }
+    }
+
+    /// The numbers of a column by row, as [`Table::numbers`] has them.
+    pub fn number_at<'a>(&'a self, name: &str) -> impl Fn(usize) -> Option<f64> + use<'a> {
+        let column = self.column(name);
+        move |row| match &column?.values {
+            Values::Number(values) => values.get(row).copied().flatten(),
+            Values::Flag(values) => {
+                let flag = values.get(row).copied().flatten()?;
+                Some(f64::from(u8::from(flag)))
+            }
+            Values::Text(_) => None,
+        }
+    }
+
     /// A column of numbers, flags as 0 and 1; gaps where it holds text or there is no such column.
     pub fn numbers(&self, name: &str) -> Vec<Option<f64>> {
         match self.column(name).map(|column| &column.values) {
@@ -85,7 +207,9 @@ impl Table {
         let columns = self.columns.iter().map(|column| Column {
             name: column.name.clone(),
             values: match &column.values {
-                Values::Text(values) => Values::Text(of(values, rows)),
+                Values::Text(values) => {
+                    Values::Text(rows.iter().map(|row| values.get(*row)).collect())
+                }
                 Values::Number(values) => Values::Number(of(values, rows)),
                 Values::Flag(values) => Values::Flag(of(values, rows)),
             },
@@ -143,7 +267,7 @@ impl Column {
     /// A cell as text; whole numbers without a point, a gap as nothing.
     pub fn cell(&self, row: usize) -> String {
         let text = match &self.values {
-            Values::Text(values) => values.get(row).cloned().flatten(),
+            Values::Text(values) => values.get(row).map(str::to_string),
             Values::Number(values) => values
                 .get(row)
                 .copied()
@@ -168,8 +292,8 @@ impl Values {
         };
         match column.dtype() {
             DataType::String => match column.str() {
-                Ok(values) => Values::Text(values.iter().map(|v| v.map(str::to_string)).collect()),
-                Err(_) => Values::Text(vec![None; column.len()]),
+                Ok(values) => Values::Text(values.iter().collect()),
+                Err(_) => Values::Text(vec![None::<&str>; column.len()].into_iter().collect()),
             },
             DataType::Boolean => match column.bool() {
                 Ok(values) => Values::Flag(values.iter().collect()),

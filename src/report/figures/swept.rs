@@ -159,47 +159,33 @@ pub(super) fn samples_by_category(table: &Table) -> Vec<Sample> {
     gathered(table, true)
 }
 
-/// A column's texts as numbers, for quick comparison, with the distinct texts.
-fn coded(texts: Vec<String>) -> (Vec<usize>, Vec<String>) {
-    let mut names: Vec<String> = Vec::new();
-    let mut known: HashMap<String, usize> = HashMap::new();
-    let codes = texts.into_iter().map(|text| {
-        *known.entry(text).or_insert_with_key(|text| {
-            names.push(text.clone());
-            names.len() - 1
-        })
-    });
-    (codes.collect(), names)
-}
-
 /// Means in the order of first appearance; rows without α (ablations) are left out.
 fn gathered(table: &Table, by_category: bool) -> Vec<Sample> {
-    let text = |name: &str| coded(table.texts(name));
-    let columns = ["model", "site", "set", "direction", "category"].map(text);
-    let (layers, alphas) = (table.numbers("layer"), table.numbers("alpha"));
+    let columns = ["model", "site", "set", "direction", "category"].map(|name| table.codes(name));
+    let (layers, alphas) = (table.number_at("layer"), table.number_at("alpha"));
     // Of a published table of groups each row is a mean already.
     let [score, refused] = match table.has("score") {
         true => ["score", "refused"],
         false => ["mean", "refusal_rate"],
     };
-    let (seeds, scores) = (table.numbers("seed"), table.numbers(score));
-    let refused = table.numbers(refused);
-    let mut index: HashMap<([usize; 5], i64, Option<i64>, u64), usize> = HashMap::new();
+    let (seeds, scores) = (table.number_at("seed"), table.number_at(score));
+    let refused = table.number_at(refused);
+    let mut index: HashMap<([u32; 5], i64, Option<i64>, u64), usize> = HashMap::new();
     let mut sums: Vec<(Sample, f64)> = Vec::new();
     for row in 0..table.height() {
-        let (Some(alpha), Some(layer), Some(score)) = (alphas[row], layers[row], scores[row])
+        let (Some(alpha), Some(layer), Some(score)) = (alphas(row), layers(row), scores(row))
         else {
             continue;
         };
-        let (layer, seed) = (layer as i64, seeds[row].map(|seed| seed as i64));
-        let mut codes = [0, 1, 2, 3, 4].map(|column: usize| columns[column].0[row]);
+        let (layer, seed) = (layer as i64, seeds(row).map(|seed| seed as i64));
+        let mut codes = [0, 1, 2, 3, 4].map(|column: usize| columns[column].codes[row]);
         if !by_category {
             codes[4] = 0;
         }
         let at = *index
             .entry((codes, layer, seed, alpha.to_bits()))
             .or_insert_with(|| {
-                let name = |column: usize| columns[column].1[codes[column]].clone();
+                let name = |column: usize| columns[column].name(row).to_string();
                 let sample = Sample {
                     place: Place {
                         model: name(0),
@@ -219,7 +205,7 @@ fn gathered(table: &Table, by_category: bool) -> Vec<Sample> {
             });
         let (sample, count) = &mut sums[at];
         sample.mean += score;
-        sample.rate += refused[row].unwrap_or_default();
+        sample.rate += refused(row).unwrap_or_default();
         *count += 1.0;
     }
     for (sample, count) in &mut sums {
