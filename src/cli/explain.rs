@@ -8,7 +8,9 @@ use crate::plan::{self, Explanation, Fetch, Nearest};
 use super::tables::grid;
 use super::{Failure, Format, StudyArguments, open, print};
 
-/// Differences of a stage that are shown when all stages are; a stage of its own shows [`ALL_LISTED`].
+/// Lines that all stages together may take.
+const SCREEN: usize = 40;
+/// Differences of a stage that are shown at most when all stages are; a stage of its own shows [`ALL_LISTED`].
 const LISTED: usize = 4;
 /// Differences that are shown of one stage.
 const ALL_LISTED: usize = 20;
@@ -68,10 +70,35 @@ fn status(explanation: &Explanation) -> &'static str {
 }
 
 fn as_text(explanations: &[Explanation], alone: bool) -> String {
-    let (listed, longest) = match alone {
-        true => (ALL_LISTED, LONGEST_ALONE),
-        false => (LISTED, LONGEST),
+    if alone {
+        return table(explanations.iter(), ALL_LISTED, LONGEST_ALONE);
+    }
+    // As many differences of each stage as fit a screen, and at least one.
+    let height = |listed: usize| -> usize {
+        let lines = explanations
+            .iter()
+            .map(|e| differences(e, listed, LONGEST).len());
+        lines.map(|lines| lines.max(1)).sum()
     };
+    let fits = (1..=LISTED).rev().find(|listed| height(*listed) <= SCREEN);
+    if let Some(listed) = fits {
+        return table(explanations.iter(), listed, LONGEST);
+    }
+    let others = explanations.iter().filter(|e| !e.cached);
+    let cached = explanations.iter().filter(|e| e.cached).count();
+    let mut text = table(others, 1, LONGEST);
+    if cached > 0 {
+        text += &format!("… and {cached} more, which are cached\n");
+    }
+    text
+}
+
+/// A line for each stage and each further difference.
+fn table<'a>(
+    explanations: impl Iterator<Item = &'a Explanation>,
+    listed: usize,
+    longest: usize,
+) -> String {
     let mut rows = Vec::new();
     for explanation in explanations {
         let mut lines = differences(explanation, listed, longest);
@@ -126,9 +153,20 @@ fn differences(explanation: &Explanation, listed: usize, longest: usize) -> Vec<
         vec![difference.subject(), format!("{old} → {new}")]
     };
     let differences = &nearest.differences;
-    let mut lines: Vec<Vec<String>> = differences.iter().take(listed).map(line).collect();
-    if differences.len() > listed {
-        lines.push(vec![format!("and {} more", differences.len() - listed)]);
+    // What is left out takes a line, too: where one is allowed, the first difference says that there are more.
+    let shown = match differences.len() > listed {
+        true => listed.saturating_sub(1).max(1),
+        false => listed,
+    };
+    let mut lines: Vec<Vec<String>> = differences.iter().take(shown).map(line).collect();
+    match differences.len().saturating_sub(shown) {
+        0 => {}
+        more if listed == 1 => {
+            if let Some(subject) = lines.first_mut().and_then(|line| line.first_mut()) {
+                *subject += &format!(" and {more} more");
+            }
+        }
+        more => lines.push(vec![format!("and {more} more")]),
     }
     if let (Some(last), Some(since)) = (lines.last_mut(), since(explanation, nearest)) {
         last.resize(2, String::new());
@@ -158,4 +196,67 @@ fn day_and_time(created: &str) -> String {
         |_| created.to_string(),
         |time| time.strftime("%Y-%m-%d %H:%M").to_string(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::plan::{Difference, Part};
+
+    use super::*;
+
+    fn explanation(number: usize, differences: usize) -> Explanation {
+        let difference = |parameter: usize| Difference {
+            part: Part::Parameter,
+            name: format!("parameter-{parameter}"),
+            old: json!(1),
+            new: json!(2),
+        };
+        let nearest = Nearest {
+            stage: format!("stage-{number}"),
+            created: String::new(),
+            differences: (0..differences).map(difference).collect(),
+        };
+        Explanation {
+            stage: format!("stage-{number}"),
+            kind: "steer",
+            cached: differences == 0,
+            waits_for: Vec::new(),
+            unfetched: Vec::new(),
+            created: String::new(),
+            nearest: (differences > 0).then_some(nearest),
+        }
+    }
+
+    fn height(explanations: &[Explanation]) -> usize {
+        as_text(explanations, false).lines().count()
+    }
+
+    #[test]
+    fn all_stages_together_fit_a_screen() {
+        for stages in [1, 8, 9, 20, 40] {
+            for differences in [1, 4, 5, 30] {
+                let all: Vec<_> = (0..stages).map(|n| explanation(n, differences)).collect();
+                let height = height(&all);
+                assert!(height <= SCREEN + 1, "{stages} × {differences}: {height}");
+            }
+        }
+        let few: Vec<_> = (0..3).map(|n| explanation(n, 6)).collect();
+        assert_eq!(height(&few), 1 + 3 * LISTED);
+        let one_line = as_text(
+            &(0..30).map(|n| explanation(n, 6)).collect::<Vec<_>>(),
+            false,
+        );
+        assert!(one_line.contains("parameter-0 and 5 more"), "{one_line}");
+    }
+
+    #[test]
+    fn of_very_many_stages_those_that_are_cached_are_counted() {
+        let all: Vec<_> = (0..60).map(|n| explanation(n, n % 2)).collect();
+        let text = as_text(&all, false);
+        assert!(
+            text.ends_with("… and 30 more, which are cached\n"),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 32);
+    }
 }
