@@ -119,7 +119,7 @@ impl Console {
     }
 
     fn line(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
+        self.bar.suspend(|| super::tell(text));
     }
 }
 

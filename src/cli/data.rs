@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::write_atomically;
 
-use super::{Failure, shown};
+use super::{Failure, shown, tell};
 
 /// A set that can be fetched.
 struct Public {
@@ -79,14 +79,14 @@ pub(super) fn data(arguments: &DataArguments) -> Result<(), Failure> {
     let path = folder.join(set.file);
     let is_there = std::fs::read(&path).is_ok_and(|bytes| digest(&bytes) == set.sha256);
     if is_there {
-        eprintln!(
+        tell(&format!(
             "{} is there already, and is the file it should be",
             shown(&path)
-        );
+        ));
         return Ok(());
     }
     let address = address(set);
-    eprintln!("fetching {address}");
+    tell(&format!("fetching {address}"));
     let bytes = fetch_bytes(&address).map_err(|why| by_hand(set, &path, &address, &why))?;
     let found = digest(&bytes);
     if found != set.sha256 {
@@ -97,11 +97,11 @@ pub(super) fn data(arguments: &DataArguments) -> Result<(), Failure> {
     for (path, bytes) in [(&notice, set.notice.as_bytes()), (&path, &bytes[..])] {
         write_atomically(path, bytes).map_err(|error| Failure::Failed(error.to_string()))?;
     }
-    eprint!("{}", set.notice);
-    eprintln!(
+    tell(set.notice.trim_end());
+    tell(&format!(
         "wrote {}; name it in a study as the `path` of a prompt set",
         shown(&path)
-    );
+    ));
     Ok(())
 }
 

@@ -30,6 +30,8 @@ pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
         )),
         _ => Failure::Failed(format!("`{shown}` cannot be written: {error}")),
     })?;
-    eprintln!("wrote {shown}; edit its models and prompts, then: dial plan {shown}");
+    super::tell(&format!(
+        "wrote {shown}; edit its models and prompts, then: dial plan {shown}"
+    ));
     Ok(())
 }

@@ -27,11 +27,13 @@ impl Log {
         let log = Log::default();
         let to_file = tracing_subscriber::fmt::layer()
             .json()
+            .log_internal_errors(false)
             .with_writer(log.clone())
             .with_filter(LevelFilter::INFO);
         let to_stderr = tracing_subscriber::fmt::layer()
             .without_time()
             .with_target(false)
+            .log_internal_errors(false)
             .with_writer(io::stderr)
             .with_filter(LevelFilter::WARN);
         // Fails only where a subscriber is there already, and then that one serves.

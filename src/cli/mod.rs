@@ -111,8 +111,10 @@ enum Failure {
 /// Runs the program, and ends the process.
 pub fn main() -> ! {
     let arguments = Arguments::parse();
+    // Warnings of every command are told; only a run keeps them.
+    let log = logging::Log::start();
     let outcome = match arguments.command {
-        Command::Run(arguments) => run::run(&arguments),
+        Command::Run(arguments) => run::run(&arguments, &log),
         Command::Plan(arguments) => plan::plan(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Status(arguments) => status::status(&arguments),
@@ -137,6 +139,11 @@ pub fn main() -> ! {
     unsafe { libc::_exit(i32::from(code.code())) }
 }
 
+/// Writes a line to stderr, for people. A terminal that has gone, or a log on a full disk, ends no run.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
 /// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
 fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
@@ -158,7 +165,7 @@ fn complain(message: &str, exit: Exit) -> Exit {
     } else {
         "error: "
     };
-    eprintln!("{prefix}{message}");
+    tell(&format!("{prefix}{message}"));
     exit
 }
 

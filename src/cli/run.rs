@@ -14,7 +14,9 @@ use crate::stages::StageError;
 use super::console::Console;
 use super::logging::Log;
 use super::sizes::bytes;
-use super::{Exit, Failure, Format, StudyArguments, command_line, open, print, shown, tables};
+use super::{
+    Exit, Failure, Format, StudyArguments, command_line, open, print, shown, tables, tell,
+};
 
 #[derive(Args)]
 pub(super) struct RunArguments {
@@ -40,8 +42,7 @@ pub(super) struct RunArguments {
     runs: PathBuf,
 }
 
-pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
-    let log = Log::start();
+pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
     let (opened, _) = open(&arguments.study, Fetch::AsNeeded)?;
     let stop = stop_on_interrupt();
     let options = Options {
@@ -69,7 +70,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
         if let Event::Started { run_dir } = &event
             && let Err(error) = log.write_to(run_dir)
         {
-            eprintln!("warning: no log.jsonl is written: {error}");
+            tell(&format!("warning: no log.jsonl is written: {error}"));
         }
         console.show(&event);
     };
@@ -87,7 +88,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     })?;
     // A run is not worth less because its picture could not be drawn.
     if let Err(error) = crate::report::write(&report.run_dir) {
-        eprintln!("warning: no report: {error}");
+        tell(&format!("warning: no report: {error}"));
     }
     match arguments.study.format {
         Format::Json => print(&format!("{}\n", as_json(&report)))?,
@@ -104,9 +105,9 @@ fn stop_on_interrupt() -> Arc<AtomicBool> {
         if seen.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(Exit::Interrupted.code()));
         }
-        eprintln!(
+        tell(&format!(
             "\nstopping: the work in hand is being committed (interrupt again to stop at once)"
-        );
+        ));
     });
     if let Err(error) = handler {
         tracing::warn!("an interrupt will not be caught: {error}");
@@ -130,21 +131,23 @@ fn as_json(report: &RunReport) -> serde_json::Value {
 fn ending(report: &RunReport) -> Result<(), Failure> {
     let Some((stage, last)) = report.failures.last() else {
         let computed: u64 = report.stages.iter().map(|s| s.cells_computed).sum();
-        eprintln!(
+        tell(&format!(
             "done in {}: {computed} cells computed, standing for {} forward passes of a script",
             super::console::duration(report.seconds),
             report.equivalent_forward_passes
-        );
+        ));
         eprintln!("report in {}", shown(&report.run_dir.join("report.html")));
         return Ok(());
     };
     if let StageError::Interrupted = last {
-        eprintln!("interrupted in stage `{stage}`; all that was computed is kept");
+        tell(&format!(
+            "interrupted in stage `{stage}`; all that was computed is kept"
+        ));
         let command: Vec<String> = std::env::args().skip(1).collect();
-        eprintln!(
+        tell(&format!(
             "to resume, run the same command again:\n    {}",
             command_line(&command)
-        );
+        ));
         return Err(Failure::Interrupted);
     }
     let told = |(stage, error): &(String, StageError)| format!("stage `{stage}`: {error}");
