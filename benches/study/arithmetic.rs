@@ -18,7 +18,9 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 
 use refusal_dial::cache::{Cache, Key};
-use refusal_dial::model::{Cell, Edit, HookPoint, Intervention, ModelConfig, Site, Tokens, Value};
+use refusal_dial::model::{
+    Cell, Cells, Edit, HookPoint, Intervention, ModelConfig, Site, Tokens, Value,
+};
 use refusal_dial::stages::{Evaluate, StageError};
 
 /// The weight matrices of a block, with those of equal input joined.
@@ -228,11 +230,15 @@ impl<'a> Counter<'a> {
 }
 
 impl Evaluate for Counter<'_> {
-    fn evaluate(&mut self, cells: &[Cell]) -> Result<Vec<Value>, StageError> {
-        let mut values = Vec::with_capacity(cells.len());
-        for cell in cells {
+    fn evaluate_each(
+        &mut self,
+        cells: &dyn Cells,
+        take: &mut dyn FnMut(usize, Value),
+    ) -> Result<(), StageError> {
+        for number in 0..cells.count() {
+            let cell = cells.cell(number);
             let key = Key::from(cell.key());
-            values.push(self.value(&key)?);
+            take(number, self.value(&key)?);
             if !self.seen.insert(key) {
                 continue;
             }
@@ -244,8 +250,8 @@ impl Evaluate for Counter<'_> {
             {
                 self.new_prompts.push(Arc::clone(&cell.tokens));
             }
-            self.new_cells.push(cell.clone());
+            self.new_cells.push(cell);
         }
-        Ok(values)
+        Ok(())
     }
 }

@@ -71,7 +71,9 @@ impl Finished {
         for spec in &self.0.study.stages {
             counter.next();
             let output = spec.stage.run(&inputs, &mut counter)?;
-            inputs.stages.insert(spec.name.clone(), Arc::new(output));
+            inputs
+                .stages
+                .insert(spec.name.clone(), Arc::new(output.into()));
             let mut rows = Rows::default();
             for cell in &counter.new_cells {
                 rows += cell_of(cell, n_layers);
@@ -165,7 +167,7 @@ impl Finished {
 fn seconds(evaluator: &mut Evaluator, cells: &[Cell]) -> Result<f64> {
     let started = Instant::now();
     let mut values = 0;
-    let _ = evaluator.evaluate(cells, &mut |step| {
+    let _ = evaluator.evaluate(&cells, &mut |step| {
         if let Step::Values(batch) = step {
             values += batch.len();
         }

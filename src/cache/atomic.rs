@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use tempfile::NamedTempFile;
+
 use super::CacheError;
 
 /// Writes `bytes` to `path`, creating its folder and replacing any file there. Whoever opens `path` at any
@@ -39,21 +41,36 @@ pub(super) fn replace_file(
     durability: Durability,
     fill: impl FnOnce(&mut File) -> Result<bool, CacheError>,
 ) -> Result<bool, CacheError> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(folder)
-        .map_err(|error| CacheError::io("create the folder", folder, error))?;
-    // The ordinary mode, narrowed by the umask: a cache may be shared, and tempfile's default is owner-only.
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".tmp-")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder)
-        .map_err(|error| CacheError::io("create a file in", folder, error))?;
+    let mut temporary = temporary_in(folder_of(path), durability)?;
     if !fill(temporary.as_file_mut())? {
         return Ok(false);
     }
+    persist(temporary, path, durability)?;
+    Ok(true)
+}
+
+/// A temporary file in a folder, which is created where it is missing.
+pub(super) fn temporary_in(
+    folder: &Path,
+    durability: Durability,
+) -> Result<NamedTempFile, CacheError> {
+    make_folder(folder, durability)?;
+    // The ordinary mode, narrowed by the umask: a cache may be shared, and tempfile's default is owner-only.
+    tempfile::Builder::new()
+        .prefix(".tmp-")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .map_err(|error| CacheError::io("create a file in", folder, error))
+}
+
+/// Renames a temporary file of the same file system to `path`, once it is on the disk (where that is asked for).
+pub(super) fn persist(
+    temporary: NamedTempFile,
+    path: &Path,
+    durability: Durability,
+) -> Result<(), CacheError> {
+    let folder = folder_of(path);
+    make_folder(folder, durability)?;
     if durability == Durability::OnDisk {
         let synced = temporary.as_file().sync_all();
         synced.map_err(|error| CacheError::io("write", path, error))?;
@@ -64,7 +81,33 @@ pub(super) fn replace_file(
     if durability == Durability::OnDisk {
         sync_folder(folder).map_err(|error| CacheError::io("sync the folder", folder, error))?;
     }
-    Ok(true)
+    Ok(())
+}
+
+/// The folder that a path is in.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Creates a folder and those above it that are missing. Where it is asked for, the names of new ones are put on the disk too: a file is
+/// no safer than the folders that lead to it.
+fn make_folder(folder: &Path, durability: Durability) -> Result<(), CacheError> {
+    let missing: Vec<&Path> = folder
+        .ancestors()
+        .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
+        .collect();
+    let failed = |path: &Path, error| CacheError::io("create the folder", path, error);
+    std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+    if durability == Durability::OnDisk {
+        for made in missing {
+            let above = folder_of(made);
+            sync_folder(above).map_err(|error| failed(above, error))?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts a rename in `folder` on the disk, where the file system and the folder's mode let it be synced:

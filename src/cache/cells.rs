@@ -1,17 +1,18 @@
 //! The cells of all packs in one index.
 //!
 //! The index is loaded from the packs' headers when it is first asked, and grows as this process commits or
-//! [`CellStore::refresh`] finds what others have committed. It lives in memory only (some 70 bytes per cell):
+//! [`CellStore::refresh`] finds what others have committed. It lives in memory only (25 bytes per cell, and room to grow):
 //! an index file would be one more thing to keep in step with the packs. Values stay on the disk.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::atomic::{Durability, replace_file};
-use super::index::{Index, Place, is_gone};
+use super::index::{CellSet, Index, Place, is_gone, is_of_one_file, pass_over};
 use super::layout::Layout;
-use super::pack::{self, Fault, Pack};
+use super::pack::{self, Batch, Fault, Pack};
 use super::{CacheError, Key};
 
 /// Packs held open at once, well below the usual limit of 1,024 files per process.
@@ -41,7 +42,7 @@ impl CellStore {
     /// # Errors
     /// [`CacheError::Io`] if the packs cannot be read.
     pub fn contains(&self, key: &Key) -> Result<bool, CacheError> {
-        self.with_index(|index| index.place(key).is_some())
+        Ok(self.place(key)?.is_some())
     }
 
     /// Those of `keys` that no pack states to hold, in the order given and as often as given.
@@ -58,17 +59,23 @@ impl CellStore {
         })
     }
 
-    /// The packs that state to hold any of `keys`, in order.
+    /// Where a pack states that it holds the cell; none where no pack does.
     ///
     /// # Errors
     /// [`CacheError::Io`] if the packs cannot be read.
-    pub fn packs_of<'a>(
-        &self,
-        keys: impl IntoIterator<Item = &'a Key>,
-    ) -> Result<Vec<Key>, CacheError> {
+    pub fn place(&self, key: &Key) -> Result<Option<Place>, CacheError> {
+        self.with_index(|index| index.place(key))
+    }
+
+    /// The packs that hold any of the cells, in order.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the packs cannot be read.
+    pub fn packs_of(&self, sets: &[&CellSet]) -> Result<Vec<Key>, CacheError> {
         let packs: BTreeSet<Key> = self.with_index(|index| {
-            let places = keys.into_iter().filter_map(|key| index.place(key));
-            places.map(|place| place.pack.name).collect()
+            let numbers = sets.iter().flat_map(|set| set.packs());
+            let packs = numbers.filter_map(|number| index.pack(number));
+            packs.map(|pack| pack.name).collect()
         })?;
         Ok(packs.into_iter().collect())
     }
@@ -79,44 +86,56 @@ impl CellStore {
     /// # Errors
     /// [`CacheError::Io`] if a pack exists and cannot be read.
     pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, CacheError> {
-        let Some(Place { pack, extent }) = self.with_index(|index| index.place(key).cloned())?
-        else {
-            return Ok(None);
+        Ok(self.find(key)?.map(|(_, value)| value))
+    }
+
+    /// As [`CellStore::get`], and where the cell is.
+    ///
+    /// # Errors
+    /// As [`CellStore::get`].
+    pub fn find(&self, key: &Key) -> Result<Option<(Place, Vec<u8>)>, CacheError> {
+        let known = |index: &Index| {
+            let place = index.place(key)?;
+            Some((place, Arc::clone(index.pack(place.pack)?)))
         };
-        let value = self
-            .open(&pack)
-            .and_then(|file| pack::read_value(&file, extent));
-        match value {
-            Ok(value) => return Ok(Some(value)),
-            Err(Fault::Damaged(reason)) => self.layout.set_aside(&pack.path, reason),
-            Err(Fault::Io(error)) if is_gone(&error) => {}
-            Err(Fault::Io(error)) => return Err(CacheError::io("read", &pack.path, error)),
+        // Another pack may hold the cell, too.
+        while let Some((place, pack)) = self.with_index(known)? {
+            let path = self.layout.pack(&pack.name);
+            let value = self
+                .open(&pack, &path)
+                .and_then(|file| pack.value(&file, place.cell as usize));
+            match value {
+                Ok(value) => return Ok(Some((place, value))),
+                Err(Fault::Damaged(reason)) => self.layout.set_aside(&path, reason),
+                Err(Fault::Io(error)) if is_gone(&error) => tracing::warn!(
+                    "`{}` has vanished; what it held is computed again",
+                    path.display()
+                ),
+                Err(Fault::Io(error)) if is_of_one_file(&error) => pass_over(&path, &error),
+                Err(Fault::Io(error)) => return Err(CacheError::io("read", &path, error)),
+            }
+            self.forget(place.pack, &pack);
         }
-        self.forget(&pack);
         Ok(None)
     }
 
-    /// Stores `cells` (key, value) as one pack, whole or not at all; once this returns they survive a crash.
+    /// Stores cells as one pack, whole or not at all; once this returns they survive a crash.
     /// `provenance` (device, library versions, thread count, …) is kept in the pack and is in no key. An
     /// empty batch writes nothing.
     ///
     /// # Errors
     /// [`CacheError::Io`] if the pack cannot be written; [`CacheError::Encode`] if the provenance has no
     /// JSON form.
-    pub fn commit(
-        &self,
-        cells: &[(Key, Vec<u8>)],
-        provenance: &serde_json::Value,
-    ) -> Result<(), CacheError> {
-        if cells.is_empty() {
+    pub fn commit(&self, batch: &Batch, provenance: &serde_json::Value) -> Result<(), CacheError> {
+        if batch.is_empty() {
             return Ok(());
         }
         let provenance = serde_json::to_vec(provenance).map_err(CacheError::Encode)?;
-        let header = pack::header(cells, &provenance);
-        let name = pack::name(&header, cells);
+        let header = pack::header(batch, &provenance);
+        let name = pack::name(&header, batch);
         let path = self.layout.pack(&name);
         replace_file(&path, Durability::OnDisk, |file| {
-            pack::write(file, &header, cells)
+            pack::write(file, &header, batch)
                 .map_err(|error| CacheError::io("write", &path, error))?;
             Ok(true)
         })?;
@@ -154,7 +173,7 @@ impl CellStore {
         Ok(answer(guard.insert(index)))
     }
 
-    fn open(&self, pack: &Pack) -> Result<Arc<File>, Fault> {
+    fn open(&self, pack: &Pack, path: &Path) -> Result<Arc<File>, Fault> {
         let lock = || {
             self.open_packs
                 .lock()
@@ -163,7 +182,7 @@ impl CellStore {
         if let Some(file) = lock().get(&pack.name) {
             return Ok(Arc::clone(file));
         }
-        let file = Arc::new(pack.open()?);
+        let file = Arc::new(pack.open(path)?);
         let mut open_packs = lock();
         if open_packs.len() >= OPEN_PACKS {
             open_packs.clear();
@@ -173,10 +192,10 @@ impl CellStore {
     }
 
     /// Drops a pack that cannot be used, from the index and the open files.
-    fn forget(&self, pack: &Arc<Pack>) {
+    fn forget(&self, number: u32, pack: &Pack) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(index) = index.as_mut() {
-            index.forget(pack);
+            index.forget(&self.layout, number);
         }
         self.open_packs
             .lock()
@@ -203,6 +222,14 @@ mod tests {
             .collect()
     }
 
+    fn batch(cells: &[Cell]) -> Batch {
+        let mut batch = Batch::default();
+        cells
+            .iter()
+            .for_each(|(key, value)| batch.push(*key, value));
+        batch
+    }
+
     fn store(folder: &tempfile::TempDir) -> CellStore {
         CellStore::new(Layout::new(folder.path()))
     }
@@ -210,7 +237,9 @@ mod tests {
     /// A folder with one pack of `cells`, and that pack's path.
     fn committed(cells: &[Cell]) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
-        store(&folder).commit(cells, &json!({"t": 1})).unwrap();
+        store(&folder)
+            .commit(&batch(&cells), &json!({"t": 1}))
+            .unwrap();
         let packs = pack_paths(&folder);
         assert_eq!(packs.len(), 1);
         (folder, packs[0].clone())
@@ -243,9 +272,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = store(&folder);
         let (one, two, three) = (cells(0..30), cells(30..90), cells(90..91));
-        first.commit(&one, &json!({})).unwrap();
+        first.commit(&batch(&one), &json!({})).unwrap();
         assert_lacks(&first, &two);
-        first.commit(&two, &json!({"device": "cpu"})).unwrap();
+        first
+            .commit(&batch(&two), &json!({"device": "cpu"}))
+            .unwrap();
         assert_holds(&first, &one);
         assert_holds(&first, &two);
         assert_lacks(&first, &three);
@@ -269,7 +300,7 @@ mod tests {
         let cell = [(Key::of(b"empty"), Vec::new())];
         let (folder, _) = committed(&cell);
         assert_holds(&store(&folder), &cell);
-        store(&folder).commit(&[], &json!({})).unwrap();
+        store(&folder).commit(&batch(&[]), &json!({})).unwrap();
         assert_eq!(pack_paths(&folder).len(), 1);
     }
 
@@ -280,8 +311,8 @@ mod tests {
         let (left, right) = (cells(0..10), cells(10..20));
         assert_lacks(&one, &right);
         assert_lacks(&two, &left);
-        one.commit(&left, &json!({})).unwrap();
-        two.commit(&right, &json!({})).unwrap();
+        one.commit(&batch(&left), &json!({})).unwrap();
+        two.commit(&batch(&right), &json!({})).unwrap();
         assert_lacks(&one, &right);
         one.refresh().unwrap();
         two.refresh().unwrap();
@@ -302,7 +333,7 @@ mod tests {
                 scope.spawn(move || {
                     let own = store(folder);
                     let store = if thread % 2 == 0 { shared } else { &own };
-                    store.commit(cells, &json!({})).unwrap();
+                    store.commit(&batch(&cells), &json!({})).unwrap();
                     store.refresh().unwrap();
                     assert_holds(store, cells);
                 });
@@ -325,7 +356,7 @@ mod tests {
             .join("v1/damaged")
             .join(path.file_name().unwrap());
         assert_eq!(std::fs::read(kept).unwrap(), damage);
-        store.commit(cells, &json!({"t": 1})).unwrap();
+        store.commit(&batch(&cells), &json!({"t": 1})).unwrap();
         assert_holds(&store, cells);
     }
 
@@ -383,9 +414,52 @@ mod tests {
     }
 
     #[test]
+    fn a_bit_that_flips_after_the_pack_was_checked_is_found() {
+        let cells = cells(0..6);
+        let (_folder, path) = committed(&cells);
+        let store = store(&_folder);
+        assert_holds(&store, &cells[..1]);
+        // In place, under the file that is open.
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 8;
+        let file = File::options().write(true).open(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
+        assert_eq!(store.get(&cells[5].0).unwrap(), None);
+        assert!(!path.exists(), "it is moved aside");
+    }
+
+    #[test]
+    fn a_cell_that_two_packs_hold_survives_the_damage_of_one() {
+        let both = cells(0..10);
+        let (folder, path) = committed(&both);
+        store(&folder)
+            .commit(&batch(&both), &json!({"t": 2}))
+            .unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert_holds(&store(&folder), &both);
+    }
+
+    #[test]
+    fn a_pack_that_cannot_be_read_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let cells = cells(0..10);
+        store(&folder).commit(&batch(&cells), &json!({})).unwrap();
+        // A folder in the place of a pack cannot be read, not even by root.
+        let name = Key::of(b"a folder");
+        std::fs::create_dir_all(Layout::new(folder.path()).pack(&name)).unwrap();
+        let store = store(&folder);
+        assert_holds(&store, &cells);
+        assert_eq!(store.get(&name).unwrap(), None);
+    }
+
+    #[test]
     fn damage_in_one_pack_leaves_the_others_in_use() {
         let (folder, path) = committed(&cells(0..10));
-        store(&folder).commit(&cells(10..20), &json!({})).unwrap();
+        store(&folder)
+            .commit(&batch(&cells(10..20)), &json!({}))
+            .unwrap();
         let length = std::fs::metadata(&path).unwrap().len();
         let file = File::options().write(true).open(&path).unwrap();
         file.set_len(length - 1).unwrap();
@@ -403,7 +477,7 @@ mod tests {
         std::fs::remove_file(path).unwrap();
         assert_lacks(&store, &cells);
         store.refresh().unwrap();
-        store.commit(&cells, &json!({"t": 1})).unwrap();
+        store.commit(&batch(&cells), &json!({"t": 1})).unwrap();
         assert_holds(&store, &cells);
     }
 
@@ -425,7 +499,7 @@ mod tests {
         let store = store(&folder);
         let cells = cells(0..3 * u32::try_from(OPEN_PACKS).unwrap());
         for cell in cells.chunks(1) {
-            store.commit(cell, &json!({})).unwrap();
+            store.commit(&batch(cell), &json!({})).unwrap();
         }
         for _ in 0..2 {
             assert_holds(&store, &cells);
@@ -438,8 +512,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cells = cells(0..100_000);
         let (there, absent) = cells.split_at(99_000);
-        for batch in there.chunks(4_000) {
-            store(&folder).commit(batch, &json!({})).unwrap();
+        for some in there.chunks(4_000) {
+            store(&folder).commit(&batch(some), &json!({})).unwrap();
         }
         let missing = store(&folder)
             .missing(cells.iter().map(|(key, _)| key))

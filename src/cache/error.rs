@@ -78,7 +78,10 @@ impl fmt::Display for CacheError {
                 write!(formatter, "cannot {operation} `{}`: ", path.display())?;
                 match advice(source.kind()) {
                     Some(advice) => formatter.write_str(advice),
-                    None => write!(formatter, "{source}"),
+                    None => write!(
+                        formatter,
+                        "{source}; check the disk and the path, then run the same command again: what is already stored is kept"
+                    ),
                 }
             }
             Self::Version { path, found } => {
@@ -143,6 +146,7 @@ mod tests {
     fn other_causes_are_passed_on() {
         let source = io::Error::other("the cable is out");
         let message = CacheError::io("read", Path::new("c/x"), source).to_string();
-        assert_eq!(message, "cannot read `c/x`: the cable is out");
+        let expected = "cannot read `c/x`: the cable is out; check the disk";
+        assert!(message.starts_with(expected), "{message}");
     }
 }

@@ -125,7 +125,7 @@ impl Cache {
     pub fn pack_content(&self, file: &StoredFile) -> Option<PackContent> {
         let header = pack::read_header(&File::open(&file.path).ok()?).ok()?;
         Some(PackContent {
-            cells: header.extents.len(),
+            cells: header.cells(),
             provenance: serde_json::from_slice(&header.provenance).unwrap_or_default(),
         })
     }
@@ -183,6 +183,6 @@ pub struct Leftovers {
 
 fn whole_pack(file: &StoredFile) -> Result<(), Fault> {
     let header = pack::read_header(&File::open(&file.path)?)?;
-    Pack::new(file.name, file.path.clone(), &header).open()?;
+    Pack::new(file.name, header).open(&file.path)?;
     Ok(())
 }

@@ -16,6 +16,11 @@ impl Key {
         blake3::hash(bytes).into()
     }
 
+    /// The first half, which tells a key from all others that will ever be made.
+    pub(super) fn prefix(&self) -> [u8; 16] {
+        std::array::from_fn(|i| self.0[i])
+    }
+
     /// The hash itself, for use inside another key.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -23,6 +23,11 @@ impl Layout {
         self.file("objects", key, "")
     }
 
+    /// The folder of artifacts that are being written.
+    pub(super) fn new_objects(&self) -> PathBuf {
+        self.root.join("objects").join("new")
+    }
+
     /// The folder of one kind of file, as the module documentation names it.
     pub(super) fn folder(&self, kind: &str) -> PathBuf {
         self.root.join(kind)

@@ -5,14 +5,15 @@
 //! leases/<hex>.cells    the cells it is computing now, by the first 16 bytes of their keys
 //! ```
 //!
-//! A run claims the missing cells that no other run has claimed, computes them, and claims again. When all that is left is claimed by
-//! others it says whose cells it waits for, and a run that is waited for gives up half of its prompts. So a run that is alone does
-//! everything in one go, and two runs share until there is nothing left to share.
+//! A run claims those of its next missing cells that no other run has claimed, computes them, and claims again; cells that another has
+//! claimed it puts off. When all that is left is claimed by others it says whose cells it waits for, and a run that is waited for gives up
+//! half of its prompts. So a run that is alone claims everything, and two runs share until there is nothing left to share.
 //!
 //! Nothing is locked, and nothing depends on the clocks or mtimes of a file system: every file is written by its owner alone, whole, by
 //! rename. A run whose counter a reader has seen unchanged for 10 s of the reader's own clock is taken for dead, and what it had claimed
-//! is free; so is one whose process is known to be gone, because it ran on this machine. A run that was only asleep writes its lease
-//! again. Who claims writes first and looks afterwards; of two that claim the same cell at once, the one of the larger name
+//! is free; so is one whose process is known to be gone, because it ran on this machine. A lease that cannot be read stands as it was last
+//! read, until its time is up. A run that was only asleep writes its lease again, and of two whose claims overlap then, the one of the
+//! larger name gives way. Who claims writes first and looks afterwards; of two that claim the same cell at once, the one of the larger name
 //! withdraws, and the other waits for it to have seen that (Lamport's one-bit algorithm). On a file system that shows such writes late, a cell is computed twice, to the same bits. A run that waits claims nothing, so that no two
 //! can wait for each other.
 
@@ -40,17 +41,16 @@ const BEAT: Duration = Duration::from_secs(2);
 /// How often whoever waits for leases to change looks at them.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// The first bytes of a cell's key, which tell it from all others.
+/// [`Key::prefix`].
 type Prefix = [u8; 16];
-
-fn prefix(key: &Key) -> Prefix {
-    std::array::from_fn(|i| key.as_bytes()[i])
-}
 
 /// What a lease file says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Beat {
     counter: u64,
+    /// What it is held for.
+    #[serde(default)]
+    purpose: Purpose,
     /// The run's folder.
     run: PathBuf,
     process: Process,
@@ -64,6 +64,17 @@ struct Beat {
     waits_for: Vec<Key>,
 }
 
+/// What a lease is held for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Purpose {
+    /// A study is run.
+    #[default]
+    Run,
+    /// What is not needed is deleted.
+    Collection,
+}
+
 /// A run that is alive on some cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveRun {
@@ -73,6 +84,15 @@ pub struct LiveRun {
     pub process: u32,
     /// Number of cells that it is computing now.
     pub cells: usize,
+}
+
+/// A missing cell that a run would compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its key.
+    pub key: Key,
+    /// The number of its prompt: cells of one prompt are computed by one run, for they share its prefill.
+    pub prompt: u32,
 }
 
 /// The lease of this run, held and kept alive by a thread until it is dropped.
@@ -86,8 +106,12 @@ struct Shared {
     id: Key,
     own: Mutex<Beat>,
     others: Mutex<Others>,
+    /// The cells claimed, in order.
+    claimed: Mutex<Vec<Prefix>>,
     /// Whether another run waits for cells that this one has claimed.
     asked: AtomicBool,
+    /// Whether another run with better right has claimed cells that this one has claimed, too.
+    lost: AtomicBool,
     ended: Mutex<bool>,
     end: Condvar,
 }
@@ -96,8 +120,15 @@ struct Shared {
 #[derive(Default)]
 struct Others {
     watch: Watch,
-    /// Number of the claim and its cells in order, by run.
-    claims: HashMap<Key, (u64, Arc<[Prefix]>)>,
+    /// What each said last: a lease that cannot be read for a moment stands until its time is up.
+    known: HashMap<Key, Known>,
+}
+
+/// What a run said last.
+struct Known {
+    beat: Beat,
+    /// The number that its claim had when it was read, and the claim's cells, in order.
+    claim: (u64, Arc<[Prefix]>),
 }
 
 /// Another run that is alive.
@@ -110,14 +141,14 @@ struct Other {
 
 impl Other {
     fn claims(&self, key: &Key) -> bool {
-        self.cells.binary_search(&prefix(key)).is_ok()
+        self.cells.binary_search(&key.prefix()).is_ok()
     }
 }
 
 impl Lease {
     /// Takes a lease for the run in the folder `run`. Where the cache cannot be written there is none, and no need: nothing can be
     /// committed to it either.
-    pub(super) fn start(layout: &Layout, run: PathBuf) -> Self {
+    pub(super) fn start(layout: &Layout, run: PathBuf, purpose: Purpose) -> Self {
         static STARTED: AtomicU64 = AtomicU64::new(0);
         let process = Process::this();
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -127,6 +158,7 @@ impl Lease {
             id: Key::of(name.as_bytes()),
             own: Mutex::new(Beat {
                 counter: 0,
+                purpose,
                 run,
                 process,
                 claim: 0,
@@ -135,7 +167,9 @@ impl Lease {
                 waits_for: Vec::new(),
             }),
             others: Mutex::default(),
+            claimed: Mutex::default(),
             asked: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             ended: Mutex::new(false),
             end: Condvar::new(),
         });
@@ -150,39 +184,47 @@ impl Lease {
         }
     }
 
-    /// Claims what can be computed now of some missing cells, each with the number of its prompt, and returns their indices. None are
-    /// left where other runs have claimed them all: then look for them in the cache again in a while, and call this again for what is
-    /// missing still. What was claimed before is given up.
-    pub fn claim(&self, cells: &[(Key, usize)]) -> Vec<usize> {
+    /// Claims what can be computed now of some missing cells, and returns their indices. None are left where other runs have claimed them
+    /// all: then look for others, or [wait](Lease::wait_for) for these. What was claimed before is given up.
+    pub fn claim(&self, cells: &[Wanted]) -> Vec<usize> {
         let shared = &self.shared;
         let asked = shared.asked.swap(false, Ordering::Relaxed);
-        let mut others = shared.live_others();
+        shared.lost.store(false, Ordering::Relaxed);
+        let others = shared.live_others();
         let mut free: Vec<usize> = (0..cells.len())
-            .filter(|&i| !others.iter().any(|other| other.claims(&cells[i].0)))
+            .filter(|&i| !others.iter().any(|other| other.claims(&cells[i].key)))
             .collect();
         if asked {
             free = first_half(free, cells);
         }
         if !free.is_empty() {
             shared.publish(&free, cells, false, Vec::new());
-            others = shared.withdraw(&mut free, cells);
+            shared.withdraw(&mut free, cells);
         }
-        let waits_for = match free.is_empty() {
-            true => waited_for(cells, &others),
-            false => Vec::new(),
-        };
-        shared.publish(&free, cells, true, waits_for);
+        shared.publish(&free, cells, true, Vec::new());
         free
     }
 
-    /// Whether another run waits for cells that this one has claimed, and would take over half of them.
-    pub fn is_asked_to_share(&self) -> bool {
-        self.shared.asked.load(Ordering::Relaxed)
+    /// Says that there is nothing left to do here but these cells, which others have claimed: they will hear of it and share. Look for the
+    /// cells in the cache in a while, and [claim](Lease::claim) what is missing still.
+    pub fn wait_for(&self, cells: &[Wanted]) {
+        let waits_for = waited_for(cells, &self.shared.live_others());
+        self.shared.publish(&[], &[], true, waits_for);
     }
 
-    /// Whether there are other runs on this cache, as far as is known.
-    pub fn is_shared(&self) -> bool {
-        !lock(&self.shared.others).claims.is_empty()
+    /// Whether to stop and [claim](Lease::claim) anew: another run waits for cells that this one has claimed and would take half of them
+    /// (of no use where `can_share` says that there is but one prompt), or has claimed them with better right.
+    pub fn is_asked_to_share(&self, can_share: bool) -> bool {
+        can_share && self.shared.asked.load(Ordering::Relaxed)
+            || self.shared.lost.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody is deleting from the cache.
+    pub fn sees_collection(&self) -> bool {
+        let others = self.shared.live_others();
+        others
+            .iter()
+            .any(|other| other.beat.purpose == Purpose::Collection)
     }
 
     /// Gives up what was claimed: it is committed, or will not be computed.
@@ -203,25 +245,25 @@ impl Drop for Lease {
 }
 
 /// The cells of the first half of the prompts among `free`, at least one prompt's.
-fn first_half(free: Vec<usize>, cells: &[(Key, usize)]) -> Vec<usize> {
+fn first_half(free: Vec<usize>, cells: &[Wanted]) -> Vec<usize> {
     let mut seen = HashSet::new();
-    let prompts: Vec<usize> = free
+    let prompts: Vec<u32> = free
         .iter()
-        .map(|&i| cells[i].1)
+        .map(|&i| cells[i].prompt)
         .filter(|&prompt| seen.insert(prompt))
         .collect();
-    let kept: HashSet<usize> = prompts[..prompts.len().div_ceil(2)]
+    let kept: HashSet<u32> = prompts[..prompts.len().div_ceil(2)]
         .iter()
         .copied()
         .collect();
     free.into_iter()
-        .filter(|&i| kept.contains(&cells[i].1))
+        .filter(|&i| kept.contains(&cells[i].prompt))
         .collect()
 }
 
 /// Those that have claimed some of the cells.
-fn waited_for(cells: &[(Key, usize)], others: &[Other]) -> Vec<Key> {
-    let holds = |other: &&Other| cells.iter().any(|(key, _)| other.claims(key));
+fn waited_for(cells: &[Wanted], others: &[Other]) -> Vec<Key> {
+    let holds = |other: &&Other| cells.iter().any(|cell| other.claims(&cell.key));
     others.iter().filter(holds).map(|other| other.id).collect()
 }
 
@@ -236,48 +278,64 @@ impl Shared {
                 return;
             }
             drop(ended);
-            {
-                let mut own = lock(&self.own);
-                own.counter += 1;
-                self.write(&own);
-            }
+            self.beat();
             let others = self.live_others();
             if others.iter().any(|o| o.beat.waits_for.contains(&self.id)) {
                 self.asked.store(true, Ordering::Relaxed);
+            }
+            if self.is_overruled(&others) {
+                self.lost.store(true, Ordering::Relaxed);
             }
             ended = lock(&self.ended);
         }
     }
 
-    /// Gives up those of the cells claimed just now that another run claims with better right. Says who the others are.
-    fn withdraw(&self, claimed: &mut Vec<usize>, cells: &[(Key, usize)]) -> Vec<Other> {
+    /// Raises the counter. A lease that was removed, by someone who took this run for dead while it slept, is written again.
+    fn beat(&self) {
+        let mut own = lock(&self.own);
+        own.counter += 1;
+        if own.cells > 0 && !self.layout.lease(&self.id, "cells").exists() {
+            let bytes = encode_claim(own.claim, &lock(&self.claimed));
+            self.layout.write_lease(&self.id, "cells", &bytes);
+        }
+        self.write(&own);
+    }
+
+    /// Whether a run of a smaller name claims some of the same cells: each took the other for dead, or did not see it in time.
+    fn is_overruled(&self, others: &[Other]) -> bool {
+        let is_settled = lock(&self.own).settled;
+        let claimed = lock(&self.claimed);
+        let overlaps = |other: &Other| {
+            let cells = &other.cells;
+            claimed.iter().any(|cell| cells.binary_search(cell).is_ok())
+        };
+        let mut better = others.iter().filter(|o| o.beat.settled && o.id < self.id);
+        is_settled && better.any(overlaps)
+    }
+
+    /// Gives up those of the cells claimed just now that another run claims with better right.
+    fn withdraw(&self, claimed: &mut Vec<usize>, cells: &[Wanted]) {
         let started = Instant::now();
         loop {
             let others = self.live_others();
             let keeps = |other: &Other, i: usize| {
-                (other.beat.settled || other.id < self.id) && other.claims(&cells[i].0)
+                (other.beat.settled || other.id < self.id) && other.claims(&cells[i].key)
             };
             claimed.retain(|&i| !others.iter().any(|other| keeps(other, i)));
             let unsettled = others.iter().any(|other| {
-                !other.beat.settled && claimed.iter().any(|&i| other.claims(&cells[i].0))
+                !other.beat.settled && claimed.iter().any(|&i| other.claims(&cells[i].key))
             });
             // One that died at this moment never settles.
             if !unsettled || started.elapsed() > BEAT {
-                return others;
+                return;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
     /// Writes which of the cells are claimed now, and who is waited for.
-    fn publish(
-        &self,
-        claimed: &[usize],
-        cells: &[(Key, usize)],
-        settled: bool,
-        waits_for: Vec<Key>,
-    ) {
-        let mut prefixes: Vec<Prefix> = claimed.iter().map(|&i| prefix(&cells[i].0)).collect();
+    fn publish(&self, claimed: &[usize], cells: &[Wanted], settled: bool, waits_for: Vec<Key>) {
+        let mut prefixes: Vec<Prefix> = claimed.iter().map(|&i| cells[i].key.prefix()).collect();
         prefixes.sort_unstable();
         let mut own = lock(&self.own);
         // A claim only ever shrinks between its two writings.
@@ -290,6 +348,7 @@ impl Shared {
         }
         own.counter += 1;
         own.cells = prefixes.len();
+        *lock(&self.claimed) = prefixes;
         own.settled = settled;
         own.waits_for = waits_for;
         self.write(&own);
@@ -305,65 +364,82 @@ impl Shared {
     /// The other runs that are alive. Leases of those that are not are removed.
     fn live_others(&self) -> Vec<Other> {
         let mut others = lock(&self.others);
-        let beats = match beats(&self.layout) {
-            Ok(beats) => beats,
-            Err(error) => {
-                tracing::debug!("other runs are not seen: {error}");
-                return Vec::new();
+        let Others { watch, known } = &mut *others;
+        match beats(&self.layout) {
+            Ok(beats) => {
+                for (id, beat) in beats.into_iter().filter(|(id, _)| *id != self.id) {
+                    if let Some(beat) = beat {
+                        let claim = self.claim_of(&id, &beat, known.get(&id));
+                        known.insert(id, Known { beat, claim });
+                    }
+                }
             }
-        };
-        let now = Instant::now();
-        let mut live = Vec::new();
-        for (id, beat) in beats.into_iter().filter(|(id, _)| *id != self.id) {
-            if beat.process.is_gone() || !others.watch.is_alive(id, beat.counter, now) {
-                remove(&self.layout, &id);
-                continue;
-            }
-            let cells = self.claim_of(&id, &beat, &others.claims);
-            live.push(Other { id, beat, cells });
+            Err(error) => tracing::debug!("other runs are not seen: {error}"),
         }
-        others.claims = live
-            .iter()
-            .map(|other| (other.id, (other.beat.claim, Arc::clone(&other.cells))))
-            .collect();
-        live
+        let now = Instant::now();
+        known.retain(|id, known| {
+            let is_alive =
+                !known.beat.process.is_gone() && watch.is_alive(*id, known.beat.counter, now);
+            if !is_alive {
+                remove(&self.layout, id);
+            }
+            is_alive
+        });
+        let live = known.iter().map(|(id, known)| Other {
+            id: *id,
+            beat: known.beat.clone(),
+            cells: Arc::clone(&known.claim.1),
+        });
+        live.collect()
     }
 
-    /// The cells that a run has claimed, read again if it has claimed anew.
-    fn claim_of(
-        &self,
-        id: &Key,
-        beat: &Beat,
-        known: &HashMap<Key, (u64, Arc<[Prefix]>)>,
-    ) -> Arc<[Prefix]> {
+    /// The cells that a run has claimed, read again if it has claimed anew, with the number of the claim that they are of. Where they
+    /// cannot be read now, or are of another claim yet, they are read again at the next look.
+    fn claim_of(&self, id: &Key, beat: &Beat, known: Option<&Known>) -> (u64, Arc<[Prefix]>) {
         if beat.cells == 0 {
-            return Arc::from([]);
+            return (beat.claim, Arc::from([]));
         }
-        match known.get(id) {
-            Some((claim, cells)) if *claim == beat.claim => Arc::clone(cells),
+        let known = known.map(|known| &known.claim);
+        match known {
+            Some(known) if known.0 == beat.claim => known.clone(),
             _ => {
                 let bytes = std::fs::read(self.layout.lease(id, "cells")).unwrap_or_default();
-                let cells = decode_claim(&bytes);
-                cells.map_or_else(|| Arc::from([]), |(_, cells)| cells.into())
+                match (decode_claim(&bytes), known) {
+                    (Some((number, cells)), _) => (number, cells.into()),
+                    (None, Some(known)) => known.clone(),
+                    (None, None) => (u64::MAX, Arc::from([])),
+                }
             }
         }
     }
 }
 
-/// The runs that are alive on the cache. Blocks until each lease has been seen to change, or unchanged for 10 s.
-pub(super) fn live_runs(layout: &Layout) -> Result<Vec<LiveRun>, CacheError> {
+/// The runs that are alive on the cache, but one. Blocks until each lease has been seen to change, or unchanged for 10 s.
+pub(super) fn live_runs(
+    layout: &Layout,
+    except: Option<&Lease>,
+) -> Result<Vec<LiveRun>, CacheError> {
+    let own = except.map(|lease| lease.shared.id);
     let mut watch = Watch::default();
     loop {
         let now = Instant::now();
         let mut live = Vec::new();
         let mut undecided = false;
         for (id, beat) in beats(layout)? {
-            if beat.process.is_gone() || !watch.is_alive(id, beat.counter, now) {
+            let Some(beat) = beat else {
+                // It cannot be read at this moment; nothing stays so that is alive.
+                undecided |= watch.is_alive(id, u64::MAX, now);
+                continue;
+            };
+            if own == Some(id) || beat.process.is_gone() || !watch.is_alive(id, beat.counter, now) {
                 continue;
             }
             undecided |= !beat.process.is_here() && !watch.has_moved(&id);
             live.push(LiveRun {
-                run: beat.run,
+                run: match beat.purpose {
+                    Purpose::Run => beat.run,
+                    Purpose::Collection => PathBuf::from("dial cache gc"),
+                },
                 process: beat.process.id,
                 cells: beat.cells,
             });
@@ -375,14 +451,14 @@ pub(super) fn live_runs(layout: &Layout) -> Result<Vec<LiveRun>, CacheError> {
     }
 }
 
-/// Every lease there is, of the living and the dead; what cannot be read is passed over.
-fn beats(layout: &Layout) -> Result<Vec<(Key, Beat)>, CacheError> {
+/// Every lease there is, of the living and the dead; none for one that cannot be read.
+fn beats(layout: &Layout) -> Result<Vec<(Key, Option<Beat>)>, CacheError> {
     let paths = list(&layout.leases())?;
     let beats = paths.into_iter().filter_map(|path| {
         let id = path.file_name()?.to_str()?.strip_suffix(".json")?;
         let id: Key = id.parse().ok()?;
-        let text = std::fs::read(path).ok()?;
-        Some((id, record::decode(&text, &id)?))
+        let text = std::fs::read(path).ok();
+        Some((id, text.and_then(|text| record::decode(&text, &id))))
     });
     Ok(beats.collect())
 }

@@ -7,6 +7,7 @@
 //!   VERSION                        the layout's version; a folder of another version is refused
 //!   v1/
 //!     objects/ab/<hex>             an artifact, named by the BLAKE3 hash of its bytes
+//!     objects/new/                 artifacts that are being written, and have no name yet
 //!     packs/ab/<hex>.pack          one committed batch of cells, never changed afterwards (see `pack.rs`)
 //!     stages/ab/<hex>.json         a stage record, named by its stage key (see `record.rs`)
 //!     weights/ab/<hex>.json        the known hash of a weight file, named by the hash of its path
@@ -52,11 +53,15 @@ pub use atomic::write_atomically;
 pub use cells::CellStore;
 pub use error::CacheError;
 pub use files::{FileKind, Leftovers, PackContent, StoredFile};
+pub use index::{CellSet, Place};
 pub use key::{InvalidKey, Key};
-pub use lease::{Lease, LiveRun};
-pub use weights::WeightHashes;
+pub use lease::{Lease, LiveRun, Wanted};
+pub use object::{NewObject, Objects};
+pub use pack::Batch;
+pub use weights::{KnownWeights, WeightHashes};
 
 use layout::Layout;
+use lease::Purpose;
 
 /// The version of the layout drawn in the module documentation, as the file `VERSION` states it.
 pub const LAYOUT_VERSION: u32 = 1;
@@ -100,12 +105,38 @@ impl Cache {
         object::put(&self.layout, bytes)
     }
 
+    /// An artifact to be written piece by piece.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the cache cannot be written.
+    pub fn new_object(&self) -> Result<NewObject, CacheError> {
+        NewObject::create(&self.layout)
+    }
+
+    /// The artifacts, for whoever reads one when the cache is out of reach.
+    pub fn objects(&self) -> Objects {
+        Objects(self.layout.clone())
+    }
+
     /// The bytes of the artifact `key`, checked against it; `None` if it is absent or was damaged.
     ///
     /// # Errors
     /// [`CacheError::Io`] if the file exists and cannot be read.
     pub fn object(&self, key: &Key) -> Result<Option<Vec<u8>>, CacheError> {
         object::get(&self.layout, key)
+    }
+
+    /// Whether the artifact `key` is there and whole; a damaged one is moved aside.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the file exists and cannot be read.
+    pub fn is_object_intact(&self, key: &Key) -> Result<bool, CacheError> {
+        object::is_intact(&self.layout, key)
+    }
+
+    /// Whether the folder holds a cache, of whatever version.
+    pub fn is_in(folder: &Path) -> bool {
+        folder.join("VERSION").is_file() || folder.join(format!("v{LAYOUT_VERSION}")).is_dir()
     }
 
     /// Whether a file stands where the artifact `key` belongs. Its content is not looked at.
@@ -155,18 +186,30 @@ impl Cache {
 
     /// Takes a lease for the run in the folder `run` until it is dropped, by which other runs know what it computes.
     pub fn lease(&self, run: &Path) -> Lease {
-        Lease::start(
-            &self.layout,
-            std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf()),
-        )
+        let run = std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf());
+        Lease::start(&self.layout, run, Purpose::Run)
     }
 
-    /// The runs that are alive on this cache, on this machine or another. Takes up to 10 s where one is on another machine.
+    /// Takes a lease to delete from the cache, until it is dropped: runs that start meanwhile wait for its end.
+    ///
+    /// # Errors
+    /// Which runs are alive; nothing may be deleted then. [`CacheError::Io`] if the leases cannot be read.
+    pub fn lease_to_collect(&self) -> Result<Result<Lease, Vec<LiveRun>>, CacheError> {
+        let lease = Lease::start(&self.layout, PathBuf::new(), Purpose::Collection);
+        // The lease is taken first and looked at after, and a run does the same: one of the two sees the other.
+        let live = lease::live_runs(&self.layout, Some(&lease))?;
+        Ok(match live.is_empty() {
+            true => Ok(lease),
+            false => Err(live),
+        })
+    }
+
+    /// The runs that are alive on the cache, on this machine or another. Takes up to 10 s where one is on another machine.
     ///
     /// # Errors
     /// [`CacheError::Io`] if the leases cannot be read.
     pub fn live_runs(&self) -> Result<Vec<LiveRun>, CacheError> {
-        lease::live_runs(&self.layout)
+        lease::live_runs(&self.layout, None)
     }
 
     /// The shortcut past re-hashing weight files.
@@ -187,10 +230,30 @@ fn check_version(folder: &Path) -> Result<(), CacheError> {
             Err(CacheError::Version { path, found })
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
+            check_vanished_version(folder, &path)?;
             write_atomically(&path, format!("{LAYOUT_VERSION}\n").as_bytes())
         }
         Err(error) => Err(CacheError::io("read", &path, error)),
     }
+}
+
+/// A folder without `VERSION` is a new cache, or one that has lost it: then its folders tell whose it is.
+fn check_vanished_version(folder: &Path, path: &Path) -> Result<(), CacheError> {
+    let versions = index::list(folder)?.into_iter().filter_map(|entry| {
+        let version = entry.file_name()?.to_str()?.strip_prefix('v')?.parse().ok();
+        version.filter(|_: &u32| entry.is_dir())
+    });
+    let versions: Vec<u32> = versions.collect();
+    if let Some(other) = versions.iter().find(|version| **version != LAYOUT_VERSION) {
+        return Err(CacheError::Version {
+            path: folder.join(format!("v{other}")),
+            found: other.to_string(),
+        });
+    }
+    if !versions.is_empty() {
+        tracing::warn!("`{}` has vanished; it is written again", path.display());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -220,6 +283,25 @@ mod tests {
         assert!(message.contains("`one`"), "{message}");
         assert!(!message.contains("newer"), "{message}");
         assert!(message_for_version("").contains("``"));
+    }
+
+    #[test]
+    fn a_vanished_version_is_read_off_the_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = Cache::open(folder.path())
+            .unwrap()
+            .put_object(b"x")
+            .unwrap();
+        std::fs::remove_file(folder.path().join("VERSION")).unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        assert_eq!(cache.object(&key).unwrap().unwrap(), b"x");
+        assert!(folder.path().join("VERSION").exists());
+        // A newer program's cache that has lost its file stays its own.
+        std::fs::remove_file(folder.path().join("VERSION")).unwrap();
+        std::fs::create_dir(folder.path().join("v2")).unwrap();
+        let message = Cache::open(folder.path()).err().unwrap().to_string();
+        assert!(message.contains("newer"), "{message}");
+        assert!(!folder.path().join("VERSION").exists());
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! Artifacts: files named by the hash of their bytes.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
-use super::atomic::{Durability, replace_file, write_atomically};
+use tempfile::NamedTempFile;
+
+use super::atomic::{Durability, persist, replace_file, temporary_in, write_atomically};
+use super::index::{is_gone, is_of_one_file, pass_over};
 use super::layout::Layout;
 use super::{CacheError, Key};
 
@@ -28,8 +31,14 @@ pub(super) fn get(layout: &Layout, key: &Key) -> Result<Option<Vec<u8>>, CacheEr
         return Ok(None);
     };
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)
-        .map_err(|error| CacheError::io("read", &path, error))?;
+    match file.read_to_end(&mut bytes) {
+        Ok(_) => {}
+        Err(error) if is_of_one_file(&error) => {
+            pass_over(&path, &error);
+            return Ok(None);
+        }
+        Err(error) => return Err(CacheError::io("read", &path, error)),
+    }
     if Key::of(&bytes) == *key {
         return Ok(Some(bytes));
     }
@@ -63,35 +72,151 @@ pub(super) fn copy_to(layout: &Layout, key: &Key, target: &Path) -> Result<bool,
     Ok(copied)
 }
 
+/// The artifacts of a cache.
+#[derive(Clone)]
+pub struct Objects(pub(super) Layout);
+
+impl Objects {
+    /// As [`Cache::object`](super::Cache::object).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, CacheError> {
+        get(&self.0, key)
+    }
+}
+
+/// An artifact that is being written. It takes its place in the cache by [`finish`](NewObject::finish); dropped before that it leaves nothing.
+pub struct NewObject {
+    layout: Layout,
+    file: BufWriter<NamedTempFile>,
+    hasher: blake3::Hasher,
+    failure: Option<io::Error>,
+}
+
+impl NewObject {
+    pub(super) fn create(layout: &Layout) -> Result<Self, CacheError> {
+        let folder = layout.new_objects();
+        Ok(NewObject {
+            layout: layout.clone(),
+            file: BufWriter::with_capacity(CHUNK_BYTES, temporary_in(&folder, Durability::OnDisk)?),
+            hasher: blake3::Hasher::new(),
+            failure: None,
+        })
+    }
+
+    /// Why writing failed, where it did.
+    pub fn failure(self) -> Option<CacheError> {
+        let folder = self.layout.new_objects();
+        self.failure
+            .map(|error| CacheError::io("write a file in", &folder, error))
+    }
+
+    /// Puts the artifact in its place and returns its key. An intact copy that is already there is kept; a damaged one is moved aside and
+    /// replaced.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the cache cannot be read or written.
+    pub fn finish(self) -> Result<Key, CacheError> {
+        let key = Key::from(self.hasher.finalize());
+        let path = self.layout.object(&key);
+        if is_intact(&self.layout, &key)? {
+            return Ok(key);
+        }
+        let file = self.file.into_inner();
+        let file = file.map_err(|error| CacheError::io("write", &path, error.into_error()))?;
+        persist(file, &path, Durability::OnDisk)?;
+        Ok(key)
+    }
+}
+
+impl Write for NewObject {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes);
+        if let Ok(length) = &written {
+            self.hasher.update(&bytes[..*length]);
+        }
+        self.noted(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.file.flush();
+        self.noted(flushed)
+    }
+}
+
+impl NewObject {
+    /// Keeps an error: whoever writes may pass it on without its kind.
+    fn noted<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|error| {
+            let kept = match error.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::from(error.kind()),
+            };
+            self.failure = Some(kept);
+            error
+        })
+    }
+}
+
 /// Whether the object is there and whole; a damaged one is moved aside.
-fn is_intact(layout: &Layout, key: &Key) -> Result<bool, CacheError> {
+pub(super) fn is_intact(layout: &Layout, key: &Key) -> Result<bool, CacheError> {
     let path = layout.object(key);
-    match fault(&path, key)? {
-        Some(reason) => {
-            layout.set_aside(&path, reason);
+    match state(&path, key)? {
+        State::Sound => Ok(true),
+        State::Absent => Ok(false),
+        State::Damaged => {
+            layout.set_aside(&path, WRONG_CONTENT);
             Ok(false)
         }
-        None => Ok(path.is_file()),
+        // Whoever can write it anew may: the same name is the same content.
+        State::Unreadable(error) => {
+            pass_over(&path, &error);
+            Ok(false)
+        }
     }
 }
 
 /// What is wrong with the object in a file; none for a sound one, or where there is no file.
 pub(super) fn fault(path: &Path, key: &Key) -> Result<Option<&'static str>, CacheError> {
-    let Some(file) = open_if_there(path)? else {
-        return Ok(None);
-    };
-    let mut hasher = blake3::Hasher::new();
-    hasher
-        .update_reader(file)
-        .map_err(|error| CacheError::io("read", path, error))?;
-    let intact = Key::from(hasher.finalize()) == *key;
-    Ok((!intact).then_some(WRONG_CONTENT))
+    match state(path, key)? {
+        State::Sound | State::Absent => Ok(None),
+        State::Damaged => Ok(Some(WRONG_CONTENT)),
+        State::Unreadable(error) => Err(CacheError::io("read", path, error)),
+    }
+}
+
+/// What a file in an object's place is.
+enum State {
+    Sound,
+    Absent,
+    Damaged,
+    Unreadable(io::Error),
+}
+
+fn state(path: &Path, key: &Key) -> Result<State, CacheError> {
+    let hash = File::open(path).and_then(|file| {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(file)?;
+        Ok(Key::from(hasher.finalize()))
+    });
+    match hash {
+        Ok(hash) if hash == *key => Ok(State::Sound),
+        Ok(_) => Ok(State::Damaged),
+        Err(error) if is_gone(&error) => Ok(State::Absent),
+        Err(error) if is_of_one_file(&error) => Ok(State::Unreadable(error)),
+        Err(error) => Err(CacheError::io("read", path, error)),
+    }
 }
 
 fn open_if_there(path: &Path) -> Result<Option<File>, CacheError> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) if is_of_one_file(&error) => {
+            pass_over(path, &error);
+            Ok(None)
+        }
         Err(error) => Err(CacheError::io("read", path, error)),
     }
 }
@@ -121,6 +246,22 @@ mod tests {
             assert!(copy_to(&layout, &key, &copy).unwrap());
             assert_eq!(std::fs::read(copy).unwrap(), bytes);
         }
+    }
+
+    #[test]
+    fn what_is_written_in_pieces_is_the_same_object() {
+        let (folder, layout, key) = stored(b"in pieces");
+        std::fs::remove_file(layout.object(&key)).unwrap();
+        for _ in 0..2 {
+            let mut object = NewObject::create(&layout).unwrap();
+            object.write_all(b"in ").unwrap();
+            object.write_all(b"pieces").unwrap();
+            assert_eq!(object.finish().unwrap(), key);
+            assert_eq!(get(&layout, &key).unwrap().unwrap(), b"in pieces");
+        }
+        drop(NewObject::create(&layout).unwrap());
+        let new = std::fs::read_dir(folder.path().join("v1/objects/new"));
+        assert_eq!(new.unwrap().count(), 0);
     }
 
     #[test]

@@ -14,16 +14,17 @@
 //! ```
 //!
 //! Values lie back to back, so lengths give the offsets and there is no extent that could overlap or point
-//! elsewhere. Indexing reads and checks the header only; the values are checked against the file's name when
-//! the first of them is read. Every number is checked against the file's length before it is used.
+//! elsewhere. Indexing reads and checks the header only; the whole is checked against the file's name when the first
+//! value is read, and a short hash of each value is kept, by which every value that is read later is checked: the
+//! disk may lose a bit between the two. Every number is checked against the file's length before it is used.
 //!
 //! Files are read at positions, not mapped: a mapped file that another machine truncates kills its reader.
 
 use std::fs::File;
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Key;
 
@@ -33,15 +34,80 @@ const PRELUDE_BYTES: usize = 40;
 const ENTRY_BYTES: usize = 40;
 const KEY_BYTES: usize = 32;
 const HASH_BYTES: usize = 32;
+/// Bytes read at a time while a file is checked.
+const CHUNK_BYTES: usize = 1 << 20;
 
-/// A cell as it is committed: its key, and its value's bytes.
-type Cell = (Key, Vec<u8>);
+/// Cells to be committed together: their keys, and the bytes of their values back to back.
+#[derive(Default)]
+pub struct Batch {
+    entries: Vec<(Key, usize)>,
+    values: Vec<u8>,
+}
 
-/// Where a cell's value stands in its pack, in bytes from the start of the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extent {
-    offset: u64,
-    length: u64,
+impl Batch {
+    /// Adds a cell.
+    pub fn push(&mut self, key: Key, value: &[u8]) {
+        self.entries.push((key, value.len()));
+        self.values.extend_from_slice(value);
+    }
+
+    /// Number of cells.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no cell.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes of all values.
+    pub fn value_bytes(&self) -> usize {
+        self.values.len()
+    }
+
+    /// The cells' keys, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.entries.iter().map(|(key, _)| key)
+    }
+
+    /// Takes all cells out; what was allocated stays.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.values.clear();
+    }
+}
+
+/// Where the values of a pack's cells stand, in bytes from the start of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Places {
+    /// All of one length, as scores are: nothing is kept for each cell.
+    Even { start: u64, length: u64 },
+    /// Where the first starts, and where each ends.
+    Ends { start: u64, ends: Vec<u64> },
+}
+
+impl Places {
+    /// Where the first value starts: the length of the header.
+    fn start(&self) -> u64 {
+        match self {
+            Places::Even { start, .. } | Places::Ends { start, .. } => *start,
+        }
+    }
+
+    /// Offset and length of the value of that number; none for a number beyond the last, which the index never asks for.
+    fn of(&self, cell: usize) -> Option<(u64, u64)> {
+        match self {
+            Places::Even { start, length } => Some((start + length * cell as u64, *length)),
+            Places::Ends { start, ends } => {
+                let from = match cell.checked_sub(1) {
+                    None => *start,
+                    Some(before) => *ends.get(before)?,
+                };
+                Some((from, ends.get(cell)? - from))
+            }
+        }
+    }
 }
 
 /// Why a pack, or a value in it, could not be read.
@@ -63,19 +129,18 @@ impl From<io::Error> for Fault {
 }
 
 /// The pack's header, with its hash: everything that precedes the values.
-pub(super) fn header(cells: &[Cell], provenance: &[u8]) -> Vec<u8> {
-    let value_bytes: usize = cells.iter().map(|(_, value)| value.len()).sum();
-    let capacity = PRELUDE_BYTES + provenance.len() + ENTRY_BYTES * cells.len() + HASH_BYTES;
+pub(super) fn header(batch: &Batch, provenance: &[u8]) -> Vec<u8> {
+    let capacity = PRELUDE_BYTES + provenance.len() + ENTRY_BYTES * batch.len() + HASH_BYTES;
     let mut header = Vec::with_capacity(capacity);
     header.extend_from_slice(MAGIC);
     header.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-    for count in [provenance.len(), cells.len(), value_bytes] {
+    for count in [provenance.len(), batch.len(), batch.value_bytes()] {
         header.extend_from_slice(&(count as u64).to_le_bytes());
     }
     header.extend_from_slice(provenance);
-    for (key, value) in cells {
+    for (key, length) in &batch.entries {
         header.extend_from_slice(key.as_bytes());
-        header.extend_from_slice(&(value.len() as u64).to_le_bytes());
+        header.extend_from_slice(&(*length as u64).to_le_bytes());
     }
     let hash = blake3::hash(&header);
     header.extend_from_slice(hash.as_bytes());
@@ -83,23 +148,16 @@ pub(super) fn header(cells: &[Cell], provenance: &[u8]) -> Vec<u8> {
 }
 
 /// The name of the pack with this header and these values.
-pub(super) fn name(header: &[u8], cells: &[Cell]) -> Key {
+pub(super) fn name(header: &[u8], batch: &Batch) -> Key {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(header);
-    for (_, value) in cells {
-        hasher.update(value);
-    }
+    hasher.update(header).update(&batch.values);
     hasher.finalize().into()
 }
 
 /// Writes the pack with this header and these values.
-pub(super) fn write(file: &mut File, header: &[u8], cells: &[Cell]) -> io::Result<()> {
-    let mut writer = BufWriter::with_capacity(1 << 20, file);
-    writer.write_all(header)?;
-    for (_, value) in cells {
-        writer.write_all(value)?;
-    }
-    writer.flush()
+pub(super) fn write(file: &mut File, header: &[u8], batch: &Batch) -> io::Result<()> {
+    file.write_all(header)?;
+    file.write_all(&batch.values)
 }
 
 /// A pack's header, read back and checked.
@@ -108,8 +166,22 @@ pub(super) struct Header {
     hash: blake3::Hash,
     /// JSON.
     pub(super) provenance: Vec<u8>,
-    /// Every cell, in the order of the file.
-    pub(super) extents: Vec<(Key, Extent)>,
+    /// As they stand in the file.
+    entries: Vec<u8>,
+    places: Places,
+}
+
+impl Header {
+    /// Number of cells.
+    pub(super) fn cells(&self) -> usize {
+        self.entries.len() / ENTRY_BYTES
+    }
+
+    /// The cells' keys, in the order of the file.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        let entries = self.entries.as_chunks::<ENTRY_BYTES>().0.iter();
+        entries.filter_map(|entry| Some(Key::from(*entry.first_chunk::<KEY_BYTES>()?)))
+    }
 }
 
 /// Reads and checks a pack's header.
@@ -148,26 +220,41 @@ pub(super) fn read_header(file: &File) -> Result<Header, Fault> {
     let entries = usize::try_from(entries_start).map_err(|_| DISAGREES)?;
     let (before, entries) = header.split_at_checked(entries).ok_or(DISAGREES)?;
     let provenance = before.get(PRELUDE_BYTES..).ok_or(DISAGREES)?.to_vec();
-    let extents = lay_out(entries, values_start, file_bytes).ok_or(DISAGREES)?;
+    let places = lay_out(entries, values_start, file_bytes).ok_or(DISAGREES)?;
     Ok(Header {
         hash,
         provenance,
-        extents,
+        entries: entries.to_vec(),
+        places,
     })
 }
 
-/// Turns a header's entries into extents, which must fill the file from `values_start` to `file_bytes`.
-fn lay_out(entries: &[u8], values_start: u64, file_bytes: u64) -> Option<Vec<(Key, Extent)>> {
-    let mut extents = Vec::with_capacity(entries.len() / ENTRY_BYTES);
-    let mut offset = values_start;
-    for entry in entries.chunks_exact(ENTRY_BYTES) {
-        let (key, length) = entry.split_at_checked(KEY_BYTES)?;
-        let key = Key::from(<[u8; KEY_BYTES]>::try_from(key).ok()?);
-        let length = integer(length)?;
-        extents.push((key, Extent { offset, length }));
-        offset = offset.checked_add(length)?;
+/// Where a header's entries put the values, which must fill the file from `values_start` to `file_bytes`.
+fn lay_out(entries: &[u8], values_start: u64, file_bytes: u64) -> Option<Places> {
+    let lengths = || {
+        let entries = entries.chunks_exact(ENTRY_BYTES);
+        entries.filter_map(|entry| integer(entry.get(KEY_BYTES..)?))
+    };
+    let end = lengths().try_fold(values_start, u64::checked_add);
+    if end != Some(file_bytes) {
+        return None;
     }
-    (offset == file_bytes).then_some(extents)
+    let first = lengths().next().unwrap_or(0);
+    if lengths().all(|length| length == first) {
+        return Some(Places::Even {
+            start: values_start,
+            length: first,
+        });
+    }
+    let mut end = values_start;
+    let ends = lengths().map(|length| {
+        end += length;
+        end
+    });
+    Some(Places::Ends {
+        start: values_start,
+        ends: ends.collect(),
+    })
 }
 
 fn integer(bytes: &[u8]) -> Option<u64> {
@@ -177,50 +264,105 @@ fn integer(bytes: &[u8]) -> Option<u64> {
 /// A pack that has been indexed.
 pub(super) struct Pack {
     pub(super) name: Key,
-    pub(super) path: PathBuf,
     /// The hash of the header that was indexed.
     header_hash: blake3::Hash,
-    /// Whether the whole file has been found to match its name.
-    verified: Mutex<bool>,
+    places: Places,
+    cells: usize,
+    /// A short hash of each value, once the whole file has been found to match its name: what is read later is checked against it.
+    sums: Mutex<Option<Arc<[u64]>>>,
 }
 
 impl Pack {
-    pub(super) fn new(name: Key, path: PathBuf, header: &Header) -> Self {
+    pub(super) fn new(name: Key, header: Header) -> Self {
         Self {
             name,
-            path,
             header_hash: header.hash,
-            verified: Mutex::new(false),
+            cells: header.cells(),
+            places: header.places,
+            sums: Mutex::new(None),
         }
     }
 
-    /// Opens the file, and checks it whole if that has not been done. Concurrent callers wait for one check.
-    pub(super) fn open(&self) -> Result<File, Fault> {
-        let file = File::open(&self.path)?;
-        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*verified {
-            let mut hasher = blake3::Hasher::new();
-            hasher.update_reader(&file)?;
-            if Key::from(hasher.finalize()) != self.name {
-                return Err(Fault::Damaged("its content does not match its name"));
-            }
-            // A wrong file may have been indexed under this name, and another process have mended it since:
-            // then the extents that were indexed are those of a file that is gone.
-            if read_header(&file)?.hash != self.header_hash {
-                return Err(Fault::Io(ErrorKind::NotFound.into()));
-            }
-            *verified = true;
+    /// Opens the file at `path`, and checks it whole if that has not been done. Concurrent callers wait for one check.
+    pub(super) fn open(&self, path: &Path) -> Result<File, Fault> {
+        let file = File::open(path)?;
+        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        if sums.is_none() {
+            *sums = Some(self.check(&file)?.into());
         }
         Ok(file)
     }
+
+    /// Reads the value of the cell of that number from the pack's open `file`, as it was when the whole was checked.
+    pub(super) fn value(&self, file: &File, cell: usize) -> Result<Vec<u8>, Fault> {
+        const BEYOND: Fault = Fault::Damaged("a value lies beyond its end");
+        let (offset, length) = self.places.of(cell).ok_or(BEYOND)?;
+        let mut value = vec![0; usize::try_from(length).map_err(|_| BEYOND)?];
+        file.read_exact_at(&mut value, offset)?;
+        let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = sums.as_ref().and_then(|sums| sums.get(cell));
+        match sum {
+            Some(sum) if *sum == short_hash(&value) => Ok(value),
+            _ => Err(Fault::Damaged(
+                "its content has changed since it was checked",
+            )),
+        }
+    }
+
+    /// Reads the file whole. It must match the pack's name and be the one that was indexed. Returns a short hash of each value.
+    fn check(&self, file: &File) -> Result<Vec<u64>, Fault> {
+        const WRONG: Fault = Fault::Damaged("its content does not match its name");
+        let mut reader = BufReader::with_capacity(CHUNK_BYTES, At { file, position: 0 });
+        let mut header = vec![0; usize::try_from(self.places.start()).map_err(|_| WRONG)?];
+        reader.read_exact(&mut header)?;
+        let own = header.split_last_chunk::<HASH_BYTES>();
+        if own.is_none_or(|(header, _)| blake3::hash(header) != self.header_hash) {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_reader(At { file, position: 0 })?;
+            // A wrong file may have been indexed under this name, and another process have mended it since:
+            // then the places that were indexed are those of a file that is gone.
+            return Err(match Key::from(hasher.finalize()) == self.name {
+                true => Fault::Io(ErrorKind::NotFound.into()),
+                false => WRONG,
+            });
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&header);
+        let mut sums = Vec::with_capacity(self.cells);
+        let mut value = Vec::new();
+        for cell in 0..self.cells {
+            let (_, length) = self.places.of(cell).ok_or(WRONG)?;
+            value.resize(usize::try_from(length).map_err(|_| WRONG)?, 0);
+            reader.read_exact(&mut value)?;
+            hasher.update(&value);
+            sums.push(short_hash(&value));
+        }
+        let is_longer = reader.read(&mut [0])? > 0;
+        match is_longer || Key::from(hasher.finalize()) != self.name {
+            true => Err(WRONG),
+            false => Ok(sums),
+        }
+    }
 }
 
-/// Reads the value at `extent` of an indexed pack's `file`.
-pub(super) fn read_value(file: &File, extent: Extent) -> Result<Vec<u8>, Fault> {
-    let too_long = |_| Fault::Damaged("a value is longer than memory");
-    let mut value = vec![0; usize::try_from(extent.length).map_err(too_long)?];
-    file.read_exact_at(&mut value, extent.offset)?;
-    Ok(value)
+/// The first bytes of a value's hash: enough to see that it has changed.
+fn short_hash(value: &[u8]) -> u64 {
+    let hash = blake3::hash(value);
+    integer(&hash.as_bytes()[..8]).unwrap_or(0)
+}
+
+/// Reads a file from a position on, whatever others do with the same open file.
+struct At<'a> {
+    file: &'a File,
+    position: u64,
+}
+
+impl Read for At<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read_at(buffer, self.position)?;
+        self.position += length as u64;
+        Ok(length)
+    }
 }
 
 #[cfg(test)]
@@ -229,13 +371,19 @@ mod tests {
 
     use super::*;
 
+    type Cell = (Key, Vec<u8>);
+
     fn bytes_of(cells: &[Cell], provenance: &[u8]) -> Vec<u8> {
         let mut file = tempfile::tempfile().unwrap();
-        let header = header(cells, provenance);
-        write(&mut file, &header, cells).unwrap();
+        let mut batch = Batch::default();
+        cells
+            .iter()
+            .for_each(|(key, value)| batch.push(*key, value));
+        let header = header(&batch, provenance);
+        write(&mut file, &header, &batch).unwrap();
         let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
         file.read_exact_at(&mut bytes, 0).unwrap();
-        assert_eq!(Key::of(&bytes), name(&header, cells));
+        assert_eq!(Key::of(&bytes), name(&header, &batch));
         bytes
     }
 
@@ -265,12 +413,15 @@ mod tests {
             cells in arbitrary_cells(),
             provenance in prop::collection::vec(any::<u8>(), 0..50),
         ) {
-            let file = file_of(&bytes_of(&cells, &provenance));
-            let extents = read_header(&file).unwrap().extents;
-            prop_assert_eq!(extents.len(), cells.len());
-            for ((key, extent), (cell_key, value)) in extents.into_iter().zip(&cells) {
-                prop_assert_eq!(key, *cell_key);
-                prop_assert_eq!(&read_value(&file, extent).unwrap(), value);
+            let bytes = bytes_of(&cells, &provenance);
+            let file = file_of(&bytes);
+            let header = read_header(&file).unwrap();
+            prop_assert_eq!(header.cells(), cells.len());
+            prop_assert!(header.keys().eq(cells.iter().map(|(key, _)| *key)));
+            let pack = Pack::new(Key::of(&bytes), header);
+            *pack.sums.lock().unwrap() = Some(pack.check(&file).unwrap().into());
+            for (number, (_, value)) in cells.iter().enumerate() {
+                prop_assert_eq!(&pack.value(&file, number).unwrap(), value);
             }
         }
 
@@ -291,9 +442,11 @@ mod tests {
                 let values_start = bytes.len() - 150;
                 bytes[16 + 8 * position..][..8].copy_from_slice(&number.to_le_bytes());
                 reseal(&mut bytes, values_start);
-                let header = read_header(&file_of(&bytes));
-                for (_, extent) in header.map(|header| header.extents).unwrap_or_default() {
-                    prop_assert!(extent.offset + extent.length <= bytes.len() as u64);
+                if let Ok(header) = read_header(&file_of(&bytes)) {
+                    let places = (0..header.cells()).filter_map(|cell| header.places.of(cell));
+                    for (offset, length) in places {
+                        prop_assert!(offset + length <= bytes.len() as u64);
+                    }
                 }
             }
         }

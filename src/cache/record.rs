@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::atomic::write_atomically;
+use super::index::{is_gone, is_of_one_file, pass_over};
 use super::layout::Layout;
 use super::{CacheError, Key};
 
@@ -45,7 +46,11 @@ pub(super) fn get<T: DeserializeOwned>(
 ) -> Result<Option<T>, CacheError> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) if is_of_one_file(&error) => {
+            pass_over(path, &error);
+            return Ok(None);
+        }
         Err(error) => return Err(CacheError::io("read", path, error)),
     };
     let Some(record) = verified_record(&text, key) else {

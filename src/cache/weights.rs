@@ -3,20 +3,36 @@
 //! This is the one place where a file's size, modification time and inode are taken for its content. A
 //! check of everything must not use it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;
-use super::{CacheError, Key, record};
+use super::{CacheError, FileKind, Key, StoredFile, record};
 
 /// Remembers the BLAKE3 hash of a weight file for as long as the file looks unchanged.
 pub struct WeightHashes {
     layout: Layout,
 }
 
+/// A weight file whose hash is known, as it looked when it was hashed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownWeights {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its size.
+    pub size_bytes: u64,
+    /// When it was last changed, in nanoseconds since 1970.
+    pub mtime_ns: i128,
+    /// Its inode.
+    pub inode: u64,
+    /// The hash of its content.
+    pub hash: blake3::Hash,
+}
+
 #[derive(Serialize, Deserialize)]
 struct KnownHash {
+    path: PathBuf,
     size_bytes: u64,
     mtime_ns: i128,
     inode: u64,
@@ -50,6 +66,19 @@ impl WeightHashes {
         same.then(|| blake3::Hash::from_bytes(*known.blake3.as_bytes()))
     }
 
+    /// What a file of kind [`WeightHash`](super::FileKind::WeightHash) remembers; none if it is damaged or gone.
+    pub fn known(&self, file: &StoredFile) -> Option<KnownWeights> {
+        let text = (file.kind == FileKind::WeightHash).then(|| std::fs::read(&file.path));
+        let known: KnownHash = record::decode(&text?.ok()?, &file.name)?;
+        Some(KnownWeights {
+            path: known.path,
+            size_bytes: known.size_bytes,
+            mtime_ns: known.mtime_ns,
+            inode: known.inode,
+            hash: blake3::Hash::from_bytes(*known.blake3.as_bytes()),
+        })
+    }
+
     /// Stores `hash` for `path`, replacing what was stored for it. Size, time and inode must have been
     /// taken *before* the file was hashed and found the same afterwards, or a change in between is missed.
     ///
@@ -65,6 +94,7 @@ impl WeightHashes {
     ) -> Result<(), CacheError> {
         let key = path_key(path);
         let known = KnownHash {
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()),
             size_bytes,
             mtime_ns,
             inode,

@@ -8,10 +8,9 @@ use clap::{Args, Subcommand};
 use indicatif::{DecimalBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use crate::cache::{Cache, CacheError};
+use crate::cache::{Cache, CacheError, LiveRun};
 use crate::run::{self, Criteria, Usage};
 
-use super::logging::Log;
 use super::sizes::{age, bytes};
 use super::tables::grid;
 use super::{Exit, Failure, Format, print, shown};
@@ -75,7 +74,7 @@ pub(super) fn cache(arguments: &CacheArguments) -> Result<(), Failure> {
 impl Place {
     /// The cache, which must be there: a slip in its name is not to make an empty one.
     fn open(&self) -> Result<Cache, Failure> {
-        if !self.cache.join("VERSION").is_file() {
+        if !Cache::is_in(&self.cache) {
             return Err(Failure::Usage(format!(
                 "there is no cache in `{}`; name its folder with `--cache`",
                 self.cache.display()
@@ -83,6 +82,17 @@ impl Place {
         }
         Cache::open(&self.cache).map_err(failed)
     }
+}
+
+fn busy(live: Vec<LiveRun>) -> Failure {
+    let runs: Vec<String> = live.iter().map(|run| shown(&run.run)).collect();
+    Failure::Other(
+        Exit::Busy,
+        format!(
+            "nothing was deleted, because a run is alive on the cache: `{}`; wait for it, or stop it",
+            runs.join("`, `")
+        ),
+    )
 }
 
 fn failed(error: CacheError) -> Failure {
@@ -94,8 +104,6 @@ fn size(bytes: u64) -> String {
 }
 
 fn verify(place: &Place) -> Result<(), Failure> {
-    // What is moved aside is warned of where that happens.
-    let _log = Log::start();
     let cache = place.open()?;
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     if !std::io::stderr().is_terminal() {
@@ -188,17 +196,17 @@ fn as_text(usage: &Usage) -> String {
 fn gc(arguments: &GcArguments) -> Result<(), Failure> {
     let place = &arguments.place;
     let cache = place.open()?;
-    let live = cache.live_runs().map_err(failed)?;
-    if !arguments.dry_run && !live.is_empty() {
-        let runs: Vec<String> = live.iter().map(|run| shown(&run.run)).collect();
-        return Err(Failure::Other(
-            Exit::Busy,
-            format!(
-                "nothing was deleted, because a run is alive on the cache: `{}`; wait for it, or stop it",
-                runs.join("`, `")
-            ),
-        ));
+    if arguments.unreferenced && !place.runs.is_dir() {
+        return Err(Failure::Usage(format!(
+            "there is no folder of runs `{}`, and so nothing that refers to the cache; name it with `--runs`",
+            place.runs.display()
+        )));
     }
+    // Held until all is deleted.
+    let _lease = match arguments.dry_run {
+        true => None,
+        false => Some(cache.lease_to_collect().map_err(failed)?.map_err(busy)?),
+    };
     let criteria = Criteria {
         older_than: arguments.older_than,
         keep_bytes: arguments.keep_size.map(|bytes| bytes as u64),

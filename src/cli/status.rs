@@ -92,6 +92,7 @@ fn state(run: &RunSummary) -> String {
         RunState::Failed => "failed",
         RunState::Interrupted => "interrupted",
         RunState::Killed => "killed",
+        RunState::Unreadable => "unreadable",
     };
     match run.done_since {
         true => format!("{state}, done since"),

@@ -4,7 +4,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use polars::prelude::{AnyValue, DataFrame};
 
 use crate::run::RunReport;
-use crate::stages::Output;
+use crate::stages::Artifacts;
 
 /// Rows of text under a header, columns of numbers to the right.
 pub(super) fn grid(header: &[&str], rows: Vec<Vec<String>>) -> String {
@@ -41,7 +41,7 @@ pub(super) fn of_run(report: &RunReport) -> String {
             "summary" => {
                 let sweep = output
                     .table("")
-                    .map_or_else(|_| String::new(), |table| sweep(&stage.name, table));
+                    .map_or_else(|_| String::new(), |table| sweep(&stage.name, &table));
                 sweep
                     + &shown_table(&stage.name, output, "operating_points", OPERATING_POINTS)
                     + &shown_table(&stage.name, output, "learned_vs_random", LEARNED_VS_RANDOM)
@@ -145,7 +145,7 @@ fn sweep(stage: &str, table: &DataFrame) -> String {
 }
 
 /// The named columns of a table, those of them that it has.
-fn shown_table(stage: &str, output: &Output, name: &str, columns: &[&str]) -> String {
+fn shown_table(stage: &str, output: &Artifacts, name: &str, columns: &[&str]) -> String {
     let Ok(table) = output.table(name) else {
         return String::new();
     };

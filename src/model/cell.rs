@@ -143,6 +143,25 @@ pub struct Cell {
     pub readout: Readout,
 }
 
+/// Cells by number, made when they are asked for: a sweep has more of them than should lie in memory at once.
+pub trait Cells: Sync {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// The cell of a number below [`Cells::count`]; the same every time.
+    fn cell(&self, number: usize) -> Cell;
+}
+
+impl Cells for &[Cell] {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn cell(&self, number: usize) -> Cell {
+        self[number].clone()
+    }
+}
+
 impl Cell {
     /// Whether an edit puts another vector in the place of what is at the hook point.
     pub fn replaces(&self, hook: HookPoint) -> bool {

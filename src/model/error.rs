@@ -49,8 +49,13 @@ pub enum ModelError {
         /// What to do about it.
         advice: String,
     },
-    /// A cell asks for what its model does not have: a layer, a token, a context of that length.
-    Cell(String),
+    /// Cells have no value: no finite one, or none that their model could give. All others were computed.
+    Cells {
+        /// The first of them by prompt, layer and α, and what to do.
+        first: String,
+        /// How many there are besides.
+        more: usize,
+    },
     /// There is not enough memory; says for what.
     Memory(String),
     /// The device, the tensor library or an invariant of the evaluation failed.
@@ -130,7 +135,12 @@ impl fmt::Display for ModelError {
                 "out of memory: {problem}; close other programs, bound what prefilled prompts take with `--memory`, use fewer `--threads`, or \
                  a smaller dtype for the model"
             ),
-            Self::Cell(problem) | Self::Internal(problem) => f.write_str(problem),
+            Self::Cells { first, more: 0 } => f.write_str(first),
+            Self::Cells { first, more } => write!(
+                f,
+                "{first} ({more} more cells like this; all others are kept)"
+            ),
+            Self::Internal(problem) => f.write_str(problem),
         }
     }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
-use super::cell::{Cell, Tokens, Value};
+use super::cell::{Cell, Cells, Tokens, Value};
 use super::error::ModelError;
 use super::generate;
 use super::hooks::HookPoint;
@@ -27,7 +27,7 @@ use super::transformer::Transformer;
 
 use check::{check, described, is_finite, not_finite};
 use readout::{log_probabilities, score};
-use shape::{ReadoutShape, Shape, entry, shape};
+use shape::{Entry, ReadoutShape, Shape, entry, shape};
 
 pub(super) use readout::to_rows;
 pub(super) use tile::Tile;
@@ -46,7 +46,7 @@ pub enum Step {
         /// Of these.
         total: usize,
     },
-    /// Values that are final: (index of the cell, value). Cells without a finite value are left out.
+    /// Values that are final: (number of the cell, value). Cells without a finite value are left out.
     Values(Vec<(usize, Value)>),
 }
 
@@ -73,43 +73,39 @@ impl Evaluator {
     /// the work, which is then said in the result.
     ///
     /// # Errors
-    /// Before any work: an intervention that the model cannot make (layer, position or width out of range), a prompt longer than the
-    /// context. At once: libtorch running out of memory. When all else is done: values that are not finite.
+    /// At once: libtorch running out of memory. When all else is done: cells that ask for what the model cannot do (layer, position or
+    /// width out of range, a prompt longer than the context), and those whose values are not finite.
     pub fn evaluate(
         &mut self,
-        cells: &[Cell],
+        cells: &dyn Cells,
         on_step: &mut dyn FnMut(Step) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         let _no_grad = tch::no_grad_guard();
-        for cell in cells {
-            check(cell, self.transformer.config())?;
-        }
-        let mut by_prompt: Vec<(Arc<Tokens>, Vec<usize>)> = Vec::new();
+        let mut by_prompt: Vec<(Arc<Tokens>, Vec<u32>)> = Vec::new();
         let mut known: HashMap<PromptKey, usize> = HashMap::new();
-        for (index, cell) in cells.iter().enumerate() {
+        let mut failures = Failures::default();
+        for number in numbers(cells)? {
+            let cell = cells.cell(number as usize);
+            if let Err(problem) = check(&cell, self.transformer.config()) {
+                failures.add(number as usize, format!("{}: {problem}", described(&cell)));
+                continue;
+            }
             let slot = *known.entry(prompt_key(&cell.tokens)).or_insert_with(|| {
-                by_prompt.push((Arc::clone(&cell.tokens), Vec::new()));
+                by_prompt.push((cell.tokens, Vec::new()));
                 by_prompt.len() - 1
             });
-            by_prompt[slot].1.push(index);
+            by_prompt[slot].1.push(number);
         }
-        let mut failures = Failures::default();
         let mut rest = by_prompt.as_slice();
         while !rest.is_empty() {
             let prompts: Vec<Arc<Tokens>> = rest.iter().map(|(p, _)| Arc::clone(p)).collect();
-            let (now, later) = rest.split_at(self.store.fitting(&self.transformer, &prompts));
-            let mut indices: Vec<usize> = now.iter().flat_map(|(_, list)| list).copied().collect();
-            indices.sort_unstable();
-            if self
-                .evaluate_held(
-                    cells,
-                    &indices,
-                    &prompts[..now.len()],
-                    (&mut failures, on_step),
-                )?
-                .is_break()
-            {
-                return Ok(ControlFlow::Break(()));
+            let (now, later) = rest.split_at(self.store.together(&self.transformer, &prompts));
+            let mut numbers: Vec<u32> = now.iter().flat_map(|(_, list)| list).copied().collect();
+            numbers.sort_unstable();
+            let prompts = &prompts[..now.len()];
+            let flow = self.evaluate_held(cells, &numbers, prompts, (&mut failures, on_step))?;
+            if flow.is_break() {
+                return Ok(flow);
             }
             rest = later;
         }
@@ -120,47 +116,22 @@ impl Evaluator {
     /// The cells of prompts that fit in memory together.
     fn evaluate_held(
         &mut self,
-        cells: &[Cell],
-        indices: &[usize],
+        cells: &dyn Cells,
+        numbers: &[u32],
         prompts: &[Arc<Tokens>],
         (failures, on_step): (&mut Failures, OnStep<'_>),
     ) -> Result<ControlFlow<()>> {
         let mut prefilled = |done, total| on_step(Step::Prefilled { done, total });
-        if self
+        let flow = self
             .store
-            .ensure(&self.transformer, prompts, &mut prefilled)?
-            .is_break()
-        {
-            return Ok(ControlFlow::Break(()));
+            .ensure(&self.transformer, prompts, &mut prefilled)?;
+        if flow.is_break() {
+            return Ok(flow);
         }
-        let n_layers = self.transformer.config().n_layers;
-        let mut groups: Vec<(Shape, Vec<usize>)> = Vec::new();
-        let mut known: HashMap<Shape, usize> = HashMap::new();
-        for &index in indices {
-            let shape = shape(&cells[index], n_layers);
-            match known.get(&shape) {
-                Some(&slot) => groups[slot].1.push(index),
-                None => {
-                    known.insert(shape.clone(), groups.len());
-                    groups.push((shape, vec![index]));
-                }
-            }
-        }
-        let mut tiles: Vec<(&Shape, &[usize])> = Vec::new();
-        for (shape, members) in &mut groups {
-            // Stable: the order of asking stays, which within a block puts the rows of one variant side by side. Where the rows of a
-            // prompt attend together, they are brought together.
-            let grouped = shape.group() > 1;
-            members.sort_by_cached_key(|&i| {
-                let place = self.store.place(&cells[i].tokens);
-                let row = place.filter(|_| grouped).map(|place| place.row);
-                (
-                    entry(&cells[i], n_layers),
-                    place.map(|place| place.block),
-                    row,
-                )
-            });
-            tiles.extend(members.chunks(shape.rows()).map(|chunk| (&*shape, chunk)));
+        let groups = self.by_shape(cells, numbers);
+        let mut tiles: Vec<(&Shape, &[Member])> = Vec::new();
+        for (shape, members) in &groups {
+            tiles.extend(members.chunks(shape.rows()).map(|chunk| (shape, chunk)));
         }
         parallel::run(
             self.transformer.device(),
@@ -170,18 +141,62 @@ impl Evaluator {
         )
     }
 
+    /// Groups of cells of one shape, in the order in which they are computed. Their prompts are held.
+    fn by_shape(&self, cells: &dyn Cells, numbers: &[u32]) -> Vec<(Shape, Vec<Member>)> {
+        let n_layers = self.transformer.config().n_layers;
+        let mut groups: Vec<(Shape, Vec<Member>)> = Vec::new();
+        let mut known: HashMap<Shape, usize> = HashMap::new();
+        for &number in numbers {
+            let cell = cells.cell(number as usize);
+            let shape = shape(&cell, n_layers);
+            let slot = match known.get(&shape) {
+                Some(&slot) => slot,
+                None => {
+                    known.insert(shape.clone(), groups.len());
+                    groups.push((shape, Vec::new()));
+                    groups.len() - 1
+                }
+            };
+            let (shape, members) = &mut groups[slot];
+            members.push(self.member(&cell, number, shape));
+        }
+        for (_, members) in &mut groups {
+            // The order of asking comes last, which within a block puts the rows of one variant side by side.
+            members.sort_unstable();
+        }
+        groups
+    }
+
+    fn member(&self, cell: &Cell, number: u32, shape: &Shape) -> Member {
+        let place = self.store.place(&cell.tokens);
+        // Where the rows of a prompt attend together, they are brought together.
+        let row = place.filter(|_| shape.group() > 1).map(|place| place.row);
+        let short = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        Member {
+            entry: entry(cell, self.transformer.config().n_layers),
+            block: place.map_or(0, |place| short(place.block)),
+            row: row.map_or(0, short),
+            number,
+        }
+    }
+
     fn evaluate_tile(
         &self,
-        cells: &[Cell],
+        cells: &dyn Cells,
         shape: &Shape,
-        chunk: &[usize],
-    ) -> Result<Vec<(usize, Result<Value>)>> {
-        let rows: Vec<&Cell> = chunk.iter().map(|&i| &cells[i]).collect();
-        let values = self.tile_values(&rows, shape);
-        let values = values.map_err(|error| error.in_cells(&described(rows[0]), rows.len()))?;
-        let outcomes = chunk.iter().zip(values).map(|(&index, value)| {
+        chunk: &[Member],
+    ) -> Result<Vec<(usize, Outcome)>> {
+        let rows: Vec<Cell> = chunk
+            .iter()
+            .map(|m| cells.cell(m.number as usize))
+            .collect();
+        let values = self.tile_values(&rows.iter().collect::<Vec<_>>(), shape);
+        let values = values.map_err(|error| error.in_cells(&described(&rows[0]), rows.len()))?;
+        let outcomes = chunk.iter().zip(&rows).zip(values);
+        let outcomes = outcomes.map(|((member, cell), value)| {
             let value = value.filter(is_finite);
-            (index, value.ok_or_else(|| not_finite(&cells[index])))
+            let outcome = value.ok_or_else(|| not_finite(cell));
+            (member.number as usize, outcome)
         });
         Ok(outcomes.collect())
     }
@@ -212,40 +227,61 @@ impl Evaluator {
     }
 }
 
-/// Cells that have no finite value. The others are computed all the same.
+/// A cell's number, and what puts the cells of a shape in order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Member {
+    entry: Option<Entry>,
+    block: u32,
+    row: u32,
+    number: u32,
+}
+
+/// A cell's value, or what to say of one that has none.
+type Outcome = std::result::Result<Value, String>;
+
+/// The cells' numbers.
+fn numbers(cells: &dyn Cells) -> Result<std::ops::Range<u32>> {
+    let count = u32::try_from(cells.count());
+    let count =
+        count.map_err(|_| ModelError::Internal("more than 4 billion cells at once".into()))?;
+    Ok(0..count)
+}
+
+/// Cells that have no value. The others are computed all the same.
 #[derive(Default)]
 struct Failures {
     count: usize,
     /// The one that was asked for first.
-    first: Option<(usize, ModelError)>,
+    first: Option<(usize, String)>,
 }
 
 impl Failures {
     /// The values among the outcomes; the rest is kept here.
-    fn sift(&mut self, outcomes: Vec<(usize, Result<Value>)>) -> Vec<(usize, Value)> {
+    fn sift(&mut self, outcomes: Vec<(usize, Outcome)>) -> Vec<(usize, Value)> {
         let mut values = Vec::with_capacity(outcomes.len());
-        for (index, outcome) in outcomes {
+        for (number, outcome) in outcomes {
             match outcome {
-                Ok(value) => values.push((index, value)),
-                Err(error) => {
-                    self.count += 1;
-                    if self.first.as_ref().is_none_or(|(first, _)| index < *first) {
-                        self.first = Some((index, error));
-                    }
-                }
+                Ok(value) => values.push((number, value)),
+                Err(message) => self.add(number, message),
             }
         }
         values
     }
 
+    fn add(&mut self, number: usize, message: String) {
+        self.count += 1;
+        if self.first.as_ref().is_none_or(|(first, _)| number < *first) {
+            self.first = Some((number, message));
+        }
+    }
+
     fn into_result(self) -> Result<()> {
-        match (self.first, self.count) {
-            (None, _) => Ok(()),
-            (Some((_, error)), 1) => Err(error),
-            (Some((_, error)), count) => Err(ModelError::Cell(format!(
-                "{error} ({} more cells like this; all others are kept)",
-                count - 1
-            ))),
+        match self.first {
+            None => Ok(()),
+            Some((_, first)) => Err(ModelError::Cells {
+                first,
+                more: self.count - 1,
+            }),
         }
     }
 }

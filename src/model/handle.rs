@@ -165,9 +165,11 @@ impl ModelHandle {
     /// Loads the weights onto a device. Prefixes will take at most about `prefix_budget_bytes`.
     ///
     /// # Errors
-    /// A device that cannot be had, a damaged file, no memory.
+    /// A device that cannot be had, a damaged file or one that was written into since it was opened, no memory.
     pub fn load(&self, device: DeviceName, prefix_budget_bytes: usize) -> Result<Evaluator> {
         let transformer = Transformer::load(&self.checkpoint, self.dtype, device.open()?)?;
+        // What is in memory now is what the fingerprint was made of.
+        self.checkpoint.check_unchanged()?;
         Ok(Evaluator::new(transformer, prefix_budget_bytes))
     }
 }

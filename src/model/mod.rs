@@ -29,7 +29,7 @@ pub mod tokenizer;
 mod transformer;
 
 pub use cell::{
-    Cell, EVALUATION_VERSION, Edit, Intervention, Positions, Readout, Sampling, ScoreDtype,
+    Cell, Cells, EVALUATION_VERSION, Edit, Intervention, Positions, Readout, Sampling, ScoreDtype,
     TokenSets, Tokens, Value, Vector,
 };
 pub use checkpoint::{FileStamp, HashShortcut, NoShortcut, locate, locate_without_fetching};

@@ -140,7 +140,7 @@ impl Subject {
 
     pub(super) fn values(&mut self, cells: &[Cell]) -> Vec<Value> {
         let mut values: Vec<Option<Value>> = vec![None; cells.len()];
-        let flow = self.evaluator.evaluate(cells, &mut |step| {
+        let flow = self.evaluator.evaluate(&cells, &mut |step| {
             if let Step::Values(new) = step {
                 for (index, value) in new {
                     values[index] = Some(value);

@@ -16,6 +16,7 @@ mod rows;
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tch::Tensor;
 
@@ -34,6 +35,10 @@ type Result<T> = std::result::Result<T, ModelError>;
 pub const TILE_ROWS: usize = 64;
 /// Rows of a tile of a sweep, of which there are always many: more rows for each time that the weights are fetched.
 pub const SWEEP_ROWS: usize = 128;
+/// Prompts are prefilled for about so long before the cells of those are computed and can be kept: what a kill can cost.
+const PREFILL_SECONDS: f64 = 3.0;
+/// Prompts that are prefilled first, before it is known how long one takes. Later no fewer than half of these.
+const FIRST_PROMPTS: usize = 64;
 /// Cached lengths are multiples of this many positions.
 const BUCKET_STEP: usize = 32;
 
@@ -99,6 +104,8 @@ pub struct PrefixStore {
     blocks: HashMap<usize, PromptBlock>,
     next_block: usize,
     budget_bytes: usize,
+    /// As long as a prompt took in the last prefill.
+    seconds_per_prompt: Option<f64>,
 }
 
 /// The padded cached length of a prompt's own tokens.
@@ -115,6 +122,7 @@ impl PrefixStore {
             blocks: HashMap::new(),
             next_block: 0,
             budget_bytes,
+            seconds_per_prompt: None,
         }
     }
 
@@ -130,14 +138,26 @@ impl PrefixStore {
             .ok_or_else(|| ModelError::Internal(format!("prompt block {number} is not held")))
     }
 
-    /// How many of the prompts, taken in order, fit the budget together (at least one block's worth).
-    pub fn fitting(&self, transformer: &Transformer, prompts: &[Arc<Tokens>]) -> usize {
+    /// How many of the prompts, taken in order, to work on together: as many as fit the budget (at least one block's worth), and as are
+    /// prefilled in a few seconds.
+    pub fn together(&self, transformer: &Transformer, prompts: &[Arc<Tokens>]) -> usize {
         let mut bytes = 0;
         let fits = prompts.iter().take_while(|prompt| {
             bytes += bytes_per_prompt(transformer, prompt);
             bytes <= self.budget_bytes
         });
-        fits.count().max(SWEEP_ROWS.min(prompts.len()))
+        let fitting = fits.count().max(SWEEP_ROWS.min(prompts.len()));
+        let mut left = match self.seconds_per_prompt {
+            None => FIRST_PROMPTS,
+            Some(seconds) => whole_blocks((PREFILL_SECONDS / seconds) as usize),
+        };
+        let soon = prompts[..fitting].iter().take_while(|prompt| {
+            let is_held = self.places.contains_key(&prompt_key(prompt));
+            let is_soon = is_held || left > 0;
+            left = left.saturating_sub(usize::from(!is_held));
+            is_soon
+        });
+        soon.count()
     }
 
     /// Prefills those of the prompts that are not held. Drops the others when the budget asks for it. `on_done` hears how many of how
@@ -156,6 +176,7 @@ impl PrefixStore {
         self.make_room(transformer, prompts, &missing);
         let blocks = self.empty_blocks(transformer, &missing)?;
         let device = transformer.device();
+        let started = Instant::now();
         let mut done = 0;
         let flow = parallel::run(
             device,
@@ -177,6 +198,10 @@ impl PrefixStore {
         let flow = parallel::run(device, &blocks, last_layer, go_on)?;
         for block in blocks {
             self.insert(block);
+        }
+        // Of a few prompts it says too little.
+        if missing.len() >= FIRST_PROMPTS / 2 {
+            self.seconds_per_prompt = Some(started.elapsed().as_secs_f64() / missing.len() as f64);
         }
         Ok(flow)
     }
@@ -261,6 +286,14 @@ impl PrefixStore {
             .collect();
         self.blocks.retain(|number, _| wanted.contains(number));
         self.places.retain(|_, place| wanted.contains(&place.block));
+    }
+}
+
+/// A number of prompts to prefill at once, in blocks that are full where there are so many.
+fn whole_blocks(prompts: usize) -> usize {
+    match prompts / SWEEP_ROWS {
+        0 => prompts.max(FIRST_PROMPTS / 2),
+        blocks => blocks * SWEEP_ROWS,
     }
 }
 

@@ -17,7 +17,9 @@ mod why;
 pub use estimate::Estimate;
 pub use explain::{Explanation, explain};
 pub use key::{key_of, key_parts, stage_key, study_key};
-pub use record::{ArtifactRecord, StageRecord, StoredOutput, TableRecord, load_output};
+pub use record::{
+    ArtifactRecord, StageRecord, StoredOutput, TableRecord, load_artifacts, stored_artifacts,
+};
 pub use resolve::{Fetch, Opened, PlanError, open_study};
 pub use status::{Plan, PlannedStage, Status};
 pub use study::{ModelSpec, StageSpec, Study};

@@ -2,6 +2,7 @@
 //! as safetensors), so that a rerun that changes nothing reads one small record per stage.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::Write;
 use std::sync::Arc;
 
 use safetensors::tensor::{Dtype as TensorDtype, SafeTensors, TensorView};
@@ -9,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, CacheError, Key};
 use crate::model::{Site, Vector};
-use crate::stages::{Direction, Output, StageError, read_parquet, to_csv, to_parquet};
+use crate::stages::{
+    Artifacts, Direction, Output, StageError, read_parquet, write_csv, write_parquet,
+};
 
 /// A table's two forms.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -106,10 +109,8 @@ struct DirectionDescription {
     prompts: Vec<String>,
 }
 
-/// An output and where it went.
+/// Where an output went.
 pub struct StoredOutput {
-    /// The output.
-    pub output: Output,
     /// Its tables' records.
     pub tables: Vec<TableRecord>,
     /// Its directions' records.
@@ -121,14 +122,14 @@ impl StoredOutput {
     ///
     /// # Errors
     /// A cache that cannot be written.
-    pub fn store(output: Output, cache: &Cache) -> Result<Self, StageError> {
+    pub fn store(output: &Output, cache: &Cache) -> Result<Self, StageError> {
         let mut tables = Vec::new();
         for (name, table) in &output.tables {
             tables.push(TableRecord {
                 name: name.clone(),
                 rows: table.height(),
-                csv: put(cache, &to_csv(table)?)?,
-                parquet: put(cache, &to_parquet(table)?)?,
+                csv: put_with(cache, |writer| write_csv(table, writer))?,
+                parquet: put_with(cache, |writer| write_parquet(table, writer))?,
             });
         }
         let directions = output
@@ -136,16 +137,25 @@ impl StoredOutput {
             .iter()
             .map(|d| store_direction(d, cache))
             .collect::<Result<_, _>>()?;
-        Ok(StoredOutput {
-            output,
-            tables,
-            directions,
-        })
+        Ok(StoredOutput { tables, directions })
     }
 }
 
 fn put(cache: &Cache, bytes: &[u8]) -> Result<Key, StageError> {
     cache.put_object(bytes).map_err(failed)
+}
+
+/// Stores what is written piece by piece.
+fn put_with(
+    cache: &Cache,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), StageError>,
+) -> Result<Key, StageError> {
+    let mut object = cache.new_object().map_err(failed)?;
+    match write(&mut object) {
+        Ok(()) => object.finish().map_err(failed),
+        // The disk's own words are better than those of whoever wrote to it.
+        Err(error) => Err(object.failure().map_or(error, failed)),
+    }
 }
 
 fn failed(error: CacheError) -> StageError {
@@ -219,21 +229,29 @@ fn store_direction(
     Ok((record("safetensors", &bytes)?, record("json", &text)?))
 }
 
-/// Reads a record's output back; none when an object of it is missing or was found damaged.
+/// What a record's stage left, every artifact of it checked; none when one is missing or was found damaged, which is told.
 ///
 /// # Errors
 /// A cache that cannot be read.
-pub fn load_output(record: &StageRecord, cache: &Cache) -> Result<Option<Output>, StageError> {
-    let mut tables = Vec::new();
-    for table in &record.tables {
-        let Some(bytes) = cache.object(&table.parquet).map_err(failed)? else {
-            return Ok(None);
-        };
-        // Not read here, but copied into run folders.
-        if cache.object(&table.csv).map_err(failed)?.is_none() {
+pub fn load_artifacts(
+    record: &StageRecord,
+    cache: &Cache,
+) -> Result<Option<Artifacts>, StageError> {
+    for object in record.objects() {
+        if !cache.has_object(object) {
+            tracing::warn!(
+                "an artifact of stage `{}` is gone from the cache ({object}); it is made again from its cells",
+                record.stage
+            );
             return Ok(None);
         }
-        tables.push((table.name.clone(), read_parquet(bytes)?));
+    }
+    // Those of tables are only checked here, and read when somebody asks for the table.
+    let of_tables = record.tables.iter().flat_map(|t| [&t.csv, &t.parquet]);
+    for object in of_tables {
+        if !cache.is_object_intact(object).map_err(failed)? {
+            return Ok(None);
+        }
     }
     let mut directions = Vec::new();
     for (tensors, description) in &record.directions {
@@ -248,11 +266,29 @@ pub fn load_output(record: &StageRecord, cache: &Cache) -> Result<Option<Output>
         };
         directions.push(direction);
     }
-    Ok(Some(Output {
-        tables,
-        directions,
-        findings: record.findings.clone(),
-    }))
+    Ok(Some(stored_artifacts(record, directions, cache)))
+}
+
+/// What a record's stage left, where its directions are in memory and its tables in the cache.
+pub fn stored_artifacts(
+    record: &StageRecord,
+    directions: Vec<Direction>,
+    cache: &Cache,
+) -> Artifacts {
+    let mut artifacts = Artifacts::of_directions(directions);
+    for table in &record.tables {
+        let (objects, key) = (cache.objects(), table.parquet);
+        artifacts.add_table(&table.name, move || {
+            let bytes = objects.get(&key).map_err(failed)?;
+            let gone = || {
+                StageError::Cache(format!(
+                    "the artifact {key} has gone from the cache since it was checked; run the same command again"
+                ))
+            };
+            read_parquet(bytes.ok_or_else(gone)?)
+        });
+    }
+    artifacts
 }
 
 fn read_direction(tensors: &[u8], description: &[u8]) -> Option<Direction> {

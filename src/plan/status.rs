@@ -1,15 +1,15 @@
 //! What each stage of a study would do now.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cache::{Cache, CacheError, Key};
-use crate::model::{Cell, Value};
+use crate::cache::{Cache, CacheError, CellSet, Key};
+use crate::model::{Cells, Value};
 use crate::stages::{Cost, Evaluate, Inputs, StageError};
 
 use super::estimate::Estimate;
 use super::explain::complete_record;
 use super::key::{key_of, key_parts, known_parts};
-use super::record::{StageRecord, load_output};
+use super::record::{StageRecord, load_artifacts};
 use super::resolve::PlanError;
 use super::study::{StageSpec, Study};
 use super::why::{in_a_few_words, nearest};
@@ -70,30 +70,39 @@ pub struct Plan {
 struct LookUp<'a> {
     cache: &'a Cache,
     /// Distinct cells found so far.
-    found: HashSet<Key>,
+    found: CellSet,
     /// Cells asked for so far, equal ones counted as often as they were given.
     asked: u64,
 }
 
 impl Evaluate for LookUp<'_> {
-    fn evaluate(&mut self, cells: &[Cell]) -> Result<Vec<Value>, StageError> {
-        let keys: Vec<Key> = cells.iter().map(|cell| Key::from(cell.key())).collect();
-        self.asked += keys.len() as u64;
-        let missing = self.cache.cells().missing(&keys).map_err(cache_failed)?;
-        let missing: HashSet<Key> = missing.into_iter().collect();
-        self.found
-            .extend(keys.iter().filter(|key| !missing.contains(*key)));
+    fn evaluate_each(
+        &mut self,
+        cells: &dyn Cells,
+        take: &mut dyn FnMut(usize, Value),
+    ) -> Result<(), StageError> {
+        self.asked += cells.count() as u64;
+        let store = self.cache.cells();
+        let mut missing: Vec<Key> = Vec::new();
+        for number in 0..cells.count() {
+            let key = Key::from(cells.cell(number).key());
+            match store.place(&key).map_err(cache_failed)? {
+                Some(place) => drop(self.found.insert(place)),
+                None => missing.push(key),
+            }
+        }
+        missing.sort_unstable();
+        missing.dedup();
         if !missing.is_empty() {
             return Err(StageError::Missing(missing.len() as u64));
         }
-        keys.iter()
-            .map(|key| {
-                let bytes = self.cache.cells().get(key).map_err(cache_failed)?;
-                bytes
-                    .and_then(|b| Value::from_bytes(&b))
-                    .ok_or(StageError::Missing(1))
-            })
-            .collect()
+        for number in 0..cells.count() {
+            let bytes = store.get(&Key::from(cells.cell(number).key()));
+            let bytes = bytes.map_err(cache_failed)?;
+            let value = bytes.and_then(|bytes| Value::from_bytes(&bytes));
+            take(number, value.ok_or(StageError::Missing(1))?);
+        }
+        Ok(())
     }
 }
 
@@ -225,7 +234,7 @@ impl<'a> Walk<'a> {
         }))
     }
 
-    /// Reads the outputs that a stage needs.
+    /// Provides what the stages left that a stage needs.
     fn provide(
         &mut self,
         spec: &StageSpec,
@@ -237,9 +246,9 @@ impl<'a> Walk<'a> {
                 continue;
             };
             if !self.inputs.stages.contains_key(&name) {
-                let output = load_output(record, self.cache).map_err(&failed)?;
-                let output = output.ok_or_else(|| Stop::Damaged(name.clone()))?;
-                self.inputs.stages.insert(name, output.into());
+                let left = load_artifacts(record, self.cache).map_err(&failed)?;
+                let left = left.ok_or_else(|| Stop::Damaged(name.clone()))?;
+                self.inputs.stages.insert(name, left.into());
             }
         }
         Ok(())
@@ -249,7 +258,7 @@ impl<'a> Walk<'a> {
     fn missing(&mut self, spec: &StageSpec, cost: Cost) -> Result<(Status, u64), StageError> {
         let mut look_up = LookUp {
             cache: self.cache,
-            found: HashSet::new(),
+            found: CellSet::default(),
             asked: 0,
         };
         let missing = match spec.stage.run(&self.inputs, &mut look_up) {
@@ -257,7 +266,7 @@ impl<'a> Walk<'a> {
             Err(StageError::Missing(missing)) => missing,
             Err(error) => return Err(error),
         };
-        let found = look_up.found.len() as u64;
+        let found = look_up.found.count();
         // What it has not asked for yet depends on what is missing.
         let asks_for_more = missing > 0 && look_up.asked < cost.cells_at_most;
         let at_most = match asks_for_more {

@@ -1,22 +1,33 @@
 //! Answers a stage's cells: from the cache where they are, from a model where they are not, committing as it goes.
+//!
+//! Of the cells themselves only those of one batch lie in memory, prompt by prompt; of the others their numbers. A batch that other runs
+//! have claimed is put off, and the next is taken.
 
-use std::collections::{HashMap, HashSet};
-use std::ops::ControlFlow;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::cache::{Cache, CacheError, Key, Lease};
-use crate::model::{Cell, ModelHandle, Provenance, Step, Value};
+use crate::cache::{Cache, CacheError, CellSet, Key, Lease};
+use crate::model::{Cells, ModelError, ModelHandle, Value};
 use crate::stages::{Evaluate, Inputs, StageError};
 
 use super::Event;
 use super::models::LoadedModels;
 
-/// Cells are committed when the oldest that is not has waited this long: what a kill can cost.
-const COMMIT_AFTER: Duration = Duration::from_secs(2);
+mod batch;
+mod compute;
+
+use batch::{Ask, Batch};
+
+/// Cells of a batch: many tiles of every shape, and few enough to hold.
+const BATCH_CELLS: usize = 1 << 16;
 /// How often a run that waits for others looks for what they have committed.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+type Result<T> = std::result::Result<T, StageError>;
+/// Takes the value of the cell of a number.
+type Take<'t> = &'t mut dyn FnMut(usize, Value);
 
 /// An evaluator for one stage of a run.
 pub(super) struct CachedEvaluator<'a> {
@@ -28,16 +39,18 @@ pub(super) struct CachedEvaluator<'a> {
     models: &'a mut LoadedModels,
     stop: &'a AtomicBool,
     on_event: &'a mut dyn FnMut(Event<'_>),
-    computed: HashSet<Key>,
-    found: HashSet<Key>,
-    /// What was cached, where it is computed again to be compared.
+    /// What this stage has computed.
+    computed: CellSet,
+    /// What this stage has found in the cache.
+    found: CellSet,
+    /// What was computed although it was cached, where that is asked for.
     again: Option<Comparison>,
 }
 
 /// Cells that are computed again, against what the cache has.
 #[derive(Default)]
 struct Comparison {
-    cached: HashMap<Key, Value>,
+    compared: u64,
     different: u64,
 }
 
@@ -65,8 +78,8 @@ impl<'a> CachedEvaluator<'a> {
             models,
             stop,
             on_event,
-            computed: HashSet::new(),
-            found: HashSet::new(),
+            computed: CellSet::default(),
+            found: CellSet::default(),
             again: None,
         }
     }
@@ -77,288 +90,194 @@ impl<'a> CachedEvaluator<'a> {
     }
 
     /// Fails where a cell that was computed again is not what was cached, to the bit.
-    pub(super) fn check_reproduced(&self) -> Result<(), StageError> {
+    pub(super) fn check_reproduced(&self) -> Result<()> {
         match &self.again {
             Some(again) if again.different > 0 => Err(StageError::NotReproduced(format!(
                 "computed again, {} of {} cached cells are not the same to the bit; the cached ones are kept. They may come from another \
                  device, processor or libtorch: give this one a cache of its own with `--cache`",
-                again.different,
-                again.cached.len()
+                again.different, again.compared
             ))),
             _ => Ok(()),
         }
     }
 
     /// The packs that hold the cells that were asked for.
-    pub(super) fn packs(&self) -> Result<Vec<Key>, StageError> {
-        let cells = self.computed.iter().chain(&self.found);
-        self.cache.cells().packs_of(cells).map_err(failed)
+    pub(super) fn packs(&self) -> Result<Vec<Key>> {
+        let packs = self.cache.cells().packs_of(&[&self.computed, &self.found]);
+        packs.map_err(failed)
     }
 
     /// Distinct cells computed, and distinct cells found in the cache.
     pub(super) fn counts(&self) -> (u64, u64) {
-        (self.computed.len() as u64, self.found.len() as u64)
+        (self.computed.count(), self.found.count())
     }
 
-    /// The values of distinct cells that the cache has.
-    fn look_up(&mut self, keys: &[Key]) -> Result<HashMap<Key, Value>, StageError> {
-        let mut values = HashMap::with_capacity(keys.len());
-        for key in keys {
-            if values.contains_key(key) {
+    /// The value of a cell that need not be computed; none for one that must be.
+    fn cached(&mut self, key: &Key) -> Result<Option<Value>> {
+        let found = self.cache.cells().find(key).map_err(failed)?;
+        let Some((place, bytes)) = found else {
+            return Ok(None);
+        };
+        if !self.computed.contains(place) {
+            if self.again.is_some() {
+                return Ok(None);
+            }
+            self.found.insert(place);
+        }
+        Ok(Value::from_bytes(&bytes))
+    }
+
+    /// Hands over what need not be computed, and says what is left, prompt by prompt. Also the model of each prompt.
+    fn take_cached(
+        &mut self,
+        cells: &dyn Cells,
+        take: Take<'_>,
+    ) -> Result<(Vec<Ask>, Vec<Arc<ModelHandle>>)> {
+        let mut left = Vec::new();
+        let mut prompts: HashMap<(blake3::Hash, blake3::Hash), u32> = HashMap::new();
+        let mut models = Vec::new();
+        for number in 0..cells.count() {
+            let cell = cells.cell(number);
+            if let Some(value) = self.cached(&cell.key().into())? {
+                take(number, value);
                 continue;
             }
-            let bytes = self.cache.cells().get(key).map_err(failed)?;
-            if let Some(value) = bytes.and_then(|bytes| Value::from_bytes(&bytes)) {
-                values.insert(*key, value);
-            }
-        }
-        Ok(values)
-    }
-
-    /// Gets the values of distinct missing cells of one model: computes what no other run is computing, and takes the rest from the
-    /// cache as the others commit it. What the others leave undone is computed here in the end.
-    fn compute_shared(
-        &mut self,
-        model: &ModelHandle,
-        missing: &[(Cell, Key)],
-        values: &mut HashMap<Key, Value>,
-    ) -> Result<(), StageError> {
-        let total = missing.len();
-        let mut left: Vec<&(Cell, Key)> = missing.iter().collect();
-        while !left.is_empty() {
-            // Prompts are told apart by where their tokens are; they are what prefills cost.
-            let wanted: Vec<(Key, usize)> = left
-                .iter()
-                .map(|(cell, key)| (*key, Arc::as_ptr(&cell.tokens) as usize))
-                .collect();
-            let claimed = self.lease.claim(&wanted);
-            // Before a claim is given up its cells are committed: what nobody claims is either there by now, or missing.
-            if self.lease.is_shared() || claimed.len() < left.len() {
-                self.take_from_others(&wanted, values)?;
-            }
-            let mine: Vec<&(Cell, Key)> = claimed
-                .iter()
-                .map(|&i| left[i])
-                .filter(|(_, key)| !values.contains_key(key))
-                .collect();
-            if mine.is_empty() && claimed.is_empty() {
-                std::thread::sleep(LOOK_AGAIN);
-            }
-            let done = total - left.len();
-            let outcome = self.compute(model, &mine, (done, total), values);
-            left.retain(|(_, key)| !values.contains_key(key));
-            if outcome.is_err() {
-                self.lease.release();
-            }
-            outcome?;
-        }
-        self.lease.release();
-        Ok(())
-    }
-
-    /// Computes distinct cells of one model, whatever other runs do.
-    fn compute_all(
-        &mut self,
-        model: &ModelHandle,
-        cells: &[(Cell, Key)],
-        values: &mut HashMap<Key, Value>,
-    ) -> Result<(), StageError> {
-        let total = cells.len();
-        let mut left: Vec<&(Cell, Key)> = cells.iter().collect();
-        while !left.is_empty() {
-            self.compute(model, &left, (total - left.len(), total), values)?;
-            left.retain(|(_, key)| !values.contains_key(key));
-        }
-        Ok(())
-    }
-
-    /// Looks again for cells that other runs may have committed.
-    fn take_from_others(
-        &mut self,
-        wanted: &[(Key, usize)],
-        values: &mut HashMap<Key, Value>,
-    ) -> Result<(), StageError> {
-        self.cache.cells().refresh().map_err(failed)?;
-        let keys: Vec<Key> = wanted.iter().map(|(key, _)| *key).collect();
-        let found = self.look_up(&keys)?;
-        self.found.extend(found.keys());
-        values.extend(found);
-        Ok(())
-    }
-
-    /// Computes distinct cells of one model; fewer where another run asks for a share. `done` of `total` were there before.
-    fn compute(
-        &mut self,
-        model: &ModelHandle,
-        missing: &[&(Cell, Key)],
-        (mut done, total): (usize, usize),
-        values: &mut HashMap<Key, Value>,
-    ) -> Result<(), StageError> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(StageError::Interrupted);
-        }
-        let Some((first, _)) = missing.first() else {
-            return Ok(());
-        };
-        let can_share = missing
-            .iter()
-            .any(|(cell, _)| !Arc::ptr_eq(&cell.tokens, &first.tokens));
-        if !self.models.holds(model) {
-            (self.on_event)(Event::Loading {
-                model: model.name(),
+            let next = models.len();
+            let prompt = match prompts.get(&(cell.model, cell.tokens.hash())) {
+                Some(prompt) => *prompt,
+                None => {
+                    let model = self.models_by_fingerprint.get(&cell.model);
+                    models.push(Arc::clone(model.ok_or_else(unknown_model)?));
+                    let prompt = short(next)?;
+                    prompts.insert((cell.model, cell.tokens.hash()), prompt);
+                    prompt
+                }
+            };
+            left.push(Ask {
+                prompt,
+                number: short(number)?,
             });
         }
-        let device = self.models.device();
-        let evaluator = self.models.get(model)?;
-        let mut provenance = serde_json::to_value(Provenance::here(device)).unwrap_or_default();
-        if let (Some(all), Some(origin)) = (provenance.as_object_mut(), self.origin.as_object()) {
-            all.extend(origin.clone());
-        }
-        let mut pending = Pending::new(self.cache, provenance);
-        let (on_event, stop, lease) = (&mut self.on_event, self.stop, self.lease);
-        let mut problem = None;
-        let cells: Vec<Cell> = missing.iter().map(|(cell, _)| cell.clone()).collect();
-        let outcome = evaluator.evaluate(&cells, &mut |step| {
-            match step {
-                Step::Prefilled { done, total } => on_event(Event::Prefilled { done, total }),
-                Step::Values(batch) => {
-                    done += batch.len();
-                    for (index, value) in batch {
-                        let (_, key) = missing[index];
-                        let bytes = value.to_bytes();
-                        let cached = self.again.as_ref().and_then(|a| a.cached.get(key));
-                        match cached.map(|cached| cached.to_bytes() == bytes) {
-                            None => pending.push(*key, bytes),
-                            Some(true) => {}
-                            Some(false) => {
-                                if let Some(again) = &mut self.again {
-                                    again.different += 1;
-                                }
-                            }
-                        }
-                        values.insert(*key, value);
-                        self.computed.insert(*key);
-                    }
-                    on_event(Event::Computed { done, total });
-                    if let Err(error) = pending.commit_if_due() {
-                        problem = Some(error);
-                        return ControlFlow::Break(());
-                    }
-                }
-            }
-            if stop.load(Ordering::Relaxed) || can_share && lease.is_asked_to_share() {
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        });
-        // What was computed is kept even where the rest failed.
-        let committed = pending.commit();
-        if let Some(error) = problem {
-            return Err(error);
-        }
-        let flow = outcome?;
-        committed?;
-        match flow {
-            ControlFlow::Break(()) if stop.load(Ordering::Relaxed) => Err(StageError::Interrupted),
-            _ => Ok(()),
-        }
+        // Whoever holds a prompt in memory computes all of its cells, before the next takes its place.
+        left.sort_unstable();
+        Ok((left, models))
     }
+}
+
+fn unknown_model() -> StageError {
+    StageError::Internal("a cell of a model that the study does not name".to_string())
+}
+
+fn short(number: usize) -> Result<u32> {
+    let too_many = |_| StageError::Data("a stage asks for more than 4 billion cells".to_string());
+    u32::try_from(number).map_err(too_many)
 }
 
 impl Evaluate for CachedEvaluator<'_> {
-    fn evaluate(&mut self, cells: &[Cell]) -> Result<Vec<Value>, StageError> {
-        let keys: Vec<Key> = cells.iter().map(|cell| Key::from(cell.key())).collect();
-        let mut values = self.look_up(&keys)?;
-        if let Some(again) = &mut self.again {
-            let computed = &self.computed;
-            again
-                .cached
-                .extend(values.extract_if(|key, _| !computed.contains(key)));
-        }
-        self.found
-            .extend(values.keys().filter(|key| !self.computed.contains(*key)));
-        // Missing cells by model, each once.
-        let mut missing: Vec<(blake3::Hash, Vec<(Cell, Key)>)> = Vec::new();
-        let mut seen = HashSet::new();
-        for (cell, key) in cells.iter().zip(&keys) {
-            if values.contains_key(key) || !seen.insert(*key) {
+    fn evaluate_each(&mut self, cells: &dyn Cells, take: Take<'_>) -> Result<()> {
+        let (left, models) = self.take_cached(cells, take)?;
+        let (total, mut done) = (left.len(), 0);
+        let mut batches: VecDeque<Vec<Ask>> = left
+            .chunk_by(|a, b| Arc::ptr_eq(&models[a.prompt as usize], &models[b.prompt as usize]))
+            .flat_map(|of_model| of_model.chunks(BATCH_CELLS).map(<[Ask]>::to_vec))
+            .collect();
+        drop(left);
+        let mut failures = Failures::default();
+        // Batches in a row of which nothing could be had.
+        let mut stuck = 0;
+        while let Some(asks) = batches.pop_front() {
+            let asked = asks.len();
+            let model = &models[asks[0].prompt as usize];
+            let mut batch = Batch::new(cells, asks);
+            let worked = self.work_off(model, &mut batch, (done, total), take);
+            if worked.is_err() {
+                self.lease.release();
+            }
+            if failures.keep(worked)? {
                 continue;
             }
-            let slot = match missing.iter().position(|(model, _)| *model == cell.model) {
-                Some(slot) => slot,
-                None => {
-                    missing.push((cell.model, Vec::new()));
-                    missing.len() - 1
-                }
-            };
-            missing[slot].1.push((cell.clone(), *key));
-        }
-        for (fingerprint, missing) in missing {
-            let model = self.models_by_fingerprint.get(&fingerprint).cloned();
-            let model = model.ok_or_else(|| {
-                StageError::Internal("a cell of a model that the study does not name".to_string())
-            })?;
-            match self.again {
-                None => self.compute_shared(&model, &missing, &mut values)?,
-                Some(_) => self.compute_all(&model, &missing, &mut values)?,
+            let left = batch.left();
+            done += asked - left.len();
+            stuck = if left.len() < asked { 0 } else { stuck + 1 };
+            if !left.is_empty() {
+                batches.push_back(left);
+            }
+            if stuck > 0 && stuck >= batches.len() {
+                self.lease.wait_for(&batch.wanted());
+                std::thread::sleep(LOOK_AGAIN);
             }
         }
-        keys.iter()
-            .map(|key| {
-                let value = values.get(key).cloned();
-                value.ok_or_else(|| {
-                    StageError::Internal("a cell was left without a value".to_string())
-                })
-            })
-            .collect()
+        self.lease.release();
+        failures.into_result()
     }
 }
 
-/// Cells that are computed but not yet committed.
-struct Pending<'a> {
-    cache: &'a Cache,
-    provenance: serde_json::Value,
-    cells: Vec<(Key, Vec<u8>)>,
-    /// When the first of them was computed.
-    since: Instant,
-    /// When the work on them began.
-    began: Instant,
+impl CachedEvaluator<'_> {
+    /// Gets values of a batch's cells: those that have come to the cache meanwhile, and computes what no other run is computing. What is
+    /// left then is others', or was left to others that asked for it.
+    fn work_off(
+        &mut self,
+        model: &ModelHandle,
+        batch: &mut Batch<'_>,
+        progress: (usize, usize),
+        take: Take<'_>,
+    ) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(StageError::Interrupted);
+        }
+        // An earlier batch may have had an equal cell.
+        self.look_again(batch, take)?;
+        let mine = match self.again {
+            Some(_) => (0..batch.len()).collect(),
+            None => {
+                let mine = self.lease.claim(&batch.wanted());
+                // Before a claim is given up its cells are committed: what nobody claims is either there by now, or missing. Whoever
+                // committed it may be gone.
+                self.cache.cells().refresh().map_err(failed)?;
+                self.look_again(batch, take)?;
+                mine
+            }
+        };
+        self.compute(model, batch, &mine, progress, take)
+    }
+
+    /// Hands over the cells of a batch that the cache has now.
+    fn look_again(&mut self, batch: &mut Batch<'_>, take: Take<'_>) -> Result<()> {
+        for at in 0..batch.len() {
+            if batch.is_missing(at)
+                && let Some(value) = self.cached(&batch.key(at))?
+            {
+                batch.settle(at, value, take);
+            }
+        }
+        Ok(())
+    }
 }
 
-impl<'a> Pending<'a> {
-    fn new(cache: &'a Cache, provenance: serde_json::Value) -> Self {
-        Pending {
-            cache,
-            provenance,
-            cells: Vec::new(),
-            since: Instant::now(),
-            began: Instant::now(),
+/// Cells without a value, over all batches.
+#[derive(Default)]
+struct Failures(Option<(String, usize)>);
+
+impl Failures {
+    /// Whether a batch ended with such cells, the rest of it being computed; other errors pass.
+    fn keep(&mut self, worked: Result<()>) -> Result<bool> {
+        match worked {
+            Ok(()) => Ok(false),
+            Err(StageError::Model(ModelError::Cells { first, more })) => {
+                match &mut self.0 {
+                    None => self.0 = Some((first, more)),
+                    Some((_, count)) => *count += more + 1,
+                }
+                Ok(true)
+            }
+            Err(error) => Err(error),
         }
     }
 
-    fn push(&mut self, key: Key, value: Vec<u8>) {
-        if self.cells.is_empty() {
-            self.since = Instant::now();
+    fn into_result(self) -> Result<()> {
+        match self.0 {
+            None => Ok(()),
+            Some((first, more)) => Err(StageError::Model(ModelError::Cells { first, more })),
         }
-        self.cells.push((key, value));
-    }
-
-    fn commit_if_due(&mut self) -> Result<(), StageError> {
-        if self.since.elapsed() >= COMMIT_AFTER {
-            self.commit()
-        } else {
-            Ok(())
-        }
-    }
-
-    fn commit(&mut self) -> Result<(), StageError> {
-        let cells = std::mem::take(&mut self.cells);
-        self.provenance["seconds"] = self.began.elapsed().as_secs_f64().into();
-        self.provenance["created"] = jiff::Timestamp::now().to_string().into();
-        self.began = Instant::now();
-        self.cache
-            .cells()
-            .commit(&cells, &self.provenance)
-            .map_err(failed)
     }
 }

@@ -14,8 +14,10 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use jiff::{Timestamp, ToSpan};
 use serde_json::{Value as Json, json};
 
 use crate::cache::{Cache, CacheError, Key, write_atomically};
@@ -40,11 +42,10 @@ impl RunFolder {
         inputs: &Inputs,
         (cache, options, wanted): (&Path, &Options, &BTreeSet<String>),
     ) -> Result<Self, CacheError> {
-        let now = jiff::Timestamp::now();
+        let now = Timestamp::now();
         let key = study_key(study, inputs);
-        let time = now.strftime("%Y%m%dT%H%M%S%.3fZ").to_string();
         let of_study = options.runs.join(&study.name);
-        let path = of_study.join(format!("{time}-{}", &key.to_string()[..8]));
+        let (now, path) = new_folder(&of_study, now, &key)?;
         let source = study
             .document
             .sources
@@ -293,17 +294,70 @@ fn prompts(study: &Study, inputs: &Inputs) -> Json {
     Json::Object(sets.collect())
 }
 
+/// Makes a folder that no other run has, named by its time and key: of two runs that start in one millisecond, the second takes the next.
+fn new_folder(
+    of_study: &Path,
+    mut now: Timestamp,
+    key: &Key,
+) -> Result<(Timestamp, PathBuf), CacheError> {
+    let failed = |path: &Path, source| CacheError::Io {
+        operation: "create the folder",
+        path: path.to_path_buf(),
+        source,
+    };
+    std::fs::create_dir_all(of_study).map_err(|error| failed(of_study, error))?;
+    loop {
+        let time = now.strftime("%Y%m%dT%H%M%S%.3fZ");
+        let path = of_study.join(format!("{time}-{}", &key.to_string()[..8]));
+        match std::fs::create_dir(&path) {
+            Ok(()) => return Ok((now, path)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => now += 1.millisecond(),
+            Err(error) => return Err(failed(&path, error)),
+        }
+    }
+}
+
 /// Points `latest` at the run: a symbolic link made beside and renamed over the old one.
 fn point_latest(of_study: &Path, run: &Path) -> Result<(), CacheError> {
     let (Some(name), latest) = (run.file_name(), of_study.join("latest")) else {
         return Ok(());
     };
-    let beside = of_study.join(format!(".latest-{}", std::process::id()));
-    let linked =
-        std::os::unix::fs::symlink(name, &beside).and_then(|()| std::fs::rename(&beside, &latest));
+    // A name of its own: another machine may have a process of the same number, and one that was killed may have left its link.
+    let linked = tempfile::Builder::new()
+        .prefix(".latest-")
+        .make_in(of_study, |beside| std::os::unix::fs::symlink(name, beside))
+        .and_then(|link| link.into_temp_path().persist(&latest).map_err(|e| e.error));
     linked.map_err(|source| CacheError::Io {
         operation: "point to the newest run",
         path: latest,
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_that_start_in_one_millisecond_have_folders_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let (now, key) = (Timestamp::now(), Key::of(b"study"));
+        let (first, one) = new_folder(folder.path(), now, &key).unwrap();
+        let (second, two) = new_folder(folder.path(), now, &key).unwrap();
+        assert!(first < second);
+        assert!(one < two, "the later one comes last");
+        assert!(one.is_dir() && two.is_dir());
+    }
+
+    #[test]
+    fn latest_points_to_the_newest_whatever_a_killed_run_has_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = format!(".latest-{}", std::process::id());
+        std::os::unix::fs::symlink("gone", folder.path().join(left)).unwrap();
+        for name in ["one", "two"] {
+            point_latest(folder.path(), &folder.path().join(name)).unwrap();
+            let target = std::fs::read_link(folder.path().join("latest")).unwrap();
+            assert_eq!(target, Path::new(name));
+        }
+    }
 }

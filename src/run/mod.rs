@@ -13,15 +13,15 @@ mod storage;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::cache::{Cache, CacheError};
+use crate::cache::{Cache, CacheError, Lease};
 use crate::model::DeviceName;
 use crate::plan::{PlanError, StageSpec, Study};
-use crate::stages::{Inputs, Output, StageError};
+use crate::stages::{Artifacts, Inputs, StageError};
 
 use folder::RunFolder;
 use stage::{State, Surroundings};
@@ -94,8 +94,8 @@ pub struct RunReport {
     pub run_dir: PathBuf,
     /// Its stages, as far as it got.
     pub stages: Vec<StageReport>,
-    /// Outputs, by name of the stage.
-    pub outputs: BTreeMap<String, std::sync::Arc<Output>>,
+    /// What the stages left, by name of the stage.
+    pub outputs: BTreeMap<String, std::sync::Arc<Artifacts>>,
     /// Full forward passes that a script would make for the stages that are done.
     pub equivalent_forward_passes: u64,
     /// Wall time.
@@ -201,7 +201,9 @@ pub fn run(
     on_event(Event::Started {
         run_dir: folder.path(),
     });
-    let mut state = State::new(inputs, options, cache.lease(folder.path()));
+    let lease = cache.lease(folder.path());
+    wait_for_collection(&lease, stop);
+    let mut state = State::new(inputs, options, lease);
     let mut report = RunReport::of(&folder);
     for spec in study.stages.iter().filter(|s| wanted.contains(&s.name)) {
         if state.is_blocked(spec) {
@@ -247,6 +249,20 @@ pub fn run(
     report.seconds = started.elapsed().as_secs_f64();
     folder.finish(&report)?;
     Ok(report)
+}
+
+/// Waits while somebody deletes from the cache, who may have looked for runs before this one was there.
+fn wait_for_collection(lease: &Lease, stop: &AtomicBool) {
+    let mut is_told = false;
+    while lease.sees_collection() && !stop.load(Ordering::Relaxed) {
+        if !is_told {
+            tracing::warn!(
+                "`dial cache gc` is deleting from the cache; the run goes on when it has ended"
+            );
+            is_told = true;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 impl StageReport {

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use crate::cache::{Cache, CacheError, Key, Lease};
 use crate::model::Dtype;
 use crate::plan::{self, StageRecord, StageSpec, StoredOutput};
-use crate::stages::{Inputs, Output, StageError};
+use crate::stages::{Artifacts, Direction, Inputs, StageError};
 
 use super::evaluator::CachedEvaluator;
 use super::folder::RunFolder;
@@ -63,13 +63,13 @@ impl State {
         let mut report = StageReport::of(spec, StageStatus::Failed);
         let output = self.output(spec, around, &mut report);
         // What cannot be handed to the person is a failure of the stage, too.
-        let outcome = output.and_then(|(key, record, output)| {
+        let outcome = output.and_then(|(key, record, left)| {
             around
                 .folder
                 .add_stage(&spec.name, &key, &record, around.cache)
                 .map_err(cache_failed)?;
             self.contents.insert(spec.name.clone(), record.content());
-            self.inputs.stages.insert(spec.name.clone(), output.into());
+            self.inputs.stages.insert(spec.name.clone(), left.into());
             Ok(record)
         });
         report.seconds = started.elapsed().as_secs_f64();
@@ -81,13 +81,13 @@ impl State {
         (report, outcome)
     }
 
-    /// The stage's key, record and output, from the cache or by running it.
+    /// The stage's key, record and what it left, from the cache or by running it.
     fn output(
         &mut self,
         spec: &StageSpec,
         around: &mut Surroundings<'_>,
         report: &mut StageReport,
-    ) -> Result<(Key, StageRecord, Output), StageError> {
+    ) -> Result<(Key, StageRecord, Artifacts), StageError> {
         if around.stop.load(Ordering::Relaxed) {
             return Err(StageError::Interrupted);
         }
@@ -99,17 +99,17 @@ impl State {
         let cached = cached.map_err(cache_failed)?;
         let forced = self.force.contains(&spec.name);
         if let (Some(record), false) = (&cached, forced)
-            && let Some(output) = plan::load_output(record, around.cache)?
+            && let Some(left) = plan::load_artifacts(record, around.cache)?
         {
             report.status = StageStatus::Cached;
             report.cells_cached = record.cells;
-            return Ok((key, record.clone(), output));
+            return Ok((key, record.clone(), left));
         }
         around
             .folder
             .stage_computes(&spec.name)
             .map_err(cache_failed)?;
-        let (record, output) = self.compute(spec, around, parts, report)?;
+        let (record, directions) = self.compute(spec, around, parts, report)?;
         if let (Some(cached), true) = (&cached, forced) {
             if record.content() != cached.content() {
                 return Err(StageError::NotReproduced(different_artifacts(
@@ -120,17 +120,18 @@ impl State {
         }
         let put = around.cache.put_stage_record(&key, &record);
         put.map_err(cache_failed)?;
-        Ok((key, record, output))
+        let left = plan::stored_artifacts(&record, directions, around.cache);
+        Ok((key, record, left))
     }
 
-    /// Runs a stage and stores what it gives, but not yet its record.
+    /// Runs a stage and stores what it gives, but not yet its record. Also its directions.
     fn compute(
         &mut self,
         spec: &StageSpec,
         around: &mut Surroundings<'_>,
         parts: Json,
         report: &mut StageReport,
-    ) -> Result<(StageRecord, Output), StageError> {
+    ) -> Result<(StageRecord, Vec<Direction>), StageError> {
         let started = Instant::now();
         let mut evaluator = CachedEvaluator::new(
             (around.cache, &self.lease, around.folder.origin(spec)),
@@ -148,12 +149,12 @@ impl State {
         let mut output = outcome?;
         let packs = evaluator.packs()?;
         output.findings.extend(self.rounding(spec));
-        let stored = StoredOutput::store(output, around.cache)?;
+        let stored = StoredOutput::store(&output, around.cache)?;
         report.status = StageStatus::Computed;
         let record = StageRecord {
             tables: stored.tables,
             directions: stored.directions,
-            findings: stored.output.findings.clone(),
+            findings: output.findings,
             key_parts: parts,
             seconds: started.elapsed().as_secs_f64(),
             cells: report.cells_computed + report.cells_cached,
@@ -161,7 +162,7 @@ impl State {
             stage: spec.name.clone(),
             created: jiff::Timestamp::now().to_string(),
         };
-        Ok((record, stored.output))
+        Ok((record, output.directions))
     }
 
     /// Says of a stage whose models compute in a short format that its numbers carry that format's rounding.

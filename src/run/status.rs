@@ -1,6 +1,7 @@
 //! The runs there are, from the `run.json` of each, and whether those that say they are running are alive.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -22,6 +23,8 @@ pub enum RunState {
     Interrupted,
     /// It ended without saying so.
     Killed,
+    /// Its `run.json` cannot be read.
+    Unreadable,
 }
 
 /// A run as its folder tells.
@@ -55,7 +58,7 @@ pub struct RunSummary {
     pub directory: Option<PathBuf>,
 }
 
-/// The runs in a folder of runs, by study, the oldest first. A folder without a readable `run.json` is passed over. Takes up to 10 s
+/// The runs in a folder of runs, by study, the oldest first. A folder without `run.json` is passed over. Takes up to 10 s
 /// where a run is alive on another machine.
 ///
 /// # Errors
@@ -66,9 +69,13 @@ pub fn run_summaries(runs: &Path) -> Result<Vec<RunSummary>, CacheError> {
     for study in folders(runs)? {
         let mut newest: Vec<(Json, RunSummary)> = Vec::new();
         for folder in folders(&study)?.into_iter().rev() {
-            let text = std::fs::read(folder.join("run.json")).unwrap_or_default();
-            let Ok(manifest) = serde_json::from_slice::<Json>(&text) else {
-                continue;
+            let manifest = match manifest(&folder) {
+                Ok(Some(manifest)) => manifest,
+                Ok(None) => continue,
+                Err(error) => {
+                    newest.push((Json::Null, unreadable(&study, &folder, &error)));
+                    continue;
+                }
             };
             let mut summary = summary(&folder, &manifest, &mut alive);
             summary.done_since = summary.state != RunState::Complete
@@ -80,6 +87,41 @@ pub fn run_summaries(runs: &Path) -> Result<Vec<RunSummary>, CacheError> {
         summaries.extend(newest.into_iter().rev().map(|(_, summary)| summary));
     }
     Ok(summaries)
+}
+
+/// A run's `run.json`; none in a folder that has none, which is no run's, or not yet.
+pub(super) fn manifest(folder: &Path) -> Result<Option<Json>, CacheError> {
+    let path = folder.join("run.json");
+    let read = match std::fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(std::io::Error::from),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => Err(error),
+    };
+    read.map(Some).map_err(|source| CacheError::Io {
+        operation: "read",
+        path,
+        source,
+    })
+}
+
+/// What there is to say of a run whose `run.json` cannot be read.
+fn unreadable(study: &Path, folder: &Path, error: &CacheError) -> RunSummary {
+    let name = study.file_name().unwrap_or_default().to_string_lossy();
+    RunSummary {
+        study: name.into_owned(),
+        run_dir: folder.to_path_buf(),
+        started: String::new(),
+        state: RunState::Unreadable,
+        stages_done: 0,
+        stages_planned: 0,
+        stages_in_hand: Vec::new(),
+        cells_computed: 0,
+        seconds: None,
+        error: Some(error.to_string()),
+        done_since: false,
+        command: Vec::new(),
+        directory: None,
+    }
 }
 
 /// Whether a later run was of the same study and ran every stage of an earlier one.
@@ -150,7 +192,7 @@ impl Alive {
         };
         let runs = self.0.entry(cache).or_insert_with_key(|cache| {
             // A cache that is gone has no runs, and is not made to be asked.
-            if !cache.join("VERSION").is_file() {
+            if !Cache::is_in(cache) {
                 return Vec::new();
             }
             let live = Cache::open(cache).and_then(|cache| cache.live_runs());

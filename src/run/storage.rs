@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use crate::cache::{Cache, CacheError, FileKind, Key, StoredFile};
+use crate::cache::{Cache, CacheError, FileKind, Key, KnownWeights, StoredFile};
+use crate::model::FileStamp;
 use crate::plan::StageRecord;
 
-use super::status::folders;
+use super::status::{folders, manifest};
 
 pub use collect::{Collected, Criteria, collect};
 pub use usage::{KindUsage, RunUsage, Usage, usage};
@@ -41,10 +42,11 @@ pub struct Verified {
 }
 
 /// Reads every file of the cache and checks it; what is damaged is moved aside, and so is a record that names an object that is missing.
-/// `on_progress` hears how many bytes of how many were read.
+/// Weight files whose hash is known are hashed again, whatever their size, time and inode say. `on_progress` hears how many bytes of how
+/// many were read.
 ///
 /// # Errors
-/// [`CacheError::Io`] where the cache cannot be read.
+/// [`CacheError::Io`] where the cache cannot be listed.
 pub fn verify(
     cache: &Cache,
     on_progress: &mut dyn FnMut(u64, u64),
@@ -60,34 +62,70 @@ pub fn verify(
     for kind in in_order {
         files.extend(cache.files(kind)?);
     }
-    let total = files.iter().map(|file| file.bytes).sum();
+    let weights =
+        |file: &StoredFile| known_weights(cache, file).map_or(0, |known| known.size_bytes);
+    let total = files.iter().map(|file| file.bytes + weights(file)).sum();
     let mut verified = Verified::default();
     let mut sound_objects = HashSet::new();
     for file in files {
-        let mut reason = cache.check(&file)?;
+        let reason = match cache.check(&file) {
+            Ok(Some(reason)) => Some(reason.to_string()),
+            Ok(None) => unsound(cache, &file, &sound_objects),
+            // The others are checked all the same.
+            Err(error) => Some(error.to_string()),
+        };
         if reason.is_none() && file.kind == FileKind::Object {
             sound_objects.insert(file.name);
         }
-        if reason.is_none()
-            && let FileKind::Record = file.kind
-            && let Some(record) = cache.record_in::<StageRecord>(&file)
-            && !record
-                .objects()
-                .all(|object| sound_objects.contains(object))
-        {
-            let missing = "it names an artifact that is not in the cache";
-            cache.set_aside(&file, missing);
-            reason = Some(missing);
-        }
         verified.files += 1;
-        verified.bytes += file.bytes;
+        verified.bytes += file.bytes + weights(&file);
         verified.damaged.extend(reason.map(|reason| Damage {
             path: file.path.clone(),
-            reason: reason.to_string(),
+            reason,
         }));
         on_progress(verified.bytes, total);
     }
     Ok(verified)
+}
+
+/// What is wrong with a file that is whole, if it says what is not so; it is moved aside then.
+fn unsound(cache: &Cache, file: &StoredFile, sound_objects: &HashSet<Key>) -> Option<String> {
+    let reason = match file.kind {
+        FileKind::Object | FileKind::Pack => None,
+        FileKind::Record => {
+            let record = cache.record_in::<StageRecord>(file)?;
+            // An object that was made since they were listed is looked at now.
+            let is_there = |object: &Key| {
+                sound_objects.contains(object) || cache.is_object_intact(object).unwrap_or(false)
+            };
+            let is_complete = record.objects().all(is_there);
+            (!is_complete).then(|| "it names an artifact that is not in the cache".to_string())
+        }
+        FileKind::WeightHash => {
+            let known = known_weights(cache, file)?;
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_mmap_rayon(&known.path).ok()?;
+            (hasher.finalize() != known.hash).then(|| {
+                format!(
+                    "`{}` is not what it was when it was hashed, though its size, time and inode are: what was computed with it since is wrong",
+                    known.path.display()
+                )
+            })
+        }
+    };
+    if let Some(reason) = &reason {
+        cache.set_aside(file, reason);
+    }
+    reason
+}
+
+/// The weight file whose hash a file of the cache remembers, if it is there and looks as it did.
+fn known_weights(cache: &Cache, file: &StoredFile) -> Option<KnownWeights> {
+    let known = cache.weight_hashes().known(file)?;
+    let stamp = FileStamp::of(&known.path).ok()?;
+    let is_same = (stamp.size, stamp.modified_nanoseconds as i128, stamp.inode)
+        == (known.size_bytes, known.mtime_ns, known.inode);
+    is_same.then_some(known)
 }
 
 /// A stage record and its file.
@@ -257,12 +295,14 @@ impl References {
 }
 
 /// The runs in a folder of runs, and the keys of their stages.
+///
+/// # Errors
+/// Where one cannot be read: what it refers to is not known then.
 fn run_files(runs: &Path) -> Result<Vec<RunFiles>, CacheError> {
     let mut found = Vec::new();
     for study in folders(runs)? {
         for folder in folders(&study)? {
-            let text = std::fs::read(folder.join("run.json")).unwrap_or_default();
-            let Ok(manifest) = serde_json::from_slice::<Json>(&text) else {
+            let Some(manifest) = manifest(&folder)? else {
                 continue;
             };
             let stages = manifest["stages"].as_array().into_iter().flatten();

@@ -190,7 +190,8 @@ impl Stage for Extract {
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let model = inputs.model(&self.model)?;
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let scores = scores_of(inputs.stage(&self.scores)?.table("")?, &self.model, prompts)?;
+        let table = inputs.stage(&self.scores)?.table("")?;
+        let scores = scores_of(&table, &self.model, prompts)?;
         let (groups, findings) = self.groups(prompts, &scores)?;
         let layers = parameters::layers(&self.layers, model.config().n_layers);
         let recipe = Recipe {

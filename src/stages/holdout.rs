@@ -196,7 +196,7 @@ impl Stage for Holdout {
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
         let table = inputs.stage(&self.scores)?.table("")?;
-        let scores = direction::scores_of(table, &self.direction_model, prompts)?;
+        let scores = direction::scores_of(&table, &self.direction_model, prompts)?;
         let mut findings = Vec::new();
         let splits = self
             .seeds

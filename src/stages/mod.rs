@@ -15,10 +15,11 @@ use std::sync::Arc;
 
 use polars::prelude::DataFrame;
 
-use crate::model::{Cell, ModelError, ModelHandle, Value};
+use crate::model::{Cell, Cells, ModelError, ModelHandle, Value};
 use crate::prompts::PromptSet;
 use crate::spec::{Fields, Location, Problems, Spanned};
 
+mod artifacts;
 mod direction;
 mod forecast;
 mod generate;
@@ -35,11 +36,12 @@ pub mod sweep;
 mod table;
 mod xstest;
 
+pub use artifacts::Artifacts;
 pub use direction::Direction;
 pub use forecast::{ExpectedDirection, Forecast, Forecasts};
 pub use import::ImportSettings;
 pub use parameters::{Chat, ScoreRule, Settings};
-pub use table::{read_numbers, read_parquet, read_text, to_csv, to_parquet};
+pub use table::{read_numbers, read_parquet, read_text, write_csv, write_parquet};
 
 /// What a stage produces, as other stages see it; a reference to a stage of another product is an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,13 +198,29 @@ pub trait Stage: Send + Sync {
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError>;
 }
 
-/// Answers cells, in the order asked.
+/// Answers cells.
 pub trait Evaluate {
-    /// The value of each cell. Equal cells may be given more than once.
+    /// Hands the value of every cell to `take`, with the cell's number, in any order. Equal cells may be given more than once. No more
+    /// of the cells than are worked on lie in memory.
     ///
     /// # Errors
     /// Whatever keeps the values from being had; see [`StageError`].
-    fn evaluate(&mut self, cells: &[Cell]) -> Result<Vec<Value>, StageError>;
+    fn evaluate_each(
+        &mut self,
+        cells: &dyn Cells,
+        take: &mut dyn FnMut(usize, Value),
+    ) -> Result<(), StageError>;
+
+    /// The value of each cell, in the order asked.
+    ///
+    /// # Errors
+    /// As [`Evaluate::evaluate_each`].
+    fn evaluate(&mut self, cells: &[Cell]) -> Result<Vec<Value>, StageError> {
+        let mut values: Vec<Option<Value>> = vec![None; cells.len()];
+        self.evaluate_each(&cells, &mut |number, value| values[number] = Some(value))?;
+        let values: Option<Vec<Value>> = values.into_iter().collect();
+        values.ok_or_else(|| StageError::Internal("a cell was left without a value".to_string()))
+    }
 }
 
 /// A file that a stage reads.
@@ -224,7 +242,7 @@ pub struct Inputs {
     /// By path.
     pub files: BTreeMap<PathBuf, Arc<InputFile>>,
     /// By name in the study file.
-    pub stages: BTreeMap<String, Arc<Output>>,
+    pub stages: BTreeMap<String, Arc<Artifacts>>,
     /// What is known of every stage before it has run.
     pub forecasts: Forecasts,
 }
@@ -258,11 +276,11 @@ impl Inputs {
         })
     }
 
-    /// The output of the stage of that name.
+    /// What the stage of that name left.
     ///
     /// # Errors
     /// [`StageError::Internal`] when the stage has not run.
-    pub fn stage(&self, name: &Name) -> Result<&Arc<Output>, StageError> {
+    pub fn stage(&self, name: &Name) -> Result<&Arc<Artifacts>, StageError> {
         self.stages
             .get(&name.value)
             .ok_or_else(|| StageError::Internal(format!("stage `{}` has not run", name.value)))

@@ -143,18 +143,23 @@ impl Stage for Random {
         // Models of different width need vectors of different length.
         for model in models {
             let config = model.config();
+            let vectors = self
+                .seeds
+                .iter()
+                .map(|seed| Ok((seed, Arc::new(random_unit_vector(seed, config.d_model)?))))
+                .collect::<Result<Vec<_>, StageError>>()?;
             let mut lines = Vec::new();
             for layer in parameters::layers(&self.layers, config.n_layers) {
                 let unit_length = self.unit_length(layer, inputs)?;
-                for seed in self.seeds.iter() {
+                for (seed, vector) in &vectors {
                     lines.push(Line {
                         direction: "random".to_string(),
-                        seed: Some(seed),
+                        seed: Some(*seed),
                         layer,
                         site: self.site,
-                        vector: Arc::new(random_unit_vector(seed, config.d_model)?),
+                        vector: Arc::clone(vector),
                         unit_length,
-                        sets: sets.clone(),
+                        sets: Arc::clone(&sets),
                         builders: Arc::clone(&builders),
                     });
                 }

@@ -158,7 +158,7 @@ impl Stage for Steer {
                 Some(layers) => parameters::layers(layers, n_layers),
             };
             lines.extend(layers.into_iter().map(|layer| Line {
-                sets: sets.clone(),
+                sets: Arc::clone(&sets),
                 ..moved(line_of(direction, self.unit), layer, self.site)
             }));
         }
@@ -187,7 +187,7 @@ pub(super) fn line_of(direction: &Direction, unit: AlphaUnit) -> Line {
         site: direction.site,
         vector: Arc::clone(&direction.vector),
         unit_length: unit.length(direction.pre_norm, direction.resid_norm),
-        sets: Vec::new(),
+        sets: Arc::from([]),
         builders: Arc::clone(&direction.builders),
     }
 }

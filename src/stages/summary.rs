@@ -188,13 +188,14 @@ impl Stage for Summary {
     fn run(&self, inputs: &Inputs, _evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let mut grids = Vec::new();
         for (source, name) in &self.sources {
-            let rows = inputs.stage(name)?.table("").map_err(|_| {
-                StageError::Data(format!(
+            let swept = inputs.stage(name)?;
+            if !swept.has_table("") {
+                return Err(StageError::Data(format!(
                     "stage `{}` has no scores of prompts and no rates of groups to summarise",
                     name.value
-                ))
-            })?;
-            let found = read(*source, rows).map_err(|problem| {
+                )));
+            }
+            let found = read(*source, &swept.table("")?).map_err(|problem| {
                 StageError::Data(format!("stage `{}`: {problem}", name.value))
             })?;
             grids.extend(found);
@@ -203,12 +204,16 @@ impl Stage for Summary {
         let mut agreement = None;
         for (source, name) in &self.sources {
             // An imported holdout has no directions, and so no cosines.
-            if let (Source::Holdout, Ok(table)) = (source, inputs.stage(name)?.table("cosine")) {
-                cosines = Some(stability::table(table)?);
+            let swept = inputs.stage(name)?;
+            if *source == Source::Holdout && swept.has_table("cosine") {
+                cosines = Some(stability::table(&swept.table("cosine")?)?);
             }
         }
         if let Some(name) = &self.generate {
-            agreement = inputs.stage(name)?.table("agreement").ok().cloned();
+            let texts = inputs.stage(name)?;
+            if texts.has_table("agreement") {
+                agreement = Some(texts.table("agreement")?);
+            }
         }
         let comparisons = learned::compare(&grids, &self.splits, self.seed)?;
         let candidates = [

@@ -7,8 +7,8 @@ use polars::prelude::DataFrame;
 use serde_json::{Value as Json, json};
 
 use crate::model::{
-    Cell, Edit, HookPoint, Intervention, ModelHandle, Positions, Readout, Site, Tokens, Value,
-    Vector,
+    Cell, Cells, Edit, HookPoint, Intervention, ModelHandle, Positions, Readout, Site, Tokens,
+    Value, Vector,
 };
 use crate::prompts::PromptSet;
 use crate::spec::{Fields, choice};
@@ -105,6 +105,9 @@ impl Mode {
     }
 }
 
+/// A named group of prompts, by index into the prompt set.
+pub type Set = (String, Vec<usize>);
+
 /// One direction at one place, with the prompts it is tried on.
 #[derive(Clone, Debug)]
 pub struct Line {
@@ -120,8 +123,8 @@ pub struct Line {
     pub vector: Arc<Vector>,
     /// Length of one unit of α.
     pub unit_length: f64,
-    /// Named groups of prompts, by index into the prompt set.
-    pub sets: Vec<(String, Vec<usize>)>,
+    /// Named groups of prompts; lines share them.
+    pub sets: Arc<[Set]>,
     /// Texts of the prompts the direction was made from.
     pub builders: Arc<HashSet<String>>,
 }
@@ -146,11 +149,101 @@ pub struct Sweep<'a> {
 
 /// One row of the table, before its score.
 struct Row<'a> {
-    model: &'a ModelHandle,
+    /// Number of the model.
+    model: usize,
     line: &'a Line,
     alpha: f64,
     set: &'a str,
     prompt: usize,
+}
+
+/// The rows of a sweep: models × lines × α × sets × prompts, in that order, found by their number rather than listed.
+struct Rows<'a> {
+    sweep: &'a Sweep<'a>,
+    /// By line, the number of its first row on the first model; and behind them, how many rows a model has.
+    starts: Vec<usize>,
+}
+
+impl<'a> Rows<'a> {
+    fn new(sweep: &'a Sweep<'a>) -> Self {
+        let mut starts = vec![0];
+        for line in &sweep.lines {
+            let before = starts.last().copied().unwrap_or(0);
+            starts.push(before + sweep.alphas.len() * prompts_of(line));
+        }
+        Rows { sweep, starts }
+    }
+
+    fn of_model(&self) -> usize {
+        self.starts.last().copied().unwrap_or(0)
+    }
+
+    fn count(&self) -> usize {
+        self.of_model() * self.sweep.models.len()
+    }
+
+    /// The row of that number, which is below [`Rows::count`].
+    fn row(&self, number: usize) -> Row<'a> {
+        let (model, number) = (number / self.of_model(), number % self.of_model());
+        let at = self.starts.partition_point(|start| *start <= number) - 1;
+        let line = &self.sweep.lines[at];
+        let number = number - self.starts[at];
+        let (alpha, mut rest) = (number / prompts_of(line), number % prompts_of(line));
+        let mut sets = line.sets.iter();
+        let (set, prompt) = loop {
+            match sets.next() {
+                Some((_, prompts)) if rest >= prompts.len() => rest -= prompts.len(),
+                Some((name, prompts)) => break (name.as_str(), prompts[rest]),
+                None => unreachable!("a line has as many rows as its sets have prompts"),
+            }
+        };
+        Row {
+            model,
+            line,
+            alpha: self.sweep.alphas[alpha],
+            set,
+            prompt,
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Row<'a>> {
+        (0..self.count()).map(|number| self.row(number))
+    }
+}
+
+/// How many rows a line has for each α.
+fn prompts_of(line: &Line) -> usize {
+    line.sets.iter().map(|(_, prompts)| prompts.len()).sum()
+}
+
+/// The cells of a sweep's rows, by their number.
+struct SweepCells<'a> {
+    rows: &'a Rows<'a>,
+    /// By model.
+    readouts: Vec<Readout>,
+    /// By model, then prompt: the tokens, and the position of the edit, counted from the first.
+    prompts: Vec<Vec<(Arc<Tokens>, usize)>>,
+}
+
+impl Cells for SweepCells<'_> {
+    fn count(&self) -> usize {
+        self.rows.count()
+    }
+
+    fn cell(&self, number: usize) -> Cell {
+        let row = self.rows.row(number);
+        let sweep = self.rows.sweep;
+        let model = sweep.models[row.model];
+        let (tokens, position) = &self.prompts[row.model][row.prompt];
+        let n_layers = model.config().n_layers;
+        Cell::new(
+            model.fingerprint(),
+            Arc::clone(tokens),
+            interventions(sweep.mode, &row, Positions::At(*position), n_layers),
+            self.readouts[row.model].clone(),
+            n_layers,
+        )
+    }
 }
 
 impl Sweep<'_> {
@@ -160,56 +253,45 @@ impl Sweep<'_> {
     /// # Errors
     /// Those of the evaluator; a prompt without the position asked for.
     pub fn run(&self, evaluator: &mut dyn Evaluate) -> Result<DataFrame, StageError> {
-        let rows = self.rows();
-        let mut cells = Vec::with_capacity(rows.len());
-        let fed = tokens_of_each(&self.models, self.prompts, self.settings)?;
-        for (model, tokens) in self.models.iter().zip(fed) {
-            let readout = self.settings.readout(model)?;
-            for row in rows.iter().filter(|row| std::ptr::eq(row.model, &***model)) {
-                cells.push(self.cell(row, &tokens, &readout)?);
-            }
+        let rows = Rows::new(self);
+        let readouts = self.models.iter().map(|m| self.settings.readout(m));
+        let cells = SweepCells {
+            rows: &rows,
+            readouts: readouts.collect::<Result<_, _>>()?,
+            prompts: self.prompts_of_each()?,
+        };
+        let mut scores = vec![f64::NAN; rows.count()];
+        let mut other = None;
+        evaluator.evaluate_each(&cells, &mut |number, value| match value {
+            Value::Score(score) => scores[number] = score,
+            value => other = Some(value),
+        })?;
+        if let Some(other) = other {
+            return Err(not_a_score(&other));
         }
-        let scores = scores(evaluator.evaluate(&cells)?)?;
         self.assemble(&rows, scores)
     }
 
-    fn rows(&self) -> Vec<Row<'_>> {
-        let mut rows = Vec::new();
-        for model in &self.models {
-            for line in &self.lines {
-                for &alpha in self.alphas {
-                    for (set, indices) in &line.sets {
-                        rows.extend(indices.iter().map(|&prompt| Row {
-                            model: model.as_ref(),
-                            line,
-                            alpha,
-                            set,
-                            prompt,
-                        }));
-                    }
+    /// The prompts that the lines point to, as each of the models sees them, and where they are edited. Of a prompt that no line points
+    /// to the position is of no consequence.
+    fn prompts_of_each(&self) -> Result<Vec<Vec<(Arc<Tokens>, usize)>>, StageError> {
+        let mut is_used = vec![false; self.prompts.prompts.len()];
+        let sets = self.lines.iter().flat_map(|line| line.sets.iter());
+        sets.for_each(|(_, prompts)| prompts.iter().for_each(|&prompt| is_used[prompt] = true));
+        let fed = tokens_of_each(&self.models, self.prompts, self.settings)?;
+        let place = |(index, tokens): (usize, Arc<Tokens>)| {
+            let position = match is_used[index] {
+                true => {
+                    let prompt = &self.prompts.prompts[index];
+                    parameters::index_of(self.position, tokens.len(), prompt)?
                 }
-            }
-        }
-        rows
-    }
-
-    fn cell(
-        &self,
-        row: &Row<'_>,
-        tokens: &[Arc<Tokens>],
-        readout: &Readout,
-    ) -> Result<Cell, StageError> {
-        let tokens = &tokens[row.prompt];
-        let prompt = &self.prompts.prompts[row.prompt];
-        let position = parameters::index_of(self.position, tokens.len(), prompt)?;
-        let interventions = interventions(self.mode, row, Positions::At(position));
-        Ok(Cell::new(
-            row.model.fingerprint(),
-            Arc::clone(tokens),
-            interventions,
-            readout.clone(),
-            row.model.config().n_layers,
-        ))
+                false => 0,
+            };
+            Ok((tokens, position))
+        };
+        let of_model =
+            |tokens: Vec<Arc<Tokens>>| tokens.into_iter().enumerate().map(place).collect();
+        fed.into_iter().map(of_model).collect()
     }
 
     /// The α of a row; an ablation has none.
@@ -217,7 +299,7 @@ impl Sweep<'_> {
         (self.mode == Mode::Add).then_some(row.alpha)
     }
 
-    fn assemble(&self, rows: &[Row<'_>], scores: Vec<f64>) -> Result<DataFrame, StageError> {
+    fn assemble(&self, rows: &Rows<'_>, scores: Vec<f64>) -> Result<DataFrame, StageError> {
         let prompts = &self.prompts.prompts;
         let threshold = self.settings.score.threshold;
         let refused = scores.iter().map(|&s| s > threshold).collect();
@@ -226,7 +308,7 @@ impl Sweep<'_> {
             .map(|r| r.line.builders.contains(&prompts[r.prompt].text))
             .collect();
         table::frame(vec![
-            table::text("model", rows.iter().map(|r| r.model.name())),
+            table::text("model", rows.iter().map(|r| self.models[r.model].name())),
             table::text(
                 "direction",
                 rows.iter().map(|r| self.mode.label(&r.line.direction)),
@@ -234,7 +316,7 @@ impl Sweep<'_> {
             table::optional_integers("seed", rows.iter().map(|r| r.line.seed)),
             table::integers("layer", rows.iter().map(|r| r.line.layer)),
             table::text("site", rows.iter().map(|r| r.line.site.short_name())),
-            table::optional_numbers("alpha", rows.iter().map(|r| self.alpha(r)).collect()),
+            table::optional_numbers("alpha", rows.iter().map(|r| self.alpha(&r)).collect()),
             table::text("set", rows.iter().map(|r| r.set)),
             table::text("id", rows.iter().map(|r| &prompts[r.prompt].id)),
             table::text("split", rows.iter().map(|r| &prompts[r.prompt].split)),
@@ -246,7 +328,12 @@ impl Sweep<'_> {
     }
 }
 
-fn interventions(mode: Mode, row: &Row<'_>, positions: Positions) -> Vec<Intervention> {
+fn interventions(
+    mode: Mode,
+    row: &Row<'_>,
+    positions: Positions,
+    n_layers: usize,
+) -> Vec<Intervention> {
     let at = |layer: usize, edit: Edit| Intervention {
         hook: HookPoint::block(layer, row.line.site),
         positions,
@@ -262,9 +349,7 @@ fn interventions(mode: Mode, row: &Row<'_>, positions: Positions) -> Vec<Interve
             vec![at(row.line.layer, edit)]
         }
         Mode::Ablate => vec![at(row.line.layer, ablate())],
-        Mode::AblateEverywhere => (0..row.model.config().n_layers)
-            .map(|layer| at(layer, ablate()))
-            .collect(),
+        Mode::AblateEverywhere => (0..n_layers).map(|layer| at(layer, ablate())).collect(),
     }
 }
 
@@ -328,11 +413,13 @@ pub(super) fn scores(values: Vec<Value>) -> Result<Vec<f64>, StageError> {
         .into_iter()
         .map(|value| match value {
             Value::Score(score) => Ok(score),
-            other => Err(StageError::Internal(format!(
-                "expected a score, found {other:?}"
-            ))),
+            other => Err(not_a_score(&other)),
         })
         .collect()
+}
+
+fn not_a_score(value: &Value) -> StageError {
+    StageError::Internal(format!("expected a score, found {value:?}"))
 }
 
 /// The activations among values, `[d_model]` each.
@@ -349,7 +436,7 @@ pub(super) fn activations(values: Vec<Value>) -> Result<Vec<Vec<f32>>, StageErro
 }
 
 /// Groups of prompts by split, in the order of first appearance.
-pub(super) fn sets_by_split(prompts: &PromptSet) -> Vec<(String, Vec<usize>)> {
+pub(super) fn sets_by_split(prompts: &PromptSet) -> Arc<[Set]> {
     prompts
         .splits()
         .into_iter()

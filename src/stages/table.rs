@@ -1,6 +1,6 @@
 //! Tables: typed columns in, a polars data frame out, and back. NaN never passes silently.
 
-use std::io::Cursor;
+use std::io::{Cursor, Write};
 
 use polars::prelude::{
     Column, CsvWriter, DataFrame, NamedFrom, ParquetReader, ParquetWriter, SerReader, SerWriter,
@@ -107,27 +107,25 @@ pub(super) fn read_flags(table: &DataFrame, name: &str) -> Result<Vec<bool>> {
         .collect())
 }
 
-/// The table as Parquet.
+/// Writes the table as Parquet.
 ///
 /// # Errors
-/// [`StageError::Internal`] when polars cannot write it.
-pub fn to_parquet(table: &DataFrame) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    ParquetWriter::new(&mut bytes).finish(&mut table.clone())?;
-    Ok(bytes)
+/// [`StageError::Internal`] when polars cannot write it; the writer's own errors are among those.
+pub fn write_parquet(table: &DataFrame, writer: impl Write) -> Result<()> {
+    ParquetWriter::new(writer).finish(&mut table.clone())?;
+    Ok(())
 }
 
-/// The table as CSV with a header.
+/// Writes the table as CSV with a header.
 ///
 /// # Errors
-/// [`StageError::Internal`] when polars cannot write it.
-pub fn to_csv(table: &DataFrame) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    CsvWriter::new(&mut bytes).finish(&mut table.clone())?;
-    Ok(bytes)
+/// As [`write_parquet`].
+pub fn write_csv(table: &DataFrame, writer: impl Write) -> Result<()> {
+    CsvWriter::new(writer).finish(&mut table.clone())?;
+    Ok(())
 }
 
-/// Reads what [`to_parquet`] wrote.
+/// Reads what [`write_parquet`] wrote.
 ///
 /// # Errors
 /// [`StageError::Internal`] for anything else.

@@ -5,6 +5,7 @@
 //! and without those prompts.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
@@ -124,7 +125,7 @@ impl Stage for XsTest {
             .iter()
             .filter(|direction| self.takes(direction.seed))
             .map(|direction| Line {
-                sets: sets.clone(),
+                sets: Arc::clone(&sets),
                 ..line_of(direction, self.unit)
             })
             .collect();

@@ -28,20 +28,42 @@ impl Process {
         self.here.is_some() && self.started.is_some() && self.here == here()
     }
 
-    /// Whether it is known to have ended. Of a process elsewhere nothing is known.
+    /// Whether it is known to have ended. Of a process elsewhere nothing is known, nor of one that the system does not show to this user.
     pub(super) fn is_gone(&self) -> bool {
-        self.is_here() && self.started != started(self.id)
+        if !self.is_here() {
+            return false;
+        }
+        match started(self.id) {
+            None => !exists(self.id),
+            now => now != self.started,
+        }
     }
 }
 
-/// The boot and the namespace of process ids.
-fn here() -> Option<String> {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
-    Some(format!("{} {}", boot.trim(), namespace.display()))
+/// Whether there is a process of that id, or one that has ended and was not waited for; of any user.
+fn exists(id: u32) -> bool {
+    let Ok(id) = libc::pid_t::try_from(id) else {
+        return false;
+    };
+    // SAFETY: signal 0 is sent to nobody; the call only says whether it could be.
+    let answer = unsafe { libc::kill(id, 0) };
+    answer == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
-/// When a process started; none for one that is not there, or has ended and was not yet waited for.
+/// The machine, its boot and the namespace of process ids. Machines that were copied while they ran share their boot, but not their name.
+fn here() -> Option<String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    Some(format!(
+        "{} {} {}",
+        boot.trim(),
+        name.trim(),
+        namespace.display()
+    ))
+}
+
+/// When a process started; none for one that is not to be seen. One that has ended and was not yet waited for never started.
 fn started(id: u32) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     // The name, in parentheses, may hold anything; the state is the first field behind it, the start the twentieth.
@@ -49,7 +71,7 @@ fn started(id: u32) -> Option<String> {
     let mut fields = fields.split_whitespace();
     let state = fields.next()?;
     if matches!(state, "Z" | "X") {
-        return None;
+        return Some(String::new());
     }
     fields.nth(18).map(str::to_string)
 }
@@ -74,6 +96,17 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(process.is_gone());
+    }
+
+    #[test]
+    fn a_process_exists_until_it_is_waited_for() {
+        assert!(exists(std::process::id()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let id = child.id();
+        child.wait().unwrap();
+        assert!(!exists(id));
+        // That of another user, where the tests do not run as root.
+        assert!(exists(1));
     }
 
     #[test]

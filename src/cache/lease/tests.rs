@@ -1,14 +1,20 @@
+use std::path::Path;
+
 use super::watch::STALE_AFTER;
 use super::*;
 
-fn cells(numbers: std::ops::Range<u32>) -> Vec<(Key, usize)> {
+fn cells(numbers: std::ops::Range<u32>) -> Vec<Wanted> {
     numbers
-        .map(|number| (Key::of(&number.to_le_bytes()), number as usize / 10))
+        .map(|number| Wanted {
+            key: Key::of(&number.to_le_bytes()),
+            prompt: number / 10,
+        })
         .collect()
 }
 
 fn lease(folder: &tempfile::TempDir) -> Lease {
-    Lease::start(&Layout::new(folder.path()), PathBuf::from("/runs/one"))
+    let run = PathBuf::from("/runs/one");
+    Lease::start(&Layout::new(folder.path()), run, Purpose::Run)
 }
 
 fn files(folder: &tempfile::TempDir) -> usize {
@@ -22,7 +28,6 @@ fn a_run_that_is_alone_claims_everything_and_leaves_nothing() {
     let cells = cells(0..100);
     assert_eq!(alone.claim(&cells), (0..100).collect::<Vec<_>>());
     assert_eq!(files(&folder), 2);
-    assert!(!alone.is_shared());
     drop(alone);
     assert_eq!(files(&folder), 0);
 }
@@ -35,6 +40,8 @@ fn what_one_has_claimed_the_other_leaves_and_waits_for() {
     assert_eq!(one.claim(&cells[..60]).len(), 60);
     assert_eq!(two.claim(&cells), (60..100).collect::<Vec<_>>());
     assert!(two.claim(&cells[..60]).is_empty());
+    assert!(lock(&two.shared.own).waits_for.is_empty());
+    two.wait_for(&cells[..60]);
     let waits_for = lock(&two.shared.own).waits_for.clone();
     assert_eq!(waits_for, [one.shared.id]);
     // One hears of it at its next beat, and keeps the first half of its prompts.
@@ -42,7 +49,7 @@ fn what_one_has_claimed_the_other_leaves_and_waits_for() {
     assert_eq!(others[0].beat.waits_for, waits_for);
     one.shared.asked.store(true, Ordering::Relaxed);
     assert_eq!(one.claim(&cells[..60]), (0..30).collect::<Vec<_>>());
-    assert!(!one.is_asked_to_share());
+    assert!(!one.is_asked_to_share(true));
     assert_eq!(two.claim(&cells[..60]), (30..60).collect::<Vec<_>>());
     one.release();
     assert_eq!(two.claim(&cells[..60]).len(), 60);
@@ -54,13 +61,14 @@ fn a_beat_tells_a_holder_that_it_is_waited_for() {
     let (one, two) = (lease(&folder), lease(&folder));
     let cells = cells(0..20);
     one.claim(&cells);
-    two.claim(&cells);
+    assert!(two.claim(&cells).is_empty());
+    two.wait_for(&cells);
     let started = Instant::now();
-    while !one.is_asked_to_share() {
+    while !one.is_asked_to_share(true) {
         assert!(started.elapsed() < 10 * BEAT, "it never heard");
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(!two.is_asked_to_share());
+    assert!(!two.is_asked_to_share(true));
 }
 
 /// Both claim at once, again and again: no cell is left to nobody, and none to both.
@@ -78,14 +86,14 @@ fn of_two_that_claim_at_once_one_keeps_each_cell() {
         let mut both = [first.clone(), second.clone()].concat();
         both.sort_unstable();
         assert!(both.windows(2).all(|pair| pair[0] != pair[1]));
-        assert!(!both.is_empty());
+        assert_eq!(both.len(), 40, "each cell is somebody's");
         one.release();
         two.release();
     }
 }
 
 /// A lease as a run on another machine would have left it.
-fn lease_from_elsewhere(folder: &tempfile::TempDir, cells: &[(Key, usize)]) -> Key {
+fn lease_from_elsewhere(folder: &tempfile::TempDir, cells: &[Wanted]) -> Key {
     let foreign = lease(folder);
     foreign.claim(cells);
     let id = Key::of(b"elsewhere");
@@ -115,10 +123,10 @@ fn a_dead_run_s_cells_are_taken_over_when_its_time_is_up() {
 fn live_runs_are_those_here_that_have_not_ended() {
     let folder = tempfile::tempdir().unwrap();
     let layout = Layout::new(folder.path());
-    assert_eq!(live_runs(&layout).unwrap(), []);
+    assert_eq!(live_runs(&layout, None).unwrap(), []);
     let holder = lease(&folder);
     holder.claim(&cells(0..5));
-    let live = live_runs(&layout).unwrap();
+    let live = live_runs(&layout, None).unwrap();
     let expected = LiveRun {
         run: PathBuf::from("/runs/one"),
         process: std::process::id(),
@@ -128,19 +136,77 @@ fn live_runs_are_those_here_that_have_not_ended() {
 }
 
 #[test]
-fn leases_that_are_not_whole_are_passed_over() {
+fn a_lease_that_cannot_be_read_stands_until_its_time_is_up() {
     let folder = tempfile::tempdir().unwrap();
     let cells = cells(0..30);
     let id = lease_from_elsewhere(&folder, &cells);
     let layout = Layout::new(folder.path());
     let heir = lease(&folder);
-    let claim = std::fs::read(layout.lease(&id, "cells")).unwrap();
-    std::fs::write(layout.lease(&id, "cells"), &claim[..claim.len() - 3]).unwrap();
-    assert_eq!(heir.claim(&cells).len(), 30);
-    std::fs::write(layout.lease(&id, "json"), "{}").unwrap();
+    assert!(heir.claim(&cells).is_empty());
+    for kind in ["json", "cells"] {
+        std::fs::write(layout.lease(&id, kind), "{}").unwrap();
+        assert!(heir.claim(&cells).is_empty());
+        std::fs::remove_file(layout.lease(&id, kind)).unwrap();
+        assert!(heir.claim(&cells).is_empty());
+    }
     std::fs::write(layout.leases().join("README"), "x").unwrap();
+    lock(&heir.shared.others).watch.age(STALE_AFTER);
     assert_eq!(heir.claim(&cells).len(), 30);
-    assert!(!heir.is_shared());
+}
+
+#[test]
+fn a_claim_that_is_not_whole_claims_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let cells = cells(0..30);
+    let id = lease_from_elsewhere(&folder, &cells);
+    let path = Layout::new(folder.path()).lease(&id, "cells");
+    let claim = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &claim[..claim.len() - 3]).unwrap();
+    let heir = lease(&folder);
+    assert_eq!(heir.claim(&cells).len(), 30);
+    heir.release();
+    // And is read again once it is whole.
+    std::fs::write(&path, &claim).unwrap();
+    assert!(heir.claim(&cells).is_empty());
+}
+
+/// A run that slept too long wakes up beside the one that has taken its cells over: one of the two gives way.
+#[test]
+fn of_two_whose_claims_overlap_one_gives_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let cells = cells(0..30);
+    let (sleeper, heir) = (lease(&folder), lease(&folder));
+    assert_eq!(sleeper.claim(&cells).len(), 30);
+    remove(&Layout::new(folder.path()), &sleeper.shared.id);
+    assert_eq!(heir.claim(&cells).len(), 30);
+    let started = Instant::now();
+    let gives_way = |lease: &Lease| lease.is_asked_to_share(false);
+    while !gives_way(&sleeper) && !gives_way(&heir) {
+        assert!(started.elapsed() < 10 * BEAT, "both go on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (one, other) = match gives_way(&sleeper) {
+        true => (&sleeper, &heir),
+        false => (&heir, &sleeper),
+    };
+    assert!(one.claim(&cells).is_empty());
+    assert!(!gives_way(other));
+}
+
+#[test]
+fn who_collects_and_who_runs_see_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = crate::cache::Cache::open(folder.path()).unwrap();
+    let running = cache.lease(Path::new("/runs/one"));
+    assert!(!running.sees_collection());
+    let live = cache.lease_to_collect().unwrap().err().unwrap();
+    assert_eq!(live[0].run, Path::new("/runs/one"));
+    drop(running);
+    let collecting = cache.lease_to_collect().unwrap().ok().unwrap();
+    assert!(cache.lease(Path::new("/runs/two")).sees_collection());
+    assert!(cache.lease_to_collect().unwrap().is_err());
+    drop(collecting);
+    assert!(!cache.lease(Path::new("/runs/two")).sees_collection());
 }
 
 #[test]

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use super::gguf_metadata::{Metadata, TensorFacts};
 use super::gguf_tokenizer::{chat_template, tokenizer};
 use super::host_tensor::{CHUNK, Data, HostTensor, encode};
-use super::{Checkpoint, Weights, map_file};
+use super::{Checkpoint, WeightFile, Weights};
 use crate::model::config::{Architecture, Dtype};
 use crate::model::error::ModelError;
 
@@ -45,7 +45,8 @@ const ROPE_DIVISORS: &str = "rope_freqs.weight";
 
 /// Opens the file.
 pub(super) fn open(path: &Path) -> Result<Checkpoint, ModelError> {
-    let map = map_file(path)?;
+    let file = WeightFile::open(path)?;
+    let map = Arc::clone(&file.map);
     let mut content = Content::read(&mut Cursor::new(&map[..]))
         .map_err(|error| unreadable(path, &error.to_string()))?;
     let mut metadata = Metadata {
@@ -66,7 +67,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, ModelError> {
     let tokenizer = tokenizer(&mut metadata)?;
     Ok(Checkpoint {
         path: path.to_path_buf(),
-        files: vec![path.to_path_buf()],
+        files: vec![file],
         chat_template: chat_template(&metadata, &tokenizer)?,
         weights: Box::new(tensors),
         tokenizer,

@@ -1,13 +1,17 @@
 //! Content hashes of what decides a model's numbers: its weight files, and the model as a whole.
 
+use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
-use super::Checkpoint;
+use super::{Checkpoint, WeightFile};
 use crate::model::chat::ChatTemplate;
 use crate::model::config::{Dtype, ModelConfig};
 use crate::model::error::ModelError;
 use crate::model::tokenizer::Tokenizer;
+
+/// Times of files may be as coarse as this.
+const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
 /// What tells, short of reading it, that a weight file is the one that was hashed before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +32,27 @@ impl FileStamp {
     /// # Errors
     /// The file does not exist or may not be read.
     pub fn of(path: &Path) -> Result<Self, ModelError> {
+        let metadata = path.metadata();
+        Self::new(
+            path,
+            &metadata.map_err(|error| ModelError::read(path, error))?,
+        )
+    }
+
+    /// The stamp of an open file, which was opened at `path`.
+    ///
+    /// # Errors
+    /// The file may not be read any more.
+    pub(super) fn of_open(path: &Path, file: &File) -> Result<Self, ModelError> {
+        let metadata = file.metadata();
+        Self::new(
+            path,
+            &metadata.map_err(|error| ModelError::read(path, error))?,
+        )
+    }
+
+    fn new(path: &Path, metadata: &Metadata) -> Result<Self, ModelError> {
         let read = |error| ModelError::read(path, error);
-        let metadata = path.metadata().map_err(read)?;
         let since_1970 = metadata
             .modified()
             .map_err(read)?
@@ -39,7 +62,7 @@ impl FileStamp {
             size: metadata.len(),
             modified_nanoseconds: since_1970.map(|d| d.as_nanos()).unwrap_or(0),
             #[cfg(unix)]
-            inode: std::os::unix::fs::MetadataExt::ino(&metadata),
+            inode: std::os::unix::fs::MetadataExt::ino(metadata),
             #[cfg(not(unix))]
             inode: 0,
         })
@@ -66,14 +89,14 @@ impl HashShortcut for NoShortcut {
 }
 
 impl Checkpoint {
-    /// The hash of the bytes of all weight files, in the order of [`Checkpoint::files`]; their names do not enter.
+    /// The hash of the bytes of all weight files, as they are mapped, in the order of their names, which do not enter.
     ///
     /// # Errors
     /// A file cannot be read.
     pub fn weights_hash(&self, shortcut: &dyn HashShortcut) -> Result<blake3::Hash, ModelError> {
         let mut hasher = blake3::Hasher::new_derive_key("dial model weights v1");
-        for path in self.files() {
-            hasher.update(file_hash(path, shortcut)?.as_bytes());
+        for file in &self.files {
+            hasher.update(file_hash(file, shortcut)?.as_bytes());
         }
         Ok(hasher.finalize())
     }
@@ -106,19 +129,25 @@ impl Checkpoint {
     }
 }
 
-fn file_hash(path: &Path, shortcut: &dyn HashShortcut) -> Result<blake3::Hash, ModelError> {
-    let before = FileStamp::of(path)?;
-    if let Some(hash) = shortcut.get(&before) {
+fn file_hash(file: &WeightFile, shortcut: &dyn HashShortcut) -> Result<blake3::Hash, ModelError> {
+    if let Some(hash) = shortcut.get(&file.stamp) {
         return Ok(hash);
     }
     let mut hasher = blake3::Hasher::new();
-    hasher
-        .update_mmap_rayon(path)
-        .map_err(|error| ModelError::read(path, error))?;
+    hasher.update_rayon(&file.map[..]);
     let hash = hasher.finalize();
-    // A file that changed while it was read must not be remembered under either stamp.
-    if FileStamp::of(path)? == before {
-        shortcut.put(&before, hash);
+    file.check_unchanged()?;
+    if is_settled(&file.stamp) {
+        shortcut.put(&file.stamp, hash);
     }
     Ok(hash)
+}
+
+/// Whether a file was last changed long enough ago that a further change would show in its time.
+fn is_settled(stamp: &FileStamp) -> bool {
+    let modified = UNIX_EPOCH.checked_add(Duration::from_nanos(
+        u64::try_from(stamp.modified_nanoseconds).unwrap_or(u64::MAX),
+    ));
+    let age = modified.and_then(|modified| modified.elapsed().ok());
+    age.is_some_and(|age| age >= SETTLED_AFTER)
 }

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::host_tensor::{Data, HostTensor, convert};
-use super::{Checkpoint, Weights, map_file, read_optional_text, read_text};
+use super::{Checkpoint, WeightFile, Weights, read_optional_text, read_text};
 use crate::model::chat::ChatTemplate;
 use crate::model::config::{Dtype, ModelConfig};
 use crate::model::error::ModelError;
@@ -45,6 +45,10 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint, ModelError> {
             .map(|text| (generation_path.as_path(), text)),
     )?;
     let files = weight_files(folder)?;
+    let files: Vec<WeightFile> = files
+        .iter()
+        .map(|path| WeightFile::open(path))
+        .collect::<Result<_, _>>()?;
     Ok(Checkpoint {
         path: folder.to_path_buf(),
         config,
@@ -191,11 +195,10 @@ struct Stored {
 }
 
 impl Shards {
-    fn open(files: &[PathBuf]) -> Result<Self, ModelError> {
+    fn open(files: &[WeightFile]) -> Result<Self, ModelError> {
         let mut tensors = HashMap::new();
-        for path in files {
-            let map = map_file(path)?;
-            let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
+        for WeightFile { path, map, .. } in files {
+            let (header, metadata) = SafeTensors::read_metadata(map).map_err(|error| {
                 ModelError::invalid(
                     path,
                     format!("not a complete safetensors file ({error}); download it again"),
@@ -206,7 +209,7 @@ impl Shards {
                 // The data follows the 8-byte length of the header and the header itself.
                 let start = 8 + header;
                 let stored = Stored {
-                    map: Arc::clone(&map),
+                    map: Arc::clone(map),
                     range: start + info.data_offsets.0..start + info.data_offsets.1,
                     shape: info.shape.clone(),
                     dtype,

@@ -3,7 +3,8 @@
 //! A [`Checkpoint`] is opened from a Hugging Face folder (`hugging_face`) or a GGUF file (`gguf`, with its
 //! tokenizer in `gguf_tokenizer`). Both answer to the parameter names of Hugging Face; opening checks that every
 //! parameter the configuration asks for is there with its shape, so that what follows may rely on it. `hub`
-//! brings a model from the hub to disk. Weights are memory-mapped: files must not change while they are open.
+//! brings a model from the hub to disk. Weights are memory-mapped, and hashed and loaded through the same map: a file that is replaced while
+//! a study runs changes nothing, and one that is written into is an error when the weights are loaded.
 
 mod gguf;
 mod gguf_metadata;
@@ -43,7 +44,8 @@ trait Weights: Send + Sync {
 /// An opened model.
 pub struct Checkpoint {
     path: PathBuf,
-    files: Vec<PathBuf>,
+    /// In an order that depends on nothing but their names.
+    files: Vec<WeightFile>,
     config: ModelConfig,
     tokenizer: Tokenizer,
     chat_template: Option<ChatTemplate>,
@@ -93,9 +95,12 @@ impl Checkpoint {
         self.chat_template.as_ref()
     }
 
-    /// The files whose bytes are the weights, in an order that depends on nothing but their names.
-    pub fn files(&self) -> &[PathBuf] {
-        &self.files
+    /// Fails where a weight file was written into since it was opened.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] naming the file.
+    pub fn check_unchanged(&self) -> Result<(), ModelError> {
+        self.files.iter().try_for_each(WeightFile::check_unchanged)
     }
 
     /// The shape of a tensor by its Hugging Face name; matrices are `[out, in]`.
@@ -161,14 +166,40 @@ impl std::fmt::Debug for Checkpoint {
     }
 }
 
-/// Maps a file into memory, read-only.
-fn map_file(path: &Path) -> Result<Arc<Mmap>, ModelError> {
-    let read = |error| ModelError::read(path, error);
-    let file = File::open(path).map_err(read)?;
-    // SAFETY: the map is read-only, and every access goes through bounds-checked slices. Another process that
-    // shortens the file meanwhile ends this one with a bus error; that is the documented condition of use.
-    let map = unsafe { Mmap::map(&file) }.map_err(read)?;
-    Ok(Arc::new(map))
+/// A weight file that is open and mapped into memory, read-only.
+struct WeightFile {
+    path: PathBuf,
+    file: File,
+    map: Arc<Mmap>,
+    /// As it was when it was opened.
+    stamp: FileStamp,
+}
+
+impl WeightFile {
+    fn open(path: &Path) -> Result<Self, ModelError> {
+        let read = |error| ModelError::read(path, error);
+        let file = File::open(path).map_err(read)?;
+        let stamp = FileStamp::of_open(path, &file)?;
+        // SAFETY: the map is read-only, and every access goes through bounds-checked slices. Another process that
+        // shortens the file meanwhile ends this one with a bus error; that is the documented condition of use.
+        let map = unsafe { Mmap::map(&file) }.map_err(read)?;
+        Ok(WeightFile {
+            path: path.to_path_buf(),
+            file,
+            map: Arc::new(map),
+            stamp,
+        })
+    }
+
+    fn check_unchanged(&self) -> Result<(), ModelError> {
+        match FileStamp::of_open(&self.path, &self.file)? == self.stamp {
+            true => Ok(()),
+            false => Err(ModelError::invalid(
+                &self.path,
+                "it was changed while the study ran; run the same command again, and replace weight files rather than write into them",
+            )),
+        }
+    }
 }
 
 /// The text of a file.

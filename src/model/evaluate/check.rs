@@ -2,25 +2,22 @@
 
 use crate::model::cell::{Cell, Edit, Readout, Value};
 use crate::model::config::ModelConfig;
-use crate::model::error::ModelError;
 use crate::model::hooks::HookPoint;
 
-type Result<T> = std::result::Result<T, ModelError>;
-
-/// Refuses what a model of these dimensions cannot do.
-pub(super) fn check(cell: &Cell, config: &ModelConfig) -> Result<()> {
+/// Refuses what a model of these dimensions cannot do; says why.
+pub(super) fn check(cell: &Cell, config: &ModelConfig) -> Result<(), String> {
     let generated = match cell.readout {
         Readout::Generation { max_new_tokens, .. } => max_new_tokens,
         _ => 0,
     };
-    let refuse = |message: String| Err(ModelError::Cell(message));
+    let refuse = Err;
     let length = cell.tokens.len();
     if length == 0 {
-        return refuse("a prompt has no tokens".to_string());
+        return refuse("it has no tokens".to_string());
     }
     if length + generated > config.context_length {
         return refuse(format!(
-            "a prompt of {length} tokens and {generated} to generate exceed the model's context of {}",
+            "{length} tokens and {generated} to generate exceed the model's context of {}",
             config.context_length
         ));
     }
@@ -70,11 +67,11 @@ pub(super) fn check(cell: &Cell, config: &ModelConfig) -> Result<()> {
     }
 }
 
-fn check_hook(hook: HookPoint, n_layers: usize) -> Result<()> {
+fn check_hook(hook: HookPoint, n_layers: usize) -> Result<(), String> {
     match hook {
-        HookPoint::Block { layer, .. } if layer >= n_layers => Err(ModelError::Cell(format!(
+        HookPoint::Block { layer, .. } if layer >= n_layers => Err(format!(
             "`{hook}` does not exist: the model has {n_layers} layers"
-        ))),
+        )),
         _ => Ok(()),
     }
 }
@@ -89,16 +86,13 @@ pub(super) fn is_finite(value: &Value) -> bool {
     }
 }
 
-/// The error of a cell whose numbers leave the range of their format.
-pub(super) fn not_finite(cell: &Cell) -> ModelError {
+/// What is said of a cell whose numbers leave the range of their format.
+pub(super) fn not_finite(cell: &Cell) -> String {
     let advice = match cell.interventions.is_empty() {
         true => "look for NaN in the model's weights, or use float32",
         false => "try float32 or a smaller α",
     };
-    ModelError::Cell(format!(
-        "{}: a value is not finite; {advice}",
-        described(cell)
-    ))
+    format!("{}: a value is not finite; {advice}", described(cell))
 }
 
 /// A cell as a person would name it: prompt, layer and α.

@@ -181,7 +181,7 @@ fn a_stream_beyond_the_format_is_an_error() {
         );
         let outcome = subject
             .evaluator
-            .evaluate(&[cell], &mut |_| std::ops::ControlFlow::Continue(()));
+            .evaluate(&&[cell][..], &mut |_| std::ops::ControlFlow::Continue(()));
         outcome.map(|_| ()).map_err(|error| error.to_string())
     };
     let last = 29;

@@ -266,7 +266,7 @@ mod tests {
             site: Site::ResidMid,
             vector: Arc::new(Vector::new(vec![1.0])),
             unit_length: 2.0,
-            sets: Vec::new(),
+            sets: Arc::from([]),
             builders: Arc::default(),
         }
     }

@@ -1,6 +1,7 @@
 //! Decoding, rows and positions; what needs no model.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::model::{Site, Vector};
 use crate::prompts::Prompt;
@@ -57,7 +58,7 @@ fn line(layer: usize) -> Line {
         site: Site::ResidPre,
         vector: Arc::new(Vector::new(vec![1.0])),
         unit_length: 1.0,
-        sets: Vec::new(),
+        sets: Arc::from([]),
         builders: Arc::default(),
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn add(
     let mut remade: Vec<Option<Remade>> = vec![None; all.len()];
     if let (Some(scores), Some(selection), false) = (&import.scores, &import.selection, is_check) {
         let table = inputs.stage(scores)?.table("")?;
-        let ranked = Ranked::read(table, selection)?;
+        let ranked = Ranked::read(&table, selection)?;
         for (builders, remade) in all.iter().zip(&mut remade) {
             *remade = Some(ranked.select(builders)?);
         }

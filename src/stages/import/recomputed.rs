@@ -82,18 +82,12 @@ pub(super) fn output(
     let mut columns: Vec<Vec<Option<f64>>> = vec![Vec::new(); import.summaries.len()];
     for (file, numbers) in &read {
         for (name, column) in import.summaries.iter().zip(&mut columns) {
-            let summary = inputs.stage(name)?;
-            let found = numbers
-                .iter()
-                .map(|number| look_up(number, &summary.tables));
+            let tables = inputs.stage(name)?.tables()?;
+            let found = numbers.iter().map(|number| look_up(number, &tables));
             let found = found.collect::<Result<Vec<_>, _>>()?;
-            output.findings.push(verdict(
-                &name_of(file),
-                name,
-                numbers,
-                &found,
-                &summary.tables,
-            )?);
+            output
+                .findings
+                .push(verdict(&name_of(file), name, numbers, &found, &tables)?);
             column.extend(found);
         }
     }

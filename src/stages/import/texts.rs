@@ -21,7 +21,7 @@ pub(super) fn output(
             ..Output::default()
         });
     };
-    let scored = inputs.stage(scores)?.table("")?;
+    let scored = &inputs.stage(scores)?.table("")?;
     let (models, ids) = (
         table::read_text(scored, "model")?,
         table::read_text(scored, "id")?,

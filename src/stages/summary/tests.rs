@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::grid::collect;
 use super::*;
-use crate::model::{Cell, Value};
+use crate::model::{Cells, Value};
+use crate::stages::Artifacts;
 
 /// Sums of a few numbers of size 10 or less.
 const ROUNDING: f64 = 1e-12;
@@ -180,13 +181,17 @@ fn every_parameter_is_in_the_key_and_stage_names_are_not() {
 struct NoModel;
 
 impl Evaluate for NoModel {
-    fn evaluate(&mut self, _cells: &[Cell]) -> Result<Vec<Value>, StageError> {
+    fn evaluate_each(
+        &mut self,
+        _cells: &dyn Cells,
+        _take: &mut dyn FnMut(usize, Value),
+    ) -> Result<(), StageError> {
         Err(StageError::Internal("a summary asks no model".to_string()))
     }
 }
 
 /// A sweep stage's output with these rows.
-fn output(rows: &[Row<'_>]) -> Arc<Output> {
+fn output(rows: &[Row<'_>]) -> Arc<Artifacts> {
     let all = || rows.iter();
     let columns = vec![
         table::text("model", all().map(|row| row.model)),
@@ -202,10 +207,11 @@ fn output(rows: &[Row<'_>]) -> Arc<Output> {
         table::flags("refused", all().map(|row| row.refused).collect()),
         table::flags("built_direction", all().map(|row| row.built).collect()),
     ];
-    Arc::new(Output {
+    let output = Output {
         tables: vec![(String::new(), table::frame(columns).expect("a table"))],
         ..Output::default()
-    })
+    };
+    Arc::new(output.into())
 }
 
 fn run(text: &str, stages: &[(&str, Vec<Row<'_>>)]) -> Output {

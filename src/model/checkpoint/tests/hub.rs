@@ -167,7 +167,7 @@ fn shards_are_fetched_and_a_broken_off_fetch_is_completed() {
         .hub(cache.path())
         .fetch(&repository("org/tiny"))
         .unwrap();
-    assert_eq!(Checkpoint::open(&folder).unwrap().files().len(), 2);
+    assert_eq!(Checkpoint::open(&folder).unwrap().files.len(), 2);
 
     std::fs::remove_file(folder.join("b.safetensors")).unwrap();
     let offline = Hub {

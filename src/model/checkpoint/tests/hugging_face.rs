@@ -1,6 +1,7 @@
 use super::*;
 use crate::model::chat::Message;
 use std::cell::RefCell;
+use std::path::Path;
 
 #[test]
 fn every_stored_format_is_read_in_every_wanted_one() {
@@ -34,7 +35,7 @@ fn shards_hold_the_same_model_as_one_file() {
         Checkpoint::open(one.path()).unwrap(),
         Checkpoint::open(many.path()).unwrap(),
     );
-    assert_eq!(many.files().len(), 2);
+    assert_eq!(many.files.len(), 2);
     for (name, _) in parsed(&config).parameter_shapes() {
         let read =
             |checkpoint: &Checkpoint| checkpoint.tensor(&name, Dtype::Float32).unwrap().to_f32();
@@ -216,8 +217,13 @@ fn weights_are_hashed_once_and_again_when_the_file_changes() {
     let folder = tempfile::tempdir().unwrap();
     let config = tiny_config("llama");
     write_tiny_model(folder.path(), &config, Dtype::Float32);
-    let checkpoint = Checkpoint::open(folder.path()).unwrap();
     let memory = Memory::default();
+    // A file changed just now may change again without its time telling.
+    let fresh = Checkpoint::open(folder.path()).unwrap();
+    fresh.weights_hash(&memory).unwrap();
+    assert!(memory.known.borrow().is_empty());
+    set_back(&folder.path().join("model.safetensors"));
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
     let first = checkpoint.weights_hash(&memory).unwrap();
     assert_eq!(*memory.hits.borrow(), 0);
     assert_eq!(checkpoint.weights_hash(&memory).unwrap(), first);
@@ -237,6 +243,46 @@ fn weights_are_hashed_once_and_again_when_the_file_changes() {
         .weights_hash(&memory)
         .unwrap();
     assert_ne!(other, first);
+}
+
+/// Makes a file an hour old.
+fn set_back(path: &Path) {
+    let an_hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(an_hour_ago).unwrap();
+}
+
+#[test]
+fn weights_that_are_replaced_stay_as_they_were_opened_and_those_written_into_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = tiny_config("llama");
+    write_tiny_model(folder.path(), &config, Dtype::Float32);
+    let path = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    set_back(&path);
+    let mut other = bytes.clone();
+    let last = other.len() - 1;
+    other[last] ^= 1;
+
+    let opened = Checkpoint::open(folder.path()).unwrap();
+    std::fs::write(folder.path().join("new"), &other).unwrap();
+    std::fs::rename(folder.path().join("new"), &path).unwrap();
+    let hash = opened.weights_hash(&NoShortcut).unwrap();
+    assert!(opened.check_unchanged().is_ok());
+    let replaced = Checkpoint::open(folder.path()).unwrap();
+    assert_ne!(replaced.weights_hash(&NoShortcut).unwrap(), hash);
+
+    std::fs::write(&path, &bytes).unwrap();
+    for result in [
+        replaced.check_unchanged(),
+        replaced.weights_hash(&NoShortcut).map(|_| ()),
+    ] {
+        let message = result.unwrap_err().to_string();
+        assert!(
+            message.contains("model.safetensors`: it was changed"),
+            "{message}"
+        );
+    }
 }
 
 #[test]

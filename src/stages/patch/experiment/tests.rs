@@ -1,6 +1,6 @@
 //! The two rounds and their tables, on a toy that stands for both models.
 
-use crate::model::{ScoreDtype, TokenSets, Value};
+use crate::model::{Cells, ScoreDtype, TokenSets, Value};
 use crate::prompts::Prompt;
 use crate::stages::table::{read_integers, read_numbers, read_text};
 
@@ -16,8 +16,11 @@ struct Toy {
 }
 
 impl Evaluate for Toy {
-    fn evaluate(&mut self, cells: &[Cell]) -> Result<Vec<Value>, StageError> {
-        self.rounds.push(cells.to_vec());
+    fn evaluate_each(
+        &mut self,
+        cells: &dyn Cells,
+        take: &mut dyn FnMut(usize, Value),
+    ) -> Result<(), StageError> {
         let value = |cell: &Cell| match &cell.readout {
             Readout::Activation {
                 hook: HookPoint::Block { layer, .. },
@@ -27,7 +30,14 @@ impl Evaluate for Toy {
             ]),
             _ => Value::Score(score(cell)),
         };
-        Ok(cells.iter().map(value).collect())
+        let cells: Vec<Cell> = (0..cells.count())
+            .map(|number| cells.cell(number))
+            .collect();
+        for (number, cell) in cells.iter().enumerate() {
+            take(number, value(cell));
+        }
+        self.rounds.push(cells);
+        Ok(())
     }
 }
 
