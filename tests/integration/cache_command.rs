@@ -204,6 +204,24 @@ fn nothing_is_deleted_while_a_run_is_alive() {
     assert!(gc(&bench, &["--unreferenced"])["packs"].as_u64() > Some(0));
 }
 
+/// What a run refers to is not known where its `run.json` cannot be read, or where there are no runs at all: then nothing is deleted.
+#[test]
+fn nothing_is_deleted_where_it_is_not_known_what_is_used() {
+    let bench = bench();
+    let run = bench.run(STUDY).ok();
+    let manifest = run.file(&bench, "run.json");
+    let text = std::fs::read(&manifest).unwrap();
+    std::fs::write(&manifest, &text[..text.len() / 2]).unwrap();
+    let said = cache(&bench, &["gc", "--unreferenced"]);
+    let message = said.message(1);
+    assert!(message.contains("run.json`: "), "{message}");
+    assert!(!committed_cells(&bench.path("cache")).is_empty());
+    let said = bench.dial(&["status"]);
+    assert!(said.stdout.contains("unreadable"), "{said:?}");
+    let said = cache(&bench, &["gc", "--unreferenced", "--runs", "rums"]);
+    assert_snapshot!(said.message(2), @"error: there is no folder of runs `rums`, and so nothing that refers to the cache; name it with `--runs`");
+}
+
 #[test]
 fn a_slip_is_refused() {
     let bench = bench();

@@ -215,3 +215,24 @@ fn status_reads_no_cache() {
     assert_eq!(bench.dial(&["status"]).stdout, before);
     assert!(!bench.path("cache").exists());
 }
+
+/// A cell that its model cannot give fails like one without a finite value: by name, and alone.
+#[test]
+fn a_prompt_too_long_to_continue_fails_alone() {
+    let mut prompts = main_set(4, 2);
+    let long = vec!["calm1"; 60].join(" ");
+    prompts[3].text = long;
+    let bench = Workbench::new(&prompts);
+    let study = "[models.inst]\nsource = \"models/inst\"\n[prompts.main]\npath = \"main.jsonl\"\n\
+                 [stages.generate]\nmodel = \"inst\"\nprompts = \"main\"\nmax_new_tokens = 60\n";
+    bench.write("study.toml", study);
+    let said = bench.dial(&["run", "study.toml", "--format", "json", "--threads", "1"]);
+    let line = said.last_line(1);
+    assert!(
+        line.starts_with("error: stage `generate`: prompt `edge-03`: "),
+        "{line}"
+    );
+    assert!(line.contains("exceed the model's context of 128"), "{line}");
+    let json: serde_json::Value = serde_json::from_str(said.stdout.trim()).unwrap();
+    assert_eq!(json["stages"][0]["cells_computed"], 11);
+}

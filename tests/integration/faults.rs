@@ -74,6 +74,7 @@ fn assert_moved_aside(bench: &Workbench, said: &Said, count: usize) {
     }
 }
 
+/// In place.
 fn flip_a_bit(path: &Path, at: usize) {
     let mut bytes = std::fs::read(path).unwrap();
     let place = at % bytes.len();
@@ -220,4 +221,90 @@ fn a_nan_in_the_weights_is_told_and_never_cached() {
     assert_eq!(files_below(&bench.path("cache/v1/packs")).len(), 0);
     assert_eq!(files_below(&bench.path("cache/v1/stages")).len(), 0);
     bench.run(STUDY).ok();
+}
+
+/// A plan finds damage as a run does: it says so, and moves it aside.
+#[test]
+fn a_plan_tells_damage_too() {
+    let bench = bench();
+    bench.run(STUDY).ok();
+    for record in files_below(&bench.path("cache/v1/stages")) {
+        let bytes = std::fs::read(&record).unwrap();
+        std::fs::write(&record, &bytes[..bytes.len() - 3]).unwrap();
+    }
+    let said = bench.dial(&["plan", "study.toml"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    // The keys of the others are not known before the first has run.
+    assert_moved_aside(&bench, &said, 1);
+}
+
+/// Nobody reads the messages, or they cannot be written: the study is run all the same.
+#[test]
+fn a_stderr_that_cannot_be_written_ends_no_run() {
+    let bench = bench();
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let mut command = bench.command(&["run", "study.toml", "--threads", "1"]);
+    let status = command
+        .stdout(std::process::Stdio::null())
+        .stderr(full)
+        .status();
+    assert_eq!(status.unwrap().code(), Some(0));
+    assert_eq!(bench.run(STUDY).ok().all_computed(), []);
+}
+
+/// One pack that cannot be read (here a folder in its place) keeps no study from running, and no check from going on.
+#[test]
+fn a_pack_that_cannot_be_read_is_passed_over_in_one_line() {
+    let bench = bench();
+    bench.run(STUDY).ok();
+    let name = "ab".repeat(32);
+    let place = bench.path(&format!("cache/v1/packs/ab/{name}.pack"));
+    std::fs::create_dir_all(&place).unwrap();
+    let run = bench
+        .run_with(STUDY, &["--set", "stages.steer.alpha=[4]"])
+        .ok();
+    assert_eq!(run.all_computed(), [("steer", 100)]);
+    let told = run.said.stderr.matches("cannot be read").count();
+    assert_eq!(told, 1, "{}", run.said.stderr);
+    let said = bench.dial(&["cache", "verify", "--format", "json"]);
+    assert_eq!(said.code, 3, "{said:?}");
+    let json: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(json["damaged"].as_array().unwrap().len(), 1);
+    assert!(json["files"].as_u64() > Some(10), "{json}");
+}
+
+/// Weights that change under a known size, time and inode: no run can see it, a check does.
+#[test]
+fn weights_that_change_unseen_are_found_by_a_check() {
+    let bench = bench();
+    let own = bench.path("own");
+    copy_folder(&bench.path("models/inst").canonicalize().unwrap(), &own);
+    let path = own.join("model.safetensors");
+    let an_hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    let set_time = || {
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(an_hour_ago).unwrap();
+    };
+    set_time();
+    bench.run(&STUDY.replace("models/inst", "own")).ok();
+    let sound = bench.dial(&["cache", "verify"]);
+    assert_eq!(sound.code, 0, "{sound:?}");
+    let length = std::fs::metadata(&path).unwrap().len() as usize;
+    flip_a_bit(&path, 8 * (length / 2) + 3);
+    set_time();
+    let said = bench.dial(&["cache", "verify", "--format", "json"]);
+    assert_eq!(said.code, 3, "{said:?}");
+    let json: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let reason = json["damaged"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("own/model.safetensors"), "{reason}");
+    assert!(
+        reason.contains("is not what it was when it was hashed"),
+        "{reason}"
+    );
+    // From now on it is another model.
+    let run = bench.run(&STUDY.replace("models/inst", "own")).ok();
+    assert_eq!(run.status("score"), "computed");
 }

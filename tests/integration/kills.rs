@@ -1,7 +1,8 @@
 //! A run that is killed a hundred times: what was committed is never computed again, and the numbers come out the same, to the bit.
 //!
 //! The moments are drawn from a fixed seed over the time that an uninterrupted run takes, so they fall into loading, computing, committing,
-//! storing tables, and drawing the report. Bounded: a hundred runs, each ended within the time of a whole one.
+//! storing tables, and drawing the report, and a fifth of them into the middle of a long stage. Bounded: a hundred runs, each ended within
+//! the time of a whole one.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
@@ -12,6 +13,8 @@ use crate::workbench::{Workbench, committed_cells, computed_twice, files_below};
 
 /// Kills that have to meet a run that is alive.
 const KILLS: usize = 100;
+/// Those among them that meet a study of one long stage.
+const LONG_KILLS: usize = 20;
 const SEED: u64 = 20_261_124;
 
 /// Every kind of commit in a second: stages of one round and of several, directions, texts, statistics.
@@ -66,10 +69,10 @@ impl Draws {
     }
 }
 
-/// A folder with the study.
-fn fresh() -> Workbench {
+/// A folder with a study.
+fn fresh(study: &str) -> Workbench {
     let bench = Workbench::new(&main_set(30, 20));
-    bench.write("study.toml", STUDY);
+    bench.write("study.toml", study);
     bench
 }
 
@@ -86,49 +89,84 @@ fn killed(bench: &Workbench, after: Duration) -> bool {
     child.wait().unwrap().signal() == Some(9)
 }
 
-#[test]
-fn a_hundred_kills_lose_nothing_that_was_committed() {
-    let bench = fresh();
+/// A stage that takes several commits behind a quick one: a kill mostly meets it half committed.
+const LONG_STUDY: &str = r#"
+[models.inst]
+source = "models/inst"
+[prompts.main]
+path = "main.jsonl"
+[stages.score]
+model = "inst"
+prompts = "main"
+[stages.random]
+model = "inst"
+prompts = "main"
+seed = "0..300"
+layer = "all"
+alpha = [-2, 2]
+"#;
+
+/// What became of a number of kills.
+#[derive(Debug, Default)]
+struct Outcome {
+    kills: usize,
+    /// Kills of runs that had found committed cells of an earlier one.
+    resumed: usize,
+    /// Kills that left a stage with some of its cells committed, and not all.
+    half_committed: usize,
+}
+
+/// Kills a study until that many kills have met it alive. A study goes on until it comes to its end between two kills, or has met enough
+/// of them; then it is run to its end.
+fn kill(study: &str, kills: usize, draws: &mut Draws) -> Outcome {
+    let bench = fresh(study);
     let started = Instant::now();
-    let expected = bench.run(STUDY).ok().tables(&bench);
+    let whole_run = bench.run(study).ok();
     let whole = started.elapsed();
+    let expected = whole_run.artifacts(&bench);
     let cells = committed_cells(&bench.path("cache")).len();
-    let mut draws = Draws(SEED);
-    let (mut kills, mut finished, mut resumed) = (0, 0, 0);
-    while kills < KILLS {
-        let bench = fresh();
+    let mut between = vec![0];
+    for (_, count) in whole_run.all_computed() {
+        between.push(between[between.len() - 1] + count as usize);
+    }
+    let mut outcome = Outcome::default();
+    while outcome.kills < kills {
+        let bench = fresh(study);
         let mut committed = 0;
-        // A study goes on until it comes to its end between two kills, or has met enough of them.
         for _ in 0..12 {
             let after = whole.mul_f64(draws.unit());
             if !killed(&bench, after) {
                 break;
             }
-            kills += 1;
+            outcome.kills += 1;
             let now = committed_cells(&bench.path("cache")).len();
-            assert!(
-                now >= committed,
-                "seed {SEED}, kill {kills}: committed cells are gone"
-            );
-            resumed += usize::from(committed > 0);
+            let place = format!("seed {SEED}, kill {}", outcome.kills);
+            assert!(now >= committed, "{place}: committed cells are gone");
+            outcome.resumed += usize::from(committed > 0);
+            outcome.half_committed += usize::from(!between.contains(&now));
             committed = now;
         }
         let committed = committed_cells(&bench.path("cache")).len();
-        let run = bench.run(STUDY).ok();
+        let run = bench.run(study).ok();
         let computed: u64 = run.all_computed().iter().map(|(_, count)| count).sum();
-        let place = format!("seed {SEED}, after kill {kills}");
+        let place = format!("seed {SEED}, after kill {}", outcome.kills);
         assert_eq!(computed_twice(&bench.path("cache")), 0, "{place}");
         assert_eq!(committed as u64 + computed, cells as u64, "{place}");
-        assert_eq!(
-            files_below(&bench.path("cache/v1/damaged")).len(),
-            0,
-            "{place}"
+        let damaged = files_below(&bench.path("cache/v1/damaged"));
+        assert_eq!(damaged.len(), 0, "{place}");
+        assert!(
+            run.artifacts(&bench) == expected,
+            "{place}: other artifacts"
         );
-        assert!(run.tables(&bench) == expected, "{place}: other tables");
-        finished += 1;
     }
-    assert!(
-        resumed > KILLS / 4,
-        "only {resumed} of {kills} kills met a run that resumed ({finished} studies)"
-    );
+    outcome
+}
+
+#[test]
+fn a_hundred_kills_lose_nothing_that_was_committed() {
+    let mut draws = Draws(SEED);
+    let short = kill(STUDY, KILLS - LONG_KILLS, &mut draws);
+    assert!(short.resumed > short.kills / 4, "{short:?}");
+    let long = kill(LONG_STUDY, LONG_KILLS, &mut draws);
+    assert!(long.half_committed > long.kills / 4, "{long:?}");
 }

@@ -74,6 +74,12 @@ layer = {layers:?}
 {common}
 direction = "direction"
 alpha = {alphas:?}
+[stages.scaled]
+kind = "steer"
+{common}
+direction = "direction"
+alpha_unit = "resid_norm"
+alpha = {alphas:?}
 [stages.random]
 {common}
 seed = "0..{seeds}"
@@ -103,6 +109,9 @@ limit = 2
 direction = "direction"
 alpha = {alphas:?}
 max_new_tokens = {new_tokens}
+[stages.summary]
+steer = "steer"
+random = "random"
 "#
         )
     }
@@ -191,6 +200,12 @@ fn a_run_computes_no_more_cells_than_the_plan_promised() {
             assert_eq!(said.code, 0, "{said:?}");
             let plan: Value = serde_json::from_str(&said.stdout).unwrap();
             let run = bench.run(&state.study()).ok();
+            for stage in plan["stages"].as_array().unwrap() {
+                let name = stage["name"].as_str().unwrap();
+                if stage["status"] == "cached" {
+                    prop_assert_eq!(run.status(name), "cached", "`{}`", name);
+                }
+            }
             let promised = cells(&plan, "computes_at_most");
             for ((stage, at_most), (name, computed)) in
                 promised.iter().zip(cells(&run.json, "cells_computed"))

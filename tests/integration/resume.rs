@@ -2,10 +2,10 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::prompts::{jsonl, main_set};
-use crate::workbench::{Run, Said, Workbench, files_below};
+use crate::workbench::{Run, Said, Workbench, committed_cells, files_below};
 
 const STUDY: &str = r#"
 [models.inst]
@@ -152,17 +152,28 @@ fn an_interrupted_run_says_how_to_resume_and_resumes_to_the_same_bits() {
     assert_same_tables(&resumed, &bench, &uninterrupted(LONG_STUDY));
 }
 
+/// Cells are committed every two seconds: of a run that is killed later than that, most are there.
 #[test]
 fn a_killed_run_loses_at_most_the_work_in_hand() {
     let bench = bench();
     let (child, already_said) = started(&bench);
+    let started = Instant::now();
+    while committed_cells(&bench.path("cache")).len() <= 50 {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "nothing of the long stage is committed"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
     signal(&child, "-KILL");
     ended(child, &bench, already_said);
+    let kept = committed_cells(&bench.path("cache")).len() as u64 - 50;
+    assert!(0 < kept && kept < 80_000, "{kept} cells were kept");
     let resumed = bench.run(LONG_STUDY).ok();
     assert_eq!(resumed.status("score"), "cached");
     assert_eq!(
-        resumed.cached("random") + resumed.computed("random"),
-        80_000
+        (resumed.cached("random"), resumed.computed("random")),
+        (kept, 80_000 - kept)
     );
     assert_eq!(
         resumed.said.stderr.matches("WARN").count(),
@@ -213,6 +224,37 @@ fn a_vanished_object_is_made_again_from_its_cells() {
         }
     }
     let run = bench.run(STUDY).ok();
+    assert_eq!(run.all_computed(), []);
+    assert_same_tables(&run, &bench, &tables);
+    let told = run.said.stderr.matches("is gone from the cache").count();
+    assert_eq!(told, 3, "{}", run.said.stderr);
+    assert!(
+        run.said
+            .stderr
+            .contains("an artifact of stage `steer` is gone from the cache ("),
+        "{}",
+        run.said.stderr
+    );
+}
+
+/// A norm that scales α comes back from the cache to the bit, and so do the keys of what it scales.
+#[test]
+fn cells_in_units_of_a_norm_serve_when_their_direction_comes_from_the_cache() {
+    let study = STUDY
+        .replace("alpha = [-2,", "alpha_unit = \"resid_norm\"\nalpha = [-2,")
+        .replace("alpha = [-4,", "alpha_unit = \"pre_norm\"\nalpha = [-4,")
+        .replace("layer = [1, 3]", "layer = \"all\"");
+    let bench = bench();
+    let tables = bench.run(&study).ok().tables(&bench);
+    for record in files_below(&bench.path("cache/v1/stages")) {
+        let text = std::fs::read_to_string(&record).unwrap();
+        if !text.contains(r#""kind":"direction""#) && !text.contains(r#""kind":"score""#) {
+            std::fs::remove_file(record).unwrap();
+        }
+    }
+    let run = bench.run(&study).ok();
+    assert_eq!(run.status("direction"), "cached");
+    assert_eq!(run.status("steer"), "computed");
     assert_eq!(run.all_computed(), []);
     assert_same_tables(&run, &bench, &tables);
 }

@@ -136,10 +136,63 @@ fn what_a_killed_run_had_claimed_is_taken_over() {
     killed.wait().unwrap();
     end(other, &bench);
     let cells = committed_cells(&bench.path("cache")).len();
-    assert_eq!(cells - computed_twice(&bench.path("cache")), CELLS);
+    let twice = computed_twice(&bench.path("cache"));
+    assert_eq!(cells - twice, CELLS);
+    assert_eq!(twice, 0, "cells were computed twice");
     let again = end(start(&bench, "study.toml", "three"), &bench);
     assert_eq!(computed(&again), 0);
     assert_eq!(tables(&bench, "two"), tables(&bench, "three"));
+}
+
+/// What a run commits is found by another that comes to it when the first has long ended.
+#[test]
+fn what_a_run_that_has_ended_left_is_found() {
+    let bench = bench();
+    let more = "[stages.more]\nkind = \"random\"\nmodel = \"inst\"\nprompts = \"main\"\nseed = \"300..310\"\nlayer = 1\nalpha = [1]\n";
+    bench.write("study.toml", format!("{STUDY}{more}"));
+    let quick = STUDY.split("[stages.random]").next().unwrap();
+    bench.write("other.toml", format!("{quick}{more}"));
+    let long = start(&bench, "study.toml", "one");
+    wait_for_a_commit(&bench, 50);
+    let quick = end(start(&bench, "other.toml", "two"), &bench);
+    assert_eq!(computed(&quick), 500);
+    let long = end(long, &bench);
+    assert_eq!(computed(&long) as usize, CELLS);
+    assert_eq!(computed_twice(&bench.path("cache")), 0);
+}
+
+/// A run that is stopped for longer than a lease lives, and goes on: the other has taken its cells over, and it sees that.
+#[test]
+fn a_run_that_slept_does_not_repeat_what_another_took_over() {
+    let bench = bench();
+    bench.write(
+        "study.toml",
+        STUDY.replacen("seed = \"0..200\"", "seed = \"0..1200\"", 1),
+    );
+    let sleeper = start(&bench, "study.toml", "one");
+    wait_for_a_commit(&bench, 50);
+    let signal = |name: &str| {
+        let id = sleeper.id().to_string();
+        let status = std::process::Command::new("kill")
+            .args([name, &id])
+            .status();
+        assert!(status.unwrap().success());
+    };
+    signal("-STOP");
+    let heir = start(&bench, "study.toml", "two");
+    std::thread::sleep(Duration::from_secs(14));
+    signal("-CONT");
+    let (sleeper, heir) = (end(sleeper, &bench), end(heir, &bench));
+    assert_eq!(tables(&bench, "one"), tables(&bench, "two"));
+    assert!(computed(&heir) > 0);
+    let cells = committed_cells(&bench.path("cache")).len();
+    let twice = computed_twice(&bench.path("cache"));
+    assert!(
+        twice < cells / 5,
+        "{twice} of {cells} cells were computed twice, by {} and {}",
+        computed(&sleeper),
+        computed(&heir)
+    );
 }
 
 #[test]

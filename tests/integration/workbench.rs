@@ -248,6 +248,17 @@ impl Run {
         Table::read(&self.file(bench, &format!("tables/{name}.csv")))
     }
 
+    /// Path and bytes of everything that the stages left: tables in both forms, and directions.
+    pub fn artifacts(&self, bench: &Workbench) -> Vec<(PathBuf, Vec<u8>)> {
+        let run = self.file(bench, "");
+        let files = ["tables", "directions"].map(|folder| files_below(&run.join(folder)));
+        let named = files.into_iter().flatten().map(|path| {
+            let bytes = std::fs::read(&path).unwrap();
+            (path.strip_prefix(&run).unwrap().to_path_buf(), bytes)
+        });
+        named.collect()
+    }
+
     /// Name and bytes of every CSV table.
     pub fn tables(&self, bench: &Workbench) -> Vec<(String, Vec<u8>)> {
         let paths = files_below(&self.file(bench, "tables")).into_iter();
