@@ -2,7 +2,7 @@
 //!
 //! `make bench-scale` prints wall times (the shortest of five) and peak resident memory, at 40,000 and at 400,000 cells, and the number of
 //! entries of the largest folder. The model and the prompts are those of the tests. The bars: plan and no-op run within 1 s, finding 1,000
-//! missing cells within 3 s, no folder with more than a few thousand entries, memory that does not grow with the cells.
+//! missing cells within 3 s, no folder with more than a few thousand entries, memory that stays flat.
 
 #[path = "../tests/integration/checkpoint.rs"]
 #[allow(dead_code)]

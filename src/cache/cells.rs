@@ -238,7 +238,7 @@ mod tests {
     fn committed(cells: &[Cell]) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         store(&folder)
-            .commit(&batch(&cells), &json!({"t": 1}))
+            .commit(&batch(cells), &json!({"t": 1}))
             .unwrap();
         let packs = pack_paths(&folder);
         assert_eq!(packs.len(), 1);
@@ -333,7 +333,7 @@ mod tests {
                 scope.spawn(move || {
                     let own = store(folder);
                     let store = if thread % 2 == 0 { shared } else { &own };
-                    store.commit(&batch(&cells), &json!({})).unwrap();
+                    store.commit(&batch(cells), &json!({})).unwrap();
                     store.refresh().unwrap();
                     assert_holds(store, cells);
                 });
@@ -356,7 +356,7 @@ mod tests {
             .join("v1/damaged")
             .join(path.file_name().unwrap());
         assert_eq!(std::fs::read(kept).unwrap(), damage);
-        store.commit(&batch(&cells), &json!({"t": 1})).unwrap();
+        store.commit(&batch(cells), &json!({"t": 1})).unwrap();
         assert_holds(&store, cells);
     }
 

@@ -31,6 +31,13 @@ pub enum CacheError {
         /// The file it was to be copied to.
         to: PathBuf,
     },
+    /// What a run refers to is not known, and so not what may be deleted.
+    UnknownUse {
+        /// The run's `run.json`.
+        path: PathBuf,
+        /// Why it cannot be read.
+        why: String,
+    },
     /// A record or a provenance has no JSON form.
     Encode(serde_json::Error),
 }
@@ -62,6 +69,9 @@ fn advice(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::PermissionDenied => Some(
             "permission denied; check its owner and mode, or choose a folder of your own (`--cache`, \
              `--runs`)",
+        ),
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => Some(
+            "a file stands where a folder is needed; choose another folder (`--cache`, `--runs`)",
         ),
         _ => None,
     }
@@ -105,6 +115,11 @@ impl fmt::Display for CacheError {
                 "cannot write `{}`: the artifact is not in the cache any more; run the same command again to have it computed",
                 to.display()
             ),
+            Self::UnknownUse { path, why } => write!(
+                formatter,
+                "nothing was deleted: `{}` cannot be read ({why}), and so it is not known what that run refers to; mend or remove its folder",
+                path.display()
+            ),
             Self::Encode(source) => {
                 write!(formatter, "cannot write a cache record as JSON: {source}")
             }
@@ -116,7 +131,7 @@ impl std::error::Error for CacheError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
-            Self::Version { .. } | Self::Gone { .. } => None,
+            Self::Version { .. } | Self::Gone { .. } | Self::UnknownUse { .. } => None,
             Self::Encode(source) => Some(source),
         }
     }

@@ -212,11 +212,15 @@ impl Lease {
         self.shared.publish(&[], &[], true, waits_for);
     }
 
-    /// Whether to stop and [claim](Lease::claim) anew: another run waits for cells that this one has claimed and would take half of them
-    /// (of no use where `can_share` says that there is but one prompt), or has claimed them with better right.
-    pub fn is_asked_to_share(&self, can_share: bool) -> bool {
-        can_share && self.shared.asked.load(Ordering::Relaxed)
-            || self.shared.lost.load(Ordering::Relaxed)
+    /// Whether another run waits for cells that this one has claimed, and would take over half of them: to be answered by another
+    /// [claim](Lease::claim), when some of these are done.
+    pub fn is_asked_to_share(&self) -> bool {
+        self.shared.asked.load(Ordering::Relaxed)
+    }
+
+    /// Whether another run has claimed the same cells with better right: they are to be left to it.
+    pub fn is_overruled(&self) -> bool {
+        self.shared.lost.load(Ordering::Relaxed)
     }
 
     /// Whether somebody is deleting from the cache.
@@ -230,6 +234,8 @@ impl Lease {
     /// Gives up what was claimed: it is committed, or will not be computed.
     pub fn release(&self) {
         self.shared.publish(&[], &[], true, Vec::new());
+        self.shared.asked.store(false, Ordering::Relaxed);
+        self.shared.lost.store(false, Ordering::Relaxed);
     }
 }
 

@@ -23,7 +23,8 @@
 //! - *Whole or absent.* Every file is written beside its final place, synced and renamed into it. A process
 //!   killed at any instant leaves at most a `.tmp-…` file, which no reader looks at.
 //! - *Checked when read.* Objects and packs are named by their content; records carry a checksum over their
-//!   key and text. What fails is moved to `damaged/`, reported, and counts as missing, so it is computed again.
+//!   key and text; a value is checked once more when it is read from a pack. What fails is moved to `damaged/`,
+//!   reported, and counts as missing, so it is computed again. What cannot be read is reported and passed over.
 //! - *Same name, same content.* Two processes that compute the same thing write the same file, and whichever
 //!   rename comes last changes nothing.
 //!
@@ -230,15 +231,20 @@ fn check_version(folder: &Path) -> Result<(), CacheError> {
             Err(CacheError::Version { path, found })
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            check_vanished_version(folder, &path)?;
-            write_atomically(&path, format!("{LAYOUT_VERSION}\n").as_bytes())
+            let has_vanished = check_vanished_version(folder, &path)?;
+            match write_atomically(&path, format!("{LAYOUT_VERSION}\n").as_bytes()) {
+                // It still serves what it holds.
+                Err(error) if has_vanished => tracing::warn!("{error}"),
+                written => written?,
+            }
+            Ok(())
         }
         Err(error) => Err(CacheError::io("read", &path, error)),
     }
 }
 
-/// A folder without `VERSION` is a new cache, or one that has lost it: then its folders tell whose it is.
-fn check_vanished_version(folder: &Path, path: &Path) -> Result<(), CacheError> {
+/// A folder without `VERSION` is a new cache, or one that has lost it: then its folders tell whose it is. Whether it is one of those.
+fn check_vanished_version(folder: &Path, path: &Path) -> Result<bool, CacheError> {
     let versions = index::list(folder)?.into_iter().filter_map(|entry| {
         let version = entry.file_name()?.to_str()?.strip_prefix('v')?.parse().ok();
         version.filter(|_: &u32| entry.is_dir())
@@ -253,7 +259,7 @@ fn check_vanished_version(folder: &Path, path: &Path) -> Result<(), CacheError> 
     if !versions.is_empty() {
         tracing::warn!("`{}` has vanished; it is written again", path.display());
     }
-    Ok(())
+    Ok(!versions.is_empty())
 }
 
 #[cfg(test)]

@@ -148,13 +148,12 @@ impl Write for NewObject {
 impl NewObject {
     /// Keeps an error: whoever writes may pass it on without its kind.
     fn noted<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
-        result.map_err(|error| {
+        result.inspect_err(|error| {
             let kept = match error.raw_os_error() {
                 Some(code) => io::Error::from_raw_os_error(code),
                 None => io::Error::from(error.kind()),
             };
             self.failure = Some(kept);
-            error
         })
     }
 }

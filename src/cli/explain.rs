@@ -8,7 +8,7 @@ use crate::plan::{self, Explanation, Fetch, Nearest};
 use super::tables::grid;
 use super::{Failure, Format, StudyArguments, open, print};
 
-/// Lines that all stages together may take.
+/// Lines that all stages together may take, the heading among them.
 const SCREEN: usize = 40;
 /// Differences of a stage that are shown at most when all stages are; a stage of its own shows [`ALL_LISTED`].
 const LISTED: usize = 4;
@@ -80,15 +80,22 @@ fn as_text(explanations: &[Explanation], alone: bool) -> String {
             .map(|e| differences(e, listed, LONGEST).len());
         lines.map(|lines| lines.max(1)).sum()
     };
-    let fits = (1..=LISTED).rev().find(|listed| height(*listed) <= SCREEN);
+    let fits = (1..=LISTED).rev().find(|listed| height(*listed) < SCREEN);
     if let Some(listed) = fits {
         return table(explanations.iter(), listed, LONGEST);
     }
-    let others = explanations.iter().filter(|e| !e.cached);
-    let cached = explanations.iter().filter(|e| e.cached).count();
-    let mut text = table(others, 1, LONGEST);
-    if cached > 0 {
-        text += &format!("… and {cached} more, which are cached\n");
+    let (cached, others): (Vec<&Explanation>, Vec<&Explanation>) =
+        explanations.iter().partition(|e| e.cached);
+    // Room for the heading and for what is left out.
+    let shown = others.len().min(SCREEN - 3);
+    let mut text = table(others[..shown].iter().copied(), 1, LONGEST);
+    for (count, which) in [
+        (others.len() - shown, "that are not cached"),
+        (cached.len(), "that are cached"),
+    ] {
+        if count > 0 {
+            text += &format!("… and {count} more {which}\n");
+        }
     }
     text
 }
@@ -233,11 +240,11 @@ mod tests {
 
     #[test]
     fn all_stages_together_fit_a_screen() {
-        for stages in [1, 8, 9, 20, 40] {
+        for stages in [1, 8, 9, 20, 39, 40, 60, 500] {
             for differences in [1, 4, 5, 30] {
                 let all: Vec<_> = (0..stages).map(|n| explanation(n, differences)).collect();
                 let height = height(&all);
-                assert!(height <= SCREEN + 1, "{stages} × {differences}: {height}");
+                assert!(height <= SCREEN, "{stages} × {differences}: {height}");
             }
         }
         let few: Vec<_> = (0..3).map(|n| explanation(n, 6)).collect();
@@ -253,10 +260,11 @@ mod tests {
     fn of_very_many_stages_those_that_are_cached_are_counted() {
         let all: Vec<_> = (0..60).map(|n| explanation(n, n % 2)).collect();
         let text = as_text(&all, false);
-        assert!(
-            text.ends_with("… and 30 more, which are cached\n"),
-            "{text}"
-        );
+        assert!(text.ends_with("… and 30 more that are cached\n"), "{text}");
         assert_eq!(text.lines().count(), 32);
+        let all: Vec<_> = (0..90).map(|n| explanation(n, n % 2)).collect();
+        let text = as_text(&all, false);
+        let end = "… and 8 more that are not cached\n… and 45 more that are cached\n";
+        assert!(text.ends_with(end), "{text}");
     }
 }

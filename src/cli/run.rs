@@ -105,9 +105,7 @@ fn stop_on_interrupt() -> Arc<AtomicBool> {
         if seen.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(Exit::Interrupted.code()));
         }
-        tell(&format!(
-            "\nstopping: the work in hand is being committed (interrupt again to stop at once)"
-        ));
+        tell("\nstopping: the work in hand is being committed (interrupt again to stop at once)");
     });
     if let Err(error) = handler {
         tracing::warn!("an interrupt will not be caught: {error}");
@@ -136,7 +134,10 @@ fn ending(report: &RunReport) -> Result<(), Failure> {
             super::console::duration(report.seconds),
             report.equivalent_forward_passes
         ));
-        eprintln!("report in {}", shown(&report.run_dir.join("report.html")));
+        tell(&format!(
+            "report in {}",
+            shown(&report.run_dir.join("report.html"))
+        ));
         return Ok(());
     };
     if let StageError::Interrupted = last {

@@ -63,11 +63,38 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    /// An error of the tensor library, by its text.
+    pub(super) fn of_libtorch(text: &str) -> Self {
+        // It appends its C++ call stack, which says nothing to a person.
+        let mut lines = text.lines().map(str::trim);
+        let first = lines.find(|line| !line.is_empty());
+        let message = format!("libtorch: {}", first.unwrap_or("unknown error"));
+        // The words of its allocators, for the processor and for CUDA.
+        let of_memory = [
+            "can't allocate memory",
+            "not enough memory",
+            "out of memory",
+        ];
+        match of_memory.iter().any(|words| text.contains(words)) {
+            true => Self::Memory(message),
+            false => Self::Internal(message),
+        }
+    }
+
     /// Says which cells were being computed: the first of them, and how many they were.
     pub(super) fn in_cells(self, first: &str, count: usize) -> Self {
+        self.in_some(first, count, "cells")
+    }
+
+    /// Says which prompts were being prefilled: the first of them, and how many they were.
+    pub(super) fn in_prompts(self, first: &str, count: usize) -> Self {
+        self.in_some(&format!("prefilling {first}"), count, "prompts")
+    }
+
+    fn in_some(self, first: &str, count: usize, noun: &str) -> Self {
         let told = |problem: String| match count {
-            1 => format!("{first}: {problem}"),
-            count => format!("{first} and {} more cells: {problem}", count - 1),
+            0 | 1 => format!("{first}: {problem}"),
+            count => format!("{first} and {} more {noun}: {problem}", count - 1),
         };
         match self {
             Self::Memory(problem) => Self::Memory(told(problem)),
@@ -146,3 +173,9 @@ impl fmt::Display for ModelError {
 }
 
 impl std::error::Error for ModelError {}
+
+impl From<tch::TchError> for ModelError {
+    fn from(error: tch::TchError) -> Self {
+        Self::of_libtorch(&error.to_string())
+    }
+}

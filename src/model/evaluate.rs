@@ -20,6 +20,7 @@ use tch::{Device, Tensor};
 use super::cell::{Cell, Cells, Tokens, Value};
 use super::error::ModelError;
 use super::generate;
+use super::guard::guarded;
 use super::hooks::HookPoint;
 use super::parallel;
 use super::prefix::{PrefixStore, PromptKey, prompt_key};
@@ -190,7 +191,7 @@ impl Evaluator {
             .iter()
             .map(|m| cells.cell(m.number as usize))
             .collect();
-        let values = self.tile_values(&rows.iter().collect::<Vec<_>>(), shape);
+        let values = guarded(|| self.tile_values(&rows.iter().collect::<Vec<_>>(), shape));
         let values = values.map_err(|error| error.in_cells(&described(&rows[0]), rows.len()))?;
         let outcomes = chunk.iter().zip(&rows).zip(values);
         let outcomes = outcomes.map(|((member, cell), value)| {

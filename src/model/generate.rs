@@ -97,7 +97,7 @@ fn next_position(
     let transformer = tile.transformer;
     let device = transformer.device();
     let column = |values: Vec<i64>| -> Result<Tensor> {
-        Ok(Tensor::from_slice(&values)
+        Ok(Tensor::f_from_slice(&values)?
             .f_unsqueeze(1)?
             .f_to_device(device)?)
     };

@@ -13,6 +13,7 @@ use super::config::{Dtype, ModelConfig};
 use super::device::DeviceName;
 use super::error::ModelError;
 use super::evaluate::Evaluator;
+use super::guard::guarded;
 use super::transformer::Transformer;
 
 type Result<T> = std::result::Result<T, ModelError>;
@@ -167,7 +168,8 @@ impl ModelHandle {
     /// # Errors
     /// A device that cannot be had, a damaged file or one that was written into since it was opened, no memory.
     pub fn load(&self, device: DeviceName, prefix_budget_bytes: usize) -> Result<Evaluator> {
-        let transformer = Transformer::load(&self.checkpoint, self.dtype, device.open()?)?;
+        let device = device.open()?;
+        let transformer = guarded(|| Transformer::load(&self.checkpoint, self.dtype, device))?;
         // What is in memory now is what the fingerprint was made of.
         self.checkpoint.check_unchanged()?;
         Ok(Evaluator::new(transformer, prefix_budget_bytes))
@@ -193,27 +195,6 @@ pub fn random_unit_vector(seed: u64, d_model: usize) -> Result<super::cell::Vect
             .map(|&x| (f64::from(x) / norm) as f32)
             .collect(),
     ))
-}
-
-impl From<tch::TchError> for ModelError {
-    fn from(error: tch::TchError) -> Self {
-        let text = error.to_string();
-        // libtorch appends its C++ call stack, which says nothing to a person.
-        let first = text
-            .lines()
-            .find(|line| !line.trim().is_empty())
-            .unwrap_or("unknown error");
-        // The words of its allocators, for the processor and for CUDA.
-        let of_memory = [
-            "can't allocate memory",
-            "not enough memory",
-            "out of memory",
-        ];
-        match of_memory.iter().any(|words| text.contains(words)) {
-            true => ModelError::Memory(format!("libtorch: {}", first.trim())),
-            false => ModelError::Internal(format!("libtorch: {}", first.trim())),
-        }
-    }
 }
 
 #[cfg(test)]

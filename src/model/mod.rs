@@ -6,7 +6,7 @@
 //! hooks, cell                           where, what and what for: hook points, interventions, readouts, keys
 //! transformer                           the arithmetic of a block
 //! prefix, evaluate, generate            cells → values, with as little of that arithmetic as causality allows
-//! parallel, device                      by how many at a time, and where it runs
+//! parallel, guard, device               by how many at a time, with errors that end nothing, and where it runs
 //! ```
 
 mod cell;
@@ -17,6 +17,7 @@ mod device;
 pub mod error;
 mod evaluate;
 mod generate;
+mod guard;
 mod handle;
 mod hooks;
 mod parallel;

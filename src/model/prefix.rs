@@ -22,6 +22,7 @@ use tch::Tensor;
 
 use super::cell::Tokens;
 use super::error::ModelError;
+use super::guard::guarded;
 use super::hooks::{HookPoint, Site};
 use super::parallel;
 use super::transformer::Transformer;
@@ -37,8 +38,8 @@ pub const TILE_ROWS: usize = 64;
 pub const SWEEP_ROWS: usize = 128;
 /// Prompts are prefilled for about so long before the cells of those are computed and can be kept: what a kill can cost.
 const PREFILL_SECONDS: f64 = 3.0;
-/// Prompts that are prefilled first, before it is known how long one takes. Later no fewer than half of these.
-const FIRST_PROMPTS: usize = 64;
+/// Prompts that are prefilled first, before it is known how long one takes.
+const FIRST_PROMPTS: usize = 8;
 /// Cached lengths are multiples of this many positions.
 const BUCKET_STEP: usize = 32;
 
@@ -182,7 +183,10 @@ impl PrefixStore {
             device,
             &pack(&blocks),
             |batch| {
-                prefill_batch(transformer, &blocks, batch)?;
+                let done = guarded(|| prefill_batch(transformer, &blocks, batch));
+                let (block, row) = batch.members[0];
+                let first = &blocks[block].prompts[row];
+                done.map_err(|error| error.in_prompts(&first.label(), batch.members.len()))?;
                 Ok(batch.members.len())
             },
             &mut |rows| {
@@ -193,14 +197,17 @@ impl PrefixStore {
         if flow.is_break() {
             return Ok(flow);
         }
-        let last_layer = |block: &PromptBlock| prefill_last_layer(transformer, block);
+        let last_layer = |block: &PromptBlock| {
+            let done = guarded(|| prefill_last_layer(transformer, block));
+            let first = block.prompts[0].label();
+            done.map_err(|error| error.in_prompts(&first, block.prompts.len()))
+        };
         let go_on = &mut |()| ControlFlow::Continue(());
         let flow = parallel::run(device, &blocks, last_layer, go_on)?;
         for block in blocks {
             self.insert(block);
         }
-        // Of a few prompts it says too little.
-        if missing.len() >= FIRST_PROMPTS / 2 {
+        if !missing.is_empty() {
             self.seconds_per_prompt = Some(started.elapsed().as_secs_f64() / missing.len() as f64);
         }
         Ok(flow)
@@ -225,7 +232,9 @@ impl PrefixStore {
         for ((_, bucket), list) in groups {
             for prompts in list.chunks(SWEEP_ROWS) {
                 let template = self.template(transformer, &prompts[0])?;
-                blocks.push(PromptBlock::empty(transformer, template, bucket, prompts)?);
+                let block = PromptBlock::empty(transformer, template, bucket, prompts);
+                let first = prompts[0].label();
+                blocks.push(block.map_err(|error| error.in_prompts(&first, prompts.len()))?);
             }
         }
         Ok(blocks)
@@ -243,7 +252,8 @@ impl PrefixStore {
         if let Some(held) = self.templates.get(&prompt.template_hash()) {
             return Ok(Some(Arc::clone(held)));
         }
-        let made = Arc::new(prefill_template(transformer, prompt.template())?);
+        let made = guarded(|| prefill_template(transformer, prompt.template()));
+        let made = Arc::new(made.map_err(|error| error.in_prompts(&prompt.label(), 1))?);
         self.templates
             .insert(prompt.template_hash(), Arc::clone(&made));
         Ok(Some(made))
@@ -292,7 +302,7 @@ impl PrefixStore {
 /// A number of prompts to prefill at once, in blocks that are full where there are so many.
 fn whole_blocks(prompts: usize) -> usize {
     match prompts / SWEEP_ROWS {
-        0 => prompts.max(FIRST_PROMPTS / 2),
+        0 => prompts.max(1),
         blocks => blocks * SWEEP_ROWS,
     }
 }

@@ -235,7 +235,7 @@ impl Transformer {
     /// The unembedding rows of the given tokens, `[token, d_model]`.
     pub fn unembedding_rows(&self, ids: &[u32]) -> Result<Tensor> {
         let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        let index = Tensor::from_slice(&ids).f_to_device(self.device)?;
+        let index = Tensor::f_from_slice(&ids)?.f_to_device(self.device)?;
         Ok(self.lm_head.f_index_select(0, &index)?)
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Cache, CacheError, Key};
 use crate::model::{Site, Vector};
 use crate::stages::{
-    Artifacts, Direction, Output, StageError, read_parquet, write_csv, write_parquet,
+    Artifacts, Direction, Output, Parts, StageError, read_parquet, write_csv, write_parquet,
 };
 
 /// A table's two forms.
@@ -124,9 +124,12 @@ impl StoredOutput {
     /// A cache that cannot be written.
     pub fn store(output: &Output, cache: &Cache) -> Result<Self, StageError> {
         let mut tables = Vec::new();
-        for (name, table) in &output.tables {
+        let main = output.parts.iter().map(|parts| ("", parts.as_ref()));
+        let others = output.tables.iter();
+        let others = others.map(|(name, table)| (name.as_str(), table as &dyn Parts));
+        for (name, table) in main.chain(others) {
             tables.push(TableRecord {
-                name: name.clone(),
+                name: name.to_string(),
                 rows: table.height(),
                 csv: put_with(cache, |writer| write_csv(table, writer))?,
                 parquet: put_with(cache, |writer| write_parquet(table, writer))?,

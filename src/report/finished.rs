@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use crate::plan::Study;
 use crate::spec::{self, Problems};
-use crate::stages::read_parquet;
+use crate::stages::read_parquet_parts;
 
 use super::{ReportError, Table};
 
@@ -203,8 +203,13 @@ fn tables(folder: &Path, stage: &FinishedStage) -> Result<Vec<(String, Table)>, 
             .join("tables")
             .join(format!("{}.parquet", file_stem(&stage.name, name)));
         let bytes = std::fs::read(&path).map_err(|error| ReportError::unreadable(&path, error))?;
-        let frame = read_parquet(bytes).map_err(|error| ReportError::unreadable(&path, error))?;
-        tables.push((name.to_string(), Table::from(&frame)));
+        let mut table = Table::default();
+        let read = read_parquet_parts(bytes, &mut |part| {
+            table.append(part);
+            Ok(())
+        });
+        read.map_err(|error| ReportError::unreadable(&path, error))?;
+        tables.push((name.to_string(), table));
     }
     Ok(tables)
 }

@@ -54,27 +54,34 @@ impl Texts {
     }
 }
 
-impl<S: AsRef<str>> FromIterator<Option<S>> for Texts {
-    fn from_iter<I: IntoIterator<Item = Option<S>>>(texts: I) -> Self {
-        let mut all = Texts::default();
-        let mut known: HashMap<String, u32> = HashMap::new();
+impl<S: AsRef<str>> Extend<Option<S>> for Texts {
+    fn extend<I: IntoIterator<Item = Option<S>>>(&mut self, texts: I) {
+        let words = self.words.iter().cloned();
+        let mut known: HashMap<String, u32> = words.zip(0..).collect();
         for text in texts {
             let Some(text) = text else {
-                all.codes.push(GAP);
+                self.codes.push(GAP);
                 continue;
             };
             let text = text.as_ref();
             let code = match known.get(text) {
                 Some(code) => *code,
                 None => {
-                    let code = u32::try_from(all.words.len()).unwrap_or(GAP);
-                    all.words.push(text.to_string());
+                    let code = u32::try_from(self.words.len()).unwrap_or(GAP);
+                    self.words.push(text.to_string());
                     known.insert(text.to_string(), code);
                     code
                 }
             };
-            all.codes.push(code);
+            self.codes.push(code);
         }
+    }
+}
+
+impl<S: AsRef<str>> FromIterator<Option<S>> for Texts {
+    fn from_iter<I: IntoIterator<Item = Option<S>>>(texts: I) -> Self {
+        let mut all = Texts::default();
+        all.extend(texts);
         all
     }
 }
@@ -119,14 +126,27 @@ pub struct Table {
 }
 
 impl Table {
+    /// Adds the rows of a data frame of the same columns; an empty table takes its columns.
+    pub fn append(&mut self, frame: &DataFrame) {
+        if self.columns.is_empty() {
+            let columns = frame.columns().iter();
+            self.columns = columns
+                .map(|column| Column {
+                    name: column.name().to_string(),
+                    values: Values::of(column),
+                })
+                .collect();
+            return;
+        }
+        for (column, more) in self.columns.iter_mut().zip(frame.columns()) {
+            column.values.append(Values::of(more));
+        }
+    }
+
     /// The number of rows.
     pub fn height(&self) -> usize {
-        match self.columns.first().map(|column| &column.values) {
-            None => 0,
-            Some(Values::Text(values)) => values.len(),
-            Some(Values::Number(values)) => values.len(),
-            Some(Values::Flag(values)) => values.len(),
-        }
+        let first = self.columns.first();
+        first.map_or(0, |column| column.values.len())
     }
 
     /// The column of that name.
@@ -253,13 +273,9 @@ impl Table {
 
 impl From<&DataFrame> for Table {
     fn from(frame: &DataFrame) -> Self {
-        let columns = frame.columns().iter().map(|column| Column {
-            name: column.name().to_string(),
-            values: Values::of(column),
-        });
-        Table {
-            columns: columns.collect(),
-        }
+        let mut table = Table::default();
+        table.append(frame);
+        table
     }
 }
 
@@ -284,6 +300,27 @@ impl Column {
 }
 
 impl Values {
+    /// Adds values of the same kind; of another kind, as many gaps.
+    fn append(&mut self, more: Values) {
+        match (self, more) {
+            (Values::Text(all), Values::Text(more)) => all.extend(more.iter()),
+            (Values::Number(all), Values::Number(more)) => all.extend(more),
+            (Values::Flag(all), Values::Flag(more)) => all.extend(more),
+            (Values::Text(all), more) => all.extend((0..more.len()).map(|_| None::<&str>)),
+            (Values::Number(all), more) => all.resize(all.len() + more.len(), None),
+            (Values::Flag(all), more) => all.resize(all.len() + more.len(), None),
+        }
+    }
+
+    /// The number of rows.
+    fn len(&self) -> usize {
+        match self {
+            Values::Text(values) => values.len(),
+            Values::Number(values) => values.len(),
+            Values::Flag(values) => values.len(),
+        }
+    }
+
     fn of(column: &polars::prelude::Column) -> Self {
         let as_numbers = || {
             let cast = column.cast(&DataType::Float64);
@@ -336,6 +373,28 @@ mod tests {
         assert_eq!(table.numbers("refused"), [Some(1.0), Some(0.0)]);
         assert_eq!(table.texts("note"), ["", "x"]);
         assert!(!table.has("nothing"));
+    }
+
+    #[test]
+    fn texts_are_held_once_and_come_back_row_by_row() {
+        let texts = [Some("a"), None, Some("b"), Some("a"), Some("")];
+        let mut all: Texts = texts.into_iter().collect();
+        assert_eq!(all.words, ["a", "b", ""]);
+        all.extend([Some("b"), Some("c"), None]);
+        let back: Vec<Option<&str>> = all.iter().collect();
+        assert_eq!(back, [&texts[..], &[Some("b"), Some("c"), None]].concat());
+        let column = Column {
+            name: "t".to_string(),
+            values: Values::Text(all),
+        };
+        let table = Table {
+            columns: vec![column],
+        };
+        let codes = table.codes("t");
+        let names: Vec<&str> = (0..table.height()).map(|row| codes.name(row)).collect();
+        assert_eq!(names, ["a", "", "b", "a", "", "b", "c", ""]);
+        assert_eq!(codes.codes[1], codes.codes[4], "a gap is the empty text");
+        assert_eq!(table.texts("t"), names);
     }
 
     #[test]

@@ -22,8 +22,9 @@ use batch::{Ask, Batch};
 
 /// Cells of a batch: many tiles of every shape, and few enough to hold.
 const BATCH_CELLS: usize = 1 << 16;
-/// How often a run that waits for others looks for what they have committed.
+/// How soon a run that waits for others looks for what they have committed; less often the longer nothing comes, down to [`LOOK_RARELY`].
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const LOOK_RARELY: Duration = Duration::from_secs(2);
 
 type Result<T> = std::result::Result<T, StageError>;
 /// Takes the value of the cell of a number.
@@ -127,7 +128,7 @@ impl<'a> CachedEvaluator<'a> {
         Ok(Value::from_bytes(&bytes))
     }
 
-    /// Hands over what need not be computed, and says what is left, prompt by prompt. Also the model of each prompt.
+    /// Hands over what need not be computed, and says what is left, model by model and prompt by prompt. Also the model of each prompt.
     fn take_cached(
         &mut self,
         cells: &dyn Cells,
@@ -158,8 +159,9 @@ impl<'a> CachedEvaluator<'a> {
                 number: short(number)?,
             });
         }
-        // Whoever holds a prompt in memory computes all of its cells, before the next takes its place.
-        left.sort_unstable();
+        // Whoever holds a model or a prompt in memory computes all of its cells, before the next takes its place.
+        let model_of = |ask: &Ask| *models[ask.prompt as usize].fingerprint().as_bytes();
+        left.sort_by_cached_key(|ask| (model_of(ask), ask.prompt, ask.number));
         Ok((left, models))
     }
 }
@@ -177,34 +179,42 @@ impl Evaluate for CachedEvaluator<'_> {
     fn evaluate_each(&mut self, cells: &dyn Cells, take: Take<'_>) -> Result<()> {
         let (left, models) = self.take_cached(cells, take)?;
         let (total, mut done) = (left.len(), 0);
-        let mut batches: VecDeque<Vec<Ask>> = left
+        let mut queue: VecDeque<Queued<'_>> = left
             .chunk_by(|a, b| Arc::ptr_eq(&models[a.prompt as usize], &models[b.prompt as usize]))
-            .flat_map(|of_model| of_model.chunks(BATCH_CELLS).map(<[Ask]>::to_vec))
+            .flat_map(|of_model| of_model.chunks(BATCH_CELLS))
+            .map(|asks| Queued::New(asks.to_vec()))
             .collect();
         drop(left);
         let mut failures = Failures::default();
-        // Batches in a row of which nothing could be had.
-        let mut stuck = 0;
-        while let Some(asks) = batches.pop_front() {
-            let asked = asks.len();
-            let model = &models[asks[0].prompt as usize];
-            let mut batch = Batch::new(cells, asks);
+        // Batches in a row that others have claimed.
+        let (mut others, mut pause) = (0, LOOK_AGAIN);
+        while let Some(queued) = queue.pop_front() {
+            let mut batch = queued.begin(cells);
+            let asked = batch.asked();
+            let model = &models[batch.prompt(0) as usize];
             let worked = self.work_off(model, &mut batch, (done, total), take);
             if worked.is_err() {
                 self.lease.release();
             }
-            if failures.keep(worked)? {
+            let Some(has_claimed) = failures.keep(worked)? else {
                 continue;
+            };
+            batch.forget_settled();
+            done += asked - batch.asked();
+            if has_claimed || batch.asked() < asked {
+                (others, pause) = (0, LOOK_AGAIN);
+            } else {
+                others += 1;
             }
-            let left = batch.left();
-            done += asked - left.len();
-            stuck = if left.len() < asked { 0 } else { stuck + 1 };
-            if !left.is_empty() {
-                batches.push_back(left);
+            let wanted = (others > queue.len()).then(|| batch.wanted());
+            if batch.len() > 0 {
+                queue.push_back(Queued::Begun(batch));
             }
-            if stuck > 0 && stuck >= batches.len() {
-                self.lease.wait_for(&batch.wanted());
-                std::thread::sleep(LOOK_AGAIN);
+            // There is nothing else to do.
+            if let Some(wanted) = wanted {
+                self.lease.wait_for(&wanted);
+                std::thread::sleep(pause);
+                pause = (2 * pause).min(LOOK_RARELY);
             }
         }
         self.lease.release();
@@ -212,16 +222,32 @@ impl Evaluate for CachedEvaluator<'_> {
     }
 }
 
+/// Some cells that are to be computed.
+enum Queued<'a> {
+    New(Vec<Ask>),
+    /// Put off, or shared with others.
+    Begun(Batch<'a>),
+}
+
+impl<'a> Queued<'a> {
+    fn begin(self, cells: &'a dyn Cells) -> Batch<'a> {
+        match self {
+            Queued::New(asks) => Batch::new(cells, asks),
+            Queued::Begun(batch) => batch,
+        }
+    }
+}
+
 impl CachedEvaluator<'_> {
     /// Gets values of a batch's cells: those that have come to the cache meanwhile, and computes what no other run is computing. What is
-    /// left then is others', or was left to others that asked for it.
+    /// left then is others', or was left to others that asked for it. Says whether there was anything that no other run was computing.
     fn work_off(
         &mut self,
         model: &ModelHandle,
         batch: &mut Batch<'_>,
         progress: (usize, usize),
         take: Take<'_>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(StageError::Interrupted);
         }
@@ -238,7 +264,8 @@ impl CachedEvaluator<'_> {
                 mine
             }
         };
-        self.compute(model, batch, &mine, progress, take)
+        self.compute(model, batch, &mine, progress, take)?;
+        Ok(!mine.is_empty())
     }
 
     /// Hands over the cells of a batch that the cache has now.
@@ -259,16 +286,16 @@ impl CachedEvaluator<'_> {
 struct Failures(Option<(String, usize)>);
 
 impl Failures {
-    /// Whether a batch ended with such cells, the rest of it being computed; other errors pass.
-    fn keep(&mut self, worked: Result<()>) -> Result<bool> {
+    /// What a batch ended with; none if with such cells, the rest of it being computed. Other errors pass.
+    fn keep<T>(&mut self, worked: Result<T>) -> Result<Option<T>> {
         match worked {
-            Ok(()) => Ok(false),
+            Ok(worked) => Ok(Some(worked)),
             Err(StageError::Model(ModelError::Cells { first, more })) => {
                 match &mut self.0 {
                     None => self.0 = Some((first, more)),
                     Some((_, count)) => *count += more + 1,
                 }
-                Ok(true)
+                Ok(None)
             }
             Err(error) => Err(error),
         }

@@ -90,22 +90,16 @@ pub fn run_summaries(runs: &Path) -> Result<Vec<RunSummary>, CacheError> {
 }
 
 /// A run's `run.json`; none in a folder that has none, which is no run's, or not yet.
-pub(super) fn manifest(folder: &Path) -> Result<Option<Json>, CacheError> {
-    let path = folder.join("run.json");
-    let read = match std::fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text).map_err(std::io::Error::from),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+pub(super) fn manifest(folder: &Path) -> std::io::Result<Option<Json>> {
+    match std::fs::read(folder.join("run.json")) {
+        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
-    };
-    read.map(Some).map_err(|source| CacheError::Io {
-        operation: "read",
-        path,
-        source,
-    })
+    }
 }
 
 /// What there is to say of a run whose `run.json` cannot be read.
-fn unreadable(study: &Path, folder: &Path, error: &CacheError) -> RunSummary {
+fn unreadable(study: &Path, folder: &Path, error: &std::io::Error) -> RunSummary {
     let name = study.file_name().unwrap_or_default().to_string_lossy();
     RunSummary {
         study: name.into_owned(),
@@ -117,7 +111,7 @@ fn unreadable(study: &Path, folder: &Path, error: &CacheError) -> RunSummary {
         stages_in_hand: Vec::new(),
         cells_computed: 0,
         seconds: None,
-        error: Some(error.to_string()),
+        error: Some(format!("its `run.json` cannot be read: {error}")),
         done_since: false,
         command: Vec::new(),
         directory: None,

@@ -174,6 +174,8 @@ struct Inventory {
     packs: Vec<StoredPack>,
     objects: BTreeMap<Key, StoredFile>,
     runs: Vec<RunFiles>,
+    /// Runs of which it is not known what they refer to.
+    unreadable: Vec<CacheError>,
     /// Bytes of all files.
     bytes: u64,
 }
@@ -205,11 +207,13 @@ impl Inventory {
         let packs = packs.collect();
         let objects = files(FileKind::Object)?.into_iter();
         let objects = objects.map(|file| (file.name, file)).collect();
+        let (runs, unreadable) = run_files(runs)?;
         Ok(Inventory {
             records,
             packs,
             objects,
-            runs: run_files(runs)?,
+            runs,
+            unreadable,
             bytes,
         })
     }
@@ -294,16 +298,21 @@ impl References {
     }
 }
 
-/// The runs in a folder of runs, and the keys of their stages.
-///
-/// # Errors
-/// Where one cannot be read: what it refers to is not known then.
-fn run_files(runs: &Path) -> Result<Vec<RunFiles>, CacheError> {
-    let mut found = Vec::new();
+/// The runs in a folder of runs, and the keys of their stages. Also those that cannot be read.
+fn run_files(runs: &Path) -> Result<(Vec<RunFiles>, Vec<CacheError>), CacheError> {
+    let (mut found, mut unreadable) = (Vec::new(), Vec::new());
     for study in folders(runs)? {
         for folder in folders(&study)? {
-            let Some(manifest) = manifest(&folder)? else {
-                continue;
+            let manifest = match manifest(&folder) {
+                Ok(Some(manifest)) => manifest,
+                Ok(None) => continue,
+                Err(error) => {
+                    unreadable.push(CacheError::UnknownUse {
+                        path: folder.join("run.json"),
+                        why: error.to_string(),
+                    });
+                    continue;
+                }
             };
             let stages = manifest["stages"].as_array().into_iter().flatten();
             let keys = stages.filter_map(|stage| stage["key"].as_str()?.parse().ok());
@@ -315,5 +324,5 @@ fn run_files(runs: &Path) -> Result<Vec<RunFiles>, CacheError> {
             });
         }
     }
-    Ok(found)
+    Ok((found, unreadable))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use polars::prelude::DataFrame;
 
-use super::{Direction, Output, StageError};
+use super::{Direction, Output, StageError, table};
 
 /// Reads a table from where it is kept.
 type Read = dyn Fn() -> Result<DataFrame, StageError> + Send + Sync;
@@ -77,6 +77,9 @@ impl fmt::Debug for Artifacts {
 impl From<Output> for Artifacts {
     fn from(output: Output) -> Self {
         let mut artifacts = Artifacts::of_directions(output.directions);
+        if let Some(parts) = output.parts {
+            artifacts.add_table("", move || table::whole(parts.as_ref()));
+        }
         for (name, table) in output.tables {
             artifacts.add_table(&name, move || Ok(table.clone()));
         }

@@ -219,6 +219,7 @@ impl Stage for Extract {
             tables,
             directions,
             findings,
+            ..Output::default()
         })
     }
 }

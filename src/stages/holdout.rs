@@ -4,6 +4,8 @@
 //! tried on `<split>_train`, `<split>_holdout` and the comparison split. Table: that of a sweep, with those names in `set`. The
 //! directions of all seeds and layers are kept too.
 
+use std::sync::Arc;
+
 use serde_json::{Value as Json, json};
 
 use crate::model::Site;
@@ -213,13 +215,14 @@ impl Stage for Holdout {
             mode: Mode::Add,
             settings: &self.settings,
         };
+        let swept = sweep.run(evaluator)?;
         let tables = vec![
-            (String::new(), sweep.run(evaluator)?),
             ("directions".to_string(), direction::describe(&directions)?),
             ("members".to_string(), direction::members(&directions)?),
             ("cosine".to_string(), direction::cosines(&directions)?),
         ];
         Ok(Output {
+            parts: Some(Arc::new(swept)),
             tables,
             directions,
             findings,

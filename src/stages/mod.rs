@@ -41,7 +41,9 @@ pub use direction::Direction;
 pub use forecast::{ExpectedDirection, Forecast, Forecasts};
 pub use import::ImportSettings;
 pub use parameters::{Chat, ScoreRule, Settings};
-pub use table::{read_numbers, read_parquet, read_text, write_csv, write_parquet};
+pub use table::{
+    Parts, read_numbers, read_parquet, read_parquet_parts, read_text, write_csv, write_parquet,
+};
 
 /// What a stage produces, as other stages see it; a reference to a stage of another product is an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,6 +292,8 @@ impl Inputs {
 /// What a stage leaves: tables, directions, and findings a reader should know of.
 #[derive(Clone, Debug, Default)]
 pub struct Output {
+    /// The main table, where it has so many rows that it is made part by part as it is written.
+    pub parts: Option<Arc<dyn Parts>>,
     /// Tables by name; the main table's name is empty, so that it takes the stage's.
     pub tables: Vec<(String, DataFrame)>,
     /// Directions, in a fixed order.

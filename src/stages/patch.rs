@@ -266,8 +266,8 @@ impl Stage for Patch {
                     experiment.means(&effects, number, self.floor)?,
                 ),
             ],
-            directions: Vec::new(),
             findings: self.findings(experiment.prompts, &effects),
+            ..Output::default()
         })
     }
 }

@@ -139,7 +139,7 @@ impl Stage for Random {
         }
         let sets = sweep::sets_by_split(prompts);
         let builders = Arc::new(HashSet::new());
-        let mut tables = Vec::new();
+        let mut sweeps = Vec::new();
         // Models of different width need vectors of different length.
         for model in models {
             let config = model.config();
@@ -173,10 +173,10 @@ impl Stage for Random {
                 mode: Mode::Add,
                 settings: &self.settings,
             };
-            tables.push(sweep.run(evaluator)?);
+            sweeps.push(sweep.run(evaluator)?);
         }
         Ok(Output {
-            tables: vec![(String::new(), super::table::stacked(tables)?)],
+            parts: Some(Arc::new(sweeps)),
             ..Output::default()
         })
     }

@@ -1,7 +1,7 @@
 //! `steer`: h ← h + α·v (or ablation) with directions of another stage, then score.
 //!
 //! Without `layer` each direction acts at its own layer; with it, every direction acts at each of the layers named. Table: see
-//! [`super::sweep::Sweep::run`]. α = 0 is the score evaluation itself, the same cell.
+//! [`super::sweep::SweepTable`]. α = 0 is the score evaluation itself, the same cell.
 
 use std::sync::Arc;
 
@@ -172,7 +172,7 @@ impl Stage for Steer {
             settings: &self.settings,
         };
         Ok(Output {
-            tables: vec![(String::new(), sweep.run(evaluator)?)],
+            parts: Some(Arc::new(sweep.run(evaluator)?)),
             ..Output::default()
         })
     }

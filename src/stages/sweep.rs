@@ -1,6 +1,7 @@
 //! The sweep: prompts × directions × α, scored. What `steer`, `holdout`, `random` and `xstest` have in common.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use polars::prelude::DataFrame;
@@ -14,7 +15,7 @@ use crate::prompts::PromptSet;
 use crate::spec::{Fields, choice};
 
 use super::parameters::{self, Settings};
-use super::table;
+use super::table::{self, Parts};
 use super::{Evaluate, Inputs, Name, StageError};
 
 /// What a sweep does with a direction.
@@ -134,7 +135,7 @@ pub struct Sweep<'a> {
     /// Models, in the order of the table.
     pub models: Vec<&'a Arc<ModelHandle>>,
     /// The prompts the lines' indices point into.
-    pub prompts: &'a PromptSet,
+    pub prompts: &'a Arc<PromptSet>,
     /// Directions and places.
     pub lines: Vec<Line>,
     /// α, in the lines' units.
@@ -158,20 +159,28 @@ struct Row<'a> {
 }
 
 /// The rows of a sweep: models × lines × α × sets × prompts, in that order, found by their number rather than listed.
-struct Rows<'a> {
-    sweep: &'a Sweep<'a>,
+#[derive(Debug)]
+struct Rows {
+    models: usize,
+    lines: Vec<Line>,
+    alphas: Vec<f64>,
     /// By line, the number of its first row on the first model; and behind them, how many rows a model has.
     starts: Vec<usize>,
 }
 
-impl<'a> Rows<'a> {
-    fn new(sweep: &'a Sweep<'a>) -> Self {
+impl Rows {
+    fn new(models: usize, lines: Vec<Line>, alphas: &[f64]) -> Self {
         let mut starts = vec![0];
-        for line in &sweep.lines {
+        for line in &lines {
             let before = starts.last().copied().unwrap_or(0);
-            starts.push(before + sweep.alphas.len() * prompts_of(line));
+            starts.push(before + alphas.len() * prompts_of(line));
         }
-        Rows { sweep, starts }
+        Rows {
+            models,
+            lines,
+            alphas: alphas.to_vec(),
+            starts,
+        }
     }
 
     fn of_model(&self) -> usize {
@@ -179,14 +188,14 @@ impl<'a> Rows<'a> {
     }
 
     fn count(&self) -> usize {
-        self.of_model() * self.sweep.models.len()
+        self.of_model() * self.models
     }
 
     /// The row of that number, which is below [`Rows::count`].
-    fn row(&self, number: usize) -> Row<'a> {
+    fn row(&self, number: usize) -> Row<'_> {
         let (model, number) = (number / self.of_model(), number % self.of_model());
         let at = self.starts.partition_point(|start| *start <= number) - 1;
-        let line = &self.sweep.lines[at];
+        let line = &self.lines[at];
         let number = number - self.starts[at];
         let (alpha, mut rest) = (number / prompts_of(line), number % prompts_of(line));
         let mut sets = line.sets.iter();
@@ -200,14 +209,10 @@ impl<'a> Rows<'a> {
         Row {
             model,
             line,
-            alpha: self.sweep.alphas[alpha],
+            alpha: self.alphas[alpha],
             set,
             prompt,
         }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = Row<'a>> {
-        (0..self.count()).map(|number| self.row(number))
     }
 }
 
@@ -216,13 +221,18 @@ fn prompts_of(line: &Line) -> usize {
     line.sets.iter().map(|(_, prompts)| prompts.len()).sum()
 }
 
+/// A prompt as a model sees it, and the position of the edit, counted from the first.
+type Placed = (Arc<Tokens>, usize);
+
 /// The cells of a sweep's rows, by their number.
 struct SweepCells<'a> {
-    rows: &'a Rows<'a>,
+    rows: &'a Rows,
+    models: &'a [&'a Arc<ModelHandle>],
+    mode: Mode,
     /// By model.
     readouts: Vec<Readout>,
-    /// By model, then prompt: the tokens, and the position of the edit, counted from the first.
-    prompts: Vec<Vec<(Arc<Tokens>, usize)>>,
+    /// By model, then prompt.
+    prompts: Vec<Vec<Placed>>,
 }
 
 impl Cells for SweepCells<'_> {
@@ -232,14 +242,13 @@ impl Cells for SweepCells<'_> {
 
     fn cell(&self, number: usize) -> Cell {
         let row = self.rows.row(number);
-        let sweep = self.rows.sweep;
-        let model = sweep.models[row.model];
+        let model = self.models[row.model];
         let (tokens, position) = &self.prompts[row.model][row.prompt];
         let n_layers = model.config().n_layers;
         Cell::new(
             model.fingerprint(),
             Arc::clone(tokens),
-            interventions(sweep.mode, &row, Positions::At(*position), n_layers),
+            interventions(self.mode, &row, Positions::At(*position), n_layers),
             self.readouts[row.model].clone(),
             n_layers,
         )
@@ -247,18 +256,20 @@ impl Cells for SweepCells<'_> {
 }
 
 impl Sweep<'_> {
-    /// Scores every combination. Columns: `model, direction, seed, layer, site, alpha, set, id, split, category, score, refused,
-    /// built_direction`; an ablation has no α, and says in `direction` that it is one; the last column marks prompts that the direction was made from.
+    /// Scores every combination.
     ///
     /// # Errors
     /// Those of the evaluator; a prompt without the position asked for.
-    pub fn run(&self, evaluator: &mut dyn Evaluate) -> Result<DataFrame, StageError> {
-        let rows = Rows::new(self);
+    pub fn run(self, evaluator: &mut dyn Evaluate) -> Result<SweepTable, StageError> {
+        let prompts = self.prompts_of_each()?;
+        let rows = Rows::new(self.models.len(), self.lines, self.alphas);
         let readouts = self.models.iter().map(|m| self.settings.readout(m));
         let cells = SweepCells {
             rows: &rows,
+            models: &self.models,
+            mode: self.mode,
             readouts: readouts.collect::<Result<_, _>>()?,
-            prompts: self.prompts_of_each()?,
+            prompts,
         };
         let mut scores = vec![f64::NAN; rows.count()];
         let mut other = None;
@@ -269,12 +280,19 @@ impl Sweep<'_> {
         if let Some(other) = other {
             return Err(not_a_score(&other));
         }
-        self.assemble(&rows, scores)
+        Ok(SweepTable {
+            models: self.models.iter().map(|m| m.name().to_string()).collect(),
+            prompts: Arc::clone(self.prompts),
+            mode: self.mode,
+            threshold: self.settings.score.threshold,
+            rows,
+            scores,
+        })
     }
 
     /// The prompts that the lines point to, as each of the models sees them, and where they are edited. Of a prompt that no line points
     /// to the position is of no consequence.
-    fn prompts_of_each(&self) -> Result<Vec<Vec<(Arc<Tokens>, usize)>>, StageError> {
+    fn prompts_of_each(&self) -> Result<Vec<Vec<Placed>>, StageError> {
         let mut is_used = vec![false; self.prompts.prompts.len()];
         let sets = self.lines.iter().flat_map(|line| line.sets.iter());
         sets.for_each(|(_, prompts)| prompts.iter().for_each(|&prompt| is_used[prompt] = true));
@@ -293,38 +311,87 @@ impl Sweep<'_> {
             |tokens: Vec<Arc<Tokens>>| tokens.into_iter().enumerate().map(place).collect();
         fed.into_iter().map(of_model).collect()
     }
+}
 
+/// A sweep that has been run. Columns: `model, direction, seed, layer, site, alpha, set, id, split, category, score, refused,
+/// built_direction`; an ablation has no α, and says in `direction` that it is one; the last column marks prompts that the direction was
+/// made from.
+#[derive(Debug)]
+pub struct SweepTable {
+    /// Names, in the order of the table.
+    models: Vec<String>,
+    prompts: Arc<PromptSet>,
+    mode: Mode,
+    threshold: f64,
+    rows: Rows,
+    /// By row.
+    scores: Vec<f64>,
+}
+
+impl SweepTable {
     /// The α of a row; an ablation has none.
     fn alpha(&self, row: &Row<'_>) -> Option<f64> {
         (self.mode == Mode::Add).then_some(row.alpha)
     }
+}
 
-    fn assemble(&self, rows: &Rows<'_>, scores: Vec<f64>) -> Result<DataFrame, StageError> {
-        let prompts = &self.prompts.prompts;
-        let threshold = self.settings.score.threshold;
-        let refused = scores.iter().map(|&s| s > threshold).collect();
-        let built = rows
-            .iter()
-            .map(|r| r.line.builders.contains(&prompts[r.prompt].text))
-            .collect();
+impl Parts for SweepTable {
+    fn height(&self) -> usize {
+        self.scores.len()
+    }
+
+    fn part(&self, rows: Range<usize>) -> Result<DataFrame, StageError> {
+        let scores = self.scores[rows.clone()].to_vec();
+        let rows = || rows.clone().map(|number| self.rows.row(number));
+        let refused = scores.iter().map(|&s| s > self.threshold).collect();
+        let built = rows().map(|r| {
+            r.line
+                .builders
+                .contains(&self.prompts.prompts[r.prompt].text)
+        });
         table::frame(vec![
-            table::text("model", rows.iter().map(|r| self.models[r.model].name())),
+            table::text("model", rows().map(|r| &self.models[r.model])),
             table::text(
                 "direction",
-                rows.iter().map(|r| self.mode.label(&r.line.direction)),
+                rows().map(|r| self.mode.label(&r.line.direction)),
             ),
-            table::optional_integers("seed", rows.iter().map(|r| r.line.seed)),
-            table::integers("layer", rows.iter().map(|r| r.line.layer)),
-            table::text("site", rows.iter().map(|r| r.line.site.short_name())),
-            table::optional_numbers("alpha", rows.iter().map(|r| self.alpha(&r)).collect()),
-            table::text("set", rows.iter().map(|r| r.set)),
-            table::text("id", rows.iter().map(|r| &prompts[r.prompt].id)),
-            table::text("split", rows.iter().map(|r| &prompts[r.prompt].split)),
-            table::text("category", rows.iter().map(|r| &prompts[r.prompt].category)),
+            table::optional_integers("seed", rows().map(|r| r.line.seed)),
+            table::integers("layer", rows().map(|r| r.line.layer)),
+            table::text("site", rows().map(|r| r.line.site.short_name())),
+            table::optional_numbers("alpha", rows().map(|r| self.alpha(&r)).collect()),
+            table::text("set", rows().map(|r| r.set)),
+            table::text("id", rows().map(|r| &self.prompts.prompts[r.prompt].id)),
+            table::text(
+                "split",
+                rows().map(|r| &self.prompts.prompts[r.prompt].split),
+            ),
+            table::text(
+                "category",
+                rows().map(|r| &self.prompts.prompts[r.prompt].category),
+            ),
             table::numbers("score", scores),
             table::flags("refused", refused),
-            table::flags("built_direction", built),
+            table::flags("built_direction", built.collect()),
         ])
+    }
+}
+
+/// Sweeps of the same columns, one below the other.
+impl Parts for Vec<SweepTable> {
+    fn height(&self) -> usize {
+        self.iter().map(Parts::height).sum()
+    }
+
+    fn part(&self, rows: Range<usize>) -> Result<DataFrame, StageError> {
+        let mut start = 0;
+        let parts = self.iter().filter_map(|sweep| {
+            let (first, height) = (start, sweep.height());
+            start += height;
+            let inside = |row: usize| row.clamp(first, first + height) - first;
+            let rows = inside(rows.start)..inside(rows.end);
+            (!rows.is_empty() || height == 0).then(|| sweep.part(rows))
+        });
+        table::stacked(parts)
     }
 }
 

@@ -1,6 +1,9 @@
 //! Tables: typed columns in, a polars data frame out, and back. NaN never passes silently.
 
+use std::fmt;
 use std::io::{Cursor, Write};
+use std::ops::Range;
+use std::sync::Arc;
 
 use polars::prelude::{
     Column, CsvWriter, DataFrame, NamedFrom, ParquetReader, ParquetWriter, SerReader, SerWriter,
@@ -107,12 +110,53 @@ pub(super) fn read_flags(table: &DataFrame, name: &str) -> Result<Vec<bool>> {
         .collect())
 }
 
+/// Rows of a table that lie in memory at once, where it is made or read part by part.
+const PART_ROWS: usize = 1 << 16;
+
+/// A table that is made part by part.
+pub trait Parts: fmt::Debug + Send + Sync {
+    /// The number of rows.
+    fn height(&self) -> usize;
+
+    /// Some of the rows; the columns are the same for all.
+    ///
+    /// # Errors
+    /// A number that is not finite; [`StageError::Internal`] when polars cannot make the table.
+    fn part(&self, rows: Range<usize>) -> Result<DataFrame>;
+}
+
+impl Parts for DataFrame {
+    fn height(&self) -> usize {
+        DataFrame::height(self)
+    }
+
+    fn part(&self, rows: Range<usize>) -> Result<DataFrame> {
+        Ok(self.slice(rows.start as i64, rows.len()))
+    }
+}
+
+/// The parts of a table in order; at least one, so that a table without rows has its columns.
+fn parts(table: &dyn Parts) -> impl Iterator<Item = Result<DataFrame>> {
+    let height = table.height();
+    let starts = (0..height.max(1)).step_by(PART_ROWS);
+    starts.map(move |start| table.part(start..(start + PART_ROWS).min(height)))
+}
+
 /// Writes the table as Parquet.
 ///
 /// # Errors
-/// [`StageError::Internal`] when polars cannot write it; the writer's own errors are among those.
-pub fn write_parquet(table: &DataFrame, writer: impl Write) -> Result<()> {
-    ParquetWriter::new(writer).finish(&mut table.clone())?;
+/// Those of making the parts; [`StageError::Internal`] when polars cannot write, the writer's own errors among those.
+pub fn write_parquet(table: &dyn Parts, writer: impl Write) -> Result<()> {
+    let mut parts = parts(table);
+    let Some(first) = parts.next().transpose()? else {
+        return Ok(());
+    };
+    let mut batches = ParquetWriter::new(writer).batched(first.schema())?;
+    batches.write_batch(&first)?;
+    for part in parts {
+        batches.write_batch(&part?)?;
+    }
+    batches.finish()?;
     Ok(())
 }
 
@@ -120,8 +164,12 @@ pub fn write_parquet(table: &DataFrame, writer: impl Write) -> Result<()> {
 ///
 /// # Errors
 /// As [`write_parquet`].
-pub fn write_csv(table: &DataFrame, writer: impl Write) -> Result<()> {
-    CsvWriter::new(writer).finish(&mut table.clone())?;
+pub fn write_csv(table: &dyn Parts, mut writer: impl Write) -> Result<()> {
+    for (number, part) in parts(table).enumerate() {
+        CsvWriter::new(&mut writer)
+            .include_header(number == 0)
+            .finish(&mut part?)?;
+    }
     Ok(())
 }
 
@@ -133,12 +181,34 @@ pub fn read_parquet(bytes: Vec<u8>) -> Result<DataFrame> {
     Ok(ParquetReader::new(Cursor::new(bytes)).finish()?)
 }
 
+/// The same part by part.
+///
+/// # Errors
+/// As [`read_parquet`], and those of `take`.
+pub fn read_parquet_parts(
+    bytes: Vec<u8>,
+    take: &mut dyn FnMut(&DataFrame) -> Result<()>,
+) -> Result<()> {
+    let bytes: Arc<[u8]> = bytes.into();
+    let height = ParquetReader::new(Cursor::new(Arc::clone(&bytes))).num_rows()?;
+    for start in (0..height.max(1)).step_by(PART_ROWS) {
+        let reader = ParquetReader::new(Cursor::new(Arc::clone(&bytes)));
+        take(&reader.with_slice(Some((start, PART_ROWS))).finish()?)?;
+    }
+    Ok(())
+}
+
+/// The whole of a table.
+pub(super) fn whole(table: &dyn Parts) -> Result<DataFrame> {
+    stacked(parts(table))
+}
+
 /// Tables of the same columns, one below the other.
-pub(super) fn stacked(tables: Vec<DataFrame>) -> Result<DataFrame> {
+pub(super) fn stacked(tables: impl IntoIterator<Item = Result<DataFrame>>) -> Result<DataFrame> {
     let mut tables = tables.into_iter();
-    let mut all = tables.next().unwrap_or_default();
+    let mut all = tables.next().transpose()?.unwrap_or_default();
     for table in tables {
-        all.vstack_mut(&table)?;
+        all.vstack_mut(&table?)?;
     }
     Ok(all)
 }

@@ -16,6 +16,7 @@ use super::parameters::{self, Settings};
 use super::steer::line_of;
 use super::summary;
 use super::sweep::{self, AlphaUnit, Line, Mode, Sweep};
+use super::table;
 use super::{
     Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
 };
@@ -146,7 +147,7 @@ impl Stage for XsTest {
             mode: Mode::Add,
             settings: &self.settings,
         };
-        let rows = sweep.run(evaluator)?;
+        let rows = table::whole(&sweep.run(evaluator)?)?;
         let rates = summary::xstest_rates(&rows)?;
         let mut findings = Vec::new();
         if built > 0 {
@@ -154,8 +155,8 @@ impl Stage for XsTest {
         }
         Ok(Output {
             tables: vec![(String::new(), rows), ("rates".to_string(), rates)],
-            directions: Vec::new(),
             findings,
+            ..Output::default()
         })
     }
 }

@@ -49,7 +49,7 @@ fn what_one_has_claimed_the_other_leaves_and_waits_for() {
     assert_eq!(others[0].beat.waits_for, waits_for);
     one.shared.asked.store(true, Ordering::Relaxed);
     assert_eq!(one.claim(&cells[..60]), (0..30).collect::<Vec<_>>());
-    assert!(!one.is_asked_to_share(true));
+    assert!(!one.is_asked_to_share());
     assert_eq!(two.claim(&cells[..60]), (30..60).collect::<Vec<_>>());
     one.release();
     assert_eq!(two.claim(&cells[..60]).len(), 60);
@@ -64,11 +64,11 @@ fn a_beat_tells_a_holder_that_it_is_waited_for() {
     assert!(two.claim(&cells).is_empty());
     two.wait_for(&cells);
     let started = Instant::now();
-    while !one.is_asked_to_share(true) {
+    while !one.is_asked_to_share() {
         assert!(started.elapsed() < 10 * BEAT, "it never heard");
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(!two.is_asked_to_share(true));
+    assert!(!two.is_asked_to_share());
 }
 
 /// Both claim at once, again and again: no cell is left to nobody, and none to both.
@@ -180,7 +180,7 @@ fn of_two_whose_claims_overlap_one_gives_way() {
     remove(&Layout::new(folder.path()), &sleeper.shared.id);
     assert_eq!(heir.claim(&cells).len(), 30);
     let started = Instant::now();
-    let gives_way = |lease: &Lease| lease.is_asked_to_share(false);
+    let gives_way = |lease: &Lease| lease.is_overruled();
     while !gives_way(&sleeper) && !gives_way(&heir) {
         assert!(started.elapsed() < 10 * BEAT, "both go on");
         std::thread::sleep(Duration::from_millis(20));

@@ -52,21 +52,41 @@ impl FileStamp {
     }
 
     fn new(path: &Path, metadata: &Metadata) -> Result<Self, ModelError> {
-        let read = |error| ModelError::read(path, error);
-        let since_1970 = metadata
-            .modified()
-            .map_err(read)?
-            .duration_since(UNIX_EPOCH);
+        let real = path.canonicalize();
         Ok(Self {
-            path: path.canonicalize().map_err(read)?,
+            path: real.map_err(|error| ModelError::read(path, error))?,
             size: metadata.len(),
-            modified_nanoseconds: since_1970.map(|d| d.as_nanos()).unwrap_or(0),
-            #[cfg(unix)]
-            inode: std::os::unix::fs::MetadataExt::ino(metadata),
-            #[cfg(not(unix))]
-            inode: 0,
+            modified_nanoseconds: modified_nanoseconds(metadata),
+            inode: inode(metadata),
         })
     }
+
+    /// Whether the file has the size, time and inode of the stamp.
+    pub(super) fn is_of(&self, metadata: &Metadata) -> bool {
+        (self.size, self.modified_nanoseconds, self.inode)
+            == (
+                metadata.len(),
+                modified_nanoseconds(metadata),
+                inode(metadata),
+            )
+    }
+}
+
+/// 0 where the system does not tell, or for a time before 1970.
+fn modified_nanoseconds(metadata: &Metadata) -> u128 {
+    let modified = metadata.modified().ok();
+    let since_1970 = modified.and_then(|modified| modified.duration_since(UNIX_EPOCH).ok());
+    since_1970.map_or(0, |since| since.as_nanos())
+}
+
+#[cfg(unix)]
+fn inode(metadata: &Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(metadata)
+}
+
+#[cfg(not(unix))]
+fn inode(_: &Metadata) -> u64 {
+    0
 }
 
 /// A memory of weight files that were hashed before.

@@ -192,7 +192,10 @@ impl WeightFile {
     }
 
     fn check_unchanged(&self) -> Result<(), ModelError> {
-        match FileStamp::of_open(&self.path, &self.file)? == self.stamp {
+        // Of the open file, wherever its name leads by now.
+        let metadata = self.file.metadata();
+        let metadata = metadata.map_err(|error| ModelError::read(&self.path, error))?;
+        match self.stamp.is_of(&metadata) {
             true => Ok(()),
             false => Err(ModelError::invalid(
                 &self.path,

@@ -114,7 +114,7 @@ impl Tile<'_> {
             return Ok(None);
         }
         let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-        let rows = Tensor::from_slice(&rows).f_to_kind(Kind::Int64)?;
+        let rows = Tensor::f_from_slice(&rows)?.f_to_kind(Kind::Int64)?;
         Ok(Some(rows.f_to_device(self.transformer.device())?))
     }
 }

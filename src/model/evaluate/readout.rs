@@ -42,7 +42,7 @@ pub(super) fn log_probabilities(
     let logits = transformer.unembed(hidden)?.f_to_kind(Kind::Float)?;
     let all = logits.f_log_softmax(-1, Kind::Float)?;
     let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-    let picked = all.f_index_select(1, &Tensor::from_slice(&ids).f_to_device(all.device())?)?;
+    let picked = all.f_index_select(1, &Tensor::f_from_slice(&ids)?.f_to_device(all.device())?)?;
     Ok(to_rows(&picked)?
         .into_iter()
         .map(Value::LogProbabilities)

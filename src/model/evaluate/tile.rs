@@ -93,7 +93,7 @@ impl<'a> Tile<'a> {
                 Edit::Ablate(vector) | Edit::Replace(vector) => data.extend(vector.values()),
             }
         }
-        let rows = Tensor::from_slice(&data)
+        let rows = Tensor::f_from_slice(&data)?
             .f_view([-1, width].as_slice())?
             .f_to_device(self.transformer.device())?
             .f_to_kind(self.transformer.kind())?;
@@ -206,7 +206,7 @@ impl<'a> Tile<'a> {
             .flat_map(|cell| &cell.tokens.ids()[cell.tokens.len() - self.suffix..])
             .map(|&id| i64::from(id))
             .collect();
-        Ok(Tensor::from_slice(&ids)
+        Ok(Tensor::f_from_slice(&ids)?
             .f_view([self.cells.len() as i64, self.suffix as i64].as_slice())?
             .f_to_device(self.transformer.device())?)
     }

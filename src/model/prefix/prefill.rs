@@ -148,7 +148,7 @@ pub(super) fn prefill_batch(
     let layout = Layout::new(transformer, blocks, batch, before)?;
     let device = transformer.device();
     let row = |values: &[i64]| -> Result<Tensor> {
-        Ok(Tensor::from_slice(values)
+        Ok(Tensor::f_from_slice(values)?
             .f_unsqueeze(0)?
             .f_to_device(device)?)
     };
@@ -159,7 +159,7 @@ pub(super) fn prefill_batch(
                 [Site::ResidPre, Site::AttnOut, Site::MlpOut].map(|s| HookPoint::block(layer, s))
             })
             .collect(),
-        kept_rows: Some(Tensor::from_slice(&layout.last()).f_to_device(device)?),
+        kept_rows: Some(Tensor::f_from_slice(&layout.last())?.f_to_device(device)?),
         ..Tap::default()
     };
     let rotary = transformer.rotary(&row(&layout.positions)?)?;

@@ -67,7 +67,7 @@ impl<'s> Rows<'s> {
             .flat_map(|length| length - suffix..*length)
             .map(|position| position as i64)
             .collect();
-        let positions = Tensor::from_slice(&positions)
+        let positions = Tensor::f_from_slice(&positions)?
             .f_view([self.lengths.len() as i64, suffix as i64].as_slice())?
             .f_to_device(transformer.device())?;
         transformer.rotary(&positions)
@@ -125,8 +125,8 @@ impl<'s> PromptGroups<'s> {
         Ok(PromptGroups {
             groups: Groups {
                 size: size as i64,
-                rows: Tensor::from_slice(&row_in_place).f_to_device(device)?,
-                places: Tensor::from_slice(&place_of_row).f_to_device(device)?,
+                rows: Tensor::f_from_slice(&row_in_place)?.f_to_device(device)?,
+                places: Tensor::f_from_slice(&place_of_row)?.f_to_device(device)?,
             },
             runs: runs(&prompts, transformer)?,
             lengths: lengths(&prompts),
@@ -150,7 +150,7 @@ fn runs<'s>(places: &[At<'s>], transformer: &Transformer) -> Result<Vec<Run<'s>>
             block,
             rows: match whole {
                 true => None,
-                false => Some(Tensor::from_slice(&rows).f_to_device(transformer.device())?),
+                false => Some(Tensor::f_from_slice(&rows)?.f_to_device(transformer.device())?),
             },
         })
     };
@@ -179,7 +179,7 @@ fn mask(transformer: &Transformer, visible: &[usize], width: usize) -> Result<Te
     let device = transformer.device();
     let visible: Vec<i64> = visible.iter().map(|&count| count as i64).collect();
     let size = [visible.len() as i64, 1, 1, width as i64];
-    let visible = Tensor::from_slice(&visible)
+    let visible = Tensor::f_from_slice(&visible)?
         .f_view([size[0], 1, 1, 1].as_slice())?
         .f_to_device(device)?;
     let hidden = Tensor::f_arange(size[3], (Kind::Int64, device))?.f_ge_tensor(&visible)?;

@@ -29,7 +29,7 @@ impl Angles {
     pub(super) fn new(config: &ModelConfig, device: Device) -> Result<Self> {
         let (frequencies, scale) = config.rope.inverse_frequencies(config.d_head);
         Ok(Angles {
-            frequencies: Tensor::from_slice(&frequencies).f_to_device(device)?,
+            frequencies: Tensor::f_from_slice(&frequencies)?.f_to_device(device)?,
             scale: f64::from(scale),
         })
     }

@@ -26,7 +26,9 @@ pub(super) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(cells: &'a dyn Cells, asks: Vec<Ask>) -> Self {
+    pub(super) fn new(cells: &'a dyn Cells, mut asks: Vec<Ask>) -> Self {
+        // In the order of asking, in which the rows of one variant stand side by side.
+        asks.sort_unstable_by_key(|ask| ask.number);
         let mut batch = Batch {
             cells,
             asks: Vec::with_capacity(asks.len()),
@@ -52,6 +54,11 @@ impl<'a> Batch<'a> {
     /// Number of distinct cells.
     pub(super) fn len(&self) -> usize {
         self.asks.len()
+    }
+
+    /// Number of asks for them.
+    pub(super) fn asked(&self) -> usize {
+        self.asks.len() + self.repeats.values().map(Vec::len).sum::<usize>()
     }
 
     pub(super) fn key(&self, at: usize) -> Key {
@@ -88,18 +95,23 @@ impl<'a> Batch<'a> {
         1 + repeats.len()
     }
 
-    /// What was asked for and has no value yet.
-    pub(super) fn left(&self) -> Vec<Ask> {
-        let missing = (0..self.len()).filter(|at| self.missing[*at]);
-        let mut left: Vec<Ask> = missing
-            .flat_map(|at| {
-                let repeats = self.repeats.get(&at).into_iter().flatten();
-                repeats.chain([&self.asks[at]])
-            })
-            .copied()
-            .collect();
-        left.sort_unstable();
-        left
+    /// Leaves only what has no value yet.
+    pub(super) fn forget_settled(&mut self) {
+        let missing = std::mem::take(&mut self.missing);
+        let mut repeats = HashMap::new();
+        let mut kept = 0;
+        for at in (0..missing.len()).filter(|at| missing[*at]) {
+            self.asks[kept] = self.asks[at];
+            self.keys[kept] = self.keys[at];
+            if let Some(of_cell) = self.repeats.remove(&at) {
+                repeats.insert(kept, of_cell);
+            }
+            kept += 1;
+        }
+        self.asks.truncate(kept);
+        self.keys.truncate(kept);
+        self.repeats = repeats;
+        self.missing = vec![true; kept];
     }
 
     /// Some of the cells, to be evaluated.
@@ -128,5 +140,60 @@ impl Cells for Chosen<'_> {
 
     fn cell(&self, number: usize) -> Cell {
         self.cells.cell(self.numbers[number] as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::model::ScoreDtype;
+    use crate::model::{Readout, TokenSets, Tokens};
+
+    use super::*;
+
+    /// Cells of three prompts, asked for again and again.
+    struct Three;
+
+    impl Cells for Three {
+        fn count(&self) -> usize {
+            9
+        }
+
+        fn cell(&self, number: usize) -> Cell {
+            let tokens = Arc::new(Tokens::new(vec![number as u32 % 3]));
+            let sets = TokenSets {
+                refuse: vec![1],
+                comply: vec![2],
+                dtype: ScoreDtype::Float32,
+            };
+            let readout = Readout::Score(Arc::new(sets));
+            Cell::new(blake3::hash(b"model"), tokens, vec![], readout, 1)
+        }
+    }
+
+    #[test]
+    fn equal_cells_are_one_and_everyone_who_asked_gets_the_value() {
+        let asks = (0..9).map(|number| Ask {
+            prompt: number % 3,
+            number,
+        });
+        let mut asks: Vec<Ask> = asks.collect();
+        asks.sort_unstable();
+        let mut batch = Batch::new(&Three, asks);
+        assert_eq!((batch.len(), batch.asked()), (3, 9));
+        let mut taken = Vec::new();
+        let settled = batch.settle(1, Value::Score(1.5), &mut |number, _| taken.push(number));
+        taken.sort_unstable();
+        assert_eq!((settled, taken), (3, vec![1, 4, 7]));
+        batch.forget_settled();
+        assert_eq!((batch.len(), batch.asked()), (2, 6));
+        let mut taken = Vec::new();
+        batch.settle(1, Value::Score(2.5), &mut |number, _| taken.push(number));
+        taken.sort_unstable();
+        assert_eq!(taken, [2, 5, 8]);
+        batch.forget_settled();
+        assert_eq!(batch.chosen(vec![0]).cell(0).key(), Three.cell(0).key());
+        assert_eq!(batch.wanted().len(), 1);
     }
 }

@@ -51,11 +51,18 @@ impl CachedEvaluator<'_> {
         let chosen = batch.chosen(places);
         let mut pending = Pending::new(self.cache, provenance);
         let (on_event, stop, lease) = (&mut self.on_event, self.stop, self.lease);
+        // What is computed again is nobody else's.
+        let shares = self.again.is_none();
         let (cache, again) = (self.cache, &mut self.again);
         let mut problem = None;
         let outcome = evaluator.evaluate(&chosen, &mut |step| {
             match step {
-                Step::Prefilled { done, total } => on_event(Event::Prefilled { done, total }),
+                Step::Prefilled { done, total } => {
+                    // Not for those who ask for a share: what is prefilled would be lost, and they get it after the first values.
+                    on_event(Event::Prefilled { done, total });
+                    let is_over = stop.load(Ordering::Relaxed) || shares && lease.is_overruled();
+                    return stop_if(is_over);
+                }
                 Step::Values(values) => {
                     for (number, value) in values {
                         let at = chosen.places[number];
@@ -81,10 +88,9 @@ impl CachedEvaluator<'_> {
                     }
                 }
             }
-            if stop.load(Ordering::Relaxed) || lease.is_asked_to_share(can_share) {
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
+            let is_asked =
+                shares && (can_share && lease.is_asked_to_share() || lease.is_overruled());
+            stop_if(stop.load(Ordering::Relaxed) || is_asked)
         });
         // What was computed is kept even where the rest failed.
         let committed = pending.commit();
@@ -121,6 +127,13 @@ impl CachedEvaluator<'_> {
             }
         }
         Ok(())
+    }
+}
+
+fn stop_if(is_over: bool) -> ControlFlow<()> {
+    match is_over {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
     }
 }
 

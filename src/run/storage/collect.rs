@@ -70,14 +70,17 @@ enum What {
 /// caller has made sure that no run is alive on the cache.
 ///
 /// # Errors
-/// [`CacheError::Io`] where a file cannot be listed or removed.
+/// [`CacheError::UnknownUse`] where a run cannot be read; [`CacheError::Io`] where a file cannot be listed or removed.
 pub fn collect(
     cache: &Cache,
     runs: &Path,
     criteria: &Criteria,
     dry_run: bool,
 ) -> Result<Collected, CacheError> {
-    let inventory = Inventory::of(cache, runs)?;
+    let mut inventory = Inventory::of(cache, runs)?;
+    if let Some(unreadable) = inventory.unreadable.pop() {
+        return Err(unreadable);
+    }
     let chosen = choose(items(&inventory), inventory.bytes, criteria);
     let (files, mut collected) = files_of(&inventory, &chosen);
     collected.kept_bytes = inventory.bytes.saturating_sub(collected.bytes);

@@ -58,6 +58,14 @@ pub struct Usage {
 /// [`CacheError::Io`] where the cache or the folder cannot be read.
 pub fn usage(cache: &Cache, runs: &Path) -> Result<Usage, CacheError> {
     let inventory = Inventory::of(cache, runs)?;
+    for error in &inventory.unreadable {
+        if let CacheError::UnknownUse { path, why } = error {
+            tracing::warn!(
+                "`{}` cannot be read ({why}); what that run refers to is not counted",
+                path.display()
+            );
+        }
+    }
     let references = inventory.references();
     let leftovers = cache.leftovers()?;
     let mut referred = References::default();

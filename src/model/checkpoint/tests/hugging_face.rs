@@ -272,6 +272,16 @@ fn weights_that_are_replaced_stay_as_they_were_opened_and_those_written_into_are
     let replaced = Checkpoint::open(folder.path()).unwrap();
     assert_ne!(replaced.weights_hash(&NoShortcut).unwrap(), hash);
 
+    // A link that leads elsewhere by now, and a file that is gone: what was opened is what counts.
+    let links = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        std::os::unix::fs::symlink(entry.path(), links.path().join(entry.file_name())).unwrap();
+    }
+    let linked = Checkpoint::open(links.path()).unwrap();
+    std::fs::remove_file(links.path().join("model.safetensors")).unwrap();
+    assert!(linked.check_unchanged().is_ok());
+
     std::fs::write(&path, &bytes).unwrap();
     for result in [
         replaced.check_unchanged(),
