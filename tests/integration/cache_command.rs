@@ -200,7 +200,7 @@ fn nothing_is_deleted_while_a_run_is_alive() {
     );
     // The cells of the run that was killed are what resumes it; once its folder is gone nothing refers to them.
     assert_eq!(gc(&bench, &["--unreferenced"])["packs"], 0);
-    std::fs::remove_dir_all(bench.path("runs")).unwrap();
+    std::fs::remove_dir_all(bench.path("runs/study")).unwrap();
     assert!(gc(&bench, &["--unreferenced"])["packs"].as_u64() > Some(0));
 }
 
@@ -214,7 +214,21 @@ fn nothing_is_deleted_where_it_is_not_known_what_is_used() {
     std::fs::write(&manifest, &text[..text.len() / 2]).unwrap();
     let said = cache(&bench, &["gc", "--unreferenced"]);
     let message = said.message(1);
-    assert!(message.contains("run.json`: "), "{message}");
+    assert!(
+        message.starts_with("error: nothing was deleted: `runs/study/"),
+        "{message}"
+    );
+    assert!(
+        message.ends_with("; mend or remove its folder"),
+        "{message}"
+    );
+    let said = cache(&bench, &["stats"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(
+        said.stderr
+            .contains("what that run refers to is not counted"),
+        "{said:?}"
+    );
     assert!(!committed_cells(&bench.path("cache")).is_empty());
     let said = bench.dial(&["status"]);
     assert!(said.stdout.contains("unreadable"), "{said:?}");

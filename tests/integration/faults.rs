@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::prompts::main_set;
-use crate::workbench::{Run, Said, Workbench, copy_folder, files_below};
+use crate::workbench::{Run, Said, Workbench, committed_cells, copy_folder, files_below};
 
 const STUDY: &str = r#"
 [models.inst]
@@ -293,7 +293,7 @@ fn weights_that_change_unseen_are_found_by_a_check() {
     let sound = bench.dial(&["cache", "verify"]);
     assert_eq!(sound.code, 0, "{sound:?}");
     let length = std::fs::metadata(&path).unwrap().len() as usize;
-    flip_a_bit(&path, 8 * (length / 2) + 3);
+    flip_a_bit(&path, length - 9);
     set_time();
     let said = bench.dial(&["cache", "verify", "--format", "json"]);
     assert_eq!(said.code, 3, "{said:?}");
@@ -307,4 +307,97 @@ fn weights_that_change_unseen_are_found_by_a_check() {
     // From now on it is another model.
     let run = bench.run(&STUDY.replace("models/inst", "own")).ok();
     assert_eq!(run.status("score"), "computed");
+}
+
+/// A C library that, loaded before all others, makes libtorch's allocator of tensors (`posix_memalign`, called from `libc10.so`) fail from some
+/// call on. It writes down how many calls there were.
+const NO_MEMORY: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+static atomic_long calls;
+static int (*real)(void **, size_t, size_t);
+static void note(long call) {
+    const char *path = getenv("CALLS_FILE");
+    FILE *file = path ? fopen(path, "w") : 0;
+    if (file) { fprintf(file, "%ld", call + 1); fclose(file); }
+}
+int posix_memalign(void **out, size_t align, size_t size) {
+    if (!real) real = (int (*)(void **, size_t, size_t))dlsym(RTLD_NEXT, "posix_memalign");
+    Dl_info caller;
+    if (!dladdr(__builtin_return_address(0), &caller) || !caller.dli_fname || !strstr(caller.dli_fname, "libc10"))
+        return real(out, align, size);
+    long call = atomic_fetch_add(&calls, 1);
+    const char *last = getenv("LAST_CALL");
+    if (!last) note(call);
+    return last && call > atol(last) ? ENOMEM : real(out, align, size);
+}
+"#;
+
+/// Memory runs out in the middle of a stage, for real: the error names prompt, layer and α, what was computed is kept and nothing else is, and
+/// with memory the same command goes on to the same numbers.
+#[test]
+fn memory_that_runs_out_in_a_run_is_told_by_cell_and_the_rest_is_kept() {
+    let bench = bench();
+    bench.write("no_memory.c", NO_MEMORY);
+    let compiled = Command::new("cc")
+        .args([
+            "-shared",
+            "-fPIC",
+            "-O1",
+            "-o",
+            "no_memory.so",
+            "no_memory.c",
+            "-ldl",
+        ])
+        .current_dir(bench.path(""))
+        .status()
+        .expect("a C compiler is needed to take memory away");
+    assert!(compiled.success());
+    let whole = self::bench();
+    let expected = whole.run(STUDY).ok().tables(&whole);
+    let limited = |last: Option<u64>| {
+        let mut command = bench.command(&["run", "study.toml", "--threads", "1"]);
+        command
+            .env("LD_PRELOAD", bench.path("no_memory.so"))
+            .env("CALLS_FILE", bench.path("calls"));
+        if let Some(last) = last {
+            command.env("LAST_CALL", last.to_string());
+        }
+        Said::of(command.output().unwrap(), &bench.path(""))
+    };
+    let calls = || -> u64 {
+        let text = std::fs::read_to_string(bench.path("calls")).unwrap();
+        text.parse().unwrap()
+    };
+    assert_eq!(limited(None).code, 0);
+    let all = calls();
+    // The last stage that takes tensors is `steer`.
+    std::fs::remove_dir_all(bench.path("cache")).unwrap();
+    let said = limited(Some(all - 10));
+    let line = said.last_line(1);
+    assert!(
+        line.starts_with("error: stage `steer`: out of memory: prompt `"),
+        "{line}"
+    );
+    for part in [", layer ", ", α = ", " more cells: ", "`--memory`"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    let kept = committed_cells(&bench.path("cache")).len() as u64;
+    let run = bench.run(STUDY).ok();
+    assert_eq!(
+        (run.status("score"), run.status("direction")),
+        ("cached", "cached")
+    );
+    let computed: u64 = run.all_computed().iter().map(|(_, count)| count).sum();
+    assert_eq!(
+        kept + computed,
+        committed_cells(&bench.path("cache")).len() as u64
+    );
+    assert!(computed > 0);
+    assert_same(&run, &bench, &expected);
 }
