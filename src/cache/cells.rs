@@ -10,9 +10,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::atomic::{Durability, replace_file};
-use super::index::{CellSet, Index, Place, is_gone, is_of_one_file, pass_over};
+use super::index::{CellSet, Index, Place};
 use super::layout::Layout;
 use super::pack::{self, Batch, Fault, Pack};
+use super::reading::{is_gone, is_of_one_file, pass_over};
 use super::{CacheError, Key};
 
 /// Packs held open at once, well below the usual limit of 1,024 files per process.
@@ -36,30 +37,8 @@ impl CellStore {
         }
     }
 
-    /// Whether a pack states that it holds the cell. [`get`](Self::get) may still find that pack damaged,
-    /// and then the cell is missing from there on.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`] if the packs cannot be read.
-    pub fn contains(&self, key: &Key) -> Result<bool, CacheError> {
-        Ok(self.place(key)?.is_some())
-    }
-
-    /// Those of `keys` that no pack states to hold, in the order given and as often as given.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`] if the packs cannot be read.
-    pub fn missing<'a>(
-        &self,
-        keys: impl IntoIterator<Item = &'a Key>,
-    ) -> Result<Vec<Key>, CacheError> {
-        self.with_index(|index| {
-            let missing = |key: &&Key| index.place(key).is_none();
-            keys.into_iter().filter(missing).copied().collect()
-        })
-    }
-
-    /// Where a pack states that it holds the cell; none where no pack does.
+    /// Where a pack states that it holds the cell; none where no pack does. [`get`](Self::get) may still find that pack damaged, and then
+    /// the cell is missing from there on.
     ///
     /// # Errors
     /// [`CacheError::Io`] if the packs cannot be read.
@@ -210,7 +189,7 @@ mod tests {
 
     use serde_json::json;
 
-    use super::super::index::list;
+    use super::super::reading::list;
     use super::*;
 
     type Cell = (Key, Vec<u8>);
@@ -255,7 +234,7 @@ mod tests {
 
     fn assert_holds(store: &CellStore, cells: &[Cell]) {
         for (key, value) in cells {
-            assert!(store.contains(key).unwrap());
+            assert!(store.place(key).unwrap().is_some());
             assert_eq!(store.get(key).unwrap().as_ref(), Some(value));
         }
     }
@@ -263,7 +242,7 @@ mod tests {
     fn assert_lacks(store: &CellStore, cells: &[Cell]) {
         for (key, _) in cells {
             assert_eq!(store.get(key).unwrap(), None);
-            assert!(!store.contains(key).unwrap());
+            assert!(store.place(key).unwrap().is_none());
         }
     }
 
@@ -284,15 +263,6 @@ mod tests {
         assert_holds(&second, &two);
         assert_holds(&second, &one);
         assert_lacks(&second, &three);
-    }
-
-    #[test]
-    fn missing_keeps_order_and_repeats() {
-        let (folder, _) = committed(&cells(0..3));
-        let keys: Vec<Key> = cells(0..6).into_iter().map(|(key, _)| key).collect();
-        let asked = [&keys[5], &keys[1], &keys[3], &keys[5], &keys[0]];
-        let missing = store(&folder).missing(asked).unwrap();
-        assert_eq!(missing, [keys[5], keys[3], keys[5]]);
     }
 
     #[test]
@@ -406,7 +376,7 @@ mod tests {
         let good = std::fs::read(&path).unwrap();
         std::fs::copy(other_path, &path).unwrap();
         let store = store(&folder);
-        assert!(store.contains(&cells[0].0).unwrap());
+        assert!(store.place(&cells[0].0).unwrap().is_some());
         std::fs::write(&path, &good).unwrap();
         assert_lacks(&store, &cells);
         assert_eq!(std::fs::read(&path).unwrap(), good);
@@ -473,7 +443,7 @@ mod tests {
         let cells = cells(0..10);
         let (folder, path) = committed(&cells);
         let store = store(&folder);
-        assert!(store.contains(&cells[0].0).unwrap());
+        assert!(store.place(&cells[0].0).unwrap().is_some());
         std::fs::remove_file(path).unwrap();
         assert_lacks(&store, &cells);
         store.refresh().unwrap();
@@ -513,14 +483,14 @@ mod tests {
         let cells = cells(0..100_000);
         let (there, absent) = cells.split_at(99_000);
         for some in there.chunks(4_000) {
-            store(&folder).commit(&batch(some), &json!({})).unwrap();
+            self::store(&folder)
+                .commit(&batch(some), &json!({}))
+                .unwrap();
         }
-        let missing = store(&folder)
-            .missing(cells.iter().map(|(key, _)| key))
-            .unwrap();
-        assert_eq!(missing.len(), absent.len());
-        assert!(missing.iter().eq(absent.iter().map(|(key, _)| key)));
-        assert_holds(&store(&folder), &there[..1]);
-        assert_holds(&store(&folder), &there[98_999..]);
+        let store = self::store(&folder);
+        let is_missing = |(key, _): &&Cell| store.place(key).unwrap().is_none();
+        assert!(cells.iter().filter(is_missing).eq(absent));
+        assert_holds(&store, &there[..1]);
+        assert_holds(&store, &there[98_999..]);
     }
 }

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use serde::de::DeserializeOwned;
 
-use super::index::{is_gone, list};
 use super::pack::{self, Fault, Pack};
+use super::reading::{is_gone, list};
 use super::{Cache, CacheError, Key, object, record};
 
 /// What a file of the cache is.

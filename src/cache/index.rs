@@ -4,12 +4,12 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::layout::Layout;
 use super::pack::{self, Fault, Pack};
+use super::reading::{is_gone, is_of_one_file, list, pass_over};
 use super::{CacheError, Key};
 
 /// Where a cell's value is: its pack by the number that this index gave it, and its number in that pack.
@@ -175,49 +175,8 @@ impl CellSet {
     }
 }
 
-/// The paths in a folder; none if there is no such folder, or a file in its place.
-pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, CacheError> {
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if is_gone(&error) || error.kind() == ErrorKind::NotADirectory => {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(CacheError::io("list", folder, error)),
-    };
-    entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()
-        .map_err(|error| CacheError::io("list", folder, error))
-}
-
 /// The pack that a path in the packs' folders names; `None` for any other file.
 fn pack_name(path: &Path) -> Option<Key> {
     let name = path.file_name()?.to_str()?;
     name.strip_suffix(".pack")?.parse().ok()
-}
-
-/// Whether a file was removed by another process, here or on another machine of a network file system.
-pub(super) fn is_gone(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::NotFound | ErrorKind::StaleNetworkFileHandle
-    )
-}
-
-/// Whether an error is that of one file, and says nothing of others: its mode, a bad block under it, a folder in its place.
-pub(super) fn is_of_one_file(error: &io::Error) -> bool {
-    /// Input or output error, on Linux and macOS.
-    const EIO: i32 = 5;
-    matches!(
-        error.kind(),
-        ErrorKind::PermissionDenied | ErrorKind::IsADirectory
-    ) || error.raw_os_error() == Some(EIO)
-}
-
-/// Says that a file is not used because it cannot be read.
-pub(super) fn pass_over(path: &Path, error: &io::Error) {
-    tracing::warn!(
-        "`{}` cannot be read ({error}); it is not used, and what it holds is computed again",
-        path.display()
-    );
 }

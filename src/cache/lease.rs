@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::index::list;
 use super::layout::Layout;
+use super::reading::list;
 use super::{CacheError, Key, record};
 
 mod process;

@@ -41,6 +41,7 @@ mod layout;
 mod lease;
 mod object;
 mod pack;
+mod reading;
 mod record;
 mod weights;
 
@@ -245,7 +246,7 @@ fn check_version(folder: &Path) -> Result<(), CacheError> {
 
 /// A folder without `VERSION` is a new cache, or one that has lost it: then its folders tell whose it is. Whether it is one of those.
 fn check_vanished_version(folder: &Path, path: &Path) -> Result<bool, CacheError> {
-    let versions = index::list(folder)?.into_iter().filter_map(|entry| {
+    let versions = reading::list(folder)?.into_iter().filter_map(|entry| {
         let version = entry.file_name()?.to_str()?.strip_prefix('v')?.parse().ok();
         version.filter(|_: &u32| entry.is_dir())
     });

@@ -7,8 +7,8 @@ use std::path::Path;
 use tempfile::NamedTempFile;
 
 use super::atomic::{Durability, persist, replace_file, temporary_in, write_atomically};
-use super::index::{is_gone, is_of_one_file, pass_over};
 use super::layout::Layout;
+use super::reading::{is_gone, is_of_one_file, pass_over};
 use super::{CacheError, Key};
 
 const WRONG_CONTENT: &str = "its content does not match its name";

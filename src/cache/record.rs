@@ -15,8 +15,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::atomic::write_atomically;
-use super::index::{is_gone, is_of_one_file, pass_over};
 use super::layout::Layout;
+use super::reading::{is_gone, is_of_one_file, pass_over};
 use super::{CacheError, Key};
 
 const WRONG_CHECKSUM: &str = "its content does not match its checksum";

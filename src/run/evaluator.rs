@@ -160,8 +160,9 @@ impl<'a> CachedEvaluator<'a> {
             });
         }
         // Whoever holds a model or a prompt in memory computes all of its cells, before the next takes its place.
+        // Sorted in place: there may be many.
         let model_of = |ask: &Ask| *models[ask.prompt as usize].fingerprint().as_bytes();
-        left.sort_by_cached_key(|ask| (model_of(ask), ask.prompt, ask.number));
+        left.sort_unstable_by_key(|ask| (model_of(ask), *ask));
         Ok((left, models))
     }
 }
