@@ -212,3 +212,60 @@ pub(super) fn stacked(tables: impl IntoIterator<Item = Result<DataFrame>>) -> Re
     }
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbered(height: usize) -> DataFrame {
+        let gap = |row: usize| (!row.is_multiple_of(3)).then_some(row as u64);
+        frame(vec![
+            text(
+                "id",
+                (0..height).map(|row| format!("row {}, {row}", row % 7)),
+            ),
+            optional_integers("seed", (0..height).map(gap)),
+            numbers("score", (0..height).map(|row| row as f64 / 3.0).collect()),
+            flags(
+                "refused",
+                (0..height).map(|row| row.is_multiple_of(2)).collect(),
+            ),
+        ])
+        .unwrap()
+    }
+
+    /// Whatever falls on a boundary between parts: the files are those of the table in one piece.
+    #[test]
+    fn a_table_in_parts_is_the_table_in_one_piece() {
+        for height in [
+            0,
+            1,
+            PART_ROWS - 1,
+            PART_ROWS,
+            PART_ROWS + 1,
+            2 * PART_ROWS + 5,
+        ] {
+            let table = numbered(height);
+            let (mut csv, mut in_one_piece) = (Vec::new(), Vec::new());
+            write_csv(&table, &mut csv).unwrap();
+            let mut writer = CsvWriter::new(&mut in_one_piece);
+            writer.finish(&mut table.clone()).unwrap();
+            assert!(csv == in_one_piece, "{height} rows as CSV");
+
+            let mut parquet = Vec::new();
+            write_parquet(&table, &mut parquet).unwrap();
+            assert!(
+                read_parquet(parquet.clone())
+                    .unwrap()
+                    .equals_missing(&table)
+            );
+            let mut parts = Vec::new();
+            let keep = &mut |part: &DataFrame| {
+                parts.push(Ok(part.clone()));
+                Ok(())
+            };
+            read_parquet_parts(parquet, keep).unwrap();
+            assert!(stacked(parts).unwrap().equals_missing(&table), "{height}");
+        }
+    }
+}
