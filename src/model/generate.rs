@@ -8,12 +8,12 @@ use tch::{Kind, Tensor};
 use super::cell::{Readout, Sampling, Value};
 use super::error::ModelError;
 use super::evaluate::{Tile, to_rows};
-use super::prefix::{Cached, TILE_ROWS};
-use super::transformer::{Segment, Tap, Transformer};
+use super::prefix::Cached;
+use super::transformer::{Segment, Tap};
 
 type Result<T> = std::result::Result<T, ModelError>;
 
-/// Keys and values of the suffix and of what was generated, per layer `[TILE_ROWS, kv, capacity, dh]`, filled from the front.
+/// Keys and values of the suffix and of what was generated, of a tile's n rows: per layer `[n, kv, capacity, dh]`, filled from the front.
 struct Grown {
     keys: Vec<Tensor>,
     values: Vec<Tensor>,
@@ -21,10 +21,11 @@ struct Grown {
 }
 
 impl Grown {
-    fn new(transformer: &Transformer, capacity: usize) -> Result<Self> {
+    fn new(tile: &Tile<'_>, capacity: usize) -> Result<Self> {
+        let transformer = tile.transformer;
         let config = transformer.config();
         let size = [
-            TILE_ROWS as i64,
+            tile.cells.len() as i64,
             config.n_kv_heads as i64,
             capacity as i64,
             config.d_head as i64,
@@ -42,7 +43,7 @@ impl Grown {
         })
     }
 
-    /// Appends the keys and values `[TILE_ROWS, kv, S, dh]` of one layer; the length grows when all layers are in.
+    /// Appends the keys and values `[n, kv, S, dh]` of one layer; the length grows when all layers are in.
     fn write(&self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
         let count = keys.size()[2];
         for (into, from) in [(&self.keys[layer], keys), (&self.values[layer], values)] {
@@ -55,7 +56,7 @@ impl Grown {
 /// Continues every row of the tile by up to `max_new_tokens` tokens. None for a row whose logits are no numbers.
 pub(super) fn continuations(tile: &Tile<'_>, max_new_tokens: usize) -> Result<Vec<Option<Value>>> {
     let transformer = tile.transformer;
-    let mut grown = Grown::new(transformer, tile.suffix + max_new_tokens)?;
+    let mut grown = Grown::new(tile, tile.suffix + max_new_tokens)?;
     let mut rows: Vec<Row> = tile.cells.iter().map(|cell| Row::new(cell)).collect();
     let mut tap = tile.tap(0)?;
     let x = transformer.embed(&tile.suffix_ids()?)?;
@@ -86,7 +87,7 @@ pub(super) fn continuations(tile: &Tile<'_>, max_new_tokens: usize) -> Result<Ve
         .collect())
 }
 
-/// Runs the tokens chosen last behind the cached prefix (per layer), the generated ones of that index, through all blocks: `[TILE_ROWS, 1, d_model]`.
+/// Runs the tokens chosen last behind the cached prefix (per layer), the generated ones of that index, through all blocks: `[n, 1, d_model]`.
 fn next_position(
     tile: &Tile<'_>,
     prefix: &[Cached<'_>],
@@ -173,7 +174,7 @@ impl Row {
     }
 }
 
-/// Chooses the next token of each row from logits `[TILE_ROWS, d_vocab]`. Finished rows stay as they are.
+/// Chooses the next token of each row from logits `[n, d_vocab]`. Finished rows stay as they are.
 fn choose(logits: &Tensor, rows: &mut [Row], end_of_text: &[u32]) -> Result<()> {
     let (highest, greedy) = logits.f_max_dim(-1, false)?;
     let greedy = Vec::<i64>::try_from(greedy)?;

@@ -36,6 +36,11 @@ type Result<T> = std::result::Result<T, ModelError>;
 pub const TILE_ROWS: usize = 64;
 /// Rows of a tile of a sweep, of which there are always many: more rows for each time that the weights are fetched.
 pub const SWEEP_ROWS: usize = 128;
+/// Most positions of a tile, over all its rows: what is computed at once is lost at once, and more make no product quicker.
+pub const TILE_POSITIONS: usize = 1024;
+/// Rows of a tile that generates: few, as all have to be whole before they can be kept. Each step fetches all weights, which with fewer
+/// rows would cost more than the rows do.
+pub const GENERATION_ROWS: usize = 16;
 /// Prompts are prefilled for about so long before the cells of those are computed and can be kept: what a kill can cost.
 const PREFILL_SECONDS: f64 = 3.0;
 /// Prompts that are prefilled first, before it is known how long one takes.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::model::cell::{Cell, Edit, Positions, Readout, TokenSets};
 use crate::model::hooks::{HookPoint, Site};
-use crate::model::prefix::{SWEEP_ROWS, TILE_ROWS, bucket};
+use crate::model::prefix::{GENERATION_ROWS, SWEEP_ROWS, TILE_POSITIONS, TILE_ROWS, bucket};
 
 /// Rows of a prompt that share its keys and values in attention. Twelve are no quicker, and a sweep of few α would fill no group.
 const GROUP_ROWS: usize = 4;
@@ -88,11 +88,13 @@ impl Shape {
     /// Rows of a tile of this shape. Scores of the last position come in thousands, reads and longer suffixes by the prompt.
     pub(super) fn rows(&self) -> usize {
         let adds = |edit: &ShapeEdit| edit.operation == Operation::Add;
-        match (&self.start, &self.readout) {
+        let rows = match (&self.start, &self.readout) {
             (Start::Each(_), _) => SWEEP_ROWS,
+            (_, ReadoutShape::Generation { .. }) => GENERATION_ROWS,
             (_, ReadoutShape::Score(_)) if self.edits.iter().all(adds) => SWEEP_ROWS,
             _ => TILE_ROWS,
-        }
+        };
+        rows.min((TILE_POSITIONS / self.suffix).max(1))
     }
 
     /// Neighbouring rows of one prompt that attend together. A sweep has many α for each prompt, a patch seldom two donors.
@@ -205,4 +207,26 @@ fn entry_at(hook: HookPoint, n_layers: usize) -> Option<Entry> {
 /// Where the work of a cell of a shape that starts with [`Start::Each`] begins.
 pub(super) fn entry(cell: &Cell, n_layers: usize) -> Option<Entry> {
     first_hook(cell).and_then(|hook| entry_at(hook, n_layers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::cell::{Intervention, Tokens, Vector};
+
+    #[test]
+    fn the_further_back_an_edit_the_fewer_rows() {
+        let rows = |length: usize| {
+            let edit = Intervention {
+                hook: HookPoint::block(0, Site::ResidPre),
+                positions: Positions::At(0),
+                edit: Edit::Replace(Arc::new(Vector::new(vec![1.0]))),
+            };
+            let tokens = Arc::new(Tokens::new(vec![5; length]));
+            let readout = Readout::LogProbabilities(Arc::new(vec![1]));
+            let cell = Cell::new(blake3::hash(b"model"), tokens, vec![edit], readout, 2);
+            shape(&cell, 2).rows()
+        };
+        assert_eq!([16, 17, 100, 5000].map(rows), [64, 60, 10, 1]);
+    }
 }
