@@ -195,7 +195,7 @@ fn sparkline(values: &[f64], ends: Option<(f64, f64)>) -> String {
 /// A cell for people: three decimals.
 fn brief(values: &Values, row: usize) -> String {
     match values {
-        Values::Number(values) => match values.get(row).copied().flatten() {
+        Values::Number(values) => match values.get(row) {
             None => String::new(),
             Some(value) if value.fract() == 0.0 && value.abs() < 1e6 => format!("{value}"),
             Some(value) => format!("{value:.3}"),
@@ -242,7 +242,7 @@ fn as_json(tables: &[Named<'_>]) -> String {
             let cells = table.columns.iter().map(|c| {
                 let value = match &c.values {
                     Values::Text(values) => serde_json::json!(values.get(row)),
-                    Values::Number(values) => serde_json::json!(values[row]),
+                    Values::Number(values) => serde_json::json!(values.get(row)),
                     Values::Flag(values) => serde_json::json!(values[row]),
                 };
                 (c.name.clone(), value)

@@ -83,12 +83,12 @@ impl Evaluate for LookUp<'_> {
     ) -> Result<(), StageError> {
         self.asked += cells.count() as u64;
         let store = self.cache.cells();
-        let mut missing: Vec<Key> = Vec::new();
+        let mut missing = Vec::new();
         for number in 0..cells.count() {
             let key = Key::from(cells.cell(number).key());
             match store.place(&key).map_err(cache_failed)? {
                 Some(place) => drop(self.found.insert(place)),
-                None => missing.push(key),
+                None => missing.push(key.prefix()),
             }
         }
         missing.sort_unstable();

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::prompts::PromptSet;
 
-use super::{FinishedRun, FinishedStage, Table, Values};
+use super::{FinishedRun, FinishedStage, Labels, Table, Values};
 
 /// Bytes of generated text that a page carries: it stays small enough to send. All texts are in the run's tables.
 const TEXT_BYTES: usize = 1_500_000;
@@ -146,13 +146,12 @@ impl DrilledSet {
         self.texts.retain(|text| text.prompt < end);
     }
 
-    /// Each row's prompt; prompts that are not known yet are added.
-    fn places(&mut self, table: &Table) -> Vec<usize> {
-        let [ids, splits, categories] = ["id", "split", "category"].map(|name| table.codes(name));
-        // By the id's code.
-        let mut known: Vec<Option<usize>> = vec![None; ids.names.len()];
-        let place = |row: usize| {
-            *known[ids.codes[row] as usize].get_or_insert_with(|| {
+    /// The prompt of every id, by the id's code; prompts that are not known yet are added.
+    fn places(&mut self, table: &Table, ids: &Labels) -> Vec<usize> {
+        let [splits, categories] = ["split", "category"].map(|name| table.labels(name));
+        let mut places: Vec<Option<usize>> = vec![None; ids.count()];
+        for row in 0..table.height() {
+            places[ids.code(row) as usize].get_or_insert_with(|| {
                 let id = ids.name(row);
                 *self.index.entry(id.to_string()).or_insert_with(|| {
                     self.prompts.push(DrilledPrompt {
@@ -163,23 +162,26 @@ impl DrilledSet {
                     });
                     self.prompts.len() - 1
                 })
-            })
-        };
-        (0..table.height()).map(place).collect()
+            });
+        }
+        // A code that no row has is asked for by none.
+        places.into_iter().map(Option::unwrap_or_default).collect()
     }
 
     fn add(&mut self, stage: &FinishedStage, table: &Table) {
-        let places = self.places(table);
+        let ids = table.labels("id");
+        let places = self.places(table, &ids);
+        let prompts = (0..table.height()).map(|row| places[ids.code(row) as usize]);
         match stage.kind.as_str() {
-            "score" => self.add_scores(table, &places),
-            "generate" => self.add_texts(table, &places),
-            _ => self.add_sweep(stage, table, &places),
+            "score" => self.add_scores(table, prompts),
+            "generate" => self.add_texts(table, prompts),
+            _ => self.add_sweep(stage, table, prompts),
         }
     }
 
-    fn add_scores(&mut self, table: &Table, places: &[usize]) {
+    fn add_scores(&mut self, table: &Table, prompts: impl Iterator<Item = usize>) {
         let (models, scores) = (table.texts("model"), table.numbers("score"));
-        for (row, place) in places.iter().enumerate() {
+        for (row, prompt) in prompts.enumerate() {
             let at = match self.scores.iter().position(|s| s.model == models[row]) {
                 Some(at) => at,
                 None => {
@@ -190,11 +192,11 @@ impl DrilledSet {
                     self.scores.len() - 1
                 }
             };
-            self.scores[at].values[*place] = scores[row];
+            self.scores[at].values[prompt] = scores[row];
         }
     }
 
-    fn add_texts(&mut self, table: &Table, places: &[usize]) {
+    fn add_texts(&mut self, table: &Table, prompts: impl Iterator<Item = usize>) {
         let (models, layers) = (table.texts("model"), table.texts("layer"));
         let (directions, texts) = (table.texts("direction"), table.texts("text"));
         let alphas = table.numbers("alpha");
@@ -208,7 +210,7 @@ impl DrilledSet {
             "refused" => "score".to_string(),
             other => other.to_string(),
         };
-        for (row, prompt) in places.iter().enumerate() {
+        for (row, prompt) in prompts.enumerate() {
             let layer = match layers[row].as_str() {
                 "" => String::new(),
                 layer => format!(", layer {layer}"),
@@ -217,7 +219,7 @@ impl DrilledSet {
                 .iter()
                 .filter_map(|(name, flags)| Some((named(name), flags[row]? == 1.0)));
             self.texts.push(Text {
-                prompt: *prompt,
+                prompt,
                 place: format!("{}, {}{layer}", models[row], directions[row]),
                 alpha: alphas[row],
                 text: texts[row].clone(),
@@ -227,8 +229,13 @@ impl DrilledSet {
     }
 
     /// A line for every direction; the seeds of a random or holdout stage together.
-    fn add_sweep(&mut self, stage: &FinishedStage, table: &Table, places: &[usize]) {
-        let texts = ["model", "layer", "site", "direction"].map(|name| table.codes(name));
+    fn add_sweep(
+        &mut self,
+        stage: &FinishedStage,
+        table: &Table,
+        prompts: impl Iterator<Item = usize>,
+    ) {
+        let texts = ["model", "layer", "site", "direction"].map(|name| table.labels(name));
         let (alphas, scores) = (table.number_at("alpha"), table.number_at("score"));
         let mut grid: Vec<f64> = Vec::new();
         for alpha in (0..table.height()).filter_map(&alphas) {
@@ -238,11 +245,11 @@ impl DrilledSet {
         }
         let mut lines: Vec<(usize, Gathered)> = Vec::new();
         let mut index: HashMap<[u32; 4], usize> = HashMap::new();
-        for (row, prompt) in places.iter().enumerate() {
+        for (row, prompt) in prompts.enumerate() {
             let (Some(alpha), Some(score)) = (alphas(row), scores(row)) else {
                 continue;
             };
-            let key = [0, 1, 2, 3].map(|column: usize| texts[column].codes[row]);
+            let key = [0, 1, 2, 3].map(|column: usize| texts[column].code(row));
             let at = *index.entry(key).or_insert_with(|| {
                 lines.push((row, Gathered::new(self.prompts.len() * grid.len())));
                 lines.len() - 1

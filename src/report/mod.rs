@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! table        columns of text, numbers, flags, from Parquet or CSV
+//! column       the values of one
 //! finished     a run's folder, read
 //! figure       figures as data
 //! figures      which figures a stage has, and what is in them
@@ -17,6 +18,7 @@
 //! write        the files in a run's folder
 //! ```
 
+mod column;
 mod dag;
 mod diff;
 mod drill;
@@ -32,13 +34,14 @@ mod write;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use column::{Labels, Numbers, Texts, Values};
 pub use dag::{Node, graphviz, mermaid};
 pub use diff::{Agreement, Comparison, Difference, Parameter, Row, Tolerances, diff};
 pub use figure::{Axis, BASELINE, ColourScale, Figure, Mark, PALETTE, Panel, Shape, colour};
 pub use figures::figures;
 pub use finished::{FinishedRun, FinishedStage, file_stem, graph};
 pub use svg::{png, svg};
-pub use table::{Codes, Column, Table, Texts, Values};
+pub use table::{Column, Table};
 pub use traces::{Trace, traces};
 pub use write::write;
 

@@ -223,14 +223,14 @@ impl Sweep<'_> {
             .collect();
         let keys = distinct(
             mine.iter()
-                .map(|sample| (sample.place.set.as_str(), sample.category.as_str())),
+                .map(|sample| (sample.place.set.as_str(), &*sample.category)),
         );
         if keys.len() < 2 {
             return None;
         }
         let random = Baseline::of(self.context.run, true);
         let panels = keys.into_iter().map(|(set, category)| {
-            let here = |sample: &&&Sample| sample.place.set == set && sample.category == category;
+            let here = |sample: &&&Sample| sample.place.set == set && &*sample.category == category;
             let of_panel: Vec<&Sample> = mine.iter().filter(here).copied().collect();
             self.category_panel(set, category, &of_panel, &random)
         });
@@ -258,7 +258,7 @@ impl Sweep<'_> {
         let here = |sample: &Sample| {
             sample.place.model == self.model
                 && sample.place.set == split
-                && sample.category == category
+                && &*sample.category == category
         };
         let mut marks = baseline_marks(&random.spread(here, |sample| sample.rate));
         let layers = distinct(samples.iter().map(|sample| sample.place.layer));

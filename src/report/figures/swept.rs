@@ -1,6 +1,8 @@
 //! What a sweep says, gathered from tables: levels with intervals, and what random directions do at the same place.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
+use std::sync::Arc;
 
 use crate::report::{FinishedRun, FinishedStage, Table};
 
@@ -62,12 +64,12 @@ pub(in crate::report) struct Point {
     pub rate: Level,
 }
 
-/// A mean over prompts of one direction at one α.
+/// A mean over prompts of one direction at one α. There may be many: names are shared.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sample {
-    pub place: Place,
-    pub category: String,
-    pub direction: String,
+    pub place: Arc<Place>,
+    pub category: Arc<str>,
+    pub direction: Arc<str>,
     pub seed: Option<i64>,
     pub alpha: f64,
     pub mean: f64,
@@ -119,17 +121,17 @@ fn described_points(table: &Table, source: &str) -> Vec<Point> {
 
 fn averaged_points(stage: &FinishedStage) -> Vec<Point> {
     let mut groups: Vec<(Point, f64)> = Vec::new();
-    let mut index: HashMap<(Place, String, u64), usize> = HashMap::new();
+    let mut index: HashMap<(Arc<Place>, Arc<str>, u64), usize> = HashMap::new();
     for sample in stage.table("").map(samples).unwrap_or_default() {
         let key = (
-            sample.place.clone(),
-            sample.direction.clone(),
+            Arc::clone(&sample.place),
+            Arc::clone(&sample.direction),
             sample.alpha.to_bits(),
         );
         let at = *index.entry(key).or_insert_with(|| {
             let point = Point {
-                place: sample.place.clone(),
-                direction: sample.direction.clone(),
+                place: Place::clone(&sample.place),
+                direction: sample.direction.to_string(),
                 alpha: sample.alpha,
                 mean: Level::default(),
                 rate: Level::default(),
@@ -161,7 +163,7 @@ pub(super) fn samples_by_category(table: &Table) -> Vec<Sample> {
 
 /// Means in the order of first appearance; rows without α (ablations) are left out.
 fn gathered(table: &Table, by_category: bool) -> Vec<Sample> {
-    let columns = ["model", "site", "set", "direction", "category"].map(|name| table.codes(name));
+    let columns = ["model", "site", "set", "direction", "category"].map(|name| table.labels(name));
     let (layers, alphas) = (table.number_at("layer"), table.number_at("alpha"));
     // Of a published table of groups each row is a mean already.
     let [score, refused] = match table.has("score") {
@@ -170,6 +172,7 @@ fn gathered(table: &Table, by_category: bool) -> Vec<Sample> {
     };
     let (seeds, scores) = (table.number_at("seed"), table.number_at(score));
     let refused = table.number_at(refused);
+    let (mut places, mut names) = (HashSet::new(), HashSet::new());
     let mut index: HashMap<([u32; 5], i64, Option<i64>, u64), usize> = HashMap::new();
     let mut sums: Vec<(Sample, f64)> = Vec::new();
     for row in 0..table.height() {
@@ -178,23 +181,25 @@ fn gathered(table: &Table, by_category: bool) -> Vec<Sample> {
             continue;
         };
         let (layer, seed) = (layer as i64, seeds(row).map(|seed| seed as i64));
-        let mut codes = [0, 1, 2, 3, 4].map(|column: usize| columns[column].codes[row]);
+        let mut codes = [0, 1, 2, 3, 4].map(|column: usize| columns[column].code(row));
         if !by_category {
             codes[4] = 0;
         }
         let at = *index
             .entry((codes, layer, seed, alpha.to_bits()))
             .or_insert_with(|| {
-                let name = |column: usize| columns[column].name(row).to_string();
+                let name = |column: usize| columns[column].name(row);
+                let place = Place {
+                    model: name(0).to_string(),
+                    layer,
+                    site: name(1).to_string(),
+                    set: name(2).to_string(),
+                };
+                let category = if by_category { name(4) } else { "" };
                 let sample = Sample {
-                    place: Place {
-                        model: name(0),
-                        layer,
-                        site: name(1),
-                        set: name(2),
-                    },
-                    category: if by_category { name(4) } else { String::new() },
-                    direction: name(3),
+                    place: shared(&mut places, Arc::new(place)),
+                    category: shared(&mut names, Arc::from(category)),
+                    direction: shared(&mut names, Arc::from(name(3))),
                     seed,
                     alpha,
                     mean: 0.0,
@@ -213,6 +218,17 @@ fn gathered(table: &Table, by_category: bool) -> Vec<Sample> {
         sample.rate /= *count;
     }
     sums.into_iter().map(|(sample, _)| sample).collect()
+}
+
+/// The one of the known that is equal, or else this, which is known from now on.
+fn shared<T: Eq + Hash + ?Sized>(known: &mut HashSet<Arc<T>>, value: Arc<T>) -> Arc<T> {
+    match known.get(&value) {
+        Some(equal) => Arc::clone(equal),
+        None => {
+            known.insert(Arc::clone(&value));
+            value
+        }
+    }
 }
 
 /// What random directions do: for every place and α, a value of every seed.
