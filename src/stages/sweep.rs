@@ -1,10 +1,8 @@
 //! The sweep: prompts × directions × α, scored. What `steer`, `holdout`, `random` and `xstest` have in common.
 
 use std::collections::HashSet;
-use std::ops::Range;
 use std::sync::Arc;
 
-use polars::prelude::DataFrame;
 use serde_json::{Value as Json, json};
 
 use crate::model::{
@@ -15,8 +13,13 @@ use crate::prompts::PromptSet;
 use crate::spec::{Fields, choice};
 
 use super::parameters::{self, Settings};
-use super::table::{self, Parts};
 use super::{Evaluate, Inputs, Name, StageError};
+
+mod rows;
+mod table;
+
+use rows::{Row, Rows};
+pub use table::SweepTable;
 
 /// What a sweep does with a direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,79 +151,6 @@ pub struct Sweep<'a> {
     pub settings: &'a Settings,
 }
 
-/// One row of the table, before its score.
-struct Row<'a> {
-    /// Number of the model.
-    model: usize,
-    line: &'a Line,
-    alpha: f64,
-    set: &'a str,
-    prompt: usize,
-}
-
-/// The rows of a sweep: models × lines × α × sets × prompts, in that order, found by their number rather than listed.
-#[derive(Debug)]
-struct Rows {
-    models: usize,
-    lines: Vec<Line>,
-    alphas: Vec<f64>,
-    /// By line, the number of its first row on the first model; and behind them, how many rows a model has.
-    starts: Vec<usize>,
-}
-
-impl Rows {
-    fn new(models: usize, lines: Vec<Line>, alphas: &[f64]) -> Self {
-        let mut starts = vec![0];
-        for line in &lines {
-            let before = starts.last().copied().unwrap_or(0);
-            starts.push(before + alphas.len() * prompts_of(line));
-        }
-        Rows {
-            models,
-            lines,
-            alphas: alphas.to_vec(),
-            starts,
-        }
-    }
-
-    fn of_model(&self) -> usize {
-        self.starts.last().copied().unwrap_or(0)
-    }
-
-    fn count(&self) -> usize {
-        self.of_model() * self.models
-    }
-
-    /// The row of that number, which is below [`Rows::count`].
-    fn row(&self, number: usize) -> Row<'_> {
-        let (model, number) = (number / self.of_model(), number % self.of_model());
-        let at = self.starts.partition_point(|start| *start <= number) - 1;
-        let line = &self.lines[at];
-        let number = number - self.starts[at];
-        let (alpha, mut rest) = (number / prompts_of(line), number % prompts_of(line));
-        let mut sets = line.sets.iter();
-        let (set, prompt) = loop {
-            match sets.next() {
-                Some((_, prompts)) if rest >= prompts.len() => rest -= prompts.len(),
-                Some((name, prompts)) => break (name.as_str(), prompts[rest]),
-                None => unreachable!("a line has as many rows as its sets have prompts"),
-            }
-        };
-        Row {
-            model,
-            line,
-            alpha: self.alphas[alpha],
-            set,
-            prompt,
-        }
-    }
-}
-
-/// How many rows a line has for each α.
-fn prompts_of(line: &Line) -> usize {
-    line.sets.iter().map(|(_, prompts)| prompts.len()).sum()
-}
-
 /// A prompt as a model sees it, and the position of the edit, counted from the first.
 type Placed = (Arc<Tokens>, usize);
 
@@ -310,88 +240,6 @@ impl Sweep<'_> {
         let of_model =
             |tokens: Vec<Arc<Tokens>>| tokens.into_iter().enumerate().map(place).collect();
         fed.into_iter().map(of_model).collect()
-    }
-}
-
-/// A sweep that has been run. Columns: `model, direction, seed, layer, site, alpha, set, id, split, category, score, refused,
-/// built_direction`; an ablation has no α, and says in `direction` that it is one; the last column marks prompts that the direction was
-/// made from.
-#[derive(Debug)]
-pub struct SweepTable {
-    /// Names, in the order of the table.
-    models: Vec<String>,
-    prompts: Arc<PromptSet>,
-    mode: Mode,
-    threshold: f64,
-    rows: Rows,
-    /// By row.
-    scores: Vec<f64>,
-}
-
-impl SweepTable {
-    /// The α of a row; an ablation has none.
-    fn alpha(&self, row: &Row<'_>) -> Option<f64> {
-        (self.mode == Mode::Add).then_some(row.alpha)
-    }
-}
-
-impl Parts for SweepTable {
-    fn height(&self) -> usize {
-        self.scores.len()
-    }
-
-    fn part(&self, rows: Range<usize>) -> Result<DataFrame, StageError> {
-        let scores = self.scores[rows.clone()].to_vec();
-        let rows = || rows.clone().map(|number| self.rows.row(number));
-        let refused = scores.iter().map(|&s| s > self.threshold).collect();
-        let built = rows().map(|r| {
-            r.line
-                .builders
-                .contains(&self.prompts.prompts[r.prompt].text)
-        });
-        table::frame(vec![
-            table::text("model", rows().map(|r| &self.models[r.model])),
-            table::text(
-                "direction",
-                rows().map(|r| self.mode.label(&r.line.direction)),
-            ),
-            table::optional_integers("seed", rows().map(|r| r.line.seed)),
-            table::integers("layer", rows().map(|r| r.line.layer)),
-            table::text("site", rows().map(|r| r.line.site.short_name())),
-            table::optional_numbers("alpha", rows().map(|r| self.alpha(&r)).collect()),
-            table::text("set", rows().map(|r| r.set)),
-            table::text("id", rows().map(|r| &self.prompts.prompts[r.prompt].id)),
-            table::text(
-                "split",
-                rows().map(|r| &self.prompts.prompts[r.prompt].split),
-            ),
-            table::text(
-                "category",
-                rows().map(|r| &self.prompts.prompts[r.prompt].category),
-            ),
-            table::numbers("score", scores),
-            table::flags("refused", refused),
-            table::flags("built_direction", built.collect()),
-        ])
-    }
-}
-
-/// Sweeps of the same columns, one below the other.
-impl Parts for Vec<SweepTable> {
-    fn height(&self) -> usize {
-        self.iter().map(Parts::height).sum()
-    }
-
-    fn part(&self, rows: Range<usize>) -> Result<DataFrame, StageError> {
-        let mut start = 0;
-        let parts = self.iter().filter_map(|sweep| {
-            let (first, height) = (start, sweep.height());
-            start += height;
-            let inside = |row: usize| row.clamp(first, first + height) - first;
-            let rows = inside(rows.start)..inside(rows.end);
-            (!rows.is_empty() || height == 0).then(|| sweep.part(rows))
-        });
-        table::stacked(parts)
     }
 }
 
