@@ -94,6 +94,11 @@ impl Experiment<'_> {
     /// Those of the evaluator; a prompt without the position asked for.
     pub(super) fn measure(&self, evaluator: &mut dyn Evaluate) -> Result<Effects, StageError> {
         let places = self.places();
+        // What is wrong with them is told before anything is computed.
+        let recipients = self.pairs.iter().map(|pair| pair.recipient);
+        let positions = recipients
+            .map(|prompt| self.position(&self.recipient, prompt))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut cells: Vec<Cell> = Vec::new();
         cells.extend(
             self.pairs
@@ -122,7 +127,8 @@ impl Experiment<'_> {
         let vectors = activations
             .into_iter()
             .map(|values| Arc::new(Vector::new(values)));
-        let patched = evaluator.evaluate(&self.patched_cells(&keys.zip(vectors).collect())?)?;
+        let patched = self.patched_cells(&positions, &keys.zip(vectors).collect())?;
+        let patched = evaluator.evaluate(&patched)?;
         Ok(Effects {
             donor,
             recipient,
@@ -146,20 +152,21 @@ impl Experiment<'_> {
         places
     }
 
+    /// The cells of every variant and pair, by the recipients' patched positions and the donors' activations.
     fn patched_cells(
         &self,
+        positions: &[usize],
         vectors: &HashMap<(HookPoint, usize), Arc<Vector>>,
     ) -> Result<Vec<Cell>, StageError> {
         let mut cells = Vec::with_capacity(self.variants.len() * self.pairs.len());
         for variant in &self.variants {
             for (index, pair) in self.pairs.iter().enumerate() {
-                let position = self.position(&self.recipient, pair.recipient)?;
                 let replace = |&layer: &usize| {
                     let hook = HookPoint::block(layer, variant.site);
                     let vector = vectors.get(&(hook, index))?;
                     Some(Intervention {
                         hook,
-                        positions: Positions::At(position),
+                        positions: Positions::At(positions[index]),
                         edit: Edit::Replace(Arc::clone(vector)),
                     })
                 };

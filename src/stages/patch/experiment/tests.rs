@@ -153,9 +153,10 @@ fn donors_are_read_and_recipients_patched_at_positions_from_the_end() {
         .map(|error| error.to_string());
     assert!(
         told.as_ref()
-            .is_some_and(|t| t.contains("prompt `h2` has 2 tokens")),
+            .is_some_and(|t| t.contains("prompt `e1` has 2 tokens")),
         "{told:?}"
     );
+    assert_eq!(toy.rounds.len(), 2, "told before anything is computed");
 }
 
 #[test]
