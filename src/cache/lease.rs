@@ -75,15 +75,13 @@ pub(super) enum Purpose {
     Collection,
 }
 
-/// A run that is alive on some cache.
+/// Who is at work on a cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LiveRun {
-    /// Its folder, as an absolute path on its own machine; `run.json` in it lists the stages that it uses.
-    pub run: PathBuf,
-    /// Its process, on its own machine.
-    pub process: u32,
-    /// Number of cells that it is computing now.
-    pub cells: usize,
+pub enum User {
+    /// A run, by its folder: an absolute path on its own machine.
+    Run(PathBuf),
+    /// Somebody who deletes what is not needed.
+    Collection,
 }
 
 /// A missing cell that a run would compute.
@@ -420,11 +418,8 @@ impl Shared {
     }
 }
 
-/// The runs that are alive on the cache, but one. Blocks until each lease has been seen to change, or unchanged for 10 s.
-pub(super) fn live_runs(
-    layout: &Layout,
-    except: Option<&Lease>,
-) -> Result<Vec<LiveRun>, CacheError> {
+/// Who is at work on the cache, but one. Blocks until each lease has been seen to change, or unchanged for 10 s.
+pub(super) fn users(layout: &Layout, except: Option<&Lease>) -> Result<Vec<User>, CacheError> {
     let own = except.map(|lease| lease.shared.id);
     let mut watch = Watch::default();
     loop {
@@ -441,13 +436,9 @@ pub(super) fn live_runs(
                 continue;
             }
             undecided |= !beat.process.is_here() && !watch.has_moved(&id);
-            live.push(LiveRun {
-                run: match beat.purpose {
-                    Purpose::Run => beat.run,
-                    Purpose::Collection => PathBuf::from("dial cache gc"),
-                },
-                process: beat.process.id,
-                cells: beat.cells,
+            live.push(match beat.purpose {
+                Purpose::Run => User::Run(beat.run),
+                Purpose::Collection => User::Collection,
             });
         }
         if !undecided {

@@ -57,7 +57,7 @@ pub use error::CacheError;
 pub use files::{FileKind, Leftovers, PackContent, StoredFile};
 pub use index::{CellSet, Place};
 pub use key::{InvalidKey, Key};
-pub use lease::{Lease, LiveRun, Wanted};
+pub use lease::{Lease, User, Wanted};
 pub use object::{NewObject, Objects};
 pub use pack::Batch;
 pub use weights::{KnownWeights, WeightHashes};
@@ -195,23 +195,23 @@ impl Cache {
     /// Takes a lease to delete from the cache, until it is dropped: runs that start meanwhile wait for its end.
     ///
     /// # Errors
-    /// Which runs are alive; nothing may be deleted then. [`CacheError::Io`] if the leases cannot be read.
-    pub fn lease_to_collect(&self) -> Result<Result<Lease, Vec<LiveRun>>, CacheError> {
+    /// Who else is at work on it; nothing may be deleted then. [`CacheError::Io`] if the leases cannot be read.
+    pub fn lease_to_collect(&self) -> Result<Result<Lease, Vec<User>>, CacheError> {
         let lease = Lease::start(&self.layout, PathBuf::new(), Purpose::Collection);
         // The lease is taken first and looked at after, and a run does the same: one of the two sees the other.
-        let live = lease::live_runs(&self.layout, Some(&lease))?;
+        let live = lease::users(&self.layout, Some(&lease))?;
         Ok(match live.is_empty() {
             true => Ok(lease),
             false => Err(live),
         })
     }
 
-    /// The runs that are alive on the cache, on this machine or another. Takes up to 10 s where one is on another machine.
+    /// Who is at work on the cache, on this machine or another. Takes up to 10 s where one is on another machine.
     ///
     /// # Errors
     /// [`CacheError::Io`] if the leases cannot be read.
-    pub fn live_runs(&self) -> Result<Vec<LiveRun>, CacheError> {
-        lease::live_runs(&self.layout, None)
+    pub fn users(&self) -> Result<Vec<User>, CacheError> {
+        lease::users(&self.layout, None)
     }
 
     /// The shortcut past re-hashing weight files.

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use indicatif::{DecimalBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use crate::cache::{Cache, CacheError, LiveRun};
+use crate::cache::{Cache, CacheError, User};
 use crate::run::{self, Criteria, Usage};
 
 use super::sizes::{age, bytes};
@@ -84,15 +84,20 @@ impl Place {
     }
 }
 
-fn busy(live: Vec<LiveRun>) -> Failure {
-    let runs: Vec<String> = live.iter().map(|run| shown(&run.run)).collect();
-    Failure::Other(
-        Exit::Busy,
-        format!(
-            "nothing was deleted, because a run is alive on the cache: `{}`; wait for it, or stop it",
+fn busy(users: Vec<User>) -> Failure {
+    let runs = users.into_iter().filter_map(|user| match user {
+        User::Run(run) => Some(shown(&run)),
+        User::Collection => None,
+    });
+    let runs: Vec<String> = runs.collect();
+    let why = match runs.is_empty() {
+        true => "another `dial cache gc` is deleting from the cache; wait for it".to_string(),
+        false => format!(
+            "a run is alive on the cache: `{}`; wait for it, or stop it",
             runs.join("`, `")
         ),
-    )
+    };
+    Failure::Other(Exit::Busy, format!("nothing was deleted, because {why}"))
 }
 
 fn failed(error: CacheError) -> Failure {

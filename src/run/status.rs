@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use crate::cache::{Cache, CacheError};
+use crate::cache::{Cache, CacheError, User};
 
 /// How a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -189,9 +189,13 @@ impl Alive {
             if !Cache::is_in(cache) {
                 return Vec::new();
             }
-            let live = Cache::open(cache).and_then(|cache| cache.live_runs());
-            let runs = live.unwrap_or_default().into_iter();
-            runs.map(|live| real(&live.run)).collect()
+            let users = Cache::open(cache).and_then(|cache| cache.users());
+            let users = users.unwrap_or_default().into_iter();
+            let runs = users.filter_map(|user| match user {
+                User::Run(run) => Some(real(&run)),
+                User::Collection => None,
+            });
+            runs.collect()
         });
         runs.contains(&real(folder))
     }

@@ -120,19 +120,14 @@ fn a_dead_run_s_cells_are_taken_over_when_its_time_is_up() {
 }
 
 #[test]
-fn live_runs_are_those_here_that_have_not_ended() {
+fn users_are_those_here_that_have_not_ended() {
     let folder = tempfile::tempdir().unwrap();
     let layout = Layout::new(folder.path());
-    assert_eq!(live_runs(&layout, None).unwrap(), []);
+    assert_eq!(users(&layout, None).unwrap(), []);
     let holder = lease(&folder);
     holder.claim(&cells(0..5));
-    let live = live_runs(&layout, None).unwrap();
-    let expected = LiveRun {
-        run: PathBuf::from("/runs/one"),
-        process: std::process::id(),
-        cells: 5,
-    };
-    assert_eq!(live, [expected]);
+    let expected = User::Run(PathBuf::from("/runs/one"));
+    assert_eq!(users(&layout, None).unwrap(), [expected]);
 }
 
 #[test]
@@ -199,12 +194,13 @@ fn who_collects_and_who_runs_see_each_other() {
     let cache = crate::cache::Cache::open(folder.path()).unwrap();
     let running = cache.lease(Path::new("/runs/one"));
     assert!(!running.sees_collection());
-    let live = cache.lease_to_collect().unwrap().err().unwrap();
-    assert_eq!(live[0].run, Path::new("/runs/one"));
+    let users = cache.lease_to_collect().unwrap().err().unwrap();
+    assert_eq!(users, [User::Run(PathBuf::from("/runs/one"))]);
     drop(running);
     let collecting = cache.lease_to_collect().unwrap().ok().unwrap();
     assert!(cache.lease(Path::new("/runs/two")).sees_collection());
-    assert!(cache.lease_to_collect().unwrap().is_err());
+    let users = cache.lease_to_collect().unwrap().err().unwrap();
+    assert_eq!(users, [User::Collection]);
     drop(collecting);
     assert!(!cache.lease(Path::new("/runs/two")).sees_collection());
 }
