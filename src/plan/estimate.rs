@@ -1,15 +1,17 @@
 //! A rough estimate of time, so that a person can tell minutes from days. It is arithmetic divided by an assumed rate; nothing depends on it.
 
+use std::collections::BTreeSet;
+
 use crate::stages::Inputs;
 
 use super::study::StageSpec;
 
 /// Multiply-adds per second and thread that float32 matrix products of these sizes reach on a common server CPU, times two.
-const FLOPS_PER_THREAD: f64 = 3.0e10;
+const FLOPS_PER_THREAD: f64 = 5.0e10;
 /// Share of the blocks that a cell of a sweep computes, on average: edits start somewhere between the first and the last.
 const SHARE_OF_BLOCKS: f64 = 0.5;
-/// Tokens of a rendered prompt, on average.
-const TOKENS_PER_PROMPT: f64 = 45.0;
+/// Tokens of a prompt, on average; those of the chat template are computed once for all.
+const TOKENS_PER_PROMPT: f64 = 16.0;
 
 /// Seconds that missing work would take.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -36,17 +38,29 @@ impl Estimate {
         }
     }
 
-    /// For one prefill of every prompt on every model.
-    pub fn of_prefills(inputs: &Inputs, threads: usize) -> Self {
-        let prompts: usize = inputs.prompts.values().map(|set| set.prompts.len()).sum();
-        let parameters: f64 = inputs
-            .models
-            .values()
-            .map(|m| block_parameters(m.config()))
-            .sum();
-        let flops = 2.0 * parameters * TOKENS_PER_PROMPT * prompts as f64;
+    /// For one prefill of every prompt of some stages on every model of theirs.
+    pub fn of_prefills<'s>(
+        stages: impl IntoIterator<Item = &'s StageSpec>,
+        inputs: &Inputs,
+        threads: usize,
+    ) -> Self {
+        let mut pairs = BTreeSet::new();
+        for spec in stages {
+            let needs = spec.stage.needs();
+            let models = needs.models.into_iter().map(|name| name.value);
+            let prompts: Vec<String> = needs.prompts.into_iter().map(|name| name.value).collect();
+            pairs.extend(models.flat_map(|model| {
+                let prompts = prompts.iter().cloned();
+                prompts.map(move |set| (model.clone(), set))
+            }));
+        }
+        let flops = pairs.iter().filter_map(|(model, set)| {
+            let parameters = block_parameters(inputs.models.get(model)?.config());
+            let prompts = inputs.prompts.get(set)?.prompts.len();
+            Some(2.0 * parameters * TOKENS_PER_PROMPT * prompts as f64)
+        });
         Estimate {
-            seconds: flops / (FLOPS_PER_THREAD * threads.max(1) as f64),
+            seconds: flops.sum::<f64>() / (FLOPS_PER_THREAD * threads.max(1) as f64),
         }
     }
 }

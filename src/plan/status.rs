@@ -124,11 +124,11 @@ impl Plan {
             let mut walk = Walk::new(inputs, cache, &damaged);
             match walk.stages(study, threads) {
                 Ok(stages) => {
-                    let idle = stages.iter().all(|s| s.status == Status::Cached);
-                    let prefill = match idle {
-                        true => Estimate::default(),
-                        false => Estimate::of_prefills(inputs, threads),
-                    };
+                    let planned = study.stages.iter().zip(&stages);
+                    let would_run = planned
+                        .filter(|(_, planned)| planned.computes_at_most() > 0)
+                        .map(|(spec, _)| spec);
+                    let prefill = Estimate::of_prefills(would_run, inputs, threads);
                     return Ok(Plan { stages, prefill });
                 }
                 Err(Stop::Damaged(stage)) => damaged.insert(stage),
