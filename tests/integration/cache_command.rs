@@ -1,5 +1,7 @@
 //! `dial cache`: checking what is there, saying whose it is, deleting some of it.
 
+use std::os::unix::process::ExitStatusExt;
+
 use insta::assert_snapshot;
 
 use crate::screens::{STUDY, bench, redacted};
@@ -202,6 +204,70 @@ fn nothing_is_deleted_while_a_run_is_alive() {
     assert_eq!(gc(&bench, &["--unreferenced"])["packs"], 0);
     std::fs::remove_dir_all(bench.path("runs/study")).unwrap();
     assert!(gc(&bench, &["--unreferenced"])["packs"].as_u64() > Some(0));
+}
+
+/// A C library that, loaded before all others, kills the process when it is about to delete from a cache for the n-th time.
+const KILLED_DELETING: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+int unlink(const char *path) {
+    static int left = -1;
+    if (left < 0) left = atoi(getenv("KILLED_AT"));
+    int is_of_cache = strstr(path, "/stages/") || strstr(path, "/objects/") || strstr(path, "/packs/");
+    if (is_of_cache && --left == 0) raise(SIGKILL);
+    return ((int (*)(const char *))dlsym(RTLD_NEXT, "unlink"))(path);
+}
+"#;
+
+#[test]
+fn a_collection_that_is_killed_leaves_a_sound_cache() {
+    let whole = bench();
+    let expected = whole.run(STUDY).ok().tables(&whole);
+    let would = gc(&whole, &["--older-than", "0d", "--dry-run"]);
+    let count = |what: &str| would[what].as_u64().unwrap();
+    let (records, objects) = (count("stages"), count("objects"));
+    let deleted = records + objects + count("packs");
+    let library = whole.library("killed_deleting", KILLED_DELETING);
+    // With the first file, among the records, behind them, among the artifacts, behind them, and with the last.
+    for killed_at in [
+        1,
+        records / 2,
+        records + 1,
+        records + objects / 2,
+        records + objects + 1,
+        deleted,
+    ] {
+        let bench = whole.copy();
+        let mut command = bench.command(&["cache", "gc", "--older-than", "0d"]);
+        command
+            .env("LD_PRELOAD", &library)
+            .env("KILLED_AT", killed_at.to_string());
+        let output = command.output().unwrap();
+        assert_eq!(
+            output.status.signal(),
+            Some(9),
+            "{killed_at} of {deleted}: {output:?}"
+        );
+        let left = gc(&bench, &["--older-than", "0d", "--dry-run"]);
+        let left = ["stages", "objects", "packs"].map(|what| left[what].as_u64().unwrap());
+        assert_eq!(
+            left.iter().sum::<u64>(),
+            deleted - killed_at + 1,
+            "{left:?}"
+        );
+        assert_eq!(
+            cache(&bench, &["verify"]).code,
+            0,
+            "{killed_at} of {deleted}"
+        );
+        assert!(
+            bench.run(STUDY).ok().tables(&bench) == expected,
+            "{killed_at} of {deleted}"
+        );
+    }
 }
 
 /// What a run refers to is not known where its `run.json` cannot be read, or where there are no runs at all: then nothing is deleted.

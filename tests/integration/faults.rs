@@ -343,27 +343,13 @@ int posix_memalign(void **out, size_t align, size_t size) {
 #[test]
 fn memory_that_runs_out_in_a_run_is_told_by_cell_and_the_rest_is_kept() {
     let bench = bench();
-    bench.write("no_memory.c", NO_MEMORY);
-    let compiled = Command::new("cc")
-        .args([
-            "-shared",
-            "-fPIC",
-            "-O1",
-            "-o",
-            "no_memory.so",
-            "no_memory.c",
-            "-ldl",
-        ])
-        .current_dir(bench.path(""))
-        .status()
-        .expect("a C compiler is needed to take memory away");
-    assert!(compiled.success());
+    let library = bench.library("no_memory", NO_MEMORY);
     let whole = self::bench();
     let expected = whole.run(STUDY).ok().tables(&whole);
     let limited = |last: Option<u64>| {
         let mut command = bench.command(&["run", "study.toml", "--threads", "1"]);
         command
-            .env("LD_PRELOAD", bench.path("no_memory.so"))
+            .env("LD_PRELOAD", &library)
             .env("CALLS_FILE", bench.path("calls"));
         if let Some(last) = last {
             command.env("LAST_CALL", last.to_string());

@@ -62,6 +62,26 @@ impl Workbench {
         command
     }
 
+    /// Compiles a C library that a command can load before all others (`LD_PRELOAD`), to make the system fail where it seldom does.
+    pub fn library(&self, name: &str, source: &str) -> PathBuf {
+        let (source_path, path) = (
+            self.path(&format!("{name}.c")),
+            self.path(&format!("{name}.so")),
+        );
+        std::fs::write(&source_path, source).unwrap();
+        let mut compiler = Command::new("cc");
+        compiler
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .arg(&path)
+            .arg(source_path)
+            .arg("-ldl");
+        let compiled = compiler
+            .status()
+            .expect("a C compiler is needed to make the system fail");
+        assert!(compiled.success());
+        path
+    }
+
     /// Runs the program and says what it said.
     pub fn dial(&self, arguments: &[&str]) -> Said {
         Said::of(
