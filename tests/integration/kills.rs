@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::prompts::main_set;
-use crate::workbench::{Workbench, committed_cells, computed_twice, files_below};
+use crate::workbench::{Workbench, committed_cells, computed_twice, files_below, long_study};
 
 /// Kills that have to meet a run that is alive.
 const KILLS: usize = 100;
@@ -90,23 +90,6 @@ fn killed(bench: &Workbench, after: Duration) -> bool {
     child.wait().unwrap().signal() == Some(9)
 }
 
-/// A stage that takes several commits behind a quick one: a kill mostly meets it half committed.
-const LONG_STUDY: &str = r#"
-[models.inst]
-source = "models/inst"
-[prompts.main]
-path = "main.jsonl"
-[stages.score]
-model = "inst"
-prompts = "main"
-[stages.random]
-model = "inst"
-prompts = "main"
-seed = "0..500"
-layer = "all"
-alpha = [-2, 2]
-"#;
-
 /// What became of a number of kills.
 #[derive(Debug, Default)]
 struct Outcome {
@@ -117,8 +100,8 @@ struct Outcome {
     half_committed: usize,
 }
 
-/// Kills a study until that many kills have met it alive, each at a moment drawn from that part of a whole run's time. A study goes on until it comes to its end between two kills, or has met enough
-/// of them; then it is run to its end.
+/// Kills a study until that many kills have met it alive, each at a moment drawn from that part of a whole run's time. A study goes on until
+/// it comes to its end between two kills, or has met enough of them; then it is run to its end.
 fn kill(study: &str, kills: usize, part: Range<f64>, draws: &mut Draws) -> Outcome {
     let bench = fresh(study);
     let started = Instant::now();
@@ -169,7 +152,7 @@ fn a_hundred_kills_lose_nothing_that_was_committed() {
     let mut draws = Draws(SEED);
     let short = kill(STUDY, KILLS - LONG_KILLS, 0.0..1.0, &mut draws);
     assert!(short.resumed > short.kills / 4, "{short:?}");
-    // After the first commit, and before the last.
-    let long = kill(LONG_STUDY, LONG_KILLS, 0.35..0.75, &mut draws);
+    // A stage of several commits, after the first and before the last.
+    let long = kill(&long_study(500), LONG_KILLS, 0.35..0.75, &mut draws);
     assert!(long.half_committed > long.kills / 4, "{long:?}");
 }

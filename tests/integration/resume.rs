@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::prompts::{jsonl, main_set};
-use crate::workbench::{Run, Said, Workbench, committed_cells, files_below};
+use crate::workbench::{Run, Said, Workbench, committed_cells, files_below, long_study};
 
 const STUDY: &str = r#"
 [models.inst]
@@ -36,22 +36,8 @@ alpha = [-4, 4]
 max_new_tokens = 4
 "#;
 
-/// Some seconds of work in one stage, behind a quick one.
-const LONG_STUDY: &str = r#"
-[models.inst]
-source = "models/inst"
-[prompts.main]
-path = "main.jsonl"
-[stages.score]
-model = "inst"
-prompts = "main"
-[stages.random]
-model = "inst"
-prompts = "main"
-seed = "0..200"
-layer = "all"
-alpha = [-2, 2]
-"#;
+/// Random directions of a study that takes some seconds.
+const SEEDS: usize = 200;
 
 fn bench() -> Workbench {
     Workbench::new(&main_set(30, 20))
@@ -79,7 +65,7 @@ fn assert_same_tables(run: &Run, bench: &Workbench, expected: &[(String, Vec<u8>
 
 /// Starts the long study and waits until its first stage is done and the second under way.
 fn started(bench: &Workbench) -> (Child, String) {
-    bench.write("study.toml", LONG_STUDY);
+    bench.write("study.toml", long_study(SEEDS));
     let mut command = bench.command(&["run", "study.toml", "--format", "json", "--threads", "1"]);
     let mut child = command
         .stdout(Stdio::piped())
@@ -143,13 +129,13 @@ fn an_interrupted_run_says_how_to_resume_and_resumes_to_the_same_bits() {
         "{kept} cells were computed before the interrupt"
     );
 
-    let resumed = bench.run(LONG_STUDY).ok();
+    let resumed = bench.run(&long_study(SEEDS)).ok();
     assert_eq!(resumed.status("score"), "cached");
     assert_eq!(
         (resumed.cached("random"), resumed.computed("random")),
         (kept, 80_000 - kept)
     );
-    assert_same_tables(&resumed, &bench, &uninterrupted(LONG_STUDY));
+    assert_same_tables(&resumed, &bench, &uninterrupted(&long_study(SEEDS)));
 }
 
 /// Cells are committed every two seconds: of a run that is killed later than that, most are there.
@@ -169,7 +155,7 @@ fn a_killed_run_loses_at_most_the_work_in_hand() {
     ended(child, &bench, already_said);
     let kept = committed_cells(&bench.path("cache")).len() as u64 - 50;
     assert!(0 < kept && kept < 80_000, "{kept} cells were kept");
-    let resumed = bench.run(LONG_STUDY).ok();
+    let resumed = bench.run(&long_study(SEEDS)).ok();
     assert_eq!(resumed.status("score"), "cached");
     assert_eq!(
         (resumed.cached("random"), resumed.computed("random")),

@@ -5,33 +5,20 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::prompts::main_set;
-use crate::workbench::{Said, Workbench, committed_cells, computed_twice, files_below};
+use crate::workbench::{Said, Workbench, committed_cells, computed_twice, files_below, long_study};
 
-/// Some seconds of work in one stage, behind a quick one.
-const STUDY: &str = r#"
-[models.inst]
-source = "models/inst"
-[prompts.main]
-path = "main.jsonl"
-[stages.score]
-model = "inst"
-prompts = "main"
-[stages.random]
-model = "inst"
-prompts = "main"
-seed = "0..200"
-layer = "all"
-alpha = [-2, 2]
-"#;
-const CELLS: usize = 80_050;
-/// Random directions of a study that takes several times the two seconds after which a run hears that another waits.
-const MANY: &str = "seed = \"0..500\"";
+/// Random directions of a study that takes some seconds, and its cells.
+const SEEDS: usize = 200;
+const CELLS: usize = 50 + 400 * SEEDS;
+/// Those of a study that takes several times the two seconds after which a run hears that another waits.
+const MANY: usize = 500;
 
-fn bench() -> Workbench {
+fn bench(seeds: usize) -> Workbench {
     let bench = Workbench::new(&main_set(30, 20));
-    bench.write("study.toml", STUDY);
+    let study = long_study(seeds);
+    bench.write("study.toml", &study);
     // The same cells under another name, and some of its own.
-    bench.write("other.toml", format!("{STUDY}[stages.more]\nkind = \"random\"\nmodel = \"inst\"\nprompts = \"main\"\nseed = \"0..4\"\nlayer = 1\nalpha = [1]\n"));
+    bench.write("other.toml", format!("{study}[stages.more]\nkind = \"random\"\nmodel = \"inst\"\nprompts = \"main\"\nseed = \"0..4\"\nlayer = 1\nalpha = [1]\n"));
     bench
 }
 
@@ -94,15 +81,7 @@ fn wait_for_a_commit(bench: &Workbench, beyond: usize) {
 
 #[test]
 fn two_runs_divide_the_work_and_give_the_same_bits() {
-    let longer = || {
-        let bench = bench();
-        for file in ["study.toml", "other.toml"] {
-            let study = std::fs::read_to_string(bench.path(file)).unwrap();
-            bench.write(file, study.replacen("seed = \"0..200\"", MANY, 1));
-        }
-        bench
-    };
-    let bench = longer();
+    let bench = bench(MANY);
     let (one, other) = (
         start(&bench, "study.toml", "one"),
         start(&bench, "other.toml", "two"),
@@ -120,14 +99,14 @@ fn two_runs_divide_the_work_and_give_the_same_bits() {
     );
     assert_eq!(files_below(&bench.path("cache/v1/leases")).len(), 0);
 
-    let alone = longer();
+    let alone = self::bench(MANY);
     end(start(&alone, "study.toml", "one"), &alone);
     assert_eq!(tables(&alone, "one"), tables(&bench, "one"));
 }
 
 #[test]
 fn what_a_killed_run_had_claimed_is_taken_over() {
-    let bench = bench();
+    let bench = bench(SEEDS);
     let mut killed = start(&bench, "study.toml", "one");
     wait_for_a_commit(&bench, 0);
     let other = start(&bench, "study.toml", "two");
@@ -147,10 +126,11 @@ fn what_a_killed_run_had_claimed_is_taken_over() {
 /// What a run commits is found by another that comes to it when the first has long ended.
 #[test]
 fn what_a_run_that_has_ended_left_is_found() {
-    let bench = bench();
+    let bench = bench(SEEDS);
     let more = "[stages.more]\nkind = \"random\"\nmodel = \"inst\"\nprompts = \"main\"\nseed = \"300..310\"\nlayer = 1\nalpha = [1]\n";
-    bench.write("study.toml", format!("{STUDY}{more}"));
-    let quick = STUDY.split("[stages.random]").next().unwrap();
+    let study = long_study(SEEDS);
+    bench.write("study.toml", format!("{study}{more}"));
+    let quick = study.split("[stages.random]").next().unwrap();
     bench.write("other.toml", format!("{quick}{more}"));
     let long = start(&bench, "study.toml", "one");
     wait_for_a_commit(&bench, 50);
@@ -164,11 +144,7 @@ fn what_a_run_that_has_ended_left_is_found() {
 /// A run that is stopped for longer than a lease lives, and goes on: the other has taken its cells over, and it sees that.
 #[test]
 fn a_run_that_slept_does_not_repeat_what_another_took_over() {
-    let bench = bench();
-    bench.write(
-        "study.toml",
-        STUDY.replacen("seed = \"0..200\"", "seed = \"0..1200\"", 1),
-    );
+    let bench = bench(1200);
     let sleeper = start(&bench, "study.toml", "one");
     wait_for_a_commit(&bench, 50);
     let signal = |name: &str| {
@@ -197,14 +173,11 @@ fn a_run_that_slept_does_not_repeat_what_another_took_over() {
 
 #[test]
 fn editing_the_study_while_it_runs_changes_nothing_in_the_running_one() {
-    let bench = bench();
+    let bench = bench(SEEDS);
     let running = start(&bench, "study.toml", "one");
     // The first stage is committed: everything was read before.
     wait_for_a_commit(&bench, 0);
-    bench.write(
-        "study.toml",
-        STUDY.replace("seed = \"0..200\"", "seed = \"0..3\""),
-    );
+    bench.write("study.toml", long_study(3));
     bench.write("main.jsonl", crate::prompts::jsonl(&main_set(3, 3)));
     end(running, &bench);
     let edited = tables(&bench, "one");
@@ -213,8 +186,8 @@ fn editing_the_study_while_it_runs_changes_nothing_in_the_running_one() {
         .iter()
         .find(|file| file.ends_with("study.toml"))
         .unwrap();
-    assert_eq!(std::fs::read_to_string(kept).unwrap(), STUDY);
-    let untouched = self::bench();
+    assert_eq!(std::fs::read_to_string(kept).unwrap(), long_study(SEEDS));
+    let untouched = self::bench(SEEDS);
     end(start(&untouched, "study.toml", "one"), &untouched);
     assert_eq!(edited, tables(&untouched, "one"));
 }

@@ -14,6 +14,27 @@ pub struct Workbench {
     folder: tempfile::TempDir,
 }
 
+/// A quick stage of 50 cells, and behind it a long one: 400 cells for each of so many random directions.
+pub fn long_study(seeds: usize) -> String {
+    format!(
+        r#"
+[models.inst]
+source = "models/inst"
+[prompts.main]
+path = "main.jsonl"
+[stages.score]
+model = "inst"
+prompts = "main"
+[stages.random]
+model = "inst"
+prompts = "main"
+seed = "0..{seeds}"
+layer = "all"
+alpha = [-2, 2]
+"#
+    )
+}
+
 impl Workbench {
     /// A folder with these prompts as `main.jsonl`, and no cache yet.
     pub fn new(prompts: &[Prompt]) -> Self {
