@@ -38,6 +38,13 @@ pub enum CacheError {
         /// Why it cannot be read.
         why: String,
     },
+    /// Whoever deletes from the cache was stopped so long that runs have taken it for dead, and do not wait for it any more.
+    Overtaken {
+        /// Files deleted by then.
+        deleted: usize,
+        /// Of these.
+        of: usize,
+    },
     /// A record or a provenance has no JSON form.
     Encode(serde_json::Error),
 }
@@ -120,6 +127,10 @@ impl fmt::Display for CacheError {
                 "nothing was deleted: `{}` cannot be read ({why}), and so it is not known what that run refers to; mend or remove its folder",
                 path.display()
             ),
+            Self::Overtaken { deleted, of } => write!(
+                formatter,
+                "only {deleted} of {of} files were deleted: this process was stopped for so long that runs do not wait for it any more; start it again"
+            ),
             Self::Encode(source) => {
                 write!(formatter, "cannot write a cache record as JSON: {source}")
             }
@@ -131,7 +142,10 @@ impl std::error::Error for CacheError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
-            Self::Version { .. } | Self::Gone { .. } | Self::UnknownUse { .. } => None,
+            Self::Version { .. }
+            | Self::Gone { .. }
+            | Self::UnknownUse { .. }
+            | Self::Overtaken { .. } => None,
             Self::Encode(source) => Some(source),
         }
     }

@@ -34,7 +34,7 @@ mod process;
 mod watch;
 
 use process::Process;
-use watch::Watch;
+use watch::{STALE_AFTER, Watch};
 
 /// How often a holder raises its counter.
 const BEAT: Duration = Duration::from_secs(2);
@@ -110,6 +110,10 @@ struct Shared {
     asked: AtomicBool,
     /// Whether another run with better right has claimed cells that this one has claimed, too.
     lost: AtomicBool,
+    /// When the lease was last written.
+    written: Mutex<Option<Instant>>,
+    /// Whether others may have taken this one for dead at some time.
+    lapsed: AtomicBool,
     ended: Mutex<bool>,
     end: Condvar,
 }
@@ -168,6 +172,8 @@ impl Lease {
             claimed: Mutex::default(),
             asked: AtomicBool::new(false),
             lost: AtomicBool::new(false),
+            written: Mutex::default(),
+            lapsed: AtomicBool::new(false),
             ended: Mutex::new(false),
             end: Condvar::new(),
         });
@@ -227,6 +233,12 @@ impl Lease {
         others
             .iter()
             .any(|other| other.beat.purpose == Purpose::Collection)
+    }
+
+    /// Whether others have taken this one for alive all the time, and do so now.
+    pub fn is_held(&self) -> bool {
+        self.shared.notice_lapse();
+        !self.shared.lapsed.load(Ordering::Relaxed)
     }
 
     /// Gives up what was claimed: it is committed, or will not be computed.
@@ -358,7 +370,20 @@ impl Shared {
         self.write(&own);
     }
 
+    /// Notices that the lease was not written for long, or was removed by someone who took this one for dead while it slept.
+    fn notice_lapse(&self) {
+        let Some(written) = *lock(&self.written) else {
+            return;
+        };
+        let is_there = self.layout.lease(&self.id, "json").exists();
+        if !is_there || written.elapsed() > STALE_AFTER / 2 {
+            self.lapsed.store(true, Ordering::Relaxed);
+        }
+    }
+
     fn write(&self, beat: &Beat) {
+        self.notice_lapse();
+        *lock(&self.written) = Some(Instant::now());
         match record::encode(&self.id, beat) {
             Ok(text) => self.layout.write_lease(&self.id, "json", text.as_bytes()),
             Err(error) => tracing::debug!("no lease is written: {error}"),

@@ -60,7 +60,7 @@ pub use key::{InvalidKey, Key};
 pub use lease::{Lease, User, Wanted};
 pub use object::{NewObject, Objects};
 pub use pack::Batch;
-pub use weights::{KnownWeights, WeightHashes};
+pub use weights::{WeightHashes, WeightStamp};
 
 use layout::Layout;
 use lease::Purpose;

@@ -1,7 +1,6 @@
 //! The known hashes of weight files, so that gigabytes are not read again at every start.
 //!
-//! This is the one place where a file's size, modification time and inode are taken for its content. A
-//! check of everything must not use it.
+//! This is the one place where a file's size, times and inode are taken for its content. A check of everything must not use it.
 
 use std::path::{Path, PathBuf};
 
@@ -15,27 +14,26 @@ pub struct WeightHashes {
     layout: Layout,
 }
 
-/// A weight file whose hash is known, as it looked when it was hashed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KnownWeights {
-    /// Where it is.
+/// How a weight file looks, short of being read. Whoever writes into a file and sets its modification time back cannot set back the time of
+/// that change itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightStamp {
+    /// Where it is, as an absolute path.
     pub path: PathBuf,
     /// Its size.
     pub size_bytes: u64,
-    /// When it was last changed, in nanoseconds since 1970.
+    /// When its content was last changed, in nanoseconds since 1970.
     pub mtime_ns: i128,
+    /// When anything of it was last changed, in nanoseconds since 1970.
+    #[serde(default)]
+    pub ctime_ns: i128,
     /// Its inode.
     pub inode: u64,
-    /// The hash of its content.
-    pub hash: blake3::Hash,
 }
 
 #[derive(Serialize, Deserialize)]
 struct KnownHash {
-    path: PathBuf,
-    size_bytes: u64,
-    mtime_ns: i128,
-    inode: u64,
+    stamp: WeightStamp,
     blake3: Key,
 }
 
@@ -44,16 +42,9 @@ impl WeightHashes {
         Self { layout }
     }
 
-    /// The hash that was stored for `path` when it had this size in bytes, modification time in nanoseconds
-    /// since 1970 and inode; `None` if any of them differs, or nothing (readable) is stored.
-    pub fn get(
-        &self,
-        path: &Path,
-        size_bytes: u64,
-        mtime_ns: i128,
-        inode: u64,
-    ) -> Option<blake3::Hash> {
-        let key = path_key(path);
+    /// The hash that was stored for the file when it looked like this; `None` if anything differs, or nothing (readable) is stored.
+    pub fn get(&self, stamp: &WeightStamp) -> Option<blake3::Hash> {
+        let key = path_key(&stamp.path);
         let stored = self.layout.weight(&key);
         let known: KnownHash = match record::get(&self.layout, &stored, &key) {
             Ok(known) => known?,
@@ -62,42 +53,26 @@ impl WeightHashes {
                 return None;
             }
         };
-        let same = (known.size_bytes, known.mtime_ns, known.inode) == (size_bytes, mtime_ns, inode);
-        same.then(|| blake3::Hash::from_bytes(*known.blake3.as_bytes()))
+        (known.stamp == *stamp).then(|| blake3::Hash::from_bytes(*known.blake3.as_bytes()))
     }
 
     /// What a file of kind [`WeightHash`](super::FileKind::WeightHash) remembers; none if it is damaged or gone.
-    pub fn known(&self, file: &StoredFile) -> Option<KnownWeights> {
+    pub fn known(&self, file: &StoredFile) -> Option<(WeightStamp, blake3::Hash)> {
         let text = (file.kind == FileKind::WeightHash).then(|| std::fs::read(&file.path));
         let known: KnownHash = record::decode(&text?.ok()?, &file.name)?;
-        Some(KnownWeights {
-            path: known.path,
-            size_bytes: known.size_bytes,
-            mtime_ns: known.mtime_ns,
-            inode: known.inode,
-            hash: blake3::Hash::from_bytes(*known.blake3.as_bytes()),
-        })
+        let hash = blake3::Hash::from_bytes(*known.blake3.as_bytes());
+        Some((known.stamp, hash))
     }
 
-    /// Stores `hash` for `path`, replacing what was stored for it. Size, time and inode must have been
-    /// taken *before* the file was hashed and found the same afterwards, or a change in between is missed.
+    /// Stores the hash of a file, replacing what was stored for its path. The stamp must have been taken *before* the file was hashed and
+    /// found the same afterwards, or a change in between is missed.
     ///
     /// # Errors
     /// [`CacheError::Io`] if the cache cannot be written.
-    pub fn put(
-        &self,
-        path: &Path,
-        size_bytes: u64,
-        mtime_ns: i128,
-        inode: u64,
-        hash: blake3::Hash,
-    ) -> Result<(), CacheError> {
-        let key = path_key(path);
+    pub fn put(&self, stamp: &WeightStamp, hash: blake3::Hash) -> Result<(), CacheError> {
+        let key = path_key(&stamp.path);
         let known = KnownHash {
-            path: std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()),
-            size_bytes,
-            mtime_ns,
-            inode,
+            stamp: stamp.clone(),
             blake3: hash.into(),
         };
         record::put(&self.layout.weight(&key), &key, &known)
@@ -115,22 +90,35 @@ fn path_key(path: &Path) -> Key {
 mod tests {
     use super::*;
 
+    fn stamp(path: &str) -> WeightStamp {
+        WeightStamp {
+            path: path.into(),
+            size_bytes: 10,
+            mtime_ns: 20,
+            ctime_ns: 30,
+            inode: 40,
+        }
+    }
+
     #[test]
     fn a_hash_is_known_only_while_nothing_differs() {
         let folder = tempfile::tempdir().unwrap();
         let known = WeightHashes::new(Layout::new(folder.path()));
-        let path = Path::new("models/a.safetensors");
-        let hash = blake3::hash(b"weights");
-        assert_eq!(known.get(path, 10, 20, 30), None);
-        known.put(path, 10, 20, 30, hash).unwrap();
-        assert_eq!(known.get(path, 10, 20, 30), Some(hash));
-        assert_eq!(known.get(path, 11, 20, 30), None);
-        assert_eq!(known.get(path, 10, 21, 30), None);
-        assert_eq!(known.get(path, 10, 20, 31), None);
-        let absolute = std::path::absolute(path).unwrap();
-        assert_eq!(known.get(&absolute, 10, 20, 30), Some(hash));
-        let other = Path::new("models/b.safetensors");
-        assert_eq!(known.get(other, 10, 20, 30), None);
+        let (file, hash) = (stamp("/models/a.safetensors"), blake3::hash(b"weights"));
+        assert_eq!(known.get(&file), None);
+        known.put(&file, hash).unwrap();
+        assert_eq!(known.get(&file), Some(hash));
+        for change in [
+            |file: &mut WeightStamp| file.size_bytes += 1,
+            |file: &mut WeightStamp| file.mtime_ns += 1,
+            |file: &mut WeightStamp| file.ctime_ns += 1,
+            |file: &mut WeightStamp| file.inode += 1,
+        ] {
+            let mut changed = file.clone();
+            change(&mut changed);
+            assert_eq!(known.get(&changed), None, "{changed:?}");
+        }
+        assert_eq!(known.get(&stamp("/models/b.safetensors")), None);
     }
 
     #[test]
@@ -138,9 +126,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let known = WeightHashes::new(Layout::new(folder.path()));
         let hash = blake3::hash(b"weights");
-        for time in [-1, 0, i128::from(u64::MAX) * 1000] {
-            known.put(Path::new("w"), u64::MAX, time, 0, hash).unwrap();
-            assert_eq!(known.get(Path::new("w"), u64::MAX, time, 0), Some(hash));
+        for mtime_ns in [-1, 0, i128::from(u64::MAX) * 1000] {
+            let file = WeightStamp {
+                mtime_ns,
+                ..stamp("/w")
+            };
+            known.put(&file, hash).unwrap();
+            assert_eq!(known.get(&file), Some(hash));
         }
     }
 
@@ -148,11 +140,11 @@ mod tests {
     fn a_damaged_entry_is_unknown() {
         let folder = tempfile::tempdir().unwrap();
         let known = WeightHashes::new(Layout::new(folder.path()));
-        let path = Path::new("w");
-        known.put(path, 1, 2, 3, blake3::hash(b"weights")).unwrap();
-        let stored = known.layout.weight(&path_key(path));
+        let file = stamp("/w");
+        known.put(&file, blake3::hash(b"weights")).unwrap();
+        let stored = known.layout.weight(&path_key(&file.path));
         std::fs::write(&stored, b"{}").unwrap();
-        assert_eq!(known.get(path, 1, 2, 3), None);
+        assert_eq!(known.get(&file), None);
         assert!(!stored.exists());
     }
 }

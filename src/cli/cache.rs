@@ -208,7 +208,7 @@ fn gc(arguments: &GcArguments) -> Result<(), Failure> {
         )));
     }
     // Held until all is deleted.
-    let _lease = match arguments.dry_run {
+    let lease = match arguments.dry_run {
         true => None,
         false => Some(cache.lease_to_collect().map_err(failed)?.map_err(busy)?),
     };
@@ -217,8 +217,7 @@ fn gc(arguments: &GcArguments) -> Result<(), Failure> {
         keep_bytes: arguments.keep_size.map(|bytes| bytes as u64),
         unreferenced: arguments.unreferenced,
     };
-    let collected =
-        run::collect(&cache, &place.runs, &criteria, arguments.dry_run).map_err(failed)?;
+    let collected = run::collect(&cache, &place.runs, &criteria, lease.as_ref()).map_err(failed)?;
     print(&match place.format {
         Format::Json => format!("{}\n", json!(collected)),
         Format::Text => format!(
@@ -240,5 +239,11 @@ fn gc(arguments: &GcArguments) -> Result<(), Failure> {
                 "are left"
             },
         ),
-    })
+    })?;
+    match collected.not_deleted {
+        0 => Ok(()),
+        count => Err(Failure::Failed(format!(
+            "{count} of these files could not be deleted"
+        ))),
+    }
 }

@@ -23,7 +23,7 @@ const LONGEST_ALONE: usize = 60;
 pub(super) struct ExplainArguments {
     #[command(flatten)]
     study: StudyArguments,
-    /// Only this stage, with every difference.
+    /// Only this stage, with more of its differences.
     stage: Option<String>,
 }
 
@@ -142,7 +142,7 @@ fn remark(explanation: &Explanation) -> String {
             true => String::new(),
             false => format!("made {}", day_and_time(&explanation.created)),
         },
-        None => "not run before".to_string(),
+        None => "no earlier output".to_string(),
         Some(_) if !explanation.waits_for.is_empty() => {
             "nothing else; cached if that gives what it gave before".to_string()
         }
@@ -201,7 +201,7 @@ fn day_and_time(created: &str) -> String {
     let time: Result<jiff::Timestamp, _> = created.parse();
     time.map_or_else(
         |_| created.to_string(),
-        |time| time.strftime("%Y-%m-%d %H:%M").to_string(),
+        |time| time.strftime("%Y-%m-%d %H:%M UTC").to_string(),
     )
 }
 

@@ -219,6 +219,14 @@ fn shown(path: &Path) -> String {
         .to_string()
 }
 
+/// What the program was given, without its name.
+fn arguments() -> Vec<String> {
+    let given = std::env::args_os().skip(1);
+    given
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect()
+}
+
 /// A command line as a person would type it.
 fn command_line(words: &[String]) -> String {
     let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();

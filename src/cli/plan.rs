@@ -37,7 +37,7 @@ fn as_text(plan: &Plan) -> String {
             stage.kind.to_string(),
             stage.after.join(", "),
             what(stage),
-            stage.cost.cells_at_most.to_string(),
+            stage.computes_at_most().to_string(),
             stage.cost.equivalent_forward_passes.to_string(),
         ]
     });

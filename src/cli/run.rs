@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
@@ -56,7 +57,7 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
         },
         force: arguments.force.clone(),
         keep_going: arguments.keep_going,
-        command: std::env::args().skip(1).collect(),
+        command: super::arguments(),
     };
     let width = opened
         .study
@@ -87,30 +88,58 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
         other => Failure::Failed(other.to_string()),
     })?;
     // A run is not worth less because its picture could not be drawn.
-    if let Err(error) = crate::report::write(&report.run_dir) {
+    let drawn = crate::report::write(&report.run_dir);
+    if let Err(error) = &drawn {
         tell(&format!("warning: no report: {error}"));
     }
     match arguments.study.format {
         Format::Json => print(&format!("{}\n", as_json(&report)))?,
         Format::Text => print(&tables::of_run(&report).to_string())?,
     }
-    ending(&report)
+    ending(&report, drawn.is_ok())
 }
 
-/// Set once the person asks to stop. Asking again ends the process at once.
+/// Signals that come so soon after another are the same request: a terminal that goes away tells the shell, too, which passes it on.
+const SAME_REQUEST: Duration = Duration::from_millis(500);
+
+/// Set once the person, the terminal or the machine asks to stop (SIGINT, SIGHUP, SIGTERM). Asking again ends the process at once.
 fn stop_on_interrupt() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&stop);
-    let handler = ctrlc::set_handler(move || {
-        if seen.swap(true, Ordering::Relaxed) {
+    let mut asked: Option<Instant> = None;
+    let outlives_terminal = hangup_is_ignored();
+    let handler = ctrlc::set_handler(move || match asked {
+        None => {
+            asked = Some(Instant::now());
+            seen.store(true, Ordering::Relaxed);
+            tell(
+                "\nstopping: the work in hand is being committed (interrupt again to stop at once)",
+            );
+        }
+        Some(asked) if asked.elapsed() > SAME_REQUEST => {
             std::process::exit(i32::from(Exit::Interrupted.code()));
         }
-        tell("\nstopping: the work in hand is being committed (interrupt again to stop at once)");
+        Some(_) => {}
     });
     if let Err(error) = handler {
         tracing::warn!("an interrupt will not be caught: {error}");
     }
+    if outlives_terminal {
+        // SAFETY: this sets no handler.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+    }
     stop
+}
+
+/// Whether this was started with `nohup`.
+fn hangup_is_ignored() -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: asks for the present action only; all zeros are a value of its type.
+    let action = unsafe {
+        libc::sigaction(libc::SIGHUP, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
 }
 
 fn as_json(report: &RunReport) -> serde_json::Value {
@@ -126,7 +155,7 @@ fn as_json(report: &RunReport) -> serde_json::Value {
     })
 }
 
-fn ending(report: &RunReport) -> Result<(), Failure> {
+fn ending(report: &RunReport, has_page: bool) -> Result<(), Failure> {
     let Some((stage, last)) = report.failures.last() else {
         let computed: u64 = report.stages.iter().map(|s| s.cells_computed).sum();
         tell(&format!(
@@ -134,24 +163,26 @@ fn ending(report: &RunReport) -> Result<(), Failure> {
             super::console::duration(report.seconds),
             report.equivalent_forward_passes
         ));
-        tell(&format!(
-            "report in {}",
-            shown(&report.run_dir.join("report.html"))
-        ));
+        if has_page {
+            let page = report.run_dir.join("report.html");
+            tell(&format!("report in {}", shown(&page)));
+        }
         return Ok(());
     };
+    let told = |(stage, error): &(String, StageError)| format!("stage `{stage}`: {error}");
     if let StageError::Interrupted = last {
+        for failed in &report.failures[..report.failures.len() - 1] {
+            tell(&format!("error: {}", told(failed)));
+        }
         tell(&format!(
             "interrupted in stage `{stage}`; all that was computed is kept"
         ));
-        let command: Vec<String> = std::env::args().skip(1).collect();
         tell(&format!(
             "to resume, run the same command again:\n    {}",
-            command_line(&command)
+            command_line(&super::arguments())
         ));
         return Err(Failure::Interrupted);
     }
-    let told = |(stage, error): &(String, StageError)| format!("stage `{stage}`: {error}");
     let mut message = report
         .failures
         .iter()

@@ -4,14 +4,17 @@ use std::time::Duration;
 
 /// A number of bytes as people write it.
 pub(super) fn bytes(text: &str) -> Result<usize, String> {
-    const UNITS: [(&str, u64); 7] = [
+    const UNITS: [(&str, u64); 10] = [
         ("", 1),
+        ("B", 1),
         ("KB", 1_000),
         ("MB", 1_000_000),
         ("GB", 1_000_000_000),
+        ("TB", 1_000_000_000_000),
         ("KIB", 1 << 10),
         ("MIB", 1 << 20),
         ("GIB", 1 << 30),
+        ("TIB", 1 << 40),
     ];
     let expected = || "expected a size such as `4GB`, `1.5GiB` or `512MiB`".to_string();
     let end = text
@@ -75,6 +78,8 @@ mod tests {
             ("1.5 GiB", 3 << 29),
             ("512mib", 512 << 20),
             ("0", 0),
+            ("7 B", 7),
+            ("2TB", 2_000_000_000_000),
         ];
         for (text, expected) in sizes {
             assert_eq!(bytes(text), Ok(expected), "{text}");

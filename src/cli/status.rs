@@ -47,15 +47,20 @@ fn as_text(runs: &[RunSummary], arguments: &StatusArguments) -> String {
     }
     let mut newest: Vec<&RunSummary> = runs.iter().collect();
     newest.sort_by(|a, b| b.started.cmp(&a.started));
-    let older = newest.len().saturating_sub(ROWS);
-    newest.truncate(ROWS);
+    // What can be resumed is shown, however old.
+    let mut place = 0;
+    newest.retain(|run| {
+        place += 1;
+        place <= ROWS || resume(run).is_some()
+    });
+    let older = runs.len() - newest.len();
     let rows = newest.iter().map(|run| {
         let stages = format!("{} of {}", run.stages_done, run.stages_planned);
         vec![
             shown(&run.run_dir),
             state(run),
             stages,
-            run.stages_in_hand.join(", "),
+            in_hand(run),
             run.cells_computed.to_string(),
             run.seconds.map_or_else(String::new, duration),
         ]
@@ -82,6 +87,19 @@ fn as_text(runs: &[RunSummary], arguments: &StatusArguments) -> String {
     if !told.is_empty() {
         text += &format!("\nto resume:\n    {}\n", told.join("\n    "));
     }
+    let lacks_page = |run: &&&RunSummary| {
+        run.state == RunState::Complete && !run.run_dir.join("report.html").exists()
+    };
+    let lacking = newest.iter().filter(lacks_page);
+    let lacking: Vec<String> = lacking
+        .map(|run| command_line(&["report".to_string(), shown(&run.run_dir)]))
+        .collect();
+    if !lacking.is_empty() {
+        text += &format!(
+            "\nto draw the report that is missing:\n    {}\n",
+            lacking.join("\n    ")
+        );
+    }
     text
 }
 
@@ -100,22 +118,65 @@ fn state(run: &RunSummary) -> String {
     }
 }
 
-/// The command that resumes a run; none for one that is complete, alive, or done by a later one.
+/// The stages that it stopped in, and how far the one was that it was computing.
+fn in_hand(run: &RunSummary) -> String {
+    let stages = run.stages_in_hand.join(", ");
+    match run.cells_in_hand {
+        Some((done, total)) => format!("{stages}, {done} of {total} cells"),
+        None => stages,
+    }
+}
+
+/// The command that resumes a run; none for one that is complete, alive, or done by a later one, nor for one that failed and whose study was
+/// edited since, to mend it. Another whose study was edited resumes from its own copy of it.
 fn resume(run: &RunSummary) -> Option<String> {
     let is_open = matches!(
         run.state,
         RunState::Failed | RunState::Interrupted | RunState::Killed
     );
-    if !is_open || run.done_since || run.command.is_empty() {
+    let is_mended = run.state == RunState::Failed && !run.edited.is_empty();
+    if !is_open || is_mended || run.done_since || run.command.is_empty() {
         return None;
     }
-    let command = command_line(&run.command);
     let here = std::env::current_dir().ok();
-    match &run.directory {
-        Some(directory) if Some(directory) != here.as_ref() => {
-            let directory = quoted(&directory.display().to_string());
-            Some(format!("cd {directory} && {command}"))
-        }
-        _ => Some(command),
+    let elsewhere = run.directory.as_ref().filter(|d| Some(*d) != here.as_ref());
+    let mut command = match run.edited.as_slice() {
+        [] => command_line(&run.command),
+        _ => command_line(&with_the_copy(run, elsewhere.is_some())),
+    };
+    if let Some(directory) = elsewhere {
+        let directory = quoted(&directory.display().to_string());
+        command = format!("cd {directory} && {command}");
     }
+    if !run.edited.is_empty() {
+        let edited: Vec<String> = run.edited.iter().map(|file| shown(file)).collect();
+        command += &format!("    # as it was: edited since: {}", edited.join(", "));
+    }
+    Some(command)
+}
+
+/// The arguments of a run with its copy of the study in place of the file, and no overrides, which the copy has.
+fn with_the_copy(run: &RunSummary, is_elsewhere: bool) -> Vec<String> {
+    let copy = run.run_dir.join("resolved.yaml");
+    let copy = match is_elsewhere {
+        true => std::path::absolute(&copy).unwrap_or(copy),
+        false => copy,
+    };
+    let directory = run.directory.clone().unwrap_or_default();
+    let is_file = |argument: &String| {
+        let path = std::path::absolute(directory.join(argument)).ok();
+        path.is_some() && path == run.file
+    };
+    let mut arguments = Vec::new();
+    let mut given = run.command.iter();
+    while let Some(argument) = given.next() {
+        if argument == "--set" {
+            given.next();
+        } else if is_file(argument) {
+            arguments.push(copy.display().to_string());
+        } else if !argument.starts_with("--set=") {
+            arguments.push(argument.clone());
+        }
+    }
+    arguments
 }

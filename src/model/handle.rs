@@ -24,6 +24,8 @@ pub struct ModelHandle {
     checkpoint: Checkpoint,
     dtype: Dtype,
     template: Option<Arc<ChatTemplate>>,
+    /// Of each of its files.
+    weight_hashes: Vec<blake3::Hash>,
     fingerprint: blake3::Hash,
     /// By system message.
     template_ids: Mutex<HashMap<Option<String>, Arc<[u32]>>>,
@@ -48,9 +50,9 @@ impl ModelHandle {
                 .chat_template()
                 .map(|template| Arc::new(template.clone())),
         };
-        let weights = checkpoint.weights_hash(shortcut)?;
+        let weight_hashes = checkpoint.file_hashes(shortcut)?;
         let fingerprint = Checkpoint::fingerprint(
-            weights,
+            &weight_hashes,
             checkpoint.config(),
             checkpoint.tokenizer(),
             template.as_deref(),
@@ -61,6 +63,7 @@ impl ModelHandle {
             checkpoint,
             dtype,
             template,
+            weight_hashes,
             fingerprint,
             template_ids: Mutex::default(),
         })
@@ -84,6 +87,11 @@ impl ModelHandle {
     /// blake3 of weights, configuration, tokenizer, chat template and dtype: what the cells of this model are keyed by.
     pub fn fingerprint(&self) -> blake3::Hash {
         self.fingerprint
+    }
+
+    /// blake3 of each of its weight files.
+    pub fn weight_hashes(&self) -> &[blake3::Hash] {
+        &self.weight_hashes
     }
 
     /// The user's text in the chat template, with the generation prompt.

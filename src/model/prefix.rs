@@ -36,7 +36,7 @@ type Result<T> = std::result::Result<T, ModelError>;
 pub const TILE_ROWS: usize = 64;
 /// Rows of a tile of a sweep, of which there are always many: more rows for each time that the weights are fetched.
 pub const SWEEP_ROWS: usize = 128;
-/// Most positions of a tile, over all its rows: what is computed at once is lost at once, and more make no product quicker.
+/// Most positions of a tile, over all its rows, unless one row has more: what is computed at once is lost at once, and more make no product quicker.
 pub const TILE_POSITIONS: usize = 1024;
 /// Rows of a tile that generates: few, as all have to be whole before they can be kept. Each step fetches all weights, which with fewer
 /// rows would cost more than the rows do.

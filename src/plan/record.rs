@@ -54,6 +54,9 @@ pub struct StageRecord {
     /// The packs that held its cells when it was made. They may go: a stage that is cached needs none of them.
     #[serde(default)]
     pub packs: Vec<Key>,
+    /// Hashes of the weight files of its models.
+    #[serde(default)]
+    pub weights: Vec<Key>,
     /// Name of the stage in the study that was run; it is in no key.
     #[serde(default)]
     pub stage: String,

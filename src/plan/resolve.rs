@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::cache::{Cache, CacheError, WeightHashes};
+use crate::cache::{Cache, CacheError, WeightHashes, WeightStamp};
 use crate::model::{FileStamp, HashShortcut, ModelHandle, locate, locate_without_fetching};
 use crate::prompts::PromptSet;
 use crate::spec::{Diagnostics, Document, Problems};
@@ -47,23 +47,24 @@ struct Remembered<'a>(&'a WeightHashes);
 
 impl HashShortcut for Remembered<'_> {
     fn get(&self, file: &FileStamp) -> Option<blake3::Hash> {
-        self.0.get(
-            &file.path,
-            file.size,
-            file.modified_nanoseconds as i128,
-            file.inode,
-        )
+        self.0.get(&file.into())
     }
 
     fn put(&self, file: &FileStamp, hash: blake3::Hash) {
-        if let Err(error) = self.0.put(
-            &file.path,
-            file.size,
-            file.modified_nanoseconds as i128,
-            file.inode,
-            hash,
-        ) {
+        if let Err(error) = self.0.put(&file.into(), hash) {
             tracing::warn!("the hash of a weight file was not remembered: {error}");
+        }
+    }
+}
+
+impl From<&FileStamp> for WeightStamp {
+    fn from(file: &FileStamp) -> Self {
+        WeightStamp {
+            path: file.path.clone(),
+            size_bytes: file.size,
+            mtime_ns: file.modified_nanoseconds as i128,
+            ctime_ns: file.changed_nanoseconds,
+            inode: file.inode,
         }
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn nearest(spec: &StageSpec, parts: &Json, records: &[StageRecord]) -
 /// The same in a few words, for a line of a plan.
 pub(super) fn in_a_few_words(nearest: Option<&Nearest>) -> String {
     let Some(nearest) = nearest else {
-        return "not run before".to_string();
+        return "no earlier output".to_string();
     };
     if nearest.differences.is_empty() {
         return "an artifact of it is gone from the cache".to_string();
@@ -107,36 +107,26 @@ impl Difference {
     fn in_a_few_words(&self) -> String {
         match self.part {
             Part::Parameter => {
-                let [old, new] = [&self.old, &self.new].map(|value| short(value, LONGEST_VALUE));
+                let (old, new) = self.values(LONGEST_VALUE);
                 format!("{} {old} → {new}", self.name)
             }
             _ => self.subject(),
         }
     }
 
-    /// Before and now, each at most some `longest` characters. Of long lists it says what came and what went: their beginnings are
-    /// mostly the same.
+    /// Before and now, each at most some `longest` characters, with what differs in them.
     pub fn values(&self, longest: usize) -> (String, String) {
-        if let (Json::Array(old), Json::Array(new)) = (&self.old, &self.new)
-            && self.part == Part::Parameter
-            && [&self.old, &self.new].map(|v| v.to_string().chars().count() > longest) != [false; 2]
+        if self.part == Part::Parameter
+            && let (Json::Array(old), Json::Array(new)) = (&self.old, &self.new)
+            && [&self.old, &self.new].map(|v| text(v).chars().count() > longest) != [false; 2]
         {
-            let only = |these: &[Json], those: &[Json]| {
-                let list = these.iter().filter(|value| !those.contains(value));
-                Json::Array(list.cloned().collect())
-            };
-            let (gone, came) = (only(old, new), only(new, old));
-            let of = |list: &[Json], sign: &str, differ: &Json| {
-                let differ = short(differ, longest.saturating_sub(12));
-                format!("{} values ({sign} {differ})", list.len())
-            };
-            return (of(old, "−", &gone), of(new, "+", &came));
+            return lists(old, new, longest);
         }
         match self.part {
             Part::Model | Part::Prompts | Part::Input | Part::File => {
                 (hash(&self.old), hash(&self.new))
             }
-            _ => (short(&self.old, longest), short(&self.new, longest)),
+            _ => where_they_part(&text(&self.old), &text(&self.new), longest),
         }
     }
 }
@@ -146,16 +136,58 @@ fn hash(value: &Json) -> String {
     text.chars().take(HASH_DIGITS).collect()
 }
 
-fn short(value: &Json, longest: usize) -> String {
-    let text = match value {
+fn text(value: &Json) -> String {
+    match value {
         Json::Null => "none".to_string(),
         value => value.to_string(),
-    };
-    if text.chars().count() <= longest {
-        return text;
     }
-    let start: String = text.chars().take(longest - 1).collect();
-    format!("{start}…")
+}
+
+/// Long lists as their lengths, and what is in one of them only: their beginnings are mostly the same.
+fn lists(old: &[Json], new: &[Json], longest: usize) -> (String, String) {
+    let of = |these: &[Json], those: &[Json], sign: &str| {
+        let only = these.iter().filter(|value| !those.contains(value));
+        let only: Vec<Json> = only.cloned().collect();
+        let count = format!("{} values", these.len());
+        if only.is_empty() {
+            return count;
+        }
+        let only = cut(
+            &Json::Array(only).to_string(),
+            0,
+            longest.saturating_sub(12),
+        );
+        format!("{count} ({sign} {only})")
+    };
+    let (gone, came) = (of(old, new, "−"), of(new, old, "+"));
+    match gone == came {
+        true => (gone, "the same in another order".to_string()),
+        false => (gone, came),
+    }
+}
+
+/// Two texts, where they are too long each from a little before their first difference on.
+fn where_they_part(old: &str, new: &str, longest: usize) -> (String, String) {
+    let same = old.chars().zip(new.chars()).take_while(|(a, b)| a == b);
+    let same = same.count();
+    let fits = |text: &str| text.chars().count() <= longest;
+    let start = match fits(old) && fits(new) || same < longest / 2 {
+        true => 0,
+        false => same - longest / 4,
+    };
+    (cut(old, start, longest), cut(new, start, longest))
+}
+
+/// At most so many characters of a text from some character on, with `…` for what is left out.
+fn cut(text: &str, start: usize, longest: usize) -> String {
+    let before = if start > 0 { "…" } else { "" };
+    let mut rest: Vec<char> = text.chars().skip(start).collect();
+    let room = longest.saturating_sub(before.chars().count());
+    if rest.len() > room {
+        rest.truncate(room.saturating_sub(1));
+        rest.push('…');
+    }
+    before.chars().chain(rest).collect()
 }
 
 fn differences(spec: &StageSpec, earlier: &Json, now: &Json) -> Vec<Difference> {
@@ -191,7 +223,8 @@ fn differences(spec: &StageSpec, earlier: &Json, now: &Json) -> Vec<Difference> 
     list
 }
 
-/// Lists the inputs that differ, by their place: names are in no key, and so in no record.
+/// Lists the inputs that differ. Names are in no key, and so in no record: what was there before in another place is no difference, and
+/// of the others those of one place are taken for the same.
 fn compare_inputs(
     part: Part,
     names: &[String],
@@ -199,17 +232,30 @@ fn compare_inputs(
     now: &Json,
     list: &mut Vec<Difference>,
 ) {
-    let count = |value: &Json| value.as_array().map_or(0, Vec::len);
-    for index in 0..count(earlier).max(count(now)) {
-        let (old, new) = (&earlier[index], &now[index]);
-        let not_known_yet = index < count(now) && new.is_null();
-        if old != new && !not_known_yet {
-            let name = names.get(index).cloned();
+    let values = |value: &Json| value.as_array().cloned().unwrap_or_default();
+    let (earlier, now) = (values(earlier), values(now));
+    let count = |of: &[Json], value: &Json| of.iter().filter(|v| *v == value).count();
+    let is_in_both = |value: &Json| count(&earlier, value) == count(&now, value);
+    // The same in another order is another key.
+    let is_reordered = earlier.len() == now.len() && earlier.iter().all(is_in_both);
+    let of = |from: &[Json], index: usize| {
+        let value = from.get(index).cloned().unwrap_or_default();
+        (is_reordered || !is_in_both(&value)).then_some(value)
+    };
+    for index in 0..earlier.len().max(now.len()) {
+        let is_known = now.get(index).is_none_or(|value| !value.is_null());
+        let (old, new) = (of(&earlier, index), of(&now, index));
+        if is_known && old != new {
+            let name = match (names.get(index), &new) {
+                (Some(name), Some(_)) => name.clone(),
+                (None, Some(_)) => format!("number {}", index + 1),
+                (_, None) => format!("number {} before", index + 1),
+            };
             list.push(Difference {
                 part,
-                name: name.unwrap_or_else(|| format!("number {}", index + 1)),
-                old: old.clone(),
-                new: new.clone(),
+                name,
+                old: old.unwrap_or_default(),
+                new: new.unwrap_or_default(),
             });
         }
     }
@@ -220,7 +266,7 @@ fn compare(name: &str, earlier: &Json, now: &Json, list: &mut Vec<Difference>) {
     if let (Json::Object(before), Json::Object(after)) = (earlier, now) {
         let gone = before.keys().filter(|key| !after.contains_key(*key));
         for key in after.keys().chain(gone) {
-            compare(key, &earlier[key], &now[key], list);
+            compare(&name_in(name, key), &earlier[key], &now[key], list);
         }
     } else if earlier != now {
         list.push(Difference {
@@ -229,6 +275,15 @@ fn compare(name: &str, earlier: &Json, now: &Json, list: &mut Vec<Difference>) {
             old: earlier.clone(),
             new: now.clone(),
         });
+    }
+}
+
+/// The name of a parameter as the study has it: those of the sections `[chat]` and `[score]` with their section, the others, which are the
+/// stage's own, without.
+fn name_in(group: &str, key: &str) -> String {
+    match group {
+        "chat" | "score" => format!("{group}.{key}"),
+        _ => key.to_string(),
     }
 }
 
@@ -258,7 +313,7 @@ mod tests {
     fn parts(alphas: &Json, prompts: &str) -> Json {
         json!({
             "kind": "steer", "version": 1, "evaluation": 1, "models": ["m"], "prompts": [prompts], "stages": ["d"],
-            "parameters": { "alphas": alphas, "settings": { "threshold": 0.0 } },
+            "parameters": { "alpha": alphas, "settings": { "score": { "threshold": 0.0 } } },
         })
     }
 
@@ -283,8 +338,8 @@ mod tests {
             record(other_kind),
         ];
         let now = parts(&json!([0, 1, 2]), "p");
-        assert_eq!(reason(&now, &records), "changed: alphas [0,1] → [0,1,2]");
-        assert_eq!(reason(&now, &records[2..]), "not run before");
+        assert_eq!(reason(&now, &records), "changed: alpha [0,1] → [0,1,2]");
+        assert_eq!(reason(&now, &records[2..]), "no earlier output");
         let now = parts(&json!([0, 1]), "p");
         assert_eq!(
             reason(&now, &records),
@@ -304,7 +359,7 @@ mod tests {
             at("2026-02-01T00:00:00Z", json!([2])),
         ];
         let now = parts(&json!([4]), "p");
-        assert_eq!(reason(&now, &records), "changed: alphas [3] → [4]");
+        assert_eq!(reason(&now, &records), "changed: alpha [3] → [4]");
     }
 
     #[test]
@@ -345,7 +400,66 @@ mod tests {
         let text = reason(&now, &[record(parts(&json!([0, 1]), "p"))]);
         assert_eq!(
             text,
-            "changed: alphas [0,1] → [0,1,2,3,4,5,6,7,8,9,10,11,12,1…"
+            "changed: alpha 2 values → 100 values (+ [2,3,4,5,6,7,8,9,10…)"
         );
+    }
+
+    #[test]
+    fn of_long_values_that_part_is_told_where_they_differ() {
+        let told = |old: Json, new: Json| {
+            let part = Part::Parameter;
+            let difference = Difference {
+                part,
+                name: String::new(),
+                old,
+                new,
+            };
+            difference.values(24)
+        };
+        let start = "You are a helpful assistant.";
+        let (old, new) = told(json!(start), json!(format!("{start} Be brief.")));
+        assert_eq!(
+            (old.as_str(), new.as_str()),
+            ("…stant.\"", "…stant. Be brief.\"")
+        );
+        let (old, new) = told(json!(null), json!(start));
+        assert_eq!(
+            (old.as_str(), new.as_str()),
+            ("none", "\"You are a helpful assi…")
+        );
+        let (up, down): (Vec<u32>, Vec<u32>) = ((0..20).collect(), (0..20).rev().collect());
+        let (old, new) = told(json!(up), json!(down));
+        assert_eq!(
+            (old.as_str(), new.as_str()),
+            ("20 values", "the same in another order")
+        );
+        let (old, new) = told(json!(up), json!(up[..18]));
+        assert_eq!(
+            (old.as_str(), new.as_str()),
+            ("20 values (− [18,19])", "18 values")
+        );
+    }
+
+    #[test]
+    fn an_input_that_is_there_in_another_place_is_no_difference() {
+        let names = ["a", "b", "c"].map(str::to_string);
+        let told = |earlier: Json, now: Json| {
+            let mut list = Vec::new();
+            compare_inputs(Part::Input, &names, &earlier, &now, &mut list);
+            let one = |d: Difference| format!("{} {} {}", d.name, text(&d.old), text(&d.new));
+            list.into_iter().map(one).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            told(json!(["x", "y"]), json!(["y"])),
+            ["number 1 before \"x\" none"]
+        );
+        assert_eq!(told(json!(["y"]), json!(["x", "y"])), ["a none \"x\""]);
+        assert_eq!(
+            told(json!(["x", "y"]), json!(["z", "y"])),
+            ["a \"x\" \"z\""]
+        );
+        let swapped = ["a \"x\" \"y\"", "b \"y\" \"x\""];
+        assert_eq!(told(json!(["x", "y"]), json!(["y", "x"])), swapped);
+        assert_eq!(told(json!(["x"]), json!([null])), [""; 0]);
     }
 }

@@ -13,9 +13,10 @@
 //!     report.html, figures/              written by `report` when the run has ended
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Value as Json, json};
@@ -26,14 +27,19 @@ use crate::plan::{StageRecord, StageSpec, Study, study_key};
 use crate::prompts::Draw;
 use crate::stages::Inputs;
 
-use super::{Options, RunReport};
+use super::{Options, RunReport, StageReport};
 
 /// A run's folder while the run goes on.
 pub(super) struct RunFolder {
     path: PathBuf,
     manifest: Json,
     stages: Vec<Json>,
+    /// When it was last written down how far the stage in hand is.
+    told: Option<Instant>,
 }
+
+/// How often it is written down how far the stage in hand is.
+const TOLD_EVERY: Duration = Duration::from_secs(2);
 
 impl RunFolder {
     /// Makes the folder and writes what is known before anything runs.
@@ -46,24 +52,9 @@ impl RunFolder {
         let key = study_key(study, inputs);
         let of_study = options.runs.join(&study.name);
         let (now, path) = new_folder(&of_study, now, &key)?;
-        let source = study
-            .document
-            .sources
-            .names()
-            .next()
-            .unwrap_or("study.toml");
-        let extension = Path::new(source)
-            .extension()
-            .and_then(|e| e.to_str())
-            .unwrap_or("toml");
-        write_atomically(
-            &path.join(format!("study.{extension}")),
-            study.document.given().as_bytes(),
-        )?;
-        for (name, text) in study.document.sources.extended() {
-            if let Some(file) = Path::new(name).file_name() {
-                write_atomically(&path.join("extends").join(file), text.as_bytes())?;
-            }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        for (copy, _, text) in given(study) {
+            write_atomically(&path.join(copy), text.as_bytes())?;
         }
         let yaml =
             resolved_yaml(study, &path).unwrap_or_else(|error| format!("# not written: {error}\n"));
@@ -71,6 +62,8 @@ impl RunFolder {
         let folder = RunFolder {
             manifest: json!({
                 "study": study.name,
+                "run": format!("{}/{name}", study.name),
+                "files": given(study).map(|(copy, from, _)| (copy, std::path::absolute(from).ok())).collect::<BTreeMap<_, _>>(),
                 "question": study.question,
                 "overrides": study.document.sources.overrides().collect::<Vec<_>>(),
                 "key": key.to_string(),
@@ -86,21 +79,17 @@ impl RunFolder {
                 "prompts": prompts(study, inputs),
             }),
             stages: Vec::new(),
-            path,
+            told: None,
+            path: path.clone(),
         };
         folder.write_manifest()?;
         point_latest(&of_study, &folder.path)?;
         Ok(folder)
     }
 
-    /// What the packs of a stage say of where they come from. The run is named as in the folder of runs: `<study>/<time>-<key>`.
+    /// What the packs of a stage say of where they come from.
     pub(super) fn origin(&self, spec: &StageSpec) -> Json {
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        json!({
-            "stage": spec.name,
-            "kind": spec.kind.name,
-            "run": format!("{}/{name}", self.manifest["study"].as_str().unwrap_or_default()),
-        })
+        json!({ "stage": spec.name, "kind": spec.kind.name, "run": self.manifest["run"] })
     }
 
     /// The folder.
@@ -110,9 +99,23 @@ impl RunFolder {
 
     /// Writes down how far the run has got, before a stage that may take long.
     pub(super) fn stage_computes(&mut self, name: &str) -> Result<(), CacheError> {
+        self.told = None;
         self.manifest["computing"] = json!(name);
         self.manifest["stages"] = json!(self.stages);
         self.write_manifest()
+    }
+
+    /// Writes down how many cells of how many the stage in hand has by now; seldom, as it may be asked to often.
+    pub(super) fn stage_has(&mut self, done: usize, total: usize) {
+        if self.told.is_some_and(|told| told.elapsed() < TOLD_EVERY) {
+            return;
+        }
+        self.told = Some(Instant::now());
+        self.manifest["cells_in_hand"] = json!([done, total]);
+        // What is lost is a number on a screen.
+        if let Err(error) = self.write_manifest() {
+            tracing::debug!("{error}");
+        }
     }
 
     /// Copies a stage's tables and directions out of the cache.
@@ -121,7 +124,7 @@ impl RunFolder {
         name: &str,
         key: &Key,
         record: &StageRecord,
-        cache: &Cache,
+        (report, cache): (&StageReport, &Cache),
     ) -> Result<(), CacheError> {
         let tables = self.path.join("tables");
         for table in &record.tables {
@@ -151,7 +154,11 @@ impl RunFolder {
             "findings": record.findings,
             "tables": record.tables,
             "seconds_when_computed": record.seconds,
+            "status": report.status,
+            "cells_computed": report.cells_computed,
+            "cells_cached": report.cells_cached,
         }));
+        self.manifest["cells_in_hand"] = Json::Null;
         Ok(())
     }
 
@@ -180,6 +187,7 @@ impl RunFolder {
             .collect();
         self.manifest["error"] = json!((!told.is_empty()).then(|| told.join("\n")));
         self.manifest["computing"] = Json::Null;
+        self.manifest["cells_in_hand"] = Json::Null;
         self.manifest["seconds"] = json!(report.seconds);
         self.manifest["equivalent_forward_passes"] = json!(report.equivalent_forward_passes);
         self.manifest["stages"] = json!(self.stages);
@@ -193,6 +201,23 @@ impl RunFolder {
     }
 }
 
+/// The study's file and those that it extends: the copy's path in a run's folder, the file's own, and the text as it was read.
+fn given(study: &Study) -> impl Iterator<Item = (String, &Path, &str)> {
+    let sources = &study.document.sources;
+    let file = Path::new(sources.names().next().unwrap_or("study.toml"));
+    let extension = file.extension().and_then(|extension| extension.to_str());
+    let copy = format!("study.{}", extension.unwrap_or("toml"));
+    let extended = sources.extended().filter_map(|(path, text)| {
+        let name = Path::new(path).file_name()?;
+        Some((
+            format!("extends/{}", name.to_string_lossy()),
+            Path::new(path),
+            text,
+        ))
+    });
+    std::iter::once((copy, file, study.document.given())).chain(extended)
+}
+
 /// Copies an artifact out of the cache.
 fn copy(cache: &Cache, key: &Key, to: PathBuf) -> Result<(), CacheError> {
     match cache.copy_object_to(key, &to)? {
@@ -204,6 +229,17 @@ fn copy(cache: &Cache, key: &Key, to: PathBuf) -> Result<(), CacheError> {
 /// The study as resolved, with paths that start from the run's folder, so that this file can be run as it stands.
 fn resolved_yaml(study: &Study, folder: &Path) -> Result<String, serde_yaml::Error> {
     let mut root = serde_yaml::to_value(&study.document.root)?;
+    // Where the file says none, its own name is the study's.
+    if let serde_yaml::Value::Mapping(root) = &mut root {
+        let section = root
+            .entry("study".into())
+            .or_insert_with(|| serde_yaml::Mapping::new().into());
+        if let serde_yaml::Value::Mapping(section) = section {
+            section
+                .entry("name".into())
+                .or_insert_with(|| study.name.clone().into());
+        }
+    }
     let mut set = |keys: [&str; 3], path: &Path| {
         let at = keys
             .iter()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::cache::{Cache, CacheError, Key, Lease};
 use crate::model::Dtype;
@@ -66,7 +66,7 @@ impl State {
         let outcome = output.and_then(|(key, record, left)| {
             around
                 .folder
-                .add_stage(&spec.name, &key, &record, around.cache)
+                .add_stage(&spec.name, &key, &record, (&report, around.cache))
                 .map_err(cache_failed)?;
             self.contents.insert(spec.name.clone(), record.content());
             self.inputs.stages.insert(spec.name.clone(), left.into());
@@ -109,7 +109,9 @@ impl State {
             .folder
             .stage_computes(&spec.name)
             .map_err(cache_failed)?;
-        let (record, directions) = self.compute(spec, around, parts, report)?;
+        // One that is not cached is just run: its cells may be what a forced run that was killed has left.
+        let again = forced && cached.is_some();
+        let (record, directions) = self.compute(spec, around, (parts, again), report)?;
         if let (Some(cached), true) = (&cached, forced) {
             if record.content() != cached.content() {
                 return Err(StageError::NotReproduced(different_artifacts(
@@ -124,23 +126,32 @@ impl State {
         Ok((key, record, left))
     }
 
-    /// Runs a stage and stores what it gives, but not yet its record. Also its directions.
+    /// Runs a stage, its cached cells computed `again` or not, and stores what it gives, but not yet its record. Also its directions.
     fn compute(
         &mut self,
         spec: &StageSpec,
         around: &mut Surroundings<'_>,
-        parts: Json,
+        (parts, again): (Json, bool),
         report: &mut StageReport,
     ) -> Result<(StageRecord, Vec<Direction>), StageError> {
         let started = Instant::now();
+        let weights = self.weights(spec);
+        let mut origin = around.folder.origin(spec);
+        origin["weights"] = json!(weights);
+        let mut on_event = |event: Event<'_>| {
+            if let Event::Computed { done, total } = event {
+                around.folder.stage_has(done, total);
+            }
+            (around.on_event)(event);
+        };
         let mut evaluator = CachedEvaluator::new(
-            (around.cache, &self.lease, around.folder.origin(spec)),
+            (around.cache, &self.lease, origin),
             &self.inputs,
             &mut self.models,
             around.stop,
-            around.on_event,
+            &mut on_event,
         );
-        if self.force.contains(&spec.name) {
+        if again {
             evaluator.compute_again();
         }
         let outcome = spec.stage.run(&self.inputs, &mut evaluator);
@@ -159,10 +170,21 @@ impl State {
             seconds: started.elapsed().as_secs_f64(),
             cells: report.cells_computed + report.cells_cached,
             packs,
+            weights,
             stage: spec.name.clone(),
             created: jiff::Timestamp::now().to_string(),
         };
         Ok((record, output.directions))
+    }
+
+    /// The hashes of the weight files that a stage's models are read from.
+    fn weights(&self, spec: &StageSpec) -> Vec<Key> {
+        let needs = spec.stage.needs().models.into_iter();
+        let models = needs.filter_map(|name| self.inputs.models.get(&name.value));
+        let hashes: BTreeSet<Key> = models
+            .flat_map(|model| model.weight_hashes().iter().copied().map(Key::from))
+            .collect();
+        hashes.into_iter().collect()
     }
 
     /// Says of a stage whose models compute in a short format that its numbers carry that format's rounding.

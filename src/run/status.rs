@@ -46,6 +46,9 @@ pub struct RunSummary {
     pub stages_in_hand: Vec<String>,
     /// Distinct cells computed by the stages that ended.
     pub cells_computed: u64,
+    /// Of the stage that is, or was, being computed: of its missing cells those that it had when that was last written down, and all of
+    /// them. Cells are committed a little later.
+    pub cells_in_hand: Option<(u64, u64)>,
     /// Wall time, in seconds, where it ended by itself.
     pub seconds: Option<f64>,
     /// Why it failed.
@@ -56,6 +59,10 @@ pub struct RunSummary {
     pub command: Vec<String>,
     /// The folder it was started in.
     pub directory: Option<PathBuf>,
+    /// The study's file.
+    pub file: Option<PathBuf>,
+    /// The files of the study that are not any more what the run was given, or are gone.
+    pub edited: Vec<PathBuf>,
 }
 
 /// The runs in a folder of runs, by study, the oldest first. A folder without `run.json` is passed over. Takes up to 10 s
@@ -110,11 +117,14 @@ fn unreadable(study: &Path, folder: &Path, error: &std::io::Error) -> RunSummary
         stages_planned: 0,
         stages_in_hand: Vec::new(),
         cells_computed: 0,
+        cells_in_hand: None,
         seconds: None,
         error: Some(format!("its `run.json` cannot be read: {error}")),
         done_since: false,
         command: Vec::new(),
         directory: None,
+        file: None,
+        edited: Vec::new(),
     }
 }
 
@@ -147,6 +157,13 @@ fn summary(folder: &Path, manifest: &Json, alive: &mut Alive) -> RunSummary {
     let mut in_hand: Vec<String> = in_hand.map(|stage| text(&stage["name"])).collect();
     in_hand.extend(manifest["computing"].as_str().map(str::to_string));
     let done = stages.len() - open;
+    let of_stages = stages
+        .iter()
+        .filter_map(|stage| stage["cells_computed"].as_u64());
+    let cells_in_hand = match manifest["cells_in_hand"].as_array().map(Vec::as_slice) {
+        Some([done, total]) => done.as_u64().zip(total.as_u64()),
+        _ => None,
+    };
     let strings = |value: &Json| -> Vec<String> {
         let list = value.as_array().into_iter().flatten();
         list.map(text).collect()
@@ -159,16 +176,35 @@ fn summary(folder: &Path, manifest: &Json, alive: &mut Alive) -> RunSummary {
         stages_done: done,
         stages_planned: manifest["planned"].as_array().map_or(done + open, Vec::len),
         stages_in_hand: in_hand,
-        cells_computed: stages
-            .iter()
-            .filter_map(|stage| stage["cells_computed"].as_u64())
-            .sum(),
+        cells_computed: of_stages.sum(),
+        cells_in_hand,
         seconds: manifest["seconds"].as_f64(),
         error: manifest["error"].as_str().map(str::to_string),
         done_since: false,
         command: strings(&manifest["command"]),
         directory: manifest["directory"].as_str().map(PathBuf::from),
+        file: files(manifest)
+            .find(|(copy, _)| copy.starts_with("study."))
+            .map(|(_, path)| path.to_path_buf()),
+        edited: edited(folder, manifest),
     }
+}
+
+/// The files that a run was given: the copy's path in its folder, and the file's own.
+fn files(manifest: &Json) -> impl Iterator<Item = (&str, &Path)> {
+    let files = manifest["files"].as_object().into_iter().flatten();
+    files.filter_map(|(copy, path)| Some((copy.as_str(), Path::new(path.as_str()?))))
+}
+
+/// The files that a run was given, of which it has copies, that are not the same any more.
+fn edited(folder: &Path, manifest: &Json) -> Vec<PathBuf> {
+    let is_edited = |(copy, path): &(&str, &Path)| {
+        let kept = std::fs::read(folder.join(copy)).ok();
+        // A copy that is gone proves nothing.
+        kept.is_some() && kept != std::fs::read(path).ok()
+    };
+    let edited = files(manifest).filter(is_edited);
+    edited.map(|(_, path)| path.to_path_buf()).collect()
 }
 
 fn text(value: &Json) -> String {

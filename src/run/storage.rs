@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use crate::cache::{Cache, CacheError, FileKind, Key, KnownWeights, StoredFile};
+use crate::cache::{Cache, CacheError, FileKind, Key, StoredFile, WeightStamp};
 use crate::model::FileStamp;
 use crate::plan::StageRecord;
 
@@ -42,8 +42,8 @@ pub struct Verified {
 }
 
 /// Reads every file of the cache and checks it; what is damaged is moved aside, and so is a record that names an object that is missing.
-/// Weight files whose hash is known are hashed again, whatever their size, time and inode say. `on_progress` hears how many bytes of how
-/// many were read.
+/// Weight files whose hash is known are hashed again, whatever their size, times and inode say; where one is not what it was, all that was
+/// computed with it goes, for it is not known since when. `on_progress` hears how many bytes of how many were read.
 ///
 /// # Errors
 /// [`CacheError::Io`] where the cache cannot be listed.
@@ -63,17 +63,24 @@ pub fn verify(
         files.extend(cache.files(kind)?);
     }
     let weights =
-        |file: &StoredFile| known_weights(cache, file).map_or(0, |known| known.size_bytes);
+        |file: &StoredFile| known_weights(cache, file).map_or(0, |(known, _)| known.size_bytes);
     let total = files.iter().map(|file| file.bytes + weights(file)).sum();
     let mut verified = Verified::default();
-    let mut sound_objects = HashSet::new();
+    let (mut sound_objects, mut changed_weights) = (HashSet::new(), HashSet::new());
     for file in files {
+        let known = known_weights(cache, &file);
         let reason = match cache.check(&file) {
             Ok(Some(reason)) => Some(reason.to_string()),
             Ok(None) => unsound(cache, &file, &sound_objects),
             // The others are checked all the same.
-            Err(error) => Some(error.to_string()),
+            Err(error) => {
+                tracing::warn!("{error}");
+                Some(error.to_string())
+            }
         };
+        if let (Some(_), Some((_, hash))) = (&reason, known) {
+            changed_weights.insert(Key::from(hash));
+        }
         if reason.is_none() && file.kind == FileKind::Object {
             sound_objects.insert(file.name);
         }
@@ -85,7 +92,67 @@ pub fn verify(
         }));
         on_progress(verified.bytes, total);
     }
+    if !changed_weights.is_empty() {
+        verified
+            .damaged
+            .extend(computed_with(cache, &changed_weights)?);
+    }
     Ok(verified)
+}
+
+/// Moves aside the packs and records that were computed with some weight files, and the records of stages that build on these.
+fn computed_with(cache: &Cache, weights: &HashSet<Key>) -> Result<Vec<Damage>, CacheError> {
+    let reason = "it was computed with a weight file that is not what it was";
+    let mut damaged = Vec::new();
+    let mut set_aside = |file: &StoredFile| {
+        cache.set_aside(file, reason);
+        damaged.push(Damage {
+            path: file.path.clone(),
+            reason: reason.to_string(),
+        });
+    };
+    for file in cache.files(FileKind::Pack)? {
+        let content = cache.pack_content(&file);
+        let with = content.map(|content| content.provenance["weights"].clone());
+        let with: Vec<Key> = with
+            .and_then(|with| serde_json::from_value(with).ok())
+            .unwrap_or_default();
+        if with.iter().any(|hash| weights.contains(hash)) {
+            set_aside(&file);
+        }
+    }
+    let mut left: Vec<StoredRecord> = stored_records(cache)?;
+    let mut contents: HashSet<String> = HashSet::new();
+    loop {
+        let (wrong, sound): (Vec<_>, Vec<_>) = left.into_iter().partition(|stored| {
+            let inputs = stored.record.key_parts["stages"].as_array();
+            let mut inputs = inputs.into_iter().flatten().filter_map(Json::as_str);
+            inputs.any(|content| contents.contains(content))
+                || stored
+                    .record
+                    .weights
+                    .iter()
+                    .any(|hash| weights.contains(hash))
+        });
+        if wrong.is_empty() {
+            return Ok(damaged);
+        }
+        for stored in wrong {
+            set_aside(&stored.file);
+            contents.insert(stored.record.content().to_string());
+        }
+        left = sound;
+    }
+}
+
+/// The stage records of a cache that can be read.
+fn stored_records(cache: &Cache) -> Result<Vec<StoredRecord>, CacheError> {
+    let files = cache.files(FileKind::Record)?.into_iter();
+    let records = files.filter_map(|file| {
+        let record = cache.record_in(&file)?;
+        Some(StoredRecord { file, record })
+    });
+    Ok(records.collect())
 }
 
 /// What is wrong with a file that is whole, if it says what is not so; it is moved aside then.
@@ -102,12 +169,12 @@ fn unsound(cache: &Cache, file: &StoredFile, sound_objects: &HashSet<Key>) -> Op
             (!is_complete).then(|| "it names an artifact that is not in the cache".to_string())
         }
         FileKind::WeightHash => {
-            let known = known_weights(cache, file)?;
+            let (known, hash) = known_weights(cache, file)?;
             let mut hasher = blake3::Hasher::new();
             hasher.update_mmap_rayon(&known.path).ok()?;
-            (hasher.finalize() != known.hash).then(|| {
+            (hasher.finalize() != hash).then(|| {
                 format!(
-                    "`{}` is not what it was when it was hashed, though its size, time and inode are: what was computed with it since is wrong",
+                    "`{}` is not what it was when it was hashed, though its size, times and inode are",
                     known.path.display()
                 )
             })
@@ -120,12 +187,10 @@ fn unsound(cache: &Cache, file: &StoredFile, sound_objects: &HashSet<Key>) -> Op
 }
 
 /// The weight file whose hash a file of the cache remembers, if it is there and looks as it did.
-fn known_weights(cache: &Cache, file: &StoredFile) -> Option<KnownWeights> {
-    let known = cache.weight_hashes().known(file)?;
-    let stamp = FileStamp::of(&known.path).ok()?;
-    let is_same = (stamp.size, stamp.modified_nanoseconds as i128, stamp.inode)
-        == (known.size_bytes, known.mtime_ns, known.inode);
-    is_same.then_some(known)
+fn known_weights(cache: &Cache, file: &StoredFile) -> Option<(WeightStamp, blake3::Hash)> {
+    let (known, hash) = cache.weight_hashes().known(file)?;
+    let now = WeightStamp::from(&FileStamp::of(&known.path).ok()?);
+    (now == known).then_some((known, hash))
 }
 
 /// A stage record and its file.
@@ -189,12 +254,8 @@ impl Inventory {
             Ok(files)
         };
         files(FileKind::WeightHash)?;
-        let records = files(FileKind::Record)?.into_iter();
-        let records = records.filter_map(|file| {
-            let record = cache.record_in(&file)?;
-            Some(StoredRecord { file, record })
-        });
-        let records = records.collect();
+        files(FileKind::Record)?;
+        let records = stored_records(cache)?;
         let packs = files(FileKind::Pack)?.into_iter();
         let packs = packs.filter_map(|file| {
             let content = cache.pack_content(&file)?;
@@ -317,8 +378,13 @@ fn run_files(runs: &Path) -> Result<(Vec<RunFiles>, Vec<CacheError>), CacheError
             let stages = manifest["stages"].as_array().into_iter().flatten();
             let keys = stages.filter_map(|stage| stage["key"].as_str()?.parse().ok());
             let name = folder.file_name().unwrap_or_default().to_string_lossy();
+            let study = manifest["study"].as_str().unwrap_or_default();
             found.push(RunFiles {
-                name: format!("{}/{name}", manifest["study"].as_str().unwrap_or_default()),
+                // Its folder may have been given another name since.
+                name: match manifest["run"].as_str() {
+                    Some(name) => name.to_string(),
+                    None => format!("{study}/{name}"),
+                },
                 stages: keys.collect(),
                 folder,
             });

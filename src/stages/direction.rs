@@ -126,7 +126,7 @@ impl Select {
 
     fn key(&self) -> Json {
         match self {
-            Select::TopBottom { n } => json!({ "top_bottom": n.value }),
+            Select::TopBottom { n } => json!({ "n": n.value }),
             Select::Threshold { t } => json!({ "threshold": t }),
         }
     }
@@ -147,7 +147,7 @@ impl Stage for Extract {
             "model": self.model.value,
             "split": self.split.value,
             "select": self.select.key(),
-            "layers": parameters::layers_key(&self.layers),
+            "layer": parameters::layers_key(&self.layers),
             "site": self.site.short_name(),
             "position": self.position,
             "allow_overlap": self.allow_overlap,

@@ -171,8 +171,8 @@ impl Stage for Generate {
     fn parameters(&self) -> Json {
         let splits = self.splits.as_ref();
         json!({
-            "models": sweep::labels(&self.models),
-            "splits": splits.map(|splits| sweep::labels(splits)),
+            "model": sweep::labels(&self.models),
+            "split": splits.map(|splits| sweep::labels(splits)),
             "limit": self.limit,
             "steering": self.steering.as_ref().map(Steering::key),
             "max_new_tokens": self.max_new_tokens.value,

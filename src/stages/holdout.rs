@@ -137,17 +137,17 @@ impl Stage for Holdout {
 
     fn parameters(&self) -> Json {
         json!({
-            "models": sweep::labels(&self.models),
+            "model": sweep::labels(&self.models),
             "direction_model": self.direction_model.value,
             "split": self.split.value,
             "compare": self.compare.value,
-            "seeds": self.seeds.iter().collect::<Vec<_>>(),
+            "seed": self.seeds.iter().collect::<Vec<_>>(),
             "fraction": self.fraction,
             "n": self.n.value,
             "allow_overlap": self.allow_overlap,
-            "layers": parameters::layers_key(&self.layers),
+            "layer": parameters::layers_key(&self.layers),
             "site": self.site.short_name(),
-            "alphas": self.alphas,
+            "alpha": self.alphas,
             "alpha_unit": self.unit.name(),
             "position": self.position,
             "settings": self.settings.key(),

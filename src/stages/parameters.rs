@@ -66,13 +66,15 @@ impl Settings {
     /// Canonical form for stage keys.
     pub(super) fn key(&self) -> Json {
         json!({
-            "system": self.chat.system,
-            "refuse": self.score.refuse,
-            "comply": self.score.comply,
-            "threshold": self.score.threshold,
-            "score_dtype": match self.score.dtype {
-                ScoreDtype::Float32 => "float32",
-                ScoreDtype::Model => "model",
+            "chat": { "system": self.chat.system },
+            "score": {
+                "refuse": self.score.refuse,
+                "comply": self.score.comply,
+                "threshold": self.score.threshold,
+                "dtype": match self.score.dtype {
+                    ScoreDtype::Float32 => "float32",
+                    ScoreDtype::Model => "model",
+                },
             },
         })
     }

@@ -214,11 +214,11 @@ impl Stage for Patch {
     fn parameters(&self) -> Json {
         json!({
             "pairing": self.pairing.key(),
-            "layers": match &self.depth {
+            "layer": match &self.depth {
                 Depth::Each(layers) => parameters::layers_key(layers),
                 Depth::LastK => json!("last_k"),
             },
-            "sites": self.sites.iter().map(|site| site.short_name()).collect::<Vec<_>>(),
+            "site": self.sites.iter().map(|site| site.short_name()).collect::<Vec<_>>(),
             "position": self.position,
             "floor": self.floor,
             "limit": self.limit,

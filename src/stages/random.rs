@@ -81,11 +81,11 @@ impl Stage for Random {
 
     fn parameters(&self) -> Json {
         json!({
-            "models": sweep::labels(&self.models),
-            "seeds": self.seeds.iter().collect::<Vec<_>>(),
-            "layers": parameters::layers_key(&self.layers),
+            "model": sweep::labels(&self.models),
+            "seed": self.seeds.iter().collect::<Vec<_>>(),
+            "layer": parameters::layers_key(&self.layers),
             "site": self.site.short_name(),
-            "alphas": self.alphas,
+            "alpha": self.alphas,
             "alpha_unit": self.unit.name(),
             "position": self.position,
             "settings": self.settings.key(),

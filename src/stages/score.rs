@@ -52,7 +52,7 @@ impl Stage for Score {
     }
 
     fn parameters(&self) -> serde_json::Value {
-        json!({ "models": sweep::labels(&self.models), "settings": self.settings.key() })
+        json!({ "model": sweep::labels(&self.models), "settings": self.settings.key() })
     }
 
     fn forecast(&self, _inputs: &Inputs) -> Forecast {

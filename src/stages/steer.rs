@@ -101,10 +101,10 @@ impl Stage for Steer {
 
     fn parameters(&self) -> Json {
         json!({
-            "models": sweep::labels(&self.models),
-            "layers": self.layers.as_ref().map(parameters::layers_key),
+            "model": sweep::labels(&self.models),
+            "layer": self.layers.as_ref().map(parameters::layers_key),
             "site": self.site.map(Site::short_name),
-            "alphas": self.alphas,
+            "alpha": self.alphas,
             "alpha_unit": self.unit.name(),
             "mode": self.mode.name(),
             "position": self.position,

@@ -72,9 +72,9 @@ impl Stage for XsTest {
 
     fn parameters(&self) -> Json {
         json!({
-            "models": sweep::labels(&self.models),
-            "seeds": self.seeds.as_ref().map(|s| s.iter().collect::<Vec<_>>()),
-            "alphas": self.alphas,
+            "model": sweep::labels(&self.models),
+            "seed": self.seeds.as_ref().map(|s| s.iter().collect::<Vec<_>>()),
+            "alpha": self.alphas,
             "alpha_unit": self.unit.name(),
             "position": self.position,
             "settings": self.settings.key(),

@@ -1,6 +1,8 @@
 //! `dial cache`: checking what is there, saying whose it is, deleting some of it.
 
 use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+use std::time::Duration;
 
 use insta::assert_snapshot;
 
@@ -221,6 +223,58 @@ int unlink(const char *path) {
     return ((int (*)(const char *))dlsym(RTLD_NEXT, "unlink"))(path);
 }
 "#;
+
+/// A C library that, loaded before all others, stops the process when it deletes from a cache for the second time.
+const STOPPED_DELETING: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <signal.h>
+#include <string.h>
+int unlink(const char *path) {
+    static int calls = 0;
+    int is_of_cache = strstr(path, "/stages/") || strstr(path, "/objects/") || strstr(path, "/packs/");
+    if (is_of_cache && ++calls == 2) raise(SIGSTOP);
+    return ((int (*)(const char *))dlsym(RTLD_NEXT, "unlink"))(path);
+}
+"#;
+
+/// One that was suspended, and is waited for no more, does not go on behind the back of whoever runs now.
+#[test]
+fn a_collection_that_was_suspended_deletes_nothing_further() {
+    let bench = bench();
+    bench.run(STUDY).ok();
+    let library = bench.library("stopped_deleting", STOPPED_DELETING);
+    let mut command = bench.command(&["cache", "gc", "--older-than", "0d"]);
+    command.env("LD_PRELOAD", &library);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let collecting = command.spawn().unwrap();
+    // The run waits until the lease is 10 s old, and makes anew what was deleted by then.
+    std::thread::sleep(Duration::from_secs(1));
+    let run = bench.run(STUDY).ok();
+    let files = |kind: &str| files_below(&bench.path(&format!("cache/v1/{kind}"))).len();
+    let there = || ["objects", "packs", "stages"].map(files);
+    let before = there();
+    let id = collecting.id().to_string();
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-CONT", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let said = Said::of(collecting.wait_with_output().unwrap(), &bench.path(""));
+    assert!(
+        said.last_line(1).starts_with("error: only 2 of "),
+        "{said:?}"
+    );
+    // The call that it was stopped in went through.
+    let after = there();
+    assert!(
+        before.iter().sum::<usize>() - after.iter().sum::<usize>() <= 1,
+        "{before:?} {after:?}"
+    );
+    assert!(bench.run(STUDY).ok().tables(&bench) == run.tables(&bench));
+}
 
 #[test]
 fn a_collection_that_is_killed_leaves_a_sound_cache() {

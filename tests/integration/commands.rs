@@ -1,10 +1,13 @@
 //! Parts of a study, failures, forced stages, and what `dial status` says of them.
 
+use std::process::Stdio;
+use std::time::Duration;
+
 use insta::assert_snapshot;
 
 use crate::prompts::main_set;
 use crate::screens::{STUDY, bench, redacted};
-use crate::workbench::{Run, Workbench, files_below};
+use crate::workbench::{Run, Said, Workbench, committed_cells, files_below, long_study};
 
 fn names(run: &Run) -> Vec<&str> {
     let stages = run.json["stages"].as_array().unwrap().iter();
@@ -184,7 +187,6 @@ fn the_runs_there_are() {
 
     to resume:
         dial run study.toml --format json --from random --set 'stages.random.seed="0..3"' --threads 1
-        dial run study.toml --format json --keep-going --threads 1
     "#);
     bench.run(STUDY).ok();
     let after = status();
@@ -197,12 +199,180 @@ fn the_runs_there_are() {
         .map(|run| run["state"].as_str().unwrap())
         .collect();
     assert_eq!(states, ["failed", "complete", "killed", "complete"]);
-    let resume = runs[0]["resume"].as_str().unwrap();
+    // The one that failed has been mended, the one that was killed is done.
+    assert!(runs.iter().all(|run| run["resume"].is_null()), "{json}");
+    bench.write("study.toml", failing());
+    let json = bench.dial(&["status", "--format", "json"]).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(
-        resume,
+        json["runs"][0]["resume"],
         "dial run study.toml --format json --keep-going --threads 1"
     );
-    assert!(runs[3]["resume"].is_null());
+}
+
+/// Starts a study of a long stage and kills it when some of that is committed.
+fn killed_in_a_long_stage(bench: &Workbench, arguments: &[&str]) {
+    bench.write("study.toml", long_study(400));
+    let mut command =
+        bench.command(&[&["run", "study.toml", "--threads", "1"], arguments].concat());
+    let mut running = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while committed_cells(&bench.path("cache")).len() <= 50 {
+        assert!(running.try_wait().unwrap().is_none(), "it ended early");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+}
+
+/// What status says can be pasted into a shell.
+fn pasted(bench: &Workbench, line: &str) -> Said {
+    let program = format!(
+        "dial() {{ '{}' \"$@\"; }}; {line}",
+        env!("CARGO_BIN_EXE_dial")
+    );
+    let mut shell = std::process::Command::new("sh");
+    let output = shell
+        .args(["-c", &program])
+        .current_dir(bench.path(""))
+        .output();
+    Said::of(output.unwrap(), &bench.path(""))
+}
+
+#[test]
+fn a_killed_run_tells_how_far_it_got_and_resumes_whether_its_study_was_edited_or_not() {
+    let bench = Workbench::new(&main_set(30, 20));
+    killed_in_a_long_stage(&bench, &["--set", "stages.random.alpha=[-2, 3]"]);
+    let committed = committed_cells(&bench.path("cache")).len();
+    let status = || {
+        let json = bench.dial(&["status", "--format", "json"]).stdout;
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        json["runs"][0].clone()
+    };
+    let run = status();
+    assert_eq!(
+        (run["state"].as_str(), run["cells_computed"].as_u64()),
+        (Some("killed"), Some(50))
+    );
+    let done = run["cells_in_hand"][0].as_u64().unwrap();
+    assert!(done > 0 && done < 160_000, "{run}");
+    assert_eq!(run["cells_in_hand"][1], 160_000);
+    let resume = |run: &serde_json::Value| run["resume"].as_str().unwrap().to_string();
+    assert_eq!(
+        resume(&run),
+        "dial run study.toml --threads 1 --set 'stages.random.alpha=[-2, 3]'"
+    );
+    // What resumes it is shown under however many newer runs.
+    bench.write("other.toml", long_study(1));
+    for _ in 0..21 {
+        assert_eq!(
+            bench.dial(&["run", "other.toml", "--only", "score"]).code,
+            0
+        );
+    }
+    assert!(bench.dial(&["status"]).stdout.contains(&resume(&run)));
+    // The edited file is another study; the run's own copy is the one that was killed.
+    bench.write("study.toml", long_study(1));
+    let edited = bench.dial(&["status", "--format", "json"]).stdout;
+    let edited: serde_json::Value = serde_json::from_str(&edited).unwrap();
+    let runs = edited["runs"].as_array().unwrap();
+    let run = runs.iter().find(|run| run["state"] == "killed").unwrap();
+    let line = resume(run);
+    assert!(
+        line.contains("/resolved.yaml --threads 1    # as it was: edited since: study.toml"),
+        "{line}"
+    );
+    let said = pasted(&bench, &line);
+    assert_eq!(said.code, 0, "{said:?}");
+    let computed = 160_050 - committed;
+    assert!(
+        said.stderr.contains(&format!("{computed} cells computed")),
+        "{said:?}"
+    );
+    let said = bench.dial(&["status"]);
+    assert!(!said.stdout.contains("to resume"), "{said:?}");
+    let after = bench.dial(&["status", "--format", "json"]).stdout;
+    assert_eq!(after.matches("\"done_since\":true").count(), 1, "{after}");
+}
+
+#[test]
+fn the_cells_of_a_killed_run_stay_whatever_its_folder_is_called() {
+    let bench = Workbench::new(&main_set(30, 20));
+    killed_in_a_long_stage(&bench, &[]);
+    let folder = bench.path("runs/study/latest").canonicalize().unwrap();
+    std::fs::rename(&folder, folder.with_file_name("overnight")).unwrap();
+    let committed = committed_cells(&bench.path("cache")).len();
+    assert_eq!(bench.dial(&["cache", "gc", "--unreferenced"]).code, 0);
+    assert_eq!(committed_cells(&bench.path("cache")).len(), committed);
+}
+
+/// A stage that is computed again compares; one that is not cached is only run, and what a kill leaves of it is found.
+#[test]
+fn a_forced_stage_that_is_not_cached_resumes() {
+    let bench = Workbench::new(&main_set(30, 20));
+    killed_in_a_long_stage(&bench, &["--force", "random"]);
+    let committed = committed_cells(&bench.path("cache")).len() as u64;
+    let run = bench
+        .run_with(&long_study(400), &["--force", "random"])
+        .ok();
+    assert_eq!(run.all_computed(), [("random", 160_050 - committed)]);
+    let said = bench.dial(&["run", "study.toml", "--only", "score", "--force", "random"]);
+    assert_snapshot!(said.message(2), @"error: stage `random` is to be computed again with `--force`, but is not among the stages to run: `score`");
+}
+
+/// SIGTERM, as Slurm and a shutdown send it, and a lost terminal's SIGHUP end a run as Ctrl-C does; under `nohup` the latter does not.
+#[test]
+fn a_run_that_is_asked_to_end_commits_what_it_has() {
+    for (signal, is_under_nohup) in [("-TERM", false), ("-HUP", false), ("-HUP", true)] {
+        let bench = Workbench::new(&main_set(30, 20));
+        bench.write("study.toml", long_study(100));
+        let mut command = match is_under_nohup {
+            true => {
+                let mut command = std::process::Command::new("nohup");
+                command
+                    .arg(env!("CARGO_BIN_EXE_dial"))
+                    .current_dir(bench.path(""));
+                command.args(["run", "study.toml", "--threads", "1"]);
+                command
+            }
+            false => bench.command(&["run", "study.toml", "--threads", "1"]),
+        };
+        let mut running = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while committed_cells(&bench.path("cache")).is_empty() {
+            assert!(running.try_wait().unwrap().is_none(), "it ended early");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let id = running.id().to_string();
+        let sent = std::process::Command::new("kill")
+            .args([signal, &id])
+            .status();
+        assert!(sent.unwrap().success());
+        let code = running.wait().unwrap().code();
+        let manifest = std::fs::read(bench.path("runs/study/latest/run.json")).unwrap();
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        let expected = match is_under_nohup {
+            true => (Some(0), "complete"),
+            false => (Some(130), "interrupted"),
+        };
+        assert_eq!(
+            (code, manifest["status"].as_str().unwrap()),
+            expected,
+            "{signal}"
+        );
+        let told = manifest["stages"].as_array().unwrap().iter();
+        let told: u64 = told
+            .map(|stage| stage["cells_computed"].as_u64().unwrap())
+            .sum();
+        let committed = committed_cells(&bench.path("cache")).len() as u64;
+        assert_eq!(told, committed, "{signal}");
+    }
 }
 
 /// What is asked of status is in `run.json`, so that it costs as little with a large cache as with none.

@@ -16,16 +16,16 @@ fn explain(bench: &Workbench, arguments: &[&str]) -> String {
 fn before_a_run_and_after_edits() {
     let bench = bench();
     assert_snapshot!(explain(&bench, &[]), @r"
-    stage      would                    what differs    old → new
-    score      run                      not run before
-    direction  waits for score          not run before
-    steer      waits for direction      not run before
-    random     run                      not run before
-    summary    waits for steer, random  not run before
+    stage      would                    what differs       old → new
+    score      run                      no earlier output
+    direction  waits for score          no earlier output
+    steer      waits for direction      no earlier output
+    random     run                      no earlier output
+    summary    waits for steer, random  no earlier output
     ");
     bench.run(STUDY).ok();
     assert_snapshot!(explain(&bench, &[]), @r"
-    stage      would   what differs           old → new
+    stage      would   what differs               old → new
     score      cached  made [when]
     direction  cached  made [when]
     steer      cached  made [when]
@@ -36,7 +36,7 @@ fn before_a_run_and_after_edits() {
     stage      would            what differs                                            old → new
     score      cached           made [when]
     direction  cached           made [when]
-    steer      run              alphas                                                  [-2.0,0.0,2.0] → [-2.0,0.0,4.0]  (since [when])
+    steer      run              alpha                                                   [-2.0,0.0,2.0] → [-2.0,0.0,4.0]  (since [when])
     random     cached           made [when]
     summary    waits for steer  nothing else; cached if that gives what it gave before
     ");
@@ -46,16 +46,16 @@ fn before_a_run_and_after_edits() {
     stage      would                    what differs                                            old → new
     score      run                      model `inst`                                            73ca6106 → e11550fd
                                         prompts `main`                                          f4e90aa4 → beb84e50
-                                        threshold                                               0.0 → 0.5  (since [when])
+                                        score.threshold                                         0.0 → 0.5  (since [when])
     direction  waits for score          model `inst`                                            73ca6106 → e11550fd
                                         prompts `main`                                          f4e90aa4 → beb84e50
-                                        threshold                                               0.0 → 0.5  (since [when])
+                                        score.threshold                                         0.0 → 0.5  (since [when])
     steer      waits for direction      model `inst`                                            73ca6106 → e11550fd
                                         prompts `main`                                          f4e90aa4 → beb84e50
-                                        threshold                                               0.0 → 0.5  (since [when])
+                                        score.threshold                                         0.0 → 0.5  (since [when])
     random     run                      model `inst`                                            73ca6106 → e11550fd
                                         prompts `main`                                          f4e90aa4 → beb84e50
-                                        threshold                                               0.0 → 0.5  (since [when])
+                                        score.threshold                                         0.0 → 0.5  (since [when])
     summary    waits for steer, random  nothing else; cached if that gives what it gave before
     ");
 }
@@ -75,9 +75,9 @@ fn one_stage_with_all_differences_and_long_lists_by_what_came_and_went() {
     ];
     assert_snapshot!(explain(&bench, &set), @r#"
     stage   would  what differs  old → new
-    random  run    layers        [2] → [1,2]
-                   seeds         3 values (− [0]) → 59 values (+ [3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20…)
-                   system        "You are a helpful assistant." → "Answer briefly."  (since [when])
+    random  run    layer         [2] → [1,2]
+                   seed          3 values (− [0]) → 59 values (+ [3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20…)
+                   chat.system   "You are a helpful assistant." → "Answer briefly."  (since [when])
     "#);
     let said = bench.dial(&["explain", "study.toml", "stear"]);
     assert_snapshot!(said.message(2), @"error: the study has no stage `stear` to explain; did you mean `steer`?");
@@ -143,7 +143,7 @@ fn explanations_for_programs() {
             "created": "[when]",
             "differences": [
               {
-                "name": "alphas",
+                "name": "alpha",
                 "new": [
                   -2.0,
                   0.0,

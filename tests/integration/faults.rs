@@ -276,37 +276,96 @@ fn a_pack_that_cannot_be_read_is_passed_over_in_one_line() {
     assert!(json["files"].as_u64() > Some(10), "{json}");
 }
 
-/// Weights that change under a known size, time and inode: no run can see it, a check does.
-#[test]
-fn weights_that_change_unseen_are_found_by_a_check() {
-    let bench = bench();
+/// A study of its own copy of the weights, an hour old, and a way to flip a bit of these that leaves the file that old.
+fn own_weights(bench: &Workbench) -> (String, impl Fn()) {
     let own = bench.path("own");
     copy_folder(&bench.path("models/inst").canonicalize().unwrap(), &own);
     let path = own.join("model.safetensors");
     let an_hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
-    let set_time = || {
-        let file = std::fs::File::options().write(true).open(&path).unwrap();
+    let set_time = move |path: &Path| {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
         file.set_modified(an_hour_ago).unwrap();
     };
-    set_time();
-    bench.run(&STUDY.replace("models/inst", "own")).ok();
-    let sound = bench.dial(&["cache", "verify"]);
-    assert_eq!(sound.code, 0, "{sound:?}");
-    let length = std::fs::metadata(&path).unwrap().len() as usize;
-    flip_a_bit(&path, length - 9);
-    set_time();
-    let said = bench.dial(&["cache", "verify", "--format", "json"]);
+    set_time(&path);
+    let at = std::fs::metadata(&path).unwrap().len() as usize - 9;
+    let flip = move || {
+        flip_a_bit(&path, at);
+        set_time(&path);
+    };
+    (STUDY.replace("models/inst", "own"), flip)
+}
+
+#[test]
+fn weights_that_are_written_into_are_other_weights_whatever_their_time_says() {
+    let bench = bench();
+    let (study, flip) = own_weights(&bench);
+    bench.run(&study).ok();
+    flip();
+    let run = bench.run(&study).ok();
+    assert_eq!(run.status("score"), "computed");
+    flip();
+    assert_eq!(bench.run(&study).ok().all_computed(), []);
+}
+
+/// A C library that, loaded before all others, hides when a file was last changed, as a disk does that loses a bit.
+const HIDDEN_CHANGES: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <string.h>
+#include <sys/stat.h>
+int statx(int folder, const char *path, int flags, unsigned mask, struct statx *out) {
+    int (*real)(int, const char *, int, unsigned, struct statx *) =
+        (int (*)(int, const char *, int, unsigned, struct statx *))dlsym(RTLD_NEXT, "statx");
+    int status = real(folder, path, flags, mask, out);
+    if (status == 0) memset(&out->stx_ctime, 0, sizeof out->stx_ctime);
+    return status;
+}
+"#;
+
+/// Weights that change under a known size, time and inode: no run can see it. A check does, and all that was computed with them goes.
+#[test]
+fn what_was_computed_with_weights_that_changed_unseen_goes_when_a_check_finds_it() {
+    let bench = bench();
+    let (study, flip) = own_weights(&bench);
+    bench.write("study.toml", &study);
+    let library = bench.library("hidden_changes", HIDDEN_CHANGES);
+    let dial = |arguments: &[&str]| {
+        let mut command = bench.command(arguments);
+        Said::of(
+            command.env("LD_PRELOAD", &library).output().unwrap(),
+            &bench.path(""),
+        )
+    };
+    let expected = bench
+        .run_with(&study, &["--cache", "another"])
+        .ok()
+        .tables(&bench);
+    assert_eq!(dial(&["run", "study.toml", "--only", "score"]).code, 0);
+    assert_eq!(dial(&["cache", "verify"]).code, 0);
+    flip();
+    // The bit is in the last weights, which the later stages read.
+    assert_eq!(dial(&["run", "study.toml"]).code, 0);
+    let said = dial(&["cache", "verify", "--format", "json"]);
     assert_eq!(said.code, 3, "{said:?}");
     let json: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
-    let reason = json["damaged"][0]["reason"].as_str().unwrap();
+    let damaged = json["damaged"].as_array().unwrap();
+    let reason = damaged[0]["reason"].as_str().unwrap();
     assert!(reason.contains("own/model.safetensors"), "{reason}");
     assert!(
         reason.contains("is not what it was when it was hashed"),
         "{reason}"
     );
-    // From now on it is another model.
-    let run = bench.run(&STUDY.replace("models/inst", "own")).ok();
-    assert_eq!(run.status("score"), "computed");
+    // The note, every pack, and every stage's record.
+    assert!(files_below(&bench.path("cache/v1/packs")).is_empty());
+    assert!(files_below(&bench.path("cache/v1/stages")).is_empty());
+    assert_eq!(
+        files_below(&bench.path("cache/v1/damaged")).len(),
+        damaged.len()
+    );
+    flip();
+    assert_eq!(dial(&["cache", "verify"]).code, 0);
+    let run = bench.run(&study).ok();
+    assert_same(&run, &bench, &expected);
 }
 
 /// A C library that, loaded before all others, makes libtorch's allocator of tensors (`posix_memalign`, called from `libc10.so`) fail from some

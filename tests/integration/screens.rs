@@ -43,7 +43,7 @@ pub fn redacted(text: &str) -> String {
     let mut text = text.to_string();
     for (pattern, name) in [
         (r"\d{8}T\d{6}\.\d{3}Z-[0-9a-f]{8}", "[time]-[key]"),
-        (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d\.\d+Z)?", "[when]"),
+        (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d\.\d+Z| UTC)?", "[when]"),
         (r"\d+\.\d s\b", "[time]"),
         (r"\d+ (h|min) \d+ (min|s)\b", "[time]"),
     ] {
@@ -210,12 +210,12 @@ fn a_plan_before_and_after_a_run() {
         redacted(&said.stdout)
     };
     assert_snapshot!(plan(&[]), @r"
-    stage      kind       after          would                                   cells at most  forward passes of a script
-    score      score                     run, 20 cells missing; not run before              20                          20
-    direction  direction  score          waits for score (at most 12 cells)                 12                          12
-    steer      steer      direction      waits for direction (at most 60 cells)             60                          60
-    random     random                    run, 140 cells missing; not run before            180                         180
-    summary    summary    steer, random  waits for steer, random                             0                           0
+    stage      kind       after          would                                      cells at most  forward passes of a script
+    score      score                     run, 20 cells missing; no earlier output              20                          20
+    direction  direction  score          waits for score (at most 12 cells)                    12                          12
+    steer      steer      direction      waits for direction (at most 60 cells)                60                          60
+    random     random                    run, 140 cells missing; no earlier output            140                         180
+    summary    summary    steer, random  waits for steer, random                                0                           0
 
     equivalent forward passes: 272
     about [time] on this machine, roughly
@@ -224,22 +224,22 @@ fn a_plan_before_and_after_a_run() {
     bench.run(STUDY).ok();
     assert_snapshot!(plan(&[]), @r"
     stage      kind       after          would   cells at most  forward passes of a script
-    score      score                     cached             20                          20
-    direction  direction  score          cached             12                          12
-    steer      steer      direction      cached             60                          60
-    random     random                    cached            180                         180
+    score      score                     cached              0                          20
+    direction  direction  score          cached              0                          12
+    steer      steer      direction      cached              0                          60
+    random     random                    cached              0                         180
     summary    summary    steer, random  cached              0                           0
 
     equivalent forward passes: 272
     nothing to compute
     ");
     assert_snapshot!(plan(&["--set", "stages.random.seed=\"0..4\""]), @r"
-    stage      kind       after          would                                                      cells at most  forward passes of a script
-    score      score                     cached                                                                20                          20
-    direction  direction  score          cached                                                                12                          12
-    steer      steer      direction      cached                                                                60                          60
-    random     random                    run, 40 cells missing; changed: seeds [0,1,2] → [0,1,2,3]            240                         240
-    summary    summary    steer, random  waits for random                                                       0                           0
+    stage      kind       after          would                                                     cells at most  forward passes of a script
+    score      score                     cached                                                                0                          20
+    direction  direction  score          cached                                                                0                          12
+    steer      steer      direction      cached                                                                0                          60
+    random     random                    run, 40 cells missing; changed: seed [0,1,2] → [0,1,2,3]             40                         240
+    summary    summary    steer, random  waits for random                                                      0                           0
 
     equivalent forward passes: 332
     about [time] on this machine, roughly
@@ -265,7 +265,7 @@ fn a_plan_for_programs() {
           "equivalent_forward_passes": 20,
           "kind": "score",
           "name": "score",
-          "reason": "run, 20 cells missing; not run before",
+          "reason": "run, 20 cells missing; no earlier output",
           "status": "run"
         },
         {
@@ -299,7 +299,7 @@ fn a_plan_for_programs() {
           "equivalent_forward_passes": 180,
           "kind": "random",
           "name": "random",
-          "reason": "run, 140 cells missing; not run before",
+          "reason": "run, 140 cells missing; no earlier output",
           "status": "run"
         },
         {

@@ -20,8 +20,10 @@ pub struct FileStamp {
     pub path: PathBuf,
     /// Its length in bytes.
     pub size: u64,
-    /// When it was last changed, in nanoseconds since 1970.
+    /// When its content was last changed, in nanoseconds since 1970.
     pub modified_nanoseconds: u128,
+    /// When anything of it was last changed, its times and names among that, in nanoseconds since 1970; 0 where the system does not tell.
+    pub changed_nanoseconds: i128,
     /// Its number in the file system; 0 where there is none.
     pub inode: u64,
 }
@@ -57,6 +59,7 @@ impl FileStamp {
             path: real.map_err(|error| ModelError::read(path, error))?,
             size: metadata.len(),
             modified_nanoseconds: modified_nanoseconds(metadata),
+            changed_nanoseconds: changed_nanoseconds(metadata),
             inode: inode(metadata),
         })
     }
@@ -77,6 +80,17 @@ fn modified_nanoseconds(metadata: &Metadata) -> u128 {
     let modified = metadata.modified().ok();
     let since_1970 = modified.and_then(|modified| modified.duration_since(UNIX_EPOCH).ok());
     since_1970.map_or(0, |since| since.as_nanos())
+}
+
+#[cfg(unix)]
+fn changed_nanoseconds(metadata: &Metadata) -> i128 {
+    use std::os::unix::fs::MetadataExt;
+    i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec())
+}
+
+#[cfg(not(unix))]
+fn changed_nanoseconds(_: &Metadata) -> i128 {
+    0
 }
 
 #[cfg(unix)]
@@ -109,34 +123,38 @@ impl HashShortcut for NoShortcut {
 }
 
 impl Checkpoint {
-    /// The hash of the bytes of all weight files, as they are mapped, in the order of their names, which do not enter.
+    /// The hash of the bytes of each weight file, as it is mapped, in the order of their names.
     ///
     /// # Errors
     /// A file cannot be read.
-    pub fn weights_hash(&self, shortcut: &dyn HashShortcut) -> Result<blake3::Hash, ModelError> {
-        let mut hasher = blake3::Hasher::new_derive_key("dial model weights v1");
-        for file in &self.files {
-            hasher.update(file_hash(file, shortcut)?.as_bytes());
-        }
-        Ok(hasher.finalize())
+    pub fn file_hashes(
+        &self,
+        shortcut: &dyn HashShortcut,
+    ) -> Result<Vec<blake3::Hash>, ModelError> {
+        let files = self.files.iter();
+        files.map(|file| file_hash(file, shortcut)).collect()
     }
 
-    /// The hash of everything that decides what the model computes and how a text reaches it. `weights` is
-    /// [`Checkpoint::weights_hash`]; `template` is the chat template in use, whichever model it came from.
+    /// The hash of everything that decides what the model computes and how a text reaches it. `weights` are
+    /// [`Checkpoint::file_hashes`]; `template` is the chat template in use, whichever model it came from.
     pub fn fingerprint(
-        weights: blake3::Hash,
+        weights: &[blake3::Hash],
         config: &ModelConfig,
         tokenizer: &Tokenizer,
         template: Option<&ChatTemplate>,
         dtype: Dtype,
     ) -> blake3::Hash {
+        let mut all_weights = blake3::Hasher::new_derive_key("dial model weights v1");
+        weights.iter().for_each(|hash| {
+            all_weights.update(hash.as_bytes());
+        });
         // The key order of a derived serialisation is that of the fields, and floats are written so that they
         // read back the same: this text is canonical.
         let config = serde_json::to_vec(config).unwrap_or_default();
         let template = template.map(ChatTemplate::hash);
         let mut hasher = blake3::Hasher::new_derive_key("dial model fingerprint v1");
         for part in [
-            weights.as_bytes().as_slice(),
+            all_weights.finalize().as_bytes().as_slice(),
             &config,
             tokenizer.hash().as_bytes(),
             template.as_ref().map_or(&[], |hash| hash.as_bytes()),

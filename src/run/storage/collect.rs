@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::cache::{Cache, CacheError, Key, StoredFile};
+use crate::cache::{Cache, CacheError, Key, Lease, StoredFile};
 
 use super::{Inventory, References};
 
@@ -47,6 +47,8 @@ pub struct Collected {
     pub bytes: u64,
     /// Bytes that are left.
     pub kept_bytes: u64,
+    /// Files among all these that could not be deleted.
+    pub not_deleted: usize,
 }
 
 /// Something that is deleted as a whole.
@@ -66,16 +68,17 @@ enum What {
     Object(Key),
 }
 
-/// Deletes from the cache what meets the criteria, for the runs in the folder `runs`; with `dry_run` it only says what that would be. The
-/// caller has made sure that no run is alive on the cache.
+/// Deletes from the cache what meets the criteria, for the runs in the folder `runs`; without a lease
+/// ([`Cache::lease_to_collect`]) it only says what that would be.
 ///
 /// # Errors
-/// [`CacheError::UnknownUse`] where a run cannot be read; [`CacheError::Io`] where a file cannot be listed or removed.
+/// [`CacheError::UnknownUse`] where a run cannot be read; [`CacheError::Io`] where a folder cannot be listed; [`CacheError::Overtaken`]
+/// where the lease has lapsed.
 pub fn collect(
     cache: &Cache,
     runs: &Path,
     criteria: &Criteria,
-    dry_run: bool,
+    lease: Option<&Lease>,
 ) -> Result<Collected, CacheError> {
     let mut inventory = Inventory::of(cache, runs)?;
     if let Some(unreadable) = inventory.unreadable.pop() {
@@ -84,11 +87,20 @@ pub fn collect(
     let chosen = choose(items(&inventory), inventory.bytes, criteria);
     let (files, mut collected) = files_of(&inventory, &chosen);
     collected.kept_bytes = inventory.bytes.saturating_sub(collected.bytes);
-    if dry_run {
+    let Some(lease) = lease else {
         return Ok(collected);
-    }
-    for file in files {
-        cache.remove(file)?;
+    };
+    for (deleted, file) in files.iter().enumerate() {
+        if !lease.is_held() {
+            let of = files.len();
+            return Err(CacheError::Overtaken { deleted, of });
+        }
+        if let Err(error) = cache.remove(file) {
+            tracing::warn!("{error}");
+            collected.not_deleted += 1;
+            collected.bytes -= file.bytes;
+            collected.kept_bytes += file.bytes;
+        }
     }
     for path in cache.leftovers()?.half_written {
         let written = path.metadata().and_then(|metadata| metadata.modified());

@@ -122,9 +122,9 @@ impl Steering {
     /// Canonical form for stage keys.
     pub(super) fn key(&self) -> Json {
         json!({
-            "layers": self.layers.as_ref().map(parameters::layers_key),
+            "layer": self.layers.as_ref().map(parameters::layers_key),
             "site": self.site.map(Site::short_name),
-            "alphas": self.alphas,
+            "alpha": self.alphas,
             "alpha_unit": self.unit.name(),
             "positions": self.acts.name(),
         })

@@ -220,27 +220,27 @@ fn weights_are_hashed_once_and_again_when_the_file_changes() {
     let memory = Memory::default();
     // A file changed just now may change again without its time telling.
     let fresh = Checkpoint::open(folder.path()).unwrap();
-    fresh.weights_hash(&memory).unwrap();
+    fresh.file_hashes(&memory).unwrap();
     assert!(memory.known.borrow().is_empty());
     set_back(&folder.path().join("model.safetensors"));
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
-    let first = checkpoint.weights_hash(&memory).unwrap();
+    let first = checkpoint.file_hashes(&memory).unwrap();
     assert_eq!(*memory.hits.borrow(), 0);
-    assert_eq!(checkpoint.weights_hash(&memory).unwrap(), first);
+    assert_eq!(checkpoint.file_hashes(&memory).unwrap(), first);
     assert_eq!(*memory.hits.borrow(), 1);
-    assert_eq!(checkpoint.weights_hash(&NoShortcut).unwrap(), first);
+    assert_eq!(checkpoint.file_hashes(&NoShortcut).unwrap(), first);
 
     let copy = tempfile::tempdir().unwrap();
     write_tiny_model(copy.path(), &config, Dtype::Float32);
     let same = Checkpoint::open(copy.path())
         .unwrap()
-        .weights_hash(&memory)
+        .file_hashes(&memory)
         .unwrap();
     assert_eq!(same, first, "the path must not enter");
     write_tiny_model(copy.path(), &config, Dtype::BFloat16);
     let other = Checkpoint::open(copy.path())
         .unwrap()
-        .weights_hash(&memory)
+        .file_hashes(&memory)
         .unwrap();
     assert_ne!(other, first);
 }
@@ -267,10 +267,10 @@ fn weights_that_are_replaced_stay_as_they_were_opened_and_those_written_into_are
     let opened = Checkpoint::open(folder.path()).unwrap();
     std::fs::write(folder.path().join("new"), &other).unwrap();
     std::fs::rename(folder.path().join("new"), &path).unwrap();
-    let hash = opened.weights_hash(&NoShortcut).unwrap();
+    let hash = opened.file_hashes(&NoShortcut).unwrap();
     assert!(opened.check_unchanged().is_ok());
     let replaced = Checkpoint::open(folder.path()).unwrap();
-    assert_ne!(replaced.weights_hash(&NoShortcut).unwrap(), hash);
+    assert_ne!(replaced.file_hashes(&NoShortcut).unwrap(), hash);
 
     // A link that leads elsewhere by now, and a file that is gone: what was opened is what counts.
     let links = tempfile::tempdir().unwrap();
@@ -285,7 +285,7 @@ fn weights_that_are_replaced_stay_as_they_were_opened_and_those_written_into_are
     std::fs::write(&path, &bytes).unwrap();
     for result in [
         replaced.check_unchanged(),
-        replaced.weights_hash(&NoShortcut).map(|_| ()),
+        replaced.file_hashes(&NoShortcut).map(|_| ()),
     ] {
         let message = result.unwrap_err().to_string();
         assert!(
@@ -300,7 +300,7 @@ fn the_fingerprint_depends_on_each_of_its_parts() {
     let folder = tempfile::tempdir().unwrap();
     write_tiny_model(folder.path(), &tiny_config("llama"), Dtype::Float32);
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
-    let (weights, config) = (blake3::hash(b"weights"), checkpoint.config().clone());
+    let (weights, config) = (&[blake3::hash(b"weights")], checkpoint.config().clone());
     let (tokenizer, template) = (checkpoint.tokenizer(), checkpoint.chat_template());
     let base = Checkpoint::fingerprint(weights, &config, tokenizer, template, Dtype::Float32);
     assert_eq!(
@@ -313,7 +313,7 @@ fn the_fingerprint_depends_on_each_of_its_parts() {
     let other_tokenizer = Tokenizer::new(tiny_tokenizer(), blake3::hash(b"other")).unwrap();
     let others = [
         Checkpoint::fingerprint(
-            blake3::hash(b"other"),
+            &[blake3::hash(b"other")],
             &config,
             tokenizer,
             template,
