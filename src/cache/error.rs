@@ -129,7 +129,7 @@ impl fmt::Display for CacheError {
             ),
             Self::Overtaken { deleted, of } => write!(
                 formatter,
-                "only {deleted} of {of} files were deleted: this process was stopped for so long that runs do not wait for it any more; start it again"
+                "only {deleted} of {of} files were deleted: this process stood still for so long that runs may not wait for it any more; start it again"
             ),
             Self::Encode(source) => {
                 write!(formatter, "cannot write a cache record as JSON: {source}")

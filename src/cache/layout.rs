@@ -64,16 +64,17 @@ impl Layout {
         self.leases().join(format!("{id}.{suffix}"))
     }
 
-    /// Writes a file of a lease, whole. It need not survive a power cut, and its failing stops nobody.
-    pub(super) fn write_lease(&self, id: &Key, suffix: &str, bytes: &[u8]) {
+    /// Writes a file of a lease, whole, and says whether it could. It need not survive a power cut, and its failing stops nobody.
+    pub(super) fn write_lease(&self, id: &Key, suffix: &str, bytes: &[u8]) -> bool {
         let path = self.lease(id, suffix);
         let beside = self.lease(id, &format!("{suffix}.new"));
         let written = std::fs::create_dir_all(self.leases())
             .and_then(|()| std::fs::write(&beside, bytes))
             .and_then(|()| std::fs::rename(&beside, &path));
-        if let Err(error) = written {
+        if let Err(error) = &written {
             tracing::debug!("cannot write `{}`: {error}", path.display());
         }
+        written.is_ok()
     }
 
     fn file(&self, kind: &str, key: &Key, suffix: &str) -> PathBuf {

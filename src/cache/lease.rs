@@ -110,7 +110,7 @@ struct Shared {
     asked: AtomicBool,
     /// Whether another run with better right has claimed cells that this one has claimed, too.
     lost: AtomicBool,
-    /// When the lease was last written.
+    /// When the lease was last written; none where it cannot be.
     written: Mutex<Option<Instant>>,
     /// Whether others may have taken this one for dead at some time.
     lapsed: AtomicBool,
@@ -235,7 +235,8 @@ impl Lease {
             .any(|other| other.beat.purpose == Purpose::Collection)
     }
 
-    /// Whether others have taken this one for alive all the time, and do so now.
+    /// Whether others have taken this one for alive all the time, and do so now. Where no lease can be written, as on a full disk, nobody
+    /// else has one.
     pub fn is_held(&self) -> bool {
         self.shared.notice_lapse();
         !self.shared.lapsed.load(Ordering::Relaxed)
@@ -375,17 +376,20 @@ impl Shared {
         let Some(written) = *lock(&self.written) else {
             return;
         };
-        let is_there = self.layout.lease(&self.id, "json").exists();
-        if !is_there || written.elapsed() > STALE_AFTER / 2 {
+        let is_gone = matches!(self.layout.lease(&self.id, "json").try_exists(), Ok(false));
+        if is_gone || written.elapsed() > STALE_AFTER / 2 {
             self.lapsed.store(true, Ordering::Relaxed);
         }
     }
 
     fn write(&self, beat: &Beat) {
         self.notice_lapse();
-        *lock(&self.written) = Some(Instant::now());
         match record::encode(&self.id, beat) {
-            Ok(text) => self.layout.write_lease(&self.id, "json", text.as_bytes()),
+            Ok(text) => {
+                if self.layout.write_lease(&self.id, "json", text.as_bytes()) {
+                    *lock(&self.written) = Some(Instant::now());
+                }
+            }
             Err(error) => tracing::debug!("no lease is written: {error}"),
         }
     }

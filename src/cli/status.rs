@@ -35,7 +35,7 @@ pub(super) fn status(arguments: &StatusArguments) -> Result<(), Failure> {
 fn as_json(runs: &[RunSummary]) -> serde_json::Value {
     let one = |run: &RunSummary| {
         let mut value = serde_json::to_value(run).unwrap_or_default();
-        value["resume"] = json!(resume(run));
+        value["resume"] = json!(resume(run).map(|(_, command)| command));
         value
     };
     json!({ "runs": runs.iter().map(one).collect::<Vec<_>>() })
@@ -77,15 +77,23 @@ fn as_text(runs: &[RunSummary], arguments: &StatusArguments) -> String {
     if older > 0 {
         text += &format!("… and {older} older; `--format json` has all\n");
     }
-    // The same command resumes every run that was started with it: it is told once.
-    let mut told = Vec::new();
-    for command in newest.iter().filter_map(|run| resume(run)) {
-        if !told.contains(&command) {
-            told.push(command);
+    let open: Vec<(Option<String>, String)> = newest.iter().filter_map(|r| resume(r)).collect();
+    let mut remarks: Vec<&Option<String>> = open.iter().map(|(remark, _)| remark).collect();
+    remarks.sort();
+    remarks.dedup();
+    for remark in remarks {
+        text += &match remark {
+            None => "\nto resume:\n".to_string(),
+            Some(remark) => format!("\nto resume as it was ({remark}):\n"),
+        };
+        // The same command resumes every run that was started with it: it is told once.
+        let mut told: Vec<&String> = Vec::new();
+        for (_, command) in open.iter().filter(|(of, _)| of == remark) {
+            if !told.contains(&command) {
+                text += &format!("    {command}\n");
+                told.push(command);
+            }
         }
-    }
-    if !told.is_empty() {
-        text += &format!("\nto resume:\n    {}\n", told.join("\n    "));
     }
     let lacks_page = |run: &&&RunSummary| {
         run.state == RunState::Complete && !run.run_dir.join("report.html").exists()
@@ -127,36 +135,45 @@ fn in_hand(run: &RunSummary) -> String {
     }
 }
 
-/// The command that resumes a run; none for one that is complete, alive, or done by a later one, nor for one that failed and whose study was
-/// edited since, to mend it. Another whose study was edited resumes from its own copy of it.
-fn resume(run: &RunSummary) -> Option<String> {
+/// The command that resumes a run, and what happened to the study since; none for a run that is complete, alive, or done by a later one, nor
+/// for one that failed and whose study was edited since, to mend it. Another whose study is not what it was resumes from its own copy.
+fn resume(run: &RunSummary) -> Option<(Option<String>, String)> {
     let is_open = matches!(
         run.state,
         RunState::Failed | RunState::Interrupted | RunState::Killed
     );
-    let is_mended = run.state == RunState::Failed && !run.edited.is_empty();
+    let is_edited = run.edited.iter().any(|file| file.exists());
+    let is_mended = run.state == RunState::Failed && is_edited;
     if !is_open || is_mended || run.done_since || run.command.is_empty() {
         return None;
     }
     let here = std::env::current_dir().ok();
-    let elsewhere = run.directory.as_ref().filter(|d| Some(*d) != here.as_ref());
-    let mut command = match run.edited.as_slice() {
-        [] => command_line(&run.command),
-        _ => command_line(&with_the_copy(run, elsewhere.is_some())),
+    // The project may lie elsewhere by now.
+    let directory = run
+        .directory
+        .as_ref()
+        .filter(|directory| directory.is_dir());
+    let elsewhere = directory.filter(|directory| Some(*directory) != here.as_ref());
+    let arguments = match run.edited.as_slice() {
+        [] => run.command.clone(),
+        _ => with_the_copy(run, elsewhere.is_some())?,
     };
-    if let Some(directory) = elsewhere {
-        let directory = quoted(&directory.display().to_string());
-        command = format!("cd {directory} && {command}");
-    }
-    if !run.edited.is_empty() {
-        let edited: Vec<String> = run.edited.iter().map(|file| shown(file)).collect();
-        command += &format!("    # as it was: edited since: {}", edited.join(", "));
-    }
-    Some(command)
+    let command = match elsewhere {
+        None => command_line(&arguments),
+        Some(directory) => {
+            let directory = quoted(&directory.display().to_string());
+            format!("cd {directory} && {}", command_line(&arguments))
+        }
+    };
+    let files: Vec<String> = run.edited.iter().map(|file| shown(file)).collect();
+    let what = if is_edited { "edited" } else { "gone" };
+    let remark = (!files.is_empty()).then(|| format!("{what} since: `{}`", files.join("`, `")));
+    Some((remark, command))
 }
 
-/// The arguments of a run with its copy of the study in place of the file, and no overrides, which the copy has.
-fn with_the_copy(run: &RunSummary, is_elsewhere: bool) -> Vec<String> {
+/// The arguments of a run with its copy of the study in place of the file, and no overrides, which the copy has; none where the file is
+/// not among them.
+fn with_the_copy(run: &RunSummary, is_elsewhere: bool) -> Option<Vec<String>> {
     let copy = run.run_dir.join("resolved.yaml");
     let copy = match is_elsewhere {
         true => std::path::absolute(&copy).unwrap_or(copy),
@@ -168,15 +185,17 @@ fn with_the_copy(run: &RunSummary, is_elsewhere: bool) -> Vec<String> {
         path.is_some() && path == run.file
     };
     let mut arguments = Vec::new();
+    let mut is_in_place = false;
     let mut given = run.command.iter();
     while let Some(argument) = given.next() {
         if argument == "--set" {
             given.next();
         } else if is_file(argument) {
             arguments.push(copy.display().to_string());
+            is_in_place = true;
         } else if !argument.starts_with("--set=") {
             arguments.push(argument.clone());
         }
     }
-    arguments
+    is_in_place.then_some(arguments)
 }

@@ -159,10 +159,17 @@ fn lists(old: &[Json], new: &[Json], longest: usize) -> (String, String) {
         );
         format!("{count} ({sign} {only})")
     };
-    let (gone, came) = (of(old, new, "−"), of(new, old, "+"));
-    match gone == came {
-        true => (gone, "the same in another order".to_string()),
-        false => (gone, came),
+    let sorted = |list: &[Json]| {
+        let mut texts: Vec<String> = list.iter().map(Json::to_string).collect();
+        texts.sort_unstable();
+        texts
+    };
+    match sorted(old) == sorted(new) {
+        true => (
+            format!("{} values", old.len()),
+            "the same in another order".to_string(),
+        ),
+        false => (of(old, new, "−"), of(new, old, "+")),
     }
 }
 
@@ -223,8 +230,8 @@ fn differences(spec: &StageSpec, earlier: &Json, now: &Json) -> Vec<Difference> 
     list
 }
 
-/// Lists the inputs that differ. Names are in no key, and so in no record: what was there before in another place is no difference, and
-/// of the others those of one place are taken for the same.
+/// Lists the inputs that differ. Names are in no key, and so in no record: what was there before in another place is no difference, and of
+/// the others those of one place are taken for the same. What is not known yet may turn out to be any that is gone.
 fn compare_inputs(
     part: Part,
     names: &[String],
@@ -234,31 +241,54 @@ fn compare_inputs(
 ) {
     let values = |value: &Json| value.as_array().cloned().unwrap_or_default();
     let (earlier, now) = (values(earlier), values(now));
-    let count = |of: &[Json], value: &Json| of.iter().filter(|v| *v == value).count();
-    let is_in_both = |value: &Json| count(&earlier, value) == count(&now, value);
-    // The same in another order is another key.
-    let is_reordered = earlier.len() == now.len() && earlier.iter().all(is_in_both);
-    let of = |from: &[Json], index: usize| {
-        let value = from.get(index).cloned().unwrap_or_default();
-        (is_reordered || !is_in_both(&value)).then_some(value)
-    };
-    for index in 0..earlier.len().max(now.len()) {
-        let is_known = now.get(index).is_none_or(|value| !value.is_null());
-        let (old, new) = (of(&earlier, index), of(&now, index));
-        if is_known && old != new {
-            let name = match (names.get(index), &new) {
-                (Some(name), Some(_)) => name.clone(),
-                (None, Some(_)) => format!("number {}", index + 1),
-                (_, None) => format!("number {} before", index + 1),
-            };
-            list.push(Difference {
-                part,
-                name,
-                old: old.unwrap_or_default(),
-                new: new.unwrap_or_default(),
-            });
+    let (mut gone, mut come) = unmatched(&earlier, &now);
+    let mut pending: Vec<usize> = (0..now.len()).filter(|&i| now[i].is_null()).collect();
+    if gone.is_empty() && come.is_empty() && pending.is_empty() {
+        // The same in another order is another key.
+        come = (0..now.len()).filter(|&i| earlier[i] != now[i]).collect();
+        gone = come.clone();
+    }
+    gone.retain(|place| {
+        let counterpart = pending.iter().position(|i| i == place);
+        counterpart.map(|at| pending.remove(at)).is_none()
+    });
+    gone.drain(..pending.len().min(gone.len()));
+    for place in 0..earlier.len().max(now.len()) {
+        let value = |places: &[usize], of: &[Json]| {
+            let is_there = places.contains(&place);
+            is_there.then(|| of[place].clone())
+        };
+        let (old, new) = (value(&gone, &earlier), value(&come, &now));
+        let name = match (names.get(place), &new, &old) {
+            (_, None, None) => continue,
+            (Some(name), Some(_), _) => name.clone(),
+            (None, Some(_), _) => format!("number {}", place + 1),
+            (_, None, Some(_)) => format!("number {} before", place + 1),
+        };
+        list.push(Difference {
+            part,
+            name,
+            old: old.unwrap_or_default(),
+            new: new.unwrap_or_default(),
+        });
+    }
+}
+
+/// The places of those that are in one list only; what is not known yet is in neither.
+fn unmatched(earlier: &[Json], now: &[Json]) -> (Vec<usize>, Vec<usize>) {
+    let known: Vec<usize> = (0..now.len()).filter(|&i| !now[i].is_null()).collect();
+    let mut gone: Vec<usize> = (0..earlier.len()).collect();
+    // Those in their place first, so that of several equal ones no other takes their part.
+    gone.retain(|&place| !(known.contains(&place) && earlier[place] == now[place]));
+    let in_place = |place: &usize| earlier.get(*place) == Some(&now[*place]);
+    let mut come = Vec::new();
+    for place in known.into_iter().filter(|place| !in_place(place)) {
+        match gone.iter().position(|&at| earlier[at] == now[place]) {
+            Some(at) => drop(gone.remove(at)),
+            None => come.push(place),
         }
     }
+    (gone, come)
 }
 
 /// Lists the parameters that differ.
@@ -460,6 +490,13 @@ mod tests {
         );
         let swapped = ["a \"x\" \"y\"", "b \"y\" \"x\""];
         assert_eq!(told(json!(["x", "y"]), json!(["y", "x"])), swapped);
-        assert_eq!(told(json!(["x"]), json!([null])), [""; 0]);
+        // What is not known yet may be any of those that are gone.
+        for now in [json!([null]), json!([null, "x"]), json!(["x", null])] {
+            assert_eq!(told(json!(["x"]), now.clone()), [""; 0], "{now}");
+        }
+        assert_eq!(told(json!(["x", "y"]), json!([null, "x"])), [""; 0]);
+        let gone = ["number 2 before \"y\" none"];
+        assert_eq!(told(json!(["x", "y"]), json!([null])), gone);
+        assert_eq!(told(json!(["x"]), json!([null, "z"])), ["b none \"z\""]);
     }
 }

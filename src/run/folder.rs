@@ -63,7 +63,7 @@ impl RunFolder {
             manifest: json!({
                 "study": study.name,
                 "run": format!("{}/{name}", study.name),
-                "files": given(study).map(|(copy, from, _)| (copy, std::path::absolute(from).ok())).collect::<BTreeMap<_, _>>(),
+                "files": given(study).into_iter().map(|(copy, from, _)| (copy, std::path::absolute(from).ok())).collect::<BTreeMap<_, _>>(),
                 "question": study.question,
                 "overrides": study.document.sources.overrides().collect::<Vec<_>>(),
                 "key": key.to_string(),
@@ -100,6 +100,7 @@ impl RunFolder {
     /// Writes down how far the run has got, before a stage that may take long.
     pub(super) fn stage_computes(&mut self, name: &str) -> Result<(), CacheError> {
         self.told = None;
+        self.manifest["cells_in_hand"] = Json::Null;
         self.manifest["computing"] = json!(name);
         self.manifest["stages"] = json!(self.stages);
         self.write_manifest()
@@ -202,20 +203,25 @@ impl RunFolder {
 }
 
 /// The study's file and those that it extends: the copy's path in a run's folder, the file's own, and the text as it was read.
-fn given(study: &Study) -> impl Iterator<Item = (String, &Path, &str)> {
+fn given(study: &Study) -> Vec<(String, &Path, &str)> {
     let sources = &study.document.sources;
     let file = Path::new(sources.names().next().unwrap_or("study.toml"));
     let extension = file.extension().and_then(|extension| extension.to_str());
     let copy = format!("study.{}", extension.unwrap_or("toml"));
-    let extended = sources.extended().filter_map(|(path, text)| {
-        let name = Path::new(path).file_name()?;
-        Some((
-            format!("extends/{}", name.to_string_lossy()),
-            Path::new(path),
-            text,
-        ))
-    });
-    std::iter::once((copy, file, study.document.given())).chain(extended)
+    let mut given = vec![(copy, file, study.document.given())];
+    for (path, text) in sources.extended() {
+        let path = Path::new(path);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // Files of one name may lie in several folders.
+        let is_new = |copy: &String| given.iter().all(|(other, _, _)| other != copy);
+        let mut copies = (1..).map(|number| match number {
+            1 => format!("extends/{name}"),
+            number => format!("extends/{number}-{name}"),
+        });
+        let copy = copies.find(is_new).unwrap_or_default();
+        given.push((copy, path, text));
+    }
+    given
 }
 
 /// Copies an artifact out of the cache.

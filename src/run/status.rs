@@ -61,7 +61,7 @@ pub struct RunSummary {
     pub directory: Option<PathBuf>,
     /// The study's file.
     pub file: Option<PathBuf>,
-    /// The files of the study that are not any more what the run was given, or are gone.
+    /// Of a run that is open: the files of the study that are not any more what it was given, or are gone.
     pub edited: Vec<PathBuf>,
 }
 
@@ -186,7 +186,10 @@ fn summary(folder: &Path, manifest: &Json, alive: &mut Alive) -> RunSummary {
         file: files(manifest)
             .find(|(copy, _)| copy.starts_with("study."))
             .map(|(_, path)| path.to_path_buf()),
-        edited: edited(folder, manifest),
+        edited: match state {
+            RunState::Failed | RunState::Interrupted | RunState::Killed => edited(folder, manifest),
+            _ => Vec::new(),
+        },
     }
 }
 

@@ -68,19 +68,15 @@ pub fn verify(
     let mut verified = Verified::default();
     let (mut sound_objects, mut changed_weights) = (HashSet::new(), HashSet::new());
     for file in files {
-        let known = known_weights(cache, &file);
         let reason = match cache.check(&file) {
             Ok(Some(reason)) => Some(reason.to_string()),
-            Ok(None) => unsound(cache, &file, &sound_objects),
+            Ok(None) => unsound(cache, &file, &sound_objects, &mut changed_weights),
             // The others are checked all the same.
             Err(error) => {
                 tracing::warn!("{error}");
                 Some(error.to_string())
             }
         };
-        if let (Some(_), Some((_, hash))) = (&reason, known) {
-            changed_weights.insert(Key::from(hash));
-        }
         if reason.is_none() && file.kind == FileKind::Object {
             sound_objects.insert(file.name);
         }
@@ -155,8 +151,14 @@ fn stored_records(cache: &Cache) -> Result<Vec<StoredRecord>, CacheError> {
     Ok(records.collect())
 }
 
-/// What is wrong with a file that is whole, if it says what is not so; it is moved aside then.
-fn unsound(cache: &Cache, file: &StoredFile, sound_objects: &HashSet<Key>) -> Option<String> {
+/// What is wrong with a file that is whole, if it says what is not so; it is moved aside then. The hashes that weight files do not have any
+/// more are added to `changed_weights`.
+fn unsound(
+    cache: &Cache,
+    file: &StoredFile,
+    sound_objects: &HashSet<Key>,
+    changed_weights: &mut HashSet<Key>,
+) -> Option<String> {
     let reason = match file.kind {
         FileKind::Object | FileKind::Pack => None,
         FileKind::Record => {
@@ -172,7 +174,10 @@ fn unsound(cache: &Cache, file: &StoredFile, sound_objects: &HashSet<Key>) -> Op
             let (known, hash) = known_weights(cache, file)?;
             let mut hasher = blake3::Hasher::new();
             hasher.update_mmap_rayon(&known.path).ok()?;
-            (hasher.finalize() != hash).then(|| {
+            // One that was replaced while it was read is another file, and says nothing of this one.
+            let is_changed = hasher.finalize() != hash && known_weights(cache, file).is_some();
+            is_changed.then(|| {
+                changed_weights.insert(hash.into());
                 format!(
                     "`{}` is not what it was when it was hashed, though its size, times and inode are",
                     known.path.display()

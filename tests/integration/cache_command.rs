@@ -248,8 +248,14 @@ fn a_collection_that_was_suspended_deletes_nothing_further() {
     command.env("LD_PRELOAD", &library);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let collecting = command.spawn().unwrap();
+    let state = || {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", collecting.id())).unwrap();
+        text.rsplit(')').next().unwrap().trim().chars().next()
+    };
+    while state() != Some('T') {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     // The run waits until the lease is 10 s old, and makes anew what was deleted by then.
-    std::thread::sleep(Duration::from_secs(1));
     let run = bench.run(STUDY).ok();
     let files = |kind: &str| files_below(&bench.path(&format!("cache/v1/{kind}"))).len();
     let there = || ["objects", "packs", "stages"].map(files);

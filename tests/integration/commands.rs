@@ -281,10 +281,10 @@ fn a_killed_run_tells_how_far_it_got_and_resumes_whether_its_study_was_edited_or
     let runs = edited["runs"].as_array().unwrap();
     let run = runs.iter().find(|run| run["state"] == "killed").unwrap();
     let line = resume(run);
-    assert!(
-        line.contains("/resolved.yaml --threads 1    # as it was: edited since: study.toml"),
-        "{line}"
-    );
+    assert!(line.ends_with("/resolved.yaml --threads 1"), "{line}");
+    let said = bench.dial(&["status"]).stdout;
+    let told = format!("\nto resume as it was (edited since: `study.toml`):\n    {line}\n");
+    assert!(said.contains(&told), "{said}");
     let said = pasted(&bench, &line);
     assert_eq!(said.code, 0, "{said:?}");
     let computed = 160_050 - committed;

@@ -103,9 +103,12 @@ fn a_full_disk_is_told_and_what_was_committed_is_kept() {
     let said = mounted(
         &bench,
         &format!("mount -t tmpfs -o size={room} tmpfs cache"),
-        "cp -r cache kept",
+        "cp -r cache kept; cat /dev/zero > cache/filled 2> /dev/null; \"$0\" cache gc --older-than 0d > collected 2>&1",
     );
     let line = said.last_line(1);
+    // That is where a cache is to be made smaller.
+    let collected = std::fs::read_to_string(bench.path("collected")).unwrap();
+    assert!(collected.starts_with("deleted "), "{collected}");
     assert!(line.starts_with("error: stage `"), "{said:?}");
     assert!(
         line.contains("the disk is full; free some space"),

@@ -181,11 +181,11 @@ fn file_hash(file: &WeightFile, shortcut: &dyn HashShortcut) -> Result<blake3::H
     Ok(hash)
 }
 
-/// Whether a file was last changed long enough ago that a further change would show in its time.
+/// Whether a file was last changed long enough ago that a further change would show in its times.
 fn is_settled(stamp: &FileStamp) -> bool {
-    let modified = UNIX_EPOCH.checked_add(Duration::from_nanos(
-        u64::try_from(stamp.modified_nanoseconds).unwrap_or(u64::MAX),
-    ));
-    let age = modified.and_then(|modified| modified.elapsed().ok());
+    let modified = u64::try_from(stamp.modified_nanoseconds).unwrap_or(u64::MAX);
+    let changed = u64::try_from(stamp.changed_nanoseconds).unwrap_or_default();
+    let last = UNIX_EPOCH.checked_add(Duration::from_nanos(modified.max(changed)));
+    let age = last.and_then(|last| last.elapsed().ok());
     age.is_some_and(|age| age >= SETTLED_AFTER)
 }
