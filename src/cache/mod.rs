@@ -11,7 +11,7 @@
 //!     packs/ab/<hex>.pack          one committed batch of cells, never changed afterwards (see `pack.rs`)
 //!     stages/ab/<hex>.json         a stage record, named by its stage key (see `record.rs`)
 //!     weights/ab/<hex>.json        the known hash of a weight file, named by the hash of its path
-//!     leases/<hex>.json, .cells      what a run that is alive is computing (see `lease.rs`)
+//!     leases/<hex>.json, .cells    what a run that is alive is computing (see `lease.rs`)
 //!     damaged/                     files that failed their check, moved here for a person to look at
 //! ```
 //!

@@ -1,5 +1,6 @@
 //! `dial status`: the runs there are, how far each got, and the command that resumes it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -35,7 +36,7 @@ pub(super) fn status(arguments: &StatusArguments) -> Result<(), Failure> {
 fn as_json(runs: &[RunSummary]) -> serde_json::Value {
     let one = |run: &RunSummary| {
         let mut value = serde_json::to_value(run).unwrap_or_default();
-        value["resume"] = json!(resume(run).map(|(_, command)| command));
+        value["resume"] = json!(resume(run).map(|resume| resume.command));
         value
     };
     json!({ "runs": runs.iter().map(one).collect::<Vec<_>>() })
@@ -45,21 +46,31 @@ fn as_text(runs: &[RunSummary], arguments: &StatusArguments) -> String {
     if runs.is_empty() {
         return format!("no runs in `{}`\n", arguments.runs.display());
     }
-    let mut newest: Vec<&RunSummary> = runs.iter().collect();
-    newest.sort_by(|a, b| b.started.cmp(&a.started));
+    let mut newest: Vec<(&RunSummary, Option<Resume>)> =
+        runs.iter().map(|run| (run, resume(run))).collect();
+    newest.sort_by(|(a, _), (b, _)| b.started.cmp(&a.started));
     // What can be resumed is shown, however old.
     let mut place = 0;
-    newest.retain(|run| {
+    newest.retain(|(_, resume)| {
         place += 1;
-        place <= ROWS || resume(run).is_some()
+        place <= ROWS || resume.is_some()
     });
-    let older = runs.len() - newest.len();
-    let rows = newest.iter().map(|run| {
-        let stages = format!("{} of {}", run.stages_done, run.stages_planned);
+    let (listed, resumes): (Vec<&RunSummary>, Vec<_>) = newest.into_iter().unzip();
+    let mut text = overview(&listed);
+    match runs.len() - listed.len() {
+        0 => {}
+        older => text += &format!("… and {older} older; `--format json` has all\n"),
+    }
+    text + &to_resume(resumes.into_iter().flatten().collect()) + &to_draw(&listed)
+}
+
+/// A line for every run.
+fn overview(runs: &[&RunSummary]) -> String {
+    let rows = runs.iter().map(|run| {
         vec![
             shown(&run.run_dir),
             state(run),
-            stages,
+            format!("{} of {}", run.stages_done, run.stages_planned),
             in_hand(run),
             run.cells_computed.to_string(),
             run.seconds.map_or_else(String::new, duration),
@@ -73,42 +84,44 @@ fn as_text(runs: &[RunSummary], arguments: &StatusArguments) -> String {
         "cells computed",
         "took",
     ];
-    let mut text = grid(&header, rows.collect());
-    if older > 0 {
-        text += &format!("… and {older} older; `--format json` has all\n");
-    }
-    let open: Vec<(Option<String>, String)> = newest.iter().filter_map(|r| resume(r)).collect();
-    let mut remarks: Vec<&Option<String>> = open.iter().map(|(remark, _)| remark).collect();
-    remarks.sort();
-    remarks.dedup();
-    for remark in remarks {
-        text += &match remark {
-            None => "\nto resume:\n".to_string(),
-            Some(remark) => format!("\nto resume as it was ({remark}):\n"),
-        };
-        // The same command resumes every run that was started with it: it is told once.
-        let mut told: Vec<&String> = Vec::new();
-        for (_, command) in open.iter().filter(|(of, _)| of == remark) {
-            if !told.contains(&command) {
-                text += &format!("    {command}\n");
-                told.push(command);
-            }
+    grid(&header, rows.collect())
+}
+
+/// The commands that resume runs, under what is to be said of them. One resumes every run that was started with it, and is told once.
+fn to_resume(resumes: Vec<Resume>) -> String {
+    let mut by_remark: BTreeMap<Option<String>, Vec<String>> = BTreeMap::new();
+    for Resume { remark, command } in resumes {
+        let commands = by_remark.entry(remark).or_default();
+        if !commands.contains(&command) {
+            commands.push(command);
         }
     }
+    let told = by_remark.into_iter().map(|(remark, commands)| {
+        let heading = match remark {
+            None => "to resume".to_string(),
+            Some(remark) => format!("to resume as it was ({remark})"),
+        };
+        format!("\n{heading}:\n    {}\n", commands.join("\n    "))
+    });
+    told.collect()
+}
+
+/// The commands that draw reports of runs that were stopped when all else was done.
+fn to_draw(runs: &[&RunSummary]) -> String {
     let lacks_page = |run: &&&RunSummary| {
         run.state == RunState::Complete && !run.run_dir.join("report.html").exists()
     };
-    let lacking = newest.iter().filter(lacks_page);
-    let lacking: Vec<String> = lacking
+    let commands = runs.iter().filter(lacks_page);
+    let commands: Vec<String> = commands
         .map(|run| command_line(&["report".to_string(), shown(&run.run_dir)]))
         .collect();
-    if !lacking.is_empty() {
-        text += &format!(
+    match commands.is_empty() {
+        true => String::new(),
+        false => format!(
             "\nto draw the report that is missing:\n    {}\n",
-            lacking.join("\n    ")
-        );
+            commands.join("\n    ")
+        ),
     }
-    text
 }
 
 fn state(run: &RunSummary) -> String {
@@ -135,9 +148,15 @@ fn in_hand(run: &RunSummary) -> String {
     }
 }
 
-/// The command that resumes a run, and what happened to the study since; none for a run that is complete, alive, or done by a later one, nor
-/// for one that failed and whose study was edited since, to mend it. Another whose study is not what it was resumes from its own copy.
-fn resume(run: &RunSummary) -> Option<(Option<String>, String)> {
+/// How a run is resumed.
+struct Resume {
+    /// What happened to the study since, where it is not what it was.
+    remark: Option<String>,
+    command: String,
+}
+
+/// None for a run that is complete, alive, or done by a later one, nor for one that failed and whose study was edited since, to mend it. Another whose study is not what it was resumes from its own copy.
+fn resume(run: &RunSummary) -> Option<Resume> {
     let is_open = matches!(
         run.state,
         RunState::Failed | RunState::Interrupted | RunState::Killed
@@ -168,7 +187,7 @@ fn resume(run: &RunSummary) -> Option<(Option<String>, String)> {
     let files: Vec<String> = run.edited.iter().map(|file| shown(file)).collect();
     let what = if is_edited { "edited" } else { "gone" };
     let remark = (!files.is_empty()).then(|| format!("{what} since: `{}`", files.join("`, `")));
-    Some((remark, command))
+    Some(Resume { remark, command })
 }
 
 /// The arguments of a run with its copy of the study in place of the file, and no overrides, which the copy has; none where the file is

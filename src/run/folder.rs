@@ -4,7 +4,7 @@
 //! runs/<study>/latest                    → the newest run
 //! runs/<study>/<time>-<key>/
 //!     study.toml (or .yaml)              the file as given
-//!     extends/<file>                     the files that it extends, as given
+//!     extends/<file>                     the files that it extends, as given; 2-<file> for another of that name
 //!     resolved.yaml                      the study with includes and overrides applied
 //!     run.json                           versions, device, keys, statuses, times
 //!     tables/<stage>[.<table>].csv       and .parquet

@@ -194,15 +194,7 @@ pub fn run(
 ) -> Result<RunReport, RunError> {
     let started = Instant::now();
     let wanted = options.selection.stages(study)?;
-    for stage in &options.force {
-        selection::check(study, stage, "--force")?;
-        if !wanted.contains(stage) {
-            return Err(RunError::UnknownStage(format!(
-                "stage `{stage}` is to be computed again with `--force`, but is not among the stages to run: `{}`",
-                wanted.iter().cloned().collect::<Vec<_>>().join("`, `")
-            )));
-        }
-    }
+    selection::check_forced(study, &wanted, &options.force)?;
     let mut folder = RunFolder::create(study, inputs, (cache.folder(), options, &wanted))?;
     on_event(Event::Started {
         run_dir: folder.path(),

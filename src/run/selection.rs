@@ -56,11 +56,30 @@ fn downstream(study: &Study, stage: &str) -> BTreeSet<String> {
 }
 
 /// Checks that a stage is one of the study's.
-pub(super) fn check(study: &Study, stage: &str, option: &str) -> Result<(), RunError> {
+fn check(study: &Study, stage: &str, option: &str) -> Result<(), RunError> {
     match study.unknown_stage(stage) {
         None => Ok(()),
         Some(hint) => Err(RunError::UnknownStage(format!(
             "the study has no stage `{stage}` to run with `{option}`; {hint}"
         ))),
     }
+}
+
+/// Checks that the stages to compute again are among those to run.
+pub(super) fn check_forced(
+    study: &Study,
+    wanted: &BTreeSet<String>,
+    forced: &[String],
+) -> Result<(), RunError> {
+    for stage in forced {
+        check(study, stage, "--force")?;
+        if !wanted.contains(stage) {
+            let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+            return Err(RunError::UnknownStage(format!(
+                "stage `{stage}` is to be computed again with `--force`, but is not among the stages to run: `{}`",
+                wanted.join("`, `")
+            )));
+        }
+    }
+    Ok(())
 }

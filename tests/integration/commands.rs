@@ -298,6 +298,35 @@ fn a_killed_run_tells_how_far_it_got_and_resumes_whether_its_study_was_edited_or
     assert_eq!(after.matches("\"done_since\":true").count(), 1, "{after}");
 }
 
+/// Of two files of one name that a study extends each has its copy, and an edit of either is seen.
+#[test]
+fn files_of_one_name_are_told_apart() {
+    let bench = Workbench::new(&main_set(30, 20));
+    bench.write(
+        "y/base.toml",
+        failing()
+            .replace("models/", "../models/")
+            .replace("main.jsonl", "../main.jsonl"),
+    );
+    bench.write("x/base.toml", "extends = \"../y/base.toml\"\n");
+    bench.write("study.toml", "extends = \"x/base.toml\"\n");
+    assert_eq!(bench.dial(&["run", "study.toml"]).code, 1);
+    let resume = || {
+        let json = bench.dial(&["status", "--format", "json"]).stdout;
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        json["runs"][0].clone()
+    };
+    assert_eq!(resume()["resume"], "dial run study.toml");
+    for file in ["x/base.toml", "y/base.toml"] {
+        let text = std::fs::read_to_string(bench.path(file)).unwrap();
+        bench.write(file, format!("{text}# another\n"));
+        let run = resume();
+        assert!(run["resume"].is_null(), "{run}");
+        assert!(run["edited"][0].as_str().unwrap().ends_with(file), "{run}");
+        bench.write(file, text);
+    }
+}
+
 #[test]
 fn the_cells_of_a_killed_run_stay_whatever_its_folder_is_called() {
     let bench = Workbench::new(&main_set(30, 20));
