@@ -14,8 +14,8 @@
 //! is free; so is one whose process is known to be gone, because it ran on this machine. A lease that cannot be read stands as it was last
 //! read, until its time is up. A run that was only asleep writes its lease again, and of two whose claims overlap then, the one of the
 //! larger name gives way. Who claims writes first and looks afterwards; of two that claim the same cell at once, the one of the larger name
-//! withdraws, and the other waits for it to have seen that (Lamport's one-bit algorithm). On a file system that shows such writes late, a cell is computed twice, to the same bits. A run that waits claims nothing, so that no two
-//! can wait for each other.
+//! withdraws, and the other waits for it to have seen that (Lamport's one-bit algorithm). On a file system that shows such writes late, a
+//! cell is computed twice, to the same bits. A run that waits claims nothing, so that no two can wait for each other.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -24,15 +24,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::layout::Layout;
-use super::reading::list;
 use super::{CacheError, Key, record};
 
+mod files;
 mod process;
 mod watch;
 
+pub(super) use files::Purpose;
+use files::{Beat, Prefix, beats, decode_claim, encode_claim, remove};
 use process::Process;
 use watch::{STALE_AFTER, Watch};
 
@@ -40,40 +40,6 @@ use watch::{STALE_AFTER, Watch};
 const BEAT: Duration = Duration::from_secs(2);
 /// How often whoever waits for leases to change looks at them.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
-
-/// [`Key::prefix`].
-type Prefix = [u8; 16];
-
-/// What a lease file says.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Beat {
-    counter: u64,
-    /// What it is held for.
-    #[serde(default)]
-    purpose: Purpose,
-    /// The run's folder.
-    run: PathBuf,
-    process: Process,
-    /// Raised with every claim.
-    claim: u64,
-    /// Whether the claim stands: its holder has looked at the others since it was written.
-    settled: bool,
-    /// Number of cells claimed.
-    cells: usize,
-    /// The runs that have claimed what this one still needs.
-    waits_for: Vec<Key>,
-}
-
-/// What a lease is held for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Purpose {
-    /// A study is run.
-    #[default]
-    Run,
-    /// What is not needed is deleted.
-    Collection,
-}
 
 /// Who is at work on a cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -475,45 +441,6 @@ pub(super) fn users(layout: &Layout, except: Option<&Lease>) -> Result<Vec<User>
         }
         std::thread::sleep(LOOK_AGAIN);
     }
-}
-
-/// Every lease there is, of the living and the dead; none for one that cannot be read.
-fn beats(layout: &Layout) -> Result<Vec<(Key, Option<Beat>)>, CacheError> {
-    let paths = list(&layout.leases())?;
-    let beats = paths.into_iter().filter_map(|path| {
-        let id = path.file_name()?.to_str()?.strip_suffix(".json")?;
-        let id: Key = id.parse().ok()?;
-        let text = std::fs::read(path).ok();
-        Some((id, text.and_then(|text| record::decode(&text, &id))))
-    });
-    Ok(beats.collect())
-}
-
-fn remove(layout: &Layout, id: &Key) {
-    for kind in ["json", "cells", "json.new", "cells.new"] {
-        let _ = std::fs::remove_file(layout.lease(id, kind));
-    }
-}
-
-fn encode_claim(claim: u64, cells: &[Prefix]) -> Vec<u8> {
-    let mut bytes = claim.to_le_bytes().to_vec();
-    bytes.extend(cells.iter().flatten());
-    let hash = blake3::hash(&bytes);
-    bytes.extend_from_slice(hash.as_bytes());
-    bytes
-}
-
-/// The claim's number and its cells in order; none for a file that is not whole.
-fn decode_claim(bytes: &[u8]) -> Option<(u64, Vec<Prefix>)> {
-    let (bytes, stated) = bytes.split_last_chunk::<32>()?;
-    if blake3::hash(bytes) != *stated {
-        return None;
-    }
-    let (number, cells) = bytes.split_first_chunk::<8>()?;
-    let (cells, []) = cells.as_chunks::<16>() else {
-        return None;
-    };
-    Some((u64::from_le_bytes(*number), cells.to_vec()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

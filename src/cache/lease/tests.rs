@@ -2,6 +2,7 @@ use std::path::Path;
 
 use super::watch::STALE_AFTER;
 use super::*;
+use crate::cache::reading::list;
 
 fn cells(numbers: std::ops::Range<u32>) -> Vec<Wanted> {
     numbers

@@ -1,0 +1,85 @@
+//! The files of leases: what stands in them, and which there are.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::process::Process;
+use crate::cache::layout::Layout;
+use crate::cache::reading::list;
+use crate::cache::{CacheError, Key, record};
+
+/// [`Key::prefix`].
+pub(super) type Prefix = [u8; 16];
+
+/// What a lease file says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Beat {
+    pub(super) counter: u64,
+    /// What it is held for.
+    #[serde(default)]
+    pub(super) purpose: Purpose,
+    /// The run's folder.
+    pub(super) run: PathBuf,
+    pub(super) process: Process,
+    /// Raised with every claim.
+    pub(super) claim: u64,
+    /// Whether the claim stands: its holder has looked at the others since it was written.
+    pub(super) settled: bool,
+    /// Number of cells claimed.
+    pub(super) cells: usize,
+    /// The runs that have claimed what this one still needs.
+    pub(super) waits_for: Vec<Key>,
+}
+
+/// What a lease is held for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::cache) enum Purpose {
+    /// A study is run.
+    #[default]
+    Run,
+    /// What is not needed is deleted.
+    Collection,
+}
+
+/// Every lease there is, of the living and the dead; none for one that cannot be read.
+pub(super) fn beats(layout: &Layout) -> Result<Vec<(Key, Option<Beat>)>, CacheError> {
+    let paths = list(&layout.leases())?;
+    let beats = paths.into_iter().filter_map(|path| {
+        let id = path.file_name()?.to_str()?.strip_suffix(".json")?;
+        let id: Key = id.parse().ok()?;
+        let text = std::fs::read(path).ok();
+        Some((id, text.and_then(|text| record::decode(&text, &id))))
+    });
+    Ok(beats.collect())
+}
+
+/// Removes a lease's files.
+pub(super) fn remove(layout: &Layout, id: &Key) {
+    for kind in ["json", "cells", "json.new", "cells.new"] {
+        let _ = std::fs::remove_file(layout.lease(id, kind));
+    }
+}
+
+/// The bytes of a claim's file: its number, the cells in order, and a checksum.
+pub(super) fn encode_claim(claim: u64, cells: &[Prefix]) -> Vec<u8> {
+    let mut bytes = claim.to_le_bytes().to_vec();
+    bytes.extend(cells.iter().flatten());
+    let hash = blake3::hash(&bytes);
+    bytes.extend_from_slice(hash.as_bytes());
+    bytes
+}
+
+/// The claim's number and its cells in order; none for a file that is not whole.
+pub(super) fn decode_claim(bytes: &[u8]) -> Option<(u64, Vec<Prefix>)> {
+    let (bytes, stated) = bytes.split_last_chunk::<32>()?;
+    if blake3::hash(bytes) != *stated {
+        return None;
+    }
+    let (number, cells) = bytes.split_first_chunk::<8>()?;
+    let (cells, []) = cells.as_chunks::<16>() else {
+        return None;
+    };
+    Some((u64::from_le_bytes(*number), cells.to_vec()))
+}
