@@ -35,9 +35,13 @@ impl Console {
     /// Shows one event, and leaves it in the log.
     pub(super) fn show(&mut self, event: &Event<'_>) {
         match event {
-            Event::Started { run_dir } => {
+            Event::Started { run_dir, findings } => {
                 tracing::info!(run = %run_dir.display(), "started");
                 self.line(&format!("run folder {}", shown(run_dir)));
+                for finding in *findings {
+                    tracing::info!(finding, "finding");
+                    self.line(&format!("note: {finding}"));
+                }
             }
             Event::StageStarted { name } => {
                 tracing::info!(stage = name, "stage started");

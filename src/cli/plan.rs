@@ -25,12 +25,12 @@ pub(super) fn plan(arguments: &PlanArguments) -> Result<(), Failure> {
             }
         })?;
     match arguments.study.format {
-        Format::Json => print(&format!("{}\n", as_json(&plan))),
-        Format::Text => print(&as_text(&plan)),
+        Format::Json => print(&format!("{}\n", as_json(&plan, &opened.inputs.findings))),
+        Format::Text => print(&as_text(&plan, &opened.inputs.findings)),
     }
 }
 
-fn as_text(plan: &Plan) -> String {
+fn as_text(plan: &Plan, findings: &[String]) -> String {
     let rows = plan.stages.iter().map(|stage| {
         vec![
             stage.name.clone(),
@@ -65,8 +65,9 @@ fn as_text(plan: &Plan) -> String {
     } else {
         "nothing to compute\n".to_string()
     };
+    let notes: String = findings.iter().map(|f| format!("note: {f}\n")).collect();
     format!(
-        "{table}\nequivalent forward passes: {}\n{time}",
+        "{table}\nequivalent forward passes: {}\n{time}{notes}",
         plan.equivalent_forward_passes()
     )
 }
@@ -99,7 +100,7 @@ fn what(stage: &PlannedStage) -> String {
     }
 }
 
-fn as_json(plan: &Plan) -> serde_json::Value {
+fn as_json(plan: &Plan, findings: &[String]) -> serde_json::Value {
     let stages: Vec<serde_json::Value> = plan
         .stages
         .iter()
@@ -124,6 +125,7 @@ fn as_json(plan: &Plan) -> serde_json::Value {
         .collect();
     json!({
         "stages": stages,
+        "findings": findings,
         "equivalent_forward_passes": plan.equivalent_forward_passes(),
         "estimated_seconds": plan.seconds(),
     })

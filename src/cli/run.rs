@@ -68,7 +68,7 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
         .unwrap_or(0);
     let mut console = Console::new(width);
     let mut on_event = |event: Event<'_>| {
-        if let Event::Started { run_dir } = &event
+        if let Event::Started { run_dir, .. } = &event
             && let Err(error) = log.write_to(run_dir)
         {
             tell(&format!("warning: no log.jsonl is written: {error}"));

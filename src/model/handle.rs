@@ -89,6 +89,11 @@ impl ModelHandle {
         self.fingerprint
     }
 
+    /// What a reader should know of its files: fragments that follow the model's name.
+    pub fn findings(&self) -> &[String] {
+        self.checkpoint.findings()
+    }
+
     /// blake3 of each of its weight files.
     pub fn weight_hashes(&self) -> &[blake3::Hash] {
         &self.weight_hashes

@@ -6,6 +6,7 @@
 
 mod estimate;
 mod explain;
+mod findings;
 mod graph;
 mod key;
 mod record;

@@ -7,11 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::cache::{Cache, CacheError, WeightHashes, WeightStamp};
+use crate::files;
 use crate::model::{FileStamp, HashShortcut, ModelHandle, locate, locate_without_fetching};
 use crate::prompts::PromptSet;
 use crate::spec::{Diagnostics, Document, Problems};
 use crate::stages::{InputFile, Inputs, StageError};
 
+use super::findings::findings;
 use super::study::{ModelSpec, Study};
 
 /// Why there is no plan.
@@ -130,6 +132,7 @@ pub fn open_study(
             None => open_models(&study, &NotHashed, Fetch::Never, &mut inputs, &mut problems),
         }
         check(&study, &mut inputs, &mut problems);
+        inputs.findings = findings(&inputs);
         opened = cache.map(|cache| Opened {
             study,
             inputs,
@@ -174,7 +177,7 @@ fn open_files(study: &Study, inputs: &mut Inputs, problems: &mut Problems) {
         if inputs.files.contains_key(&file.value) {
             continue;
         }
-        match std::fs::read(&file.value) {
+        match files::read(&file.value, files::DATA_BYTES) {
             Ok(bytes) => {
                 let hash = blake3::hash(&bytes);
                 let content = Arc::new(InputFile { bytes, hash });

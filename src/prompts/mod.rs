@@ -19,6 +19,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::files;
+
 pub use draw::Draw;
 pub use error::PromptErrors;
 
@@ -65,7 +67,7 @@ impl PromptSet {
     /// or duplicate ids, missing or blank prompts, fields of the wrong type.
     pub fn load(path: &Path) -> Result<Self, PromptErrors> {
         let reader = reader_for(path)?;
-        let content = std::fs::read(path).map_err(|error| {
+        let content = files::read(path, files::DATA_BYTES).map_err(|error| {
             let message =
                 format!("cannot read the prompts: {error}; check the `path` of the prompt set");
             PromptErrors::whole_file(path, message)

@@ -93,6 +93,7 @@ pub(super) fn page(run: &FinishedRun, content: &Content) -> Result<String, Repor
         "study": run.study(),
         "question": manifest["question"],
         "models": models(manifest),
+        "found": manifest["findings"],
         "prompts": prompts(manifest),
         "started": started + " UTC",
         "status": manifest["status"],

@@ -77,6 +77,7 @@ impl RunFolder {
                 "memory_bytes": options.prefix_bytes,
                 "models": models(study, inputs),
                 "prompts": prompts(study, inputs),
+                "findings": inputs.findings,
             }),
             stages: Vec::new(),
             told: None,

@@ -111,6 +111,8 @@ pub enum Event<'a> {
     Started {
         /// The folder.
         run_dir: &'a std::path::Path,
+        /// What a reader should know of models and prompt sets.
+        findings: &'a [String],
     },
     /// A stage starts.
     StageStarted {
@@ -198,6 +200,7 @@ pub fn run(
     let mut folder = RunFolder::create(study, inputs, (cache.folder(), options, &wanted))?;
     on_event(Event::Started {
         run_dir: folder.path(),
+        findings: &inputs.findings,
     });
     let lease = cache.lease(folder.path());
     wait_for_collection(&lease, stop);

@@ -10,6 +10,7 @@ use super::lists::OneOrMany;
 use super::source::{Location, Sources};
 use super::tree::{Node, Table, Value};
 use super::{overrides, read_toml, read_yaml};
+use crate::files;
 
 /// A study as read: one tree, and the texts it came from.
 #[derive(Clone, Debug)]
@@ -95,7 +96,7 @@ impl Loader {
 
     /// Reads a file; `named_by` is the value that names it, if it is not the study file itself.
     fn file(&mut self, path: &Path, named_by: Option<&Location>) -> Option<Node> {
-        let text = match fs::read(path) {
+        let text = match files::read(path, files::SETTINGS_BYTES) {
             Ok(bytes) => match String::from_utf8(bytes) {
                 Ok(text) => text,
                 Err(error) => {
@@ -106,7 +107,6 @@ impl Loader {
             Err(error) => {
                 let reason = match error.kind() {
                     ErrorKind::NotFound => "there is no such file".into(),
-                    ErrorKind::IsADirectory => "it is a folder, not a file".into(),
                     ErrorKind::PermissionDenied => "you may not read it".into(),
                     _ => error.to_string(),
                 };

@@ -247,6 +247,8 @@ pub struct Inputs {
     pub stages: BTreeMap<String, Arc<Artifacts>>,
     /// What is known of every stage before it has run.
     pub forecasts: Forecasts,
+    /// What a reader should know of models and prompt sets before any number: whole sentences, each naming what it speaks of.
+    pub findings: Vec<String>,
 }
 
 impl Inputs {

@@ -72,6 +72,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, ModelError> {
         weights: Box::new(tensors),
         tokenizer,
         config,
+        findings: Vec::new(),
     })
 }
 

@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use super::host_tensor::{Data, HostTensor, convert};
 use super::{Checkpoint, WeightFile, Weights, read_optional_text, read_text};
+use crate::files;
 use crate::model::chat::ChatTemplate;
 use crate::model::config::{Dtype, ModelConfig};
 use crate::model::error::ModelError;
@@ -56,6 +57,7 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint, ModelError> {
         chat_template: read_chat_template(folder)?,
         weights: Box::new(Shards::open(&files)?),
         files,
+        findings: Vec::new(),
     })
 }
 
@@ -68,7 +70,8 @@ fn read_tokenizer(folder: &Path) -> Result<Tokenizer, ModelError> {
             "`tokenizer.json`",
         ));
     }
-    let bytes = std::fs::read(&path).map_err(|error| ModelError::read(&path, error))?;
+    let bytes = files::read(&path, files::VOCABULARY_BYTES)
+        .map_err(|error| ModelError::read(&path, error))?;
     Tokenizer::from_json(&path, &bytes)
 }
 

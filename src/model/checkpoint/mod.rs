@@ -30,6 +30,7 @@ use super::chat::ChatTemplate;
 use super::config::{Dtype, ModelConfig};
 use super::error::ModelError;
 use super::tokenizer::Tokenizer;
+use crate::files;
 
 /// The weights of one format, by Hugging Face name.
 trait Weights: Send + Sync {
@@ -50,6 +51,8 @@ pub struct Checkpoint {
     tokenizer: Tokenizer,
     chat_template: Option<ChatTemplate>,
     weights: Box<dyn Weights>,
+    /// What a reader should know of these files.
+    findings: Vec<String>,
 }
 
 impl Checkpoint {
@@ -93,6 +96,11 @@ impl Checkpoint {
     /// The chat template; base models often have none.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.chat_template.as_ref()
+    }
+
+    /// What a reader should know of these files, as fragments (`holds a second head that differs from its embedding: …`).
+    pub fn findings(&self) -> &[String] {
+        &self.findings
     }
 
     /// Fails where a weight file was written into since it was opened.
@@ -178,7 +186,7 @@ struct WeightFile {
 impl WeightFile {
     fn open(path: &Path) -> Result<Self, ModelError> {
         let read = |error| ModelError::read(path, error);
-        let file = File::open(path).map_err(read)?;
+        let file = files::open(path).map_err(read)?;
         let stamp = FileStamp::of_open(path, &file)?;
         // SAFETY: the map is read-only, and every access goes through bounds-checked slices. Another process that
         // shortens the file meanwhile ends this one with a bus error; that is the documented condition of use.
@@ -207,12 +215,12 @@ impl WeightFile {
 
 /// The text of a file.
 fn read_text(path: &Path) -> Result<String, ModelError> {
-    std::fs::read_to_string(path).map_err(|error| ModelError::read(path, error))
+    files::read_text(path, files::SETTINGS_BYTES).map_err(|error| ModelError::read(path, error))
 }
 
 /// The text of a file that need not exist.
 fn read_optional_text(path: &Path) -> Result<Option<String>, ModelError> {
-    match std::fs::read_to_string(path) {
+    match files::read_text(path, files::SETTINGS_BYTES) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(ModelError::read(path, error)),

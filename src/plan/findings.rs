@@ -1,0 +1,12 @@
+//! What a reader should know of a study's models and prompt sets before any number: nothing that stops a run, but nothing to pass over.
+
+use crate::stages::Inputs;
+
+/// The findings of every model, in the order of their names. Each begins with what it speaks of.
+pub(super) fn findings(inputs: &Inputs) -> Vec<String> {
+    let of_models = inputs.models.iter().flat_map(|(name, model)| {
+        let findings = model.findings().iter();
+        findings.map(move |finding| format!("model `{name}`: {finding}"))
+    });
+    of_models.collect()
+}
