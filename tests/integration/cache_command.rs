@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use insta::assert_snapshot;
 
+use crate::hold::{self, Place};
 use crate::screens::{STUDY, bench, redacted};
 use crate::workbench::{Said, Workbench, committed_cells, files_below};
 
@@ -182,19 +183,10 @@ fn nothing_is_deleted_while_a_run_is_alive() {
     let long = STUDY.replacen("seed = \"0..3\"", "seed = \"0..2000\"", 1);
     assert_ne!(long, STUDY);
     bench.write("study.toml", long);
-    let mut command = bench.command(&["run", "study.toml", "--threads", "1"]);
-    let mut running = command
-        .stderr(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    while committed_cells(&bench.path("cache")).is_empty() {
-        assert!(running.try_wait().unwrap().is_none(), "it ended early");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    let command = bench.command(&["run", "study.toml", "--threads", "1"]);
+    let running = hold::start(&bench, command, Place::Packs(1)).surely();
     let said = cache(&bench, &["gc", "--older-than", "0d"]);
-    running.kill().unwrap();
-    running.wait().unwrap();
+    assert!(running.kill());
     let message = said.message(5);
     assert!(
         message.starts_with(

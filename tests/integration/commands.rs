@@ -1,10 +1,8 @@
 //! Parts of a study, failures, forced stages, and what `dial status` says of them.
 
-use std::process::Stdio;
-use std::time::Duration;
-
 use insta::assert_snapshot;
 
+use crate::hold::{self, Place};
 use crate::prompts::main_set;
 use crate::screens::{STUDY, bench, redacted};
 use crate::workbench::{Run, Said, Workbench, committed_cells, files_below, long_study};
@@ -213,19 +211,9 @@ fn the_runs_there_are() {
 /// Starts a study of a long stage and kills it when some of that is committed.
 fn killed_in_a_long_stage(bench: &Workbench, arguments: &[&str]) {
     bench.write("study.toml", long_study(400));
-    let mut command =
-        bench.command(&[&["run", "study.toml", "--threads", "1"], arguments].concat());
-    let mut running = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    while committed_cells(&bench.path("cache")).len() <= 50 {
-        assert!(running.try_wait().unwrap().is_none(), "it ended early");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    running.kill().unwrap();
-    running.wait().unwrap();
+    let command = bench.command(&[&["run", "study.toml", "--threads", "1"], arguments].concat());
+    let running = hold::start(bench, command, Place::Packs(2)).surely();
+    assert!(running.kill());
 }
 
 /// What status says can be pasted into a shell.
@@ -358,7 +346,7 @@ fn a_run_that_is_asked_to_end_commits_what_it_has() {
     for (signal, is_under_nohup) in [("-TERM", false), ("-HUP", false), ("-HUP", true)] {
         let bench = Workbench::new(&main_set(30, 20));
         bench.write("study.toml", long_study(100));
-        let mut command = match is_under_nohup {
+        let command = match is_under_nohup {
             true => {
                 let mut command = std::process::Command::new("nohup");
                 command
@@ -369,26 +357,18 @@ fn a_run_that_is_asked_to_end_commits_what_it_has() {
             }
             false => bench.command(&["run", "study.toml", "--threads", "1"]),
         };
-        let mut running = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        while committed_cells(&bench.path("cache")).is_empty() {
-            assert!(running.try_wait().unwrap().is_none(), "it ended early");
-            std::thread::sleep(Duration::from_millis(20));
+        // The first stage is committed.
+        let mut running = hold::start(&bench, command, Place::Packs(1)).surely();
+        match is_under_nohup {
+            true => running.signal(signal),
+            false => running.ask_to_end(signal),
         }
-        let id = running.id().to_string();
-        let sent = std::process::Command::new("kill")
-            .args([signal, &id])
-            .status();
-        assert!(sent.unwrap().success());
-        let code = running.wait().unwrap().code();
+        let code = running.end(&bench).code;
         let manifest = std::fs::read(bench.path("runs/study/latest/run.json")).unwrap();
         let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
         let expected = match is_under_nohup {
-            true => (Some(0), "complete"),
-            false => (Some(130), "interrupted"),
+            true => (0, "complete"),
+            false => (130, "interrupted"),
         };
         assert_eq!(
             (code, manifest["status"].as_str().unwrap()),

@@ -1,14 +1,11 @@
 //! A run that is killed a hundred times: what was committed is never computed again, and the numbers come out the same, to the bit.
 //!
-//! The moments are drawn from a fixed seed over the time that an uninterrupted run takes, so they fall into loading, computing, committing,
-//! storing tables, and drawing the report, and some of them into the middle of a long stage. Bounded: a hundred runs, each ended within
-//! the time of a whole one.
+//! The moments are drawn from a fixed seed: a short time after one of the files that an uninterrupted run puts on the disk. So they fall into
+//! loading, computing, committing, storing tables, and drawing the report, and some of them into the middle of a long stage.
 
-use std::ops::Range;
-use std::os::unix::process::ExitStatusExt;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::hold::{self, Place};
 use crate::prompts::main_set;
 use crate::workbench::{Workbench, committed_cells, computed_twice, files_below, long_study};
 
@@ -17,6 +14,8 @@ const KILLS: usize = 100;
 /// Those among them that meet a study of one long stage.
 const LONG_KILLS: usize = 12;
 const SEED: u64 = 20_261_124;
+/// The longest time between a place that a run comes to and its end.
+const LONGEST_WAIT: Duration = Duration::from_millis(60);
 
 /// Every kind of commit in a second: stages of one round and of several, directions, texts, statistics.
 const STUDY: &str = r#"
@@ -77,17 +76,15 @@ fn fresh(study: &str) -> Workbench {
     bench
 }
 
-/// Starts the study and kills it; whether it was still alive.
-fn killed(bench: &Workbench, after: Duration) -> bool {
-    let mut command = bench.command(&["run", "study.toml", "--threads", "1"]);
-    let mut child = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    std::thread::sleep(after);
-    child.kill().unwrap();
-    child.wait().unwrap().signal() == Some(9)
+/// Starts the study and kills it a moment after it has come to that place; whether it was still alive.
+fn killed(bench: &Workbench, at: Place, after: Duration) -> bool {
+    let command = bench.command(&["run", "study.toml", "--threads", "1"]);
+    let mut running = hold::start(bench, command, at);
+    running.wait() && {
+        running.let_go();
+        std::thread::sleep(after);
+        running.kill()
+    }
 }
 
 /// What became of a number of kills.
@@ -100,13 +97,17 @@ struct Outcome {
     half_committed: usize,
 }
 
-/// Kills a study until that many kills have met it alive, each at a moment drawn from that part of a whole run's time. A study goes on until
-/// it comes to its end between two kills, or has met enough of them; then it is run to its end.
-fn kill(study: &str, kills: usize, part: Range<f64>, draws: &mut Draws) -> Outcome {
+/// Kills a study until that many kills have met it alive, each a moment after it has come to a place drawn from `places`, which are counted
+/// from the beginning of the run at hand. A study goes on until it comes to its end between two kills, or has met enough of them; then it
+/// is run to its end.
+fn kill(
+    study: &str,
+    kills: usize,
+    (place, places): (fn(usize) -> Place, usize),
+    draws: &mut Draws,
+) -> Outcome {
     let bench = fresh(study);
-    let started = Instant::now();
     let whole_run = bench.run(study).ok();
-    let whole = started.elapsed();
     let expected = whole_run.artifacts(&bench);
     let cells = committed_cells(&bench.path("cache")).len();
     let mut between = vec![0];
@@ -118,9 +119,9 @@ fn kill(study: &str, kills: usize, part: Range<f64>, draws: &mut Draws) -> Outco
         let bench = fresh(study);
         let mut committed = 0;
         for _ in 0..12 {
-            let moment = part.start + (part.end - part.start) * draws.unit();
-            let after = whole.mul_f64(moment);
-            if !killed(&bench, after) {
+            let at = place(1 + (draws.unit() * places as f64) as usize);
+            let after = LONGEST_WAIT.mul_f64(draws.unit());
+            if !killed(&bench, at, after) {
                 break;
             }
             outcome.kills += 1;
@@ -150,9 +151,17 @@ fn kill(study: &str, kills: usize, part: Range<f64>, draws: &mut Draws) -> Outco
 #[test]
 fn a_hundred_kills_lose_nothing_that_was_committed() {
     let mut draws = Draws(SEED);
-    let short = kill(STUDY, KILLS - LONG_KILLS, 0.0..1.0, &mut draws);
+    let bench = fresh(STUDY);
+    let command = bench.command(&["run", "study.toml", "--threads", "1"]);
+    let writes = hold::writes(&bench, command);
+    let short = kill(
+        STUDY,
+        KILLS - LONG_KILLS,
+        (Place::Writes, writes),
+        &mut draws,
+    );
     assert!(short.resumed > short.kills / 4, "{short:?}");
     // A stage of several commits, after the first and before the last.
-    let long = kill(&long_study(500), LONG_KILLS, 0.35..0.75, &mut draws);
+    let long = kill(&long_study(500), LONG_KILLS, (Place::Packs, 2), &mut draws);
     assert!(long.half_committed > long.kills / 4, "{long:?}");
 }

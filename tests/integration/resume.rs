@@ -1,11 +1,8 @@
 //! A run that is cut short, a cache that is damaged, a sweep done in parts: the numbers come out the same, to the bit.
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
-
+use crate::hold::{self, Held, Place};
 use crate::prompts::{jsonl, main_set};
-use crate::workbench::{Run, Said, Workbench, committed_cells, files_below, long_study};
+use crate::workbench::{Run, Workbench, committed_cells, files_below, long_study};
 
 const STUDY: &str = r#"
 [models.inst]
@@ -36,7 +33,7 @@ alpha = [-4, 4]
 max_new_tokens = 4
 "#;
 
-/// Random directions of a study that takes some seconds.
+/// Random directions of a study whose cells are worked on in two batches.
 const SEEDS: usize = 200;
 
 fn bench() -> Workbench {
@@ -63,56 +60,19 @@ fn assert_same_tables(run: &Run, bench: &Workbench, expected: &[(String, Vec<u8>
     }
 }
 
-/// Starts the long study and waits until its first stage is done and the second under way.
-fn started(bench: &Workbench) -> (Child, String) {
+/// The long study, which waits when a part of its second stage is committed: some of 80,000 cells, which take two commits at least.
+fn half_way(bench: &Workbench) -> Held {
     bench.write("study.toml", long_study(SEEDS));
-    let mut command = bench.command(&["run", "study.toml", "--format", "json", "--threads", "1"]);
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    while !said.contains("score   computed") {
-        assert!(
-            stderr.read_line(&mut said).unwrap() > 0,
-            "it ended early: {said}"
-        );
-    }
-    child.stderr = Some(stderr.into_inner());
-    std::thread::sleep(Duration::from_millis(1000));
-    (child, said)
-}
-
-fn signal(child: &Child, name: &str) {
-    let status = std::process::Command::new("kill")
-        .args([name, &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(status.success());
-}
-
-fn ended(mut child: Child, bench: &Workbench, already_said: String) -> Said {
-    let mut rest = String::new();
-    child
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut rest)
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    let mut said = Said::of(output, &bench.path(""));
-    said.stderr = already_said + &rest;
-    said
+    let command = bench.command(&["run", "study.toml", "--format", "json", "--threads", "1"]);
+    hold::start(bench, command, Place::Packs(2)).surely()
 }
 
 #[test]
 fn an_interrupted_run_says_how_to_resume_and_resumes_to_the_same_bits() {
     let bench = bench();
-    let (child, already_said) = started(&bench);
-    signal(&child, "-INT");
-    let said = ended(child, &bench, already_said);
+    let mut running = half_way(&bench);
+    running.ask_to_end("-INT");
+    let said = running.end(&bench);
     assert_eq!(said.code, 130, "{said:?}");
     let command = "to resume, run the same command again:\n    dial run study.toml --format json --threads 1\n";
     assert!(
@@ -138,21 +98,11 @@ fn an_interrupted_run_says_how_to_resume_and_resumes_to_the_same_bits() {
     assert_same_tables(&resumed, &bench, &uninterrupted(&long_study(SEEDS)));
 }
 
-/// Cells are committed every two seconds: of a run that is killed later than that, most are there.
+/// Of a run that is killed, what it had committed is there.
 #[test]
 fn a_killed_run_loses_at_most_the_work_in_hand() {
     let bench = bench();
-    let (child, already_said) = started(&bench);
-    let started = Instant::now();
-    while committed_cells(&bench.path("cache")).len() <= 50 {
-        assert!(
-            started.elapsed() < Duration::from_secs(60),
-            "nothing of the long stage is committed"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    signal(&child, "-KILL");
-    ended(child, &bench, already_said);
+    assert!(half_way(&bench).kill());
     let kept = committed_cells(&bench.path("cache")).len() as u64 - 50;
     assert!(0 < kept && kept < 80_000, "{kept} cells were kept");
     let resumed = bench.run(&long_study(SEEDS)).ok();
