@@ -10,6 +10,8 @@ mod findings;
 mod graph;
 mod key;
 mod record;
+#[cfg(test)]
+mod recorded_tests;
 mod resolve;
 mod status;
 mod study;
