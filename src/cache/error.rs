@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::LAYOUT_VERSION;
+use super::{LAYOUT_VERSION, Untrusted};
 
 /// A failure of the cache, or of [`write_atomically`](super::write_atomically). A damaged file is none: it
 /// counts as missing.
@@ -45,6 +45,8 @@ pub enum CacheError {
         /// Of these.
         of: usize,
     },
+    /// Packs that hold what cannot be right.
+    Untrusted(Untrusted),
     /// A record or a provenance has no JSON form.
     Encode(serde_json::Error),
 }
@@ -131,6 +133,10 @@ impl fmt::Display for CacheError {
                 formatter,
                 "only {deleted} of {of} files were deleted: this process stood still for so long that runs may not wait for it any more; start it again"
             ),
+            Self::Untrusted(untrusted) => write!(
+                formatter,
+                "{untrusted}; `dial cache verify` moves them aside"
+            ),
             Self::Encode(source) => {
                 write!(formatter, "cannot write a cache record as JSON: {source}")
             }
@@ -145,7 +151,8 @@ impl std::error::Error for CacheError {
             Self::Version { .. }
             | Self::Gone { .. }
             | Self::UnknownUse { .. }
-            | Self::Overtaken { .. } => None,
+            | Self::Overtaken { .. }
+            | Self::Untrusted(_) => None,
             Self::Encode(source) => Some(source),
         }
     }

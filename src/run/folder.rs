@@ -120,6 +120,11 @@ impl RunFolder {
         }
     }
 
+    /// Forgets the stages that are done: they are gone through once more.
+    pub(super) fn start_over(&mut self) {
+        self.stages.clear();
+    }
+
     /// Copies a stage's tables and directions out of the cache.
     pub(super) fn add_stage(
         &mut self,

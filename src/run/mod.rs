@@ -206,7 +206,13 @@ pub fn run(
     wait_for_collection(&lease, stop);
     let mut state = State::new(inputs, options, lease);
     let mut report = RunReport::of(&folder);
-    for spec in study.stages.iter().filter(|s| wanted.contains(&s.name)) {
+    let specs: Vec<&StageSpec> = study
+        .stages
+        .iter()
+        .filter(|s| wanted.contains(&s.name))
+        .collect();
+    let mut left = specs.iter();
+    while let Some(&spec) = left.next() {
         if state.is_blocked(spec) {
             let blocked = StageReport::of(spec, StageStatus::Blocked);
             on_event(Event::StageEnded {
@@ -226,6 +232,14 @@ pub fn run(
                 on_event: &mut *on_event,
             },
         );
+        if let Err(StageError::Untrusted(_)) = &outcome {
+            // Each time packs have been moved aside: it comes to an end.
+            left = specs.iter();
+            state.start_over();
+            folder.start_over();
+            report = RunReport::of(&folder);
+            continue;
+        }
         let findings = outcome.as_ref().map_or(&[][..], |record| &record.findings);
         on_event(Event::StageEnded {
             report: &stage_report,

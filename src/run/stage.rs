@@ -46,6 +46,12 @@ impl State {
         }
     }
 
+    /// Forgets what the stages gave: it may rest on values that cannot be trusted, and what does is gone from the cache by now.
+    pub(super) fn start_over(&mut self) {
+        self.contents.clear();
+        self.inputs.stages.clear();
+    }
+
     /// Whether a stage that it needs has not given its output.
     pub(super) fn is_blocked(&self, spec: &StageSpec) -> bool {
         let needs = spec.stage.needs().stages;

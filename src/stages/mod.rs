@@ -333,6 +333,9 @@ pub enum StageError {
     NotReproduced(String),
     /// The cache failed; the text is that of the cache's error.
     Cache(String),
+    /// The cache held what cannot be right; it was moved aside, and what has been made so far may rest on it. Whoever runs stages starts
+    /// again.
+    Untrusted(String),
     /// The program is at fault.
     Internal(String),
 }
@@ -345,7 +348,8 @@ impl fmt::Display for StageError {
             StageError::Model(error) => write!(f, "{error}"),
             StageError::Data(message)
             | StageError::NotReproduced(message)
-            | StageError::Cache(message) => f.write_str(message),
+            | StageError::Cache(message)
+            | StageError::Untrusted(message) => f.write_str(message),
             StageError::Internal(message) => {
                 write!(f, "internal error (please report it): {message}")
             }
