@@ -145,8 +145,11 @@ impl State {
         let mut origin = around.folder.origin(spec);
         origin["weights"] = json!(weights);
         let mut on_event = |event: Event<'_>| {
-            if let Event::Computed { done, total } = event {
-                around.folder.stage_has(done, total);
+            if let Event::Computed { done, total } = event
+                && !around.folder.stage_has(done, total)
+            {
+                // The run has failed, and says so when it ends.
+                around.stop.store(true, Ordering::Relaxed);
             }
             (around.on_event)(event);
         };

@@ -18,6 +18,8 @@ mod prompts;
 mod published;
 mod report;
 mod resume;
+mod run_folder;
 mod screens;
 mod two_runs;
+mod untrusted;
 mod workbench;
