@@ -438,6 +438,62 @@ mod tests {
     }
 
     #[test]
+    fn packs_that_hold_a_cell_with_different_values_are_named_and_neither_is_used() {
+        let (folder, _) = committed(&cells(0..10));
+        let (key, mut value) = cells(3..4).remove(0);
+        value[0] ^= 1;
+        let own = store(&folder);
+        // One that comes while the store is open is compared, too.
+        assert_holds(&own, &cells(3..4));
+        own.commit(&batch(&[(key, value)]), &json!({})).unwrap();
+        let mut names: Vec<Key> = pack_paths(&folder)
+            .iter()
+            .map(|path| path.file_stem().unwrap().to_str().unwrap().parse().unwrap())
+            .collect();
+        names.sort_unstable();
+        for store in [&own, &store(&folder)] {
+            let Err(CacheError::Untrusted(untrusted)) = store.find(&key) else {
+                panic!("it is served");
+            };
+            assert_eq!(untrusted.packs, names);
+            for name in &names {
+                assert!(untrusted.reason.contains(&name.to_string()));
+                store.forget(name);
+            }
+            assert_lacks(store, &cells(0..10));
+        }
+    }
+
+    #[test]
+    fn a_cell_twice_in_one_pack_is_compared_too() {
+        let (key, value) = cells(3..4).remove(0);
+        let twice = |second: Vec<u8>| {
+            let (folder, _) = committed(&[(key, value.clone()), (key, second)]);
+            store(&folder).find(&key)
+        };
+        assert!(twice(value.clone()).unwrap().is_some());
+        let other = twice(vec![9; 4]).unwrap_err().to_string();
+        assert!(other.contains("twice, with different values"), "{other}");
+    }
+
+    #[test]
+    fn of_three_packs_with_a_cell_two_may_go() {
+        let both = cells(0..5);
+        let (folder, _) = committed(&both);
+        let store = store(&folder);
+        for number in 2..4 {
+            store.commit(&batch(&both), &json!({"t": number})).unwrap();
+        }
+        assert_holds(&store, &both);
+        for path in &pack_paths(&folder)[..2] {
+            std::fs::remove_file(path).unwrap();
+        }
+        // Those that are open stay so until they are asked from the disk again.
+        store.open_packs.lock().unwrap().clear();
+        assert_holds(&store, &both);
+    }
+
+    #[test]
     fn a_pack_that_cannot_be_read_is_passed_over() {
         let folder = tempfile::tempdir().unwrap();
         let cells = cells(0..10);

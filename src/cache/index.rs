@@ -96,6 +96,13 @@ impl Index {
             .and_then(|file| pack::read_header(&file));
         match header {
             Ok(header) => {
+                // Several threads, or processes, may commit the same pack.
+                if let Some(number) = self.number(&name) {
+                    if self.pack(number).is_some_and(|pack| pack.has(&header)) {
+                        return Ok(());
+                    }
+                    self.forget(number);
+                }
                 let number = u32::try_from(self.packs.len()).unwrap_or(u32::MAX);
                 self.insert(number, &header);
                 self.packs.push(Some(Arc::new(Pack::new(name, header))));

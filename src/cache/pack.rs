@@ -283,6 +283,11 @@ impl Pack {
         }
     }
 
+    /// Whether it was indexed by this header.
+    pub(super) fn has(&self, header: &Header) -> bool {
+        self.header_hash == header.hash
+    }
+
     /// Opens the file at `path`, and checks it whole if that has not been done. Concurrent callers wait for one check.
     pub(super) fn open(&self, path: &Path) -> Result<File, Fault> {
         let file = File::open(path)?;

@@ -444,6 +444,58 @@ fn point_latest(of_study: &Path, run: &Path) -> Result<(), CacheError> {
 mod tests {
     use super::*;
 
+    fn folder_at(path: &Path) -> RunFolder {
+        std::fs::create_dir_all(path).unwrap();
+        RunFolder {
+            path: path.to_path_buf(),
+            handle: File::open(path).unwrap(),
+            written: BTreeSet::new(),
+            manifest: json!({}),
+            stages: Vec::new(),
+            told: None,
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_the_one_that_was_made_is_not_written_into() {
+        let above = tempfile::tempdir().unwrap();
+        let path = above.path().join("run");
+        let mut folder = folder_at(&path);
+        folder.write("tables/a.csv".into(), b"a").unwrap();
+        std::fs::rename(&path, above.path().join("moved")).unwrap();
+        let is_vanished = |result: Result<(), CacheError>| {
+            matches!(result, Err(CacheError::Vanished { files, .. }) if files.is_empty())
+        };
+        assert!(is_vanished(folder.write("tables/b.csv".into(), b"b")));
+        assert!(!path.exists());
+        std::fs::create_dir(&path).unwrap();
+        assert!(is_vanished(folder.write_manifest()));
+        assert!(!folder.stage_has(1, 2));
+        let report = RunReport::of(&folder);
+        assert!(is_vanished(folder.finish(&report)));
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn files_that_are_gone_in_the_end_are_named_and_the_run_has_failed() {
+        let above = tempfile::tempdir().unwrap();
+        let path = above.path().join("run");
+        let mut folder = folder_at(&path);
+        std::fs::write(path.join("log.jsonl"), "").unwrap();
+        folder.expect("log.jsonl");
+        folder.expect("never-there");
+        folder.write("tables/a.csv".into(), b"a").unwrap();
+        let report = RunReport::of(&folder);
+        folder.finish(&report).unwrap();
+        assert_eq!(folder.manifest["status"], "complete");
+        std::fs::remove_dir_all(path.join("tables")).unwrap();
+        std::fs::remove_file(path.join("run.json")).unwrap();
+        let error = folder.finish(&report).unwrap_err().to_string();
+        assert!(error.contains("run/tables/a.csv` was deleted"), "{error}");
+        let manifest = std::fs::read_to_string(path.join("run.json")).unwrap();
+        assert!(manifest.contains("\"status\": \"failed\""), "{manifest}");
+    }
+
     #[test]
     fn runs_that_start_in_one_millisecond_have_folders_of_their_own() {
         let folder = tempfile::tempdir().unwrap();
