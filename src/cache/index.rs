@@ -97,7 +97,9 @@ impl Index {
         match header {
             Ok(header) => {
                 // Several threads, or processes, may commit the same pack.
-                if let Some(number) = self.number(&name) {
+                if self.seen_packs.contains(&name)
+                    && let Some(number) = self.number(&name)
+                {
                     if self.pack(number).is_some_and(|pack| pack.has(&header)) {
                         return Ok(());
                     }

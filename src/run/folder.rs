@@ -383,6 +383,7 @@ fn models(study: &Study, inputs: &Inputs) -> Json {
             "dtype": model.dtype().name(),
             "fingerprint": model.fingerprint().to_hex().to_string(),
             "config": model.config(),
+            "end_of_text": model.end_of_text(),
         });
         (name.clone(), entry)
     });

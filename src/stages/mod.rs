@@ -128,6 +128,8 @@ pub struct Needs {
     pub stages: Vec<(Name, Product)>,
     /// Files that it reads, beside prompt sets.
     pub files: Vec<Spanned<PathBuf>>,
+    /// Whether it depends on the tokens at which a text ends.
+    pub ends: bool,
 }
 
 /// What a stage would ask of a model, for a plan.
