@@ -14,7 +14,7 @@ use super::index::{CellSet, Index, Place};
 use super::layout::Layout;
 use super::pack::{self, Batch, Fault, Pack};
 use super::reading::{is_gone, is_of_one_file, pass_over};
-use super::{CacheError, Key};
+use super::{CacheError, Key, Untrusted};
 
 /// Packs held open at once, well below the usual limit of 1,024 files per process.
 const OPEN_PACKS: usize = 64;
@@ -63,39 +63,63 @@ impl CellStore {
     /// first read from a pack checks all of it.
     ///
     /// # Errors
-    /// [`CacheError::Io`] if a pack exists and cannot be read.
+    /// [`CacheError::Io`] if a pack exists and cannot be read; [`CacheError::Untrusted`] for packs that hold it with different values.
     pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, CacheError> {
         Ok(self.find(key)?.map(|(_, value)| value))
     }
 
-    /// As [`CellStore::get`], and where the cell is.
+    /// As [`CellStore::get`], and where the cell is. A cell that several packs hold is read from each of them, and compared.
     ///
     /// # Errors
-    /// As [`CellStore::get`].
+    /// As [`CellStore::get`], and [`CacheError::Untrusted`] for packs that hold the cell with different values.
     pub fn find(&self, key: &Key) -> Result<Option<(Place, Vec<u8>)>, CacheError> {
-        let known = |index: &Index| {
-            let place = index.place(key)?;
-            Some((place, Arc::clone(index.pack(place.pack)?)))
-        };
-        // Another pack may hold the cell, too.
-        while let Some((place, pack)) = self.with_index(known)? {
-            let path = self.layout.pack(&pack.name);
-            let value = self
-                .open(&pack, &path)
-                .and_then(|file| pack.value(&file, place.cell as usize));
-            match value {
-                Ok(value) => return Ok(Some((place, value))),
-                Err(Fault::Damaged(reason)) => self.layout.set_aside(&path, reason),
-                Err(Fault::Io(error)) if is_gone(&error) => tracing::warn!(
-                    "`{}` has vanished; what it held is computed again",
-                    path.display()
-                ),
-                Err(Fault::Io(error)) if is_of_one_file(&error) => pass_over(&path, &error),
-                Err(Fault::Io(error)) => return Err(CacheError::io("read", &path, error)),
+        'again: loop {
+            let holders = self.with_index(|index| index.holders(key))?;
+            let mut found: Option<(Place, Vec<u8>)> = None;
+            for (place, pack) in &holders {
+                // Without that pack, it may be that another still holds the cell.
+                let Some(value) = self.value(*place, pack)? else {
+                    continue 'again;
+                };
+                match &found {
+                    None => found = Some((*place, value)),
+                    Some((_, first)) if *first == value => {}
+                    Some(_) => {
+                        let packs = holders.iter().map(|(_, pack)| pack.name);
+                        return Err(Untrusted::at_odds(packs.collect()).into());
+                    }
+                }
             }
-            self.forget(place.pack, &pack);
+            return Ok(found);
         }
+    }
+
+    /// The value at a place. None if the pack is of no use, which is dropped then.
+    fn value(&self, place: Place, pack: &Pack) -> Result<Option<Vec<u8>>, CacheError> {
+        let path = self.layout.pack(&pack.name);
+        let value = self
+            .open(pack, &path)
+            .and_then(|file| pack.value(&file, place.cell as usize));
+        match value {
+            Ok(value) => return Ok(Some(value)),
+            Err(Fault::Damaged(reason)) => self.layout.set_aside(&path, reason),
+            Err(Fault::Io(error)) if is_gone(&error) => tracing::warn!(
+                "`{}` has vanished; what it held is computed again",
+                path.display()
+            ),
+            Err(Fault::Io(error)) if is_of_one_file(&error) => pass_over(&path, &error),
+            Err(Fault::Io(error)) => return Err(CacheError::io("read", &path, error)),
+        }
+        self.forget(&pack.name);
         Ok(None)
+    }
+
+    /// The name of the pack that a place is in, if it can be used.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the packs cannot be read.
+    pub fn pack_of(&self, place: Place) -> Result<Option<Key>, CacheError> {
+        self.with_index(|index| index.pack(place.pack).map(|pack| pack.name))
     }
 
     /// Stores cells as one pack, whole or not at all; once this returns they survive a crash.
@@ -171,15 +195,17 @@ impl CellStore {
     }
 
     /// Drops a pack that cannot be used, from the index and the open files.
-    fn forget(&self, number: u32, pack: &Pack) {
+    pub(super) fn forget(&self, pack: &Key) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(index) = index.as_mut() {
-            index.forget(&self.layout, number);
+        if let Some(index) = index.as_mut()
+            && let Some(number) = index.number(pack)
+        {
+            index.forget(number);
         }
         self.open_packs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(&pack.name);
+            .remove(pack);
     }
 }
 
@@ -409,6 +435,62 @@ mod tests {
         *bytes.last_mut().unwrap() ^= 1;
         std::fs::write(&path, bytes).unwrap();
         assert_holds(&store(&folder), &both);
+    }
+
+    #[test]
+    fn packs_that_hold_a_cell_with_different_values_are_named_and_neither_is_used() {
+        let (folder, _) = committed(&cells(0..10));
+        let (key, mut value) = cells(3..4).remove(0);
+        value[0] ^= 1;
+        let own = store(&folder);
+        // One that comes while the store is open is compared, too.
+        assert_holds(&own, &cells(3..4));
+        own.commit(&batch(&[(key, value)]), &json!({})).unwrap();
+        let mut names: Vec<Key> = pack_paths(&folder)
+            .iter()
+            .map(|path| path.file_stem().unwrap().to_str().unwrap().parse().unwrap())
+            .collect();
+        names.sort_unstable();
+        for store in [&own, &store(&folder)] {
+            let Err(CacheError::Untrusted(untrusted)) = store.find(&key) else {
+                panic!("it is served");
+            };
+            assert_eq!(untrusted.packs, names);
+            for name in &names {
+                assert!(untrusted.reason.contains(&name.to_string()));
+                store.forget(name);
+            }
+            assert_lacks(store, &cells(0..10));
+        }
+    }
+
+    #[test]
+    fn a_cell_twice_in_one_pack_is_compared_too() {
+        let (key, value) = cells(3..4).remove(0);
+        let twice = |second: Vec<u8>| {
+            let (folder, _) = committed(&[(key, value.clone()), (key, second)]);
+            store(&folder).find(&key)
+        };
+        assert!(twice(value.clone()).unwrap().is_some());
+        let other = twice(vec![9; 4]).unwrap_err().to_string();
+        assert!(other.contains("twice, with different values"), "{other}");
+    }
+
+    #[test]
+    fn of_three_packs_with_a_cell_two_may_go() {
+        let both = cells(0..5);
+        let (folder, _) = committed(&both);
+        let store = store(&folder);
+        for number in 2..4 {
+            store.commit(&batch(&both), &json!({"t": number})).unwrap();
+        }
+        assert_holds(&store, &both);
+        for path in &pack_paths(&folder)[..2] {
+            std::fs::remove_file(path).unwrap();
+        }
+        // Those that are open stay so until they are asked from the disk again.
+        store.open_packs.lock().unwrap().clear();
+        assert_holds(&store, &both);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::LAYOUT_VERSION;
+use super::{LAYOUT_VERSION, Untrusted};
 
 /// A failure of the cache, or of [`write_atomically`](super::write_atomically). A damaged file is none: it
 /// counts as missing.
@@ -31,6 +31,13 @@ pub enum CacheError {
         /// The file it was to be copied to.
         to: PathBuf,
     },
+    /// A run's folder, or files that were written into it, are not there any more.
+    Vanished {
+        /// The run's folder.
+        run: PathBuf,
+        /// The files, as paths in the folder; none where the folder itself was deleted, moved or replaced.
+        files: Vec<PathBuf>,
+    },
     /// What a run refers to is not known, and so not what may be deleted.
     UnknownUse {
         /// The run's `run.json`.
@@ -45,6 +52,8 @@ pub enum CacheError {
         /// Of these.
         of: usize,
     },
+    /// Packs that hold what cannot be right.
+    Untrusted(Untrusted),
     /// A record or a provenance has no JSON form.
     Encode(serde_json::Error),
 }
@@ -122,6 +131,29 @@ impl fmt::Display for CacheError {
                 "cannot write `{}`: the artifact is not in the cache any more; run the same command again to have it computed",
                 to.display()
             ),
+            Self::Vanished { run, files } => {
+                let run = run.display();
+                match files.as_slice() {
+                    [] => write!(
+                        formatter,
+                        "the run's folder `{run}` was deleted, moved or replaced while the study ran"
+                    )?,
+                    [file] => write!(
+                        formatter,
+                        "`{run}/{}` was deleted while the study ran",
+                        file.display()
+                    )?,
+                    [file, more @ ..] => write!(
+                        formatter,
+                        "`{run}/{}` and {} more files of the run were deleted while the study ran",
+                        file.display(),
+                        more.len()
+                    )?,
+                }
+                formatter.write_str(
+                    "; run the same command again: what was computed is kept in the cache",
+                )
+            }
             Self::UnknownUse { path, why } => write!(
                 formatter,
                 "nothing was deleted: `{}` cannot be read ({why}), and so it is not known what that run refers to; mend or remove its folder",
@@ -130,6 +162,10 @@ impl fmt::Display for CacheError {
             Self::Overtaken { deleted, of } => write!(
                 formatter,
                 "only {deleted} of {of} files were deleted: this process stood still for so long that runs may not wait for it any more; start it again"
+            ),
+            Self::Untrusted(untrusted) => write!(
+                formatter,
+                "{untrusted}; `dial cache verify` moves them aside"
             ),
             Self::Encode(source) => {
                 write!(formatter, "cannot write a cache record as JSON: {source}")
@@ -143,9 +179,11 @@ impl std::error::Error for CacheError {
         match self {
             Self::Io { source, .. } => Some(source),
             Self::Version { .. }
+            | Self::Vanished { .. }
             | Self::Gone { .. }
             | Self::UnknownUse { .. }
-            | Self::Overtaken { .. } => None,
+            | Self::Overtaken { .. }
+            | Self::Untrusted(_) => None,
             Self::Encode(source) => Some(source),
         }
     }

@@ -96,14 +96,19 @@ impl Cache {
     }
 
     /// Reads a file whole and checks it. What is damaged is moved aside, and the reason given; none for a sound file, or one that has gone.
+    /// `on_cell` hears key and value of every cell of a pack, before it is known whether the pack is sound.
     ///
     /// # Errors
     /// [`CacheError::Io`] if it cannot be read.
-    pub fn check(&self, file: &StoredFile) -> Result<Option<&'static str>, CacheError> {
+    pub fn check(
+        &self,
+        file: &StoredFile,
+        on_cell: &mut dyn FnMut(&Key, &[u8]),
+    ) -> Result<Option<&'static str>, CacheError> {
         let reason = match file.kind {
             FileKind::Object => object::fault(&file.path, &file.name)?,
             FileKind::Record | FileKind::WeightHash => record::fault(&file.path, &file.name)?,
-            FileKind::Pack => match whole_pack(file) {
+            FileKind::Pack => match whole_pack(file, on_cell) {
                 Ok(()) => None,
                 Err(Fault::Damaged(reason)) => Some(reason),
                 Err(Fault::Io(error)) if is_gone(&error) => None,
@@ -181,8 +186,14 @@ pub struct Leftovers {
     pub damaged_bytes: u64,
 }
 
-fn whole_pack(file: &StoredFile) -> Result<(), Fault> {
-    let header = pack::read_header(&File::open(&file.path)?)?;
-    Pack::new(file.name, header).open(&file.path)?;
+fn whole_pack(file: &StoredFile, on_cell: &mut dyn FnMut(&Key, &[u8])) -> Result<(), Fault> {
+    let open = File::open(&file.path)?;
+    let header = pack::read_header(&open)?;
+    let keys: Vec<Key> = header.keys().collect();
+    Pack::new(file.name, header).check(&open, &mut |cell, value| {
+        if let Some(key) = keys.get(cell) {
+            on_cell(key, value);
+        }
+    })?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::layout::Layout;
@@ -28,8 +28,8 @@ pub(super) struct Index {
     packs: Vec<Option<Arc<Pack>>>,
     /// The packs that were looked at, whether they hold cells of the index or turned out to be unusable.
     seen_packs: HashSet<Key>,
-    /// Whether a cell was met in two packs.
-    has_doubles: bool,
+    /// The further places of cells that are held more than once, by the same half of the key.
+    doubles: HashMap<[u8; 16], Vec<Place>, BuildHasherDefault<OfHash>>,
 }
 
 /// Hashes what is a hash already.
@@ -51,6 +51,21 @@ impl Hasher for OfHash {
 impl Index {
     pub(super) fn place(&self, key: &Key) -> Option<Place> {
         self.cells.get(&key.prefix()).copied()
+    }
+
+    /// Every place where the cell is said to be, with the pack; first the one of [`Index::place`].
+    pub(super) fn holders(&self, key: &Key) -> Vec<(Place, Arc<Pack>)> {
+        let further = self.doubles.get(&key.prefix()).into_iter().flatten();
+        let places = self.place(key).into_iter().chain(further.copied());
+        places
+            .filter_map(|place| Some((place, Arc::clone(self.pack(place.pack)?))))
+            .collect()
+    }
+
+    /// The number of the pack of that name, if it can be used.
+    pub(super) fn number(&self, name: &Key) -> Option<u32> {
+        let is_it = |pack: &Option<Arc<Pack>>| pack.as_ref().is_some_and(|pack| pack.name == *name);
+        u32::try_from(self.packs.iter().position(is_it)?).ok()
     }
 
     /// The pack of that number, if it can be used.
@@ -81,6 +96,15 @@ impl Index {
             .and_then(|file| pack::read_header(&file));
         match header {
             Ok(header) => {
+                // Several threads, or processes, may commit the same pack.
+                if self.seen_packs.contains(&name)
+                    && let Some(number) = self.number(&name)
+                {
+                    if self.pack(number).is_some_and(|pack| pack.has(&header)) {
+                        return Ok(());
+                    }
+                    self.forget(number);
+                }
                 let number = u32::try_from(self.packs.len()).unwrap_or(u32::MAX);
                 self.insert(number, &header);
                 self.packs.push(Some(Arc::new(Pack::new(name, header))));
@@ -95,44 +119,40 @@ impl Index {
         Ok(())
     }
 
-    /// Of a cell that two packs hold the first stays.
+    /// Of a cell that is held more than once the first place stays, and the others are kept to be compared with it.
     fn insert(&mut self, pack: u32, header: &pack::Header) {
         self.cells.reserve(header.cells());
         for (cell, key) in (0..).zip(header.keys()) {
+            let place = Place { pack, cell };
             match self.cells.entry(key.prefix()) {
-                Entry::Vacant(entry) => drop(entry.insert(Place { pack, cell })),
-                Entry::Occupied(_) => self.has_doubles = true,
+                Entry::Vacant(entry) => drop(entry.insert(place)),
+                Entry::Occupied(_) => self.doubles.entry(key.prefix()).or_default().push(place),
             }
         }
     }
 
     /// Drops a pack that cannot be used, so that those of its cells that no other pack holds count as missing.
-    pub(super) fn forget(&mut self, layout: &Layout, number: u32) {
-        if let Some(slot) = self.packs.get_mut(number as usize)
-            && slot.take().is_some()
-        {
-            self.cells.retain(|_, place| place.pack != number);
-            if self.has_doubles {
-                self.insert_again(layout);
-            }
+    pub(super) fn forget(&mut self, number: u32) {
+        let Some(slot) = self.packs.get_mut(number as usize) else {
+            return;
+        };
+        if slot.take().is_none() {
+            return;
         }
-    }
-
-    /// Looks in the packs that are left for what is not in the index any more.
-    fn insert_again(&mut self, layout: &Layout) {
-        let packs = self.packs.iter().enumerate();
-        let left: Vec<(usize, PathBuf)> = packs
-            .filter_map(|(number, pack)| Some((number, layout.pack(&pack.as_ref()?.name))))
-            .collect();
-        for (number, path) in left {
-            let header = File::open(path)
-                .map_err(Fault::from)
-                .and_then(|file| pack::read_header(&file));
-            // One that has become unreadable is found out when it is read.
-            if let (Ok(header), Ok(number)) = (header, u32::try_from(number)) {
-                self.insert(number, &header);
+        self.doubles.retain(|_, places| {
+            places.retain(|place| place.pack != number);
+            !places.is_empty()
+        });
+        let doubles = &mut self.doubles;
+        self.cells.retain(|key, place| {
+            if place.pack != number {
+                return true;
             }
-        }
+            let next = doubles.get_mut(key).map(|places| places.remove(0));
+            *place = next.unwrap_or(*place);
+            next.is_some()
+        });
+        self.doubles.retain(|_, places| !places.is_empty());
     }
 }
 

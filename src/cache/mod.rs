@@ -18,13 +18,15 @@
 //! `ab` is the first byte of the name in hexadecimal: a million files put some four thousand into each
 //! folder. Names that are not of these forms (a README, another process's temporary file) are passed over.
 //!
-//! Three rules keep it sound without locks between processes (leases divide the work, and nothing depends on them):
+//! Four rules keep it sound without locks between processes (leases divide the work, and nothing depends on them):
 //!
 //! - *Whole or absent.* Every file is written beside its final place, synced and renamed into it. A process
 //!   killed at any instant leaves at most a `.tmp-…` file, which no reader looks at.
 //! - *Checked when read.* Objects and packs are named by their content; records carry a checksum over their
 //!   key and text; a value is checked once more when it is read from a pack. What fails is moved to `damaged/`,
 //!   reported, and counts as missing, so it is computed again. What cannot be read is reported and passed over.
+//! - *Trusted as long as nothing speaks against it.* That a value belongs to its key no check of content can show. Packs that hold
+//!   one cell with different values, or a value that no evaluation gives, are moved aside all of them (see `untrusted.rs`).
 //! - *Same name, same content.* Two processes that compute the same thing write the same file, and whichever
 //!   rename comes last changes nothing.
 //!
@@ -43,6 +45,7 @@ mod object;
 mod pack;
 mod reading;
 mod record;
+mod untrusted;
 mod weights;
 
 use std::io::ErrorKind;
@@ -60,6 +63,7 @@ pub use key::{InvalidKey, Key};
 pub use lease::{Lease, User, Wanted};
 pub use object::{NewObject, Objects};
 pub use pack::Batch;
+pub use untrusted::Untrusted;
 pub use weights::{WeightHashes, WeightStamp};
 
 use layout::Layout;

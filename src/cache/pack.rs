@@ -283,12 +283,17 @@ impl Pack {
         }
     }
 
+    /// Whether it was indexed by this header.
+    pub(super) fn has(&self, header: &Header) -> bool {
+        self.header_hash == header.hash
+    }
+
     /// Opens the file at `path`, and checks it whole if that has not been done. Concurrent callers wait for one check.
     pub(super) fn open(&self, path: &Path) -> Result<File, Fault> {
         let file = File::open(path)?;
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
         if sums.is_none() {
-            *sums = Some(self.check(&file)?.into());
+            *sums = Some(self.check(&file, &mut |_, _| {})?.into());
         }
         Ok(file)
     }
@@ -310,7 +315,12 @@ impl Pack {
     }
 
     /// Reads the file whole. It must match the pack's name and be the one that was indexed. Returns a short hash of each value.
-    fn check(&self, file: &File) -> Result<Vec<u64>, Fault> {
+    /// `on_value` hears of every value with the number of its cell, before it is known whether the file is sound.
+    pub(super) fn check(
+        &self,
+        file: &File,
+        on_value: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<Vec<u64>, Fault> {
         const WRONG: Fault = Fault::Damaged("its content does not match its name");
         let mut reader = BufReader::with_capacity(CHUNK_BYTES, At { file, position: 0 });
         let mut header = vec![0; usize::try_from(self.places.start()).map_err(|_| WRONG)?];
@@ -336,6 +346,7 @@ impl Pack {
             reader.read_exact(&mut value)?;
             hasher.update(&value);
             sums.push(short_hash(&value));
+            on_value(cell, &value);
         }
         let is_longer = reader.read(&mut [0])? > 0;
         match is_longer || Key::from(hasher.finalize()) != self.name {
@@ -419,7 +430,7 @@ mod tests {
             prop_assert_eq!(header.cells(), cells.len());
             prop_assert!(header.keys().eq(cells.iter().map(|(key, _)| *key)));
             let pack = Pack::new(Key::of(&bytes), header);
-            *pack.sums.lock().unwrap() = Some(pack.check(&file).unwrap().into());
+            *pack.sums.lock().unwrap() = Some(pack.check(&file, &mut |_, _| {}).unwrap().into());
             for (number, (_, value)) in cells.iter().enumerate() {
                 prop_assert_eq!(&pack.value(&file, number).unwrap(), value);
             }

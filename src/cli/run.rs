@@ -87,16 +87,19 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
         run::RunError::UnknownStage(message) => Failure::Usage(message),
         other => Failure::Failed(other.to_string()),
     })?;
-    // A run is not worth less because its picture could not be drawn.
     let drawn = crate::report::write(&report.run_dir);
-    if let Err(error) = &drawn {
-        tell(&format!("warning: no report: {error}"));
-    }
     match arguments.study.format {
         Format::Json => print(&format!("{}\n", as_json(&report)))?,
         Format::Text => print(&tables::of_run(&report).to_string())?,
     }
-    ending(&report, drawn.is_ok())
+    ending(&report, drawn.is_ok())?;
+    // The numbers are there all the same, and have been printed.
+    drawn.map(drop).map_err(|error| {
+        Failure::Failed(format!(
+            "the study is complete, but its report could not be written: {error}; once that is mended, write it with `dial report {}`",
+            shown(&report.run_dir)
+        ))
+    })
 }
 
 /// Signals that come so soon after another are the same request: a terminal that goes away tells the shell, too, which passes it on.

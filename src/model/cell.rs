@@ -127,6 +127,8 @@ pub enum Readout {
         sampling: Sampling,
         /// Whether a row ends at an end-of-text token (which is then its last).
         stop_at_end: bool,
+        /// Tokens that end a row beside those of the model's configuration, ascending; none where it ends at none.
+        further_ends: Arc<[u32]>,
     },
 }
 

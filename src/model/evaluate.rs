@@ -26,7 +26,7 @@ use super::parallel;
 use super::prefix::{PrefixStore, PromptKey, prompt_key};
 use super::transformer::Transformer;
 
-use check::{check, described, is_finite, not_finite};
+use check::{check, described, not_finite};
 use readout::{log_probabilities, score};
 use shape::{Entry, ReadoutShape, Shape, entry, shape};
 
@@ -195,7 +195,7 @@ impl Evaluator {
         let values = values.map_err(|error| error.in_cells(&described(&rows[0]), rows.len()))?;
         let outcomes = chunk.iter().zip(&rows).zip(values);
         let outcomes = outcomes.map(|((member, cell), value)| {
-            let value = value.filter(is_finite);
+            let value = value.filter(Value::is_finite);
             let outcome = value.ok_or_else(|| not_finite(cell));
             (member.number as usize, outcome)
         });

@@ -3,6 +3,8 @@
 //! Edits act at the positions their cell names, the last prompt token and the generated ones alike; the keys and values of an edited
 //! position stay as the edit made them.
 
+use std::sync::Arc;
+
 use tch::{Kind, Tensor};
 
 use super::cell::{Readout, Sampling, Value};
@@ -138,19 +140,21 @@ struct Row {
     /// Whether all logits so far were numbers.
     is_finite: bool,
     stop_at_end: bool,
+    further_ends: Arc<[u32]>,
     sampling: Sampling,
     generator: SplitMix64,
 }
 
 impl Row {
     fn new(cell: &super::cell::Cell) -> Self {
-        let (sampling, stop_at_end) = match cell.readout {
+        let (sampling, stop_at_end, further_ends) = match &cell.readout {
             Readout::Generation {
                 sampling,
                 stop_at_end,
+                further_ends,
                 ..
-            } => (sampling, stop_at_end),
-            _ => (Sampling::Greedy, true),
+            } => (*sampling, *stop_at_end, Arc::clone(further_ends)),
+            _ => (Sampling::Greedy, true, Arc::default()),
         };
         let seed = match sampling {
             Sampling::Greedy => 0,
@@ -168,6 +172,7 @@ impl Row {
             finished: false,
             is_finite: true,
             stop_at_end,
+            further_ends,
             sampling,
             generator: SplitMix64(u64::from_le_bytes(state)),
         }
@@ -201,7 +206,8 @@ fn choose(logits: &Tensor, rows: &mut [Row], end_of_text: &[u32]) -> Result<()> 
             }
         };
         row.ids.push(id);
-        row.finished = row.stop_at_end && end_of_text.contains(&id);
+        let is_end = end_of_text.contains(&id) || row.further_ends.contains(&id);
+        row.finished = row.stop_at_end && is_end;
     }
     Ok(())
 }

@@ -89,6 +89,20 @@ impl ModelHandle {
         self.fingerprint
     }
 
+    /// Tokens that end a text beside those of its configuration, which `tokenizer_config.json` names: ascending, in no fingerprint, but in
+    /// the keys of continuations.
+    pub fn further_ends(&self) -> &[u32] {
+        self.checkpoint.further_ends()
+    }
+
+    /// Every token that ends a text, ascending.
+    pub fn end_of_text(&self) -> Vec<u32> {
+        let mut ids = self.config().end_of_text.clone();
+        ids.extend(self.further_ends());
+        ids.sort_unstable();
+        ids
+    }
+
     /// What a reader should know of its files: fragments that follow the model's name.
     pub fn findings(&self) -> &[String] {
         self.checkpoint.findings()

@@ -435,6 +435,7 @@ fn real_greedy_continuations() {
             max_new_tokens: 24,
             sampling: Sampling::Greedy,
             stop_at_end: false,
+            further_ends: Arc::default(),
         };
         let from_last = Positions::From(real.last(id));
         real.subject

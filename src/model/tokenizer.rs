@@ -76,6 +76,11 @@ impl Tokenizer {
         self.hash
     }
 
+    /// The id of the token that the vocabulary spells so.
+    pub(super) fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
     /// The text of one token as the vocabulary spells it.
     pub(super) fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)

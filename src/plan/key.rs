@@ -65,6 +65,15 @@ pub(super) fn known_parts(
     if !needs.files.is_empty() {
         parts["files"] = json!(files.collect::<Vec<_>>());
     }
+    // The other ends are in the models' fingerprints.
+    let ends = needs.models.iter().map(|name| {
+        let model = inputs.models.get(&name.value);
+        model.map_or(&[][..], |model| model.further_ends())
+    });
+    let ends: Vec<&[u32]> = ends.collect();
+    if needs.ends && ends.iter().any(|ends| !ends.is_empty()) {
+        parts["further_ends"] = json!(ends);
+    }
     parts
 }
 

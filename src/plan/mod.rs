@@ -15,6 +15,7 @@ mod recorded_tests;
 mod resolve;
 mod status;
 mod study;
+mod trust;
 mod why;
 
 pub use estimate::Estimate;
@@ -26,4 +27,5 @@ pub use record::{
 pub use resolve::{Fetch, Opened, PlanError, open_study};
 pub use status::{Plan, PlannedStage, Status};
 pub use study::{ModelSpec, StageSpec, Study};
+pub use trust::{cached_value, discard, set_aside_records};
 pub use why::{Difference, Nearest, Part};

@@ -12,6 +12,7 @@ use super::key::{key_of, key_parts, known_parts};
 use super::record::{StageRecord, load_artifacts};
 use super::resolve::PlanError;
 use super::study::{StageSpec, Study};
+use super::trust::cached_value;
 use super::why::{in_a_few_words, nearest};
 
 /// What a stage would do.
@@ -69,6 +70,7 @@ pub struct Plan {
 /// Looks values up and computes none.
 struct LookUp<'a> {
     cache: &'a Cache,
+    inputs: &'a Inputs,
     /// Distinct cells found so far.
     found: CellSet,
     /// Cells asked for so far, equal ones counted as often as they were given.
@@ -97,10 +99,13 @@ impl Evaluate for LookUp<'_> {
             return Err(StageError::Missing(missing.len() as u64));
         }
         for number in 0..cells.count() {
-            let bytes = store.get(&Key::from(cells.cell(number).key()));
-            let bytes = bytes.map_err(cache_failed)?;
-            let value = bytes.and_then(|bytes| Value::from_bytes(&bytes));
-            take(number, value.ok_or(StageError::Missing(1))?);
+            let cell = cells.cell(number);
+            let mut models = self.inputs.models.values();
+            let model = models.find(|model| model.fingerprint() == cell.model);
+            let model = model.ok_or(StageError::Missing(1))?;
+            let found = cached_value(self.cache, &cell, &cell.key().into(), model.config())?;
+            let (_, value) = found.ok_or(StageError::Missing(1))?;
+            take(number, value);
         }
         Ok(())
     }
@@ -131,9 +136,14 @@ impl Plan {
                     let prefill = Estimate::of_prefills(would_run, inputs, threads);
                     return Ok(Plan { stages, prefill });
                 }
-                Err(Stop::Damaged(stage)) => damaged.insert(stage),
+                Err(Stop::Damaged(stage)) => drop(damaged.insert(stage)),
+                // What rested on it is gone from the cache by now.
+                Err(Stop::Failed(PlanError::Stage {
+                    error: StageError::Untrusted(_),
+                    ..
+                })) => {}
                 Err(Stop::Failed(error)) => return Err(error),
-            };
+            }
         }
     }
 
@@ -258,6 +268,7 @@ impl<'a> Walk<'a> {
     fn missing(&mut self, spec: &StageSpec, cost: Cost) -> Result<(Status, u64), StageError> {
         let mut look_up = LookUp {
             cache: self.cache,
+            inputs: &self.inputs,
             found: CellSet::default(),
             asked: 0,
         };

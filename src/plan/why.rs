@@ -226,6 +226,12 @@ fn differences(spec: &StageSpec, earlier: &Json, now: &Json) -> Vec<Difference> 
     for (part, field, names) in inputs {
         compare_inputs(part, &names, &earlier[field], &now[field], &mut list);
     }
+    compare(
+        "further end-of-text tokens",
+        &earlier["further_ends"],
+        &now["further_ends"],
+        &mut list,
+    );
     compare("", &earlier["parameters"], &now["parameters"], &mut list);
     list
 }

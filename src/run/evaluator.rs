@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::cache::{Cache, CacheError, CellSet, Key, Lease};
-use crate::model::{Cells, ModelError, ModelHandle, Value};
+use crate::model::{Cell, Cells, ModelError, ModelHandle, Value};
+use crate::plan::cached_value;
 use crate::stages::{Evaluate, Inputs, StageError};
 
 use super::Event;
@@ -114,9 +115,10 @@ impl<'a> CachedEvaluator<'a> {
     }
 
     /// The value of a cell that need not be computed; none for one that must be.
-    fn cached(&mut self, key: &Key) -> Result<Option<Value>> {
-        let found = self.cache.cells().find(key).map_err(failed)?;
-        let Some((place, bytes)) = found else {
+    fn cached(&mut self, cell: &Cell, key: &Key) -> Result<Option<Value>> {
+        let model = self.models_by_fingerprint.get(&cell.model);
+        let config = model.ok_or_else(unknown_model)?.config();
+        let Some((place, value)) = cached_value(self.cache, cell, key, config)? else {
             return Ok(None);
         };
         if !self.computed.contains(place) {
@@ -125,7 +127,7 @@ impl<'a> CachedEvaluator<'a> {
             }
             self.found.insert(place);
         }
-        Ok(Value::from_bytes(&bytes))
+        Ok(Some(value))
     }
 
     /// Hands over what need not be computed, and says what is left, model by model and prompt by prompt. Also the model of each prompt.
@@ -139,7 +141,7 @@ impl<'a> CachedEvaluator<'a> {
         let mut models = Vec::new();
         for number in 0..cells.count() {
             let cell = cells.cell(number);
-            if let Some(value) = self.cached(&cell.key().into())? {
+            if let Some(value) = self.cached(&cell, &cell.key().into())? {
                 take(number, value);
                 continue;
             }
@@ -273,7 +275,7 @@ impl CachedEvaluator<'_> {
     fn look_again(&mut self, batch: &mut Batch<'_>, take: Take<'_>) -> Result<()> {
         for at in 0..batch.len() {
             if batch.is_missing(at)
-                && let Some(value) = self.cached(&batch.key(at))?
+                && let Some(value) = self.cached(&batch.cell(at), &batch.key(at))?
             {
                 batch.settle(at, value, take);
             }

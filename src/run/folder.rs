@@ -14,7 +14,9 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, Metadata};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,10 @@ use super::{Options, RunReport, StageReport};
 /// A run's folder while the run goes on.
 pub(super) struct RunFolder {
     path: PathBuf,
+    /// The folder itself, whatever becomes of its name.
+    handle: File,
+    /// The files that have been written, as paths in the folder.
+    written: BTreeSet<PathBuf>,
     manifest: Json,
     stages: Vec<Json>,
     /// When it was last written down how far the stage in hand is.
@@ -53,13 +59,12 @@ impl RunFolder {
         let of_study = options.runs.join(&study.name);
         let (now, path) = new_folder(&of_study, now, &key)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        for (copy, _, text) in given(study) {
-            write_atomically(&path.join(copy), text.as_bytes())?;
-        }
-        let yaml =
-            resolved_yaml(study, &path).unwrap_or_else(|error| format!("# not written: {error}\n"));
-        write_atomically(&path.join("resolved.yaml"), yaml.as_bytes())?;
-        let folder = RunFolder {
+        let handle = File::open(&path).map_err(|source| CacheError::Io {
+            operation: "open the folder",
+            path: path.clone(),
+            source,
+        })?;
+        let mut folder = RunFolder {
             manifest: json!({
                 "study": study.name,
                 "run": format!("{}/{name}", study.name),
@@ -81,8 +86,16 @@ impl RunFolder {
             }),
             stages: Vec::new(),
             told: None,
+            written: BTreeSet::new(),
+            handle,
             path: path.clone(),
         };
+        for (copy, _, text) in given(study) {
+            folder.write(copy.into(), text.as_bytes())?;
+        }
+        let yaml =
+            resolved_yaml(study, &path).unwrap_or_else(|error| format!("# not written: {error}\n"));
+        folder.write("resolved.yaml".into(), yaml.as_bytes())?;
         folder.write_manifest()?;
         point_latest(&of_study, &folder.path)?;
         Ok(folder)
@@ -98,6 +111,48 @@ impl RunFolder {
         &self.path
     }
 
+    /// Fails where the folder's name does not lead to it any more. Nothing is written then: it would be a part of a run, in a place that
+    /// somebody has cleared.
+    pub(super) fn check_is_there(&self) -> Result<(), CacheError> {
+        let which = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+        match (self.handle.metadata(), self.path.metadata()) {
+            (Ok(made), Ok(named)) if which(&made) == which(&named) => Ok(()),
+            _ => Err(self.vanished(Vec::new())),
+        }
+    }
+
+    fn vanished(&self, files: Vec<PathBuf>) -> CacheError {
+        CacheError::Vanished {
+            run: self.path.clone(),
+            files,
+        }
+    }
+
+    /// Counts a file that somebody else keeps in the folder, if there is one, among those that must be there in the end.
+    pub(super) fn expect(&mut self, file: &str) {
+        if self.path.join(file).is_file() {
+            self.written.insert(file.into());
+        }
+    }
+
+    fn write(&mut self, file: PathBuf, bytes: &[u8]) -> Result<(), CacheError> {
+        self.check_is_there()?;
+        write_atomically(&self.path.join(&file), bytes)?;
+        self.written.insert(file);
+        Ok(())
+    }
+
+    /// Copies an artifact out of the cache.
+    fn copy(&mut self, cache: &Cache, key: &Key, file: PathBuf) -> Result<(), CacheError> {
+        self.check_is_there()?;
+        let to = self.path.join(&file);
+        if !cache.copy_object_to(key, &to)? {
+            return Err(CacheError::Gone { to });
+        }
+        self.written.insert(file);
+        Ok(())
+    }
+
     /// Writes down how far the run has got, before a stage that may take long.
     pub(super) fn stage_computes(&mut self, name: &str) -> Result<(), CacheError> {
         self.told = None;
@@ -107,17 +162,26 @@ impl RunFolder {
         self.write_manifest()
     }
 
-    /// Writes down how many cells of how many the stage in hand has by now; seldom, as it may be asked to often.
-    pub(super) fn stage_has(&mut self, done: usize, total: usize) {
+    /// Writes down how many cells of how many the stage in hand has by now; seldom, as it may be asked to often. Whether the folder is
+    /// there to write it in.
+    pub(super) fn stage_has(&mut self, done: usize, total: usize) -> bool {
         if self.told.is_some_and(|told| told.elapsed() < TOLD_EVERY) {
-            return;
+            return true;
         }
         self.told = Some(Instant::now());
         self.manifest["cells_in_hand"] = json!([done, total]);
         // What is lost is a number on a screen.
-        if let Err(error) = self.write_manifest() {
-            tracing::debug!("{error}");
+        match self.write_manifest() {
+            Err(CacheError::Vanished { .. }) => return false,
+            Err(error) => tracing::debug!("{error}"),
+            Ok(()) => {}
         }
+        true
+    }
+
+    /// Forgets the stages that are done: they are gone through once more.
+    pub(super) fn start_over(&mut self) {
+        self.stages.clear();
     }
 
     /// Copies a stage's tables and directions out of the cache.
@@ -128,25 +192,20 @@ impl RunFolder {
         record: &StageRecord,
         (report, cache): (&StageReport, &Cache),
     ) -> Result<(), CacheError> {
-        let tables = self.path.join("tables");
         for table in &record.tables {
             let stem = if table.name.is_empty() {
                 name.to_string()
             } else {
                 format!("{name}.{}", table.name)
             };
-            copy(cache, &table.csv, tables.join(format!("{stem}.csv")))?;
-            copy(
-                cache,
-                &table.parquet,
-                tables.join(format!("{stem}.parquet")),
-            )?;
+            for (key, suffix) in [(&table.csv, "csv"), (&table.parquet, "parquet")] {
+                self.copy(cache, key, format!("tables/{stem}.{suffix}").into())?;
+            }
         }
-        let directions = self.path.join("directions");
         for (tensors, description) in &record.directions {
             for artifact in [tensors, description] {
-                let file = format!("{name}.{}", artifact.file);
-                copy(cache, &artifact.key, directions.join(file))?;
+                let file = format!("directions/{name}.{}", artifact.file);
+                self.copy(cache, &artifact.key, file.into())?;
             }
         }
         self.stages.push(json!({
@@ -165,7 +224,15 @@ impl RunFolder {
     }
 
     /// Writes how it ended.
+    ///
+    /// # Errors
+    /// [`CacheError::Vanished`] where the folder, or a file of it, is not there any more: that run has failed, however well its stages went.
     pub(super) fn finish(&mut self, report: &RunReport) -> Result<(), CacheError> {
+        self.check_is_there()?;
+        let files = self.written.iter();
+        let gone = files.filter(|file| !self.path.join(file).is_file());
+        let gone: Vec<PathBuf> = gone.cloned().collect();
+        let vanished = (!gone.is_empty()).then(|| self.vanished(gone));
         for stage in &report.stages {
             let of_stage = self
                 .stages
@@ -178,27 +245,31 @@ impl RunFolder {
                 _ => {}
             }
         }
-        self.manifest["status"] = match report.failures.last() {
-            None => json!("complete"),
-            Some((_, crate::stages::StageError::Interrupted)) => json!("interrupted"),
-            Some(_) => json!("failed"),
+        self.manifest["status"] = match (report.failures.last(), &vanished) {
+            (None, None) => json!("complete"),
+            (Some((_, crate::stages::StageError::Interrupted)), None) => json!("interrupted"),
+            _ => json!("failed"),
         };
         let told = report.failures.iter();
-        let told: Vec<String> = told
-            .map(|(stage, error)| format!("stage `{stage}`: {error}"))
-            .collect();
+        let told = told.map(|(stage, error)| format!("stage `{stage}`: {error}"));
+        let told: Vec<String> = told.chain(vanished.as_ref().map(ToString::to_string)).collect();
         self.manifest["error"] = json!((!told.is_empty()).then(|| told.join("\n")));
         self.manifest["computing"] = Json::Null;
         self.manifest["cells_in_hand"] = Json::Null;
         self.manifest["seconds"] = json!(report.seconds);
         self.manifest["equivalent_forward_passes"] = json!(report.equivalent_forward_passes);
         self.manifest["stages"] = json!(self.stages);
-        self.write_manifest()
+        self.write_manifest()?;
+        // Whoever clears a folder may have done so under the last write, which makes what is missing.
+        self.check_is_there()?;
+        vanished.map_or(Ok(()), Err)
     }
 
+    /// Writes `run.json`, whole: one that has been deleted is there again.
     fn write_manifest(&self) -> Result<(), CacheError> {
         let mut text = serde_json::to_vec_pretty(&self.manifest).map_err(CacheError::Encode)?;
         text.push(b'\n');
+        self.check_is_there()?;
         write_atomically(&self.path.join("run.json"), &text)
     }
 }
@@ -223,14 +294,6 @@ fn given(study: &Study) -> Vec<(String, &Path, &str)> {
         given.push((copy, path, text));
     }
     given
-}
-
-/// Copies an artifact out of the cache.
-fn copy(cache: &Cache, key: &Key, to: PathBuf) -> Result<(), CacheError> {
-    match cache.copy_object_to(key, &to)? {
-        true => Ok(()),
-        false => Err(CacheError::Gone { to }),
-    }
 }
 
 /// The study as resolved, with paths that start from the run's folder, so that this file can be run as it stands.
@@ -320,6 +383,7 @@ fn models(study: &Study, inputs: &Inputs) -> Json {
             "dtype": model.dtype().name(),
             "fingerprint": model.fingerprint().to_hex().to_string(),
             "config": model.config(),
+            "end_of_text": model.end_of_text(),
         });
         (name.clone(), entry)
     });
@@ -380,6 +444,58 @@ fn point_latest(of_study: &Path, run: &Path) -> Result<(), CacheError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn folder_at(path: &Path) -> RunFolder {
+        std::fs::create_dir_all(path).unwrap();
+        RunFolder {
+            path: path.to_path_buf(),
+            handle: File::open(path).unwrap(),
+            written: BTreeSet::new(),
+            manifest: json!({}),
+            stages: Vec::new(),
+            told: None,
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_the_one_that_was_made_is_not_written_into() {
+        let above = tempfile::tempdir().unwrap();
+        let path = above.path().join("run");
+        let mut folder = folder_at(&path);
+        folder.write("tables/a.csv".into(), b"a").unwrap();
+        std::fs::rename(&path, above.path().join("moved")).unwrap();
+        let is_vanished = |result: Result<(), CacheError>| {
+            matches!(result, Err(CacheError::Vanished { files, .. }) if files.is_empty())
+        };
+        assert!(is_vanished(folder.write("tables/b.csv".into(), b"b")));
+        assert!(!path.exists());
+        std::fs::create_dir(&path).unwrap();
+        assert!(is_vanished(folder.write_manifest()));
+        assert!(!folder.stage_has(1, 2));
+        let report = RunReport::of(&folder);
+        assert!(is_vanished(folder.finish(&report)));
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn files_that_are_gone_in_the_end_are_named_and_the_run_has_failed() {
+        let above = tempfile::tempdir().unwrap();
+        let path = above.path().join("run");
+        let mut folder = folder_at(&path);
+        std::fs::write(path.join("log.jsonl"), "").unwrap();
+        folder.expect("log.jsonl");
+        folder.expect("never-there");
+        folder.write("tables/a.csv".into(), b"a").unwrap();
+        let report = RunReport::of(&folder);
+        folder.finish(&report).unwrap();
+        assert_eq!(folder.manifest["status"], "complete");
+        std::fs::remove_dir_all(path.join("tables")).unwrap();
+        std::fs::remove_file(path.join("run.json")).unwrap();
+        let error = folder.finish(&report).unwrap_err().to_string();
+        assert!(error.contains("run/tables/a.csv` was deleted"), "{error}");
+        let manifest = std::fs::read_to_string(path.join("run.json")).unwrap();
+        assert!(manifest.contains("\"status\": \"failed\""), "{manifest}");
+    }
 
     #[test]
     fn runs_that_start_in_one_millisecond_have_folders_of_their_own() {

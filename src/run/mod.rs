@@ -202,32 +202,56 @@ pub fn run(
         run_dir: folder.path(),
         findings: &inputs.findings,
     });
+    folder.expect("log.jsonl");
     let lease = cache.lease(folder.path());
     wait_for_collection(&lease, stop);
     let mut state = State::new(inputs, options, lease);
-    let mut report = RunReport::of(&folder);
-    for spec in study.stages.iter().filter(|s| wanted.contains(&s.name)) {
+    let mut report = loop {
+        let stages = study.stages.iter().filter(|s| wanted.contains(&s.name));
+        let mut around = Surroundings {
+            cache,
+            folder: &mut folder,
+            stop,
+            on_event: &mut *on_event,
+        };
+        if let Some(report) = go_through(stages, &mut state, &mut around, options) {
+            break report;
+        }
+        // Each time packs have been moved aside, so that this comes to an end.
+        state.start_over();
+        folder.start_over();
+    };
+    report.outputs = state.inputs.stages;
+    report.seconds = started.elapsed().as_secs_f64();
+    folder.finish(&report)?;
+    Ok(report)
+}
+
+/// Runs stage after stage. None where the cache turned out to hold what cannot be right, on which some of the stages may rest.
+fn go_through<'s>(
+    stages: impl Iterator<Item = &'s StageSpec>,
+    state: &mut State,
+    around: &mut Surroundings<'_>,
+    options: &Options,
+) -> Option<RunReport> {
+    let mut report = RunReport::of(around.folder);
+    for spec in stages {
         if state.is_blocked(spec) {
             let blocked = StageReport::of(spec, StageStatus::Blocked);
-            on_event(Event::StageEnded {
+            (around.on_event)(Event::StageEnded {
                 report: &blocked,
                 findings: &[],
             });
             report.stages.push(blocked);
             continue;
         }
-        on_event(Event::StageStarted { name: &spec.name });
-        let (stage_report, outcome) = state.run_stage(
-            spec,
-            &mut Surroundings {
-                cache,
-                folder: &mut folder,
-                stop,
-                on_event: &mut *on_event,
-            },
-        );
+        (around.on_event)(Event::StageStarted { name: &spec.name });
+        let (stage_report, outcome) = state.run_stage(spec, around);
+        if let Err(StageError::Untrusted(_)) = &outcome {
+            return None;
+        }
         let findings = outcome.as_ref().map_or(&[][..], |record| &record.findings);
-        on_event(Event::StageEnded {
+        (around.on_event)(Event::StageEnded {
             report: &stage_report,
             findings,
         });
@@ -238,7 +262,9 @@ pub fn run(
                     spec.stage.cost(&state.inputs).equivalent_forward_passes;
             }
             Err(error) => {
-                let ends = !options.keep_going || matches!(error, StageError::Interrupted);
+                let ends = !options.keep_going
+                    || matches!(error, StageError::Interrupted)
+                    || around.folder.check_is_there().is_err();
                 report.failures.push((spec.name.clone(), error));
                 if ends {
                     break;
@@ -246,10 +272,7 @@ pub fn run(
             }
         }
     }
-    report.outputs = state.inputs.stages;
-    report.seconds = started.elapsed().as_secs_f64();
-    folder.finish(&report)?;
-    Ok(report)
+    Some(report)
 }
 
 /// Waits while somebody deletes from the cache, who may have looked for runs before this one was there.

@@ -46,6 +46,12 @@ impl State {
         }
     }
 
+    /// Forgets what the stages gave: it may rest on values that cannot be trusted, and what does is gone from the cache by now.
+    pub(super) fn start_over(&mut self) {
+        self.contents.clear();
+        self.inputs.stages.clear();
+    }
+
     /// Whether a stage that it needs has not given its output.
     pub(super) fn is_blocked(&self, spec: &StageSpec) -> bool {
         let needs = spec.stage.needs().stages;
@@ -139,8 +145,11 @@ impl State {
         let mut origin = around.folder.origin(spec);
         origin["weights"] = json!(weights);
         let mut on_event = |event: Event<'_>| {
-            if let Event::Computed { done, total } = event {
-                around.folder.stage_has(done, total);
+            if let Event::Computed { done, total } = event
+                && !around.folder.stage_has(done, total)
+            {
+                // The run has failed, and says so when it ends.
+                around.stop.store(true, Ordering::Relaxed);
             }
             (around.on_event)(event);
         };

@@ -5,6 +5,7 @@
 
 mod collect;
 mod usage;
+mod values;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -14,9 +15,11 @@ use serde_json::Value as Json;
 
 use crate::cache::{Cache, CacheError, FileKind, Key, StoredFile, WeightStamp};
 use crate::model::FileStamp;
-use crate::plan::StageRecord;
+use crate::plan::{self, StageRecord};
 
 use super::status::{folders, manifest};
+
+use values::{KnownValues, Values};
 
 pub use collect::{Collected, Criteria, collect};
 pub use usage::{KindUsage, RunUsage, Usage, usage};
@@ -28,6 +31,15 @@ pub struct Damage {
     pub path: PathBuf,
     /// What was wrong with it.
     pub reason: String,
+}
+
+impl Damage {
+    fn of(file: &StoredFile, reason: &str) -> Self {
+        Damage {
+            path: file.path.clone(),
+            reason: reason.to_string(),
+        }
+    }
 }
 
 /// What checking a whole cache found.
@@ -42,6 +54,7 @@ pub struct Verified {
 }
 
 /// Reads every file of the cache and checks it; what is damaged is moved aside, and so is a record that names an object that is missing.
+/// Packs that hold one cell with different values, or a value that no evaluation gives, go too, with all that was made from them.
 /// Weight files whose hash is known are hashed again, whatever their size, times and inode say; where one is not what it was, all that was
 /// computed with it goes, for it is not known since when. `on_progress` hears how many bytes of how many were read.
 ///
@@ -67,8 +80,11 @@ pub fn verify(
     let total = files.iter().map(|file| file.bytes + weights(file)).sum();
     let mut verified = Verified::default();
     let (mut sound_objects, mut changed_weights) = (HashSet::new(), HashSet::new());
+    let mut known = KnownValues::default();
     for file in files {
-        let reason = match cache.check(&file) {
+        let mut values = Values::default();
+        let checked = cache.check(&file, &mut |key, value| values.add(key, value));
+        let reason = match checked {
             Ok(Some(reason)) => Some(reason.to_string()),
             Ok(None) => unsound(cache, &file, &sound_objects, &mut changed_weights),
             // The others are checked all the same.
@@ -80,14 +96,16 @@ pub fn verify(
         if reason.is_none() && file.kind == FileKind::Object {
             sound_objects.insert(file.name);
         }
+        if reason.is_none() && file.kind == FileKind::Pack {
+            known.join(&file, values);
+        }
         verified.files += 1;
         verified.bytes += file.bytes + weights(&file);
-        verified.damaged.extend(reason.map(|reason| Damage {
-            path: file.path.clone(),
-            reason,
-        }));
+        let damage = reason.map(|reason| Damage::of(&file, &reason));
+        verified.damaged.extend(damage);
         on_progress(verified.bytes, total);
     }
+    verified.damaged.extend(known.discard_untrusted(cache)?);
     if !changed_weights.is_empty() {
         verified
             .damaged
@@ -100,13 +118,6 @@ pub fn verify(
 fn computed_with(cache: &Cache, weights: &HashSet<Key>) -> Result<Vec<Damage>, CacheError> {
     let reason = "it was computed with a weight file that is not what it was";
     let mut damaged = Vec::new();
-    let mut set_aside = |file: &StoredFile| {
-        cache.set_aside(file, reason);
-        damaged.push(Damage {
-            path: file.path.clone(),
-            reason: reason.to_string(),
-        });
-    };
     for file in cache.files(FileKind::Pack)? {
         let content = cache.pack_content(&file);
         let with = content.map(|content| content.provenance["weights"].clone());
@@ -114,31 +125,14 @@ fn computed_with(cache: &Cache, weights: &HashSet<Key>) -> Result<Vec<Damage>, C
             .and_then(|with| serde_json::from_value(with).ok())
             .unwrap_or_default();
         if with.iter().any(|hash| weights.contains(hash)) {
-            set_aside(&file);
+            cache.set_aside(&file, reason);
+            damaged.push(Damage::of(&file, reason));
         }
     }
-    let mut left: Vec<StoredRecord> = stored_records(cache)?;
-    let mut contents: HashSet<String> = HashSet::new();
-    loop {
-        let (wrong, sound): (Vec<_>, Vec<_>) = left.into_iter().partition(|stored| {
-            let inputs = stored.record.key_parts["stages"].as_array();
-            let mut inputs = inputs.into_iter().flatten().filter_map(Json::as_str);
-            inputs.any(|content| contents.contains(content))
-                || stored
-                    .record
-                    .weights
-                    .iter()
-                    .any(|hash| weights.contains(hash))
-        });
-        if wrong.is_empty() {
-            return Ok(damaged);
-        }
-        for stored in wrong {
-            set_aside(&stored.file);
-            contents.insert(stored.record.content().to_string());
-        }
-        left = sound;
-    }
+    let is_of_these = |record: &StageRecord| record.weights.iter().any(|hash| weights.contains(hash));
+    let records = plan::set_aside_records(cache, reason, is_of_these)?;
+    damaged.extend(records.iter().map(|file| Damage::of(file, reason)));
+    Ok(damaged)
 }
 
 /// The stage records of a cache that can be read.

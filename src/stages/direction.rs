@@ -1,8 +1,8 @@
 //! `direction`: v = mean(h | A) − mean(h | B), where A and B are prompts of high and low score.
 //!
 //! Means are accumulated in float64; the direction is stored with unit norm, with the norm it had before as `pre_norm` (Refusal Dial
-//! study; Arditi et al., arXiv:2406.11717, call it difference of means). One direction per layer asked for. Main table: one row per
-//! direction. `members`: the prompts of A and B. `cosine`: between all directions of the stage. The same procedure on shuffled labels
+//! study; Arditi et al., arXiv:2406.11717, call it difference of means). One direction per layer asked for; a layer where the two means are
+//! the same has none, and is left out with a finding as long as another has one. Main table: one row per direction. `members`: the prompts of A and B. `cosine`: between all directions of the stage. The same procedure on shuffled labels
 //! is the negative control in `shuffled`.
 
 mod extract;
@@ -192,7 +192,7 @@ impl Stage for Extract {
         let prompts = inputs.prompt_set(&self.prompts)?;
         let table = inputs.stage(&self.scores)?.table("")?;
         let scores = scores_of(&table, &self.model, prompts)?;
-        let (groups, findings) = self.groups(prompts, &scores)?;
+        let (groups, mut findings) = self.groups(prompts, &scores)?;
         let layers = parameters::layers(&self.layers, model.config().n_layers);
         let recipe = Recipe {
             model,
@@ -205,7 +205,11 @@ impl Stage for Extract {
             settings: &self.settings,
         };
         let activations = recipe.activations(&groups, evaluator)?;
-        let directions = recipe.directions(&groups, &activations, &scores)?;
+        let extracted = recipe.directions(&groups, &activations, &scores)?;
+        if !extracted.without.is_empty() {
+            findings.push(recipe.left_out(&extracted.without));
+        }
+        let directions = extracted.directions;
         let tables = vec![
             (String::new(), describe(&directions)?),
             ("members".to_string(), members(&directions)?),

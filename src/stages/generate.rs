@@ -164,6 +164,7 @@ impl Stage for Generate {
                 .into_iter()
                 .map(|name| (name, Product::Directions))
                 .collect(),
+            ends: self.stop_at_end,
             ..Needs::default()
         }
     }
@@ -325,15 +326,20 @@ impl Generate {
         let everywhere = self.acts().positions(tokens.len());
         [
             cell(self.score_position(tokens.len()), score.clone()),
-            cell(Some(everywhere), self.continuation()),
+            cell(Some(everywhere), self.continuation(model)),
         ]
     }
 
-    fn continuation(&self) -> Readout {
+    fn continuation(&self, model: &ModelHandle) -> Readout {
+        let further_ends = match self.stop_at_end {
+            true => model.further_ends().into(),
+            false => Arc::default(),
+        };
         Readout::Generation {
             max_new_tokens: self.max_new_tokens.value,
             sampling: self.sampling,
             stop_at_end: self.stop_at_end,
+            further_ends,
         }
     }
 

@@ -4,6 +4,7 @@
 //! tried on `<split>_train`, `<split>_holdout` and the comparison split. Table: that of a sweep, with those names in `set`. The
 //! directions of all seeds and layers are kept too.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
@@ -205,7 +206,7 @@ impl Stage for Holdout {
             .iter()
             .map(|seed| self.split(seed, prompts, &scores, &mut findings))
             .collect::<Result<Vec<_>, _>>()?;
-        let directions = self.directions(&splits, inputs, &scores, evaluator)?;
+        let directions = self.directions(&splits, inputs, (&scores, &mut findings), evaluator)?;
         let sweep = Sweep {
             models: inputs.models_named(&self.models)?,
             prompts,
@@ -318,17 +319,18 @@ impl Holdout {
         })
     }
 
-    /// The directions of all seeds, layer by layer within a seed.
+    /// The directions of all seeds, layer by layer within a seed. Layers that have none, as a rule for every seed, are told.
     fn directions(
         &self,
         splits: &[Split],
         inputs: &Inputs,
-        scores: &[Option<f64>],
+        (scores, findings): (&[Option<f64>], &mut Vec<String>),
         evaluator: &mut dyn Evaluate,
     ) -> Result<Vec<Direction>, StageError> {
         let model = inputs.model(&self.direction_model)?;
         let layers = parameters::layers(&self.layers, model.config().n_layers);
         let mut directions = Vec::new();
+        let mut seeds_by_finding: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for split in splits {
             let recipe = Recipe {
                 model,
@@ -341,8 +343,20 @@ impl Holdout {
                 settings: &self.settings,
             };
             let activations = recipe.activations(&split.groups, evaluator)?;
-            directions.extend(recipe.directions(&split.groups, &activations, scores)?);
+            let extracted = recipe.directions(&split.groups, &activations, scores)?;
+            directions.extend(extracted.directions);
+            if !extracted.without.is_empty() {
+                let finding = recipe.left_out(&extracted.without);
+                let seeds = seeds_by_finding.entry(finding).or_default();
+                seeds.push(split.seed.to_string());
+            }
         }
+        findings.extend(seeds_by_finding.into_iter().map(|(finding, seeds)| {
+            match seeds.len() == splits.len() {
+                true => finding,
+                false => format!("holdout seed {}: {finding}", seeds.join(", ")),
+            }
+        }));
         Ok(directions)
     }
 

@@ -128,6 +128,8 @@ pub struct Needs {
     pub stages: Vec<(Name, Product)>,
     /// Files that it reads, beside prompt sets.
     pub files: Vec<Spanned<PathBuf>>,
+    /// Whether it depends on the tokens at which a text ends.
+    pub ends: bool,
 }
 
 /// What a stage would ask of a model, for a plan.
@@ -333,6 +335,9 @@ pub enum StageError {
     NotReproduced(String),
     /// The cache failed; the text is that of the cache's error.
     Cache(String),
+    /// The cache held what cannot be right; it was moved aside, and what has been made so far may rest on it. Whoever runs stages starts
+    /// again.
+    Untrusted(String),
     /// The program is at fault.
     Internal(String),
 }
@@ -345,7 +350,8 @@ impl fmt::Display for StageError {
             StageError::Model(error) => write!(f, "{error}"),
             StageError::Data(message)
             | StageError::NotReproduced(message)
-            | StageError::Cache(message) => f.write_str(message),
+            | StageError::Cache(message)
+            | StageError::Untrusted(message) => f.write_str(message),
             StageError::Internal(message) => {
                 write!(f, "internal error (please report it): {message}")
             }

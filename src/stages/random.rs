@@ -3,7 +3,7 @@
 //! A vector depends on (seed, d_model) alone, so layers share it: libtorch's CPU generator with `manual_seed(seed)`, float32. (The
 //! published study drew on the GPU; its vectors cannot be made again elsewhere, their distribution can.) Table: that of a sweep.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
@@ -139,7 +139,7 @@ impl Stage for Random {
         }
         let sets = sweep::sets_by_split(prompts);
         let builders = Arc::new(HashSet::new());
-        let mut sweeps = Vec::new();
+        let (mut sweeps, mut without) = (Vec::new(), BTreeSet::new());
         // Models of different width need vectors of different length.
         for model in models {
             let config = model.config();
@@ -150,7 +150,10 @@ impl Stage for Random {
                 .collect::<Result<Vec<_>, StageError>>()?;
             let mut lines = Vec::new();
             for layer in parameters::layers(&self.layers, config.n_layers) {
-                let unit_length = self.unit_length(layer, inputs)?;
+                let Some(unit_length) = self.unit_length(layer, inputs)? else {
+                    without.insert(layer);
+                    continue;
+                };
                 for (seed, vector) in &vectors {
                     lines.push(Line {
                         direction: "random".to_string(),
@@ -177,28 +180,44 @@ impl Stage for Random {
         }
         Ok(Output {
             parts: Some(Arc::new(sweeps)),
+            findings: self.left_out(&without).into_iter().collect(),
             ..Output::default()
         })
     }
 }
 
 impl Random {
-    /// Length of one unit of α at a layer, by the reference direction there.
-    fn unit_length(&self, layer: usize, inputs: &Inputs) -> Result<f64, StageError> {
+    /// Length of one unit of α at a layer, by the reference direction there; none where it has none, as long as it has one elsewhere.
+    fn unit_length(&self, layer: usize, inputs: &Inputs) -> Result<Option<f64>, StageError> {
         let Some(name) = &self.reference else {
-            return Ok(1.0);
+            return Ok(Some(1.0));
         };
         let output = inputs.stage(name)?;
-        let direction = output
-            .directions
-            .iter()
-            .find(|d| d.layer == layer)
-            .ok_or_else(|| {
-                StageError::Data(format!(
-                    "stage `{}` has no direction at layer {layer} to take the unit of α from",
-                    name.value
-                ))
-            })?;
-        Ok(self.unit.length(direction.pre_norm, direction.resid_norm))
+        let at = |layer| output.directions.iter().find(|d| d.layer == layer);
+        if let Some(direction) = at(layer) {
+            return Ok(Some(
+                self.unit.length(direction.pre_norm, direction.resid_norm),
+            ));
+        }
+        let deepest = self.models.iter().map(|m| inputs.n_layers(&m.value)).max();
+        let layers = parameters::layers(&self.layers, deepest.unwrap_or(0));
+        match layers.into_iter().any(|layer| at(layer).is_some()) {
+            true => Ok(None),
+            false => Err(StageError::Data(format!(
+                "stage `{}` has no direction at layer {layer} to take the unit of α from",
+                name.value
+            ))),
+        }
+    }
+
+    /// What to say of layers that were left out.
+    fn left_out(&self, layers: &BTreeSet<usize>) -> Option<String> {
+        let reference = self.reference.as_ref().filter(|_| !layers.is_empty())?;
+        let numbers: Vec<String> = layers.iter().map(usize::to_string).collect();
+        Some(format!(
+            "left out at layer {}: stage `{}` has no direction there to take the unit of α from",
+            numbers.join(", "),
+            reference.value
+        ))
     }
 }

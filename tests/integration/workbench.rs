@@ -410,23 +410,74 @@ impl Row {
     }
 }
 
-/// Keys of the cells of all packs of a cache, each as often as a pack holds it. The format is that of `src/cache/pack.rs`.
-pub fn committed_cells(cache: &Path) -> Vec<[u8; 32]> {
-    let mut keys = Vec::new();
-    for pack in files_below(&cache.join("v1/packs")) {
-        if pack.extension().is_none_or(|extension| extension != "pack") {
-            continue;
-        }
-        let bytes = std::fs::read(&pack).unwrap();
-        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
-        let entries = &bytes[40 + number(16)..][..40 * number(24)];
-        keys.extend(
-            entries
-                .chunks(40)
-                .map(|entry| <[u8; 32]>::try_from(&entry[..32]).unwrap()),
-        );
+/// A pack of cells. The format is that of `src/cache/pack.rs`.
+pub struct Pack {
+    pub path: PathBuf,
+    pub provenance: Value,
+    /// Keys and values.
+    pub cells: Vec<([u8; 32], Vec<u8>)>,
+}
+
+impl Pack {
+    /// Its file's name.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap().to_str().unwrap().to_string()
     }
-    keys
+
+    fn read(path: PathBuf) -> Self {
+        let bytes = std::fs::read(&path).unwrap();
+        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+        let (provenance, entries) = bytes[40..].split_at(number(16));
+        let (entries, values) = entries.split_at(40 * number(24));
+        let mut values = &values[32..];
+        let cells = entries.chunks(40).map(|entry| {
+            let length = u64::from_le_bytes(entry[32..].try_into().unwrap()) as usize;
+            let (value, rest) = values.split_at(length);
+            values = rest;
+            (entry[..32].try_into().unwrap(), value.to_vec())
+        });
+        Pack {
+            cells: cells.collect(),
+            provenance: serde_json::from_slice(provenance).unwrap(),
+            path,
+        }
+    }
+
+    /// Writes a sound pack of these cells into a cache.
+    pub fn write(cache: &Path, provenance: &Value, cells: &[([u8; 32], Vec<u8>)]) -> Self {
+        let provenance = serde_json::to_vec(provenance).unwrap();
+        let values: Vec<u8> = cells.iter().flat_map(|(_, value)| value.clone()).collect();
+        let mut bytes = b"dialpack".to_vec();
+        for number in [1, provenance.len(), cells.len(), values.len()] {
+            bytes.extend((number as u64).to_le_bytes());
+        }
+        bytes.extend(provenance);
+        for (key, value) in cells {
+            bytes.extend(key);
+            bytes.extend((value.len() as u64).to_le_bytes());
+        }
+        let hash = blake3::hash(&bytes);
+        bytes.extend(hash.as_bytes());
+        bytes.extend(values);
+        let name = blake3::hash(&bytes).to_hex().to_string();
+        let path = cache.join(format!("v1/packs/{}/{name}.pack", &name[..2]));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        Pack::read(path)
+    }
+}
+
+/// The packs of a cache.
+pub fn packs(cache: &Path) -> Vec<Pack> {
+    let files = files_below(&cache.join("v1/packs")).into_iter();
+    let packs = files.filter(|path| path.extension().is_some_and(|end| end == "pack"));
+    packs.map(Pack::read).collect()
+}
+
+/// Keys of the cells of all packs of a cache, each as often as a pack holds it.
+pub fn committed_cells(cache: &Path) -> Vec<[u8; 32]> {
+    let cells = packs(cache).into_iter().flat_map(|pack| pack.cells);
+    cells.map(|(key, _)| key).collect()
 }
 
 /// Number of cells that were computed although a pack held them.

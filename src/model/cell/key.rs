@@ -103,6 +103,7 @@ impl Encoder {
                 max_new_tokens,
                 sampling,
                 stop_at_end,
+                further_ends,
             } => {
                 self.text("generation");
                 self.number(*max_new_tokens as u64);
@@ -115,6 +116,10 @@ impl Encoder {
                     }
                 }
                 self.number(u64::from(*stop_at_end));
+                // The last part of an encoding: where there are none, keys are what they were before there could be any.
+                if !further_ends.is_empty() {
+                    self.ids(further_ends);
+                }
             }
         }
     }

@@ -156,9 +156,19 @@ fn every_field_changes_the_key() {
         max_new_tokens,
         sampling,
         stop_at_end,
+        further_ends: Arc::default(),
+    };
+    let ending_at = |ids: &[u32]| Readout::Generation {
+        max_new_tokens: 4,
+        sampling: Sampling::Greedy,
+        stop_at_end: true,
+        further_ends: ids.into(),
     };
     let seeded = |temperature, seed| Sampling::Seeded { temperature, seed };
     for readout in [
+        ending_at(&[1]),
+        ending_at(&[2]),
+        ending_at(&[1, 2]),
         score(ScoreDtype::Model),
         Readout::LogProbabilities(Arc::new(vec![1])),
         Readout::LogProbabilities(Arc::new(vec![2])),

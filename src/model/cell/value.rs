@@ -1,4 +1,7 @@
-//! Values of cells, and the bytes they are kept as.
+//! Values of cells, the bytes they are kept as, and what cannot be one.
+
+use super::Readout;
+use crate::model::config::ModelConfig;
 
 /// The value of a cell.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,5 +47,44 @@ impl Value {
             3 => Value::Generation(words(rest, u32::from_le_bytes)?),
             _ => return None,
         })
+    }
+
+    /// Whether it may be kept: every number in it is one. Log-probabilities may be −∞.
+    pub fn is_finite(&self) -> bool {
+        match self {
+            Value::Score(score) => score.is_finite(),
+            Value::LogProbabilities(values) => values.iter().all(|v| !v.is_nan()),
+            Value::Activation(values) => values.iter().all(|v| v.is_finite()),
+            Value::Generation(_) => true,
+        }
+    }
+
+    /// Whether no evaluation leaves these bytes. Of a tag that is unknown here, perhaps a newer program's, nothing is said.
+    pub fn is_impossible(bytes: &[u8]) -> bool {
+        match bytes.first() {
+            None => true,
+            Some(0..=3) => Value::from_bytes(bytes).is_none_or(|value| !value.is_finite()),
+            Some(_) => false,
+        }
+    }
+}
+
+impl Readout {
+    /// Whether a value can be what is read of a model of these dimensions: its kind, its length, and that its numbers are finite.
+    pub fn admits(&self, value: &Value, config: &ModelConfig) -> bool {
+        let fits = match (self, value) {
+            (Readout::Score(_), Value::Score(_)) => true,
+            (Readout::LogProbabilities(ids), Value::LogProbabilities(values)) => {
+                ids.len() == values.len()
+            }
+            (Readout::Activation { hook, .. }, Value::Activation(values)) => {
+                values.len() == hook.width(config)
+            }
+            (Readout::Generation { max_new_tokens, .. }, Value::Generation(ids)) => {
+                ids.len() <= *max_new_tokens
+            }
+            _ => false,
+        };
+        fits && value.is_finite()
     }
 }

@@ -72,6 +72,8 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, ModelError> {
         weights: Box::new(tensors),
         tokenizer,
         config,
+        // The metadata names all of them, and they are in the configuration.
+        further_ends: Vec::new(),
         findings: Vec::new(),
     })
 }

@@ -50,14 +50,21 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint, ModelError> {
         .iter()
         .map(|path| WeightFile::open(path))
         .collect::<Result<_, _>>()?;
+    let tokenizer = read_tokenizer(folder)?;
+    let mut findings = Vec::new();
+    let end = read_end_token(folder, &tokenizer, &mut findings)?;
     Ok(Checkpoint {
         path: folder.to_path_buf(),
+        further_ends: end
+            .into_iter()
+            .filter(|id| !config.end_of_text.contains(id))
+            .collect(),
         config,
-        tokenizer: read_tokenizer(folder)?,
+        tokenizer,
         chat_template: read_chat_template(folder)?,
         weights: Box::new(Shards::open(&files)?),
         files,
-        findings: Vec::new(),
+        findings,
     })
 }
 
@@ -95,16 +102,39 @@ struct NamedTemplate {
     template: String,
 }
 
-fn read_chat_template(folder: &Path) -> Result<Option<ChatTemplate>, ModelError> {
-    let path = folder.join("tokenizer_config.json");
-    let raw = match read_optional_text(&path)? {
+fn read_tokenizer_config(path: &Path) -> Result<RawTokenizerConfig, ModelError> {
+    match read_optional_text(path)? {
         Some(text) => serde_json::from_str(&text)
-            .map_err(|error| ModelError::invalid(&path, format!("not as expected: {error}")))?,
-        None => RawTokenizerConfig {
+            .map_err(|error| ModelError::invalid(path, format!("not as expected: {error}"))),
+        None => Ok(RawTokenizerConfig {
             chat_template: None,
             rest: BTreeMap::new(),
-        },
+        }),
+    }
+}
+
+/// The id of the `eos_token` of `tokenizer_config.json`, which may be the only one to name what ends a turn.
+fn read_end_token(
+    folder: &Path,
+    tokenizer: &Tokenizer,
+    findings: &mut Vec<String>,
+) -> Result<Option<u32>, ModelError> {
+    let raw = read_tokenizer_config(&folder.join("tokenizer_config.json"))?;
+    let Some(token) = special_tokens(&raw.rest).remove("eos_token") else {
+        return Ok(None);
     };
+    let id = tokenizer.id(&token);
+    if id.is_none() {
+        findings.push(format!(
+            "`eos_token` in `tokenizer_config.json` is `{token}`, which is no token of `tokenizer.json`: no text ends there"
+        ));
+    }
+    Ok(id)
+}
+
+fn read_chat_template(folder: &Path) -> Result<Option<ChatTemplate>, ModelError> {
+    let path = folder.join("tokenizer_config.json");
+    let raw = read_tokenizer_config(&path)?;
     let own_file = read_optional_text(&folder.join("chat_template.jinja"))?;
     let source = match (own_file, raw.chat_template) {
         (Some(text), _) | (None, Some(RawTemplate::One(text))) => text,

@@ -51,6 +51,8 @@ pub struct Checkpoint {
     tokenizer: Tokenizer,
     chat_template: Option<ChatTemplate>,
     weights: Box<dyn Weights>,
+    /// Tokens that end a text beside those of `config`, ascending. No part of the fingerprint.
+    further_ends: Vec<u32>,
     /// What a reader should know of these files.
     findings: Vec<String>,
 }
@@ -96,6 +98,11 @@ impl Checkpoint {
     /// The chat template; base models often have none.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.chat_template.as_ref()
+    }
+
+    /// Tokens that end a text beside those of the configuration, ascending.
+    pub fn further_ends(&self) -> &[u32] {
+        &self.further_ends
     }
 
     /// What a reader should know of these files, as fragments (`holds a second head that differs from its embedding: …`).

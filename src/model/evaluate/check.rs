@@ -1,6 +1,6 @@
-//! What a cell may ask, checked before any work, and what a value must be, checked before it is kept.
+//! What a cell may ask, checked before any work, and what is said of one that has no value.
 
-use crate::model::cell::{Cell, Edit, Readout, Value};
+use crate::model::cell::{Cell, Edit, Readout};
 use crate::model::config::ModelConfig;
 use crate::model::hooks::HookPoint;
 
@@ -73,16 +73,6 @@ fn check_hook(hook: HookPoint, n_layers: usize) -> Result<(), String> {
             "`{hook}` does not exist: the model has {n_layers} layers"
         )),
         _ => Ok(()),
-    }
-}
-
-/// Whether a value may be kept. One that is not finite never reaches the cache.
-pub(super) fn is_finite(value: &Value) -> bool {
-    match value {
-        Value::Score(score) => score.is_finite(),
-        Value::LogProbabilities(values) => values.iter().all(|v| !v.is_nan()),
-        Value::Activation(values) => values.iter().all(|v| v.is_finite()),
-        Value::Generation(_) => true,
     }
 }
 

@@ -65,6 +65,7 @@ fn compare_golden(folder: &Path) -> (Worst, Worst) {
                 max_new_tokens: greedy.len(),
                 sampling: Sampling::Greedy,
                 stop_at_end: false,
+                further_ends: Arc::default(),
             };
             let greedy: Vec<u32> = greedy.iter().map(|id| *id as u32).collect();
             continued.push((

@@ -74,6 +74,7 @@ impl Case {
             max_new_tokens: 6,
             sampling,
             stop_at_end: true,
+            further_ends: Arc::default(),
         };
         subject.cell(tokens, edits, readout)
     }
@@ -193,6 +194,7 @@ fn a_stream_beyond_the_format_is_an_error() {
         max_new_tokens: 2,
         sampling: Sampling::Greedy,
         stop_at_end: false,
+        further_ends: Arc::default(),
     };
     let readouts = [
         score_readout(ScoreDtype::Float32),

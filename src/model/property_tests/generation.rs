@@ -22,6 +22,7 @@ fn generation(sampling: Sampling, stop_at_end: bool) -> Readout {
         max_new_tokens: LENGTH,
         sampling,
         stop_at_end,
+        further_ends: Arc::default(),
     }
 }
 
@@ -102,6 +103,29 @@ fn a_row_ends_at_its_own_end_of_text() {
         lengths.insert(stopped.len());
     }
     assert!(lengths.len() > 3, "rows of different lengths: {lengths:?}");
+    // A token that is no end of the model's own ends those rows that are told so, and no others of the same tile.
+    let further = whole[0][1];
+    assert!(!END.contains(&further));
+    let ending = |ids: &[u32]| Readout::Generation {
+        max_new_tokens: LENGTH,
+        sampling,
+        stop_at_end: true,
+        further_ends: ids.into(),
+    };
+    let cells: Vec<Cell> = prompts
+        .iter()
+        .enumerate()
+        .map(|(row, tokens)| {
+            let ids = [further];
+            let readout = ending(&ids[..row % 2 ^ 1]);
+            subject.cell(Arc::clone(tokens), vec![], readout)
+        })
+        .collect();
+    for (row, found) in continuations(&mut subject, &cells).iter().enumerate() {
+        let is_end = |id: &u32| END.contains(id) || row % 2 == 0 && *id == further;
+        let end = whole[row].iter().position(is_end);
+        assert_eq!(found[..], whole[row][..end.map_or(LENGTH, |at| at + 1)]);
+    }
 }
 
 #[test]

@@ -65,6 +65,10 @@ impl<'a> Batch<'a> {
         self.keys[at]
     }
 
+    pub(super) fn cell(&self, at: usize) -> Cell {
+        self.cells.cell(self.asks[at].number as usize)
+    }
+
     pub(super) fn is_missing(&self, at: usize) -> bool {
         self.missing[at]
     }

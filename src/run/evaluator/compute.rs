@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value as Json;
 
 use crate::cache::{self, Cache, Key};
-use crate::model::{ModelHandle, Provenance, Step};
+use crate::model::{Cell, ModelHandle, Provenance, Step};
+use crate::plan::cached_value;
 use crate::run::Event;
 use crate::stages::StageError;
 
@@ -70,7 +71,7 @@ impl CachedEvaluator<'_> {
                         let bytes = value.to_bytes();
                         let is_new = match again.as_mut() {
                             None => Ok(true),
-                            Some(again) => again.compare(cache, &key, &bytes),
+                            Some(again) => again.compare(cache, (model, &batch.cell(at)), &bytes),
                         };
                         match is_new {
                             Ok(true) => pending.push(key, &bytes),
@@ -139,13 +140,18 @@ fn stop_if(is_over: bool) -> ControlFlow<()> {
 
 impl super::Comparison {
     /// Compares a value that was computed again with what is cached; whether nothing is.
-    fn compare(&mut self, cache: &Cache, key: &Key, bytes: &[u8]) -> Result<bool> {
-        let cached = cache.cells().get(key).map_err(failed)?;
-        let Some(cached) = cached else {
+    fn compare(
+        &mut self,
+        cache: &Cache,
+        (model, cell): (&ModelHandle, &Cell),
+        bytes: &[u8],
+    ) -> Result<bool> {
+        let cached = cached_value(cache, cell, &cell.key().into(), model.config())?;
+        let Some((_, cached)) = cached else {
             return Ok(true);
         };
         self.compared += 1;
-        self.different += u64::from(cached != bytes);
+        self.different += u64::from(cached.to_bytes() != bytes);
         Ok(false)
     }
 }

@@ -44,6 +44,15 @@ pub struct Direction {
     pub builders: Arc<HashSet<String>>,
 }
 
+/// What two groups of prompts have given.
+#[derive(Default)]
+pub(in crate::stages) struct Extracted {
+    /// At least one.
+    pub directions: Vec<Direction>,
+    /// The layers at which the means of the two groups are the same.
+    pub without: Vec<usize>,
+}
+
 /// Two groups of prompts, by index into a prompt set.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::stages) struct Groups {
@@ -124,13 +133,13 @@ impl Recipe<'_> {
             .collect())
     }
 
-    /// The directions, one per layer. `scores` are those of the prompt set's prompts.
+    /// The directions, one for each layer that has one. `scores` are those of the prompt set's prompts.
     pub(in crate::stages) fn directions(
         &self,
         groups: &Groups,
         activations: &[Activations],
         scores: &[Option<f64>],
-    ) -> Result<Vec<Direction>, StageError> {
+    ) -> Result<Extracted, StageError> {
         let ids = |list: &[usize]| {
             list.iter()
                 .map(|&i| self.prompts.prompts[i].id.clone())
@@ -148,45 +157,70 @@ impl Recipe<'_> {
                 .map(|&i| self.prompts.prompts[i].text.clone())
                 .collect(),
         );
-        activations
-            .iter()
-            .map(|at_layer| {
-                let (vector, pre_norm) = difference_of_means(&at_layer.top, &at_layer.bottom)
-                    .map_err(|problem| {
-                        StageError::Data(format!(
-                            "the direction at layer {} {problem}",
-                            at_layer.layer
-                        ))
-                    })?;
-                let all = at_layer.top.iter().chain(&at_layer.bottom);
-                let norms: Vec<f64> = all.map(|v| norm(v.iter().map(|&x| f64::from(x)))).collect();
-                Ok(Direction {
-                    label: self.label.clone(),
-                    seed: self.seed,
-                    model: self.model.name().to_string(),
-                    fingerprint: self.model.fingerprint().to_hex().to_string(),
-                    layer: at_layer.layer,
-                    site: self.site,
-                    position: self.position,
-                    vector: Arc::new(Vector::new(vector)),
-                    pre_norm,
-                    resid_norm: norms.iter().sum::<f64>() / norms.len() as f64,
-                    top: ids(&groups.top),
-                    bottom: ids(&groups.bottom),
-                    top_scores: range(&groups.top),
-                    bottom_scores: range(&groups.bottom),
-                    builders: Arc::clone(&builders),
-                })
-            })
-            .collect()
+        let mut extracted = Extracted::default();
+        for at_layer in activations {
+            let failed = |problem| {
+                StageError::Data(format!(
+                    "the direction at layer {} {problem}",
+                    at_layer.layer
+                ))
+            };
+            let difference =
+                difference_of_means(&at_layer.top, &at_layer.bottom).map_err(failed)?;
+            let Some((vector, pre_norm)) = difference else {
+                extracted.without.push(at_layer.layer);
+                continue;
+            };
+            let all = at_layer.top.iter().chain(&at_layer.bottom);
+            let norms: Vec<f64> = all.map(|v| norm(v.iter().map(|&x| f64::from(x)))).collect();
+            extracted.directions.push(Direction {
+                label: self.label.clone(),
+                seed: self.seed,
+                model: self.model.name().to_string(),
+                fingerprint: self.model.fingerprint().to_hex().to_string(),
+                layer: at_layer.layer,
+                site: self.site,
+                position: self.position,
+                vector: Arc::new(Vector::new(vector)),
+                pre_norm,
+                resid_norm: norms.iter().sum::<f64>() / norms.len() as f64,
+                top: ids(&groups.top),
+                bottom: ids(&groups.bottom),
+                top_scores: range(&groups.top),
+                bottom_scores: range(&groups.bottom),
+                builders: Arc::clone(&builders),
+            });
+        }
+        match (extracted.directions.is_empty(), extracted.without.first()) {
+            (true, Some(layer)) => Err(StageError::Data(format!(
+                "the direction at layer {layer} is zero or not finite (norm 0): the two groups do not differ"
+            ))),
+            _ => Ok(extracted),
+        }
+    }
+
+    /// What to say of layers that have no direction.
+    pub(in crate::stages) fn left_out(&self, layers: &[usize]) -> String {
+        let numbers: Vec<String> = layers.iter().map(usize::to_string).collect();
+        let (s, is) = match layers {
+            [_] => ("", "is"),
+            _ => ("s", "are"),
+        };
+        format!(
+            "layer{s} {} {is} left out: at `{}`, position {}, the mean activations of the two groups are the same there, so there is no \
+             direction (nothing tells prompts apart at a token that all of them have, before attention has read the others)",
+            numbers.join(", "),
+            self.site.short_name(),
+            self.position
+        )
     }
 }
 
-/// mean(top) − mean(bottom) in float64 → the unit vector in float32 and the norm before.
+/// mean(top) − mean(bottom) in float64 → the unit vector in float32 and the norm before; none where the means are the same.
 pub(super) fn difference_of_means(
     top: &[Vec<f32>],
     bottom: &[Vec<f32>],
-) -> Result<(Vec<f32>, f64), String> {
+) -> Result<Option<(Vec<f32>, f64)>, String> {
     let (Some(first), false) = (top.first(), bottom.is_empty()) else {
         return Err("has an empty group: no prompt was selected on one side".to_string());
     };
@@ -197,12 +231,11 @@ pub(super) fn difference_of_means(
         .map(|i| mean(top, i) - mean(bottom, i))
         .collect();
     let length = norm(raw.iter().copied());
-    if !length.is_finite() || length == 0.0 {
-        return Err(format!(
-            "is zero or not finite (norm {length}): the two groups do not differ"
-        ));
+    if !length.is_finite() {
+        return Err(format!("is not finite (norm {length})"));
     }
-    Ok((raw.iter().map(|x| (x / length) as f32).collect(), length))
+    let unit = || raw.iter().map(|x| (x / length) as f32).collect();
+    Ok((length > 0.0).then(|| (unit(), length)))
 }
 
 fn norm(values: impl Iterator<Item = f64>) -> f64 {
@@ -220,14 +253,18 @@ mod tests {
         // means (2, 4) and (-1, 0): the difference is (3, 4), of norm 5
         assert_eq!(
             difference_of_means(&top, &bottom),
-            Ok((vec![0.6, 0.8], 5.0))
+            Ok(Some((vec![0.6, 0.8], 5.0)))
         );
     }
 
     #[test]
-    fn a_direction_that_is_nothing_is_refused() {
+    fn equal_means_have_no_direction_and_what_is_no_vector_is_refused() {
         let same = [vec![1.0, 2.0]];
-        assert!(difference_of_means(&same, &same).is_err_and(|m| m.contains("zero or not finite")));
+        assert_eq!(difference_of_means(&same, &same), Ok(None));
+        // Of groups of any size: means of equal values are exact.
+        let value = vec![0.1_f32, 1e-38, 3e38];
+        let (seven, three) = (vec![value.clone(); 7], vec![value; 3]);
+        assert_eq!(difference_of_means(&seven, &three), Ok(None));
         let infinite = [vec![f32::INFINITY, 0.0]];
         assert!(difference_of_means(&infinite, &same).is_err_and(|m| m.contains("not finite")));
         assert!(difference_of_means(&same, &[]).is_err_and(|m| m.contains("empty group")));

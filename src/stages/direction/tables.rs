@@ -100,14 +100,16 @@ pub(super) fn shuffled(
     activations: &[Activations],
 ) -> Result<DataFrame, StageError> {
     let mut rows = Vec::new();
-    for (direction, at_layer) in directions.iter().zip(activations) {
+    let at = |layer: usize| activations.iter().find(|at_layer| at_layer.layer == layer);
+    let places = directions.iter().filter_map(|d| Some((d, at(d.layer)?)));
+    for (direction, at_layer) in places {
         let all: Vec<&Vec<f32>> = at_layer.top.iter().chain(&at_layer.bottom).collect();
         for seed in 0..SHUFFLES {
             let order = shuffle(all.len(), seed);
             let pick = |range: &[usize]| range.iter().map(|&i| all[i].clone()).collect::<Vec<_>>();
             let (top, bottom) = order.split_at(at_layer.top.len());
             // Two groups that happen not to differ have no direction: norm 0, no cosine.
-            let found = difference_of_means(&pick(top), &pick(bottom)).ok();
+            let found = difference_of_means(&pick(top), &pick(bottom)).ok().flatten();
             let (pre_norm, cosine) = match found {
                 Some((vector, norm)) => (norm, cosine(&vector, direction.vector.values())?),
                 None => (0.0, None),
