@@ -16,7 +16,7 @@ use super::console::Console;
 use super::logging::Log;
 use super::sizes::bytes;
 use super::{
-    Exit, Failure, Format, StudyArguments, command_line, open, print, shown, tables, tell,
+    Exit, Failure, Format, StudyArguments, command_line, open, print, print_json, shown, tables, tell,
 };
 
 #[derive(Args)]
@@ -93,7 +93,7 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
         tell(&format!("warning: no report: {error}"));
     }
     match arguments.study.format {
-        Format::Json => print(&format!("{}\n", as_json(&report)))?,
+        Format::Json => print_json(&as_json(&report))?,
         Format::Text => print(&tables::of_run(&report).to_string())?,
     }
     ending(&report, drawn.is_ok())

@@ -3,6 +3,7 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use polars::prelude::{AnyValue, DataFrame};
 
+use crate::harmless;
 use crate::run::RunReport;
 use crate::stages::Artifacts;
 
@@ -176,7 +177,7 @@ fn cell(value: &AnyValue<'_>) -> String {
             format!("{number}")
         }
         AnyValue::Float64(number) => format!("{number:.3}"),
-        AnyValue::String(text) => (*text).to_string(),
+        AnyValue::String(text) => harmless::line(text).into_owned(),
         other => other.to_string(),
     }
 }
