@@ -17,10 +17,10 @@ pub(crate) fn line(text: &str) -> Cow<'_, str> {
     escaped(text, is_harmful, escape)
 }
 
-/// A label in a picture or on a page, where joiners shape the letters of some scripts and do no harm: what controls a machine or turns
+/// Text in a picture or on a page, where joiners shape the letters of some scripts and do no harm: what controls a machine or turns
 /// text around is escaped, the rest stays.
 pub(crate) fn label(text: &str) -> Cow<'_, str> {
-    escaped(text, is_control, escape)
+    escaped(text, |c| is_control(c) && !matches!(c, '\n' | '\t'), escape)
 }
 
 /// JSON text with the same value: in JSON such characters stand in strings only, which have an escape of their own.
@@ -98,9 +98,14 @@ fn is_control(c: char) -> bool {
 
 /// What takes no room, or looks like nothing: joiners, soft hyphens, fillers, marks of byte order, tags, selectors.
 fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{00AD}' | '\u{034F}' | '\u{115F}' | '\u{1160}' | '\u{17B4}' | '\u{17B5}')
-        || matches!(c, '\u{180B}'..='\u{180F}' | '\u{200B}'..='\u{200D}' | '\u{2060}'..='\u{2065}')
-        || matches!(c, '\u{2800}' | '\u{3164}' | '\u{FE00}'..='\u{FE0D}' | '\u{FEFF}' | '\u{FFA0}')
+    matches!(
+        c,
+        '\u{00AD}' | '\u{034F}' | '\u{115F}' | '\u{1160}' | '\u{17B4}' | '\u{17B5}'
+    ) || matches!(c, '\u{180B}'..='\u{180F}' | '\u{200B}'..='\u{200D}' | '\u{2060}'..='\u{2065}')
+        || matches!(
+            c,
+            '\u{2800}' | '\u{3164}' | '\u{FE00}'..='\u{FE0D}' | '\u{FEFF}' | '\u{FFA0}'
+        )
         || matches!(c, '\u{1D173}'..='\u{1D17A}' | '\u{E0000}'..='\u{E0FFF}')
 }
 
@@ -115,13 +120,27 @@ mod tests {
             ("\u{9b}31m \u{7f}", "\\u{9b}31m \\u{7f}"),
             ("a\rb", "a\\rb"),
             ("abc\u{202e}fed", "abc\\u{202e}fed"),
-            ("\u{2067}\u{200f}\u{61c}\u{2028}", "\\u{2067}\\u{200f}\\u{61c}\\u{2028}"),
-            ("a\u{200b}b\u{feff}\u{e0041}", "a\\u{200b}b\\u{feff}\\u{e0041}"),
+            (
+                "\u{2067}\u{200f}\u{61c}\u{2028}",
+                "\\u{2067}\\u{200f}\\u{61c}\\u{2028}",
+            ),
+            (
+                "a\u{200b}b\u{feff}\u{e0041}",
+                "a\\u{200b}b\\u{feff}\\u{e0041}",
+            ),
         ] {
             assert_eq!(text(given), shown);
             assert_eq!(line(given), shown);
         }
-        for kept in ["naïve", "拒否", "שלום", "سلام", "हिन्दी", "❤\u{fe0f}", "α = −1.5 … ↑"] {
+        for kept in [
+            "naïve",
+            "拒否",
+            "שלום",
+            "سلام",
+            "हिन्दी",
+            "❤\u{fe0f}",
+            "α = −1.5 … ↑",
+        ] {
             assert!(matches!(text(kept), Cow::Borrowed(same) if same == kept));
         }
         assert_eq!(text("a\n\tb"), "a\n\tb");
@@ -131,7 +150,7 @@ mod tests {
     #[test]
     fn a_label_keeps_its_joiners() {
         assert_eq!(label("می\u{200c}خواهم"), "می\u{200c}خواهم");
-        assert_eq!(label("a\u{202e}b\u{2028}\n"), "a\\u{202e}b\\u{2028}\\n");
+        assert_eq!(label("a\u{202e}b\u{2028}\n"), "a\\u{202e}b\\u{2028}\n");
     }
 
     #[test]
@@ -140,7 +159,10 @@ mod tests {
         let written = serde_json::to_string_pretty(&value).unwrap();
         let shown = json(&written);
         assert!(!shown.contains(|c| is_harmful(c) && c != '\n'), "{shown:?}");
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
+            value
+        );
     }
 
     #[test]

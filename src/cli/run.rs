@@ -16,7 +16,8 @@ use super::console::Console;
 use super::logging::Log;
 use super::sizes::bytes;
 use super::{
-    Exit, Failure, Format, StudyArguments, command_line, open, print, print_json, shown, tables, tell,
+    Exit, Failure, Format, StudyArguments, command_line, open, print, print_json, shown, tables,
+    tell,
 };
 
 #[derive(Args)]
@@ -88,7 +89,7 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
         other => Failure::Failed(other.to_string()),
     })?;
     // A run is not worth less because its picture could not be drawn.
-    let drawn = crate::report::write(&report.run_dir);
+    let drawn = crate::report::write_with(&report.run_dir, &opened.cache);
     if let Err(error) = &drawn {
         tell(&format!("warning: no report: {error}"));
     }

@@ -65,7 +65,8 @@ impl Diagnostic {
     }
 
     fn render(&self, sources: &Sources, renderer: &Renderer) -> String {
-        let mut group = Group::with_title(Level::ERROR.primary_title(harmless::text(&self.message)));
+        let mut group =
+            Group::with_title(Level::ERROR.primary_title(harmless::text(&self.message)));
         for id in self.texts() {
             let marks = self.marks(id, sources);
             group = if marks.is_empty() {
@@ -77,7 +78,10 @@ impl Diagnostic {
         if let Some(help) = &self.help {
             group = group.element(Level::HELP.message(harmless::text(help)));
         }
-        let notes = self.notes.iter().map(|note| Level::NOTE.message(harmless::text(note)));
+        let notes = self
+            .notes
+            .iter()
+            .map(|note| Level::NOTE.message(harmless::text(note)));
         renderer.render(&[group.elements(notes)])
     }
 
@@ -98,7 +102,10 @@ impl Diagnostic {
         let text = sources.text(id);
         let mark = |kind: AnnotationKind, at: &Location, label: Option<&'a str>| {
             let span = at.span().filter(|_| at.source() == id)?;
-            Some(kind.span(first_line(text, span)).label(label.map(harmless::text)))
+            Some(
+                kind.span(first_line(text, span))
+                    .label(label.map(harmless::text)),
+            )
         };
         let primary = self.at.iter().filter_map(|at| {
             let label = self.label.as_deref();

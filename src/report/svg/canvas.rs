@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::harmless;
+
 /// Which end of a text its place is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Anchor {
@@ -170,17 +172,16 @@ fn coordinates(points: &[(f64, f64)]) -> String {
     pairs.collect::<Vec<_>>().join(" ")
 }
 
-/// Text as XML takes it; characters that XML has no way to write are left out.
+/// Text as XML takes it, in one line; characters that XML has no way to write are shown as escapes.
 pub(in crate::report) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in harmless::label(text).chars() {
         match c {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\t' | '\n' => escaped.push(' '),
-            c if c.is_control() || matches!(c, '\u{FFFE}' | '\u{FFFF}') => {}
             c => escaped.push(c),
         }
     }

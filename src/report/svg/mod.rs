@@ -145,17 +145,18 @@ fn draw_legend(canvas: &mut Canvas, entries: &[Entry<'_>], y: f64) {
     }
 }
 
-/// The SVG as PNG, twice as many pixels each way, with the fonts that the program brings along.
+/// The figure as PNG, twice as many pixels each way, with the fonts that the program brings along.
 ///
 /// # Errors
-/// [`ReportError::Drawing`] where the SVG is not one, or is too large to draw.
-pub fn png(svg: &str) -> Result<Vec<u8>, ReportError> {
+/// [`ReportError::Drawing`] where it is too large to draw.
+pub fn png(figure: &Figure) -> Result<Vec<u8>, ReportError> {
+    let svg = svg(figure);
     let options = usvg::Options {
         fontdb: fonts(),
         font_family: "Noto Sans".to_string(),
         ..usvg::Options::default()
     };
-    let tree = usvg::Tree::from_str(svg, &options)
+    let tree = usvg::Tree::from_str(&svg, &options)
         .map_err(|error| ReportError::Drawing(error.to_string()))?;
     let size = tree.size().to_int_size().scale_by(PNG_SCALE);
     let pixmap = size.and_then(|size| tiny_skia::Pixmap::new(size.width(), size.height()));
