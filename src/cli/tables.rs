@@ -122,9 +122,12 @@ fn sweep(stage: &str, table: &DataFrame) -> String {
         for set in &sets {
             let of_set = same.iter().find(|row| row[5] == **set);
             line.push(of_set.map_or_else(String::new, |row| row[6].clone()));
-            line.push(of_set.map_or_else(String::new, |row| {
-                format!("{} [{}, {}]", row[7], row[8], row[9])
-            }));
+            line.push(
+                of_set.map_or_else(String::new, |row| match row[8].is_empty() {
+                    true => row[7].clone(),
+                    false => format!("{} [{}, {}]", row[7], row[8], row[9]),
+                }),
+            );
         }
         lines.push(line);
     }

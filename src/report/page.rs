@@ -115,8 +115,7 @@ pub(super) fn page(run: &FinishedRun, content: &Content) -> Result<String, Repor
         "data": in_script(&content.data),
         "nonce": nonce,
     });
-    let values =
-        context! { style => STYLE, script => SCRIPT, library => ECHARTS, ..in_template(&values) };
+    let values = context! { data => in_script(&harmless::json(&content.data)), style => STYLE, script => SCRIPT, library => ECHARTS, ..in_template(&values) };
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment
