@@ -13,7 +13,7 @@ use crate::run::{self, Criteria, Usage};
 
 use super::sizes::{age, bytes};
 use super::tables::grid;
-use super::{Exit, Failure, Format, print, shown};
+use super::{Exit, Failure, Format, print, print_json, shown};
 
 #[derive(Args)]
 pub(super) struct CacheArguments {
@@ -126,7 +126,7 @@ fn verify(place: &Place) -> Result<(), Failure> {
     let verified = verified.map_err(failed)?;
     let damaged = verified.damaged.len();
     match place.format {
-        Format::Json => print(&format!("{}\n", json!(verified)))?,
+        Format::Json => print_json(&json!(verified))?,
         Format::Text => print(&format!(
             "{} files checked, {}: {}\n",
             verified.files,
@@ -151,10 +151,10 @@ fn verify(place: &Place) -> Result<(), Failure> {
 fn stats(place: &Place) -> Result<(), Failure> {
     let cache = place.open()?;
     let usage = run::usage(&cache, &place.runs).map_err(failed)?;
-    print(&match place.format {
-        Format::Json => format!("{}\n", json!(usage)),
-        Format::Text => as_text(&usage),
-    })
+    match place.format {
+        Format::Json => print_json(&json!(usage)),
+        Format::Text => print(&as_text(&usage)),
+    }
 }
 
 fn as_text(usage: &Usage) -> String {
@@ -218,9 +218,9 @@ fn gc(arguments: &GcArguments) -> Result<(), Failure> {
         unreferenced: arguments.unreferenced,
     };
     let collected = run::collect(&cache, &place.runs, &criteria, lease.as_ref()).map_err(failed)?;
-    print(&match place.format {
-        Format::Json => format!("{}\n", json!(collected)),
-        Format::Text => format!(
+    match place.format {
+        Format::Json => print_json(&json!(collected)),
+        Format::Text => print(&format!(
             "{} {}: {} stage outputs, {} artifacts and {} packs of {} cells; {} {}\n",
             if arguments.dry_run {
                 "would delete"
@@ -238,8 +238,8 @@ fn gc(arguments: &GcArguments) -> Result<(), Failure> {
             } else {
                 "are left"
             },
-        ),
-    })?;
+        )),
+    }?;
     match collected.not_deleted {
         0 => Ok(()),
         count => Err(Failure::Failed(format!(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::harmless;
 use crate::run::{Event, StageReport, StageStatus};
 
 use super::shown;
@@ -40,7 +41,7 @@ impl Console {
                 self.line(&format!("run folder {}", shown(run_dir)));
                 for finding in *findings {
                     tracing::info!(finding, "finding");
-                    self.line(&format!("note: {finding}"));
+                    self.line(&format!("note: {}", harmless::line(finding)));
                 }
             }
             Event::StageStarted { name } => {
@@ -115,8 +116,9 @@ impl Console {
         for finding in findings {
             tracing::info!(stage = report.name, finding, "finding");
             self.line(&format!(
-                "{:width$}  note: {finding}",
+                "{:width$}  note: {}",
                 "",
+                harmless::line(finding),
                 width = self.width
             ));
         }

@@ -1,6 +1,5 @@
 //! `dial dag`: a study's pipeline as text that other programs draw.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -32,13 +31,11 @@ enum DagFormat {
 }
 
 pub(super) fn dag(arguments: &DagArguments) -> Result<(), Failure> {
-    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let render = |diagnostics: spec::Diagnostics| Failure::Usage(diagnostics.render(color));
-    let document = spec::load(&arguments.file, &arguments.overrides).map_err(render)?;
+    let document = spec::load(&arguments.file, &arguments.overrides).map_err(Failure::Study)?;
     let mut problems = Problems::default();
     let sources = document.sources.clone();
     let study = Study::read(document, "study", &mut problems);
-    problems.finish(&sources).map_err(render)?;
+    problems.finish(&sources).map_err(Failure::Study)?;
     let stages = study.as_ref().map(report::graph).unwrap_or_default();
     let nodes: Vec<Node> = stages
         .into_iter()

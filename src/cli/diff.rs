@@ -8,7 +8,7 @@ use crate::report::{self, Difference, Tolerances};
 
 use super::report::failure;
 use super::tables::grid;
-use super::{Failure, print};
+use super::{Failure, print, print_csv, print_json};
 
 /// Rows that a terminal shows, the largest differences first.
 const ROWS: usize = 12;
@@ -53,14 +53,11 @@ pub(super) fn diff(arguments: &DiffArguments) -> Result<(), Failure> {
         report::diff(&arguments.left, &arguments.right, tolerances).map_err(failure)?;
     match arguments.format {
         DiffFormat::Text => print(&as_text(&difference))?,
-        DiffFormat::Csv => print(&as_csv(&difference))?,
-        DiffFormat::Json => print(&format!(
-            "{}\n",
-            serde_json::json!({
-                "within": difference.is_within(),
-                "difference": difference,
-            })
-        ))?,
+        DiffFormat::Csv => print_csv(&as_csv(&difference))?,
+        DiffFormat::Json => print_json(&serde_json::json!({
+            "within": difference.is_within(),
+            "difference": difference,
+        }))?,
     }
     if difference.is_within() {
         return Ok(());

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::plan::{self, Explanation, Fetch, Nearest};
 
 use super::tables::grid;
-use super::{Failure, Format, StudyArguments, open, print};
+use super::{Failure, Format, StudyArguments, open, print, print_json};
 
 /// Lines that all stages together may take, the heading among them.
 const SCREEN: usize = 40;
@@ -39,10 +39,10 @@ pub(super) fn explain(arguments: &ExplainArguments) -> Result<(), Failure> {
         }
         explanations.retain(|explanation| explanation.stage == *stage);
     }
-    print(&match arguments.study.format {
-        Format::Json => format!("{}\n", json!({ "stages": stages(&explanations) })),
-        Format::Text => as_text(&explanations, arguments.stage.is_some()),
-    })
+    match arguments.study.format {
+        Format::Json => print_json(&json!({ "stages": stages(&explanations) })),
+        Format::Text => print(&as_text(&explanations, arguments.stage.is_some())),
+    }
 }
 
 fn stages(explanations: &[Explanation]) -> Vec<serde_json::Value> {

@@ -11,6 +11,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::harmless;
+
 /// A log file that may not exist yet; what is written before is kept in memory.
 #[derive(Clone, Default)]
 pub(super) struct Log(Arc<Mutex<Sink>>);
@@ -34,7 +36,7 @@ impl Log {
             .without_time()
             .with_target(false)
             .log_internal_errors(false)
-            .with_writer(io::stderr)
+            .with_writer(|| Shown)
             .with_filter(LevelFilter::WARN);
         // Fails only where a subscriber is there already, and then that one serves.
         let _ = tracing_subscriber::registry()
@@ -51,6 +53,22 @@ impl Log {
         file.write_all(&sink.early)?;
         sink.early.clear();
         sink.file = Some(file);
+        Ok(())
+    }
+}
+
+/// The terminal, which events reach as text for people.
+struct Shown;
+
+impl Write for Shown {
+    /// An event comes in one piece.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        io::stderr().write_all(harmless::text(&text).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

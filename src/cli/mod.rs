@@ -27,6 +27,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use exit::Exit;
 
+use crate::harmless;
 use crate::model::DeviceName;
 use crate::plan::{Fetch, Opened, PlanError, open_study};
 use crate::spec;
@@ -98,8 +99,10 @@ enum Format {
 
 /// Why a command ended without its result.
 enum Failure {
-    /// The command line or the study is wrong.
+    /// The command line is wrong.
     Usage(String),
+    /// The study is wrong.
+    Study(spec::Diagnostics),
     /// Something failed.
     Failed(String),
     /// It ended in another way that has an exit code of its own.
@@ -110,7 +113,7 @@ enum Failure {
 
 /// Runs the program, and ends the process.
 pub fn main() -> ! {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::try_parse().unwrap_or_else(|error| refuse(&error));
     // Warnings of every command are told; only a run keeps them.
     let log = logging::Log::start();
     let outcome = match arguments.command {
@@ -129,6 +132,11 @@ pub fn main() -> ! {
     let code = match outcome {
         Ok(()) => Exit::Done,
         Err(Failure::Usage(message)) => complain(&message, Exit::Usage),
+        Err(Failure::Study(diagnostics)) => {
+            let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            tell_raw(&harmless::coloured(&diagnostics.render(color)));
+            Exit::Usage
+        }
         Err(Failure::Failed(message)) => complain(&message, Exit::Failed),
         Err(Failure::Other(exit, message)) => complain(&message, exit),
         Err(Failure::Interrupted) => Exit::Interrupted,
@@ -139,13 +147,47 @@ pub fn main() -> ! {
     unsafe { libc::_exit(i32::from(code.code())) }
 }
 
+/// Ends the program as the command line asks for: with help, or with what is wrong with it.
+fn refuse(error: &clap::Error) -> ! {
+    if !error.use_stderr() {
+        // The program's own words.
+        error.exit();
+    }
+    // Words of the command line may be names of files, which may be anybody's.
+    tell(error.render().to_string().trim_end());
+    std::process::exit(error.exit_code());
+}
+
 /// Writes a line to stderr, for people. A terminal that has gone, or a log on a full disk, ends no run.
 fn tell(text: &str) {
+    tell_raw(&harmless::text(text));
+}
+
+/// The same of what is known to be harmless.
+fn tell_raw(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
+/// Writes text for people to stdout.
 fn print(text: &str) -> Result<(), Failure> {
+    print_raw(&harmless::text(text))
+}
+
+/// Writes a JSON value to stdout, on one line. What a terminal would act on is escaped as JSON has it.
+fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
+    print_raw(&format!("{}\n", harmless::json(&value.to_string())))
+}
+
+/// Writes CSV to stdout: to a file or a pipe byte by byte, to a terminal as text for people.
+fn print_csv(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().is_terminal() {
+        true => print(text),
+        false => print_raw(text),
+    }
+}
+
+/// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
+fn print_raw(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     let written = stdout
         .write_all(text.as_bytes())
@@ -159,28 +201,20 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 fn complain(message: &str, exit: Exit) -> Exit {
-    // Diagnostics begin with a word of their own.
-    let prefix = if message.contains("error") && message.trim_start().starts_with("error") {
-        ""
-    } else {
-        "error: "
-    };
-    tell(&format!("{prefix}{message}"));
+    tell(&format!("error: {message}"));
     exit
 }
 
 /// Reads and checks the study, and opens its inputs and the cache. Also the number of threads.
 fn open(arguments: &StudyArguments, fetch: Fetch) -> Result<(Opened, usize), Failure> {
-    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let render = |diagnostics: spec::Diagnostics| Failure::Usage(diagnostics.render(color));
     let threads = arguments.threads.map_or_else(physical_cores, usize::from);
     crate::model::set_threads(threads).map_err(|error| Failure::Failed(error.to_string()))?;
-    let document = spec::load(&arguments.file, &arguments.overrides).map_err(render)?;
+    let document = spec::load(&arguments.file, &arguments.overrides).map_err(Failure::Study)?;
     let name = arguments.file.file_stem().and_then(|stem| stem.to_str());
     let name = name.unwrap_or("study");
     let opened = open_study(document, name, &arguments.cache, fetch);
     let opened = opened.map_err(|error| match error {
-        PlanError::Study(diagnostics) => render(diagnostics),
+        PlanError::Study(diagnostics) => Failure::Study(diagnostics),
         other => Failure::Failed(other.to_string()),
     })?;
     Ok((opened, threads))

@@ -7,7 +7,7 @@ use crate::plan::{Fetch, Plan, PlanError, PlannedStage, Status};
 
 use super::console::duration;
 use super::tables::grid;
-use super::{Failure, Format, StudyArguments, open, print};
+use super::{Failure, Format, StudyArguments, open, print, print_json};
 
 #[derive(Args)]
 pub(super) struct PlanArguments {
@@ -20,12 +20,12 @@ pub(super) fn plan(arguments: &PlanArguments) -> Result<(), Failure> {
     let plan =
         Plan::new(&opened.study, &opened.inputs, &opened.cache, threads).map_err(|error| {
             match error {
-                PlanError::Study(diagnostics) => Failure::Usage(diagnostics.to_string()),
+                PlanError::Study(diagnostics) => Failure::Study(diagnostics),
                 other => Failure::Failed(other.to_string()),
             }
         })?;
     match arguments.study.format {
-        Format::Json => print(&format!("{}\n", as_json(&plan, &opened.inputs.findings))),
+        Format::Json => print_json(&as_json(&plan, &opened.inputs.findings)),
         Format::Text => print(&as_text(&plan, &opened.inputs.findings)),
     }
 }

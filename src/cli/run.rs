@@ -16,7 +16,8 @@ use super::console::Console;
 use super::logging::Log;
 use super::sizes::bytes;
 use super::{
-    Exit, Failure, Format, StudyArguments, command_line, open, print, shown, tables, tell,
+    Exit, Failure, Format, StudyArguments, command_line, open, print, print_json, shown, tables,
+    tell,
 };
 
 #[derive(Args)]
@@ -87,9 +88,9 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
         run::RunError::UnknownStage(message) => Failure::Usage(message),
         other => Failure::Failed(other.to_string()),
     })?;
-    let drawn = crate::report::write(&report.run_dir);
+    let drawn = crate::report::write_with(&report.run_dir, &opened.cache);
     match arguments.study.format {
-        Format::Json => print(&format!("{}\n", as_json(&report)))?,
+        Format::Json => print_json(&as_json(&report))?,
         Format::Text => print(&tables::of_run(&report).to_string())?,
     }
     ending(&report, drawn.is_ok())?;

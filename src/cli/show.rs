@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value as Json};
 
+use crate::harmless;
 use crate::report::{FinishedRun, FinishedStage, Table, Trace, Values, file_stem, traces};
 
 use super::report::failure;
 use super::tables::grid;
-use super::{Failure, console::duration, print};
+use super::{Failure, console::duration, print, print_csv, print_json};
 
 /// Rows of a table that a terminal shows.
 const ROWS: usize = 40;
@@ -44,13 +45,12 @@ pub(super) fn show(arguments: &ShowArguments) -> Result<(), Failure> {
         None => main_tables(&run),
         Some(name) => named(&run, name)?,
     };
-    let text = match arguments.format {
-        ShowFormat::Text => as_text(&run, &tables, arguments.stage.as_deref()),
-        ShowFormat::Csv => as_csv(&tables),
-        ShowFormat::Json => as_json(&tables),
-        ShowFormat::Md => as_markdown(&tables),
-    };
-    print(&text)
+    match arguments.format {
+        ShowFormat::Text => print(&as_text(&run, &tables, arguments.stage.as_deref())),
+        ShowFormat::Csv => print_csv(&as_csv(&tables)),
+        ShowFormat::Json => print_json(&as_json(&tables)),
+        ShowFormat::Md => print(&as_markdown(&tables)),
+    }
 }
 
 /// A table with the name of its files.
@@ -138,7 +138,7 @@ fn as_text(run: &FinishedRun, tables: &[Named<'_>], stage: Option<&str>) -> Stri
         Some(name) => s.name == name,
     });
     for finding in findings.flat_map(FinishedStage::findings) {
-        let _ = writeln!(text, "note: {finding}");
+        let _ = writeln!(text, "note: {}", harmless::line(&finding));
     }
     text
 }
@@ -206,14 +206,10 @@ fn brief(values: &Values, row: usize) -> String {
             .flatten()
             .map_or(String::new(), |v| v.to_string()),
         Values::Text(values) => {
-            let text = values
-                .get(row)
-                .map(str::to_string)
-                .unwrap_or_default()
-                .replace(char::is_control, " ");
+            let text = harmless::line(values.get(row).unwrap_or_default());
             match text.char_indices().nth(70) {
                 Some((cut, _)) => format!("{}…", &text[..cut]),
-                None => text,
+                None => text.into_owned(),
             }
         }
     }
@@ -236,7 +232,7 @@ fn as_csv(tables: &[Named<'_>]) -> String {
     text
 }
 
-fn as_json(tables: &[Named<'_>]) -> String {
+fn as_json(tables: &[Named<'_>]) -> Json {
     let rows = |table: &Table| -> Vec<Json> {
         let row = |row: usize| {
             let cells = table.columns.iter().map(|c| {
@@ -255,7 +251,7 @@ fn as_json(tables: &[Named<'_>]) -> String {
         .iter()
         .map(|(name, table)| (name.clone(), Json::Array(rows(table))))
         .collect();
-    format!("{}\n", Json::Object(all))
+    Json::Object(all)
 }
 
 fn as_markdown(tables: &[Named<'_>]) -> String {

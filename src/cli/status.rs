@@ -10,7 +10,7 @@ use crate::run::{RunState, RunSummary, run_summaries};
 
 use super::console::duration;
 use super::tables::grid;
-use super::{Failure, Format, command_line, print, quoted, shown};
+use super::{Failure, Format, command_line, print, print_json, quoted, shown};
 
 /// Runs that a terminal shows, the newest of all.
 const ROWS: usize = 20;
@@ -27,10 +27,10 @@ pub(super) struct StatusArguments {
 
 pub(super) fn status(arguments: &StatusArguments) -> Result<(), Failure> {
     let runs = run_summaries(&arguments.runs).map_err(|e| Failure::Failed(e.to_string()))?;
-    print(&match arguments.format {
-        Format::Json => format!("{}\n", as_json(&runs)),
-        Format::Text => as_text(&runs, arguments),
-    })
+    match arguments.format {
+        Format::Json => print_json(&as_json(&runs)),
+        Format::Text => print(&as_text(&runs, arguments)),
+    }
 }
 
 fn as_json(runs: &[RunSummary]) -> serde_json::Value {

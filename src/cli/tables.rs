@@ -3,6 +3,7 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use polars::prelude::{AnyValue, DataFrame};
 
+use crate::harmless;
 use crate::run::RunReport;
 use crate::stages::Artifacts;
 
@@ -121,9 +122,12 @@ fn sweep(stage: &str, table: &DataFrame) -> String {
         for set in &sets {
             let of_set = same.iter().find(|row| row[5] == **set);
             line.push(of_set.map_or_else(String::new, |row| row[6].clone()));
-            line.push(of_set.map_or_else(String::new, |row| {
-                format!("{} [{}, {}]", row[7], row[8], row[9])
-            }));
+            line.push(
+                of_set.map_or_else(String::new, |row| match row[8].is_empty() {
+                    true => row[7].clone(),
+                    false => format!("{} [{}, {}]", row[7], row[8], row[9]),
+                }),
+            );
         }
         lines.push(line);
     }
@@ -176,7 +180,7 @@ fn cell(value: &AnyValue<'_>) -> String {
             format!("{number}")
         }
         AnyValue::Float64(number) => format!("{number:.3}"),
-        AnyValue::String(text) => (*text).to_string(),
+        AnyValue::String(text) => harmless::line(text).into_owned(),
         other => other.to_string(),
     }
 }

@@ -43,6 +43,9 @@ pub struct StageRecord {
     pub tables: Vec<TableRecord>,
     /// Its directions: a safetensors file with a JSON description each, in order.
     pub directions: Vec<(ArtifactRecord, ArtifactRecord)>,
+    /// Other files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<ArtifactRecord>,
     /// Sentences worth a reader's attention.
     pub findings: Vec<String>,
     /// What its key was made of.
@@ -70,7 +73,8 @@ impl StageRecord {
     pub fn objects(&self) -> impl Iterator<Item = &Key> {
         let tables = self.tables.iter().flat_map(|t| [&t.csv, &t.parquet]);
         let directions = self.directions.iter().flat_map(|(a, b)| [&a.key, &b.key]);
-        tables.chain(directions)
+        let files = self.files.iter().map(|file| &file.key);
+        tables.chain(directions).chain(files)
     }
 
     /// Hash of the content, by which other stages know it: a stage that is computed again and leaves the same stops the wave there.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::harmless;
+
 /// How many problems are shown; the rest are counted.
 const SHOWN_PROBLEMS: usize = 20;
 
@@ -69,19 +71,12 @@ impl std::error::Error for PromptErrors {}
 
 /// A value from the file in backticks, on one line and not too long.
 pub(super) fn quoted(value: &str) -> String {
-    let mut text = String::from("`");
-    for character in value.chars().take(QUOTED_CHARACTERS) {
-        if character.is_control() {
-            text.extend(character.escape_default());
-        } else {
-            text.push(character);
-        }
-    }
-    if value.chars().nth(QUOTED_CHARACTERS).is_some() {
-        text.push('…');
-    }
-    text.push('`');
-    text
+    let end = value.char_indices().nth(QUOTED_CHARACTERS);
+    let (start, more) = match end {
+        Some((end, _)) => (&value[..end], "…"),
+        None => (value, ""),
+    };
+    format!("`{}{more}`", harmless::line(start))
 }
 
 /// Names in backticks, joined by commas.

@@ -261,12 +261,13 @@ impl DrilledSet {
             let [model, layer, site, direction] = [0, 1, 2, 3].map(|c: usize| texts[c].name(row));
             let is_one = gathered.is_one();
             let name = match (stage.kind.as_str(), is_one) {
-                ("random", _) => "random directions (range and mean)".to_string(),
+                ("random", true) => format!("{} ({direction})", stage.name),
+                ("random", false) => "random directions (range and mean)".to_string(),
                 (_, true) => format!("{} ({direction})", stage.name),
                 (_, false) => format!("{} ({direction}, mean over seeds)", stage.name),
             };
-            let is_random = stage.kind == "random";
-            let ends = |of: fn(&Cell) -> f64| match is_random {
+            let has_range = stage.kind == "random" && !is_one;
+            let ends = |of: fn(&Cell) -> f64| match has_range {
                 true => gathered.each(of),
                 false => Vec::new(),
             };

@@ -114,6 +114,27 @@ pub struct ColourScale {
     pub colours: Vec<String>,
 }
 
+impl Figure {
+    /// Changes every text that is drawn.
+    pub(super) fn each_text(&mut self, change: &mut dyn FnMut(&mut String)) {
+        let Figure { title, note, .. } = self;
+        [title, note].into_iter().for_each(&mut *change);
+        for panel in &mut self.panels {
+            change(&mut panel.title);
+            for axis in [&mut panel.x, &mut panel.y] {
+                change(&mut axis.label);
+                axis.categories.iter_mut().for_each(&mut *change);
+            }
+            for mark in &mut panel.marks {
+                change(&mut mark.name);
+                mark.labels.iter_mut().for_each(&mut *change);
+            }
+            let colours = panel.colours.iter_mut();
+            colours.for_each(|colours| change(&mut colours.label));
+        }
+    }
+}
+
 impl Axis {
     /// An axis of numbers.
     pub fn of(label: impl Into<String>) -> Self {

@@ -12,6 +12,7 @@
 //! svg          figures as SVG and PNG
 //! dag          the pipeline as Mermaid, Graphviz and SVG
 //! diff         two runs, or a run and what was published
+//! drawn        what was drawn before, in the cache
 //! drill        what the page shows of one prompt
 //! page         `report.html`
 //! traces       sweeps as plain curves
@@ -21,6 +22,7 @@
 mod column;
 mod dag;
 mod diff;
+mod drawn;
 mod drill;
 mod figure;
 mod figures;
@@ -43,7 +45,7 @@ pub use finished::{FinishedRun, FinishedStage, file_stem, graph};
 pub use svg::{png, svg};
 pub use table::{Column, Table};
 pub use traces::{Trace, traces};
-pub use write::write;
+pub use write::{write, write_with};
 
 /// Why nothing can be shown.
 #[derive(Debug)]

@@ -1,12 +1,15 @@
 //! `report.html`: one file that needs nothing else, from a template, a style sheet, a script and the charting library.
 //!
-//! Text from prompts and models is data. It travels as JSON in which `<` is written `\u003c`, and the script puts it in place as text;
-//! what the template itself writes is escaped by minijinja; and the page's content security policy runs no script but its own two.
+//! Text from prompts and models is data. It travels as JSON in which `<` is written `\u003c` when it is put into the page, whatever it holds,
+//! and the script puts it in place as text; what the template itself writes is escaped by minijinja. So no text becomes markup, and a page
+//! that is sent elsewhere has no other origin: its content security policy runs no script but its own two, turns no text into markup, and
+//! forbids another base and forms. (No policy forbids `<meta http-equiv=refresh>`: that there is no such markup is what keeps it out.)
 
-use minijinja::{AutoEscape, Environment, Value};
+use minijinja::{AutoEscape, Environment, Value, context};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
+use crate::harmless;
 use crate::stages::KINDS;
 
 use super::{
@@ -28,8 +31,6 @@ const MOST_TEXT_BYTES: usize = 500_000;
 /// What the page shows of a run's tables; the same for every run that has the same tables.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Content {
-    /// What it was made from, see `write`.
-    pub key: String,
     /// Whether the controls pass.
     verdict: Json,
     /// The tables at the top.
@@ -37,13 +38,13 @@ pub(super) struct Content {
     /// By stage, its figures and tables.
     stages: Json,
     has_prompts: bool,
-    /// Figures, tables and prompts, as JSON that can stand in a script element.
+    /// Figures, tables and prompts, as JSON.
     data: String,
 }
 
 impl Content {
     /// Of a run whose tables are loaded.
-    pub(super) fn of(run: &FinishedRun, figures: &[Figure], key: String) -> Self {
+    pub(super) fn of(run: &FinishedRun, figures: &[Figure]) -> Self {
         let mut tables = Vec::new();
         let main_tables = main_tables(run, &mut tables);
         let mut stages = serde_json::Map::new();
@@ -54,12 +55,11 @@ impl Content {
         let has_prompts = !sets.is_empty();
         let data = json!({ "figures": figures, "tables": tables, "sets": sets, "palette": PALETTE, "baseline": BASELINE });
         Content {
-            key,
             verdict: verdict(run),
             main_tables: json!(main_tables),
             stages: Json::Object(stages),
             has_prompts,
-            data: in_script(&data),
+            data: data.to_string(),
         }
     }
 }
@@ -108,23 +108,24 @@ pub(super) fn page(run: &FinishedRun, content: &Content) -> Result<String, Repor
         "version": manifest["provenance"]["dial"],
         "provenance": provenance(manifest),
         "dag": dag::svg(&dag::of_run(run)),
-        "style": STYLE, "script": SCRIPT, "library": ECHARTS, "echarts": ECHARTS_VERSION,
+        "echarts": ECHARTS_VERSION,
         "main_tables": content.main_tables,
         "stages": stages,
         "has_prompts": content.has_prompts,
-        "data": content.data,
+        "data": in_script(&content.data),
         "nonce": nonce,
     });
+    let values = context! { data => in_script(&harmless::json(&content.data)), style => STYLE, script => SCRIPT, library => ECHARTS, ..in_template(&values) };
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment
-        .render_str(TEMPLATE, in_template(&values))
+        .render_str(TEMPLATE, values)
         .map_err(|error| ReportError::Drawing(error.to_string()))
 }
 
-/// JSON that can stand in a script element whatever it holds: without `<` nothing in it can end the element.
-fn in_script(value: &Json) -> String {
-    value.to_string().replace('<', "\\u003c")
+/// The same JSON as it can stand in a script element. Whatever the text is, without `<` nothing in it can end the element.
+fn in_script(json: &str) -> String {
+    json.replace('<', "\\u003c")
 }
 
 /// A JSON value as the template takes it.
@@ -136,7 +137,7 @@ fn in_template(value: &Json) -> Value {
             Some(whole) => Value::from(whole),
             None => Value::from(number.as_f64().unwrap_or_default()),
         },
-        Json::String(text) => Value::from(text.as_str()),
+        Json::String(text) => Value::from(harmless::label(text).as_ref()),
         Json::Array(list) => Value::from(list.iter().map(in_template).collect::<Vec<_>>()),
         Json::Object(map) => {
             let entries = map
@@ -438,7 +439,8 @@ mod tests {
 
     #[test]
     fn text_cannot_end_the_element_it_stands_in() {
-        let text = in_script(&json!({ "text": "</script><script>alert(1)</script>" }));
+        let value = json!({ "text": "</script><script>alert(1)</script>" });
+        let text = in_script(&value.to_string());
         assert!(!text.contains('<'));
         let back: Json = serde_json::from_str(&text).unwrap();
         assert_eq!(back["text"], "</script><script>alert(1)</script>");

@@ -1,7 +1,7 @@
 //! What the cache holds for whom: by kind of stage and by run. Checking all of it, and deleting some.
 //!
 //! A run refers to the records that its `run.json` names, to the objects and packs that these name, and to the packs that it committed
-//! itself: a sweep that was interrupted has no record yet, and its cells are what resumes it.
+//! itself: a sweep that was interrupted has no record yet, and its cells are what resumes it. What was drawn of a run's tables is its, too.
 
 mod collect;
 mod usage;
@@ -204,6 +204,17 @@ impl StoredRecord {
         self.record.key_parts["kind"].as_str().unwrap_or("unknown")
     }
 
+    /// Whether it is no stage's, but what was drawn of these stages' tables.
+    fn is_drawn_of(&self, stages: &HashSet<Key>) -> bool {
+        let Some(of) = self.record.key_parts["drawn_of"].as_array() else {
+            return false;
+        };
+        let mut keys = of
+            .iter()
+            .map(|key| key.as_str().and_then(|key| key.parse().ok()));
+        !of.is_empty() && keys.all(|key| key.is_some_and(|key| stages.contains(&key)))
+    }
+
     /// The objects that it names, each once.
     fn objects(&self) -> BTreeSet<Key> {
         self.record.objects().copied().collect()
@@ -294,7 +305,10 @@ impl Inventory {
             .collect();
         let of_run = |run: &RunFiles| {
             let records = run.stages.iter().filter_map(|key| by_key.get(key));
-            let records: BTreeSet<usize> = records.copied().collect();
+            let mut records: BTreeSet<usize> = records.copied().collect();
+            let all = self.records.iter().enumerate();
+            let drawn = all.filter(|(_, record)| record.is_drawn_of(&run.stages));
+            records.extend(drawn.map(|(index, _)| index));
             let mut refers = References::default();
             for &index in &records {
                 let record = &self.records[index];

@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
+use crate::harmless;
+
 use super::source::{Location, SourceId, Sources};
 use super::tree::Node;
 
@@ -63,19 +65,23 @@ impl Diagnostic {
     }
 
     fn render(&self, sources: &Sources, renderer: &Renderer) -> String {
-        let mut group = Group::with_title(Level::ERROR.primary_title(self.message.as_str()));
+        let mut group =
+            Group::with_title(Level::ERROR.primary_title(harmless::text(&self.message)));
         for id in self.texts() {
             let marks = self.marks(id, sources);
             group = if marks.is_empty() {
-                group.element(Origin::path(sources.name(id)))
+                group.element(Origin::path(harmless::line(sources.name(id))))
             } else {
                 group.element(snippet(sources, id).annotations(marks))
             };
         }
         if let Some(help) = &self.help {
-            group = group.element(Level::HELP.message(help.as_str()));
+            group = group.element(Level::HELP.message(harmless::text(help)));
         }
-        let notes = self.notes.iter().map(|note| Level::NOTE.message(note));
+        let notes = self
+            .notes
+            .iter()
+            .map(|note| Level::NOTE.message(harmless::text(note)));
         renderer.render(&[group.elements(notes)])
     }
 
@@ -96,7 +102,10 @@ impl Diagnostic {
         let text = sources.text(id);
         let mark = |kind: AnnotationKind, at: &Location, label: Option<&'a str>| {
             let span = at.span().filter(|_| at.source() == id)?;
-            Some(kind.span(first_line(text, span)).label(label))
+            Some(
+                kind.span(first_line(text, span))
+                    .label(label.map(harmless::text)),
+            )
         };
         let primary = self.at.iter().filter_map(|at| {
             let label = self.label.as_deref();
@@ -116,7 +125,7 @@ fn snippet<'a>(sources: &'a Sources, id: SourceId) -> Snippet<'a, Annotation<'a>
     if sources.is_command_line(id) {
         snippet.line_numbering(false)
     } else {
-        snippet.path(sources.name(id))
+        snippet.path(harmless::line(sources.name(id)))
     }
 }
 

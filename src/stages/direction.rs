@@ -6,6 +6,7 @@
 //! is the negative control in `shuffled`.
 
 mod extract;
+mod findings;
 mod tables;
 
 use polars::prelude::DataFrame;
@@ -25,11 +26,12 @@ use super::{
 
 pub use extract::Direction;
 pub(super) use extract::{Groups, Recipe};
+pub(super) use findings::findings;
 pub(super) use tables::{cosines, describe, members};
 
 pub(super) static KIND: Kind = Kind {
     name: "direction",
-    version: 1,
+    version: 2,
     product: Product::Directions,
     about: "difference of mean activations of high- and low-scoring prompts",
     decode,
@@ -192,7 +194,7 @@ impl Stage for Extract {
         let prompts = inputs.prompt_set(&self.prompts)?;
         let table = inputs.stage(&self.scores)?.table("")?;
         let scores = scores_of(&table, &self.model, prompts)?;
-        let (groups, mut findings) = self.groups(prompts, &scores)?;
+        let (groups, mut found) = self.groups(prompts, &scores)?;
         let layers = parameters::layers(&self.layers, model.config().n_layers);
         let recipe = Recipe {
             model,
@@ -207,9 +209,10 @@ impl Stage for Extract {
         let activations = recipe.activations(&groups, evaluator)?;
         let extracted = recipe.directions(&groups, &activations, &scores)?;
         if !extracted.without.is_empty() {
-            findings.push(recipe.left_out(&extracted.without));
+            found.push(recipe.left_out(&extracted.without));
         }
         let directions = extracted.directions;
+        found.extend(findings(&directions));
         let tables = vec![
             (String::new(), describe(&directions)?),
             ("members".to_string(), members(&directions)?),
@@ -222,7 +225,7 @@ impl Stage for Extract {
         Ok(Output {
             tables,
             directions,
-            findings,
+            findings: found,
             ..Output::default()
         })
     }

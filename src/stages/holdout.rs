@@ -25,7 +25,7 @@ use super::{
 
 pub(super) static KIND: Kind = Kind {
     name: "holdout",
-    version: 1,
+    version: 2,
     product: Product::SweepWithDirections,
     about: "directions from half of the prompts, tried on the other half",
     decode,
@@ -207,6 +207,7 @@ impl Stage for Holdout {
             .map(|seed| self.split(seed, prompts, &scores, &mut findings))
             .collect::<Result<Vec<_>, _>>()?;
         let directions = self.directions(&splits, inputs, (&scores, &mut findings), evaluator)?;
+        findings.extend(direction::findings(&directions));
         let sweep = Sweep {
             models: inputs.models_named(&self.models)?,
             prompts,

@@ -31,7 +31,7 @@ use pairing::Pairing;
 
 pub(super) static KIND: Kind = Kind {
     name: "patch",
-    version: 2,
+    version: 3,
     product: Product::Patches,
     about: "effect of one run's activations on another's score",
     decode,

@@ -19,7 +19,7 @@ use super::{
 
 pub(super) static KIND: Kind = Kind {
     name: "score",
-    version: 1,
+    version: 2,
     product: Product::Scores,
     about: "refusal score of every prompt",
     decode,

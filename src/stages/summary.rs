@@ -48,7 +48,7 @@ use grid::{Grid, Row, Source, Splits};
 
 pub(super) static KIND: Kind = Kind {
     name: "summary",
-    version: 3,
+    version: 4,
     product: Product::Summary,
     about: "rates with intervals, operating points, and controls",
     decode,

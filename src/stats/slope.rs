@@ -61,7 +61,7 @@ pub struct SlopeEstimate {
 }
 
 /// Slope of the mean score on alpha for scores `[prompt][alpha]`, with the seeded percentile bootstrap interval that resamples
-/// prompts. `None` without prompts or without two different alphas.
+/// prompts. `None` with fewer than two prompts, which have no interval, or without two different alphas.
 ///
 /// # Errors
 /// As [`per_prompt_slopes`].
@@ -103,6 +103,8 @@ mod tests {
         assert_eq!(ols_slope(&[0.1, 0.1, 0.1], &[1.0, 2.0, 3.0]), Ok(None));
         assert_eq!(slope_interval(&ALPHAS, &[], 0), Ok(None));
         assert_eq!(slope_interval(&[1.0], &[vec![2.0]], 0), Ok(None));
+        let one = vec![0.0; ALPHAS.len()];
+        assert_eq!(slope_interval(&ALPHAS, &[one], 0), Ok(None));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! nobody opened is not tested. Screenshots are kept in `target/report/`, to be looked at.
 
 mod browser;
+mod odd;
 
 use std::sync::OnceLock;
 

@@ -7,6 +7,7 @@ mod direction;
 mod generate;
 mod operating;
 mod patch;
+mod readable;
 mod score;
 mod sweep;
 mod sweep_gap;
@@ -44,7 +45,7 @@ pub fn figures(run: &FinishedRun) -> Vec<Figure> {
             _ => Vec::new(),
         });
     }
-    figures
+    figures.into_iter().map(readable::readable).collect()
 }
 
 /// What the figures of sweeps have in common.

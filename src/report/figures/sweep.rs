@@ -95,6 +95,7 @@ impl Sweep<'_> {
     pub(super) fn baseline_note(&self) -> String {
         match self.context.baseline.count() {
             0 => "The run has no random directions to compare with.".to_string(),
+            1 => "Grey: one random direction of the same length, which alone has no range (broken line).".to_string(),
             n => format!(
                 "Grey: the range of {n} random directions of the same length, and their mean (broken line)."
             ),
@@ -131,7 +132,7 @@ impl Sweep<'_> {
         }
         let bands = match self.stage.kind.as_str() {
             "random" => String::new(),
-            _ => "Coloured bands: 95 % intervals over prompts. ".to_string(),
+            _ => "Coloured bands: 95 % intervals over prompts (none of a single one). ".to_string(),
         };
         Figure {
             name: self.name(quantity.key),
@@ -144,7 +145,8 @@ impl Sweep<'_> {
     }
 
     fn panel_of_layer(&self, layer: i64, set: &str, quantity: Quantity) -> Panel {
-        let mut marks = baseline_marks(&self.spread(Some(layer), set, quantity.of_sample));
+        let spread = self.spread(Some(layer), set, quantity.of_sample);
+        let mut marks = baseline_marks(&self.context.baseline, &spread);
         let here: Vec<&Point> = self
             .points
             .iter()
@@ -179,7 +181,8 @@ impl Sweep<'_> {
             return None;
         }
         let panel = |set: &&str| {
-            let mut marks = baseline_marks(&self.spread(None, set, quantity.of_sample));
+            let spread = self.spread(None, set, quantity.of_sample);
+            let mut marks = baseline_marks(&self.context.baseline, &spread);
             for (index, layer) in layers.iter().enumerate() {
                 let here = |p: &&&Point| p.place.layer == *layer && p.place.set == **set;
                 let levels = self.points.iter().filter(here);
@@ -229,10 +232,15 @@ impl Sweep<'_> {
             return None;
         }
         let random = Baseline::of(self.context.run, true);
-        let panels = keys.into_iter().map(|(set, category)| {
+        let is_in_two = |category: &str| keys.iter().filter(|(_, c)| *c == category).count() > 1;
+        let title = |set: &str, category: &str| match is_in_two(category) {
+            true => format!("{category}, {set}"),
+            false => category.to_string(),
+        };
+        let panels = keys.iter().map(|&(set, category)| {
             let here = |sample: &&&Sample| sample.place.set == set && &*sample.category == category;
             let of_panel: Vec<&Sample> = mine.iter().filter(here).copied().collect();
-            self.category_panel(set, category, &of_panel, &random)
+            self.category_panel(title(set, category), (set, category), &of_panel, &random)
         });
         Some(Figure {
             name: self.name("categories"),
@@ -249,8 +257,8 @@ impl Sweep<'_> {
 
     fn category_panel(
         &self,
-        set: &str,
-        category: &str,
+        title: String,
+        (set, category): (&str, &str),
         samples: &[&Sample],
         random: &Baseline,
     ) -> Panel {
@@ -260,7 +268,7 @@ impl Sweep<'_> {
                 && sample.place.set == split
                 && &*sample.category == category
         };
-        let mut marks = baseline_marks(&random.spread(here, |sample| sample.rate));
+        let mut marks = baseline_marks(random, &random.spread(here, |sample| sample.rate));
         let layers = distinct(samples.iter().map(|sample| sample.place.layer));
         for (index, layer) in layers.into_iter().enumerate() {
             let of_layer = samples.iter().filter(|sample| sample.place.layer == layer);
@@ -273,7 +281,7 @@ impl Sweep<'_> {
             ));
         }
         Panel {
-            title: category.replace('_', " "),
+            title,
             x: Axis::of("α"),
             y: Axis::rate(RATE),
             marks,
@@ -282,17 +290,16 @@ impl Sweep<'_> {
     }
 }
 
-/// A grey band from the lowest to the highest, and the mean.
-pub(super) fn baseline_marks(spread: &[Spread]) -> Vec<Mark> {
+/// A grey band from the lowest to the highest, where there are several directions, and the mean.
+pub(super) fn baseline_marks(baseline: &Baseline, spread: &[Spread]) -> Vec<Mark> {
     if spread.is_empty() {
         return Vec::new();
     }
     let edges = spread.iter().map(|s| (s.alpha, s.low, s.high));
     let means = spread.iter().map(|s| (s.alpha, s.mean));
-    vec![
-        Mark::band("random directions", BASELINE, edges),
-        Mark::new("random directions", BASELINE, Shape::Dashed, means),
-    ]
+    let band = (baseline.count() > 1).then(|| Mark::band("random directions", BASELINE, edges));
+    let mean = Mark::new("random directions", BASELINE, Shape::Dashed, means);
+    band.into_iter().chain([mean]).collect()
 }
 
 /// A line with its interval's band, where there is one.

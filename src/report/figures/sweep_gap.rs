@@ -105,7 +105,7 @@ fn gap(sweep: &Sweep<'_>, pairs: &[(i64, Vec<Pair>)]) -> Figure {
         let gaps = random(sweep, *layer)
             .into_iter()
             .map(|(_, alpha, edge, harmful)| (alpha, harmful - edge));
-        let mut marks = baseline_marks(&spread(gaps));
+        let mut marks = baseline_marks(&sweep.context.baseline, &spread(gaps));
         let learned = pairs.iter().map(|pair| (pair.alpha, pair.gap()));
         marks.extend(level_marks(&sweep.stage.name, colour(0), learned));
         Panel {

@@ -1,12 +1,17 @@
 "use strict";
 // Everything that comes from the study is put in with textContent, or drawn as text into an SVG: none of it is ever parsed as markup.
+// Each piece of it is laid out by its own direction, and what would turn others around is shown as an escape.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const charts = [];
   const INK = "#222", SOFT = "#555", FONT = "'Noto Sans', 'Segoe UI', 'Helvetica Neue', Arial, sans-serif";
+  const harmless = text => String(text).replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb]/g, c => `\\u{${c.charCodeAt(0).toString(16)}}`);
+  // A text inside another line: letters that run from right to left take nothing beside them along.
+  const isolated = text => { const shown = harmless(text); return /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]|[\ud802\ud803\ud83a\ud83b]/.test(shown) ? `\u2068${shown}\u2069` : shown; };
+  const cut = (text, most) => { const all = [...String(text)]; return all.length > most ? `${all.slice(0, most - 1).join("")}…` : text; };
   const element = (tag, text, className) => {
     const made = document.createElement(tag);
-    if (text !== undefined) made.textContent = text;
+    if (text !== undefined) { made.textContent = harmless(text); made.dir = "auto"; }
     if (className) made.className = className;
     return made;
   };
@@ -18,12 +23,11 @@
 
   const SYMBOLS = ["circle", "rect", "triangle", "diamond"];
   const symbolOf = colour => SYMBOLS[Math.max(0, data.palette.indexOf(colour)) % 4];
-  const axis = (of, index, extra) => ({
-    gridIndex: index, name: of.label, nameLocation: "middle", nameTextStyle: { color: INK, fontSize: 12 },
-    axisLabel: { color: SOFT, fontSize: 11, hideOverlap: true, formatter: value => minus(typeof value === "number" ? +value.toPrecision(3) : value) }, axisLine: { show: true, onZero: false, lineStyle: { color: SOFT } },
+  const axis = (of, index, room) => ({
+    gridIndex: index, name: of.label, nameLocation: "middle", nameTruncate: { maxWidth: room }, nameTextStyle: { color: INK, fontSize: 12 },
+    axisLabel: { color: SOFT, fontSize: 11, hideOverlap: true, formatter: value => typeof value === "number" ? minus(+value.toPrecision(3)) : /^-[0-9.]+$/.test(value) ? minus(value) : isolated(value) }, axisLine: { show: true, onZero: false, lineStyle: { color: SOFT } },
     splitLine: { show: !of.categories.length, lineStyle: { color: "#e8e8e8" } }, axisTick: { show: false },
     ...(of.categories.length ? { type: "category", data: of.categories } : { type: "value", scale: true, min: of.low ?? undefined, max: of.high ?? undefined }),
-    ...extra,
   });
   const band = (mark, index) => ({
     type: "custom", name: mark.name, xAxisIndex: index, yAxisIndex: index, silent: true, color: mark.colour, z: 1, clip: true,
@@ -63,10 +67,10 @@
     const list = (Array.isArray(parameters) ? parameters : [parameters]).filter(p => p.seriesType !== "custom" || !Array.isArray(parameters));
     if (!list.length) return "";
     const first = list[0], panel = figure.panels[figure.where[first.seriesIndex].panel];
-    if (first.seriesType === "heatmap") return `${panel.y.categories[first.value[1]]}, ${panel.x.categories[first.value[0]]}\n${panel.colours.label}: ${short(first.value[2])}`;
+    if (first.seriesType === "heatmap") return `${isolated(panel.y.categories[first.value[1]])}, ${isolated(panel.x.categories[first.value[0]])}\n${panel.colours.label}: ${short(first.value[2])}`;
     const lines = list.map(p => {
       const same = panel.marks.find(m => m.shape === "band" && m.name === p.seriesName), i = same ? same.x.indexOf(p.value[0]) : -1;
-      const name = p.name && p.seriesType === "scatter" ? `${p.seriesName}, ${minus(p.name)}` : p.seriesName;
+      const name = p.name && p.seriesType === "scatter" ? `${isolated(p.seriesName)}, ${isolated(minus(p.name))}` : isolated(p.seriesName);
       return `${name}: ${short(p.value[1])}${i >= 0 ? ` [${short(same.low[i])}, ${short(same.high[i])}]` : ""}`;
     });
     return `${panel.x.label}: ${short(list[0].value[0])}\n${[...new Set(lines)].join("\n")}`;
@@ -75,10 +79,12 @@
     const hasCells = figure.panels.some(p => p.colours);
     const columns = Math.max(1, Math.min(figure.columns, figure.panels.length, Math.floor(width / (figure.columns > 3 ? 190 : hasCells ? 420 : 260))));
     const names = [...new Set(figure.panels.flatMap(p => p.marks.filter(m => m.shape !== "cells").map(m => m.name)))];
-    const legendRows = names.length ? Math.ceil(names.join("").length * 8 / width + names.length * 50 / width) : 0;
+    // A letter takes 8 pixels, one of a wide script 13.
+    const wide = text => [...text].reduce((sum, c) => sum + (c < "\u1100" ? 8 : 13), 0), longest = Math.max(4, Math.floor((width - 60) / 13));
+    const legendRows = names.length ? Math.ceil(names.reduce((sum, name) => sum + wide(cut(name, longest)) + 50, 0) / Math.max(1, width - 120)) : 0;
     let top = 26 * legendRows + 6;
     const option = { animation: false, backgroundColor: "#fff", textStyle: { fontFamily: FONT }, title: [], grid: [], xAxis: [], yAxis: [], series: [], visualMap: [],
-      legend: { show: names.length > 0, data: names, top: 0, left: 0, itemGap: 16, textStyle: { color: INK, fontSize: 13 }, type: "plain" },
+      legend: { show: names.length > 0, data: names, top: 0, left: 0, itemGap: 16, formatter: name => isolated(cut(name, longest)), textStyle: { color: INK, fontSize: 13 }, type: "plain" },
       tooltip: { renderMode: "richText", trigger: figure.panels.some(p => p.marks.some(m => m.shape === "line")) && !figure.panels.some(p => p.marks.some(m => m.shape === "points" || m.shape === "cloud")) ? "axis" : "item",
         confine: true, backgroundColor: "#fffffff2", borderColor: "#bbb", textStyle: { color: INK, fontSize: 12 }, formatter: p => inTooltip(figure, p) } };
     figure.where = [];
@@ -86,12 +92,16 @@
     for (let start = 0; start < figure.panels.length; start += columns) {
       const row = figure.panels.slice(start, start + columns), height = Math.max(...row.map(p => panelHeight(p, columns, each)));
       row.forEach((panel, column) => {
-        const index = start + column, names = panel.y.categories.map(c => c.length * 6.2), left = panel.y.categories.length ? Math.min(190, Math.max(...names)) + 34 : 58;
+        const index = start + column, names = panel.y.categories.map(c => wide(c) * 0.78), left = panel.y.categories.length ? Math.min(190, each * 0.35, Math.max(...names)) + 34 : 58;
         const turned = isTurned(panel, each), right = panel.colours ? 66 : 18, bottom = turned ? 138 : 46;
-        if (panel.title) option.title.push({ text: panel.title, left: each * column + left, top, textStyle: { fontSize: 13, fontWeight: 600, color: INK } });
+        if (panel.title) option.title.push({ text: isolated(panel.title), left: each * column + left, top, textStyle: { fontSize: 13, fontWeight: 600, color: INK, width: each - left - 8, overflow: "truncate" } });
         option.grid.push({ left: each * column + left, top: top + 28, width: each - left - right, height: height - 28 - bottom });
-        option.xAxis.push(axis(panel.x, index, { nameGap: turned ? 118 : 26, ...(turned ? { axisLabel: { rotate: 90, interval: 0, fontSize: 11, color: SOFT } } : {}) }));
-        option.yAxis.push(axis(panel.y, index, panel.y.categories.length ? { inverse: true, nameGap: left - 20, axisLabel: { interval: 0, fontSize: 11, color: SOFT } } : { nameGap: 40 }));
+        // Of more columns than have room for a name, some are named.
+        const cell = (each - left - right) / Math.max(1, panel.x.categories.length), few = Math.max(0, Math.ceil(12 / cell) - 1);
+        const xAxis = axis(panel.x, index, each - left - right), yAxis = axis(panel.y, index, height - 28 - bottom);
+        if (turned) Object.assign(xAxis, { nameGap: 118, axisLabel: { ...xAxis.axisLabel, hideOverlap: false, rotate: 90, interval: few, width: 104, overflow: "truncate" } });
+        option.xAxis.push({ nameGap: 26, ...xAxis });
+        option.yAxis.push(panel.y.categories.length ? { ...yAxis, inverse: true, nameGap: left - 20, axisLabel: { ...yAxis.axisLabel, hideOverlap: false, interval: 0, width: left - 40, overflow: "truncate" } } : { ...yAxis, nameGap: 40 });
         // The legend takes the look of the first of a name: the line, not its band.
         for (const mark of [...panel.marks].sort((a, b) => (a.shape === "band") - (b.shape === "band"))) {
           if (panel.colours) option.visualMap.push({ type: "continuous", show: new Set(panel.colours.colours).size > 1, seriesIndex: option.series.length, min: panel.colours.low, max: panel.colours.high, inRange: { color: panel.colours.colours }, calculable: false,
@@ -164,20 +174,21 @@
 
   const drill = sets => {
     const by = id => document.getElementById(id), setBox = by("prompt-set"), picker = by("prompt-picker"), find = by("prompt-find");
-    sets.forEach((set, i) => setBox.append(new Option(set.name, i)));
+    const choice = (text, value) => { const made = element("option", text); made.value = value; return made; };
+    sets.forEach((set, i) => setBox.append(choice(set.name, i)));
     const current = () => sets[+setBox.value];
     const list = () => {
       const wanted = find.value.toLowerCase(), set = current();
       const options = set.prompts.map((p, i) => [p, i]).filter(([p]) => !wanted || `${p.id} ${p.split} ${p.category} ${p.text ?? ""}`.toLowerCase().includes(wanted))
-        .map(([p, i]) => new Option(`${p.id}  ${(p.text ?? p.category).slice(0, 70)}`, i));
+        .map(([p, i]) => choice(`${isolated(p.id)}  ${isolated(cut(p.text ?? `${p.split}, ${p.category}`, 70))}`, i));
       picker.replaceChildren(...options); show();
     };
     const show = () => {
       const set = current(), index = picker.value === "" ? -1 : +picker.value, prompt = set.prompts[index];
-      by("prompt-text").textContent = prompt ? prompt.text ?? "(the prompt file was not at hand when this page was made)" : "No prompt matches.";
+      by("prompt-text").textContent = prompt ? harmless(prompt.text ?? "(the prompt file was not at hand when this page was made)") : "No prompt matches.";
       if (!prompt) return;
-      const scores = set.scores.map(s => `score ${s.model ? s.model + " " : ""}${short(s.values[index])}`).join(", ");
-      by("prompt-meta").textContent = `${prompt.id} · ${prompt.split} · ${prompt.category}${scores ? " · " + scores : ""}`;
+      const scores = set.scores.map(s => `score ${s.model ? isolated(s.model) + " " : ""}${short(s.values[index])}`).join(", ");
+      by("prompt-meta").textContent = `${[prompt.id, prompt.split, prompt.category].map(isolated).join(" · ")}${scores ? " · " + scores : ""}`;
       chart(set, index); answers(set, index);
     };
     const chart = (set, index) => {
@@ -188,8 +199,9 @@
         const marks = [], of = set.sweeps.filter(s => s.place === place), n = s => s.alphas.length;
         for (const s of of.filter(s => s.kind === "random")) {
           const from = index * n(s), cut = key => s[key].slice(from, from + n(s));
-          if (cut("low")[0] === null) continue;
-          marks.push({ name: s.name, colour: data.baseline, shape: "band", x: s.alphas, y: cut("mean"), low: cut("low"), high: cut("high"), labels: [], values: [] }, { name: s.name, colour: data.baseline, shape: "dashed", x: s.alphas, y: cut("mean"), low: [], high: [], labels: [], values: [] });
+          if (cut("mean")[0] === null) continue;
+          if (s.low.length) marks.push({ name: s.name, colour: data.baseline, shape: "band", x: s.alphas, y: cut("mean"), low: cut("low"), high: cut("high"), labels: [], values: [] });
+          marks.push({ name: s.name, colour: data.baseline, shape: "dashed", x: s.alphas, y: cut("mean"), low: [], high: [], labels: [], values: [] });
         }
         for (const s of of.filter(s => s.kind !== "random")) {
           const values = s.mean.slice(index * n(s), (index + 1) * n(s)), kept = values.map((v, i) => i).filter(i => values[i] !== null);
@@ -211,7 +223,7 @@
         const row = body.insertRow();
         row.append(element("td", t.place), element("td", short(t.alpha), "number"), element("td", t.text, "long"));
         const verdicts = element("td");
-        for (const [name, refused] of Object.entries(t.verdicts)) { verdicts.append(element("span", `${name}: ${refused ? "refused" : "answered"}`, `badge ${refused ? "refused" : "answered"}`), " "); }
+        for (const [name, refused] of Object.entries(t.verdicts)) { verdicts.append(element("span", `${isolated(name)}: ${refused ? "refused" : "answered"}`, `badge ${refused ? "refused" : "answered"}`), " "); }
         row.append(verdicts);
       }
       const scroll = element("div", undefined, "scroll"); scroll.append(made); box.append(scroll);

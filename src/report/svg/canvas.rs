@@ -1,6 +1,10 @@
 //! The few elements that figures are made of, with all text escaped.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt::Write;
+
+use crate::harmless;
 
 /// Which end of a text its place is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +26,7 @@ impl Canvas {
     /// A white page; the title is read out by screen readers.
     pub(super) fn new(width: f64, height: f64, title: &str) -> Self {
         let text = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" font-family=\"'Noto Sans', 'Helvetica Neue', Arial, sans-serif\" role=\"img\">\n<title>{}</title>\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n",
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" font-family=\"'Noto Sans', 'Helvetica Neue', Arial, sans-serif\" role=\"img\">\n<title>{}</title>\n<style>text {{ direction: ltr; unicode-bidi: isolate }}</style>\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n",
             escaped(title)
         );
         Canvas {
@@ -44,18 +48,33 @@ impl Canvas {
         self.text.push('\n');
     }
 
-    pub(super) fn heading(&mut self, x: f64, y: f64, text: &str) {
-        let text = escaped(text);
-        self.push(format_args!(
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"15\" font-weight=\"bold\" fill=\"#111111\">{text}</text>"
-        ));
+    /// A bold line no wider than that.
+    pub(super) fn heading(&mut self, x: f64, y: f64, text: &str, width: f64) {
+        // Bold letters are a tenth wider.
+        let text = fitted(text, 15.0, width / 1.1);
+        self.titled(text.full, |canvas| {
+            let text = escaped(&text.shown);
+            canvas.push(format_args!(
+                "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"15\" font-weight=\"bold\" fill=\"#111111\">{text}</text>"
+            ));
+        });
     }
 
-    pub(super) fn text(
+    /// What `draw` draws, which tells its full text to whoever points at it.
+    fn titled(&mut self, full: Option<&str>, draw: impl FnOnce(&mut Self)) {
+        let Some(full) = full else {
+            return draw(self);
+        };
+        self.push(format_args!("<g><title>{}</title>", escaped(full)));
+        draw(self);
+        self.push(format_args!("</g>"));
+    }
+
+    pub(super) fn text<'a>(
         &mut self,
         x: f64,
         y: f64,
-        text: &str,
+        text: impl Into<Fitted<'a>>,
         size: f64,
         anchor: Anchor,
         colour: &str,
@@ -63,24 +82,35 @@ impl Canvas {
         self.turned_text(x, y, text, (size, 0.0), anchor, colour);
     }
 
-    /// Text that ends at the point, unless it would stand on an earlier one.
-    pub(super) fn label(&mut self, (x, y): (f64, f64), text: &str, size: f64, colour: &str) {
-        let place = [x - text_width(text, size), y - size, x, y];
+    /// Text beside a point of the area that begins at `[left, top]`, unless it would stand on an earlier one: to the left of the point and
+    /// above it where there is room.
+    pub(super) fn label(&mut self, point: (f64, f64), text: &str, size: f64, start: [f64; 2]) {
+        let text = fitted(text, size, LABEL_WIDTH);
+        let width = text_width(&text.shown, size);
+        let (left, anchor, x) = match point.0 - 6.0 - width < start[0] {
+            true => (point.0 + 6.0, Anchor::Start, point.0 + 6.0),
+            false => (point.0 - 6.0 - width, Anchor::End, point.0 - 6.0),
+        };
+        let y = match point.1 - 5.0 - size < start[1] {
+            true => point.1 + 5.0 + size * 0.8,
+            false => point.1 - 5.0,
+        };
+        let place = [left, y - size, left + width, y];
         let overlaps = |other: &[f64; 4]| {
             place[0] < other[2] && other[0] < place[2] && place[1] < other[3] && other[1] < place[3]
         };
         if !self.labels.iter().any(overlaps) {
             self.labels.push(place);
-            self.text(x, y, text, size, Anchor::End, colour);
+            self.text(x, y, text, size, anchor, "#222222");
         }
     }
 
     /// Text of a (size, angle in degrees, clockwise).
-    pub(super) fn turned_text(
+    pub(super) fn turned_text<'a>(
         &mut self,
         x: f64,
         y: f64,
-        text: &str,
+        text: impl Into<Fitted<'a>>,
         (size, angle): (f64, f64),
         anchor: Anchor,
         colour: &str,
@@ -94,10 +124,13 @@ impl Canvas {
             0.0 => String::new(),
             angle => format!(" transform=\"rotate({angle:.0} {x:.1} {y:.1})\""),
         };
-        let text = escaped(text);
-        self.push(format_args!(
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\" text-anchor=\"{anchor}\" fill=\"{colour}\"{turn}>{text}</text>"
-        ));
+        let text = text.into();
+        self.titled(text.full, |canvas| {
+            let text = escaped(&text.shown);
+            canvas.push(format_args!(
+                "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\" text-anchor=\"{anchor}\" fill=\"{colour}\"{turn}>{text}</text>"
+            ));
+        });
     }
 
     pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str, width: f64) {
@@ -170,26 +203,104 @@ fn coordinates(points: &[(f64, f64)]) -> String {
     pairs.collect::<Vec<_>>().join(" ")
 }
 
-/// Text as XML takes it; characters that XML has no way to write are left out.
+/// Text as XML takes it, in one line; characters that XML has no way to write are shown as escapes.
 pub(in crate::report) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in harmless::label(text).chars() {
         match c {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\t' | '\n' => escaped.push(' '),
-            c if c.is_control() || matches!(c, '\u{FFFE}' | '\u{FFFF}') => {}
             c => escaped.push(c),
         }
     }
     escaped
 }
 
-/// About how wide a text is, in pixels: Noto Sans has 0.54 of its size on average over English text.
+/// Room for the text beside a point.
+const LABEL_WIDTH: f64 = 140.0;
+
+/// A text, cut where it was too wide.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Fitted<'a> {
+    pub shown: Cow<'a, str>,
+    /// The whole text, where it was cut.
+    pub full: Option<&'a str>,
+}
+
+impl<'a> From<&'a str> for Fitted<'a> {
+    fn from(text: &'a str) -> Self {
+        Fitted {
+            shown: Cow::Borrowed(text),
+            full: None,
+        }
+    }
+}
+
+impl<'a> From<&'a String> for Fitted<'a> {
+    fn from(text: &'a String) -> Self {
+        text.as_str().into()
+    }
+}
+
+/// A text no wider than that: what is too much makes way for an ellipsis.
+pub(super) fn fitted(text: &str, size: f64, width: f64) -> Fitted<'_> {
+    if text_width(text, size) <= width {
+        return text.into();
+    }
+    let mut room = width - char_width('…') * size;
+    let end = text.char_indices().find(|(_, c)| {
+        room -= char_width(*c) * size;
+        room < 0.0
+    });
+    let kept = end.map_or(text, |(end, _)| &text[..end]);
+    Fitted {
+        shown: Cow::Owned(format!("{}…", kept.trim_end())),
+        full: Some(text),
+    }
+}
+
+/// Names that are told apart by what they say, each no wider than that. Those that would be cut to the same get a number.
+pub(super) fn all_fitted<'a>(
+    names: impl Iterator<Item = &'a str>,
+    size: f64,
+    width: f64,
+) -> Vec<Fitted<'a>> {
+    let mut shown: HashMap<String, usize> = HashMap::new();
+    let number = |name: &'a str| {
+        let mut name = fitted(name, size, width);
+        if let Some(full) = name.full {
+            let same = shown.entry(name.shown.to_string()).or_default();
+            *same += 1;
+            if *same > 1 {
+                let number = format!(" ({same})");
+                let room = width - text_width(&number, size);
+                name.shown = Cow::Owned(fitted(full, size, room).shown.into_owned() + &number);
+            }
+        }
+        name
+    };
+    names.map(number).collect()
+}
+
+/// About how wide a text is, in pixels.
 pub(super) fn text_width(text: &str, size: f64) -> f64 {
-    text.chars().count() as f64 * size * 0.55
+    text.chars().map(char_width).sum::<f64>() * size
+}
+
+/// About how wide a character is, as a share of the size: in Noto Sans letters of English text have 0.54 on average; those of other scripts
+/// come from whatever font the reader has.
+fn char_width(c: char) -> f64 {
+    match c {
+        'i' | 'j' | 'l' | '.' | ',' | ';' | ':' | '!' | '|' | '\'' => 0.3,
+        'm' | 'w' | 'M' | 'W' | '%' | '@' | '…' => 0.93,
+        'A'..='Z' => 0.68,
+        '\0'..='\u{10FF}' => 0.57,
+        '\u{2000}'..='\u{2BFF}' => 0.6,
+        _ => 1.0,
+    }
 }
 
 /// A text in lines no wider than that.
@@ -201,7 +312,7 @@ pub(super) fn wrapped(text: &str, size: f64, width: f64) -> Vec<String> {
                 line.push(' ');
                 line.push_str(word);
             }
-            _ => lines.push(word.to_string()),
+            _ => lines.push(fitted(word, size, width).shown.into_owned()),
         }
     }
     lines

@@ -1,7 +1,9 @@
 //! Figures as SVG, written here: a page of code does what figures of this kind need (small multiples with one legend, bands, cells), and
-//! no text of a study can become markup. PNG comes from the same SVG.
+//! no text of a study can become markup. PNG comes from the same SVG. A text that is too wide for its place is cut; whoever points at it in an
+//! SVG is told all of it.
 
 mod canvas;
+mod glyphs;
 mod panel;
 mod scale;
 
@@ -11,7 +13,7 @@ use resvg::{tiny_skia, usvg};
 
 use super::{Figure, Mark, Panel, ReportError, Shape};
 pub(super) use canvas::escaped;
-use canvas::{Anchor, Canvas, text_width, wrapped};
+use canvas::{Anchor, Canvas, Fitted, all_fitted, fitted, text_width, wrapped};
 
 /// Width of every figure, in pixels; a text width at 300 dots per inch is about twice that.
 const WIDTH: f64 = 960.0;
@@ -40,15 +42,16 @@ pub fn svg(figure: &Figure) -> String {
     let panels_end = top + heights.iter().sum::<f64>();
     let total = panels_end + 16.0 * notes.len() as f64 + MARGIN;
     let mut canvas = Canvas::new(width, total, &figure.title);
-    canvas.heading(MARGIN, MARGIN + 14.0, &figure.title);
+    canvas.heading(MARGIN, MARGIN + 14.0, &figure.title, width - 2.0 * MARGIN);
     for (row, entries) in legend.iter().enumerate() {
         draw_legend(&mut canvas, entries, MARGIN + 40.0 + 22.0 * row as f64);
     }
     let mut y = top;
+    let mut titles = panel_titles(figure, panel_width).into_iter();
     for (row, height) in figure.panels.chunks(columns).zip(&heights) {
-        for (column, panel) in row.iter().enumerate() {
+        for ((column, panel), title) in row.iter().enumerate().zip(titles.by_ref()) {
             let x = MARGIN + panel_width * column as f64;
-            panel::draw(&mut canvas, panel, [x, y, panel_width, *height]);
+            panel::draw(&mut canvas, panel, title, [x, y, panel_width, *height]);
         }
         y += height;
     }
@@ -65,15 +68,28 @@ pub fn svg(figure: &Figure) -> String {
     canvas.finish()
 }
 
+/// What sets panels apart, cut to their width so that it still does.
+fn panel_titles(figure: &Figure, width: f64) -> Vec<Fitted<'_>> {
+    let room = match has_cells(figure) {
+        true => width * (1.0 - panel::ROW_NAME) - 120.0,
+        false => width - 70.0,
+    };
+    all_fitted(
+        figure.panels.iter().map(|panel| panel.title.as_str()),
+        12.0,
+        room,
+    )
+}
+
 fn has_cells(figure: &Figure) -> bool {
     figure.panels.iter().any(|panel| panel.colours.is_some())
 }
 
 /// Height of a panel, in pixels.
-fn height(panel: &Panel, columns: usize) -> f64 {
+pub(super) fn height(panel: &Panel, columns: usize) -> f64 {
     if panel.colours.is_some() {
         let longest = panel.x.categories.iter().map(|name| text_width(name, 10.0));
-        let names = longest.fold(0.0, f64::max);
+        let names = longest.fold(0.0, f64::max).min(panel::COLUMN_NAME);
         // A panel's columns share about 600 pixels of a figure's width.
         let room = 600.0 / columns as f64 / panel.x.categories.len().max(1) as f64;
         let turned = if names > room { names } else { 12.0 };
@@ -90,6 +106,7 @@ fn height(panel: &Panel, columns: usize) -> f64 {
 /// One entry of the legend.
 struct Entry<'a> {
     name: &'a str,
+    shown: Fitted<'a>,
     marks: Vec<&'a Mark>,
     width: f64,
 }
@@ -105,11 +122,15 @@ fn legend_rows(figure: &Figure, width: f64) -> Vec<Vec<Entry<'_>>> {
                     entry.marks.push(mark);
                 }
             }
-            None => entries.push(Entry {
-                name: &mark.name,
-                marks: vec![mark],
-                width: 46.0 + text_width(&mark.name, 12.0),
-            }),
+            None => {
+                let shown = fitted(&mark.name, 12.0, width - 46.0);
+                entries.push(Entry {
+                    name: &mark.name,
+                    width: 46.0 + text_width(&shown.shown, 12.0),
+                    shown,
+                    marks: vec![mark],
+                });
+            }
         }
     }
     let mut rows: Vec<Vec<Entry<'_>>> = Vec::new();
@@ -136,7 +157,7 @@ fn draw_legend(canvas: &mut Canvas, entries: &[Entry<'_>], y: f64) {
         canvas.text(
             x + 30.0,
             y + 4.0,
-            entry.name,
+            entry.shown.clone(),
             12.0,
             Anchor::Start,
             "#222222",
@@ -145,17 +166,16 @@ fn draw_legend(canvas: &mut Canvas, entries: &[Entry<'_>], y: f64) {
     }
 }
 
-/// The SVG as PNG, twice as many pixels each way, with the fonts that the program brings along.
+/// The figure as PNG, twice as many pixels each way, with the fonts that the program brings along.
 ///
 /// # Errors
-/// [`ReportError::Drawing`] where the SVG is not one, or is too large to draw.
-pub fn png(svg: &str) -> Result<Vec<u8>, ReportError> {
-    let options = usvg::Options {
-        fontdb: fonts(),
-        font_family: "Noto Sans".to_string(),
-        ..usvg::Options::default()
+/// [`ReportError::Drawing`] where it is too large to draw.
+pub fn png(figure: &Figure) -> Result<Vec<u8>, ReportError> {
+    let svg = match glyphs::drawable(figure) {
+        Some(figure) => svg(&figure),
+        None => svg(figure),
     };
-    let tree = usvg::Tree::from_str(svg, &options)
+    let tree = usvg::Tree::from_str(&svg, &options())
         .map_err(|error| ReportError::Drawing(error.to_string()))?;
     let size = tree.size().to_int_size().scale_by(PNG_SCALE);
     let pixmap = size.and_then(|size| tiny_skia::Pixmap::new(size.width(), size.height()));
@@ -166,6 +186,15 @@ pub fn png(svg: &str) -> Result<Vec<u8>, ReportError> {
     pixmap
         .encode_png()
         .map_err(|error| ReportError::Drawing(error.to_string()))
+}
+
+/// Text is drawn with the bundled fonts only.
+fn options() -> usvg::Options<'static> {
+    usvg::Options {
+        fontdb: fonts(),
+        font_family: "Noto Sans".to_string(),
+        ..usvg::Options::default()
+    }
 }
 
 /// The bundled fonts, read once.

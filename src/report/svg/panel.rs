@@ -2,18 +2,27 @@
 
 use crate::report::{Axis, ColourScale, Mark, Panel, Shape};
 
-use super::canvas::{Anchor, Canvas, text_width};
+use super::canvas::{Anchor, Canvas, Fitted, all_fitted, fitted, text_width};
 use super::scale::{Scale, cell_colour, is_dark, number, range, ticks};
 
 /// Dark enough to read, light enough to stay behind the data.
 const AXIS: &str = "#444444";
 const GRID: &str = "#E6E6E6";
 const ZERO: &str = "#B0B0B0";
+/// Share of a heatmap's width that the names of its rows may take.
+pub(super) const ROW_NAME: f64 = 0.35;
+/// Pixels that the name of a heatmap's column may take.
+pub(super) const COLUMN_NAME: f64 = 150.0;
 
 /// Draws a panel into the box `[x, y, width, height]`.
-pub(super) fn draw(canvas: &mut Canvas, panel: &Panel, [x, y, width, height]: [f64; 4]) {
+pub(super) fn draw(
+    canvas: &mut Canvas,
+    panel: &Panel,
+    title: Fitted<'_>,
+    [x, y, width, height]: [f64; 4],
+) {
     if let Some(colours) = &panel.colours {
-        return draw_cells(canvas, panel, colours, [x, y, width, height]);
+        return draw_cells(canvas, (panel, title), colours, [x, y, width, height]);
     }
     let (low, high) = extent(&panel.y, panel.marks.iter().flat_map(vertical), 0.06);
     let y_ticks = ticks(low, high, ((height / 45.0) as usize).max(3));
@@ -39,14 +48,7 @@ pub(super) fn draw(canvas: &mut Canvas, panel: &Panel, [x, y, width, height]: [f
             to: area[1],
         },
     );
-    canvas.text(
-        area[0],
-        y + 17.0,
-        &panel.title,
-        12.0,
-        Anchor::Start,
-        "#222222",
-    );
+    canvas.text(area[0], y + 17.0, title, 12.0, Anchor::Start, "#222222");
     let x_ticks = ticks(x_low, x_high, ((area[2] / 40.0) as usize).max(2));
     axes(canvas, panel, area, scales, (&x_ticks, &y_ticks));
     // Points on the edge of the area stay whole.
@@ -124,7 +126,7 @@ fn axes(
     canvas.text(
         middle,
         bottom + 33.0,
-        &panel.x.label,
+        fitted(&panel.x.label, 11.0, width + 24.0),
         11.0,
         Anchor::Middle,
         "#222222",
@@ -137,7 +139,7 @@ fn axes(
     canvas.turned_text(
         at,
         top + height / 2.0,
-        &panel.y.label,
+        fitted(&panel.y.label, 11.0, height + 24.0),
         (11.0, -90.0),
         Anchor::Middle,
         "#222222",
@@ -183,7 +185,7 @@ fn draw_mark(canvas: &mut Canvas, mark: &Mark, (x, y): (Scale, Scale)) {
                 canvas.point(*point, &mark.colour, 3.2);
                 if let Some(label) = mark.labels.get(index) {
                     let label = label.replace('-', "−");
-                    canvas.label((point.0 - 6.0, point.1 - 5.0), &label, 9.5, "#222222");
+                    canvas.label(*point, &label, 9.5, [x.from, y.to]);
                 }
             }
         }
@@ -229,75 +231,38 @@ pub(super) fn legend_sample(canvas: &mut Canvas, mark: &Mark, x: f64, y: f64) {
 /// A heatmap, its values written in the cells where they fit, and the scale to its right.
 fn draw_cells(
     canvas: &mut Canvas,
-    panel: &Panel,
+    (panel, title): (&Panel, Fitted<'_>),
     colours: &ColourScale,
     [x, y, width, height]: [f64; 4],
 ) {
-    let widest = |names: &[String]| {
-        names
-            .iter()
-            .map(|n| text_width(n, 10.0))
-            .fold(0.0, f64::max)
-    };
-    let (columns, rows) = (
-        panel.x.categories.len().max(1),
-        panel.y.categories.len().max(1),
+    let rows = all_fitted(
+        panel.y.categories.iter().map(String::as_str),
+        10.0,
+        ROW_NAME * width,
     );
-    let left = x + 34.0 + widest(&panel.y.categories);
-    let names = widest(&panel.x.categories);
-    let area = [left, y + 26.0, x + width - 86.0 - left, 24.0 * rows as f64];
-    let cell = (area[2] / columns as f64, 24.0);
-    let turned = names > cell.0 - 2.0;
-    canvas.text(
-        area[0],
-        y + 17.0,
-        &panel.title,
-        12.0,
-        Anchor::Start,
-        "#222222",
-    );
-    for (column, name) in panel.x.categories.iter().enumerate() {
-        let at = area[0] + cell.0 * (column as f64 + 0.5);
-        let bottom = area[1] + area[3];
-        let name = name
-            .strip_prefix('-')
-            .map_or(name.clone(), |size| format!("−{size}"));
-        match turned && names > 24.0 {
-            true => canvas.turned_text(
-                at + 3.0,
-                bottom + 8.0,
-                &name,
-                (10.0, -90.0),
-                Anchor::End,
-                AXIS,
-            ),
-            false => canvas.text(at, bottom + 14.0, &name, 10.0, Anchor::Middle, AXIS),
-        }
-    }
-    for (row, name) in panel.y.categories.iter().enumerate() {
+    let names = widest(&rows);
+    let left = x + 34.0 + names;
+    let high = 24.0 * rows.len().max(1) as f64;
+    let area = [left, y + 26.0, x + width - 86.0 - left, high];
+    let cell = (area[2] / panel.x.categories.len().max(1) as f64, 24.0);
+    canvas.text(area[0], y + 17.0, title, 12.0, Anchor::Start, "#222222");
+    for (row, name) in rows.into_iter().enumerate() {
         let at = area[1] + cell.1 * (row as f64 + 0.5) + 3.5;
         canvas.text(area[0] - 6.0, at, name, 10.0, Anchor::End, AXIS);
     }
-    let label = area[1]
-        + area[3]
-        + if turned && names > 24.0 {
-            names + 20.0
-        } else {
-            32.0
-        };
+    let label = column_names(canvas, panel, area, cell.0);
     canvas.text(
         area[0] + area[2] / 2.0,
         label,
-        &panel.x.label,
+        fitted(&panel.x.label, 11.0, area[2]),
         11.0,
         Anchor::Middle,
         "#222222",
     );
-    let side = area[0] - widest(&panel.y.categories) - 16.0;
     canvas.turned_text(
-        side,
+        area[0] - names - 16.0,
         area[1] + area[3] / 2.0,
-        &panel.y.label,
+        fitted(&panel.y.label, 11.0, area[3].max(60.0)),
         (11.0, -90.0),
         Anchor::Middle,
         "#222222",
@@ -319,6 +284,43 @@ fn draw_cells(
             area[3].max(60.0).min(height - 40.0),
         ],
     );
+}
+
+fn widest(names: &[Fitted<'_>]) -> f64 {
+    let widths = names.iter().map(|name| text_width(&name.shown, 10.0));
+    widths.fold(0.0, f64::max)
+}
+
+/// The names of a heatmap's columns, turned where they would meet, and only some of them where even so they would. Returns where the
+/// axis' label stands.
+fn column_names(canvas: &mut Canvas, panel: &Panel, area: [f64; 4], cell: f64) -> f64 {
+    let minus = |name: &String| match name.strip_prefix('-') {
+        Some(size) => format!("−{size}"),
+        None => name.clone(),
+    };
+    let names: Vec<String> = panel.x.categories.iter().map(minus).collect();
+    let names = all_fitted(names.iter().map(String::as_str), 10.0, COLUMN_NAME);
+    let (bottom, widest) = (area[1] + area[3], widest(&names));
+    let turned = widest > cell - 2.0 && widest > 24.0;
+    let room = match turned {
+        true => 11.0,
+        false => widest + 4.0,
+    };
+    let step = (room / cell).ceil().max(1.0) as usize;
+    for (column, name) in names.into_iter().enumerate().step_by(step) {
+        let at = area[0] + cell * (column as f64 + 0.5);
+        match turned {
+            true => {
+                let turn = (10.0, -90.0);
+                canvas.turned_text(at + 3.0, bottom + 8.0, name, turn, Anchor::End, AXIS);
+            }
+            false => canvas.text(at, bottom + 14.0, name, 10.0, Anchor::Middle, AXIS),
+        }
+    }
+    match turned {
+        true => bottom + widest + 20.0,
+        false => bottom + 32.0,
+    }
 }
 
 fn cells(
@@ -395,7 +397,7 @@ fn colour_bar(canvas: &mut Canvas, colours: &ColourScale, [x, y, width, height]:
     canvas.turned_text(
         x + width + 42.0,
         y + height / 2.0,
-        &colours.label,
+        fitted(&colours.label, 10.0, height.max(60.0)),
         (10.0, -90.0),
         Anchor::Middle,
         "#222222",

@@ -25,7 +25,7 @@ fn chromium() -> PathBuf {
 }
 
 /// Runs Chromium on a page; what it wrote to stdout and stderr.
-fn browse(page: &Path, arguments: &[&str]) -> (String, String) {
+pub fn browse(page: &Path, arguments: &[&str]) -> (String, String) {
     let profile = tempfile::tempdir().unwrap();
     let output = Command::new(chromium())
         .args([
@@ -51,7 +51,7 @@ fn browse(page: &Path, arguments: &[&str]) -> (String, String) {
 }
 
 /// Everything that the page or the browser complained of.
-fn complaints(stderr: &str) -> Vec<&str> {
+pub fn complaints(stderr: &str) -> Vec<&str> {
     stderr
         .lines()
         .filter(|line| line.contains("CONSOLE"))
@@ -59,7 +59,7 @@ fn complaints(stderr: &str) -> Vec<&str> {
 }
 
 /// The folder of the test's outputs.
-fn outputs() -> PathBuf {
+pub fn outputs() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let folder = target.join("report");
     std::fs::create_dir_all(&folder).unwrap();
@@ -147,7 +147,8 @@ fn the_page_works_in_a_browser() {
 fn text_of_a_study_never_runs() {
     let found = driven();
     assert_eq!(
-        found["prompt_text"], HOSTILE,
+        found["prompt_text"],
+        HOSTILE.replace('\u{2028}', "\\u{2028}"),
         "the picker shows the prompt as it is"
     );
     assert_eq!(found["prompt_children"], 0, "and makes no element of it");

@@ -68,6 +68,10 @@ fn means_resample_prompts_not_rows() {
     assert_close(interval.low, 3.0 - 4.0 / 3.0);
     assert_close(interval.high, 3.0 + 4.0 / 3.0);
     assert_eq!(pool::mean(&[], 0), Ok(None));
+    // Seeds repeat a prompt; however many there are, one prompt has no interval.
+    let one = pool::mean(&rows[..2], 0).unwrap().expect("a mean");
+    assert_close(one.value, 2.0);
+    assert_eq!(one.interval, None);
 }
 
 #[test]

@@ -1,0 +1,106 @@
+//! Which characters the fonts that come with the program can draw. A picture of dots has no other font: what they lack is written as its
+//! number, `[4E2D]`, rather than not at all.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use resvg::usvg::{self, FontResolver, fontdb::Database};
+
+use crate::report::Figure;
+
+use super::canvas::escaped;
+
+/// The figure with characters only that the bundled fonts have; none where that is the figure itself.
+pub(super) fn drawable(figure: &Figure) -> Option<Figure> {
+    let mut figure = figure.clone();
+    let mut characters = BTreeSet::new();
+    figure.each_text(&mut |text| characters.extend(text.chars().filter(|c| !c.is_ascii())));
+    let lacking = lacking(characters);
+    if lacking.is_empty() {
+        return None;
+    }
+    figure.each_text(&mut |text| {
+        if text.contains(|c| lacking.contains(&c)) {
+            *text = numbered(text, &lacking);
+        }
+    });
+    Some(figure)
+}
+
+fn numbered(text: &str, lacking: &BTreeSet<char>) -> String {
+    let mut numbered = String::new();
+    for c in text.chars() {
+        match lacking.contains(&c) {
+            true => numbered.push_str(&format!("[{:04X}]", u32::from(c))),
+            false => numbered.push(c),
+        }
+    }
+    numbered
+}
+
+/// Those of the characters that the bundled fonts cannot draw.
+fn lacking(characters: BTreeSet<char>) -> BTreeSet<char> {
+    static KNOWN: OnceLock<Mutex<HashMap<char, bool>>> = OnceLock::new();
+    let known = KNOWN.get_or_init(Mutex::default);
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    let new: Vec<char> = characters
+        .iter()
+        .copied()
+        .filter(|c| !known.contains_key(c))
+        .collect();
+    let missing = asked_for(&new);
+    known.extend(new.into_iter().map(|c| (c, missing.contains(&c))));
+    characters
+        .into_iter()
+        .filter(|c| known.get(c) == Some(&true))
+        .collect()
+}
+
+/// The characters for which the library looks for another font when it lays out a text of each.
+fn asked_for(characters: &[char]) -> BTreeSet<char> {
+    let asked = Arc::new(Mutex::new(BTreeSet::new()));
+    let texts = characters
+        .iter()
+        .map(|c| format!("<text>{}</text>", escaped(&c.to_string())));
+    let svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"1\" height=\"1\">{}</svg>",
+        texts.collect::<String>()
+    );
+    let noted = Arc::clone(&asked);
+    let mut options = super::options();
+    options.font_resolver = FontResolver {
+        select_font: FontResolver::default_font_selector(),
+        select_fallback: Box::new(move |c, _: &[_], _: &mut Arc<Database>| {
+            noted
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(c);
+            None
+        }),
+    };
+    if usvg::Tree::from_str(&svg, &options).is_err() {
+        return characters.iter().copied().collect();
+    }
+    let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+    asked.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_that_the_fonts_lack_are_told_from_those_they_have() {
+        let lacks = |text: &str| lacking(text.chars().collect());
+        for had in ["naïve ñ ß", "αβΔ", "Ж", "− … ≥ ° ↑ “”", "é\u{301}"] {
+            let lacking = lacks(had);
+            assert!(lacking.is_empty(), "{had}: {lacking:?}");
+        }
+        for lacked in ["拒否", "שלום", "سلام", "हाँ", "👍"] {
+            let all: BTreeSet<char> = lacked.chars().collect();
+            assert_eq!(lacks(lacked), all, "{lacked}");
+        }
+        let lacking = lacks("拒a");
+        assert_eq!(numbered("a拒b", &lacking), "a[62D2]b");
+    }
+}
