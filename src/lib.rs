@@ -6,11 +6,12 @@
 //! values`, and answers it with as little arithmetic as causality allows. What a person sees is rendered from artifacts and events.
 //!
 //! Arrows go one way: `main → cli → {report, run} → plan → stages → {model, prompts, stats}`, with `run, plan → cache` and `plan, stages → spec`.
-//! Below them all: `files`, which reads what comes from outside.
+//! Below them all: `files`, which reads what comes from outside, and `fetch`, which brings files over the network.
 #![warn(missing_docs)]
 
 pub mod cache;
 pub mod cli;
+mod fetch;
 mod files;
 pub mod model;
 pub mod plan;
