@@ -131,8 +131,14 @@ impl From<ureq::Error> for FetchError {
 
 /// A text of a server's as it may be shown: in one line, short, and without anything that moves a cursor.
 pub(crate) fn printable(text: &str) -> String {
-    let short: String = text.chars().take(200).collect();
-    short.escape_debug().to_string()
+    let mut shown = String::new();
+    for character in text.chars().take(200) {
+        match character {
+            '"' | '\'' => shown.push(character),
+            _ => shown.extend(character.escape_debug()),
+        }
+    }
+    shown
 }
 
 /// A secret for one origin. Its `Debug` does not show it.

@@ -85,7 +85,11 @@ impl Address {
             format!("{scheme}://{host}:{port}{folder}{location}")
         };
         let next = Self::parse(&text).map_err(|_| refused("which is no address"))?;
-        if next.uri.authority().is_some_and(|a| a.as_str().contains('@')) {
+        if next
+            .uri
+            .authority()
+            .is_some_and(|a| a.as_str().contains('@'))
+        {
             return Err(refused("an address with a name and a password"));
         }
         if self.origin.https && !next.origin.https {
@@ -129,7 +133,14 @@ mod tests {
         assert!(!same("https://hub.test/a", "https://hub.test:8443/a"));
         assert!(!same("https://hub.test/a", "https://hub.test.evil.test/a"));
         assert!(!same("http://127.0.0.1:80/", "http://localhost/"));
-        for bad in ["", "hub.test", "/path", "ftp://hub.test/", "https://", "file:///x"] {
+        for bad in [
+            "",
+            "hub.test",
+            "/path",
+            "ftp://hub.test/",
+            "https://",
+            "file:///x",
+        ] {
             assert!(Address::parse(bad).is_err(), "{bad}");
         }
     }
@@ -168,7 +179,10 @@ mod tests {
         ] {
             let text = here.redirected(location).unwrap_err();
             assert!(text.contains(why), "{text}");
-            assert!(!text.contains("word@") && !text.contains('\u{1b}'), "{text}");
+            assert!(
+                !text.contains("word@") && !text.contains('\u{1b}'),
+                "{text}"
+            );
         }
         let plain = address("http://hub.test/a");
         assert!(plain.redirected("https://hub.test/a").is_ok());

@@ -113,7 +113,14 @@ mod tests {
     #[test]
     fn only_digits_are_a_digest() {
         let sixty_four = "a".repeat(64);
-        for bad in ["", "../../x", "/etc/passwd", "a", &sixty_four[1..], &"g".repeat(40)] {
+        for bad in [
+            "",
+            "../../x",
+            "/etc/passwd",
+            "a",
+            &sixty_four[1..],
+            &"g".repeat(40),
+        ] {
             assert_eq!(Digest::parse(bad), None, "{bad}");
         }
         assert_eq!(Digest::parse(&sixty_four).unwrap().digits(), sixty_four);

@@ -134,6 +134,9 @@ mod tests {
             "fetching `org/tiny`: 5.00 MB of 10.00 MB, 1.00 MB/s, 5 seconds left"
         );
         assert_eq!(line("x", 12, None, 0), "fetching x: 12 B, 0 B/s");
-        assert_eq!(line("x", 12, Some(20), 0), "fetching x: 12 B of 20 B, 0 B/s");
+        assert_eq!(
+            line("x", 12, Some(20), 0),
+            "fetching x: 12 B of 20 B, 0 B/s"
+        );
     }
 }

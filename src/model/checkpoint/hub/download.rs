@@ -116,7 +116,9 @@ impl<'a> Download<'a> {
         }
         let generation = folder.join("generation_config.json");
         let generation_text = read_optional_text(&generation)?;
-        let generation = generation_text.as_deref().map(|text| (generation.as_path(), text));
+        let generation = generation_text
+            .as_deref()
+            .map(|text| (generation.as_path(), text));
         ModelConfig::from_hugging_face(&path, &text, generation).map(|_| ())
     }
 
@@ -158,12 +160,7 @@ impl<'a> Download<'a> {
     }
 
     /// Fetches one file, unless its content is there under another name.
-    fn file(
-        &self,
-        name: &str,
-        listed: &Listed,
-        progress: &mut Progress,
-    ) -> Result<(), ModelError> {
+    fn file(&self, name: &str, listed: &Listed, progress: &mut Progress) -> Result<(), ModelError> {
         let failed = |error: FetchError| self.repository.explain(&format!("`{name}`"), &error);
         let expected = match listed.digest.clone() {
             Some(digest) => Expected {
@@ -176,7 +173,11 @@ impl<'a> Download<'a> {
             }
         };
         let digest = &expected.digest;
-        let wait = || progress.say(&format!("another process is fetching `{name}`; waiting for it"));
+        let wait = || {
+            progress.say(&format!(
+                "another process is fetching `{name}`; waiting for it"
+            ))
+        };
         let lock = self.store.lock(digest, wait)?;
         let blob = self.store.blob(digest);
         if !is_whole(&blob, &expected) {
@@ -186,7 +187,9 @@ impl<'a> Download<'a> {
                 Store::tidy(&path, &lock);
                 failed(error)
             })?;
-            let placed = partial.sync_all().and_then(|()| std::fs::rename(&path, &blob));
+            let placed = partial
+                .sync_all()
+                .and_then(|()| std::fs::rename(&path, &blob));
             placed.map_err(|error| failed(not_kept(&error)))?;
         }
         progress.done(blob.metadata().map_or(0, |metadata| metadata.len()));
@@ -218,7 +221,9 @@ impl<'a> Download<'a> {
     }
 
     fn address(&self, name: &str) -> Result<Address, FetchError> {
-        let address = self.repository.file_address(self.endpoint, self.commit(), name);
+        let address = self
+            .repository
+            .file_address(self.endpoint, self.commit(), name);
         Address::parse(&address).map_err(FetchError::Refused)
     }
 

@@ -35,7 +35,8 @@ impl Hub {
         };
         let cache = first(&["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"]).map(expanded);
         let cache = cache.or_else(|| home.as_deref().map(|home| home.join("hub")));
-        let cache = cache.ok_or("there is no home folder for the hub's cache; set `HF_HUB_CACHE`")?;
+        let cache =
+            cache.ok_or("there is no home folder for the hub's cache; set `HF_HUB_CACHE`")?;
         let token = match is_set(&["HF_HUB_DISABLE_IMPLICIT_TOKEN"]) {
             true => None,
             false => text(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]).or_else(|| {

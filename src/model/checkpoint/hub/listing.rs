@@ -127,7 +127,11 @@ impl Listing {
                 format!("get it ({get} {one}`) and give its path"),
             )),
             (several, _) => Some((
-                format!("it holds {} GGUF files ({})", several.len(), some_of(several)),
+                format!(
+                    "it holds {} GGUF files ({})",
+                    several.len(),
+                    some_of(several)
+                ),
                 format!("choose one, get it ({get} FILE`) and give its path"),
             )),
         }
@@ -136,7 +140,8 @@ impl Listing {
     /// What to do with other weights than those that are read here.
     fn other(&self) -> Option<(String, String)> {
         if self.has("adapter_config.json") {
-            let advice = "merge it into the model that it was trained on, and give the folder of the result";
+            let advice =
+                "merge it into the model that it was trained on, and give the folder of the result";
             return Some(("it holds an adapter, not a model".into(), advice.into()));
         }
         let convert = "choose a repository or a revision with safetensors weights, or load it with transformers and give the folder that `save_pretrained` writes";
@@ -166,7 +171,11 @@ impl Listing {
             let name = name.to_ascii_lowercase();
             ends.iter().any(|end| name.ends_with(end))
         };
-        self.files.keys().filter(is_such).map(String::as_str).collect()
+        self.files
+            .keys()
+            .filter(is_such)
+            .map(String::as_str)
+            .collect()
     }
 }
 
@@ -213,7 +222,11 @@ fn is_part(name: &str) -> bool {
 
 /// The first few names.
 fn some_of(names: &[&str]) -> String {
-    let shown: Vec<String> = names.iter().take(3).map(|name| format!("`{}`", printable(name))).collect();
+    let shown: Vec<String> = names
+        .iter()
+        .take(3)
+        .map(|name| format!("`{}`", printable(name)))
+        .collect();
     let more = if names.len() > 3 { ", …" } else { "" };
     shown.join(", ") + more
 }

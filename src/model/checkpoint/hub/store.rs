@@ -215,11 +215,16 @@ fn make_folder(root: &Path, parts: &[&str]) -> Result<PathBuf, ModelError> {
             }
             _ => {}
         }
-        let real = folder.canonicalize().map_err(|error| failed(&folder, &error))?;
+        let real = folder
+            .canonicalize()
+            .map_err(|error| failed(&folder, &error))?;
         if !real.starts_with(&real_root) {
             return Err(ModelError::invalid(
                 &folder,
-                format!("it leads to `{}`, out of the repository's folder; remove the link", real.display()),
+                format!(
+                    "it leads to `{}`, out of the repository's folder; remove the link",
+                    real.display()
+                ),
             ));
         }
     }
@@ -228,9 +233,9 @@ fn make_folder(root: &Path, parts: &[&str]) -> Result<PathBuf, ModelError> {
 
 fn not_written(path: &Path, error: &io::Error) -> ModelError {
     let error = match error.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => format!(
-            "{error}; point `HF_HUB_CACHE` at a folder that may be written"
-        ),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            format!("{error}; point `HF_HUB_CACHE` at a folder that may be written")
+        }
         _ => error.to_string(),
     };
     ModelError::invalid(path, format!("cannot be written: {error}"))
