@@ -17,8 +17,8 @@
 //! is used before it was checked (`listing`), nothing is written outside of the repository's folder and its locks (`store`), and nothing
 //! comes under `blobs/` or `snapshots/` but what has the length and the digest that were announced (`download`).
 //!
-//! What lies in the cache already is compared with its name (`check`): small files whenever they are used; weights by their own header then,
-//! and by their digest when they are first hashed, for they are read as a whole at that time. What is damaged is fetched again.
+//! What lies in the cache already is compared with its name (`check`): settings and tokenizer whenever they are used; weights by their own
+//! header then, and by their digest when they are first hashed, for they are read as a whole at that time. What is damaged is fetched again.
 
 mod check;
 mod download;

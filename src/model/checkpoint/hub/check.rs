@@ -10,12 +10,12 @@ use crate::fetch::Digest;
 use crate::files;
 use crate::model::error::ModelError;
 
-/// Files up to this size are read whenever they are used; their digest costs little more.
+/// Files up to this size are read as a whole whenever they are used; their digest costs little more.
 const SMALL: u64 = 64 << 20;
 
-/// Whether the file at `path` has a length and a digest, as far as that can be told at once: a small file by its digest; a large one by its
-/// length and its own header, and by its digest where these are in doubt. The digest is `expected`, or the name of the blob that the path
-/// leads to. A file that is not there, or cannot be read, is not judged here.
+/// Whether the file at `path` has a length and a digest, as far as that can be told at once: weights by their own header, other files by
+/// their digest, and weights by it, too, where they are in doubt. The digest is `expected`, or the name of the blob that the path leads to.
+/// A file that is not there, or cannot be read, is not judged here.
 pub(super) fn is_sound(path: &Path, expected: Option<&Digest>, bytes: Option<u64>) -> bool {
     let Ok(mut file) = files::open(path) else {
         return true;
@@ -31,11 +31,13 @@ pub(super) fn is_sound(path: &Path, expected: Option<&Digest>, bytes: Option<u64
     let Some(digest) = expected.or(named.as_ref()) else {
         return true;
     };
+    let is_other = named.as_ref().is_some_and(|named| named != digest);
     let is_weights = path.extension().is_some_and(|end| end == "safetensors");
-    if length > SMALL && (!is_weights || has_all_tensors(&mut file, length)) {
-        return true;
-    }
-    digest.is_of_file(&mut file).unwrap_or(true)
+    let looks_whole = match is_weights {
+        true => has_all_tensors(&mut file, length),
+        false => length > SMALL,
+    };
+    (looks_whole && !is_other) || digest.is_of_file(&mut file).unwrap_or(true)
 }
 
 /// The digest that a blob of the hub's cache is named by.
