@@ -1,12 +1,13 @@
 //! `dial data fetch`: public prompt sets from their public homes, with a pinned checksum. Nothing of others is bundled.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use sha2::{Digest, Sha256};
 
 use crate::cache::write_atomically;
+use crate::fetch::{Address, Client, FetchError, Patience, Progress};
+use crate::files;
 
 use super::{Failure, shown, tell};
 
@@ -77,7 +78,7 @@ pub(super) fn data(arguments: &DataArguments) -> Result<(), Failure> {
         None => Path::new("data").join(set.name),
     };
     let path = folder.join(set.file);
-    let is_there = std::fs::read(&path).is_ok_and(|bytes| digest(&bytes) == set.sha256);
+    let is_there = files::read(&path, LARGEST).is_ok_and(|bytes| digest(&bytes) == set.sha256);
     if is_there {
         tell(&format!(
             "{} is there already, and is the file it should be",
@@ -86,13 +87,7 @@ pub(super) fn data(arguments: &DataArguments) -> Result<(), Failure> {
         return Ok(());
     }
     let address = address(set);
-    tell(&format!("fetching {address}"));
-    let bytes = fetch_bytes(&address).map_err(|why| by_hand(set, &path, &address, &why))?;
-    let found = digest(&bytes);
-    if found != set.sha256 {
-        let why = format!("it has the checksum {found}");
-        return Err(by_hand(set, &path, &address, &why));
-    }
+    let bytes = fetch_bytes(set, &address).map_err(|why| by_hand(set, &path, &address, &why))?;
     let notice = folder.join("LICENCE.txt");
     for (path, bytes) in [(&notice, set.notice.as_bytes()), (&path, &bytes[..])] {
         write_atomically(path, bytes).map_err(|error| Failure::Failed(error.to_string()))?;
@@ -113,18 +108,19 @@ fn address(set: &Public) -> String {
     format!("{host}/{}/{}/{}", set.repository, set.commit, set.file)
 }
 
-fn fetch_bytes(address: &str) -> Result<Vec<u8>, String> {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_connect(Some(Duration::from_secs(15)))
-        .timeout_global(Some(Duration::from_secs(120)))
-        .build()
-        .into();
-    let mut response = agent
-        .get(address)
-        .call()
-        .map_err(|error| error.to_string())?;
-    let body = response.body_mut().with_config().limit(LARGEST);
-    body.read_to_vec().map_err(|error| error.to_string())
+/// The file at the address, once it has the checksum that it should have.
+fn fetch_bytes(set: &Public, address: &str) -> Result<Vec<u8>, String> {
+    let parsed = Address::parse(address)?;
+    let client = Client::new(Patience::default(), None);
+    let mut progress = Progress::new(address, None);
+    let fetched = client.patiently(|| {
+        let bytes = client.bytes(&parsed, LARGEST, &mut progress)?;
+        match digest(&bytes) {
+            found if found == set.sha256 => Ok(bytes),
+            found => Err(FetchError::Wrong(format!("it has the checksum {found}"))),
+        }
+    });
+    fetched.map_err(|error| error.to_string())
 }
 
 /// What to do where the file cannot be had.

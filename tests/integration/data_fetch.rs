@@ -82,6 +82,31 @@ fn another_file_is_not_kept() {
 }
 
 #[test]
+fn an_endless_answer_is_not_waited_for() {
+    let bench = Workbench::new(&[]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = format!("http://{}", listener.local_addr().unwrap());
+    // The threads end with the test process.
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut sent = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+                while sent.is_ok() {
+                    sent = stream.write_all(&[b'x'; 1 << 16]);
+                }
+            });
+        }
+    });
+    let said = fetch(&bench, &host);
+    let message = said.message(1);
+    assert!(
+        message.contains("more than the expected 16777216 bytes arrived"),
+        "{message}"
+    );
+    assert!(!bench.path("data").exists());
+}
+
+#[test]
 fn without_a_network_it_says_where_the_file_goes() {
     let bench = Workbench::new(&[]);
     let said = fetch(&bench, "http://127.0.0.1:1");

@@ -13,6 +13,7 @@ mod explain;
 mod faults;
 mod first_layer;
 mod hold;
+mod hub;
 mod kills;
 mod pipelines;
 mod planted;

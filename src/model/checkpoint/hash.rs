@@ -4,6 +4,7 @@ use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
+use super::hub::check_by_name;
 use super::{Checkpoint, WeightFile};
 use crate::model::chat::ChatTemplate;
 use crate::model::config::{Dtype, ModelConfig};
@@ -171,10 +172,15 @@ fn file_hash(file: &WeightFile, shortcut: &dyn HashShortcut) -> Result<blake3::H
     if let Some(hash) = shortcut.get(&file.stamp) {
         return Ok(hash);
     }
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_rayon(&file.map[..]);
-    let hash = hasher.finalize();
+    let hash = || {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_rayon(&file.map[..]);
+        hasher.finalize()
+    };
+    // The whole file is read now or never: the time to see whether it is what the hub's cache calls it.
+    let (hash, named) = rayon::join(hash, || check_by_name(&file.stamp.path, &file.map[..]));
     file.check_unchanged()?;
+    named?;
     if is_settled(&file.stamp) {
         shortcut.put(&file.stamp, hash);
     }

@@ -1,117 +1,163 @@
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::ffi::OsString;
+use std::net::TcpListener;
+
+use sha1::Sha1;
+use sha2::Sha256;
 
 use super::super::hub::{Hub, Repository};
 use super::*;
+use crate::fetch::tests::{Reply, Request, Server, hasty, reply};
+
+mod hostile;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// A hub on this machine that has the files of one folder as `org/tiny`; `org/gated` asks for the token `secret`.
-struct FakeHub {
-    endpoint: String,
-    /// The paths that were asked for.
-    requests: Arc<Mutex<Vec<String>>>,
-}
+struct FakeHub(Server);
 
 impl FakeHub {
     fn serve(folder: &Path) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let files: HashMap<String, Vec<u8>> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap())
-            .map(|entry| {
-                (
-                    entry.file_name().into_string().unwrap(),
-                    std::fs::read(entry.path()).unwrap(),
-                )
-            })
-            .collect();
-        let log = Arc::clone(&requests);
-        // The thread ends with the test process.
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                answer(stream, &files, &log);
-            }
-        });
-        Self { endpoint, requests }
+        Self::serve_but(folder, |_, _| None)
+    }
+
+    /// As [`FakeHub::serve`], but what `twist` answers, where it does, comes instead. It is told how often the path was asked for before.
+    fn serve_but(
+        folder: &Path,
+        twist: impl Fn(&Request, usize) -> Option<Reply> + Send + Sync + 'static,
+    ) -> Self {
+        let files = files_of(folder);
+        let counts = std::sync::Mutex::new(HashMap::new());
+        Self(Server::start(move |request| {
+            let before = {
+                let mut counts = counts.lock().unwrap();
+                let count: &mut usize = counts.entry(request.path.clone()).or_default();
+                *count += 1;
+                *count - 1
+            };
+            twist(request, before).unwrap_or_else(|| honest(request, &files))
+        }))
     }
 
     fn asked(&self) -> usize {
-        self.requests.lock().unwrap().len()
+        self.0.asked().len()
+    }
+
+    /// How often a file was asked for.
+    fn asked_for(&self, name: &str) -> usize {
+        let asked = self.0.asked();
+        asked
+            .iter()
+            .filter(|request| is_file(request, name))
+            .count()
     }
 
     fn hub(&self, cache: &Path) -> Hub {
         Hub {
-            endpoint: self.endpoint.clone(),
+            endpoint: self.0.endpoint(),
             cache: cache.to_path_buf(),
             token: None,
             offline: false,
+            patience: hasty(),
         }
     }
 }
 
-/// Reads one request and answers it as the hub does.
-fn answer(mut stream: TcpStream, files: &HashMap<String, Vec<u8>>, log: &Mutex<Vec<String>>) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-    let request = lines.next().unwrap().unwrap();
-    let path = request.split(' ').nth(1).unwrap().to_string();
-    let header = |line: String| {
-        let (name, value) = line.split_once(": ")?;
-        Some((name.to_lowercase(), value.to_string()))
-    };
-    let headers: HashMap<String, String> = lines
-        .map_while(|line| line.ok().filter(|line| !line.is_empty()))
-        .filter_map(header)
-        .collect();
-    log.lock().unwrap().push(path.clone());
-    let token = headers.get("authorization").map(String::as_str);
-    let info = path.starts_with("/api/models/org/") && path.ends_with("/revision/main");
-    let file = path.split_once(&format!("/resolve/{COMMIT}/"));
-    let file = file.and_then(|(_, name)| Some((name, files.get(name)?)));
-    let response = if path.contains("org/gated") && token != Some("Bearer secret") {
-        response("401 Unauthorized", "", b"")
-    } else if info && !path.contains("absent") {
-        let siblings: Vec<Value> = files
-            .keys()
-            .map(|name| json!({"rfilename": name}))
-            .collect();
-        let body = json!({"sha": COMMIT, "siblings": siblings}).to_string();
-        response("200 OK", "", body.as_bytes())
-    } else if let Some((name, bytes)) = file {
-        partial(name, bytes, &headers["range"])
-    } else {
-        response("404 Not Found", "", b"")
-    };
-    stream.write_all(&response).ok();
+type Files = HashMap<String, Vec<u8>>;
+
+fn files_of(folder: &Path) -> Files {
+    let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    entries
+        .map(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            (name, std::fs::read(entry.path()).unwrap())
+        })
+        .collect()
 }
 
-fn response(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
-    let length = body.len();
-    let head = format!(
-        "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n"
-    );
-    [head.as_bytes(), body].concat()
+fn is_list(request: &Request) -> bool {
+    request.path.starts_with("/api/models/")
+}
+
+fn is_file(request: &Request, name: &str) -> bool {
+    request.path.ends_with(&format!("/resolve/{COMMIT}/{name}"))
+}
+
+fn hex(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What the hub names a content by: large files are those of weights.
+fn digest(name: &str, bytes: &[u8]) -> String {
+    if name.ends_with(".safetensors") {
+        return hex(&<Sha256 as sha2::Digest>::digest(bytes));
+    }
+    let blob = [format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat();
+    hex(&<Sha1 as sha1::Digest>::digest(blob))
+}
+
+/// The hub's description of a repository with these files; `detailed` with lengths and digests.
+fn list_of(files: &Files, detailed: bool) -> Value {
+    let file = |(name, bytes): (&String, &Vec<u8>)| {
+        let (size, digest) = (bytes.len(), digest(name, bytes));
+        match (detailed, name.ends_with(".safetensors")) {
+            (false, _) => json!({"rfilename": name}),
+            (true, false) => json!({"rfilename": name, "size": size, "blobId": digest}),
+            (true, true) => json!({
+                "rfilename": name, "size": size, "blobId": "00".repeat(20),
+                "lfs": {"sha256": digest, "size": size, "pointerSize": 134},
+            }),
+        }
+    };
+    json!({"sha": COMMIT, "siblings": files.iter().map(file).collect::<Vec<_>>()})
+}
+
+fn listed(list: &Value) -> Option<Reply> {
+    Some(reply("200 OK", "", list.to_string().as_bytes()))
+}
+
+/// Answers as the hub does.
+fn honest(request: &Request, files: &Files) -> Reply {
+    let path = request.path.as_str();
+    let token = request.header("authorization");
+    let is_info = path.starts_with("/api/models/org/")
+        && (path.ends_with("/revision/main?blobs=true")
+            || path.ends_with(&format!("/revision/{COMMIT}?blobs=true")));
+    let file = path.split_once(&format!("/resolve/{COMMIT}/"));
+    let file = file.and_then(|(_, name)| Some((name, files.get(name)?)));
+    if path.contains("org/gated") && token != Some("Bearer secret") {
+        reply("401 Unauthorized", "", b"")
+    } else if is_info && !path.contains("absent") {
+        reply("200 OK", "", list_of(files, true).to_string().as_bytes())
+    } else if let Some((name, bytes)) = file {
+        part(name, bytes, request.header("range"))
+    } else {
+        reply("404 Not Found", "", b"")
+    }
 }
 
 /// The bytes of a file that `range` asks for (`bytes=first-last`, or `bytes=first-`).
-fn partial(name: &str, bytes: &[u8], range: &str) -> Vec<u8> {
+fn part(name: &str, bytes: &[u8], range: Option<&str>) -> Reply {
+    let etag = digest(name, bytes);
+    let headers = format!("etag: W/\"{etag}\"\r\nx-repo-commit: {COMMIT}\r\n");
+    let Some(range) = range else {
+        return reply("200 OK", &headers, bytes);
+    };
     let (first, last) = range
         .strip_prefix("bytes=")
-        .unwrap()
-        .split_once('-')
+        .and_then(|range| range.split_once('-'))
         .unwrap();
     let start: usize = first.parse().unwrap();
+    if start >= bytes.len() {
+        return reply("416 Range Not Satisfiable", &headers, b"");
+    }
     let last: usize = last.parse().unwrap_or(bytes.len()).min(bytes.len() - 1);
-    let etag = blake3::hash(name.as_bytes()).to_hex();
-    let headers = format!(
-        "content-range: bytes {start}-{last}/{}\r\netag: \"{etag}\"\r\nx-repo-commit: {COMMIT}\r\n",
-        bytes.len()
-    );
-    response("206 Partial Content", &headers, &bytes[start..=last])
+    let range = format!("content-range: bytes {start}-{last}/{}\r\n", bytes.len());
+    reply(
+        "206 Partial Content",
+        &(range + &headers),
+        &bytes[start..=last],
+    )
 }
 
 fn repository(name: &str) -> Repository {
@@ -232,6 +278,7 @@ fn an_unreachable_hub_is_an_error_only_when_files_are_missing() {
         cache: cache.path().to_path_buf(),
         token: None,
         offline: false,
+        patience: hasty(),
     };
     let text = message(hub.fetch(&repository("org/tiny@v1")));
     assert!(
@@ -257,8 +304,15 @@ fn an_unreachable_hub_is_an_error_only_when_files_are_missing() {
         cache: cache.path().to_path_buf(),
         token: None,
         offline: false,
+        patience: hasty(),
     };
     assert_eq!(hub.fetch(&repository("org/tiny@v1")).unwrap(), folder);
+}
+
+/// The hub that these variables describe.
+fn described(set: &[(&str, &str)]) -> Hub {
+    let find = |name: &str| set.iter().find(|(known, _)| *known == name);
+    Hub::from_variables(|name| find(name).map(|(_, value)| OsString::from(value))).unwrap()
 }
 
 #[test]
@@ -266,14 +320,7 @@ fn the_environment_is_honoured() {
     let home = tempfile::tempdir().unwrap();
     std::fs::write(home.path().join("token"), "from-file\n").unwrap();
     let home_text = home.path().display().to_string();
-    let hub = |set: &[(&str, &str)]| {
-        let mut variables: HashMap<String, String> = set
-            .iter()
-            .map(|(k, v)| (k.to_string(), v.to_string()))
-            .collect();
-        variables.insert("HF_HOME".to_string(), home_text.clone());
-        Hub::from_variables(|name| variables.get(name).cloned()).unwrap()
-    };
+    let hub = |set: &[(&str, &str)]| described(&[set, &[("HF_HOME", &home_text)]].concat());
     let plain = hub(&[("HF_ENDPOINT", "")]);
     assert_eq!(plain.cache, home.path().join("hub"));
     assert_eq!(plain.endpoint, "https://huggingface.co");
@@ -303,6 +350,48 @@ fn the_environment_is_honoured() {
             "{value}"
         );
     }
+}
+
+#[test]
+fn the_cache_is_where_pythons_is() {
+    let cache = |set: &[(&str, &str)]| described(set).cache;
+    let all = [
+        ("HF_HUB_CACHE", "/c/own"),
+        ("HUGGINGFACE_HUB_CACHE", "/c/old"),
+        ("HF_HOME", "/c/home"),
+        ("XDG_CACHE_HOME", "/c/xdg"),
+    ];
+    for (from, expected) in ["/c/own", "/c/old", "/c/home/hub", "/c/xdg/huggingface/hub"]
+        .iter()
+        .enumerate()
+    {
+        assert_eq!(cache(&all[from..]), Path::new(expected));
+    }
+    let home = std::env::home_dir().unwrap();
+    assert_eq!(cache(&[]), home.join(".cache/huggingface/hub"));
+    assert_eq!(cache(&[("HF_HUB_CACHE", "~/models")]), home.join("models"));
+}
+
+#[test]
+fn the_token_is_where_pythons_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("elsewhere");
+    std::fs::write(&path, " from-path\n").unwrap();
+    std::fs::write(folder.path().join("token"), "from-home").unwrap();
+    let (path, home) = (
+        path.display().to_string(),
+        folder.path().display().to_string(),
+    );
+    let all = [
+        ("HF_TOKEN", "own"),
+        ("HF_TOKEN_PATH", path.as_str()),
+        ("HF_HOME", home.as_str()),
+    ];
+    for (from, expected) in ["own", "from-path", "from-home"].into_iter().enumerate() {
+        assert_eq!(described(&all[from..]).token.as_deref(), Some(expected));
+    }
+    let without = [&all[..], &[("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]].concat();
+    assert_eq!(described(&without).token, None);
 }
 
 #[test]

@@ -1,0 +1,88 @@
+//! Whether a file in the cache is what it is said to be.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::fetch::Digest;
+use crate::files;
+use crate::model::error::ModelError;
+
+/// Files up to this size are read as a whole whenever they are used; their digest costs little more.
+const SMALL: u64 = 64 << 20;
+
+/// Whether the file at `path` has a length and a digest, as far as that can be told at once: weights by their own header, other files by
+/// their digest, and weights by it, too, where they are in doubt. The digest is `expected`, or the name of the blob that the path leads to.
+/// A file that is not there, or cannot be read, is not judged here.
+pub(super) fn is_sound(path: &Path, expected: Option<&Digest>, bytes: Option<u64>) -> bool {
+    let Ok(mut file) = files::open(path) else {
+        return true;
+    };
+    let Ok(metadata) = file.metadata() else {
+        return true;
+    };
+    let length = metadata.len();
+    if bytes.is_some_and(|bytes| bytes != length) {
+        return false;
+    }
+    let named = digest_in_name(path);
+    let Some(digest) = expected.or(named.as_ref()) else {
+        return true;
+    };
+    let is_other = named.as_ref().is_some_and(|named| named != digest);
+    let is_weights = path.extension().is_some_and(|end| end == "safetensors");
+    let looks_whole = match is_weights {
+        true => has_all_tensors(&mut file, length),
+        false => length > SMALL,
+    };
+    (looks_whole && !is_other) || digest.is_of_file(&mut file).unwrap_or(true)
+}
+
+/// The digest that a blob of the hub's cache is named by.
+fn digest_in_name(path: &Path) -> Option<Digest> {
+    let real = path.canonicalize().ok()?;
+    let is_blob = real.parent()?.file_name()? == "blobs";
+    let name = real.file_name()?.to_str()?;
+    is_blob.then(|| Digest::parse(name)).flatten()
+}
+
+/// Whether a safetensors file is as long as its header says.
+fn has_all_tensors(file: &mut File, length: u64) -> bool {
+    matches!(announced_length(file), Ok(Some(announced)) if announced == length)
+}
+
+fn announced_length(file: &mut File) -> io::Result<Option<u64>> {
+    file.rewind()?;
+    let mut head = [0; 8];
+    file.read_exact(&mut head)?;
+    let size = u64::from_le_bytes(head);
+    if size > files::VOCABULARY_BYTES {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    file.take(size).read_to_end(&mut text)?;
+    let header: Value = serde_json::from_slice(&text)?;
+    let tensors = header.as_object().into_iter().flatten();
+    let ends = tensors.filter_map(|(_, tensor)| tensor["data_offsets"][1].as_u64());
+    Ok(ends.max().unwrap_or_default().checked_add(8 + size))
+}
+
+/// Fails where a weight file from the hub's cache does not have the digest that it is named by. Reads the whole of it, once it is read
+/// anyway.
+///
+/// # Errors
+/// [`ModelError::Invalid`] naming the file.
+pub(in crate::model::checkpoint) fn check_by_name(
+    path: &Path,
+    content: &[u8],
+) -> Result<(), ModelError> {
+    match digest_in_name(path) {
+        Some(digest) if !digest.is_of_bytes(content) => Err(ModelError::invalid(
+            path,
+            "it is damaged: its content does not have the digest that it is named by; delete it and run again, and it is fetched again",
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,395 @@
+//! One commit on its way into the cache: every file is compared with the length and the digest that were announced for it before it gets
+//! its name.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+
+use indicatif::DecimalBytes;
+use serde_json::Value;
+
+use super::super::hugging_face::SINGLE;
+use super::listing::{Listed, Listing};
+use super::{Repository, Store, is_sound, weight_names};
+use crate::fetch::{Address, Answer, Client, Digest, Extent, FetchError, Progress, printable};
+use crate::files;
+use crate::model::checkpoint::{read_optional_text, read_text};
+use crate::model::config::ModelConfig;
+use crate::model::error::ModelError;
+
+/// Bytes that a file of weights may have if the hub does not say how many it has.
+const UNANNOUNCED_WEIGHTS: u64 = 64 << 30;
+/// Files of that many bytes take a while to compare.
+const LONG_TO_CHECK: u64 = 512 << 20;
+
+/// A commit, and where it comes from.
+pub(super) struct Download<'a> {
+    client: &'a Client,
+    endpoint: &'a str,
+    repository: &'a Repository,
+    store: &'a Store,
+    listing: Listing,
+}
+
+/// What a file has to be.
+#[derive(Clone, Debug)]
+struct Expected {
+    /// Where it was announced.
+    bytes: Option<u64>,
+    digest: Digest,
+}
+
+impl<'a> Download<'a> {
+    /// Asks what the revision holds.
+    ///
+    /// # Errors
+    /// The hub does not tell, or it is no model that can be used.
+    pub(super) fn begin(
+        client: &'a Client,
+        endpoint: &'a str,
+        repository: &'a Repository,
+        store: &'a Store,
+    ) -> Result<Self, ModelError> {
+        let list = || {
+            let address = Address::parse(&repository.list_address(endpoint));
+            let answer = client.get(&address.map_err(FetchError::Refused)?, None)?;
+            if answer.is_page() {
+                return Err(page());
+            }
+            let mut body = Vec::new();
+            answer.read(files::SETTINGS_BYTES, |part| {
+                body.extend_from_slice(part);
+                Ok(())
+            })?;
+            Listing::parse(&body, &repository.revision)
+        };
+        let listing = client.patiently(list);
+        let listing = listing.map_err(|error| repository.explain("its list of files", &error))?;
+        listing.check_kind(repository)?;
+        store.prepare(&listing.commit)?;
+        Ok(Self {
+            client,
+            endpoint,
+            repository,
+            store,
+            listing,
+        })
+    }
+
+    pub(super) fn commit(&self) -> &str {
+        &self.listing.commit
+    }
+
+    /// Fetches what is wanted of the commit and not there yet.
+    ///
+    /// # Errors
+    /// A file cannot be had, or the settings ask for what is not supported: then no weights are fetched.
+    pub(super) fn all(&self) -> Result<(), ModelError> {
+        let folder = self.store.snapshot(self.commit());
+        self.files(&self.listing.settings(), "settings and tokenizer")?;
+        self.check_settings(&folder)?;
+        let weights = match self.listing.has(SINGLE) {
+            true => vec![SINGLE.to_string()],
+            false => weight_names(&folder)?,
+        };
+        if let Some(absent) = weights.iter().find(|name| !self.listing.has(name)) {
+            let problem = format!("`{}` is in its index, but not there", printable(absent));
+            return Err(self.repository.error(problem, "choose another revision"));
+        }
+        self.files(&weights, "weights")
+    }
+
+    /// Fails where the settings that have arrived ask for another computation than those that are done here.
+    fn check_settings(&self, folder: &Path) -> Result<(), ModelError> {
+        let path = folder.join("config.json");
+        let text = read_text(&path)?;
+        let raw: Value = serde_json::from_str(&text).unwrap_or_default();
+        if let Some(code) = self.listing.own_code()
+            && raw["auto_map"]["AutoModelForCausalLM"].is_string()
+        {
+            let problem = format!(
+                "it wants `trust_remote_code`: its model is computed by code of its own (`{}`), which is not run here",
+                printable(code)
+            );
+            let advice = "choose a model whose architecture transformers itself has";
+            return Err(self.repository.error(problem, advice));
+        }
+        let generation = folder.join("generation_config.json");
+        let generation_text = read_optional_text(&generation)?;
+        let generation = generation_text
+            .as_deref()
+            .map(|text| (generation.as_path(), text));
+        ModelConfig::from_hugging_face(&path, &text, generation).map(|_| ())
+    }
+
+    /// Fetches those of the files that are not there.
+    fn files(&self, names: &[String], what: &str) -> Result<(), ModelError> {
+        let folder = self.store.snapshot(self.commit());
+        let listed = |name: &str| self.listing.files.get(name).cloned().unwrap_or_default();
+        let is_there = |name: &str| {
+            let (path, listed) = (folder.join(name), listed(name));
+            path.exists() && is_sound(&path, listed.digest.as_ref(), listed.bytes)
+        };
+        let absent: Vec<&String> = names.iter().filter(|name| !is_there(name)).collect();
+        if absent.is_empty() {
+            return Ok(());
+        }
+        let sizes = absent.iter().map(|name| listed(name).bytes);
+        let total = sizes.sum::<Option<u64>>();
+        self.check_space(total)?;
+        let Repository { name, revision } = self.repository;
+        let mut progress = Progress::new(&format!("`{name}@{revision}`, {what}"), total);
+        for name in absent {
+            tracing::info!("fetching `{name}` of `{}`", self.repository.name);
+            self.file(name, &listed(name), &mut progress)?;
+        }
+        Ok(())
+    }
+
+    /// Fails where there is no room for so many bytes.
+    fn check_space(&self, wanted: Option<u64>) -> Result<(), ModelError> {
+        match (wanted, self.store.free_bytes()) {
+            (Some(wanted), Some(free)) if wanted > free => {
+                let (wanted, free) = (DecimalBytes(wanted), DecimalBytes(free));
+                let problem = format!("it needs {wanted}, and the disk of the cache has {free}");
+                let advice = "make room, or point `HF_HUB_CACHE` at another disk";
+                Err(self.repository.error(problem, advice))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Fetches one file, unless its content is there under another name.
+    fn file(&self, name: &str, listed: &Listed, progress: &mut Progress) -> Result<(), ModelError> {
+        let failed = |error: FetchError| self.repository.explain(&format!("`{name}`"), &error);
+        let expected = match listed.digest.clone() {
+            Some(digest) => Expected {
+                bytes: listed.bytes,
+                digest,
+            },
+            None => {
+                let announced = self.client.patiently(|| self.announced(name, listed));
+                announced.map_err(failed)?
+            }
+        };
+        let digest = &expected.digest;
+        let wait = || {
+            progress.say(&format!(
+                "another process is fetching `{name}`; waiting for it"
+            ))
+        };
+        let lock = self.store.lock(digest, wait)?;
+        let blob = self.store.blob(digest);
+        if !is_whole(&blob, &expected) {
+            let (mut partial, path) = self.store.partial(digest, &lock)?;
+            let attempt = || self.attempt(name, &expected, &mut partial, progress);
+            self.client.patiently(attempt).map_err(|error| {
+                Store::tidy(&path, &lock);
+                failed(error)
+            })?;
+            let placed = partial
+                .sync_all()
+                .and_then(|()| std::fs::rename(&path, &blob));
+            placed.map_err(|error| failed(not_kept(&error)))?;
+        }
+        progress.done(blob.metadata().map_or(0, |metadata| metadata.len()));
+        self.store.link(self.commit(), name, digest)
+    }
+
+    /// Asks the hub what a file has to be, where its list does not say it.
+    fn announced(&self, name: &str, listed: &Listed) -> Result<Expected, FetchError> {
+        let answer = self.client.get(&self.address(name)?, Some("bytes=0-0"))?;
+        if answer.is_page() {
+            return Err(page());
+        }
+        self.check_commit(answer.told("x-repo-commit"))?;
+        let etag = answer.told("x-linked-etag").or_else(|| answer.told("etag"));
+        let etag = etag.ok_or_else(|| {
+            FetchError::Wrong("the hub does not tell its digest (`etag`)".to_string())
+        })?;
+        let digits = etag.trim().trim_start_matches("W/").trim_matches('"');
+        let digest = Digest::parse(digits).ok_or_else(|| {
+            let etag = printable(etag);
+            FetchError::Refused(format!("the hub answers with the `etag` `{etag}`, expected a digest of 40 or 64 hexadecimal digits"))
+        })?;
+        let linked = answer.told("x-linked-size");
+        let linked = linked.and_then(|size| size.trim().parse().ok());
+        Ok(Expected {
+            bytes: listed.bytes.or(linked).or(answer.extent()?.total),
+            digest,
+        })
+    }
+
+    fn address(&self, name: &str) -> Result<Address, FetchError> {
+        let address = self
+            .repository
+            .file_address(self.endpoint, self.commit(), name);
+        Address::parse(&address).map_err(FetchError::Refused)
+    }
+
+    fn check_commit(&self, told: Option<&str>) -> Result<(), FetchError> {
+        match told {
+            Some(commit) if !commit.eq_ignore_ascii_case(self.commit()) => {
+                let commit = printable(commit);
+                let problem = format!("the hub answers with a file of the commit `{commit}`");
+                Err(FetchError::Wrong(problem))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Fetches into `partial` what it lacks of a file, and compares the whole. What is wrong is not left there.
+    fn attempt(
+        &self,
+        name: &str,
+        expected: &Expected,
+        partial: &mut File,
+        progress: &mut Progress,
+    ) -> Result<(), FetchError> {
+        let most = expected.bytes.unwrap_or(most_bytes(name));
+        if length(partial)? > most {
+            discard(partial)?;
+        }
+        let have = length(partial)?;
+        if Some(have) != expected.bytes {
+            let (answer, extent) = self.rest(name, expected, have)?;
+            if extent.from != have && extent.from != 0 {
+                discard(partial)?;
+                return Err(FetchError::Wrong(format!(
+                    "the server sends the file from byte {}, expected from {have}",
+                    extent.from
+                )));
+            }
+            let taken = take(answer, extent, expected, most, partial, progress);
+            if let Err(FetchError::Wrong(_)) = taken {
+                discard(partial)?;
+            }
+            taken?;
+        }
+        let compared = compare(name, expected, partial, progress);
+        if compared.is_err() {
+            discard(partial)?;
+        }
+        compared
+    }
+
+    /// Asks for a file from byte `have` on.
+    fn rest(
+        &self,
+        name: &str,
+        expected: &Expected,
+        have: u64,
+    ) -> Result<(Answer, Extent), FetchError> {
+        let range = (have > 0).then(|| format!("bytes={have}-"));
+        let answer = self.client.get(&self.address(name)?, range.as_deref());
+        let answer = match (answer, have) {
+            // Nothing lies behind what is there, which may be all of it or another file.
+            (Err(FetchError::Status { code, .. }), 1..) if code.as_u16() == 416 => {
+                self.client.get(&self.address(name)?, None)?
+            }
+            (answer, _) => answer?,
+        };
+        if answer.is_page() {
+            return Err(page());
+        }
+        self.check_commit(answer.told("x-repo-commit"))?;
+        let extent = answer.extent()?;
+        if let (Some(total), Some(bytes)) = (extent.total, expected.bytes)
+            && total != bytes
+        {
+            return Err(FetchError::Wrong(format!(
+                "the server sends {total} bytes, expected {bytes}"
+            )));
+        }
+        Ok((answer, extent))
+    }
+}
+
+/// Writes a body to where it belongs in the file.
+fn take(
+    answer: Answer,
+    extent: Extent,
+    expected: &Expected,
+    most: u64,
+    partial: &mut File,
+    progress: &mut Progress,
+) -> Result<(), FetchError> {
+    let kept = |error| not_kept(&error);
+    let mut there = extent.from;
+    partial.set_len(there).map_err(kept)?;
+    partial.seek(SeekFrom::Start(there)).map_err(kept)?;
+    progress.at(there);
+    answer.read(most.saturating_sub(there), |part| {
+        partial.write_all(part).map_err(kept)?;
+        there += part.len() as u64;
+        progress.at(there);
+        Ok(())
+    })?;
+    match (expected.bytes, extent.total) {
+        // A part that the server chose to end early; the rest follows.
+        (Some(bytes), Some(_)) if there < bytes => Err(FetchError::Broken {
+            problem: format!("it ends after {there} of {bytes} bytes"),
+            arrived: there - extent.from,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Compares what has arrived with what was announced.
+fn compare(
+    name: &str,
+    expected: &Expected,
+    partial: &mut File,
+    progress: &Progress,
+) -> Result<(), FetchError> {
+    let length = length(partial)?;
+    if let Some(bytes) = expected.bytes.filter(|bytes| *bytes != length) {
+        let problem = format!("{length} bytes arrived, expected {bytes}");
+        return Err(FetchError::Wrong(problem));
+    }
+    if length >= LONG_TO_CHECK {
+        progress.say(&format!("checking `{name}`"));
+    }
+    match expected.digest.is_of_file(partial) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(FetchError::Wrong(format!(
+            "what arrived does not have the digest `{}`",
+            expected.digest.digits()
+        ))),
+        Err(error) => Err(not_kept(&error)),
+    }
+}
+
+fn length(partial: &File) -> Result<u64, FetchError> {
+    let metadata = partial.metadata().map_err(|error| not_kept(&error))?;
+    Ok(metadata.len())
+}
+
+fn discard(partial: &mut File) -> Result<(), FetchError> {
+    partial.set_len(0).map_err(|error| not_kept(&error))
+}
+
+/// Whether a content is there with all that was announced of it.
+fn is_whole(blob: &Path, expected: &Expected) -> bool {
+    let Ok(mut file) = files::open(blob) else {
+        return false;
+    };
+    let length = file.metadata().map(|metadata| metadata.len()).ok();
+    let fits = expected.bytes.is_none() || length == expected.bytes;
+    fits && expected.digest.is_of_file(&mut file).unwrap_or(false)
+}
+
+fn most_bytes(name: &str) -> u64 {
+    match name.ends_with(".safetensors") {
+        true => UNANNOUNCED_WEIGHTS,
+        false => files::VOCABULARY_BYTES,
+    }
+}
+
+fn page() -> FetchError {
+    FetchError::Wrong("a web page arrived in its place".to_string())
+}
+
+fn not_kept(error: &std::io::Error) -> FetchError {
+    FetchError::Local(format!("it cannot be kept: {error}"))
+}

@@ -1,0 +1,242 @@
+//! One repository's folder in the hub's cache. Nothing is written but in it and among its locks, whatever links lie there.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use crate::fetch::Digest;
+use crate::files;
+use crate::model::error::ModelError;
+
+/// Bytes that the record of a branch may have.
+const REFERENCE_BYTES: u64 = 4096;
+
+/// The folder of a repository.
+pub(super) struct Store {
+    cache: PathBuf,
+    /// `models--org--name`
+    name: String,
+}
+
+/// Held while a blob is written, against whoever would write it, too; `huggingface_hub` holds the same.
+pub(super) struct BlobLock {
+    /// None on file systems without locks.
+    held: Option<File>,
+}
+
+impl Store {
+    /// The folder of `org/name`.
+    pub(super) fn new(cache: &Path, repository: &str) -> Self {
+        Self {
+            cache: cache.to_path_buf(),
+            name: format!("models--{}", repository.replace('/', "--")),
+        }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.cache.join(&self.name)
+    }
+
+    /// The commit that a revision stands for: the one recorded for it, or itself.
+    pub(super) fn commit_of(&self, revision: &str) -> String {
+        let reference = self.root().join("refs").join(revision);
+        let text = files::read_text(&reference, REFERENCE_BYTES).unwrap_or_default();
+        let commit = text.trim();
+        match Digest::parse(commit) {
+            Some(_) => commit.to_string(),
+            None => revision.to_string(),
+        }
+    }
+
+    /// The folder of a commit's files.
+    pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.root().join("snapshots").join(commit)
+    }
+
+    /// Where a content lies.
+    pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.root().join("blobs").join(digest.digits())
+    }
+
+    /// Makes the folders of contents and of a commit.
+    pub(super) fn prepare(&self, commit: &str) -> Result<(), ModelError> {
+        make_folder(&self.root(), &["blobs"])?;
+        make_folder(&self.root(), &["snapshots", commit])?;
+        Ok(())
+    }
+
+    /// Records the commit that a revision stands for.
+    pub(super) fn record(&self, revision: &str, commit: &str) -> Result<(), ModelError> {
+        if revision == commit {
+            return Ok(());
+        }
+        let mut parts: Vec<&str> = ["refs"].into_iter().chain(revision.split('/')).collect();
+        let name = parts.pop().unwrap_or_default();
+        let folder = make_folder(&self.root(), &parts)?;
+        let write = || -> io::Result<()> {
+            let mut file = temporary().tempfile_in(&folder)?;
+            file.write_all(commit.as_bytes())?;
+            file.as_file().sync_all()?;
+            file.persist(folder.join(name))?;
+            Ok(())
+        };
+        write().map_err(|error| not_written(&folder.join(name), &error))
+    }
+
+    /// Lets a commit have a content under a name, in place of what is there under it.
+    pub(super) fn link(&self, commit: &str, name: &str, digest: &Digest) -> Result<(), ModelError> {
+        let folder = self.snapshot(commit);
+        let target = Path::new("../../blobs").join(digest.digits());
+        let made = temporary()
+            .make_in(&folder, |path| symlink(&target, path))
+            .and_then(|link| Ok(link.persist(folder.join(name)).map(drop)?));
+        made.map_err(|error| not_written(&folder.join(name), &error))
+    }
+
+    /// Waits for the lock of a content; `wait` is called once if it has to be waited for.
+    pub(super) fn lock(
+        &self,
+        digest: &Digest,
+        wait: impl FnOnce(),
+    ) -> Result<BlobLock, ModelError> {
+        let folder = make_folder(&self.cache, &[".locks", &self.name])?;
+        let path = folder.join(format!("{}.lock", digest.digits()));
+        let open = || {
+            let file = File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+                .open(&path)?;
+            match file.try_lock() {
+                Ok(()) => Ok(Some(file)),
+                Err(TryLockError::WouldBlock) => {
+                    wait();
+                    file.lock().map(|()| Some(file))
+                }
+                Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
+                    Ok(None)
+                }
+                Err(TryLockError::Error(error)) => Err(error),
+            }
+        };
+        let held = open().map_err(|error| not_written(&path, &error))?;
+        Ok(BlobLock { held })
+    }
+
+    /// The file that a content is written to until it is whole; what an earlier attempt left in it is kept.
+    pub(super) fn partial(
+        &self,
+        digest: &Digest,
+        lock: &BlobLock,
+    ) -> Result<(File, PathBuf), ModelError> {
+        let name = match lock.held {
+            Some(_) => format!("{}.incomplete", digest.digits()),
+            // Nobody is kept out: a file of this process alone.
+            None => format!("{}.{}.incomplete", digest.digits(), std::process::id()),
+        };
+        let path = self.root().join("blobs").join(name);
+        let open = || {
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+                .open(&path)?;
+            let metadata = file.metadata()?;
+            // Another name of the file may lie outside.
+            match metadata.is_file() && metadata.nlink() == 1 {
+                true => Ok(file),
+                false => Err(io::Error::other("it is not a file of its own")),
+            }
+        };
+        let file = open().or_else(|_| {
+            std::fs::remove_file(&path).or_else(|error| match error.kind() {
+                ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            })?;
+            open()
+        });
+        let file = file.map_err(|error| not_written(&path, &error))?;
+        Ok((file, path))
+    }
+
+    /// Removes a partial file that no later attempt could go on from.
+    pub(super) fn tidy(path: &Path, lock: &BlobLock) {
+        let is_empty = path.metadata().is_ok_and(|metadata| metadata.len() == 0);
+        if is_empty || lock.held.is_none() {
+            // What stays is in nobody's way.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    /// Bytes that are free where contents lie, where the system tells.
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        let path = self.root().join("blobs");
+        let path = std::ffi::CString::new(path.into_os_string().into_encoded_bytes()).ok()?;
+        let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+        // SAFETY: the path ends in a zero byte and outlives the call, which fills `found` where it returns 0.
+        let found = unsafe {
+            match libc::statvfs(path.as_ptr(), found.as_mut_ptr()) {
+                0 => found.assume_init(),
+                _ => return None,
+            }
+        };
+        // Their types differ between systems.
+        #[allow(clippy::unnecessary_cast)]
+        let (free, unit) = (found.f_bavail as u64, found.f_frsize as u64);
+        Some(free.saturating_mul(unit))
+    }
+}
+
+/// Names for files in the making, of the mode of an ordinary file: a cache may be shared.
+fn temporary() -> tempfile::Builder<'static, 'static> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut builder = tempfile::Builder::new();
+    builder
+        .prefix(".tmp-")
+        .permissions(std::fs::Permissions::from_mode(0o666));
+    builder
+}
+
+/// Makes the folder `root/part/part…`, one part after the other, so that no link on the way leads it out of `root`.
+fn make_folder(root: &Path, parts: &[&str]) -> Result<PathBuf, ModelError> {
+    let failed = |path: &Path, error: &io::Error| not_written(path, error);
+    std::fs::create_dir_all(root).map_err(|error| failed(root, &error))?;
+    let real_root = root.canonicalize().map_err(|error| failed(root, &error))?;
+    let mut folder = root.to_path_buf();
+    for part in parts {
+        folder.push(part);
+        match std::fs::create_dir(&folder) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(failed(&folder, &error));
+            }
+            _ => {}
+        }
+        let real = folder
+            .canonicalize()
+            .map_err(|error| failed(&folder, &error))?;
+        if !real.starts_with(&real_root) {
+            return Err(ModelError::invalid(
+                &folder,
+                format!(
+                    "it leads to `{}`, out of the repository's folder; remove the link",
+                    real.display()
+                ),
+            ));
+        }
+    }
+    Ok(folder)
+}
+
+fn not_written(path: &Path, error: &io::Error) -> ModelError {
+    let error = match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            format!("{error}; point `HF_HUB_CACHE` at a folder that may be written")
+        }
+        _ => error.to_string(),
+    };
+    ModelError::invalid(path, format!("cannot be written: {error}"))
+}
