@@ -49,7 +49,7 @@ fn text(text: &str) -> Meta {
     Meta::String(text.to_string())
 }
 
-fn metadata(section: &str) -> Vec<(String, Meta)> {
+pub(super) fn metadata(section: &str) -> Vec<(String, Meta)> {
     let types = (0..259)
         .map(|i| Meta::I32(if i == 256 || i == 257 { 3 } else { 1 }))
         .collect();
@@ -87,7 +87,7 @@ fn quantised(values: Vec<f32>, shape: &[usize], dtype: GgmlDType) -> QTensor {
 }
 
 /// The tensors of the tiny model as a converter would write them.
-fn tensors(section: &str) -> Vec<(String, QTensor)> {
+pub(super) fn tensors(section: &str) -> Vec<(String, QTensor)> {
     let shapes = parsed(&tiny_config(section)).parameter_shapes();
     let convert = |(name, shape): (String, Vec<usize>)| {
         let mut values = numbers(&name, shape.iter().product());
@@ -101,7 +101,7 @@ fn tensors(section: &str) -> Vec<(String, QTensor)> {
     shapes.into_iter().map(convert).collect()
 }
 
-fn write(path: &Path, metadata: &[(String, Meta)], tensors: &[(String, QTensor)]) {
+pub(super) fn write(path: &Path, metadata: &[(String, Meta)], tensors: &[(String, QTensor)]) {
     let metadata: Vec<(&str, &Meta)> = metadata
         .iter()
         .map(|(key, value)| (key.as_str(), value))

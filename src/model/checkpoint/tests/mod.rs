@@ -4,6 +4,7 @@ mod gguf;
 mod hub;
 mod hugging_face;
 mod real_model;
+mod recorded;
 
 use std::collections::HashMap;
 use std::path::Path;
