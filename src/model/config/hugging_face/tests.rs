@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::config::{Rope, RopeScaling};
 use serde_json::{Value, json};
 
 fn base(model_type: &str) -> Value {
