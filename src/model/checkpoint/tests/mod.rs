@@ -1,6 +1,8 @@
 //! Tests that open models: tiny ones made here, and the real one where it is at hand.
 
+mod folders;
 mod gguf;
+mod gguf_faults;
 mod hub;
 mod hugging_face;
 mod real_model;
