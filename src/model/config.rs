@@ -10,6 +10,7 @@ mod rope;
 
 use serde::Serialize;
 
+pub(super) use hugging_face::code_of_its_own;
 pub(super) use rope::yarn_attention_factor;
 pub use rope::{Rope, RopeScaling};
 
@@ -106,23 +107,28 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Every parameter the model must have: its Hugging Face name and its shape, `[out, in]` for matrices.
-    pub fn parameter_shapes(&self) -> Vec<(String, Vec<usize>)> {
+    /// Every parameter the model must have: its Hugging Face name and its shape, `[out, in]` for matrices. One after the other: before the
+    /// weights were seen the number of layers is only what a file says.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = (String, Vec<usize>)> + '_ {
         let embedding = vec![self.d_vocab, self.d_model];
-        let mut shapes = vec![("model.embed_tokens.weight".to_string(), embedding.clone())];
-        for layer in 0..self.n_layers {
-            self.push_block_shapes(layer, &mut shapes);
-        }
-        shapes.push(("model.norm.weight".to_string(), vec![self.d_model]));
-        if !self.tied_embeddings {
-            shapes.push(("lm_head.weight".to_string(), embedding));
-        }
-        shapes
+        let head =
+            (!self.tied_embeddings).then(|| ("lm_head.weight".to_string(), embedding.clone()));
+        let norm = ("model.norm.weight".to_string(), vec![self.d_model]);
+        std::iter::once(("model.embed_tokens.weight".to_string(), embedding))
+            .chain((0..self.n_layers).flat_map(|layer| self.block_parameters(layer)))
+            .chain([norm])
+            .chain(head)
     }
 
-    fn push_block_shapes(&self, layer: usize, shapes: &mut Vec<(String, Vec<usize>)>) {
+    /// [`ModelConfig::parameters`] of a model whose weights are there.
+    pub fn parameter_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        self.parameters().collect()
+    }
+
+    fn block_parameters(&self, layer: usize) -> Vec<(String, Vec<usize>)> {
         let (d_model, d_mlp) = (self.d_model, self.d_mlp);
         let (d_query, d_key) = (self.n_heads * self.d_head, self.n_kv_heads * self.d_head);
+        let mut shapes = Vec::new();
         for norm in ["input_layernorm", "post_attention_layernorm"] {
             shapes.push((format!("model.layers.{layer}.{norm}.weight"), vec![d_model]));
         }
@@ -142,6 +148,7 @@ impl ModelConfig {
                 shapes.push((format!("{prefix}.bias"), vec![rows]));
             }
         }
+        shapes
     }
 
     /// Whether the numbers fit together. The error is a fragment that names the field as `config.json` does.
@@ -156,9 +163,14 @@ impl ModelConfig {
             ("vocab_size", self.d_vocab),
             ("max_position_embeddings", self.context_length),
         ] {
-            // The upper bound keeps products of two dimensions far from overflow.
-            if value == 0 || value > 1 << 28 {
-                return Err(format!("`{name}` is `{value}`, expected 1 to 268435456"));
+            // The upper bounds keep products of three dimensions far from overflow.
+            let most = match name {
+                "max_position_embeddings" => 1 << 28,
+                "num_hidden_layers" => 1 << 16,
+                _ => 1 << 20,
+            };
+            if value == 0 || value > most {
+                return Err(format!("`{name}` is `{value}`, expected 1 to {most}"));
             }
         }
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
@@ -173,9 +185,10 @@ impl ModelConfig {
                 self.d_head
             ));
         }
-        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps > 0.0) {
+        // The comparisons are false for what is not a number.
+        if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps <= 1.0) {
             return Err(format!(
-                "`rms_norm_eps` is `{}`, expected a positive number",
+                "`rms_norm_eps` is `{}`, expected a positive number of at most 1",
                 self.rms_norm_eps
             ));
         }

@@ -20,6 +20,7 @@ mod generate;
 mod guard;
 mod handle;
 mod hooks;
+mod json;
 mod parallel;
 #[cfg(test)]
 mod parity_tests;

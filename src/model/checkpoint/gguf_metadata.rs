@@ -3,11 +3,10 @@
 //! Keys are those of the GGUF specification and of llama.cpp's converter. Keys of the model's own section
 //! (`llama.…`, `qwen2.…`) that are not known here are refused: they may ask for a different computation.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::quantized::gguf_file::Value;
-
+use super::gguf_header::{List, Value};
 use crate::model::config::{
     Architecture, ModelConfig, Rope, RopeScaling, SUPPORTED_ARCHITECTURES, yarn_attention_factor,
 };
@@ -58,7 +57,7 @@ pub(super) struct TensorFacts {
 /// Metadata of the file at `path`.
 pub(super) struct Metadata<'a> {
     pub path: &'a Path,
-    pub values: &'a mut HashMap<String, Value>,
+    pub values: &'a BTreeMap<String, Value<'a>>,
 }
 
 impl Metadata<'_> {
@@ -69,11 +68,10 @@ impl Metadata<'_> {
     fn integer(&self, key: &str) -> Result<Option<usize>, ModelError> {
         let value = match self.values.get(key) {
             None => return Ok(None),
-            Some(Value::I32(value)) => u64::try_from(*value).ok(),
-            Some(Value::I64(value)) => u64::try_from(*value).ok(),
-            Some(value) => value.to_u64().ok(),
+            Some(Value::Unsigned(value)) => usize::try_from(*value).ok(),
+            Some(Value::Signed(value)) => usize::try_from(*value).ok(),
+            Some(_) => None,
         };
-        let value = value.and_then(|value| usize::try_from(value).ok());
         let expected = "is not what was expected: one whole number, the same for all layers";
         value.map(Some).ok_or_else(|| self.invalid(key, expected))
     }
@@ -81,8 +79,7 @@ impl Metadata<'_> {
     fn float(&self, key: &str) -> Result<Option<f64>, ModelError> {
         match self.values.get(key) {
             None => Ok(None),
-            Some(Value::F32(value)) => Ok(Some(f64::from(*value))),
-            Some(Value::F64(value)) => Ok(Some(*value)),
+            Some(Value::Float(value)) => Ok(Some(*value)),
             Some(_) => Err(self.invalid(key, "is not what was expected: a number")),
         }
     }
@@ -94,7 +91,7 @@ impl Metadata<'_> {
     pub(super) fn text(&self, key: &str) -> Result<Option<&str>, ModelError> {
         match self.values.get(key) {
             None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
+            Some(Value::Text(text)) => Ok(Some(text)),
             Some(_) => Err(self.invalid(key, "is not what was expected: text")),
         }
     }
@@ -106,39 +103,38 @@ impl Metadata<'_> {
         id.map_err(|_| self.invalid(&key, "is not a token id"))
     }
 
-    /// Takes an array of texts out of the metadata.
-    pub(super) fn take_texts(&mut self, key: &str) -> Result<Vec<String>, ModelError> {
-        let Some(Value::Array(values)) = self.values.remove(key) else {
-            return Err(self.invalid(key, "is missing or not a list"));
-        };
-        let texts = values.into_iter().map(|value| match value {
-            Value::String(text) => Some(text),
-            _ => None,
-        });
-        let texts: Option<Vec<String>> = texts.collect();
+    /// A list of at most `most` texts.
+    pub(super) fn texts(&self, key: &str, most: u64) -> Result<Vec<String>, ModelError> {
+        let list = self.list(key, most)?;
+        let list = list.ok_or_else(|| self.invalid(key, "is missing"))?;
+        let texts = list.texts();
         texts.ok_or_else(|| self.invalid(key, "is not a list of texts"))
     }
 
-    /// An array of small whole numbers; empty when it is absent.
-    pub(super) fn integers(&self, key: &str) -> Result<Vec<i64>, ModelError> {
-        let values = match self.values.get(key) {
-            None => return Ok(Vec::new()),
-            Some(Value::Array(values)) => values,
-            Some(_) => return Err(self.invalid(key, "is not a list")),
+    /// A list of at most `most` whole numbers; empty when it is absent.
+    pub(super) fn integers(&self, key: &str, most: u64) -> Result<Vec<i64>, ModelError> {
+        let Some(list) = self.list(key, most)? else {
+            return Ok(Vec::new());
         };
-        let whole = |value: &Value| match value {
-            Value::I32(value) => Some(i64::from(*value)),
-            value => value
-                .to_u64()
-                .ok()
-                .and_then(|value| i64::try_from(value).ok()),
-        };
-        let integers: Option<Vec<i64>> = values.iter().map(whole).collect();
+        let integers = list.integers();
         integers.ok_or_else(|| self.invalid(key, "is not a list of whole numbers"))
+    }
+
+    fn list(&self, key: &str, most: u64) -> Result<Option<&List<'_>>, ModelError> {
+        match self.values.get(key) {
+            None => Ok(None),
+            Some(Value::List(list)) if list.len() <= most => Ok(Some(list)),
+            Some(Value::List(list)) => Err(self.invalid(
+                key,
+                &format!("has `{}` entries, expected at most {most}", list.len()),
+            )),
+            Some(_) => Err(self.invalid(key, "is not a list")),
+        }
     }
 
     /// The architecture; anything that is not computed here is refused.
     pub(super) fn architecture(&self) -> Result<Architecture, ModelError> {
+        self.refuse_parts()?;
         let key = "general.architecture";
         let name = self.required(key, self.text(key)?)?;
         let architecture = Architecture::from_name(name).ok_or_else(|| {
@@ -149,13 +145,7 @@ impl Metadata<'_> {
             )
         })?;
         let prefix = format!("{name}.");
-        let mut keys: Vec<&String> = self
-            .values
-            .keys()
-            .filter(|key| key.starts_with(&prefix))
-            .collect();
-        keys.sort();
-        for key in keys {
+        for key in self.values.keys().filter(|key| key.starts_with(&prefix)) {
             let rest = &key[prefix.len()..];
             let off = OFF_WHEN_ZERO.contains(&rest) && self.integer(key)? == Some(0);
             if !off && !KNOWN.contains(&rest) {
@@ -166,14 +156,20 @@ impl Metadata<'_> {
                 ));
             }
         }
-        if self.integer("split.count")?.unwrap_or(1) > 1 {
-            return Err(ModelError::unsupported(
-                self.path,
-                "a model split over several files",
-                "one file; `llama-gguf-split --merge` makes it",
-            ));
-        }
         Ok(architecture)
+    }
+
+    fn refuse_parts(&self) -> Result<(), ModelError> {
+        let parts = self.integer("split.count")?.unwrap_or(1);
+        if parts < 2 {
+            return Ok(());
+        }
+        let number = self.integer("split.no")?.unwrap_or(0).saturating_add(1);
+        Err(ModelError::unsupported(
+            self.path,
+            format!("part {number} of a model split over `{parts}` files"),
+            "one file; `llama-gguf-split --merge <first part> <whole>` makes it",
+        ))
     }
 
     /// The configuration.
@@ -287,9 +283,16 @@ impl Metadata<'_> {
         // A factor without a type means linear scaling, as llama.cpp reads it.
         let kind = self.text(&key("scaling.type"))?.unwrap_or("linear");
         match (kind, factor) {
-            ("none", _) | ("linear", Some(1.0)) | ("linear" | "yarn", None) => {
+            ("none", None) | ("none" | "linear", Some(1.0)) | ("linear" | "yarn", None) => {
                 Ok(RopeScaling::None)
             }
+            ("none", Some(factor)) => Err(ModelError::invalid(
+                self.path,
+                format!(
+                    "metadata `{}` is `none`, but there is a factor of `{factor}`, which would not be used; convert the model anew",
+                    key("scaling.type")
+                ),
+            )),
             ("linear", Some(factor)) => Ok(RopeScaling::Linear { factor }),
             ("yarn", Some(factor)) => Ok(RopeScaling::Yarn {
                 factor,

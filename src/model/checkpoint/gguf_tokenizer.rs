@@ -28,6 +28,13 @@ const SUPPORTED_PRE: &str = "`gpt-2`, `smollm`, `qwen2`, `llama-bpe`";
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
+/// The most tokens of a vocabulary; the largest known has 262,144.
+const MOST_TOKENS: u64 = 1 << 21;
+/// The most merges; the largest known list has 514,906.
+const MOST_MERGES: u64 = 1 << 22;
+/// The most tokens that are matched as a whole; every text is searched for all of them.
+const MOST_WHOLE_TOKENS: usize = 1 << 16;
+
 /// How a text is cut into the pieces that are then merged.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PreTokenizer {
@@ -90,8 +97,8 @@ struct Parts {
     merges: Vec<String>,
 }
 
-/// Builds the tokenizer, taking its tables out of the metadata.
-pub(super) fn tokenizer(metadata: &mut Metadata) -> Result<Tokenizer, ModelError> {
+/// Builds the tokenizer.
+pub(super) fn tokenizer(metadata: &Metadata) -> Result<Tokenizer, ModelError> {
     let parts = parts(metadata)?;
     let hash = parts.hash();
     let path = metadata.path;
@@ -101,7 +108,7 @@ pub(super) fn tokenizer(metadata: &mut Metadata) -> Result<Tokenizer, ModelError
     Tokenizer::new(parts.build().map_err(failed)?, hash)
 }
 
-fn parts(metadata: &mut Metadata) -> Result<Parts, ModelError> {
+fn parts(metadata: &Metadata) -> Result<Parts, ModelError> {
     let path = metadata.path;
     let model = metadata.text("tokenizer.ggml.model")?.unwrap_or("none");
     if model != "gpt2" {
@@ -117,15 +124,23 @@ fn parts(metadata: &mut Metadata) -> Result<Parts, ModelError> {
     })?;
     let parts = Parts {
         pre,
-        types: metadata.integers("tokenizer.ggml.token_type")?,
-        tokens: metadata.take_texts("tokenizer.ggml.tokens")?,
-        merges: metadata.take_texts("tokenizer.ggml.merges")?,
+        types: metadata.integers("tokenizer.ggml.token_type", MOST_TOKENS)?,
+        tokens: metadata.texts("tokenizer.ggml.tokens", MOST_TOKENS)?,
+        merges: metadata.texts("tokenizer.ggml.merges", MOST_MERGES)?,
     };
     if !parts.types.is_empty() && parts.types.len() != parts.tokens.len() {
         let problem = format!(
             "has {} entries, expected one for each of the {} tokens",
             parts.types.len(),
             parts.tokens.len()
+        );
+        return Err(metadata.invalid("tokenizer.ggml.token_type", &problem));
+    }
+    let whole = |kind: &&i64| [CONTROL, USER_DEFINED].contains(kind);
+    let whole = parts.types.iter().filter(whole).count();
+    if whole > MOST_WHOLE_TOKENS {
+        let problem = format!(
+            "has `{whole}` control and user-defined tokens, expected at most {MOST_WHOLE_TOKENS}"
         );
         return Err(metadata.invalid("tokenizer.ggml.token_type", &problem));
     }

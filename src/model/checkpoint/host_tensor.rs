@@ -4,6 +4,7 @@
 //! map and costs nothing; any other is converted, in parallel, into memory of its own. Rounding is to nearest,
 //! ties to even, as in PyTorch.
 
+use std::alloc::{Layout, alloc_zeroed};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 
 use crate::model::config::Dtype;
+use crate::model::error::ModelError;
 
 /// Elements per unit of parallel work: large enough to pay for the hand-over, small enough to share out.
 pub(super) const CHUNK: usize = 1 << 16;
@@ -55,10 +57,28 @@ impl std::fmt::Debug for HostTensor {
     }
 }
 
+/// Zeros for so many elements, as fresh pages of the system, which cost nothing before they are written to.
+pub(super) fn zeros(elements: usize, dtype: Dtype) -> Result<Vec<u8>, ModelError> {
+    let bytes = elements.checked_mul(dtype.size());
+    let refused = || ModelError::Memory(format!("a tensor of {elements} elements"));
+    let bytes = bytes.ok_or_else(refused)?;
+    let layout = Layout::array::<u8>(bytes).map_err(|_| refused())?;
+    if bytes == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the layout is not empty; the memory is the global allocator's, initialised, and handed over with the layout it has.
+    unsafe {
+        let start = alloc_zeroed(layout);
+        match start.is_null() {
+            true => Err(refused()),
+            false => Ok(Vec::from_raw_parts(start, bytes, bytes)),
+        }
+    }
+}
+
 /// The elements of `bytes`, in format `from`, written in format `to`.
-pub(super) fn convert(bytes: &[u8], from: Dtype, to: Dtype) -> Vec<u8> {
-    let elements = bytes.len() / from.size();
-    let mut out = vec![0; elements * to.size()];
+pub(super) fn convert(bytes: &[u8], from: Dtype, to: Dtype) -> Result<Vec<u8>, ModelError> {
+    let mut out = zeros(bytes.len() / from.size(), to)?;
     out.par_chunks_mut(CHUNK * to.size())
         .zip(bytes.par_chunks(CHUNK * from.size()))
         .for_each_init(
@@ -69,7 +89,7 @@ pub(super) fn convert(bytes: &[u8], from: Dtype, to: Dtype) -> Vec<u8> {
                 encode(values, to, out);
             },
         );
-    out
+    Ok(out)
 }
 
 /// Reads as many elements of format `from` as both sides hold.
@@ -128,8 +148,12 @@ mod tests {
         for dtype in [Dtype::Float32, Dtype::BFloat16, Dtype::Float16] {
             let mut stored = vec![0; values.len() * dtype.size()];
             encode(&values, dtype, &mut stored);
-            let wide = convert(&stored, dtype, Dtype::Float32);
-            assert_eq!(convert(&wide, Dtype::Float32, dtype), stored, "{dtype:?}");
+            let wide = convert(&stored, dtype, Dtype::Float32).unwrap();
+            assert_eq!(
+                convert(&wide, Dtype::Float32, dtype).unwrap(),
+                stored,
+                "{dtype:?}"
+            );
         }
     }
 
@@ -140,7 +164,7 @@ mod tests {
             .iter()
             .flat_map(|v| v.to_le_bytes())
             .collect();
-        let rounded = convert(&bytes, Dtype::Float32, Dtype::BFloat16);
+        let rounded = convert(&bytes, Dtype::Float32, Dtype::BFloat16).unwrap();
         let mut values = [0.0; 2];
         decode(&rounded, Dtype::BFloat16, &mut values);
         assert_eq!(values, [256.0, 260.0]);

@@ -10,48 +10,52 @@
 //! model.safetensors.index.json     which shard holds which tensor, and the shards beside it
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::Path;
 
-use memmap2::Mmap;
-use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::host_tensor::{Data, HostTensor, convert};
-use super::{Checkpoint, WeightFile, Weights, read_optional_text, read_text};
+use super::shards::{self, Shards};
+pub(super) use super::shards::{INDEX, SINGLE, shard_names};
+use super::{Checkpoint, WeightFile, other_files, read_optional_text, read_text};
 use crate::files;
 use crate::model::chat::ChatTemplate;
-use crate::model::config::{Dtype, ModelConfig};
+use crate::model::config::{ModelConfig, code_of_its_own};
 use crate::model::error::ModelError;
 use crate::model::tokenizer::Tokenizer;
-
-/// The file of unsharded weights.
-pub(super) const SINGLE: &str = "model.safetensors";
-/// The file that lists the shards.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// Opens the folder.
 pub(super) fn open(folder: &Path) -> Result<Checkpoint, ModelError> {
     let config_path = folder.join("config.json");
+    if !config_path.exists() {
+        return Err(other_files::without_config(folder));
+    }
+    let config_text = read_text(&config_path)?;
     let generation_path = folder.join("generation_config.json");
     let generation = read_optional_text(&generation_path)?;
-    let config = ModelConfig::from_hugging_face(
-        &config_path,
-        &read_text(&config_path)?,
-        generation
-            .as_deref()
-            .map(|text| (generation_path.as_path(), text)),
-    )?;
-    let files = weight_files(folder)?;
-    let files: Vec<WeightFile> = files
-        .iter()
-        .map(|path| WeightFile::open(path))
-        .collect::<Result<_, _>>()?;
+    let generation = generation
+        .as_deref()
+        .map(|text| (generation_path.as_path(), text));
+    let mut config = ModelConfig::from_hugging_face(&config_path, &config_text, generation)?;
+    let chosen = shards::choose(folder)?;
+    if chosen.files.is_empty() {
+        return Err(other_files::without_weights(folder));
+    }
+    let files = chosen.files.iter().map(|path| WeightFile::open(path));
+    let files: Vec<WeightFile> = files.collect::<Result<_, _>>()?;
+    let weights = Shards::open(&files, &chosen)?;
+    let mut findings = chosen.findings;
+    findings.extend(code_of_its_own(&config_text));
+    findings.extend(other_files::adapter_beside(folder));
+    if config.tied_embeddings && weights.has_head_of_its_own() {
+        config.tied_embeddings = false;
+        findings.push(
+            "says `tie_word_embeddings: true`, but holds an `lm_head.weight` that differs from its embedding; the head is used as it is stored"
+                .to_string(),
+        );
+    }
     let tokenizer = read_tokenizer(folder)?;
-    let mut findings = Vec::new();
     let end = read_end_token(folder, &tokenizer, &mut findings)?;
     Ok(Checkpoint {
         path: folder.to_path_buf(),
@@ -62,7 +66,7 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint, ModelError> {
         config,
         tokenizer,
         chat_template: read_chat_template(folder)?,
-        weights: Box::new(Shards::open(&files)?),
+        weights: Box::new(weights),
         files,
         findings,
     })
@@ -171,132 +175,4 @@ fn special_tokens(config: &BTreeMap<String, Value>) -> BTreeMap<String, String> 
     .into_iter()
     .filter_map(|name| Some((name.to_string(), text(config.get(name)?)?)))
     .collect()
-}
-
-#[derive(Deserialize)]
-struct RawIndex {
-    weight_map: BTreeMap<String, String>,
-}
-
-/// The names of the shards that the text of an index lists, in order; they lie beside the index.
-pub(super) fn shard_names(path: &Path, index: &str) -> Result<BTreeSet<String>, ModelError> {
-    let raw: RawIndex = serde_json::from_str(index)
-        .map_err(|error| ModelError::invalid(path, format!("not as expected: {error}")))?;
-    let shards: BTreeSet<String> = raw.weight_map.into_values().collect();
-    match shards
-        .iter()
-        .find(|name| name.contains(['/', '\\']) || name.starts_with('.'))
-    {
-        Some(name) => Err(ModelError::invalid(
-            path,
-            format!("shard `{name}` is not the name of a file beside the index"),
-        )),
-        None => Ok(shards),
-    }
-}
-
-fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    let single = folder.join(SINGLE);
-    if single.exists() {
-        return Ok(vec![single]);
-    }
-    let index = folder.join(INDEX);
-    let Some(text) = read_optional_text(&index)? else {
-        let others = "convert the model to safetensors first";
-        return Err(ModelError::invalid(
-            folder,
-            format!(
-                "no weights: expected `{SINGLE}` or `{INDEX}`; if there is a `pytorch_model.bin`, {others}"
-            ),
-        ));
-    };
-    let shards = shard_names(&index, &text)?;
-    Ok(shards.iter().map(|name| folder.join(name)).collect())
-}
-
-/// Memory-mapped safetensors files.
-struct Shards {
-    tensors: HashMap<String, Stored>,
-}
-
-/// One tensor in one of the files.
-struct Stored {
-    map: Arc<Mmap>,
-    range: Range<usize>,
-    shape: Vec<usize>,
-    dtype: Dtype,
-}
-
-impl Shards {
-    fn open(files: &[WeightFile]) -> Result<Self, ModelError> {
-        let mut tensors = HashMap::new();
-        for WeightFile { path, map, .. } in files {
-            let (header, metadata) = SafeTensors::read_metadata(map).map_err(|error| {
-                ModelError::invalid(
-                    path,
-                    format!("not a complete safetensors file ({error}); download it again"),
-                )
-            })?;
-            for (name, info) in metadata.tensors() {
-                let dtype = stored_dtype(path, &name, info.dtype)?;
-                // The data follows the 8-byte length of the header and the header itself.
-                let start = 8 + header;
-                let stored = Stored {
-                    map: Arc::clone(map),
-                    range: start + info.data_offsets.0..start + info.data_offsets.1,
-                    shape: info.shape.clone(),
-                    dtype,
-                };
-                if tensors.insert(name.clone(), stored).is_some() {
-                    return Err(ModelError::invalid(
-                        path,
-                        format!("tensor `{name}` is in another shard too, expected it in one"),
-                    ));
-                }
-            }
-        }
-        Ok(Self { tensors })
-    }
-}
-
-fn stored_dtype(path: &Path, name: &str, dtype: safetensors::Dtype) -> Result<Dtype, ModelError> {
-    match dtype {
-        safetensors::Dtype::F32 => Ok(Dtype::Float32),
-        safetensors::Dtype::BF16 => Ok(Dtype::BFloat16),
-        safetensors::Dtype::F16 => Ok(Dtype::Float16),
-        other => Err(ModelError::unsupported(
-            path,
-            format!("dtype `{other:?}` of tensor `{name}`"),
-            "`F32`, `F16`, `BF16`",
-        )),
-    }
-}
-
-impl Weights for Shards {
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.tensors.get(name).map(|stored| stored.shape.clone())
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.tensors.keys().cloned().collect()
-    }
-
-    fn read(&self, name: &str, dtype: Dtype) -> Result<HostTensor, ModelError> {
-        let stored = self.tensors.get(name).ok_or_else(|| {
-            ModelError::Internal(format!("tensor `{name}` is not in the checkpoint"))
-        })?;
-        let mapped = HostTensor {
-            shape: stored.shape.clone(),
-            dtype: stored.dtype,
-            data: Data::Mapped(Arc::clone(&stored.map), stored.range.clone()),
-        };
-        if stored.dtype == dtype {
-            return Ok(mapped);
-        }
-        Ok(HostTensor {
-            data: Data::Owned(convert(mapped.bytes(), stored.dtype, dtype)),
-            dtype,
-            ..mapped
-        })
-    }
 }

@@ -1,21 +1,27 @@
 //! A model on disk: its configuration, tokenizer, chat template and weights, whatever files hold them.
 //!
-//! A [`Checkpoint`] is opened from a Hugging Face folder (`hugging_face`) or a GGUF file (`gguf`, with its
-//! tokenizer in `gguf_tokenizer`). Both answer to the parameter names of Hugging Face; opening checks that every
-//! parameter the configuration asks for is there with its shape, so that what follows may rely on it. `hub`
-//! brings a model from the hub to disk. Weights are memory-mapped, and hashed and loaded through the same map: a file that is replaced while
+//! A [`Checkpoint`] is opened from a Hugging Face folder (`hugging_face`, its weights in `shards`) or a GGUF file (`gguf`). Both answer to
+//! the parameter names of Hugging Face; opening checks that every parameter the configuration asks for is there with its shape, so that what
+//! follows may rely on it. No number from a file is multiplied or allocated by before it was held against what the file has. What holds no
+//! such model is told apart in `other_files`. `hub` brings a model from the hub to disk. Weights are memory-mapped, and hashed and loaded through the same map: a file that is replaced while
 //! a study runs changes nothing, and one that is written into is an error when the weights are loaded.
 
 mod gguf;
+mod gguf_header;
 mod gguf_metadata;
+mod gguf_tensors;
 mod gguf_tokenizer;
 mod hash;
 mod host_tensor;
 mod hub;
 mod hugging_face;
+mod other_files;
+mod safetensors_header;
+mod shards;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +31,7 @@ use memmap2::Mmap;
 pub use hash::{FileStamp, HashShortcut, NoShortcut};
 pub use host_tensor::HostTensor;
 pub use hub::{locate, locate_without_fetching};
+use other_files::not_weights;
 
 use super::chat::ChatTemplate;
 use super::config::{Dtype, ModelConfig};
@@ -75,13 +82,15 @@ impl Checkpoint {
         {
             gguf::open(path)?
         } else {
-            return Err(ModelError::unsupported(
-                path,
-                "a model file of this kind",
-                "a Hugging Face folder, a `.gguf` file",
-            ));
+            return Err(other_files::not_gguf(path));
         };
-        checkpoint.check_parameters()?;
+        checkpoint.check_parameters().map_err(|problem| {
+            let mut problem = problem;
+            if let Some(finding) = checkpoint.findings.first() {
+                problem = format!("{problem} (the folder {finding})");
+            }
+            ModelError::invalid(path, problem)
+        })?;
         Ok(checkpoint)
     }
 
@@ -123,7 +132,9 @@ impl Checkpoint {
     /// # Errors
     /// There is no such tensor.
     pub fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
-        self.weights.shape(name).ok_or_else(|| self.missing(name))
+        self.weights
+            .shape(name)
+            .ok_or_else(|| ModelError::invalid(&self.path, format!("tensor `{name}` is missing")))
     }
 
     /// A tensor by its Hugging Face name (`model.layers.3.self_attn.q_proj.weight`), its elements in `dtype`.
@@ -135,39 +146,57 @@ impl Checkpoint {
         self.weights.read(name, dtype)
     }
 
-    fn missing(&self, name: &str) -> ModelError {
-        ModelError::invalid(&self.path, format!("tensor `{name}` is missing"))
-    }
-
     /// Every parameter must be there in its shape, and nothing else of the transformer's: an extra tensor is a
-    /// sign of a computation that would be left out.
-    fn check_parameters(&self) -> Result<(), ModelError> {
-        let expected = self.config.parameter_shapes();
-        for (name, shape) in &expected {
-            let found = self.weights.shape(name).ok_or_else(|| self.missing(name))?;
-            if &found != shape {
-                return Err(ModelError::invalid(
-                    &self.path,
-                    format!(
-                        "tensor `{name}` has shape `{found:?}`, expected `{shape:?}` by the configuration"
-                    ),
+    /// sign of a computation that would be left out. The error is a fragment.
+    fn check_parameters(&self) -> Result<(), String> {
+        let mut others: BTreeSet<String> = self.weights.names().into_iter().collect();
+        // One after the other, because the configuration may ask for more layers than could be listed.
+        for (name, shape) in self.config.parameters() {
+            let found = self.weights.shape(&name);
+            let found = found.ok_or_else(|| self.without(&name, &others))?;
+            if found != shape {
+                return Err(format!(
+                    "tensor `{name}` has shape `{found:?}`, expected `{shape:?}` by the configuration"
                 ));
             }
+            others.remove(&name);
         }
-        let known: std::collections::HashSet<&str> =
-            expected.iter().map(|(name, _)| name.as_str()).collect();
         let harmless =
             |name: &str| name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq");
-        let mut extra = self.weights.names();
-        extra.retain(|name| !known.contains(name.as_str()) && !harmless(name));
-        extra.sort();
-        match extra.first() {
+        match others.iter().find(|name| !harmless(name)) {
             None => Ok(()),
-            Some(name) => Err(ModelError::unsupported(
-                &self.path,
-                format!("tensor `{name}`"),
-                "the parameters of a plain llama or qwen2 transformer",
+            Some(name) => Err(format!(
+                "tensor `{name}` is not supported (supported: the parameters of a plain llama or qwen2 transformer)"
             )),
+        }
+    }
+
+    /// What it means that the weights lack a parameter, where they have these `others`. A fragment.
+    fn without(&self, name: &str, others: &BTreeSet<String>) -> String {
+        if name == "lm_head.weight" {
+            return format!(
+                "tensor `{name}` is missing: these are the weights of a backbone without a head; name the folder of the whole model, or, if its                  head is its embedding, set `tie_word_embeddings` to `true` in `config.json`"
+            );
+        }
+        let whole = format!("tensor `{name}` is missing");
+        // The first of a block, and nothing else of that block either.
+        if let Some(block) = name.strip_suffix("input_layernorm.weight")
+            && !others.iter().any(|other| other.starts_with(block))
+        {
+            return format!(
+                "{whole}: the configuration has `{}` layers, the weights have fewer",
+                self.config.n_layers
+            );
+        }
+        let longer = others.iter().find(|other| {
+            let before = other.strip_suffix(name);
+            before.is_some_and(|before| before.ends_with('.'))
+        });
+        match longer {
+            None => whole,
+            Some(other) => format!(
+                "{whole}, but there is `{other}`; save the model again without what stands before the names"
+            ),
         }
     }
 }

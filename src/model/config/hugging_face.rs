@@ -1,23 +1,59 @@
 //! `config.json` and `generation_config.json`, as Hugging Face transformers writes them.
 //!
 //! Defaults are those of transformers' `LlamaConfig` and `Qwen2Config`. What would change the computation and is not
-//! known here is refused, never ignored: a sliding window in use, another activation, quantised weights, an unknown
-//! rope parameter.
+//! known here is refused, never ignored: a sliding window in use, another activation, quantised weights, a number of
+//! another family's (`NEUTRAL`), a rope parameter that nothing would read.
+
+mod rope_parameters;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::rope::yarn_attention_factor;
-use super::{Architecture, ModelConfig, Rope, RopeScaling, SUPPORTED_ARCHITECTURES};
+use self::rope_parameters::{RawRope, rope};
+use super::{Architecture, ModelConfig, SUPPORTED_ARCHITECTURES};
 use crate::model::error::ModelError;
+use crate::model::json;
 
-/// The one field that says whether the others can be understood.
+/// The fields that say whether the others can be understood.
 #[derive(Deserialize)]
 struct Kind {
     model_type: Option<String>,
+    auto_map: Option<BTreeMap<String, Value>>,
 }
+
+/// Fields of other families that change what is computed, and the value at which they do not, if there is one. Switches count as 0 and 1.
+const NEUTRAL: [(&str, Option<f64>); 27] = [
+    ("add_cross_attention", Some(0.0)),
+    ("alibi", Some(0.0)),
+    ("attention_multiplier", None),
+    ("attn_logit_softcapping", None),
+    ("clip_qkv", None),
+    ("dim_model_base", None),
+    ("embedding_multiplier", Some(1.0)),
+    ("final_logit_softcapping", None),
+    ("is_causal", Some(1.0)),
+    ("is_encoder_decoder", Some(0.0)),
+    ("logit_scale", Some(1.0)),
+    ("logits_scaling", Some(1.0)),
+    ("n_routed_experts", Some(0.0)),
+    ("num_experts", Some(0.0)),
+    ("num_local_experts", Some(0.0)),
+    ("qk_layernorm", Some(0.0)),
+    ("query_pre_attn_scalar", None),
+    ("residual_multiplier", Some(1.0)),
+    ("rope_interleaved", Some(0.0)),
+    ("rotary_pct", Some(1.0)),
+    ("scale_depth", None),
+    ("scale_emb", Some(1.0)),
+    ("use_bidirectional_attention", Some(0.0)),
+    ("use_mrope", Some(0.0)),
+    ("use_parallel_residual", Some(0.0)),
+    ("use_qk_norm", Some(0.0)),
+    ("use_qkv_norm", Some(0.0)),
+];
 
 #[derive(Deserialize)]
 struct RawConfig {
@@ -45,7 +81,11 @@ struct RawConfig {
     sliding_window: Option<usize>,
     max_window_layers: Option<usize>,
     layer_types: Option<Vec<String>>,
-    quantization_config: Option<serde_json::Value>,
+    quantization_config: Option<Value>,
+    /// The same in files of MLX.
+    quantization: Option<Value>,
+    /// The same in older files of compressed-tensors.
+    compression_config: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -58,29 +98,6 @@ struct RawGeneration {
 enum OneOrMany {
     One(u32),
     Many(Vec<u32>),
-}
-
-/// `rope_scaling` of older files and `rope_parameters` of newer ones, which also holds θ.
-#[derive(Deserialize, Default)]
-struct RawRope {
-    rope_type: Option<String>,
-    /// The oldest name of `rope_type`; some files have both.
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    rope_theta: Option<f64>,
-    factor: Option<f64>,
-    low_freq_factor: Option<f64>,
-    high_freq_factor: Option<f64>,
-    original_max_position_embeddings: Option<usize>,
-    attention_factor: Option<f64>,
-    beta_fast: Option<f64>,
-    beta_slow: Option<f64>,
-    mscale: Option<f64>,
-    mscale_all_dim: Option<f64>,
-    truncate: Option<bool>,
-    partial_rotary_factor: Option<f64>,
-    #[serde(flatten)]
-    unknown: BTreeMap<String, serde_json::Value>,
 }
 
 /// Something is wrong (`Invalid`) or not computed here (`Unsupported`: what, supported).
@@ -111,14 +128,26 @@ impl ModelConfig {
             Problem::Unsupported(what, supported) => ModelError::unsupported(path, what, supported),
         })?;
         if let Some((path, text)) = generation {
-            let raw: RawGeneration = serde_json::from_str(text)
-                .map_err(|error| ModelError::invalid(path, format!("not as expected: {error}")))?;
+            let raw: RawGeneration =
+                json::read(text).map_err(|problem| ModelError::invalid(path, problem))?;
             result.end_of_text.extend(ids(raw.eos_token_id));
         }
         result.end_of_text.sort_unstable();
         result.end_of_text.dedup();
         Ok(result)
     }
+}
+
+/// A finding about a `config.json` that names code for a model which is computed here all the same.
+pub(in crate::model) fn code_of_its_own(config: &str) -> Option<String> {
+    let names = json::read::<Kind>(config).ok()?.auto_map?;
+    let names: Vec<String> = names.into_keys().map(|name| format!("`{name}`")).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "brings code of its own (`auto_map`: {}), which is never run; it is computed as transformers does without `trust_remote_code`",
+            names.join(", ")
+        )
+    })
 }
 
 fn ids(value: Option<OneOrMany>) -> Vec<u32> {
@@ -130,21 +159,29 @@ fn ids(value: Option<OneOrMany>) -> Vec<u32> {
 }
 
 fn read_config(text: &str) -> Result<ModelConfig, Problem> {
-    let not_as_expected = |error| format!("not as expected: {error}");
-    let kind: Kind = serde_json::from_str(text).map_err(not_as_expected)?;
+    let kind: Kind = json::read(text)?;
     let Some(model_type) = kind.model_type else {
         return Err("`model_type` is missing, expected `llama` or `qwen2`"
             .to_string()
             .into());
     };
     let Some(architecture) = Architecture::from_name(&model_type) else {
-        return unsupported(
-            format!("`model_type` `{model_type}`"),
-            SUPPORTED_ARCHITECTURES,
-        );
+        return match kind.auto_map {
+            None => unsupported(
+                format!("`model_type` `{model_type}`"),
+                SUPPORTED_ARCHITECTURES,
+            ),
+            Some(_) => unsupported(
+                format!(
+                    "`model_type` `{model_type}`, which is code of the repository's own (`auto_map`, `trust_remote_code`),"
+                ),
+                format!("{SUPPORTED_ARCHITECTURES}; code that comes with a model is never run"),
+            ),
+        };
     };
-    let raw: RawConfig = serde_json::from_str(text).map_err(not_as_expected)?;
+    let raw: RawConfig = json::read(text)?;
     refuse_what_is_not_computed(architecture, &raw)?;
+    refuse_foreign_numbers(&json::read(text)?)?;
     let llama = architecture == Architecture::Llama;
     let context_length = raw
         .max_position_embeddings
@@ -186,12 +223,13 @@ fn d_head(raw: &RawConfig) -> Result<usize, Problem> {
 }
 
 fn refuse_what_is_not_computed(architecture: Architecture, raw: &RawConfig) -> Result<(), Problem> {
-    let class = match architecture {
-        Architecture::Llama => "LlamaForCausalLM",
-        Architecture::Qwen2 => "Qwen2ForCausalLM",
+    // The second is the same without a head, which its embedding may be.
+    let (class, backbone) = match architecture {
+        Architecture::Llama => ("LlamaForCausalLM", "LlamaModel"),
+        Architecture::Qwen2 => ("Qwen2ForCausalLM", "Qwen2Model"),
     };
     if let Some(classes) = &raw.architectures
-        && !classes.iter().any(|name| name == class)
+        && !classes.iter().any(|name| name == class || name == backbone)
     {
         return unsupported(
             format!("`architectures` `{}`", classes.join("`, `")),
@@ -202,12 +240,7 @@ fn refuse_what_is_not_computed(architecture: Architecture, raw: &RawConfig) -> R
         None | Some("silu" | "swish") => {}
         Some(other) => return unsupported(format!("`hidden_act` `{other}`"), "`silu`"),
     }
-    if raw.quantization_config.is_some() {
-        return unsupported(
-            "a checkpoint with `quantization_config`",
-            "float32, float16 and bfloat16 weights, or a GGUF file",
-        );
-    }
+    refuse_quantised(raw)?;
     let windowed = architecture == Architecture::Qwen2
         && raw.use_sliding_window.unwrap_or(false)
         && raw.sliding_window.unwrap_or(4096) > 0
@@ -223,99 +256,42 @@ fn refuse_what_is_not_computed(architecture: Architecture, raw: &RawConfig) -> R
     Ok(())
 }
 
-fn rope(raw: &RawConfig, context_length: usize) -> Result<Rope, Problem> {
-    let none = RawRope::default();
-    let given = raw
-        .rope_scaling
-        .as_ref()
-        .or(raw.rope_parameters.as_ref())
-        .unwrap_or(&none);
-    if let Some(name) = given.unknown.keys().next() {
-        return unsupported(
-            format!("rope parameter `{name}`"),
-            "plain rotary embeddings and their scalings",
-        );
-    }
-    for factor in [given.partial_rotary_factor, raw.partial_rotary_factor]
+fn refuse_quantised(raw: &RawConfig) -> Result<(), Problem> {
+    let places = [
+        ("quantization_config", &raw.quantization_config),
+        ("quantization", &raw.quantization),
+        ("compression_config", &raw.compression_config),
+    ];
+    let Some((place, given)) = places
         .into_iter()
-        .flatten()
-    {
-        if factor != 1.0 {
-            return unsupported(format!("`partial_rotary_factor` `{factor}`"), "`1.0`");
-        }
-    }
-    let in_parameters = raw
-        .rope_parameters
-        .as_ref()
-        .and_then(|rope| rope.rope_theta);
-    let theta = given
-        .rope_theta
-        .or(in_parameters)
-        .or(raw.rope_theta)
-        .unwrap_or(10_000.0);
-    let original = given
-        .original_max_position_embeddings
-        .or(raw.original_max_position_embeddings)
-        .unwrap_or(context_length);
-    Ok(Rope {
-        theta,
-        scaling: scaling(given, original, context_length)?,
-    })
+        .find_map(|(place, given)| Some((place, given.as_ref()?)))
+    else {
+        return Ok(());
+    };
+    let method = given.get("quant_method").and_then(Value::as_str);
+    let by = method.map_or(String::new(), |method| format!(" by `{method}`"));
+    unsupported(
+        format!("a checkpoint whose weights are quantised{by} (`{place}`)"),
+        "the float32, float16 or bfloat16 model that was quantised, or a GGUF file of it",
+    )
 }
 
-fn scaling(raw: &RawRope, original: usize, context_length: usize) -> Result<RopeScaling, Problem> {
-    let kind = raw
-        .rope_type
-        .as_deref()
-        .or(raw.kind.as_deref())
-        .unwrap_or("default");
-    let need = |name: &str, value: Option<f64>| {
-        value
-            .ok_or_else(|| format!("`{name}` is missing from the rope parameters of type `{kind}`"))
-    };
-    Ok(match kind {
-        "default" => RopeScaling::None,
-        "linear" => RopeScaling::Linear {
-            factor: need("factor", raw.factor)?,
-        },
-        "dynamic" => RopeScaling::Dynamic {
-            factor: need("factor", raw.factor)?,
-        },
-        "llama3" => RopeScaling::Llama3 {
-            factor: need("factor", raw.factor)?,
-            low_freq_factor: need("low_freq_factor", raw.low_freq_factor)?,
-            high_freq_factor: need("high_freq_factor", raw.high_freq_factor)?,
-            original_context_length: original,
-        },
-        "yarn" => yarn(raw, original, context_length),
-        other => {
+fn refuse_foreign_numbers(fields: &BTreeMap<String, Value>) -> Result<(), Problem> {
+    let given = |(name, neutral)| Some((name, neutral, fields.get(name)?));
+    for (name, neutral, value) in NEUTRAL.into_iter().filter_map(given) {
+        let number = match value {
+            Value::Null => continue,
+            Value::Bool(on) => Some(f64::from(u8::from(*on))),
+            value => value.as_f64(),
+        };
+        if neutral.is_none() || number != neutral {
             return unsupported(
-                format!("rope type `{other}`"),
-                "`default`, `linear`, `dynamic`, `llama3`, `yarn`",
+                format!("`{name}` `{value}`"),
+                "plain llama and qwen2 transformers, which have no such number",
             );
         }
-    })
-}
-
-/// Where `factor` is absent it is the ratio of the two context lengths, as in transformers.
-fn yarn(raw: &RawRope, original: usize, context_length: usize) -> RopeScaling {
-    let factor = raw
-        .factor
-        .unwrap_or(context_length as f64 / original as f64);
-    let inferred = match (raw.mscale, raw.mscale_all_dim) {
-        (Some(one), Some(all)) if one != 0.0 && all != 0.0 => {
-            yarn_attention_factor(factor, one) / yarn_attention_factor(factor, all)
-        }
-        _ => yarn_attention_factor(factor, 1.0),
-    };
-    RopeScaling::Yarn {
-        factor,
-        original_context_length: original,
-        attention_factor: raw.attention_factor.unwrap_or(inferred),
-        beta_fast: raw.beta_fast.unwrap_or(32.0),
-        beta_slow: raw.beta_slow.unwrap_or(1.0),
-        truncate: raw.truncate.unwrap_or(true),
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -148,9 +148,10 @@ impl Rope {
     /// Whether the numbers make sense for heads of width `d_head`; the error is a fragment naming the field.
     pub(super) fn validate(&self, d_head: usize) -> Result<(), String> {
         let theta = self.theta;
-        if !(theta.is_finite() && theta > 1.0) {
+        // Comparisons are false for what is not a number.
+        if !(theta > 1.0 && theta <= 1e15) {
             return Err(format!(
-                "`rope_theta` is `{theta}`, expected a number above 1"
+                "`rope_theta` is `{theta}`, expected a number above 1 and up to 1e15"
             ));
         }
         if let RopeScaling::Divisors { divisors } = &self.scaling
@@ -162,11 +163,12 @@ impl Rope {
                 d_head / 2
             ));
         }
+        // Within these bounds every frequency is a number in float32, too.
         let mut values = self.scaling.positive_values().into_iter();
-        match values.find(|(_, value)| !(value.is_finite() && *value > 0.0)) {
+        match values.find(|(_, value)| !(*value >= 1e-9 && *value <= 1e9)) {
             None => Ok(()),
             Some((name, value)) => Err(format!(
-                "rope `{name}` is `{value}`, expected a positive number"
+                "rope `{name}` is `{value}`, expected a positive number from 1e-9 to 1e9"
             )),
         }
     }
@@ -362,7 +364,7 @@ mod tests {
         let refused = rope(10_000.0, RopeScaling::Linear { factor: 0.0 }).validate(8);
         assert_eq!(
             refused.unwrap_err(),
-            "rope `factor` is `0`, expected a positive number"
+            "rope `factor` is `0`, expected a positive number from 1e-9 to 1e9"
         );
         assert!(rope(f64::NAN, RopeScaling::None).validate(8).is_err());
         let divisors = vec![1.0; 3];

@@ -41,7 +41,7 @@ fn permuted(values: &[f32], n_heads: usize, d_head: usize) -> Vec<f32> {
     out
 }
 
-fn texts(texts: impl IntoIterator<Item = String>) -> Meta {
+pub(super) fn texts(texts: impl IntoIterator<Item = String>) -> Meta {
     Meta::Array(texts.into_iter().map(Meta::String).collect())
 }
 
@@ -49,7 +49,7 @@ fn text(text: &str) -> Meta {
     Meta::String(text.to_string())
 }
 
-fn metadata(section: &str) -> Vec<(String, Meta)> {
+pub(super) fn metadata(section: &str) -> Vec<(String, Meta)> {
     let types = (0..259)
         .map(|i| Meta::I32(if i == 256 || i == 257 { 3 } else { 1 }))
         .collect();
@@ -81,13 +81,13 @@ fn metadata(section: &str) -> Vec<(String, Meta)> {
     entries
 }
 
-fn quantised(values: Vec<f32>, shape: &[usize], dtype: GgmlDType) -> QTensor {
+pub(super) fn quantised(values: Vec<f32>, shape: &[usize], dtype: GgmlDType) -> QTensor {
     let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
     QTensor::quantize(&tensor, dtype).unwrap()
 }
 
 /// The tensors of the tiny model as a converter would write them.
-fn tensors(section: &str) -> Vec<(String, QTensor)> {
+pub(super) fn tensors(section: &str) -> Vec<(String, QTensor)> {
     let shapes = parsed(&tiny_config(section)).parameter_shapes();
     let convert = |(name, shape): (String, Vec<usize>)| {
         let mut values = numbers(&name, shape.iter().product());
@@ -101,7 +101,7 @@ fn tensors(section: &str) -> Vec<(String, QTensor)> {
     shapes.into_iter().map(convert).collect()
 }
 
-fn write(path: &Path, metadata: &[(String, Meta)], tensors: &[(String, QTensor)]) {
+pub(super) fn write(path: &Path, metadata: &[(String, Meta)], tensors: &[(String, QTensor)]) {
     let metadata: Vec<(&str, &Meta)> = metadata
         .iter()
         .map(|(key, value)| (key.as_str(), value))
@@ -114,7 +114,7 @@ fn write(path: &Path, metadata: &[(String, Meta)], tensors: &[(String, QTensor)]
 }
 
 /// Replaces (or adds) one entry of the metadata.
-fn with(section: &str, key: &str, value: Meta) -> Vec<(String, Meta)> {
+pub(super) fn with(section: &str, key: &str, value: Meta) -> Vec<(String, Meta)> {
     let mut entries = metadata(section);
     entries.retain(|(known, _)| known != key);
     entries.push((key.to_string(), value));
@@ -332,7 +332,11 @@ fn what_is_not_supported_is_listed() {
             Meta::U32(2),
             "`llama.rope.dimension_count`",
         ),
-        ("split.count", Meta::U16(3), "split over several files"),
+        (
+            "split.count",
+            Meta::U16(3),
+            "part 1 of a model split over `3` files",
+        ),
     ] {
         write(&path, &with("llama", key, value), &tensors("llama"));
         assert!(refusal(&path).contains(expected), "{}", refusal(&path));
@@ -370,7 +374,9 @@ fn an_unknown_tensor_type_is_named() {
     bytes[at..at + 4].copy_from_slice(&20u32.to_le_bytes());
     std::fs::write(&path, &bytes).unwrap();
     assert!(
-        refusal(&path).contains("tensor type `IQ4_NL` is not supported (supported: `F32`, `F16`"),
+        refusal(&path).contains(
+            "type `IQ4_NL` of tensor `token_embd.weight` is not supported (supported: `F32`, `F16`"
+        ),
         "{}",
         refusal(&path)
     );

@@ -1,9 +1,12 @@
 //! Tests that open models: tiny ones made here, and the real one where it is at hand.
 
+mod folders;
 mod gguf;
+mod gguf_faults;
 mod hub;
 mod hugging_face;
 mod real_model;
+mod recorded;
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::config::{Rope, RopeScaling};
 use serde_json::{Value, json};
 
 fn base(model_type: &str) -> Value {
@@ -153,6 +154,223 @@ fn what_does_not_fit_together_is_an_error() {
         let message = read(&with(base("llama"), changes)).unwrap_err();
         assert!(message.contains(expected), "{message}");
     }
+}
+
+#[test]
+fn a_rope_number_that_nothing_would_read_is_refused() {
+    let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
+    for (rope, expected) in [
+        (
+            json!({"factor": 4.0}),
+            "the rope parameters have no `rope_type`, so that `factor`, which is `4`, would not be used",
+        ),
+        (
+            json!({"rope_type": "default", "factor": 4.0}),
+            "the rope parameters are of type `default`, so that `factor`",
+        ),
+        (
+            json!({"type": "default", "original_max_position_embeddings": 100}),
+            "`original_max_position_embeddings`, which is `100`, would not",
+        ),
+        (
+            json!({"type": "linear", "factor": 2.0, "attention_factor": 1.5}),
+            "`attention_factor`",
+        ),
+        (
+            json!({"type": "dynamic", "factor": 2.0, "low_freq_factor": 1.0}),
+            "`low_freq_factor`",
+        ),
+        (with(llama3, json!({"beta_fast": 32.0})), "`beta_fast`"),
+        (
+            json!({"type": "yarn", "factor": 2.0, "high_freq_factor": 1.0}),
+            "`high_freq_factor`",
+        ),
+        (
+            json!({"type": "yarn", "factor": 2.0, "mscale": 0.7}),
+            "`mscale`",
+        ),
+        (
+            json!({"type": "yarn", "factor": 2.0, "attention_factor": 1.1, "mscale": 0.7, "mscale_all_dim": 0.7}),
+            "`mscale`",
+        ),
+        (
+            json!({"rope_type": "linear", "type": "yarn", "factor": 2.0}),
+            "`rope_type` is `linear`, but `type` is `yarn`",
+        ),
+        (
+            json!({"rope_type": "longrope", "factor": 2.0}),
+            "rope type `longrope` is not supported",
+        ),
+        (
+            json!({"rope_theta": 500.0}),
+            "`rope_theta` is given twice, as `500`",
+        ),
+    ] {
+        let config = with(base("llama"), json!({"rope_scaling": rope}));
+        let message = read(&config).unwrap_err();
+        assert!(message.contains(expected), "{message}");
+    }
+    let both = json!({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "linear", "factor": 4.0}});
+    let message = read(&with(base("llama"), both)).unwrap_err();
+    assert!(
+        message.contains("`rope_scaling` and `rope_parameters` differ"),
+        "{message}"
+    );
+}
+
+#[test]
+fn rope_numbers_that_change_nothing_may_stand() {
+    for rope in [
+        json!({}),
+        json!({"rope_type": "default", "factor": 1.0, "rope_theta": 1000.0}),
+        json!({"type": "default", "original_max_position_embeddings": 2048}),
+    ] {
+        let config = with(
+            base("llama"),
+            json!({"rope_scaling": rope, "rope_parameters": rope}),
+        );
+        assert_eq!(read(&config).unwrap().rope.scaling, RopeScaling::None);
+    }
+}
+
+#[test]
+fn numbers_of_other_families_are_refused_unless_they_change_nothing() {
+    for (changes, expected) in [
+        (json!({"logit_scale": 0.0625}), "`logit_scale` `0.0625`"),
+        (
+            json!({"attention_multiplier": 0.1}),
+            "`attention_multiplier` `0.1`",
+        ),
+        (
+            json!({"final_logit_softcapping": 30.0}),
+            "`final_logit_softcapping`",
+        ),
+        (json!({"num_local_experts": 8}), "`num_local_experts` `8`"),
+        (json!({"is_causal": false}), "`is_causal` `false`"),
+        (
+            json!({"rope_interleaved": true}),
+            "`rope_interleaved` `true`",
+        ),
+    ] {
+        let message = read(&with(base("llama"), changes)).unwrap_err();
+        assert!(message.contains(expected), "{message}");
+    }
+    let neutral = json!({"logit_scale": 1, "attention_multiplier": null, "num_experts": 0, "is_causal": true, "rope_interleaved": false});
+    assert_eq!(
+        read(&with(base("llama"), neutral)).unwrap(),
+        read(&base("llama")).unwrap()
+    );
+}
+
+#[test]
+fn a_key_given_twice_is_an_error() {
+    let twice = |key: &str| {
+        let text = base("llama").to_string();
+        let text = format!(r#"{{{key}: 3, {key}: 4, {}"#, &text[1..]);
+        let config = ModelConfig::from_hugging_face(Path::new("config.json"), &text, None);
+        config.unwrap_err().to_string()
+    };
+    assert!(twice(r#""logit_scale""#).contains("key `logit_scale` is given twice"));
+    assert!(twice(r#""head_dim""#).contains("key `head_dim` is given twice"));
+    let nested = base("llama").to_string().replace(
+        r#""rope_theta":1000.0"#,
+        r#""rope_scaling":{"mrope":1,"mrope":2}"#,
+    );
+    let config = ModelConfig::from_hugging_face(Path::new("config.json"), &nested, None);
+    assert!(
+        config
+            .unwrap_err()
+            .to_string()
+            .contains("key `mrope` is given twice")
+    );
+    let generation = (
+        Path::new("generation_config.json"),
+        r#"{"eos_token_id": 1, "eos_token_id": 2}"#,
+    );
+    let text = base("llama").to_string();
+    let config = ModelConfig::from_hugging_face(Path::new("config.json"), &text, Some(generation));
+    assert!(
+        config
+            .unwrap_err()
+            .to_string()
+            .contains("generation_config.json`: not as expected: key")
+    );
+}
+
+#[test]
+fn numbers_that_make_no_model_are_named() {
+    for (changes, expected) in [
+        (
+            json!({"rms_norm_eps": -1e-6}),
+            "`rms_norm_eps` is `-0.000001`",
+        ),
+        (json!({"rms_norm_eps": 2.0}), "`rms_norm_eps` is `2`"),
+        (json!({"rope_theta": 0.0}), "`rope_theta` is `0`"),
+        (json!({"rope_theta": -1e4}), "`rope_theta` is `-10000`"),
+        (json!({"rope_theta": 1e300}), "up to 1e15"),
+        (
+            json!({"rope_scaling": {"type": "linear", "factor": 1e-300}}),
+            "expected a positive number from 1e-9 to 1e9",
+        ),
+        (
+            json!({"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 0}}),
+            "expected a positive number from 1e-9 to 1e9",
+        ),
+        (json!({"hidden_size": u64::MAX}), "`hidden_size` is"),
+        (
+            json!({"num_hidden_layers": 1_000_000_000}),
+            "`num_hidden_layers` is `1000000000`",
+        ),
+        (json!({"head_dim": 0}), "`head_dim` is `0`"),
+        (
+            json!({"num_key_value_heads": 0}),
+            "`num_key_value_heads` is `0`",
+        ),
+        (
+            json!({"intermediate_size": 1u64 << 40}),
+            "`intermediate_size` is",
+        ),
+        (json!({"vocab_size": -1}), "expected usize"),
+    ] {
+        let message = read(&with(base("llama"), changes)).unwrap_err();
+        assert!(message.contains(expected), "{message}");
+    }
+    for number in ["NaN", "Infinity", "1e999"] {
+        let text = base("llama").to_string().replace("1000.0", number);
+        assert!(ModelConfig::from_hugging_face(Path::new("config.json"), &text, None).is_err());
+    }
+}
+
+#[test]
+fn code_and_quantised_weights_are_said_by_name() {
+    for (changes, expected) in [
+        (
+            json!({"model_type": "mine", "auto_map": {"AutoModel": "x.Y"}}),
+            "`model_type` `mine`, which is code of the repository's own (`auto_map`, `trust_remote_code`), is not supported (supported: `llama`, `qwen2`; code that comes with a model is never run)",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "awq", "bits": 4}}),
+            "quantised by `awq` (`quantization_config`) is not supported (supported: the float32, float16 or bfloat16 model that was quantised, or a GGUF",
+        ),
+        (
+            json!({"quantization": {"bits": 4}}),
+            "quantised (`quantization`)",
+        ),
+        (
+            json!({"compression_config": {}}),
+            "quantised (`compression_config`)",
+        ),
+    ] {
+        let message = read(&with(base("llama"), changes)).unwrap_err();
+        assert!(message.contains(expected), "{message}");
+    }
+    let text = with(base("llama"), json!({"auto_map": {"AutoModel": "x.Y"}})).to_string();
+    assert!(
+        super::code_of_its_own(&text)
+            .unwrap()
+            .contains("(`auto_map`: `AutoModel`)")
+    );
+    assert_eq!(super::code_of_its_own(&base("llama").to_string()), None);
 }
 
 #[test]

@@ -1,0 +1,249 @@
+//! The weights of a Hugging Face folder: one safetensors file, or several and an index that says which tensor is in which.
+//!
+//! Where both are there, the one file is read, as in transformers, and a finding says so. Where a tensor is in several shards, the index
+//! decides. A backbone saved without its `model.` prefix gets it back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use serde::Deserialize;
+
+use super::host_tensor::{CHUNK, Data, HostTensor, convert, decode};
+use super::{WeightFile, Weights, read_optional_text, safetensors_header};
+use crate::model::config::Dtype;
+use crate::model::error::ModelError;
+use crate::model::json;
+
+/// The file of unsharded weights.
+pub(super) const SINGLE: &str = "model.safetensors";
+/// The file that lists the shards.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
+#[derive(Deserialize)]
+struct RawIndex {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// The names of the shards that the text of an index lists, in order; they lie beside the index.
+pub(super) fn shard_names(path: &Path, index: &str) -> Result<BTreeSet<String>, ModelError> {
+    Ok(weight_map(path, index)?.into_values().collect())
+}
+
+/// The shard of each tensor.
+fn weight_map(path: &Path, index: &str) -> Result<BTreeMap<String, String>, ModelError> {
+    let raw: RawIndex = json::read(index).map_err(|problem| ModelError::invalid(path, problem))?;
+    let mut shards = raw.weight_map.values();
+    match shards.find(|name| name.contains(['/', '\\']) || name.starts_with('.')) {
+        Some(name) => Err(ModelError::invalid(
+            path,
+            format!("shard `{name}` is not the name of a file beside the index"),
+        )),
+        None => Ok(raw.weight_map),
+    }
+}
+
+/// The weight files of a folder.
+#[derive(Default)]
+pub(super) struct Chosen {
+    /// In the order of their names.
+    pub files: Vec<PathBuf>,
+    /// The name of the shard of each tensor; empty without an index.
+    places: BTreeMap<String, String>,
+    /// What a reader should know of the choice.
+    pub findings: Vec<String>,
+}
+
+/// The weight files to read; no files where the folder has none.
+pub(super) fn choose(folder: &Path) -> Result<Chosen, ModelError> {
+    let single = folder.join(SINGLE);
+    let index = folder.join(INDEX);
+    if single.exists() {
+        return Ok(Chosen {
+            files: vec![single],
+            findings: passed_over(folder, &index).into_iter().collect(),
+            ..Chosen::default()
+        });
+    }
+    let Some(text) = read_optional_text(&index)? else {
+        return Ok(Chosen::default());
+    };
+    let places = weight_map(&index, &text)?;
+    let shards: BTreeSet<&String> = places.values().collect();
+    Ok(Chosen {
+        files: shards.iter().map(|name| folder.join(name)).collect(),
+        places,
+        findings: Vec::new(),
+    })
+}
+
+/// A finding where an index lists other files, which are there too.
+fn passed_over(folder: &Path, index: &Path) -> Option<String> {
+    let text = read_optional_text(index).ok()??;
+    let shards = shard_names(index, &text).ok()?;
+    let other = shards
+        .iter()
+        .find(|name| *name != SINGLE && folder.join(name).exists())?;
+    Some(format!(
+        "holds weights twice: `{SINGLE}` is read, as transformers does, and `{other}` and whatever else `{INDEX}` lists is not; remove what is not meant"
+    ))
+}
+
+/// Memory-mapped safetensors files.
+pub(super) struct Shards {
+    tensors: BTreeMap<String, Stored>,
+}
+
+/// One tensor in one of the files.
+struct Stored {
+    map: Arc<Mmap>,
+    range: Range<usize>,
+    shape: Vec<usize>,
+    dtype: Dtype,
+    shard: PathBuf,
+}
+
+impl Stored {
+    fn bytes(&self) -> &[u8] {
+        self.map.get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+impl Shards {
+    /// Finds every tensor of the files that were `chosen`.
+    pub(super) fn open(files: &[WeightFile], chosen: &Chosen) -> Result<Self, ModelError> {
+        let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
+        for WeightFile { path, map, .. } in files {
+            for tensor in safetensors_header::read(path, map)? {
+                let stored = Stored {
+                    map: Arc::clone(map),
+                    range: tensor.range,
+                    shape: tensor.shape,
+                    dtype: tensor.dtype,
+                    shard: path.clone(),
+                };
+                let stored = match tensors.remove(&tensor.name) {
+                    None => stored,
+                    Some(other) => chosen.one_of(&tensor.name, other, stored)?,
+                };
+                tensors.insert(tensor.name, stored);
+            }
+        }
+        Ok(Self {
+            tensors: with_prefix(tensors)?,
+        })
+    }
+
+    /// Whether there is a head that differs from the embedding.
+    pub(super) fn has_head_of_its_own(&self) -> bool {
+        let (head, embedding) = (self.tensors.get(HEAD), self.tensors.get(EMBEDDING));
+        head.zip(embedding)
+            .is_some_and(|(head, embedding)| !holds_the_same(head, embedding))
+    }
+}
+
+impl Chosen {
+    /// Of a tensor that is in two shards, the one where the index places it.
+    fn one_of(&self, name: &str, one: Stored, other: Stored) -> Result<Stored, ModelError> {
+        let place = self.places.get(name).map(String::as_str);
+        let is_there = |stored: &Stored| {
+            stored
+                .shard
+                .file_name()
+                .is_some_and(|name| Some(name.as_encoded_bytes()) == place.map(str::as_bytes))
+        };
+        match (is_there(&one), is_there(&other)) {
+            (true, _) => Ok(one),
+            (_, true) => Ok(other),
+            _ => Err(ModelError::invalid(
+                &other.shard,
+                format!(
+                    "tensor `{name}` is in `{}` too, and the index places it in neither",
+                    one.shard.display()
+                ),
+            )),
+        }
+    }
+}
+
+/// Gives the tensors of a backbone, which is saved as `layers.0.…`, the names they have in the whole model.
+fn with_prefix(tensors: BTreeMap<String, Stored>) -> Result<BTreeMap<String, Stored>, ModelError> {
+    let bare = |name: &str| !name.starts_with("model.") && !name.starts_with("lm_head.");
+    let mut names = tensors.keys().filter(|name| bare(name));
+    let twice = names.find_map(|name| tensors.get_key_value(&format!("model.{name}")));
+    if let Some((name, stored)) = twice {
+        return Err(ModelError::invalid(
+            &stored.shard,
+            format!(
+                "tensors `{name}` and `{}` are one parameter under two names, expected one of them",
+                &name["model.".len()..]
+            ),
+        ));
+    }
+    let is_backbone = tensors.contains_key(&EMBEDDING["model.".len()..])
+        && !tensors.keys().any(|name| name.starts_with("model."));
+    if !is_backbone {
+        return Ok(tensors);
+    }
+    let named = tensors.into_iter().map(|(name, stored)| match bare(&name) {
+        true => (format!("model.{name}"), stored),
+        false => (name, stored),
+    });
+    Ok(named.collect())
+}
+
+/// Whether two tensors have the same shape and the same numbers; stops at the first that differ.
+fn holds_the_same(one: &Stored, other: &Stored) -> bool {
+    if one.shape != other.shape {
+        return false;
+    }
+    if one.dtype == other.dtype {
+        return one.bytes() == other.bytes();
+    }
+    let chunks = |stored: &Stored| CHUNK * stored.dtype.size();
+    let (mut left, mut right) = (vec![0.0f32; CHUNK], vec![0.0f32; CHUNK]);
+    let pairs = one.bytes().chunks(chunks(one));
+    let mut pairs = pairs.zip(other.bytes().chunks(chunks(other)));
+    pairs.all(|(a, b)| {
+        let count = a.len() / one.dtype.size();
+        decode(a, one.dtype, &mut left);
+        decode(b, other.dtype, &mut right);
+        let bits = |values: &[f32]| {
+            values[..count]
+                .iter()
+                .map(|x| x.to_bits())
+                .collect::<Vec<_>>()
+        };
+        bits(&left) == bits(&right)
+    })
+}
+
+impl Weights for Shards {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors.get(name).map(|stored| stored.shape.clone())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    fn read(&self, name: &str, dtype: Dtype) -> Result<HostTensor, ModelError> {
+        let stored = self.tensors.get(name).ok_or_else(|| {
+            ModelError::Internal(format!("tensor `{name}` is not in the checkpoint"))
+        })?;
+        let data = match stored.dtype == dtype {
+            true => Data::Mapped(Arc::clone(&stored.map), stored.range.clone()),
+            false => Data::Owned(convert(stored.bytes(), stored.dtype, dtype)?),
+        };
+        Ok(HostTensor {
+            shape: stored.shape.clone(),
+            dtype,
+            data,
+        })
+    }
+}

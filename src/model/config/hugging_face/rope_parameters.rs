@@ -1,0 +1,274 @@
+//! The rotary embedding of a `config.json`: `rope_scaling` or `rope_parameters`.
+//!
+//! What each type reads is what transformers' `modeling_rope_utils.py` reads for it. A number that the type would not read is refused: who
+//! wrote it meant something else than what would be computed.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{Problem, RawConfig, unsupported};
+use crate::model::config::rope::yarn_attention_factor;
+use crate::model::config::{Rope, RopeScaling};
+
+/// `rope_scaling` of older files and `rope_parameters` of newer ones, which also holds θ.
+#[derive(Clone, Deserialize, PartialEq)]
+pub(super) struct RawRope {
+    rope_type: Option<String>,
+    /// The oldest name of `rope_type`; some files have both.
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    rope_theta: Option<f64>,
+    factor: Option<f64>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+    original_max_position_embeddings: Option<usize>,
+    attention_factor: Option<f64>,
+    beta_fast: Option<f64>,
+    beta_slow: Option<f64>,
+    mscale: Option<f64>,
+    mscale_all_dim: Option<f64>,
+    truncate: Option<bool>,
+    partial_rotary_factor: Option<f64>,
+    #[serde(flatten)]
+    unknown: BTreeMap<String, serde_json::Value>,
+}
+
+/// The types that read anything, as messages list them.
+const TYPES: &str = "`default`, `linear`, `dynamic`, `llama3`, `yarn`";
+
+/// The rotary embedding, for contexts of up to `context_length` tokens.
+pub(super) fn rope(raw: &RawConfig, context_length: usize) -> Result<Rope, Problem> {
+    let given = given(raw)?;
+    if let Some(name) = given.unknown.keys().next() {
+        return unsupported(
+            format!("rope parameter `{name}`"),
+            "plain rotary embeddings and their scalings",
+        );
+    }
+    for factor in [given.partial_rotary_factor, raw.partial_rotary_factor]
+        .into_iter()
+        .flatten()
+    {
+        if factor != 1.0 {
+            return unsupported(format!("`partial_rotary_factor` `{factor}`"), "`1.0`");
+        }
+    }
+    let original = given
+        .original_max_position_embeddings
+        .or(raw.original_max_position_embeddings)
+        .unwrap_or(context_length);
+    let kind = given.kind()?;
+    given.refuse_unused(kind, context_length)?;
+    Ok(Rope {
+        theta: theta(raw)?,
+        scaling: scaling(given, kind, original, context_length)?,
+    })
+}
+
+/// The parameters; where they stand in both places, they must be the same.
+fn given(raw: &RawConfig) -> Result<&RawRope, Problem> {
+    const NONE: &RawRope = &RawRope::none();
+    match (&raw.rope_scaling, &raw.rope_parameters) {
+        (Some(old), Some(new)) => match old.says_as(new) {
+            true => Ok(old),
+            false => Err(Problem::Invalid(
+                "`rope_scaling` and `rope_parameters` differ, expected one of them".to_string(),
+            )),
+        },
+        (Some(one), None) | (None, Some(one)) => Ok(one),
+        (None, None) => Ok(NONE),
+    }
+}
+
+/// θ; where it stands in several places, it must be the same.
+fn theta(raw: &RawConfig) -> Result<f64, Problem> {
+    let of = |rope: &Option<RawRope>| rope.as_ref().and_then(|rope| rope.rope_theta);
+    let places = [
+        of(&raw.rope_scaling),
+        of(&raw.rope_parameters),
+        raw.rope_theta,
+    ];
+    let mut stated = places.into_iter().flatten();
+    let theta = stated.next();
+    match stated.find(|other| Some(*other) != theta) {
+        None => Ok(theta.unwrap_or(10_000.0)),
+        Some(other) => Err(Problem::Invalid(format!(
+            "`rope_theta` is given twice, as `{}` among the rope parameters and as `{other}`, expected one of them",
+            theta.unwrap_or_default()
+        ))),
+    }
+}
+
+impl RawRope {
+    /// Nothing given.
+    const fn none() -> Self {
+        Self {
+            rope_type: None,
+            kind: None,
+            rope_theta: None,
+            factor: None,
+            low_freq_factor: None,
+            high_freq_factor: None,
+            original_max_position_embeddings: None,
+            attention_factor: None,
+            beta_fast: None,
+            beta_slow: None,
+            mscale: None,
+            mscale_all_dim: None,
+            truncate: None,
+            partial_rotary_factor: None,
+            unknown: BTreeMap::new(),
+        }
+    }
+
+    /// Whether both say the same, but for the name of the type's field and for θ.
+    fn says_as(&self, other: &Self) -> bool {
+        let plain = |rope: &Self| Self {
+            rope_type: rope.rope_type.clone().or(rope.kind.clone()),
+            kind: None,
+            rope_theta: None,
+            ..rope.clone()
+        };
+        plain(self) == plain(other)
+    }
+
+    /// The type, `default` where none is named.
+    fn kind(&self) -> Result<&str, Problem> {
+        match (self.rope_type.as_deref(), self.kind.as_deref()) {
+            (Some(new), Some(old)) if new != old => Err(Problem::Invalid(format!(
+                "`rope_type` is `{new}`, but `type` is `{old}`, expected one of them"
+            ))),
+            (Some(kind), _) | (None, Some(kind)) => Ok(kind),
+            (None, None) => Ok("default"),
+        }
+    }
+
+    /// Refuses a number that nothing would read, unless it would change nothing.
+    fn refuse_unused(&self, kind: &str, context_length: usize) -> Result<(), Problem> {
+        let Some(read) = self.read_by(kind) else {
+            return unsupported(format!("rope type `{kind}`"), TYPES);
+        };
+        let changes = |(name, value): (&'static str, Option<f64>)| {
+            let neutral = match name {
+                "factor" => Some(1.0),
+                "original_max_position_embeddings" => Some(context_length as f64),
+                _ => None,
+            };
+            value
+                .filter(|value| Some(*value) != neutral)
+                .map(|value| (name, value))
+        };
+        let mut numbers = self.numbers().into_iter().filter_map(changes);
+        let Some((name, value)) = numbers.find(|(name, _)| !read.contains(name)) else {
+            return Ok(());
+        };
+        let have = match self.rope_type.is_some() || self.kind.is_some() {
+            true => format!("are of type `{kind}`"),
+            false => "have no `rope_type`".to_string(),
+        };
+        Err(Problem::Invalid(format!(
+            "the rope parameters {have}, so that `{name}`, which is `{value}`, would not be used; name the type that reads it ({TYPES}), or \
+             leave the number out"
+        )))
+    }
+
+    /// The numbers that the type reads; none for a type that is not known.
+    fn read_by(&self, kind: &str) -> Option<&'static [&'static str]> {
+        const YARN: [&str; 7] = [
+            "factor",
+            "original_max_position_embeddings",
+            "attention_factor",
+            "beta_fast",
+            "beta_slow",
+            "mscale",
+            "mscale_all_dim",
+        ];
+        // These are read together or not at all, to infer the attention factor.
+        let together = self.mscale.is_some() && self.mscale_all_dim.is_some();
+        Some(match kind {
+            "default" => &[],
+            "linear" => &["factor"],
+            "dynamic" => &["factor", "original_max_position_embeddings"],
+            "llama3" => &[
+                "factor",
+                "original_max_position_embeddings",
+                "low_freq_factor",
+                "high_freq_factor",
+            ],
+            "yarn" if together && self.attention_factor.is_none() => &YARN,
+            "yarn" => &YARN[..5],
+            _ => return None,
+        })
+    }
+
+    fn numbers(&self) -> [(&'static str, Option<f64>); 9] {
+        let original = self.original_max_position_embeddings;
+        [
+            ("factor", self.factor),
+            (
+                "original_max_position_embeddings",
+                original.map(|length| length as f64),
+            ),
+            ("low_freq_factor", self.low_freq_factor),
+            ("high_freq_factor", self.high_freq_factor),
+            ("attention_factor", self.attention_factor),
+            ("beta_fast", self.beta_fast),
+            ("beta_slow", self.beta_slow),
+            ("mscale", self.mscale),
+            ("mscale_all_dim", self.mscale_all_dim),
+        ]
+    }
+}
+
+fn scaling(
+    raw: &RawRope,
+    kind: &str,
+    original: usize,
+    context_length: usize,
+) -> Result<RopeScaling, Problem> {
+    let need = |name: &str, value: Option<f64>| {
+        value
+            .ok_or_else(|| format!("`{name}` is missing from the rope parameters of type `{kind}`"))
+    };
+    Ok(match kind {
+        "default" => RopeScaling::None,
+        "linear" => RopeScaling::Linear {
+            factor: need("factor", raw.factor)?,
+        },
+        "dynamic" => RopeScaling::Dynamic {
+            factor: need("factor", raw.factor)?,
+        },
+        "llama3" => RopeScaling::Llama3 {
+            factor: need("factor", raw.factor)?,
+            low_freq_factor: need("low_freq_factor", raw.low_freq_factor)?,
+            high_freq_factor: need("high_freq_factor", raw.high_freq_factor)?,
+            original_context_length: original,
+        },
+        "yarn" => yarn(raw, original, context_length),
+        other => {
+            return unsupported(format!("rope type `{other}`"), TYPES);
+        }
+    })
+}
+
+/// Where `factor` is absent it is the ratio of the two context lengths, as in transformers.
+fn yarn(raw: &RawRope, original: usize, context_length: usize) -> RopeScaling {
+    let factor = raw
+        .factor
+        .unwrap_or(context_length as f64 / original as f64);
+    let inferred = match (raw.mscale, raw.mscale_all_dim) {
+        (Some(one), Some(all)) if one != 0.0 && all != 0.0 => {
+            yarn_attention_factor(factor, one) / yarn_attention_factor(factor, all)
+        }
+        _ => yarn_attention_factor(factor, 1.0),
+    };
+    RopeScaling::Yarn {
+        factor,
+        original_context_length: original,
+        attention_factor: raw.attention_factor.unwrap_or(inferred),
+        beta_fast: raw.beta_fast.unwrap_or(32.0),
+        beta_slow: raw.beta_slow.unwrap_or(1.0),
+        truncate: raw.truncate.unwrap_or(true),
+    }
+}

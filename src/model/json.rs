@@ -1,0 +1,107 @@
+//! JSON in which no key is given twice.
+//!
+//! Readers differ in which of two values they take, silently; nothing that decides a number may depend on that.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor,
+};
+
+/// Reads a value from JSON.
+///
+/// # Errors
+/// A fragment: the text is not JSON, has a key twice in one object, or is not such a value.
+pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let unique = Unique.deserialize(&mut reader);
+    unique
+        .and_then(|()| serde_json::from_str(text))
+        .map_err(|error| format!("not as expected: {error}"))
+}
+
+/// Goes through any JSON and keeps nothing but the keys of the objects it is in.
+struct Unique;
+
+impl<'de> DeserializeSeed<'de> for Unique {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Unique {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut keys = HashSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if keys.contains(&key) {
+                return Err(A::Error::custom(format!("key `{key}` is given twice")));
+            }
+            keys.insert(key);
+            map.next_value_seed(Unique)?;
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(Unique)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_key_may_be_in_two_objects_but_not_twice_in_one() {
+        let text = r#"{"a": [1, -2, 3.5, null, true, "x"], "b": {"a": 1}}"#;
+        assert!(read::<Value>(text).is_ok());
+        for text in [
+            r#"{"a": 1, "b": 2, "a": 1}"#,
+            r#"[{"b": {"a": 1, "\u0061": 2}}]"#,
+        ] {
+            let problem = read::<Value>(text).unwrap_err();
+            assert!(
+                problem.contains("key `a` is given twice at line 1"),
+                "{problem}"
+            );
+        }
+        // As deep as memory would allow, but for the parser's own bound.
+        assert!(read::<Value>(&"[".repeat(1 << 20)).is_err());
+    }
+}
