@@ -25,6 +25,7 @@ pub use usage::{KindUsage, RunUsage, Usage, usage};
 #[derive(Clone, Debug, Serialize)]
 pub struct Damage {
     /// Where it stood.
+    #[serde(serialize_with = "crate::files::as_text::serialize")]
     pub path: PathBuf,
     /// What was wrong with it.
     pub reason: String,
