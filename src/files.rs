@@ -3,10 +3,12 @@
 //! A pipe or a device given as an input would make the program wait for ever, an endless file would take all memory. Every file that comes
 //! from outside is opened here; what the program wrote itself (the cache, the runs) may be read here, too.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Bytes that a file of settings may have: a study, a configuration, a template.
 pub(crate) const SETTINGS_BYTES: u64 = 16 << 20;
@@ -67,6 +69,83 @@ pub(crate) fn read_text(path: &Path, most_bytes: u64) -> Result<String> {
     })
 }
 
+/// Begins the text form of a path that is not UTF-8.
+const AS_BYTES: &str = "bytes:";
+
+/// A path as text that [`path_of`] turns back, for records and manifests, whose strings are UTF-8 where paths need not be: the path
+/// itself, or `bytes:` and its bytes, those beyond printable ASCII percent-encoded.
+pub(crate) fn text_of(path: impl AsRef<OsStr>) -> String {
+    let path = path.as_ref();
+    match path.to_str() {
+        Some(text) if !text.starts_with(AS_BYTES) => text.to_string(),
+        _ => {
+            let encode = |&byte: &u8| match byte {
+                b'%' | 0..=0x1F | 0x7F.. => format!("%{byte:02X}"),
+                _ => char::from(byte).to_string(),
+            };
+            let bytes = path.as_bytes().iter();
+            format!("{AS_BYTES}{}", bytes.map(encode).collect::<String>())
+        }
+    }
+}
+
+/// The path that a text of [`text_of`] stands for; of any other text the path of that name.
+pub(crate) fn path_of(text: &str) -> PathBuf {
+    let Some(encoded) = text.strip_prefix(AS_BYTES) else {
+        return text.into();
+    };
+    let mut bytes = Vec::with_capacity(encoded.len());
+    let mut rest = encoded.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|d| std::str::from_utf8(d).ok());
+        let decoded = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match (byte, decoded) {
+            (b'%', Some(decoded)) => {
+                bytes.push(decoded);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(bytes).into()
+}
+
+/// Paths in JSON, as [`text_of`]; the library refuses those that are not UTF-8.
+pub(crate) mod as_text {
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&super::text_of(path))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        Ok(super::path_of(&String::deserialize(from)?))
+    }
+
+    /// Several, or one that may be absent.
+    pub(crate) fn each<'p, S: Serializer>(
+        paths: impl IntoIterator<Item = &'p PathBuf>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(paths.into_iter().map(super::text_of))
+    }
+
+    pub(crate) fn optional<S: Serializer>(
+        path: &Option<PathBuf>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match path {
+            Some(path) => to.serialize_some(&super::text_of(path)),
+            None => to.serialize_none(),
+        }
+    }
+}
+
 fn megabytes(bytes: u64) -> String {
     match bytes >> 20 {
         0 => format!("{bytes} bytes"),
@@ -103,6 +182,24 @@ mod tests {
         assert_eq!(read_text(&path, 10).unwrap(), "0123456789");
         let error = read(&path, 9).unwrap_err();
         assert!(error.to_string().contains("longer than 9 bytes"), "{error}");
+    }
+
+    #[test]
+    fn every_path_has_a_text_that_gives_it_back() {
+        for bytes in [
+            &b"/data/a b.toml"[..],
+            "/data/caf\u{e9}".as_bytes(),
+            b"/data/caf\xE9/100%",
+            b"bytes:a%41",
+            b"\xFF\n%",
+        ] {
+            let path = Path::new(OsStr::from_bytes(bytes));
+            assert_eq!(path_of(&text_of(path)), path);
+        }
+        assert_eq!(text_of("a/caf\u{e9}"), "a/caf\u{e9}");
+        let odd = OsStr::from_bytes(b"/caf\xE9/100%");
+        assert_eq!(text_of(odd), "bytes:/caf%E9/100%25");
+        assert_eq!(path_of("bytes:50%, %4"), Path::new("50%, %4"));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub struct WeightHashes {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WeightStamp {
     /// Where it is, as an absolute path.
+    #[serde(with = "crate::files::as_text")]
     pub path: PathBuf,
     /// Its size.
     pub size_bytes: u64,

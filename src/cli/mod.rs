@@ -21,16 +21,17 @@ mod status;
 mod tables;
 
 use std::io::{IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use exit::Exit;
 
-use crate::harmless;
 use crate::model::DeviceName;
 use crate::plan::{Fetch, Opened, PlanError, open_study};
 use crate::spec;
+use crate::{files, harmless};
 
 /// Run activation-steering studies of language models, described in one TOML file.
 #[derive(Parser)]
@@ -210,8 +211,12 @@ fn open(arguments: &StudyArguments, fetch: Fetch) -> Result<(Opened, usize), Fai
     let threads = arguments.threads.map_or_else(physical_cores, usize::from);
     crate::model::set_threads(threads).map_err(|error| Failure::Failed(error.to_string()))?;
     let document = spec::load(&arguments.file, &arguments.overrides).map_err(Failure::Study)?;
-    let name = arguments.file.file_stem().and_then(|stem| stem.to_str());
-    let name = name.unwrap_or("study");
+    let name = arguments
+        .file
+        .file_stem()
+        .map(|stem| stem.to_string_lossy());
+    let name = name.as_deref().unwrap_or("study");
+    let name = &name.replace(char::REPLACEMENT_CHARACTER, "_");
     let opened = open_study(document, name, &arguments.cache, fetch);
     let opened = opened.map_err(|error| match error {
         PlanError::Study(diagnostics) => Failure::Study(diagnostics),
@@ -246,29 +251,37 @@ fn physical_cores() -> usize {
 
 /// The path as it is best shown: relative to the current directory where it is below it.
 fn shown(path: &Path) -> String {
+    from_here(path).display().to_string()
+}
+
+/// The path relative to the current directory where it is below it.
+fn from_here(path: &Path) -> PathBuf {
     let here = std::env::current_dir().unwrap_or_default();
-    path.strip_prefix(&here)
-        .unwrap_or(path)
-        .display()
-        .to_string()
+    path.strip_prefix(&here).unwrap_or(path).to_path_buf()
 }
 
-/// What the program was given, without its name.
+/// What the program was given, without its name, each as the text that [`files::path_of`] turns back.
 fn arguments() -> Vec<String> {
-    let given = std::env::args_os().skip(1);
-    given
-        .map(|argument| argument.to_string_lossy().into_owned())
-        .collect()
+    std::env::args_os().skip(1).map(files::text_of).collect()
 }
 
-/// A command line as a person would type it.
+/// The command line of such arguments as a person would type it.
 fn command_line(words: &[String]) -> String {
     let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
     format!("dial {}", words.join(" "))
 }
 
-/// A word as a shell would need it.
+/// A word as a shell would need it; one that is not UTF-8 as bash, zsh and ksh read it.
 fn quoted(word: &str) -> String {
+    let given = files::path_of(word);
+    let Some(word) = given.to_str() else {
+        let byte = |&byte: &u8| match byte {
+            b'\'' | b'\\' | 0..=0x1F | 0x7F.. => format!("\\x{byte:02x}"),
+            _ => char::from(byte).to_string(),
+        };
+        let bytes = given.as_os_str().as_bytes().iter();
+        return format!("$'{}'", bytes.map(byte).collect::<String>());
+    };
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_string();
@@ -278,12 +291,18 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use super::quoted;
+    use crate::files::text_of;
 
     #[test]
     fn words_are_quoted_for_a_shell() {
         assert_eq!(quoted("stages.steer.alpha=1"), "stages.steer.alpha=1");
         assert_eq!(quoted("a=[0, 1]"), "'a=[0, 1]'");
         assert_eq!(quoted("it's"), r"'it'\''s'");
+        let odd = OsStr::from_bytes(b"caf\xE9's 100%");
+        assert_eq!(quoted(&text_of(odd)), r"$'caf\xe9\x27s 100%'");
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
+use crate::files;
 use crate::plan::Fetch;
 use crate::run::{self, Event, Options, RunReport, Selection, StageStatus};
 use crate::stages::StageError;
@@ -148,7 +149,7 @@ fn hangup_is_ignored() -> bool {
 
 fn as_json(report: &RunReport) -> serde_json::Value {
     json!({
-        "run_dir": report.run_dir,
+        "run_dir": files::text_of(&report.run_dir),
         "stages": report.stages,
         "failures": report.failures.iter().map(|(stage, error)| json!({
             "stage": stage,

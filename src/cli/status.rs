@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
+use crate::files;
 use crate::run::{RunState, RunSummary, run_summaries};
 
 use super::console::duration;
 use super::tables::grid;
-use super::{Failure, Format, command_line, print, print_json, quoted, shown};
+use super::{Failure, Format, command_line, from_here, print, print_json, quoted, shown};
 
 /// Runs that a terminal shows, the newest of all.
 const ROWS: usize = 20;
@@ -113,7 +114,12 @@ fn to_draw(runs: &[&RunSummary]) -> String {
     };
     let commands = runs.iter().filter(lacks_page);
     let commands: Vec<String> = commands
-        .map(|run| command_line(&["report".to_string(), shown(&run.run_dir)]))
+        .map(|run| {
+            command_line(&[
+                "report".to_string(),
+                files::text_of(from_here(&run.run_dir)),
+            ])
+        })
         .collect();
     match commands.is_empty() {
         true => String::new(),
@@ -180,7 +186,7 @@ fn resume(run: &RunSummary) -> Option<Resume> {
     let command = match elsewhere {
         None => command_line(&arguments),
         Some(directory) => {
-            let directory = quoted(&directory.display().to_string());
+            let directory = quoted(&files::text_of(directory));
             format!("cd {directory} && {}", command_line(&arguments))
         }
     };
@@ -200,7 +206,7 @@ fn with_the_copy(run: &RunSummary, is_elsewhere: bool) -> Option<Vec<String>> {
     };
     let directory = run.directory.clone().unwrap_or_default();
     let is_file = |argument: &String| {
-        let path = std::path::absolute(directory.join(argument)).ok();
+        let path = std::path::absolute(directory.join(files::path_of(argument))).ok();
         path.is_some() && path == run.file
     };
     let mut arguments = Vec::new();
@@ -210,7 +216,7 @@ fn with_the_copy(run: &RunSummary, is_elsewhere: bool) -> Option<Vec<String>> {
         if argument == "--set" {
             given.next();
         } else if is_file(argument) {
-            arguments.push(copy.display().to_string());
+            arguments.push(files::text_of(&copy));
             is_in_place = true;
         } else if !argument.starts_with("--set=") {
             arguments.push(argument.clone());

@@ -1,5 +1,9 @@
 //! The graph of a study: names that stand for something, stages that are given what they want, and an order in which they can run.
 
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+
+use petgraph::Direction;
 use petgraph::algo::{tarjan_scc, toposort};
 use petgraph::graph::{DiGraph, NodeIndex};
 
@@ -8,24 +12,49 @@ use crate::stages::{Name, Product};
 
 use super::study::StageSpec;
 
-/// Checks that a name is one of those known.
-pub(super) fn check_name<'a>(
-    name: &Name,
-    what: &str,
-    known: impl Iterator<Item = &'a str> + Clone,
-    problems: &mut Problems,
-) -> bool {
-    if known.clone().any(|k| k == name.value) {
-        return true;
+/// Names that a slip of the pen is looked for among.
+const SUGGESTED_FROM: usize = 1000;
+/// More names than this are no help.
+const LISTED: usize = 20;
+
+/// The names of one kind of thing that a study has.
+pub(super) struct Known<'a> {
+    what: &'static str,
+    in_order: &'a [&'a str],
+    all: HashSet<&'a str>,
+}
+
+impl<'a> Known<'a> {
+    /// The names of `what` ("model"), in the order of the file.
+    pub(super) fn new(what: &'static str, names: &'a [&'a str]) -> Self {
+        Known {
+            what,
+            in_order: names,
+            all: names.iter().copied().collect(),
+        }
     }
-    let diagnostic = problems.error_at(&name.at, format!("there is no {what} `{}`", name.value));
-    let all: Vec<String> = known.clone().map(|k| format!("`{k}`")).collect();
-    match suggest(&name.value, known) {
-        Some(meant) => diagnostic.label(format!("did you mean `{meant}`?")),
-        None if all.is_empty() => diagnostic.label(format!("the study has no {what}")),
-        None => diagnostic.label(format!("the study has {}", all.join(", "))),
-    };
-    false
+
+    /// Checks that a name is one of them.
+    pub(super) fn check(&self, name: &Name, problems: &mut Problems) -> bool {
+        if self.all.contains(name.value.as_str()) {
+            return true;
+        }
+        let what = self.what;
+        let message = format!("there is no {what} `{}`", name.value);
+        let diagnostic = problems.error_at(&name.at, message);
+        let listed = self.in_order.iter().take(LISTED);
+        let mut listed: Vec<String> = listed.map(|name| format!("`{name}`")).collect();
+        let more = self.in_order.len() - listed.len();
+        listed.extend((more > 0).then(|| format!("{more} more")));
+        // A list so long was written by a program, which makes no slips of the pen.
+        let near = self.in_order.iter().copied().take(SUGGESTED_FROM);
+        match suggest(&name.value, near) {
+            Some(meant) => diagnostic.label(format!("did you mean `{meant}`?")),
+            None if listed.is_empty() => diagnostic.label(format!("the study has no {what}")),
+            None => diagnostic.label(format!("the study has {}", listed.join(", "))),
+        };
+        false
+    }
 }
 
 /// Checks that every name stands for something, and every stage for the right product.
@@ -36,40 +65,44 @@ pub(super) fn check_names(
     prompts: &[&str],
     problems: &mut Problems,
 ) {
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let names = Known::new("stage", &names);
+    let (models, prompts) = (
+        Known::new("model", models),
+        Known::new("prompt set", prompts),
+    );
+    let by_name = stages.iter().map(|spec| (spec.name.as_str(), spec));
+    let by_name: HashMap<&str, &StageSpec> = by_name.collect();
     for spec in stages {
         let needs = spec.stage.needs();
         for name in &needs.models {
-            check_name(name, "model", models.iter().copied(), problems);
+            models.check(name, problems);
         }
         for name in &needs.prompts {
-            check_name(name, "prompt set", prompts.iter().copied(), problems);
+            prompts.check(name, problems);
         }
         for (name, wanted) in &needs.stages {
-            if check_name(name, "stage", names.iter().map(String::as_str), problems) {
-                check_product(spec, name, *wanted, stages, problems);
+            let given = by_name.get(name.value.as_str());
+            if names.check(name, problems)
+                && let Some(given) = given
+                && !given.product().serves(*wanted)
+            {
+                wrong_product(spec, name, *wanted, (given, stages), problems);
             }
         }
     }
 }
 
-fn check_product(
+/// Says that a stage refers to one that gives another thing than it wants.
+fn wrong_product(
     spec: &StageSpec,
     name: &Name,
     wanted: Product,
-    stages: &[StageSpec],
+    (given, stages): (&StageSpec, &[StageSpec]),
     problems: &mut Problems,
 ) {
-    let Some(given) = stages.iter().find(|s| s.name == name.value) else {
-        return;
-    };
-    if given.product().serves(wanted) {
-        return;
-    }
-    let makers: Vec<&str> = stages
-        .iter()
-        .filter(|s| s.product().serves(wanted))
-        .map(|s| s.name.as_str())
-        .collect();
+    let makers = stages.iter().filter(|s| s.product().serves(wanted));
+    let makers: Vec<&str> = makers.map(|s| s.name.as_str()).take(LISTED).collect();
     let diagnostic = problems.error_at(
         &name.at,
         format!(
@@ -90,10 +123,14 @@ fn check_product(
 pub(super) fn sort(stages: Vec<StageSpec>, problems: &mut Problems) -> Vec<StageSpec> {
     let mut graph: DiGraph<usize, ()> = DiGraph::new();
     let nodes: Vec<NodeIndex> = (0..stages.len()).map(|i| graph.add_node(i)).collect();
-    for (index, spec) in stages.iter().enumerate() {
+    let by_name = stages.iter().zip(&nodes);
+    let by_name: HashMap<&str, NodeIndex> = by_name
+        .map(|(spec, node)| (spec.name.as_str(), *node))
+        .collect();
+    for (spec, node) in stages.iter().zip(&nodes) {
         for (name, _) in spec.stage.needs().stages {
-            if let Some(from) = stages.iter().position(|s| s.name == name.value) {
-                graph.add_edge(nodes[from], nodes[index], ());
+            if let Some(from) = by_name.get(name.value.as_str()) {
+                graph.add_edge(*from, *node, ());
             }
         }
     }
@@ -113,15 +150,18 @@ pub(super) fn sort(stages: Vec<StageSpec>, problems: &mut Problems) -> Vec<Stage
 
 /// A topological order that takes, of the stages that are ready, the first in the file.
 fn file_order(graph: &DiGraph<usize, ()>) -> Vec<usize> {
-    let mut order: Vec<usize> = Vec::new();
-    while order.len() < graph.node_count() {
-        let ready = graph.node_indices().find(|&node| {
-            let mut needed = graph.neighbors_directed(node, petgraph::Direction::Incoming);
-            !order.contains(&graph[node]) && needed.all(|from| order.contains(&graph[from]))
-        });
-        match ready {
-            Some(node) => order.push(graph[node]),
-            None => break,
+    let needed = |node: NodeIndex| graph.edges_directed(node, Direction::Incoming).count();
+    let mut waits_for: Vec<usize> = graph.node_indices().map(needed).collect();
+    let ready = graph.node_indices().filter(|node| needed(*node) == 0);
+    let mut ready: BinaryHeap<Reverse<NodeIndex>> = ready.map(Reverse).collect();
+    let mut order: Vec<usize> = Vec::with_capacity(waits_for.len());
+    while let Some(Reverse(node)) = ready.pop() {
+        order.push(graph[node]);
+        for next in graph.neighbors_directed(node, Direction::Outgoing) {
+            waits_for[next.index()] -= 1;
+            if waits_for[next.index()] == 0 {
+                ready.push(Reverse(next));
+            }
         }
     }
     order

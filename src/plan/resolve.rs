@@ -144,6 +144,7 @@ pub fn open_study(
         PlanError::Study(Diagnostics {
             sources,
             list: Vec::new(),
+            more: 0,
         })
     })
 }

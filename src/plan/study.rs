@@ -1,6 +1,6 @@
 //! The study: one file resolved into typed models, prompt sets and stages, with every problem told at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use crate::model::{Dtype, ScoreDtype};
@@ -11,7 +11,7 @@ use crate::spec::{
 };
 use crate::stages::{Chat, ImportSettings, KINDS, Kind, Name, Product, ScoreRule, Settings, Stage};
 
-use super::graph::{check_name, check_names, sort};
+use super::graph::{Known, check_names, sort};
 
 /// A model as the study names it.
 #[derive(Clone, Debug)]
@@ -142,7 +142,8 @@ fn decode_study(node: &Node, problems: &mut Problems) -> (Option<String>, Option
     let question = fields.optional("question");
     let name = name.and_then(|name| {
         let good = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | ' ');
-        if !name.value.is_empty() && !name.value.starts_with('.') && name.value.chars().all(good) {
+        let fits = (1..=LONGEST_STUDY).contains(&name.value.len());
+        if fits && !name.value.starts_with('.') && name.value.chars().all(good) {
             return Some(name.value);
         }
         fields
@@ -151,7 +152,7 @@ fn decode_study(node: &Node, problems: &mut Problems) -> (Option<String>, Option
                 &name.at,
                 format!("study name `{}` cannot name a folder", name.value),
             )
-            .label("expected letters, digits, spaces, `-`, `_` and `.`");
+            .label("expected letters, digits, spaces, `-`, `_` and `.`, and 200 bytes at most");
         None
     });
     fields.finish();
@@ -217,8 +218,9 @@ fn decode_models(
 
 /// Checks that a template is borrowed from a model that has one of its own: no chains, and so no circles.
 fn check_lenders(models: &BTreeMap<String, ModelSpec>, names: &[&str], problems: &mut Problems) {
+    let names = Known::new("model", names);
     for lender in models.values().filter_map(|m| m.template_from.as_ref()) {
-        if !check_name(lender, "model", names.iter().copied(), problems) {
+        if !names.check(lender, problems) {
             continue;
         }
         let borrowed = models.get(&lender.value).map(|m| m.template_from.as_ref());
@@ -374,6 +376,7 @@ fn decode_stages(
             .error("the study has no stages")
             .help("add at least one, e.g. `[stages.score]` with `model` and `prompts`");
     }
+    check_case(&entries, problems);
     for (key, node) in entries {
         let name = key.name.as_str();
         names.push(name.to_string());
@@ -397,8 +400,43 @@ fn decode_stages(
     (stages, names)
 }
 
+/// Bytes of a stage's name, so that the longest name of a file of it is one that a file can have.
+const LONGEST_STAGE: usize = 150;
+/// Bytes of a study's name, which is that of a folder.
+const LONGEST_STUDY: usize = 200;
+
+/// Checks that the files of two stages have different names on a disk that takes capital letters for small ones, as run folders may come
+/// to lie on one.
+fn check_case(stages: &[(&Key, &Node)], problems: &mut Problems) {
+    let mut earlier: HashMap<String, &Key> = HashMap::new();
+    for (key, _) in stages {
+        let lower = key.name.to_lowercase();
+        if let Some(first) = earlier.get(&lower) {
+            let message = format!(
+                "stages `{}` and `{}` differ in capital letters only",
+                first.name, key.name
+            );
+            problems
+                .error_at(&key.at, message)
+                .label("its tables would have the same names on some disks")
+                .related(&first.at, "the other");
+        } else {
+            earlier.insert(lower, key);
+        }
+    }
+}
+
 /// A stage's name is the name of its tables' files, up to the first dot.
 fn check_stage_name(key: &Key, problems: &mut Problems) {
+    if key.name.len() > LONGEST_STAGE {
+        let bytes = key.name.len();
+        problems
+            .error_at(
+                &key.at,
+                format!("a stage's name of {bytes} bytes cannot name files"),
+            )
+            .label(format!("expected {LONGEST_STAGE} bytes at most"));
+    }
     let good = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_');
     if key.name.is_empty() || !key.name.chars().all(good) {
         problems

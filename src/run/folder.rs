@@ -24,6 +24,7 @@ use jiff::{Timestamp, ToSpan};
 use serde_json::{Value as Json, json};
 
 use crate::cache::{Cache, CacheError, Key, write_atomically};
+use crate::files;
 use crate::model::Provenance;
 use crate::plan::{StageRecord, StageSpec, Study, study_key};
 use crate::prompts::Draw;
@@ -44,6 +45,8 @@ pub(super) struct RunFolder {
     told: Option<Instant>,
 }
 
+/// Bytes of the name of an extended file that its copy keeps.
+const LONGEST_COPY: usize = 200;
 /// How often it is written down how far the stage in hand is.
 const TOLD_EVERY: Duration = Duration::from_secs(2);
 
@@ -68,15 +71,15 @@ impl RunFolder {
             manifest: json!({
                 "study": study.name,
                 "run": format!("{}/{name}", study.name),
-                "files": given(study).into_iter().map(|(copy, from, _)| (copy, std::path::absolute(from).ok())).collect::<BTreeMap<_, _>>(),
+                "files": given(study).into_iter().map(|(copy, from, _)| (copy, std::path::absolute(from).ok().map(files::text_of))).collect::<BTreeMap<_, _>>(),
                 "question": study.question,
                 "overrides": study.document.sources.overrides().collect::<Vec<_>>(),
                 "key": key.to_string(),
                 "started": now.to_string(),
                 "status": "running",
                 "command": options.command,
-                "directory": std::env::current_dir().ok(),
-                "cache": std::path::absolute(cache).ok(),
+                "directory": std::env::current_dir().ok().map(files::text_of),
+                "cache": std::path::absolute(cache).ok().map(files::text_of),
                 "planned": study.stages.iter().map(|s| &s.name).filter(|name| wanted.contains(*name)).collect::<Vec<_>>(),
                 "provenance": Provenance::here(options.device),
                 "memory_bytes": options.prefix_bytes,
@@ -252,7 +255,9 @@ impl RunFolder {
         };
         let told = report.failures.iter();
         let told = told.map(|(stage, error)| format!("stage `{stage}`: {error}"));
-        let told: Vec<String> = told.chain(vanished.as_ref().map(ToString::to_string)).collect();
+        let told: Vec<String> = told
+            .chain(vanished.as_ref().map(ToString::to_string))
+            .collect();
         self.manifest["error"] = json!((!told.is_empty()).then(|| told.join("\n")));
         self.manifest["computing"] = Json::Null;
         self.manifest["cells_in_hand"] = Json::Null;
@@ -276,14 +281,20 @@ impl RunFolder {
 
 /// The study's file and those that it extends: the copy's path in a run's folder, the file's own, and the text as it was read.
 fn given(study: &Study) -> Vec<(String, &Path, &str)> {
-    let sources = &study.document.sources;
-    let file = Path::new(sources.names().next().unwrap_or("study.toml"));
-    let extension = file.extension().and_then(|extension| extension.to_str());
-    let copy = format!("study.{}", extension.unwrap_or("toml"));
-    let mut given = vec![(copy, file, study.document.given())];
-    for (path, text) in sources.extended() {
-        let path = Path::new(path);
+    let mut given: Vec<(String, &Path, &str)> = Vec::new();
+    for (path, text) in study.document.sources.files() {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let extension = extension.unwrap_or("toml");
+        if given.is_empty() {
+            given.push((format!("study.{extension}"), path, text));
+            continue;
+        }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // A number before it must not make it longer than a name can be.
+        let name = match name.len() > LONGEST_COPY {
+            true => format!("extended.{extension}").into(),
+            false => name,
+        };
         // Files of one name may lie in several folders.
         let is_new = |copy: &String| given.iter().all(|(other, _, _)| other != copy);
         let mut copies = (1..).map(|number| match number {
@@ -315,7 +326,7 @@ fn resolved_yaml(study: &Study, folder: &Path) -> Result<String, serde_yaml::Err
             .iter()
             .try_fold(&mut root, |value, key| value.get_mut(*key));
         if let (Some(at), Some(path)) = (at, relative(folder, path)) {
-            *at = serde_yaml::Value::String(path);
+            *at = serde_yaml::Value::String(path.unwrap_or_else(|path| named_in_vain(&path)));
         }
     };
     for (name, model) in study
@@ -335,7 +346,8 @@ fn resolved_yaml(study: &Study, folder: &Path) -> Result<String, serde_yaml::Err
         if let Draw::Selection(path) = draw
             && let Some(path) = relative(folder, path)
         {
-            root["prompts"][name.as_str()]["draw"]["selection"] = serde_yaml::Value::String(path);
+            let path = path.unwrap_or_else(|path| named_in_vain(&path));
+            root["prompts"][name.as_str()]["draw"]["selection"] = path.into();
         }
     }
     let folder_of_files = &study.settings.import.folder;
@@ -343,13 +355,23 @@ fn resolved_yaml(study: &Study, folder: &Path) -> Result<String, serde_yaml::Err
         && let (Some(import), Some(path)) =
             (root.get_mut("import"), relative(folder, folder_of_files))
     {
-        import["folder"] = serde_yaml::Value::String(path);
+        import["folder"] = path.unwrap_or_else(|path| named_in_vain(&path)).into();
     }
     serde_yaml::to_string(&root)
 }
 
-/// `path` as seen from `folder`; none where either is not there. A link keeps its own name, which may say what kind of file it is.
-fn relative(folder: &Path, path: &Path) -> Option<String> {
+/// What stands in YAML for a path that is not UTF-8 from the run's folder on, which YAML cannot hold: shown, with a warning.
+fn named_in_vain(path: &Path) -> String {
+    tracing::warn!(
+        "`{}` is not UTF-8, so that `resolved.yaml` cannot name it; to run the study again, use its own file",
+        path.display()
+    );
+    path.display().to_string()
+}
+
+/// `path` as seen from `folder`, as text where it is UTF-8; none where either is not there. A link keeps its own name, which may say what
+/// kind of file it is.
+fn relative(folder: &Path, path: &Path) -> Option<Result<String, PathBuf>> {
     let folder = folder.canonicalize().ok()?;
     let path = match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) if parent != Path::new("") => {
@@ -372,7 +394,7 @@ fn relative(folder: &Path, path: &Path) -> Option<String> {
         .collect::<Vec<&std::ffi::OsStr>>()
         .iter()
         .collect();
-    Some(joined.display().to_string())
+    Some(joined.into_os_string().into_string().map_err(PathBuf::from))
 }
 
 fn models(study: &Study, inputs: &Inputs) -> Json {
@@ -392,7 +414,7 @@ fn models(study: &Study, inputs: &Inputs) -> Json {
 
 fn prompts(study: &Study, inputs: &Inputs) -> Json {
     let sets = inputs.prompts.iter().map(|(name, set)| {
-        let path = study.prompts.get(name).map(|p| p.value.display().to_string());
+        let path = study.prompts.get(name).map(|p| files::text_of(&p.value));
         let counts: serde_json::Map<String, Json> =
             set.splits().into_iter().map(|s| (s.to_string(), json!(set.split(s).count()))).collect();
         let entry = json!({ "path": path, "content": set.content_hash().to_hex().to_string(), "splits": counts });
@@ -464,9 +486,7 @@ mod tests {
         let mut folder = folder_at(&path);
         folder.write("tables/a.csv".into(), b"a").unwrap();
         std::fs::rename(&path, above.path().join("moved")).unwrap();
-        let is_vanished = |result: Result<(), CacheError>| {
-            matches!(result, Err(CacheError::Vanished { files, .. }) if files.is_empty())
-        };
+        let is_vanished = |result: Result<(), CacheError>| matches!(result, Err(CacheError::Vanished { files, .. }) if files.is_empty());
         assert!(is_vanished(folder.write("tables/b.csv".into(), b"b")));
         assert!(!path.exists());
         std::fs::create_dir(&path).unwrap();

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use crate::cache::{Cache, CacheError, User};
+use crate::files;
 
 /// How a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -33,6 +34,7 @@ pub struct RunSummary {
     /// Name of the study.
     pub study: String,
     /// Its folder.
+    #[serde(serialize_with = "files::as_text::serialize")]
     pub run_dir: PathBuf,
     /// When it started, as RFC 3339 in UTC.
     pub started: String,
@@ -58,10 +60,13 @@ pub struct RunSummary {
     /// The arguments that it was given, to resume it; empty for runs of early versions.
     pub command: Vec<String>,
     /// The folder it was started in.
+    #[serde(serialize_with = "files::as_text::optional")]
     pub directory: Option<PathBuf>,
     /// The study's file.
+    #[serde(serialize_with = "files::as_text::optional")]
     pub file: Option<PathBuf>,
     /// Of a run that is open: the files of the study that are not any more what it was given, or are gone.
+    #[serde(serialize_with = "files::as_text::each")]
     pub edited: Vec<PathBuf>,
 }
 
@@ -98,7 +103,7 @@ pub fn run_summaries(runs: &Path) -> Result<Vec<RunSummary>, CacheError> {
 
 /// A run's `run.json`; none in a folder that has none, which is no run's, or not yet.
 pub(super) fn manifest(folder: &Path) -> std::io::Result<Option<Json>> {
-    match std::fs::read(folder.join("run.json")) {
+    match files::read(&folder.join("run.json"), files::DATA_BYTES) {
         Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -182,10 +187,10 @@ fn summary(folder: &Path, manifest: &Json, alive: &mut Alive) -> RunSummary {
         error: manifest["error"].as_str().map(str::to_string),
         done_since: false,
         command: strings(&manifest["command"]),
-        directory: manifest["directory"].as_str().map(PathBuf::from),
-        file: files(manifest)
+        directory: manifest["directory"].as_str().map(files::path_of),
+        file: given(manifest)
             .find(|(copy, _)| copy.starts_with("study."))
-            .map(|(_, path)| path.to_path_buf()),
+            .map(|(_, path)| path),
         edited: match state {
             RunState::Failed | RunState::Interrupted | RunState::Killed => edited(folder, manifest),
             _ => Vec::new(),
@@ -194,20 +199,21 @@ fn summary(folder: &Path, manifest: &Json, alive: &mut Alive) -> RunSummary {
 }
 
 /// The files that a run was given: the copy's path in its folder, and the file's own.
-fn files(manifest: &Json) -> impl Iterator<Item = (&str, &Path)> {
-    let files = manifest["files"].as_object().into_iter().flatten();
-    files.filter_map(|(copy, path)| Some((copy.as_str(), Path::new(path.as_str()?))))
+fn given(manifest: &Json) -> impl Iterator<Item = (&str, PathBuf)> {
+    let given = manifest["files"].as_object().into_iter().flatten();
+    given.filter_map(|(copy, path)| Some((copy.as_str(), files::path_of(path.as_str()?))))
 }
 
 /// The files that a run was given, of which it has copies, that are not the same any more.
 fn edited(folder: &Path, manifest: &Json) -> Vec<PathBuf> {
-    let is_edited = |(copy, path): &(&str, &Path)| {
-        let kept = std::fs::read(folder.join(copy)).ok();
+    let read = |path: &Path| files::read(path, files::SETTINGS_BYTES).ok();
+    let is_edited = |(copy, path): &(&str, PathBuf)| {
+        let kept = read(&folder.join(copy));
         // A copy that is gone proves nothing.
-        kept.is_some() && kept != std::fs::read(path).ok()
+        kept.is_some() && kept != read(path)
     };
-    let edited = files(manifest).filter(is_edited);
-    edited.map(|(_, path)| path.to_path_buf()).collect()
+    let edited = given(manifest).filter(is_edited);
+    edited.map(|(_, path)| path).collect()
 }
 
 fn text(value: &Json) -> String {
@@ -220,7 +226,7 @@ struct Alive(BTreeMap<PathBuf, Vec<PathBuf>>);
 
 impl Alive {
     fn is_alive(&mut self, folder: &Path, manifest: &Json) -> bool {
-        let Some(cache) = manifest["cache"].as_str().map(PathBuf::from) else {
+        let Some(cache) = manifest["cache"].as_str().map(files::path_of) else {
             return false;
         };
         let runs = self.0.entry(cache).or_insert_with_key(|cache| {

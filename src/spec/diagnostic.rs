@@ -7,8 +7,14 @@ use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Render
 
 use crate::harmless;
 
+use super::bounds::{LONGEST_NAME, Room};
 use super::source::{Location, SourceId, Sources};
 use super::tree::Node;
+
+/// How many diagnostics are shown; the rest are counted.
+const SHOWN: usize = 20;
+/// How many diagnostics are kept; the rest are counted.
+const KEPT: usize = 1000;
 
 /// One thing that is wrong with a study, and what to do about it.
 #[derive(Clone, Debug, PartialEq)]
@@ -142,23 +148,32 @@ fn first_line(text: &str, span: Range<usize>) -> Range<usize> {
 pub struct Diagnostics {
     /// The texts that the diagnostics point into.
     pub sources: Sources,
-    /// The diagnostics, in the order of the files and of the places in them; those without a place come first.
+    /// The diagnostics, in the order of the files and of the places in them; those without a place come first. Of very many, those
+    /// that were found first.
     pub list: Vec<Diagnostic>,
+    /// How many more were found.
+    pub more: usize,
 }
 
 impl Diagnostics {
-    /// All diagnostics as text for a terminal, one after the other, with or without colour.
+    /// The first diagnostics as text for a terminal, one after the other, with or without colour, and how many more there are.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color {
             Renderer::styled()
         } else {
             Renderer::plain()
         };
-        let rendered: Vec<String> = self
+        let mut rendered: Vec<String> = self
             .list
             .iter()
+            .take(SHOWN)
             .map(|diagnostic| diagnostic.render(&self.sources, &renderer))
             .collect();
+        match self.list.len().saturating_sub(SHOWN) + self.more {
+            0 => {}
+            1 => rendered.push("… and 1 more error".to_string()),
+            more => rendered.push(format!("… and {more} more errors")),
+        }
         rendered.join("\n\n")
     }
 }
@@ -173,14 +188,23 @@ impl std::error::Error for Diagnostics {}
 
 /// Collects diagnostics while a study is read.
 #[derive(Clone, Debug, Default)]
-pub struct Problems(Vec<Diagnostic>);
+pub struct Problems {
+    kept: Vec<Diagnostic>,
+    /// The last of those that are only counted, for whoever still adds to it.
+    last: Option<Diagnostic>,
+    counted: usize,
+}
 
 impl Problems {
     /// Adds a diagnostic.
     pub fn push(&mut self, diagnostic: Diagnostic) -> &mut Diagnostic {
-        self.0.push(diagnostic);
-        let last = self.0.len() - 1;
-        &mut self.0[last]
+        if self.kept.len() < KEPT {
+            self.kept.push(diagnostic);
+            let last = self.kept.len() - 1;
+            return &mut self.kept[last];
+        }
+        self.counted += 1;
+        self.last.insert(diagnostic)
     }
 
     /// Adds an error that has no place.
@@ -203,9 +227,22 @@ impl Problems {
             .label(format!("expected {expected}"))
     }
 
+    /// Adds the error that a name is longer than names are, at the place where it stands.
+    pub(super) fn long_name(&mut self, at: &Location, shortened: &str) {
+        self.error_at(at, format!("the name `{shortened}` is too long"))
+            .label(format!("longer than {LONGEST_NAME} bytes"));
+    }
+
+    /// Adds the error that a study holds too much, once.
+    pub(super) fn no_room(&mut self, room: &mut Room, source: SourceId) {
+        if let Some(message) = room.refusal() {
+            self.error_at(&Location::new(source, None, ""), message);
+        }
+    }
+
     /// Whether nothing is wrong so far.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.kept.is_empty()
     }
 
     /// Ends the collection.
@@ -213,16 +250,17 @@ impl Problems {
     /// # Errors
     /// All that was collected, if anything was.
     pub fn finish(mut self, sources: &Sources) -> Result<(), Diagnostics> {
-        if self.0.is_empty() {
+        if self.kept.is_empty() {
             return Ok(());
         }
-        self.0.sort_by_key(|diagnostic| {
+        self.kept.sort_by_key(|diagnostic| {
             let at = diagnostic.at.as_ref()?;
             Some((at.source(), at.span().map(|span| span.start)))
         });
         Err(Diagnostics {
             sources: sources.clone(),
-            list: self.0,
+            list: self.kept,
+            more: self.counted,
         })
     }
 }

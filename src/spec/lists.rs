@@ -1,13 +1,58 @@
 //! The list forms of a study: sweeps, seeds, layers, and tables whose names the user chooses.
 
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::ops::Range;
 
 use super::decode::{Decode, Spanned};
 use super::diagnostic::Problems;
+use super::source::Location;
 use super::tree::{Key, Node, Value};
 
 /// The longest range that may be written; a slip such as `"0..2000000000"` should not fill the memory.
 const LONGEST_RANGE: u64 = 1_000_000;
+
+/// What may stand in a list that holds nothing twice.
+pub trait Distinct {
+    /// The same for values that count as one.
+    type Identity: Eq + Hash;
+
+    /// What tells this value from others.
+    fn identity(&self) -> Self::Identity;
+}
+
+impl Distinct for String {
+    type Identity = String;
+
+    fn identity(&self) -> String {
+        self.clone()
+    }
+}
+
+/// Zero is zero whatever its sign.
+impl Distinct for f64 {
+    type Identity = u64;
+
+    fn identity(&self) -> u64 {
+        (self + 0.0).to_bits()
+    }
+}
+
+impl Distinct for u64 {
+    type Identity = u64;
+
+    fn identity(&self) -> u64 {
+        *self
+    }
+}
+
+impl Distinct for usize {
+    type Identity = usize;
+
+    fn identity(&self) -> usize {
+        *self
+    }
+}
 
 /// One value or a list of values, at least one and none twice, in the order written: a sweep.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +65,7 @@ impl<T> OneOrMany<T> {
     }
 }
 
-impl<T: Decode + PartialEq> Decode for OneOrMany<T> {
+impl<T: Decode + Distinct> Decode for OneOrMany<T> {
     fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
         match &node.value {
             Value::Array(items) => distinct(node, items, problems).map(Self),
@@ -34,7 +79,7 @@ impl<T: Decode + PartialEq> Decode for OneOrMany<T> {
 }
 
 /// Decodes the items of a list that must not be empty nor hold a value twice.
-fn distinct<T: Decode + PartialEq>(
+fn distinct<T: Decode + Distinct>(
     node: &Node,
     items: &[Node],
     problems: &mut Problems,
@@ -47,23 +92,27 @@ fn distinct<T: Decode + PartialEq>(
         return None;
     }
     let mut values: Vec<Spanned<T>> = Vec::with_capacity(items.len());
+    let mut places: HashMap<T::Identity, &Location> = HashMap::with_capacity(items.len());
     let mut is_good = true;
     for item in items {
         let Some(value) = Spanned::<T>::decode(item, problems) else {
             is_good = false;
             continue;
         };
-        match values.iter().find(|earlier| earlier.value == value.value) {
+        match places.get(&value.value.identity()) {
             Some(earlier) => {
                 let found = item.value.describe();
                 let message = format!("{} holds {found} twice", node.at.subject());
                 problems
                     .error_at(&item.at, message)
                     .label("again here")
-                    .related(&earlier.at, "first here");
+                    .related(earlier, "first here");
                 is_good = false;
             }
-            None => values.push(value),
+            None => {
+                places.insert(value.value.identity(), &item.at);
+                values.push(value);
+            }
         }
     }
     is_good.then_some(values)
@@ -116,7 +165,7 @@ impl Decode for Layers {
 /// Reads an integer, a list of integers or a range in a string.
 fn integers<T>(node: &Node, expected: &str, problems: &mut Problems) -> Option<Vec<Spanned<T>>>
 where
-    T: Decode + PartialEq + TryFrom<u64>,
+    T: Decode + Distinct + TryFrom<u64>,
 {
     let numbers: Range<u64> = match &node.value {
         Value::Array(items) => return distinct(node, items, problems),

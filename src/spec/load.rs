@@ -1,9 +1,11 @@
 //! From a path to one tree: reading files, following `extends`, merging, applying overrides.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::bounds::Room;
 use super::decode::Decode;
 use super::diagnostic::{Diagnostics, Problems};
 use super::lists::OneOrMany;
@@ -50,6 +52,9 @@ pub fn load_text(path: &Path, text: &str, overrides: &[String]) -> Result<Docume
     loader.finish(root, overrides)
 }
 
+/// How often files are named by `extends` in a study, at most.
+const MOST_EXTENDED: usize = 100;
+
 #[derive(Clone, Copy)]
 enum Format {
     Toml,
@@ -70,8 +75,26 @@ impl Format {
 struct Loader {
     sources: Sources,
     problems: Problems,
+    room: Room,
+    /// Bytes read so far.
+    bytes: u64,
     /// The files being read, from the study file inwards: in canonical form, and as the user knows them.
     open: Vec<(PathBuf, String)>,
+    /// What the files that were extended hold, none for those with a problem: a file is read once however often it is named.
+    known: HashMap<Identity, Option<Node>>,
+    /// How often files were named.
+    named: usize,
+}
+
+/// What makes two names mean the same: one file, and one folder that the paths in it start from. A link in another folder is another.
+type Identity = (PathBuf, Option<PathBuf>);
+
+fn identity(path: &Path) -> Option<Identity> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => fs::canonicalize(folder),
+        _ => fs::canonicalize("."),
+    };
+    Some((fs::canonicalize(path).ok()?, folder.ok()))
 }
 
 impl Loader {
@@ -96,7 +119,8 @@ impl Loader {
 
     /// Reads a file; `named_by` is the value that names it, if it is not the study file itself.
     fn file(&mut self, path: &Path, named_by: Option<&Location>) -> Option<Node> {
-        let text = match files::read(path, files::SETTINGS_BYTES) {
+        let left = files::SETTINGS_BYTES.saturating_sub(self.bytes);
+        let text = match files::read(path, left) {
             Ok(bytes) => match String::from_utf8(bytes) {
                 Ok(text) => text,
                 Err(error) => {
@@ -108,6 +132,10 @@ impl Loader {
                 let reason = match error.kind() {
                     ErrorKind::NotFound => "there is no such file".into(),
                     ErrorKind::PermissionDenied => "you may not read it".into(),
+                    ErrorKind::FileTooLarge => format!(
+                        "a study is at most {} MiB long, with the files that it extends",
+                        files::SETTINGS_BYTES >> 20
+                    ),
                     _ => error.to_string(),
                 };
                 self.unreadable(path, &reason, named_by);
@@ -145,10 +173,12 @@ impl Loader {
             self.unreadable(path, reason, named_by);
             return None;
         };
+        self.bytes += text.len() as u64;
         let id = self.sources.add_file(path, text.clone());
+        let (room, problems) = (&mut self.room, &mut self.problems);
         let root = match format {
-            Format::Toml => read_toml::read(&text, id, &mut self.problems),
-            Format::Yaml => read_yaml::read(&text, id, &mut self.problems),
+            Format::Toml => read_toml::read(&text, id, room, problems),
+            Format::Yaml => read_yaml::read(&text, id, room, problems),
         }?;
         let canonical = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
         self.open.push((canonical, path.display().to_string()));
@@ -171,21 +201,51 @@ impl Loader {
         let mut base: Option<Node> = None;
         for file in files.0 {
             let path = self.sources.resolve_path(&file.at, &file.value);
+            self.named += 1;
+            if self.named > MOST_EXTENDED {
+                self.too_many(&file.at);
+                break;
+            }
             if self.is_circle(&path, &file.at) {
                 continue;
             }
-            let Some(next) = self.file(&path, Some(&file.at)) else {
+            let Some(next) = self.extended(&path, &file.at) else {
                 continue;
             };
-            base = Some(match base {
-                Some(base) => merge(base, next),
-                None => next,
-            });
+            match &mut base {
+                Some(base) => base.lay(next),
+                None => base = Some(next),
+            }
         }
         match base {
-            Some(base) => merge(base, root),
+            Some(mut base) => {
+                base.lay(root);
+                base
+            }
             None => root,
         }
+    }
+
+    /// What a file holds that is named by `extends`, at that place.
+    fn extended(&mut self, path: &Path, named_by: &Location) -> Option<Node> {
+        let identity = identity(path);
+        if let Some(known) = identity.as_ref().and_then(|file| self.known.get(file)) {
+            return known.clone();
+        }
+        let node = self.file(path, Some(named_by));
+        if let Some(identity) = identity {
+            self.known.insert(identity, node.clone());
+        }
+        node
+    }
+
+    /// Told once, where it comes to that.
+    fn too_many(&mut self, at: &Location) {
+        if self.named > MOST_EXTENDED + 1 {
+            return;
+        }
+        let message = format!("`extends` names files more than {MOST_EXTENDED} times");
+        self.problems.error_at(at, message).label("from here on");
     }
 
     fn is_circle(&mut self, path: &Path, named_by: &Location) -> bool {
@@ -205,26 +265,6 @@ impl Loader {
             .error_at(named_by, message)
             .label("closes the circle");
         true
-    }
-}
-
-/// Lays `over` on `base`: tables are merged field by field, anything else is replaced.
-fn merge(base: Node, over: Node) -> Node {
-    match (base.value, over.value) {
-        (Value::Table(mut base), Value::Table(over_table)) => {
-            for (key, node) in over_table.0 {
-                let node = match base.get(&key.name) {
-                    Some(old) => merge(old.clone(), node),
-                    None => node,
-                };
-                base.insert(key, node);
-            }
-            Node {
-                value: Value::Table(base),
-                at: over.at,
-            }
-        }
-        (_, value) => Node { value, at: over.at },
     }
 }
 

@@ -10,6 +10,11 @@ use std::ops::Range;
 use super::read_yaml::without_mark;
 use super::source::{field_path, item_path};
 
+/// Paths longer than this are none that a study has; below them nothing is walked.
+const LONGEST_PATH: usize = 1000;
+/// Bytes that the paths may take together; further ones are given no place.
+const MOST_BYTES: usize = 256 << 20;
+
 /// What was found in a text.
 pub(super) struct Found {
     /// Byte range of the key (or list item) at each dotted path.
@@ -36,6 +41,7 @@ pub(super) fn locate(text: &str) -> Found {
             twice: Vec::new(),
         },
         open: Vec::new(),
+        bytes_left: MOST_BYTES,
         root_items: 0,
         skip_below: None,
     };
@@ -54,6 +60,7 @@ pub(super) fn locate(text: &str) -> Found {
 struct Walk {
     found: Found,
     open: Vec<Open>,
+    bytes_left: usize,
     root_items: usize,
     /// Lines indented deeper than this column belong to a value that is not walked.
     skip_below: Option<usize>,
@@ -62,6 +69,9 @@ struct Walk {
 impl Walk {
     /// Reads one line, without its newline, that starts at byte `start`.
     fn line(&mut self, line: &str, start: usize) {
+        if self.bytes_left == 0 {
+            return;
+        }
         let mut rest = line.trim_start_matches(' ');
         let is_marker = line.starts_with("---") || line.starts_with('%') || line.starts_with("...");
         if rest.is_empty() || rest.starts_with('#') || is_marker {
@@ -77,7 +87,10 @@ impl Walk {
             column += rest.len() - item.len();
             rest = item;
             let end = rest.find(" #").unwrap_or(rest.len());
-            self.item(dash_column, start + column..start + column + end);
+            if !self.item(dash_column, start + column..start + column + end) {
+                self.skip_below = Some(dash_column);
+                return;
+            }
             if rest.is_empty() || rest.starts_with('#') {
                 return;
             }
@@ -86,12 +99,13 @@ impl Walk {
         let Some((name, key_length, value)) = split_key(rest) else {
             return;
         };
-        self.key(column, name, start + column..start + column + key_length);
-        let is_open = value.is_empty() || value.starts_with('#');
+        let is_walked = self.key(column, name, start + column..start + column + key_length);
+        let is_open = is_walked && (value.is_empty() || value.starts_with('#'));
         self.skip_below = (!is_open).then_some(column);
     }
 
-    fn item(&mut self, column: usize, span: Range<usize>) {
+    /// Notes a list item; whether what is inside it is walked.
+    fn item(&mut self, column: usize, span: Range<usize>) -> bool {
         // A list may stand in the same column as the key that holds it.
         self.close(|open| open.column > column || (open.column == column && open.is_item));
         let path = match self.open.last_mut() {
@@ -104,14 +118,15 @@ impl Walk {
                 item_path("", self.root_items - 1)
             }
         };
-        self.enter(column, path, true, span);
+        self.enter(column, path, true, span)
     }
 
-    fn key(&mut self, column: usize, name: &str, span: Range<usize>) {
+    /// Notes a key; whether what is inside it is walked.
+    fn key(&mut self, column: usize, name: &str, span: Range<usize>) -> bool {
         self.close(|open| open.column >= column);
         let parent = self.open.last().map_or("", |open| &open.path);
         let path = field_path(parent, name);
-        self.enter(column, path, false, span);
+        self.enter(column, path, false, span)
     }
 
     fn close(&mut self, is_over: impl Fn(&Open) -> bool) {
@@ -120,7 +135,11 @@ impl Walk {
         }
     }
 
-    fn enter(&mut self, column: usize, path: String, is_item: bool, span: Range<usize>) {
+    fn enter(&mut self, column: usize, path: String, is_item: bool, span: Range<usize>) -> bool {
+        self.bytes_left = self.bytes_left.saturating_sub(path.len());
+        if path.len() > LONGEST_PATH || self.bytes_left == 0 {
+            return false;
+        }
         match self.found.places.get(&path) {
             Some(first) => {
                 let twice = (path.clone(), first.clone(), span);
@@ -136,6 +155,7 @@ impl Walk {
             is_item,
             items: 0,
         });
+        true
     }
 }
 
@@ -237,6 +257,16 @@ e: &x
         let paths = ["a", "a.b", "b", "c.d", "e.f", "f"];
         let expected = [Some("a"), None, None, None, None, None];
         assert_eq!(texts(text, &paths), expected);
+    }
+
+    #[test]
+    fn what_stands_too_deep_is_passed_over() {
+        let text = format!("a: 1\nb:\n  {}1\nc: 2\n", "- ".repeat(50_000));
+        let found = locate(&text);
+        let longest = found.places.keys().map(String::len).max();
+        assert!(longest.is_some_and(|longest| longest <= LONGEST_PATH));
+        assert!(found.places.len() < 500);
+        assert_eq!(found.places.get("c"), Some(&(100_000 + 11..100_000 + 12)));
     }
 
     #[test]

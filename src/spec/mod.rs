@@ -12,7 +12,8 @@
 //! source       texts by id, names as the user gave them, and places in them
 //! tree         the values; YAML output
 //! read_toml    TOML text to a tree
-//! read_yaml    YAML text to a tree; locate_yaml finds where its keys stand
+//! read_yaml    YAML text to a tree; parse_yaml reads the values, locate_yaml finds where their keys stand
+//! bounds       how much a study may hold
 //! load         files, `extends`, merging
 //! overrides    `--set path.to.key=value`
 //! diagnostic   messages, their collector, their rendering, "did you mean"
@@ -21,6 +22,7 @@
 //! fields       reading one table field by field
 //! ```
 
+mod bounds;
 mod decode;
 mod diagnostic;
 mod fields;
@@ -28,6 +30,7 @@ mod lists;
 mod load;
 mod locate_yaml;
 mod overrides;
+mod parse_yaml;
 mod read_toml;
 mod read_yaml;
 mod source;
@@ -36,7 +39,7 @@ mod tree;
 pub use decode::{Decode, Spanned, choice};
 pub use diagnostic::{Diagnostic, Diagnostics, Problems, suggest};
 pub use fields::Fields;
-pub use lists::{Entries, Layers, OneOrMany, Seeds};
+pub use lists::{Distinct, Entries, Layers, OneOrMany, Seeds};
 pub use load::{Document, load, load_text};
 pub use source::{Location, SourceId, Sources};
 pub use tree::{Key, Node, Table, Value, to_yaml};

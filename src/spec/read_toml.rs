@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue, Error};
 
+use super::bounds::{LONGEST_NAME, Room, shortened};
 use super::diagnostic::Problems;
 use super::source::{Location, SourceId, field_path, item_path};
 use super::tree::{Key, Node, Table, Value};
@@ -11,13 +12,22 @@ use super::tree::{Key, Node, Table, Value};
 type Spanned<T> = toml::Spanned<T>;
 
 /// Reads a TOML document; `None` where its syntax is broken, with the reasons pushed.
-pub(super) fn read(text: &str, source: SourceId, problems: &mut Problems) -> Option<Node> {
+pub(super) fn read(
+    text: &str,
+    source: SourceId,
+    room: &mut Room,
+    problems: &mut Problems,
+) -> Option<Node> {
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         report(&errors, text, source, problems);
         return None;
     }
-    let reader = Reader { source, offset: 0 };
+    let mut reader = Reader {
+        source,
+        offset: 0,
+        room,
+    };
     Some(Node {
         value: Value::Table(reader.table(table.get_ref(), "", problems)),
         at: Location::new(source, None, ""),
@@ -32,7 +42,12 @@ pub(super) fn read_value(
     path: &str,
     problems: &mut Problems,
 ) -> Option<Node> {
-    let reader = Reader { source, offset };
+    let mut room = Room::default();
+    let mut reader = Reader {
+        source,
+        offset,
+        room: &mut room,
+    };
     match DeValue::parse(text) {
         Ok(value) => reader.node(&value, path, problems),
         Err(_) => Some(Node {
@@ -62,41 +77,53 @@ fn report(errors: &[Error], text: &str, source: SourceId, problems: &mut Problem
 }
 
 /// Turns the TOML crate's values into ours.
-struct Reader {
+struct Reader<'r> {
     source: SourceId,
     /// Where the text that was parsed starts in its source, in bytes.
     offset: usize,
+    room: &'r mut Room,
 }
 
-impl Reader {
+impl Reader<'_> {
     fn at(&self, span: Range<usize>, path: &str) -> Location {
         let span = span.start + self.offset..span.end + self.offset;
         Location::new(self.source, Some(span), path)
     }
 
-    fn table(&self, table: &DeTable<'_>, path: &str, problems: &mut Problems) -> Table {
-        let mut entries: Vec<(Key, Node)> = table
-            .iter()
-            .filter_map(|(name, value)| {
-                let path = field_path(path, name.get_ref());
+    fn table(&mut self, table: &DeTable<'_>, path: &str, problems: &mut Problems) -> Table {
+        let mut entries: Vec<_> = table.iter().collect();
+        // The parser's map is sorted by name; the order of the file is the order of the places.
+        entries.sort_by_key(|(name, _)| name.span().start);
+        let mut table = Table::default();
+        for (name, value) in entries {
+            if name.get_ref().len() > LONGEST_NAME {
+                let at = self.at(name.span(), path);
+                problems.long_name(&at, &shortened(name.get_ref()));
+                continue;
+            }
+            let path = field_path(path, name.get_ref());
+            if let Some(node) = self.node(value, &path, problems) {
                 let key = Key {
                     name: name.get_ref().to_string(),
                     at: self.at(name.span(), &path),
                 };
-                Some((key, self.node(value, &path, problems)?))
-            })
-            .collect();
-        // The parser's map is sorted by name; the order of the file is the order of the places.
-        entries.sort_by_key(|(key, _)| key.at.span().map(|span| span.start));
-        Table(entries)
+                table.insert(key, node);
+            }
+        }
+        table
     }
 
     fn node(
-        &self,
+        &mut self,
         value: &Spanned<DeValue<'_>>,
         path: &str,
         problems: &mut Problems,
     ) -> Option<Node> {
+        let text_bytes = value.get_ref().as_str().map_or(0, str::len);
+        if !self.room.take(text_bytes + path.len()) {
+            problems.no_room(self.room, self.source);
+            return None;
+        }
         let at = self.at(value.span(), path);
         let value = match value.get_ref() {
             DeValue::String(text) => Value::String(text.to_string()),

@@ -9,26 +9,33 @@ use std::ops::Range;
 
 use serde_yaml::Value as Yaml;
 
+use super::bounds::{LONGEST_NAME, Room, shortened};
 use super::diagnostic::Problems;
 use super::locate_yaml::{self, Found};
+use super::parse_yaml::{self, Refused};
 use super::source::{Location, SourceId, field_path, item_path};
 use super::tree::{Key, Node, Table, Value};
 
 /// Reads a YAML document; `None` where it cannot be a study, with the reasons pushed.
-pub(super) fn read(text: &str, source: SourceId, problems: &mut Problems) -> Option<Node> {
-    let found = locate_yaml::locate(text);
-    let yaml = match serde_yaml::from_str::<Yaml>(without_mark(text)) {
+pub(super) fn read(
+    text: &str,
+    source: SourceId,
+    room: &mut Room,
+    problems: &mut Problems,
+) -> Option<Node> {
+    let yaml = match parse_yaml::parse(without_mark(text), room) {
         // An empty file is an empty study, as in TOML.
         Ok(Yaml::Null) => Yaml::Mapping(Default::default()),
         Ok(yaml) => yaml,
-        Err(error) => {
-            report(&error, text, source, &found, problems);
+        Err(refused) => {
+            report_refused(&refused, text, source, room, problems);
             return None;
         }
     };
-    let reader = Reader {
+    let mut reader = Reader {
         source,
-        places: found.places,
+        places: locate_yaml::locate(text).places,
+        room,
     };
     let root = reader.node(yaml, "", None, problems)?;
     if root.as_table().is_none() {
@@ -36,6 +43,28 @@ pub(super) fn read(text: &str, source: SourceId, problems: &mut Problems) -> Opt
         return None;
     }
     Some(root)
+}
+
+fn report_refused(
+    refused: &Refused,
+    text: &str,
+    source: SourceId,
+    room: &mut Room,
+    problems: &mut Problems,
+) {
+    match refused {
+        Refused::Invalid(error) => {
+            report(error, text, source, &locate_yaml::locate(text), problems);
+        }
+        Refused::Brackets(count) => {
+            let message = format!("the file holds {count} of the brackets `[` and `{{`");
+            problems
+                .error_at(&Location::new(source, None, ""), message)
+                .note("so many could take hours to read")
+                .help("write a long list with `-` and one value a line, or the study in TOML");
+        }
+        Refused::Full => problems.no_room(room, source),
+    }
 }
 
 fn report(
@@ -104,12 +133,13 @@ fn offset(text: &str, line: usize, column: usize) -> Option<usize> {
     Some(start + within.unwrap_or(rest.len()))
 }
 
-struct Reader {
+struct Reader<'r> {
     source: SourceId,
     places: HashMap<String, Range<usize>>,
+    room: &'r mut Room,
 }
 
-impl Reader {
+impl Reader<'_> {
     /// The place of the value at `path`, or else of the value `around` it.
     fn at(&self, path: &str, around: Option<&Location>) -> Location {
         let own = self.places.get(path).cloned();
@@ -118,12 +148,16 @@ impl Reader {
     }
 
     fn node(
-        &self,
+        &mut self,
         yaml: Yaml,
         path: &str,
         around: Option<&Location>,
         problems: &mut Problems,
     ) -> Option<Node> {
+        if !self.room.take(path.len()) {
+            problems.no_room(self.room, self.source);
+            return None;
+        }
         let at = self.at(path, around);
         let value = match yaml {
             Yaml::String(text) => Value::String(text),
@@ -166,7 +200,7 @@ impl Reader {
     }
 
     fn table(
-        &self,
+        &mut self,
         entries: serde_yaml::Mapping,
         around: &Location,
         problems: &mut Problems,
@@ -185,6 +219,10 @@ impl Reader {
                     .help("write it in quotes");
                 continue;
             };
+            if name.len() > LONGEST_NAME {
+                problems.long_name(around, &shortened(&name));
+                continue;
+            }
             let path = field_path(around.path(), &name);
             let at = self.at(&path, Some(around));
             if let Some(node) = self.node(value, &path, Some(around), problems) {

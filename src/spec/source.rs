@@ -82,14 +82,13 @@ pub struct Sources(Vec<Source>);
 struct Source {
     name: String,
     text: String,
-    /// The folder that relative paths in this text start from; `None` for the command line.
-    folder: Option<PathBuf>,
+    /// Where it was read; `None` for the command line.
+    path: Option<PathBuf>,
 }
 
 impl Sources {
     pub(super) fn add_file(&mut self, path: &Path, text: String) -> SourceId {
-        let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
-        self.add(path.display().to_string(), text, Some(folder))
+        self.add(path.display().to_string(), text, Some(path.to_path_buf()))
     }
 
     /// An override's text is its own name, so that a caret can point into what was typed.
@@ -97,22 +96,20 @@ impl Sources {
         self.add(text.clone(), text, None)
     }
 
-    fn add(&mut self, name: String, text: String, folder: Option<PathBuf>) -> SourceId {
-        self.0.push(Source { name, text, folder });
+    fn add(&mut self, name: String, text: String, path: Option<PathBuf>) -> SourceId {
+        self.0.push(Source { name, text, path });
         SourceId(self.0.len() - 1)
     }
 
-    /// The files that the study's file extends, each (name, text), in the order of reading.
-    pub fn extended(&self) -> impl Iterator<Item = (&str, &str)> {
-        let files = self.0.iter().filter(|source| source.folder.is_some());
-        files
-            .skip(1)
-            .map(|source| (source.name.as_str(), source.text.as_str()))
+    /// The study's file and those that it extends, each (path, text), in the order of reading.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, &str)> {
+        let files = self.0.iter();
+        files.filter_map(|source| Some((source.path.as_deref()?, source.text.as_str())))
     }
 
     /// The overrides as they were given, `path.to.key=value`.
     pub fn overrides(&self) -> impl Iterator<Item = &str> {
-        let typed = self.0.iter().filter(|source| source.folder.is_none());
+        let typed = self.0.iter().filter(|source| source.path.is_none());
         typed.map(|source| source.text.as_str())
     }
 
@@ -124,11 +121,6 @@ impl Sources {
     /// The whole text.
     pub fn text(&self, id: SourceId) -> &str {
         self.0.get(id.0).map_or("", |source| &source.text)
-    }
-
-    /// The names of all texts, in the order they were read; the study file itself is the first.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|source| source.name.as_str())
     }
 
     /// The path that `path`, written at `at`, means: relative to the folder of the file it is written in, or to the
@@ -150,7 +142,8 @@ impl Sources {
     }
 
     fn folder(&self, id: SourceId) -> Option<&Path> {
-        self.0.get(id.0)?.folder.as_deref()
+        let path = self.0.get(id.0)?.path.as_deref()?;
+        Some(path.parent().unwrap_or(Path::new("")))
     }
 }
 

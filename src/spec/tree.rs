@@ -1,5 +1,7 @@
 //! The tree of values that a study file becomes, whatever it was written in.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
@@ -41,58 +43,109 @@ pub struct Key {
 }
 
 /// Named values in the order they were written; every name occurs once.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Table(pub(super) Vec<(Key, Node)>);
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    entries: Vec<(Key, Node)>,
+    /// Where each name stands among the entries.
+    places: HashMap<String, usize>,
+}
 
 impl Table {
     /// The value named `name`.
     pub fn get(&self, name: &str) -> Option<&Node> {
-        self.iter()
-            .find(|(key, _)| key.name == name)
-            .map(|(_, node)| node)
+        let place = *self.places.get(name)?;
+        self.entries.get(place).map(|(_, node)| node)
     }
 
     /// The names and values, in the order they were written.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Node)> {
-        self.0.iter().map(|(key, node)| (key, node))
+        self.entries.iter().map(|(key, node)| (key, node))
     }
 
     /// How many fields there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.entries.len()
     }
 
     /// Whether there are no fields.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.entries.is_empty()
     }
 
     /// Takes the value named `name` out.
     pub(super) fn remove(&mut self, name: &str) -> Option<Node> {
-        let index = self.0.iter().position(|(key, _)| key.name == name)?;
-        Some(self.0.remove(index).1)
+        let place = self.places.remove(name)?;
+        for later in self.places.values_mut().filter(|later| **later > place) {
+            *later -= 1;
+        }
+        Some(self.entries.remove(place).1)
     }
 
     /// Puts a value in, in the place of an earlier one of that name or at the end.
     pub(super) fn insert(&mut self, key: Key, node: Node) {
-        match self.0.iter_mut().find(|(old, _)| old.name == key.name) {
-            Some(entry) => *entry = (key, node),
-            None => self.0.push((key, node)),
+        match self.places.get(&key.name) {
+            Some(&place) => self.entries[place] = (key, node),
+            None => self.push(key, node),
         }
+    }
+
+    /// Lays a value over the one of its name; what is new stands at the end.
+    pub(super) fn lay(&mut self, key: Key, node: Node) {
+        match self.places.get(&key.name) {
+            Some(&place) => {
+                let (old_key, old) = &mut self.entries[place];
+                *old_key = key;
+                old.lay(node);
+            }
+            None => self.push(key, node),
+        }
+    }
+
+    fn push(&mut self, key: Key, node: Node) {
+        self.places.insert(key.name.clone(), self.entries.len());
+        self.entries.push((key, node));
     }
 
     /// The value named `name`, put in from `new` if it was not there.
     pub(super) fn entry(&mut self, name: &str, new: impl FnOnce() -> (Key, Node)) -> &mut Node {
-        let index = self.0.iter().position(|(key, _)| key.name == name);
-        let index = index.unwrap_or_else(|| {
-            self.0.push(new());
-            self.0.len() - 1
+        let place = self.places.get(name).copied().unwrap_or_else(|| {
+            let (key, node) = new();
+            self.push(key, node);
+            self.entries.len() - 1
         });
-        &mut self.0[index].1
+        &mut self.entries[place].1
+    }
+}
+
+impl PartialEq for Table {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries == other.entries
+    }
+}
+
+impl IntoIterator for Table {
+    type Item = (Key, Node);
+    type IntoIter = std::vec::IntoIter<(Key, Node)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.entries.into_iter()
     }
 }
 
 impl Node {
+    /// Lays `over` on this: tables are merged field by field, anything else is replaced.
+    pub(super) fn lay(&mut self, over: Node) {
+        match (&mut self.value, over.value) {
+            (Value::Table(table), Value::Table(over)) => {
+                for (key, node) in over {
+                    table.lay(key, node);
+                }
+            }
+            (value, over) => *value = over,
+        }
+        self.at = over.at;
+    }
+
     /// The table, if this is one.
     pub fn as_table(&self) -> Option<&Table> {
         match &self.value {

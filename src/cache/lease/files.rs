@@ -20,6 +20,7 @@ pub(super) struct Beat {
     #[serde(default)]
     pub(super) purpose: Purpose,
     /// The run's folder.
+    #[serde(with = "crate::files::as_text")]
     pub(super) run: PathBuf,
     pub(super) process: Process,
     /// Raised with every claim.

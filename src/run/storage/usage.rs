@@ -28,6 +28,7 @@ pub struct KindUsage {
 #[derive(Clone, Debug, Serialize)]
 pub struct RunUsage {
     /// Its folder.
+    #[serde(serialize_with = "crate::files::as_text::serialize")]
     pub run_dir: PathBuf,
     /// Bytes that it refers to.
     pub bytes: u64,
