@@ -4,13 +4,25 @@
 //! methods exist, `tools` and `documents` are none, the tokenizer's special tokens are variables, and templates
 //! may call `raise_exception` and `strftime_now`. Two differences are deliberate: `strftime_now` knows one day only, so
 //! that a study's prompts do not change overnight, and `tojson` orders a message's keys by name.
+//!
+//! A template is a program from outside: it has so much fuel (the engine's measure of steps and text), and works within an allowance of memory.
 
-use std::collections::BTreeMap;
+mod functions;
+mod inserted;
+mod settings;
+mod tags;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value};
+use serde_json::{Map, Value as Json};
 
+pub(super) use inserted::inserted;
+pub use settings::{Chat, SpecialTokens};
+
+use super::confined::{Allowance, confined};
 use super::error::ModelError;
 
 /// One turn of a conversation.
@@ -33,12 +45,54 @@ impl Message {
 }
 
 const NAME: &str = "chat template";
+/// Bytes that a template may have; the longest known has 30,000.
+const MOST_SOURCE_BYTES: usize = 128 << 10;
+/// Bytes of the messages of one conversation.
+const MOST_TEXT_BYTES: usize = 1 << 20;
+/// Bytes of a conversation as the model reads it.
+const MOST_RENDERED_BYTES: usize = 4 << 20;
+/// Steps and 64ths of a byte that one conversation may cost; known templates need some hundred and twenty times the text.
+const FUEL: u64 = 1_000_000;
+/// Characters of an error that a template may fill with what it likes.
+const MOST_ERROR_CHARACTERS: usize = 400;
+
+/// Variables that are the program's to set.
+const RESERVED: [&str; 6] = [
+    "messages",
+    "tools",
+    "documents",
+    "add_generation_prompt",
+    "raise_exception",
+    "strftime_now",
+];
+
+/// What a name is taken for that a study must not give to a template argument; none for one that it may.
+pub(crate) fn reserved_variable(name: &str) -> Option<&'static str> {
+    if RESERVED.contains(&name) {
+        return Some("the program sets it itself");
+    }
+    let is_token = SPECIAL_TOKENS.contains(&name);
+    is_token.then_some("the tokenizer's files say what it is")
+}
+
+/// Names of special tokens that templates may use.
+pub(super) const SPECIAL_TOKENS: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+];
 
 /// A model's chat template, compiled, with the special tokens it may name.
 #[derive(Clone)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     special_tokens: BTreeMap<String, String>,
+    /// Names that it reads without having set them.
+    variables: Arc<HashSet<String>>,
     hash: blake3::Hash,
 }
 
@@ -46,38 +100,55 @@ impl ChatTemplate {
     /// Compiles `source`; `special_tokens` maps names such as `bos_token` to their text.
     ///
     /// # Errors
-    /// A syntax error, with its line.
+    /// A syntax error, with its line; a template that is too long or takes too much to compile.
     pub fn new(source: &str, special_tokens: BTreeMap<String, String>) -> Result<Self, ModelError> {
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build();
-        environment.set_syntax(syntax.map_err(|error| failed(&error))?);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_filter("tojson", tojson);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        environment
-            .add_template_owned(NAME, source.to_string())
-            .map_err(|error| failed(&error))?;
+        if source.len() > MOST_SOURCE_BYTES {
+            return Err(ModelError::Template(format!(
+                "it is {} bytes long, expected at most {MOST_SOURCE_BYTES}",
+                source.len()
+            )));
+        }
+        let hash = content_hash(source, &special_tokens);
+        let source = tags::without_generation(source);
+        let allowance = Allowance::of_bytes(source.len());
+        let compiled = confined(allowance, || compiled(source)).map_err(ModelError::Template)?;
+        let (environment, variables) = compiled?;
         Ok(Self {
             environment,
-            hash: content_hash(source, &special_tokens),
+            variables: Arc::new(variables),
             special_tokens,
+            hash,
         })
     }
 
     /// The conversation as the model reads it. `add_generation_prompt` appends what precedes an answer.
     ///
     /// # Errors
-    /// Whatever the template raises, for instance that it knows no system message.
+    /// Whatever the template raises, for instance that it knows no system message; a template that takes too much.
     pub fn render(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, ModelError> {
+        let (template, messages) = (self.clone(), messages.to_vec());
+        let length = messages.iter().map(|m| m.content.len()).sum();
+        let work = move || template.rendered(&messages, &Map::new(), add_generation_prompt);
+        confined(Allowance::of_bytes(length), work).map_err(ModelError::Template)?
+    }
+
+    /// The same with further variables, on a thread that is confined already.
+    pub(super) fn rendered(
+        &self,
+        messages: &[Message],
+        arguments: &Map<String, Json>,
+        add_generation_prompt: bool,
+    ) -> Result<String, ModelError> {
+        let length: usize = messages.iter().map(|m| m.content.len()).sum();
+        if length > MOST_TEXT_BYTES {
+            return Err(ModelError::Template(format!(
+                "the conversation has {length} bytes of text, expected at most {MOST_TEXT_BYTES}"
+            )));
+        }
         let turn = |message: &Message| {
             Value::from(BTreeMap::from([
                 ("role", Value::from(&message.role)),
@@ -85,24 +156,74 @@ impl ChatTemplate {
             ]))
         };
         let turns: Vec<Value> = messages.iter().map(turn).collect();
-        let mut variables: BTreeMap<&str, Value> = self
-            .special_tokens
-            .iter()
-            .map(|(name, text)| (name.as_str(), Value::from(text.as_str())))
-            .collect();
+        let arguments = arguments.iter().map(|(name, value)| (name.as_str(), engine_value(value)));
+        let mut variables: BTreeMap<&str, Value> = arguments.collect();
+        let tokens = self.special_tokens.iter();
+        variables.extend(tokens.map(|(name, text)| (name.as_str(), Value::from(text.as_str()))));
         variables.insert("messages", Value::from(turns));
         variables.insert("tools", Value::from(()));
         variables.insert("documents", Value::from(()));
         variables.insert("add_generation_prompt", Value::from(add_generation_prompt));
-        self.environment
-            .get_template(NAME)
-            .and_then(|template| template.render(Value::from(variables)))
-            .map_err(|error| failed(&error))
+        let template = self.environment.get_template(NAME);
+        let rendered = template.and_then(|template| template.render(Value::from(variables)));
+        let text = rendered.map_err(|error| failed(&error))?;
+        match text.len() {
+            0..=MOST_RENDERED_BYTES => Ok(text),
+            length => Err(ModelError::Template(format!(
+                "it makes {length} bytes of text, expected at most {MOST_RENDERED_BYTES}"
+            ))),
+        }
+    }
+
+    /// Whether it reads a variable of that name.
+    pub(super) fn reads(&self, variable: &str) -> bool {
+        self.variables.contains(variable)
     }
 
     /// The hash of the template's text and its special tokens.
     pub fn hash(&self) -> blake3::Hash {
         self.hash
+    }
+}
+
+/// The engine as transformers sets it up, with the template in it, and the names that the template reads.
+fn compiled(source: String) -> Result<(Environment<'static>, HashSet<String>), ModelError> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build();
+    environment.set_syntax(syntax.map_err(|error| failed(&error))?);
+    environment.set_debug(false);
+    environment.set_fuel(Some(FUEL));
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_filter("tojson", functions::tojson);
+    environment.add_function("raise_exception", functions::raise_exception);
+    environment.add_function("strftime_now", functions::strftime_now);
+    environment
+        .add_template_owned(NAME, source)
+        .map_err(|error| failed(&error))?;
+    let template = environment.get_template(NAME);
+    let template = template.map_err(|error| failed(&error))?;
+    let variables = template.undeclared_variables(false);
+    Ok((environment, variables))
+}
+
+/// A value of a study as the engine takes it.
+fn engine_value(value: &Json) -> Value {
+    match value {
+        Json::Null => Value::from(()),
+        Json::Bool(flag) => Value::from(*flag),
+        Json::Number(number) => match number.as_i64() {
+            Some(whole) => Value::from(whole),
+            None => Value::from(number.as_f64()),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(list) => Value::from(list.iter().map(engine_value).collect::<Vec<_>>()),
+        Json::Object(map) => {
+            let entries = map.iter().map(|(name, value)| (name.as_str(), engine_value(value)));
+            Value::from(entries.collect::<BTreeMap<_, _>>())
+        }
     }
 }
 
@@ -128,9 +249,10 @@ fn content_hash(source: &str, special_tokens: &BTreeMap<String, String>) -> blak
 
 /// The template engine's message, the line where it is known, and what lies beneath.
 fn failed(error: &Error) -> ModelError {
-    let mut text = match error.detail() {
-        Some(detail) => detail.to_string(),
-        None => error.kind().to_string(),
+    let mut text = match (error.kind(), error.detail()) {
+        (ErrorKind::OutOfFuel, _) => "it does not come to an end within reason".to_string(),
+        (_, Some(detail)) => detail.to_string(),
+        (kind, None) => kind.to_string(),
     };
     if let Some(line) = error.line() {
         text.push_str(&format!(" (line {line})"));
@@ -140,63 +262,11 @@ fn failed(error: &Error) -> ModelError {
         text.push_str(&format!(": {inner}"));
         cause = inner.source();
     }
+    if let Some((end, _)) = text.char_indices().nth(MOST_ERROR_CHARACTERS) {
+        text.truncate(end);
+        text.push('…');
+    }
     ModelError::Template(text)
-}
-
-fn raise_exception(message: String) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// The day that Llama 3's templates name where no clock is given; a template that asks for today gets the same.
-const TEMPLATE_DAY: jiff::civil::DateTime = jiff::civil::datetime(2024, 7, 26, 0, 0, 0, 0);
-
-fn strftime_now(format: String) -> Result<String, Error> {
-    jiff::fmt::strtime::format(&format, TEMPLATE_DAY).map_err(|error| {
-        Error::new(
-            ErrorKind::InvalidOperation,
-            format!("`strftime_now({format:?})`: {error}"),
-        )
-    })
-}
-
-/// The engine's own filter escapes four characters for HTML; the reference writes them as they are.
-fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<String, Error> {
-    let ascii: Option<bool> = options.get("ensure_ascii")?;
-    let indent = match indent {
-        Some(indent) => Some(indent),
-        None => options.get("indent")?,
-    };
-    options.assert_all_used()?;
-    if ascii == Some(true) {
-        return Err(Error::new(
-            ErrorKind::InvalidOperation,
-            "`tojson(ensure_ascii=true)` is not supported",
-        ));
-    }
-    let json =
-        minijinja::filters::tojson(value, indent, Kwargs::from_iter::<[(&str, Value); 0]>([]))?;
-    Ok(without_html_escapes(&json.to_string()))
-}
-
-fn without_html_escapes(json: &str) -> String {
-    let mut result = String::with_capacity(json.len());
-    let mut rest = json;
-    while let Some(at) = rest.find('\\') {
-        result.push_str(&rest[..at]);
-        let escape = &rest[at..];
-        let (plain, length) = match escape.get(1..6) {
-            Some("u003c") => ("<", 6),
-            Some("u003e") => (">", 6),
-            Some("u0026") => ("&", 6),
-            Some("u0027") => ("'", 6),
-            // Any other escape is kept; both of its characters, so that `\\u003c` stays what it is.
-            _ => (escape.get(..2).unwrap_or(escape), 2.min(escape.len())),
-        };
-        result.push_str(plain);
-        rest = escape.get(length..).unwrap_or_default();
-    }
-    result.push_str(rest);
-    result
 }
 
 #[cfg(test)]

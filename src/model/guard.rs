@@ -20,11 +20,16 @@ thread_local! {
 /// # Errors
 /// Those of the work, and its panics.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, ModelError>) -> Result<T, ModelError> {
+    caught(work).unwrap_or_else(|panic| Err(ModelError::of_libtorch(&panic)))
+}
+
+/// Does some work; a panic in it is an error, in its words, and is not told besides.
+pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     be_quiet_where_guarded();
     let outer = IS_GUARDED.replace(true);
     let outcome = catch_unwind(AssertUnwindSafe(work));
     IS_GUARDED.set(outer);
-    outcome.unwrap_or_else(|panic| Err(ModelError::of_libtorch(&message(panic.as_ref()))))
+    outcome.map_err(|panic| message(panic.as_ref()))
 }
 
 /// A panic that becomes an error is told as one, and not as a panic before.

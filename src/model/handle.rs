@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 use super::cell::Tokens;
-use super::chat::{ChatTemplate, Message};
+use super::chat::{Chat, ChatTemplate, inserted};
 use super::checkpoint::{Checkpoint, HashShortcut};
 use super::config::{Dtype, ModelConfig};
+use super::conversation::Conversation;
 use super::device::DeviceName;
 use super::error::ModelError;
 use super::evaluate::Evaluator;
@@ -27,9 +28,14 @@ pub struct ModelHandle {
     /// Of each of its files.
     weight_hashes: Vec<blake3::Hash>,
     fingerprint: blake3::Hash,
-    /// By system message.
-    template_ids: Mutex<HashMap<Option<String>, Arc<[u32]>>>,
+    /// By the key of the chat.
+    template_ids: Mutex<HashMap<String, Arc<[u32]>>>,
 }
+
+/// Two texts that have nothing in common.
+const UNLIKE: [&str; 2] = ["Why?", "3 is a number"];
+/// Characters of a text that a sentence quotes.
+const QUOTED: usize = 200;
 
 impl ModelHandle {
     /// Opens the checkpoint at `path` under the study's `name` for it. `template_from` lends its chat template to a model that has none.
@@ -117,17 +123,9 @@ impl ModelHandle {
     ///
     /// # Errors
     /// A model without a template, or a template that refuses.
-    pub fn render(&self, prompt: &str, system: Option<&str>) -> Result<String> {
-        let Some(template) = &self.template else {
-            return Err(ModelError::Template(format!(
-                "model `{}` has no chat template; name a model that has one with `template_from` under `[models.{}]`",
-                self.name, self.name
-            )));
-        };
-        let mut messages = Vec::with_capacity(2);
-        messages.extend(system.map(|text| Message::new("system", text)));
-        messages.push(Message::new("user", prompt));
-        template.render(&messages, true)
+    pub fn render(&self, prompt: &str, chat: &Chat) -> Result<String> {
+        self.conversation(prompt, chat)?
+            .confined(|conversation| conversation.rendered())
     }
 
     /// The rendered prompt as token ids; no special tokens are added beyond those that the template writes. Says how many of the ids every
@@ -135,9 +133,9 @@ impl ModelHandle {
     ///
     /// # Errors
     /// As [`ModelHandle::render`], and a tokenizer that fails.
-    pub fn tokens(&self, prompt: &str, system: Option<&str>) -> Result<Arc<Tokens>> {
-        let ids = self.encoded(prompt, system)?;
-        let template = self.template_ids(system)?;
+    pub fn tokens(&self, prompt: &str, chat: &Chat) -> Result<Arc<Tokens>> {
+        let ids = self.encoded(prompt, chat)?;
+        let template = self.template_ids(chat)?;
         // A text whose first characters join the template's last token has a start of its own.
         let shared = match ids.starts_with(&template) {
             true => template.len(),
@@ -146,32 +144,102 @@ impl ModelHandle {
         Ok(Arc::new(Tokens::with_template(ids, shared)))
     }
 
-    fn encoded(&self, prompt: &str, system: Option<&str>) -> Result<Vec<u32>> {
-        self.checkpoint
-            .tokenizer()
-            .encode(&self.render(prompt, system)?)
+    fn encoded(&self, prompt: &str, chat: &Chat) -> Result<Vec<u32>> {
+        self.conversation(prompt, chat)?
+            .confined(|conversation| conversation.ids())
+    }
+
+    fn conversation(&self, prompt: &str, chat: &Chat) -> Result<Conversation> {
+        let Some(template) = &self.template else {
+            return Err(ModelError::Template(format!(
+                "model `{}` has no chat template; name a model that has one with `template_from` under `[models.{}]`",
+                self.name, self.name
+            )));
+        };
+        Ok(Conversation {
+            template: Arc::clone(template),
+            tokenizer: self.checkpoint.tokenizer().clone(),
+            prompt: prompt.to_string(),
+            chat: chat.clone(),
+        })
     }
 
     /// The ids that come before the user's text: what two texts with nothing in common share, and so the same for every set of prompts.
-    fn template_ids(&self, system: Option<&str>) -> Result<Arc<[u32]>> {
-        let system = system.map(str::to_string);
+    fn template_ids(&self, chat: &Chat) -> Result<Arc<[u32]>> {
+        let key = chat.key().to_string();
         let mut known = self
             .template_ids
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(ids) = known.get(&system) {
+        if let Some(ids) = known.get(&key) {
             return Ok(Arc::clone(ids));
         }
-        let [one, other] =
-            ["Why?", "3 is a number"].map(|text| self.encoded(text, system.as_deref()));
+        let [one, other] = UNLIKE.map(|text| self.encoded(text, chat));
         let (one, other) = (one?, other?);
         let pairs = one.iter().zip(&other);
         let shared: Arc<[u32]> = pairs
             .take_while(|(a, b)| a == b)
             .map(|(id, _)| *id)
             .collect();
-        known.insert(system, Arc::clone(&shared));
+        known.insert(key, Arc::clone(&shared));
         Ok(shared)
+    }
+
+    /// Checks that a prompt reaches the model in this chat: no template that leaves the user's text out, or everything.
+    ///
+    /// # Errors
+    /// As [`ModelHandle::tokens`], and a template that ignores the prompt.
+    pub fn check_chat(&self, chat: &Chat) -> Result<()> {
+        let [one, other] = UNLIKE.map(|text| self.encoded(text, chat));
+        match one? == other? {
+            false => Ok(()),
+            true => Err(ModelError::Template(format!(
+                "it ignores the prompt: `{}` and `{}` become the same tokens",
+                UNLIKE[0], UNLIKE[1]
+            ))),
+        }
+    }
+
+    /// What its template makes of this chat that a reader should know, as fragments that follow the model's name: text that nobody gave, a system
+    /// message that is left out.
+    ///
+    /// # Errors
+    /// As [`ModelHandle::render`].
+    pub fn findings_in(&self, chat: &Chat) -> Result<Vec<String>> {
+        // Words of no language, so that whatever else is written is the template's.
+        const PROMPT: &str = "qzxvprompt";
+        const SYSTEM: &str = "qzxvsystem";
+        const OTHER: &str = "qzxvother";
+        let control = self.checkpoint.tokenizer().added_tokens();
+        let mut findings = Vec::new();
+        let with_system = self.render(PROMPT, &chat.but_system(Some(SYSTEM))).ok();
+        let (rendered, instead) = match chat.system.is_some() {
+            true => (self.render(PROMPT, &chat.but_system(Some(SYSTEM)))?, None),
+            false => (self.render(PROMPT, chat)?, with_system.as_deref()),
+        };
+        for text in inserted(&rendered, instead, &[PROMPT, SYSTEM], control) {
+            findings.push(format!(
+                "its chat template inserts text that the study does not give: {}",
+                quoted(&text)
+            ));
+        }
+        let other = self.render(PROMPT, &chat.but_system(Some(OTHER))).ok();
+        if chat.system.is_some() && with_system == other {
+            findings.push("its chat template leaves the system message out".to_string());
+        }
+        let template = self.template.as_ref();
+        let reads = |name: &str| template.is_some_and(|template| template.reads(name));
+        for name in chat.template_arguments.keys().filter(|name| !reads(name)) {
+            findings.push(format!(
+                "its chat template does not read `{name}` of `chat.template_arguments`"
+            ));
+        }
+        Ok(findings)
+    }
+
+    /// The control tokens that a text spells out, in order.
+    pub fn control_tokens<'t>(&self, text: &'t str) -> Vec<&'t str> {
+        self.checkpoint.tokenizer().control_tokens(text)
     }
 
     /// Id of the first token of a word.
@@ -200,6 +268,15 @@ impl ModelHandle {
         // What is in memory now is what the fingerprint was made of.
         self.checkpoint.check_unchanged()?;
         Ok(Evaluator::new(transformer, prefix_budget_bytes))
+    }
+}
+
+/// A text in a sentence: in one line, cut where it is long.
+fn quoted(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(QUOTED) {
+        Some((end, _)) => format!("`{}…`", &line[..end]),
+        None => format!("`{line}`"),
     }
 }
 

@@ -2,17 +2,21 @@
 //!
 //! ```text
 //! config, checkpoint, tokenizer, chat   what a model is: dimensions, weights on disk, text to tokens
+//! conversation                          a prompt in its chat, on the way to token ids
 //! handle                                one model of a study, known but not loaded: fingerprint, tokens of a prompt
 //! hooks, cell                           where, what and what for: hook points, interventions, readouts, keys
 //! transformer                           the arithmetic of a block
 //! prefix, evaluate, generate            cells → values, with as little of that arithmetic as causality allows
 //! parallel, guard, device               by how many at a time, with errors that end nothing, and where it runs
+//! confined                              templates and tokenizers, which come from outside, within an allowance of memory
 //! ```
 
 mod cell;
 pub mod chat;
 pub mod checkpoint;
 pub mod config;
+mod confined;
+mod conversation;
 mod device;
 pub mod error;
 mod evaluate;
@@ -34,6 +38,8 @@ pub use cell::{
     Cell, Cells, EVALUATION_VERSION, Edit, Intervention, Positions, Readout, Sampling, ScoreDtype,
     TokenSets, Tokens, Value, Vector,
 };
+pub(crate) use chat::reserved_variable;
+pub use chat::{Chat, SpecialTokens};
 pub use checkpoint::{FileStamp, HashShortcut, NoShortcut, locate, locate_without_fetching};
 pub use config::{Dtype, ModelConfig};
 pub use device::{DeviceName, Provenance, set_threads};

@@ -2,17 +2,42 @@
 //!
 //! Nothing is ever added to a text: the chat template writes the special tokens, and their strings are recognised
 //! wherever they stand in it. A tokenizer file's own truncation and padding are switched off for the same reason.
+//!
+//! The file is a pipeline of rules from outside, so all work with it is confined: rules that let a text grow without end, expressions that
+//! never finish and data that the library panics on are errors.
 
+mod as_text;
+
+use std::collections::HashSet;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
-use tokenizers::Tokenizer as Inner;
+use regex::{Regex, RegexBuilder};
+use tokenizers::models::ModelWrapper;
+use tokenizers::{Encoding, Tokenizer as Inner};
 
+use super::confined::{Allowance, confined};
 use super::error::ModelError;
 
-/// A model's tokenizer.
-pub struct Tokenizer {
+/// Bytes that the expression which finds a tokenizer's control tokens may take.
+const EXPRESSION_BYTES: usize = 64 << 20;
+
+/// A model's tokenizer. A copy is the same one.
+#[derive(Clone)]
+pub struct Tokenizer(Arc<Parts>);
+
+struct Parts {
     inner: Inner,
     hash: blake3::Hash,
+    /// The same with control tokens read as text; made when it is needed.
+    as_text: OnceLock<Inner>,
+    /// The tokens that are marked special: control tokens.
+    control: Option<Regex>,
+    /// Their spellings, in the order of their ids.
+    spellings: Vec<String>,
+    control_ids: HashSet<u32>,
+    /// Every token that is matched as a whole, special or not.
+    added: Option<Regex>,
 }
 
 fn failed(error: impl std::fmt::Display) -> ModelError {
@@ -23,18 +48,50 @@ impl Tokenizer {
     /// Reads the bytes of a `tokenizer.json` that lies at `path`.
     ///
     /// # Errors
-    /// The bytes are not a tokenizer.
+    /// The bytes are not a tokenizer, or one that gives other ids every time.
     pub fn from_json(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
-        let inner = Inner::from_bytes(bytes)
-            .map_err(|error| ModelError::invalid(path, format!("not a tokenizer: {error}")))?;
-        Self::new(inner, blake3::hash(bytes))
+        let hash = blake3::hash(bytes);
+        let bytes = bytes.to_vec();
+        let length = bytes.len();
+        Self::build(path, hash, length, move || Inner::from_bytes(bytes))
+    }
+
+    /// Makes a tokenizer out of `length` bytes at `path`, whose content `hash` stands for.
+    pub(super) fn build(
+        path: &Path,
+        hash: blake3::Hash,
+        length: usize,
+        make: impl FnOnce() -> tokenizers::Result<Inner> + Send + 'static,
+    ) -> Result<Self, ModelError> {
+        let made = confined(Allowance::of_bytes(length), move || {
+            make()
+                .and_then(|inner| Self::new(inner, hash))
+                .map_err(|error| error.to_string())
+        });
+        made.flatten()
+            .map_err(|error| ModelError::invalid(path, format!("not a tokenizer that can be used: {error}")))
     }
 
     /// Wraps a tokenizer whose content `hash` stands for.
-    pub(super) fn new(mut inner: Inner, hash: blake3::Hash) -> Result<Self, ModelError> {
-        inner.with_truncation(None).map_err(failed)?;
+    pub(super) fn new(mut inner: Inner, hash: blake3::Hash) -> tokenizers::Result<Self> {
+        check_steady(inner.get_model())?;
+        inner.with_truncation(None)?;
         inner.with_padding(None);
-        Ok(Self { inner, hash })
+        let mut added: Vec<_> = inner.get_added_tokens_decoder().into_iter().collect();
+        added.retain(|(_, token)| !token.content.is_empty());
+        added.sort_by_key(|(id, _)| *id);
+        let special = || added.iter().filter(|(_, token)| token.special);
+        let spellings: Vec<String> = special().map(|(_, token)| token.content.clone()).collect();
+        let all: Vec<String> = added.iter().map(|(_, token)| token.content.clone()).collect();
+        Ok(Self(Arc::new(Parts {
+            control: any_of(&spellings)?,
+            added: any_of(&all)?,
+            control_ids: special().map(|(id, _)| *id).collect(),
+            spellings,
+            inner,
+            hash,
+            as_text: OnceLock::new(),
+        })))
     }
 
     /// The token ids of `text`, no special tokens added.
@@ -42,7 +99,14 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer's normalisation or splitting fails on this text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let encoding = self.inner.encode_fast(text, false).map_err(failed)?;
+        let (tokenizer, text) = (self.clone(), text.to_string());
+        let allowance = Allowance::of_bytes(text.len());
+        confined(allowance, move || tokenizer.ids(&text)).map_err(failed)?
+    }
+
+    /// The same on a thread that is confined already.
+    pub(super) fn ids(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        let encoding = self.0.inner.encode_fast(text, false).map_err(failed)?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -51,7 +115,9 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer's decoder rejects the ids. Ids outside the vocabulary are left out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, ModelError> {
-        self.inner.decode(ids, skip_special).map_err(failed)
+        let (tokenizer, ids) = (self.clone(), ids.to_vec());
+        let work = move || tokenizer.0.inner.decode(&ids, skip_special).map_err(failed);
+        confined(Allowance::of_bytes(0), work).map_err(failed)?
     }
 
     /// The id of the first token of `word`, no special tokens added.
@@ -66,14 +132,26 @@ impl Tokenizer {
         })
     }
 
+    /// The control tokens that a text spells out, in order.
+    pub(super) fn control_tokens<'t>(&self, text: &'t str) -> Vec<&'t str> {
+        let control = self.0.control.as_ref();
+        let found = control.map(|control| control.find_iter(text).map(|found| found.as_str()));
+        found.into_iter().flatten().collect()
+    }
+
+    /// What finds the tokens that are matched as a whole, control tokens and others.
+    pub(super) fn added_tokens(&self) -> Option<&Regex> {
+        self.0.added.as_ref()
+    }
+
     /// The number of distinct tokens, special ones included; the model's embedding may have more rows.
     pub fn d_vocab(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.0.inner.get_vocab_size(true)
     }
 
     /// The hash of everything that decides how a text is split.
     pub fn hash(&self) -> blake3::Hash {
-        self.hash
+        self.0.hash
     }
 
     /// The id of the token that the vocabulary spells so.
@@ -83,12 +161,60 @@ impl Tokenizer {
 
     /// The text of one token as the vocabulary spells it.
     pub(super) fn token(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        self.0.inner.id_to_token(id)
+    }
+
+    /// Whether the token at a place of an encoding is a control token that the text spells out there; the one for what is unknown
+    /// to the vocabulary may be special, too.
+    fn is_control(&self, encoding: &Encoding, place: usize, text: &str) -> bool {
+        let (Some(id), Some(&(start, end))) =
+            (encoding.get_ids().get(place), encoding.get_offsets().get(place))
+        else {
+            return false;
+        };
+        let spelt = text.get(start..end).unwrap_or_default().trim();
+        self.0.control_ids.contains(id) && self.0.inner.id_to_token(*id).as_deref() == Some(spelt)
+    }
+}
+
+/// Fails for a tokenizer that leaves merges out, or draws among the ways to split a word, at random.
+fn check_steady(model: &ModelWrapper) -> tokenizers::Result<()> {
+    let chance = match model {
+        ModelWrapper::BPE(model) => model.dropout.map(|p| ("dropout", f64::from(p))),
+        ModelWrapper::Unigram(model) => model.alpha.map(|alpha| ("alpha", alpha)),
+        _ => None,
+    };
+    match chance {
+        Some((name, value)) if value != 0.0 => Err(format!(
+            "`{name}` is {value}, so that the same text has other tokens every time, expected 0 or null; \
+             it is for training, so set it to null in the file"
+        )
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+/// What finds the longest of some texts wherever one of them stands; none of none.
+fn any_of(texts: &[String]) -> tokenizers::Result<Option<Regex>> {
+    if texts.is_empty() {
+        return Ok(None);
+    }
+    let mut texts: Vec<&String> = texts.iter().collect();
+    texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
+    let escaped: Vec<String> = texts.into_iter().map(|text| regex::escape(text)).collect();
+    let mut builder = RegexBuilder::new(&escaped.join("|"));
+    builder.size_limit(EXPRESSION_BYTES);
+    match builder.build() {
+        Ok(regex) => Ok(Some(regex)),
+        Err(_) => Err("its added tokens are too many or too long".into()),
     }
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tokenizer({} tokens, {})", self.d_vocab(), self.hash)
+        write!(f, "Tokenizer({} tokens, {})", self.d_vocab(), self.hash())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,11 +2,14 @@
 
 use crate::stages::Inputs;
 
-/// The findings of every model, in the order of their names. Each begins with what it speaks of.
-pub(super) fn findings(inputs: &Inputs) -> Vec<String> {
+use super::chat;
+use super::study::Study;
+
+/// The findings of every model, in the order of their names, then those of prompts in their chat. Each begins with what it speaks of.
+pub(super) fn findings(study: &Study, inputs: &Inputs) -> Vec<String> {
     let of_models = inputs.models.iter().flat_map(|(name, model)| {
         let findings = model.findings().iter();
         findings.map(move |finding| format!("model `{name}`: {finding}"))
     });
-    of_models.collect()
+    of_models.chain(chat::findings(study, inputs)).collect()
 }

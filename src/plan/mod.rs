@@ -4,6 +4,7 @@
 //! output depends on; [`Plan`] walks the graph and says of each stage whether it is cached, would run, or waits for another;
 //! [`explain`] says what has changed since the most similar earlier run.
 
+mod chat;
 mod estimate;
 mod explain;
 mod findings;

@@ -13,6 +13,7 @@ use crate::prompts::PromptSet;
 use crate::spec::{Diagnostics, Document, Problems};
 use crate::stages::{InputFile, Inputs, StageError};
 
+use super::chat;
 use super::findings::findings;
 use super::study::{ModelSpec, Study};
 
@@ -132,7 +133,7 @@ pub fn open_study(
             None => open_models(&study, &NotHashed, Fetch::Never, &mut inputs, &mut problems),
         }
         check(&study, &mut inputs, &mut problems);
-        inputs.findings = findings(&inputs);
+        inputs.findings = findings(&study, &inputs);
         opened = cache.map(|cache| Opened {
             study,
             inputs,
@@ -235,11 +236,7 @@ fn check(study: &Study, inputs: &mut Inputs, problems: &mut Problems) {
 
 /// Checks that a model has a template to put prompts in, and that its tokenizer keeps the two sides of the score rule apart.
 fn check_settings(study: &Study, spec: &ModelSpec, model: &ModelHandle, problems: &mut Problems) {
-    if let Err(error) = model.tokens("Hello.", study.settings.chat.system.as_deref()) {
-        problems
-            .error_at(&spec.source.at, error.to_string())
-            .label("this model");
-    }
+    chat::check(study, spec, model, problems);
     let words = &study.settings.score;
     let is_told = words
         .refuse

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use crate::model::{Dtype, ScoreDtype};
 use crate::prompts::Draw;
 use crate::spec::{
-    Decode, Document, Fields, Key, Location, Node, OneOrMany, Problems, Spanned, Value, choice,
-    suggest,
+    Document, Fields, Key, Location, Node, OneOrMany, Problems, Spanned, choice, suggest,
 };
-use crate::stages::{Chat, ImportSettings, KINDS, Kind, Name, Product, ScoreRule, Settings, Stage};
+use crate::stages::{ImportSettings, KINDS, Kind, Name, Product, ScoreRule, Settings, Stage};
 
+use super::chat;
 use super::graph::{Known, check_names, sort};
 
 /// A model as the study names it.
@@ -67,6 +67,8 @@ pub struct Study {
     pub draws: BTreeMap<String, Draw>,
     /// The chat around every prompt, and the score rule.
     pub settings: Settings,
+    /// Where the system message is written, if it is.
+    pub system_at: Option<Location>,
     /// Where the score rule is written, if it is.
     pub score_at: Option<Location>,
     /// Stages in an order in which each comes after those it refers to.
@@ -86,16 +88,16 @@ impl Study {
         ]
         .map(|name| fields.node(name));
         fields.finish();
-        let [study, models, prompts, chat, score, import, stages] = sections;
+        let [study, models, prompts, chat_section, score, import, stages] = sections;
         let (name, question) = study.map_or((None, None), |node| decode_study(node, problems));
         let (model_names, prompt_names) = (keys(models), keys(prompts));
         let models = models.map(|node| decode_models(node, &document, problems));
         let mut draws = BTreeMap::new();
         let prompts = prompts.map(|node| decode_prompts(node, &document, &mut draws, problems));
+        let chat = chat_section.map(|node| chat::decode(node, problems));
+        let (chat, system_at) = chat.unwrap_or_default();
         let settings = Settings {
-            chat: chat
-                .and_then(|node| decode_chat(node, problems))
-                .unwrap_or_default(),
+            chat,
             score: score
                 .and_then(|node| decode_score(node, problems))
                 .unwrap_or_default(),
@@ -110,6 +112,7 @@ impl Study {
             prompts: prompts.unwrap_or_default(),
             draws,
             settings,
+            system_at,
             score_at: score.map(|node| node.at.clone()),
             stages: sort(stages, problems),
             document: document.clone(),
@@ -276,31 +279,6 @@ fn decode_draw(node: &Node, document: &Document, problems: &mut Problems) -> Opt
     };
     fields.finish();
     Some(draw)
-}
-
-fn decode_chat(node: &Node, problems: &mut Problems) -> Option<Chat> {
-    let mut fields = Fields::new(node, problems)?;
-    let system = match fields.node("system") {
-        None => Some(Chat::default().system),
-        Some(Node {
-            value: Value::Boolean(false),
-            ..
-        }) => Some(None),
-        Some(
-            node @ Node {
-                value: Value::String(_),
-                ..
-            },
-        ) => String::decode(node, fields.problems()).map(Some),
-        Some(node) => {
-            fields
-                .problems()
-                .mismatch(node, "a string, or `false` to leave the system message out");
-            None
-        }
-    };
-    fields.finish();
-    system.map(|system| Chat { system })
 }
 
 fn decode_score(node: &Node, problems: &mut Problems) -> Option<ScoreRule> {

@@ -317,8 +317,8 @@ fn compare(name: &str, earlier: &Json, now: &Json, list: &mut Vec<Difference>) {
 /// The name of a parameter as the study has it: those of the sections `[chat]` and `[score]` with their section, the others, which are the
 /// stage's own, without.
 fn name_in(group: &str, key: &str) -> String {
-    match group {
-        "chat" | "score" => format!("{group}.{key}"),
+    match group.split('.').next() {
+        Some("chat" | "score") => format!("{group}.{key}"),
         _ => key.to_string(),
     }
 }

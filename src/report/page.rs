@@ -164,7 +164,7 @@ fn models(manifest: &Json) -> Vec<Json> {
         .map(|(name, model)| {
             let config = &model["config"];
             json!({ "name": name, "source": model["source"], "architecture": config["architecture"],
-                    "layers": config["n_layers"], "width": config["d_model"], "dtype": model["dtype"] })
+                    "layers": config["n_layers"], "width": config["d_model"], "dtype": model["dtype"], "example": model["example"] })
         })
         .collect()
 }

@@ -25,7 +25,7 @@ use serde_json::{Value as Json, json};
 
 use crate::cache::{Cache, CacheError, Key, write_atomically};
 use crate::files;
-use crate::model::Provenance;
+use crate::model::{ModelHandle, Provenance};
 use crate::plan::{StageRecord, StageSpec, Study, study_key};
 use crate::prompts::Draw;
 use crate::stages::Inputs;
@@ -406,10 +406,38 @@ fn models(study: &Study, inputs: &Inputs) -> Json {
             "fingerprint": model.fingerprint().to_hex().to_string(),
             "config": model.config(),
             "end_of_text": model.end_of_text(),
+            "example": example(name, model, study, inputs),
         });
         (name.clone(), entry)
     });
     Json::Object(models.collect())
+}
+
+/// Characters of a rendered prompt that are shown.
+const EXAMPLE_CHARACTERS: usize = 4000;
+
+/// The first prompt that a model is asked, as it reads it; null for one that is asked none.
+fn example(name: &str, model: &ModelHandle, study: &Study, inputs: &Inputs) -> Json {
+    let needs = study.stages.iter().map(|spec| spec.stage.needs());
+    let mut asked = needs.filter(|needs| needs.models.iter().any(|model| model.value == name));
+    let set = asked.find_map(|needs| needs.prompts.into_iter().next());
+    let prompt = set.and_then(|set| {
+        let prompt = inputs.prompts.get(&set.value)?.prompts.first()?;
+        Some((set.value, prompt))
+    });
+    let Some((set, prompt)) = prompt else {
+        return Json::Null;
+    };
+    match model.render(&prompt.text, &study.settings.chat) {
+        Ok(mut text) => {
+            if let Some((end, _)) = text.char_indices().nth(EXAMPLE_CHARACTERS) {
+                text.truncate(end);
+                text.push('…');
+            }
+            json!({ "prompts": set, "prompt": prompt.id, "rendered": text })
+        }
+        Err(error) => json!({ "prompts": set, "prompt": prompt.id, "error": error.to_string() }),
+    }
 }
 
 fn prompts(study: &Study, inputs: &Inputs) -> Json {

@@ -412,7 +412,7 @@ impl Generate {
             let before = match self.scope {
                 Scope::Continuation => String::new(),
                 Scope::Full => {
-                    model.render(&row.prompt.text, self.settings.chat.system.as_deref())?
+                    model.render(&row.prompt.text, &self.settings.chat)?
                 }
             };
             Ok(self.answer(score, text, &before))

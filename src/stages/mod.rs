@@ -40,7 +40,7 @@ pub use artifacts::Artifacts;
 pub use direction::Direction;
 pub use forecast::{ExpectedDirection, Forecast, Forecasts};
 pub use import::ImportSettings;
-pub use parameters::{Chat, ScoreRule, Settings};
+pub use parameters::{ScoreRule, Settings};
 pub use table::{
     Parts, read_numbers, read_parquet, read_parquet_parts, read_text, write_csv, write_parquet,
 };

@@ -4,26 +4,11 @@ use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
-use crate::model::{ModelHandle, Readout, ScoreDtype, Site, TokenSets};
+use crate::model::{Chat, ModelHandle, Readout, ScoreDtype, Site, TokenSets};
 use crate::prompts::{Prompt, PromptSet};
 use crate::spec::{Fields, Layers, OneOrMany, Problems, Spanned, choice};
 
 use super::{ImportSettings, Inputs, Name, StageError, check_layer};
-
-/// The messages around a prompt.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Chat {
-    /// The system message; none leaves it out, and the template's own default then applies.
-    pub system: Option<String>,
-}
-
-impl Default for Chat {
-    fn default() -> Self {
-        Chat {
-            system: Some("You are a helpful assistant.".to_string()),
-        }
-    }
-}
 
 /// s = logsumexp(logits of refusing first tokens) − logsumexp(logits of complying ones); refused when s > threshold.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +51,7 @@ impl Settings {
     /// Canonical form for stage keys.
     pub(super) fn key(&self) -> Json {
         json!({
-            "chat": { "system": self.chat.system },
+            "chat": self.chat.key(),
             "score": {
                 "refuse": self.score.refuse,
                 "comply": self.score.comply,

@@ -279,7 +279,7 @@ pub(super) fn tokens_of(
         .iter()
         .map(|prompt| {
             let tokens = model
-                .tokens(&prompt.text, settings.chat.system.as_deref())
+                .tokens(&prompt.text, &settings.chat)
                 .map_err(|error| StageError::Data(format!("prompt `{}`: {error}", prompt.id)))?;
             let (length, most) = (tokens.len(), model.config().context_length);
             if length > most {

@@ -100,12 +100,9 @@ struct Parts {
 /// Builds the tokenizer.
 pub(super) fn tokenizer(metadata: &Metadata) -> Result<Tokenizer, ModelError> {
     let parts = parts(metadata)?;
-    let hash = parts.hash();
-    let path = metadata.path;
-    let failed = |error: tokenizers::Error| {
-        ModelError::invalid(path, format!("not a working tokenizer: {error}"))
-    };
-    Tokenizer::new(parts.build().map_err(failed)?, hash)
+    let texts = parts.tokens.iter().chain(&parts.merges);
+    let length = texts.map(String::len).sum();
+    Tokenizer::build(metadata.path, parts.hash(), length, || parts.build())
 }
 
 fn parts(metadata: &Metadata) -> Result<Parts, ModelError> {

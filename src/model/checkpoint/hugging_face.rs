@@ -20,7 +20,7 @@ use super::shards::{self, Shards};
 pub(super) use super::shards::{INDEX, SINGLE, shard_names};
 use super::{Checkpoint, WeightFile, other_files, read_optional_text, read_text};
 use crate::files;
-use crate::model::chat::ChatTemplate;
+use crate::model::chat::{ChatTemplate, SPECIAL_TOKENS};
 use crate::model::config::{ModelConfig, code_of_its_own};
 use crate::model::error::ModelError;
 use crate::model::tokenizer::Tokenizer;
@@ -163,16 +163,8 @@ fn special_tokens(config: &BTreeMap<String, Value>) -> BTreeMap<String, String> 
         let text = value.get("content").unwrap_or(value).as_str();
         text.map(str::to_string)
     };
-    [
-        "bos_token",
-        "eos_token",
-        "unk_token",
-        "sep_token",
-        "pad_token",
-        "cls_token",
-        "mask_token",
-    ]
-    .into_iter()
-    .filter_map(|name| Some((name.to_string(), text(config.get(name)?)?)))
-    .collect()
+    SPECIAL_TOKENS
+        .into_iter()
+        .filter_map(|name| Some((name.to_string(), text(config.get(name)?)?)))
+        .collect()
 }
