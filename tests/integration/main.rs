@@ -10,6 +10,7 @@ mod commands;
 mod data_fetch;
 mod explain;
 mod faults;
+mod fuzz;
 mod kills;
 mod pipelines;
 mod planted;
