@@ -204,6 +204,8 @@ pub fn seeds() -> Vec<Seed> {
         divisors("rope-freqs-2-32-by-2-32", &[1 << 32, 1 << 32]),
         divisors("rope-freqs-none", &[]),
         set("layers-2-32", "llama.block_count", Value::U32(u32::MAX)),
+        set("layers-2-28", "llama.block_count", Value::U32(1 << 28)),
+        set("layers-2-20", "llama.block_count", Value::U32(1 << 20)),
         set("layers-2-62", "llama.block_count", Value::U64(1 << 62)),
         set("layers-none", "llama.block_count", Value::U32(0)),
         set("heads-none", "llama.attention.head_count", Value::U32(0)),

@@ -70,7 +70,7 @@ pub const TARGETS: &[Target] = &[
         ..Target::TEXT
     },
     Target {
-        name: "weights-index",
+        name: "weights_index",
         cases: 500,
         made: index_seeds,
         words: &["../model.safetensors", "a.safetensors", "model.safetensors", "weight_map", "metadata"],
@@ -94,7 +94,7 @@ pub const TARGETS: &[Target] = &[
         ..Target::JSON
     },
     Target {
-        name: "tokenizer-config",
+        name: "tokenizer_config",
         cases: 500,
         made: || vec![Seed::new("plain", tokenizer_config().to_string()), Seed::new("named-templates", json!({
             "chat_template": [{"name": "default", "template": TEMPLATE}, {"name": "tool_use", "template": "{{ 1 }}"}],
@@ -317,6 +317,8 @@ fn config_seeds() -> Vec<Seed> {
         scaled("longrope", json!({"type": "longrope", "short_factor": [], "long_factor": [0]})),
         scaled("list", json!([1, 2])),
         with("layers-without-tensors", json!({"num_hidden_layers": 4_000_000_000u64})),
+        with("layers-2-28", json!({"num_hidden_layers": 1 << 28})),
+        with("layers-2-20", json!({"num_hidden_layers": 1 << 20})),
         with("layers-zero", json!({"num_hidden_layers": 0})),
         with("layers-negative", json!({"num_hidden_layers": -1})),
         with("heads-zero", json!({"num_attention_heads": 0, "num_key_value_heads": 0})),

@@ -14,7 +14,7 @@ use super::target::{Case, Seed, Target};
 pub const TARGETS: &[Target] = &[
     Target {
         name: "pack",
-        cases: 4000,
+        cases: 2000,
         made: pack_seeds,
         words: &["dialpack", "{\"device\":\"cpu\"}"],
         repair: repair_pack,
@@ -23,7 +23,7 @@ pub const TARGETS: &[Target] = &[
     },
     Target {
         name: "record",
-        cases: 3000,
+        cases: 1500,
         made: record_seeds,
         words: &["../../x", "@OUTSIDE@", "\u{0}", "tables", "directions"],
         read: read_record,
@@ -142,18 +142,23 @@ fn repair_pack(bytes: &mut Vec<u8>) {
     }
 }
 
-/// Puts a file under its name into a new cache.
-fn cache_with(case: &Case, kind: &str, key: &Key, suffix: &str, bytes: &[u8]) -> Cache {
+/// Puts a file under its name into the case's cache.
+fn put(case: &Case, kind: &str, key: &Key, suffix: &str, bytes: &[u8]) {
     let name = key.to_string();
     let shelf = &name[..2];
-    case.write("cache/VERSION", "1\n");
     case.write(&format!("cache/v1/{kind}/{shelf}/{name}{suffix}"), bytes);
+}
+
+/// The case's cache.
+fn cache(case: &Case) -> Cache {
+    case.write("cache/VERSION", "1\n");
     Cache::open(&case.folder.join("cache")).unwrap()
 }
 
 fn read_pack(case: &Case) {
     let key = Key::of(case.input);
-    let cache = cache_with(case, "packs", &key, ".pack", case.input);
+    put(case, "packs", &key, ".pack", case.input);
+    let cache = cache(case);
     for name in ["a", "b", "c", "absent"] {
         let value = cache.cells().get(&Key::of(name.as_bytes()));
         drop(value.map_err(|error| error.to_string()));
@@ -203,11 +208,13 @@ fn read_record(case: &Case) {
     let checksum = hasher.finalize().to_hex();
     let head = format!("{{\"checksum\":\"{checksum}\",\"key\":\"{key}\",\"record\":");
     let text = [head.as_bytes(), case.input, b"}\n"].concat();
-    let cache = cache_with(case, "stages", &key, ".json", &text);
+    put(case, "stages", &key, ".json", &text);
     // Objects that a record may name, which are no tables and no directions.
     for object in ["csv", "parquet", "tensors", "description"] {
-        cache.put_object(object.as_bytes()).unwrap();
+        let object = object.as_bytes();
+        put(case, "objects", &Key::of(object), "", object);
     }
+    let cache = cache(case);
     drop(cache.stage_records::<StageRecord>().map(|records| records.len()));
     match cache.stage_record::<StageRecord>(&key) {
         Ok(Some(record)) => {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::target::{Input, Series, Target};
 use super::worker::{Job, MEMORY_BYTES, Panicked};
 
-/// A worker that dies more often is not started again.
-const MOST_DEATHS: usize = 6;
+/// Where changed inputs kill more workers than this, the rest is left. Every seed is read.
+const MOST_DEATHS: usize = 4;
 /// A case that uses no processor and does not end is waiting for something; far above what any client waits.
 const LONGEST_SILENCE: Duration = Duration::from_secs(180);
 
@@ -93,6 +93,7 @@ pub fn watch(target: &'static Target, series: &Series, cpu_seconds: u64) -> Outc
         folder: folder.path().to_path_buf(),
         cpu_seconds,
     };
+    let seeds = target.seeds().len() as u64;
     let mut deaths = 0;
     while !job.series.cases.is_empty() {
         let (status, waited) = work(&job);
@@ -120,7 +121,7 @@ pub fn watch(target: &'static Target, series: &Series, cpu_seconds: u64) -> Outc
         let failure = failure(target, series, at, fault, &message);
         outcome.failures.push(failure);
         outcome.cases += at + 1 - job.series.cases.start;
-        deaths += 1;
+        deaths += usize::from(at >= seeds);
         if deaths == MOST_DEATHS {
             break;
         }
