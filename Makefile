@@ -3,11 +3,13 @@
 
 dial := $(or $(CARGO_TARGET_DIR),target)/release/dial
 
-.PHONY: help run test bench bench-scale check setup
+.PHONY: help run test fuzz bench bench-scale check setup
 
 help:
 	@echo 'make run     set up, build, and run the study pipelines/quickstart.toml'
 	@echo 'make test    set up, build, and run the tests'
+	@echo 'make fuzz    read odd and hostile inputs, others every time (FUZZ_SECONDS=60 for each reader, or'
+	@echo '             FUZZ_TARGET=gguf for one; FUZZ_TARGET=gguf FUZZ_INPUT=<file> for one input that was kept)'
 	@echo 'make bench   time the standard study (10 minutes; see benches/study/main.rs)'
 	@echo 'make bench-scale  time planning and finding in a study of 400,000 cells (a minute)'
 	@echo 'make check   formatting and lints'
@@ -23,6 +25,11 @@ test: setup
 	scripts/test-setup.sh
 	scripts/setup-browser.sh
 	cargo test --release --locked
+
+# A part of the tests reads the same inputs every time; this reads new ones, and keeps those that go wrong in target/fuzz-failures/.
+fuzz: setup
+	DIAL_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) DIAL_FUZZ_INPUT=$(FUZZ_INPUT) \
+		cargo test --release --locked --test integration fuzz::read::$(FUZZ_TARGET) -- --nocapture $(if $(FUZZ_TARGET),--exact)
 
 # The release profile again; the figures go to target/bench/study.json.
 bench: setup

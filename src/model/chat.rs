@@ -156,7 +156,9 @@ impl ChatTemplate {
             ]))
         };
         let turns: Vec<Value> = messages.iter().map(turn).collect();
-        let arguments = arguments.iter().map(|(name, value)| (name.as_str(), engine_value(value)));
+        let arguments = arguments
+            .iter()
+            .map(|(name, value)| (name.as_str(), engine_value(value)));
         let mut variables: BTreeMap<&str, Value> = arguments.collect();
         let tokens = self.special_tokens.iter();
         variables.extend(tokens.map(|(name, text)| (name.as_str(), Value::from(text.as_str()))));
@@ -221,7 +223,9 @@ fn engine_value(value: &Json) -> Value {
         Json::String(text) => Value::from(text.as_str()),
         Json::Array(list) => Value::from(list.iter().map(engine_value).collect::<Vec<_>>()),
         Json::Object(map) => {
-            let entries = map.iter().map(|(name, value)| (name.as_str(), engine_value(value)));
+            let entries = map
+                .iter()
+                .map(|(name, value)| (name.as_str(), engine_value(value)));
             Value::from(entries.collect::<BTreeMap<_, _>>())
         }
     }

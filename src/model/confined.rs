@@ -73,10 +73,7 @@ pub(super) fn confined<T: Send + 'static>(
     match watch.wait() {
         DONE => {
             idle().push(worker);
-            let outcome = answer
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
+            let outcome = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
             outcome.unwrap_or_else(|| Err("there is no answer".to_string()))
         }
         HELD_TOO_MUCH => Err(format!(

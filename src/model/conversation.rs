@@ -24,9 +24,8 @@ impl Conversation {
         work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let bytes = self.chat.texts(&self.prompt).map(str::len).sum();
-        confined(Allowance::of_bytes(bytes), move || work(&self)).map_err(|why| {
-            ModelError::Template(format!("rendered or cut into tokens, {why}"))
-        })?
+        confined(Allowance::of_bytes(bytes), move || work(&self))
+            .map_err(|why| ModelError::Template(format!("rendered or cut into tokens, {why}")))?
     }
 
     /// The text that the model reads.

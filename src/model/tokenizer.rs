@@ -68,8 +68,9 @@ impl Tokenizer {
                 .and_then(|inner| Self::new(inner, hash))
                 .map_err(|error| error.to_string())
         });
-        made.flatten()
-            .map_err(|error| ModelError::invalid(path, format!("not a tokenizer that can be used: {error}")))
+        made.flatten().map_err(|error| {
+            ModelError::invalid(path, format!("not a tokenizer that can be used: {error}"))
+        })
     }
 
     /// Wraps a tokenizer whose content `hash` stands for.
@@ -82,7 +83,10 @@ impl Tokenizer {
         added.sort_by_key(|(id, _)| *id);
         let special = || added.iter().filter(|(_, token)| token.special);
         let spellings: Vec<String> = special().map(|(_, token)| token.content.clone()).collect();
-        let all: Vec<String> = added.iter().map(|(_, token)| token.content.clone()).collect();
+        let all: Vec<String> = added
+            .iter()
+            .map(|(_, token)| token.content.clone())
+            .collect();
         Ok(Self(Arc::new(Parts {
             control: any_of(&spellings)?,
             added: any_of(&all)?,
@@ -167,9 +171,10 @@ impl Tokenizer {
     /// Whether the token at a place of an encoding is a control token that the text spells out there; the one for what is unknown
     /// to the vocabulary may be special, too.
     fn is_control(&self, encoding: &Encoding, place: usize, text: &str) -> bool {
-        let (Some(id), Some(&(start, end))) =
-            (encoding.get_ids().get(place), encoding.get_offsets().get(place))
-        else {
+        let (Some(id), Some(&(start, end))) = (
+            encoding.get_ids().get(place),
+            encoding.get_offsets().get(place),
+        ) else {
             return false;
         };
         let spelt = text.get(start..end).unwrap_or_default().trim();

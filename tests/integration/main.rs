@@ -12,6 +12,7 @@ mod end_of_text;
 mod explain;
 mod faults;
 mod first_layer;
+mod fuzz;
 mod hold;
 mod hub;
 mod kills;

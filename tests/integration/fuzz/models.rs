@@ -1,0 +1,876 @@
+//! The files of a model, in both formats: one of them fuzzed, the others those of a tiny model that can be used.
+
+use std::path::Path;
+
+use refusal_dial::model::{DeviceName, Dtype, ModelHandle, NoShortcut};
+use serde_json::{Value as Json, json};
+
+use super::gguf;
+use super::target::{Case, Seed, Target};
+
+/// Width of the residual stream.
+pub const D_MODEL: usize = 8;
+/// Rows of the embedding.
+pub const D_VOCAB: usize = 16;
+/// Width of keys and values: one head of two.
+pub const D_KEY: usize = 4;
+
+const TEMPLATE: &str = "{% for m in messages %}<s>{{ m.role }} {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant{% endif %}";
+
+const CONFIG_WORDS: &[&str] = &[
+    "\"rope_scaling\"",
+    "\"rope_type\"",
+    "\"type\"",
+    "\"factor\"",
+    "linear",
+    "dynamic",
+    "yarn",
+    "llama3",
+    "longrope",
+    "default",
+    "\"quantization_config\"",
+    "\"auto_map\"",
+    "\"head_dim\"",
+    "\"sliding_window\"",
+    "\"attention_bias\"",
+    "\"num_hidden_layers\": 4294967295,",
+    "NaN",
+    "Infinity",
+    "\u{202e}",
+    "\\ud800",
+];
+
+const TOKENIZER_WORDS: &[&str] = &[
+    "BPE",
+    "WordLevel",
+    "WordPiece",
+    "Unigram",
+    "Replace",
+    "Sequence",
+    "Prepend",
+    "NFC",
+    "NFKD",
+    "Precompiled",
+    "Lowercase",
+    "Strip",
+    "StripAccents",
+    "ByteLevel",
+    "Metaspace",
+    "Split",
+    "Regex",
+    "String",
+    "Digits",
+    "Punctuation",
+    "BertPreTokenizer",
+    "BertNormalizer",
+    "TemplateProcessing",
+    "ByteFallback",
+    "Fuse",
+    "CTC",
+    "(a*)*b",
+    "",
+    "\u{0}",
+    "é",
+    "<s>",
+    "\"dropout\": 0.5,",
+    "\"unk_id\": 99,",
+];
+
+pub const TARGETS: &[Target] = &[
+    Target {
+        name: "gguf",
+        cases: 3000,
+        made: gguf::seeds,
+        words: &[
+            "general.alignment",
+            "rope_freqs.weight",
+            "blk.0.",
+            "token_embd.weight",
+            "model.embed_tokens.weight",
+            "llama.block_count",
+            "\u{0}",
+        ],
+        structured: gguf::changed,
+        read: |case| open(&case.write("model.gguf", case.input)),
+        ..Target::TEXT
+    },
+    Target {
+        name: "safetensors",
+        cases: 2000,
+        made: safetensors_seeds,
+        words: &[
+            "\"data_offsets\":[0,0]",
+            "\"shape\":[]",
+            "\"dtype\":\"F64\"",
+            "lm_head.weight",
+            "__metadata__",
+            "model.norm.weight",
+        ],
+        structured: |random, seed, words| {
+            let header = super::mutate::changed_json(random, header(seed)?, words)?;
+            Some(with_header(&header, &seed[8 + self::header(seed)?.len()..]))
+        },
+        repair: repair_safetensors,
+        read: |case| read_folder(case, "model.safetensors"),
+        ..Target::TEXT
+    },
+    Target {
+        name: "weights_index",
+        cases: 500,
+        made: index_seeds,
+        words: &[
+            "../model.safetensors",
+            "a.safetensors",
+            "model.safetensors",
+            "weight_map",
+            "metadata",
+        ],
+        read: |case| read_folder(case, "model.safetensors.index.json"),
+        ..Target::JSON
+    },
+    Target {
+        name: "config",
+        cases: 2500,
+        made: config_seeds,
+        words: CONFIG_WORDS,
+        read: |case| read_folder(case, "config.json"),
+        ..Target::JSON
+    },
+    Target {
+        name: "tokenizer",
+        cases: 2500,
+        made: tokenizer_seeds,
+        words: TOKENIZER_WORDS,
+        read: |case| read_folder(case, "tokenizer.json"),
+        ..Target::JSON
+    },
+    Target {
+        name: "tokenizer_config",
+        cases: 500,
+        made: || {
+            vec![Seed::new("plain", tokenizer_config().to_string()), Seed::new("named-templates", json!({
+            "chat_template": [{"name": "default", "template": TEMPLATE}, {"name": "tool_use", "template": "{{ 1 }}"}],
+            "eos_token": {"content": "</s>", "lstrip": false}, "bos_token": "<s>", "add_bos_token": true,
+        }).to_string())]
+        },
+        words: &[
+            "chat_template",
+            "eos_token",
+            "bos_token",
+            "</s>",
+            "default",
+            "content",
+            "added_tokens_decoder",
+            "<none>",
+        ],
+        read: |case| read_folder(case, "tokenizer_config.json"),
+        ..Target::JSON
+    },
+    Target {
+        name: "template",
+        cases: 2500,
+        made: template_seeds,
+        words: TEMPLATE_WORDS,
+        read: |case| read_folder(case, "chat_template.jinja"),
+        ..Target::TEXT
+    },
+];
+
+const TEMPLATE_WORDS: &[&str] = &[
+    "{%",
+    "%}",
+    "{{",
+    "}}",
+    "{#",
+    "#}",
+    "{%- ",
+    " -%}",
+    "{% endfor %}",
+    "{% endif %}",
+    "{% else %}",
+    "{% elif x %}",
+    "{% break %}",
+    "{% continue %}",
+    "{% generation %}",
+    "{% endgeneration %}",
+    "{% macro m(x) %}",
+    "{% endmacro %}",
+    "{{ m(m) }}",
+    "{% set x = x ~ x %}",
+    "{% set ns.x = 1 %}",
+    "{% for i in range(100000) %}",
+    "{% for m in messages %}",
+    "{% include 'chat template' %}",
+    "{% extends 'chat template' %}",
+    "{% block b %}{% endblock %}",
+    "{% call(x) m() %}",
+    "{% filter upper %}",
+    "{% raw %}",
+    "{% do x %}",
+    "{% import 'chat template' as t %}",
+    "messages",
+    "[::-1]",
+    "[-1]",
+    "[99999999999]",
+    "|tojson(indent=1000000000)",
+    "|format",
+    "'%1000000000d'|format(1)",
+    "'%*d'|format(1000000000, 1)",
+    "|indent(1000000000)",
+    "|replace('', 'xxxxxxxx')",
+    "|join('x')",
+    "|list",
+    "|batch(0)",
+    "|slice(0)",
+    "|default(x)",
+    "|map('upper')",
+    "|sort",
+    "|length",
+    "|trim",
+    "|truncate",
+    "|wordwrap(1)",
+    "range(1000000000000)",
+    "range(0, 10, 0)",
+    "** 1000000",
+    "* 1000000000",
+    "// 0",
+    "% 0",
+    "~",
+    "'x' * 1000000000",
+    "[0] * 1000000000",
+    "loop.index",
+    "loop(messages)",
+    "namespace(x=1)",
+    "dict(x=1)",
+    "cycler(1)",
+    "joiner()",
+    "lipsum()",
+    "raise_exception('x')",
+    "strftime_now('%10000000000Y')",
+    ".split('')",
+    ".replace('', 'x')",
+    ".center(1000000000)",
+    ".ljust(1000000000)",
+    ".zfill(1000000000)",
+    ".items()",
+    ".join([])",
+    ".startswith(1)",
+    ".count('')",
+    "((((",
+    "))))",
+    "not not ",
+    "é",
+];
+
+/// Writes a model of which one file is the input, and opens it.
+fn read_folder(case: &Case, fuzzed: &str) {
+    let tokenizer_config = match fuzzed {
+        "chat_template.jinja" => json!({"eos_token": "</s>", "bos_token": "<s>"}),
+        _ => tokenizer_config(),
+    };
+    case.write("model/config.json", config().to_string());
+    case.write("model/tokenizer.json", word_level().to_string());
+    case.write("model/tokenizer_config.json", tokenizer_config.to_string());
+    if fuzzed == "model.safetensors.index.json" {
+        case.write("model/a.safetensors", weights());
+    } else {
+        case.write("model/model.safetensors", weights());
+    }
+    case.write(&format!("model/{fuzzed}"), case.input);
+    open(&case.folder.join("model"));
+}
+
+/// Opens a model, encodes a few texts in its template, and loads its weights.
+fn open(path: &Path) {
+    let model = ModelHandle::open("fuzzed", path, Dtype::Float32, None, &NoShortcut);
+    let model = match model {
+        Ok(model) => model,
+        Err(error) => return drop(error.to_string()),
+    };
+    let long = "one two three ".repeat(200);
+    for text in [
+        "one two",
+        "",
+        "</s> é e\u{301} \u{0} \u{1f600}\u{202e}",
+        &long,
+    ] {
+        match model.tokens(text, None) {
+            Ok(tokens) => drop(format!("{tokens:?}")),
+            Err(error) => drop(error.to_string()),
+        }
+    }
+    for ids in [&[0, 1, 2][..], &[15, 16, u32::MAX]] {
+        drop(model.decode(ids).map_err(|error| error.to_string()));
+    }
+    drop(model.first_token("two").map_err(|error| error.to_string()));
+    drop(
+        model
+            .tokens("one", Some("three"))
+            .map_err(|error| error.to_string()),
+    );
+    drop(
+        model
+            .load(DeviceName::Cpu, 1 << 20)
+            .map_err(|error| error.to_string()),
+    );
+}
+
+/// The content of `config.json`.
+fn config() -> Json {
+    json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": D_MODEL,
+        "intermediate_size": D_MODEL, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "vocab_size": D_VOCAB, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "tie_word_embeddings": true, "eos_token_id": 2,
+    })
+}
+
+fn tokenizer_config() -> Json {
+    json!({"chat_template": TEMPLATE, "eos_token": "</s>", "bos_token": "<s>"})
+}
+
+/// The parameters of the model, by Hugging Face name.
+fn parameters() -> Vec<(String, Vec<usize>)> {
+    let layer = |name: &str| format!("model.layers.0.{name}.weight");
+    vec![
+        (
+            "model.embed_tokens.weight".to_string(),
+            vec![D_VOCAB, D_MODEL],
+        ),
+        ("model.norm.weight".to_string(), vec![D_MODEL]),
+        (layer("input_layernorm"), vec![D_MODEL]),
+        (layer("post_attention_layernorm"), vec![D_MODEL]),
+        (layer("self_attn.q_proj"), vec![D_MODEL, D_MODEL]),
+        (layer("self_attn.k_proj"), vec![D_KEY, D_MODEL]),
+        (layer("self_attn.v_proj"), vec![D_KEY, D_MODEL]),
+        (layer("self_attn.o_proj"), vec![D_MODEL, D_MODEL]),
+        (layer("mlp.gate_proj"), vec![D_MODEL, D_MODEL]),
+        (layer("mlp.up_proj"), vec![D_MODEL, D_MODEL]),
+        (layer("mlp.down_proj"), vec![D_MODEL, D_MODEL]),
+    ]
+}
+
+/// A header's tensors back to back, and how many bytes they have.
+fn laid_out() -> (serde_json::Map<String, Json>, usize) {
+    let (mut tensors, mut at) = (serde_json::Map::new(), 0);
+    for (name, shape) in parameters() {
+        let bytes = 4 * shape.iter().product::<usize>();
+        let place = json!({"dtype": "F32", "shape": shape, "data_offsets": [at, at + bytes]});
+        tensors.insert(name, place);
+        at += bytes;
+    }
+    (tensors, at)
+}
+
+/// The content of `model.safetensors`.
+fn weights() -> Vec<u8> {
+    let (tensors, bytes) = laid_out();
+    with_header(Json::Object(tensors).to_string().as_bytes(), &values(bytes))
+}
+
+/// So many bytes of small numbers.
+fn values(bytes: usize) -> Vec<u8> {
+    let value = |i: usize| ((i % 7) as f32 * 0.01 + 0.5).to_le_bytes();
+    (0..bytes / 4).flat_map(value).collect()
+}
+
+fn with_header(header: &[u8], data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header, data].concat()
+}
+
+fn header(file: &[u8]) -> Option<&[u8]> {
+    let length = u64::from_le_bytes(*file.first_chunk()?);
+    file.get(8..)?.get(..usize::try_from(length).ok()?)
+}
+
+/// The length is that up to the last brace.
+fn repair_safetensors(file: &mut Vec<u8>) {
+    let brace = file.windows(2).position(|pair| pair == b"}}");
+    if let (Some(brace), true) = (brace, file.len() >= 8) {
+        let length = (brace + 2).saturating_sub(8) as u64;
+        file[..8].copy_from_slice(&length.to_le_bytes());
+    }
+}
+
+fn safetensors_seeds() -> Vec<Seed> {
+    let (tensors, bytes) = laid_out();
+    let data = values(bytes);
+    let with = |change: &dyn Fn(&mut serde_json::Map<String, Json>)| {
+        let mut tensors = tensors.clone();
+        change(&mut tensors);
+        with_header(Json::Object(tensors).to_string().as_bytes(), &data)
+    };
+    let norm = |place: Json| {
+        with(&|tensors| drop(tensors.insert("model.norm.weight".to_string(), place.clone())))
+    };
+    let text = Json::Object(tensors.clone()).to_string();
+    let doubled = format!("{},{}", &text[..text.len() - 1], &text[1..]);
+    let length = |length: u64| [&length.to_le_bytes(), text.as_bytes(), &data].concat();
+    let head = json!({"dtype": "F32", "shape": [D_VOCAB, D_MODEL], "data_offsets": [0, 4 * D_VOCAB * D_MODEL]});
+    vec![
+        Seed::new("plain", weights()),
+        Seed::new("length-2-63", length(1 << 63)),
+        Seed::new("length-max", length(u64::MAX)),
+        Seed::new("length-zero", length(0)),
+        Seed::new("length-beyond", length(1 << 20)),
+        Seed::new("names-twice", with_header(doubled.as_bytes(), &data)),
+        Seed::new(
+            "shape-product-overflows",
+            norm(
+                json!({"dtype": "F32", "shape": [1u64 << 32, 1u64 << 32], "data_offsets": [0, 0]}),
+            ),
+        ),
+        Seed::new(
+            "shape-of-2-62",
+            norm(json!({"dtype": "F32", "shape": [1u64 << 62], "data_offsets": [0, 0]})),
+        ),
+        Seed::new(
+            "shape-with-zero",
+            norm(json!({"dtype": "F32", "shape": [1u64 << 40, 0], "data_offsets": [0, 0]})),
+        ),
+        Seed::new(
+            "shape-empty",
+            norm(json!({"dtype": "F32", "shape": [], "data_offsets": [512, 516]})),
+        ),
+        Seed::new(
+            "overlapping",
+            norm(json!({"dtype": "F32", "shape": [D_MODEL], "data_offsets": [0, 32]})),
+        ),
+        Seed::new(
+            "end-before-start",
+            norm(json!({"dtype": "F32", "shape": [D_MODEL], "data_offsets": [544, 512]})),
+        ),
+        Seed::new(
+            "dtype-unknown",
+            norm(json!({"dtype": "F8_E4M3", "shape": [D_MODEL], "data_offsets": [512, 544]})),
+        ),
+        Seed::new(
+            "head-beside-embedding",
+            with(&|tensors| drop(tensors.insert("lm_head.weight".to_string(), head.clone()))),
+        ),
+        Seed::new(
+            "backbone-names",
+            with(&|tensors| {
+                let renamed = tensors.iter().map(|(name, place)| {
+                    (name.trim_start_matches("model.").to_string(), place.clone())
+                });
+                *tensors = renamed.collect();
+            }),
+        ),
+        Seed::new(
+            "deep-header",
+            with_header("[".repeat(30_000).as_bytes(), &data),
+        ),
+        Seed::new("empty", ""),
+    ]
+}
+
+fn index_seeds() -> Vec<Seed> {
+    let map = |file: &str| {
+        let names = parameters()
+            .into_iter()
+            .map(|(name, _)| (name, Json::from(file)));
+        json!({"metadata": {"total_size": 1}, "weight_map": Json::Object(names.collect())})
+            .to_string()
+    };
+    vec![
+        Seed::new("plain", map("a.safetensors")),
+        Seed::new("file-above", map("../a.safetensors")),
+        Seed::new("file-outside", map("@OUTSIDE@")),
+        Seed::new("file-is-folder", map(".")),
+        Seed::new("file-empty", map("")),
+        Seed::new("map-empty", json!({"weight_map": {}}).to_string()),
+        Seed::new("map-missing", "{}"),
+        Seed::new("deep", "[".repeat(100_000)),
+    ]
+}
+
+fn config_seeds() -> Vec<Seed> {
+    let with = |name: &str, changes: Json| {
+        let mut config = config();
+        for (key, value) in changes.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        Seed::new(name, config.to_string())
+    };
+    let scaled = |name: &str, scaling: Json| with(name, json!({ "rope_scaling": scaling }));
+    let text = config().to_string();
+    let (big, tiny) = (u64::MAX, 1e-320);
+    let mut seeds = vec![
+        with("plain", json!({})),
+        scaled("factor-without-type", json!({"factor": 4.0})),
+        scaled(
+            "default-with-factor",
+            json!({"rope_type": "default", "factor": 4.0}),
+        ),
+        scaled(
+            "linear-of-zero",
+            json!({"rope_type": "linear", "factor": 0}),
+        ),
+        scaled(
+            "yarn",
+            json!({"rope_type": "yarn", "factor": 1e300, "original_max_position_embeddings": 0, "beta_fast": 0, "beta_slow": 0}),
+        ),
+        scaled(
+            "yarn-negative",
+            json!({"rope_type": "yarn", "factor": -1, "mscale": 1e308, "mscale_all_dim": -1e308}),
+        ),
+        scaled(
+            "llama3",
+            json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 1, "original_max_position_embeddings": big}),
+        ),
+        scaled("dynamic", json!({"type": "dynamic", "factor": tiny})),
+        scaled(
+            "longrope",
+            json!({"type": "longrope", "short_factor": [], "long_factor": [0]}),
+        ),
+        scaled("list", json!([1, 2])),
+        with(
+            "layers-without-tensors",
+            json!({"num_hidden_layers": 4_000_000_000u64}),
+        ),
+        with("layers-2-28", json!({"num_hidden_layers": 1 << 28})),
+        with("layers-2-20", json!({"num_hidden_layers": 1 << 20})),
+        with("layers-zero", json!({"num_hidden_layers": 0})),
+        with("layers-negative", json!({"num_hidden_layers": -1})),
+        with(
+            "heads-zero",
+            json!({"num_attention_heads": 0, "num_key_value_heads": 0}),
+        ),
+        with(
+            "heads-huge",
+            json!({"num_attention_heads": big, "num_key_value_heads": big, "head_dim": big}),
+        ),
+        with(
+            "width-product-overflows",
+            json!({"hidden_size": 1u64 << 40, "vocab_size": 1u64 << 40, "intermediate_size": 1u64 << 40}),
+        ),
+        with("context-huge", json!({"max_position_embeddings": big})),
+        with("theta-zero", json!({"rope_theta": 0})),
+        with("theta-negative", json!({"rope_theta": -10000.0})),
+        with("epsilon-zero", json!({"rms_norm_eps": 0})),
+        with(
+            "end-of-text",
+            json!({"eos_token_id": [big, -1, 1.5, null, "x"]}),
+        ),
+        with(
+            "end-of-text-beyond",
+            json!({"eos_token_id": 4_000_000_000u64}),
+        ),
+        with(
+            "remote-code",
+            json!({"auto_map": {"AutoModel": "modeling_x.X"}}),
+        ),
+        with(
+            "quantised",
+            json!({"quantization_config": {"quant_method": "awq", "bits": 4}}),
+        ),
+    ];
+    seeds.push(Seed::new("not-a-number", text.replace("10000.0", "NaN")));
+    seeds.push(Seed::new("infinite", text.replace("10000.0", "1e999")));
+    seeds.push(Seed::new(
+        "key-twice",
+        text.replacen('{', "{\"hidden_size\": 16, \"hidden_size\": 4, ", 1),
+    ));
+    seeds.push(Seed::new("deep", "{\"a\":".repeat(100_000)));
+    seeds
+}
+
+/// A tokenizer of a few words.
+fn word_level() -> Json {
+    let words = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "user",
+        "system",
+        "assistant",
+        "one",
+        "two",
+        "three",
+    ];
+    let vocab: serde_json::Map<String, Json> = words
+        .iter()
+        .zip(0..)
+        .map(|(word, id)| (word.to_string(), Json::from(id)))
+        .collect();
+    let added = |id: usize| json!({"id": id, "content": words[id], "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [added(0), added(1), added(2)], "normalizer": null,
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
+    })
+}
+
+fn tokenizer_seeds() -> Vec<Seed> {
+    let with = |name: &str, changes: Json| {
+        let mut tokenizer = word_level();
+        for (key, value) in changes.as_object().unwrap() {
+            tokenizer[key] = value.clone();
+        }
+        Seed::new(name, tokenizer.to_string())
+    };
+    let replace = |pattern: Json, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
+    let doubling = |times: usize| json!({"type": "Sequence", "normalizers": vec![replace(json!({"String": "o"}), "oo"); times]});
+    let bpe = |changes: Json| {
+        let mut model = json!({"type": "BPE", "dropout": null, "unk_token": "a", "continuing_subword_prefix": null, "end_of_word_suffix": null,
+            "fuse_unk": false, "byte_fallback": false, "vocab": {"a": 0, "b": 1, "ab": 2, "o": 3, "n": 4, "on": 5}, "merges": ["a b", "o n"]});
+        for (key, value) in changes.as_object().unwrap() {
+            model[key] = value.clone();
+        }
+        json!({"model": model, "added_tokens": []})
+    };
+    let added = |id: u64, content: &str| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": false});
+    let unigram = |unk: Json, vocab: Json| json!({"model": {"type": "Unigram", "unk_id": unk, "vocab": vocab}, "added_tokens": []});
+    let mut seeds = vec![
+        with("word-level", json!({})),
+        with("bpe", bpe(json!({}))),
+        with("bpe-dropout", bpe(json!({"dropout": 0.5}))),
+        with("bpe-dropout-of-two", bpe(json!({"dropout": 2}))),
+        with(
+            "bpe-merge-of-unknown",
+            bpe(json!({"merges": ["a b", "x y"]})),
+        ),
+        with("bpe-merge-of-one", bpe(json!({"merges": ["ab"]}))),
+        with("bpe-merge-result-unknown", bpe(json!({"merges": ["a o"]}))),
+        with(
+            "bpe-merge-pairs",
+            bpe(json!({"merges": [["a", "b"], ["a", "b"], ["", ""]]})),
+        ),
+        with(
+            "bpe-prefix-longer-than-token",
+            bpe(json!({"continuing_subword_prefix": "############", "merges": ["a b"]})),
+        ),
+        with(
+            "bpe-unknown-token-missing",
+            bpe(json!({"unk_token": "nowhere"})),
+        ),
+        with(
+            "bpe-byte-fallback",
+            bpe(json!({"byte_fallback": true, "vocab": {"<0xZZ>": 0, "<0x": 1}, "merges": []})),
+        ),
+        with(
+            "bpe-ids-apart",
+            bpe(json!({"vocab": {"a": 0, "b": 4294967295u32, "ab": 7}, "merges": ["a b"]})),
+        ),
+        with(
+            "bpe-ids-twice",
+            bpe(json!({"vocab": {"a": 0, "b": 0, "ab": 0}, "merges": ["a b"]})),
+        ),
+        with(
+            "word-piece",
+            json!({"model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 0, "vocab": {"one": 0}}, "added_tokens": []}),
+        ),
+        with(
+            "unigram",
+            unigram(json!(0), json!([["<unk>", 0], ["o", -1.5], ["one", -0.5]])),
+        ),
+        with(
+            "unigram-unknown-beyond",
+            unigram(json!(99), json!([["<unk>", 0]])),
+        ),
+        with("unigram-empty", unigram(json!(null), json!([]))),
+        with(
+            "unigram-without-unknown",
+            unigram(json!(null), json!([["a", 0]])),
+        ),
+        with(
+            "unigram-empty-piece",
+            unigram(json!(0), json!([["", 0], ["", 1e308], ["a", -1e308]])),
+        ),
+        with(
+            "word-level-unknown-missing",
+            json!({"model": {"type": "WordLevel", "vocab": {"one": 0}, "unk_token": "nowhere"}, "added_tokens": []}),
+        ),
+        with(
+            "vocabulary-empty",
+            json!({"model": {"type": "WordLevel", "vocab": {}, "unk_token": "x"}}),
+        ),
+        with(
+            "added-out-of-order",
+            json!({"added_tokens": [added(12, "x"), added(11, "y"), added(9, "z")]}),
+        ),
+        with(
+            "added-far-away",
+            json!({"added_tokens": [added(4_294_967_295, "x")]}),
+        ),
+        with(
+            "added-empty",
+            json!({"added_tokens": [added(9, ""), added(10, " ")]}),
+        ),
+        with(
+            "added-twice",
+            json!({"added_tokens": [added(9, "x"), added(9, "y"), added(10, "x")]}),
+        ),
+        with(
+            "replace-nothing",
+            json!({"normalizer": replace(json!({"String": ""}), "x")}),
+        ),
+        with(
+            "replace-nothing-regex",
+            json!({"normalizer": replace(json!({"Regex": ""}), "xy")}),
+        ),
+        with(
+            "replace-bad-regex",
+            json!({"normalizer": replace(json!({"Regex": "(((("}), "x")}),
+        ),
+        with(
+            "replace-slow-regex",
+            json!({"normalizer": replace(json!({"Regex": "(o*)*(n*)*$x"}), "x")}),
+        ),
+        with("growing-forty-times", json!({"normalizer": doubling(40)})),
+        with(
+            "growing-by-length",
+            json!({"normalizer": replace(json!({"Regex": "."}), &"x".repeat(10_000))}),
+        ),
+        with(
+            "prepend-long",
+            json!({"normalizer": {"type": "Prepend", "prepend": "x".repeat(20_000)}}),
+        ),
+        with(
+            "precompiled",
+            json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}),
+        ),
+        with(
+            "precompiled-length",
+            json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////wAAAAAAAAAA"}}),
+        ),
+        with(
+            "split-nothing",
+            json!({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": ""}, "behavior": "Isolated", "invert": true}}),
+        ),
+        with(
+            "split-slow-regex",
+            json!({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(e*e*)*x|(?=(o+)+$)"}, "behavior": "Removed", "invert": false}}),
+        ),
+        with(
+            "byte-level",
+            json!({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}, "decoder": {"type": "ByteLevel"}}),
+        ),
+        with(
+            "metaspace",
+            json!({"pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true}, "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}}),
+        ),
+        with(
+            "decoder-strip",
+            json!({"decoder": {"type": "Strip", "content": "o", "start": 1_000_000, "stop": 1_000_000}}),
+        ),
+        with(
+            "decoder-word-piece",
+            json!({"decoder": {"type": "WordPiece", "prefix": "", "cleanup": true}}),
+        ),
+        with(
+            "template-processing",
+            json!({"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {}}}),
+        ),
+        with(
+            "truncation",
+            json!({"truncation": {"direction": "Right", "max_length": 0, "strategy": "LongestFirst", "stride": 512}}),
+        ),
+        with(
+            "padding",
+            json!({"padding": {"strategy": {"Fixed": 1_000_000_000}, "direction": "Left", "pad_to_multiple_of": 0, "pad_id": 0, "pad_type_id": 0, "pad_token": "x"}}),
+        ),
+    ];
+    let nested = format!(
+        "{}{}",
+        "{\"type\":\"Sequence\",\"normalizers\":[".repeat(20_000),
+        "]}".repeat(20_000)
+    );
+    let text = word_level().to_string();
+    seeds.push(Seed::new(
+        "normalizers-nested",
+        text.replace("\"normalizer\":null", &format!("\"normalizer\":{nested}")),
+    ));
+    seeds.push(Seed::new(
+        "key-twice",
+        text.replacen(
+            '{',
+            "{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]},",
+            1,
+        ),
+    ));
+    seeds
+}
+
+fn template_seeds() -> Vec<Seed> {
+    let loops = |depth: usize| {
+        let open: String = (0..depth)
+            .map(|i| format!("{{% for i{i} in range(1000) %}}"))
+            .collect();
+        format!("{open}x{}", "{% endfor %}".repeat(depth))
+    };
+    let doubling = format!(
+        "{{% set x = 'xxxxxxxx' %}}{}{{{{ x|length }}}}",
+        "{% set x = x ~ x %}".repeat(60)
+    );
+    let in_loop = "{% set ns = namespace(x='x') %}{% for i in range(64) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}";
+    let list = "{% set ns = namespace(x=[0]) %}{% for i in range(64) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x|length }}";
+    let made = [
+        ("plain", TEMPLATE.to_string()),
+        ("loops-nested", loops(6)),
+        ("loops-nested-silent", loops(6).replace('x', "")),
+        ("strings-double", doubling),
+        ("strings-double-in-a-loop", in_loop.to_string()),
+        ("lists-double-in-a-loop", list.to_string()),
+        (
+            "terms-100000",
+            format!("{{{{ 1{} }}}}", "+1".repeat(100_000)),
+        ),
+        (
+            "joins-100000",
+            format!("{{{{ 'a'{} }}}}", "~'a'".repeat(100_000)),
+        ),
+        (
+            "parentheses-100000",
+            format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000)),
+        ),
+        (
+            "lists-100000",
+            format!("{{{{ {}{} }}}}", "[".repeat(100_000), "]".repeat(100_000)),
+        ),
+        (
+            "nots-100000",
+            format!("{{{{ {}1 }}}}", "not ".repeat(100_000)),
+        ),
+        (
+            "minuses-100000",
+            format!("{{{{ {}1 }}}}", "-".repeat(100_000)),
+        ),
+        (
+            "filters-100000",
+            format!("{{{{ 'a'{} }}}}", "|upper".repeat(100_000)),
+        ),
+        (
+            "attributes-100000",
+            format!("{{{{ messages{} }}}}", ".a".repeat(100_000)),
+        ),
+        (
+            "subscripts-100000",
+            format!("{{{{ messages{} }}}}", "[0]".repeat(100_000)),
+        ),
+        (
+            "ifs-nested",
+            format!(
+                "{}x{}",
+                "{% if true %}".repeat(50_000),
+                "{% endif %}".repeat(50_000)
+            ),
+        ),
+        (
+            "elifs-50000",
+            format!(
+                "{{% if false %}}{}{{% endif %}}",
+                "{% elif false %}x".repeat(50_000)
+            ),
+        ),
+        (
+            "ternaries-50000",
+            format!("{{{{ {}1 }}}}", "1 if false else ".repeat(50_000)),
+        ),
+        ("long", "x".repeat(8 << 20)),
+    ];
+    made.into_iter()
+        .map(|(name, text)| Seed::new(name, text))
+        .collect()
+}
