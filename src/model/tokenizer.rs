@@ -160,7 +160,7 @@ impl Tokenizer {
 
     /// The id of the token that the vocabulary spells so.
     pub(super) fn id(&self, token: &str) -> Option<u32> {
-        self.inner.token_to_id(token)
+        self.0.inner.token_to_id(token)
     }
 
     /// The text of one token as the vocabulary spells it.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use refusal_dial::model::{DeviceName, Dtype, ModelHandle, NoShortcut};
+use refusal_dial::model::{Chat, DeviceName, Dtype, ModelHandle, NoShortcut};
 use serde_json::{Value as Json, json};
 
 use super::gguf;
@@ -294,7 +294,7 @@ fn open(path: &Path) {
         "</s> é e\u{301} \u{0} \u{1f600}\u{202e}",
         &long,
     ] {
-        match model.tokens(text, None) {
+        match model.tokens(text, &Chat::with_system(None)) {
             Ok(tokens) => drop(format!("{tokens:?}")),
             Err(error) => drop(error.to_string()),
         }
@@ -305,7 +305,7 @@ fn open(path: &Path) {
     drop(model.first_token("two").map_err(|error| error.to_string()));
     drop(
         model
-            .tokens("one", Some("three"))
+            .tokens("one", &Chat::with_system(Some("three")))
             .map_err(|error| error.to_string()),
     );
     drop(
