@@ -238,3 +238,22 @@ fn a_model_without_a_chat_template() {
         .run(&STUDY.replace("[models.inst]\nsource = \"models/inst\"", lent))
         .ok();
 }
+
+/// The configuration says that there is no head but the embedding; the file has one.
+#[test]
+fn a_head_that_is_said_to_be_the_embedding_and_is_not() {
+    let bench = bench();
+    let inst = bench.run(STUDY).ok();
+    let folder = copied(&planted_models().join("inst"), bench.path("copy"));
+    let mut config = config();
+    config["tie_word_embeddings"] = json!(true);
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let study = STUDY.replace("models/inst", "copy");
+    let copy = bench.run(&study).ok();
+    // The same weights, used in the same way: nothing is left to compute.
+    assert_eq!(copy.all_computed(), []);
+    let scores = |run: &Run| run.table(&bench, "score").numbers("score");
+    assert_eq!(scores(&copy), scores(&inst));
+    let plan = bench.dial(&["plan", "study.toml"]);
+    assert!(plan.stdout.contains("model `inst`: says `tie_word_embeddings: true`, but holds an `lm_head.weight` that differs"), "{}", plan.stdout);
+}
