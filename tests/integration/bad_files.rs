@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::checkpoint::{D_MODEL, config, copied, planted_models};
 use crate::prompts::{Prompt, main_set, sentence};
-use crate::workbench::{Said, Workbench};
+use crate::workbench::{Run, Said, Workbench};
 
 const STUDY: &str = r#"[models.inst]
 source = "models/inst"

@@ -116,7 +116,7 @@ fn what_would_change_the_computation() {
       |          ^^^^^^ this source
     "#);
     assert_snapshot!(with_config("quantization_config", json!({"bits": 4})), @r#"
-    error: model `inst` cannot be used: `copy/config.json`: a checkpoint with `quantization_config` is not supported (supported: float32, float16 and bfloat16 weights, or a GGUF file)
+    error: model `inst` cannot be used: `copy/config.json`: a checkpoint whose weights are quantised (`quantization_config`) is not supported (supported: the float32, float16 or bfloat16 model that was quantised, or a GGUF file of it)
      --> study.toml:2:10
       |
     2 | source = "copy"
@@ -141,17 +141,23 @@ fn a_quantisation_that_is_not_read() {
     let bench = bench();
     let mut bytes: Vec<u8> = b"GGUF".to_vec();
     bytes.extend(3u32.to_le_bytes());
+    // One tensor, one entry of metadata.
     bytes.extend(1u64.to_le_bytes());
-    bytes.extend(0u64.to_le_bytes());
     bytes.extend(1u64.to_le_bytes());
-    bytes.extend(b"t");
+    for text in ["general.architecture", "llama", "t"] {
+        if text == "llama" {
+            bytes.extend(8u32.to_le_bytes());
+        }
+        bytes.extend((text.len() as u64).to_le_bytes());
+        bytes.extend(text.as_bytes());
+    }
     bytes.extend(1u32.to_le_bytes());
     bytes.extend(256u64.to_le_bytes());
     bytes.extend(20u32.to_le_bytes());
     bytes.extend(0u64.to_le_bytes());
     bench.write("model.gguf", bytes);
     assert_snapshot!(refusal(&bench, "model.gguf"), @r#"
-    error: model `inst` cannot be used: `model.gguf`: tensor type `IQ4_NL` is not supported (supported: `F32`, `F16`, `BF16`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`, `Q2_K`, `Q3_K`, `Q4_K`, `Q5_K`, `Q6_K`)
+    error: model `inst` cannot be used: `model.gguf`: type `IQ4_NL` of tensor `t` is not supported (supported: `F32`, `F16`, `BF16`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`, `Q2_K`, `Q3_K`, `Q4_K`, `Q5_K`, `Q6_K`)
      --> study.toml:2:10
       |
     2 | source = "model.gguf"
@@ -164,7 +170,7 @@ fn a_file_that_is_no_gguf() {
     let bench = bench();
     bench.write("model.gguf", "text");
     assert_snapshot!(refusal(&bench, "model.gguf"), @r#"
-    error: model `inst` cannot be used: `model.gguf`: not a complete GGUF file (unknown magic 0x74786574); download it again
+    error: model `inst` cannot be used: `model.gguf`: not a GGUF file: it does not begin with `GGUF`; download it again
      --> study.toml:2:10
       |
     2 | source = "model.gguf"
@@ -175,7 +181,7 @@ fn a_file_that_is_no_gguf() {
 #[test]
 fn files_that_are_missing_or_cut_short() {
     assert_snapshot!(refusal_after(|folder| std::fs::remove_file(folder.join("model.safetensors")).unwrap()), @r#"
-    error: model `inst` cannot be used: `copy`: no weights: expected `model.safetensors` or `model.safetensors.index.json`; if there is a `pytorch_model.bin`, convert the model to safetensors first
+    error: model `inst` cannot be used: `copy`: no weights: expected `model.safetensors` or `model.safetensors.index.json`
      --> study.toml:2:10
       |
     2 | source = "copy"
@@ -194,7 +200,7 @@ fn files_that_are_missing_or_cut_short() {
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     };
     assert_snapshot!(refusal_after(cut), @r#"
-    error: model `inst` cannot be used: `copy/model.safetensors`: not a complete safetensors file (incomplete metadata, file not fully covered); download it again
+    error: model `inst` cannot be used: `copy/model.safetensors`: not a complete safetensors file (its header tells of 595200 bytes of data, but there are 295028); download it again
      --> study.toml:2:10
       |
     2 | source = "copy"
@@ -231,4 +237,23 @@ fn a_model_without_a_chat_template() {
     bench
         .run(&STUDY.replace("[models.inst]\nsource = \"models/inst\"", lent))
         .ok();
+}
+
+/// The configuration says that there is no head but the embedding; the file has one.
+#[test]
+fn a_head_that_is_said_to_be_the_embedding_and_is_not() {
+    let bench = bench();
+    let inst = bench.run(STUDY).ok();
+    let folder = copied(&planted_models().join("inst"), bench.path("copy"));
+    let mut config = config();
+    config["tie_word_embeddings"] = json!(true);
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let study = STUDY.replace("models/inst", "copy");
+    let copy = bench.run(&study).ok();
+    // The same weights, used in the same way: nothing is left to compute.
+    assert_eq!(copy.all_computed(), []);
+    let scores = |run: &Run| run.table(&bench, "score").numbers("score");
+    assert_eq!(scores(&copy), scores(&inst));
+    let plan = bench.dial(&["plan", "study.toml"]);
+    assert!(plan.stdout.contains("model `inst`: says `tie_word_embeddings: true`, but holds an `lm_head.weight` that differs"), "{}", plan.stdout);
 }
