@@ -473,6 +473,12 @@ fn weights_that_are_not_what_they_are_named_by_are_told_when_they_are_hashed() {
         text.contains("it is damaged") && text.contains("delete it"),
         "{text}"
     );
+    // As it says: and the commit stays what it was, wherever the branch is now.
+    std::fs::remove_file(&blob).unwrap();
+    let server = FakeHub::serve(source.path());
+    assert_eq!(fetched(&server, cache.path()).unwrap(), folder);
+    assert!(open().is_ok());
+    assert!(server.0.asked()[0].path.contains(COMMIT));
 }
 
 #[test]
