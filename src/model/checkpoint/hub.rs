@@ -174,8 +174,8 @@ impl Hub {
 
     fn download(&self, repository: &Repository, store: &Store) -> Result<PathBuf, ModelError> {
         let endpoint = Address::parse(&self.endpoint).map_err(|problem| {
-            let text = crate::fetch::printable(&self.endpoint);
-            repository.error(format!("`{text}`: {problem}"), "correct `HF_ENDPOINT`")
+            // It may hold a password, and is not shown.
+            repository.error(format!("`HF_ENDPOINT`: {problem}"), "correct it")
         })?;
         let client = Client::new(self.patience, self.credential(repository, &endpoint)?);
         let download = Download::begin(&client, &self.endpoint, repository, store)?;
@@ -216,17 +216,20 @@ fn inspect(folder: &Path) -> Result<Cached, ModelError> {
     if !folder.is_dir() {
         return Ok(Cached::Nothing);
     }
-    let damaged = |name: &str| !is_sound(&folder.join(name), None, None);
+    // A link to a content that was deleted counts as damage: it was there once, at this commit.
+    let damaged = |name: &str| {
+        let path = folder.join(name);
+        (path.is_symlink() && !path.exists()) || !is_sound(&path, None, None)
+    };
     let small = NEEDED.into_iter().chain(OPTIONAL).chain([INDEX]);
     if let Some(name) = small.into_iter().find(|name| damaged(name)) {
         return Ok(Cached::Damaged(name.to_string()));
     }
-    if let Some(name) = missing(folder)? {
-        return Ok(Cached::Incomplete(name));
-    }
     let weights = weight_names(folder)?;
-    let found = weights.into_iter().find(|name| damaged(name));
-    Ok(found.map_or(Cached::Whole, Cached::Damaged))
+    if let Some(name) = weights.into_iter().find(|name| damaged(name)) {
+        return Ok(Cached::Damaged(name));
+    }
+    Ok(missing(folder)?.map_or(Cached::Whole, Cached::Incomplete))
 }
 
 /// The first file that opening the model in `folder` would miss.

@@ -9,7 +9,9 @@ use super::super::hub::{Hub, Repository};
 use super::*;
 use crate::fetch::tests::{Reply, Request, Server, hasty, reply};
 
+mod damage;
 mod hostile;
+mod kinds;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -166,6 +168,44 @@ fn repository(name: &str) -> Repository {
 
 fn message(result: Result<PathBuf, ModelError>) -> String {
     result.unwrap_err().to_string()
+}
+
+/// A tiny model on disk, and an empty cache.
+fn model_and_cache() -> (tempfile::TempDir, tempfile::TempDir) {
+    let (source, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_tiny_model(source.path(), &tiny_config("qwen2"), Dtype::Float32);
+    (source, cache)
+}
+
+/// What is fetched of the server's `org/tiny` with an empty cache.
+fn fetched(server: &FakeHub, cache: &Path) -> Result<PathBuf, ModelError> {
+    server.hub(cache).fetch(&repository("org/tiny"))
+}
+
+/// The files under `blobs` and `snapshots` of the cache.
+fn kept(cache: &Path) -> Vec<PathBuf> {
+    let place = cache.join("models--org--tiny");
+    let mut folders = vec![place.join("blobs"), place.join("snapshots")];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => files.push(path),
+            }
+        }
+    }
+    files
+}
+
+fn blob_of(cache: &Path, name: &str) -> PathBuf {
+    let place = cache.join("models--org--tiny/snapshots").join(COMMIT);
+    place.join(name).canonicalize().unwrap()
+}
+
+fn weights(source: &Path) -> Vec<u8> {
+    std::fs::read(source.join("model.safetensors")).unwrap()
 }
 
 #[test]
