@@ -76,6 +76,11 @@ impl Tokenizer {
         self.hash
     }
 
+    /// The largest id of any token, special ones included.
+    pub(super) fn largest_id(&self) -> Option<u32> {
+        self.inner.get_vocab(true).into_values().max()
+    }
+
     /// The id of the token that the vocabulary spells so.
     pub(super) fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)

@@ -2,11 +2,15 @@
 
 use crate::stages::Inputs;
 
-/// The findings of every model, in the order of their names. Each begins with what it speaks of.
+/// The findings of every model and prompt set, in the order of their names. Each begins with what it speaks of.
 pub(super) fn findings(inputs: &Inputs) -> Vec<String> {
     let of_models = inputs.models.iter().flat_map(|(name, model)| {
         let findings = model.findings().iter();
         findings.map(move |finding| format!("model `{name}`: {finding}"))
     });
-    of_models.collect()
+    let of_prompts = inputs.prompts.iter().flat_map(|(name, set)| {
+        let findings = set.findings().into_iter();
+        findings.map(move |finding| format!("prompt set `{name}`: {finding}"))
+    });
+    of_models.chain(of_prompts).collect()
 }

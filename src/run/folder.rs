@@ -252,7 +252,9 @@ impl RunFolder {
         };
         let told = report.failures.iter();
         let told = told.map(|(stage, error)| format!("stage `{stage}`: {error}"));
-        let told: Vec<String> = told.chain(vanished.as_ref().map(ToString::to_string)).collect();
+        let told: Vec<String> = told
+            .chain(vanished.as_ref().map(ToString::to_string))
+            .collect();
         self.manifest["error"] = json!((!told.is_empty()).then(|| told.join("\n")));
         self.manifest["computing"] = Json::Null;
         self.manifest["cells_in_hand"] = Json::Null;
@@ -464,9 +466,7 @@ mod tests {
         let mut folder = folder_at(&path);
         folder.write("tables/a.csv".into(), b"a").unwrap();
         std::fs::rename(&path, above.path().join("moved")).unwrap();
-        let is_vanished = |result: Result<(), CacheError>| {
-            matches!(result, Err(CacheError::Vanished { files, .. }) if files.is_empty())
-        };
+        let is_vanished = |result: Result<(), CacheError>| matches!(result, Err(CacheError::Vanished { files, .. }) if files.is_empty());
         assert!(is_vanished(folder.write("tables/b.csv".into(), b"b")));
         assert!(!path.exists());
         std::fs::create_dir(&path).unwrap();

@@ -129,7 +129,8 @@ fn computed_with(cache: &Cache, weights: &HashSet<Key>) -> Result<Vec<Damage>, C
             damaged.push(Damage::of(&file, reason));
         }
     }
-    let is_of_these = |record: &StageRecord| record.weights.iter().any(|hash| weights.contains(hash));
+    let is_of_these =
+        |record: &StageRecord| record.weights.iter().any(|hash| weights.contains(hash));
     let records = plan::set_aside_records(cache, reason, is_of_these)?;
     damaged.extend(records.iter().map(|file| Damage::of(file, reason)));
     Ok(damaged)

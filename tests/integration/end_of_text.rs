@@ -33,7 +33,9 @@ fn bench(in_config: Value, in_tokenizer_config: Value) -> Workbench {
     let bench = Workbench::new(&main_set(8, 4));
     let own = bench.path("own");
     copy_folder(&bench.path("models/inst").canonicalize().unwrap(), &own);
-    edit(&own.join("config.json"), |json| json["eos_token_id"] = in_config.clone());
+    edit(&own.join("config.json"), |json| {
+        json["eos_token_id"] = in_config.clone()
+    });
     edit(&own.join("tokenizer_config.json"), |json| {
         json["eos_token"] = in_tokenizer_config.clone();
     });
@@ -46,7 +48,11 @@ fn manifest(run: &Run, bench: &Workbench) -> Value {
 
 fn texts(run: &Run, bench: &Workbench) -> Vec<String> {
     let table = run.table(bench, "generate");
-    table.0.iter().map(|row| row.text("text").to_string()).collect()
+    table
+        .0
+        .iter()
+        .map(|row| row.text("text").to_string())
+        .collect()
 }
 
 /// The id of a token of the planted model.
@@ -61,27 +67,39 @@ fn a_token_that_only_the_tokenizer_s_configuration_names_ends_a_text() {
     let bench = bench(json!(0), json!({"content": "Sure", "special": true}));
     let run = bench.run(STUDY).ok();
     let texts = texts(&run, &bench);
-    let ended: Vec<&String> = texts.iter().filter(|text| text.starts_with("Sure")).collect();
+    let ended: Vec<&String> = texts
+        .iter()
+        .filter(|text| text.starts_with("Sure"))
+        .collect();
     assert!(!ended.is_empty(), "{texts:?}");
     assert!(ended.iter().all(|text| *text == "Sure"), "{texts:?}");
     let id = id_of(&bench, "Sure");
     let manifest = manifest(&run, &bench);
     assert_eq!(manifest["models"]["own"]["end_of_text"], json!([0, id]));
-    assert_eq!(manifest["models"]["own"]["config"]["end_of_text"], json!([0]));
+    assert_eq!(
+        manifest["models"]["own"]["config"]["end_of_text"],
+        json!([0])
+    );
     // It is in the key of the texts, and in no other.
     let stages = manifest["stages"].as_array().unwrap();
     let parts = |name: &str| {
         let stage = stages.iter().find(|stage| stage["name"] == name).unwrap();
         stage["inputs"]["further_ends"].clone()
     };
-    assert_eq!((parts("score"), parts("generate")), (Value::Null, json!([[id]])));
+    assert_eq!(
+        (parts("score"), parts("generate")),
+        (Value::Null, json!([[id]]))
+    );
     // Without stopping, the same tokens go on.
     let on = bench.run(&format!("{STUDY}stop_at_end = false\n")).ok();
     let longer = self::texts(&on, &bench);
     for (text, longer) in texts.iter().zip(&longer) {
         assert!(longer.starts_with(text.as_str()), "{text}: {longer}");
     }
-    assert!(longer.iter().any(|text| text.starts_with("Sure ")), "{longer:?}");
+    assert!(
+        longer.iter().any(|text| text.starts_with("Sure ")),
+        "{longer:?}"
+    );
 }
 
 #[test]
@@ -99,6 +117,7 @@ fn one_that_is_named_twice_changes_no_key() {
 fn one_that_is_no_token_is_told() {
     let bench = bench(json!(2), json!("</gone>"));
     let run = bench.run(STUDY).ok();
-    let told = "note: model `own`: `eos_token` in `tokenizer_config.json` is `</gone>`, which is no token";
+    let told =
+        "note: model `own`: `eos_token` in `tokenizer_config.json` is `</gone>`, which is no token";
     assert!(run.said.stderr.contains(told), "{}", run.said.stderr);
 }

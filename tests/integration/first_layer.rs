@@ -89,7 +89,11 @@ fn bench() -> Workbench {
 
 fn layers(run: &Run, bench: &Workbench, table: &str) -> Vec<String> {
     let table = run.table(bench, table);
-    let mut layers: Vec<String> = table.0.iter().map(|row| row.text("layer").to_string()).collect();
+    let mut layers: Vec<String> = table
+        .0
+        .iter()
+        .map(|row| row.text("layer").to_string())
+        .collect();
     layers.sort();
     layers.dedup();
     layers
@@ -101,7 +105,9 @@ fn findings(run: &Run, bench: &Workbench, stage: &str) -> Vec<String> {
     let stages = manifest["stages"].as_array().unwrap();
     let stage = stages.iter().find(|s| s["name"] == stage).unwrap();
     let findings = stage["findings"].as_array().unwrap().iter();
-    findings.map(|finding| finding.as_str().unwrap().to_string()).collect()
+    findings
+        .map(|finding| finding.as_str().unwrap().to_string())
+        .collect()
 }
 
 #[test]
@@ -112,7 +118,15 @@ fn it_is_left_out_with_a_finding_wherever_directions_go_and_the_others_are_as_wi
     let plan = bench.dial(&["plan", "study.toml", "--format", "json"]);
     assert_eq!(plan.code, 0, "{plan:?}");
     let run = bench.run(&study).ok();
-    for table in ["direction", "direction.members", "steer", "holdout", "random", "xstest", "generate"] {
+    for table in [
+        "direction",
+        "direction.members",
+        "steer",
+        "holdout",
+        "random",
+        "xstest",
+        "generate",
+    ] {
         assert_eq!(layers(&run, &bench, table), ["1", "2", "3"], "{table}");
     }
     let shuffled = run.table(&bench, "direction.shuffled");
@@ -132,14 +146,27 @@ fn it_is_left_out_with_a_finding_wherever_directions_go_and_the_others_are_as_wi
     let random = findings(&run, &bench, "random");
     assert_eq!(
         random,
-        ["left out at layer 0: stage `direction` has no direction there to take the unit of α from"]
+        [
+            "left out at layer 0: stage `direction` has no direction there to take the unit of α from"
+        ]
     );
     // The bits of the others, and what steers with them, are those of a study that never asked.
     let without = self::bench();
     let rest = REST.replace("layer = \"all\"", "layer = [1, 2, 3]");
-    let other = without.run(&[HEAD, &direction("[1, 2, 3]"), &rest].concat()).ok();
-    for name in ["direction", "direction.shuffled", "steer", "holdout", "random", "generate"] {
-        let bytes = |run: &Run, bench: &Workbench| std::fs::read(run.file(bench, &format!("tables/{name}.csv"))).unwrap();
+    let other = without
+        .run(&[HEAD, &direction("[1, 2, 3]"), &rest].concat())
+        .ok();
+    for name in [
+        "direction",
+        "direction.shuffled",
+        "steer",
+        "holdout",
+        "random",
+        "generate",
+    ] {
+        let bytes = |run: &Run, bench: &Workbench| {
+            std::fs::read(run.file(bench, &format!("tables/{name}.csv"))).unwrap()
+        };
         assert_eq!(bytes(&run, &bench), bytes(&other, &without), "{name}");
     }
     let vector = |run: &Run, bench: &Workbench| {
@@ -155,7 +182,11 @@ fn it_is_left_out_of_a_list_too() {
     let bench = bench();
     let run = bench.run(&[HEAD, &direction("[0, 2]")].concat()).ok();
     assert_eq!(layers(&run, &bench, "direction"), ["2"]);
-    assert!(run.said.stderr.contains("note: layer 0 is left out"), "{}", run.said.stderr);
+    assert!(
+        run.said.stderr.contains("note: layer 0 is left out"),
+        "{}",
+        run.said.stderr
+    );
 }
 
 #[test]

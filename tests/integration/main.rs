@@ -13,6 +13,7 @@ mod explain;
 mod faults;
 mod first_layer;
 mod kills;
+mod odd_prompts;
 mod pipelines;
 mod planted;
 mod promise;

@@ -32,7 +32,8 @@ impl Running {
         let folder = bench.path("runs/study/latest");
         let started = Instant::now();
         // The second stage has committed cells.
-        while !(is_computing(&folder, "random") && committed_cells(&bench.path("cache")).len() > 50) {
+        while !(is_computing(&folder, "random") && committed_cells(&bench.path("cache")).len() > 50)
+        {
             assert!(started.elapsed() < PATIENCE, "it does not start");
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -61,16 +62,19 @@ fn is_computing(folder: &Path, stage: &str) -> bool {
 fn assert_fails_and_keeps(running: Running) -> Workbench {
     let (bench, said) = running.ended();
     let line = said.last_line(1);
-    assert!(line.starts_with("error: the run's folder `runs/study/"), "{said:?}");
     assert!(
-        line.contains("was deleted, moved or replaced while the study ran; run the same command again"),
+        line.starts_with("error: the run's folder `runs/study/"),
+        "{said:?}"
+    );
+    assert!(
+        line.contains(
+            "was deleted, moved or replaced while the study ran; run the same command again"
+        ),
         "{said:?}"
     );
     let kept = committed_cells(&bench.path("cache")).len();
     assert!(kept > 50, "{kept}");
-    let again = bench
-        .run_with(&long_study(1), &["--runs", "other"])
-        .ok();
+    let again = bench.run_with(&long_study(1), &["--runs", "other"]).ok();
     assert_eq!(again.status("score"), "cached");
     bench
 }
@@ -124,7 +128,10 @@ fn a_run_that_has_lost_files_says_which_and_has_failed() {
     let text = std::fs::read_to_string(folder.join("run.json")).unwrap();
     let manifest: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(manifest["status"], "failed");
-    assert!(manifest["error"].as_str().unwrap().contains("log.jsonl"), "{manifest}");
+    assert!(
+        manifest["error"].as_str().unwrap().contains("log.jsonl"),
+        "{manifest}"
+    );
 }
 
 #[test]
@@ -137,13 +144,20 @@ fn a_report_that_cannot_be_written_is_a_failure_that_says_what_to_do() {
     let output = command.env("LD_PRELOAD", library).output().unwrap();
     let said = Said::of(output, &bench.path(""));
     assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.stdout.contains("score"), "its tables are printed: {said:?}");
+    assert!(
+        said.stdout.contains("score"),
+        "its tables are printed: {said:?}"
+    );
     let last = said.stderr.trim_end().lines().last().unwrap();
     assert!(
         last.starts_with("error: the study is complete, but its report could not be written: "),
         "{said:?}"
     );
-    let run = last.split("`dial report ").nth(1).unwrap().trim_end_matches('`');
+    let run = last
+        .split("`dial report ")
+        .nth(1)
+        .unwrap()
+        .trim_end_matches('`');
     assert_eq!(bench.dial(&["report", run]).code, 0);
     assert!(bench.path(run).join("report.html").is_file());
 }

@@ -75,7 +75,9 @@ fn a_run_that_reads_a_cell_of_two_values_trusts_neither_pack() {
     let run = bench.run_with(STUDY, WIDER).ok();
     assert_names(&run.said.stderr, &[&one, &other]);
     assert!(
-        run.said.stderr.contains("hold one cell with different values"),
+        run.said
+            .stderr
+            .contains("hold one cell with different values"),
         "{}",
         run.said.stderr
     );
@@ -98,7 +100,10 @@ fn two_packs_that_agree_are_both_kept() {
     assert_eq!(run.status("score"), "cached");
     assert_eq!(bench.dial(&["cache", "verify"]).code, 0);
     assert!(one.path.exists() && other.path.exists());
-    assert_eq!(bench.run(STUDY).ok().tables(&bench), expected.tables(&bench));
+    assert_eq!(
+        bench.run(STUDY).ok().tables(&bench),
+        expected.tables(&bench)
+    );
 }
 
 #[test]
@@ -184,7 +189,8 @@ fn a_pack_with_a_value_that_is_not_finite_is_named_and_computed_again_by_the_sam
 /// Of another kind or length: not what was asked for, whoever wrote it.
 #[test]
 fn a_pack_with_a_value_that_does_not_fit_its_cell_is_named_and_computed_again() {
-    let score_for_vector = |value: &mut Vec<u8>| *value = [&[0][..], &1.5f64.to_le_bytes()].concat();
+    let score_for_vector =
+        |value: &mut Vec<u8>| *value = [&[0][..], &1.5f64.to_le_bytes()].concat();
     let short_vector = |value: &mut Vec<u8>| value.truncate(9);
     let unknown_kind = |value: &mut Vec<u8>| value[0] = 77;
     let nothing = |value: &mut Vec<u8>| value.clear();

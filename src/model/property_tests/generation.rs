@@ -118,7 +118,7 @@ fn a_row_ends_at_its_own_end_of_text() {
         .map(|(row, tokens)| {
             let ids = [further];
             let readout = ending(&ids[..row % 2 ^ 1]);
-            subject.cell(Arc::clone(tokens), vec![], readout)
+            subject.cell(tokens, vec![], readout)
         })
         .collect();
     for (row, found) in continuations(&mut subject, &cells).iter().enumerate() {

@@ -63,7 +63,9 @@ impl KnownValues {
         for cell in self.disputed {
             // Those that went with an earlier cell are not asked any more.
             match cache.cells().find(&cell) {
-                Err(CacheError::Untrusted(untrusted)) => damaged.extend(discard(cache, &untrusted)?),
+                Err(CacheError::Untrusted(untrusted)) => {
+                    damaged.extend(discard(cache, &untrusted)?)
+                }
                 Err(error) => return Err(error),
                 Ok(_) => {}
             }
@@ -74,7 +76,9 @@ impl KnownValues {
 
 fn discard(cache: &Cache, untrusted: &Untrusted) -> Result<Vec<Damage>, CacheError> {
     let packs = cache.files(FileKind::Pack)?.into_iter();
-    let packs: Vec<StoredFile> = packs.filter(|pack| untrusted.packs.contains(&pack.name)).collect();
+    let packs: Vec<StoredFile> = packs
+        .filter(|pack| untrusted.packs.contains(&pack.name))
+        .collect();
     let records = plan::discard(cache, untrusted)?;
     let of_packs = packs.iter().map(|pack| Damage::of(pack, &untrusted.reason));
     let reason = "it was made from cells of a pack that cannot be trusted";

@@ -109,7 +109,9 @@ pub(super) fn shuffled(
             let pick = |range: &[usize]| range.iter().map(|&i| all[i].clone()).collect::<Vec<_>>();
             let (top, bottom) = order.split_at(at_layer.top.len());
             // Two groups that happen not to differ have no direction: norm 0, no cosine.
-            let found = difference_of_means(&pick(top), &pick(bottom)).ok().flatten();
+            let found = difference_of_means(&pick(top), &pick(bottom))
+                .ok()
+                .flatten();
             let (pre_norm, cosine) = match found {
                 Some((vector, norm)) => (norm, cosine(&vector, direction.vector.values())?),
                 None => (0.0, None),
