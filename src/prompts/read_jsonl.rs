@@ -311,15 +311,15 @@ mod tests {
     fn a_field_twice_in_one_object_is_an_error_where_the_second_stands() {
         assert_one(
             "\n{\"id\": \"é\", \"prompt\": \"x\", \"prompt\": \"prompt\"}",
-            "p.jsonl:2:27: field `prompt` stands twice in one object; ",
+            "p.jsonl:2:28: field `prompt` stands twice in one object; ",
         );
         assert_one(
             r#"{"id": "a", "prompt": "x", "note": null, "no\u0074e": [1]}"#,
-            "p.jsonl:1:",
+            "p.jsonl:1:53: field `note` stands twice in one object; ",
         );
         assert_one(
             r#"{"id": "a", "prompt": "x", "other": [{"k": 1.5, "l": {}}, {"k": true, "l": "l", "k": -1}]}"#,
-            "p.jsonl:1:79: field `k` stands twice in one object; ",
+            "p.jsonl:1:81: field `k` stands twice in one object; ",
         );
         // Of different objects, they may.
         parse(
