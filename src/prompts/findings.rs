@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use unicode_normalization::UnicodeNormalization;
 
-use super::PromptSet;
 use super::error::quoted;
+use super::{Prompt, PromptSet};
 
 /// How many groups of names are told of each kind; the rest are counted.
 const TOLD: usize = 3;
+
+/// What names are of, where a prompt has it, and what comes of two that look alike.
+type Kind = (&'static str, fn(&Prompt) -> &str, &'static str);
 
 /// A name and the line of the file where it is first used.
 type Named<'a> = (&'a str, usize);
@@ -16,7 +19,7 @@ type Named<'a> = (&'a str, usize);
 impl PromptSet {
     /// What a reader should know of the set: fragments that follow its name.
     pub fn findings(&self) -> Vec<String> {
-        let kinds: [(&str, fn(&super::Prompt) -> &str, &str); 3] = [
+        let kinds: [Kind; 3] = [
             (
                 "ids",
                 |prompt| &prompt.id,
