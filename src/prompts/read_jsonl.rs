@@ -69,7 +69,8 @@ fn duplicate(text: &str) -> Option<(String, usize)> {
     let end = error.column().min(text.len());
     let before = text.get(..end).unwrap_or(text);
     let written = serde_json::to_string(&key).unwrap_or_default();
-    let start = before.rfind(&written).unwrap_or(end);
+    // One that is written with escapes is pointed at from behind.
+    let start = before.strip_suffix(&written).map_or(end, str::len);
     Some((key, column_after(text.as_bytes(), start) + 1))
 }
 
