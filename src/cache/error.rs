@@ -93,6 +93,29 @@ fn advice(kind: ErrorKind) -> Option<&'static str> {
     }
 }
 
+/// Says of a run's folder, or of files of it, that they are gone.
+fn vanished(formatter: &mut fmt::Formatter<'_>, run: &Path, files: &[PathBuf]) -> fmt::Result {
+    let run = run.display();
+    match files {
+        [] => write!(
+            formatter,
+            "the run's folder `{run}` was deleted, moved or replaced while the study ran"
+        )?,
+        [file] => write!(
+            formatter,
+            "`{run}/{}` was deleted while the study ran",
+            file.display()
+        )?,
+        [file, more @ ..] => write!(
+            formatter,
+            "`{run}/{}` and {} more files of the run were deleted while the study ran",
+            file.display(),
+            more.len()
+        )?,
+    }
+    formatter.write_str("; run the same command again: what was computed is kept in the cache")
+}
+
 impl fmt::Display for CacheError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -131,29 +154,7 @@ impl fmt::Display for CacheError {
                 "cannot write `{}`: the artifact is not in the cache any more; run the same command again to have it computed",
                 to.display()
             ),
-            Self::Vanished { run, files } => {
-                let run = run.display();
-                match files.as_slice() {
-                    [] => write!(
-                        formatter,
-                        "the run's folder `{run}` was deleted, moved or replaced while the study ran"
-                    )?,
-                    [file] => write!(
-                        formatter,
-                        "`{run}/{}` was deleted while the study ran",
-                        file.display()
-                    )?,
-                    [file, more @ ..] => write!(
-                        formatter,
-                        "`{run}/{}` and {} more files of the run were deleted while the study ran",
-                        file.display(),
-                        more.len()
-                    )?,
-                }
-                formatter.write_str(
-                    "; run the same command again: what was computed is kept in the cache",
-                )
-            }
+            Self::Vanished { run, files } => vanished(formatter, run, files),
             Self::UnknownUse { path, why } => write!(
                 formatter,
                 "nothing was deleted: `{}` cannot be read ({why}), and so it is not known what that run refers to; mend or remove its folder",

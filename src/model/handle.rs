@@ -16,6 +16,7 @@ use super::error::ModelError;
 use super::evaluate::Evaluator;
 use super::guard::guarded;
 use super::transformer::Transformer;
+use super::vocabulary;
 
 type Result<T> = std::result::Result<T, ModelError>;
 
@@ -28,6 +29,9 @@ pub struct ModelHandle {
     /// Of each of its files.
     weight_hashes: Vec<blake3::Hash>,
     fingerprint: blake3::Hash,
+    findings: Vec<String>,
+    /// Whether its tokenizer has tokens for which it has no embedding.
+    lacks_embeddings: bool,
     /// By the key of the chat.
     template_ids: Mutex<HashMap<String, Arc<[u32]>>>,
 }
@@ -64,15 +68,24 @@ impl ModelHandle {
             template.as_deref(),
             dtype,
         );
-        Ok(ModelHandle {
+        let mut handle = ModelHandle {
             name: name.to_string(),
+            findings: checkpoint.findings().to_vec(),
+            lacks_embeddings: false,
             checkpoint,
             dtype,
             template,
             weight_hashes,
             fingerprint,
             template_ids: Mutex::default(),
-        })
+        };
+        let (tokenizer, config) = (handle.checkpoint.tokenizer(), handle.config());
+        let beyond = vocabulary::largest_beyond(tokenizer, config);
+        let ends = handle.end_of_text();
+        let findings = vocabulary::findings(tokenizer, config, beyond, &ends);
+        handle.lacks_embeddings = beyond.is_some();
+        handle.findings.extend(findings);
+        Ok(handle)
     }
 
     /// The name in the study file, shown in tables.
@@ -111,7 +124,7 @@ impl ModelHandle {
 
     /// What a reader should know of its files: fragments that follow the model's name.
     pub fn findings(&self) -> &[String] {
-        self.checkpoint.findings()
+        &self.findings
     }
 
     /// blake3 of each of its weight files.
@@ -240,6 +253,19 @@ impl ModelHandle {
     /// The control tokens that a text spells out, in order.
     pub fn control_tokens<'t>(&self, text: &'t str) -> Vec<&'t str> {
         self.checkpoint.tokenizer().control_tokens(text)
+    }
+
+    /// Whether its tokenizer has tokens for which it has no embedding.
+    pub fn lacks_embeddings(&self) -> bool {
+        self.lacks_embeddings
+    }
+
+    /// The first of some tokens for which it has no embedding, as a person would name it.
+    pub fn without_embedding(&self, ids: &[u32]) -> Option<String> {
+        let rows = self.config().d_vocab;
+        let id = ids.iter().copied().find(|id| *id as usize >= rows)?;
+        let token = self.checkpoint.tokenizer().token(id).unwrap_or_default();
+        Some(format!("token {id} (`{token}`)"))
     }
 
     /// Id of the first token of a word.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! config, checkpoint, tokenizer, chat   what a model is: dimensions, weights on disk, text to tokens
+//! vocabulary                            whether tokenizer and embedding go together
 //! conversation                          a prompt in its chat, on the way to token ids
 //! handle                                one model of a study, known but not loaded: fingerprint, tokens of a prompt
 //! hooks, cell                           where, what and what for: hook points, interventions, readouts, keys
@@ -33,6 +34,7 @@ mod prefix;
 mod property_tests;
 pub mod tokenizer;
 mod transformer;
+mod vocabulary;
 
 pub use cell::{
     Cell, Cells, EVALUATION_VERSION, Edit, Intervention, Positions, Readout, Sampling, ScoreDtype,

@@ -11,7 +11,7 @@ use crate::files;
 use crate::model::{FileStamp, HashShortcut, ModelHandle, locate, locate_without_fetching};
 use crate::prompts::PromptSet;
 use crate::spec::{Diagnostics, Document, Problems};
-use crate::stages::{InputFile, Inputs, StageError};
+use crate::stages::{InputFile, Inputs, StageError, check_prompts, check_score};
 
 use super::chat;
 use super::findings::findings;
@@ -214,8 +214,11 @@ fn check(study: &Study, inputs: &mut Inputs, problems: &mut Problems) {
         let forecast = spec.stage.forecast(inputs);
         inputs.forecasts.insert(spec.name.clone(), forecast);
     }
+    let mut told = BTreeSet::new();
     for spec in &study.stages {
         spec.stage.check(inputs, problems);
+        let needs = spec.stage.needs();
+        check_prompts(&needs, &study.settings, inputs, &mut told, problems);
     }
     let asked = study
         .stages
@@ -243,11 +246,15 @@ fn check_settings(study: &Study, spec: &ModelSpec, model: &ModelHandle, problems
         .iter()
         .chain(&words.comply)
         .any(String::is_empty);
-    if let (false, Err(error)) = (is_told, study.settings.readout(model)) {
-        let at = study.score_at.as_ref().unwrap_or(&spec.source.at);
-        problems
-            .error_at(at, error.to_string())
-            .label("the score rule");
+    let at = study.score_at.as_ref().unwrap_or(&spec.source.at);
+    match study.settings.readout(model) {
+        Ok(readout) => check_score(&readout, model, at, problems),
+        Err(_) if is_told => {}
+        Err(error) => {
+            problems
+                .error_at(at, error.to_string())
+                .label("the score rule");
+        }
     }
 }
 

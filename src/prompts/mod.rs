@@ -6,12 +6,14 @@
 //!
 //! - `read_jsonl` and `read_csv`: a reader for each format; it sees syntax, encoding and columns.
 //! - `collect`: the rules that formats share (required fields, types, unique ids).
+//! - `findings`: what a reader should know of a sound set.
 //! - `draw`: a set drawn out of a larger one.
 //! - `error`: problems and how they are told.
 
 mod collect;
 mod draw;
 mod error;
+mod findings;
 mod read_csv;
 mod read_jsonl;
 

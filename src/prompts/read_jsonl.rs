@@ -1,5 +1,11 @@
 //! JSON Lines: one object per line; blank lines are skipped.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::collect::{Collector, Draft, Field, ID_NAMES, TEXT_NAMES};
@@ -25,7 +31,16 @@ pub(super) fn read(content: &[u8], collector: &mut Collector) {
 
 fn read_line(line: usize, text: &str, collector: &mut Collector) {
     match serde_json::from_str(text) {
-        Ok(Value::Object(object)) => collector.add(draft(line, object)),
+        Ok(Value::Object(object)) => match duplicate(text) {
+            None => collector.add(draft(line, object)),
+            Some((key, column)) => {
+                let message = format!(
+                    "field {} stands twice in one object; leave one of them, or give the other a name of its own",
+                    quoted(&key)
+                );
+                collector.report_at(line, Some(column), message);
+            }
+        },
         Ok(other) => {
             let found = quoted(&other.to_string());
             let message = format!("found {found}; expected a JSON object such as {EXAMPLE}");
@@ -41,6 +56,83 @@ fn read_line(line: usize, text: &str, collector: &mut Collector) {
                 format!("bad JSON: {reason}; each line must be one object such as {EXAMPLE}");
             collector.report_at(line, Some(column), message);
         }
+    }
+}
+
+/// The first key that an object of sound JSON has twice, at any depth, and the column of the second: readers differ in which they take.
+fn duplicate(text: &str) -> Option<(String, usize)> {
+    let key = RefCell::new(String::new());
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let error = UniqueKeys(&key).deserialize(&mut deserializer).err()?;
+    let key = key.into_inner();
+    // The error stands behind the key.
+    let end = error.column().min(text.len());
+    let before = text.get(..end).unwrap_or(text);
+    let written = serde_json::to_string(&key).unwrap_or_default();
+    // One that is written with escapes is pointed at from behind.
+    let start = before.strip_suffix(&written).map_or(end, str::len);
+    Some((key, column_after(text.as_bytes(), start) + 1))
+}
+
+/// Reads past a value, and fails at a key that its object has already, which it then holds.
+#[derive(Clone, Copy)]
+struct UniqueKeys<'a>(&'a RefCell<String>);
+
+impl<'de> DeserializeSeed<'de> for UniqueKeys<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for UniqueKeys<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut known = HashSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if known.contains(&key) {
+                self.0.replace(key);
+                return Err(A::Error::custom("a key twice"));
+            }
+            known.insert(key);
+            map.next_value_seed(self)?;
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
     }
 }
 
@@ -213,6 +305,26 @@ mod tests {
         assert_one(
             "{\"id\": \"a\"",
             "p.jsonl:1:10: bad JSON: EOF while parsing an object; ",
+        );
+    }
+
+    #[test]
+    fn a_field_twice_in_one_object_is_an_error_where_the_second_stands() {
+        assert_one(
+            "\n{\"id\": \"é\", \"prompt\": \"x\", \"prompt\": \"prompt\"}",
+            "p.jsonl:2:28: field `prompt` stands twice in one object; ",
+        );
+        assert_one(
+            r#"{"id": "a", "prompt": "x", "note": null, "no\u0074e": [1]}"#,
+            "p.jsonl:1:53: field `note` stands twice in one object; ",
+        );
+        assert_one(
+            r#"{"id": "a", "prompt": "x", "other": [{"k": 1.5, "l": {}}, {"k": true, "l": "l", "k": -1}]}"#,
+            "p.jsonl:1:81: field `k` stands twice in one object; ",
+        );
+        // Of different objects, they may.
+        parse(
+            r#"{"id": "a", "prompt": "x", "other": [{"k": 1}, {"k": {"k": [18446744073709551615, 1e300]}}]}"#,
         );
     }
 

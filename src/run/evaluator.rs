@@ -115,10 +115,15 @@ impl<'a> CachedEvaluator<'a> {
     }
 
     /// The value of a cell that need not be computed; none for one that must be.
-    fn cached(&mut self, cell: &Cell, key: &Key) -> Result<Option<Value>> {
+    fn cached(&mut self, key: &Key, cell: impl FnOnce() -> Cell) -> Result<Option<Value>> {
+        // Most are missing, and looking takes less than making a cell.
+        if self.cache.cells().place(key).map_err(failed)?.is_none() {
+            return Ok(None);
+        }
+        let cell = cell();
         let model = self.models_by_fingerprint.get(&cell.model);
         let config = model.ok_or_else(unknown_model)?.config();
-        let Some((place, value)) = cached_value(self.cache, cell, key, config)? else {
+        let Some((place, value)) = cached_value(self.cache, &cell, key, config)? else {
             return Ok(None);
         };
         if !self.computed.contains(place) {
@@ -141,7 +146,7 @@ impl<'a> CachedEvaluator<'a> {
         let mut models = Vec::new();
         for number in 0..cells.count() {
             let cell = cells.cell(number);
-            if let Some(value) = self.cached(&cell, &cell.key().into())? {
+            if let Some(value) = self.cached(&cell.key().into(), || cell.clone())? {
                 take(number, value);
                 continue;
             }
@@ -275,7 +280,7 @@ impl CachedEvaluator<'_> {
     fn look_again(&mut self, batch: &mut Batch<'_>, take: Take<'_>) -> Result<()> {
         for at in 0..batch.len() {
             if batch.is_missing(at)
-                && let Some(value) = self.cached(&batch.cell(at), &batch.key(at))?
+                && let Some(value) = self.cached(&batch.key(at), || batch.cell(at))?
             {
                 batch.settle(at, value, take);
             }

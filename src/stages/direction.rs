@@ -2,8 +2,9 @@
 //!
 //! Means are accumulated in float64; the direction is stored with unit norm, with the norm it had before as `pre_norm` (Refusal Dial
 //! study; Arditi et al., arXiv:2406.11717, call it difference of means). One direction per layer asked for; a layer where the two means are
-//! the same has none, and is left out with a finding as long as another has one. Main table: one row per direction. `members`: the prompts of A and B. `cosine`: between all directions of the stage. The same procedure on shuffled labels
-//! is the negative control in `shuffled`.
+//! the same has none, and is left out with a finding as long as another has one. Main table: one row per direction. `members`: the
+//! prompts of A and B. `cosine`: between all directions of the stage. The same procedure on shuffled labels is the negative control in
+//! `shuffled`.
 
 mod extract;
 mod findings;

@@ -34,6 +34,7 @@ mod steer;
 mod summary;
 pub mod sweep;
 mod table;
+mod vocabulary;
 mod xstest;
 
 pub use artifacts::Artifacts;
@@ -41,6 +42,8 @@ pub use direction::Direction;
 pub use forecast::{ExpectedDirection, Forecast, Forecasts};
 pub use import::ImportSettings;
 pub use parameters::{ScoreRule, Settings};
+pub(crate) use vocabulary::{check_prompts, check_score};
+
 pub use table::{
     Parts, read_numbers, read_parquet, read_parquet_parts, read_text, write_csv, write_parquet,
 };

@@ -117,7 +117,7 @@ fn a_row_ends_at_its_own_end_of_text() {
         .enumerate()
         .map(|(row, tokens)| {
             let ids = [further];
-            let readout = ending(&ids[..row % 2 ^ 1]);
+            let readout = ending(&ids[..1 - row % 2]);
             subject.cell(tokens, vec![], readout)
         })
         .collect();

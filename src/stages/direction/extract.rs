@@ -53,6 +53,18 @@ pub(in crate::stages) struct Extracted {
     pub without: Vec<usize>,
 }
 
+impl Extracted {
+    /// Fails where no layer has a direction.
+    fn checked(self) -> Result<Self, StageError> {
+        match (self.directions.is_empty(), self.without.first()) {
+            (true, Some(layer)) => Err(StageError::Data(format!(
+                "the direction at layer {layer} is zero or not finite (norm 0): the two groups do not differ"
+            ))),
+            _ => Ok(self),
+        }
+    }
+}
+
 /// Two groups of prompts, by index into a prompt set.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::stages) struct Groups {
@@ -191,12 +203,7 @@ impl Recipe<'_> {
                 builders: Arc::clone(&builders),
             });
         }
-        match (extracted.directions.is_empty(), extracted.without.first()) {
-            (true, Some(layer)) => Err(StageError::Data(format!(
-                "the direction at layer {layer} is zero or not finite (norm 0): the two groups do not differ"
-            ))),
-            _ => Ok(extracted),
-        }
+        extracted.checked()
     }
 
     /// What to say of layers that have no direction.
