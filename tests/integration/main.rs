@@ -19,5 +19,6 @@ mod published;
 mod report;
 mod resume;
 mod screens;
+mod terminal;
 mod two_runs;
 mod workbench;
