@@ -193,30 +193,15 @@ fn no_text_of_the_page_stands_on_another_or_turns_it_around() {
 }
 
 #[test]
-fn what_the_font_lacks_shows_in_a_png_as_its_number() {
-    // Two pictures that differ in a character of another script only.
+fn texts_of_every_script_are_in_the_svg_and_turn_nothing_around() {
     let svg = text("figures/steer.categories.svg");
-    assert!(
-        svg.contains("拒否すべき質問の分類"),
-        "the SVG has the text itself"
-    );
-    assert!(
-        svg.contains("abc\\u{202e}fed\\u{1b}[31m"),
-        "and no escapes as such"
-    );
+    assert!(svg.contains("拒否すべき質問の分類"));
+    assert!(svg.contains("abc\\u{202e}fed\\u{1b}[31m"));
     assert!(!svg.contains('\u{202e}') && !svg.contains('\u{1b}'));
-    let folder = outputs();
-    for name in [
-        "steer.categories",
-        "score.histogram",
-        "score.scatter",
-        "steer.score",
-    ] {
-        std::fs::copy(
-            file(&format!("figures/{name}.png")),
-            folder.join(format!("odd.{name}.png")),
-        )
-        .unwrap();
+    // To be looked at.
+    for name in ["steer.categories", "score.histogram", "score.scatter"] {
+        let picture = outputs().join(format!("odd.{name}.png"));
+        std::fs::copy(file(&format!("figures/{name}.png")), picture).unwrap();
     }
 }
 
@@ -258,10 +243,7 @@ fn one_prompt_has_no_interval_and_one_direction_no_range() {
         // The region of a Pareto figure is over α, too.
         assert!(!has_band || path.ends_with("steer.pareto.svg"), "{path:?}");
     }
-    let html = text("report.html");
-    let said = studied().dial(&["show", "runs/study/latest", "score.means"]);
+    let said = studied().dial(&["show", "runs/study/latest"]);
     assert_eq!(said.code, 0);
-    for shown in [html, said.stdout] {
-        assert!(!shown.contains("[]") || !shown.contains("[, ]"));
-    }
+    assert!(!said.stdout.contains("[, ]"), "{}", said.stdout);
 }
