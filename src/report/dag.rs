@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use super::FinishedRun;
-use super::svg::escaped;
+use super::svg::{escaped, fitted};
 
 /// A stage as a picture of the pipeline needs it.
 #[derive(Clone, Debug, PartialEq)]
@@ -159,16 +159,19 @@ fn draw(text: &mut String, node: &Node, (x, y): (f64, f64)) {
     } else {
         format!(" · {}", node.kind)
     };
+    let room = BOX.0 - 20.0;
     let _ = writeln!(
         text,
-        "<a href=\"#stage-{0}\"><rect x=\"{x:.0}\" y=\"{y:.0}\" width=\"{1}\" height=\"{2}\" rx=\"5\" fill=\"#ffffff\" stroke=\"{stroke}\" stroke-width=\"1.8\"/><text x=\"{3:.0}\" y=\"{4:.0}\" font-size=\"14\" font-weight=\"600\" fill=\"#1a1a1a\">{0}</text><text x=\"{3:.0}\" y=\"{5:.0}\" font-size=\"12\" fill=\"#595959\">{6}</text></a>",
+        "<a href=\"#stage-{0}\"><title>{0}</title><rect x=\"{x:.0}\" y=\"{y:.0}\" width=\"{1}\" height=\"{2}\" rx=\"5\" fill=\"#ffffff\" stroke=\"{stroke}\" stroke-width=\"1.8\"/><text x=\"{3:.0}\" y=\"{4:.0}\" font-size=\"14\" font-weight=\"600\" fill=\"#1a1a1a\">{7}</text><text x=\"{3:.0}\" y=\"{5:.0}\" font-size=\"12\" fill=\"#595959\">{6}</text></a>",
         escaped(&node.name),
         BOX.0,
         BOX.1,
         x + 11.0,
         y + 21.0,
         y + 39.0,
-        escaped(&format!("{}{kind}", node.note)),
+        escaped(&fitted(&format!("{}{kind}", node.note), 12.0, room).shown),
+        // Bold letters are a tenth wider.
+        escaped(&fitted(&node.name, 14.0, room / 1.1).shown),
     );
 }
 

@@ -46,7 +46,7 @@ fn a_sound_cache_is_said_to_be_sound() {
     bench.run(STUDY).ok();
     let said = cache(&bench, &["verify"]);
     assert_eq!((said.code, said.stderr.as_str()), (0, ""));
-    assert_snapshot!(without_sizes(&said.stdout), @"38 files checked, [size]: all sound");
+    assert_snapshot!(without_sizes(&said.stdout), @"60 files checked, [size]: all sound");
 }
 
 #[test]
@@ -95,6 +95,7 @@ fn what_the_cache_holds_and_for_whom() {
     kind stages cached outputs cells computed their size
     direction 1 [size] 12 [size]
     random 1 [size] 120 [size]
+    report 2 [size] 0 [size]
     score 1 [size] 20 [size]
     steer 1 [size] 40 [size]
     summary 1 [size] 0 [size]
@@ -141,7 +142,7 @@ fn what_no_run_refers_to_is_deleted() {
     let would = gc(&bench, &["--unreferenced", "--dry-run"]);
     assert_eq!(committed_cells(&bench.path("cache")).len(), cells);
     let said = cache(&bench, &["gc", "--unreferenced"]);
-    assert_snapshot!(without_sizes(&said.stdout), @"deleted [size]: 2 stage outputs, 10 artifacts and 1 packs of 40 cells; [size] are left");
+    assert_snapshot!(without_sizes(&said.stdout), @"deleted [size]: 3 stage outputs, 23 artifacts and 1 packs of 40 cells; [size] are left");
     assert_eq!(would["cells"], 40);
     assert_eq!(committed_cells(&bench.path("cache")).len(), cells - 40);
     assert_eq!(cache(&bench, &["verify"]).code, 0);

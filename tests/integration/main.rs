@@ -26,6 +26,7 @@ mod report;
 mod resume;
 mod run_folder;
 mod screens;
+mod terminal;
 mod two_runs;
 mod untrusted;
 mod workbench;

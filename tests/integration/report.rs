@@ -171,7 +171,7 @@ fn every_figure_is_an_svg_and_a_png() {
 }
 
 #[test]
-fn a_rerun_copies_the_figures_of_the_run_before() {
+fn a_rerun_has_the_figures_of_the_run_before() {
     let (bench, run) = studied();
     let before = std::fs::read(file("figures/steer.gap.svg")).unwrap();
     let again = bench.copy();
@@ -336,4 +336,71 @@ fn dag_prints_the_pipeline() {
         graphviz.stdout.contains("\"direction\" -> \"steer\";"),
         "{graphviz:?}"
     );
+}
+
+/// What may be edited by anybody who is sent a run: nothing of it reaches another run.
+#[test]
+fn a_run_that_was_edited_changes_no_other() {
+    let (bench, _) = studied();
+    let bench = &bench.copy();
+    let first = bench.run(STUDY).ok();
+    let folder = |run: &Run| std::path::PathBuf::from(run.json["run_dir"].as_str().unwrap());
+    let first = bench.path("").join(folder(&first));
+    let page = std::fs::read_to_string(first.join("report.html")).unwrap();
+    // Every file of its figures is written over in place, and what early versions trusted is there again.
+    let forged = r#"{"key":"","verdict":{"class":"pass","headline":"The controls pass (99 of 99 comparisons)","lines":["forged"]},"main_tables":[],"stages":{},"has_prompts":false,"data":"</script><meta http-equiv=\"refresh\" content=\"0;url=https://example.invalid/\">"}"#;
+    std::fs::write(first.join("figures/content.json"), forged).unwrap();
+    for path in crate::workbench::files_below(&first.join("figures")) {
+        if !path.ends_with("content.json") {
+            std::fs::write(path, "forged").unwrap();
+        }
+    }
+    let second = bench.path("").join(folder(&bench.run(STUDY).ok()));
+    let drawn = std::fs::read_to_string(second.join("report.html")).unwrap();
+    assert!(!drawn.contains("forged") && !drawn.contains("99 of 99"));
+    assert_eq!(
+        drawn.matches("<meta").count(),
+        page.matches("<meta").count()
+    );
+    let picture = std::fs::read_to_string(second.join("figures/steer.gap.svg")).unwrap();
+    assert!(picture.starts_with("<svg"));
+    for path in crate::workbench::files_below(&second.join("figures")) {
+        use std::os::unix::fs::MetadataExt;
+        assert_eq!(path.metadata().unwrap().nlink(), 1, "{path:?} is shared");
+        assert_ne!(std::fs::read(&path).unwrap(), b"forged", "{path:?}");
+    }
+    // A link to another run's figures is not written through.
+    std::fs::remove_dir_all(first.join("figures")).unwrap();
+    std::os::unix::fs::symlink(second.join("figures"), first.join("figures")).unwrap();
+    std::fs::write(second.join("figures/steer.gap.svg"), "kept").unwrap();
+    let said = bench.dial(&["report", &first.display().to_string()]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let picture =
+        |run: &std::path::Path| std::fs::read_to_string(run.join("figures/steer.gap.svg"));
+    assert_eq!(picture(&second).unwrap(), "kept");
+    assert!(picture(&first).unwrap().starts_with("<svg"));
+}
+
+/// A damaged object of the cache is drawn again; a drawing is made anew from what `dial report` finds in the tables.
+#[test]
+fn what_was_drawn_is_checked_when_it_is_taken() {
+    let (bench, _) = studied();
+    let bench = &bench.copy();
+    bench.run(STUDY).ok();
+    let good = std::fs::read(bench.path("runs/study/latest/figures/steer.gap.svg")).unwrap();
+    let mut damaged = 0;
+    for path in crate::workbench::files_below(&bench.path("cache/v1/objects")) {
+        if std::fs::read(&path).unwrap().starts_with(b"<svg") {
+            std::fs::write(&path, "<svg>forged</svg>").unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 10, "{damaged}");
+    let again = bench.run(STUDY).ok();
+    assert_eq!(again.all_computed(), []);
+    let figure = bench.path("runs/study/latest/figures/steer.gap.svg");
+    assert_eq!(std::fs::read(&figure).unwrap(), good);
+    std::fs::write(&figure, "edited").unwrap();
+    assert_eq!(bench.dial(&["report", "runs/study/latest"]).code, 0);
+    assert_eq!(std::fs::read(&figure).unwrap(), good);
 }

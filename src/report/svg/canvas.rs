@@ -224,7 +224,7 @@ const LABEL_WIDTH: f64 = 140.0;
 
 /// A text, cut where it was too wide.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Fitted<'a> {
+pub(in crate::report) struct Fitted<'a> {
     pub shown: Cow<'a, str>,
     /// The whole text, where it was cut.
     pub full: Option<&'a str>,
@@ -246,7 +246,7 @@ impl<'a> From<&'a String> for Fitted<'a> {
 }
 
 /// A text no wider than that: what is too much makes way for an ellipsis.
-pub(super) fn fitted(text: &str, size: f64, width: f64) -> Fitted<'_> {
+pub(in crate::report) fn fitted(text: &str, size: f64, width: f64) -> Fitted<'_> {
     if text_width(text, size) <= width {
         return text.into();
     }

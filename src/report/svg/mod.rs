@@ -12,8 +12,8 @@ use std::sync::{Arc, OnceLock};
 use resvg::{tiny_skia, usvg};
 
 use super::{Figure, Mark, Panel, ReportError, Shape};
-pub(super) use canvas::escaped;
-use canvas::{Anchor, Canvas, Fitted, all_fitted, fitted, text_width, wrapped};
+use canvas::{Anchor, Canvas, Fitted, all_fitted, text_width, wrapped};
+pub(super) use canvas::{escaped, fitted};
 
 /// Width of every figure, in pixels; a text width at 300 dots per inch is about twice that.
 const WIDTH: f64 = 960.0;

@@ -148,6 +148,14 @@ impl<'a> Place<'a> {
     }
 }
 
+impl Comparison<'_> {
+    /// Whether a slope was held out, and only the interval is missing that would judge it.
+    fn lacks_interval(&self) -> bool {
+        let interval = self.holdout.map(|holdout| holdout.interval);
+        self.statistic != "max_gap" && self.p.is_some() && interval == Some(None)
+    }
+}
+
 /// Three rows (edge, harmful, gap) for each place that has a learned direction.
 pub(super) fn compare<'a>(
     grids: &'a [Grid],
@@ -326,6 +334,9 @@ pub(super) fn findings(rows: &[Comparison<'_>], grids: &[Grid]) -> Vec<String> {
         };
         let place = first.learned_grid.place();
         findings.extend(verdict(of_place).map(|verdict| format!("{place}: {verdict}")));
+        for row in of_place.iter().filter(|row| row.lacks_interval()) {
+            findings.push(format!("{place}: `{}` has no interval over prompts (one prompt gives none), so its controls are not judged", row.set));
+        }
         for source in [Source::Holdout, Source::Random] {
             let mut of_source = grids.iter().filter(|grid| grid.source == source).peekable();
             if of_source.peek().is_some()

@@ -85,6 +85,7 @@ fn holdout_rows() -> Vec<Row<'static>> {
             ("edge_train", "e2", 0.5, 1.0),
             ("edge_holdout", "e3", 0.5, 1.0),
             ("harmful", "h1", 2.0, 1.0),
+            ("harmful", "h2", 2.0, 1.0),
         ],
     );
     rows.extend(lines(
@@ -95,6 +96,7 @@ fn holdout_rows() -> Vec<Row<'static>> {
             ("edge_holdout", "e2", 0.5, 2.0),
             ("edge_holdout", "e3", 0.5, 4.0),
             ("harmful", "h1", 2.0, 3.0),
+            ("harmful", "h2", 2.0, 3.0),
         ],
     ));
     rows

@@ -48,6 +48,26 @@ fn the_learned_slope_is_compared_with_every_random_one() {
 }
 
 #[test]
+fn one_held_out_prompt_has_no_interval_and_is_not_judged() {
+    let mut held = holdout_rows();
+    held.retain(|row| row.id != "h2");
+    let grids = [
+        grid(Source::Holdout, &held),
+        grid(Source::Random, &random_rows(19)),
+    ];
+    let splits = splits();
+    let rows = learned::compare(&grids, &splits, 0).unwrap();
+    assert_eq!((rows[0].pass, rows[1].pass), (Some(true), None));
+    assert_eq!(
+        learned::findings(&rows, &grids),
+        [
+            "model `inst`, layer 20: the controls pass on `edge`",
+            "model `inst`, layer 20: `harmful` has no interval over prompts (one prompt gives none), so its controls are not judged"
+        ]
+    );
+}
+
+#[test]
 fn too_few_random_directions_cannot_pass_and_say_so() {
     let grids = [
         grid(Source::Holdout, &holdout_rows()),
