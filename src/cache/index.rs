@@ -2,7 +2,6 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,7 +75,7 @@ impl Index {
     /// Adds the cells of one pack, or moves it aside if its header is damaged.
     pub(super) fn add(&mut self, layout: &Layout, name: Key) -> Result<(), CacheError> {
         let path = layout.pack(&name);
-        let header = File::open(&path)
+        let header = crate::files::open(&path)
             .map_err(Fault::from)
             .and_then(|file| pack::read_header(&file));
         match header {
@@ -125,7 +124,7 @@ impl Index {
             .filter_map(|(number, pack)| Some((number, layout.pack(&pack.as_ref()?.name))))
             .collect();
         for (number, path) in left {
-            let header = File::open(path)
+            let header = crate::files::open(&path)
                 .map_err(Fault::from)
                 .and_then(|file| pack::read_header(&file));
             // One that has become unreadable is found out when it is read.

@@ -77,7 +77,8 @@ pub(super) fn data(arguments: &DataArguments) -> Result<(), Failure> {
         None => Path::new("data").join(set.name),
     };
     let path = folder.join(set.file);
-    let is_there = std::fs::read(&path).is_ok_and(|bytes| digest(&bytes) == set.sha256);
+    let is_there = crate::files::read(&path, crate::files::DATA_BYTES)
+        .is_ok_and(|bytes| digest(&bytes) == set.sha256);
     if is_there {
         tell(&format!(
             "{} is there already, and is the file it should be",

@@ -19,6 +19,7 @@ mod show;
 mod sizes;
 mod status;
 mod tables;
+mod waiting;
 
 use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -177,8 +178,12 @@ fn open(arguments: &StudyArguments, fetch: Fetch) -> Result<(Opened, usize), Fai
     let render = |diagnostics: spec::Diagnostics| Failure::Usage(diagnostics.render(color));
     let threads = arguments.threads.map_or_else(physical_cores, usize::from);
     crate::model::set_threads(threads).map_err(|error| Failure::Failed(error.to_string()))?;
+    let _waiting = waiting::Waiting::for_("reading the study and what it names");
     let document = spec::load(&arguments.file, &arguments.overrides).map_err(render)?;
-    let name = arguments.file.file_stem().map(|stem| stem.to_string_lossy());
+    let name = arguments
+        .file
+        .file_stem()
+        .map(|stem| stem.to_string_lossy());
     let name = name.as_deref().unwrap_or("study");
     let name = &name.replace(char::REPLACEMENT_CHARACTER, "_");
     let opened = open_study(document, name, &arguments.cache, fetch);

@@ -11,7 +11,7 @@ use crate::run::{RunState, RunSummary, run_summaries};
 
 use super::console::duration;
 use super::tables::grid;
-use super::{Failure, Format, command_line, print, from_here, quoted, shown};
+use super::{Failure, Format, command_line, from_here, print, quoted, shown};
 
 /// Runs that a terminal shows, the newest of all.
 const ROWS: usize = 20;
@@ -114,7 +114,12 @@ fn to_draw(runs: &[&RunSummary]) -> String {
     };
     let commands = runs.iter().filter(lacks_page);
     let commands: Vec<String> = commands
-        .map(|run| command_line(&["report".to_string(), files::text_of(from_here(&run.run_dir))]))
+        .map(|run| {
+            command_line(&[
+                "report".to_string(),
+                files::text_of(from_here(&run.run_dir)),
+            ])
+        })
         .collect();
     match commands.is_empty() {
         true => String::new(),

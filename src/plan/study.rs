@@ -431,7 +431,10 @@ fn check_stage_name(key: &Key, problems: &mut Problems) {
     if key.name.len() > LONGEST_STAGE {
         let bytes = key.name.len();
         problems
-            .error_at(&key.at, format!("a stage's name of {bytes} bytes cannot name files"))
+            .error_at(
+                &key.at,
+                format!("a stage's name of {bytes} bytes cannot name files"),
+            )
             .label(format!("expected {LONGEST_STAGE} bytes at most"));
     }
     let good = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_');

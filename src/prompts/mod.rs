@@ -15,6 +15,7 @@ mod error;
 mod read_csv;
 mod read_jsonl;
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -140,13 +141,8 @@ fn reader_for(path: &Path) -> Result<Reader, PromptErrors> {
 }
 
 fn in_order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut found = Vec::new();
-    for name in names {
-        if !found.contains(&name) {
-            found.push(name);
-        }
-    }
-    found
+    let mut seen = HashSet::new();
+    names.filter(|name| seen.insert(*name)).collect()
 }
 
 // Every part goes in behind its length, so that moving a boundary between two parts changes the hash.

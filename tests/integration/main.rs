@@ -11,6 +11,7 @@ mod data_fetch;
 mod explain;
 mod faults;
 mod kills;
+mod odd_paths;
 mod pipelines;
 mod planted;
 mod promise;
