@@ -1,6 +1,5 @@
 //! The files of a cache one by one: to check them all, to count them, to remove some.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -128,7 +127,7 @@ impl Cache {
 
     /// What a pack's header says; none where it is damaged or gone.
     pub fn pack_content(&self, file: &StoredFile) -> Option<PackContent> {
-        let header = pack::read_header(&File::open(&file.path).ok()?).ok()?;
+        let header = pack::read_header(&crate::files::open(&file.path).ok()?).ok()?;
         Some(PackContent {
             cells: header.cells(),
             provenance: serde_json::from_slice(&header.provenance).unwrap_or_default(),
@@ -137,7 +136,10 @@ impl Cache {
 
     /// The record in a file of records; none if it is damaged, gone, or of another version of the program.
     pub fn record_in<T: DeserializeOwned>(&self, file: &StoredFile) -> Option<T> {
-        record::decode(&std::fs::read(&file.path).ok()?, &file.name)
+        record::decode(
+            &crate::files::read(&file.path, crate::files::DATA_BYTES).ok()?,
+            &file.name,
+        )
     }
 
     /// Removes a file. One that has gone already is no error.
@@ -187,7 +189,7 @@ pub struct Leftovers {
 }
 
 fn whole_pack(file: &StoredFile, on_cell: &mut dyn FnMut(&Key, &[u8])) -> Result<(), Fault> {
-    let open = File::open(&file.path)?;
+    let open = crate::files::open(&file.path)?;
     let header = pack::read_header(&open)?;
     let keys: Vec<Key> = header.keys().collect();
     Pack::new(file.name, header).check(&open, &mut |cell, value| {

@@ -2,7 +2,6 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::path::Path;
 use std::sync::Arc;
@@ -91,7 +90,7 @@ impl Index {
     /// Adds the cells of one pack, or moves it aside if its header is damaged.
     pub(super) fn add(&mut self, layout: &Layout, name: Key) -> Result<(), CacheError> {
         let path = layout.pack(&name);
-        let header = File::open(&path)
+        let header = crate::files::open(&path)
             .map_err(Fault::from)
             .and_then(|file| pack::read_header(&file));
         match header {

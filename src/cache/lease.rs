@@ -402,7 +402,8 @@ impl Shared {
         match known {
             Some(known) if known.0 == beat.claim => known.clone(),
             _ => {
-                let bytes = std::fs::read(self.layout.lease(id, "cells")).unwrap_or_default();
+                let path = self.layout.lease(id, "cells");
+                let bytes = crate::files::read(&path, crate::files::DATA_BYTES).unwrap_or_default();
                 match (decode_claim(&bytes), known) {
                     (Some((number, cells)), _) => (number, cells.into()),
                     (None, Some(known)) => known.clone(),

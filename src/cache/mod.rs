@@ -227,7 +227,7 @@ impl Cache {
 /// Reads `VERSION`, or writes it into a folder that has none.
 fn check_version(folder: &Path) -> Result<(), CacheError> {
     let path = folder.join("VERSION");
-    match std::fs::read(&path) {
+    match crate::files::read(&path, crate::files::SETTINGS_BYTES) {
         Ok(bytes) => {
             let found = String::from_utf8_lossy(&bytes).trim().to_owned();
             if found == LAYOUT_VERSION.to_string() {

@@ -194,7 +194,7 @@ enum State {
 }
 
 fn state(path: &Path, key: &Key) -> Result<State, CacheError> {
-    let hash = File::open(path).and_then(|file| {
+    let hash = crate::files::open(path).and_then(|file| {
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader(file)?;
         Ok(Key::from(hasher.finalize()))
@@ -209,7 +209,7 @@ fn state(path: &Path, key: &Key) -> Result<State, CacheError> {
 }
 
 fn open_if_there(path: &Path) -> Result<Option<File>, CacheError> {
-    match File::open(path) {
+    match crate::files::open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) if is_of_one_file(&error) => {

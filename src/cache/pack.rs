@@ -290,7 +290,7 @@ impl Pack {
 
     /// Opens the file at `path`, and checks it whole if that has not been done. Concurrent callers wait for one check.
     pub(super) fn open(&self, path: &Path) -> Result<File, Fault> {
-        let file = File::open(path)?;
+        let file = crate::files::open(path)?;
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
         if sums.is_none() {
             *sums = Some(self.check(&file, &mut |_, _| {})?.into());

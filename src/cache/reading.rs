@@ -28,13 +28,17 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
     )
 }
 
-/// Whether an error is that of one file, and says nothing of others: its mode, a bad block under it, a folder in its place.
+/// Whether an error is that of one file, and says nothing of others: its mode, its length, a bad block under it, a folder or a pipe in its
+/// place.
 pub(super) fn is_of_one_file(error: &io::Error) -> bool {
     /// Input or output error, on Linux and macOS.
     const EIO: i32 = 5;
     matches!(
         error.kind(),
-        ErrorKind::PermissionDenied | ErrorKind::IsADirectory
+        ErrorKind::PermissionDenied
+            | ErrorKind::IsADirectory
+            | ErrorKind::InvalidInput
+            | ErrorKind::FileTooLarge
     ) || error.raw_os_error() == Some(EIO)
 }
 

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::files;
+
 use super::atomic::write_atomically;
 use super::layout::Layout;
 use super::reading::{is_gone, is_of_one_file, pass_over};
@@ -44,7 +46,7 @@ pub(super) fn get<T: DeserializeOwned>(
     path: &Path,
     key: &Key,
 ) -> Result<Option<T>, CacheError> {
-    let text = match std::fs::read(path) {
+    let text = match files::read(path, files::DATA_BYTES) {
         Ok(text) => text,
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) if is_of_one_file(&error) => {
@@ -72,7 +74,7 @@ pub(super) fn get<T: DeserializeOwned>(
 
 /// What is wrong with the record in a file; none for a sound one, or where there is no file.
 pub(super) fn fault(path: &Path, key: &Key) -> Result<Option<&'static str>, CacheError> {
-    match std::fs::read(path) {
+    match files::read(path, files::DATA_BYTES) {
         Ok(text) if verified_record(&text, key).is_some() => Ok(None),
         Ok(_) => Ok(Some(WRONG_CHECKSUM)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -88,7 +90,7 @@ pub(super) fn all<T: DeserializeOwned>(folder: &Path) -> Result<Vec<T>, CacheErr
             let name = path.file_stem().and_then(|stem| stem.to_str());
             let (Some(key), Ok(text)) = (
                 name.and_then(|name| name.parse::<Key>().ok()),
-                std::fs::read(&path),
+                files::read(&path, files::DATA_BYTES),
             ) else {
                 continue;
             };

@@ -59,7 +59,8 @@ impl WeightHashes {
 
     /// What a file of kind [`WeightHash`](super::FileKind::WeightHash) remembers; none if it is damaged or gone.
     pub fn known(&self, file: &StoredFile) -> Option<(WeightStamp, blake3::Hash)> {
-        let text = (file.kind == FileKind::WeightHash).then(|| std::fs::read(&file.path));
+        let text = (file.kind == FileKind::WeightHash)
+            .then(|| crate::files::read(&file.path, crate::files::SETTINGS_BYTES));
         let known: KnownHash = record::decode(&text?.ok()?, &file.name)?;
         let hash = blake3::Hash::from_bytes(*known.blake3.as_bytes());
         Some((known.stamp, hash))

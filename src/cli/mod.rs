@@ -19,6 +19,7 @@ mod show;
 mod sizes;
 mod status;
 mod tables;
+mod waiting;
 
 use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -210,6 +211,7 @@ fn complain(message: &str, exit: Exit) -> Exit {
 fn open(arguments: &StudyArguments, fetch: Fetch) -> Result<(Opened, usize), Failure> {
     let threads = arguments.threads.map_or_else(physical_cores, usize::from);
     crate::model::set_threads(threads).map_err(|error| Failure::Failed(error.to_string()))?;
+    let _waiting = waiting::Waiting::for_("reading the study and what it names");
     let document = spec::load(&arguments.file, &arguments.overrides).map_err(Failure::Study)?;
     let name = arguments
         .file

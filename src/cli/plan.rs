@@ -7,6 +7,7 @@ use crate::plan::{Fetch, Plan, PlanError, PlannedStage, Status};
 
 use super::console::duration;
 use super::tables::grid;
+use super::waiting::Waiting;
 use super::{Failure, Format, StudyArguments, open, print, print_json};
 
 #[derive(Args)]
@@ -17,6 +18,7 @@ pub(super) struct PlanArguments {
 
 pub(super) fn plan(arguments: &PlanArguments) -> Result<(), Failure> {
     let (opened, threads) = open(&arguments.study, Fetch::Never)?;
+    let waiting = Waiting::for_("looking for what is cached");
     let plan =
         Plan::new(&opened.study, &opened.inputs, &opened.cache, threads).map_err(|error| {
             match error {
@@ -24,6 +26,7 @@ pub(super) fn plan(arguments: &PlanArguments) -> Result<(), Failure> {
                 other => Failure::Failed(other.to_string()),
             }
         })?;
+    drop(waiting);
     match arguments.study.format {
         Format::Json => print_json(&as_json(&plan, &opened.inputs.findings)),
         Format::Text => print(&as_text(&plan, &opened.inputs.findings)),

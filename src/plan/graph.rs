@@ -197,3 +197,50 @@ fn report_cycle(
         .error_at(at, message)
         .label("this reference closes the circle");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The order of stages of which some wait for others, each pair (earlier, later).
+    fn order(count: usize, edges: &[(usize, usize)]) -> Vec<usize> {
+        let mut graph: DiGraph<usize, ()> = DiGraph::new();
+        let nodes: Vec<NodeIndex> = (0..count).map(|number| graph.add_node(number)).collect();
+        for (from, to) in edges {
+            graph.add_edge(nodes[*from], nodes[*to], ());
+        }
+        file_order(&graph)
+    }
+
+    #[test]
+    fn stages_keep_the_order_of_the_file_where_they_can() {
+        assert_eq!(order(3, &[]), [0, 1, 2]);
+        assert_eq!(order(4, &[(3, 0), (3, 0), (0, 1)]), [2, 3, 0, 1]);
+        assert_eq!(order(4, &[(1, 3), (3, 2)]), [0, 1, 3, 2]);
+    }
+
+    #[test]
+    fn a_name_that_is_unknown_among_many_is_told_shortly() {
+        let names: Vec<String> = (0..50).map(|number| format!("stage{number:03}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let document = crate::spec::load_text(std::path::Path::new("s.toml"), "x = \"y\"\n", &[]);
+        let document = document.unwrap();
+        let at = document
+            .root
+            .as_table()
+            .unwrap()
+            .get("x")
+            .unwrap()
+            .at
+            .clone();
+        let name = Name {
+            value: "y".to_string(),
+            at,
+        };
+        let mut problems = Problems::default();
+        assert!(!Known::new("stage", &names).check(&name, &mut problems));
+        let message = problems.finish(&document.sources).unwrap_err().to_string();
+        assert!(message.contains("`stage019`, 30 more"), "{message}");
+        assert!(!message.contains("stage020"), "{message}");
+    }
+}

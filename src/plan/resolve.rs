@@ -15,7 +15,7 @@ use crate::stages::{InputFile, Inputs, StageError, check_prompts, check_score};
 
 use super::chat;
 use super::findings::findings;
-use super::study::{ModelSpec, Study};
+use super::study::{ModelSpec, StageSpec, Study};
 
 /// Why there is no plan.
 #[derive(Debug)]
@@ -219,6 +219,7 @@ fn check(study: &Study, inputs: &mut Inputs, problems: &mut Problems) {
         spec.stage.check(inputs, problems);
         let needs = spec.stage.needs();
         check_prompts(&needs, &study.settings, inputs, &mut told, problems);
+        check_size(spec, inputs, problems);
     }
     let asked = study
         .stages
@@ -235,6 +236,26 @@ fn check(study: &Study, inputs: &mut Inputs, problems: &mut Problems) {
         };
         check_settings(study, spec, model, problems);
     }
+}
+
+/// Cells that one stage may ask for: a sweep holds 8 bytes for each.
+const MOST_CELLS: u64 = 1_000_000_000;
+
+/// Checks that a stage asks for no more than could ever be computed: a slip of the pen in a list multiplies.
+fn check_size(spec: &StageSpec, inputs: &Inputs, problems: &mut Problems) {
+    let cells = spec.stage.cost(inputs).cells_at_most;
+    if cells <= MOST_CELLS {
+        return;
+    }
+    let count = match cells {
+        u64::MAX => "more cells than can be counted".to_string(),
+        cells => format!("{cells} cells"),
+    };
+    problems
+        .error_at(&spec.at, format!("stage `{}` asks for {count}", spec.name))
+        .label(format!("expected {MOST_CELLS} at most"))
+        .note("models × prompts × directions × layers × α, each as long as its list")
+        .help("shorten a list, or make it several stages");
 }
 
 /// Checks that a model has a template to put prompts in, and that its tokenizer keeps the two sides of the score rule apart.

@@ -152,7 +152,7 @@ impl Plan {
         self.stages
             .iter()
             .map(|s| s.cost.equivalent_forward_passes)
-            .sum()
+            .fold(0, u64::saturating_add)
     }
 
     /// Seconds that the missing work would take, roughly.

@@ -17,6 +17,7 @@ mod findings;
 mod read_csv;
 mod read_jsonl;
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -142,13 +143,8 @@ fn reader_for(path: &Path) -> Result<Reader, PromptErrors> {
 }
 
 fn in_order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut found = Vec::new();
-    for name in names {
-        if !found.contains(&name) {
-            found.push(name);
-        }
-    }
-    found
+    let mut seen = HashSet::new();
+    names.filter(|name| seen.insert(*name)).collect()
 }
 
 // Every part goes in behind its length, so that moving a boundary between two parts changes the hash.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
+use crate::files;
 use crate::plan::Study;
 use crate::spec::{self, Problems};
 use crate::stages::read_parquet_parts;
@@ -77,7 +78,7 @@ impl FinishedRun {
     /// As [`FinishedRun::read`].
     pub fn open(path: &Path) -> Result<Self, ReportError> {
         let manifest_path = path.join("run.json");
-        let text = match std::fs::read(&manifest_path) {
+        let text = match files::read(&manifest_path, files::DATA_BYTES) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(ReportError::NotARun(path.to_path_buf()));
@@ -86,7 +87,11 @@ impl FinishedRun {
         };
         let manifest: Json = serde_json::from_slice(&text)
             .map_err(|error| ReportError::unreadable(&manifest_path, error))?;
-        let resolved = std::fs::read_to_string(path.join("resolved.yaml")).unwrap_or_default();
+        let resolved = files::read_text(&path.join("resolved.yaml"), files::SETTINGS_BYTES);
+        // What a study may not hold is not taken from a run's folder, either.
+        let is_sound =
+            |text: &String| spec::load_text(Path::new("resolved.yaml"), text, &[]).is_ok();
+        let resolved = resolved.ok().filter(is_sound).unwrap_or_default();
         Ok(FinishedRun {
             path: path.to_path_buf(),
             sources: sources(&resolved),
@@ -202,7 +207,8 @@ fn tables(folder: &Path, stage: &FinishedStage) -> Result<Vec<(String, Table)>, 
         let path = folder
             .join("tables")
             .join(format!("{}.parquet", file_stem(&stage.name, name)));
-        let bytes = std::fs::read(&path).map_err(|error| ReportError::unreadable(&path, error))?;
+        let bytes =
+            files::read(&path, u64::MAX).map_err(|error| ReportError::unreadable(&path, error))?;
         let mut table = Table::default();
         let read = read_parquet_parts(bytes, &mut |part| {
             table.append(part);

@@ -258,8 +258,9 @@ fn go_through<'s>(
         report.stages.push(stage_report);
         match outcome {
             Ok(_) => {
-                report.equivalent_forward_passes +=
-                    spec.stage.cost(&state.inputs).equivalent_forward_passes;
+                let passes = spec.stage.cost(&state.inputs).equivalent_forward_passes;
+                report.equivalent_forward_passes =
+                    report.equivalent_forward_passes.saturating_add(passes);
             }
             Err(error) => {
                 let ends = !options.keep_going

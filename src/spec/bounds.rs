@@ -25,6 +25,15 @@ impl Default for Room {
 }
 
 impl Room {
+    /// Of so many bytes.
+    #[cfg(test)]
+    pub(super) fn of(bytes: usize) -> Self {
+        Self {
+            bytes,
+            is_told: false,
+        }
+    }
+
     /// Takes room for a value with so many bytes of text and path. Whether there is enough.
     pub(super) fn take(&mut self, text_bytes: usize) -> bool {
         let bytes = text_bytes.saturating_add(BYTES_OF_A_VALUE);

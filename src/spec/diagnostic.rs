@@ -343,6 +343,26 @@ error: third
     }
 
     #[test]
+    fn twenty_are_shown_and_the_rest_counted() {
+        let rendered = |count: usize| {
+            let mut problems = Problems::default();
+            for number in 0..count {
+                problems.error(format!("number {number}")).note("a remark");
+            }
+            problems
+                .finish(&Sources::default())
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(rendered(20).ends_with("= note: a remark"));
+        assert_eq!(rendered(20).matches("error: number").count(), 20);
+        assert!(rendered(21).ends_with("\n\n… and 1 more error"));
+        let many = rendered(40_000);
+        assert_eq!(many.matches("error: number").count(), 20);
+        assert!(many.ends_with("\n\n… and 39980 more errors"));
+    }
+
+    #[test]
     fn colour_only_where_asked() {
         let mut problems = Problems::default();
         assert!(problems.is_empty());

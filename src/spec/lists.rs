@@ -305,6 +305,14 @@ mod tests {
     }
 
     #[test]
+    fn zero_is_zero_whatever_its_sign() {
+        let twice = "`x` holds the number `-0.0` twice";
+        assert_eq!(numbers("[0, -0.0]"), Err(vec![twice.into()]));
+        let names = decode::<OneOrMany<String>>("[\"a\", \"b\", \"a\"]");
+        assert_eq!(names, Err(vec!["`x` holds the string `a` twice".into()]));
+    }
+
+    #[test]
     fn a_duplicate_shows_both_places() {
         let text = "alpha = [\n  1,\n  2,\n  1.0,\n]\n";
         let document = load_text(Path::new("s.toml"), text, &[]).unwrap();

@@ -319,6 +319,79 @@ mod tests {
         assert_eq!(path, folder.path().join("base/p.jsonl"));
     }
 
+    /// Twenty-five files of which each names the next in three ways would be read 3^25 times.
+    #[test]
+    fn a_file_is_read_once_however_often_it_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        for level in 0..25 {
+            let next = level + 1;
+            let link = folder.path().join(format!("l{next}.toml"));
+            std::os::unix::fs::symlink(format!("f{next}.toml"), link).unwrap();
+            let text = format!(
+                "extends = [\"f{next}.toml\", \"./f{next}.toml\", \"l{next}.toml\"]\nx{level} = 1\n"
+            );
+            fs::write(folder.path().join(format!("f{level}.toml")), text).unwrap();
+        }
+        fs::write(folder.path().join("f25.toml"), "y = 2\n").unwrap();
+        let document = load(&folder.path().join("f0.toml"), &[]).unwrap();
+        assert_eq!(document.sources.files().count(), 26);
+        assert_eq!(document.root.as_table().unwrap().len(), 26);
+    }
+
+    /// Paths in a linked file start from where the link lies.
+    #[test]
+    fn a_link_in_another_folder_is_another_file() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("in")).unwrap();
+        fs::write(folder.path().join("in/b.toml"), "path = \"p\"\n").unwrap();
+        std::os::unix::fs::symlink("in/b.toml", folder.path().join("b.toml")).unwrap();
+        let resolved = |order: &str| {
+            let study = folder.path().join("study.toml");
+            fs::write(&study, format!("extends = {order}\n")).unwrap();
+            let document = load(&study, &[]).unwrap();
+            let node = document.root.as_table().unwrap().get("path").unwrap();
+            document.sources.resolve_path(&node.at, "p")
+        };
+        assert_eq!(
+            resolved("[\"b.toml\", \"in/b.toml\"]"),
+            folder.path().join("in/p")
+        );
+        assert_eq!(
+            resolved("[\"in/b.toml\", \"b.toml\"]"),
+            folder.path().join("p")
+        );
+    }
+
+    #[test]
+    fn extends_names_so_many_files_and_no_more() {
+        let names = |count: usize| -> String {
+            let names = (0..count).map(|number| format!("\"{}b.toml\"", "./".repeat(number)));
+            format!("extends = [{}]\n", names.collect::<Vec<_>>().join(", "))
+        };
+        let of = |count| load_files(&[("a.toml", &names(count)), ("b.toml", "x = 1\n")]);
+        assert_eq!(of(100), Ok("x: 1\n".into()));
+        let message = of(101).unwrap_err();
+        assert!(
+            message.starts_with("error: `extends` names files more than 100 times\n --> a.toml:1:"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_study_is_so_long_with_all_that_it_extends() {
+        let long = "#".repeat(9 << 20);
+        let message = load_files(&[
+            ("a.toml", &format!("extends = \"b.toml\"\n{long}")),
+            ("b.toml", &long),
+        ]);
+        let message = message.unwrap_err();
+        let first = message.lines().next().unwrap();
+        assert_eq!(
+            first,
+            "error: cannot read `b.toml`: a study is at most 16 MiB long, with the files that it extends"
+        );
+    }
+
     #[test]
     fn a_circle_is_drawn() {
         let files = [

@@ -266,7 +266,7 @@ e: &x
         let longest = found.places.keys().map(String::len).max();
         assert!(longest.is_some_and(|longest| longest <= LONGEST_PATH));
         assert!(found.places.len() < 500);
-        assert_eq!(found.places.get("c"), Some(&(100_000 + 11..100_000 + 12)));
+        assert_eq!(found.places.get("c"), Some(&(100_000 + 12..100_000 + 13)));
     }
 
     #[test]

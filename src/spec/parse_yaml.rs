@@ -144,3 +144,45 @@ impl<'de> Visitor<'de> for Values<'_> {
         self.made(Yaml::Tagged(Box::new(TaggedValue { tag, value })))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_values_are_those_of_the_library() {
+        let text =
+            "a: [1, -2, 1.5, 18446744073709551615, true, ~, x]\nb: !t {c: &d [1], e: *d}\n1: ''\n";
+        let values = parse(text, &mut Room::default()).ok();
+        assert_eq!(values, serde_yaml::from_str(text).ok());
+        assert!(values.is_some());
+    }
+
+    #[test]
+    fn an_alias_takes_room_wherever_it_is_named() {
+        let text = |count| {
+            format!(
+                "a: &a \"{}\"\nb: [{}]\n",
+                "x".repeat(1000),
+                "*a,".repeat(count)
+            )
+        };
+        let is_full = |count| {
+            matches!(
+                parse(&text(count), &mut Room::of(20_000)),
+                Err(Refused::Full)
+            )
+        };
+        assert!(!is_full(10));
+        assert!(is_full(20));
+    }
+
+    #[test]
+    fn brackets_are_counted_before_anything_is_read() {
+        let deep = format!("a: {}", "[".repeat(100_000));
+        let refused = parse(&deep, &mut Room::default());
+        assert!(matches!(refused, Err(Refused::Brackets(100_000))));
+        let wide = format!("a: [{}]", "[1],".repeat(10_000));
+        assert!(parse(&wide, &mut Room::default()).is_ok());
+    }
+}

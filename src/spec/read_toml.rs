@@ -210,6 +210,31 @@ error: the key `a` is given twice
     }
 
     #[test]
+    fn a_name_that_is_too_long_is_refused() {
+        let text = format!("[a]\n{} = 1\n", "x".repeat(256));
+        let message = errors(&text);
+        let first = format!(
+            "error: the name `{}…` is too long\n --> study.toml:2:1",
+            "x".repeat(40)
+        );
+        assert!(message.starts_with(&first), "{message}");
+        let text = format!("[a]\n{} = 1\n", "x".repeat(255));
+        assert!(load_text(Path::new("study.toml"), &text, &[]).is_ok());
+    }
+
+    #[test]
+    fn what_is_nested_too_deep_is_refused() {
+        for text in [
+            format!("a = {}{}\n", "[".repeat(1000), "]".repeat(1000)),
+            format!("{}a = 1\n", "a.".repeat(1000)),
+            format!("a = {}1{}\n", "{a=".repeat(1000), "}".repeat(1000)),
+        ] {
+            let message = errors(&text);
+            assert!(message.contains("recurs"), "{message}");
+        }
+    }
+
+    #[test]
     fn dates_and_huge_integers_are_refused() {
         let expected = "\
 error: a date is not a value dial uses

@@ -319,6 +319,42 @@ error: `d` is an integer beyond 64 bits
     }
 
     #[test]
+    fn what_is_nested_too_deep_is_refused() {
+        let deep = errors(&format!("{}1\n", "- ".repeat(1000)));
+        assert!(deep.contains("^ recursion limit exceeded"), "{deep}");
+        let expected = "\
+error: the file holds 100000 of the brackets `[` and `{`
+--> study.yaml
+ = note: so many could take hours to read
+ = help: write a long list with `-` and one value a line, or the study in TOML";
+        let mut shown: Vec<String> = Vec::new();
+        shown.extend(
+            errors(&format!("a: {}", "[".repeat(100_000)))
+                .lines()
+                .map(String::from),
+        );
+        let mut expected: Vec<&str> = expected.lines().collect();
+        shown.sort();
+        expected.sort();
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_is_refused() {
+        let long = "é".repeat(200);
+        let expected = format!(
+            "\
+error: the name `{}…` is too long
+ --> study.yaml:1:1
+  |
+1 | a:
+  | ^ longer than 255 bytes",
+            "é".repeat(40)
+        );
+        assert_eq!(errors(&format!("a:\n  {long}: 1\n")), expected);
+    }
+
+    #[test]
     fn a_list_is_not_a_study() {
         let expected = "\
 error: the study is a list, not a table of fields

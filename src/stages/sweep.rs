@@ -1,8 +1,9 @@
 //! The sweep: prompts × directions × α, scored. What `steer`, `holdout`, `random` and `xstest` have in common.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 
 use crate::model::{
@@ -274,9 +275,9 @@ pub(super) fn tokens_of(
     prompts: &PromptSet,
     settings: &Settings,
 ) -> Result<Vec<Arc<Tokens>>, StageError> {
-    prompts
+    let each: Vec<Result<Arc<Tokens>, StageError>> = prompts
         .prompts
-        .iter()
+        .par_iter()
         .map(|prompt| {
             let tokens = model
                 .tokens(&prompt.text, &settings.chat)
@@ -291,7 +292,9 @@ pub(super) fn tokens_of(
             }
             Ok(tokens.labelled(&prompt.id))
         })
-        .collect()
+        .collect();
+    // The first prompt that cannot be used is told, whichever was found first.
+    each.into_iter().collect()
 }
 
 /// Every prompt of a set as each of the models sees it, in file order. Models compared in one stage must be fed identical ids
@@ -352,11 +355,18 @@ pub(super) fn activations(values: Vec<Value>) -> Result<Vec<Vec<f32>>, StageErro
 
 /// Groups of prompts by split, in the order of first appearance.
 pub(super) fn sets_by_split(prompts: &PromptSet) -> Arc<[Set]> {
-    prompts
-        .splits()
-        .into_iter()
-        .map(|split| (split.to_string(), parameters::split_indices(prompts, split)))
-        .collect()
+    let splits = prompts.splits();
+    let numbers: HashMap<&str, usize> = splits.iter().copied().zip(0..).collect();
+    let mut sets: Vec<Set> = splits
+        .iter()
+        .map(|split| (split.to_string(), vec![]))
+        .collect();
+    for (index, prompt) in prompts.prompts.iter().enumerate() {
+        if let Some(number) = numbers.get(prompt.split.as_str()) {
+            sets[*number].1.push(index);
+        }
+    }
+    sets.into()
 }
 
 /// How many prompts a set has; 0 for one that could not be read.

@@ -16,6 +16,7 @@ mod fuzz;
 mod hold;
 mod hub;
 mod kills;
+mod odd_paths;
 mod odd_prompts;
 mod pipelines;
 mod planted;

@@ -50,7 +50,7 @@ pub(super) fn beats(layout: &Layout) -> Result<Vec<(Key, Option<Beat>)>, CacheEr
     let beats = paths.into_iter().filter_map(|path| {
         let id = path.file_name()?.to_str()?.strip_suffix(".json")?;
         let id: Key = id.parse().ok()?;
-        let text = std::fs::read(path).ok();
+        let text = crate::files::read(&path, crate::files::DATA_BYTES).ok();
         Some((id, text.and_then(|text| record::decode(&text, &id))))
     });
     Ok(beats.collect())

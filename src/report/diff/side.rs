@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::files;
 use crate::report::{FinishedRun, ReportError, Table, file_stem};
 use crate::stages::published;
 
@@ -74,8 +75,8 @@ fn of_file(path: &Path) -> Result<Option<Measurements>, ReportError> {
     let Some(kind) = published::kind_of(&name) else {
         return Ok(None);
     };
-    let text =
-        std::fs::read_to_string(path).map_err(|error| ReportError::unreadable(path, error))?;
+    let text = files::read_text(path, files::DATA_BYTES)
+        .map_err(|error| ReportError::unreadable(path, error))?;
     if published::is_published_shape(&name, &text) {
         let read = published::read(kind, &name, &text)
             .map_err(|error| ReportError::unreadable(path, error))?;
@@ -156,7 +157,8 @@ fn directions(folder: &Path) -> Result<BTreeMap<String, Vec<f64>>, ReportError> 
         {
             continue;
         }
-        let bytes = std::fs::read(&path).map_err(|error| ReportError::unreadable(&path, error))?;
+        let bytes = files::read(&path, files::DATA_BYTES)
+            .map_err(|error| ReportError::unreadable(&path, error))?;
         let tensors = safetensors::SafeTensors::deserialize(&bytes)
             .map_err(|error| ReportError::unreadable(&path, error))?;
         let tensor = tensors
