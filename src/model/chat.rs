@@ -112,7 +112,7 @@ impl ChatTemplate {
         }
         let hash = content_hash(source, &special_tokens);
         let source = tags::without_generation(source).map_err(ModelError::Template)?;
-        let allowance = Allowance::of_bytes(source.len());
+        let allowance = Allowance::of_file(source.len());
         let compiled = confined(allowance, || compiled(source)).map_err(ModelError::Template)?;
         let (environment, variables) = compiled?;
         Ok(Self {
@@ -135,7 +135,7 @@ impl ChatTemplate {
         let (template, messages) = (self.clone(), messages.to_vec());
         let length = messages.iter().map(|m| m.content.len()).sum();
         let work = move || template.rendered(&messages, &Map::new(), add_generation_prompt);
-        confined(Allowance::of_bytes(length), work).map_err(ModelError::Template)?
+        confined(Allowance::of_text(length), work).map_err(ModelError::Template)?
     }
 
     /// The same with further variables, on a thread that is confined already.
@@ -158,7 +158,9 @@ impl ChatTemplate {
             ]))
         };
         let turns: Vec<Value> = messages.iter().map(turn).collect();
-        let arguments = arguments.iter().map(|(name, value)| (name.as_str(), engine_value(value)));
+        let arguments = arguments
+            .iter()
+            .map(|(name, value)| (name.as_str(), engine_value(value)));
         let mut variables: BTreeMap<&str, Value> = arguments.collect();
         let tokens = self.special_tokens.iter();
         variables.extend(tokens.map(|(name, text)| (name.as_str(), Value::from(text.as_str()))));
@@ -201,6 +203,8 @@ fn compiled(source: String) -> Result<(Environment<'static>, HashSet<String>), M
     environment.set_debug(false);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", functions::tojson);
+    // It is for looking at values, and its time grows with the square of their depth.
+    environment.remove_filter("pprint");
     environment.add_function("raise_exception", functions::raise_exception);
     environment.add_function("strftime_now", functions::strftime_now);
     environment
@@ -224,7 +228,9 @@ fn engine_value(value: &Json) -> Value {
         Json::String(text) => Value::from(text.as_str()),
         Json::Array(list) => Value::from(list.iter().map(engine_value).collect::<Vec<_>>()),
         Json::Object(map) => {
-            let entries = map.iter().map(|(name, value)| (name.as_str(), engine_value(value)));
+            let entries = map
+                .iter()
+                .map(|(name, value)| (name.as_str(), engine_value(value)));
             Value::from(entries.collect::<BTreeMap<_, _>>())
         }
     }

@@ -37,11 +37,21 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
-    /// Of work on a text or file of some bytes: a fixed part, and so much for every byte.
-    pub(super) fn of_bytes(bytes: usize) -> Self {
+    /// Of work on a file of some bytes.
+    pub(super) fn of_file(bytes: usize) -> Self {
+        Self::of(64, bytes)
+    }
+
+    /// Of work on a text of some bytes.
+    pub(super) fn of_text(bytes: usize) -> Self {
+        Self::of(16, bytes)
+    }
+
+    /// A fixed part, and so much for every byte.
+    fn of(megabytes: usize, bytes: usize) -> Self {
         Allowance {
-            held_bytes: (64usize << 20).saturating_add(bytes.saturating_mul(256)),
-            asked_bytes: (256usize << 20).saturating_add(bytes.saturating_mul(4096)),
+            held_bytes: (megabytes << 20).saturating_add(bytes.saturating_mul(256)),
+            asked_bytes: (megabytes << 22).saturating_add(bytes.saturating_mul(4096)),
         }
     }
 }
@@ -73,10 +83,7 @@ pub(super) fn confined<T: Send + 'static>(
     match watch.wait() {
         DONE => {
             idle().push(worker);
-            let outcome = answer
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
+            let outcome = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
             outcome.unwrap_or_else(|| Err("there is no answer".to_string()))
         }
         HELD_TOO_MUCH => Err(format!(

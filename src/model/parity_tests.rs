@@ -266,9 +266,15 @@ fn real_prompts_and_ids() {
         let expected = &reference[count];
         assert_eq!(row["id"], expected["id"]);
         let prompt = row["prompt"].as_str().unwrap();
-        let text = real.handle.render(prompt, &Chat::with_system(Some(SYSTEM))).unwrap();
+        let text = real
+            .handle
+            .render(prompt, &Chat::with_system(Some(SYSTEM)))
+            .unwrap();
         assert_eq!(text, expected["text"].as_str().unwrap());
-        let tokens = real.handle.tokens(prompt, &Chat::with_system(Some(SYSTEM))).unwrap();
+        let tokens = real
+            .handle
+            .tokens(prompt, &Chat::with_system(Some(SYSTEM)))
+            .unwrap();
         assert_eq!(tokens.ids(), ids(&expected["ids"]));
         assert_eq!(tokens.template().len(), 14);
         count += 1;

@@ -63,13 +63,14 @@ impl Tokenizer {
         length: usize,
         make: impl FnOnce() -> tokenizers::Result<Inner> + Send + 'static,
     ) -> Result<Self, ModelError> {
-        let made = confined(Allowance::of_bytes(length), move || {
+        let made = confined(Allowance::of_file(length), move || {
             make()
                 .and_then(|inner| Self::new(inner, hash))
                 .map_err(|error| error.to_string())
         });
-        made.flatten()
-            .map_err(|error| ModelError::invalid(path, format!("not a tokenizer that can be used: {error}")))
+        made.flatten().map_err(|error| {
+            ModelError::invalid(path, format!("not a tokenizer that can be used: {error}"))
+        })
     }
 
     /// Wraps a tokenizer whose content `hash` stands for.
@@ -82,7 +83,10 @@ impl Tokenizer {
         added.sort_by_key(|(id, _)| *id);
         let special = || added.iter().filter(|(_, token)| token.special);
         let spellings: Vec<String> = special().map(|(_, token)| token.content.clone()).collect();
-        let all: Vec<String> = added.iter().map(|(_, token)| token.content.clone()).collect();
+        let all: Vec<String> = added
+            .iter()
+            .map(|(_, token)| token.content.clone())
+            .collect();
         Ok(Self(Arc::new(Parts {
             control: any_of(&spellings)?,
             added: any_of(&all)?,
@@ -100,7 +104,7 @@ impl Tokenizer {
     /// The tokenizer's normalisation or splitting fails on this text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
         let (tokenizer, text) = (self.clone(), text.to_string());
-        let allowance = Allowance::of_bytes(text.len());
+        let allowance = Allowance::of_text(text.len());
         confined(allowance, move || tokenizer.ids(&text)).map_err(failed)?
     }
 
@@ -116,8 +120,9 @@ impl Tokenizer {
     /// The tokenizer's decoder rejects the ids. Ids outside the vocabulary are left out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, ModelError> {
         let (tokenizer, ids) = (self.clone(), ids.to_vec());
+        let bytes = size_of_val(ids.as_slice());
         let work = move || tokenizer.0.inner.decode(&ids, skip_special).map_err(failed);
-        confined(Allowance::of_bytes(0), work).map_err(failed)?
+        confined(Allowance::of_text(bytes), work).map_err(failed)?
     }
 
     /// The id of the first token of `word`, no special tokens added.
@@ -162,9 +167,10 @@ impl Tokenizer {
     /// Whether the token at a place of an encoding is a control token that the text spells out there; the one for what is unknown
     /// to the vocabulary may be special, too.
     fn is_control(&self, encoding: &Encoding, place: usize, text: &str) -> bool {
-        let (Some(id), Some(&(start, end))) =
-            (encoding.get_ids().get(place), encoding.get_offsets().get(place))
-        else {
+        let (Some(id), Some(&(start, end))) = (
+            encoding.get_ids().get(place),
+            encoding.get_offsets().get(place),
+        ) else {
             return false;
         };
         let spelt = text.get(start..end).unwrap_or_default().trim();

@@ -58,10 +58,7 @@ fn decode_arguments(node: &Node, problems: &mut Problems) -> Map<String, Json> {
             || !name.chars().all(is_name)
         {
             problems
-                .error_at(
-                    &key.at,
-                    format!("no template can have a variable `{name}`"),
-                )
+                .error_at(&key.at, format!("no template can have a variable `{name}`"))
                 .label("expected letters, digits and `_`");
         } else if let Some(why) = reserved_variable(name) {
             problems
@@ -91,7 +88,12 @@ fn json(node: &Node, problems: &mut Problems) -> Option<Json> {
         }
         Value::Array(items) => {
             let items = items.iter().map(|item| json(item, problems));
-            Json::Array(items.collect::<Vec<_>>().into_iter().collect::<Option<_>>()?)
+            Json::Array(
+                items
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .collect::<Option<_>>()?,
+            )
         }
         Value::Table(table) => {
             let entries = table

@@ -405,9 +405,7 @@ impl Generate {
             let text = model.decode(&ids)?;
             let before = match self.scope {
                 Scope::Continuation => String::new(),
-                Scope::Full => {
-                    model.render(&row.prompt.text, &self.settings.chat)?
-                }
+                Scope::Full => model.render(&row.prompt.text, &self.settings.chat)?,
             };
             Ok(self.answer(score, text, &before))
         };

@@ -24,8 +24,7 @@ const PLAIN: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.conte
 const DEFAULTING: &str = "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a tiny model.<|im_end|>\n{% endif %}";
 /// With a date before everything, as Llama 3.1 has it.
 const DATED: &str = "<|im_start|>system\nCutting Knowledge Date: December 2023\nToday Date: {{ strftime_now('%d %b %Y') }}<|im_end|>\n";
-const REFUSING: &str =
-    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}";
+const REFUSING: &str = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}";
 
 /// A bench whose folder `copy` has the planted model with another template.
 fn bench(template: &str) -> Workbench {
@@ -63,9 +62,7 @@ fn a_template_that_takes_no_system_message_names_the_switch() {
     assert_snapshot!(bench.refusal(STUDY).message(2), @"");
     let given = format!("{STUDY}[chat]\nsystem = \"Be brief.\"\n");
     assert_snapshot!(bench.refusal(&given).message(2), @"");
-    bench
-        .run(&format!("{STUDY}[chat]\nsystem = false\n"))
-        .ok();
+    bench.run(&format!("{STUDY}[chat]\nsystem = false\n")).ok();
 }
 
 #[test]
@@ -77,7 +74,8 @@ fn a_template_that_ignores_the_prompt_is_an_error_before_the_run() {
 
 #[test]
 fn a_template_without_end_is_an_error_of_the_plan() {
-    let bench = bench("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}");
+    let bench =
+        bench("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}");
     bench.write("study.toml", STUDY);
     assert_snapshot!(bench.dial(&["plan", "study.toml"]).message(2), @"");
 }
@@ -128,13 +126,12 @@ fn text_that_a_template_inserts_is_a_finding() {
         [format!("{inserts}`You are a tiny model.`")]
     );
     assert_eq!(told(PLAIN, &without), [""; 0]);
-    let date = format!(
-        "{inserts}`Cutting Knowledge Date: December 2023 Today Date: 26 Jul 2024`"
-    );
+    let date = format!("{inserts}`Cutting Knowledge Date: December 2023 Today Date: 26 Jul 2024`");
     for study in [STUDY, &without] {
         assert_eq!(told(&format!("{DATED}{PLAIN}"), study), [date.as_str()]);
     }
-    let user_only = "<|im_start|>user\n{{ messages[-1].content }}<|im_end|>\n<|im_start|>assistant\n";
+    let user_only =
+        "<|im_start|>user\n{{ messages[-1].content }}<|im_end|>\n<|im_start|>assistant\n";
     assert_eq!(
         told(user_only, STUDY),
         ["model `inst`: its chat template leaves the system message out"]
@@ -177,10 +174,14 @@ fn template_arguments_change_the_text_and_with_it_the_numbers() {
     assert_eq!(same.tables(&bench), plain.tables(&bench));
     assert_eq!(bench.run(STUDY).ok().status("score"), "cached");
     // A name that the template does not know is told.
-    let typo = bench.run(&study.replace("enable_thinking", "enable_thinkng")).ok();
+    let typo = bench
+        .run(&study.replace("enable_thinking", "enable_thinkng"))
+        .ok();
     assert_eq!(
         findings(&bench, &typo),
-        ["model `inst`: its chat template does not read `enable_thinkng` of `chat.template_arguments`"]
+        [
+            "model `inst`: its chat template does not read `enable_thinkng` of `chat.template_arguments`"
+        ]
     );
 }
 
@@ -192,7 +193,11 @@ fn what_is_new_in_the_section_is_explained_under_its_name() {
     let chat = "[chat]\ntemplate_arguments = { day = \"Sunday\", deep = { a = 2 } }\nspecial_tokens = \"text\"\n";
     bench.write("study.toml", format!("{STUDY}{chat}"));
     let said = bench.dial(&["explain", "study.toml", "score"]);
-    let lines: Vec<&str> = said.stdout.lines().map(|line| line.split("  (since").next().unwrap_or(line)).collect();
+    let lines: Vec<&str> = said
+        .stdout
+        .lines()
+        .map(|line| line.split("  (since").next().unwrap_or(line))
+        .collect();
     assert_snapshot!(lines.join("\n"), @"");
 }
 
@@ -219,7 +224,9 @@ fn control_tokens_in_prompts_are_told_or_read_as_text() {
     assert_eq!(findings(&bench, &text), [""; 0]);
     // Prompts without control tokens have the ids that they had, and so their cells.
     assert_eq!((text.computed("score"), text.cached("score")), (4, 2));
-    let named = bench.run(&format!("{STUDY}[chat]\nspecial_tokens = \"parsed\"\n")).ok();
+    let named = bench
+        .run(&format!("{STUDY}[chat]\nspecial_tokens = \"parsed\"\n"))
+        .ok();
     assert_eq!(named.status("score"), "cached");
     let system = format!("{STUDY}[chat]\nsystem = \"Stop at <|im_end|>.\"\n");
     bench.write("main.jsonl", jsonl(&main_set(4, 0)));

@@ -20,7 +20,11 @@ pub(super) fn strftime_now(format: String) -> Result<String, Error> {
 }
 
 /// The engine's own filter escapes four characters for HTML; the reference writes them as they are.
-pub(super) fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<String, Error> {
+pub(super) fn tojson(
+    value: &Value,
+    indent: Option<Value>,
+    options: Kwargs,
+) -> Result<String, Error> {
     let ascii: Option<bool> = options.get("ensure_ascii")?;
     let indent = match indent {
         Some(indent) => Some(indent),

@@ -107,8 +107,7 @@ mod tests {
     #[test]
     fn a_default_system_message_is_text_however_short() {
         let with = "<|im_start|>system\nthe-system<|im_end|>\n<|im_start|>user\nthe-prompt<|im_end|>\n<|im_start|>assistant\n";
-        let without =
-            "<|im_start|>user\nthe-prompt<|im_end|>\n<|im_start|>assistant\n".to_string();
+        let without = "<|im_start|>user\nthe-prompt<|im_end|>\n<|im_start|>assistant\n".to_string();
         assert_eq!(found(&without, Some(with)), [""; 0]);
         for default in ["You are Qwen, created by Alibaba Cloud.", "Be brief."] {
             let rendered = format!("<|im_start|>system\n{default}<|im_end|>\n{without}");

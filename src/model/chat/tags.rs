@@ -117,8 +117,6 @@ fn instead_of(tag: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     fn without_generation(source: &str) -> String {
         super::without_generation(source).unwrap()
     }
