@@ -51,8 +51,10 @@ const MOST_SOURCE_BYTES: usize = 128 << 10;
 const MOST_TEXT_BYTES: usize = 1 << 20;
 /// Bytes of a conversation as the model reads it.
 const MOST_RENDERED_BYTES: usize = 4 << 20;
-/// Steps and 64ths of a byte that one conversation may cost; known templates need some hundred and twenty times the text.
-const FUEL: u64 = 1_000_000;
+/// What one conversation may cost, in the engine's measure: steps, and one for every 64 bytes of text made. Known templates need some hundreds.
+const FUEL: u64 = 200_000;
+/// Bytes of the conversation for each of which there is one more: enough for sixteen copies.
+const BYTES_OF_FUEL: usize = 4;
 /// Characters of an error that a template may fill with what it likes.
 const MOST_ERROR_CHARACTERS: usize = 400;
 
@@ -109,8 +111,8 @@ impl ChatTemplate {
             )));
         }
         let hash = content_hash(source, &special_tokens);
-        let source = tags::without_generation(source);
-        let allowance = Allowance::of_bytes(source.len());
+        let source = tags::without_generation(source).map_err(ModelError::Template)?;
+        let allowance = Allowance::of_file(source.len());
         let compiled = confined(allowance, || compiled(source)).map_err(ModelError::Template)?;
         let (environment, variables) = compiled?;
         Ok(Self {
@@ -133,7 +135,7 @@ impl ChatTemplate {
         let (template, messages) = (self.clone(), messages.to_vec());
         let length = messages.iter().map(|m| m.content.len()).sum();
         let work = move || template.rendered(&messages, &Map::new(), add_generation_prompt);
-        confined(Allowance::of_bytes(length), work).map_err(ModelError::Template)?
+        confined(Allowance::of_text(length), work).map_err(ModelError::Template)?
     }
 
     /// The same with further variables, on a thread that is confined already.
@@ -166,7 +168,9 @@ impl ChatTemplate {
         variables.insert("tools", Value::from(()));
         variables.insert("documents", Value::from(()));
         variables.insert("add_generation_prompt", Value::from(add_generation_prompt));
-        let template = self.environment.get_template(NAME);
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(FUEL + (length / BYTES_OF_FUEL) as u64));
+        let template = environment.get_template(NAME);
         let rendered = template.and_then(|template| template.render(Value::from(variables)));
         let text = rendered.map_err(|error| failed(&error))?;
         match text.len() {
@@ -197,9 +201,10 @@ fn compiled(source: String) -> Result<(Environment<'static>, HashSet<String>), M
         .build();
     environment.set_syntax(syntax.map_err(|error| failed(&error))?);
     environment.set_debug(false);
-    environment.set_fuel(Some(FUEL));
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", functions::tojson);
+    // It is for looking at values, and its time grows with the square of their depth.
+    environment.remove_filter("pprint");
     environment.add_function("raise_exception", functions::raise_exception);
     environment.add_function("strftime_now", functions::strftime_now);
     environment
@@ -352,3 +357,6 @@ mod tests {
         assert_eq!(hash, template("a").hash());
     }
 }
+
+#[cfg(test)]
+mod hostile_tests;

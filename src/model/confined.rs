@@ -21,11 +21,11 @@ use std::time::{Duration, Instant};
 use super::guard::caught;
 
 /// Bytes of the stack: parsers and values may be nested some hundred thousand deep before their own bounds end it.
-const STACK_BYTES: usize = 512 << 20;
+const STACK_BYTES: usize = 128 << 20;
 /// How much of the stack may be taken where memory is asked for.
 const STACK_TAKEN_BYTES: usize = STACK_BYTES / 8 * 7;
 /// Whoever waits longer than this for an answer that takes milliseconds need not wait on.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What some work may ask for.
 #[derive(Clone, Copy, Debug)]
@@ -37,11 +37,21 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
-    /// Of work on a text or file of some bytes: a fixed part, and so much for every byte.
-    pub(super) fn of_bytes(bytes: usize) -> Self {
+    /// Of work on a file of some bytes.
+    pub(super) fn of_file(bytes: usize) -> Self {
+        Self::of(64, bytes)
+    }
+
+    /// Of work on a text of some bytes.
+    pub(super) fn of_text(bytes: usize) -> Self {
+        Self::of(16, bytes)
+    }
+
+    /// A fixed part, and so much for every byte.
+    fn of(megabytes: usize, bytes: usize) -> Self {
         Allowance {
-            held_bytes: (256usize << 20).saturating_add(bytes.saturating_mul(256)),
-            asked_bytes: (1usize << 30).saturating_add(bytes.saturating_mul(4096)),
+            held_bytes: (megabytes << 20).saturating_add(bytes.saturating_mul(256)),
+            asked_bytes: (megabytes << 22).saturating_add(bytes.saturating_mul(4096)),
         }
     }
 }

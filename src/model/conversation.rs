@@ -23,8 +23,11 @@ impl Conversation {
         self,
         work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        if self.chat.special_tokens == SpecialTokens::Text {
+            self.tokenizer.ready_for_text();
+        }
         let bytes = self.chat.texts(&self.prompt).map(str::len).sum();
-        confined(Allowance::of_bytes(bytes), move || work(&self))
+        confined(Allowance::of_text(bytes), move || work(&self))
             .map_err(|why| ModelError::Template(format!("rendered or cut into tokens, {why}")))?
     }
 

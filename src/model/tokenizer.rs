@@ -63,7 +63,7 @@ impl Tokenizer {
         length: usize,
         make: impl FnOnce() -> tokenizers::Result<Inner> + Send + 'static,
     ) -> Result<Self, ModelError> {
-        let made = confined(Allowance::of_bytes(length), move || {
+        let made = confined(Allowance::of_file(length), move || {
             make()
                 .and_then(|inner| Self::new(inner, hash))
                 .map_err(|error| error.to_string())
@@ -104,7 +104,7 @@ impl Tokenizer {
     /// The tokenizer's normalisation or splitting fails on this text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
         let (tokenizer, text) = (self.clone(), text.to_string());
-        let allowance = Allowance::of_bytes(text.len());
+        let allowance = Allowance::of_text(text.len());
         confined(allowance, move || tokenizer.ids(&text)).map_err(failed)?
     }
 
@@ -120,8 +120,9 @@ impl Tokenizer {
     /// The tokenizer's decoder rejects the ids. Ids outside the vocabulary are left out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, ModelError> {
         let (tokenizer, ids) = (self.clone(), ids.to_vec());
+        let bytes = size_of_val(ids.as_slice());
         let work = move || tokenizer.0.inner.decode(&ids, skip_special).map_err(failed);
-        confined(Allowance::of_bytes(0), work).map_err(failed)?
+        confined(Allowance::of_text(bytes), work).map_err(failed)?
     }
 
     /// The id of the first token of `word`, no special tokens added.

@@ -181,12 +181,11 @@ fn spelt_out(name: &str, set: &PromptSet, model: &ModelHandle) -> Option<String>
     let named = spelling[..spelling.len().min(NAMED)].join(", ");
     let which = match spelling.len() {
         0 => return None,
-        1 => format!("prompt {named} spells out a control token"),
-        count @ 2..=NAMED => format!("{count} prompts spell out control tokens: {named},"),
-        count => format!("{count} prompts spell out control tokens, first {named},"),
+        count @ 1..=NAMED => format!("{count} of {}: {named}", set.prompts.len()),
+        count => format!("{count} of {}, first {named}", set.prompts.len()),
     };
     Some(format!(
-        "prompt set `{name}`: {which} of model `{}`, which reads it as such; {AS_TEXT}",
+        "prompt set `{name}`: a control token of model `{}` that a prompt spells out is read as such ({which}); {AS_TEXT}",
         model.name()
     ))
 }

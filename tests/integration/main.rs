@@ -5,6 +5,7 @@ mod bad_study;
 mod bench;
 mod cache_command;
 mod cache_keys;
+mod chat;
 mod checkpoint;
 mod commands;
 mod data_fetch;

@@ -1,9 +1,15 @@
 //! `{% generation %}` … `{% endgeneration %}`: marks that transformers adds to the language for training, around what the assistant says.
 //! They write nothing, so they are read as a block that does nothing.
 
+/// Bytes of one `{{ … }}` or `{% … %}`; the engine's time to compile one grows with the square of its terms.
+const MOST_TAG_BYTES: usize = 16 << 10;
+
 /// The template with each such tag as `{% with %}` or `{% endwith %}`, which open a scope as they do; spaces, line ends and the signs for
 /// trimming stay. Strings, comments and raw blocks are left as they are.
-pub(super) fn without_generation(source: &str) -> String {
+///
+/// # Errors
+/// A tag or expression that is too long.
+pub(super) fn without_generation(source: &str) -> Result<String, String> {
     let mut result = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(at) = rest.find('{') {
@@ -11,9 +17,9 @@ pub(super) fn without_generation(source: &str) -> String {
         result.push_str(before);
         let length = match from.as_bytes().get(1) {
             Some(b'#') => through(from, "#}"),
-            Some(b'{') => through_code(from, "}}"),
+            Some(b'{') => code_length(from, "}}")?,
             Some(b'%') => {
-                let tag = &from[..through_code(from, "%}")];
+                let tag = &from[..code_length(from, "%}")?];
                 if let Some(instead) = instead_of(tag) {
                     result.push_str(&instead);
                     rest = &from[tag.len()..];
@@ -31,7 +37,17 @@ pub(super) fn without_generation(source: &str) -> String {
         rest = left;
     }
     result.push_str(rest);
-    result
+    Ok(result)
+}
+
+/// Bytes of a block that begins the text.
+fn code_length(text: &str, end: &str) -> Result<usize, String> {
+    match through_code(text, end) {
+        length @ 0..=MOST_TAG_BYTES => Ok(length),
+        length => Err(format!(
+            "one of its expressions is {length} bytes long, expected at most {MOST_TAG_BYTES}"
+        )),
+    }
 }
 
 /// Bytes up to the first `end` and through it; all where there is none.
@@ -101,7 +117,9 @@ fn instead_of(tag: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    fn without_generation(source: &str) -> String {
+        super::without_generation(source).unwrap()
+    }
 
     #[test]
     fn tags_are_replaced_in_every_spelling() {

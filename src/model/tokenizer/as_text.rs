@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use tokenizers::Encoding;
 
-use super::{Tokenizer, failed};
+use super::{Inner, Tokenizer, failed};
 use crate::model::error::ModelError;
 
 /// Characters for private use, of which each stands for one control token.
@@ -103,13 +103,18 @@ impl Tokenizer {
         pieces
     }
 
-    /// A text in which nothing is a control token.
-    fn all_text(&self, text: &str) -> Result<Encoding, ModelError> {
-        let as_text = self.0.as_text.get_or_init(|| {
+    /// Makes the tokenizer that reads everything as text, which is as large as the other: not within what one text may ask for.
+    pub(in crate::model) fn ready_for_text(&self) -> &Inner {
+        self.0.as_text.get_or_init(|| {
             let mut inner = self.0.inner.clone();
             inner.set_encode_special_tokens(true);
             inner
-        });
+        })
+    }
+
+    /// A text in which nothing is a control token.
+    fn all_text(&self, text: &str) -> Result<Encoding, ModelError> {
+        let as_text = self.ready_for_text();
         let encoding = as_text.encode(text, false).map_err(failed)?;
         match (0..encoding.len()).find(|place| self.is_control(&encoding, *place, text)) {
             None => Ok(encoding),

@@ -1,1 +1,301 @@
+use serde_json::{Value as Json, json};
 
+use super::*;
+
+/// A byte-level tokenizer file with two control tokens, one that is not, and some merges.
+fn file() -> Json {
+    let bytes: Vec<String> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet()
+        .into_iter()
+        .map(String::from)
+        .collect();
+    let mut bytes = bytes;
+    bytes.sort();
+    let merges = [
+        "h e", "l l", "he ll", "hell o", "Ġ a", "< |", "| >", "<| i", "i m", "e n",
+    ];
+    let merged = merges.iter().map(|merge| merge.replace(' ', ""));
+    let tokens = bytes.into_iter().chain(merged);
+    let vocab: serde_json::Map<String, Json> = tokens
+        .zip(0..)
+        .map(|(token, id)| (token, json!(id)))
+        .collect();
+    let added = |number: usize, text: &str, special: bool| {
+        json!({"id": 300 + number, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": special})
+    };
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": [added(0, "<|im_start|>", true), added(1, "<|im_end|>", true), added(2, "<tool>", false)],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": merges},
+    })
+}
+
+fn read(file: &Json) -> Result<Tokenizer, String> {
+    let bytes = file.to_string();
+    Tokenizer::from_json(Path::new("tokenizer.json"), bytes.as_bytes())
+        .map_err(|error| error.to_string())
+}
+
+/// The file with one part another.
+fn with(pointer: &str, value: Json) -> Json {
+    let mut file = file();
+    *file.pointer_mut(pointer).unwrap() = value;
+    file
+}
+
+#[test]
+fn what_leaves_merges_out_at_random_is_refused() {
+    for steady in [json!(null), json!(0), json!(0.0)] {
+        assert!(read(&with("/model/dropout", steady)).is_ok());
+    }
+    for (chance, shown) in [(json!(0.5), "0.5"), (json!(1), "1"), (json!(1e-3), "0.001")] {
+        let error = read(&with("/model/dropout", chance)).unwrap_err();
+        assert!(
+            error.starts_with("`tokenizer.json`: not a tokenizer that can be used: `dropout` is "),
+            "{error}"
+        );
+        assert!(
+            error.contains(shown) && error.contains("expected 0 or null"),
+            "{error}"
+        );
+    }
+    // The library would draw among a word's splits, too, if anything set it.
+    let unigram = tokenizers::models::unigram::Unigram::from(vec![("a".into(), 0.0)], None, false);
+    let mut unigram = unigram.unwrap();
+    unigram.alpha = Some(0.1);
+    assert!(check_steady(&unigram.into()).is_err());
+}
+
+#[test]
+fn rules_that_let_a_text_grow_without_end_are_errors() {
+    let grows =
+        |content: &str| json!({"type": "Replace", "pattern": {"String": "a"}, "content": content});
+    let many: Vec<Json> = (0..40).map(|_| grows("aa")).collect();
+    for normalizer in [
+        json!({"type": "Sequence", "normalizers": many}),
+        json!({"type": "Sequence", "normalizers": [grows(&"a".repeat(50_000)), grows(&"a".repeat(50_000))]}),
+    ] {
+        let tokenizer = read(&with("/normalizer", normalizer));
+        let error = tokenizer.and_then(|t| t.encode("a").map_err(|error| error.to_string()));
+        let error = error.unwrap_err();
+        assert!(
+            error.contains("memory") || error.contains("within reason"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn expressions_that_never_finish_are_errors() {
+    for pattern in [
+        "(a|a)+$",
+        "(a+)+$",
+        "(?:(?:(?:a{1000}){1000}){1000})",
+        "(?=(a+)+b)",
+    ] {
+        let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+        let answer = read(&with("/pre_tokenizer", split)).and_then(|t| {
+            t.encode(&format!("{}!", "a".repeat(200)))
+                .map_err(|e| e.to_string())
+        });
+        // Whether the expression has an answer is the library's affair; that the program goes on is ours.
+        drop(answer);
+    }
+}
+
+/// Files that a library reads but was not made for: each is an error or works, and none ends the program.
+#[test]
+fn odd_files_do_not_panic() {
+    let odd = [
+        (
+            "/normalizer",
+            json!({"type": "Replace", "pattern": {"String": ""}, "content": "ab"}),
+        ),
+        (
+            "/normalizer",
+            json!({"type": "Replace", "pattern": {"Regex": ""}, "content": "ab"}),
+        ),
+        ("/normalizer", json!({"type": "Prepend", "prepend": ""})),
+        (
+            "/normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+        ),
+        (
+            "/normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="}),
+        ),
+        (
+            "/pre_tokenizer",
+            json!({"type": "FixedLength", "length": 0}),
+        ),
+        (
+            "/pre_tokenizer",
+            json!({"type": "Split", "pattern": {"String": ""}, "behavior": "Isolated", "invert": true}),
+        ),
+        (
+            "/pre_tokenizer",
+            json!({"type": "Metaspace", "replacement": "a", "prepend_scheme": "always", "split": true}),
+        ),
+        (
+            "/decoder",
+            json!({"type": "Strip", "content": "a", "start": 99, "stop": 99}),
+        ),
+        (
+            "/decoder",
+            json!({"type": "WordPiece", "prefix": "", "cleanup": true}),
+        ),
+        (
+            "/decoder",
+            json!({"type": "CTC", "pad_token": "", "word_delimiter_token": "", "cleanup": true}),
+        ),
+        (
+            "/truncation",
+            json!({"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 5}),
+        ),
+        (
+            "/padding",
+            json!({"strategy": {"Fixed": 1_000_000_000}, "direction": "Right", "pad_to_multiple_of": 0, "pad_id": 0, "pad_type_id": 0, "pad_token": ""}),
+        ),
+        ("/model/vocab", json!({})),
+        (
+            "/model/vocab",
+            json!({"a": 4_294_967_295u32, "b": 4_294_967_295u32}),
+        ),
+        ("/model/merges", json!(["h q"])),
+        ("/model/merges", json!(["", " ", "  "])),
+        ("/model/unk_token", json!("gone")),
+        ("/model/continuing_subword_prefix", json!("é")),
+        ("/model/end_of_word_suffix", json!("é")),
+        ("/added_tokens/0/id", json!(4_294_967_295u32)),
+        ("/added_tokens/0/id", json!(0)),
+        ("/added_tokens/0/content", json!("")),
+        ("/added_tokens/0/content", json!("<|im_end|>")),
+        (
+            "/model",
+            json!({"type": "Unigram", "unk_id": 0, "vocab": [["", 0.0]]}),
+        ),
+        (
+            "/model",
+            json!({"type": "Unigram", "unk_id": 7, "vocab": [["a", 0.0]]}),
+        ),
+        (
+            "/model",
+            json!({"type": "Unigram", "unk_id": null, "vocab": [["a", 1e308], ["aa", -1e308]]}),
+        ),
+        (
+            "/model",
+            json!({"type": "WordPiece", "unk_token": "gone", "continuing_subword_prefix": "", "max_input_chars_per_word": 0, "vocab": {"a": 0}}),
+        ),
+        (
+            "/model",
+            json!({"type": "WordLevel", "unk_token": "gone", "vocab": {}}),
+        ),
+        ("", json!(null)),
+        ("", json!([[[[[]]]]])),
+    ];
+    for (pointer, value) in odd {
+        let Ok(tokenizer) = read(&with(pointer, value)) else {
+            continue;
+        };
+        for text in ["", "a", "hello a", "é<|im_end|>", "\u{0}\u{301}日本"] {
+            if let Ok(ids) = tokenizer.encode(text) {
+                assert!(ids.len() <= 1000);
+                let _ = tokenizer.decode(&ids, true);
+            }
+        }
+        let _ = tokenizer.decode(&[0, 300, 4_294_967_295], false);
+    }
+}
+
+#[test]
+fn text_nested_in_text_is_no_stack_of_the_programs() {
+    let mut nested = json!({"type": "NFC"});
+    for _ in 0..60 {
+        nested = json!({"type": "Sequence", "normalizers": [nested]});
+    }
+    drop(read(&with("/normalizer", nested)));
+    let brackets = "[".repeat(100_000);
+    assert!(Tokenizer::from_json(Path::new("t"), brackets.as_bytes()).is_err());
+}
+
+/// Conversations as a template writes them: its own control tokens around texts.
+fn conversation(user: &str) -> String {
+    format!("<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n")
+}
+
+const TEXTS: [&str; 12] = [
+    "",
+    " ",
+    "hello",
+    "  hello a  ",
+    "\n\n",
+    "hello <tool> a",
+    "é ü 日本 \u{301}",
+    "he said: 'it's <| im |>'",
+    "<|im_star",
+    "end|>",
+    "a\u{200b}b\r\n\tc",
+    "hello hello hello hello",
+];
+
+/// The property that makes `special_tokens = "text"` no change to a prompt without control tokens.
+#[test]
+fn piece_by_piece_the_ids_are_those_of_the_whole() {
+    let tokenizer = read(&file()).unwrap();
+    for text in TEXTS {
+        let rendered = conversation(text);
+        assert_eq!(
+            tokenizer.ids_of_masked(&rendered).unwrap(),
+            tokenizer.ids(&rendered).unwrap(),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn control_tokens_in_a_text_are_text_and_those_around_it_are_not() {
+    let tokenizer = read(&file()).unwrap();
+    let control = |ids: &[u32]| {
+        ids.iter()
+            .filter(|id| tokenizer.0.control_ids.contains(id))
+            .count()
+    };
+    for before in TEXTS {
+        for after in TEXTS {
+            let text = format!("{before}<|im_end|>{after}<|im_start|>");
+            let masked = tokenizer.masked(&text).unwrap();
+            assert!(tokenizer.control_tokens(&masked).is_empty());
+            assert_eq!(tokenizer.unmasked(&masked), text);
+            let ids = tokenizer.ids_of_masked(&conversation(&masked)).unwrap();
+            assert_eq!(control(&ids), 3, "{text}");
+            assert_eq!(control(&tokenizer.ids(&conversation(&text)).unwrap()), 5);
+            assert_eq!(tokenizer.decode(&ids, false).unwrap(), conversation(&text));
+        }
+    }
+    // Cut and merged with what stands beside it: `<|` is one token, and the space belongs to the `a`.
+    let ids = tokenizer.ids_of_masked(&tokenizer.masked("<|im_end|> a").unwrap());
+    let spelt: Vec<String> = ids
+        .unwrap()
+        .iter()
+        .filter_map(|id| tokenizer.token(*id))
+        .collect();
+    assert_eq!(spelt, ["<|", "im", "_", "en", "d", "|>", "Ġa"]);
+}
+
+#[test]
+fn a_tokenizer_whose_pieces_depend_on_each_other_refuses_control_tokens_as_text() {
+    let metaspace =
+        json!({"type": "Metaspace", "replacement": "h", "prepend_scheme": "first", "split": true});
+    let tokenizer = read(&with("/pre_tokenizer", metaspace)).unwrap();
+    let masked = tokenizer.masked("a<|im_end|>").unwrap();
+    let error = tokenizer.ids_of_masked(&conversation(&masked)).unwrap_err();
+    assert!(
+        error.to_string().contains("cannot be had with it"),
+        "{error}"
+    );
+    let error = tokenizer.masked("a\u{F0000}").unwrap_err().to_string();
+    assert!(error.contains("private use"), "{error}");
+}
