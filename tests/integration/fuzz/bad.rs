@@ -39,13 +39,19 @@ pub const TARGETS: &[Target] = &[
         }
     }),
     // In the folder of the case, but for the bad one.
-    bad("bad_path", |case| std::fs::write(std::str::from_utf8(case.input).unwrap(), "").unwrap()),
+    bad("bad_path", |case| {
+        std::fs::write(std::str::from_utf8(case.input).unwrap(), "").unwrap()
+    }),
 ];
 
 const fn bad(name: &'static str, read: fn(&Case)) -> Target {
     Target {
         name,
-        made: || ["one", "@OUTSIDE@", "three"].map(|text| Seed::new(text, text)).into(),
+        made: || {
+            ["one", "@OUTSIDE@", "three"]
+                .map(|text| Seed::new(text, text))
+                .into()
+        },
         read,
         ..Target::TEXT
     }
@@ -107,7 +113,11 @@ fn a_loop_without_an_end_is_seen() {
 
 #[test]
 fn memory_without_an_end_is_seen() {
-    check("bad_memory", Fault::Memory, "memory allocation of 268435456 bytes");
+    check(
+        "bad_memory",
+        Fault::Memory,
+        "memory allocation of 268435456 bytes",
+    );
 }
 
 #[test]

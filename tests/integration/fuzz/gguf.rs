@@ -59,13 +59,21 @@ impl Gguf {
             ("tokenizer.ggml.model", text("gpt2")),
             ("tokenizer.ggml.pre", text("gpt-2")),
             ("tokenizer.ggml.tokens", Value::Texts(tokens.collect())),
-            ("tokenizer.ggml.merges", Value::Texts(["o n", "on e"].map(String::from).to_vec())),
+            (
+                "tokenizer.ggml.merges",
+                Value::Texts(["o n", "on e"].map(String::from).to_vec()),
+            ),
             ("tokenizer.ggml.eos_token_id", number(14)),
-            ("tokenizer.chat_template", text("{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}")),
+            (
+                "tokenizer.chat_template",
+                text("{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}"),
+            ),
         ];
         let mut file = Gguf {
             version: 3,
-            metadata: metadata.map(|(key, value)| (key.to_string(), value)).to_vec(),
+            metadata: metadata
+                .map(|(key, value)| (key.to_string(), value))
+                .to_vec(),
             tensors: Vec::new(),
             counts: None,
             data: Vec::new(),
@@ -95,7 +103,8 @@ impl Gguf {
         let elements: u64 = dimensions.iter().product();
         let values = (0..elements).map(|i| (i % 7) as f32 * 0.01 + 0.5);
         self.data.extend(values.flat_map(f32::to_le_bytes));
-        self.data.resize(self.data.len().next_multiple_of(ALIGNMENT), 0);
+        self.data
+            .resize(self.data.len().next_multiple_of(ALIGNMENT), 0);
         self.name_data(name, dimensions, offset);
     }
 
@@ -185,9 +194,12 @@ pub fn seeds() -> Vec<Seed> {
         change(&mut file);
         Seed::new(name, file.bytes())
     };
-    let set = |name: &str, key: &str, value: Value| with(name, &|file| file.set(key, value.clone()));
+    let set =
+        |name: &str, key: &str, value: Value| with(name, &|file| file.set(key, value.clone()));
     let divisors = |name: &str, dimensions: &[u64]| {
-        with(name, &|file| file.name_data("rope_freqs.weight", dimensions, 0))
+        with(name, &|file| {
+            file.name_data("rope_freqs.weight", dimensions, 0)
+        })
     };
     let norm = |name: &str, change: &dyn Fn(&mut Tensor)| {
         with(name, &|file| change(file.tensor("output_norm.weight")))
@@ -282,7 +294,11 @@ fn change(random: &mut Random, file: &mut Gguf, words: &[&str]) {
     let number = *random.one(&NUMBERS);
     let at = random.below(file.metadata.len().max(1));
     let of = random.below(file.tensors.len().max(1));
-    match (random.below(10), file.metadata.get_mut(at), file.tensors.get_mut(of)) {
+    match (
+        random.below(10),
+        file.metadata.get_mut(at),
+        file.tensors.get_mut(of),
+    ) {
         (0, Some((_, value)), _) => *value = Value::U64(number),
         (1, Some((_, value)), _) => *value = Value::U32(number as u32),
         (2, Some((_, value)), _) => *value = Value::F32(f32::from_bits(number as u32)),

@@ -19,9 +19,32 @@ pub const TARGETS: &[Target] = &[Target {
     cases: 150,
     made: seeds,
     words: &[
-        "../../x", "..", "/", "@OUTSIDE@", "@ENDLESS@", "\r\n", "\r\n\r\n", "etag: ", "x-linked-etag: ", "x-linked-size: ", "x-repo-commit: ", "location: ",
-        "content-range: bytes 0-1/2", "content-length: ", "transfer-encoding: chunked\r\n", "content-encoding: gzip\r\n", "\"rfilename\":", "\"sha\":",
-        "=> /", "HTTP/1.1 302 Found", "HTTP/1.1 416 Range", "HTTP/1.1 200 OK", "HTTP/1.1 206 Partial", "HTTP/1.1 100 Continue\r\n\r\n", "\u{1b}]0;x\u{7}", "%2e%2e%2f",
+        "../../x",
+        "..",
+        "/",
+        "@OUTSIDE@",
+        "@ENDLESS@",
+        "\r\n",
+        "\r\n\r\n",
+        "etag: ",
+        "x-linked-etag: ",
+        "x-linked-size: ",
+        "x-repo-commit: ",
+        "location: ",
+        "content-range: bytes 0-1/2",
+        "content-length: ",
+        "transfer-encoding: chunked\r\n",
+        "content-encoding: gzip\r\n",
+        "\"rfilename\":",
+        "\"sha\":",
+        "=> /",
+        "HTTP/1.1 302 Found",
+        "HTTP/1.1 416 Range",
+        "HTTP/1.1 200 OK",
+        "HTTP/1.1 206 Partial",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "\u{1b}]0;x\u{7}",
+        "%2e%2e%2f",
     ],
     read,
     ..Target::TEXT
@@ -42,7 +65,9 @@ fn read(case: &Case) {
     for _ in 0..2 {
         drop(locate("hf:org/tiny", case.folder).map_err(|error| error.to_string()));
     }
-    drop(locate_without_fetching("hf:org/tiny@main", case.folder).map_err(|error| error.to_string()));
+    drop(
+        locate_without_fetching("hf:org/tiny@main", case.folder).map_err(|error| error.to_string()),
+    );
 }
 
 /// Starts the hub of this process, and says in the environment where it is.
@@ -74,13 +99,19 @@ fn answer(mut stream: TcpStream, endpoint: &str) -> std::io::Result<()> {
         line.clear();
     }
     let path = request.split(' ').nth(1).unwrap_or_default();
-    let answers = ANSWERS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+    let answers = ANSWERS
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+        .clone();
     let answer = chosen(&answers, path.as_bytes());
     let (head, body) = match find(answer, b"\n\n") {
         Some(at) => (&answer[..at], &answer[at + 2..]),
         None => (answer, &[][..]),
     };
-    let sha256: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256: String = Sha256::digest(body)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let head = String::from_utf8_lossy(head)
         .replace("@LENGTH@", &body.len().to_string())
         .replace("@SHA256@", &sha256)
@@ -124,8 +155,14 @@ fn find(bytes: &[u8], part: &[u8]) -> Option<usize> {
 
 /// A hub with these files, each with these headers beside the usual ones.
 fn hub(names: &[&str], headers: &str, body: &str) -> String {
-    let siblings: Vec<String> = names.iter().map(|name| format!("{{\"rfilename\": \"{name}\"}}")).collect();
-    let info = format!("{{\"sha\": \"{COMMIT}\", \"siblings\": [{}]}}", siblings.join(", "));
+    let siblings: Vec<String> = names
+        .iter()
+        .map(|name| format!("{{\"rfilename\": \"{name}\"}}"))
+        .collect();
+    let info = format!(
+        "{{\"sha\": \"{COMMIT}\", \"siblings\": [{}]}}",
+        siblings.join(", ")
+    );
     format!(
         "=> /api/models/\nHTTP/1.1 200 OK\ncontent-length: @LENGTH@\n\n{info}\n\
          => /resolve/\nHTTP/1.1 206 Partial Content\ncontent-length: @LENGTH@\n{headers}\n\n{body}"
@@ -140,15 +177,27 @@ fn seeds() -> Vec<Seed> {
     let commit = |commit: &str| with(&usual.replace(COMMIT, commit));
     let range = |range: &str| with(&usual.replace("0-1/2", range));
     let sha = |sha: &str| with(&usual).replacen(COMMIT, sha, 1);
-    let file = |name: &str| hub(&[name, "config.json", "tokenizer.json", "model.safetensors"], &usual, "{}");
+    let file = |name: &str| {
+        hub(
+            &[name, "config.json", "tokenizer.json", "model.safetensors"],
+            &usual,
+            "{}",
+        )
+    };
     let index = |shard: &str| {
         hub(
-            &["config.json", "tokenizer.json", "model.safetensors.index.json"],
+            &[
+                "config.json",
+                "tokenizer.json",
+                "model.safetensors.index.json",
+            ],
             &usual,
             &format!("{{\"weight_map\": {{\"a\": \"{shard}\"}}}}"),
         )
     };
-    let moved = |to: &str| with(&format!("{usual}\nlocation: {to}")).replace("206 Partial Content", "302 Found");
+    let moved = |to: &str| {
+        with(&format!("{usual}\nlocation: {to}")).replace("206 Partial Content", "302 Found")
+    };
     let plain = with(&usual);
     let made = [
         ("plain", plain.clone()),
@@ -203,5 +252,7 @@ fn seeds() -> Vec<Seed> {
         ("many-headers", with(&format!("{usual}{}", "\nx-a: b".repeat(5000)))),
         ("long-header", with(&format!("{usual}\nx-a: {}", "b".repeat(1 << 20)))),
     ];
-    made.into_iter().map(|(name, text)| Seed::new(name, text)).collect()
+    made.into_iter()
+        .map(|(name, text)| Seed::new(name, text))
+        .collect()
 }

@@ -41,9 +41,39 @@ const CONFIG_WORDS: &[&str] = &[
 ];
 
 const TOKENIZER_WORDS: &[&str] = &[
-    "BPE", "WordLevel", "WordPiece", "Unigram", "Replace", "Sequence", "Prepend", "NFC", "NFKD", "Precompiled", "Lowercase", "Strip",
-    "StripAccents", "ByteLevel", "Metaspace", "Split", "Regex", "String", "Digits", "Punctuation", "BertPreTokenizer", "BertNormalizer",
-    "TemplateProcessing", "ByteFallback", "Fuse", "CTC", "(a*)*b", "", "\u{0}", "é", "<s>", "\"dropout\": 0.5,", "\"unk_id\": 99,",
+    "BPE",
+    "WordLevel",
+    "WordPiece",
+    "Unigram",
+    "Replace",
+    "Sequence",
+    "Prepend",
+    "NFC",
+    "NFKD",
+    "Precompiled",
+    "Lowercase",
+    "Strip",
+    "StripAccents",
+    "ByteLevel",
+    "Metaspace",
+    "Split",
+    "Regex",
+    "String",
+    "Digits",
+    "Punctuation",
+    "BertPreTokenizer",
+    "BertNormalizer",
+    "TemplateProcessing",
+    "ByteFallback",
+    "Fuse",
+    "CTC",
+    "(a*)*b",
+    "",
+    "\u{0}",
+    "é",
+    "<s>",
+    "\"dropout\": 0.5,",
+    "\"unk_id\": 99,",
 ];
 
 pub const TARGETS: &[Target] = &[
@@ -51,7 +81,15 @@ pub const TARGETS: &[Target] = &[
         name: "gguf",
         cases: 3000,
         made: gguf::seeds,
-        words: &["general.alignment", "rope_freqs.weight", "blk.0.", "token_embd.weight", "model.embed_tokens.weight", "llama.block_count", "\u{0}"],
+        words: &[
+            "general.alignment",
+            "rope_freqs.weight",
+            "blk.0.",
+            "token_embd.weight",
+            "model.embed_tokens.weight",
+            "llama.block_count",
+            "\u{0}",
+        ],
         structured: gguf::changed,
         read: |case| open(&case.write("model.gguf", case.input)),
         ..Target::TEXT
@@ -60,7 +98,14 @@ pub const TARGETS: &[Target] = &[
         name: "safetensors",
         cases: 2000,
         made: safetensors_seeds,
-        words: &["\"data_offsets\":[0,0]", "\"shape\":[]", "\"dtype\":\"F64\"", "lm_head.weight", "__metadata__", "model.norm.weight"],
+        words: &[
+            "\"data_offsets\":[0,0]",
+            "\"shape\":[]",
+            "\"dtype\":\"F64\"",
+            "lm_head.weight",
+            "__metadata__",
+            "model.norm.weight",
+        ],
         structured: |random, seed, words| {
             let header = super::mutate::changed_json(random, header(seed)?, words)?;
             Some(with_header(&header, &seed[8 + self::header(seed)?.len()..]))
@@ -73,7 +118,13 @@ pub const TARGETS: &[Target] = &[
         name: "weights_index",
         cases: 500,
         made: index_seeds,
-        words: &["../model.safetensors", "a.safetensors", "model.safetensors", "weight_map", "metadata"],
+        words: &[
+            "../model.safetensors",
+            "a.safetensors",
+            "model.safetensors",
+            "weight_map",
+            "metadata",
+        ],
         read: |case| read_folder(case, "model.safetensors.index.json"),
         ..Target::JSON
     },
@@ -96,11 +147,22 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "tokenizer_config",
         cases: 500,
-        made: || vec![Seed::new("plain", tokenizer_config().to_string()), Seed::new("named-templates", json!({
+        made: || {
+            vec![Seed::new("plain", tokenizer_config().to_string()), Seed::new("named-templates", json!({
             "chat_template": [{"name": "default", "template": TEMPLATE}, {"name": "tool_use", "template": "{{ 1 }}"}],
             "eos_token": {"content": "</s>", "lstrip": false}, "bos_token": "<s>", "add_bos_token": true,
-        }).to_string())],
-        words: &["chat_template", "eos_token", "bos_token", "</s>", "default", "content", "added_tokens_decoder", "<none>"],
+        }).to_string())]
+        },
+        words: &[
+            "chat_template",
+            "eos_token",
+            "bos_token",
+            "</s>",
+            "default",
+            "content",
+            "added_tokens_decoder",
+            "<none>",
+        ],
         read: |case| read_folder(case, "tokenizer_config.json"),
         ..Target::JSON
     },
@@ -115,15 +177,89 @@ pub const TARGETS: &[Target] = &[
 ];
 
 const TEMPLATE_WORDS: &[&str] = &[
-    "{%", "%}", "{{", "}}", "{#", "#}", "{%- ", " -%}", "{% endfor %}", "{% endif %}", "{% else %}", "{% elif x %}", "{% break %}", "{% continue %}",
-    "{% generation %}", "{% endgeneration %}", "{% macro m(x) %}", "{% endmacro %}", "{{ m(m) }}", "{% set x = x ~ x %}", "{% set ns.x = 1 %}",
-    "{% for i in range(100000) %}", "{% for m in messages %}", "{% include 'chat template' %}", "{% extends 'chat template' %}", "{% block b %}{% endblock %}",
-    "{% call(x) m() %}", "{% filter upper %}", "{% raw %}", "{% do x %}", "{% import 'chat template' as t %}",
-    "messages", "[::-1]", "[-1]", "[99999999999]", "|tojson(indent=1000000000)", "|format", "'%1000000000d'|format(1)", "'%*d'|format(1000000000, 1)", "|indent(1000000000)",
-    "|replace('', 'xxxxxxxx')", "|join('x')", "|list", "|batch(0)", "|slice(0)", "|default(x)", "|map('upper')", "|sort", "|length", "|trim", "|truncate", "|wordwrap(1)",
-    "range(1000000000000)", "range(0, 10, 0)", "** 1000000", "* 1000000000", "// 0", "% 0", "~", "'x' * 1000000000", "[0] * 1000000000",
-    "loop.index", "loop(messages)", "namespace(x=1)", "dict(x=1)", "cycler(1)", "joiner()", "lipsum()", "raise_exception('x')", "strftime_now('%10000000000Y')",
-    ".split('')", ".replace('', 'x')", ".center(1000000000)", ".ljust(1000000000)", ".zfill(1000000000)", ".items()", ".join([])", ".startswith(1)", ".count('')", "((((", "))))", "not not ", "é",
+    "{%",
+    "%}",
+    "{{",
+    "}}",
+    "{#",
+    "#}",
+    "{%- ",
+    " -%}",
+    "{% endfor %}",
+    "{% endif %}",
+    "{% else %}",
+    "{% elif x %}",
+    "{% break %}",
+    "{% continue %}",
+    "{% generation %}",
+    "{% endgeneration %}",
+    "{% macro m(x) %}",
+    "{% endmacro %}",
+    "{{ m(m) }}",
+    "{% set x = x ~ x %}",
+    "{% set ns.x = 1 %}",
+    "{% for i in range(100000) %}",
+    "{% for m in messages %}",
+    "{% include 'chat template' %}",
+    "{% extends 'chat template' %}",
+    "{% block b %}{% endblock %}",
+    "{% call(x) m() %}",
+    "{% filter upper %}",
+    "{% raw %}",
+    "{% do x %}",
+    "{% import 'chat template' as t %}",
+    "messages",
+    "[::-1]",
+    "[-1]",
+    "[99999999999]",
+    "|tojson(indent=1000000000)",
+    "|format",
+    "'%1000000000d'|format(1)",
+    "'%*d'|format(1000000000, 1)",
+    "|indent(1000000000)",
+    "|replace('', 'xxxxxxxx')",
+    "|join('x')",
+    "|list",
+    "|batch(0)",
+    "|slice(0)",
+    "|default(x)",
+    "|map('upper')",
+    "|sort",
+    "|length",
+    "|trim",
+    "|truncate",
+    "|wordwrap(1)",
+    "range(1000000000000)",
+    "range(0, 10, 0)",
+    "** 1000000",
+    "* 1000000000",
+    "// 0",
+    "% 0",
+    "~",
+    "'x' * 1000000000",
+    "[0] * 1000000000",
+    "loop.index",
+    "loop(messages)",
+    "namespace(x=1)",
+    "dict(x=1)",
+    "cycler(1)",
+    "joiner()",
+    "lipsum()",
+    "raise_exception('x')",
+    "strftime_now('%10000000000Y')",
+    ".split('')",
+    ".replace('', 'x')",
+    ".center(1000000000)",
+    ".ljust(1000000000)",
+    ".zfill(1000000000)",
+    ".items()",
+    ".join([])",
+    ".startswith(1)",
+    ".count('')",
+    "((((",
+    "))))",
+    "not not ",
+    "é",
 ];
 
 /// Writes a model of which one file is the input, and opens it.
@@ -152,7 +288,12 @@ fn open(path: &Path) {
         Err(error) => return drop(error.to_string()),
     };
     let long = "one two three ".repeat(200);
-    for text in ["one two", "", "</s> é e\u{301} \u{0} \u{1f600}\u{202e}", &long] {
+    for text in [
+        "one two",
+        "",
+        "</s> é e\u{301} \u{0} \u{1f600}\u{202e}",
+        &long,
+    ] {
         match model.tokens(text, None) {
             Ok(tokens) => drop(format!("{tokens:?}")),
             Err(error) => drop(error.to_string()),
@@ -162,8 +303,16 @@ fn open(path: &Path) {
         drop(model.decode(ids).map_err(|error| error.to_string()));
     }
     drop(model.first_token("two").map_err(|error| error.to_string()));
-    drop(model.tokens("one", Some("three")).map_err(|error| error.to_string()));
-    drop(model.load(DeviceName::Cpu, 1 << 20).map_err(|error| error.to_string()));
+    drop(
+        model
+            .tokens("one", Some("three"))
+            .map_err(|error| error.to_string()),
+    );
+    drop(
+        model
+            .load(DeviceName::Cpu, 1 << 20)
+            .map_err(|error| error.to_string()),
+    );
 }
 
 /// The content of `config.json`.
@@ -184,7 +333,10 @@ fn tokenizer_config() -> Json {
 fn parameters() -> Vec<(String, Vec<usize>)> {
     let layer = |name: &str| format!("model.layers.0.{name}.weight");
     vec![
-        ("model.embed_tokens.weight".to_string(), vec![D_VOCAB, D_MODEL]),
+        (
+            "model.embed_tokens.weight".to_string(),
+            vec![D_VOCAB, D_MODEL],
+        ),
         ("model.norm.weight".to_string(), vec![D_MODEL]),
         (layer("input_layernorm"), vec![D_MODEL]),
         (layer("post_attention_layernorm"), vec![D_MODEL]),
@@ -248,7 +400,9 @@ fn safetensors_seeds() -> Vec<Seed> {
         change(&mut tensors);
         with_header(Json::Object(tensors).to_string().as_bytes(), &data)
     };
-    let norm = |place: Json| with(&|tensors| drop(tensors.insert("model.norm.weight".to_string(), place.clone())));
+    let norm = |place: Json| {
+        with(&|tensors| drop(tensors.insert("model.norm.weight".to_string(), place.clone())))
+    };
     let text = Json::Object(tensors.clone()).to_string();
     let doubled = format!("{},{}", &text[..text.len() - 1], &text[1..]);
     let length = |length: u64| [&length.to_le_bytes(), text.as_bytes(), &data].concat();
@@ -260,27 +414,64 @@ fn safetensors_seeds() -> Vec<Seed> {
         Seed::new("length-zero", length(0)),
         Seed::new("length-beyond", length(1 << 20)),
         Seed::new("names-twice", with_header(doubled.as_bytes(), &data)),
-        Seed::new("shape-product-overflows", norm(json!({"dtype": "F32", "shape": [1u64 << 32, 1u64 << 32], "data_offsets": [0, 0]}))),
-        Seed::new("shape-of-2-62", norm(json!({"dtype": "F32", "shape": [1u64 << 62], "data_offsets": [0, 0]}))),
-        Seed::new("shape-with-zero", norm(json!({"dtype": "F32", "shape": [1u64 << 40, 0], "data_offsets": [0, 0]}))),
-        Seed::new("shape-empty", norm(json!({"dtype": "F32", "shape": [], "data_offsets": [512, 516]}))),
-        Seed::new("overlapping", norm(json!({"dtype": "F32", "shape": [D_MODEL], "data_offsets": [0, 32]}))),
-        Seed::new("end-before-start", norm(json!({"dtype": "F32", "shape": [D_MODEL], "data_offsets": [544, 512]}))),
-        Seed::new("dtype-unknown", norm(json!({"dtype": "F8_E4M3", "shape": [D_MODEL], "data_offsets": [512, 544]}))),
-        Seed::new("head-beside-embedding", with(&|tensors| drop(tensors.insert("lm_head.weight".to_string(), head.clone())))),
-        Seed::new("backbone-names", with(&|tensors| {
-            let renamed = tensors.iter().map(|(name, place)| (name.trim_start_matches("model.").to_string(), place.clone()));
-            *tensors = renamed.collect();
-        })),
-        Seed::new("deep-header", with_header("[".repeat(30_000).as_bytes(), &data)),
+        Seed::new(
+            "shape-product-overflows",
+            norm(
+                json!({"dtype": "F32", "shape": [1u64 << 32, 1u64 << 32], "data_offsets": [0, 0]}),
+            ),
+        ),
+        Seed::new(
+            "shape-of-2-62",
+            norm(json!({"dtype": "F32", "shape": [1u64 << 62], "data_offsets": [0, 0]})),
+        ),
+        Seed::new(
+            "shape-with-zero",
+            norm(json!({"dtype": "F32", "shape": [1u64 << 40, 0], "data_offsets": [0, 0]})),
+        ),
+        Seed::new(
+            "shape-empty",
+            norm(json!({"dtype": "F32", "shape": [], "data_offsets": [512, 516]})),
+        ),
+        Seed::new(
+            "overlapping",
+            norm(json!({"dtype": "F32", "shape": [D_MODEL], "data_offsets": [0, 32]})),
+        ),
+        Seed::new(
+            "end-before-start",
+            norm(json!({"dtype": "F32", "shape": [D_MODEL], "data_offsets": [544, 512]})),
+        ),
+        Seed::new(
+            "dtype-unknown",
+            norm(json!({"dtype": "F8_E4M3", "shape": [D_MODEL], "data_offsets": [512, 544]})),
+        ),
+        Seed::new(
+            "head-beside-embedding",
+            with(&|tensors| drop(tensors.insert("lm_head.weight".to_string(), head.clone()))),
+        ),
+        Seed::new(
+            "backbone-names",
+            with(&|tensors| {
+                let renamed = tensors.iter().map(|(name, place)| {
+                    (name.trim_start_matches("model.").to_string(), place.clone())
+                });
+                *tensors = renamed.collect();
+            }),
+        ),
+        Seed::new(
+            "deep-header",
+            with_header("[".repeat(30_000).as_bytes(), &data),
+        ),
         Seed::new("empty", ""),
     ]
 }
 
 fn index_seeds() -> Vec<Seed> {
     let map = |file: &str| {
-        let names = parameters().into_iter().map(|(name, _)| (name, Json::from(file)));
-        json!({"metadata": {"total_size": 1}, "weight_map": Json::Object(names.collect())}).to_string()
+        let names = parameters()
+            .into_iter()
+            .map(|(name, _)| (name, Json::from(file)));
+        json!({"metadata": {"total_size": 1}, "weight_map": Json::Object(names.collect())})
+            .to_string()
     };
     vec![
         Seed::new("plain", map("a.safetensors")),
@@ -308,42 +499,101 @@ fn config_seeds() -> Vec<Seed> {
     let mut seeds = vec![
         with("plain", json!({})),
         scaled("factor-without-type", json!({"factor": 4.0})),
-        scaled("default-with-factor", json!({"rope_type": "default", "factor": 4.0})),
-        scaled("linear-of-zero", json!({"rope_type": "linear", "factor": 0})),
-        scaled("yarn", json!({"rope_type": "yarn", "factor": 1e300, "original_max_position_embeddings": 0, "beta_fast": 0, "beta_slow": 0})),
-        scaled("yarn-negative", json!({"rope_type": "yarn", "factor": -1, "mscale": 1e308, "mscale_all_dim": -1e308})),
-        scaled("llama3", json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 1, "original_max_position_embeddings": big})),
+        scaled(
+            "default-with-factor",
+            json!({"rope_type": "default", "factor": 4.0}),
+        ),
+        scaled(
+            "linear-of-zero",
+            json!({"rope_type": "linear", "factor": 0}),
+        ),
+        scaled(
+            "yarn",
+            json!({"rope_type": "yarn", "factor": 1e300, "original_max_position_embeddings": 0, "beta_fast": 0, "beta_slow": 0}),
+        ),
+        scaled(
+            "yarn-negative",
+            json!({"rope_type": "yarn", "factor": -1, "mscale": 1e308, "mscale_all_dim": -1e308}),
+        ),
+        scaled(
+            "llama3",
+            json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 1, "original_max_position_embeddings": big}),
+        ),
         scaled("dynamic", json!({"type": "dynamic", "factor": tiny})),
-        scaled("longrope", json!({"type": "longrope", "short_factor": [], "long_factor": [0]})),
+        scaled(
+            "longrope",
+            json!({"type": "longrope", "short_factor": [], "long_factor": [0]}),
+        ),
         scaled("list", json!([1, 2])),
-        with("layers-without-tensors", json!({"num_hidden_layers": 4_000_000_000u64})),
+        with(
+            "layers-without-tensors",
+            json!({"num_hidden_layers": 4_000_000_000u64}),
+        ),
         with("layers-2-28", json!({"num_hidden_layers": 1 << 28})),
         with("layers-2-20", json!({"num_hidden_layers": 1 << 20})),
         with("layers-zero", json!({"num_hidden_layers": 0})),
         with("layers-negative", json!({"num_hidden_layers": -1})),
-        with("heads-zero", json!({"num_attention_heads": 0, "num_key_value_heads": 0})),
-        with("heads-huge", json!({"num_attention_heads": big, "num_key_value_heads": big, "head_dim": big})),
-        with("width-product-overflows", json!({"hidden_size": 1u64 << 40, "vocab_size": 1u64 << 40, "intermediate_size": 1u64 << 40})),
+        with(
+            "heads-zero",
+            json!({"num_attention_heads": 0, "num_key_value_heads": 0}),
+        ),
+        with(
+            "heads-huge",
+            json!({"num_attention_heads": big, "num_key_value_heads": big, "head_dim": big}),
+        ),
+        with(
+            "width-product-overflows",
+            json!({"hidden_size": 1u64 << 40, "vocab_size": 1u64 << 40, "intermediate_size": 1u64 << 40}),
+        ),
         with("context-huge", json!({"max_position_embeddings": big})),
         with("theta-zero", json!({"rope_theta": 0})),
         with("theta-negative", json!({"rope_theta": -10000.0})),
         with("epsilon-zero", json!({"rms_norm_eps": 0})),
-        with("end-of-text", json!({"eos_token_id": [big, -1, 1.5, null, "x"]})),
-        with("end-of-text-beyond", json!({"eos_token_id": 4_000_000_000u64})),
-        with("remote-code", json!({"auto_map": {"AutoModel": "modeling_x.X"}})),
-        with("quantised", json!({"quantization_config": {"quant_method": "awq", "bits": 4}})),
+        with(
+            "end-of-text",
+            json!({"eos_token_id": [big, -1, 1.5, null, "x"]}),
+        ),
+        with(
+            "end-of-text-beyond",
+            json!({"eos_token_id": 4_000_000_000u64}),
+        ),
+        with(
+            "remote-code",
+            json!({"auto_map": {"AutoModel": "modeling_x.X"}}),
+        ),
+        with(
+            "quantised",
+            json!({"quantization_config": {"quant_method": "awq", "bits": 4}}),
+        ),
     ];
     seeds.push(Seed::new("not-a-number", text.replace("10000.0", "NaN")));
     seeds.push(Seed::new("infinite", text.replace("10000.0", "1e999")));
-    seeds.push(Seed::new("key-twice", text.replacen('{', "{\"hidden_size\": 16, \"hidden_size\": 4, ", 1)));
+    seeds.push(Seed::new(
+        "key-twice",
+        text.replacen('{', "{\"hidden_size\": 16, \"hidden_size\": 4, ", 1),
+    ));
     seeds.push(Seed::new("deep", "{\"a\":".repeat(100_000)));
     seeds
 }
 
 /// A tokenizer of a few words.
 fn word_level() -> Json {
-    let words = ["<unk>", "<s>", "</s>", "user", "system", "assistant", "one", "two", "three"];
-    let vocab: serde_json::Map<String, Json> = words.iter().zip(0..).map(|(word, id)| (word.to_string(), Json::from(id))).collect();
+    let words = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "user",
+        "system",
+        "assistant",
+        "one",
+        "two",
+        "three",
+    ];
+    let vocab: serde_json::Map<String, Json> = words
+        .iter()
+        .zip(0..)
+        .map(|(word, id)| (word.to_string(), Json::from(id)))
+        .collect();
     let added = |id: usize| json!({"id": id, "content": words[id], "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
     json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [added(0), added(1), added(2)], "normalizer": null,
@@ -377,59 +627,183 @@ fn tokenizer_seeds() -> Vec<Seed> {
         with("bpe", bpe(json!({}))),
         with("bpe-dropout", bpe(json!({"dropout": 0.5}))),
         with("bpe-dropout-of-two", bpe(json!({"dropout": 2}))),
-        with("bpe-merge-of-unknown", bpe(json!({"merges": ["a b", "x y"]}))),
+        with(
+            "bpe-merge-of-unknown",
+            bpe(json!({"merges": ["a b", "x y"]})),
+        ),
         with("bpe-merge-of-one", bpe(json!({"merges": ["ab"]}))),
         with("bpe-merge-result-unknown", bpe(json!({"merges": ["a o"]}))),
-        with("bpe-merge-pairs", bpe(json!({"merges": [["a", "b"], ["a", "b"], ["", ""]]}))),
-        with("bpe-prefix-longer-than-token", bpe(json!({"continuing_subword_prefix": "############", "merges": ["a b"]}))),
-        with("bpe-unknown-token-missing", bpe(json!({"unk_token": "nowhere"}))),
-        with("bpe-byte-fallback", bpe(json!({"byte_fallback": true, "vocab": {"<0xZZ>": 0, "<0x": 1}, "merges": []}))),
-        with("bpe-ids-apart", bpe(json!({"vocab": {"a": 0, "b": 4294967295u32, "ab": 7}, "merges": ["a b"]}))),
-        with("bpe-ids-twice", bpe(json!({"vocab": {"a": 0, "b": 0, "ab": 0}, "merges": ["a b"]}))),
-        with("word-piece", json!({"model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 0, "vocab": {"one": 0}}, "added_tokens": []})),
-        with("unigram", unigram(json!(0), json!([["<unk>", 0], ["o", -1.5], ["one", -0.5]]))),
-        with("unigram-unknown-beyond", unigram(json!(99), json!([["<unk>", 0]]))),
+        with(
+            "bpe-merge-pairs",
+            bpe(json!({"merges": [["a", "b"], ["a", "b"], ["", ""]]})),
+        ),
+        with(
+            "bpe-prefix-longer-than-token",
+            bpe(json!({"continuing_subword_prefix": "############", "merges": ["a b"]})),
+        ),
+        with(
+            "bpe-unknown-token-missing",
+            bpe(json!({"unk_token": "nowhere"})),
+        ),
+        with(
+            "bpe-byte-fallback",
+            bpe(json!({"byte_fallback": true, "vocab": {"<0xZZ>": 0, "<0x": 1}, "merges": []})),
+        ),
+        with(
+            "bpe-ids-apart",
+            bpe(json!({"vocab": {"a": 0, "b": 4294967295u32, "ab": 7}, "merges": ["a b"]})),
+        ),
+        with(
+            "bpe-ids-twice",
+            bpe(json!({"vocab": {"a": 0, "b": 0, "ab": 0}, "merges": ["a b"]})),
+        ),
+        with(
+            "word-piece",
+            json!({"model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 0, "vocab": {"one": 0}}, "added_tokens": []}),
+        ),
+        with(
+            "unigram",
+            unigram(json!(0), json!([["<unk>", 0], ["o", -1.5], ["one", -0.5]])),
+        ),
+        with(
+            "unigram-unknown-beyond",
+            unigram(json!(99), json!([["<unk>", 0]])),
+        ),
         with("unigram-empty", unigram(json!(null), json!([]))),
-        with("unigram-without-unknown", unigram(json!(null), json!([["a", 0]]))),
-        with("unigram-empty-piece", unigram(json!(0), json!([["", 0], ["", 1e308], ["a", -1e308]]))),
-        with("word-level-unknown-missing", json!({"model": {"type": "WordLevel", "vocab": {"one": 0}, "unk_token": "nowhere"}, "added_tokens": []})),
-        with("vocabulary-empty", json!({"model": {"type": "WordLevel", "vocab": {}, "unk_token": "x"}})),
-        with("added-out-of-order", json!({"added_tokens": [added(12, "x"), added(11, "y"), added(9, "z")]})),
-        with("added-far-away", json!({"added_tokens": [added(4_294_967_295, "x")]})),
-        with("added-empty", json!({"added_tokens": [added(9, ""), added(10, " ")]})),
-        with("added-twice", json!({"added_tokens": [added(9, "x"), added(9, "y"), added(10, "x")]})),
-        with("replace-nothing", json!({"normalizer": replace(json!({"String": ""}), "x")})),
-        with("replace-nothing-regex", json!({"normalizer": replace(json!({"Regex": ""}), "xy")})),
-        with("replace-bad-regex", json!({"normalizer": replace(json!({"Regex": "(((("}), "x")})),
-        with("replace-slow-regex", json!({"normalizer": replace(json!({"Regex": "(o*)*(n*)*$x"}), "x")})),
+        with(
+            "unigram-without-unknown",
+            unigram(json!(null), json!([["a", 0]])),
+        ),
+        with(
+            "unigram-empty-piece",
+            unigram(json!(0), json!([["", 0], ["", 1e308], ["a", -1e308]])),
+        ),
+        with(
+            "word-level-unknown-missing",
+            json!({"model": {"type": "WordLevel", "vocab": {"one": 0}, "unk_token": "nowhere"}, "added_tokens": []}),
+        ),
+        with(
+            "vocabulary-empty",
+            json!({"model": {"type": "WordLevel", "vocab": {}, "unk_token": "x"}}),
+        ),
+        with(
+            "added-out-of-order",
+            json!({"added_tokens": [added(12, "x"), added(11, "y"), added(9, "z")]}),
+        ),
+        with(
+            "added-far-away",
+            json!({"added_tokens": [added(4_294_967_295, "x")]}),
+        ),
+        with(
+            "added-empty",
+            json!({"added_tokens": [added(9, ""), added(10, " ")]}),
+        ),
+        with(
+            "added-twice",
+            json!({"added_tokens": [added(9, "x"), added(9, "y"), added(10, "x")]}),
+        ),
+        with(
+            "replace-nothing",
+            json!({"normalizer": replace(json!({"String": ""}), "x")}),
+        ),
+        with(
+            "replace-nothing-regex",
+            json!({"normalizer": replace(json!({"Regex": ""}), "xy")}),
+        ),
+        with(
+            "replace-bad-regex",
+            json!({"normalizer": replace(json!({"Regex": "(((("}), "x")}),
+        ),
+        with(
+            "replace-slow-regex",
+            json!({"normalizer": replace(json!({"Regex": "(o*)*(n*)*$x"}), "x")}),
+        ),
         with("growing-forty-times", json!({"normalizer": doubling(40)})),
-        with("growing-by-length", json!({"normalizer": replace(json!({"Regex": "."}), &"x".repeat(10_000))})),
-        with("prepend-long", json!({"normalizer": {"type": "Prepend", "prepend": "x".repeat(20_000)}})),
-        with("precompiled", json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}})),
-        with("precompiled-length", json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////wAAAAAAAAAA"}})),
-        with("split-nothing", json!({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": ""}, "behavior": "Isolated", "invert": true}})),
-        with("split-slow-regex", json!({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(e*e*)*x|(?=(o+)+$)"}, "behavior": "Removed", "invert": false}})),
-        with("byte-level", json!({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}, "decoder": {"type": "ByteLevel"}})),
-        with("metaspace", json!({"pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true}, "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}})),
-        with("decoder-strip", json!({"decoder": {"type": "Strip", "content": "o", "start": 1_000_000, "stop": 1_000_000}})),
-        with("decoder-word-piece", json!({"decoder": {"type": "WordPiece", "prefix": "", "cleanup": true}})),
-        with("template-processing", json!({"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {}}})),
-        with("truncation", json!({"truncation": {"direction": "Right", "max_length": 0, "strategy": "LongestFirst", "stride": 512}})),
-        with("padding", json!({"padding": {"strategy": {"Fixed": 1_000_000_000}, "direction": "Left", "pad_to_multiple_of": 0, "pad_id": 0, "pad_type_id": 0, "pad_token": "x"}})),
+        with(
+            "growing-by-length",
+            json!({"normalizer": replace(json!({"Regex": "."}), &"x".repeat(10_000))}),
+        ),
+        with(
+            "prepend-long",
+            json!({"normalizer": {"type": "Prepend", "prepend": "x".repeat(20_000)}}),
+        ),
+        with(
+            "precompiled",
+            json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}),
+        ),
+        with(
+            "precompiled-length",
+            json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////wAAAAAAAAAA"}}),
+        ),
+        with(
+            "split-nothing",
+            json!({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": ""}, "behavior": "Isolated", "invert": true}}),
+        ),
+        with(
+            "split-slow-regex",
+            json!({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(e*e*)*x|(?=(o+)+$)"}, "behavior": "Removed", "invert": false}}),
+        ),
+        with(
+            "byte-level",
+            json!({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}, "decoder": {"type": "ByteLevel"}}),
+        ),
+        with(
+            "metaspace",
+            json!({"pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true}, "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}}),
+        ),
+        with(
+            "decoder-strip",
+            json!({"decoder": {"type": "Strip", "content": "o", "start": 1_000_000, "stop": 1_000_000}}),
+        ),
+        with(
+            "decoder-word-piece",
+            json!({"decoder": {"type": "WordPiece", "prefix": "", "cleanup": true}}),
+        ),
+        with(
+            "template-processing",
+            json!({"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {}}}),
+        ),
+        with(
+            "truncation",
+            json!({"truncation": {"direction": "Right", "max_length": 0, "strategy": "LongestFirst", "stride": 512}}),
+        ),
+        with(
+            "padding",
+            json!({"padding": {"strategy": {"Fixed": 1_000_000_000}, "direction": "Left", "pad_to_multiple_of": 0, "pad_id": 0, "pad_type_id": 0, "pad_token": "x"}}),
+        ),
     ];
-    let nested = format!("{}{}", "{\"type\":\"Sequence\",\"normalizers\":[".repeat(20_000), "]}".repeat(20_000));
+    let nested = format!(
+        "{}{}",
+        "{\"type\":\"Sequence\",\"normalizers\":[".repeat(20_000),
+        "]}".repeat(20_000)
+    );
     let text = word_level().to_string();
-    seeds.push(Seed::new("normalizers-nested", text.replace("\"normalizer\":null", &format!("\"normalizer\":{nested}"))));
-    seeds.push(Seed::new("key-twice", text.replacen('{', "{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]},", 1)));
+    seeds.push(Seed::new(
+        "normalizers-nested",
+        text.replace("\"normalizer\":null", &format!("\"normalizer\":{nested}")),
+    ));
+    seeds.push(Seed::new(
+        "key-twice",
+        text.replacen(
+            '{',
+            "{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]},",
+            1,
+        ),
+    ));
     seeds
 }
 
 fn template_seeds() -> Vec<Seed> {
     let loops = |depth: usize| {
-        let open: String = (0..depth).map(|i| format!("{{% for i{i} in range(1000) %}}")).collect();
+        let open: String = (0..depth)
+            .map(|i| format!("{{% for i{i} in range(1000) %}}"))
+            .collect();
         format!("{open}x{}", "{% endfor %}".repeat(depth))
     };
-    let doubling = format!("{{% set x = 'xxxxxxxx' %}}{}{{{{ x|length }}}}", "{% set x = x ~ x %}".repeat(60));
+    let doubling = format!(
+        "{{% set x = 'xxxxxxxx' %}}{}{{{{ x|length }}}}",
+        "{% set x = x ~ x %}".repeat(60)
+    );
     let in_loop = "{% set ns = namespace(x='x') %}{% for i in range(64) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}";
     let list = "{% set ns = namespace(x=[0]) %}{% for i in range(64) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x|length }}";
     let made = [
@@ -439,19 +813,64 @@ fn template_seeds() -> Vec<Seed> {
         ("strings-double", doubling),
         ("strings-double-in-a-loop", in_loop.to_string()),
         ("lists-double-in-a-loop", list.to_string()),
-        ("terms-100000", format!("{{{{ 1{} }}}}", "+1".repeat(100_000))),
-        ("joins-100000", format!("{{{{ 'a'{} }}}}", "~'a'".repeat(100_000))),
-        ("parentheses-100000", format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000))),
-        ("lists-100000", format!("{{{{ {}{} }}}}", "[".repeat(100_000), "]".repeat(100_000))),
-        ("nots-100000", format!("{{{{ {}1 }}}}", "not ".repeat(100_000))),
-        ("minuses-100000", format!("{{{{ {}1 }}}}", "-".repeat(100_000))),
-        ("filters-100000", format!("{{{{ 'a'{} }}}}", "|upper".repeat(100_000))),
-        ("attributes-100000", format!("{{{{ messages{} }}}}", ".a".repeat(100_000))),
-        ("subscripts-100000", format!("{{{{ messages{} }}}}", "[0]".repeat(100_000))),
-        ("ifs-nested", format!("{}x{}", "{% if true %}".repeat(50_000), "{% endif %}".repeat(50_000))),
-        ("elifs-50000", format!("{{% if false %}}{}{{% endif %}}", "{% elif false %}x".repeat(50_000))),
-        ("ternaries-50000", format!("{{{{ {}1 }}}}", "1 if false else ".repeat(50_000))),
+        (
+            "terms-100000",
+            format!("{{{{ 1{} }}}}", "+1".repeat(100_000)),
+        ),
+        (
+            "joins-100000",
+            format!("{{{{ 'a'{} }}}}", "~'a'".repeat(100_000)),
+        ),
+        (
+            "parentheses-100000",
+            format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000)),
+        ),
+        (
+            "lists-100000",
+            format!("{{{{ {}{} }}}}", "[".repeat(100_000), "]".repeat(100_000)),
+        ),
+        (
+            "nots-100000",
+            format!("{{{{ {}1 }}}}", "not ".repeat(100_000)),
+        ),
+        (
+            "minuses-100000",
+            format!("{{{{ {}1 }}}}", "-".repeat(100_000)),
+        ),
+        (
+            "filters-100000",
+            format!("{{{{ 'a'{} }}}}", "|upper".repeat(100_000)),
+        ),
+        (
+            "attributes-100000",
+            format!("{{{{ messages{} }}}}", ".a".repeat(100_000)),
+        ),
+        (
+            "subscripts-100000",
+            format!("{{{{ messages{} }}}}", "[0]".repeat(100_000)),
+        ),
+        (
+            "ifs-nested",
+            format!(
+                "{}x{}",
+                "{% if true %}".repeat(50_000),
+                "{% endif %}".repeat(50_000)
+            ),
+        ),
+        (
+            "elifs-50000",
+            format!(
+                "{{% if false %}}{}{{% endif %}}",
+                "{% elif false %}x".repeat(50_000)
+            ),
+        ),
+        (
+            "ternaries-50000",
+            format!("{{{{ {}1 }}}}", "1 if false else ".repeat(50_000)),
+        ),
         ("long", "x".repeat(8 << 20)),
     ];
-    made.into_iter().map(|(name, text)| Seed::new(name, text)).collect()
+    made.into_iter()
+        .map(|(name, text)| Seed::new(name, text))
+        .collect()
 }

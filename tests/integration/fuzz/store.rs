@@ -10,6 +10,7 @@ use refusal_dial::run::{run_summaries, usage, verify};
 use serde_json::{Value as Json, json};
 
 use super::target::{Case, Seed, Target};
+use crate::workbench::files_below;
 
 pub const TARGETS: &[Target] = &[
     Target {
@@ -34,8 +35,28 @@ pub const TARGETS: &[Target] = &[
         cases: 250,
         made: manifest_seeds,
         words: &[
-            "..", "../../x", "@OUTSIDE@", "/", "", "\u{0}", "</script><script>", "\u{1b}]0;x\u{7}", "\u{202e}", "score", "steer", "summary", "patch",
-            "direction", "holdout", "xstest", "random", "generate", "complete", "running", "failed", "computed",
+            "..",
+            "../../x",
+            "@OUTSIDE@",
+            "/",
+            "",
+            "\u{0}",
+            "</script><script>",
+            "\u{1b}]0;x\u{7}",
+            "\u{202e}",
+            "score",
+            "steer",
+            "summary",
+            "patch",
+            "direction",
+            "holdout",
+            "xstest",
+            "random",
+            "generate",
+            "complete",
+            "running",
+            "failed",
+            "computed",
         ],
         read: read_manifest,
         ..Target::JSON
@@ -59,14 +80,24 @@ pub const TARGETS: &[Target] = &[
         name: "published",
         cases: 2000,
         made: published_seeds,
-        words: &["id", "alpha", "score", "layer", "seed", "label", "refused", "scores", "rows", "baseline", "nan", ",", "\n", "\""],
+        words: &[
+            "id", "alpha", "score", "layer", "seed", "label", "refused", "scores", "rows",
+            "baseline", "nan", ",", "\n", "\"",
+        ],
         read: |case| {
             let name = match case.input.first() {
                 Some(b'{' | b'[') => "steer_layer2_seed0.json",
                 _ => "steer_layer2_seed0.csv",
             };
-            let (one, other) = (case.write(name, case.input), case.write("other/steer.csv", STEER));
-            let tolerances = Tolerances { score: 1e-3, rate: 0.0, cosine: 0.99 };
+            let (one, other) = (
+                case.write(name, case.input),
+                case.write("other/steer.csv", STEER),
+            );
+            let tolerances = Tolerances {
+                score: 1e-3,
+                rate: 0.0,
+                cosine: 0.99,
+            };
             for pair in [(&one, &other), (&other, &one)] {
                 match diff(pair.0, pair.1, tolerances) {
                     Ok(difference) => drop(format!("{difference:?}")),
@@ -92,8 +123,11 @@ fn batch() -> Batch {
 fn pack(batch: &Batch) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::open(folder.path()).unwrap();
-    cache.cells().commit(batch, &json!({"device": "cpu"})).unwrap();
-    let files = crate::workbench::files_below(&folder.path().join("v1/packs"));
+    cache
+        .cells()
+        .commit(batch, &json!({"device": "cpu"}))
+        .unwrap();
+    let files = files_below(&folder.path().join("v1/packs"));
     std::fs::read(&files[0]).unwrap()
 }
 
@@ -190,14 +224,25 @@ fn record_seeds() -> Vec<Seed> {
     };
     vec![
         Seed::new("plain", record.to_string()),
-        with("rows-huge", "tables", json!([{"name": "../../../x", "rows": u64::MAX, "csv": key("csv"), "parquet": key("csv")}])),
+        with(
+            "rows-huge",
+            "tables",
+            json!([{"name": "../../../x", "rows": u64::MAX, "csv": key("csv"), "parquet": key("csv")}]),
+        ),
         with("key-short", "packs", json!(["abc"])),
         with("key-of-other-characters", "packs", json!(["é".repeat(32)])),
         with("seconds-huge", "seconds", json!(1e308)),
         with("cells-negative", "cells", json!(-1)),
-        with("file-outside", "directions", json!([[{"file": "@OUTSIDE@", "key": key("csv")}, {"file": "../../../../x", "key": key("csv")}]])),
+        with(
+            "file-outside",
+            "directions",
+            json!([[{"file": "@OUTSIDE@", "key": key("csv")}, {"file": "../../../../x", "key": key("csv")}]]),
+        ),
         Seed::new("deep", format!("{{\"key_parts\":{}", "[".repeat(100_000))),
-        Seed::new("key-twice", record.to_string().replacen('{', "{\"cells\":1,", 1)),
+        Seed::new(
+            "key-twice",
+            record.to_string().replacen('{', "{\"cells\":1,", 1),
+        ),
     ]
 }
 
@@ -215,11 +260,18 @@ fn read_record(case: &Case) {
         put(case, "objects", &Key::of(object), "", object);
     }
     let cache = cache(case);
-    drop(cache.stage_records::<StageRecord>().map(|records| records.len()));
+    drop(
+        cache
+            .stage_records::<StageRecord>()
+            .map(|records| records.len()),
+    );
     match cache.stage_record::<StageRecord>(&key) {
         Ok(Some(record)) => {
             let artifacts = load_artifacts(&record, &cache);
-            drop((record.content(), artifacts.map(|artifacts| artifacts.is_some())));
+            drop((
+                record.content(),
+                artifacts.map(|artifacts| artifacts.is_some()),
+            ));
         }
         Ok(None) => {}
         Err(error) => drop(error.to_string()),
@@ -313,22 +365,25 @@ fn manifest_seeds() -> Vec<Seed> {
     vec![
         with("plain", &|_| {}),
         with("killed", &|manifest| manifest["status"] = json!("running")),
-        // A table that exists, reached by another name, so that its figures are drawn under that name.
-        with("stage-that-leads-outside", &|manifest| {
-            manifest["stages"][0]["name"] = json!("../../../../tables-of/score");
-        }),
+        // A table that exists, of another run: figures drawn under its name would lie there.
+        stage_named("stage-of-another-run", "../../other/tables/score"),
         stage_named("stage-name-up", "../tables/score"),
         stage_named("stage-name-outside", "@OUTSIDE@"),
         stage_named("stage-name-absolute", "/score"),
         stage_named("stage-name-empty", ""),
         stage_named("stage-name-long", &"x".repeat(5000)),
         stage_named("stage-name-null", "a\u{0}b"),
-        stage_named("stage-name-markup", "<script>alert(1)</script>\u{1b}]0;x\u{7}\u{202e}"),
+        stage_named(
+            "stage-name-markup",
+            "<script>alert(1)</script>\u{1b}]0;x\u{7}\u{202e}",
+        ),
         table_named("table-name-up", "../score"),
         table_named("table-name-outside", "/../../../../../x"),
         with("empty", &|manifest| *manifest = json!({})),
         with("a-list", &|manifest| *manifest = json!([1, 2])),
-        with("stages-of-other-types", &|manifest| manifest["stages"] = json!([1, "x", null, [], {}])),
+        with("stages-of-other-types", &|manifest| {
+            manifest["stages"] = json!([1, "x", null, [], {}])
+        }),
         with("counts-huge", &|manifest| {
             for stage in [0, 1] {
                 manifest["stages"][stage]["cells_computed"] = json!(u64::MAX);
@@ -345,18 +400,29 @@ fn manifest_seeds() -> Vec<Seed> {
             manifest["status"] = json!("running");
             manifest["cells_in_hand"] = json!([u64::MAX, 0]);
         }),
-        with("started-is-no-time", &|manifest| manifest["started"] = json!("99999-99-99T99:99:99Z\u{1b}[2J")),
+        with("started-is-no-time", &|manifest| {
+            manifest["started"] = json!("99999-99-99T99:99:99Z\u{1b}[2J")
+        }),
         with("files-outside", &|manifest| {
             manifest["status"] = json!("failed");
             manifest["files"] = json!({"@OUTSIDE@": "/dev/zero", "study.toml": "/dev/zero", "../../../x": "@OUTSIDE@"});
         }),
-        with("prompts-are-a-device", &|manifest| manifest["prompts"]["main"]["path"] = json!("/dev/zero")),
+        with("prompts-are-a-device", &|manifest| {
+            manifest["prompts"]["main"]["path"] = json!("/dev/zero")
+        }),
         with("cache-outside", &|manifest| {
             manifest["status"] = json!("running");
             manifest["cache"] = json!("../../..");
         }),
         Seed::new("deep", "[".repeat(1 << 20)),
-        Seed::new("deep-in-a-stage", text.replacen("\"inputs\":{}", &format!("\"inputs\":{}{}", "[".repeat(120), "]".repeat(120)), 1)),
+        Seed::new(
+            "deep-in-a-stage",
+            text.replacen(
+                "\"inputs\":{}",
+                &format!("\"inputs\":{}{}", "[".repeat(120), "]".repeat(120)),
+                1,
+            ),
+        ),
         Seed::new("key-twice", text.replacen('{', "{\"stages\":[],", 1)),
         Seed::new("cut", &text.as_bytes()[..text.len() / 2]),
         Seed::new("not-utf8", b"{\"study\": \"\xff\"}".as_slice()),
@@ -372,11 +438,21 @@ fn read_manifest(case: &Case) {
         }
     }
     case.write("runs/study/other/run.json", manifest().to_string());
+    let before = files_below(&other);
     case.write("runs/study/one/run.json", case.input);
     drop(run_summaries(&case.folder.join("runs")).map_err(|error| error.to_string()));
-    let tolerances = Tolerances { score: 1e-3, rate: 0.0, cosine: 0.99 };
+    let tolerances = Tolerances {
+        score: 1e-3,
+        rate: 0.0,
+        cosine: 0.99,
+    };
     drop(diff(&folder, &other, tolerances).map_err(|error| error.to_string()));
     drop(write(&folder).map_err(|error| error.to_string()));
+    assert_eq!(
+        files_below(&other),
+        before,
+        "the folder of another run was written to"
+    );
 }
 
 fn published_seeds() -> Vec<Seed> {
@@ -390,8 +466,14 @@ fn published_seeds() -> Vec<Seed> {
     vec![
         Seed::new("plain", STEER),
         Seed::new("sweep", sweep),
-        Seed::new("side-by-side", "id,split,category,s_base,s_inst,s_gap\nh1,harmful,x,-1.5,2.0,3.5\n"),
-        Seed::new("numbers", STEER.replace("1.5", "1e999").replace("-0.5", "nan")),
+        Seed::new(
+            "side-by-side",
+            "id,split,category,s_base,s_inst,s_gap\nh1,harmful,x,-1.5,2.0,3.5\n",
+        ),
+        Seed::new(
+            "numbers",
+            STEER.replace("1.5", "1e999").replace("-0.5", "nan"),
+        ),
         Seed::new("nested", nested.to_string()),
         Seed::new("deep", "[".repeat(100_000)),
     ]

@@ -8,11 +8,82 @@ use refusal_dial::spec;
 use super::target::{Case, Seed, Target};
 
 const STUDY_WORDS: &[&str] = &[
-    "extends", "stages", "models", "prompts", "chat", "score", "import", "study", "source", "path", "kind", "steer", "generate", "random", "holdout",
-    "xstest", "summary", "direction", "patch", "alpha", "layer", "site", "seed", "split", "model", "fraction", "max_new_tokens", "draw",
-    "\"0..1000000000000\"", "\"-5..5\"", "\"all\"", "\"last_k\"", "[", "]", "{", "}", "[[", "]]", "=", ":", "&a", "*a", "<<: *a", "- ", "? ", "|\n", ">\n",
-    "!!binary", "!!float", "!x", "%YAML 1.1", "---", "...", "'", "\"", "\"\"\"", "'''", "#", "\t", "\u{0}", "\u{feff}", "\u{202e}", "\u{1b}]0;x\u{7}",
-    "1979-05-27T07:32:00Z", "0x7fffffffffffffff", "1_000", "inf", "nan", "-nan", ".inf", "true", "~", "null", "a.b.c", "\r\n", "\r",
+    "extends",
+    "stages",
+    "models",
+    "prompts",
+    "chat",
+    "score",
+    "import",
+    "study",
+    "source",
+    "path",
+    "kind",
+    "steer",
+    "generate",
+    "random",
+    "holdout",
+    "xstest",
+    "summary",
+    "direction",
+    "patch",
+    "alpha",
+    "layer",
+    "site",
+    "seed",
+    "split",
+    "model",
+    "fraction",
+    "max_new_tokens",
+    "draw",
+    "\"0..1000000000000\"",
+    "\"-5..5\"",
+    "\"all\"",
+    "\"last_k\"",
+    "[",
+    "]",
+    "{",
+    "}",
+    "[[",
+    "]]",
+    "=",
+    ":",
+    "&a",
+    "*a",
+    "<<: *a",
+    "- ",
+    "? ",
+    "|\n",
+    ">\n",
+    "!!binary",
+    "!!float",
+    "!x",
+    "%YAML 1.1",
+    "---",
+    "...",
+    "'",
+    "\"",
+    "\"\"\"",
+    "'''",
+    "#",
+    "\t",
+    "\u{0}",
+    "\u{feff}",
+    "\u{202e}",
+    "\u{1b}]0;x\u{7}",
+    "1979-05-27T07:32:00Z",
+    "0x7fffffffffffffff",
+    "1_000",
+    "inf",
+    "nan",
+    "-nan",
+    ".inf",
+    "true",
+    "~",
+    "null",
+    "a.b.c",
+    "\r\n",
+    "\r",
 ];
 
 pub const TARGETS: &[Target] = &[
@@ -36,7 +107,26 @@ pub const TARGETS: &[Target] = &[
         name: "jsonl",
         cases: 5000,
         made: jsonl_seeds,
-        words: &["{", "}", "[", "]", "\"id\":", "\"prompt\":", "\"uid\":", "\"text\":", "\"split\":", "\\ud800", "\\u0000", "\u{0}", "\n", "\r\n", "\u{feff}", "null", "1e999", "\u{2028}"],
+        words: &[
+            "{",
+            "}",
+            "[",
+            "]",
+            "\"id\":",
+            "\"prompt\":",
+            "\"uid\":",
+            "\"text\":",
+            "\"split\":",
+            "\\ud800",
+            "\\u0000",
+            "\u{0}",
+            "\n",
+            "\r\n",
+            "\u{feff}",
+            "null",
+            "1e999",
+            "\u{2028}",
+        ],
         read: |case| prompts(case, "prompts.jsonl"),
         ..Target::TEXT
     },
@@ -44,7 +134,10 @@ pub const TARGETS: &[Target] = &[
         name: "csv",
         cases: 5000,
         made: csv_seeds,
-        words: &["\"", "\"\"", ",", ",,,,", "\n", "\r\n", "\r", "\u{0}", "\u{feff}", ";", "\t", "id", "prompt", "type", "label", "'"],
+        words: &[
+            "\"", "\"\"", ",", ",,,,", "\n", "\r\n", "\r", "\u{0}", "\u{feff}", ";", "\t", "id",
+            "prompt", "type", "label", "'",
+        ],
         read: |case| prompts(case, "prompts.csv"),
         ..Target::TEXT
     },
@@ -52,13 +145,20 @@ pub const TARGETS: &[Target] = &[
         name: "table",
         cases: 3000,
         made: csv_seeds,
-        words: &["\"", ",", "\n", "\r", "true", "False", "nan", "-inf", "1e999", "1_0", "0x1", "\u{0}", ""],
+        words: &[
+            "\"", ",", "\n", "\r", "true", "False", "nan", "-inf", "1e999", "1_0", "0x1", "\u{0}",
+            "",
+        ],
         read: |case| {
             let text = String::from_utf8_lossy(case.input);
             match Table::from_csv(&text, "table.csv") {
                 Err(error) => drop(error.to_string()),
                 Ok(table) => {
-                    let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+                    let names: Vec<&str> = table
+                        .columns
+                        .iter()
+                        .map(|column| column.name.as_str())
+                        .collect();
                     for name in names {
                         drop((table.texts(name), table.numbers(name), table.labels(name)));
                     }
@@ -90,7 +190,10 @@ fn study(case: &Case, name: &str) {
             Err(error) => drop(error.to_string()),
             Ok(opened) => {
                 let plan = Plan::new(&opened.study, &opened.inputs, &opened.cache, 1);
-                drop(plan.map(|plan| plan.seconds()).map_err(|error| error.to_string()));
+                drop(
+                    plan.map(|plan| plan.seconds())
+                        .map_err(|error| error.to_string()),
+                );
             }
         }
     }
@@ -98,7 +201,11 @@ fn study(case: &Case, name: &str) {
 
 fn prompts(case: &Case, name: &str) {
     match PromptSet::load(&case.write(name, case.input)) {
-        Ok(set) => drop((set.content_hash(), set.splits().len(), set.categories().len())),
+        Ok(set) => drop((
+            set.content_hash(),
+            set.splits().len(),
+            set.categories().len(),
+        )),
         Err(errors) => drop(errors.to_string()),
     }
 }
@@ -118,55 +225,126 @@ fn toml_seeds() -> Vec<Seed> {
         ("extends-outside", "extends = \"@OUTSIDE@\"\n".to_string()),
         ("extends-device", "extends = \"/dev/zero\"\n[prompts.p]\npath = \"/dev/zero\"\n[models.m]\nsource = \"/dev/zero\"\n".to_string()),
     ];
-    made.into_iter().map(|(name, text)| Seed::new(name, text)).collect()
+    made.into_iter()
+        .map(|(name, text)| Seed::new(name, text))
+        .collect()
 }
 
 fn yaml_seeds() -> Vec<Seed> {
-    let aliases: String = (1..40).map(|i| format!("a{i}: &a{i} [*a{}, *a{}]\n", i - 1, i - 1)).collect();
-    let indented: String = (0..1500).map(|i| format!("{}a:\n", " ".repeat(i))).collect();
+    let aliases: String = (1..40)
+        .map(|i| format!("a{i}: &a{i} [*a{}, *a{}]\n", i - 1, i - 1))
+        .collect();
+    let indented: String = (0..1500)
+        .map(|i| format!("{}a:\n", " ".repeat(i)))
+        .collect();
     let made = [
         ("sequences-nested-40000", "[".repeat(40_000)),
-        ("sequences-nested-closed", format!("{}{}", "[".repeat(5000), "]".repeat(5000))),
+        (
+            "sequences-nested-closed",
+            format!("{}{}", "[".repeat(5000), "]".repeat(5000)),
+        ),
         ("mappings-nested-40000", "{a: ".repeat(40_000)),
         ("dashes-nested-40000", format!("a: {}", "- ".repeat(40_000))),
         ("indented", indented),
         ("aliases-double", format!("a0: &a0 [x, x]\n{aliases}")),
         ("keys-nested", format!("{}a", "? ".repeat(40_000))),
-        ("extends-itself", "extends: [study.yaml, ./study.yaml]\n".to_string()),
-        ("many-unknown-keys", (0..3000).map(|i| format!("key{i}: 1\n")).collect()),
+        (
+            "extends-itself",
+            "extends: [study.yaml, ./study.yaml]\n".to_string(),
+        ),
+        (
+            "many-unknown-keys",
+            (0..3000).map(|i| format!("key{i}: 1\n")).collect(),
+        ),
         ("long-scalar", format!("a: {}", "x ".repeat(400_000))),
     ];
-    made.into_iter().map(|(name, text)| Seed::new(name, text)).collect()
+    made.into_iter()
+        .map(|(name, text)| Seed::new(name, text))
+        .collect()
 }
 
 fn jsonl_seeds() -> Vec<Seed> {
     let made = [
-        ("deep-arrays", format!("{{\"id\": 1, \"prompt\": \"x\", \"a\": {}", "[".repeat(100_000))),
-        ("deep-objects", format!("{{\"id\": 1, \"prompt\": \"x\", \"a\": {}", "{\"a\":".repeat(100_000))),
-        ("deep-closed", format!("{{\"id\": 1, \"prompt\": \"x\", \"a\": {}{}}}", "[".repeat(100), "]".repeat(100))),
+        (
+            "deep-arrays",
+            format!(
+                "{{\"id\": 1, \"prompt\": \"x\", \"a\": {}",
+                "[".repeat(100_000)
+            ),
+        ),
+        (
+            "deep-objects",
+            format!(
+                "{{\"id\": 1, \"prompt\": \"x\", \"a\": {}",
+                "{\"a\":".repeat(100_000)
+            ),
+        ),
+        (
+            "deep-closed",
+            format!(
+                "{{\"id\": 1, \"prompt\": \"x\", \"a\": {}{}}}",
+                "[".repeat(100),
+                "]".repeat(100)
+            ),
+        ),
         ("many-problems", "{}\n".repeat(40_000)),
-        ("many-twice", "{\"id\": \"a\", \"prompt\": \"b\"}\n".repeat(10_000)),
-        ("long-prompt", format!("{{\"id\": 1, \"prompt\": \"{}\"}}", "x ".repeat(1 << 20))),
+        (
+            "many-twice",
+            "{\"id\": \"a\", \"prompt\": \"b\"}\n".repeat(10_000),
+        ),
+        (
+            "long-prompt",
+            format!("{{\"id\": 1, \"prompt\": \"{}\"}}", "x ".repeat(1 << 20)),
+        ),
         ("no-end", "{\"id\": 1, \"prompt\": \"".to_string()),
     ];
-    let mut seeds: Vec<Seed> = made.into_iter().map(|(name, text)| Seed::new(name, text)).collect();
-    seeds.push(Seed::new("not-utf8", b"{\"id\": 1, \"prompt\": \"\xff\xfe\"}\n".as_slice()));
+    let mut seeds: Vec<Seed> = made
+        .into_iter()
+        .map(|(name, text)| Seed::new(name, text))
+        .collect();
+    seeds.push(Seed::new(
+        "not-utf8",
+        b"{\"id\": 1, \"prompt\": \"\xff\xfe\"}\n".as_slice(),
+    ));
     seeds
 }
 
 fn csv_seeds() -> Vec<Seed> {
     let made = [
-        ("plain", "id,prompt,type,label\n1,one,x,safe\n2,\"two, \"\"three\"\"\",y,unsafe\n".to_string()),
-        ("quote-open", format!("id,prompt\n1,\"{}", "x\n".repeat(50_000))),
+        (
+            "plain",
+            "id,prompt,type,label\n1,one,x,safe\n2,\"two, \"\"three\"\"\",y,unsafe\n".to_string(),
+        ),
+        (
+            "quote-open",
+            format!("id,prompt\n1,\"{}", "x\n".repeat(50_000)),
+        ),
         ("quotes", "\"".repeat(100_001)),
         ("nulls", "id,prompt\n\0,\0\n".to_string()),
-        ("columns-many", format!("id,prompt{}\n1,2\n", ",".repeat(100_000))),
-        ("columns-twice", "id,id,prompt,prompt,type,type\n1,2,3,4,5,6\n".to_string()),
+        (
+            "columns-many",
+            format!("id,prompt{}\n1,2\n", ",".repeat(100_000)),
+        ),
+        (
+            "columns-twice",
+            "id,id,prompt,prompt,type,type\n1,2,3,4,5,6\n".to_string(),
+        ),
         ("ragged", "id,prompt\n1\n1,2,3\n\n,,,,\n".to_string()),
-        ("field-huge", format!("id,prompt\n1,{}\n", "x".repeat(4 << 20))),
-        ("many-problems", format!("id,prompt\n{}", ",\n".repeat(40_000))),
-        ("numbers", "a,b,c\n1e999,-0,nan\n,0x1,true\n-inf,1_0,False\n".to_string()),
+        (
+            "field-huge",
+            format!("id,prompt\n1,{}\n", "x".repeat(4 << 20)),
+        ),
+        (
+            "many-problems",
+            format!("id,prompt\n{}", ",\n".repeat(40_000)),
+        ),
+        (
+            "numbers",
+            "a,b,c\n1e999,-0,nan\n,0x1,true\n-inf,1_0,False\n".to_string(),
+        ),
         ("only-header", "id,prompt".to_string()),
     ];
-    made.into_iter().map(|(name, text)| Seed::new(name, text)).collect()
+    made.into_iter()
+        .map(|(name, text)| Seed::new(name, text))
+        .collect()
 }

@@ -12,6 +12,8 @@ use super::worker::{Job, MEMORY_BYTES, Panicked};
 
 /// Where changed inputs kill more workers than this, the rest is left. Every seed is read.
 const MOST_DEATHS: usize = 4;
+/// Bytes that must be free in memory for the cases' files to be there: several workers at work, each with a few files of the longest kind.
+const ROOM_BYTES: u64 = 2 << 30;
 /// A case that uses no processor and does not end is waiting for something; far above what any client waits.
 const LONGEST_SILENCE: Duration = Duration::from_secs(180);
 
@@ -85,7 +87,7 @@ impl Outcome {
 
 /// Has every case of a series read by workers.
 pub fn watch(target: &'static Target, series: &Series, cpu_seconds: u64) -> Outcome {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let mut outcome = Outcome::default();
     let mut job = Job {
         target: target.name.to_string(),
@@ -111,7 +113,11 @@ pub fn watch(target: &'static Target, series: &Series, cpu_seconds: u64) -> Outc
             }
         }
         if status.success() {
-            assert_eq!(at.map(|at| at + 1), Some(job.series.cases.end), "cases were left out");
+            assert_eq!(
+                at.map(|at| at + 1),
+                Some(job.series.cases.end),
+                "cases were left out"
+            );
             outcome.cases += job.series.cases.end - job.series.cases.start;
             break;
         }
@@ -128,6 +134,24 @@ pub fn watch(target: &'static Target, series: &Series, cpu_seconds: u64) -> Outc
         job.series.cases.start = at + 1;
     }
     outcome
+}
+
+/// A folder in memory where the machine has room there: files are made and removed by the ten thousand.
+fn scratch() -> tempfile::TempDir {
+    let shared = c"/dev/shm";
+    // SAFETY: a struct of integers, for which zeros are values, is given to a call that it outlives.
+    let room = unsafe {
+        let mut room: libc::statvfs = std::mem::zeroed();
+        match libc::statvfs(shared.as_ptr(), &mut room) {
+            0 => room.f_bavail.saturating_mul(room.f_frsize),
+            _ => 0,
+        }
+    };
+    let folder = match room > ROOM_BYTES {
+        true => tempfile::tempdir_in("/dev/shm").ok(),
+        false => None,
+    };
+    folder.unwrap_or_else(|| tempfile::tempdir().unwrap())
 }
 
 /// Runs one worker to its end; whether it was ended because it waited.
@@ -199,13 +223,7 @@ fn end_of(said: &str) -> String {
 }
 
 /// The failure of a case, its input kept where it can be read again.
-fn failure(
-    target: &Target,
-    series: &Series,
-    case: u64,
-    fault: Fault,
-    message: &str,
-) -> Failure {
+fn failure(target: &Target, series: &Series, case: u64, fault: Fault, message: &str) -> Failure {
     let Input { name, bytes } = target.input(series, case);
     let folder = failures_folder();
     std::fs::create_dir_all(&folder).unwrap();
