@@ -32,7 +32,7 @@ pub const TARGETS: &[Target] = &[
     },
     Target {
         name: "manifest",
-        cases: 250,
+        cases: 120,
         made: manifest_seeds,
         words: &[
             "..",

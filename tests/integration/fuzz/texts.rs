@@ -89,7 +89,7 @@ const STUDY_WORDS: &[&str] = &[
 pub const TARGETS: &[Target] = &[
     Target {
         name: "toml",
-        cases: 2500,
+        cases: 1500,
         made: toml_seeds,
         words: STUDY_WORDS,
         read: |case| study(case, "study.toml"),
@@ -97,7 +97,7 @@ pub const TARGETS: &[Target] = &[
     },
     Target {
         name: "yaml",
-        cases: 2500,
+        cases: 1500,
         made: yaml_seeds,
         words: STUDY_WORDS,
         read: |case| study(case, "study.yaml"),
