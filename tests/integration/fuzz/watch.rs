@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::target::{Input, Series, Target};
-use super::worker::{Job, MEMORY_BYTES, Panicked};
+use super::worker::{Job, MEMORY_BYTES, Survived};
 
 /// Where changed inputs kill more workers than this, the rest is left. Every seed is read.
 const MOST_DEATHS: usize = 4;
@@ -18,9 +20,9 @@ const ROOM_BYTES: u64 = 2 << 30;
 const LONGEST_SILENCE: Duration = Duration::from_secs(180);
 
 /// How an input was read badly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fault {
-    /// The reader panicked.
+    /// The reader survived.
     Panic,
     /// The process aborted, or was ended by a signal that nothing below stands for.
     Abort,
@@ -36,6 +38,8 @@ pub enum Fault {
     LongFile,
     /// It changed what lies outside its folder.
     Outside,
+    /// A sound input was not accepted.
+    Refused,
 }
 
 /// An input that was read badly.
@@ -60,6 +64,7 @@ impl fmt::Display for Failure {
             Fault::Waiting => "waits without an end",
             Fault::LongFile => "writes too long a file",
             Fault::Outside => "writes outside its folder",
+            Fault::Refused => "is refused although it is sound",
         };
         let kept = self.kept.display();
         write!(
@@ -100,15 +105,12 @@ pub fn watch(target: &'static Target, series: &Series, cpu_seconds: u64) -> Outc
     while !job.series.cases.is_empty() {
         let (status, waited) = work(&job);
         let at = job.case_in_hand();
-        for panicked in job.panics() {
-            let fault = match panicked.outside {
-                true => Fault::Outside,
-                false => Fault::Panic,
-            };
-            let message = panicked.message.replace('\n', " ");
+        for survived in job.survived() {
+            let fault = survived.fault;
+            let message = survived.message.replace('\n', " ");
             // A worker tells each fault once, but one that follows another knows nothing of it.
             if !outcome.has(fault, &message) {
-                let failure = failure(target, series, panicked.case, fault, &message);
+                let failure = failure(target, series, survived.case, fault, &message);
                 outcome.failures.push(failure);
             }
         }
@@ -254,9 +256,9 @@ impl Job {
         Some(u64::from_le_bytes(text.try_into().ok()?))
     }
 
-    /// The cases that panicked or wrote outside, which ends no worker.
-    fn panics(&self) -> Vec<Panicked> {
-        let path = self.folder.join("panics.jsonl");
+    /// The cases that went wrong and ended no worker.
+    fn survived(&self) -> Vec<Survived> {
+        let path = self.folder.join("survived.jsonl");
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         std::fs::remove_file(path).ok();
         let lines = text.lines();
