@@ -249,6 +249,7 @@ fn seeds() -> Vec<Seed> {
         ("linked-etag-absolute", with(&format!("x-linked-etag: \"@OUTSIDE@\"\nx-linked-size: 2\n{usual}"))),
         ("linked-size-2-63", with(&format!("x-linked-etag: \"@SHA256@\"\nx-linked-size: 9223372036854775808\n{usual}"))),
         ("commit-up", commit("../../x")),
+        ("commit-far-up", commit("../../../../../../../x")),
         ("commit-absolute", commit("@OUTSIDE@")),
         ("commit-empty", commit("")),
         ("sha-up", sha("../../x")),

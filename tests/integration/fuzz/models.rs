@@ -115,7 +115,6 @@ pub const TARGETS: &[Target] = &[
         },
         repair: repair_safetensors,
         read: |case| read_folder(case, "model.safetensors"),
-        ..Target::TEXT
     },
     Target {
         name: "weights_index",
@@ -386,7 +385,7 @@ fn header(file: &[u8]) -> Option<&[u8]> {
 }
 
 /// The length is that up to the last brace.
-fn repair_safetensors(file: &mut Vec<u8>) {
+fn repair_safetensors(file: &mut [u8]) {
     let brace = file.windows(2).position(|pair| pair == b"}}");
     if let (Some(brace), true) = (brace, file.len() >= 8) {
         let length = (brace + 2).saturating_sub(8) as u64;

@@ -158,7 +158,7 @@ fn pack_seeds() -> Vec<Seed> {
 }
 
 /// Makes the hash of the header right again, where there is one.
-fn repair_pack(bytes: &mut Vec<u8>) {
+fn repair_pack(bytes: &mut [u8]) {
     let number = |at: usize| Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
     let end = || {
         let entries = number(24)?.checked_mul(40)?;

@@ -46,6 +46,9 @@ impl Seed {
     }
 }
 
+/// A seed changed, with words of the format.
+type Change = fn(&mut Random, &[u8], &[&str]) -> Option<Vec<u8>>;
+
 /// A reader to be fuzzed.
 pub struct Target {
     pub name: &'static str,
@@ -56,9 +59,9 @@ pub struct Target {
     /// Words of the format.
     pub words: &'static [&'static str],
     /// An input changed as its format has it: none where that cannot be done.
-    pub structured: fn(&mut Random, &[u8], &[&str]) -> Option<Vec<u8>>,
+    pub structured: Change,
     /// Makes the checksums and lengths of a changed input right again, so that readers look further.
-    pub repair: fn(&mut Vec<u8>),
+    pub repair: fn(&mut [u8]),
     /// Reads it, and says whether it was accepted. Either answer is right, but for seeds whose name begins with `plain`: if those were
     /// refused, no more than the first check of the reader would be fuzzed.
     pub read: fn(&Case) -> bool,
