@@ -3,11 +3,12 @@
 use std::fmt;
 use std::io::{Cursor, Write};
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use polars::prelude::{
-    Column, CsvWriter, DataFrame, NamedFrom, ParquetReader, ParquetWriter, SerReader, SerWriter,
-    Series,
+    Column, CsvWriter, DataFrame, NamedFrom, ParquetReader, ParquetWriter, PolarsResult, SerReader,
+    SerWriter, Series,
 };
 
 use super::StageError;
@@ -178,7 +179,7 @@ pub fn write_csv(table: &dyn Parts, mut writer: impl Write) -> Result<()> {
 /// # Errors
 /// [`StageError::Internal`] for anything else.
 pub fn read_parquet(bytes: Vec<u8>) -> Result<DataFrame> {
-    Ok(ParquetReader::new(Cursor::new(bytes)).finish()?)
+    whole_or_error(|| ParquetReader::new(Cursor::new(bytes)).finish())
 }
 
 /// The same part by part.
@@ -190,12 +191,29 @@ pub fn read_parquet_parts(
     take: &mut dyn FnMut(&DataFrame) -> Result<()>,
 ) -> Result<()> {
     let bytes: Arc<[u8]> = bytes.into();
-    let height = ParquetReader::new(Cursor::new(Arc::clone(&bytes))).num_rows()?;
+    let reader = || ParquetReader::new(Cursor::new(Arc::clone(&bytes)));
+    let height = whole_or_error(|| reader().num_rows())?;
     for start in (0..height.max(1)).step_by(PART_ROWS) {
-        let reader = ParquetReader::new(Cursor::new(Arc::clone(&bytes)));
-        take(&reader.with_slice(Some((start, PART_ROWS))).finish()?)?;
+        let part = whole_or_error(|| reader().with_slice(Some((start, PART_ROWS))).finish())?;
+        if part.height() != PART_ROWS.min(height - start) {
+            return Err(damaged());
+        }
+        take(&part)?;
     }
     Ok(())
+}
+
+/// Has the library read a file. It panics at some that are damaged (polars 0.55: "thrift bool field", slices out of range), and that is no
+/// more than an error here.
+fn whole_or_error<T>(read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(read) => Ok(read?),
+        Err(_panic) => Err(damaged()),
+    }
+}
+
+fn damaged() -> StageError {
+    StageError::Internal("it is damaged, or no Parquet file".to_string())
 }
 
 /// The whole of a table.
@@ -216,6 +234,25 @@ pub(super) fn stacked(tables: impl IntoIterator<Item = Result<DataFrame>>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The library panics at some of these, where a run's folder was damaged.
+    #[test]
+    fn a_damaged_file_is_read_or_refused() {
+        let mut good = Vec::new();
+        write_parquet(&numbered(3), &mut good).unwrap();
+        let damaged = (0..good.len()).map(|at| {
+            let mut bytes = good.clone();
+            bytes[at] ^= 0xFF;
+            bytes
+        });
+        let cut = (0..good.len()).map(|length| good[..length].to_vec());
+        let mut refused = 0;
+        for bytes in damaged.chain(cut) {
+            let read = read_parquet_parts(bytes.clone(), &mut |_| Ok(()));
+            refused += usize::from(read.is_err() && read_parquet(bytes).is_err());
+        }
+        assert!(refused > good.len(), "{refused} of {}", 2 * good.len());
+    }
 
     fn numbered(height: usize) -> DataFrame {
         let gap = |row: usize| (!row.is_multiple_of(3)).then_some(row as u64);

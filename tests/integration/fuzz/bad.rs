@@ -10,47 +10,57 @@ pub const TARGETS: &[Target] = &[
         if is_bad(case) {
             panic!("a {} panic", "bad");
         }
+        true
     }),
     bad("bad_abort", |case| {
         if is_bad(case) {
             std::process::abort();
         }
+        true
     }),
     bad("bad_stack", |case| {
         if is_bad(case) {
             black_box(deep(black_box(1)));
         }
+        true
     }),
-    bad("bad_loop", |case| while black_box(is_bad(case)) {}),
+    bad("bad_loop", |case| {
+        while black_box(is_bad(case)) {}
+        true
+    }),
     bad("bad_memory", |case| {
         let mut taken: Vec<Vec<u8>> = Vec::new();
         while is_bad(case) {
             taken.push(black_box(vec![0; 1 << 28]));
         }
+        true
     }),
     bad("bad_file", |case| {
         if is_bad(case) {
             case.write("long", vec![0; 200 << 20]);
         }
+        true
     }),
     bad("bad_outside", |case| {
         if is_bad(case) {
             std::fs::write(case.folder.join("../../new"), "").unwrap();
         }
+        true
     }),
+    bad("bad_refused", |_| false),
     // In the folder of the case, but for the bad one.
     bad("bad_path", |case| {
-        std::fs::write(std::str::from_utf8(case.input).unwrap(), "").unwrap()
+        std::fs::write(std::str::from_utf8(case.input).unwrap(), "").unwrap();
+        true
     }),
 ];
 
-const fn bad(name: &'static str, read: fn(&Case)) -> Target {
+const fn bad(name: &'static str, read: fn(&Case) -> bool) -> Target {
     Target {
         name,
         made: || {
-            ["one", "@OUTSIDE@", "three"]
-                .map(|text| Seed::new(text, text))
-                .into()
+            let named = [("one", "1"), ("plain", "@OUTSIDE@"), ("three", "3")];
+            named.map(|(name, text)| Seed::new(name, text)).into()
         },
         read,
         ..Target::TEXT
@@ -85,7 +95,7 @@ fn check(name: &str, fault: Fault, words: &str) {
         panic!("expected one failure of `{name}`: {told:?}");
     };
     assert_eq!(failure.fault, fault, "{told:?}");
-    assert!(told[0].starts_with("seed `@OUTSIDE@` "), "{told:?}");
+    assert!(told[0].starts_with("seed `plain` "), "{told:?}");
     assert!(told[0].contains(words), "{told:?}");
     assert_eq!(std::fs::read(&failure.kept).unwrap(), b"@OUTSIDE@");
     std::fs::remove_file(&failure.kept).ok();
@@ -128,6 +138,15 @@ fn a_file_that_is_too_long_is_seen() {
 #[test]
 fn what_is_written_outside_is_seen() {
     check("bad_outside", Fault::Outside, "tree/a/b/c/new`");
+}
+
+#[test]
+fn a_sound_input_that_is_refused_is_seen() {
+    check(
+        "bad_refused",
+        Fault::Refused,
+        "is refused although it is sound",
+    );
 }
 
 #[test]

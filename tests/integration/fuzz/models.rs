@@ -1,8 +1,8 @@
 //! The files of a model, in both formats: one of them fuzzed, the others those of a tiny model that can be used.
 
-use std::path::Path;
-
-use refusal_dial::model::{Chat, DeviceName, Dtype, ModelHandle, NoShortcut};
+use refusal_dial::model::DeviceName;
+use refusal_dial::plan::{Fetch, Plan, open_study};
+use refusal_dial::spec;
 use serde_json::{Value as Json, json};
 
 use super::gguf;
@@ -79,7 +79,7 @@ const TOKENIZER_WORDS: &[&str] = &[
 pub const TARGETS: &[Target] = &[
     Target {
         name: "gguf",
-        cases: 3000,
+        cases: 2000,
         made: gguf::seeds,
         words: &[
             "general.alignment",
@@ -91,12 +91,15 @@ pub const TARGETS: &[Target] = &[
             "\u{0}",
         ],
         structured: gguf::changed,
-        read: |case| open(&case.write("model.gguf", case.input)),
+        read: |case| {
+            case.write("model.gguf", case.input);
+            open(case, "model.gguf")
+        },
         ..Target::TEXT
     },
     Target {
         name: "safetensors",
-        cases: 2000,
+        cases: 1200,
         made: safetensors_seeds,
         words: &[
             "\"data_offsets\":[0,0]",
@@ -112,7 +115,6 @@ pub const TARGETS: &[Target] = &[
         },
         repair: repair_safetensors,
         read: |case| read_folder(case, "model.safetensors"),
-        ..Target::TEXT
     },
     Target {
         name: "weights_index",
@@ -130,7 +132,7 @@ pub const TARGETS: &[Target] = &[
     },
     Target {
         name: "config",
-        cases: 2500,
+        cases: 1500,
         made: config_seeds,
         words: CONFIG_WORDS,
         read: |case| read_folder(case, "config.json"),
@@ -138,7 +140,7 @@ pub const TARGETS: &[Target] = &[
     },
     Target {
         name: "tokenizer",
-        cases: 2500,
+        cases: 1500,
         made: tokenizer_seeds,
         words: TOKENIZER_WORDS,
         read: |case| read_folder(case, "tokenizer.json"),
@@ -168,7 +170,7 @@ pub const TARGETS: &[Target] = &[
     },
     Target {
         name: "template",
-        cases: 2500,
+        cases: 1500,
         made: template_seeds,
         words: TEMPLATE_WORDS,
         read: |case| read_folder(case, "chat_template.jinja"),
@@ -263,7 +265,7 @@ const TEMPLATE_WORDS: &[&str] = &[
 ];
 
 /// Writes a model of which one file is the input, and opens it.
-fn read_folder(case: &Case, fuzzed: &str) {
+fn read_folder(case: &Case, fuzzed: &str) -> bool {
     let tokenizer_config = match fuzzed {
         "chat_template.jinja" => json!({"eos_token": "</s>", "bos_token": "<s>"}),
         _ => tokenizer_config(),
@@ -277,42 +279,41 @@ fn read_folder(case: &Case, fuzzed: &str) {
         case.write("model/model.safetensors", weights());
     }
     case.write(&format!("model/{fuzzed}"), case.input);
-    open(&case.folder.join("model"));
+    open(case, "model")
 }
 
-/// Opens a model, encodes a few texts in its template, and loads its weights.
-fn open(path: &Path) {
-    let model = ModelHandle::open("fuzzed", path, Dtype::Float32, None, &NoShortcut);
-    let model = match model {
-        Ok(model) => model,
-        Err(error) => return drop(error.to_string()),
-    };
-    let long = "one two three ".repeat(200);
-    for text in [
+/// Opens a model as a study does, encodes a few texts in its template, and loads its weights.
+fn open(case: &Case, source: &str) -> bool {
+    let texts = [
         "one two",
-        "",
         "</s> é e\u{301} \u{0} \u{1f600}\u{202e}",
-        &long,
-    ] {
-        match model.tokens(text, &Chat::with_system(None)) {
-            Ok(tokens) => drop(format!("{tokens:?}")),
-            Err(error) => drop(error.to_string()),
+        &"one two three ".repeat(200),
+    ];
+    let prompts = texts.iter().enumerate();
+    let prompts = prompts.map(|(id, text)| format!("{}\n", json!({"id": id, "prompt": text})));
+    case.write("prompts.jsonl", prompts.collect::<String>());
+    let mut accepted = true;
+    for system in ["", "system = \"three\""] {
+        let study = format!(
+            "[models.m]\nsource = \"{source}\"\n[prompts.p]\npath = \"prompts.jsonl\"\n[chat]\n{system}\n\
+             [score]\nrefuse = [\"one\"]\ncomply = [\"two\"]\n[stages.score]\nmodel = \"m\"\nprompts = \"p\"\n"
+        );
+        let document = spec::load(&case.write("study.toml", study), &[]).unwrap();
+        let opened = match open_study(document, "study", &case.folder.join("cache"), Fetch::Never) {
+            Ok(opened) => opened,
+            Err(error) => return error.to_string().is_empty(),
+        };
+        let plan = Plan::new(&opened.study, &opened.inputs, &opened.cache, 1);
+        accepted &= plan.map_err(|error| error.to_string()).is_ok();
+        for model in opened.inputs.models.values() {
+            for ids in [&[0, 1, 2][..], &[15, 16, u32::MAX]] {
+                drop(model.decode(ids).map_err(|error| error.to_string()));
+            }
+            let loaded = model.load(DeviceName::Cpu, 1 << 20);
+            accepted &= loaded.map_err(|error| error.to_string()).is_ok();
         }
     }
-    for ids in [&[0, 1, 2][..], &[15, 16, u32::MAX]] {
-        drop(model.decode(ids).map_err(|error| error.to_string()));
-    }
-    drop(model.first_token("two").map_err(|error| error.to_string()));
-    drop(
-        model
-            .tokens("one", &Chat::with_system(Some("three")))
-            .map_err(|error| error.to_string()),
-    );
-    drop(
-        model
-            .load(DeviceName::Cpu, 1 << 20)
-            .map_err(|error| error.to_string()),
-    );
+    accepted
 }
 
 /// The content of `config.json`.
@@ -384,7 +385,7 @@ fn header(file: &[u8]) -> Option<&[u8]> {
 }
 
 /// The length is that up to the last brace.
-fn repair_safetensors(file: &mut Vec<u8>) {
+fn repair_safetensors(file: &mut [u8]) {
     let brace = file.windows(2).position(|pair| pair == b"}}");
     if let (Some(brace), true) = (brace, file.len() >= 8) {
         let length = (brace + 2).saturating_sub(8) as u64;

@@ -10,6 +10,7 @@ use refusal_dial::run::{run_summaries, usage, verify};
 use serde_json::{Value as Json, json};
 
 use super::target::{Case, Seed, Target};
+use crate::workbench::files_below;
 
 pub const TARGETS: &[Target] = &[
     Target {
@@ -31,7 +32,7 @@ pub const TARGETS: &[Target] = &[
     },
     Target {
         name: "manifest",
-        cases: 250,
+        cases: 120,
         made: manifest_seeds,
         words: &[
             "..",
@@ -63,15 +64,14 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "parquet",
         cases: 1500,
-        made: || vec![Seed::new("scores", scores())],
+        made: || vec![Seed::new("plain", scores())],
         words: &["PAR1"],
         read: |case| {
             case.write("run/tables/steer.parquet", &tables()[1].1);
             case.write("run/tables/score.parquet", case.input);
             case.write("run/run.json", manifest().to_string());
-            if let Err(error) = FinishedRun::read(&case.folder.join("run")) {
-                drop(error.to_string());
-            }
+            let run = FinishedRun::read(&case.folder.join("run"));
+            run.map_err(|error| error.to_string()).is_ok()
         },
         ..Target::TEXT
     },
@@ -97,12 +97,11 @@ pub const TARGETS: &[Target] = &[
                 rate: 0.0,
                 cosine: 0.99,
             };
-            for pair in [(&one, &other), (&other, &one)] {
-                match diff(pair.0, pair.1, tolerances) {
-                    Ok(difference) => drop(format!("{difference:?}")),
-                    Err(error) => drop(error.to_string()),
-                }
-            }
+            let differences = [(&one, &other), (&other, &one)].map(|(left, right)| {
+                let difference = diff(left, right, tolerances).map_err(|error| error.to_string());
+                difference.map(|difference| format!("{difference:?}"))
+            });
+            differences.iter().all(Result::is_ok)
         },
         ..Target::JSON
     },
@@ -126,7 +125,7 @@ fn pack(batch: &Batch) -> Vec<u8> {
         .cells()
         .commit(batch, &json!({"device": "cpu"}))
         .unwrap();
-    let files = crate::workbench::files_below(&folder.path().join("v1/packs"));
+    let files = files_below(&folder.path().join("v1/packs"));
     std::fs::read(&files[0]).unwrap()
 }
 
@@ -159,7 +158,7 @@ fn pack_seeds() -> Vec<Seed> {
 }
 
 /// Makes the hash of the header right again, where there is one.
-fn repair_pack(bytes: &mut Vec<u8>) {
+fn repair_pack(bytes: &mut [u8]) {
     let number = |at: usize| Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
     let end = || {
         let entries = number(24)?.checked_mul(40)?;
@@ -188,15 +187,16 @@ fn cache(case: &Case) -> Cache {
     Cache::open(&case.folder.join("cache")).unwrap()
 }
 
-fn read_pack(case: &Case) {
+fn read_pack(case: &Case) -> bool {
     let key = Key::of(case.input);
     put(case, "packs", &key, ".pack", case.input);
     let cache = cache(case);
-    for name in ["a", "b", "c", "absent"] {
+    let values = ["a", "b", "c", "absent"].map(|name| {
         let value = cache.cells().get(&Key::of(name.as_bytes()));
-        drop(value.map_err(|error| error.to_string()));
-    }
+        value.map_err(|error| error.to_string())
+    });
     look_through(case, &cache);
+    matches!(&values[0], Ok(Some(_)))
 }
 
 /// What `dial cache` does.
@@ -245,7 +245,7 @@ fn record_seeds() -> Vec<Seed> {
     ]
 }
 
-fn read_record(case: &Case) {
+fn read_record(case: &Case) -> bool {
     let key = Key::of(b"stage");
     let mut hasher = blake3::Hasher::new();
     hasher.update(key.as_bytes()).update(case.input);
@@ -264,18 +264,14 @@ fn read_record(case: &Case) {
             .stage_records::<StageRecord>()
             .map(|records| records.len()),
     );
-    match cache.stage_record::<StageRecord>(&key) {
-        Ok(Some(record)) => {
-            let artifacts = load_artifacts(&record, &cache);
-            drop((
-                record.content(),
-                artifacts.map(|artifacts| artifacts.is_some()),
-            ));
-        }
-        Ok(None) => {}
-        Err(error) => drop(error.to_string()),
+    let record = cache.stage_record::<StageRecord>(&key);
+    let record = record.map_err(|error| error.to_string());
+    if let Ok(Some(record)) = &record {
+        let artifacts = load_artifacts(record, &cache).map_err(|error| error.to_string());
+        let _ = (record.content(), artifacts.is_ok());
     }
     look_through(case, &cache);
+    matches!(record, Ok(Some(_)))
 }
 
 /// A table of scores as Parquet.
@@ -364,10 +360,8 @@ fn manifest_seeds() -> Vec<Seed> {
     vec![
         with("plain", &|_| {}),
         with("killed", &|manifest| manifest["status"] = json!("running")),
-        // A table that exists, reached by another name, so that its figures are drawn under that name.
-        with("stage-that-leads-outside", &|manifest| {
-            manifest["stages"][0]["name"] = json!("../../../../tables-of/score");
-        }),
+        // A table that exists, of another run: figures drawn under its name would lie there.
+        stage_named("stage-of-another-run", "../../other/tables/score"),
         stage_named("stage-name-up", "../tables/score"),
         stage_named("stage-name-outside", "@OUTSIDE@"),
         stage_named("stage-name-absolute", "/score"),
@@ -430,7 +424,7 @@ fn manifest_seeds() -> Vec<Seed> {
     ]
 }
 
-fn read_manifest(case: &Case) {
+fn read_manifest(case: &Case) -> bool {
     let folder = case.folder.join("runs/study/one");
     let other = case.folder.join("runs/study/other");
     for run in ["one", "other"] {
@@ -439,6 +433,7 @@ fn read_manifest(case: &Case) {
         }
     }
     case.write("runs/study/other/run.json", manifest().to_string());
+    let before = files_below(&other);
     case.write("runs/study/one/run.json", case.input);
     drop(run_summaries(&case.folder.join("runs")).map_err(|error| error.to_string()));
     let tolerances = Tolerances {
@@ -447,7 +442,13 @@ fn read_manifest(case: &Case) {
         cosine: 0.99,
     };
     drop(diff(&folder, &other, tolerances).map_err(|error| error.to_string()));
-    drop(write(&folder).map_err(|error| error.to_string()));
+    let written = write(&folder).map_err(|error| error.to_string());
+    assert_eq!(
+        files_below(&other),
+        before,
+        "the folder of another run was written to"
+    );
+    written.is_ok()
 }
 
 fn published_seeds() -> Vec<Seed> {

@@ -46,6 +46,9 @@ impl Seed {
     }
 }
 
+/// A seed changed, with words of the format.
+type Change = fn(&mut Random, &[u8], &[&str]) -> Option<Vec<u8>>;
+
 /// A reader to be fuzzed.
 pub struct Target {
     pub name: &'static str,
@@ -56,11 +59,12 @@ pub struct Target {
     /// Words of the format.
     pub words: &'static [&'static str],
     /// An input changed as its format has it: none where that cannot be done.
-    pub structured: fn(&mut Random, &[u8], &[&str]) -> Option<Vec<u8>>,
+    pub structured: Change,
     /// Makes the checksums and lengths of a changed input right again, so that readers look further.
-    pub repair: fn(&mut Vec<u8>),
-    /// Reads it. Whatever the reader answers is right.
-    pub read: fn(&Case),
+    pub repair: fn(&mut [u8]),
+    /// Reads it, and says whether it was accepted. Either answer is right, but for seeds whose name begins with `plain`: if those were
+    /// refused, no more than the first check of the reader would be fuzzed.
+    pub read: fn(&Case) -> bool,
 }
 
 impl Target {
@@ -72,7 +76,7 @@ impl Target {
         words: &[],
         structured: |_, _, _| None,
         repair: |_| {},
-        read: |_| {},
+        read: |_| true,
     };
     /// For JSON.
     pub const JSON: Target = Target {
@@ -113,6 +117,13 @@ pub struct Series {
 pub struct Input {
     pub name: String,
     pub bytes: Vec<u8>,
+}
+
+impl Input {
+    /// Whether it must be accepted.
+    pub fn is_plain(&self) -> bool {
+        self.name.starts_with("seed `plain")
+    }
 }
 
 thread_local! {

@@ -89,7 +89,7 @@ const STUDY_WORDS: &[&str] = &[
 pub const TARGETS: &[Target] = &[
     Target {
         name: "toml",
-        cases: 2500,
+        cases: 1500,
         made: toml_seeds,
         words: STUDY_WORDS,
         read: |case| study(case, "study.toml"),
@@ -97,7 +97,7 @@ pub const TARGETS: &[Target] = &[
     },
     Target {
         name: "yaml",
-        cases: 2500,
+        cases: 1500,
         made: yaml_seeds,
         words: STUDY_WORDS,
         read: |case| study(case, "study.yaml"),
@@ -151,19 +151,12 @@ pub const TARGETS: &[Target] = &[
         ],
         read: |case| {
             let text = String::from_utf8_lossy(case.input);
-            match Table::from_csv(&text, "table.csv") {
-                Err(error) => drop(error.to_string()),
-                Ok(table) => {
-                    let names: Vec<&str> = table
-                        .columns
-                        .iter()
-                        .map(|column| column.name.as_str())
-                        .collect();
-                    for name in names {
-                        drop((table.texts(name), table.numbers(name), table.labels(name)));
-                    }
-                }
+            let table = Table::from_csv(&text, "table.csv").map_err(|error| error.to_string());
+            for column in table.iter().flat_map(|table| &table.columns) {
+                let (name, table) = (&column.name, table.as_ref().unwrap());
+                drop((table.texts(name), table.numbers(name), table.labels(name)));
             }
+            table.is_ok()
         },
         ..Target::TEXT
     },
@@ -172,11 +165,12 @@ pub const TARGETS: &[Target] = &[
 const PROMPTS: &str = "{\"id\": \"a\", \"prompt\": \"one two\", \"split\": \"harmful\"}\n{\"id\": \"b\", \"prompt\": \"three\", \"split\": \"safe\"}\n";
 
 /// Plans a study, as `dial plan` does.
-fn study(case: &Case, name: &str) {
+fn study(case: &Case, name: &str) -> bool {
     case.write("prompts.jsonl", PROMPTS);
     case.write("base.toml", "[study]\nquestion = \"why\"\n");
     let path = case.write(name, case.input);
     let cache = case.folder.join("cache");
+    let mut accepted = false;
     let overrides = ["stages.score.model=other".to_string()];
     for overrides in [&[][..], &overrides] {
         let document = match spec::load(&path, overrides) {
@@ -186,28 +180,25 @@ fn study(case: &Case, name: &str) {
                 continue;
             }
         };
-        match open_study(document, "study", &cache, Fetch::Never) {
-            Err(error) => drop(error.to_string()),
+        let opened = open_study(document, "study", &cache, Fetch::Never);
+        accepted |= match opened.map_err(|error| error.to_string()) {
+            Err(_) => false,
             Ok(opened) => {
                 let plan = Plan::new(&opened.study, &opened.inputs, &opened.cache, 1);
-                drop(
-                    plan.map(|plan| plan.seconds())
-                        .map_err(|error| error.to_string()),
-                );
+                let plan = plan.map_err(|error| error.to_string());
+                plan.map(|plan| plan.seconds()).is_ok()
             }
-        }
+        };
     }
+    accepted
 }
 
-fn prompts(case: &Case, name: &str) {
-    match PromptSet::load(&case.write(name, case.input)) {
-        Ok(set) => drop((
-            set.content_hash(),
-            set.splits().len(),
-            set.categories().len(),
-        )),
-        Err(errors) => drop(errors.to_string()),
+fn prompts(case: &Case, name: &str) -> bool {
+    let set = PromptSet::load(&case.write(name, case.input)).map_err(|errors| errors.to_string());
+    if let Ok(set) = &set {
+        drop((set.content_hash(), set.splits(), set.categories()));
     }
+    set.is_ok()
 }
 
 fn toml_seeds() -> Vec<Seed> {

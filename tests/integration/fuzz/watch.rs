@@ -7,18 +7,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::target::{Input, Series, Target};
-use super::worker::{Job, MEMORY_BYTES, Panicked};
+use super::worker::{Job, MEMORY_BYTES, Survived};
 
 /// Where changed inputs kill more workers than this, the rest is left. Every seed is read.
 const MOST_DEATHS: usize = 4;
+/// Bytes that must be free in memory for the cases' files to be there: several workers at work, each with a few files of the longest kind.
+const ROOM_BYTES: u64 = 2 << 30;
 /// A case that uses no processor and does not end is waiting for something; far above what any client waits.
 const LONGEST_SILENCE: Duration = Duration::from_secs(180);
 
 /// How an input was read badly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fault {
-    /// The reader panicked.
+    /// The reader survived.
     Panic,
     /// The process aborted, or was ended by a signal that nothing below stands for.
     Abort,
@@ -34,6 +38,8 @@ pub enum Fault {
     LongFile,
     /// It changed what lies outside its folder.
     Outside,
+    /// A sound input was not accepted.
+    Refused,
 }
 
 /// An input that was read badly.
@@ -58,6 +64,7 @@ impl fmt::Display for Failure {
             Fault::Waiting => "waits without an end",
             Fault::LongFile => "writes too long a file",
             Fault::Outside => "writes outside its folder",
+            Fault::Refused => "is refused although it is sound",
         };
         let kept = self.kept.display();
         write!(
@@ -85,7 +92,7 @@ impl Outcome {
 
 /// Has every case of a series read by workers.
 pub fn watch(target: &'static Target, series: &Series, cpu_seconds: u64) -> Outcome {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let mut outcome = Outcome::default();
     let mut job = Job {
         target: target.name.to_string(),
@@ -98,15 +105,12 @@ pub fn watch(target: &'static Target, series: &Series, cpu_seconds: u64) -> Outc
     while !job.series.cases.is_empty() {
         let (status, waited) = work(&job);
         let at = job.case_in_hand();
-        for panicked in job.panics() {
-            let fault = match panicked.outside {
-                true => Fault::Outside,
-                false => Fault::Panic,
-            };
-            let message = panicked.message.replace('\n', " ");
+        for survived in job.survived() {
+            let fault = survived.fault;
+            let message = survived.message.replace('\n', " ");
             // A worker tells each fault once, but one that follows another knows nothing of it.
             if !outcome.has(fault, &message) {
-                let failure = failure(target, series, panicked.case, fault, &message);
+                let failure = failure(target, series, survived.case, fault, &message);
                 outcome.failures.push(failure);
             }
         }
@@ -132,6 +136,24 @@ pub fn watch(target: &'static Target, series: &Series, cpu_seconds: u64) -> Outc
         job.series.cases.start = at + 1;
     }
     outcome
+}
+
+/// A folder in memory where the machine has room there: files are made and removed by the ten thousand.
+fn scratch() -> tempfile::TempDir {
+    let shared = c"/dev/shm";
+    // SAFETY: a struct of integers, for which zeros are values, is given to a call that it outlives.
+    let room = unsafe {
+        let mut room: libc::statvfs = std::mem::zeroed();
+        match libc::statvfs(shared.as_ptr(), &mut room) {
+            0 => room.f_bavail.saturating_mul(room.f_frsize),
+            _ => 0,
+        }
+    };
+    let folder = match room > ROOM_BYTES {
+        true => tempfile::tempdir_in("/dev/shm").ok(),
+        false => None,
+    };
+    folder.unwrap_or_else(|| tempfile::tempdir().unwrap())
 }
 
 /// Runs one worker to its end; whether it was ended because it waited.
@@ -234,9 +256,9 @@ impl Job {
         Some(u64::from_le_bytes(text.try_into().ok()?))
     }
 
-    /// The cases that panicked or wrote outside, which ends no worker.
-    fn panics(&self) -> Vec<Panicked> {
-        let path = self.folder.join("panics.jsonl");
+    /// The cases that went wrong and ended no worker.
+    fn survived(&self) -> Vec<Survived> {
+        let path = self.folder.join("survived.jsonl");
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         std::fs::remove_file(path).ok();
         let lines = text.lines();

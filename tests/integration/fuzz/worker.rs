@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::target::{Case, Series, target};
+use super::watch::Fault;
 
 /// Bytes of address space that a worker may have.
 pub const MEMORY_BYTES: u64 = 4 << 30;
@@ -35,10 +36,9 @@ pub struct Job {
 
 /// A case that went wrong and left the worker alive.
 #[derive(Serialize, Deserialize)]
-pub struct Panicked {
+pub struct Survived {
     pub case: u64,
-    /// Whether it wrote outside rather than panicked.
-    pub outside: bool,
+    pub fault: Fault,
     pub message: String,
 }
 
@@ -122,12 +122,13 @@ fn worker() {
 fn work(job: &Job) {
     let target = target(&job.target);
     let at = File::create(job.folder.join("at")).unwrap();
-    let mut panics = File::create(job.folder.join("panics.jsonl")).unwrap();
+    let mut notes = File::create(job.folder.join("survived.jsonl")).unwrap();
     let mut told = HashSet::new();
     let folder = job.case_folder();
     let mut before = job.outside();
     for case in job.series.cases.clone() {
-        let mut input = target.input(&job.series, case).bytes;
+        let input = target.input(&job.series, case);
+        let (is_plain, mut input) = (input.is_plain(), input.bytes);
         replace(&mut input, OUTSIDE, &job.tree().join("a/x"));
         fs::remove_dir_all(&folder).ok();
         fs::create_dir_all(&folder).unwrap();
@@ -139,25 +140,27 @@ fn work(job: &Job) {
             input: &input,
         };
         let read = catch_unwind(AssertUnwindSafe(|| (target.read)(&case_in_hand)));
-        let mut tell = |message: String, outside: bool| {
+        let mut tell = |message: String, fault: Fault| {
             // Each fault once: by the place that panicked, which is the first line.
             let place = message.lines().next().unwrap_or_default().to_string();
-            if told.insert((place, outside)) {
-                let panicked = Panicked {
+            if told.insert((place, fault)) {
+                let of = Survived {
                     case,
-                    outside,
+                    fault,
                     message,
                 };
-                let line = serde_json::to_string(&panicked).unwrap();
-                writeln!(panics, "{line}").unwrap();
+                let line = serde_json::to_string(&of).unwrap();
+                writeln!(notes, "{line}").unwrap();
             }
         };
-        if read.is_err() {
-            tell(SAID.lock().map(|said| said.clone()).unwrap(), false);
+        match read {
+            Err(_) => tell(SAID.lock().map(|said| said.clone()).unwrap(), Fault::Panic),
+            Ok(false) if is_plain => tell(String::new(), Fault::Refused),
+            Ok(_) => {}
         }
         let after = job.outside();
         if after != before {
-            tell(difference(&before, &after), true);
+            tell(difference(&before, &after), Fault::Outside);
             job.prepare();
             before = job.outside();
         }
