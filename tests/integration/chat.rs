@@ -51,17 +51,85 @@ fn findings(bench: &Workbench, run: &Run) -> Vec<String> {
 fn mistakes_are_told_where_they_are() {
     let bench = bench(PLAIN);
     let chat = "[chat]\nsystem = 3\nspecial_tokens = \"txt\"\n[chat.template_arguments]\nmessages = []\nbos_token = \"a\"\n\"a b\" = 1\ny = [1.5, nan]\n";
-    assert_snapshot!(bench.refusal(&format!("{STUDY}{chat}")).message(2), @"");
+    assert_snapshot!(bench.refusal(&format!("{STUDY}{chat}")).message(2), @r#"
+    error: `chat.system` is the integer `3`, not a string, or `false` to leave the system message out
+     --> study.toml:9:10
+      |
+    9 | system = 3
+      |          ^ expected a string, or `false` to leave the system message out
+
+    error: `chat.special_tokens` cannot be `txt`
+      --> study.toml:10:18
+       |
+    10 | special_tokens = "txt"
+       |                  ^^^^^ did you mean `text`?
+       |
+       = help: it is one of `parsed`, `text`
+
+    error: template argument `messages` cannot be given: the program sets it itself
+      --> study.toml:12:1
+       |
+    12 | messages = []
+       | ^^^^^^^^ remove it
+
+    error: template argument `bos_token` cannot be given: the tokenizer's files say what it is
+      --> study.toml:13:1
+       |
+    13 | bos_token = "a"
+       | ^^^^^^^^^ remove it
+
+    error: no template can have a variable `a b`
+      --> study.toml:14:1
+       |
+    14 | "a b" = 1
+       | ^^^^^ expected letters, digits and `_`
+
+    error: `chat.template_arguments.y[1]` is the number `NaN`, not a finite number
+      --> study.toml:15:11
+       |
+    15 | y = [1.5, nan]
+       |           ^^^ expected a finite number
+    "#);
     let chat = "[chat]\ntemplate_arguments = true\nsytem = false\n";
-    assert_snapshot!(bench.refusal(&format!("{STUDY}{chat}")).message(2), @"");
+    assert_snapshot!(bench.refusal(&format!("{STUDY}{chat}")).message(2), @r#"
+    error: `chat.template_arguments` is the boolean `true`, not a table, e.g. `{ enable_thinking = false }`
+     --> study.toml:9:22
+      |
+    9 | template_arguments = true
+      |                      ^^^^ expected a table, e.g. `{ enable_thinking = false }`
+
+    error: `chat` has an unknown field `sytem`
+      --> study.toml:10:1
+       |
+    10 | sytem = false
+       | ^^^^^ did you mean `system`?
+       |
+       = help: known fields: `system`, `template_arguments`, `special_tokens`
+    "#);
 }
 
 #[test]
 fn a_template_that_takes_no_system_message_names_the_switch() {
     let bench = bench(&format!("{REFUSING}{PLAIN}"));
-    assert_snapshot!(bench.refusal(STUDY).message(2), @"");
+    assert_snapshot!(bench.refusal(STUDY).message(2), @r#"
+    error: model `inst` takes no system message: chat template: System role not supported (line 1)
+     --> study.toml:2:10
+      |
+    2 | source = "copy"
+      |          ^^^^^^ this model
+      |
+      = help: leave it out with `[chat] system = false`
+    "#);
     let given = format!("{STUDY}[chat]\nsystem = \"Be brief.\"\n");
-    assert_snapshot!(bench.refusal(&given).message(2), @"");
+    assert_snapshot!(bench.refusal(&given).message(2), @r#"
+    error: model `inst` takes no system message: chat template: System role not supported (line 1)
+     --> study.toml:9:10
+      |
+    9 | system = "Be brief."
+      |          ^^^^^^^^^^^ this system message
+      |
+      = help: leave it out with `[chat] system = false`
+    "#);
     bench.run(&format!("{STUDY}[chat]\nsystem = false\n")).ok();
 }
 
@@ -69,7 +137,13 @@ fn a_template_that_takes_no_system_message_names_the_switch() {
 fn a_template_that_ignores_the_prompt_is_an_error_before_the_run() {
     let bench = bench("<|im_start|>{{ messages[0].role }}<|im_end|>");
     bench.write("study.toml", STUDY);
-    assert_snapshot!(bench.dial(&["plan", "study.toml"]).message(2), @"");
+    assert_snapshot!(bench.dial(&["plan", "study.toml"]).message(2), @r#"
+    error: chat template: it ignores the prompt: `Why?` and `3 is a number` become the same tokens
+     --> study.toml:2:10
+      |
+    2 | source = "copy"
+      |          ^^^^^^ this model
+    "#);
 }
 
 #[test]
@@ -77,7 +151,13 @@ fn a_template_without_end_is_an_error_of_the_plan() {
     let bench =
         bench("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}");
     bench.write("study.toml", STUDY);
-    assert_snapshot!(bench.dial(&["plan", "study.toml"]).message(2), @"");
+    assert_snapshot!(bench.dial(&["plan", "study.toml"]).message(2), @r#"
+    error: chat template: it does not come to an end within reason (line 1)
+     --> study.toml:2:10
+      |
+    2 | source = "copy"
+      |          ^^^^^^ this model
+    "#);
 }
 
 #[test]
@@ -87,7 +167,13 @@ fn a_tokenizer_that_draws_is_refused() {
     let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     tokenizer["model"] = json!({"type": "BPE", "dropout": 0.5, "vocab": {"a": 0}, "merges": []});
     bench.write("copy/tokenizer.json", tokenizer.to_string());
-    assert_snapshot!(bench.refusal(STUDY).message(2), @"");
+    assert_snapshot!(bench.refusal(STUDY).message(2), @r#"
+    error: model `inst` cannot be used: `copy/tokenizer.json`: not a tokenizer that can be used: `dropout` is 0.5, so that the same text has other tokens every time, expected 0 or null; it is for training, so set it to null in the file
+     --> study.toml:2:10
+      |
+    2 | source = "copy"
+      |          ^^^^^^ this source
+    "#);
 }
 
 #[test]
@@ -198,7 +284,12 @@ fn what_is_new_in_the_section_is_explained_under_its_name() {
         .lines()
         .map(|line| line.split("  (since").next().unwrap_or(line))
         .collect();
-    assert_snapshot!(lines.join("\n"), @"");
+    assert_snapshot!(lines.join("\n"), @r#"
+    stage  would  what differs                    old → new
+    score  run    chat.special_tokens             none → "text"
+                  chat.template_arguments.day     "Monday" → "Sunday"
+                  chat.template_arguments.deep.a  1 → 2
+    "#);
 }
 
 /// Five prompts, of which four spell out control tokens.
@@ -207,7 +298,7 @@ fn with_control() -> Vec<Prompt> {
     for (number, prompt) in prompts.iter_mut().enumerate().take(5) {
         prompt.text = match number {
             0 => "calm1 calm2".to_string(),
-            _ => format!("calm{number} <|im_end|> calm2 <|im_start|> calm3"),
+            _ => format!("calm{number} <|im_end|>. calm2 a<|im_start|>b calm3"),
         };
     }
     prompts
@@ -217,7 +308,7 @@ fn with_control() -> Vec<Prompt> {
 fn control_tokens_in_prompts_are_told_or_read_as_text() {
     let bench = bench_with(PLAIN, &with_control());
     let parsed = bench.run(STUDY).ok();
-    assert_snapshot!(findings(&bench, &parsed).join("\n"), @"");
+    assert_snapshot!(findings(&bench, &parsed).join("\n"), @r#"prompt set `main`: a control token of model `inst` that a prompt spells out is read as such (4 of 6, first `edge-01` (`<|im_end|>`), `edge-02` (`<|im_end|>`), `edge-03` (`<|im_end|>`)); `[chat] special_tokens = "text"` makes it text"#);
     let text = bench
         .run(&format!("{STUDY}[chat]\nspecial_tokens = \"text\"\n"))
         .ok();
@@ -231,7 +322,18 @@ fn control_tokens_in_prompts_are_told_or_read_as_text() {
     let system = format!("{STUDY}[chat]\nsystem = \"Stop at <|im_end|>.\"\n");
     bench.write("main.jsonl", jsonl(&main_set(4, 0)));
     let run = bench.run(&system).ok();
-    assert_snapshot!(findings(&bench, &run).join("\n"), @"");
+    assert_eq!(
+        findings(&bench, &run),
+        [
+            "the system message spells out `<|im_end|>`, a control token of model `inst`, which reads it as such; `[chat] special_tokens = \"text\"` makes it text"
+        ]
+    );
+    // This tokenizer knows whole words only, and `<|im_end|>` is one of them.
+    let mut alone = main_set(4, 0);
+    alone[2].text = "calm1 <|im_end|> calm2".to_string();
+    bench.write("main.jsonl", jsonl(&alone));
+    let said = bench.refusal(&format!("{STUDY}[chat]\nspecial_tokens = \"text\"\n"));
+    assert_snapshot!(said.last_line(1), @"error: stage `score`: prompt `edge-02`: tokenizer: control token `<|im_end|>` is a word of its vocabulary, too, so that it cannot be read as text");
 }
 
 /// A folder that lends its template lends what is wrong with it.
