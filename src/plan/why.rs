@@ -1,5 +1,7 @@
 //! Why a stage would run: what its key is made of, against the most similar record in the cache.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 use serde_json::Value as Json;
 
@@ -146,7 +148,10 @@ fn text(value: &Json) -> String {
 /// Long lists as their lengths, and what is in one of them only: their beginnings are mostly the same.
 fn lists(old: &[Json], new: &[Json], longest: usize) -> (String, String) {
     let of = |these: &[Json], those: &[Json], sign: &str| {
-        let only = these.iter().filter(|value| !those.contains(value));
+        let those: HashSet<String> = those.iter().map(Json::to_string).collect();
+        let only = these
+            .iter()
+            .filter(|value| !those.contains(&value.to_string()));
         let only: Vec<Json> = only.cloned().collect();
         let count = format!("{} values", these.len());
         if only.is_empty() {

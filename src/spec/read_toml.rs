@@ -68,9 +68,12 @@ fn report(errors: &[Error], text: &str, source: SourceId, problems: &mut Problem
                 .error_at(&at, format!("the key `{name}` is given twice"))
                 .label("already given above");
         } else {
-            problems
-                .error_at(&at, "the file is not valid TOML")
-                .label(error.message());
+            let is_placed = at.span().is_some();
+            let diagnostic = problems.error_at(&at, "the file is not valid TOML");
+            match is_placed {
+                true => diagnostic.label(error.message()),
+                false => diagnostic.note(error.message()),
+            };
             return;
         }
     }
