@@ -434,33 +434,33 @@ fn a_starter_file_is_written_once_and_can_be_planned_but_for_its_inputs() {
     let planned = bench.dial(&[&["plan", "mine.toml"], &here[..]].concat());
     assert_snapshot!(planned.stderr, @r#"
     error: `n = 30` asks for 30 prompts at the top and 30 at the bottom, but split `edge` has 12 prompts
-      --> mine.toml:35:5
+      --> mine.toml:37:5
        |
-    35 | n = 30
+    37 | n = 30
        |     ^^ at most 6
 
     error: layer `20` is out of range for model `inst`
-      --> mine.toml:36:9
+      --> mine.toml:38:9
        |
-    36 | layer = 20                                # or a list, "18..24", "all"
+    38 | layer = 20                                # or a list, "18..24", "all"
        |         ^^ the model has 4 layers, 0 to 3
 
     error: layer `20` is out of range for model `inst`
-      --> mine.toml:50:9
+      --> mine.toml:52:9
        |
-    50 | layer = 20
+    52 | layer = 20
        |         ^^ the model has 4 layers, 0 to 3
 
     error: `n = 30` asks for 30 prompts at the top and 30 at the bottom, but seed 1 leaves 3 training prompts
-      --> mine.toml:61:5
+      --> mine.toml:63:5
        |
-    61 | n = 30
+    63 | n = 30
        |     ^^ at most 1
 
     error: layer `20` is out of range for model `inst`
-      --> mine.toml:62:9
+      --> mine.toml:64:9
        |
-    62 | layer = 20
+    64 | layer = 20
        |         ^^ the model has 4 layers, 0 to 3
     "#);
 }
