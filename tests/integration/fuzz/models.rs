@@ -115,6 +115,7 @@ pub const TARGETS: &[Target] = &[
         },
         repair: repair_safetensors,
         read: |case| read_folder(case, "model.safetensors"),
+        ..Target::TEXT
     },
     Target {
         name: "weights_index",
