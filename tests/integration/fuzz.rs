@@ -16,7 +16,9 @@ mod models;
 mod mutate;
 mod store;
 mod target;
+mod templates;
 mod texts;
+mod tokenizers;
 mod watch;
 mod worker;
 
