@@ -16,7 +16,9 @@ mod models;
 mod mutate;
 mod store;
 mod target;
+mod templates;
 mod texts;
+mod tokenizers;
 mod watch;
 mod worker;
 
@@ -63,7 +65,8 @@ fn kept(target: &'static Target, path: &str) -> Outcome {
     let series = Series {
         start: START,
         cases: 0..1,
-        kept: Some(path.into()),
+        // Workers are at home elsewhere.
+        kept: Some(std::fs::canonicalize(path).unwrap()),
     };
     watch(target, &series, CPU_SECONDS)
 }

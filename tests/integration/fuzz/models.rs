@@ -5,8 +5,8 @@ use refusal_dial::plan::{Fetch, Plan, open_study};
 use refusal_dial::spec;
 use serde_json::{Value as Json, json};
 
-use super::gguf;
 use super::target::{Case, Seed, Target};
+use super::{gguf, templates, tokenizers};
 
 /// Width of the residual stream.
 pub const D_MODEL: usize = 8;
@@ -14,8 +14,6 @@ pub const D_MODEL: usize = 8;
 pub const D_VOCAB: usize = 16;
 /// Width of keys and values: one head of two.
 pub const D_KEY: usize = 4;
-
-const TEMPLATE: &str = "{% for m in messages %}<s>{{ m.role }} {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant{% endif %}";
 
 const CONFIG_WORDS: &[&str] = &[
     "\"rope_scaling\"",
@@ -38,42 +36,6 @@ const CONFIG_WORDS: &[&str] = &[
     "Infinity",
     "\u{202e}",
     "\\ud800",
-];
-
-const TOKENIZER_WORDS: &[&str] = &[
-    "BPE",
-    "WordLevel",
-    "WordPiece",
-    "Unigram",
-    "Replace",
-    "Sequence",
-    "Prepend",
-    "NFC",
-    "NFKD",
-    "Precompiled",
-    "Lowercase",
-    "Strip",
-    "StripAccents",
-    "ByteLevel",
-    "Metaspace",
-    "Split",
-    "Regex",
-    "String",
-    "Digits",
-    "Punctuation",
-    "BertPreTokenizer",
-    "BertNormalizer",
-    "TemplateProcessing",
-    "ByteFallback",
-    "Fuse",
-    "CTC",
-    "(a*)*b",
-    "",
-    "\u{0}",
-    "é",
-    "<s>",
-    "\"dropout\": 0.5,",
-    "\"unk_id\": 99,",
 ];
 
 pub const TARGETS: &[Target] = &[
@@ -115,6 +77,7 @@ pub const TARGETS: &[Target] = &[
         },
         repair: repair_safetensors,
         read: |case| read_folder(case, "model.safetensors"),
+        ..Target::TEXT
     },
     Target {
         name: "weights_index",
@@ -141,8 +104,8 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "tokenizer",
         cases: 1500,
-        made: tokenizer_seeds,
-        words: TOKENIZER_WORDS,
+        made: tokenizers::seeds,
+        words: tokenizers::WORDS,
         read: |case| read_folder(case, "tokenizer.json"),
         ..Target::JSON
     },
@@ -151,7 +114,7 @@ pub const TARGETS: &[Target] = &[
         cases: 500,
         made: || {
             vec![Seed::new("plain", tokenizer_config().to_string()), Seed::new("named-templates", json!({
-            "chat_template": [{"name": "default", "template": TEMPLATE}, {"name": "tool_use", "template": "{{ 1 }}"}],
+            "chat_template": [{"name": "default", "template": templates::PLAIN}, {"name": "tool_use", "template": "{{ 1 }}"}],
             "eos_token": {"content": "</s>", "lstrip": false}, "bos_token": "<s>", "add_bos_token": true,
         }).to_string())]
         },
@@ -171,97 +134,11 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "template",
         cases: 1500,
-        made: template_seeds,
-        words: TEMPLATE_WORDS,
+        made: templates::seeds,
+        words: templates::WORDS,
         read: |case| read_folder(case, "chat_template.jinja"),
         ..Target::TEXT
     },
-];
-
-const TEMPLATE_WORDS: &[&str] = &[
-    "{%",
-    "%}",
-    "{{",
-    "}}",
-    "{#",
-    "#}",
-    "{%- ",
-    " -%}",
-    "{% endfor %}",
-    "{% endif %}",
-    "{% else %}",
-    "{% elif x %}",
-    "{% break %}",
-    "{% continue %}",
-    "{% generation %}",
-    "{% endgeneration %}",
-    "{% macro m(x) %}",
-    "{% endmacro %}",
-    "{{ m(m) }}",
-    "{% set x = x ~ x %}",
-    "{% set ns.x = 1 %}",
-    "{% for i in range(100000) %}",
-    "{% for m in messages %}",
-    "{% include 'chat template' %}",
-    "{% extends 'chat template' %}",
-    "{% block b %}{% endblock %}",
-    "{% call(x) m() %}",
-    "{% filter upper %}",
-    "{% raw %}",
-    "{% do x %}",
-    "{% import 'chat template' as t %}",
-    "messages",
-    "[::-1]",
-    "[-1]",
-    "[99999999999]",
-    "|tojson(indent=1000000000)",
-    "|format",
-    "'%1000000000d'|format(1)",
-    "'%*d'|format(1000000000, 1)",
-    "|indent(1000000000)",
-    "|replace('', 'xxxxxxxx')",
-    "|join('x')",
-    "|list",
-    "|batch(0)",
-    "|slice(0)",
-    "|default(x)",
-    "|map('upper')",
-    "|sort",
-    "|length",
-    "|trim",
-    "|truncate",
-    "|wordwrap(1)",
-    "range(1000000000000)",
-    "range(0, 10, 0)",
-    "** 1000000",
-    "* 1000000000",
-    "// 0",
-    "% 0",
-    "~",
-    "'x' * 1000000000",
-    "[0] * 1000000000",
-    "loop.index",
-    "loop(messages)",
-    "namespace(x=1)",
-    "dict(x=1)",
-    "cycler(1)",
-    "joiner()",
-    "lipsum()",
-    "raise_exception('x')",
-    "strftime_now('%10000000000Y')",
-    ".split('')",
-    ".replace('', 'x')",
-    ".center(1000000000)",
-    ".ljust(1000000000)",
-    ".zfill(1000000000)",
-    ".items()",
-    ".join([])",
-    ".startswith(1)",
-    ".count('')",
-    "((((",
-    "))))",
-    "not not ",
-    "é",
 ];
 
 /// Writes a model of which one file is the input, and opens it.
@@ -271,7 +148,7 @@ fn read_folder(case: &Case, fuzzed: &str) -> bool {
         _ => tokenizer_config(),
     };
     case.write("model/config.json", config().to_string());
-    case.write("model/tokenizer.json", word_level().to_string());
+    case.write("model/tokenizer.json", tokenizers::word_level().to_string());
     case.write("model/tokenizer_config.json", tokenizer_config.to_string());
     if fuzzed == "model.safetensors.index.json" {
         case.write("model/a.safetensors", weights());
@@ -327,7 +204,7 @@ fn config() -> Json {
 }
 
 fn tokenizer_config() -> Json {
-    json!({"chat_template": TEMPLATE, "eos_token": "</s>", "bos_token": "<s>"})
+    json!({"chat_template": templates::PLAIN, "eos_token": "</s>", "bos_token": "<s>"})
 }
 
 /// The parameters of the model, by Hugging Face name.
@@ -575,303 +452,4 @@ fn config_seeds() -> Vec<Seed> {
     ));
     seeds.push(Seed::new("deep", "{\"a\":".repeat(100_000)));
     seeds
-}
-
-/// A tokenizer of a few words.
-fn word_level() -> Json {
-    let words = [
-        "<unk>",
-        "<s>",
-        "</s>",
-        "user",
-        "system",
-        "assistant",
-        "one",
-        "two",
-        "three",
-    ];
-    let vocab: serde_json::Map<String, Json> = words
-        .iter()
-        .zip(0..)
-        .map(|(word, id)| (word.to_string(), Json::from(id)))
-        .collect();
-    let added = |id: usize| json!({"id": id, "content": words[id], "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
-    json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [added(0), added(1), added(2)], "normalizer": null,
-        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
-        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
-    })
-}
-
-fn tokenizer_seeds() -> Vec<Seed> {
-    let with = |name: &str, changes: Json| {
-        let mut tokenizer = word_level();
-        for (key, value) in changes.as_object().unwrap() {
-            tokenizer[key] = value.clone();
-        }
-        Seed::new(name, tokenizer.to_string())
-    };
-    let replace = |pattern: Json, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
-    let doubling = |times: usize| json!({"type": "Sequence", "normalizers": vec![replace(json!({"String": "o"}), "oo"); times]});
-    let bpe = |changes: Json| {
-        let mut model = json!({"type": "BPE", "dropout": null, "unk_token": "a", "continuing_subword_prefix": null, "end_of_word_suffix": null,
-            "fuse_unk": false, "byte_fallback": false, "vocab": {"a": 0, "b": 1, "ab": 2, "o": 3, "n": 4, "on": 5}, "merges": ["a b", "o n"]});
-        for (key, value) in changes.as_object().unwrap() {
-            model[key] = value.clone();
-        }
-        json!({"model": model, "added_tokens": []})
-    };
-    let added = |id: u64, content: &str| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": false});
-    let unigram = |unk: Json, vocab: Json| json!({"model": {"type": "Unigram", "unk_id": unk, "vocab": vocab}, "added_tokens": []});
-    let mut seeds = vec![
-        with("word-level", json!({})),
-        with("bpe", bpe(json!({}))),
-        with("bpe-dropout", bpe(json!({"dropout": 0.5}))),
-        with("bpe-dropout-of-two", bpe(json!({"dropout": 2}))),
-        with(
-            "bpe-merge-of-unknown",
-            bpe(json!({"merges": ["a b", "x y"]})),
-        ),
-        with("bpe-merge-of-one", bpe(json!({"merges": ["ab"]}))),
-        with("bpe-merge-result-unknown", bpe(json!({"merges": ["a o"]}))),
-        with(
-            "bpe-merge-pairs",
-            bpe(json!({"merges": [["a", "b"], ["a", "b"], ["", ""]]})),
-        ),
-        with(
-            "bpe-prefix-longer-than-token",
-            bpe(json!({"continuing_subword_prefix": "############", "merges": ["a b"]})),
-        ),
-        with(
-            "bpe-unknown-token-missing",
-            bpe(json!({"unk_token": "nowhere"})),
-        ),
-        with(
-            "bpe-byte-fallback",
-            bpe(json!({"byte_fallback": true, "vocab": {"<0xZZ>": 0, "<0x": 1}, "merges": []})),
-        ),
-        with(
-            "bpe-ids-apart",
-            bpe(json!({"vocab": {"a": 0, "b": 4294967295u32, "ab": 7}, "merges": ["a b"]})),
-        ),
-        with(
-            "bpe-ids-twice",
-            bpe(json!({"vocab": {"a": 0, "b": 0, "ab": 0}, "merges": ["a b"]})),
-        ),
-        with(
-            "word-piece",
-            json!({"model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 0, "vocab": {"one": 0}}, "added_tokens": []}),
-        ),
-        with(
-            "unigram",
-            unigram(json!(0), json!([["<unk>", 0], ["o", -1.5], ["one", -0.5]])),
-        ),
-        with(
-            "unigram-unknown-beyond",
-            unigram(json!(99), json!([["<unk>", 0]])),
-        ),
-        with("unigram-empty", unigram(json!(null), json!([]))),
-        with(
-            "unigram-without-unknown",
-            unigram(json!(null), json!([["a", 0]])),
-        ),
-        with(
-            "unigram-empty-piece",
-            unigram(json!(0), json!([["", 0], ["", 1e308], ["a", -1e308]])),
-        ),
-        with(
-            "word-level-unknown-missing",
-            json!({"model": {"type": "WordLevel", "vocab": {"one": 0}, "unk_token": "nowhere"}, "added_tokens": []}),
-        ),
-        with(
-            "vocabulary-empty",
-            json!({"model": {"type": "WordLevel", "vocab": {}, "unk_token": "x"}}),
-        ),
-        with(
-            "added-out-of-order",
-            json!({"added_tokens": [added(12, "x"), added(11, "y"), added(9, "z")]}),
-        ),
-        with(
-            "added-far-away",
-            json!({"added_tokens": [added(4_294_967_295, "x")]}),
-        ),
-        with(
-            "added-empty",
-            json!({"added_tokens": [added(9, ""), added(10, " ")]}),
-        ),
-        with(
-            "added-twice",
-            json!({"added_tokens": [added(9, "x"), added(9, "y"), added(10, "x")]}),
-        ),
-        with(
-            "replace-nothing",
-            json!({"normalizer": replace(json!({"String": ""}), "x")}),
-        ),
-        with(
-            "replace-nothing-regex",
-            json!({"normalizer": replace(json!({"Regex": ""}), "xy")}),
-        ),
-        with(
-            "replace-bad-regex",
-            json!({"normalizer": replace(json!({"Regex": "(((("}), "x")}),
-        ),
-        with(
-            "replace-slow-regex",
-            json!({"normalizer": replace(json!({"Regex": "(o*)*(n*)*$x"}), "x")}),
-        ),
-        with("growing-forty-times", json!({"normalizer": doubling(40)})),
-        with(
-            "growing-by-length",
-            json!({"normalizer": replace(json!({"Regex": "."}), &"x".repeat(10_000))}),
-        ),
-        with(
-            "prepend-long",
-            json!({"normalizer": {"type": "Prepend", "prepend": "x".repeat(20_000)}}),
-        ),
-        with(
-            "precompiled",
-            json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}),
-        ),
-        with(
-            "precompiled-length",
-            json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////wAAAAAAAAAA"}}),
-        ),
-        with(
-            "split-nothing",
-            json!({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": ""}, "behavior": "Isolated", "invert": true}}),
-        ),
-        with(
-            "split-slow-regex",
-            json!({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(e*e*)*x|(?=(o+)+$)"}, "behavior": "Removed", "invert": false}}),
-        ),
-        with(
-            "byte-level",
-            json!({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}, "decoder": {"type": "ByteLevel"}}),
-        ),
-        with(
-            "metaspace",
-            json!({"pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true}, "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}}),
-        ),
-        with(
-            "decoder-strip",
-            json!({"decoder": {"type": "Strip", "content": "o", "start": 1_000_000, "stop": 1_000_000}}),
-        ),
-        with(
-            "decoder-word-piece",
-            json!({"decoder": {"type": "WordPiece", "prefix": "", "cleanup": true}}),
-        ),
-        with(
-            "template-processing",
-            json!({"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {}}}),
-        ),
-        with(
-            "truncation",
-            json!({"truncation": {"direction": "Right", "max_length": 0, "strategy": "LongestFirst", "stride": 512}}),
-        ),
-        with(
-            "padding",
-            json!({"padding": {"strategy": {"Fixed": 1_000_000_000}, "direction": "Left", "pad_to_multiple_of": 0, "pad_id": 0, "pad_type_id": 0, "pad_token": "x"}}),
-        ),
-    ];
-    let nested = format!(
-        "{}{}",
-        "{\"type\":\"Sequence\",\"normalizers\":[".repeat(20_000),
-        "]}".repeat(20_000)
-    );
-    let text = word_level().to_string();
-    seeds.push(Seed::new(
-        "normalizers-nested",
-        text.replace("\"normalizer\":null", &format!("\"normalizer\":{nested}")),
-    ));
-    seeds.push(Seed::new(
-        "key-twice",
-        text.replacen(
-            '{',
-            "{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]},",
-            1,
-        ),
-    ));
-    seeds
-}
-
-fn template_seeds() -> Vec<Seed> {
-    let loops = |depth: usize| {
-        let open: String = (0..depth)
-            .map(|i| format!("{{% for i{i} in range(1000) %}}"))
-            .collect();
-        format!("{open}x{}", "{% endfor %}".repeat(depth))
-    };
-    let doubling = format!(
-        "{{% set x = 'xxxxxxxx' %}}{}{{{{ x|length }}}}",
-        "{% set x = x ~ x %}".repeat(60)
-    );
-    let in_loop = "{% set ns = namespace(x='x') %}{% for i in range(64) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}";
-    let list = "{% set ns = namespace(x=[0]) %}{% for i in range(64) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x|length }}";
-    let made = [
-        ("plain", TEMPLATE.to_string()),
-        ("loops-nested", loops(6)),
-        ("loops-nested-silent", loops(6).replace('x', "")),
-        ("strings-double", doubling),
-        ("strings-double-in-a-loop", in_loop.to_string()),
-        ("lists-double-in-a-loop", list.to_string()),
-        (
-            "terms-100000",
-            format!("{{{{ 1{} }}}}", "+1".repeat(100_000)),
-        ),
-        (
-            "joins-100000",
-            format!("{{{{ 'a'{} }}}}", "~'a'".repeat(100_000)),
-        ),
-        (
-            "parentheses-100000",
-            format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000)),
-        ),
-        (
-            "lists-100000",
-            format!("{{{{ {}{} }}}}", "[".repeat(100_000), "]".repeat(100_000)),
-        ),
-        (
-            "nots-100000",
-            format!("{{{{ {}1 }}}}", "not ".repeat(100_000)),
-        ),
-        (
-            "minuses-100000",
-            format!("{{{{ {}1 }}}}", "-".repeat(100_000)),
-        ),
-        (
-            "filters-100000",
-            format!("{{{{ 'a'{} }}}}", "|upper".repeat(100_000)),
-        ),
-        (
-            "attributes-100000",
-            format!("{{{{ messages{} }}}}", ".a".repeat(100_000)),
-        ),
-        (
-            "subscripts-100000",
-            format!("{{{{ messages{} }}}}", "[0]".repeat(100_000)),
-        ),
-        (
-            "ifs-nested",
-            format!(
-                "{}x{}",
-                "{% if true %}".repeat(50_000),
-                "{% endif %}".repeat(50_000)
-            ),
-        ),
-        (
-            "elifs-50000",
-            format!(
-                "{{% if false %}}{}{{% endif %}}",
-                "{% elif false %}x".repeat(50_000)
-            ),
-        ),
-        (
-            "ternaries-50000",
-            format!("{{{{ {}1 }}}}", "1 if false else ".repeat(50_000)),
-        ),
-        ("long", "x".repeat(8 << 20)),
-    ];
-    made.into_iter()
-        .map(|(name, text)| Seed::new(name, text))
-        .collect()
 }

@@ -54,6 +54,8 @@ pub struct Target {
     pub name: &'static str,
     /// Cases in the test suite: as many as fit a few seconds of one core.
     pub cases: u64,
+    /// Processes that share the cases; more than one where they wait rather than work.
+    pub workers: u64,
     /// Seeds that are made rather than kept as files, because they are long or regular.
     pub made: fn() -> Vec<Seed>,
     /// Words of the format.
@@ -72,6 +74,7 @@ impl Target {
     pub const TEXT: Target = Target {
         name: "",
         cases: 0,
+        workers: 1,
         made: Vec::new,
         words: &[],
         structured: |_, _, _| None,

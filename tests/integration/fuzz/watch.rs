@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -90,8 +91,35 @@ impl Outcome {
     }
 }
 
-/// Has every case of a series read by workers.
+/// Has every case of a series read, by as many workers at a time as the target wants.
 pub fn watch(target: &'static Target, series: &Series, cpu_seconds: u64) -> Outcome {
+    let Range { start, end } = series.cases;
+    let share = (end - start).div_ceil(target.workers).max(1);
+    let shares = (start..end).step_by(share as usize).map(|first| Series {
+        cases: first..(first + share).min(end),
+        ..series.clone()
+    });
+    let mut outcome = Outcome::default();
+    std::thread::scope(|scope| {
+        let started: Vec<_> = shares
+            .map(|share| scope.spawn(move || watch_share(target, &share, cpu_seconds)))
+            .collect();
+        for share in started {
+            let share = share.join().unwrap();
+            outcome.cases += share.cases;
+            for failure in share.failures {
+                let may_be_the_same = failure.fault == Fault::Panic;
+                if !may_be_the_same || !outcome.has(failure.fault, &failure.message) {
+                    outcome.failures.push(failure);
+                }
+            }
+        }
+    });
+    outcome
+}
+
+/// The same, one after the other.
+fn watch_share(target: &'static Target, series: &Series, cpu_seconds: u64) -> Outcome {
     let folder = scratch();
     let mut outcome = Outcome::default();
     let mut job = Job {
