@@ -1,6 +1,6 @@
 //! The study: one file resolved into typed models, prompt sets and stages, with every problem told at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::model::{Dtype, ScoreDtype};
@@ -354,7 +354,6 @@ fn decode_stages(
             .error("the study has no stages")
             .help("add at least one, e.g. `[stages.score]` with `model` and `prompts`");
     }
-    check_case(&entries, problems);
     for (key, node) in entries {
         let name = key.name.as_str();
         names.push(name.to_string());
@@ -382,27 +381,6 @@ fn decode_stages(
 const LONGEST_STAGE: usize = 150;
 /// Bytes of a study's name, which is that of a folder.
 const LONGEST_STUDY: usize = 200;
-
-/// Checks that the files of two stages have different names on a disk that takes capital letters for small ones, as run folders may come
-/// to lie on one.
-fn check_case(stages: &[(&Key, &Node)], problems: &mut Problems) {
-    let mut earlier: HashMap<String, &Key> = HashMap::new();
-    for (key, _) in stages {
-        let lower = key.name.to_lowercase();
-        if let Some(first) = earlier.get(&lower) {
-            let message = format!(
-                "stages `{}` and `{}` differ in capital letters only",
-                first.name, key.name
-            );
-            problems
-                .error_at(&key.at, message)
-                .label("its tables would have the same names on some disks")
-                .related(&first.at, "the other");
-        } else {
-            earlier.insert(lower, key);
-        }
-    }
-}
 
 /// A stage's name is the name of its tables' files, up to the first dot.
 fn check_stage_name(key: &Key, problems: &mut Problems) {

@@ -92,10 +92,15 @@ impl FinishedRun {
         let is_sound =
             |text: &String| spec::load_text(Path::new("resolved.yaml"), text, &[]).is_ok();
         let resolved = resolved.ok().filter(is_sound).unwrap_or_default();
+        let stages = stages(&manifest, &resolved);
+        stages
+            .iter()
+            .try_for_each(check_names)
+            .map_err(|why| ReportError::unreadable(&manifest_path, why))?;
         Ok(FinishedRun {
             path: path.to_path_buf(),
             sources: sources(&resolved),
-            stages: stages(&manifest, &resolved),
+            stages,
             manifest,
             resolved,
         })
@@ -198,6 +203,21 @@ fn sources(resolved: &str) -> BTreeMap<(String, String), String> {
     sources
 }
 
+/// Checks that a stage's name and those of its tables can name files in the run's folder, and none elsewhere.
+fn check_names(stage: &FinishedStage) -> Result<(), String> {
+    let listed = stage.manifest["tables"].as_array().into_iter().flatten();
+    let tables = listed.filter_map(|table| table["name"].as_str());
+    let plain = |name: &&str| !name.contains(['/', '\\', '\0']) && !name.starts_with('.');
+    match [stage.name.as_str()]
+        .into_iter()
+        .chain(tables)
+        .find(|name| !plain(name))
+    {
+        Some(name) => Err(format!("`{name}` cannot be the name of a stage or a table")),
+        None => Ok(()),
+    }
+}
+
 /// Reads the tables that the manifest lists; the Parquet, which keeps types.
 fn tables(folder: &Path, stage: &FinishedStage) -> Result<Vec<(String, Table)>, ReportError> {
     let listed = stage.manifest["tables"].as_array().cloned();
@@ -225,5 +245,38 @@ pub fn file_stem(stage: &str, table: &str) -> String {
     match table {
         "" => stage.to_string(),
         table => format!("{stage}.{table}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Figures and tables are written and read under these names.
+    #[test]
+    fn a_name_that_leads_out_of_the_folder_is_refused() {
+        for (stage, table, is_sound) in [
+            ("steer", "", true),
+            ("steer-2_β", "means", true),
+            ("../../other/tables/score", "", false),
+            ("/score", "", false),
+            ("..", "", false),
+            ("score", "../score", false),
+            ("score", "a\\b", false),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let manifest = serde_json::json!({
+                "study": "s",
+                "stages": [{ "name": stage, "kind": "score", "tables": [{ "name": table }] }],
+            });
+            std::fs::write(folder.path().join("run.json"), manifest.to_string()).unwrap();
+            match FinishedRun::open(folder.path()) {
+                Ok(_) => assert!(is_sound, "{stage} {table}"),
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(!is_sound && error.contains("cannot be the name"), "{error}");
+                }
+            }
+        }
     }
 }

@@ -13,21 +13,6 @@ fn of_many_problems_twenty_are_shown() {
 }
 
 #[test]
-fn stages_that_differ_in_capital_letters_only() {
-    let text = STUDY.replace("[stages.steer]", "[stages.Score]\nkind = \"steer\"");
-    assert_snapshot!(refusal_of("case.toml", &text, &[]), @r"
-    error: stages `score` and `Score` differ in capital letters only
-      --> case.toml:15:9
-       |
-     5 | [stages.score]
-       |         ----- the other
-    ...
-    15 | [stages.Score]
-       |         ^^^^^ its tables would have the same names on some disks
-    ");
-}
-
-#[test]
 fn names_that_files_cannot_have() {
     let long = "s".repeat(151);
     let text = STUDY.replace(
