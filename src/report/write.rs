@@ -33,8 +33,10 @@ pub fn write_with(folder: &Path, cache: &Cache) -> Result<PathBuf, ReportError> 
     }
     run.load_tables()?;
     let drawn = draw_into(&figures, &run)?;
-    // A cache that cannot be written costs the next run a drawing.
-    if let Err(error) = drawn::keep(cache, &key, &run, &drawn) {
+    // What was cut short is seldom drawn again, and a cache that cannot be written costs the next run a drawing.
+    if run.manifest["status"] == "complete"
+        && let Err(error) = drawn::keep(cache, &key, &run, &drawn)
+    {
         tracing::debug!("{error}");
     }
     save_page(&run, &drawn.content)

@@ -257,6 +257,7 @@ fn a_plan_for_programs() {
     {
       "equivalent_forward_passes": 272,
       "estimated_seconds": "[time]",
+      "findings": [],
       "stages": [
         {
           "after": [],

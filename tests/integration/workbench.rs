@@ -103,6 +103,16 @@ impl Workbench {
         path
     }
 
+    /// The records of stages in the cache, without those of what was drawn, which is found by the content of tables alone.
+    pub fn stage_records(&self) -> Vec<PathBuf> {
+        let records = files_below(&self.path("cache/v1/stages")).into_iter();
+        let is_drawn = |record: &PathBuf| {
+            let text = std::fs::read_to_string(record).unwrap();
+            text.contains(r#""kind":"report""#)
+        };
+        records.filter(|record| !is_drawn(record)).collect()
+    }
+
     /// Runs the program and says what it said.
     pub fn dial(&self, arguments: &[&str]) -> Said {
         Said::of(

@@ -1,9 +1,9 @@
 //! A hub on this machine that answers as the input says.
 //!
 //! An input is a list of answers. Each begins with a line `=> <part of a path>`: the first whose part is in the path that was asked for is
-//! sent, and the last line `…` of none is a 404. What follows the line is sent as it stands, status line, headers and body, with these
-//! words replaced: `@RANGE@` by the status that fits the range that was asked for, of which the body is then cut out, `@LENGTH@` and `@SHA256@` by those of the body, `@ENDPOINT@` by the hub's address, `@ENDLESS@` in a body by more bytes
-//! than anybody should read.
+//! sent, and where there is none a 404. What follows the line is sent as it stands, status line, headers and body, with these words replaced:
+//! `@RANGE@` by the status that fits the range that was asked for, of which the body is then cut out, `@LENGTH@` and `@SHA256@` by those of the
+//! body, `@ENDPOINT@` by the hub's address, `@ENDLESS@` in a body by more bytes than anybody should read.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -12,6 +12,7 @@ use std::sync::{Mutex, OnceLock};
 use refusal_dial::model::{locate, locate_without_fetching};
 use sha2::{Digest, Sha256};
 
+use super::models;
 use super::target::{Case, Seed, Target};
 
 pub const TARGETS: &[Target] = &[Target {
@@ -194,17 +195,24 @@ fn hub(names: &[&str], headers: &str, body: &str) -> String {
         "{{\"sha\": \"{COMMIT}\", \"siblings\": [{}]}}",
         siblings.join(", ")
     );
+    let file = |path: &str, body: &str| {
+        format!("=> {path}\nHTTP/1.1 @RANGE@\ncontent-length: @LENGTH@\n{headers}\n\n{body}")
+    };
     format!(
-        "=> /api/models/\nHTTP/1.1 200 OK\ncontent-length: @LENGTH@\n\n{info}\n\
-         => /resolve/\nHTTP/1.1 @RANGE@\ncontent-length: @LENGTH@\n{headers}\n\n{body}"
+        "=> /api/models/\nHTTP/1.1 200 OK\ncontent-length: @LENGTH@\n\n{info}\n{}\n{}\n{}\n{}",
+        file(".index.json", body),
+        file("/config.json", &models::config().to_string()),
+        // A header without a tensor, and its length.
+        file(".safetensors", "\u{2}\0\0\0\0\0\0\0{}"),
+        file("/resolve/", body),
     )
 }
 
 fn seeds() -> Vec<Seed> {
     let names = ["config.json", "tokenizer.json", "model.safetensors"];
-    let usual = format!("etag: \"abc\"\nx-repo-commit: {COMMIT}");
+    let usual = format!("etag: \"@SHA256@\"\nx-repo-commit: {COMMIT}");
     let with = |headers: &str| hub(&names, headers, "{}");
-    let etag = |etag: &str| with(&usual.replace("abc", etag));
+    let etag = |etag: &str| with(&usual.replace("@SHA256@", etag));
     let commit = |commit: &str| with(&usual.replace(COMMIT, commit));
     let range = |range: &str| {
         let head = format!("206 Partial Content\ncontent-range: bytes {range}");
@@ -234,14 +242,14 @@ fn seeds() -> Vec<Seed> {
     let plain = with(&usual);
     let made = [
         ("plain", plain.clone()),
-        ("linked", with(&format!("x-linked-etag: \"@SHA256@\"\nx-linked-size: 2\n{usual}"))),
+        ("plain-linked", with(&format!("x-linked-etag: \"@SHA256@\"\nx-linked-size: @LENGTH@\n{}", usual.replace("@SHA256@", "abc")))),
         ("etag-absolute", etag("@OUTSIDE@")),
         ("etag-up", etag("../../x")),
         ("etag-far-up", etag("../../../../../x")),
         ("etag-empty", etag("")),
         ("etag-dot", etag(".")),
         ("etag-long", etag(&"a".repeat(5000))),
-        ("etag-weak", with(&usual.replace("etag: ", "etag: W/"))),
+        ("plain-weak-etag", with(&usual.replace("etag: ", "etag: W/"))),
         ("etag-missing", with(&format!("x-repo-commit: {COMMIT}"))),
         ("etag-not-ascii", etag("é\u{7f}")),
         ("linked-etag-absolute", with(&format!("x-linked-etag: \"@OUTSIDE@\"\nx-linked-size: 2\n{usual}"))),

@@ -194,7 +194,7 @@ fn open(case: &Case, source: &str) -> bool {
 }
 
 /// The content of `config.json`.
-fn config() -> Json {
+pub fn config() -> Json {
     json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": D_MODEL,
         "intermediate_size": D_MODEL, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
