@@ -39,19 +39,19 @@ pub(super) struct Allowance {
 impl Allowance {
     /// Of work on a file of some bytes.
     pub(super) fn of_file(bytes: usize) -> Self {
-        Self::of(64, bytes)
+        Self::of(64, bytes, 256)
     }
 
-    /// Of work on a text of some bytes.
+    /// Of work on a text of some bytes. Where each of them becomes a token of its own, tokenising takes some 500 for each.
     pub(super) fn of_text(bytes: usize) -> Self {
-        Self::of(16, bytes)
+        Self::of(16, bytes, 1024)
     }
 
     /// A fixed part, and so much for every byte.
-    fn of(megabytes: usize, bytes: usize) -> Self {
+    fn of(megabytes: usize, bytes: usize, for_each: usize) -> Self {
         Allowance {
-            held_bytes: (megabytes << 20).saturating_add(bytes.saturating_mul(256)),
-            asked_bytes: (megabytes << 22).saturating_add(bytes.saturating_mul(4096)),
+            held_bytes: (megabytes << 20).saturating_add(bytes.saturating_mul(for_each)),
+            asked_bytes: (megabytes << 22).saturating_add(bytes.saturating_mul(16 * for_each)),
         }
     }
 }

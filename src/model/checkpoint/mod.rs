@@ -175,7 +175,7 @@ impl Checkpoint {
     fn without(&self, name: &str, others: &BTreeSet<String>) -> String {
         if name == "lm_head.weight" {
             return format!(
-                "tensor `{name}` is missing: these are the weights of a backbone without a head; name the folder of the whole model, or, if its                  head is its embedding, set `tie_word_embeddings` to `true` in `config.json`"
+                "tensor `{name}` is missing: these are the weights of a backbone without a head; name the folder of the whole model, or, if its head is its embedding, set `tie_word_embeddings` to `true` in `config.json`"
             );
         }
         let whole = format!("tensor `{name}` is missing");

@@ -88,6 +88,18 @@ fn rules_that_let_a_text_grow_without_end_are_errors() {
     }
 }
 
+/// Each character is a piece and a token of its own, as digits are for many tokenizers.
+#[test]
+fn a_long_text_of_short_pieces_is_read() {
+    let digits = json!({"type": "Sequence", "pretokenizers": [
+        {"type": "Digits", "individual_digits": true},
+        {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+    ]});
+    let tokenizer = read(&with("/pre_tokenizer", digits)).unwrap();
+    let ids = tokenizer.encode(&"7".repeat(300_000)).unwrap();
+    assert_eq!(ids.len(), 300_000);
+}
+
 #[test]
 fn expressions_that_never_finish_are_errors() {
     for pattern in [

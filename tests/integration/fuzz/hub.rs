@@ -2,8 +2,8 @@
 //!
 //! An input is a list of answers. Each begins with a line `=> <part of a path>`: the first whose part is in the path that was asked for is
 //! sent, and where there is none a 404. What follows the line is sent as it stands, status line, headers and body, with these words replaced:
-//! `@RANGE@` by the status that fits the range that was asked for, of which the body is then cut out, `@LENGTH@` and `@SHA256@` by those of the
-//! body, `@ENDPOINT@` by the hub's address, `@ENDLESS@` in a body by more bytes than anybody should read.
+//! `@RANGE@` by the status that fits the range that was asked for, of which the body is then cut out, `@LENGTH@` by the length of
+//! what is sent, `@SIZE@` and `@SHA256@` by those of the whole body, `@ENDPOINT@` by the hub's address, `@ENDLESS@` in a body by more bytes than anybody should read.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -118,7 +118,7 @@ fn answer(mut stream: TcpStream, endpoint: &str) -> std::io::Result<()> {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let head = String::from_utf8_lossy(head);
+    let head = String::from_utf8_lossy(head).replace("@SIZE@", &body.len().to_string());
     let (status, body) = match range.filter(|_| head.contains("@RANGE@")) {
         Some(range) => part(body, &range),
         None => ("200 OK".to_string(), body),
@@ -242,7 +242,7 @@ fn seeds() -> Vec<Seed> {
     let plain = with(&usual);
     let made = [
         ("plain", plain.clone()),
-        ("plain-linked", with(&format!("x-linked-etag: \"@SHA256@\"\nx-linked-size: @LENGTH@\n{}", usual.replace("@SHA256@", "abc")))),
+        ("plain-linked", with(&format!("x-linked-etag: \"@SHA256@\"\nx-linked-size: @SIZE@\n{}", usual.replace("@SHA256@", "abc")))),
         ("etag-absolute", etag("@OUTSIDE@")),
         ("etag-up", etag("../../x")),
         ("etag-far-up", etag("../../../../../x")),

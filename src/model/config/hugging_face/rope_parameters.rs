@@ -167,9 +167,14 @@ impl RawRope {
             true => format!("are of type `{kind}`"),
             false => "have no `rope_type`".to_string(),
         };
+        let advice = match (kind, name) {
+            ("yarn", "mscale" | "mscale_all_dim") => {
+                "give both `mscale` and `mscale_all_dim` and no `attention_factor`, or leave the number out".to_string()
+            }
+            _ => format!("name the type that reads it ({TYPES}), or leave the number out"),
+        };
         Err(Problem::Invalid(format!(
-            "the rope parameters {have}, so that `{name}`, which is `{value}`, would not be used; name the type that reads it ({TYPES}), or \
-             leave the number out"
+            "the rope parameters {have}, so that `{name}`, which is `{value}`, would not be used; {advice}"
         )))
     }
 
