@@ -2,7 +2,7 @@
 //! named and moved aside, with all that was made from them, and the same command computes it again.
 
 use crate::prompts::main_set;
-use crate::workbench::{Pack, Run, Said, Workbench, files_below, packs};
+use crate::workbench::{Pack, Run, Said, Workbench, packs};
 
 const STUDY: &str = r#"
 [models.inst]
