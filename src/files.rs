@@ -17,6 +17,11 @@ pub(crate) const VOCABULARY_BYTES: u64 = 256 << 20;
 /// Bytes that a file of prompts or of published results may have.
 pub(crate) const DATA_BYTES: u64 = 1 << 30;
 
+/// Whether a name from outside names a file in the folder that it is joined to, and none elsewhere.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    !name.contains(['/', '\\', '\0']) && !name.starts_with('.')
+}
+
 /// Opens a regular file for reading; never waits for whoever may write into a pipe.
 ///
 /// # Errors
@@ -200,6 +205,21 @@ mod tests {
         let odd = OsStr::from_bytes(b"/caf\xE9/100%");
         assert_eq!(text_of(odd), "bytes:/caf%E9/100%25");
         assert_eq!(path_of("bytes:50%, %4"), Path::new("50%, %4"));
+    }
+
+    #[test]
+    fn a_plain_name_leads_nowhere_else() {
+        for name in [
+            "",
+            "steer",
+            "layer3.hook_resid_pre.seed0.safetensors",
+            "β-2",
+        ] {
+            assert!(is_plain_name(name), "{name}");
+        }
+        for name in ["..", ".", "../a", "/a", "a/b", "a\\b", ".hidden", "a\0b"] {
+            assert!(!is_plain_name(name), "{name}");
+        }
     }
 
     #[test]

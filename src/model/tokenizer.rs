@@ -13,11 +13,13 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use regex::{Regex, RegexBuilder};
+use serde::de::IgnoredAny;
 use tokenizers::models::ModelWrapper;
 use tokenizers::{Encoding, Tokenizer as Inner};
 
 use super::confined::{Allowance, confined};
 use super::error::ModelError;
+use super::json;
 
 /// Bytes that the expression which finds a tokenizer's control tokens may take.
 const EXPRESSION_BYTES: usize = 64 << 20;
@@ -53,7 +55,13 @@ impl Tokenizer {
         let hash = blake3::hash(bytes);
         let bytes = bytes.to_vec();
         let length = bytes.len();
-        Self::build(path, hash, length, move || Inner::from_bytes(bytes))
+        Self::build(path, hash, length, move || {
+            // Of a key that is there twice the library would take the last.
+            if let Ok(text) = std::str::from_utf8(&bytes) {
+                json::read::<IgnoredAny>(text)?;
+            }
+            Inner::from_bytes(bytes)
+        })
     }
 
     /// Makes a tokenizer out of `length` bytes at `path`, whose content `hash` stands for.
@@ -76,6 +84,7 @@ impl Tokenizer {
     /// Wraps a tokenizer whose content `hash` stands for.
     pub(super) fn new(mut inner: Inner, hash: blake3::Hash) -> tokenizers::Result<Self> {
         check_steady(inner.get_model())?;
+        check_ids(&inner)?;
         inner.with_truncation(None)?;
         inner.with_padding(None);
         let mut added: Vec<_> = inner.get_added_tokens_decoder().into_iter().collect();
@@ -202,6 +211,21 @@ fn check_steady(model: &ModelWrapper) -> tokenizers::Result<()> {
         )
         .into()),
         _ => Ok(()),
+    }
+}
+
+/// Fails where two tokens have one id: which of them it is read back as would differ from run to run, by the order of the library's map.
+fn check_ids(tokenizer: &Inner) -> tokenizers::Result<()> {
+    let tokens = tokenizer.get_vocab(true).into_iter();
+    let mut tokens: Vec<(u32, String)> = tokens.map(|(token, id)| (id, token)).collect();
+    tokens.sort_unstable();
+    match tokens.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(pair) => Err(format!(
+            "the tokens `{}` and `{}` both have the id {}, so that it is not known what that id is read back as",
+            pair[0].1, pair[1].1, pair[0].0
+        )
+        .into()),
+        None => Ok(()),
     }
 }
 

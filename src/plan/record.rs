@@ -6,9 +6,11 @@ use std::io::Write;
 use std::sync::Arc;
 
 use safetensors::tensor::{Dtype as TensorDtype, SafeTensors, TensorView};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::cache::{Cache, CacheError, Key};
+use crate::files;
 use crate::model::{Site, Vector};
 use crate::stages::{
     Artifacts, Direction, Output, Parts, StageError, read_parquet, write_csv, write_parquet,
@@ -18,6 +20,7 @@ use crate::stages::{
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TableRecord {
     /// The table's name; empty for the stage's main table.
+    #[serde(deserialize_with = "plain_name")]
     pub name: String,
     /// Number of rows.
     pub rows: usize,
@@ -31,9 +34,21 @@ pub struct TableRecord {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ArtifactRecord {
     /// File name in a run folder.
+    #[serde(deserialize_with = "plain_name")]
     pub file: String,
     /// The object that holds it.
     pub key: Key,
+}
+
+/// A name that files in run folders get. A record that holds another is none: whoever may write to a cache is not to write elsewhere.
+fn plain_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    match files::is_plain_name(&name) {
+        true => Ok(name),
+        false => Err(D::Error::custom(format!(
+            "`{name}` cannot be the name of a file"
+        ))),
+    }
 }
 
 /// What a stage left.

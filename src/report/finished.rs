@@ -207,12 +207,8 @@ fn sources(resolved: &str) -> BTreeMap<(String, String), String> {
 fn check_names(stage: &FinishedStage) -> Result<(), String> {
     let listed = stage.manifest["tables"].as_array().into_iter().flatten();
     let tables = listed.filter_map(|table| table["name"].as_str());
-    let plain = |name: &&str| !name.contains(['/', '\\', '\0']) && !name.starts_with('.');
-    match [stage.name.as_str()]
-        .into_iter()
-        .chain(tables)
-        .find(|name| !plain(name))
-    {
+    let mut names = [stage.name.as_str()].into_iter().chain(tables);
+    match names.find(|name| !files::is_plain_name(name)) {
         Some(name) => Err(format!("`{name}` cannot be the name of a stage or a table")),
         None => Ok(()),
     }

@@ -2,7 +2,7 @@
 //! named and moved aside, with all that was made from them, and the same command computes it again.
 
 use crate::prompts::main_set;
-use crate::workbench::{Pack, Run, Said, Workbench, packs};
+use crate::workbench::{Pack, Run, Said, Workbench, files_below, packs};
 
 const STUDY: &str = r#"
 [models.inst]
@@ -206,4 +206,45 @@ fn a_pack_with_a_value_that_does_not_fit_its_cell_is_named_and_computed_again() 
         let run = bench.run(STUDY).ok();
         assert_mended(&bench, &run, &wrong, &expected);
     }
+}
+
+/// A record says which files a run's folder gets. One whose checksum is right and whose names lead elsewhere is no record.
+#[test]
+fn a_record_writes_nothing_outside_of_a_runs_folder() {
+    let bench = bench();
+    let expected = bench.run(STUDY).ok().tables(&bench);
+    for path in files_below(&bench.path("cache/v1/stages")) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (head, record) = text.split_once(",\"record\":").unwrap();
+        let key = &head[head.len() - 65..head.len() - 1];
+        let record = record.trim_end().strip_suffix('}').unwrap();
+        let forged = record
+            .replacen("\"name\":\"\"", "\"name\":\"x/../../../../../written\"", 1)
+            .replacen("\"file\":\"", "\"file\":\"../../../../written.", 1);
+        assert_ne!(record, forged);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(blake3::Hash::from_hex(key).unwrap().as_bytes());
+        let checksum = hasher.update(forged.as_bytes()).finalize();
+        let text =
+            format!("{{\"checksum\":\"{checksum}\",\"key\":\"{key}\",\"record\":{forged}}}\n");
+        std::fs::write(path, text).unwrap();
+    }
+    let before = names(&bench);
+    let run = bench.run(STUDY).ok();
+    assert_eq!(names(&bench), before, "something was written");
+    assert_eq!(run.all_computed(), [], "the cells are there");
+    assert_eq!(run.status("score"), "computed");
+    assert!(run.tables(&bench) == expected);
+}
+
+/// The files that are not in the cache or in a run's own folder.
+fn names(bench: &Workbench) -> Vec<std::path::PathBuf> {
+    let mut files = files_below(&bench.path(""));
+    let inside = |path: &std::path::PathBuf| {
+        let path = path.strip_prefix(bench.path("")).unwrap();
+        path.starts_with("cache/v1")
+            || path.starts_with("runs/study") && path.components().count() > 3
+    };
+    files.retain(|path| !inside(path));
+    files
 }

@@ -70,6 +70,21 @@ fn what_leaves_merges_out_at_random_is_refused() {
 }
 
 #[test]
+fn a_token_or_a_key_that_is_there_twice_is_refused() {
+    let mut file = file();
+    file["model"]["vocab"]["Qq"] = file["model"]["vocab"]["q"].clone();
+    let error = read(&file).unwrap_err();
+    assert!(
+        error.contains("the tokens `Qq` and `q` both have the id "),
+        "{error}"
+    );
+    let text = file.to_string().replacen("{", "{\"normalizer\": null, ", 1);
+    let error = Tokenizer::from_json(Path::new("t"), text.as_bytes()).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("key `normalizer` is given twice"), "{error}");
+}
+
+#[test]
 fn rules_that_let_a_text_grow_without_end_are_errors() {
     let grows =
         |content: &str| json!({"type": "Replace", "pattern": {"String": "a"}, "content": content});
