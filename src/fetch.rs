@@ -38,11 +38,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     /// For a connection.
-    pub connect: Duration,
+    pub(crate) connect: Duration,
     /// For the next byte of an answer.
-    pub silence: Duration,
+    pub(crate) silence: Duration,
     /// Before another attempt; twice as long after each further failure of the network.
-    pub pause: Duration,
+    pub(crate) pause: Duration,
 }
 
 impl Default for Patience {

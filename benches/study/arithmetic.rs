@@ -17,11 +17,11 @@ use std::collections::{HashMap, HashSet};
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use refusal_dial::cache::{Cache, Key};
-use refusal_dial::model::{
+use refusal_dial::inside::cache::{Cache, Key};
+use refusal_dial::inside::model::{
     Cell, Cells, Edit, HookPoint, Intervention, ModelConfig, Site, Tokens, Value,
 };
-use refusal_dial::stages::{Evaluate, StageError};
+use refusal_dial::inside::stages::{Evaluate, StageError};
 
 /// The weight matrices of a block, with those of equal input joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,12 +4,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use refusal_dial::model::{
+use refusal_dial::inside::model::{
     Cell, DeviceName, Edit, Evaluator, HookPoint, Intervention, ModelConfig, ModelHandle,
     Positions, Site, Step, Tokens, random_unit_vector,
 };
-use refusal_dial::plan::{self, Fetch, Opened};
-use refusal_dial::spec;
+use refusal_dial::inside::plan::{self, Fetch, Opened};
+use refusal_dial::inside::spec;
 
 use super::Result;
 use super::arithmetic::{Counter, Rows, cell_of, prefill_of, prefill_of_shared, shared_tokens};

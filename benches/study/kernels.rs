@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use refusal_dial::model::ModelConfig;
+use refusal_dial::inside::model::ModelConfig;
 use tch::{Device, Kind, Tensor};
 
 use super::Result;

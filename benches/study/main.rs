@@ -67,7 +67,7 @@ fn bench(quick: bool) -> Result<()> {
     say("the peers");
     let (peers, advice) = peers(root, &files, &size, threads)?;
     say("prefill and one more α, inside this process");
-    refusal_dial::model::set_threads(threads)?;
+    refusal_dial::inside::model::set_threads(threads)?;
     let finished = Finished::new(&files)?;
     let marginal = finished.marginal(&size)?;
     say("matrix products");

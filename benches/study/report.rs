@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use comfy_table::{CellAlignment, Table, presets};
-use refusal_dial::model::ModelConfig;
+use refusal_dial::inside::model::ModelConfig;
 use serde::Serialize;
 
 use super::Result;

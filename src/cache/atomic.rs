@@ -14,7 +14,7 @@ use super::CacheError;
 ///
 /// # Errors
 /// [`CacheError::Io`] if the folder cannot be created or the file not written; `path` is then as it was.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CacheError> {
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CacheError> {
     replace_file(path, Durability::OnDisk, |file| {
         file.write_all(bytes)
             .map_err(|error| CacheError::io("write", path, error))?;

@@ -42,7 +42,7 @@ impl CellStore {
     ///
     /// # Errors
     /// [`CacheError::Io`] if the packs cannot be read.
-    pub fn place(&self, key: &Key) -> Result<Option<Place>, CacheError> {
+    pub(crate) fn place(&self, key: &Key) -> Result<Option<Place>, CacheError> {
         self.with_index(|index| index.place(key))
     }
 
@@ -50,7 +50,7 @@ impl CellStore {
     ///
     /// # Errors
     /// [`CacheError::Io`] if the packs cannot be read.
-    pub fn packs_of(&self, sets: &[&CellSet]) -> Result<Vec<Key>, CacheError> {
+    pub(crate) fn packs_of(&self, sets: &[&CellSet]) -> Result<Vec<Key>, CacheError> {
         let packs: BTreeSet<Key> = self.with_index(|index| {
             let numbers = sets.iter().flat_map(|set| set.packs());
             let packs = numbers.filter_map(|number| index.pack(number));
@@ -72,7 +72,7 @@ impl CellStore {
     ///
     /// # Errors
     /// As [`CellStore::get`], and [`CacheError::Untrusted`] for packs that hold the cell with different values.
-    pub fn find(&self, key: &Key) -> Result<Option<(Place, Vec<u8>)>, CacheError> {
+    pub(crate) fn find(&self, key: &Key) -> Result<Option<(Place, Vec<u8>)>, CacheError> {
         'again: loop {
             let holders = self.with_index(|index| index.holders(key))?;
             let mut found: Option<(Place, Vec<u8>)> = None;
@@ -118,7 +118,7 @@ impl CellStore {
     ///
     /// # Errors
     /// [`CacheError::Io`] if the packs cannot be read.
-    pub fn pack_of(&self, place: Place) -> Result<Option<Key>, CacheError> {
+    pub(crate) fn pack_of(&self, place: Place) -> Result<Option<Key>, CacheError> {
         self.with_index(|index| index.pack(place.pack).map(|pack| pack.name))
     }
 
@@ -154,7 +154,7 @@ impl CellStore {
     ///
     /// # Errors
     /// [`CacheError::Io`] if the packs cannot be read.
-    pub fn refresh(&self) -> Result<(), CacheError> {
+    pub(crate) fn refresh(&self) -> Result<(), CacheError> {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         match index.as_mut() {
             Some(index) => index.scan(&self.layout),

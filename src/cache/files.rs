@@ -11,7 +11,7 @@ use super::{Cache, CacheError, Key, object, record};
 
 /// What a file of the cache is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileKind {
+pub(crate) enum FileKind {
     /// An artifact.
     Object,
     /// A batch of cells.
@@ -24,7 +24,7 @@ pub enum FileKind {
 
 impl FileKind {
     /// All of them.
-    pub const ALL: [FileKind; 4] = [
+    pub(crate) const ALL: [FileKind; 4] = [
         FileKind::Object,
         FileKind::Pack,
         FileKind::Record,
@@ -44,26 +44,26 @@ impl FileKind {
 
 /// A file of the cache.
 #[derive(Clone, Debug)]
-pub struct StoredFile {
+pub(crate) struct StoredFile {
     /// What it is.
-    pub kind: FileKind,
+    pub(crate) kind: FileKind,
     /// Its name.
-    pub name: Key,
+    pub(crate) name: Key,
     /// Where it is.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Its size.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// When the file system says that it was written. Good enough to say how old something is, and for nothing else.
-    pub modified: Option<SystemTime>,
+    pub(crate) modified: Option<SystemTime>,
 }
 
 /// What a pack says of itself in its header.
 #[derive(Clone, Debug)]
-pub struct PackContent {
+pub(crate) struct PackContent {
     /// Number of cells.
-    pub cells: usize,
+    pub(crate) cells: usize,
     /// What [`commit`](super::CellStore::commit) was told.
-    pub provenance: serde_json::Value,
+    pub(crate) provenance: serde_json::Value,
 }
 
 impl Cache {
@@ -71,7 +71,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheError::Io`] for a folder that cannot be listed.
-    pub fn files(&self, kind: FileKind) -> Result<Vec<StoredFile>, CacheError> {
+    pub(crate) fn files(&self, kind: FileKind) -> Result<Vec<StoredFile>, CacheError> {
         let (folder, suffix) = kind.place();
         let mut files = Vec::new();
         for shelf in list(&self.layout.folder(folder))? {
@@ -99,7 +99,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheError::Io`] if it cannot be read.
-    pub fn check(
+    pub(crate) fn check(
         &self,
         file: &StoredFile,
         on_cell: &mut dyn FnMut(&Key, &[u8]),
@@ -121,12 +121,12 @@ impl Cache {
     }
 
     /// Moves a file to `damaged/` and says so.
-    pub fn set_aside(&self, file: &StoredFile, reason: &str) {
+    pub(crate) fn set_aside(&self, file: &StoredFile, reason: &str) {
         self.layout.set_aside(&file.path, reason);
     }
 
     /// What a pack's header says; none where it is damaged or gone.
-    pub fn pack_content(&self, file: &StoredFile) -> Option<PackContent> {
+    pub(crate) fn pack_content(&self, file: &StoredFile) -> Option<PackContent> {
         let header = pack::read_header(&crate::files::open(&file.path).ok()?).ok()?;
         Some(PackContent {
             cells: header.cells(),
@@ -135,7 +135,7 @@ impl Cache {
     }
 
     /// The record in a file of records; none if it is damaged, gone, or of another version of the program.
-    pub fn record_in<T: DeserializeOwned>(&self, file: &StoredFile) -> Option<T> {
+    pub(crate) fn record_in<T: DeserializeOwned>(&self, file: &StoredFile) -> Option<T> {
         record::decode(
             &crate::files::read(&file.path, crate::files::DATA_BYTES).ok()?,
             &file.name,
@@ -146,7 +146,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheError::Io`] if it cannot be removed.
-    pub fn remove(&self, file: &StoredFile) -> Result<(), CacheError> {
+    pub(crate) fn remove(&self, file: &StoredFile) -> Result<(), CacheError> {
         match std::fs::remove_file(&file.path) {
             Err(error) if !is_gone(&error) => Err(CacheError::io("remove", &file.path, error)),
             _ => Ok(()),
@@ -157,7 +157,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheError::Io`] for a folder that cannot be listed.
-    pub fn leftovers(&self) -> Result<Leftovers, CacheError> {
+    pub(crate) fn leftovers(&self) -> Result<Leftovers, CacheError> {
         let mut leftovers = Leftovers::default();
         for kind in FileKind::ALL {
             for shelf in list(&self.layout.folder(kind.place().0))? {
@@ -179,13 +179,13 @@ impl Cache {
 
 /// What is in a cache besides its files.
 #[derive(Clone, Debug, Default)]
-pub struct Leftovers {
+pub(crate) struct Leftovers {
     /// Temporary files, of the living as well as of the dead.
-    pub half_written: Vec<PathBuf>,
+    pub(crate) half_written: Vec<PathBuf>,
     /// Number of files in `damaged/`.
-    pub damaged_files: usize,
+    pub(crate) damaged_files: usize,
     /// Their size.
-    pub damaged_bytes: u64,
+    pub(crate) damaged_bytes: u64,
 }
 
 fn whole_pack(file: &StoredFile, on_cell: &mut dyn FnMut(&Key, &[u8])) -> Result<(), Fault> {

@@ -13,7 +13,7 @@ use super::{CacheError, Key};
 
 /// Where a cell's value is: its pack by the number that this index gave it, and its number in that pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     pub(super) pack: u32,
     pub(super) cell: u32,
 }
@@ -157,14 +157,14 @@ impl Index {
 
 /// Cells of a store, each once: a bit for every cell of the packs that hold any.
 #[derive(Debug, Default)]
-pub struct CellSet {
+pub(crate) struct CellSet {
     by_pack: HashMap<u32, Vec<u64>>,
     count: u64,
 }
 
 impl CellSet {
     /// Adds a cell; whether it was not there yet.
-    pub fn insert(&mut self, place: Place) -> bool {
+    pub(crate) fn insert(&mut self, place: Place) -> bool {
         let words = self.by_pack.entry(place.pack).or_default();
         let (word, bit) = (place.cell as usize / 64, 1 << (place.cell % 64));
         if words.len() <= word {
@@ -177,14 +177,14 @@ impl CellSet {
     }
 
     /// Whether it holds the cell.
-    pub fn contains(&self, place: Place) -> bool {
+    pub(crate) fn contains(&self, place: Place) -> bool {
         let words = self.by_pack.get(&place.pack);
         let word = words.and_then(|words| words.get(place.cell as usize / 64));
         word.is_some_and(|word| word & 1 << (place.cell % 64) != 0)
     }
 
     /// Number of cells.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.count
     }
 

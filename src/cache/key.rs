@@ -17,7 +17,7 @@ impl Key {
     }
 
     /// The first half, which tells a key from all others that will ever be made.
-    pub fn prefix(&self) -> [u8; 16] {
+    pub(crate) fn prefix(&self) -> [u8; 16] {
         std::array::from_fn(|i| self.0[i])
     }
 

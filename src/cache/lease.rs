@@ -43,7 +43,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Who is at work on a cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum User {
+pub(crate) enum User {
     /// A run, by its folder: an absolute path on its own machine.
     Run(PathBuf),
     /// Somebody who deletes what is not needed.
@@ -52,15 +52,15 @@ pub enum User {
 
 /// A missing cell that a run would compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// Its key.
-    pub key: Key,
+    pub(crate) key: Key,
     /// The number of its prompt: cells of one prompt are computed by one run, for they share its prefill.
-    pub prompt: u32,
+    pub(crate) prompt: u32,
 }
 
 /// The lease of this run, held and kept alive by a thread until it is dropped.
-pub struct Lease {
+pub(crate) struct Lease {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -156,7 +156,7 @@ impl Lease {
 
     /// Claims what can be computed now of some missing cells, and returns their indices. None are left where other runs have claimed them
     /// all: then look for others, or [wait](Lease::wait_for) for these. What was claimed before is given up.
-    pub fn claim(&self, cells: &[Wanted]) -> Vec<usize> {
+    pub(crate) fn claim(&self, cells: &[Wanted]) -> Vec<usize> {
         let shared = &self.shared;
         let asked = shared.asked.swap(false, Ordering::Relaxed);
         shared.lost.store(false, Ordering::Relaxed);
@@ -177,24 +177,24 @@ impl Lease {
 
     /// Says that there is nothing left to do here but these cells, which others have claimed: they will hear of it and share. Look for the
     /// cells in the cache in a while, and [claim](Lease::claim) what is missing still.
-    pub fn wait_for(&self, cells: &[Wanted]) {
+    pub(crate) fn wait_for(&self, cells: &[Wanted]) {
         let waits_for = waited_for(cells, &self.shared.live_others());
         self.shared.publish(&[], &[], true, waits_for);
     }
 
     /// Whether another run waits for cells that this one has claimed, and would take over half of them: to be answered by another
     /// [claim](Lease::claim), when some of these are done.
-    pub fn is_asked_to_share(&self) -> bool {
+    pub(crate) fn is_asked_to_share(&self) -> bool {
         self.shared.asked.load(Ordering::Relaxed)
     }
 
     /// Whether another run has claimed the same cells with better right: they are to be left to it.
-    pub fn is_overruled(&self) -> bool {
+    pub(crate) fn is_overruled(&self) -> bool {
         self.shared.lost.load(Ordering::Relaxed)
     }
 
     /// Whether somebody is deleting from the cache.
-    pub fn sees_collection(&self) -> bool {
+    pub(crate) fn sees_collection(&self) -> bool {
         let others = self.shared.live_others();
         others
             .iter()
@@ -203,13 +203,13 @@ impl Lease {
 
     /// Whether others have taken this one for alive all the time, and do so now. Where no lease can be written, as on a full disk, nobody
     /// else has one.
-    pub fn is_held(&self) -> bool {
+    pub(crate) fn is_held(&self) -> bool {
         self.shared.notice_lapse();
         !self.shared.lapsed.load(Ordering::Relaxed)
     }
 
     /// Gives up what was claimed: it is committed, or will not be computed.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.shared.publish(&[], &[], true, Vec::new());
         self.shared.asked.store(false, Ordering::Relaxed);
         self.shared.lost.store(false, Ordering::Relaxed);

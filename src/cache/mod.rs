@@ -54,23 +54,23 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use atomic::write_atomically;
-pub use cells::CellStore;
-pub use error::CacheError;
-pub use files::{FileKind, Leftovers, PackContent, StoredFile};
-pub use index::{CellSet, Place};
-pub use key::{InvalidKey, Key};
-pub use lease::{Lease, User, Wanted};
-pub use object::{NewObject, Objects};
+pub(crate) use atomic::write_atomically;
+pub(crate) use cells::CellStore;
+pub(crate) use error::CacheError;
+pub(crate) use files::{FileKind, StoredFile};
+pub(crate) use index::{CellSet, Place};
+pub use key::Key;
+pub(crate) use lease::{Lease, User, Wanted};
+pub(crate) use object::{NewObject, Objects};
 pub use pack::Batch;
-pub use untrusted::Untrusted;
-pub use weights::{WeightHashes, WeightStamp};
+pub(crate) use untrusted::Untrusted;
+pub(crate) use weights::{WeightHashes, WeightStamp};
 
 use layout::Layout;
 use lease::Purpose;
 
 /// The version of the layout drawn in the module documentation, as the file `VERSION` states it.
-pub const LAYOUT_VERSION: u32 = 1;
+pub(crate) const LAYOUT_VERSION: u32 = 1;
 
 /// An open cache folder. Several threads may use one value, and several processes one folder.
 pub struct Cache {
@@ -98,7 +98,7 @@ impl Cache {
     }
 
     /// The folder that it was opened in.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
@@ -107,7 +107,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheError::Io`] if the cache cannot be read or written.
-    pub fn put_object(&self, bytes: &[u8]) -> Result<Key, CacheError> {
+    pub(crate) fn put_object(&self, bytes: &[u8]) -> Result<Key, CacheError> {
         object::put(&self.layout, bytes)
     }
 
@@ -115,12 +115,12 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheError::Io`] if the cache cannot be written.
-    pub fn new_object(&self) -> Result<NewObject, CacheError> {
+    pub(crate) fn new_object(&self) -> Result<NewObject, CacheError> {
         NewObject::create(&self.layout)
     }
 
     /// The artifacts, for whoever reads one when the cache is out of reach.
-    pub fn objects(&self) -> Objects {
+    pub(crate) fn objects(&self) -> Objects {
         Objects(self.layout.clone())
     }
 
@@ -128,7 +128,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheError::Io`] if the file exists and cannot be read.
-    pub fn object(&self, key: &Key) -> Result<Option<Vec<u8>>, CacheError> {
+    pub(crate) fn object(&self, key: &Key) -> Result<Option<Vec<u8>>, CacheError> {
         object::get(&self.layout, key)
     }
 
@@ -136,17 +136,17 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheError::Io`] if the file exists and cannot be read.
-    pub fn is_object_intact(&self, key: &Key) -> Result<bool, CacheError> {
+    pub(crate) fn is_object_intact(&self, key: &Key) -> Result<bool, CacheError> {
         object::is_intact(&self.layout, key)
     }
 
     /// Whether the folder holds a cache, of whatever version.
-    pub fn is_in(folder: &Path) -> bool {
+    pub(crate) fn is_in(folder: &Path) -> bool {
         folder.join("VERSION").is_file() || folder.join(format!("v{LAYOUT_VERSION}")).is_dir()
     }
 
     /// Whether a file stands where the artifact `key` belongs. Its content is not looked at.
-    pub fn has_object(&self, key: &Key) -> bool {
+    pub(crate) fn has_object(&self, key: &Key) -> bool {
         self.layout.object(key).is_file()
     }
 
@@ -155,7 +155,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheError::Io`] if the artifact exists and cannot be read, or `path` cannot be written.
-    pub fn copy_object_to(&self, key: &Key, path: &Path) -> Result<bool, CacheError> {
+    pub(crate) fn copy_object_to(&self, key: &Key, path: &Path) -> Result<bool, CacheError> {
         object::copy_to(&self.layout, key, path)
     }
 
@@ -181,7 +181,11 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheError::Encode`] if `record` has no JSON form; [`CacheError::Io`] if it cannot be written.
-    pub fn put_stage_record<T: Serialize>(&self, key: &Key, record: &T) -> Result<(), CacheError> {
+    pub(crate) fn put_stage_record<T: Serialize>(
+        &self,
+        key: &Key,
+        record: &T,
+    ) -> Result<(), CacheError> {
         record::put(&self.layout.stage(key), key, record)
     }
 
@@ -191,7 +195,7 @@ impl Cache {
     }
 
     /// Takes a lease for the run in the folder `run` until it is dropped, by which other runs know what it computes.
-    pub fn lease(&self, run: &Path) -> Lease {
+    pub(crate) fn lease(&self, run: &Path) -> Lease {
         let run = std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf());
         Lease::start(&self.layout, run, Purpose::Run)
     }
@@ -200,7 +204,7 @@ impl Cache {
     ///
     /// # Errors
     /// Who else is at work on it; nothing may be deleted then. [`CacheError::Io`] if the leases cannot be read.
-    pub fn lease_to_collect(&self) -> Result<Result<Lease, Vec<User>>, CacheError> {
+    pub(crate) fn lease_to_collect(&self) -> Result<Result<Lease, Vec<User>>, CacheError> {
         let lease = Lease::start(&self.layout, PathBuf::new(), Purpose::Collection);
         // The lease is taken first and looked at after, and a run does the same: one of the two sees the other.
         let live = lease::users(&self.layout, Some(&lease))?;
@@ -214,12 +218,12 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheError::Io`] if the leases cannot be read.
-    pub fn users(&self) -> Result<Vec<User>, CacheError> {
+    pub(crate) fn users(&self) -> Result<Vec<User>, CacheError> {
         lease::users(&self.layout, None)
     }
 
     /// The shortcut past re-hashing weight files.
-    pub fn weight_hashes(&self) -> &WeightHashes {
+    pub(crate) fn weight_hashes(&self) -> &WeightHashes {
         &self.weight_hashes
     }
 }

@@ -74,20 +74,20 @@ pub(super) fn copy_to(layout: &Layout, key: &Key, target: &Path) -> Result<bool,
 
 /// The artifacts of a cache.
 #[derive(Clone)]
-pub struct Objects(pub(super) Layout);
+pub(crate) struct Objects(pub(super) Layout);
 
 impl Objects {
     /// As [`Cache::object`](super::Cache::object).
     ///
     /// # Errors
     /// As there.
-    pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, CacheError> {
+    pub(crate) fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, CacheError> {
         get(&self.0, key)
     }
 }
 
 /// An artifact that is being written. It takes its place in the cache by [`finish`](NewObject::finish); dropped before that it leaves nothing.
-pub struct NewObject {
+pub(crate) struct NewObject {
     layout: Layout,
     file: BufWriter<NamedTempFile>,
     hasher: blake3::Hasher,
@@ -106,7 +106,7 @@ impl NewObject {
     }
 
     /// Why writing failed, where it did.
-    pub fn failure(self) -> Option<CacheError> {
+    pub(crate) fn failure(self) -> Option<CacheError> {
         let folder = self.layout.new_objects();
         self.failure
             .map(|error| CacheError::io("write a file in", &folder, error))
@@ -117,7 +117,7 @@ impl NewObject {
     ///
     /// # Errors
     /// [`CacheError::Io`] if the cache cannot be read or written.
-    pub fn finish(self) -> Result<Key, CacheError> {
+    pub(crate) fn finish(self) -> Result<Key, CacheError> {
         let key = Key::from(self.hasher.finalize());
         let path = self.layout.object(&key);
         if is_intact(&self.layout, &key)? {

@@ -12,14 +12,14 @@ use super::{Cache, CacheError, Key};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Untrusted {
     /// Their names.
-    pub packs: Vec<Key>,
+    pub(crate) packs: Vec<Key>,
     /// What shows it.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 impl Untrusted {
     /// Packs that hold one cell with different values.
-    pub fn at_odds(mut packs: Vec<Key>) -> Self {
+    pub(crate) fn at_odds(mut packs: Vec<Key>) -> Self {
         packs.sort_unstable();
         // A pack may hold a cell twice.
         packs.dedup();
@@ -59,7 +59,7 @@ impl From<Untrusted> for CacheError {
 
 impl Cache {
     /// Moves packs aside and says so; their cells count as missing from here on, unless other packs hold them.
-    pub fn discard(&self, untrusted: &Untrusted) {
+    pub(crate) fn discard(&self, untrusted: &Untrusted) {
         for pack in &untrusted.packs {
             let path = self.layout.pack(pack);
             self.layout.set_aside(&path, &untrusted.reason);

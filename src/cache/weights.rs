@@ -10,26 +10,26 @@ use super::layout::Layout;
 use super::{CacheError, FileKind, Key, StoredFile, record};
 
 /// Remembers the BLAKE3 hash of a weight file for as long as the file looks unchanged.
-pub struct WeightHashes {
+pub(crate) struct WeightHashes {
     layout: Layout,
 }
 
 /// How a weight file looks, short of being read. Whoever writes into a file and sets its modification time back cannot set back the time of
 /// that change itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WeightStamp {
+pub(crate) struct WeightStamp {
     /// Where it is, as an absolute path.
     #[serde(with = "crate::files::as_text")]
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Its size.
-    pub size_bytes: u64,
+    pub(crate) size_bytes: u64,
     /// When its content was last changed, in nanoseconds since 1970.
-    pub mtime_ns: i128,
+    pub(crate) mtime_ns: i128,
     /// When anything of it was last changed, in nanoseconds since 1970.
     #[serde(default)]
-    pub ctime_ns: i128,
+    pub(crate) ctime_ns: i128,
     /// Its inode.
-    pub inode: u64,
+    pub(crate) inode: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -44,7 +44,7 @@ impl WeightHashes {
     }
 
     /// The hash that was stored for the file when it looked like this; `None` if anything differs, or nothing (readable) is stored.
-    pub fn get(&self, stamp: &WeightStamp) -> Option<blake3::Hash> {
+    pub(crate) fn get(&self, stamp: &WeightStamp) -> Option<blake3::Hash> {
         let key = path_key(&stamp.path);
         let stored = self.layout.weight(&key);
         let known: KnownHash = match record::get(&self.layout, &stored, &key) {
@@ -58,7 +58,7 @@ impl WeightHashes {
     }
 
     /// What a file of kind [`WeightHash`](super::FileKind::WeightHash) remembers; none if it is damaged or gone.
-    pub fn known(&self, file: &StoredFile) -> Option<(WeightStamp, blake3::Hash)> {
+    pub(crate) fn known(&self, file: &StoredFile) -> Option<(WeightStamp, blake3::Hash)> {
         let text = (file.kind == FileKind::WeightHash)
             .then(|| crate::files::read(&file.path, crate::files::SETTINGS_BYTES));
         let known: KnownHash = record::decode(&text?.ok()?, &file.name)?;
@@ -71,7 +71,7 @@ impl WeightHashes {
     ///
     /// # Errors
     /// [`CacheError::Io`] if the cache cannot be written.
-    pub fn put(&self, stamp: &WeightStamp, hash: blake3::Hash) -> Result<(), CacheError> {
+    pub(crate) fn put(&self, stamp: &WeightStamp, hash: blake3::Hash) -> Result<(), CacheError> {
         let key = path_key(&stamp.path);
         let known = KnownHash {
             stamp: stamp.clone(),

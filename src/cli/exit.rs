@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// Done.
     Done,
     /// A stage failed, or a file could not be read or written; of `diff`, that the two differ.
@@ -23,7 +23,7 @@ pub enum Exit {
 
 impl Exit {
     /// The number that the process ends with.
-    pub fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Exit::Done => 0,
             Exit::Failed => 1,

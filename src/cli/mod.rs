@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use exit::Exit;
+pub(crate) use exit::Exit;
 
 use crate::model::DeviceName;
 use crate::plan::{Fetch, Opened, PlanError, open_study};

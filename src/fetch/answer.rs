@@ -25,9 +25,9 @@ pub(crate) struct Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
     /// Its first byte.
-    pub from: u64,
+    pub(crate) from: u64,
     /// The length of the whole file, where the server told it.
-    pub total: Option<u64>,
+    pub(crate) total: Option<u64>,
 }
 
 impl Answer {

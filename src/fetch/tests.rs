@@ -11,9 +11,9 @@ use super::*;
 /// What a server was asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    pub path: String,
+    pub(crate) path: String,
     /// By names in lower case.
-    pub headers: HashMap<String, String>,
+    pub(crate) headers: HashMap<String, String>,
 }
 
 impl Request {
@@ -43,7 +43,7 @@ pub(crate) fn reply(status: &str, headers: &str, body: &[u8]) -> Reply {
 
 /// A server that lives as long as the test process.
 pub(crate) struct Server {
-    pub port: u16,
+    pub(crate) port: u16,
     asked: Arc<Mutex<Vec<Request>>>,
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::hooks::HookPoint;
 
-pub use key::EVALUATION_VERSION;
+pub(crate) use key::EVALUATION_VERSION;
 pub use tokens::{Tokens, Vector};
 pub use value::Value;
 
@@ -50,14 +50,6 @@ impl Positions {
             Positions::At(position) | Positions::From(position) => position,
         }
     }
-
-    /// Whether the position is edited.
-    pub fn contains(self, position: usize) -> bool {
-        match self {
-            Positions::At(at) => position == at,
-            Positions::From(from) => position >= from,
-        }
-    }
 }
 
 /// An edit at a hook point and positions: a value handed to the evaluation, which leaves nothing behind in the model.
@@ -73,7 +65,7 @@ pub struct Intervention {
 
 /// In which dtype the logits of a score are formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ScoreDtype {
+pub(crate) enum ScoreDtype {
     /// Logits in float32, whatever the model's dtype.
     Float32,
     /// Everything in the model's own dtype, as the published study did in bfloat16.
@@ -84,11 +76,11 @@ pub enum ScoreDtype {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TokenSets {
     /// Sorted unique token ids of the refusing openings.
-    pub refuse: Vec<u32>,
+    pub(crate) refuse: Vec<u32>,
     /// Sorted unique token ids of the complying openings.
-    pub comply: Vec<u32>,
+    pub(crate) comply: Vec<u32>,
     /// The dtype of the logits.
-    pub dtype: ScoreDtype,
+    pub(crate) dtype: ScoreDtype,
 }
 
 /// How the next token is chosen.
@@ -166,7 +158,7 @@ impl Cells for &[Cell] {
 
 impl Cell {
     /// Whether an edit puts another vector in the place of what is at the hook point.
-    pub fn replaces(&self, hook: HookPoint) -> bool {
+    pub(crate) fn replaces(&self, hook: HookPoint) -> bool {
         let replaces = |i: &Intervention| i.hook == hook && matches!(i.edit, Edit::Replace(_));
         self.interventions.iter().any(replaces)
     }

@@ -20,23 +20,23 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::{Map, Value as Json};
 
 pub(super) use inserted::inserted;
-pub use settings::{Chat, SpecialTokens};
+pub(crate) use settings::{Chat, SpecialTokens};
 
 use super::confined::{Allowance, confined};
 use super::error::ModelError;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
+pub(crate) struct Message {
     /// `system`, `user` or `assistant`.
-    pub role: String,
+    pub(crate) role: String,
     /// What was said.
-    pub content: String,
+    pub(crate) content: String,
 }
 
 impl Message {
     /// A turn of `role`.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+    pub(crate) fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self {
             role: role.into(),
             content: content.into(),
@@ -90,7 +90,7 @@ pub(super) const SPECIAL_TOKENS: [&str; 7] = [
 
 /// A model's chat template, compiled, with the special tokens it may name.
 #[derive(Clone)]
-pub struct ChatTemplate {
+pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
     special_tokens: BTreeMap<String, String>,
     /// Names that it reads without having set them.
@@ -103,7 +103,10 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// A syntax error, with its line; a template that is too long or takes too much to compile.
-    pub fn new(source: &str, special_tokens: BTreeMap<String, String>) -> Result<Self, ModelError> {
+    pub(crate) fn new(
+        source: &str,
+        special_tokens: BTreeMap<String, String>,
+    ) -> Result<Self, ModelError> {
         if source.len() > MOST_SOURCE_BYTES {
             return Err(ModelError::Template(format!(
                 "it is {} bytes long, expected at most {MOST_SOURCE_BYTES}",
@@ -127,7 +130,8 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// Whatever the template raises, for instance that it knows no system message; a template that takes too much.
-    pub fn render(
+    #[cfg(test)]
+    pub(crate) fn render(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
@@ -187,7 +191,7 @@ impl ChatTemplate {
     }
 
     /// The hash of the template's text and its special tokens.
-    pub fn hash(&self) -> blake3::Hash {
+    pub(crate) fn hash(&self) -> blake3::Hash {
         self.hash
     }
 }

@@ -41,7 +41,7 @@ impl Architecture {
 /// The number format of a tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Dtype {
+pub(crate) enum Dtype {
     /// IEEE 754 binary32.
     Float32,
     /// The upper half of binary32: 8 exponent bits, 7 fraction bits.
@@ -52,7 +52,7 @@ pub enum Dtype {
 
 impl Dtype {
     /// Bytes per element.
-    pub fn size(self) -> usize {
+    pub(crate) fn size(self) -> usize {
         match self {
             Self::Float32 => 4,
             Self::BFloat16 | Self::Float16 => 2,
@@ -60,7 +60,7 @@ impl Dtype {
     }
 
     /// The name used in study files and messages.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Float32 => "float32",
             Self::BFloat16 => "bfloat16",

@@ -11,10 +11,10 @@ type Result<T> = std::result::Result<T, ModelError>;
 
 /// One prompt with everything that decides its ids.
 pub(super) struct Conversation {
-    pub template: Arc<ChatTemplate>,
-    pub tokenizer: Tokenizer,
-    pub prompt: String,
-    pub chat: Chat,
+    pub(crate) template: Arc<ChatTemplate>,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) prompt: String,
+    pub(crate) chat: Chat,
 }
 
 impl Conversation {

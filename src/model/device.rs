@@ -46,7 +46,7 @@ impl DeviceName {
     ///
     /// # Errors
     /// No CUDA libraries on the library path, no such device.
-    pub fn open(self) -> Result<Device, ModelError> {
+    pub(crate) fn open(self) -> Result<Device, ModelError> {
         let DeviceName::Cuda(number) = self else {
             return Ok(Device::Cpu);
         };
@@ -91,22 +91,22 @@ pub fn set_threads(count: usize) -> Result<(), ModelError> {
 
 /// What is recorded with every pack of cells: it is in no key, but a reader may want to know.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct Provenance {
+pub(crate) struct Provenance {
     /// Version of this program.
-    pub dial: &'static str,
+    pub(crate) dial: &'static str,
     /// The pair of bindings and library this was built for.
-    pub libtorch: &'static str,
+    pub(crate) libtorch: &'static str,
     /// The device.
-    pub device: String,
+    pub(crate) device: String,
     /// Number of threads.
-    pub threads: usize,
+    pub(crate) threads: usize,
     /// The processor's name, where the system tells it.
-    pub cpu: Option<String>,
+    pub(crate) cpu: Option<String>,
 }
 
 impl Provenance {
     /// Of this process.
-    pub fn here(device: DeviceName) -> Self {
+    pub(crate) fn here(device: DeviceName) -> Self {
         let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let cpu = info.lines().find_map(|line| {
             line.strip_prefix("model name")?

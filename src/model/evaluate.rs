@@ -59,7 +59,7 @@ pub struct Evaluator {
 
 impl Evaluator {
     /// Takes a loaded model; prefixes will take at most about `budget_bytes`.
-    pub fn new(transformer: Transformer, budget_bytes: usize) -> Self {
+    pub(crate) fn new(transformer: Transformer, budget_bytes: usize) -> Self {
         if transformer.device() == Device::Cpu {
             // Tiles run side by side instead; see `parallel`.
             tch::set_num_threads(1);

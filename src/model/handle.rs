@@ -46,7 +46,7 @@ impl ModelHandle {
     ///
     /// # Errors
     /// A checkpoint that cannot be read or is not supported.
-    pub fn open(
+    pub(crate) fn open(
         name: &str,
         path: &Path,
         dtype: Dtype,
@@ -89,7 +89,7 @@ impl ModelHandle {
     }
 
     /// The name in the study file, shown in tables.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
@@ -99,23 +99,23 @@ impl ModelHandle {
     }
 
     /// Dtype of weights and activations.
-    pub fn dtype(&self) -> Dtype {
+    pub(crate) fn dtype(&self) -> Dtype {
         self.dtype
     }
 
     /// blake3 of weights, configuration, tokenizer, chat template and dtype: what the cells of this model are keyed by.
-    pub fn fingerprint(&self) -> blake3::Hash {
+    pub(crate) fn fingerprint(&self) -> blake3::Hash {
         self.fingerprint
     }
 
     /// Tokens that end a text beside those of its configuration, which `tokenizer_config.json` names: ascending, in no fingerprint, but in
     /// the keys of continuations.
-    pub fn further_ends(&self) -> &[u32] {
+    pub(crate) fn further_ends(&self) -> &[u32] {
         self.checkpoint.further_ends()
     }
 
     /// Every token that ends a text, ascending.
-    pub fn end_of_text(&self) -> Vec<u32> {
+    pub(crate) fn end_of_text(&self) -> Vec<u32> {
         let mut ids = self.config().end_of_text.clone();
         ids.extend(self.further_ends());
         ids.sort_unstable();
@@ -123,12 +123,12 @@ impl ModelHandle {
     }
 
     /// What a reader should know of its files: fragments that follow the model's name.
-    pub fn findings(&self) -> &[String] {
+    pub(crate) fn findings(&self) -> &[String] {
         &self.findings
     }
 
     /// blake3 of each of its weight files.
-    pub fn weight_hashes(&self) -> &[blake3::Hash] {
+    pub(crate) fn weight_hashes(&self) -> &[blake3::Hash] {
         &self.weight_hashes
     }
 
@@ -136,7 +136,7 @@ impl ModelHandle {
     ///
     /// # Errors
     /// A model without a template, or a template that refuses.
-    pub fn render(&self, prompt: &str, chat: &Chat) -> Result<String> {
+    pub(crate) fn render(&self, prompt: &str, chat: &Chat) -> Result<String> {
         self.conversation(prompt, chat)?
             .confined(|conversation| conversation.rendered())
     }
@@ -146,7 +146,7 @@ impl ModelHandle {
     ///
     /// # Errors
     /// As [`ModelHandle::render`], and a tokenizer that fails.
-    pub fn tokens(&self, prompt: &str, chat: &Chat) -> Result<Arc<Tokens>> {
+    pub(crate) fn tokens(&self, prompt: &str, chat: &Chat) -> Result<Arc<Tokens>> {
         let ids = self.encoded(prompt, chat)?;
         let template = self.template_ids(chat)?;
         // A text whose first characters join the template's last token has a start of its own.
@@ -202,7 +202,7 @@ impl ModelHandle {
     ///
     /// # Errors
     /// As [`ModelHandle::tokens`], and a template that ignores the prompt.
-    pub fn check_chat(&self, chat: &Chat) -> Result<()> {
+    pub(crate) fn check_chat(&self, chat: &Chat) -> Result<()> {
         let [one, other] = UNLIKE.map(|text| self.encoded(text, chat));
         match one? == other? {
             false => Ok(()),
@@ -218,7 +218,7 @@ impl ModelHandle {
     ///
     /// # Errors
     /// As [`ModelHandle::render`].
-    pub fn findings_in(&self, chat: &Chat) -> Result<Vec<String>> {
+    pub(crate) fn findings_in(&self, chat: &Chat) -> Result<Vec<String>> {
         // Words of no language, so that whatever else is written is the template's.
         const PROMPT: &str = "qzxvprompt";
         const SYSTEM: &str = "qzxvsystem";
@@ -251,17 +251,17 @@ impl ModelHandle {
     }
 
     /// The control tokens that a text spells out, in order.
-    pub fn control_tokens<'t>(&self, text: &'t str) -> Vec<&'t str> {
+    pub(crate) fn control_tokens<'t>(&self, text: &'t str) -> Vec<&'t str> {
         self.checkpoint.tokenizer().control_tokens(text)
     }
 
     /// Whether its tokenizer has tokens for which it has no embedding.
-    pub fn lacks_embeddings(&self) -> bool {
+    pub(crate) fn lacks_embeddings(&self) -> bool {
         self.lacks_embeddings
     }
 
     /// The first of some tokens for which it has no embedding, as a person would name it.
-    pub fn without_embedding(&self, ids: &[u32]) -> Option<String> {
+    pub(crate) fn without_embedding(&self, ids: &[u32]) -> Option<String> {
         let rows = self.config().d_vocab;
         let id = ids.iter().copied().find(|id| *id as usize >= rows)?;
         let token = self.checkpoint.tokenizer().token(id).unwrap_or_default();
@@ -272,7 +272,7 @@ impl ModelHandle {
     ///
     /// # Errors
     /// A word without tokens.
-    pub fn first_token(&self, word: &str) -> Result<u32> {
+    pub(crate) fn first_token(&self, word: &str) -> Result<u32> {
         self.checkpoint.tokenizer().first_token(word)
     }
 

@@ -28,7 +28,7 @@ pub enum Site {
 
 impl Site {
     /// Every site, in the order of the computation.
-    pub const ALL: [Site; 7] = [
+    pub(crate) const ALL: [Site; 7] = [
         Site::ResidPre,
         Site::AttnZ,
         Site::AttnOut,
@@ -39,7 +39,7 @@ impl Site {
     ];
 
     /// The sites that have the width of the residual stream, where edits are possible.
-    pub const RESIDUAL: [Site; 5] = [
+    pub(crate) const RESIDUAL: [Site; 5] = [
         Site::ResidPre,
         Site::AttnOut,
         Site::ResidMid,
@@ -48,7 +48,7 @@ impl Site {
     ];
 
     /// The short name used in study files and tables, e.g. `resid_pre`.
-    pub fn short_name(self) -> &'static str {
+    pub(crate) fn short_name(self) -> &'static str {
         match self {
             Site::ResidPre => "resid_pre",
             Site::AttnZ => "z",
@@ -61,7 +61,7 @@ impl Site {
     }
 
     /// The TransformerLens name inside a block, e.g. `hook_resid_pre` or `attn.hook_z`.
-    pub fn hook_name(self) -> &'static str {
+    pub(crate) fn hook_name(self) -> &'static str {
         match self {
             Site::ResidPre => "hook_resid_pre",
             Site::AttnZ => "attn.hook_z",
@@ -74,14 +74,14 @@ impl Site {
     }
 
     /// The site with the given short or TransformerLens name, if there is one.
-    pub fn from_name(name: &str) -> Option<Site> {
+    pub(crate) fn from_name(name: &str) -> Option<Site> {
         Site::ALL
             .into_iter()
             .find(|site| site.short_name() == name || site.hook_name() == name)
     }
 
     /// Whether vectors at this site have the width of the residual stream, so that they can be edited.
-    pub fn is_residual(self) -> bool {
+    pub(crate) fn is_residual(self) -> bool {
         Site::RESIDUAL.contains(&self)
     }
 }
@@ -115,7 +115,7 @@ impl HookPoint {
     }
 
     /// Number of elements of the vector at this hook point.
-    pub fn width(self, config: &ModelConfig) -> usize {
+    pub(crate) fn width(self, config: &ModelConfig) -> usize {
         match self {
             HookPoint::Block {
                 site: Site::AttnZ, ..
@@ -129,7 +129,7 @@ impl HookPoint {
     }
 
     /// Whether an edit is possible here: the vector has the residual stream's width and flows on from here.
-    pub fn is_editable(self) -> bool {
+    pub(crate) fn is_editable(self) -> bool {
         match self {
             HookPoint::Embed => true,
             HookPoint::Block { site, .. } => site.is_residual(),
@@ -138,7 +138,7 @@ impl HookPoint {
     }
 
     /// Whether the vector here is the whole residual stream, not just a part added to it.
-    pub fn is_stream(self) -> bool {
+    pub(crate) fn is_stream(self) -> bool {
         match self {
             HookPoint::Embed => true,
             HookPoint::Block { site, .. } => {
@@ -150,7 +150,7 @@ impl HookPoint {
 
     /// The one name for places that hold the same vector: `resid_post` of block l is `resid_pre` of block l + 1, and
     /// `hook_embed` is `resid_pre` of block 0.
-    pub fn canonical(self, n_layers: usize) -> Self {
+    pub(crate) fn canonical(self, n_layers: usize) -> Self {
         match self {
             HookPoint::Embed => HookPoint::block(0, Site::ResidPre),
             HookPoint::Block {

@@ -13,13 +13,13 @@
 //! ```
 
 mod cell;
-pub mod chat;
-pub mod checkpoint;
+pub(crate) mod chat;
+pub(crate) mod checkpoint;
 pub mod config;
 mod confined;
 mod conversation;
 mod device;
-pub mod error;
+pub(crate) mod error;
 mod evaluate;
 mod generate;
 mod guard;
@@ -32,20 +32,21 @@ mod parity_tests;
 mod prefix;
 #[cfg(test)]
 mod property_tests;
-pub mod tokenizer;
+pub(crate) mod tokenizer;
 mod transformer;
 mod vocabulary;
 
-pub use cell::{
-    Cell, Cells, EVALUATION_VERSION, Edit, Intervention, Positions, Readout, Sampling, ScoreDtype,
-    TokenSets, Tokens, Value, Vector,
-};
+pub use cell::{Cell, Cells, Edit, Intervention, Positions, Readout, Tokens, Value, Vector};
+pub(crate) use cell::{EVALUATION_VERSION, Sampling, ScoreDtype, TokenSets};
 pub(crate) use chat::reserved_variable;
-pub use chat::{Chat, SpecialTokens};
-pub use checkpoint::{FileStamp, HashShortcut, NoShortcut, locate, locate_without_fetching};
-pub use config::{Dtype, ModelConfig};
-pub use device::{DeviceName, Provenance, set_threads};
-pub use error::ModelError;
+pub(crate) use chat::{Chat, SpecialTokens};
+pub(crate) use checkpoint::{FileStamp, HashShortcut};
+pub use checkpoint::{locate, locate_without_fetching};
+pub(crate) use config::Dtype;
+pub use config::ModelConfig;
+pub(crate) use device::Provenance;
+pub use device::{DeviceName, set_threads};
+pub(crate) use error::ModelError;
 pub use evaluate::{Evaluator, Step};
 pub use handle::{ModelHandle, random_unit_vector};
-pub use hooks::{HookPoint, Site, UnknownHookPoint};
+pub use hooks::{HookPoint, Site};

@@ -28,19 +28,19 @@ use super::parallel;
 use super::transformer::Transformer;
 
 use prefill::{pack, prefill_batch, prefill_last_layer, prefill_template};
-pub use rows::{Cached, Context, Rows};
+pub(crate) use rows::{Cached, Context, Rows};
 
 type Result<T> = std::result::Result<T, ModelError>;
 
 /// Rows of a tile: constant, so that a row's bits do not depend on how many cells were missing.
-pub const TILE_ROWS: usize = 64;
+pub(crate) const TILE_ROWS: usize = 64;
 /// Rows of a tile of a sweep, of which there are always many: more rows for each time that the weights are fetched.
-pub const SWEEP_ROWS: usize = 128;
+pub(crate) const SWEEP_ROWS: usize = 128;
 /// Most positions of a tile, over all its rows, unless one row has more: what is computed at once is lost at once, and more make no product quicker.
-pub const TILE_POSITIONS: usize = 1024;
+pub(crate) const TILE_POSITIONS: usize = 1024;
 /// Rows of a tile that generates: few, as all have to be whole before they can be kept. Each step fetches all weights, which with fewer
 /// rows would cost more than the rows do.
-pub const GENERATION_ROWS: usize = 16;
+pub(crate) const GENERATION_ROWS: usize = 16;
 /// Prompts are prefilled for about so long before the cells of those are computed and can be kept: what a kill can cost.
 const PREFILL_SECONDS: f64 = 3.0;
 /// Prompts that are prefilled first, before it is known how long one takes.
@@ -50,15 +50,15 @@ const BUCKET_STEP: usize = 32;
 
 /// Where a prompt is: its block and its row in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub(crate) struct Place {
     /// Number of the block, in the order of making.
-    pub block: usize,
+    pub(crate) block: usize,
     /// Row inside the block.
-    pub row: usize,
+    pub(crate) row: usize,
 }
 
 /// What is kept of the tokens that all prompts of a chat start with; P positions.
-pub struct Template {
+pub(crate) struct Template {
     /// P
     length: usize,
     /// Per layer, `[kv, P, dh]`.
@@ -68,23 +68,23 @@ pub struct Template {
 }
 
 /// Prompts of one template and bucket and what their prefill left of their own tokens; n rows, T = bucket positions.
-pub struct PromptBlock {
+pub(crate) struct PromptBlock {
     /// What comes before the prompts' own tokens, if anything does.
     template: Option<Arc<Template>>,
     /// T
     bucket: usize,
     /// The prompts, in row order.
-    pub prompts: Vec<Arc<Tokens>>,
+    pub(crate) prompts: Vec<Arc<Tokens>>,
     /// Per layer, `[n, kv, T, dh]`.
-    pub keys: Vec<Tensor>,
+    pub(crate) keys: Vec<Tensor>,
     /// Per layer, `[n, kv, T, dh]`.
-    pub values: Vec<Tensor>,
+    pub(crate) values: Vec<Tensor>,
     /// The residual stream at the last position entering each layer, and last of all leaving the last: `[n, d_model]` each.
-    pub resid_pre: Vec<Tensor>,
+    pub(crate) resid_pre: Vec<Tensor>,
     /// What attention adds at the last position, per layer `[n, d_model]`.
-    pub attn_out: Vec<Tensor>,
+    pub(crate) attn_out: Vec<Tensor>,
     /// What the MLP adds at the last position, per layer `[n, d_model]`.
-    pub mlp_out: Vec<Tensor>,
+    pub(crate) mlp_out: Vec<Tensor>,
 }
 
 // SAFETY: a tensor's reference count is atomic. A block's tensors are written by `prefill` alone, each row by one thread, before others see
@@ -96,15 +96,15 @@ unsafe impl Send for Template {}
 unsafe impl Sync for Template {}
 
 /// What tells prompts apart here: their ids, and where the template ends.
-pub type PromptKey = (blake3::Hash, blake3::Hash);
+pub(crate) type PromptKey = (blake3::Hash, blake3::Hash);
 
 /// The key of a prompt.
-pub fn prompt_key(prompt: &Tokens) -> PromptKey {
+pub(crate) fn prompt_key(prompt: &Tokens) -> PromptKey {
     (prompt.hash(), prompt.template_hash())
 }
 
 /// The blocks held in memory, within a budget.
-pub struct PrefixStore {
+pub(crate) struct PrefixStore {
     places: HashMap<PromptKey, Place>,
     templates: HashMap<blake3::Hash, Arc<Template>>,
     blocks: HashMap<usize, PromptBlock>,
@@ -115,13 +115,13 @@ pub struct PrefixStore {
 }
 
 /// The padded cached length of a prompt's own tokens.
-pub fn bucket(prompt: &Tokens) -> usize {
+pub(crate) fn bucket(prompt: &Tokens) -> usize {
     prompt.own().len().next_multiple_of(BUCKET_STEP)
 }
 
 impl PrefixStore {
     /// An empty store that keeps at most about this many bytes.
-    pub fn new(budget_bytes: usize) -> Self {
+    pub(crate) fn new(budget_bytes: usize) -> Self {
         PrefixStore {
             places: HashMap::new(),
             templates: HashMap::new(),
@@ -133,12 +133,12 @@ impl PrefixStore {
     }
 
     /// Where the prompt is, if it is held.
-    pub fn place(&self, prompt: &Tokens) -> Option<Place> {
+    pub(crate) fn place(&self, prompt: &Tokens) -> Option<Place> {
         self.places.get(&prompt_key(prompt)).copied()
     }
 
     /// A block that [`PrefixStore::place`] named.
-    pub fn block(&self, number: usize) -> Result<&PromptBlock> {
+    pub(crate) fn block(&self, number: usize) -> Result<&PromptBlock> {
         self.blocks
             .get(&number)
             .ok_or_else(|| ModelError::Internal(format!("prompt block {number} is not held")))
@@ -146,7 +146,7 @@ impl PrefixStore {
 
     /// How many of the prompts, taken in order, to work on together: as many as fit the budget (at least one block's worth), and as are
     /// prefilled in a few seconds.
-    pub fn together(&self, transformer: &Transformer, prompts: &[Arc<Tokens>]) -> usize {
+    pub(crate) fn together(&self, transformer: &Transformer, prompts: &[Arc<Tokens>]) -> usize {
         let mut bytes = 0;
         let fits = prompts.iter().take_while(|prompt| {
             bytes += bytes_per_prompt(transformer, prompt);
@@ -168,7 +168,7 @@ impl PrefixStore {
 
     /// Prefills those of the prompts that are not held. Drops the others when the budget asks for it. `on_done` hears how many of how
     /// many were prefilled and may stop the work.
-    pub fn ensure(
+    pub(crate) fn ensure(
         &mut self,
         transformer: &Transformer,
         prompts: &[Arc<Tokens>],
@@ -354,7 +354,7 @@ impl PromptBlock {
     }
 
     /// The last position's vectors at a hook point, `[n, d_model]`; none for a hook point that is not stored.
-    pub fn stored(&self, hook: HookPoint) -> Option<&Tensor> {
+    pub(crate) fn stored(&self, hook: HookPoint) -> Option<&Tensor> {
         let HookPoint::Block { layer, site } = hook else {
             return None;
         };

@@ -227,7 +227,7 @@ fn naive(subject: &Subject, ids: &[u32], edits: &[Intervention]) -> (Vec<Vec<f32
         ..Tap::default()
     };
     for i in edits {
-        for position in (0..ids.len()).filter(|&p| i.positions.contains(p)) {
+        for position in (0..ids.len()).filter(|&p| is_edited(i.positions, p)) {
             let row = |v: &Vector, scale: f32| {
                 let scaled: Vec<f32> = v.values().iter().map(|x| scale * x).collect();
                 Tensor::from_slice(&scaled).unsqueeze(0)
@@ -355,4 +355,11 @@ fn the_suffix_path_is_the_naive_path() {
     });
     result.unwrap();
     eprintln!("suffix against naive: {:e}", overall.get());
+}
+
+fn is_edited(positions: Positions, position: usize) -> bool {
+    match positions {
+        Positions::At(at) => position == at,
+        Positions::From(from) => position >= from,
+    }
 }

@@ -26,7 +26,7 @@ const EXPRESSION_BYTES: usize = 64 << 20;
 
 /// A model's tokenizer. A copy is the same one.
 #[derive(Clone)]
-pub struct Tokenizer(Arc<Parts>);
+pub(crate) struct Tokenizer(Arc<Parts>);
 
 struct Parts {
     inner: Inner,
@@ -51,7 +51,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The bytes are not a tokenizer, or one that gives other ids every time.
-    pub fn from_json(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
+    pub(crate) fn from_json(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
         let hash = blake3::hash(bytes);
         let bytes = bytes.to_vec();
         let length = bytes.len();
@@ -111,7 +111,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The tokenizer's normalisation or splitting fails on this text.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+    pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
         let (tokenizer, text) = (self.clone(), text.to_string());
         let allowance = Allowance::of_text(text.len());
         confined(allowance, move || tokenizer.ids(&text)).map_err(failed)?
@@ -127,7 +127,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The tokenizer's decoder rejects the ids. Ids outside the vocabulary are left out.
-    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, ModelError> {
+    pub(crate) fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, ModelError> {
         let (tokenizer, ids) = (self.clone(), ids.to_vec());
         let bytes = size_of_val(ids.as_slice());
         let work = move || tokenizer.0.inner.decode(&ids, skip_special).map_err(failed);
@@ -138,7 +138,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The word has no token, because it is empty or vanishes in normalisation.
-    pub fn first_token(&self, word: &str) -> Result<u32, ModelError> {
+    pub(crate) fn first_token(&self, word: &str) -> Result<u32, ModelError> {
         self.encode(word)?.first().copied().ok_or_else(|| {
             ModelError::Tokenizer(format!(
                 "`{word}` has no tokens, expected a word with at least one"
@@ -159,12 +159,12 @@ impl Tokenizer {
     }
 
     /// The number of distinct tokens, special ones included; the model's embedding may have more rows.
-    pub fn d_vocab(&self) -> usize {
+    pub(crate) fn d_vocab(&self) -> usize {
         self.0.inner.get_vocab_size(true)
     }
 
     /// The hash of everything that decides how a text is split.
-    pub fn hash(&self) -> blake3::Hash {
+    pub(crate) fn hash(&self) -> blake3::Hash {
         self.0.hash
     }
 

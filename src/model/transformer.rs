@@ -18,13 +18,13 @@ use super::error::ModelError;
 use super::hooks::{HookPoint, Site};
 
 use attention::{Angles, attend_rows, rotate};
-pub use attention::{Earlier, Groups, Projected, Rotary, Segment, Span, attend_packed};
-pub use tap::{RowEdit, Tap, TapEdit};
+pub(crate) use attention::{Earlier, Groups, Projected, Rotary, Segment, Span, attend_packed};
+pub(crate) use tap::{RowEdit, Tap, TapEdit};
 
 type Result<T> = std::result::Result<T, ModelError>;
 
 /// The libtorch scalar type of a dtype.
-pub fn kind(dtype: Dtype) -> Kind {
+pub(crate) fn kind(dtype: Dtype) -> Kind {
     match dtype {
         Dtype::Float32 => Kind::Float,
         Dtype::BFloat16 => Kind::BFloat16,
@@ -60,7 +60,7 @@ struct Block {
 }
 
 /// The weights, ready to compute with.
-pub struct Transformer {
+pub(crate) struct Transformer {
     config: ModelConfig,
     device: Device,
     kind: Kind,
@@ -79,22 +79,22 @@ unsafe impl Sync for Transformer {}
 
 impl Transformer {
     /// The model's dimensions.
-    pub fn config(&self) -> &ModelConfig {
+    pub(crate) fn config(&self) -> &ModelConfig {
         &self.config
     }
 
     /// Where the weights are.
-    pub fn device(&self) -> Device {
+    pub(crate) fn device(&self) -> Device {
         self.device
     }
 
     /// The scalar type of weights and activations.
-    pub fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
 
     /// Token ids `[B, S]` (int64) → embeddings `[B, S, d_model]`, before any edit.
-    pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+    pub(crate) fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         Ok(Tensor::f_embedding(
             &self.embed_tokens,
             ids,
@@ -105,7 +105,7 @@ impl Transformer {
     }
 
     /// Rotary angles of positions `[B or 1, S]` (int64).
-    pub fn rotary(&self, positions: &Tensor) -> Result<Rotary> {
+    pub(crate) fn rotary(&self, positions: &Tensor) -> Result<Rotary> {
         self.angles.rotary(positions, self.kind)
     }
 
@@ -113,7 +113,7 @@ impl Transformer {
     ///
     /// `x [B, S, d_model]` enters; `causal [1, 1, g·S, S]` is the mask among the S positions (none when S = 1). Returns what leaves and
     /// the keys and values of the S positions, each `[B, kv, S, dh]`; none of these where the tap says that attention is needless.
-    pub fn block(
+    pub(crate) fn block(
         &self,
         layer: usize,
         x: &Tensor,
@@ -167,7 +167,7 @@ impl Transformer {
     }
 
     /// Queries, keys and values of `x [B, S, d_model]`, which enters the block.
-    pub fn project(&self, layer: usize, x: &Tensor, rotary: &Rotary) -> Result<Projected> {
+    pub(crate) fn project(&self, layer: usize, x: &Tensor, rotary: &Rotary) -> Result<Projected> {
         let block = &self.layers[layer];
         let size = x.size();
         let (kv, dh) = (self.config.n_kv_heads as i64, self.config.d_head as i64);
@@ -186,7 +186,13 @@ impl Transformer {
     }
 
     /// The rest of a block behind the heads' output `z [B, S, n_heads · dh]`; `x [B, S, d_model]` entered the block.
-    pub fn leave(&self, layer: usize, x: &Tensor, z: Tensor, tap: &mut Tap) -> Result<Tensor> {
+    pub(crate) fn leave(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        z: Tensor,
+        tap: &mut Tap,
+    ) -> Result<Tensor> {
         let z = tap.pass(HookPoint::block(layer, Site::AttnZ), z)?;
         let out = self.layers[layer].o_proj.forward(&z)?;
         self.add_attention(layer, x, out, tap)
@@ -222,18 +228,18 @@ impl Transformer {
     }
 
     /// The residual stream leaving the last block, `[B, S, d_model]` → the final norm's output, of the same shape.
-    pub fn final_norm(&self, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
+    pub(crate) fn final_norm(&self, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
         let normalized = tap.pass(HookPoint::FinalNormalized, self.unit_rms(x)?)?;
         Ok(normalized.f_mul(&self.norm)?)
     }
 
     /// The final norm's output `[.., d_model]` → logits of the whole vocabulary `[.., d_vocab]`, in the model's dtype.
-    pub fn unembed(&self, hidden: &Tensor) -> Result<Tensor> {
+    pub(crate) fn unembed(&self, hidden: &Tensor) -> Result<Tensor> {
         Ok(hidden.f_linear::<Tensor>(&self.lm_head, None)?)
     }
 
     /// The unembedding rows of the given tokens, `[token, d_model]`.
-    pub fn unembedding_rows(&self, ids: &[u32]) -> Result<Tensor> {
+    pub(crate) fn unembedding_rows(&self, ids: &[u32]) -> Result<Tensor> {
         let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
         let index = Tensor::f_from_slice(&ids)?.f_to_device(self.device)?;
         Ok(self.lm_head.f_index_select(0, &index)?)
@@ -241,7 +247,7 @@ impl Transformer {
 
     /// The causal mask of S positions, all of which see the P positions before them, repeated for the g query heads of a group:
     /// `[1, 1, g·S, P + S]`.
-    pub fn causal_mask(&self, p: i64, s: i64) -> Result<Tensor> {
+    pub(crate) fn causal_mask(&self, p: i64, s: i64) -> Result<Tensor> {
         let g = (self.config.n_heads / self.config.n_kv_heads) as i64;
         let size = [s, p + s];
         let options = (self.kind, self.device);

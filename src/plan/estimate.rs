@@ -15,14 +15,14 @@ const TOKENS_PER_PROMPT: f64 = 16.0;
 
 /// Seconds that missing work would take.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Estimate {
+pub(crate) struct Estimate {
     /// Seconds for the cells of the stages.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 impl Estimate {
     /// For a share (0 to 1) of what a stage would compute, prefills not included.
-    pub fn of_stage(spec: &StageSpec, inputs: &Inputs, share: f64, threads: usize) -> Self {
+    pub(crate) fn of_stage(spec: &StageSpec, inputs: &Inputs, share: f64, threads: usize) -> Self {
         let passes = share * spec.stage.cost(inputs).token_passes as f64;
         let parameters = spec
             .stage
@@ -39,7 +39,7 @@ impl Estimate {
     }
 
     /// For one prefill of every prompt of some stages on every model of theirs.
-    pub fn of_prefills<'s>(
+    pub(crate) fn of_prefills<'s>(
         stages: impl IntoIterator<Item = &'s StageSpec>,
         inputs: &Inputs,
         threads: usize,

@@ -12,28 +12,28 @@ use super::why::{Nearest, nearest};
 
 /// Whether a stage is cached, and if not, what keeps it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Explanation {
+pub(crate) struct Explanation {
     /// Name of the stage.
-    pub stage: String,
+    pub(crate) stage: String,
     /// Name of its kind.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     /// Whether its output is in the cache.
-    pub cached: bool,
+    pub(crate) cached: bool,
     /// Names of the stages it refers to whose output is not there: whether it is cached shows when they have run.
-    pub waits_for: Vec<String>,
+    pub(crate) waits_for: Vec<String>,
     /// Names of its models that are not on this machine.
-    pub unfetched: Vec<String>,
+    pub(crate) unfetched: Vec<String>,
     /// When its output was made, as RFC 3339, where it is cached; empty in records of early versions.
-    pub created: String,
+    pub(crate) created: String,
     /// The most similar earlier run and how it differs; none where it is cached, or where no stage of its kind ever ran here.
-    pub nearest: Option<Nearest>,
+    pub(crate) nearest: Option<Nearest>,
 }
 
 /// Explains every stage of a study. `inputs` come from [`super::open_study`].
 ///
 /// # Errors
 /// A cache that cannot be read.
-pub fn explain(
+pub(crate) fn explain(
     study: &Study,
     inputs: &Inputs,
     cache: &Cache,

@@ -14,7 +14,7 @@ use super::study::{StageSpec, Study};
 
 /// What a stage's key is made of, for the key and for telling people what changed. `outputs` are the content hashes of the stages run
 /// so far, by name; none when a stage it needs is not among them.
-pub fn key_parts(
+pub(crate) fn key_parts(
     spec: &StageSpec,
     inputs: &Inputs,
     outputs: &BTreeMap<String, Key>,
@@ -78,7 +78,8 @@ pub(super) fn known_parts(
 }
 
 /// The key of a stage's record; none when a stage it needs has not run.
-pub fn stage_key(
+#[cfg(test)]
+pub(crate) fn stage_key(
     spec: &StageSpec,
     inputs: &Inputs,
     outputs: &BTreeMap<String, Key>,
@@ -87,12 +88,12 @@ pub fn stage_key(
 }
 
 /// The key of a stage's record, of what it is made of.
-pub fn key_of(parts: &Json) -> Key {
+pub(crate) fn key_of(parts: &Json) -> Key {
     Key::of(parts.to_string().as_bytes())
 }
 
 /// A short name for what a study asks: the same for equal stages, parameters, models and prompts.
-pub fn study_key(study: &Study, inputs: &Inputs) -> Key {
+pub(crate) fn study_key(study: &Study, inputs: &Inputs) -> Key {
     let stages: Vec<Json> = study
         .stages
         .iter()

@@ -19,14 +19,18 @@ mod study;
 mod trust;
 mod why;
 
-pub use estimate::Estimate;
-pub use explain::{Explanation, explain};
-pub use key::{key_of, key_parts, stage_key, study_key};
-pub use record::{
-    ArtifactRecord, StageRecord, StoredOutput, TableRecord, load_artifacts, stored_artifacts,
-};
-pub use resolve::{Fetch, Opened, PlanError, open_study};
-pub use status::{Plan, PlannedStage, Status};
-pub use study::{ModelSpec, StageSpec, Study};
-pub use trust::{cached_value, discard, set_aside_records};
-pub use why::{Difference, Nearest, Part};
+pub(crate) use explain::{Explanation, explain};
+#[cfg(test)]
+pub(crate) use key::stage_key;
+pub(crate) use key::{key_of, key_parts, study_key};
+pub(crate) use record::{ArtifactRecord, StoredOutput, TableRecord, stored_artifacts};
+pub use record::{StageRecord, load_artifacts};
+pub(crate) use resolve::PlanError;
+pub use resolve::{Fetch, Opened, open_study};
+pub use status::Plan;
+pub(crate) use status::{PlannedStage, Status};
+pub(crate) use study::{StageSpec, Study};
+pub(crate) use trust::{cached_value, discard, set_aside_records};
+#[cfg(test)]
+pub(crate) use why::Part;
+pub(crate) use why::{Difference, Nearest};

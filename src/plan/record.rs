@@ -18,26 +18,26 @@ use crate::stages::{
 
 /// A table's two forms.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TableRecord {
+pub(crate) struct TableRecord {
     /// The table's name; empty for the stage's main table.
     #[serde(deserialize_with = "plain_name")]
-    pub name: String,
+    pub(crate) name: String,
     /// Number of rows.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// The object that holds it as CSV.
-    pub csv: Key,
+    pub(crate) csv: Key,
     /// The object that holds it as Parquet.
-    pub parquet: Key,
+    pub(crate) parquet: Key,
 }
 
 /// Another artifact of a stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ArtifactRecord {
+pub(crate) struct ArtifactRecord {
     /// File name in a run folder.
     #[serde(deserialize_with = "plain_name")]
-    pub file: String,
+    pub(crate) file: String,
     /// The object that holds it.
-    pub key: Key,
+    pub(crate) key: Key,
 }
 
 /// A name that files in run folders get. A record that holds another is none: whoever may write to a cache is not to write elsewhere.
@@ -55,37 +55,37 @@ fn plain_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::E
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct StageRecord {
     /// Its tables.
-    pub tables: Vec<TableRecord>,
+    pub(crate) tables: Vec<TableRecord>,
     /// Its directions: a safetensors file with a JSON description each, in order.
-    pub directions: Vec<(ArtifactRecord, ArtifactRecord)>,
+    pub(crate) directions: Vec<(ArtifactRecord, ArtifactRecord)>,
     /// Other files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub files: Vec<ArtifactRecord>,
+    pub(crate) files: Vec<ArtifactRecord>,
     /// Sentences worth a reader's attention.
-    pub findings: Vec<String>,
+    pub(crate) findings: Vec<String>,
     /// What its key was made of.
-    pub key_parts: serde_json::Value,
+    pub(crate) key_parts: serde_json::Value,
     /// Seconds that it took when it was computed.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// Number of distinct cells it asked for.
-    pub cells: u64,
+    pub(crate) cells: u64,
     /// The packs that held its cells when it was made. They may go: a stage that is cached needs none of them.
     #[serde(default)]
-    pub packs: Vec<Key>,
+    pub(crate) packs: Vec<Key>,
     /// Hashes of the weight files of its models.
     #[serde(default)]
-    pub weights: Vec<Key>,
+    pub(crate) weights: Vec<Key>,
     /// Name of the stage in the study that was run; it is in no key.
     #[serde(default)]
-    pub stage: String,
+    pub(crate) stage: String,
     /// When it was made, as RFC 3339 in UTC.
     #[serde(default)]
-    pub created: String,
+    pub(crate) created: String,
 }
 
 impl StageRecord {
     /// Every object that it names.
-    pub fn objects(&self) -> impl Iterator<Item = &Key> {
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &Key> {
         let tables = self.tables.iter().flat_map(|t| [&t.csv, &t.parquet]);
         let directions = self.directions.iter().flat_map(|(a, b)| [&a.key, &b.key]);
         let files = self.files.iter().map(|file| &file.key);
@@ -132,11 +132,11 @@ struct DirectionDescription {
 }
 
 /// Where an output went.
-pub struct StoredOutput {
+pub(crate) struct StoredOutput {
     /// Its tables' records.
-    pub tables: Vec<TableRecord>,
+    pub(crate) tables: Vec<TableRecord>,
     /// Its directions' records.
-    pub directions: Vec<(ArtifactRecord, ArtifactRecord)>,
+    pub(crate) directions: Vec<(ArtifactRecord, ArtifactRecord)>,
 }
 
 impl StoredOutput {
@@ -144,7 +144,7 @@ impl StoredOutput {
     ///
     /// # Errors
     /// A cache that cannot be written.
-    pub fn store(output: &Output, cache: &Cache) -> Result<Self, StageError> {
+    pub(crate) fn store(output: &Output, cache: &Cache) -> Result<Self, StageError> {
         let mut tables = Vec::new();
         let main = output.parts.iter().map(|parts| ("", parts.as_ref()));
         let others = output.tables.iter();
@@ -295,7 +295,7 @@ pub fn load_artifacts(
 }
 
 /// What a record's stage left, where its directions are in memory and its tables in the cache.
-pub fn stored_artifacts(
+pub(crate) fn stored_artifacts(
     record: &StageRecord,
     directions: Vec<Direction>,
     cache: &Cache,

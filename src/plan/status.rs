@@ -17,7 +17,7 @@ use super::why::{in_a_few_words, nearest};
 
 /// What a stage would do.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Status {
+pub(crate) enum Status {
     /// Its output is in the cache.
     Cached,
     /// It would run, and what it needs is there.
@@ -43,28 +43,28 @@ pub enum Status {
 
 /// One line of a plan.
 #[derive(Clone, Debug)]
-pub struct PlannedStage {
+pub(crate) struct PlannedStage {
     /// Name of the stage.
-    pub name: String,
+    pub(crate) name: String,
     /// Name of its kind.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     /// Names of the stages it refers to.
-    pub after: Vec<String>,
+    pub(crate) after: Vec<String>,
     /// What it would do.
-    pub status: Status,
+    pub(crate) status: Status,
     /// What it costs at most.
-    pub cost: Cost,
+    pub(crate) cost: Cost,
     /// How long that would take.
-    pub estimate: Estimate,
+    pub(crate) estimate: Estimate,
 }
 
 /// A study's stages and what each would do.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// In the order of running.
-    pub stages: Vec<PlannedStage>,
+    pub(crate) stages: Vec<PlannedStage>,
     /// Time for the prefills, if any stage has to compute.
-    pub prefill: Estimate,
+    pub(crate) prefill: Estimate,
 }
 
 /// Looks values up and computes none.
@@ -148,7 +148,7 @@ impl Plan {
     }
 
     /// Full forward passes that a script would make for all stages.
-    pub fn equivalent_forward_passes(&self) -> u64 {
+    pub(crate) fn equivalent_forward_passes(&self) -> u64 {
         self.stages
             .iter()
             .map(|s| s.cost.equivalent_forward_passes)
@@ -322,7 +322,7 @@ impl<'a> Walk<'a> {
 
 impl PlannedStage {
     /// Distinct cells that a run would compute for this stage at most, if nothing in the cache turns out to be damaged.
-    pub fn computes_at_most(&self) -> u64 {
+    pub(crate) fn computes_at_most(&self) -> u64 {
         match self.status {
             Status::Cached => 0,
             Status::Run { at_most, .. } => at_most,

@@ -15,15 +15,15 @@ use super::graph::{Known, check_names, sort};
 
 /// A model as the study names it.
 #[derive(Clone, Debug)]
-pub struct ModelSpec {
+pub(crate) struct ModelSpec {
     /// A path or `hf:org/name@revision`, with its place.
-    pub source: Spanned<String>,
+    pub(crate) source: Spanned<String>,
     /// The folder that a relative path starts from.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// Dtype of weights and activations.
-    pub dtype: Dtype,
+    pub(crate) dtype: Dtype,
     /// The model that lends its chat template.
-    pub template_from: Option<Name>,
+    pub(crate) template_from: Option<Name>,
 }
 
 /// A stage as the study names it.
@@ -31,23 +31,23 @@ pub struct StageSpec {
     /// Its name.
     pub name: String,
     /// Where it is written.
-    pub at: Location,
+    pub(crate) at: Location,
     /// Its kind.
-    pub kind: &'static Kind,
+    pub(crate) kind: &'static Kind,
     /// Its parameters.
     pub stage: Box<dyn Stage>,
 }
 
 impl StageSpec {
     /// The kind whose tables it leaves: its own, or the one that an import stands for.
-    pub fn shown_as(&self) -> &'static str {
+    pub(crate) fn shown_as(&self) -> &'static str {
         self.stage
             .stands_for()
             .map_or(self.kind.name, |(kind, _)| kind)
     }
 
     /// What it gives to other stages.
-    pub fn product(&self) -> Product {
+    pub(crate) fn product(&self) -> Product {
         let stands_for = self.stage.stands_for();
         stands_for.map_or(self.kind.product, |(_, product)| product)
     }
@@ -56,32 +56,36 @@ impl StageSpec {
 /// A study file, decoded and checked as far as possible without touching a model.
 pub struct Study {
     /// Name of the study, which names its run folder.
-    pub name: String,
+    pub(crate) name: String,
     /// The question it asks.
-    pub question: Option<String>,
+    pub(crate) question: Option<String>,
     /// Models by name.
-    pub models: BTreeMap<String, ModelSpec>,
+    pub(crate) models: BTreeMap<String, ModelSpec>,
     /// Files of the prompt sets by name, with the place where each is written.
-    pub prompts: BTreeMap<String, Spanned<PathBuf>>,
+    pub(crate) prompts: BTreeMap<String, Spanned<PathBuf>>,
     /// What is drawn out of the files of prompt sets, by name.
-    pub draws: BTreeMap<String, Draw>,
+    pub(crate) draws: BTreeMap<String, Draw>,
     /// The chat around every prompt, and the score rule.
-    pub settings: Settings,
+    pub(crate) settings: Settings,
     /// Where the system message is written, if it is.
-    pub system_at: Option<Location>,
+    pub(crate) system_at: Option<Location>,
     /// Where the score rule is written, if it is.
-    pub score_at: Option<Location>,
+    pub(crate) score_at: Option<Location>,
     /// Stages in an order in which each comes after those it refers to.
     pub stages: Vec<StageSpec>,
     /// The file it came from, with overrides and includes.
-    pub document: Document,
+    pub(crate) document: Document,
 }
 
 impl Study {
     /// Decodes a document and checks its names, collecting every problem: unknown fields and names, wrong types, cycles, a stage that
     /// is given the wrong product. What could be decoded is returned even then, so that the rest can be checked too; none where
     /// the document is not a table.
-    pub fn read(document: Document, default_name: &str, problems: &mut Problems) -> Option<Self> {
+    pub(crate) fn read(
+        document: Document,
+        default_name: &str,
+        problems: &mut Problems,
+    ) -> Option<Self> {
         let mut fields = Fields::new(&document.root, problems)?;
         let sections = [
             "study", "models", "prompts", "chat", "score", "import", "stages",
@@ -122,7 +126,7 @@ impl Study {
 
 impl Study {
     /// What to say of a name that is none of the study's stages; none for one that is.
-    pub fn unknown_stage(&self, stage: &str) -> Option<String> {
+    pub(crate) fn unknown_stage(&self, stage: &str) -> Option<String> {
         let names = self.stages.iter().map(|s| s.name.as_str());
         if names.clone().any(|name| name == stage) {
             return None;

@@ -15,7 +15,7 @@ use super::record::StageRecord;
 /// # Errors
 /// [`StageError::Untrusted`] where packs hold the cell with different values, or one that no evaluation gives: they are moved aside then,
 /// and the records of all that was made from them. [`StageError::Cache`] where the cache cannot be read.
-pub fn cached_value(
+pub(crate) fn cached_value(
     cache: &Cache,
     cell: &Cell,
     key: &Key,
@@ -58,7 +58,7 @@ fn failed(error: CacheError) -> StageError {
 ///
 /// # Errors
 /// [`CacheError::Io`] where the records cannot be listed.
-pub fn discard(cache: &Cache, untrusted: &Untrusted) -> Result<Vec<StoredFile>, CacheError> {
+pub(crate) fn discard(cache: &Cache, untrusted: &Untrusted) -> Result<Vec<StoredFile>, CacheError> {
     let packs: BTreeSet<&Key> = untrusted.packs.iter().collect();
     let is_of_these = |record: &StageRecord| record.packs.iter().any(|pack| packs.contains(pack));
     let reason = format!("it was made from cells of a pack that is not to be trusted: {untrusted}");
@@ -71,7 +71,7 @@ pub fn discard(cache: &Cache, untrusted: &Untrusted) -> Result<Vec<StoredFile>, 
 ///
 /// # Errors
 /// [`CacheError::Io`] where the records cannot be listed.
-pub fn set_aside_records(
+pub(crate) fn set_aside_records(
     cache: &Cache,
     reason: &str,
     is_wrong: impl Fn(&StageRecord) -> bool,

@@ -18,7 +18,7 @@ const HASH_DIGITS: usize = 8;
 /// What differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Part {
+pub(crate) enum Part {
     /// The version of the stage kind's code.
     StageVersion,
     /// The version of the code that evaluates models.
@@ -37,26 +37,26 @@ pub enum Part {
 
 /// One difference between what a stage is asked now and what it was asked before.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// What differs.
-    pub part: Part,
+    pub(crate) part: Part,
     /// Name of the model, prompt set, stage or parameter as the study has it; empty for versions.
-    pub name: String,
+    pub(crate) name: String,
     /// Before: a value, or a content hash; null where there was none.
-    pub old: Json,
+    pub(crate) old: Json,
     /// Now; null where there is none any more, or where it is not known before an earlier stage has run.
-    pub new: Json,
+    pub(crate) new: Json,
 }
 
 /// The most similar earlier run of a stage, and how it differs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Nearest {
+pub(crate) struct Nearest {
     /// Name of the stage in the study that was run.
-    pub stage: String,
+    pub(crate) stage: String,
     /// When its output was made, as RFC 3339; empty in records of early versions.
-    pub created: String,
+    pub(crate) created: String,
     /// What differs, parameters last. Empty where only an artifact is gone.
-    pub differences: Vec<Difference>,
+    pub(crate) differences: Vec<Difference>,
 }
 
 /// The record of the stage's kind that differs least, the newest of those that differ equally. Inputs that are not known yet (null in
@@ -94,7 +94,7 @@ pub(super) fn in_a_few_words(nearest: Option<&Nearest>) -> String {
 
 impl Difference {
     /// What differs, with its name.
-    pub fn subject(&self) -> String {
+    pub(crate) fn subject(&self) -> String {
         match self.part {
             Part::StageVersion => "the version of the stage's code".to_string(),
             Part::ModelCode => "the version of the model code".to_string(),
@@ -117,7 +117,7 @@ impl Difference {
     }
 
     /// Before and now, each at most some `longest` characters, with what differs in them.
-    pub fn values(&self, longest: usize) -> (String, String) {
+    pub(crate) fn values(&self, longest: usize) -> (String, String) {
         if self.part == Part::Parameter
             && let (Json::Array(old), Json::Array(new)) = (&self.old, &self.new)
             && [&self.old, &self.new].map(|v| text(v).chars().count() > longest) != [false; 2]

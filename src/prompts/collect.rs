@@ -27,30 +27,30 @@ pub(super) enum Field {
 
 /// A prompt as read, not yet checked.
 pub(super) struct Draft {
-    pub line: usize,
-    pub id: Field,
-    pub text: Field,
-    pub split: Field,
-    pub category: Field,
-    pub other: Map<String, Value>,
+    pub(crate) line: usize,
+    pub(crate) id: Field,
+    pub(crate) text: Field,
+    pub(crate) split: Field,
+    pub(crate) category: Field,
+    pub(crate) other: Map<String, Value>,
 }
 
 /// The prompts and problems of one file, so far.
 #[derive(Default)]
 pub(super) struct Collector {
-    pub prompts: Vec<Prompt>,
-    pub problems: Vec<Problem>,
+    pub(crate) prompts: Vec<Prompt>,
+    pub(crate) problems: Vec<Problem>,
     first_line_of_id: HashMap<String, usize>,
 }
 
 impl Collector {
     /// Notes a problem in a line.
-    pub fn report(&mut self, line: usize, message: String) {
+    pub(crate) fn report(&mut self, line: usize, message: String) {
         self.report_at(line, None, message);
     }
 
     /// Notes a problem in a line, at a column where that is known.
-    pub fn report_at(&mut self, line: usize, column: Option<usize>, message: String) {
+    pub(crate) fn report_at(&mut self, line: usize, column: Option<usize>, message: String) {
         self.problems.push(Problem {
             line: Some(line),
             column,
@@ -59,7 +59,7 @@ impl Collector {
     }
 
     /// Checks a prompt and keeps it if it is sound; all that is wrong with it is reported.
-    pub fn add(&mut self, draft: Draft) {
+    pub(crate) fn add(&mut self, draft: Draft) {
         let line = draft.line;
         let id = self.id(line, draft.id);
         let text = self.text(line, draft.text);

@@ -16,7 +16,7 @@ const ORIGIN: &str = "xstest_id";
 
 /// What is drawn.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Draw {
+pub(crate) enum Draw {
     /// So many of each kind at most.
     Seeded {
         /// Seed of the order.
@@ -38,7 +38,7 @@ impl PromptSet {
     /// # Errors
     /// A label that is neither `safe` nor `unsafe`, a cap larger than what there is, and for a selection a file that cannot be read,
     /// a prompt without `xstest_id`, or one that is not in this set.
-    pub fn drawn(&self, path: &Path, draw: &Draw) -> Result<PromptSet, PromptErrors> {
+    pub(crate) fn drawn(&self, path: &Path, draw: &Draw) -> Result<PromptSet, PromptErrors> {
         match draw {
             Draw::Seeded {
                 seed,

@@ -18,7 +18,7 @@ type Named<'a> = (&'a str, usize);
 
 impl PromptSet {
     /// What a reader should know of the set: fragments that follow its name.
-    pub fn findings(&self) -> Vec<String> {
+    pub(crate) fn findings(&self) -> Vec<String> {
         let kinds: [Kind; 3] = [
             (
                 "ids",

@@ -24,36 +24,36 @@ use serde_json::{Map, Value};
 
 use crate::files;
 
-pub use draw::Draw;
-pub use error::PromptErrors;
+pub(crate) use draw::Draw;
+pub(crate) use error::PromptErrors;
 
 use collect::Collector;
 
 /// The split of a prompt whose file names none.
-pub const DEFAULT_SPLIT: &str = "unknown";
+pub(crate) const DEFAULT_SPLIT: &str = "unknown";
 
 /// One prompt.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Prompt {
+pub(crate) struct Prompt {
     /// Its name, unique within the set; an integer in the file becomes its decimal text.
-    pub id: String,
+    pub(crate) id: String,
     /// What the user says to the model, exactly as in the file; never blank.
-    pub text: String,
+    pub(crate) text: String,
     /// The part of the set that it belongs to; [`DEFAULT_SPLIT`] where the file gives none.
-    pub split: String,
+    pub(crate) split: String,
     /// Its kind, finer than the split; empty where the file gives none.
-    pub category: String,
+    pub(crate) category: String,
     /// Every other field of the file; strings if the file is a CSV.
-    pub other: Map<String, Value>,
+    pub(crate) other: Map<String, Value>,
     /// The line of the file that it begins on, from 1.
-    pub line: usize,
+    pub(crate) line: usize,
 }
 
 /// The prompts of one file: at least one, with unique ids.
 #[derive(Debug, Clone)]
 pub struct PromptSet {
     /// In file order.
-    pub prompts: Vec<Prompt>,
+    pub(crate) prompts: Vec<Prompt>,
 }
 
 type Reader = fn(&[u8], &mut Collector);
@@ -96,7 +96,7 @@ impl PromptSet {
     }
 
     /// The prompts of one split, in file order; none if there is no such split.
-    pub fn split(&self, name: &str) -> impl Iterator<Item = &Prompt> {
+    pub(crate) fn split(&self, name: &str) -> impl Iterator<Item = &Prompt> {
         self.prompts
             .iter()
             .filter(move |prompt| prompt.split == name)

@@ -13,7 +13,7 @@ const MOST_DISTINCT: usize = 1 << 12;
 /// The values of a column, one a row; none where the table has a gap.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "type", content = "values", rename_all = "lowercase")]
-pub enum Values {
+pub(crate) enum Values {
     /// Text.
     Text(Texts),
     /// Numbers, whole ones included.
@@ -24,11 +24,11 @@ pub enum Values {
 
 /// Texts, one a row.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Texts(Coded<String>);
+pub(crate) struct Texts(Coded<String>);
 
 /// Numbers, one a row.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Numbers(Kept);
+pub(crate) struct Numbers(Kept);
 
 #[derive(Clone, Debug, PartialEq)]
 enum Kept {
@@ -126,19 +126,6 @@ impl Values {
         }
     }
 
-    /// Those of some rows.
-    pub(super) fn taken(&self, rows: &[usize]) -> Self {
-        let rows = rows.iter().copied();
-        match self {
-            Values::Text(values) => Values::Text(rows.map(|row| values.get(row)).collect()),
-            Values::Number(values) => Values::Number(rows.map(|row| values.get(row)).collect()),
-            Values::Flag(values) => {
-                let flag = |row: usize| values.get(row).copied().flatten();
-                Values::Flag(rows.map(flag).collect())
-            }
-        }
-    }
-
     /// A cell as text; whole numbers without a point, none for a gap.
     pub(super) fn text(&self, row: usize) -> Option<String> {
         match self {
@@ -151,22 +138,17 @@ impl Values {
 
 impl Texts {
     /// The number of rows.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.codes.len()
     }
 
-    /// Whether there is no row.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// The text of a row; none for a gap.
-    pub fn get(&self, row: usize) -> Option<&str> {
+    pub(crate) fn get(&self, row: usize) -> Option<&str> {
         self.0.get(row).map(String::as_str)
     }
 
     /// Row by row.
-    pub fn iter(&self) -> impl Iterator<Item = Option<&str>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Option<&str>> {
         (0..self.len()).map(|row| self.get(row))
     }
 }
@@ -196,20 +178,15 @@ impl Serialize for Texts {
 
 impl Numbers {
     /// The number of rows.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match &self.0 {
             Kept::Few(values) => values.codes.len(),
             Kept::Many { values, .. } => values.len(),
         }
     }
 
-    /// Whether there is no row.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// The number of a row; none for a gap.
-    pub fn get(&self, row: usize) -> Option<f64> {
+    pub(crate) fn get(&self, row: usize) -> Option<f64> {
         match &self.0 {
             Kept::Few(values) => values.get(row).map(|bits| f64::from_bits(*bits)),
             Kept::Many { values, gaps } => {
@@ -220,7 +197,7 @@ impl Numbers {
     }
 
     /// Row by row.
-    pub fn iter(&self) -> impl Iterator<Item = Option<f64>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Option<f64>> {
         (0..self.len()).map(|row| self.get(row))
     }
 
@@ -369,18 +346,18 @@ impl Labels {
     }
 
     /// What tells the cell of a row from those of other texts; less than [`Labels::count`].
-    pub fn code(&self, row: usize) -> u32 {
+    pub(crate) fn code(&self, row: usize) -> u32 {
         let code = self.texts.0.codes.get(row);
         code.filter(|code| Some(*code) != self.empty).unwrap_or(GAP)
     }
 
     /// The text of a row, empty where there is a gap.
-    pub fn name(&self, row: usize) -> &str {
+    pub(crate) fn name(&self, row: usize) -> &str {
         self.texts.get(row).unwrap_or_default()
     }
 
     /// An upper bound of the codes.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.texts.0.distinct.len() + 1
     }
 }

@@ -8,15 +8,15 @@ use super::svg::{escaped, fitted};
 
 /// A stage as a picture of the pipeline needs it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Node {
+pub(crate) struct Node {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its kind.
-    pub kind: String,
+    pub(crate) kind: String,
     /// Names of the stages it refers to.
-    pub after: Vec<String>,
+    pub(crate) after: Vec<String>,
     /// Status and time, where it has run.
-    pub note: String,
+    pub(crate) note: String,
 }
 
 /// The stages of a run, with statuses and times.
@@ -35,7 +35,7 @@ pub(super) fn of_run(run: &FinishedRun) -> Vec<Node> {
 }
 
 /// A Mermaid flowchart. Stage names are letters, digits, `-` and `_`; nodes are numbered, because Mermaid reserves some words.
-pub fn mermaid(nodes: &[Node]) -> String {
+pub(crate) fn mermaid(nodes: &[Node]) -> String {
     let mut text = "flowchart LR\n".to_string();
     let number = numbers(nodes);
     for (index, node) in nodes.iter().enumerate() {
@@ -59,7 +59,7 @@ pub fn mermaid(nodes: &[Node]) -> String {
 }
 
 /// A Graphviz digraph.
-pub fn graphviz(nodes: &[Node]) -> String {
+pub(crate) fn graphviz(nodes: &[Node]) -> String {
     let mut text = "digraph study {\n    rankdir=LR;\n    node [shape=box, style=rounded, fontname=\"sans-serif\"];\n".to_string();
     for node in nodes {
         let kind = if node.kind == node.name {

@@ -24,9 +24,9 @@ const KIND: &str = "report";
 /// Figures and what the page shows.
 pub(super) struct Drawn {
     /// Of the page.
-    pub content: Content,
+    pub(crate) content: Content,
     /// Name and bytes of each figure's files.
-    pub files: Vec<(String, Vec<u8>)>,
+    pub(crate) files: Vec<(String, Vec<u8>)>,
 }
 
 /// What figures and the page's content depend on: this program, the stages, and the content of every table.

@@ -3,88 +3,88 @@
 use serde::Serialize;
 
 /// Colours that people with any kind of colour vision can tell apart (Okabe and Ito 2008), in the order in which series take them.
-pub const PALETTE: [&str; 7] = [
+pub(crate) const PALETTE: [&str; 7] = [
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
 ];
 /// The colour of random directions, wherever they are drawn.
-pub const BASELINE: &str = "#8A8A8A";
+pub(crate) const BASELINE: &str = "#8A8A8A";
 /// The colours of a scale with a middle (negative, zero, positive), legible in grey as dark, light, dark.
-pub const DIVERGING: [&str; 3] = ["#0072B2", "#F7F7F7", "#D55E00"];
+pub(crate) const DIVERGING: [&str; 3] = ["#0072B2", "#F7F7F7", "#D55E00"];
 /// The colours of a scale from nothing to much.
-pub const SEQUENTIAL: [&str; 3] = ["#F7FBFF", "#6BAED6", "#08306B"];
+pub(crate) const SEQUENTIAL: [&str; 3] = ["#F7FBFF", "#6BAED6", "#08306B"];
 
 /// Panels that belong together, under one legend.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Figure {
+pub(crate) struct Figure {
     /// Name of its files, unique in the run.
-    pub name: String,
+    pub(crate) name: String,
     /// The stage in whose section it stands.
-    pub stage: String,
+    pub(crate) stage: String,
     /// What it shows.
-    pub title: String,
+    pub(crate) title: String,
     /// How it is to be read: what bands are, what was left out.
-    pub note: String,
+    pub(crate) note: String,
     /// At least one.
-    pub panels: Vec<Panel>,
+    pub(crate) panels: Vec<Panel>,
     /// Panels in a row, where there is room.
-    pub columns: usize,
+    pub(crate) columns: usize,
 }
 
 /// One pair of axes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Panel {
+pub(crate) struct Panel {
     /// What sets it apart from its neighbours; may be empty.
-    pub title: String,
+    pub(crate) title: String,
     /// Horizontal.
-    pub x: Axis,
+    pub(crate) x: Axis,
     /// Vertical.
-    pub y: Axis,
+    pub(crate) y: Axis,
     /// Drawn in this order.
-    pub marks: Vec<Mark>,
+    pub(crate) marks: Vec<Mark>,
     /// The colours of cells, where there are any.
-    pub colours: Option<ColourScale>,
+    pub(crate) colours: Option<ColourScale>,
 }
 
 /// An axis.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Axis {
+pub(crate) struct Axis {
     /// Quantity and unit.
-    pub label: String,
+    pub(crate) label: String,
     /// Names of the places 0, 1, 2, …; empty for an axis of numbers.
-    pub categories: Vec<String>,
+    pub(crate) categories: Vec<String>,
     /// The lowest number shown, where it is not the data's.
-    pub low: Option<f64>,
+    pub(crate) low: Option<f64>,
     /// The highest number shown, where it is not the data's.
-    pub high: Option<f64>,
+    pub(crate) high: Option<f64>,
 }
 
 /// Values that are drawn alike.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Mark {
+pub(crate) struct Mark {
     /// What the legend says; marks of one name are one entry.
-    pub name: String,
+    pub(crate) name: String,
     /// `#RRGGBB`.
-    pub colour: String,
+    pub(crate) colour: String,
     /// The shape.
-    pub shape: Shape,
+    pub(crate) shape: Shape,
     /// Horizontal places.
-    pub x: Vec<f64>,
+    pub(crate) x: Vec<f64>,
     /// Vertical places; for a band its middle.
-    pub y: Vec<f64>,
+    pub(crate) y: Vec<f64>,
     /// Lower edge of a band; empty for none.
-    pub low: Vec<f64>,
+    pub(crate) low: Vec<f64>,
     /// Upper edge of a band; empty for none.
-    pub high: Vec<f64>,
+    pub(crate) high: Vec<f64>,
     /// What is written beside each point, or the value of each cell is called; empty for none.
-    pub labels: Vec<String>,
+    pub(crate) labels: Vec<String>,
     /// The value of each cell; empty for other shapes.
-    pub values: Vec<Option<f64>>,
+    pub(crate) values: Vec<Option<f64>>,
 }
 
 /// How values are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Shape {
+pub(crate) enum Shape {
     /// Points joined by a line.
     Line,
     /// A broken line without points.
@@ -103,15 +103,15 @@ pub enum Shape {
 
 /// How a value becomes a colour.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ColourScale {
+pub(crate) struct ColourScale {
     /// Quantity and unit.
-    pub label: String,
+    pub(crate) label: String,
     /// The value of the first colour.
-    pub low: f64,
+    pub(crate) low: f64,
     /// The value of the last colour.
-    pub high: f64,
+    pub(crate) high: f64,
     /// The colours, evenly spaced.
-    pub colours: Vec<String>,
+    pub(crate) colours: Vec<String>,
 }
 
 impl Figure {
@@ -137,7 +137,7 @@ impl Figure {
 
 impl Axis {
     /// An axis of numbers.
-    pub fn of(label: impl Into<String>) -> Self {
+    pub(crate) fn of(label: impl Into<String>) -> Self {
         Axis {
             label: label.into(),
             ..Axis::default()
@@ -145,7 +145,7 @@ impl Axis {
     }
 
     /// An axis of refusal rates, from 0 to 1.
-    pub fn rate(label: impl Into<String>) -> Self {
+    pub(crate) fn rate(label: impl Into<String>) -> Self {
         Axis {
             label: label.into(),
             low: Some(0.0),
@@ -155,7 +155,7 @@ impl Axis {
     }
 
     /// An axis of named places.
-    pub fn named(label: impl Into<String>, categories: Vec<String>) -> Self {
+    pub(crate) fn named(label: impl Into<String>, categories: Vec<String>) -> Self {
         Axis {
             label: label.into(),
             categories,
@@ -166,7 +166,7 @@ impl Axis {
 
 impl Mark {
     /// A mark through points.
-    pub fn new(
+    pub(crate) fn new(
         name: impl Into<String>,
         colour: &str,
         shape: Shape,
@@ -187,7 +187,7 @@ impl Mark {
     }
 
     /// The area between two edges, at places (x, low, high).
-    pub fn band(
+    pub(crate) fn band(
         name: impl Into<String>,
         colour: &str,
         edges: impl IntoIterator<Item = (f64, f64, f64)>,
@@ -203,7 +203,7 @@ impl Mark {
     }
 
     /// Cells at (column, row) with a value, blank where there is none.
-    pub fn cells(
+    pub(crate) fn cells(
         name: impl Into<String>,
         cells: impl IntoIterator<Item = (usize, usize, Option<f64>)>,
     ) -> Self {
@@ -217,7 +217,7 @@ impl Mark {
     }
 
     /// The same with something written beside each point.
-    pub fn labelled(mut self, labels: Vec<String>) -> Self {
+    pub(crate) fn labelled(mut self, labels: Vec<String>) -> Self {
         self.labels = labels;
         self
     }
@@ -225,7 +225,7 @@ impl Mark {
 
 impl ColourScale {
     /// Around zero, as far to either side as the largest value.
-    pub fn diverging<'a>(
+    pub(crate) fn diverging<'a>(
         label: impl Into<String>,
         values: impl IntoIterator<Item = &'a Option<f64>>,
     ) -> Self {
@@ -241,7 +241,7 @@ impl ColourScale {
     }
 
     /// Of rates, 0 to 1.
-    pub fn rates(label: impl Into<String>) -> Self {
+    pub(crate) fn rates(label: impl Into<String>) -> Self {
         ColourScale {
             label: label.into(),
             low: 0.0,
@@ -252,6 +252,6 @@ impl ColourScale {
 }
 
 /// The colour of the `index`-th series.
-pub fn colour(index: usize) -> &'static str {
+pub(crate) fn colour(index: usize) -> &'static str {
     PALETTE[index % PALETTE.len()]
 }

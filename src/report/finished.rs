@@ -14,32 +14,32 @@ use super::{ReportError, Table};
 
 /// A stage as the run left it.
 #[derive(Clone, Debug)]
-pub struct FinishedStage {
+pub(crate) struct FinishedStage {
     /// Its name in the study.
-    pub name: String,
+    pub(crate) name: String,
     /// Name of its kind.
-    pub kind: String,
+    pub(crate) kind: String,
     /// `cached`, `computed`, `failed`, `interrupted`, or `not run`.
-    pub status: String,
+    pub(crate) status: String,
     /// Wall time of this run, in seconds.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// Names of the stages it refers to.
-    pub after: Vec<String>,
+    pub(crate) after: Vec<String>,
     /// What the manifest says of it; null where it was not run.
-    pub manifest: Json,
+    pub(crate) manifest: Json,
     /// Its tables by name, in the order written; the main one's name is empty.
-    pub tables: Vec<(String, Table)>,
+    pub(crate) tables: Vec<(String, Table)>,
 }
 
 impl FinishedStage {
     /// The table of that name.
-    pub fn table(&self, name: &str) -> Option<&Table> {
+    pub(crate) fn table(&self, name: &str) -> Option<&Table> {
         let mut tables = self.tables.iter();
         tables.find(|(n, _)| n == name).map(|(_, table)| table)
     }
 
     /// Sentences worth a reader's attention.
-    pub fn findings(&self) -> Vec<String> {
+    pub(crate) fn findings(&self) -> Vec<String> {
         let list = self.manifest["findings"].as_array();
         let texts = list.into_iter().flatten().filter_map(Json::as_str);
         texts.map(str::to_string).collect()
@@ -50,15 +50,15 @@ impl FinishedStage {
 #[derive(Clone, Debug)]
 pub struct FinishedRun {
     /// The folder.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// `run.json`.
-    pub manifest: Json,
+    pub(crate) manifest: Json,
     /// `resolved.yaml`, or the reason why it could not be read as a study.
-    pub resolved: String,
+    pub(crate) resolved: String,
     /// The stages of the study, each after those it refers to.
-    pub stages: Vec<FinishedStage>,
+    pub(crate) stages: Vec<FinishedStage>,
     /// Which stage a summary describes, by the summary's name and the kind of source (`steer`, `holdout`, …).
-    pub sources: BTreeMap<(String, String), String>,
+    pub(crate) sources: BTreeMap<(String, String), String>,
 }
 
 impl FinishedRun {
@@ -76,7 +76,7 @@ impl FinishedRun {
     ///
     /// # Errors
     /// As [`FinishedRun::read`].
-    pub fn open(path: &Path) -> Result<Self, ReportError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, ReportError> {
         let manifest_path = path.join("run.json");
         let text = match files::read(&manifest_path, files::DATA_BYTES) {
             Ok(text) => text,
@@ -110,7 +110,7 @@ impl FinishedRun {
     ///
     /// # Errors
     /// [`ReportError::Unreadable`] where one is gone or damaged.
-    pub fn load_tables(&mut self) -> Result<(), ReportError> {
+    pub(crate) fn load_tables(&mut self) -> Result<(), ReportError> {
         for stage in &mut self.stages {
             stage.tables = tables(&self.path, stage)?;
         }
@@ -118,23 +118,23 @@ impl FinishedRun {
     }
 
     /// The stage of that name.
-    pub fn stage(&self, name: &str) -> Option<&FinishedStage> {
+    pub(crate) fn stage(&self, name: &str) -> Option<&FinishedStage> {
         self.stages.iter().find(|stage| stage.name == name)
     }
 
     /// Every stage of that kind, in order.
-    pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a FinishedStage> {
+    pub(crate) fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a FinishedStage> {
         self.stages.iter().filter(move |stage| stage.kind == kind)
     }
 
     /// The name of the study.
-    pub fn study(&self) -> &str {
+    pub(crate) fn study(&self) -> &str {
         self.manifest["study"].as_str().unwrap_or("study")
     }
 }
 
 /// Names, kinds and references of a study's stages, each after those it refers to.
-pub fn graph(study: &Study) -> Vec<(String, &'static str, Vec<String>)> {
+pub(crate) fn graph(study: &Study) -> Vec<(String, &'static str, Vec<String>)> {
     let after = |stage: &dyn crate::stages::Stage| {
         let mut names: Vec<String> = Vec::new();
         for (name, _) in stage.needs().stages {
@@ -237,7 +237,7 @@ fn tables(folder: &Path, stage: &FinishedStage) -> Result<Vec<(String, Table)>, 
 }
 
 /// The name of a table's files without the extension.
-pub fn file_stem(stage: &str, table: &str) -> String {
+pub(crate) fn file_stem(stage: &str, table: &str) -> String {
     match table {
         "" => stage.to_string(),
         table => format!("{stage}.{table}"),

@@ -36,16 +36,20 @@ mod write;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub use column::{Labels, Numbers, Texts, Values};
-pub use dag::{Node, graphviz, mermaid};
-pub use diff::{Agreement, Comparison, Difference, Parameter, Row, Tolerances, diff};
-pub use figure::{Axis, BASELINE, ColourScale, Figure, Mark, PALETTE, Panel, Shape, colour};
-pub use figures::figures;
-pub use finished::{FinishedRun, FinishedStage, file_stem, graph};
-pub use svg::{png, svg};
-pub use table::{Column, Table};
-pub use traces::{Trace, traces};
-pub use write::{write, write_with};
+pub(crate) use column::{Labels, Values};
+pub(crate) use dag::{Node, graphviz, mermaid};
+pub(crate) use diff::Difference;
+pub use diff::{Tolerances, diff};
+pub(crate) use figure::{Axis, BASELINE, ColourScale, Figure, Mark, PALETTE, Panel, Shape, colour};
+pub(crate) use figures::figures;
+pub use finished::FinishedRun;
+pub(crate) use finished::{FinishedStage, file_stem, graph};
+pub(crate) use svg::{png, svg};
+pub(crate) use table::Column;
+pub use table::Table;
+pub(crate) use traces::{Trace, traces};
+pub use write::write;
+pub(crate) use write::write_with;
 
 /// Why nothing can be shown.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ pub struct Column {
     pub name: String,
     /// Its values.
     #[serde(flatten)]
-    pub values: Values,
+    pub(crate) values: Values,
 }
 
 /// A table.
@@ -25,7 +25,7 @@ pub struct Table {
 
 impl Table {
     /// Adds the rows of a data frame of the same columns; an empty table takes its columns.
-    pub fn append(&mut self, frame: &DataFrame) {
+    pub(crate) fn append(&mut self, frame: &DataFrame) {
         if self.columns.is_empty() {
             let columns = frame.columns().iter();
             self.columns = columns
@@ -42,18 +42,18 @@ impl Table {
     }
 
     /// The number of rows.
-    pub fn height(&self) -> usize {
+    pub(crate) fn height(&self) -> usize {
         let first = self.columns.first();
         first.map_or(0, |column| column.values.len())
     }
 
     /// The column of that name.
-    pub fn column(&self, name: &str) -> Option<&Column> {
+    pub(crate) fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
     }
 
     /// Whether there is a column of that name.
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.column(name).is_some()
     }
 
@@ -74,7 +74,7 @@ impl Table {
     }
 
     /// The numbers of a column by row, as [`Table::numbers`] has them.
-    pub fn number_at<'a>(&'a self, name: &str) -> impl Fn(usize) -> Option<f64> + use<'a> {
+    pub(crate) fn number_at<'a>(&'a self, name: &str) -> impl Fn(usize) -> Option<f64> + use<'a> {
         let column = self.column(name);
         move |row| match &column?.values {
             Values::Number(values) => values.get(row),
@@ -95,17 +95,6 @@ impl Table {
                 .map(|value| value.map(|flag| f64::from(u8::from(flag))))
                 .collect(),
             Some(Values::Text(_)) | None => vec![None; self.height()],
-        }
-    }
-
-    /// The table with these rows only.
-    pub fn taken(&self, rows: &[usize]) -> Self {
-        let columns = self.columns.iter().map(|column| Column {
-            name: column.name.clone(),
-            values: column.values.taken(rows),
-        });
-        Table {
-            columns: columns.collect(),
         }
     }
 
@@ -151,7 +140,7 @@ impl From<&DataFrame> for Table {
 
 impl Column {
     /// A cell as text; whole numbers without a point, a gap as nothing.
-    pub fn cell(&self, row: usize) -> String {
+    pub(crate) fn cell(&self, row: usize) -> String {
         self.values.text(row).unwrap_or_default()
     }
 }

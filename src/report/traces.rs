@@ -5,25 +5,25 @@ use super::figures::{distinct, points};
 
 /// A curve over α.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Trace {
+pub(crate) struct Trace {
     /// The stage that swept.
-    pub stage: String,
+    pub(crate) stage: String,
     /// Name of the model.
-    pub model: String,
+    pub(crate) model: String,
     /// The layer steered.
-    pub layer: i64,
+    pub(crate) layer: i64,
     /// The prompts.
-    pub set: String,
+    pub(crate) set: String,
     /// α, ascending.
-    pub alphas: Vec<f64>,
+    pub(crate) alphas: Vec<f64>,
     /// Mean scores, by α.
-    pub means: Vec<f64>,
+    pub(crate) means: Vec<f64>,
     /// Refusal rates, by α.
-    pub rates: Vec<f64>,
+    pub(crate) rates: Vec<f64>,
 }
 
 /// The curves of every sweep, or of one stage's.
-pub fn traces(run: &FinishedRun, only: Option<&str>) -> Vec<Trace> {
+pub(crate) fn traces(run: &FinishedRun, only: Option<&str>) -> Vec<Trace> {
     let mut traces = Vec::new();
     let stages = run
         .stages

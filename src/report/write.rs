@@ -25,7 +25,7 @@ pub fn write(folder: &Path) -> Result<PathBuf, ReportError> {
 ///
 /// # Errors
 /// As [`write`].
-pub fn write_with(folder: &Path, cache: &Cache) -> Result<PathBuf, ReportError> {
+pub(crate) fn write_with(folder: &Path, cache: &Cache) -> Result<PathBuf, ReportError> {
     let mut run = FinishedRun::open(folder)?;
     let (key, figures) = (drawn::key(&run), figures_folder(&run)?);
     if let Some(content) = drawn::take(cache, &key, &figures) {

@@ -26,36 +26,36 @@ use crate::stages::{Artifacts, Inputs, StageError};
 use folder::RunFolder;
 use stage::{State, Surroundings};
 
-pub use selection::Selection;
-pub use status::{RunState, RunSummary, run_summaries};
-pub use storage::{
-    Collected, Criteria, Damage, KindUsage, RunUsage, Usage, Verified, collect, usage, verify,
-};
+pub(crate) use selection::Selection;
+pub use status::run_summaries;
+pub(crate) use status::{RunState, RunSummary};
+pub(crate) use storage::{Criteria, Usage, collect};
+pub use storage::{usage, verify};
 
 /// How a study is run.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// The folder that holds one folder per study.
-    pub runs: PathBuf,
+    pub(crate) runs: PathBuf,
     /// Where models run.
-    pub device: DeviceName,
+    pub(crate) device: DeviceName,
     /// Bytes that the keys, values and residual streams of prefilled prompts may take, for each model; half of the free memory where none
     /// is given. What does not fit is computed again.
-    pub prefix_bytes: Option<usize>,
+    pub(crate) prefix_bytes: Option<usize>,
     /// Which stages to run.
-    pub selection: Selection,
+    pub(crate) selection: Selection,
     /// Stages that are computed again although they are cached, and compared with what is cached.
-    pub force: Vec<String>,
+    pub(crate) force: Vec<String>,
     /// Whether stages that do not build on one that failed are run.
-    pub keep_going: bool,
+    pub(crate) keep_going: bool,
     /// The arguments of the program, which `dial status` gives back to a person who wants to resume.
-    pub command: Vec<String>,
+    pub(crate) command: Vec<String>,
 }
 
 /// How a stage ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum StageStatus {
+pub(crate) enum StageStatus {
     /// Its output was in the cache.
     Cached,
     /// It ran.
@@ -72,41 +72,41 @@ pub enum StageStatus {
 
 /// What became of one stage.
 #[derive(Clone, Debug, Serialize)]
-pub struct StageReport {
+pub(crate) struct StageReport {
     /// Name in the study.
-    pub name: String,
+    pub(crate) name: String,
     /// Name of its kind.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     /// How it ended.
-    pub status: StageStatus,
+    pub(crate) status: StageStatus,
     /// Distinct cells computed.
-    pub cells_computed: u64,
+    pub(crate) cells_computed: u64,
     /// Distinct cells found in the cache; for a stage that is cached as a whole, all that it had asked for.
-    pub cells_cached: u64,
+    pub(crate) cells_cached: u64,
     /// Wall time.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 /// What became of a run.
 #[derive(Debug)]
-pub struct RunReport {
+pub(crate) struct RunReport {
     /// The run's folder.
-    pub run_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
     /// Its stages, as far as it got.
-    pub stages: Vec<StageReport>,
+    pub(crate) stages: Vec<StageReport>,
     /// What the stages left, by name of the stage.
-    pub outputs: BTreeMap<String, std::sync::Arc<Artifacts>>,
+    pub(crate) outputs: BTreeMap<String, std::sync::Arc<Artifacts>>,
     /// Full forward passes that a script would make for the stages that are done.
-    pub equivalent_forward_passes: u64,
+    pub(crate) equivalent_forward_passes: u64,
     /// Wall time.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// Why stages gave no output, each with the name of the stage; one at most unless the run was to keep going.
-    pub failures: Vec<(String, StageError)>,
+    pub(crate) failures: Vec<(String, StageError)>,
 }
 
 /// What happens while a study runs.
 #[derive(Debug)]
-pub enum Event<'a> {
+pub(crate) enum Event<'a> {
     /// The run's folder was made.
     Started {
         /// The folder.
@@ -149,7 +149,7 @@ pub enum Event<'a> {
 
 /// Why a run could not start or go on.
 #[derive(Debug)]
-pub enum RunError {
+pub(crate) enum RunError {
     /// The study cannot be done as written.
     Plan(PlanError),
     /// There is no stage of that name to run.
@@ -186,7 +186,7 @@ impl From<CacheError> for RunError {
 ///
 /// # Errors
 /// [`RunError`] where the run could not start or its folder could not be written; a stage that fails is told in the report.
-pub fn run(
+pub(crate) fn run(
     study: &Study,
     inputs: &Inputs,
     cache: &Cache,

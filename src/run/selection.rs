@@ -8,7 +8,7 @@ use super::RunError;
 
 /// The stages to run. What they need runs too, since that is what decides whether they are cached; where it is cached, that costs a record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Selection {
+pub(crate) enum Selection {
     /// Every stage.
     #[default]
     All,

@@ -13,7 +13,7 @@ use crate::files;
 /// How a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum RunState {
+pub(crate) enum RunState {
     /// It is alive.
     Running,
     /// Every stage that it was to run gave its output.
@@ -32,42 +32,42 @@ pub enum RunState {
 #[derive(Clone, Debug, Serialize)]
 pub struct RunSummary {
     /// Name of the study.
-    pub study: String,
+    pub(crate) study: String,
     /// Its folder.
     #[serde(serialize_with = "files::as_text::serialize")]
-    pub run_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
     /// When it started, as RFC 3339 in UTC.
-    pub started: String,
+    pub(crate) started: String,
     /// How it stands.
-    pub state: RunState,
+    pub(crate) state: RunState,
     /// Stages that gave their output.
-    pub stages_done: usize,
+    pub(crate) stages_done: usize,
     /// Stages that it was to run.
-    pub stages_planned: usize,
+    pub(crate) stages_planned: usize,
     /// The stages that it failed or stopped in, or that it is computing.
-    pub stages_in_hand: Vec<String>,
+    pub(crate) stages_in_hand: Vec<String>,
     /// Distinct cells computed by the stages that ended.
-    pub cells_computed: u64,
+    pub(crate) cells_computed: u64,
     /// Of the stage that is, or was, being computed: of its missing cells those that it had when that was last written down, and all of
     /// them. Cells are committed a little later.
-    pub cells_in_hand: Option<(u64, u64)>,
+    pub(crate) cells_in_hand: Option<(u64, u64)>,
     /// Wall time, in seconds, where it ended by itself.
-    pub seconds: Option<f64>,
+    pub(crate) seconds: Option<f64>,
     /// Why it failed.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
     /// Whether a later run of the same study is complete and ran all of its stages.
-    pub done_since: bool,
+    pub(crate) done_since: bool,
     /// The arguments that it was given, to resume it; empty for runs of early versions.
-    pub command: Vec<String>,
+    pub(crate) command: Vec<String>,
     /// The folder it was started in.
     #[serde(serialize_with = "files::as_text::optional")]
-    pub directory: Option<PathBuf>,
+    pub(crate) directory: Option<PathBuf>,
     /// The study's file.
     #[serde(serialize_with = "files::as_text::optional")]
-    pub file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
     /// Of a run that is open: the files of the study that are not any more what it was given, or are gone.
     #[serde(serialize_with = "files::as_text::each")]
-    pub edited: Vec<PathBuf>,
+    pub(crate) edited: Vec<PathBuf>,
 }
 
 /// The runs in a folder of runs, by study, the oldest first. A folder without `run.json` is passed over. Takes up to 10 s

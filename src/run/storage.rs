@@ -21,17 +21,18 @@ use super::status::{folders, manifest};
 
 use values::{KnownValues, Values};
 
-pub use collect::{Collected, Criteria, collect};
-pub use usage::{KindUsage, RunUsage, Usage, usage};
+pub(crate) use collect::{Criteria, collect};
+pub(crate) use usage::Usage;
+pub use usage::usage;
 
 /// A file that failed its check.
 #[derive(Clone, Debug, Serialize)]
 pub struct Damage {
     /// Where it stood.
     #[serde(serialize_with = "crate::files::as_text::serialize")]
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// What was wrong with it.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 impl Damage {
@@ -47,9 +48,9 @@ impl Damage {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Verified {
     /// Files read.
-    pub files: usize,
+    pub(crate) files: usize,
     /// Their size.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// What was moved aside.
     pub damaged: Vec<Damage>,
 }

@@ -7,7 +7,7 @@ use super::source::Location;
 use super::tree::{Node, Value};
 
 /// A type that can be read from a value of a study.
-pub trait Decode: Sized {
+pub(crate) trait Decode: Sized {
     /// Reads the value; `None` where that failed, with at least one problem pushed.
     fn decode(node: &Node, problems: &mut Problems) -> Option<Self>;
 
@@ -17,11 +17,11 @@ pub trait Decode: Sized {
 
 /// A decoded value that remembers where it was written.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Spanned<T> {
+pub(crate) struct Spanned<T> {
     /// The value.
-    pub value: T,
+    pub(crate) value: T,
     /// Where it was written.
-    pub at: Location,
+    pub(crate) at: Location,
 }
 
 impl<T: Decode> Decode for Spanned<T> {
@@ -154,7 +154,11 @@ impl<T: Decode> Decode for Vec<T> {
 }
 
 /// Reads one of a few names, with a suggestion where it is none of them: for modes, sites, units and kinds.
-pub fn choice<T: Clone>(node: &Node, problems: &mut Problems, choices: &[(&str, T)]) -> Option<T> {
+pub(crate) fn choice<T: Clone>(
+    node: &Node,
+    problems: &mut Problems,
+    choices: &[(&str, T)],
+) -> Option<T> {
     let name = String::decode(node, problems)?;
     if let Some((_, value)) = choices.iter().find(|(known, _)| *known == name) {
         return Some(value.clone());

@@ -18,24 +18,24 @@ const KEPT: usize = 1000;
 
 /// One thing that is wrong with a study, and what to do about it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Diagnostic {
+pub(crate) struct Diagnostic {
     /// What is wrong: lower-case, values in backticks.
-    pub message: String,
+    pub(crate) message: String,
     /// Where; `None` where there is no text to point into, such as a file that is missing.
-    pub at: Option<Location>,
+    pub(crate) at: Option<Location>,
     /// The text at the caret.
-    pub label: Option<String>,
+    pub(crate) label: Option<String>,
     /// Further places that belong to the story, each with its label: the first of two duplicates.
-    pub related: Vec<(Location, String)>,
+    pub(crate) related: Vec<(Location, String)>,
     /// What to do.
-    pub help: Option<String>,
+    pub(crate) help: Option<String>,
     /// Anything else worth knowing.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 impl Diagnostic {
     /// A diagnostic that points nowhere yet.
-    pub fn new(message: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
             at: None,
@@ -47,25 +47,25 @@ impl Diagnostic {
     }
 
     /// Sets the text at the caret.
-    pub fn label(&mut self, label: impl Into<String>) -> &mut Self {
+    pub(crate) fn label(&mut self, label: impl Into<String>) -> &mut Self {
         self.label = Some(label.into());
         self
     }
 
     /// Adds a further place with its label.
-    pub fn related(&mut self, at: &Location, label: impl Into<String>) -> &mut Self {
+    pub(crate) fn related(&mut self, at: &Location, label: impl Into<String>) -> &mut Self {
         self.related.push((at.clone(), label.into()));
         self
     }
 
     /// Sets what to do.
-    pub fn help(&mut self, help: impl Into<String>) -> &mut Self {
+    pub(crate) fn help(&mut self, help: impl Into<String>) -> &mut Self {
         self.help = Some(help.into());
         self
     }
 
     /// Adds a remark.
-    pub fn note(&mut self, note: impl Into<String>) -> &mut Self {
+    pub(crate) fn note(&mut self, note: impl Into<String>) -> &mut Self {
         self.notes.push(note.into());
         self
     }
@@ -147,12 +147,12 @@ fn first_line(text: &str, span: Range<usize>) -> Range<usize> {
 #[derive(Clone, Debug)]
 pub struct Diagnostics {
     /// The texts that the diagnostics point into.
-    pub sources: Sources,
+    pub(crate) sources: Sources,
     /// The diagnostics, in the order of the files and of the places in them; those without a place come first. Of very many, those
     /// that were found first.
-    pub list: Vec<Diagnostic>,
+    pub(crate) list: Vec<Diagnostic>,
     /// How many more were found.
-    pub more: usize,
+    pub(crate) more: usize,
 }
 
 impl Diagnostics {
@@ -197,7 +197,7 @@ pub struct Problems {
 
 impl Problems {
     /// Adds a diagnostic.
-    pub fn push(&mut self, diagnostic: Diagnostic) -> &mut Diagnostic {
+    pub(crate) fn push(&mut self, diagnostic: Diagnostic) -> &mut Diagnostic {
         if self.kept.len() < KEPT {
             self.kept.push(diagnostic);
             let last = self.kept.len() - 1;
@@ -208,19 +208,23 @@ impl Problems {
     }
 
     /// Adds an error that has no place.
-    pub fn error(&mut self, message: impl Into<String>) -> &mut Diagnostic {
+    pub(crate) fn error(&mut self, message: impl Into<String>) -> &mut Diagnostic {
         self.push(Diagnostic::new(message))
     }
 
     /// Adds an error at a place.
-    pub fn error_at(&mut self, at: &Location, message: impl Into<String>) -> &mut Diagnostic {
+    pub(crate) fn error_at(
+        &mut self,
+        at: &Location,
+        message: impl Into<String>,
+    ) -> &mut Diagnostic {
         let diagnostic = self.error(message);
         diagnostic.at = Some(at.clone());
         diagnostic
     }
 
     /// Adds the error that `node` is not `expected` ("a number").
-    pub fn mismatch(&mut self, node: &Node, expected: &str) -> &mut Diagnostic {
+    pub(crate) fn mismatch(&mut self, node: &Node, expected: &str) -> &mut Diagnostic {
         let subject = node.at.subject();
         let message = format!("{subject} is {}, not {expected}", node.value.describe());
         self.error_at(&node.at, message)
@@ -241,7 +245,7 @@ impl Problems {
     }
 
     /// Whether nothing is wrong so far.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
 
@@ -249,7 +253,7 @@ impl Problems {
     ///
     /// # Errors
     /// All that was collected, if anything was.
-    pub fn finish(mut self, sources: &Sources) -> Result<(), Diagnostics> {
+    pub(crate) fn finish(mut self, sources: &Sources) -> Result<(), Diagnostics> {
         if self.kept.is_empty() {
             return Ok(());
         }
@@ -267,7 +271,7 @@ impl Problems {
 
 /// The name in `known` that `name` was probably meant to be: at most one slip (a letter missing, added, changed, or
 /// two swapped) in every three letters; the nearest, and of equally near ones the first.
-pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let normal = |text: &str| text.to_lowercase().replace('-', "_");
     let name = normal(name);
     let most_slips = name.chars().count().max(3) / 3;

@@ -9,7 +9,7 @@ use super::tree::{Node, Table};
 const LONGEST_HELP: usize = 16;
 
 /// Reads the fields of one table. Ask for every field the table may have, then call [`Fields::finish`].
-pub struct Fields<'n, 'p> {
+pub(crate) struct Fields<'n, 'p> {
     table: &'n Table,
     at: &'n Location,
     problems: &'p mut Problems,
@@ -18,7 +18,7 @@ pub struct Fields<'n, 'p> {
 
 impl<'n, 'p> Fields<'n, 'p> {
     /// Starts on `node`; `None`, with the problem pushed, where it is not a table.
-    pub fn new(node: &'n Node, problems: &'p mut Problems) -> Option<Self> {
+    pub(crate) fn new(node: &'n Node, problems: &'p mut Problems) -> Option<Self> {
         let Some(table) = node.as_table() else {
             problems.mismatch(node, "a table");
             return None;
@@ -32,7 +32,7 @@ impl<'n, 'p> Fields<'n, 'p> {
     }
 
     /// The value of a field, not decoded; the field counts as known.
-    pub fn node(&mut self, name: &'static str) -> Option<&'n Node> {
+    pub(crate) fn node(&mut self, name: &'static str) -> Option<&'n Node> {
         if !self.known.contains(&name) {
             self.known.push(name);
         }
@@ -40,7 +40,7 @@ impl<'n, 'p> Fields<'n, 'p> {
     }
 
     /// A field that must be there; `None`, with the problem pushed, where it is missing or cannot be decoded.
-    pub fn required<T: Decode>(&mut self, name: &'static str) -> Option<T> {
+    pub(crate) fn required<T: Decode>(&mut self, name: &'static str) -> Option<T> {
         if let Some(node) = self.node(name) {
             return T::decode(node, self.problems);
         }
@@ -53,27 +53,27 @@ impl<'n, 'p> Fields<'n, 'p> {
     }
 
     /// A field that may be left out; `None` where it is, or, with the problem pushed, where it cannot be decoded.
-    pub fn optional<T: Decode>(&mut self, name: &'static str) -> Option<T> {
+    pub(crate) fn optional<T: Decode>(&mut self, name: &'static str) -> Option<T> {
         T::decode(self.node(name)?, self.problems)
     }
 
     /// A field with a default, which also stands in, with the problem pushed, where the value cannot be decoded.
-    pub fn or<T: Decode>(&mut self, name: &'static str, default: T) -> T {
+    pub(crate) fn or<T: Decode>(&mut self, name: &'static str, default: T) -> T {
         self.optional(name).unwrap_or(default)
     }
 
     /// Where the table was written.
-    pub fn at(&self) -> &'n Location {
+    pub(crate) fn at(&self) -> &'n Location {
         self.at
     }
 
     /// The collector, for problems between fields.
-    pub fn problems(&mut self) -> &mut Problems {
+    pub(crate) fn problems(&mut self) -> &mut Problems {
         self.problems
     }
 
     /// Reports every field of the table that was not asked for.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         let subject = self.at.subject();
         let quoted: Vec<String> = self.known.iter().map(|name| format!("`{name}`")).collect();
         for (key, _) in self.table.iter() {

@@ -7,13 +7,13 @@ use std::ops::Range;
 use super::decode::{Decode, Spanned};
 use super::diagnostic::Problems;
 use super::source::Location;
-use super::tree::{Key, Node, Value};
+use super::tree::{Node, Value};
 
 /// The longest range that may be written; a slip such as `"0..2000000000"` should not fill the memory.
 const LONGEST_RANGE: u64 = 1_000_000;
 
 /// What may stand in a list that holds nothing twice.
-pub trait Distinct {
+pub(crate) trait Distinct {
     /// The same for values that count as one.
     type Identity: Eq + Hash;
 
@@ -56,11 +56,11 @@ impl Distinct for usize {
 
 /// One value or a list of values, at least one and none twice, in the order written: a sweep.
 #[derive(Clone, Debug, PartialEq)]
-pub struct OneOrMany<T>(pub Vec<Spanned<T>>);
+pub(crate) struct OneOrMany<T>(pub(crate) Vec<Spanned<T>>);
 
 impl<T> OneOrMany<T> {
     /// The values, in the order written.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|item| &item.value)
     }
 }
@@ -120,11 +120,11 @@ fn distinct<T: Decode + Distinct>(
 
 /// Seeds: `3`, `[0, 1]`, or the half-open range `"0..20"` (0 to 19); at least one and none twice.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Seeds(pub Vec<Spanned<u64>>);
+pub(crate) struct Seeds(pub(crate) Vec<Spanned<u64>>);
 
 impl Seeds {
     /// The seeds, in the order written.
-    pub fn iter(&self) -> impl Iterator<Item = u64> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u64> {
         self.0.iter().map(|seed| seed.value)
     }
 }
@@ -142,7 +142,7 @@ impl Decode for Seeds {
 /// Layers, numbered from 0: `20`, `[20, 21]`, the half-open range `"0..20"`, or `"all"`. How many layers there are is
 /// for whoever knows the model to check.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Layers {
+pub(crate) enum Layers {
     /// These, in the order written, none twice.
     List(Vec<Spanned<usize>>),
     /// Every layer of the model.
@@ -222,43 +222,6 @@ fn check_range(node: &Node, range: Range<u64>, problems: &mut Problems) -> Optio
         return None;
     }
     Some(range)
-}
-
-/// A table whose names the user chooses, such as `[models.…]`, in the order written.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Entries<T>(pub Vec<(Key, T)>);
-
-impl<T> Entries<T> {
-    /// The value named `name`.
-    pub fn get(&self, name: &str) -> Option<&T> {
-        self.0
-            .iter()
-            .find(|(key, _)| key.name == name)
-            .map(|(_, value)| value)
-    }
-
-    /// The names, in the order written.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(key, _)| key.name.as_str())
-    }
-}
-
-impl<T: Decode> Decode for Entries<T> {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-        let Some(table) = node.as_table() else {
-            problems.mismatch(node, &Self::expected());
-            return None;
-        };
-        let decoded: Vec<Option<(Key, T)>> = table
-            .iter()
-            .map(|(key, node)| Some((key.clone(), T::decode(node, problems)?)))
-            .collect();
-        decoded.into_iter().collect::<Option<_>>().map(Self)
-    }
-
-    fn expected() -> String {
-        "a table".into()
-    }
 }
 
 #[cfg(test)]
@@ -371,15 +334,5 @@ error: `alpha` holds the number `1.0` twice
         assert_eq!(list("20"), vec![20]);
         assert_eq!(list("[20, 23]"), vec![20, 23]);
         assert_eq!(list("\"2..4\""), vec![2, 3]);
-    }
-
-    #[test]
-    fn entries_keep_names_and_order() {
-        let entries: Entries<f64> = decode("{ b = 1, a = 2.5 }").unwrap();
-        assert_eq!(entries.names().collect::<Vec<_>>(), ["b", "a"]);
-        assert_eq!(entries.get("a"), Some(&2.5));
-        assert_eq!(entries.get("c"), None);
-        let bad = vec!["`x.b` is a list, not a number".into()];
-        assert_eq!(decode::<Entries<f64>>("{ b = [], a = 1 }"), Err(bad));
     }
 }

@@ -18,14 +18,15 @@ use crate::files;
 #[derive(Clone, Debug)]
 pub struct Document {
     /// The merged tree; always a table, and without `extends`.
-    pub root: Node,
+    pub(crate) root: Node,
     /// The texts that its places point into.
-    pub sources: Sources,
+    pub(crate) sources: Sources,
 }
 
 impl Document {
     /// The text of the study file itself, byte for byte as given: no includes, no overrides.
-    pub fn given(&self) -> &str {
+    #[cfg(test)]
+    pub(crate) fn given(&self) -> &str {
         self.sources.main_text()
     }
 }
@@ -46,7 +47,11 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<Document, Diagnostics> 
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_text(path: &Path, text: &str, overrides: &[String]) -> Result<Document, Diagnostics> {
+pub(crate) fn load_text(
+    path: &Path,
+    text: &str,
+    overrides: &[String],
+) -> Result<Document, Diagnostics> {
     let mut loader = Loader::default();
     let root = loader.text(path, text.to_string(), None);
     loader.finish(root, overrides)

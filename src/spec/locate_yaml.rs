@@ -18,9 +18,9 @@ const MOST_BYTES: usize = 256 << 20;
 /// What was found in a text.
 pub(super) struct Found {
     /// Byte range of the key (or list item) at each dotted path.
-    pub places: HashMap<String, Range<usize>>,
+    pub(crate) places: HashMap<String, Range<usize>>,
     /// Paths that stand in two places, with the first two of them.
-    pub twice: Vec<(String, Range<usize>, Range<usize>)>,
+    pub(crate) twice: Vec<(String, Range<usize>, Range<usize>)>,
 }
 
 /// A key or list item whose contents may follow on deeper lines.

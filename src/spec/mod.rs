@@ -36,10 +36,13 @@ mod read_yaml;
 mod source;
 mod tree;
 
-pub use decode::{Decode, Spanned, choice};
-pub use diagnostic::{Diagnostic, Diagnostics, Problems, suggest};
-pub use fields::Fields;
-pub use lists::{Distinct, Entries, Layers, OneOrMany, Seeds};
-pub use load::{Document, load, load_text};
-pub use source::{Location, SourceId, Sources};
-pub use tree::{Key, Node, Table, Value, to_yaml};
+pub(crate) use decode::{Decode, Spanned, choice};
+pub(crate) use diagnostic::{Diagnostics, Problems, suggest};
+pub(crate) use fields::Fields;
+pub(crate) use lists::{Layers, OneOrMany, Seeds};
+pub use load::load;
+pub(crate) use load::{Document, load_text};
+pub(crate) use source::Location;
+#[cfg(test)]
+pub(crate) use tree::to_yaml;
+pub(crate) use tree::{Key, Node, Value};

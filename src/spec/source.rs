@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 /// Names one text of a [`Sources`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SourceId(usize);
+pub(crate) struct SourceId(usize);
 
 /// Where a value was written: the text, the bytes in it, and the value's dotted path in the study.
 ///
 /// The span is absent where the place is not known, which happens for some YAML values; the path is always there, so
 /// that a message can name the value without a caret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Location {
+pub(crate) struct Location {
     source: SourceId,
     span: Option<Range<usize>>,
     path: Arc<str>,
@@ -29,17 +29,17 @@ impl Location {
     }
 
     /// The text the value stands in.
-    pub fn source(&self) -> SourceId {
+    pub(crate) fn source(&self) -> SourceId {
         self.source
     }
 
     /// The byte range of the value in its text, where it is known.
-    pub fn span(&self) -> Option<Range<usize>> {
+    pub(crate) fn span(&self) -> Option<Range<usize>> {
         self.span.clone()
     }
 
     /// The dotted path of the value, such as `stages.steer.alpha[2]`; empty for the study as a whole.
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
@@ -76,7 +76,7 @@ pub(super) fn item_path(parent: &str, index: usize) -> String {
 
 /// Every text that a study was read from: files, in the order they were opened, then overrides.
 #[derive(Clone, Debug, Default)]
-pub struct Sources(Vec<Source>);
+pub(crate) struct Sources(Vec<Source>);
 
 #[derive(Clone, Debug)]
 struct Source {
@@ -102,30 +102,30 @@ impl Sources {
     }
 
     /// The study's file and those that it extends, each (path, text), in the order of reading.
-    pub fn files(&self) -> impl Iterator<Item = (&Path, &str)> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&Path, &str)> {
         let files = self.0.iter();
         files.filter_map(|source| Some((source.path.as_deref()?, source.text.as_str())))
     }
 
     /// The overrides as they were given, `path.to.key=value`.
-    pub fn overrides(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn overrides(&self) -> impl Iterator<Item = &str> {
         let typed = self.0.iter().filter(|source| source.path.is_none());
         typed.map(|source| source.text.as_str())
     }
 
     /// The name of a text: a file's path as the user gave it, or `--set path.to.key=value`.
-    pub fn name(&self, id: SourceId) -> &str {
+    pub(crate) fn name(&self, id: SourceId) -> &str {
         self.0.get(id.0).map_or("", |source| &source.name)
     }
 
     /// The whole text.
-    pub fn text(&self, id: SourceId) -> &str {
+    pub(crate) fn text(&self, id: SourceId) -> &str {
         self.0.get(id.0).map_or("", |source| &source.text)
     }
 
     /// The path that `path`, written at `at`, means: relative to the folder of the file it is written in, or to the
     /// current directory for an override. An absolute path stays as it is.
-    pub fn resolve_path(&self, at: &Location, path: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn resolve_path(&self, at: &Location, path: impl AsRef<Path>) -> PathBuf {
         match self.folder(at.source) {
             Some(folder) => folder.join(path),
             None => path.as_ref().to_path_buf(),
@@ -133,6 +133,7 @@ impl Sources {
     }
 
     /// The text of the study file itself, byte for byte as given.
+    #[cfg(test)]
     pub(super) fn main_text(&self) -> &str {
         self.text(SourceId(0))
     }

@@ -9,16 +9,16 @@ use super::source::Location;
 
 /// One value and where it was written.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Node {
+pub(crate) struct Node {
     /// The value.
-    pub value: Value,
+    pub(crate) value: Value,
     /// Where it was written: the value itself in TOML, the key before it in YAML, the header of a TOML table.
-    pub at: Location,
+    pub(crate) at: Location,
 }
 
 /// What a study file can say. There are no dates and no nulls.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub(crate) enum Value {
     /// Text.
     String(String),
     /// A whole number.
@@ -35,16 +35,16 @@ pub enum Value {
 
 /// The name of a field and where it was written.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Key {
+pub(crate) struct Key {
     /// The name.
-    pub name: String,
+    pub(crate) name: String,
     /// Where the name was written.
-    pub at: Location,
+    pub(crate) at: Location,
 }
 
 /// Named values in the order they were written; every name occurs once.
 #[derive(Clone, Debug, Default)]
-pub struct Table {
+pub(crate) struct Table {
     entries: Vec<(Key, Node)>,
     /// Where each name stands among the entries.
     places: HashMap<String, usize>,
@@ -52,24 +52,19 @@ pub struct Table {
 
 impl Table {
     /// The value named `name`.
-    pub fn get(&self, name: &str) -> Option<&Node> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Node> {
         let place = *self.places.get(name)?;
         self.entries.get(place).map(|(_, node)| node)
     }
 
     /// The names and values, in the order they were written.
-    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Node)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Node)> {
         self.entries.iter().map(|(key, node)| (key, node))
     }
 
     /// How many fields there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
-    }
-
-    /// Whether there are no fields.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 
     /// Takes the value named `name` out.
@@ -147,7 +142,7 @@ impl Node {
     }
 
     /// The table, if this is one.
-    pub fn as_table(&self) -> Option<&Table> {
+    pub(crate) fn as_table(&self) -> Option<&Table> {
         match &self.value {
             Value::Table(table) => Some(table),
             _ => None,
@@ -155,7 +150,7 @@ impl Node {
     }
 
     /// The text, if this is one.
-    pub fn as_str(&self) -> Option<&str> {
+    pub(crate) fn as_str(&self) -> Option<&str> {
         match &self.value {
             Value::String(text) => Some(text),
             _ => None,
@@ -165,7 +160,7 @@ impl Node {
 
 impl Value {
     /// The value in words for a message: "the string `ten`", "a list".
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         const LONGEST: usize = 40;
         match self {
             Self::String(text) if text.chars().count() > LONGEST => {
@@ -205,6 +200,7 @@ impl Serialize for Node {
 ///
 /// # Errors
 /// Where the YAML writer refuses a value; none that a study file can hold is known to be refused.
-pub fn to_yaml(node: &Node) -> Result<String, serde_yaml::Error> {
+#[cfg(test)]
+pub(crate) fn to_yaml(node: &Node) -> Result<String, serde_yaml::Error> {
     serde_yaml::to_string(node)
 }

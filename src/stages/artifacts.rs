@@ -16,12 +16,12 @@ type Read = dyn Fn() -> Result<DataFrame, StageError> + Send + Sync;
 pub struct Artifacts {
     tables: Vec<(String, Arc<Read>)>,
     /// Directions, in a fixed order.
-    pub directions: Vec<Direction>,
+    pub(crate) directions: Vec<Direction>,
 }
 
 impl Artifacts {
     /// Directions, and no tables yet.
-    pub fn of_directions(directions: Vec<Direction>) -> Self {
+    pub(crate) fn of_directions(directions: Vec<Direction>) -> Self {
         Artifacts {
             tables: Vec::new(),
             directions,
@@ -29,7 +29,7 @@ impl Artifacts {
     }
 
     /// Adds a table by its name (empty: the main one) and how it is read.
-    pub fn add_table(
+    pub(crate) fn add_table(
         &mut self,
         name: &str,
         read: impl Fn() -> Result<DataFrame, StageError> + Send + Sync + 'static,
@@ -38,7 +38,7 @@ impl Artifacts {
     }
 
     /// Whether there is a table of that name.
-    pub fn has_table(&self, name: &str) -> bool {
+    pub(crate) fn has_table(&self, name: &str) -> bool {
         self.tables.iter().any(|(n, _)| n == name)
     }
 
@@ -46,7 +46,7 @@ impl Artifacts {
     ///
     /// # Errors
     /// [`StageError::Internal`] when there is none; those of reading it.
-    pub fn table(&self, name: &str) -> Result<DataFrame, StageError> {
+    pub(crate) fn table(&self, name: &str) -> Result<DataFrame, StageError> {
         let found = self.tables.iter().find(|(n, _)| n == name);
         let (_, read) =
             found.ok_or_else(|| StageError::Internal(format!("there is no table `{name}`")))?;
@@ -57,7 +57,7 @@ impl Artifacts {
     ///
     /// # Errors
     /// Those of reading them.
-    pub fn tables(&self) -> Result<Vec<(String, DataFrame)>, StageError> {
+    pub(crate) fn tables(&self) -> Result<Vec<(String, DataFrame)>, StageError> {
         let read = |(name, read): &(String, Arc<Read>)| Ok((name.clone(), read()?));
         self.tables.iter().map(read).collect()
     }

@@ -25,7 +25,7 @@ use super::{
     Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
 };
 
-pub use extract::Direction;
+pub(crate) use extract::Direction;
 pub(super) use extract::{Groups, Recipe};
 pub(super) use findings::findings;
 pub(super) use tables::{cosines, describe, members};

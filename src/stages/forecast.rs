@@ -10,26 +10,26 @@ use super::{Inputs, Name, parameters};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Forecast {
     /// Name of the prompt set its rows are about; none for a stage that only reads other stages.
-    pub prompts: Option<String>,
+    pub(crate) prompts: Option<String>,
     /// Names of the models its rows are about.
-    pub models: Vec<String>,
+    pub(crate) models: Vec<String>,
     /// The directions it will make, in order. Empty where the model that decides their layers is not on this machine.
-    pub directions: Vec<ExpectedDirection>,
+    pub(crate) directions: Vec<ExpectedDirection>,
     /// The values of the column `set` of its sweep, where it has one.
-    pub sets: Vec<String>,
+    pub(crate) sets: Vec<String>,
     /// Whether its rows differ in α.
-    pub has_alpha: bool,
+    pub(crate) has_alpha: bool,
 }
 
 /// A direction that a stage will make.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExpectedDirection {
+pub(crate) struct ExpectedDirection {
     /// Name of the model whose activations it is made of.
-    pub model: String,
+    pub(crate) model: String,
     /// Seed of the split behind it, if there is one.
-    pub seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// Layer of the activations.
-    pub layer: usize,
+    pub(crate) layer: usize,
 }
 
 impl Forecast {
@@ -199,4 +199,4 @@ pub(super) fn check_scores(
 }
 
 /// By name of the stage.
-pub type Forecasts = BTreeMap<String, Forecast>;
+pub(crate) type Forecasts = BTreeMap<String, Forecast>;

@@ -54,11 +54,11 @@ const KINDS: [(&str, Product); 8] = [
 
 /// Where published files lie, for every import of a study.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct ImportSettings {
+pub(crate) struct ImportSettings {
     /// The folder that file names start from.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// What `{layer}` in a file name stands for, and the layer of files that name none.
-    pub layer: Option<u64>,
+    pub(crate) layer: Option<u64>,
 }
 
 /// A file to read.

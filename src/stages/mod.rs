@@ -27,26 +27,24 @@ mod holdout;
 mod import;
 mod parameters;
 mod patch;
-pub mod published;
+pub(crate) mod published;
 mod random;
 mod score;
 mod steer;
 mod summary;
-pub mod sweep;
+pub(crate) mod sweep;
 mod table;
 mod vocabulary;
 mod xstest;
 
-pub use artifacts::Artifacts;
-pub use direction::Direction;
-pub use forecast::{ExpectedDirection, Forecast, Forecasts};
-pub use import::ImportSettings;
-pub use parameters::{ScoreRule, Settings};
+pub(crate) use artifacts::Artifacts;
+pub(crate) use direction::Direction;
+pub(crate) use forecast::{Forecast, Forecasts};
+pub(crate) use import::ImportSettings;
+pub(crate) use parameters::{ScoreRule, Settings};
 pub(crate) use vocabulary::{check_prompts, check_score};
 
-pub use table::{
-    Parts, read_numbers, read_parquet, read_parquet_parts, read_text, write_csv, write_parquet,
-};
+pub(crate) use table::{Parts, read_parquet, read_parquet_parts, write_csv, write_parquet};
 
 /// What a stage produces, as other stages see it; a reference to a stage of another product is an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +67,7 @@ pub enum Product {
 
 impl Product {
     /// The word used in error messages.
-    pub fn noun(self) -> &'static str {
+    pub(crate) fn noun(self) -> &'static str {
         match self {
             Product::Scores => "scores",
             Product::Directions => "directions",
@@ -82,7 +80,7 @@ impl Product {
     }
 
     /// Whether a stage of this product can stand where `wanted` is asked for.
-    pub fn serves(self, wanted: Product) -> bool {
+    pub(crate) fn serves(self, wanted: Product) -> bool {
         self == wanted
             || self == Product::SweepWithDirections
                 && matches!(wanted, Product::Sweep | Product::Directions)
@@ -90,21 +88,21 @@ impl Product {
 }
 
 /// A kind of stage: its name in study files, the version of its semantics, what it produces, and how it is decoded.
-pub struct Kind {
+pub(crate) struct Kind {
     /// The name, e.g. `steer`.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Raised when the same parameters and inputs would give another output; part of the stage key.
-    pub version: u32,
+    pub(crate) version: u32,
     /// What it produces.
-    pub product: Product,
+    pub(crate) product: Product,
     /// One line for listings.
-    pub about: &'static str,
+    pub(crate) about: &'static str,
     /// Reads the parameters from the stage's table; problems are collected.
-    pub decode: fn(&mut Fields<'_, '_>, &Settings) -> Option<Box<dyn Stage>>,
+    pub(crate) decode: fn(&mut Fields<'_, '_>, &Settings) -> Option<Box<dyn Stage>>,
 }
 
 /// Every kind of stage, in the order of a study.
-pub static KINDS: &[&Kind] = &[
+pub(crate) static KINDS: &[&Kind] = &[
     &score::KIND,
     &generate::KIND,
     &patch::KIND,
@@ -118,32 +116,32 @@ pub static KINDS: &[&Kind] = &[
 ];
 
 /// A name written in a study file, with the place where it was written.
-pub type Name = Spanned<String>;
+pub(crate) type Name = Spanned<String>;
 
 /// The names a stage refers to; each is an edge of the study's graph or an input.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
     /// Names of models, in the order in which their rows appear in tables.
-    pub models: Vec<Name>,
+    pub(crate) models: Vec<Name>,
     /// Names of prompt sets.
-    pub prompts: Vec<Name>,
+    pub(crate) prompts: Vec<Name>,
     /// Names of stages and what each must produce.
-    pub stages: Vec<(Name, Product)>,
+    pub(crate) stages: Vec<(Name, Product)>,
     /// Files that it reads, beside prompt sets.
-    pub files: Vec<Spanned<PathBuf>>,
+    pub(crate) files: Vec<Spanned<PathBuf>>,
     /// Whether it depends on the tokens at which a text ends.
-    pub ends: bool,
+    pub(crate) ends: bool,
 }
 
 /// What a stage would ask of a model, for a plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Upper bound on the number of distinct cells.
-    pub cells_at_most: u64,
+    pub(crate) cells_at_most: u64,
     /// Full forward passes that a script looping over prompts would make for the same table, duplicates included.
-    pub equivalent_forward_passes: u64,
+    pub(crate) equivalent_forward_passes: u64,
     /// Upper bound on the number of tokens that pass through some of the blocks: one a cell, and one for every token generated.
-    pub token_passes: u64,
+    pub(crate) token_passes: u64,
 }
 
 impl Cost {
@@ -232,11 +230,11 @@ pub trait Evaluate {
 
 /// A file that a stage reads.
 #[derive(Clone, Debug)]
-pub struct InputFile {
+pub(crate) struct InputFile {
     /// Its content.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// Hash of the content.
-    pub hash: blake3::Hash,
+    pub(crate) hash: blake3::Hash,
 }
 
 /// What a stage's references stand for. Outputs of stages are present only once those have run.
@@ -245,15 +243,15 @@ pub struct Inputs {
     /// By name in the study file.
     pub models: BTreeMap<String, Arc<ModelHandle>>,
     /// By name in the study file.
-    pub prompts: BTreeMap<String, Arc<PromptSet>>,
+    pub(crate) prompts: BTreeMap<String, Arc<PromptSet>>,
     /// By path.
-    pub files: BTreeMap<PathBuf, Arc<InputFile>>,
+    pub(crate) files: BTreeMap<PathBuf, Arc<InputFile>>,
     /// By name in the study file.
     pub stages: BTreeMap<String, Arc<Artifacts>>,
     /// What is known of every stage before it has run.
-    pub forecasts: Forecasts,
+    pub(crate) forecasts: Forecasts,
     /// What a reader should know of models and prompt sets before any number: whole sentences, each naming what it speaks of.
-    pub findings: Vec<String>,
+    pub(crate) findings: Vec<String>,
 }
 
 impl Inputs {
@@ -261,7 +259,7 @@ impl Inputs {
     ///
     /// # Errors
     /// [`StageError::Internal`] when the plan did not provide it.
-    pub fn model(&self, name: &Name) -> Result<&Arc<ModelHandle>, StageError> {
+    pub(crate) fn model(&self, name: &Name) -> Result<&Arc<ModelHandle>, StageError> {
         self.models
             .get(&name.value)
             .ok_or_else(|| StageError::Internal(format!("model `{}` was not provided", name.value)))
@@ -271,7 +269,10 @@ impl Inputs {
     ///
     /// # Errors
     /// [`StageError::Internal`] when the plan did not provide one.
-    pub fn models_named(&self, names: &[Name]) -> Result<Vec<&Arc<ModelHandle>>, StageError> {
+    pub(crate) fn models_named(
+        &self,
+        names: &[Name],
+    ) -> Result<Vec<&Arc<ModelHandle>>, StageError> {
         names.iter().map(|name| self.model(name)).collect()
     }
 
@@ -279,7 +280,7 @@ impl Inputs {
     ///
     /// # Errors
     /// [`StageError::Internal`] when the plan did not provide it.
-    pub fn prompt_set(&self, name: &Name) -> Result<&Arc<PromptSet>, StageError> {
+    pub(crate) fn prompt_set(&self, name: &Name) -> Result<&Arc<PromptSet>, StageError> {
         self.prompts.get(&name.value).ok_or_else(|| {
             StageError::Internal(format!("prompt set `{}` was not provided", name.value))
         })
@@ -289,7 +290,7 @@ impl Inputs {
     ///
     /// # Errors
     /// [`StageError::Internal`] when the stage has not run.
-    pub fn stage(&self, name: &Name) -> Result<&Arc<Artifacts>, StageError> {
+    pub(crate) fn stage(&self, name: &Name) -> Result<&Arc<Artifacts>, StageError> {
         self.stages
             .get(&name.value)
             .ok_or_else(|| StageError::Internal(format!("stage `{}` has not run", name.value)))
@@ -300,28 +301,16 @@ impl Inputs {
 #[derive(Clone, Debug, Default)]
 pub struct Output {
     /// The main table, where it has so many rows that it is made part by part as it is written.
-    pub parts: Option<Arc<dyn Parts>>,
+    pub(crate) parts: Option<Arc<dyn Parts>>,
     /// Tables by name; the main table's name is empty, so that it takes the stage's.
-    pub tables: Vec<(String, DataFrame)>,
+    pub(crate) tables: Vec<(String, DataFrame)>,
     /// Directions, in a fixed order.
-    pub directions: Vec<Direction>,
+    pub(crate) directions: Vec<Direction>,
     /// Sentences worth a reader's attention (an overlap, prompts left out).
-    pub findings: Vec<String>,
+    pub(crate) findings: Vec<String>,
 }
 
-impl Output {
-    /// The table of that name (empty: the main one).
-    ///
-    /// # Errors
-    /// [`StageError::Internal`] when there is none.
-    pub fn table(&self, name: &str) -> Result<&DataFrame, StageError> {
-        self.tables
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, table)| table)
-            .ok_or_else(|| StageError::Internal(format!("there is no table `{name}`")))
-    }
-}
+impl Output {}
 
 /// Why a stage gave no output.
 #[derive(Debug)]

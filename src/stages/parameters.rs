@@ -12,15 +12,15 @@ use super::{ImportSettings, Inputs, Name, StageError, check_layer};
 
 /// s = logsumexp(logits of refusing first tokens) − logsumexp(logits of complying ones); refused when s > threshold.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ScoreRule {
+pub(crate) struct ScoreRule {
     /// Openings of a refusal; the first token of each counts.
-    pub refuse: Vec<String>,
+    pub(crate) refuse: Vec<String>,
     /// Openings of an answer; the first token of each counts.
-    pub comply: Vec<String>,
+    pub(crate) comply: Vec<String>,
     /// A score strictly above it is a refusal.
-    pub threshold: f64,
+    pub(crate) threshold: f64,
     /// The dtype of the logits.
-    pub dtype: ScoreDtype,
+    pub(crate) dtype: ScoreDtype,
 }
 
 impl Default for ScoreRule {
@@ -38,13 +38,13 @@ impl Default for ScoreRule {
 
 /// What every stage of a study is told.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The messages around a prompt.
-    pub chat: Chat,
+    pub(crate) chat: Chat,
     /// The score rule.
-    pub score: ScoreRule,
+    pub(crate) score: ScoreRule,
     /// Where published files lie.
-    pub import: ImportSettings,
+    pub(crate) import: ImportSettings,
 }
 
 impl Settings {

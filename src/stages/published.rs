@@ -14,32 +14,32 @@ use regex::Regex;
 
 /// What a row is of; what the file does not say is `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Of {
+pub(crate) struct Of {
     /// Name of the model.
-    pub model: Option<String>,
+    pub(crate) model: Option<String>,
     /// Layer of the edit.
-    pub layer: Option<u64>,
+    pub(crate) layer: Option<u64>,
     /// How many of the last layers were patched.
-    pub k: Option<u64>,
+    pub(crate) k: Option<u64>,
     /// Site of the edit, by its short name: `resid_pre`.
-    pub site: Option<String>,
+    pub(crate) site: Option<String>,
     /// Seed of the direction.
-    pub seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// α.
-    pub alpha: Option<f64>,
+    pub(crate) alpha: Option<f64>,
     /// The prompts, by name: `harmful`, `edge_train`.
-    pub set: Option<String>,
+    pub(crate) set: Option<String>,
     /// The prompt.
-    pub id: Option<String>,
+    pub(crate) id: Option<String>,
     /// The prompt's category or type.
-    pub category: Option<String>,
+    pub(crate) category: Option<String>,
     /// The prompt's text.
-    pub prompt: Option<String>,
+    pub(crate) prompt: Option<String>,
 }
 
 /// What was measured.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Measured {
+pub(crate) enum Measured {
     /// Of a prompt.
     Score {
         /// The score, in logits.
@@ -71,48 +71,48 @@ pub enum Measured {
 
 /// One row.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PublishedRow {
+pub(crate) struct PublishedRow {
     /// The line it stands in, from 1; 0 in JSON.
-    pub line: usize,
+    pub(crate) line: usize,
     /// What it is of.
-    pub of: Of,
+    pub(crate) of: Of,
     /// What was measured.
-    pub measured: Measured,
+    pub(crate) measured: Measured,
 }
 
 /// The prompts that built a direction.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Builders {
+pub(crate) struct Builders {
     /// Seed of the split, where there was one.
-    pub seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// Layer of the direction.
-    pub layer: Option<u64>,
+    pub(crate) layer: Option<u64>,
     /// Share held out, where there was a split.
-    pub fraction: Option<f64>,
+    pub(crate) fraction: Option<f64>,
     /// Ids of the highest scoring, in the order given.
-    pub top: Vec<String>,
+    pub(crate) top: Vec<String>,
     /// Ids of the lowest scoring.
-    pub bottom: Vec<String>,
+    pub(crate) bottom: Vec<String>,
     /// Sizes of the training half and of the half held out.
-    pub halves: Option<(u64, u64)>,
+    pub(crate) halves: Option<(u64, u64)>,
 }
 
 /// A file, read.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Published {
+pub(crate) struct Published {
     /// In file order.
-    pub rows: Vec<PublishedRow>,
+    pub(crate) rows: Vec<PublishedRow>,
     /// The prompts behind the direction, where the file names them.
-    pub builders: Option<Builders>,
+    pub(crate) builders: Option<Builders>,
 }
 
 /// Why a file could not be read as what it was said to be.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PublishedError {
+pub(crate) struct PublishedError {
     /// The file, with line and column where they are known.
-    pub place: String,
+    pub(crate) place: String,
     /// What is wrong, what was expected.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl fmt::Display for PublishedError {
@@ -125,7 +125,7 @@ impl std::error::Error for PublishedError {}
 
 /// Whether a CSV or JSON file has the shape of a published one, so that it is to be read here: JSON always has, and CSV where a
 /// column is called as only a published table calls it.
-pub fn is_published_shape(name: &str, text: &str) -> bool {
+pub(crate) fn is_published_shape(name: &str, text: &str) -> bool {
     is_json(name) || from_csv::is_published_shape(text)
 }
 
@@ -133,7 +133,7 @@ pub fn is_published_shape(name: &str, text: &str) -> bool {
 ///
 /// # Errors
 /// Text that is not CSV or JSON, columns or fields that are missing, values that are not of their type; with the place.
-pub fn read(kind: &str, name: &str, text: &str) -> Result<Published, PublishedError> {
+pub(crate) fn read(kind: &str, name: &str, text: &str) -> Result<Published, PublishedError> {
     let given = given(name);
     match is_json(name) {
         true => from_json::read(kind, name, text, &given),
@@ -142,7 +142,7 @@ pub fn read(kind: &str, name: &str, text: &str) -> Result<Published, PublishedEr
 }
 
 /// The kind of stage that a file of this name is of, where the name says it.
-pub fn kind_of(name: &str) -> Option<&'static str> {
+pub(crate) fn kind_of(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();
     let kinds = ["xstest", "holdout", "random", "patch", "steer", "score"];
     kinds.into_iter().find(|kind| name.contains(kind))

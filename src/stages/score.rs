@@ -111,11 +111,11 @@ impl Stage for Score {
 /// A prompt's score on a model.
 #[derive(Clone, Debug)]
 pub(super) struct Scored {
-    pub model: String,
-    pub id: String,
-    pub split: String,
-    pub category: String,
-    pub score: f64,
+    pub(crate) model: String,
+    pub(crate) id: String,
+    pub(crate) split: String,
+    pub(crate) category: String,
+    pub(crate) score: f64,
 }
 
 /// The stage's tables. Rows come model by model.

@@ -20,11 +20,11 @@ mod rows;
 mod table;
 
 use rows::{Row, Rows};
-pub use table::SweepTable;
+pub(crate) use table::SweepTable;
 
 /// What a sweep does with a direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// h ← h + α·v.
     Add,
     /// h ← h − (h·v)v at the line's own layer; α plays no part.
@@ -35,7 +35,7 @@ pub enum Mode {
 
 /// The unit of α.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AlphaUnit {
+pub(crate) enum AlphaUnit {
     /// The unit direction.
     Unit,
     /// The norm of the difference of means, before it was normalised.
@@ -111,45 +111,45 @@ impl Mode {
 }
 
 /// A named group of prompts, by index into the prompt set.
-pub type Set = (String, Vec<usize>);
+pub(crate) type Set = (String, Vec<usize>);
 
 /// One direction at one place, with the prompts it is tried on.
 #[derive(Clone, Debug)]
-pub struct Line {
+pub(crate) struct Line {
     /// What the direction is, e.g. `top_bottom_30` or `random`.
-    pub direction: String,
+    pub(crate) direction: String,
     /// The seed behind it, if there is one.
-    pub seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// Layer of the edit.
-    pub layer: usize,
+    pub(crate) layer: usize,
     /// Site of the edit.
-    pub site: Site,
+    pub(crate) site: Site,
     /// The unit direction, `[d_model]`.
-    pub vector: Arc<Vector>,
+    pub(crate) vector: Arc<Vector>,
     /// Length of one unit of α.
-    pub unit_length: f64,
+    pub(crate) unit_length: f64,
     /// Named groups of prompts; lines share them.
-    pub sets: Arc<[Set]>,
+    pub(crate) sets: Arc<[Set]>,
     /// Texts of the prompts the direction was made from.
-    pub builders: Arc<HashSet<String>>,
+    pub(crate) builders: Arc<HashSet<String>>,
 }
 
 /// A whole sweep.
-pub struct Sweep<'a> {
+pub(crate) struct Sweep<'a> {
     /// Models, in the order of the table.
-    pub models: Vec<&'a Arc<ModelHandle>>,
+    pub(crate) models: Vec<&'a Arc<ModelHandle>>,
     /// The prompts the lines' indices point into.
-    pub prompts: &'a Arc<PromptSet>,
+    pub(crate) prompts: &'a Arc<PromptSet>,
     /// Directions and places.
-    pub lines: Vec<Line>,
+    pub(crate) lines: Vec<Line>,
     /// α, in the lines' units.
-    pub alphas: &'a [f64],
+    pub(crate) alphas: &'a [f64],
     /// Position of the edit, counted from the end of the prompt.
-    pub position: i64,
+    pub(crate) position: i64,
     /// What is done.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// Chat and score rule.
-    pub settings: &'a Settings,
+    pub(crate) settings: &'a Settings,
 }
 
 /// A prompt as a model sees it, and the position of the edit, counted from the first.
@@ -191,7 +191,7 @@ impl Sweep<'_> {
     ///
     /// # Errors
     /// Those of the evaluator; a prompt without the position asked for.
-    pub fn run(self, evaluator: &mut dyn Evaluate) -> Result<SweepTable, StageError> {
+    pub(crate) fn run(self, evaluator: &mut dyn Evaluate) -> Result<SweepTable, StageError> {
         let prompts = self.prompts_of_each()?;
         let rows = Rows::new(self.models.len(), self.lines, self.alphas);
         let readouts = self.models.iter().map(|m| self.settings.readout(m));

@@ -75,7 +75,7 @@ pub(super) fn frame(columns: Vec<Column>) -> Result<DataFrame> {
 ///
 /// # Errors
 /// [`StageError::Internal`] when there is no such column.
-pub fn read_text(table: &DataFrame, name: &str) -> Result<Vec<String>> {
+pub(crate) fn read_text(table: &DataFrame, name: &str) -> Result<Vec<String>> {
     let column = table.column(name)?.str()?;
     Ok(column
         .iter()
@@ -87,7 +87,7 @@ pub fn read_text(table: &DataFrame, name: &str) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// [`StageError::Internal`] when there is no such column, or it has gaps.
-pub fn read_numbers(table: &DataFrame, name: &str) -> Result<Vec<f64>> {
+pub(crate) fn read_numbers(table: &DataFrame, name: &str) -> Result<Vec<f64>> {
     let values: Vec<f64> = table.column(name)?.f64()?.iter().flatten().collect();
     if values.len() == table.height() {
         Ok(values)
@@ -115,7 +115,7 @@ pub(super) fn read_flags(table: &DataFrame, name: &str) -> Result<Vec<bool>> {
 const PART_ROWS: usize = 1 << 16;
 
 /// A table that is made part by part.
-pub trait Parts: fmt::Debug + Send + Sync {
+pub(crate) trait Parts: fmt::Debug + Send + Sync {
     /// The number of rows.
     fn height(&self) -> usize;
 
@@ -147,7 +147,7 @@ fn parts(table: &dyn Parts) -> impl Iterator<Item = Result<DataFrame>> {
 ///
 /// # Errors
 /// Those of making the parts; [`StageError::Internal`] when polars cannot write, the writer's own errors among those.
-pub fn write_parquet(table: &dyn Parts, writer: impl Write) -> Result<()> {
+pub(crate) fn write_parquet(table: &dyn Parts, writer: impl Write) -> Result<()> {
     let mut parts = parts(table);
     let Some(first) = parts.next().transpose()? else {
         return Ok(());
@@ -165,7 +165,7 @@ pub fn write_parquet(table: &dyn Parts, writer: impl Write) -> Result<()> {
 ///
 /// # Errors
 /// As [`write_parquet`].
-pub fn write_csv(table: &dyn Parts, mut writer: impl Write) -> Result<()> {
+pub(crate) fn write_csv(table: &dyn Parts, mut writer: impl Write) -> Result<()> {
     for (number, part) in parts(table).enumerate() {
         CsvWriter::new(&mut writer)
             .include_header(number == 0)
@@ -178,7 +178,7 @@ pub fn write_csv(table: &dyn Parts, mut writer: impl Write) -> Result<()> {
 ///
 /// # Errors
 /// [`StageError::Internal`] for anything else.
-pub fn read_parquet(bytes: Vec<u8>) -> Result<DataFrame> {
+pub(crate) fn read_parquet(bytes: Vec<u8>) -> Result<DataFrame> {
     whole_or_error(|| ParquetReader::new(Cursor::new(bytes)).finish())
 }
 
@@ -186,7 +186,7 @@ pub fn read_parquet(bytes: Vec<u8>) -> Result<DataFrame> {
 ///
 /// # Errors
 /// As [`read_parquet`], and those of `take`.
-pub fn read_parquet_parts(
+pub(crate) fn read_parquet_parts(
     bytes: Vec<u8>,
     take: &mut dyn FnMut(&DataFrame) -> Result<()>,
 ) -> Result<()> {

@@ -5,7 +5,7 @@ use super::{StatsError, require_finite, require_length};
 /// Cohen's kappa of a 2x2 table of counts, `table[label of the first][label of the second]` (Cohen, "A coefficient of
 /// agreement for nominal scales", 1960): agreement beyond chance over the most possible beyond chance. `None` for an empty table and
 /// when both gave every case one and the same label, where chance agreement is 1 and kappa is 0 / 0.
-pub fn cohens_kappa(table: [[u64; 2]; 2]) -> Option<f64> {
+pub(crate) fn cohens_kappa(table: [[u64; 2]; 2]) -> Option<f64> {
     // Floats, because sums and squares of counts are exact far beyond any real table and cannot overflow.
     let [[a, b], [c, d]] = table.map(|row| row.map(|count| count as f64));
     let total = a + b + c + d;
@@ -21,7 +21,7 @@ pub fn cohens_kappa(table: [[u64; 2]; 2]) -> Option<f64> {
 ///
 /// # Errors
 /// Vectors of different length; an element that is not finite.
-pub fn cosine(a: &[f64], b: &[f64]) -> Result<Option<f64>, StatsError> {
+pub(crate) fn cosine(a: &[f64], b: &[f64]) -> Result<Option<f64>, StatsError> {
     require_length("the second vector", b.len(), a.len())?;
     require_finite("the first vector", a)?;
     require_finite("the second vector", b)?;

@@ -7,7 +7,7 @@ use super::describe::sorted_percentile;
 use super::{Interval, StatsError, require_finite};
 
 /// Resamples drawn for every bootstrap interval.
-pub const BOOTSTRAP_RESAMPLES: usize = 10_000;
+pub(crate) const BOOTSTRAP_RESAMPLES: usize = 10_000;
 
 /// SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", 2014): a counter that steps by an odd
 /// constant, and a mixing function over it.
@@ -37,7 +37,7 @@ impl SplitMix64 {
 ///
 /// # Errors
 /// A value that is not finite.
-pub fn bootstrap_mean(values: &[f64], seed: u64) -> Result<Option<Interval>, StatsError> {
+pub(crate) fn bootstrap_mean(values: &[f64], seed: u64) -> Result<Option<Interval>, StatsError> {
     require_finite("the values to resample", values)?;
     if values.len() < 2 {
         return Ok(None);

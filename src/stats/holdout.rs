@@ -7,29 +7,29 @@ const BUCKETS: u32 = 10_000_000;
 
 /// A prompt's place in [0, 1) for one seed: `(md5("{seed}::{id}") as a big-endian integer mod 10^7) / 10^7`, the id in UTF-8.
 /// The formula is the study's; MD5 serves as a stable spreading function here, not for security.
-pub fn holdout_unit(seed: u64, id: &str) -> f64 {
+pub(crate) fn holdout_unit(seed: u64, id: &str) -> f64 {
     let digest: [u8; 16] = Md5::digest(format!("{seed}::{id}")).into();
     let bucket = u128::from_be_bytes(digest) % u128::from(BUCKETS);
     bucket as f64 / f64::from(BUCKETS)
 }
 
 /// Whether a prompt is held out: [`holdout_unit`] strictly below `fraction` (0 to 1).
-pub fn is_holdout(seed: u64, id: &str, fraction: f64) -> bool {
+pub(crate) fn is_holdout(seed: u64, id: &str, fraction: f64) -> bool {
     holdout_unit(seed, id) < fraction
 }
 
 /// Indices into the ids that were split, each list in lexicographic order of the ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HoldoutSplit {
+pub(crate) struct HoldoutSplit {
     /// Prompts that may build the direction.
-    pub train: Vec<usize>,
+    pub(crate) train: Vec<usize>,
     /// Prompts kept for evaluation.
-    pub holdout: Vec<usize>,
+    pub(crate) holdout: Vec<usize>,
 }
 
 /// Splits ids by [`is_holdout`]. The order within each half is lexicographic by code point, whatever the order given; equal
 /// ids keep theirs. At a given `fraction` either half may come out empty.
-pub fn holdout_split<S: AsRef<str>>(seed: u64, ids: &[S], fraction: f64) -> HoldoutSplit {
+pub(crate) fn holdout_split<S: AsRef<str>>(seed: u64, ids: &[S], fraction: f64) -> HoldoutSplit {
     let (holdout, train) = lexicographic_order(ids)
         .into_iter()
         .partition(|&index| is_holdout(seed, ids[index].as_ref(), fraction));

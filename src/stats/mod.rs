@@ -26,39 +26,39 @@ mod sweep;
 #[cfg(test)]
 mod published_tests;
 
-pub use agreement::{cohens_kappa, cosine};
-pub use bootstrap::{BOOTSTRAP_RESAMPLES, bootstrap_mean};
-pub use describe::{mean, newcombe, percentile, std, wilson};
-pub use holdout::{HoldoutSplit, holdout_split, holdout_unit, is_holdout};
-pub use selection::{Selection, top_bottom, top_bottom_descending};
-pub use significance::{EmpiricalP, empirical_p, z_score};
-pub use slope::{SlopeEstimate, ols_slope, per_prompt_slopes, slope_interval};
-pub use sweep::{
-    ControlRow, GeneralisationGap, MeanStd, OperatingPoints, RatePoint, Targets, control_row,
-    generalisation_gap, operating_points, pareto_front,
+pub(crate) use agreement::{cohens_kappa, cosine};
+pub(crate) use bootstrap::{BOOTSTRAP_RESAMPLES, bootstrap_mean};
+pub(crate) use describe::{mean, newcombe, std, wilson};
+pub(crate) use holdout::holdout_split;
+pub(crate) use selection::{Selection, top_bottom, top_bottom_descending};
+pub(crate) use significance::{EmpiricalP, empirical_p, z_score};
+pub(crate) use slope::{ols_slope, per_prompt_slopes};
+pub(crate) use sweep::{
+    ControlRow, GeneralisationGap, MeanStd, RatePoint, Targets, control_row, generalisation_gap,
+    operating_points, pareto_front,
 };
 
 use std::fmt;
 
 /// A closed interval `[low, high]`, in the units of the quantity it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Interval {
+pub(crate) struct Interval {
     /// Lower end.
-    pub low: f64,
+    pub(crate) low: f64,
     /// Upper end.
-    pub high: f64,
+    pub(crate) high: f64,
 }
 
 impl Interval {
     /// Whether `value` lies strictly outside the interval.
-    pub fn excludes(&self, value: f64) -> bool {
+    pub(crate) fn excludes(&self, value: f64) -> bool {
         value < self.low || value > self.high
     }
 }
 
 /// Why a statistic could not be computed from the numbers given.
 #[derive(Debug, Clone, PartialEq)]
-pub enum StatsError {
+pub(crate) enum StatsError {
     /// A NaN or an infinity among the numbers.
     NonFinite {
         /// What the numbers are, such as `scores`.
@@ -91,8 +91,6 @@ pub enum StatsError {
         /// Trials.
         total: u64,
     },
-    /// A percentile outside 0 to 100.
-    PercentOutOfRange(f64),
     /// An error in one row of a table.
     InRow {
         /// What a row is, such as `prompt`.
@@ -134,9 +132,6 @@ impl fmt::Display for StatsError {
                 f,
                 "count `{count}` out of {total}: expected at most {total}; check how the two were counted"
             ),
-            Self::PercentOutOfRange(percent) => {
-                write!(f, "percentile `{percent}`: expected 0 to 100")
-            }
             Self::InRow { row, index, error } => write!(f, "in {row} {index}: {error}"),
         }
     }

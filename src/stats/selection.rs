@@ -11,14 +11,14 @@ use super::{StatsError, require_finite, require_length};
 
 /// The two groups whose mean activations a direction separates, as indices into the scores given, in the order of the ranking.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// A, the highest scoring.
-    pub top: Vec<usize>,
+    pub(crate) top: Vec<usize>,
     /// B, the lowest scoring.
-    pub bottom: Vec<usize>,
+    pub(crate) bottom: Vec<usize>,
     /// Prompts in both groups, in the order of `top`; empty unless 2n is larger than the number of prompts. The caller decides
     /// whether that is an error.
-    pub overlap: Vec<usize>,
+    pub(crate) overlap: Vec<usize>,
 }
 
 /// The `n` highest and the `n` lowest scores: stable ascending sort, ties in the order given; `top` is the last n and `bottom`
@@ -26,7 +26,7 @@ pub struct Selection {
 ///
 /// # Errors
 /// A score that is not finite, with its index; `n` 0 or larger than the number of scores.
-pub fn top_bottom(scores: &[f64], n: usize) -> Result<Selection, StatsError> {
+pub(crate) fn top_bottom(scores: &[f64], n: usize) -> Result<Selection, StatsError> {
     require_selectable(scores, n)?;
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| compare(scores[a], scores[b]));
@@ -41,7 +41,7 @@ pub fn top_bottom(scores: &[f64], n: usize) -> Result<Selection, StatsError> {
 ///
 /// # Errors
 /// As [`top_bottom`], and lists of different length.
-pub fn top_bottom_descending<S: AsRef<str>>(
+pub(crate) fn top_bottom_descending<S: AsRef<str>>(
     ids: &[S],
     scores: &[f64],
     n: usize,

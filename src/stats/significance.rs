@@ -9,11 +9,11 @@ const TIE_TOLERANCE: f64 = 1e-12;
 
 /// Empirical p-values. The smallest possible is 1 / (1 + N), so N = 19 random directions are the fewest that can reach 0.05.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct EmpiricalP {
+pub(crate) struct EmpiricalP {
     /// (1 + number of random values at or above the learned one) / (1 + N).
-    pub one_sided: f64,
+    pub(crate) one_sided: f64,
     /// The same on absolute values.
-    pub two_sided: f64,
+    pub(crate) two_sided: f64,
 }
 
 /// Exact empirical p of `learned` among `random` (Phipson & Smyth, "Permutation p-values should never be zero", 2010): the
@@ -22,7 +22,7 @@ pub struct EmpiricalP {
 ///
 /// # Errors
 /// A value that is not finite.
-pub fn empirical_p(learned: f64, random: &[f64]) -> Result<EmpiricalP, StatsError> {
+pub(crate) fn empirical_p(learned: f64, random: &[f64]) -> Result<EmpiricalP, StatsError> {
     require_finite("the learned statistic", &[learned])?;
     require_finite("the random statistics", random)?;
     let slack = TIE_TOLERANCE * learned.abs();
@@ -42,7 +42,7 @@ pub fn empirical_p(learned: f64, random: &[f64]) -> Result<EmpiricalP, StatsErro
 ///
 /// # Errors
 /// A value that is not finite.
-pub fn z_score(learned: f64, random: &[f64]) -> Result<Option<f64>, StatsError> {
+pub(crate) fn z_score(learned: f64, random: &[f64]) -> Result<Option<f64>, StatsError> {
     require_finite("the learned statistic", &[learned])?;
     let (Some(center), Some(spread)) = (mean(random)?, std(random, 1)?) else {
         return Ok(None);

@@ -1,18 +1,17 @@
-//! Least-squares slope of score on alpha, and how sure the prompts make it.
+//! Least-squares slope of score on alpha.
 //!
 //! Every prompt is scored at the same alphas, and the slope is linear in the scores. So the slope of the mean score equals the mean
 //! of the prompts' own slopes, for the whole set and for every resample of it, and the bootstrap over prompts reduces to
 //! a bootstrap of the mean of one number per prompt.
 
-use super::bootstrap::bootstrap_mean;
 use super::describe::finite_mean;
-use super::{Interval, StatsError, require_finite, require_length};
+use super::{StatsError, require_finite, require_length};
 
 /// Slope of the ordinary least-squares line of `y` on `x`, in units of y per unit of x. `None` unless `x` has two different values.
 ///
 /// # Errors
 /// Lists of different length; a value that is not finite.
-pub fn ols_slope(x: &[f64], y: &[f64]) -> Result<Option<f64>, StatsError> {
+pub(crate) fn ols_slope(x: &[f64], y: &[f64]) -> Result<Option<f64>, StatsError> {
     require_length("the list of y values", y.len(), x.len())?;
     require_finite("the x values", x)?;
     require_finite("the y values", y)?;
@@ -37,7 +36,7 @@ pub fn ols_slope(x: &[f64], y: &[f64]) -> Result<Option<f64>, StatsError> {
 ///
 /// # Errors
 /// A prompt whose number of scores is not that of the alphas; a value that is not finite.
-pub fn per_prompt_slopes(
+pub(crate) fn per_prompt_slopes(
     alphas: &[f64],
     scores: &[Vec<f64>],
 ) -> Result<Option<Vec<f64>>, StatsError> {
@@ -49,34 +48,6 @@ pub fn per_prompt_slopes(
         })
     };
     scores.iter().enumerate().map(slope_of).collect()
-}
-
-/// A slope, score per unit of alpha, with its 95 % interval over prompts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SlopeEstimate {
-    /// Slope of the mean score on alpha.
-    pub slope: f64,
-    /// Percentile bootstrap interval, prompts resampled.
-    pub interval: Interval,
-}
-
-/// Slope of the mean score on alpha for scores `[prompt][alpha]`, with the seeded percentile bootstrap interval that resamples
-/// prompts. `None` with fewer than two prompts, which have no interval, or without two different alphas.
-///
-/// # Errors
-/// As [`per_prompt_slopes`].
-pub fn slope_interval(
-    alphas: &[f64],
-    scores: &[Vec<f64>],
-    seed: u64,
-) -> Result<Option<SlopeEstimate>, StatsError> {
-    let Some(slopes) = per_prompt_slopes(alphas, scores)? else {
-        return Ok(None);
-    };
-    let interval = bootstrap_mean(&slopes, seed)?;
-    Ok(finite_mean(&slopes)
-        .zip(interval)
-        .map(|(slope, interval)| SlopeEstimate { slope, interval }))
 }
 
 #[cfg(test)]
@@ -101,10 +72,7 @@ mod tests {
     fn an_undefined_slope_is_none() {
         assert_eq!(ols_slope(&[], &[]), Ok(None));
         assert_eq!(ols_slope(&[0.1, 0.1, 0.1], &[1.0, 2.0, 3.0]), Ok(None));
-        assert_eq!(slope_interval(&ALPHAS, &[], 0), Ok(None));
-        assert_eq!(slope_interval(&[1.0], &[vec![2.0]], 0), Ok(None));
-        let one = vec![0.0; ALPHAS.len()];
-        assert_eq!(slope_interval(&ALPHAS, &[one], 0), Ok(None));
+        assert_eq!(per_prompt_slopes(&[1.0], &[vec![2.0]]), Ok(None));
     }
 
     #[test]
@@ -114,7 +82,7 @@ mod tests {
             ols_slope(&[1.0, 2.0], &[1.0, f64::NAN]),
             Err(StatsError::NonFinite { index: 1, .. })
         ));
-        let ragged = slope_interval(&[1.0, 2.0], &[vec![0.0, 1.0], vec![0.0]], 0).unwrap_err();
+        let ragged = per_prompt_slopes(&[1.0, 2.0], &[vec![0.0, 1.0], vec![0.0]]).unwrap_err();
         assert_eq!(
             ragged.to_string(),
             "in prompt 1: the list of y values has `1` values: expected 2; give one value for each"
@@ -139,13 +107,9 @@ mod tests {
             .map(|place| scores.iter().map(|row| row[place]).sum::<f64>() / 40.0)
             .collect();
         let of_mean = ols_slope(&ALPHAS, &mean_scores).unwrap().unwrap();
-        let estimate = slope_interval(&ALPHAS, &scores, 5).unwrap().unwrap();
+        let slopes = per_prompt_slopes(&ALPHAS, &scores).unwrap().unwrap();
+        let mean = finite_mean(&slopes).unwrap();
         // Equal in exact arithmetic; sums of a few hundred numbers of size 10 round at 1e-14.
-        assert!((estimate.slope - of_mean).abs() < 1e-12);
-        assert!(estimate.interval.low < of_mean && of_mean < estimate.interval.high);
-        // The slopes spread over 0 to 1 in 40 prompts: standard error near 0.3 / sqrt(40) = 0.05, so a width near 0.19.
-        let width = estimate.interval.high - estimate.interval.low;
-        assert!((0.12..0.26).contains(&width), "{width}");
-        assert!(estimate.interval.excludes(0.0));
+        assert!((mean - of_mean).abs() < 1e-12);
     }
 }

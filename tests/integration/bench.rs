@@ -6,8 +6,8 @@ mod arithmetic;
 
 use std::sync::Arc;
 
-use refusal_dial::model::config::{Architecture, Rope, RopeScaling};
-use refusal_dial::model::{
+use refusal_dial::inside::model::config::{Architecture, Rope, RopeScaling};
+use refusal_dial::inside::model::{
     Cell, Edit, HookPoint, Intervention, ModelConfig, Positions, Readout, Site, Tokens, Vector,
 };
 

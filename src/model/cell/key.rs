@@ -3,7 +3,7 @@
 use super::{Cell, Edit, Intervention, Positions, Readout, Sampling, ScoreDtype};
 
 /// Version of the arithmetic behind [`Readout`]s. Raise it when a change may alter any value.
-pub const EVALUATION_VERSION: u32 = 4;
+pub(crate) const EVALUATION_VERSION: u32 = 4;
 
 impl Cell {
     /// The cell's key: blake3 over a canonical encoding of {[`EVALUATION_VERSION`], model, token ids, interventions with the

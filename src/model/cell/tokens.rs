@@ -21,7 +21,7 @@ impl Tokens {
 
     /// Token ids in order, `[pos]`, of which the first `template` are what every prompt in this chat starts with (at most all but one).
     /// What is computed of those is shared by the prompts; it must follow from model and chat alone.
-    pub fn with_template(ids: Vec<u32>, template: usize) -> Self {
+    pub(crate) fn with_template(ids: Vec<u32>, template: usize) -> Self {
         let template = template.min(ids.len().saturating_sub(1));
         Tokens {
             label: None,
@@ -33,14 +33,14 @@ impl Tokens {
     }
 
     /// The same prompt with its id in the prompt set, by which errors name it.
-    pub fn labelled(self: Arc<Self>, label: &str) -> Arc<Self> {
+    pub(crate) fn labelled(self: Arc<Self>, label: &str) -> Arc<Self> {
         let mut tokens = Arc::unwrap_or_clone(self);
         tokens.label = Some(label.to_string());
         Arc::new(tokens)
     }
 
     /// What a person calls the prompt: by its id where that is known, else by its length.
-    pub fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         match &self.label {
             Some(label) => format!("prompt `{label}`"),
             None => format!("the prompt of {} tokens", self.len()),
@@ -53,23 +53,22 @@ impl Tokens {
     }
 
     /// The ids that every prompt in this chat starts with; may be none.
-    pub fn template(&self) -> &[u32] {
+    pub(crate) fn template(&self) -> &[u32] {
         &self.ids[..self.template]
     }
 
     /// The ids behind the template: at least one, where there are any.
-    pub fn own(&self) -> &[u32] {
+    pub(crate) fn own(&self) -> &[u32] {
         &self.ids[self.template..]
     }
 
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "a prompt has at least one token"
+    )]
     /// Number of positions.
     pub fn len(&self) -> usize {
         self.ids.len()
-    }
-
-    /// Whether there is no token at all.
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
     }
 
     /// blake3 of the ids as little-endian u32.
@@ -78,7 +77,7 @@ impl Tokens {
     }
 
     /// blake3 of the template's ids as little-endian u32.
-    pub fn template_hash(&self) -> blake3::Hash {
+    pub(crate) fn template_hash(&self) -> blake3::Hash {
         self.template_hash
     }
 }
@@ -104,12 +103,12 @@ impl Vector {
     }
 
     /// The elements, `[d_model]`.
-    pub fn values(&self) -> &[f32] {
+    pub(crate) fn values(&self) -> &[f32] {
         &self.values
     }
 
     /// blake3 of the elements as little-endian float32.
-    pub fn hash(&self) -> blake3::Hash {
+    pub(crate) fn hash(&self) -> blake3::Hash {
         self.hash
     }
 }

@@ -18,7 +18,7 @@ pub enum Value {
 
 impl Value {
     /// The bytes kept in the cache: a tag, then little-endian numbers.
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         fn tagged<const N: usize>(tag: u8, items: impl Iterator<Item = [u8; N]>) -> Vec<u8> {
             std::iter::once(tag).chain(items.flatten()).collect()
         }
@@ -50,7 +50,7 @@ impl Value {
     }
 
     /// Whether it may be kept: every number in it is one. Log-probabilities may be −∞.
-    pub fn is_finite(&self) -> bool {
+    pub(crate) fn is_finite(&self) -> bool {
         match self {
             Value::Score(score) => score.is_finite(),
             Value::LogProbabilities(values) => values.iter().all(|v| !v.is_nan()),
@@ -60,7 +60,7 @@ impl Value {
     }
 
     /// Whether no evaluation leaves these bytes. Of a tag that is unknown here, perhaps a newer program's, nothing is said.
-    pub fn is_impossible(bytes: &[u8]) -> bool {
+    pub(crate) fn is_impossible(bytes: &[u8]) -> bool {
         match bytes.first() {
             None => true,
             Some(0..=3) => Value::from_bytes(bytes).is_none_or(|value| !value.is_finite()),
@@ -71,7 +71,7 @@ impl Value {
 
 impl Readout {
     /// Whether a value can be what is read of a model of these dimensions: its kind, its length, and that its numbers are finite.
-    pub fn admits(&self, value: &Value, config: &ModelConfig) -> bool {
+    pub(crate) fn admits(&self, value: &Value, config: &ModelConfig) -> bool {
         let fits = match (self, value) {
             (Readout::Score(_), Value::Score(_)) => true,
             (Readout::LogProbabilities(ids), Value::LogProbabilities(values)) => {

@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json};
 
 /// How control tokens are read that a text of the study spells out itself (`<|im_end|>` in a prompt).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SpecialTokens {
+pub(crate) enum SpecialTokens {
     /// As the control tokens they spell, as transformers does.
     #[default]
     Parsed,
@@ -14,18 +14,19 @@ pub enum SpecialTokens {
 
 impl SpecialTokens {
     /// By their names in study files.
-    pub const NAMES: [(&'static str, Self); 2] = [("parsed", Self::Parsed), ("text", Self::Text)];
+    pub(crate) const NAMES: [(&'static str, Self); 2] =
+        [("parsed", Self::Parsed), ("text", Self::Text)];
 }
 
 /// The messages around a prompt, and how they are written.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Chat {
+pub(crate) struct Chat {
     /// The system message; none leaves it out, and the template's own default then applies.
-    pub system: Option<String>,
+    pub(crate) system: Option<String>,
     /// Variables that the template sees beside its own, e.g. `enable_thinking`.
-    pub template_arguments: Map<String, Json>,
+    pub(crate) template_arguments: Map<String, Json>,
     /// How control tokens in the study's own texts are read.
-    pub special_tokens: SpecialTokens,
+    pub(crate) special_tokens: SpecialTokens,
 }
 
 impl Default for Chat {
@@ -36,7 +37,7 @@ impl Default for Chat {
 
 impl Chat {
     /// Nothing but a system message, or none.
-    pub fn with_system(system: Option<&str>) -> Self {
+    pub(crate) fn with_system(system: Option<&str>) -> Self {
         Chat {
             system: system.map(str::to_string),
             template_arguments: Map::new(),
@@ -45,7 +46,7 @@ impl Chat {
     }
 
     /// The same with another system message, or none.
-    pub fn but_system(&self, system: Option<&str>) -> Self {
+    pub(crate) fn but_system(&self, system: Option<&str>) -> Self {
         Chat {
             system: system.map(str::to_string),
             ..self.clone()
@@ -53,7 +54,7 @@ impl Chat {
     }
 
     /// Canonical form for keys. What is as it always was does not appear, so that keys made before there were such settings stay.
-    pub fn key(&self) -> Json {
+    pub(crate) fn key(&self) -> Json {
         let mut key = serde_json::json!({ "system": self.system });
         if !self.template_arguments.is_empty() {
             key["template_arguments"] = Json::Object(self.template_arguments.clone());

@@ -34,22 +34,22 @@ const LIST: u32 = 9;
 /// What the header says. Borrows the file's bytes.
 pub(super) struct Header<'a> {
     /// By key.
-    pub metadata: BTreeMap<String, Value<'a>>,
+    pub(crate) metadata: BTreeMap<String, Value<'a>>,
     /// In the order of the file; names may repeat.
-    pub tensors: Vec<TensorInfo>,
+    pub(crate) tensors: Vec<TensorInfo>,
     /// Where the tensors' offsets count from.
-    pub data_start: usize,
+    pub(crate) data_start: usize,
 }
 
 /// What the header says of a tensor; nothing of it is checked.
 pub(super) struct TensorInfo {
-    pub name: String,
+    pub(crate) name: String,
     /// Outermost first: `[out, in]` for matrices.
-    pub shape: Vec<u64>,
+    pub(crate) shape: Vec<u64>,
     /// The number of its type.
-    pub kind: u32,
+    pub(crate) kind: u32,
     /// Bytes from the start of the data.
-    pub offset: u64,
+    pub(crate) offset: u64,
 }
 
 /// A value of the metadata.

@@ -45,19 +45,19 @@ const OFF_WHEN_ZERO: [&str; 3] = [
 /// What the tensors say about the configuration.
 pub(super) struct TensorFacts {
     /// Rows of the embedding.
-    pub d_vocab: usize,
+    pub(crate) d_vocab: usize,
     /// Whether there is no separate unembedding.
-    pub tied_embeddings: bool,
+    pub(crate) tied_embeddings: bool,
     /// Whether the projections have biases: query, key and value; attention output; MLP.
-    pub biases: [bool; 3],
+    pub(crate) biases: [bool; 3],
     /// The content of `rope_freqs.weight`.
-    pub rope_divisors: Option<Vec<f32>>,
+    pub(crate) rope_divisors: Option<Vec<f32>>,
 }
 
 /// Metadata of the file at `path`.
 pub(super) struct Metadata<'a> {
-    pub path: &'a Path,
-    pub values: &'a BTreeMap<String, Value<'a>>,
+    pub(crate) path: &'a Path,
+    pub(crate) values: &'a BTreeMap<String, Value<'a>>,
 }
 
 impl Metadata<'_> {

@@ -185,7 +185,7 @@ pub(super) struct Tensors {
     unknown: Vec<String>,
     rope_divisors: Option<Placed>,
     /// The head width, where query and key rows are stored as pairs.
-    pub rows_per_head: Option<usize>,
+    pub(crate) rows_per_head: Option<usize>,
 }
 
 impl Tensors {

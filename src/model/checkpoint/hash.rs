@@ -16,17 +16,17 @@ const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
 /// What tells, short of reading it, that a weight file is the one that was hashed before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileStamp {
+pub(crate) struct FileStamp {
     /// The file, with symbolic links resolved.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Its length in bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// When its content was last changed, in nanoseconds since 1970.
-    pub modified_nanoseconds: u128,
+    pub(crate) modified_nanoseconds: u128,
     /// When anything of it was last changed, its times and names among that, in nanoseconds since 1970; 0 where the system does not tell.
-    pub changed_nanoseconds: i128,
+    pub(crate) changed_nanoseconds: i128,
     /// Its number in the file system; 0 where there is none.
-    pub inode: u64,
+    pub(crate) inode: u64,
 }
 
 impl FileStamp {
@@ -34,7 +34,7 @@ impl FileStamp {
     ///
     /// # Errors
     /// The file does not exist or may not be read.
-    pub fn of(path: &Path) -> Result<Self, ModelError> {
+    pub(crate) fn of(path: &Path) -> Result<Self, ModelError> {
         let metadata = path.metadata();
         Self::new(
             path,
@@ -105,7 +105,7 @@ fn inode(_: &Metadata) -> u64 {
 }
 
 /// A memory of weight files that were hashed before.
-pub trait HashShortcut {
+pub(crate) trait HashShortcut {
     /// The hash of the file that bore this stamp, if known.
     fn get(&self, file: &FileStamp) -> Option<blake3::Hash>;
     /// Remembers the hash of the file that bears this stamp.
@@ -113,8 +113,10 @@ pub trait HashShortcut {
 }
 
 /// Remembers nothing: every file is read.
-pub struct NoShortcut;
+#[cfg(test)]
+pub(crate) struct NoShortcut;
 
+#[cfg(test)]
 impl HashShortcut for NoShortcut {
     fn get(&self, _: &FileStamp) -> Option<blake3::Hash> {
         None
@@ -128,7 +130,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// A file cannot be read.
-    pub fn file_hashes(
+    pub(crate) fn file_hashes(
         &self,
         shortcut: &dyn HashShortcut,
     ) -> Result<Vec<blake3::Hash>, ModelError> {
@@ -138,7 +140,7 @@ impl Checkpoint {
 
     /// The hash of everything that decides what the model computes and how a text reaches it. `weights` are
     /// [`Checkpoint::file_hashes`]; `template` is the chat template in use, whichever model it came from.
-    pub fn fingerprint(
+    pub(crate) fn fingerprint(
         weights: &[blake3::Hash],
         config: &ModelConfig,
         tokenizer: &Tokenizer,

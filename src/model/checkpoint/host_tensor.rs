@@ -19,11 +19,11 @@ use crate::model::error::ModelError;
 pub(super) const CHUNK: usize = 1 << 16;
 
 /// A dense row-major tensor in host memory.
-pub struct HostTensor {
+pub(crate) struct HostTensor {
     /// Its dimensions; matrices are `[out, in]`.
-    pub shape: Vec<usize>,
+    pub(crate) shape: Vec<usize>,
     /// The format of its elements.
-    pub dtype: Dtype,
+    pub(crate) dtype: Dtype,
     pub(super) data: Data,
 }
 
@@ -35,7 +35,7 @@ pub(super) enum Data {
 
 impl HostTensor {
     /// The elements, little-endian, row-major: the product of `shape` times the size of `dtype` bytes.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match &self.data {
             Data::Owned(bytes) => bytes,
             // The range was checked against the map when the file was opened.
@@ -44,7 +44,8 @@ impl HostTensor {
     }
 
     /// The elements as float32, in row-major order.
-    pub fn to_f32(&self) -> Vec<f32> {
+    #[cfg(test)]
+    pub(crate) fn to_f32(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.bytes().len() / self.dtype.size()];
         decode(self.bytes(), self.dtype, &mut out);
         out

@@ -111,12 +111,12 @@ impl Place {
 
 /// A hub and the cache before it. It has no `Debug`, so that the token is nowhere shown.
 pub(super) struct Hub {
-    pub endpoint: String,
+    pub(crate) endpoint: String,
     /// The folder of `models--…` folders.
-    pub cache: PathBuf,
-    pub token: Option<String>,
-    pub offline: bool,
-    pub patience: Patience,
+    pub(crate) cache: PathBuf,
+    pub(crate) token: Option<String>,
+    pub(crate) offline: bool,
+    pub(crate) patience: Patience,
 }
 
 /// What the cache has of a model.

@@ -28,8 +28,10 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
-pub use hash::{FileStamp, HashShortcut, NoShortcut};
-pub use host_tensor::HostTensor;
+#[cfg(test)]
+pub(crate) use hash::NoShortcut;
+pub(crate) use hash::{FileStamp, HashShortcut};
+pub(crate) use host_tensor::HostTensor;
 pub use hub::{locate, locate_without_fetching};
 use other_files::not_weights;
 
@@ -50,7 +52,7 @@ trait Weights: Send + Sync {
 }
 
 /// An opened model.
-pub struct Checkpoint {
+pub(crate) struct Checkpoint {
     path: PathBuf,
     /// In an order that depends on nothing but their names.
     files: Vec<WeightFile>,
@@ -70,7 +72,7 @@ impl Checkpoint {
     /// # Errors
     /// A file is missing, truncated or malformed; the model needs something that is not supported; or its weights
     /// do not fit its configuration.
-    pub fn open(path: &Path) -> Result<Self, ModelError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, ModelError> {
         let metadata = path
             .metadata()
             .map_err(|error| ModelError::read(path, error))?;
@@ -95,27 +97,27 @@ impl Checkpoint {
     }
 
     /// The configuration.
-    pub fn config(&self) -> &ModelConfig {
+    pub(crate) fn config(&self) -> &ModelConfig {
         &self.config
     }
 
     /// The tokenizer.
-    pub fn tokenizer(&self) -> &Tokenizer {
+    pub(crate) fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 
     /// The chat template; base models often have none.
-    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+    pub(crate) fn chat_template(&self) -> Option<&ChatTemplate> {
         self.chat_template.as_ref()
     }
 
     /// Tokens that end a text beside those of the configuration, ascending.
-    pub fn further_ends(&self) -> &[u32] {
+    pub(crate) fn further_ends(&self) -> &[u32] {
         &self.further_ends
     }
 
     /// What a reader should know of these files, as fragments (`holds a second head that differs from its embedding: …`).
-    pub fn findings(&self) -> &[String] {
+    pub(crate) fn findings(&self) -> &[String] {
         &self.findings
     }
 
@@ -123,7 +125,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`ModelError::Invalid`] naming the file.
-    pub fn check_unchanged(&self) -> Result<(), ModelError> {
+    pub(crate) fn check_unchanged(&self) -> Result<(), ModelError> {
         self.files.iter().try_for_each(WeightFile::check_unchanged)
     }
 
@@ -131,7 +133,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// There is no such tensor.
-    pub fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
+    pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
         self.weights
             .shape(name)
             .ok_or_else(|| ModelError::invalid(&self.path, format!("tensor `{name}` is missing")))
@@ -141,7 +143,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// There is no such tensor.
-    pub fn tensor(&self, name: &str, dtype: Dtype) -> Result<HostTensor, ModelError> {
+    pub(crate) fn tensor(&self, name: &str, dtype: Dtype) -> Result<HostTensor, ModelError> {
         self.shape(name)?;
         self.weights.read(name, dtype)
     }

@@ -33,11 +33,11 @@ const OF_QUANTISED: [&str; 8] = [
 
 /// A tensor that lies within its file.
 pub(super) struct Tensor {
-    pub name: String,
-    pub shape: Vec<usize>,
-    pub dtype: Dtype,
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) dtype: Dtype,
     /// Of the file.
-    pub range: Range<usize>,
+    pub(crate) range: Range<usize>,
 }
 
 /// A tensor as the header has it.

@@ -52,11 +52,11 @@ fn weight_map(path: &Path, index: &str) -> Result<BTreeMap<String, String>, Mode
 #[derive(Default)]
 pub(super) struct Chosen {
     /// In the order of their names.
-    pub files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
     /// The name of the shard of each tensor; empty without an index.
     places: BTreeMap<String, String>,
     /// What a reader should know of the choice.
-    pub findings: Vec<String>,
+    pub(crate) findings: Vec<String>,
 }
 
 /// The weight files to read; no files where the folder has none.

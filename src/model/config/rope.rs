@@ -78,7 +78,7 @@ pub(in crate::model) fn yarn_attention_factor(factor: f64, mscale: f64) -> f64 {
 
 impl Rope {
     /// The angle per position of each pair, in radians, `[d_head / 2]`, and the factor on cosine and sine.
-    pub fn inverse_frequencies(&self, d_head: usize) -> (Vec<f32>, f32) {
+    pub(crate) fn inverse_frequencies(&self, d_head: usize) -> (Vec<f32>, f32) {
         let base = |pair: usize| self.theta.powf(-2.0 * pair as f64 / d_head as f64);
         let plain = (0..d_head / 2).map(base);
         let mut attention = 1.0;

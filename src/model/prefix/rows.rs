@@ -9,7 +9,7 @@ use crate::model::transformer::{Earlier, Groups, Rotary, Segment, Transformer};
 type Result<T> = std::result::Result<T, ModelError>;
 
 /// Prompts of one template and bucket, in the order of a tile's rows; n rows.
-pub struct Rows<'s> {
+pub(crate) struct Rows<'s> {
     runs: Vec<Run<'s>>,
     lengths: Vec<usize>,
     /// Where several neighbouring rows of one prompt attend together.
@@ -38,7 +38,7 @@ type At<'s> = (&'s PromptBlock, usize);
 
 impl<'s> Rows<'s> {
     /// Rows by block and row of the block. Up to `group` neighbours of one prompt attend together.
-    pub fn new(places: &[At<'s>], group: usize, transformer: &Transformer) -> Result<Self> {
+    pub(crate) fn new(places: &[At<'s>], group: usize, transformer: &Transformer) -> Result<Self> {
         let Some((first, _)) = places.first() else {
             return Err(ModelError::Internal("a tile has no rows".to_string()));
         };
@@ -55,12 +55,12 @@ impl<'s> Rows<'s> {
     }
 
     /// Rows of block tensors (first dimension: the block's rows), in the order of the tile.
-    pub fn gather(&self, pick: impl Fn(&'s PromptBlock) -> &'s Tensor) -> Result<Tensor> {
+    pub(crate) fn gather(&self, pick: impl Fn(&'s PromptBlock) -> &'s Tensor) -> Result<Tensor> {
         gather(&self.runs, pick)
     }
 
     /// Rotary angles of each row's last `suffix` positions.
-    pub fn rotary(&self, transformer: &Transformer, suffix: usize) -> Result<Rotary> {
+    pub(crate) fn rotary(&self, transformer: &Transformer, suffix: usize) -> Result<Rotary> {
         let positions: Vec<i64> = self
             .lengths
             .iter()
@@ -74,7 +74,7 @@ impl<'s> Rows<'s> {
     }
 
     /// What each row's last `suffix` positions attend to: those before them.
-    pub fn context<'r>(
+    pub(crate) fn context<'r>(
         &'r self,
         transformer: &Transformer,
         suffix: usize,
@@ -188,7 +188,7 @@ fn mask(transformer: &Transformer, visible: &[usize], width: usize) -> Result<Te
 }
 
 /// The cached positions of a tile's rows, or of its groups: m of either.
-pub struct Context<'r, 's> {
+pub(crate) struct Context<'r, 's> {
     rows: &'r Rows<'s>,
     /// `[m, 1, 1, P]`, where some row does not see all of the template
     template_mask: Option<Tensor>,
@@ -197,7 +197,7 @@ pub struct Context<'r, 's> {
 }
 
 /// Keys and values of one layer for a tile's rows.
-pub struct Cached<'c> {
+pub(crate) struct Cached<'c> {
     groups: Option<&'c Groups>,
     template: Option<Segment<'c>>,
     keys: Tensor,
@@ -207,7 +207,7 @@ pub struct Cached<'c> {
 
 impl<'s> Context<'_, 's> {
     /// Keys and values of one layer. No copy where the tile is exactly a block.
-    pub fn layer(&self, layer: usize) -> Result<Cached<'_>> {
+    pub(crate) fn layer(&self, layer: usize) -> Result<Cached<'_>> {
         let (runs, _) = self.rows.attending();
         Ok(Cached {
             groups: self.rows.groups.as_ref().map(|groups| &groups.groups),
@@ -225,7 +225,7 @@ impl<'s> Context<'_, 's> {
 
 impl Cached<'_> {
     /// As what [`Transformer::block`] attends to.
-    pub fn earlier(&self) -> Earlier<'_> {
+    pub(crate) fn earlier(&self) -> Earlier<'_> {
         let template = self.template.as_ref().map(|template| Segment {
             keys: template.keys,
             values: template.values,

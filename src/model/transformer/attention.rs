@@ -18,7 +18,7 @@ pub(super) struct Angles {
 }
 
 /// cos and sin of the rotary angles of the positions at hand.
-pub struct Rotary {
+pub(crate) struct Rotary {
     /// `[B or 1, S, 1, dh]`: each angle twice
     cos: Tensor,
     /// `[B or 1, S, 1, dh / 2]`
@@ -67,43 +67,43 @@ pub(super) fn rotate(x: &Tensor, rotary: &Rotary) -> Result<Tensor> {
 }
 
 /// Queries, keys and values of the positions at hand, rotary embedding applied.
-pub struct Projected {
+pub(crate) struct Projected {
     /// `[B, S, kv·g, dh]`
-    pub queries: Tensor,
+    pub(crate) queries: Tensor,
     /// `[B, S, kv, dh]`
-    pub keys: Tensor,
+    pub(crate) keys: Tensor,
     /// `[B, S, kv, dh]`
-    pub values: Tensor,
+    pub(crate) values: Tensor,
 }
 
 /// Rows that lie in groups of one prompt, so that a group attends to one copy of its keys and values. With a single row such a product
 /// is bound by the memory that the keys and values come from, and a sweep has many rows of each prompt.
-pub struct Groups {
+pub(crate) struct Groups {
     /// Rows that a group has room for, V.
-    pub size: i64,
+    pub(crate) size: i64,
     /// The row in each place of the G groups, `[G · V]` int64; where a group has fewer rows, its first again.
-    pub rows: Tensor,
+    pub(crate) rows: Tensor,
     /// The place of each row, `[B]` int64.
-    pub places: Tensor,
+    pub(crate) places: Tensor,
 }
 
 /// What the positions at hand attend to besides themselves.
-pub struct Earlier<'a> {
+pub(crate) struct Earlier<'a> {
     /// Earlier positions, of each row or of each group.
-    pub segments: Vec<Segment<'a>>,
+    pub(crate) segments: Vec<Segment<'a>>,
     /// How rows share the segments; none where each row has its own. Groups have a single position at hand.
-    pub groups: Option<&'a Groups>,
+    pub(crate) groups: Option<&'a Groups>,
 }
 
 /// Keys and values of positions computed earlier, for the rows at hand (B of them, or groups of V).
-pub struct Segment<'a> {
+pub(crate) struct Segment<'a> {
     /// `[B, kv, T, dh]`; `[kv, T, dh]` where all rows share them; `[B, kv, V, 1, dh]` where each of a group has one; rotary embedding
     /// applied
-    pub keys: &'a Tensor,
+    pub(crate) keys: &'a Tensor,
     /// As the keys.
-    pub values: &'a Tensor,
+    pub(crate) values: &'a Tensor,
     /// Added to the attention logits, `[B, 1, 1, T]`: 0 where the position exists, −∞ where it is padding; none when all exist.
-    pub mask: Option<&'a Tensor>,
+    pub(crate) mask: Option<&'a Tensor>,
 }
 
 impl Segment<'_> {
@@ -259,18 +259,18 @@ fn attend(queries: &Tensor, segments: &[Segment<'_>], own: &Segment<'_>) -> Resu
 }
 
 /// One of several prompts packed one after another: where it starts, how many positions it has, its causal mask.
-pub struct Span {
+pub(crate) struct Span {
     /// Index of its first position.
-    pub start: i64,
+    pub(crate) start: i64,
     /// Number of positions n.
-    pub length: i64,
+    pub(crate) length: i64,
     /// Added to the attention logits, `[1, g·n, P + n]`, with P positions before the first.
-    pub mask: Tensor,
+    pub(crate) mask: Tensor,
 }
 
 /// Attention of prompts packed along S (B = 1), each to the P positions of `before` (keys and values `[kv, P, dh]`), which all have before
 /// them, and to itself. Returns z `[1, S, kv·g·dh]`; what belongs to no span is zero.
-pub fn attend_packed(
+pub(crate) fn attend_packed(
     projected: &Projected,
     before: Option<(&Tensor, &Tensor)>,
     spans: &[Span],

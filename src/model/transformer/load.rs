@@ -93,7 +93,7 @@ impl Transformer {
     ///
     /// # Errors
     /// A missing or misshapen tensor, or a device without the memory.
-    pub fn load(checkpoint: &Checkpoint, dtype: Dtype, device: Device) -> Result<Self> {
+    pub(crate) fn load(checkpoint: &Checkpoint, dtype: Dtype, device: Device) -> Result<Self> {
         let config = checkpoint.config().clone();
         let loader = Loader {
             checkpoint,

@@ -10,7 +10,7 @@ use crate::model::hooks::HookPoint;
 type Result<T> = std::result::Result<T, ModelError>;
 
 /// What one edit does to n rows of a tile.
-pub enum RowEdit {
+pub(crate) enum RowEdit {
     /// x + delta, delta `[n, d_model]`
     Add(Tensor),
     /// x − (x·v)v, v `[n, d_model]`
@@ -20,35 +20,35 @@ pub enum RowEdit {
 }
 
 /// An edit of a pass.
-pub struct TapEdit {
+pub(crate) struct TapEdit {
     /// Where.
-    pub hook: HookPoint,
+    pub(crate) hook: HookPoint,
     /// Index among the S positions at hand.
-    pub position: i64,
+    pub(crate) position: i64,
     /// Which rows, `[n]` int64; all B when none.
-    pub rows: Option<Tensor>,
+    pub(crate) rows: Option<Tensor>,
     /// What.
-    pub edit: RowEdit,
+    pub(crate) edit: RowEdit,
 }
 
 /// Edits to make and vectors to keep while a pass runs.
 #[derive(Default)]
-pub struct Tap {
+pub(crate) struct Tap {
     /// In the order of application.
-    pub edits: Vec<TapEdit>,
+    pub(crate) edits: Vec<TapEdit>,
     /// Outputs of attention (`attn_out`) and MLPs (`mlp_out`) that need not be computed, because no row makes use of them.
-    pub needless: HashSet<HookPoint>,
+    pub(crate) needless: HashSet<HookPoint>,
     /// Hook points to keep; see [`Tap::kept`].
-    pub wanted: Vec<HookPoint>,
+    pub(crate) wanted: Vec<HookPoint>,
     /// Which of the B·S vectors are kept, `[n]` int64; the whole `[B, S, width]` when none.
-    pub kept_rows: Option<Tensor>,
+    pub(crate) kept_rows: Option<Tensor>,
     /// What was kept, `[n, width]` or `[B, S, width]`, as it flows on after the edits.
-    pub kept: Vec<(HookPoint, Tensor)>,
+    pub(crate) kept: Vec<(HookPoint, Tensor)>,
 }
 
 impl Tap {
     /// Applies this hook point's edits to x `[B, S, width]` and keeps it if wanted.
-    pub fn pass(&mut self, hook: HookPoint, x: Tensor) -> Result<Tensor> {
+    pub(crate) fn pass(&mut self, hook: HookPoint, x: Tensor) -> Result<Tensor> {
         let mut x = x;
         for edit in self.edits.iter().filter(|edit| edit.hook == hook) {
             x = edited(&x, edit)?;

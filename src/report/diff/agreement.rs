@@ -11,17 +11,17 @@ use super::measure::Quantity;
 
 /// How far two sides agree beyond single numbers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Agreement {
+pub(crate) struct Agreement {
     /// The kind of stage.
-    pub kind: String,
+    pub(crate) kind: String,
     /// `signs of slopes on α`, or `ranking of patches`.
-    pub what: String,
+    pub(crate) what: String,
     /// Slopes, or patched places.
-    pub n: usize,
+    pub(crate) n: usize,
     /// The share of slopes of one sign, or Spearman's rank correlation of the effects.
-    pub agreement: f64,
+    pub(crate) agreement: f64,
     /// What stands out, in words.
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
 /// What the two sides of a quantity agree in, of the rows that both have.

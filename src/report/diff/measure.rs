@@ -53,10 +53,10 @@ const CONDITIONS: [(&str, &[&str]); 9] = [
 #[derive(Clone, Debug, Default)]
 pub(super) struct Measurements {
     /// The kind of stage that it is of.
-    pub kind: String,
+    pub(crate) kind: String,
     /// The file's name.
-    pub name: String,
-    pub rows: Vec<(Conditions, Quantity, f64)>,
+    pub(crate) name: String,
+    pub(crate) rows: Vec<(Conditions, Quantity, f64)>,
     /// Of single prompts, until they are made into rates.
     refusals: Vec<(Conditions, f64)>,
 }

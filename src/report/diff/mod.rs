@@ -16,7 +16,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::ReportError;
-pub use agreement::Agreement;
+pub(crate) use agreement::Agreement;
 use measure::{Measurements, Quantity};
 use side::Side;
 
@@ -33,77 +33,77 @@ pub struct Tolerances {
 
 /// A parameter that is not the same on both sides.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Parameter {
+pub(crate) struct Parameter {
     /// Its path in the study.
-    pub path: String,
+    pub(crate) path: String,
     /// Its value there; empty for none.
-    pub left: String,
+    pub(crate) left: String,
     /// Its value here; empty for none.
-    pub right: String,
+    pub(crate) right: String,
 }
 
 /// One value on both sides.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Row {
+pub(crate) struct Row {
     /// The kind of stage.
-    pub kind: String,
+    pub(crate) kind: String,
     /// `score`, `refusal_rate`, `mean`, `mean_delta`, `cosine`.
-    pub quantity: String,
+    pub(crate) quantity: String,
     /// The conditions, `name=value` in words.
-    pub at: String,
+    pub(crate) at: String,
     /// The value there.
-    pub left: f64,
+    pub(crate) left: f64,
     /// The value here.
-    pub right: f64,
+    pub(crate) right: f64,
     /// `right − left`; for a cosine what it lacks to 1.
-    pub difference: f64,
+    pub(crate) difference: f64,
     /// Whether it is within the tolerance.
-    pub within: bool,
+    pub(crate) within: bool,
 }
 
 /// A quantity of a kind on both sides.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// The kind of stage.
-    pub kind: String,
+    pub(crate) kind: String,
     /// The quantity.
-    pub quantity: String,
+    pub(crate) quantity: String,
     /// Rows on both sides.
-    pub matched: usize,
+    pub(crate) matched: usize,
     /// Rows of the left side that the right one has not.
-    pub only_left: usize,
+    pub(crate) only_left: usize,
     /// Rows of the right side that the left one has not.
-    pub only_right: usize,
+    pub(crate) only_right: usize,
     /// Mean of the differences' sizes.
-    pub mean_difference: f64,
+    pub(crate) mean_difference: f64,
     /// The largest difference's size.
-    pub largest_difference: f64,
+    pub(crate) largest_difference: f64,
     /// Where that is.
-    pub largest_at: String,
+    pub(crate) largest_at: String,
     /// What is allowed.
-    pub tolerance: f64,
+    pub(crate) tolerance: f64,
     /// Whether every matched row is within it.
-    pub within: bool,
+    pub(crate) within: bool,
 }
 
 /// All that differs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Difference {
     /// Parameters that differ, where both sides are runs.
-    pub parameters: Vec<Parameter>,
+    pub(crate) parameters: Vec<Parameter>,
     /// By kind and quantity.
-    pub comparisons: Vec<Comparison>,
+    pub(crate) comparisons: Vec<Comparison>,
     /// What should agree even where numbers differ by rounding.
-    pub agreements: Vec<Agreement>,
+    pub(crate) agreements: Vec<Agreement>,
     /// Every matched row.
-    pub rows: Vec<Row>,
+    pub(crate) rows: Vec<Row>,
     /// What could not be compared, and why.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 impl Difference {
     /// Whether something was compared and all of it is within tolerance.
-    pub fn is_within(&self) -> bool {
+    pub(crate) fn is_within(&self) -> bool {
         !self.comparisons.is_empty() && self.comparisons.iter().all(|c| c.within)
     }
 }

@@ -13,10 +13,10 @@ use super::measure::Measurements;
 #[derive(Debug, Default)]
 pub(super) struct Side {
     /// Of a run, by path in the study.
-    pub parameters: BTreeMap<String, String>,
-    pub measurements: Vec<Measurements>,
+    pub(crate) parameters: BTreeMap<String, String>,
+    pub(crate) measurements: Vec<Measurements>,
     /// Of a run, by the name of the file.
-    pub directions: BTreeMap<String, Vec<f64>>,
+    pub(crate) directions: BTreeMap<String, Vec<f64>>,
 }
 
 impl Side {

@@ -21,7 +21,7 @@ use swept::{Baseline, Splits};
 pub(super) use swept::{distinct, points};
 
 /// Every figure of a run, in the order of its stages.
-pub fn figures(run: &FinishedRun) -> Vec<Figure> {
+pub(crate) fn figures(run: &FinishedRun) -> Vec<Figure> {
     let context = Context {
         run,
         baseline: Baseline::of(run, false),

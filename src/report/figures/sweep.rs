@@ -63,11 +63,11 @@ pub(super) fn figures(context: &Context<'_>, stage: &FinishedStage) -> Vec<Figur
 
 /// A model's part of a sweep.
 pub(super) struct Sweep<'a> {
-    pub context: &'a Context<'a>,
-    pub stage: &'a FinishedStage,
-    pub model: &'a str,
-    pub models: &'a [String],
-    pub points: Vec<&'a Point>,
+    pub(crate) context: &'a Context<'a>,
+    pub(crate) stage: &'a FinishedStage,
+    pub(crate) model: &'a str,
+    pub(crate) models: &'a [String],
+    pub(crate) points: Vec<&'a Point>,
 }
 
 impl Sweep<'_> {

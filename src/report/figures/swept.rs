@@ -9,8 +9,8 @@ use crate::report::{FinishedRun, FinishedStage, Table};
 /// Names of the two splits that are compared.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Splits {
-    pub edge: String,
-    pub harmful: String,
+    pub(crate) edge: String,
+    pub(crate) harmful: String,
 }
 
 impl Splits {
@@ -40,40 +40,40 @@ impl Splits {
 /// A value with its 95 % interval, where one is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(in crate::report) struct Level {
-    pub value: f64,
-    pub low: Option<f64>,
-    pub high: Option<f64>,
+    pub(crate) value: f64,
+    pub(crate) low: Option<f64>,
+    pub(crate) high: Option<f64>,
 }
 
 /// Where in a model, and on which prompts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::report) struct Place {
-    pub model: String,
-    pub layer: i64,
-    pub site: String,
-    pub set: String,
+    pub(crate) model: String,
+    pub(crate) layer: i64,
+    pub(crate) site: String,
+    pub(crate) set: String,
 }
 
 /// One α of a direction at a place.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::report) struct Point {
-    pub place: Place,
-    pub direction: String,
-    pub alpha: f64,
-    pub mean: Level,
-    pub rate: Level,
+    pub(crate) place: Place,
+    pub(crate) direction: String,
+    pub(crate) alpha: f64,
+    pub(crate) mean: Level,
+    pub(crate) rate: Level,
 }
 
 /// A mean over prompts of one direction at one α. There may be many: names are shared.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sample {
-    pub place: Arc<Place>,
-    pub category: Arc<str>,
-    pub direction: Arc<str>,
-    pub seed: Option<i64>,
-    pub alpha: f64,
-    pub mean: f64,
-    pub rate: f64,
+    pub(crate) place: Arc<Place>,
+    pub(crate) category: Arc<str>,
+    pub(crate) direction: Arc<str>,
+    pub(crate) seed: Option<i64>,
+    pub(crate) alpha: f64,
+    pub(crate) mean: f64,
+    pub(crate) rate: f64,
 }
 
 /// The points of a sweep: from a summary that describes it, with intervals; otherwise averaged over seeds here, without.
@@ -240,10 +240,10 @@ pub(super) struct Baseline {
 /// The range of random directions at one α.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Spread {
-    pub alpha: f64,
-    pub low: f64,
-    pub mean: f64,
-    pub high: f64,
+    pub(crate) alpha: f64,
+    pub(crate) low: f64,
+    pub(crate) mean: f64,
+    pub(crate) high: f64,
 }
 
 impl Baseline {

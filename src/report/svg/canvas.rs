@@ -225,9 +225,9 @@ const LABEL_WIDTH: f64 = 140.0;
 /// A text, cut where it was too wide.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::report) struct Fitted<'a> {
-    pub shown: Cow<'a, str>,
+    pub(crate) shown: Cow<'a, str>,
     /// The whole text, where it was cut.
-    pub full: Option<&'a str>,
+    pub(crate) full: Option<&'a str>,
 }
 
 impl<'a> From<&'a str> for Fitted<'a> {

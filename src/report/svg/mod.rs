@@ -23,7 +23,7 @@ const PNG_SCALE: f32 = 2.0;
 const MARGIN: f64 = 14.0;
 
 /// The figure as a file of its own.
-pub fn svg(figure: &Figure) -> String {
+pub(crate) fn svg(figure: &Figure) -> String {
     let columns = figure.columns.clamp(1, figure.panels.len().max(1));
     let width = if columns == 1 && !has_cells(figure) {
         640.0
@@ -170,7 +170,7 @@ fn draw_legend(canvas: &mut Canvas, entries: &[Entry<'_>], y: f64) {
 ///
 /// # Errors
 /// [`ReportError::Drawing`] where it is too large to draw.
-pub fn png(figure: &Figure) -> Result<Vec<u8>, ReportError> {
+pub(crate) fn png(figure: &Figure) -> Result<Vec<u8>, ReportError> {
     let svg = match glyphs::drawable(figure) {
         Some(figure) => svg(&figure),
         None => svg(figure),

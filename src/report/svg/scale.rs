@@ -5,10 +5,10 @@ use crate::report::ColourScale;
 /// A straight map from a range of values to a range of pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Scale {
-    pub low: f64,
-    pub high: f64,
-    pub from: f64,
-    pub to: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+    pub(crate) from: f64,
+    pub(crate) to: f64,
 }
 
 impl Scale {

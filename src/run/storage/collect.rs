@@ -23,32 +23,32 @@ const HALF_WRITTEN_FOR: Duration = Duration::from_secs(3600);
 
 /// What to delete: everything that meets any of these.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Criteria {
+pub(crate) struct Criteria {
     /// What was made longer ago than this.
-    pub older_than: Option<Duration>,
+    pub(crate) older_than: Option<Duration>,
     /// What is too much for this many bytes.
-    pub keep_bytes: Option<u64>,
+    pub(crate) keep_bytes: Option<u64>,
     /// What no run refers to.
-    pub unreferenced: bool,
+    pub(crate) unreferenced: bool,
 }
 
 /// What was deleted, or would be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Collected {
+pub(crate) struct Collected {
     /// Outputs of stages.
-    pub stages: usize,
+    pub(crate) stages: usize,
     /// Objects, those of the stages among them.
-    pub objects: usize,
+    pub(crate) objects: usize,
     /// Packs.
-    pub packs: usize,
+    pub(crate) packs: usize,
     /// Cells in them.
-    pub cells: usize,
+    pub(crate) cells: usize,
     /// Bytes of all these.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Bytes that are left.
-    pub kept_bytes: u64,
+    pub(crate) kept_bytes: u64,
     /// Files among all these that could not be deleted.
-    pub not_deleted: usize,
+    pub(crate) not_deleted: usize,
 }
 
 /// Something that is deleted as a whole.
@@ -74,7 +74,7 @@ enum What {
 /// # Errors
 /// [`CacheError::UnknownUse`] where a run cannot be read; [`CacheError::Io`] where a folder cannot be listed; [`CacheError::Overtaken`]
 /// where the lease has lapsed.
-pub fn collect(
+pub(crate) fn collect(
     cache: &Cache,
     runs: &Path,
     criteria: &Criteria,

@@ -11,46 +11,46 @@ use super::{Inventory, References};
 
 /// What the stages of one kind take.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct KindUsage {
+pub(crate) struct KindUsage {
     /// Name of the kind.
-    pub kind: String,
+    pub(crate) kind: String,
     /// Stages that are cached as a whole.
-    pub stages: usize,
+    pub(crate) stages: usize,
     /// Bytes of their records, tables and directions; what several kinds share counts for each.
-    pub output_bytes: u64,
+    pub(crate) output_bytes: u64,
     /// Cells that stages of this kind computed.
-    pub cells: usize,
+    pub(crate) cells: usize,
     /// Bytes of the packs that hold them.
-    pub cell_bytes: u64,
+    pub(crate) cell_bytes: u64,
 }
 
 /// What one run refers to.
 #[derive(Clone, Debug, Serialize)]
-pub struct RunUsage {
+pub(crate) struct RunUsage {
     /// Its folder.
     #[serde(serialize_with = "crate::files::as_text::serialize")]
-    pub run_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
     /// Bytes that it refers to.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Bytes of those that no other run refers to.
-    pub own_bytes: u64,
+    pub(crate) own_bytes: u64,
 }
 
 /// What a cache holds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Usage {
     /// Bytes of all that can be used.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// By kind of stage.
-    pub kinds: Vec<KindUsage>,
+    pub(crate) kinds: Vec<KindUsage>,
     /// By run, in the order of their folders.
-    pub runs: Vec<RunUsage>,
+    pub(crate) runs: Vec<RunUsage>,
     /// Bytes that no run refers to.
-    pub unreferenced_bytes: u64,
+    pub(crate) unreferenced_bytes: u64,
     /// Number of damaged files that were moved aside.
-    pub damaged_files: usize,
+    pub(crate) damaged_files: usize,
     /// Their bytes.
-    pub damaged_bytes: u64,
+    pub(crate) damaged_bytes: u64,
 }
 
 /// Counts what the cache holds, for the runs in the folder `runs`.

@@ -11,46 +11,46 @@ use crate::stages::{Evaluate, StageError};
 
 /// A direction in the residual stream and where it came from.
 #[derive(Clone, Debug)]
-pub struct Direction {
+pub(crate) struct Direction {
     /// How A and B were chosen, e.g. `top_bottom_30`.
-    pub label: String,
+    pub(crate) label: String,
     /// The holdout seed, if there is one.
-    pub seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// Name of the model in the study.
-    pub model: String,
+    pub(crate) model: String,
     /// Fingerprint of the model, hex.
-    pub fingerprint: String,
+    pub(crate) fingerprint: String,
     /// Layer of the activations.
-    pub layer: usize,
+    pub(crate) layer: usize,
     /// Site of the activations.
-    pub site: Site,
+    pub(crate) site: Site,
     /// Position of the activations, counted from the end of the prompt.
-    pub position: i64,
+    pub(crate) position: i64,
     /// Unit vector, `[d_model]`, float32.
-    pub vector: Arc<Vector>,
+    pub(crate) vector: Arc<Vector>,
     /// Norm of the difference of means.
-    pub pre_norm: f64,
+    pub(crate) pre_norm: f64,
     /// Mean norm of the activations of A and B.
-    pub resid_norm: f64,
+    pub(crate) resid_norm: f64,
     /// Ids of A, in selection order.
-    pub top: Vec<String>,
+    pub(crate) top: Vec<String>,
     /// Ids of B, in selection order.
-    pub bottom: Vec<String>,
+    pub(crate) bottom: Vec<String>,
     /// Lowest and highest score in A.
-    pub top_scores: (f64, f64),
+    pub(crate) top_scores: (f64, f64),
     /// Lowest and highest score in B.
-    pub bottom_scores: (f64, f64),
+    pub(crate) bottom_scores: (f64, f64),
     /// Texts of A and B: they decide which prompts count as having built the direction.
-    pub builders: Arc<HashSet<String>>,
+    pub(crate) builders: Arc<HashSet<String>>,
 }
 
 /// What two groups of prompts have given.
 #[derive(Default)]
 pub(in crate::stages) struct Extracted {
     /// At least one.
-    pub directions: Vec<Direction>,
+    pub(crate) directions: Vec<Direction>,
     /// The layers at which the means of the two groups are the same.
-    pub without: Vec<usize>,
+    pub(crate) without: Vec<usize>,
 }
 
 impl Extracted {
@@ -69,29 +69,29 @@ impl Extracted {
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::stages) struct Groups {
     /// A, the refusing side.
-    pub top: Vec<usize>,
+    pub(crate) top: Vec<usize>,
     /// B, the complying side.
-    pub bottom: Vec<usize>,
+    pub(crate) bottom: Vec<usize>,
 }
 
 /// What a direction is made of.
 pub(in crate::stages) struct Recipe<'a> {
     /// The model whose activations are taken.
-    pub model: &'a Arc<ModelHandle>,
+    pub(crate) model: &'a Arc<ModelHandle>,
     /// The prompts the groups point into.
-    pub prompts: &'a PromptSet,
+    pub(crate) prompts: &'a PromptSet,
     /// Layers, one direction each.
-    pub layers: &'a [usize],
+    pub(crate) layers: &'a [usize],
     /// Site of the activations.
-    pub site: Site,
+    pub(crate) site: Site,
     /// Position, counted from the end of the prompt.
-    pub position: i64,
+    pub(crate) position: i64,
     /// Label of the directions.
-    pub label: String,
+    pub(crate) label: String,
     /// Seed of the split, if there is one.
-    pub seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// Chat and score rule.
-    pub settings: &'a Settings,
+    pub(crate) settings: &'a Settings,
 }
 
 /// Activations of A and B at one layer: `[prompt][d_model]`, float32.

@@ -24,17 +24,17 @@ pub(super) enum Acts {
 /// A direction of another stage and how it acts.
 pub(super) struct Steering {
     /// The stage that makes the directions.
-    pub direction: Name,
+    pub(crate) direction: Name,
     /// Layers that every direction acts at; none for its own.
-    pub layers: Option<Layers>,
+    pub(crate) layers: Option<Layers>,
     /// The site, if not the direction's own.
-    pub site: Option<Site>,
+    pub(crate) site: Option<Site>,
     /// α, in units of `unit`.
-    pub alphas: Vec<f64>,
+    pub(crate) alphas: Vec<f64>,
     /// The unit of α.
-    pub unit: AlphaUnit,
+    pub(crate) unit: AlphaUnit,
     /// At which tokens.
-    pub acts: Acts,
+    pub(crate) acts: Acts,
 }
 
 /// Decodes `direction` and the fields that say how it acts; without it there is nothing that they could apply to.

@@ -18,13 +18,13 @@ const NONE: &str = "none";
 #[derive(Clone, Copy)]
 pub(in crate::stages) struct Row<'a> {
     /// Name of the model.
-    pub model: &'a str,
+    pub(crate) model: &'a str,
     /// The direction and its place; none where nothing is steered.
-    pub line: Option<&'a Line>,
+    pub(crate) line: Option<&'a Line>,
     /// α, in the line's units; 0 without one.
-    pub alpha: f64,
+    pub(crate) alpha: f64,
     /// The prompt continued.
-    pub prompt: &'a Prompt,
+    pub(crate) prompt: &'a Prompt,
 }
 
 impl Row<'_> {
@@ -59,15 +59,15 @@ impl Row<'_> {
 /// What was found for a row.
 pub(in crate::stages) struct Answer {
     /// The logit score at the last prompt token.
-    pub score: f64,
+    pub(crate) score: f64,
     /// Whether the score is above the threshold.
-    pub refused: bool,
+    pub(crate) refused: bool,
     /// The continuation, special tokens left out.
-    pub text: String,
+    pub(crate) text: String,
     /// Whether the patterns find a refusal.
-    pub regex: bool,
+    pub(crate) regex: bool,
     /// Whether the text opens with a refusal.
-    pub xstest_prefix: bool,
+    pub(crate) xstest_prefix: bool,
 }
 
 /// One row per model, direction, place, α and prompt.

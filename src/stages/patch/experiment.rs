@@ -16,26 +16,26 @@ use super::pairing::Pair;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Variant {
     /// The site, one for all layers.
-    pub site: Site,
+    pub(crate) site: Site,
     /// The layer, or K.
-    pub number: usize,
+    pub(crate) number: usize,
     /// The layers patched.
-    pub layers: Vec<usize>,
+    pub(crate) layers: Vec<usize>,
 }
 
 /// A model, with every prompt of the set as it sees it.
 #[derive(Clone)]
 pub(super) struct Side {
     /// The name in the study file.
-    pub name: String,
+    pub(crate) name: String,
     /// The model's fingerprint.
-    pub fingerprint: blake3::Hash,
+    pub(crate) fingerprint: blake3::Hash,
     /// Number of blocks.
-    pub n_layers: usize,
+    pub(crate) n_layers: usize,
     /// By index into the prompt set.
-    pub tokens: Vec<Arc<Tokens>>,
+    pub(crate) tokens: Vec<Arc<Tokens>>,
     /// The score's readout.
-    pub readout: Readout,
+    pub(crate) readout: Readout,
 }
 
 impl Side {
@@ -58,24 +58,24 @@ impl Side {
 /// Everything the measurement needs.
 pub(super) struct Experiment<'a> {
     /// Whose activations are taken.
-    pub donor: Side,
+    pub(crate) donor: Side,
     /// Whose score is measured.
-    pub recipient: Side,
+    pub(crate) recipient: Side,
     /// The prompts that the pairs point into.
-    pub prompts: &'a PromptSet,
+    pub(crate) prompts: &'a PromptSet,
     /// Who gives to whom.
-    pub pairs: Vec<Pair>,
+    pub(crate) pairs: Vec<Pair>,
     /// What is patched.
-    pub variants: Vec<Variant>,
+    pub(crate) variants: Vec<Variant>,
     /// Position read and patched, counted from the end of each prompt.
-    pub position: i64,
+    pub(crate) position: i64,
 }
 
 /// Scores by pair; the patched ones by variant, then by pair.
 pub(super) struct Effects {
-    pub donor: Vec<f64>,
-    pub recipient: Vec<f64>,
-    pub patched: Vec<f64>,
+    pub(crate) donor: Vec<f64>,
+    pub(crate) recipient: Vec<f64>,
+    pub(crate) patched: Vec<f64>,
 }
 
 impl Effects {

@@ -13,8 +13,8 @@ use super::super::{Inputs, Name};
 /// A donor and a recipient, by index into the prompt set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pair {
-    pub donor: usize,
-    pub recipient: usize,
+    pub(crate) donor: usize,
+    pub(crate) recipient: usize,
 }
 
 /// How runs are paired.

@@ -14,16 +14,16 @@ use super::pool::{self, Estimate, Observation, Tally};
 /// One row.
 #[derive(Clone, Debug)]
 pub(super) struct Description<'a> {
-    pub grid: &'a Grid,
-    pub alpha: f64,
-    pub set: &'a str,
-    pub tally: Tally,
+    pub(crate) grid: &'a Grid,
+    pub(crate) alpha: f64,
+    pub(crate) set: &'a str,
+    pub(crate) tally: Tally,
     /// Mean score over rows, its interval over prompts.
-    pub mean: Option<Estimate>,
+    pub(crate) mean: Option<Estimate>,
     /// Standard deviation of the scores over rows, with the source's ddof.
-    pub std: Option<f64>,
+    pub(crate) std: Option<f64>,
     /// Refusal rate over rows, its interval with the number of distinct prompts.
-    pub rate: Option<Estimate>,
+    pub(crate) rate: Option<Estimate>,
 }
 
 /// Columns: `source, model, layer, site, direction, alpha, set, n` (rows), `prompts` (distinct), `mean, std, ddof, mean_low, mean_high,

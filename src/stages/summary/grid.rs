@@ -58,96 +58,96 @@ impl Source {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Splits {
     /// Prompts that should be answered.
-    pub edge: String,
+    pub(crate) edge: String,
     /// Prompts that should be refused.
-    pub harmful: String,
+    pub(crate) harmful: String,
 }
 
 /// One row of a sweep's table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row<'a> {
-    pub model: &'a str,
-    pub direction: &'a str,
-    pub seed: Option<i64>,
-    pub layer: i64,
-    pub site: &'a str,
-    pub alpha: f64,
-    pub set: &'a str,
-    pub id: &'a str,
-    pub category: &'a str,
-    pub score: f64,
-    pub refused: bool,
-    pub built: bool,
+    pub(crate) model: &'a str,
+    pub(crate) direction: &'a str,
+    pub(crate) seed: Option<i64>,
+    pub(crate) layer: i64,
+    pub(crate) site: &'a str,
+    pub(crate) alpha: f64,
+    pub(crate) set: &'a str,
+    pub(crate) id: &'a str,
+    pub(crate) category: &'a str,
+    pub(crate) score: f64,
+    pub(crate) refused: bool,
+    pub(crate) built: bool,
 }
 
 /// One source's rows of one model, layer and site.
 #[derive(Clone, Debug)]
 pub(super) struct Grid {
-    pub source: Source,
-    pub model: String,
-    pub layer: i64,
-    pub site: String,
+    pub(crate) source: Source,
+    pub(crate) model: String,
+    pub(crate) layer: i64,
+    pub(crate) site: String,
     /// The direction's label.
-    pub direction: String,
+    pub(crate) direction: String,
     /// Ascending, each once.
-    pub alphas: Vec<f64>,
+    pub(crate) alphas: Vec<f64>,
     /// One per seed, at least one.
-    pub lines: Vec<Line>,
+    pub(crate) lines: Vec<Line>,
 }
 
 /// One direction.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
-    pub seed: Option<i64>,
-    pub sets: Vec<Set>,
+    pub(crate) seed: Option<i64>,
+    pub(crate) sets: Vec<Set>,
 }
 
 /// One set: its prompts, or, where single prompts were not published, what is known of them together. One of the two is empty.
 #[derive(Clone, Debug)]
 pub(super) struct Set {
-    pub name: String,
-    pub prompts: Vec<Prompt>,
+    pub(crate) name: String,
+    pub(crate) prompts: Vec<Prompt>,
     /// One per α of the grid, in its order.
-    pub totals: Vec<Total>,
+    pub(crate) totals: Vec<Total>,
 }
 
 /// All prompts of a set under one direction at one α.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Total {
-    pub alpha: f64,
+    pub(crate) alpha: f64,
     /// How many prompts.
-    pub n: u64,
-    pub mean: f64,
+    pub(crate) n: u64,
+    pub(crate) mean: f64,
     /// With ddof 0.
-    pub std: f64,
+    pub(crate) std: f64,
     /// How many are refused.
-    pub refused: u64,
+    pub(crate) refused: u64,
 }
 
 /// One prompt under one direction.
 #[derive(Clone, Debug)]
 pub(super) struct Prompt {
-    pub id: String,
-    pub category: String,
+    pub(crate) id: String,
+    pub(crate) category: String,
     /// Whether the direction was made from it.
-    pub built: bool,
+    pub(crate) built: bool,
     /// One per α of the grid, in its order.
-    pub cells: Vec<Cell>,
+    pub(crate) cells: Vec<Cell>,
 }
 
 /// One prompt under one direction at one α.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cell {
-    pub alpha: f64,
-    pub score: f64,
-    pub refused: bool,
+    pub(crate) alpha: f64,
+    pub(crate) score: f64,
+    pub(crate) refused: bool,
 }
 
 /// A direction's refusal rates, `[alpha]`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Rates {
-    pub edge: Vec<f64>,
-    pub harmful: Vec<f64>,
+    pub(crate) edge: Vec<f64>,
+    pub(crate) harmful: Vec<f64>,
 }
 
 impl Line {

@@ -23,26 +23,26 @@ const FEWEST_RANDOM: usize = 19;
 #[derive(Clone, Debug)]
 pub(super) struct Comparison<'a> {
     /// The learned direction's sweep.
-    pub learned_grid: &'a Grid,
+    pub(crate) learned_grid: &'a Grid,
     /// A split, or `gap`.
-    pub set: &'a str,
+    pub(crate) set: &'a str,
     /// `slope` or `max_gap`.
-    pub statistic: &'static str,
+    pub(crate) statistic: &'static str,
     /// How many α the sweeps share.
-    pub n_alpha: usize,
+    pub(crate) n_alpha: usize,
     /// Whether a sweep has an α that another lacks.
-    pub is_cut: bool,
-    pub learned: Option<Estimate>,
-    pub holdout: Option<Estimate>,
+    pub(crate) is_cut: bool,
+    pub(crate) learned: Option<Estimate>,
+    pub(crate) holdout: Option<Estimate>,
     /// Mean over random directions.
-    pub random_mean: Option<f64>,
+    pub(crate) random_mean: Option<f64>,
     /// Deviation over random directions, ddof 1.
-    pub random_std: Option<f64>,
-    pub n_random: usize,
-    pub z: Option<f64>,
-    pub p: Option<EmpiricalP>,
+    pub(crate) random_std: Option<f64>,
+    pub(crate) n_random: usize,
+    pub(crate) z: Option<f64>,
+    pub(crate) p: Option<EmpiricalP>,
     /// The holdout slope's interval excludes 0 and both p are at most 0.05; `None` where a part is missing, and for gaps.
-    pub pass: Option<bool>,
+    pub(crate) pass: Option<bool>,
 }
 
 /// The sweeps at one place.

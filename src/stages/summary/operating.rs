@@ -13,13 +13,13 @@ use super::{data, describe, pool};
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Points {
     /// α = 0, where the sweep has it.
-    pub zero: Option<RatePoint>,
+    pub(crate) zero: Option<RatePoint>,
     /// Smallest |α| at which the edge rate meets its target.
-    pub edge: Option<RatePoint>,
+    pub(crate) edge: Option<RatePoint>,
     /// Smallest |α| at which the harmful rate meets its target.
-    pub harmful: Option<RatePoint>,
+    pub(crate) harmful: Option<RatePoint>,
     /// The largest gap.
-    pub gap: Option<RatePoint>,
+    pub(crate) gap: Option<RatePoint>,
 }
 
 /// Columns: `source, model, layer, site, alpha, edge_rate, harmful_rate, gap, edge_rate_low, edge_rate_high, harmful_rate_low, harmful_rate_high`, only the α on the front, edge rate ascending.

@@ -13,20 +13,20 @@ use crate::stats::{self, Interval, StatsError};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Observation<'a> {
     /// Id of the prompt.
-    pub prompt: &'a str,
+    pub(crate) prompt: &'a str,
     /// The number.
-    pub value: f64,
+    pub(crate) value: f64,
     /// Weight, above 0.
-    pub weight: f64,
+    pub(crate) weight: f64,
 }
 
 /// An estimate and its 95 % interval over prompts, where it has one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Estimate {
     /// The estimate.
-    pub value: f64,
+    pub(crate) value: f64,
     /// Its interval.
-    pub interval: Option<Interval>,
+    pub(crate) interval: Option<Interval>,
 }
 
 /// The weighted mean of the observations, with the seeded percentile bootstrap interval that resamples prompts. With `m` the mean, `P`
@@ -63,11 +63,11 @@ pub(super) fn mean(
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     /// Rows.
-    pub rows: u64,
+    pub(crate) rows: u64,
     /// Rows refused.
-    pub refused: u64,
+    pub(crate) refused: u64,
     /// Distinct prompts among the rows.
-    pub prompts: u64,
+    pub(crate) prompts: u64,
 }
 
 impl Tally {

@@ -16,15 +16,15 @@ const ALL_TYPES: &str = "all";
 /// One row.
 #[derive(Clone, Debug)]
 pub(super) struct TypeRate<'a> {
-    pub grid: &'a Grid,
-    pub alpha: f64,
+    pub(crate) grid: &'a Grid,
+    pub(crate) alpha: f64,
     /// XSTest's label, `safe` or `unsafe`.
-    pub label: &'a str,
+    pub(crate) label: &'a str,
     /// XSTest's type, or `all`.
-    pub kind: &'a str,
-    pub with: Tally,
+    pub(crate) kind: &'a str,
+    pub(crate) with: Tally,
     /// Without the prompts that built the direction of their row.
-    pub without: Tally,
+    pub(crate) without: Tally,
 }
 
 /// Columns: `model, layer, site, alpha, label, type, n` (rows), `prompts` (distinct), `refusal_rate, rate_low, rate_high`, and the same with

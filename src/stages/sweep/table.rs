@@ -16,7 +16,7 @@ use super::rows::{Row, Rows};
 /// built_direction`; an ablation has no α, and says in `direction` that it is one; the last column marks prompts that the direction was
 /// made from.
 #[derive(Debug)]
-pub struct SweepTable {
+pub(crate) struct SweepTable {
     /// Names, in the order of the table.
     pub(super) models: Vec<String>,
     pub(super) prompts: Arc<PromptSet>,

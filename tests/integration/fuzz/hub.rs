@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Mutex, OnceLock};
 
-use refusal_dial::model::{locate, locate_without_fetching};
+use refusal_dial::inside::model::{locate, locate_without_fetching};
 use sha2::{Digest, Sha256};
 
 use super::models;

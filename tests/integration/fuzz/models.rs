@@ -1,8 +1,8 @@
 //! The files of a model, in both formats: one of them fuzzed, the others those of a tiny model that can be used.
 
-use refusal_dial::model::DeviceName;
-use refusal_dial::plan::{Fetch, Plan, open_study};
-use refusal_dial::spec;
+use refusal_dial::inside::model::DeviceName;
+use refusal_dial::inside::plan::{Fetch, Plan, open_study};
+use refusal_dial::inside::spec;
 use serde_json::{Value as Json, json};
 
 use super::target::{Case, Seed, Target};

@@ -3,10 +3,10 @@
 use std::sync::OnceLock;
 
 use polars::prelude::{Column, DataFrame, ParquetWriter};
-use refusal_dial::cache::{Batch, Cache, Key};
-use refusal_dial::plan::{StageRecord, load_artifacts};
-use refusal_dial::report::{FinishedRun, Tolerances, diff, write};
-use refusal_dial::run::{run_summaries, usage, verify};
+use refusal_dial::inside::cache::{Batch, Cache, Key};
+use refusal_dial::inside::plan::{StageRecord, load_artifacts};
+use refusal_dial::inside::report::{FinishedRun, Tolerances, diff, write};
+use refusal_dial::inside::run::{run_summaries, usage, verify};
 use serde_json::{Value as Json, json};
 
 use super::target::{Case, Seed, Target};

@@ -1,9 +1,9 @@
 //! What people write: studies, prompts, tables.
 
-use refusal_dial::plan::{Fetch, Plan, open_study};
-use refusal_dial::prompts::PromptSet;
-use refusal_dial::report::Table;
-use refusal_dial::spec;
+use refusal_dial::inside::plan::{Fetch, Plan, open_study};
+use refusal_dial::inside::prompts::PromptSet;
+use refusal_dial::inside::report::Table;
+use refusal_dial::inside::spec;
 
 use super::target::{Case, Seed, Target};
 
