@@ -15,6 +15,7 @@ mod logging;
 mod plan;
 mod report;
 mod run;
+mod schema;
 mod show;
 mod sizes;
 mod status;
@@ -66,6 +67,8 @@ enum Command {
     Data(data::DataArguments),
     /// Write a commented study file to start from.
     Init(init::InitArguments),
+    /// Print the JSON Schema of study files, by which editors complete and check them.
+    Schema,
 }
 
 /// What `run`, `plan` and `explain` have in common.
@@ -130,6 +133,7 @@ pub fn main() -> ! {
         Command::Dag(arguments) => dag::dag(&arguments),
         Command::Data(arguments) => data::data(&arguments),
         Command::Init(arguments) => init::init(&arguments),
+        Command::Schema => schema::schema(),
     };
     let code = match outcome {
         Ok(()) => Exit::Done,
