@@ -188,6 +188,13 @@ fn as_text(usage: &Usage) -> String {
         size(usage.bytes),
         size(usage.unreferenced_bytes)
     );
+    if usage.reports.reports > 0 {
+        text += &format!(
+            "{} of it drawn for reports ({})\n",
+            size(usage.reports.bytes),
+            usage.reports.reports
+        );
+    }
     if usage.damaged_files > 0 {
         text += &format!(
             "{} damaged files in `damaged`, {}; look at them and delete them\n",

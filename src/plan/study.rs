@@ -8,7 +8,9 @@ use crate::prompts::Draw;
 use crate::spec::{
     Document, Fields, Key, Location, Node, OneOrMany, Problems, Spanned, choice, suggest,
 };
-use crate::stages::{ImportSettings, KINDS, Kind, Name, Product, ScoreRule, Settings, Stage};
+use crate::stages::{
+    ImportSettings, KINDS, Kind, Name, Product, ScoreRule, Settings, Stage, kind_named,
+};
 
 use super::chat;
 use super::graph::{Known, check_names, sort};
@@ -40,10 +42,11 @@ pub struct StageSpec {
 
 impl StageSpec {
     /// The kind whose tables it leaves: its own, or the one that an import stands for.
-    pub(crate) fn shown_as(&self) -> &'static str {
-        self.stage
-            .stands_for()
-            .map_or(self.kind.name, |(kind, _)| kind)
+    pub(crate) fn shown_as(&self) -> &'static Kind {
+        let stands_for = self.stage.stands_for();
+        stands_for
+            .and_then(|(kind, _)| kind_named(kind))
+            .unwrap_or(self.kind)
     }
 
     /// What it gives to other stages.

@@ -26,7 +26,7 @@ use super::{
 pub(super) static KIND: Kind = Kind {
     name: "holdout",
     version: 2,
-    product: Product::SweepWithDirections,
+    product: Product::HeldOutSweep,
     about: "directions from half of the prompts, tried on the other half",
     decode,
 };

@@ -35,7 +35,7 @@ use super::{
 pub(super) static KIND: Kind = Kind {
     name: "import",
     version: 1,
-    product: Product::Sweep,
+    product: Product::Check,
     about: "a published file, as the stage that would have made it",
     decode,
 };

@@ -20,7 +20,7 @@ use super::{
 pub(super) static KIND: Kind = Kind {
     name: "random",
     version: 1,
-    product: Product::Sweep,
+    product: Product::RandomSweep,
     about: "the same sweep with random directions, as a control",
     decode,
 };

@@ -144,6 +144,10 @@ impl Stage for Summary {
         }
     }
 
+    fn compared_splits(&self) -> Option<&Splits> {
+        Some(&self.splits)
+    }
+
     fn parameters(&self) -> Json {
         json!({
             // Which input is which; their content is in the key already.

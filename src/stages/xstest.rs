@@ -24,7 +24,7 @@ use super::{
 pub(super) static KIND: Kind = Kind {
     name: "xstest",
     version: 1,
-    product: Product::Sweep,
+    product: Product::SweepByType,
     about: "refusal rates by XSTest type under a direction",
     decode,
 };

@@ -4,7 +4,7 @@ use crate::report::{Axis, ColourScale, Figure, FinishedStage, Mark, Panel, Shape
 
 use super::swept::distinct;
 
-pub(super) fn figures(stage: &FinishedStage) -> Vec<Figure> {
+pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
     let mut figures: Vec<Figure> = stage
         .table("cosine")
         .and_then(|table| cosines(stage, table))

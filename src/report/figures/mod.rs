@@ -1,23 +1,24 @@
-//! The figures of a study, each from the run's own tables, by kind of stage.
+//! The figures of a study, each from the run's own tables, by what stages produce (`super::views` says which).
 //!
 //! Wherever a learned direction is drawn, so is what random directions do there: a grey band from the lowest to the highest of them,
 //! and their mean as a broken line.
 
-mod direction;
-mod generate;
-mod operating;
-mod patch;
+pub(super) mod direction;
+pub(super) mod generate;
+pub(super) mod operating;
+pub(super) mod patch;
 mod readable;
-mod score;
-mod sweep;
+pub(super) mod score;
+pub(super) mod sweep;
 mod sweep_gap;
-mod sweep_types;
+pub(super) mod sweep_types;
 mod swept;
 #[cfg(test)]
 mod tests;
 
 use super::{Figure, FinishedRun};
-use swept::{Baseline, Splits};
+use crate::stages::Splits;
+use swept::{Baseline, splits_of};
 pub(super) use swept::{distinct, points};
 
 /// Every figure of a run, in the order of its stages.
@@ -25,31 +26,15 @@ pub(crate) fn figures(run: &FinishedRun) -> Vec<Figure> {
     let context = Context {
         run,
         baseline: Baseline::of(run, false),
-        splits: Splits::of(run),
+        splits: splits_of(run),
     };
-    let mut figures = Vec::new();
-    for stage in &run.stages {
-        figures.extend(match stage.kind.as_str() {
-            "score" => score::figures(stage),
-            "patch" => patch::figures(stage),
-            "direction" => direction::figures(stage),
-            "steer" | "random" => sweep::figures(&context, stage),
-            "holdout" => {
-                let mut figures = direction::figures(stage);
-                figures.extend(sweep::figures(&context, stage));
-                figures
-            }
-            "xstest" => sweep_types::figures(&context, stage),
-            "summary" => operating::figures(stage),
-            "generate" => generate::figures(stage),
-            _ => Vec::new(),
-        });
-    }
-    figures.into_iter().map(readable::readable).collect()
+    let stages = run.stages.iter();
+    let figures = stages.flat_map(|stage| (stage.view().figures)(&context, stage));
+    figures.map(readable::readable).collect()
 }
 
 /// What the figures of sweeps have in common.
-struct Context<'a> {
+pub(super) struct Context<'a> {
     run: &'a FinishedRun,
     baseline: Baseline,
     splits: Splits,
