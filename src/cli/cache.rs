@@ -190,7 +190,7 @@ fn as_text(usage: &Usage) -> String {
     );
     if usage.reports.reports > 0 {
         text += &format!(
-            "{} of it drawn for reports ({})\n",
+            "{} of it drawn for {} reports\n",
             size(usage.reports.bytes),
             usage.reports.reports
         );
@@ -228,7 +228,7 @@ fn gc(arguments: &GcArguments) -> Result<(), Failure> {
     match place.format {
         Format::Json => print_json(&json!(collected)),
         Format::Text => print(&format!(
-            "{} {}: {} stage outputs, {} artifacts and {} packs of {} cells; {} {}\n",
+            "{} {}: {} stage outputs, {} reports, {} artifacts and {} packs of {} cells; {} {}\n",
             if arguments.dry_run {
                 "would delete"
             } else {
@@ -236,6 +236,7 @@ fn gc(arguments: &GcArguments) -> Result<(), Failure> {
             },
             size(collected.bytes),
             collected.stages,
+            collected.reports,
             collected.objects,
             collected.packs,
             collected.cells,

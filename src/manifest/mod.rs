@@ -309,3 +309,6 @@ fn known<'de, D: Deserializer<'de>, T: DeserializeOwned>(
 ) -> std::result::Result<Option<T>, D::Error> {
     Ok(T::deserialize(Json::deserialize(from)?).ok())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::files;
 use crate::manifest::{FILE, Manifest, Node, Stage, StageStatus, file_stem};
-use crate::stages::{Product, read_parquet_parts};
+use crate::stages::{Artifacts, Product, StageError, read_parquet, read_parquet_parts};
 
 use super::views::MainTable;
 use super::{ReportError, Table};
@@ -119,6 +119,19 @@ impl FinishedRun {
         Ok(())
     }
 
+    /// What a stage has left, as stages see it; its tables are read when they are asked for.
+    pub(crate) fn artifacts(&self, stage: &FinishedStage) -> Artifacts {
+        let mut artifacts = Artifacts::default();
+        for (name, _) in &stage.tables {
+            let path = table_path(&self.path, &stage.name, name);
+            artifacts.add_table(name, move || {
+                let bytes = files::read(&path, u64::MAX);
+                read_parquet(bytes.map_err(|error| StageError::Data(error.to_string()))?)
+            });
+        }
+        artifacts
+    }
+
     /// The stage of that name.
     pub(crate) fn stage(&self, name: &str) -> Option<&FinishedStage> {
         self.stages.iter().find(|stage| stage.name == name)
@@ -179,12 +192,16 @@ fn check_names(stage: &FinishedStage) -> Result<(), String> {
     }
 }
 
+fn table_path(folder: &Path, stage: &str, table: &str) -> PathBuf {
+    let file = format!("{}.parquet", file_stem(stage, table));
+    folder.join("tables").join(file)
+}
+
 /// Reads the tables that the manifest lists; the Parquet, which keeps types.
 fn tables(folder: &Path, stage: &FinishedStage) -> Result<Vec<(String, Table)>, ReportError> {
     let mut tables = Vec::new();
     for entry in stage.result.iter().flat_map(|result| &result.tables) {
-        let stem = file_stem(&stage.name, &entry.name);
-        let path = folder.join("tables").join(format!("{stem}.parquet"));
+        let path = table_path(folder, &stage.name, &entry.name);
         let bytes =
             files::read(&path, u64::MAX).map_err(|error| ReportError::unreadable(&path, error))?;
         let mut table = Table::default();

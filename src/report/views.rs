@@ -5,7 +5,7 @@ use crate::figure::Figure;
 use crate::stages::Product;
 
 use super::FinishedStage;
-use super::figures::{Context, direction, generate, operating, patch, score, sweep, sweep_types};
+use super::figures::{Context, generate, operating, patch, score, sweep, sweep_types};
 
 /// How a product is shown.
 #[derive(Clone, Copy)]
@@ -53,7 +53,7 @@ pub(crate) enum AtEnd {
     Steered,
 }
 
-/// What is shown of a product that this dial does not know: its tables.
+/// What is shown of a product that has no more, or that this dial does not know: its tables, and what its kind draws.
 const TABLES_ONLY: View = View {
     figures: |_, _| Vec::new(),
     by_prompt: ByPrompt::Nothing,
@@ -81,19 +81,8 @@ pub(crate) fn view(product: Product) -> View {
             at_end: &[AtEnd::Columns("means", MEANS_COLUMNS)],
             concludes: false,
         },
-        Product::Directions => View {
-            figures: |_, stage| direction::figures(stage),
-            ..TABLES_ONLY
-        },
-        Product::Sweep | Product::RandomSweep => SWEEP,
-        Product::HeldOutSweep => View {
-            figures: |context, stage| {
-                let mut figures = direction::figures(stage);
-                figures.extend(sweep::figures(context, stage));
-                figures
-            },
-            ..SWEEP
-        },
+        Product::Directions => TABLES_ONLY,
+        Product::Sweep | Product::HeldOutSweep | Product::RandomSweep => SWEEP,
         Product::SweepByType => View {
             figures: sweep_types::figures,
             ..SWEEP

@@ -7,6 +7,7 @@
 //! `shuffled`.
 
 mod extract;
+mod figures;
 mod findings;
 mod tables;
 
@@ -27,6 +28,7 @@ use super::{
 
 pub(crate) use extract::Direction;
 pub(super) use extract::{Groups, Recipe};
+pub(super) use figures::figures;
 pub(super) use findings::findings;
 pub(super) use tables::{cosines, describe, members};
 
@@ -34,6 +36,7 @@ pub(super) static KIND: Kind = Kind {
     name: "direction",
     version: 2,
     product: Product::Directions,
+    figures: Some(figures),
     about: "difference of mean activations of high- and low-scoring prompts",
     decode,
 };

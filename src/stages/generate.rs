@@ -43,6 +43,7 @@ pub(super) static KIND: Kind = Kind {
     name: "generate",
     version: 2,
     product: Product::Texts,
+    figures: None,
     about: "continuations, and whether they are refusals",
     decode,
 };

@@ -27,6 +27,7 @@ pub(super) static KIND: Kind = Kind {
     name: "holdout",
     version: 2,
     product: Product::HeldOutSweep,
+    figures: Some(direction::figures),
     about: "directions from half of the prompts, tried on the other half",
     decode,
 };

@@ -36,6 +36,7 @@ pub(super) static KIND: Kind = Kind {
     name: "import",
     version: 1,
     product: Product::Check,
+    figures: None,
     about: "a published file, as the stage that would have made it",
     decode,
 };

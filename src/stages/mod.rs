@@ -16,6 +16,7 @@ use std::sync::Arc;
 use polars::prelude::DataFrame;
 use serde::{Deserialize, Serialize};
 
+use crate::figure::Figure;
 use crate::model::{Cell, Cells, ModelError, ModelHandle, Value};
 use crate::prompts::PromptSet;
 use crate::spec::{Fields, Location, Problems, Spanned};
@@ -136,6 +137,9 @@ impl Default for Splits {
     }
 }
 
+/// Figures of the tables that a stage of that name has left. What is not there is not drawn.
+pub(crate) type OwnFigures = fn(&str, &Artifacts) -> Result<Vec<Figure>, StageError>;
+
 /// A kind of stage: its name in study files, the version of its semantics, what it produces, and how it is decoded.
 pub(crate) struct Kind {
     /// The name, e.g. `steer`.
@@ -144,6 +148,8 @@ pub(crate) struct Kind {
     pub(crate) version: u32,
     /// What it produces.
     pub(crate) product: Product,
+    /// What is drawn of its own tables, before the figures of its product.
+    pub(crate) figures: Option<OwnFigures>,
     /// One line for listings.
     pub(crate) about: &'static str,
     /// Reads the parameters from the stage's table; problems are collected.

@@ -33,6 +33,7 @@ pub(super) static KIND: Kind = Kind {
     name: "patch",
     version: 3,
     product: Product::Patches,
+    figures: None,
     about: "effect of one run's activations on another's score",
     decode,
 };

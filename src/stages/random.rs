@@ -21,6 +21,7 @@ pub(super) static KIND: Kind = Kind {
     name: "random",
     version: 1,
     product: Product::RandomSweep,
+    figures: None,
     about: "the same sweep with random directions, as a control",
     decode,
 };

@@ -21,6 +21,7 @@ pub(super) static KIND: Kind = Kind {
     name: "score",
     version: 2,
     product: Product::Scores,
+    figures: None,
     about: "refusal score of every prompt",
     decode,
 };

@@ -22,6 +22,7 @@ pub(super) static KIND: Kind = Kind {
     name: "steer",
     version: 2,
     product: Product::Sweep,
+    figures: None,
     about: "scores under a direction, for every α",
     decode,
 };

@@ -50,6 +50,7 @@ pub(super) static KIND: Kind = Kind {
     name: "summary",
     version: 4,
     product: Product::Summary,
+    figures: None,
     about: "rates with intervals, operating points, and controls",
     decode,
 };

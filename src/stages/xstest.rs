@@ -25,6 +25,7 @@ pub(super) static KIND: Kind = Kind {
     name: "xstest",
     version: 1,
     product: Product::SweepByType,
+    figures: None,
     about: "refusal rates by XSTest type under a direction",
     decode,
 };

@@ -1,9 +1,9 @@
-//! The figures of a study, each from the run's own tables, by what stages produce (`super::views` says which).
+//! The figures of a study, each from the run's own tables, by what stages produce (`super::views` says which); what only one kind of stage has is
+//! drawn in its own file.
 //!
 //! Wherever a learned direction is drawn, so is what random directions do there: a grey band from the lowest to the highest of them,
 //! and their mean as a broken line.
 
-pub(super) mod direction;
 pub(super) mod generate;
 pub(super) mod operating;
 pub(super) mod patch;
@@ -16,8 +16,9 @@ mod swept;
 #[cfg(test)]
 mod tests;
 
-use super::{Figure, FinishedRun};
-use crate::stages::Splits;
+use crate::stages::{Splits, kind_named};
+
+use super::{Figure, FinishedRun, FinishedStage};
 use swept::{Baseline, splits_of};
 pub(super) use swept::{distinct, points};
 
@@ -29,8 +30,25 @@ pub(crate) fn figures(run: &FinishedRun) -> Vec<Figure> {
         splits: splits_of(run),
     };
     let stages = run.stages.iter();
-    let figures = stages.flat_map(|stage| (stage.view().figures)(&context, stage));
+    let figures = stages.flat_map(|stage| {
+        let mut figures = of_kind(run, stage);
+        figures.extend((stage.view().figures)(&context, stage));
+        figures
+    });
     figures.map(readable::readable).collect()
+}
+
+/// The figures that a stage's kind draws of its own tables.
+fn of_kind(run: &FinishedRun, stage: &FinishedStage) -> Vec<Figure> {
+    let kind = kind_named(&stage.kind).and_then(|kind| kind.figures);
+    let drawn = kind.map_or(Ok(Vec::new()), |figures| {
+        figures(&stage.name, &run.artifacts(stage))
+    });
+    drawn.unwrap_or_else(|error| {
+        let name = &stage.name;
+        tracing::warn!("figures of stage `{name}` are not drawn: {error}");
+        Vec::new()
+    })
 }
 
 /// What the figures of sweeps have in common.
