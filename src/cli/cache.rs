@@ -188,6 +188,13 @@ fn as_text(usage: &Usage) -> String {
         size(usage.bytes),
         size(usage.unreferenced_bytes)
     );
+    if usage.reports.reports > 0 {
+        text += &format!(
+            "{} of it drawn for {} reports\n",
+            size(usage.reports.bytes),
+            usage.reports.reports
+        );
+    }
     if usage.damaged_files > 0 {
         text += &format!(
             "{} damaged files in `damaged`, {}; look at them and delete them\n",
@@ -221,7 +228,7 @@ fn gc(arguments: &GcArguments) -> Result<(), Failure> {
     match place.format {
         Format::Json => print_json(&json!(collected)),
         Format::Text => print(&format!(
-            "{} {}: {} stage outputs, {} artifacts and {} packs of {} cells; {} {}\n",
+            "{} {}: {} stage outputs, {} reports, {} artifacts and {} packs of {} cells; {} {}\n",
             if arguments.dry_run {
                 "would delete"
             } else {
@@ -229,6 +236,7 @@ fn gc(arguments: &GcArguments) -> Result<(), Failure> {
             },
             size(collected.bytes),
             collected.stages,
+            collected.reports,
             collected.objects,
             collected.packs,
             collected.cells,

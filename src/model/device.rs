@@ -90,12 +90,13 @@ pub fn set_threads(count: usize) -> Result<(), ModelError> {
 }
 
 /// What is recorded with every pack of cells: it is in no key, but a reader may want to know.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub(crate) struct Provenance {
     /// Version of this program.
-    pub(crate) dial: &'static str,
+    pub(crate) dial: String,
     /// The pair of bindings and library this was built for.
-    pub(crate) libtorch: &'static str,
+    pub(crate) libtorch: String,
     /// The device.
     pub(crate) device: String,
     /// Number of threads.
@@ -114,8 +115,8 @@ impl Provenance {
                 .map(|(_, name)| name.trim().to_string())
         });
         Provenance {
-            dial: env!("CARGO_PKG_VERSION"),
-            libtorch: "2.11.0",
+            dial: env!("CARGO_PKG_VERSION").to_string(),
+            libtorch: "2.11.0".to_string(),
             device: device.to_string(),
             threads: rayon::current_num_threads(),
             cpu,

@@ -25,7 +25,9 @@ pub(crate) use explain::{Explanation, explain};
 #[cfg(test)]
 pub(crate) use key::stage_key;
 pub(crate) use key::{key_of, key_parts, study_key};
-pub(crate) use record::{ArtifactRecord, StoredOutput, TableRecord, stored_artifacts};
+pub(crate) use record::{
+    ArtifactRecord, DrawnRecord, Record, StoredOutput, TableRecord, stored_artifacts,
+};
 pub use record::{StageRecord, load_artifacts};
 pub(crate) use resolve::PlanError;
 pub use resolve::{Fetch, Opened, open_study};

@@ -11,6 +11,7 @@ use crate::spec::{
 use crate::stages::declare::{ByContent, Table};
 use crate::stages::{
     ImportSection, ImportSettings, KINDS, Kind, Name, Product, ScoreRule, Settings, Stage,
+    kind_named,
 };
 
 use super::chat;
@@ -44,10 +45,11 @@ pub struct StageSpec {
 
 impl StageSpec {
     /// The kind whose tables it leaves: its own, or the one that an import stands for.
-    pub(crate) fn shown_as(&self) -> &'static str {
-        self.stage
-            .stands_for()
-            .map_or(self.kind.name, |(kind, _)| kind)
+    pub(crate) fn shown_as(&self) -> &'static Kind {
+        let stands_for = self.stage.stands_for();
+        stands_for
+            .and_then(|(kind, _)| kind_named(kind))
+            .unwrap_or(self.kind)
     }
 
     /// What it gives to other stages.

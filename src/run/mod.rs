@@ -26,6 +26,7 @@ use crate::stages::{Artifacts, Inputs, StageError};
 use folder::RunFolder;
 use stage::{State, Surroundings};
 
+pub(crate) use crate::manifest::StageStatus;
 pub(crate) use selection::Selection;
 pub use status::run_summaries;
 pub(crate) use status::{RunState, RunSummary};
@@ -50,24 +51,6 @@ pub(crate) struct Options {
     pub(crate) keep_going: bool,
     /// The arguments of the program, which `dial status` gives back to a person who wants to resume.
     pub(crate) command: Vec<String>,
-}
-
-/// How a stage ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum StageStatus {
-    /// Its output was in the cache.
-    Cached,
-    /// It ran.
-    Computed,
-    /// It ran although it was cached, and gave the same bits.
-    Recomputed,
-    /// It failed.
-    Failed,
-    /// A stage that it needs failed.
-    Blocked,
-    /// The person stopped it.
-    Interrupted,
 }
 
 /// What became of one stage.

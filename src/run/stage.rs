@@ -182,7 +182,6 @@ impl State {
             weights,
             stage: spec.name.clone(),
             created: jiff::Timestamp::now().to_string(),
-            ..StageRecord::default()
         };
         Ok((record, output.directions))
     }

@@ -7,6 +7,7 @@
 //! `shuffled`.
 
 mod extract;
+mod figures;
 mod findings;
 mod tables;
 
@@ -27,6 +28,7 @@ use super::{Cost, Evaluate, Forecast, Inputs, Kind, Name, Output, Product, Stage
 
 pub(crate) use extract::Direction;
 pub(super) use extract::{Groups, Recipe};
+pub(super) use figures::figures;
 pub(super) use findings::findings;
 pub(super) use tables::{cosines, describe, members};
 
@@ -35,7 +37,8 @@ pub(super) static KIND: Kind = super::kind::<Extract>(
     2,
     Product::Directions,
     "difference of mean activations of high- and low-scoring prompts",
-);
+)
+.with_figures(figures);
 
 parameters! {
     struct Extract {

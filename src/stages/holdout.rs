@@ -28,9 +28,10 @@ use super::{Cost, Evaluate, Forecast, Inputs, Kind, Name, Output, Product, Stage
 pub(super) static KIND: Kind = super::kind::<Holdout>(
     "holdout",
     2,
-    Product::SweepWithDirections,
+    Product::HeldOutSweep,
     "directions from half of the prompts, tried on the other half",
-);
+)
+.with_figures(direction::figures);
 
 parameters! {
     struct Holdout {

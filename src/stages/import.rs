@@ -37,7 +37,7 @@ use super::{Cost, Evaluate, Forecast, Inputs, Kind, Needs, Output, Product, Stag
 pub(super) static KIND: Kind = super::kind::<Import>(
     "import",
     1,
-    Product::Sweep,
+    Product::Check,
     "a published file, as the stage that would have made it",
 );
 

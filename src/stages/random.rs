@@ -18,7 +18,7 @@ use super::{Cost, Evaluate, Forecast, Inputs, Kind, Name, Output, Product, Stage
 pub(super) static KIND: Kind = super::kind::<Random>(
     "random",
     1,
-    Product::Sweep,
+    Product::RandomSweep,
     "the same sweep with random directions, as a control",
 );
 

@@ -172,6 +172,10 @@ impl Parameter for Resamples {
 }
 
 impl Stage for Summary {
+    fn compared_splits(&self) -> Option<Splits> {
+        Some(self.splits())
+    }
+
     fn forecast(&self, _inputs: &Inputs) -> Forecast {
         Forecast::default()
     }

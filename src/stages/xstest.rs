@@ -22,7 +22,7 @@ use super::{Cost, Evaluate, Forecast, Inputs, Kind, Output, Product, Stage, Stag
 pub(super) static KIND: Kind = super::kind::<XsTest>(
     "xstest",
     1,
-    Product::Sweep,
+    Product::SweepByType,
     "refusal rates by XSTest type under a direction",
 );
 

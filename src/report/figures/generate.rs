@@ -8,7 +8,7 @@ use super::{ALPHA, RATE};
 /// Columns that are not classifiers.
 const NOT_CLASSIFIERS: [&str; 1] = ["built_direction"];
 
-pub(super) fn figures(stage: &FinishedStage) -> Vec<Figure> {
+pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
     let Some(table) = stage.table("") else {
         return Vec::new();
     };
