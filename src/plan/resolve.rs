@@ -322,19 +322,11 @@ impl<'s> Opening<'s> {
     fn forget_what_is_not_needed(&mut self) {
         let stages = self.study.stages.iter();
         let stages = stages.filter(|spec| self.needed.stages.contains(&spec.name));
-        let files: HashSet<PathBuf> = stages
-            .flat_map(|spec| spec.stage.needs().files)
-            .map(|file| file.value)
-            .collect();
-        let Inputs {
-            prompts,
-            files: read,
-            ..
-        } = &mut self.inputs;
-        if !self.needed.is_everything() {
-            prompts.retain(|name, _| self.needed.prompts.contains(name));
-            read.retain(|path, _| files.contains(path));
-        }
+        let files = stages.flat_map(|spec| spec.stage.needs().files);
+        let files: HashSet<PathBuf> = files.map(|file| file.value).collect();
+        self.inputs.files.retain(|path, _| files.contains(path));
+        let prompts = &self.needed.prompts;
+        self.inputs.prompts.retain(|name, _| prompts.contains(name));
     }
 }
 

@@ -32,71 +32,64 @@ pub(super) struct Needed {
 /// Sections whose entries are needed one by one.
 const SECTIONS: [&str; 3] = ["stages", "models", "prompts"];
 
-impl Needed {
-    /// # Errors
-    /// What to say of a selected stage that the study does not have.
-    pub(super) fn new(selection: &Selection, study: &Study) -> Result<Self, String> {
-        let undecoded = undecoded(study);
-        let all = study.stages.iter().map(|spec| spec.name.clone());
-        let all = all.chain(undecoded.iter().map(|(name, _)| name.to_string()));
-        let mut stages: BTreeSet<String> = match selection {
-            Selection::All => all.collect(),
-            Selection::Only(stage) | Selection::From(stage) => BTreeSet::from([stage.clone()]),
+impl Selection {
+    /// Names of the selected stages and of those they need.
+    fn stages(&self, study: &Study) -> Result<BTreeSet<String>, String> {
+        let (stage, option) = match self {
+            Selection::All => return Ok(study.stages.iter().map(|s| s.name.clone()).collect()),
+            Selection::Only(stage) => (stage, "--only"),
+            Selection::From(stage) => (stage, "--from"),
         };
-        if let Selection::Only(stage) | Selection::From(stage) = selection
-            && undecoded.iter().all(|(name, _)| name != stage)
-            && let Some(hint) = study.unknown_stage(stage)
-        {
-            let option = match selection {
-                Selection::From(_) => "--from",
-                _ => "--only",
-            };
+        let undecoded = undecoded(study);
+        let is_decoded = undecoded.iter().all(|(name, _)| name != stage);
+        if let (true, Some(hint)) = (is_decoded, study.unknown_stage(stage)) {
             return Err(format!(
                 "the study has no stage `{stage}` to run with `{option}`; {hint}"
             ));
         }
-        if matches!(selection, Selection::From(_)) {
+        let mut stages = BTreeSet::from([stage.clone()]);
+        if let Selection::From(_) = self {
             add_downstream(&mut stages, study, &undecoded);
         }
         add_upstream(&mut stages, study);
-        let mut needed = Needed {
-            stages,
-            models: BTreeSet::new(),
-            prompts: BTreeSet::new(),
-            entries: None,
-        };
-        for spec in study
-            .stages
-            .iter()
-            .filter(|s| needed.stages.contains(&s.name))
-        {
+        Ok(stages)
+    }
+}
+
+impl Needed {
+    /// # Errors
+    /// What to say of a selected stage that the study does not have.
+    pub(super) fn new(selection: &Selection, study: &Study) -> Result<Self, String> {
+        let stages = selection.stages(study)?;
+        let specs = study.stages.iter();
+        let (mut models, mut prompts) = (BTreeSet::new(), BTreeSet::new());
+        for spec in specs.filter(|spec| stages.contains(&spec.name)) {
             let needs = spec.stage.needs();
-            needed
-                .models
-                .extend(needs.models.into_iter().map(|name| name.value));
-            needed
-                .prompts
-                .extend(needs.prompts.into_iter().map(|name| name.value));
+            models.extend(needs.models.into_iter().map(|name| name.value));
+            prompts.extend(needs.prompts.into_iter().map(|name| name.value));
         }
-        let used = needed
-            .models
-            .iter()
-            .filter_map(|name| study.models.get(name));
+        let used = models.iter().filter_map(|name| study.models.get(name));
         let lenders = used.filter_map(|model| Some(model.template_from.as_ref()?.value.clone()));
         let lenders: Vec<String> = lenders.collect();
-        needed.models.extend(lenders);
-        if *selection != Selection::All {
-            let of_sections = [&needed.stages, &needed.models, &needed.prompts];
-            let entries = SECTIONS.iter().zip(of_sections);
-            let entries =
-                entries.flat_map(|(section, names)| names.iter().map(|n| field_path(section, n)));
-            needed.entries = Some(entries.collect());
+        models.extend(lenders);
+        let mut entries = None;
+        match selection {
+            // Also those that no stage uses.
+            Selection::All => prompts.extend(study.prompts.keys().cloned()),
+            _ => {
+                let names = SECTIONS.into_iter().zip([&stages, &models, &prompts]);
+                let paths = names.flat_map(|(section, names)| {
+                    names.iter().map(move |name| field_path(section, name))
+                });
+                entries = Some(paths.collect());
+            }
         }
-        Ok(needed)
-    }
-
-    pub(super) fn is_everything(&self) -> bool {
-        self.entries.is_none()
+        Ok(Needed {
+            stages,
+            models,
+            prompts,
+            entries,
+        })
     }
 
     /// Whether a problem at a place of the study is one of what is to be run.
