@@ -21,6 +21,9 @@ mod trust;
 mod walk;
 mod why;
 
+use crate::cache::CacheError;
+use crate::stages::StageError;
+
 pub(crate) use explain::{Explanation, explain};
 #[cfg(test)]
 pub(crate) use key::stage_key;
@@ -38,3 +41,9 @@ pub(crate) use walk::{Next, State, Visited, Visitor, Walk};
 #[cfg(test)]
 pub(crate) use why::Part;
 pub(crate) use why::{Difference, Nearest};
+
+impl From<CacheError> for StageError {
+    fn from(error: CacheError) -> Self {
+        StageError::Cache(error.to_string())
+    }
+}

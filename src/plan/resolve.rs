@@ -30,12 +30,7 @@ pub enum PlanError {
     /// The cache cannot be used.
     Cache(CacheError),
     /// A stage's inputs do not allow it, found while looking what is cached.
-    Stage {
-        /// Name of the stage.
-        stage: String,
-        /// The problem.
-        error: StageError,
-    },
+    Stage { stage: String, error: StageError },
 }
 
 impl fmt::Display for PlanError {
@@ -307,6 +302,7 @@ impl<'s> Opening<'s> {
             check_size(spec, inputs, problems);
         }
         let asked = self.study.stages.iter();
+        let asked = asked.filter(|spec| self.needed.stages.contains(&spec.name));
         let asked = asked.flat_map(|spec| spec.stage.needs().models);
         let asked: BTreeSet<String> = asked.map(|name| name.value).collect();
         for name in asked {

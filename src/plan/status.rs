@@ -77,7 +77,7 @@ impl Evaluate for LookUp<'_> {
         let mut missing = Vec::new();
         for number in 0..cells.count() {
             let key = Key::from(cells.cell(number).key());
-            match store.place(&key).map_err(cache_failed)? {
+            match store.place(&key)? {
                 Some(place) => drop(self.found.insert(place)),
                 None => missing.push(key.prefix()),
             }
@@ -159,7 +159,7 @@ impl Visitor for Planner {
         state: Result<State, CacheError>,
         walk: &mut Walk<'_>,
     ) -> Result<Next, PlanError> {
-        let planned = match state.map_err(cache_failed) {
+        let planned = match state.map_err(StageError::from) {
             Ok(State::Cached(record)) if !self.damaged.contains(&stage.spec.name) => {
                 self.add(stage.spec, Status::Cached, 0, walk);
                 return Ok(Next::Known(record, None));
@@ -238,7 +238,7 @@ fn missing(stage: &Visited<'_>, walk: &mut Walk<'_>) -> Result<(Status, u64), St
         true => most.saturating_sub(found).max(missing),
         false => missing,
     };
-    let nearest = walk.nearest(stage).map_err(cache_failed)?;
+    let nearest = walk.nearest(stage)?;
     let status = Status::Run {
         missing,
         at_most,
@@ -256,8 +256,4 @@ impl PlannedStage {
             Status::Waits { .. } | Status::Unfetched { .. } => self.cost.cells_at_most,
         }
     }
-}
-
-fn cache_failed(error: CacheError) -> StageError {
-    StageError::Cache(error.to_string())
 }

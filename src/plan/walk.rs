@@ -103,7 +103,10 @@ impl<'a> Walk<'a> {
                 Next::Known(record, artifacts) => self.carry_on(&spec.name, record, artifacts),
                 Next::Unknown => {}
                 Next::StartOver => {
-                    *self = Walk::new(&self.without_outputs(), self.cache);
+                    self.contents.clear();
+                    self.records.clear();
+                    self.inputs.stages.clear();
+                    self.all_records = None;
                     visitor.start_over();
                     rest = stages.clone();
                 }
@@ -157,13 +160,6 @@ impl<'a> Walk<'a> {
         self.records.insert(name.to_string(), record);
         let artifacts = artifacts.map(|artifacts| (name.to_string(), artifacts.into()));
         self.inputs.stages.extend(artifacts);
-    }
-
-    fn without_outputs(&self) -> Inputs {
-        Inputs {
-            stages: BTreeMap::new(),
-            ..self.inputs.clone()
-        }
     }
 
     /// Loads the outputs that a stage needs. Where one is not as its record says, the name of its stage is given back.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value as Json;
 
-use crate::cache::{Cache, CacheError, Key, Lease};
+use crate::cache::{Cache, Lease};
 use crate::model::{Cells, ModelError, Value};
 use crate::stages::{Evaluate, StageError};
 
@@ -41,7 +41,8 @@ pub(super) struct CachedEvaluator<'a> {
     cache: &'a Cache,
     lease: &'a Lease,
     engine: &'a mut dyn Engine,
-    values: LookUp<'a>,
+    /// What need not be computed, and what was.
+    pub(super) values: LookUp<'a>,
     /// What the packs say of where their cells come from.
     provenance: Json,
     stop: &'a AtomicBool,
@@ -53,10 +54,6 @@ pub(super) struct CachedEvaluator<'a> {
 struct Progress {
     done: usize,
     total: usize,
-}
-
-fn failed(error: CacheError) -> StageError {
-    StageError::Cache(error.to_string())
 }
 
 impl<'a> CachedEvaluator<'a> {
@@ -83,26 +80,6 @@ impl<'a> CachedEvaluator<'a> {
         }
     }
 
-    /// Computes every cell from here on, and compares those that are cached. What is cached stays as it is.
-    pub(super) fn compute_again(&mut self) {
-        self.values.compare();
-    }
-
-    /// Fails where a cell that was computed again is not what was cached, to the bit.
-    pub(super) fn check_reproduced(&self) -> Result<()> {
-        self.values.check_reproduced()
-    }
-
-    /// The packs that hold the cells that were asked for.
-    pub(super) fn packs(&self) -> Result<Vec<Key>> {
-        self.values.packs()
-    }
-
-    /// Distinct cells computed, and distinct cells found in the cache.
-    pub(super) fn counts(&self) -> (u64, u64) {
-        self.values.counts()
-    }
-
     /// Gets values of a batch's cells: those that have come to the cache meanwhile, and computes what no other run is computing. What is
     /// left then is others', or was left to others that asked for it. Says whether there was anything that no other run was computing.
     fn work_off(
@@ -122,7 +99,7 @@ impl<'a> CachedEvaluator<'a> {
                 let claimed = self.lease.claim(&batch.wanted());
                 // Before a claim is given up its cells are committed: what nobody claims is either there by now, or missing. Whoever
                 // committed it may be gone.
-                self.cache.cells().refresh().map_err(failed)?;
+                self.cache.cells().refresh()?;
                 self.values.look_again(batch, take)?;
                 claimed
             }

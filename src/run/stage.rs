@@ -90,7 +90,7 @@ impl Runner<'_> {
     }
 
     /// The stage's record and what it left, from the cache or by running it; handed to the person.
-    pub(super) fn run_stage(
+    fn run_stage(
         &mut self,
         stage: &Visited<'_>,
         state: Result<State, CacheError>,
@@ -103,8 +103,7 @@ impl Runner<'_> {
         // What cannot be handed to the person is a failure of the stage, too.
         let outcome = output.and_then(|(record, artifacts)| {
             let (name, told) = (&stage.spec.name, (&*report, walk.cache));
-            let added = self.folder.add_stage(name, &key, &record, told);
-            added.map_err(cache_failed)?;
+            self.folder.add_stage(name, &key, &record, told)?;
             Ok((record, artifacts))
         });
         report.seconds = started.elapsed().as_secs_f64();
@@ -125,7 +124,7 @@ impl Runner<'_> {
             return Err(StageError::Interrupted);
         }
         let name = &stage.spec.name;
-        let cached = match state.map_err(cache_failed)? {
+        let cached = match state? {
             State::Cached(record) | State::Incomplete(record) => Some(record),
             State::Missing => None,
             State::Unknown { .. } => {
@@ -141,7 +140,7 @@ impl Runner<'_> {
             report.cells_cached = record.cells;
             return Ok((record.clone(), artifacts));
         }
-        self.folder.stage_computes(name).map_err(cache_failed)?;
+        self.folder.stage_computes(name)?;
         // One that is not cached is just run: its cells may be what a forced run that was killed has left.
         let again = forced && cached.is_some();
         let (record, directions) = self.compute(stage, walk, again, report)?;
@@ -154,8 +153,7 @@ impl Runner<'_> {
             }
             report.status = StageStatus::Recomputed;
         }
-        let put = walk.cache.put_stage_record(key, &record);
-        put.map_err(cache_failed)?;
+        walk.cache.put_stage_record(key, &record)?;
         let artifacts = plan::stored_artifacts(&record, directions, walk.cache);
         Ok((record, artifacts))
     }
@@ -216,12 +214,12 @@ impl Runner<'_> {
             &mut on_event,
         );
         if again {
-            evaluator.compute_again();
+            evaluator.values.compare();
         }
         let outcome = spec.stage.run(&walk.inputs, &mut evaluator);
-        (report.cells_computed, report.cells_cached) = evaluator.counts();
-        evaluator.check_reproduced()?;
-        Ok((outcome?, evaluator.packs()?))
+        (report.cells_computed, report.cells_cached) = evaluator.values.counts();
+        evaluator.values.check_reproduced()?;
+        Ok((outcome?, evaluator.values.packs()?))
     }
 }
 
@@ -273,8 +271,4 @@ fn different_artifacts(cached: &StageRecord, now: &StageRecord) -> String {
          stage's code has changed and its version has not",
         different.join(", ")
     )
-}
-
-fn cache_failed(error: CacheError) -> StageError {
-    StageError::Cache(error.to_string())
 }

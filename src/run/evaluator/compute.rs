@@ -15,7 +15,7 @@ use crate::stages::StageError;
 use super::batch::Batch;
 use super::lookup::LookUp;
 use super::sharing::Claim;
-use super::{CachedEvaluator, Progress, Result, Take, failed};
+use super::{CachedEvaluator, Progress, Result, Take};
 
 /// Cells are committed as soon as one is there and the last commit, or the beginning of the work, is this long ago: what a kill can cost.
 const COMMIT_AFTER: Duration = Duration::from_secs(2);
@@ -169,6 +169,6 @@ impl<'a> Pending<'a> {
         self.began = Instant::now();
         let committed = self.cache.cells().commit(&self.batch, &self.provenance);
         self.batch.clear();
-        committed.map_err(failed)
+        Ok(committed?)
     }
 }

@@ -8,10 +8,10 @@ use crate::plan::cached_value;
 use crate::stages::StageError;
 
 use super::batch::{Ask, Batch};
-use super::{Result, Take, failed};
+use super::{Result, Take};
 
 /// The values that a stage need not compute.
-pub(super) struct LookUp<'a> {
+pub(in crate::run) struct LookUp<'a> {
     cache: &'a Cache,
     /// By fingerprint.
     models: HashMap<blake3::Hash, ModelConfig>,
@@ -42,7 +42,7 @@ impl<'a> LookUp<'a> {
     }
 
     /// From here on every cell counts as missing; values are compared with those of the cache, which stay as they are.
-    pub(super) fn compare(&mut self) {
+    pub(in crate::run) fn compare(&mut self) {
         self.comparison = Some(Comparison::default());
     }
 
@@ -53,7 +53,7 @@ impl<'a> LookUp<'a> {
     /// The value of a cell that need not be computed; none for one that must be.
     fn value(&mut self, key: &Key, cell: impl FnOnce() -> Cell) -> Result<Option<Value>> {
         // Most are missing, and looking takes less than making a cell.
-        if self.cache.cells().place(key).map_err(failed)?.is_none() {
+        if self.cache.cells().place(key)?.is_none() {
             return Ok(None);
         }
         let cell = cell();
@@ -125,7 +125,7 @@ impl<'a> LookUp<'a> {
     /// Counts those of a batch's cells that have a value now and are in the cache as computed by this stage.
     pub(super) fn mark_computed(&mut self, batch: &Batch<'_>, places: &[usize]) -> Result<()> {
         for &at in places.iter().filter(|&&at| !batch.is_missing(at)) {
-            let place = self.cache.cells().place(&batch.key(at)).map_err(failed)?;
+            let place = self.cache.cells().place(&batch.key(at))?;
             if let Some(place) = place {
                 self.computed.insert(place);
             }
@@ -134,7 +134,7 @@ impl<'a> LookUp<'a> {
     }
 
     /// Fails where a cell that was computed again is not what was cached, to the bit.
-    pub(super) fn check_reproduced(&self) -> Result<()> {
+    pub(in crate::run) fn check_reproduced(&self) -> Result<()> {
         match &self.comparison {
             Some(comparison) if comparison.different > 0 => {
                 Err(StageError::NotReproduced(format!(
@@ -148,13 +148,13 @@ impl<'a> LookUp<'a> {
     }
 
     /// The packs that hold the cells that were asked for.
-    pub(super) fn packs(&self) -> Result<Vec<Key>> {
+    pub(in crate::run) fn packs(&self) -> Result<Vec<Key>> {
         let packs = self.cache.cells().packs_of(&[&self.computed, &self.found]);
-        packs.map_err(failed)
+        Ok(packs?)
     }
 
     /// Distinct cells computed, and distinct cells found in the cache.
-    pub(super) fn counts(&self) -> (u64, u64) {
+    pub(in crate::run) fn counts(&self) -> (u64, u64) {
         (self.computed.count(), self.found.count())
     }
 }
