@@ -59,7 +59,7 @@ impl Location {
 }
 
 /// The dotted path of the field `name` under `parent`; names that TOML would quote are quoted.
-pub(super) fn field_path(parent: &str, name: &str) -> String {
+pub(crate) fn field_path(parent: &str, name: &str) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let bare = !name.is_empty() && name.chars().all(is_bare);
     let name = if bare {

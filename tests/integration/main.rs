@@ -29,6 +29,7 @@ mod report;
 mod resume;
 mod run_folder;
 mod screens;
+mod selected;
 mod terminal;
 mod two_runs;
 mod untrusted;

@@ -19,7 +19,7 @@ mod other_files;
 mod safetensors_header;
 mod shards;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeSet;
 use std::fs::File;
