@@ -17,7 +17,7 @@
 //! withdraws, and the other waits for it to have seen that (Lamport's one-bit algorithm). On a file system that shows such writes late, a
 //! cell is computed twice, to the same bits. A run that waits claims nothing, so that no two can wait for each other.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -28,10 +28,12 @@ use super::layout::Layout;
 use super::{Cache, CacheError, Key, lock, record};
 
 mod files;
+mod others;
 mod process;
 mod watch;
 
-use files::{Beat, Prefix, Purpose, beats, decode_claim, encode_claim, remove};
+use files::{Beat, Prefix, Purpose, beats, encode_claim, remove};
+use others::{Other, Others};
 use process::Process;
 use watch::{STALE_AFTER, Watch};
 
@@ -80,41 +82,6 @@ struct Shared {
     lapsed: AtomicBool,
     ended: Mutex<bool>,
     end: Condvar,
-}
-
-/// What is known of the other runs.
-#[derive(Default)]
-struct Others {
-    watch: Watch,
-    /// What each said last: a lease that cannot be read for a moment stands until its time is up.
-    known: HashMap<Key, Other>,
-}
-
-/// Another run, as it was seen last.
-#[derive(Clone)]
-struct Other {
-    id: Key,
-    beat: Beat,
-    claim: Claim,
-}
-
-/// What a run has claimed.
-#[derive(Clone)]
-struct Claim {
-    /// The number that it had when it was read.
-    number: u64,
-    /// In order.
-    cells: Arc<[Prefix]>,
-}
-
-impl Other {
-    fn claims(&self, key: &Key) -> bool {
-        self.claims_prefix(&key.prefix())
-    }
-
-    fn claims_prefix(&self, prefix: &Prefix) -> bool {
-        self.claim.cells.binary_search(prefix).is_ok()
-    }
 }
 
 impl Cache {
@@ -388,57 +355,8 @@ impl Shared {
         }
     }
 
-    /// The other runs that are alive. Leases of those that are not are removed.
     fn live_others(&self) -> Vec<Other> {
-        let mut others = lock(&self.others);
-        let Others { watch, known } = &mut *others;
-        let beats = beats(&self.layout).unwrap_or_else(|error| {
-            tracing::debug!("other runs are not seen: {error}");
-            Vec::new()
-        });
-        for (id, beat) in beats {
-            if let Some(beat) = beat
-                && id != self.id
-            {
-                let claim = self.claim_of(&id, &beat, known.get(&id));
-                known.insert(id, Other { id, beat, claim });
-            }
-        }
-        let now = Instant::now();
-        known.retain(|id, known| {
-            let is_alive =
-                !known.beat.process.is_gone() && watch.is_alive(*id, known.beat.counter, now);
-            if !is_alive {
-                remove(&self.layout, id);
-            }
-            is_alive
-        });
-        known.values().cloned().collect()
-    }
-
-    /// What a run has claimed, read again if it has claimed anew. Where it cannot be read now, or is another claim yet, it is read again
-    /// at the next look.
-    fn claim_of(&self, id: &Key, beat: &Beat, known: Option<&Other>) -> Claim {
-        let nothing = |number| Claim {
-            number,
-            cells: Arc::from([]),
-        };
-        if beat.cells == 0 {
-            return nothing(beat.claim);
-        }
-        let known = known.map(|known| &known.claim);
-        if let Some(known) = known.filter(|known| known.number == beat.claim) {
-            return known.clone();
-        }
-        let path = self.layout.lease(id, "cells");
-        let bytes = crate::files::read(&path, crate::files::DATA_BYTES).unwrap_or_default();
-        match decode_claim(&bytes) {
-            Some((number, cells)) => Claim {
-                number,
-                cells: cells.into(),
-            },
-            None => known.cloned().unwrap_or_else(|| nothing(u64::MAX)),
-        }
+        lock(&self.others).alive(&self.layout, &self.id)
     }
 }
 
