@@ -20,7 +20,7 @@ use ureq::{Agent, Body};
 pub(crate) use address::Address;
 use address::Origin;
 pub(crate) use answer::{Answer, Extent};
-pub(crate) use digest::Digest;
+pub(crate) use digest::{Digest, sha256};
 pub(crate) use progress::Progress;
 
 /// Redirects that are followed before it is taken as a circle.
@@ -60,14 +60,12 @@ impl Default for Patience {
 pub(crate) enum FetchError {
     /// The server answered with a status that is no success.
     Status {
-        /// The status.
         code: StatusCode,
         /// How long to wait, where the server said it.
         wait: Option<Duration>,
     },
     /// The network failed, which may pass.
     Broken {
-        /// How.
         problem: String,
         /// Bytes that arrived before.
         arrived: u64,
@@ -196,33 +194,31 @@ impl Client {
     /// # Errors
     /// No successful answer came, or the way to it led where no way should.
     pub(crate) fn get(&self, address: &Address, range: Option<&str>) -> Result<Answer, FetchError> {
-        let mut told = HeaderMap::new();
+        let mut origin_headers = HeaderMap::new();
         let mut here = address.clone();
         for _ in 0..=REDIRECTS {
             let response = self.ask(&here, range)?;
             // What the first origin says of a file goes before what its storage says.
             if here.origin() == address.origin() {
                 for (name, value) in response.headers() {
-                    told.insert(name.clone(), value.clone());
+                    origin_headers.insert(name.clone(), value.clone());
                 }
             }
+            let header = |name| response.headers().get(name)?.to_str().ok();
             let code = response.status();
             if code.is_success() {
                 return Ok(Answer {
-                    told,
+                    origin_headers,
                     response,
                     silence: self.patience.silence,
                 });
             }
             if !code.is_redirection() {
-                let wait = response.headers().get(RETRY_AFTER);
-                let wait = wait.and_then(|value| value.to_str().ok()?.parse().ok());
+                let wait = header(RETRY_AFTER).and_then(|seconds| seconds.parse().ok());
                 let wait = wait.map(Duration::from_secs);
                 return Err(FetchError::Status { code, wait });
             }
-            let location = response.headers().get(LOCATION);
-            let location = location.and_then(|value| value.to_str().ok());
-            let location = location.ok_or_else(|| {
+            let location = header(LOCATION).ok_or_else(|| {
                 FetchError::Refused(format!("the server answered `{code}` without an address"))
             })?;
             here = here.redirected(location).map_err(FetchError::Refused)?;

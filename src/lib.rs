@@ -6,8 +6,8 @@
 //! values`, and answers it with as little arithmetic as causality allows. What a person sees is rendered from artifacts and events.
 //!
 //! Arrows go one way: `main → cli → {report, run} → manifest → plan → stages → {model, prompts, stats}`, with `run, plan → cache` and `plan, stages → spec`.
-//! Below them all: `files`, which reads what comes from outside, `fetch`, which brings files over the network, and `harmless`, which makes
-//! text from outside safe to show.
+//! Below them all: `files`, which reads what comes from outside, `json`, which refuses a key given twice, `fetch`, which brings files over
+//! the network, and `harmless`, which makes text from outside safe to show.
 #![warn(missing_docs)]
 
 mod cache;
@@ -16,6 +16,7 @@ mod fetch;
 mod figure;
 mod files;
 mod harmless;
+mod json;
 mod manifest;
 mod model;
 mod plan;

@@ -10,10 +10,7 @@ use tempfile::NamedTempFile;
 use super::CacheError;
 
 /// Writes `bytes` to `path`, creating its folder and replacing any file there. Whoever opens `path` at any
-/// instant, and after a crash, finds the old content or the new one, never a part.
-///
-/// # Errors
-/// [`CacheError::Io`] if the folder cannot be created or the file not written; `path` is then as it was.
+/// instant, and after a crash or an error, finds the old content or the new one, never a part.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CacheError> {
     replace_file(path, Durability::OnDisk, |file| {
         file.write_all(bytes)

@@ -14,9 +14,7 @@ pub enum CacheError {
     Io {
         /// What was tried, as it reads after "cannot".
         operation: &'static str,
-        /// The file or folder it was tried on.
         path: PathBuf,
-        /// What the system answered.
         source: io::Error,
     },
     /// The folder holds a cache of another layout version.
@@ -42,14 +40,12 @@ pub enum CacheError {
     UnknownUse {
         /// The run's `run.json`.
         path: PathBuf,
-        /// Why it cannot be read.
         why: String,
     },
     /// Whoever deletes from the cache was stopped so long that runs have taken it for dead, and do not wait for it any more.
     Overtaken {
-        /// Files deleted by then.
+        /// Files deleted by then, of how many.
         deleted: usize,
-        /// Of these.
         of: usize,
     },
     /// Packs that hold what cannot be right.
@@ -179,13 +175,8 @@ impl std::error::Error for CacheError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
-            Self::Version { .. }
-            | Self::Vanished { .. }
-            | Self::Gone { .. }
-            | Self::UnknownUse { .. }
-            | Self::Overtaken { .. }
-            | Self::Untrusted(_) => None,
             Self::Encode(source) => Some(source),
+            _ => None,
         }
     }
 }

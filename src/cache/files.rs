@@ -5,51 +5,15 @@ use std::time::SystemTime;
 
 use serde::de::DeserializeOwned;
 
-use super::pack::{self, Fault, Pack};
-use super::reading::{is_gone, list};
+use super::layout::FileKind;
+use super::pack::{self, Pack};
+use super::reading::{Fault, is_gone, list};
 use super::{Cache, CacheError, Key, object, record};
 
-/// What a file of the cache is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FileKind {
-    /// An artifact.
-    Object,
-    /// A batch of cells.
-    Pack,
-    /// A stage record.
-    Record,
-    /// The known hash of a weight file.
-    WeightHash,
-}
-
-impl FileKind {
-    /// All of them.
-    pub(crate) const ALL: [FileKind; 4] = [
-        FileKind::Object,
-        FileKind::Pack,
-        FileKind::Record,
-        FileKind::WeightHash,
-    ];
-
-    /// Its folder, and how names of its files end.
-    fn place(self) -> (&'static str, &'static str) {
-        match self {
-            FileKind::Object => ("objects", ""),
-            FileKind::Pack => ("packs", ".pack"),
-            FileKind::Record => ("stages", ".json"),
-            FileKind::WeightHash => ("weights", ".json"),
-        }
-    }
-}
-
-/// A file of the cache.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredFile {
-    /// What it is.
     pub(crate) kind: FileKind,
-    /// Its name.
     pub(crate) name: Key,
-    /// Where it is.
     pub(crate) path: PathBuf,
     /// Its size.
     pub(crate) bytes: u64,
@@ -58,66 +22,60 @@ pub(crate) struct StoredFile {
 }
 
 /// What a pack says of itself in its header.
-#[derive(Clone, Debug)]
 pub(crate) struct PackContent {
-    /// Number of cells.
     pub(crate) cells: usize,
     /// What [`commit`](super::CellStore::commit) was told.
     pub(crate) provenance: serde_json::Value,
 }
 
+/// What is in a cache besides its files.
+pub(crate) struct Leftovers {
+    /// Temporary files, of the living as well as of the dead.
+    pub(crate) half_written: Vec<PathBuf>,
+    /// Number of files in `damaged/`.
+    pub(crate) damaged_files: usize,
+    pub(crate) damaged_bytes: u64,
+}
+
 impl Cache {
     /// The files of one kind, by name. Other files in their folders are passed over.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`] for a folder that cannot be listed.
     pub(crate) fn files(&self, kind: FileKind) -> Result<Vec<StoredFile>, CacheError> {
-        let (folder, suffix) = kind.place();
-        let mut files = Vec::new();
-        for shelf in list(&self.layout.folder(folder))? {
-            for path in list(&shelf)? {
-                let name = path.file_name().and_then(|name| name.to_str());
-                let name = name.and_then(|name| name.strip_suffix(suffix)?.parse().ok());
-                // A file may have gone since the folder was listed.
-                if let (Some(name), Ok(metadata)) = (name, path.metadata()) {
-                    files.push(StoredFile {
-                        kind,
-                        name,
-                        bytes: metadata.len(),
-                        modified: metadata.modified().ok(),
-                        path,
-                    });
-                }
-            }
-        }
-        files.sort_by_key(|file| file.name);
-        Ok(files)
+        let stored = |(name, path): (Key, PathBuf)| {
+            // A file may have gone since the folder was listed.
+            let metadata = path.metadata().ok()?;
+            Some(StoredFile {
+                kind,
+                name,
+                bytes: metadata.len(),
+                modified: metadata.modified().ok(),
+                path,
+            })
+        };
+        let files = self.layout.files(kind)?.into_iter();
+        Ok(files.filter_map(stored).collect())
     }
 
     /// Reads a file whole and checks it. What is damaged is moved aside, and the reason given; none for a sound file, or one that has gone.
     /// `on_cell` hears key and value of every cell of a pack, before it is known whether the pack is sound.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`] if it cannot be read.
     pub(crate) fn check(
         &self,
         file: &StoredFile,
         on_cell: &mut dyn FnMut(&Key, &[u8]),
     ) -> Result<Option<&'static str>, CacheError> {
-        let reason = match file.kind {
-            FileKind::Object => object::fault(&file.path, &file.name)?,
-            FileKind::Record | FileKind::WeightHash => record::fault(&file.path, &file.name)?,
-            FileKind::Pack => match whole_pack(file, on_cell) {
-                Ok(()) => None,
-                Err(Fault::Damaged(reason)) => Some(reason),
-                Err(Fault::Io(error)) if is_gone(&error) => None,
-                Err(Fault::Io(error)) => return Err(CacheError::io("read", &file.path, error)),
-            },
+        let checked = match file.kind {
+            FileKind::Object => object::check(&file.path, &file.name),
+            FileKind::Record | FileKind::WeightHash => record::check(&file.path, &file.name),
+            FileKind::Pack => whole_pack(file, on_cell),
         };
-        if let Some(reason) = reason {
-            self.set_aside(file, reason);
+        match checked {
+            Ok(()) => Ok(None),
+            Err(Fault::Damaged(reason)) => {
+                self.set_aside(file, reason);
+                Ok(Some(reason))
+            }
+            Err(Fault::Io(error)) if is_gone(&error) => Ok(None),
+            Err(Fault::Io(error)) => Err(CacheError::io("read", &file.path, error)),
         }
-        Ok(reason)
     }
 
     /// Moves a file to `damaged/` and says so.
@@ -136,16 +94,10 @@ impl Cache {
 
     /// The record in a file of records; none if it is damaged, gone, or of another version of the program.
     pub(crate) fn record_in<T: DeserializeOwned>(&self, file: &StoredFile) -> Option<T> {
-        record::decode(
-            &crate::files::read(&file.path, crate::files::DATA_BYTES).ok()?,
-            &file.name,
-        )
+        record::read_sound(&file.path, &file.name)
     }
 
     /// Removes a file. One that has gone already is no error.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`] if it cannot be removed.
     pub(crate) fn remove(&self, file: &StoredFile) -> Result<(), CacheError> {
         match std::fs::remove_file(&file.path) {
             Err(error) if !is_gone(&error) => Err(CacheError::io("remove", &file.path, error)),
@@ -153,39 +105,15 @@ impl Cache {
         }
     }
 
-    /// Files that processes left half written when they were killed, and the sizes of those that were moved aside as damaged.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`] for a folder that cannot be listed.
     pub(crate) fn leftovers(&self) -> Result<Leftovers, CacheError> {
-        let mut leftovers = Leftovers::default();
-        for kind in FileKind::ALL {
-            for shelf in list(&self.layout.folder(kind.place().0))? {
-                let half_written = |path: &PathBuf| {
-                    let name = path.file_name().and_then(|name| name.to_str());
-                    name.is_some_and(|name| name.starts_with(".tmp-"))
-                };
-                let paths = list(&shelf)?.into_iter();
-                leftovers.half_written.extend(paths.filter(half_written));
-            }
-        }
-        for path in list(&self.layout.folder("damaged"))? {
-            leftovers.damaged_files += 1;
-            leftovers.damaged_bytes += path.metadata().map_or(0, |metadata| metadata.len());
-        }
-        Ok(leftovers)
+        let damaged = list(&self.layout.damaged())?;
+        let size = |path: &PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
+        Ok(Leftovers {
+            half_written: self.layout.temporary_files()?,
+            damaged_files: damaged.len(),
+            damaged_bytes: damaged.iter().map(size).sum(),
+        })
     }
-}
-
-/// What is in a cache besides its files.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Leftovers {
-    /// Temporary files, of the living as well as of the dead.
-    pub(crate) half_written: Vec<PathBuf>,
-    /// Number of files in `damaged/`.
-    pub(crate) damaged_files: usize,
-    /// Their size.
-    pub(crate) damaged_bytes: u64,
 }
 
 fn whole_pack(file: &StoredFile, on_cell: &mut dyn FnMut(&Key, &[u8])) -> Result<(), Fault> {

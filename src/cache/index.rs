@@ -3,12 +3,11 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::path::Path;
 use std::sync::Arc;
 
-use super::layout::Layout;
-use super::pack::{self, Fault, Pack};
-use super::reading::{is_gone, is_of_one_file, list, pass_over};
+use super::layout::{FileKind, Layout};
+use super::pack::{self, Pack};
+use super::reading::{Fault, is_gone};
 use super::{CacheError, Key};
 
 /// Where a cell's value is: its pack by the number that this index gave it, and its number in that pack.
@@ -74,14 +73,9 @@ impl Index {
 
     /// Adds the packs on the disk that have not been looked at.
     pub(super) fn scan(&mut self, layout: &Layout) -> Result<(), CacheError> {
-        let packs = layout.packs();
-        for shelf in list(&packs)? {
-            for path in list(&shelf)? {
-                if let Some(name) = pack_name(&path)
-                    && !self.seen_packs.contains(&name)
-                {
-                    self.add(layout, name)?;
-                }
+        for (name, _) in layout.files(FileKind::Pack)? {
+            if !self.seen_packs.contains(&name) {
+                self.add(layout, name)?;
             }
         }
         Ok(())
@@ -93,26 +87,23 @@ impl Index {
         let header = crate::files::open(&path)
             .map_err(Fault::from)
             .and_then(|file| pack::read_header(&file));
-        match header {
-            Ok(header) => {
-                // Several threads, or processes, may commit the same pack.
-                if self.seen_packs.contains(&name)
-                    && let Some(number) = self.number(&name)
-                {
-                    if self.pack(number).is_some_and(|pack| pack.has(&header)) {
-                        return Ok(());
-                    }
-                    self.forget(number);
+        if matches!(&header, Err(Fault::Io(error)) if is_gone(error)) {
+            return Ok(());
+        }
+        // One file that cannot be used must not keep every study from running.
+        if let Some(header) = layout.usable(&path, header)? {
+            // Several threads, or processes, may commit the same pack.
+            if self.seen_packs.contains(&name)
+                && let Some(number) = self.number(&name)
+            {
+                if self.pack(number).is_some_and(|pack| pack.has(&header)) {
+                    return Ok(());
                 }
-                let number = u32::try_from(self.packs.len()).unwrap_or(u32::MAX);
-                self.insert(number, &header);
-                self.packs.push(Some(Arc::new(Pack::new(name, header))));
+                self.forget(number);
             }
-            Err(Fault::Damaged(reason)) => layout.set_aside(&path, reason),
-            Err(Fault::Io(error)) if is_gone(&error) => return Ok(()),
-            // One file must not keep every study from running.
-            Err(Fault::Io(error)) if is_of_one_file(&error) => pass_over(&path, &error),
-            Err(Fault::Io(error)) => return Err(CacheError::io("read", &path, error)),
+            let number = u32::try_from(self.packs.len()).unwrap_or(u32::MAX);
+            self.insert(number, &header);
+            self.packs.push(Some(Arc::new(Pack::new(name, header))));
         }
         self.seen_packs.insert(name);
         Ok(())
@@ -176,14 +167,12 @@ impl CellSet {
         is_new
     }
 
-    /// Whether it holds the cell.
     pub(crate) fn contains(&self, place: Place) -> bool {
         let words = self.by_pack.get(&place.pack);
         let word = words.and_then(|words| words.get(place.cell as usize / 64));
         word.is_some_and(|word| word & 1 << (place.cell % 64) != 0)
     }
 
-    /// Number of cells.
     pub(crate) fn count(&self) -> u64 {
         self.count
     }
@@ -192,10 +181,4 @@ impl CellSet {
     pub(super) fn packs(&self) -> impl Iterator<Item = u32> {
         self.by_pack.keys().copied()
     }
-}
-
-/// The pack that a path in the packs' folders names; `None` for any other file.
-fn pack_name(path: &Path) -> Option<Key> {
-    let name = path.file_name()?.to_str()?;
-    name.strip_suffix(".pack")?.parse().ok()
 }

@@ -1,9 +1,42 @@
-//! Where each kind of file stands, and how a damaged one leaves its place.
+//! Where each kind of file stands, how the files are listed, and how a damaged one leaves its place.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::{Key, LAYOUT_VERSION};
+use super::reading::{Fault, is_gone, is_of_one_file, list, pass_over};
+use super::{CacheError, Key, LAYOUT_VERSION};
+
+/// What a file of the cache is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    /// An artifact.
+    Object,
+    /// A batch of cells.
+    Pack,
+    /// A stage record.
+    Record,
+    /// The known hash of a weight file.
+    WeightHash,
+}
+
+impl FileKind {
+    pub(crate) const ALL: [FileKind; 4] = [
+        FileKind::Object,
+        FileKind::Pack,
+        FileKind::Record,
+        FileKind::WeightHash,
+    ];
+
+    /// The name of the folder, and how names of files in it end.
+    fn place(self) -> (&'static str, &'static str) {
+        match self {
+            FileKind::Object => ("objects", ""),
+            FileKind::Pack => ("packs", ".pack"),
+            FileKind::Record => ("stages", ".json"),
+            FileKind::WeightHash => ("weights", ".json"),
+        }
+    }
+}
 
 /// The paths below one cache folder, as drawn in the module documentation.
 #[derive(Clone)]
@@ -20,7 +53,56 @@ impl Layout {
     }
 
     pub(super) fn object(&self, key: &Key) -> PathBuf {
-        self.file("objects", key, "")
+        self.file(FileKind::Object, key)
+    }
+
+    pub(super) fn pack(&self, name: &Key) -> PathBuf {
+        self.file(FileKind::Pack, name)
+    }
+
+    pub(super) fn stage(&self, key: &Key) -> PathBuf {
+        self.file(FileKind::Record, key)
+    }
+
+    pub(super) fn weight(&self, key: &Key) -> PathBuf {
+        self.file(FileKind::WeightHash, key)
+    }
+
+    fn file(&self, kind: FileKind, key: &Key) -> PathBuf {
+        let (folder, suffix) = kind.place();
+        let name = key.to_string();
+        let shelf = name.get(..2).unwrap_or_default();
+        let name = format!("{name}{suffix}");
+        self.root.join(folder).join(shelf).join(name)
+    }
+
+    /// The files of one kind, by name. Other files in their folders are passed over.
+    pub(super) fn files(&self, kind: FileKind) -> Result<Vec<(Key, PathBuf)>, CacheError> {
+        let (folder, suffix) = kind.place();
+        let mut files = Vec::new();
+        for shelf in list(&self.root.join(folder))? {
+            files.extend(list(&shelf)?.into_iter().filter_map(|path| {
+                let name = path.file_name()?.to_str()?;
+                Some((name.strip_suffix(suffix)?.parse().ok()?, path))
+            }));
+        }
+        files.sort_unstable();
+        Ok(files)
+    }
+
+    /// What processes left half written when they were killed, or are writing now.
+    pub(super) fn temporary_files(&self) -> Result<Vec<PathBuf>, CacheError> {
+        let mut temporary = Vec::new();
+        for kind in FileKind::ALL {
+            for shelf in list(&self.root.join(kind.place().0))? {
+                let is_temporary = |path: &PathBuf| {
+                    let name = path.file_name().and_then(|name| name.to_str());
+                    name.is_some_and(|name| name.starts_with(".tmp-"))
+                };
+                temporary.extend(list(&shelf)?.into_iter().filter(is_temporary));
+            }
+        }
+        Ok(temporary)
     }
 
     /// The folder of artifacts that are being written.
@@ -28,33 +110,10 @@ impl Layout {
         self.root.join("objects").join("new")
     }
 
-    /// The folder of one kind of file, as the module documentation names it.
-    pub(super) fn folder(&self, kind: &str) -> PathBuf {
-        self.root.join(kind)
+    pub(super) fn damaged(&self) -> PathBuf {
+        self.root.join("damaged")
     }
 
-    pub(super) fn packs(&self) -> PathBuf {
-        self.root.join("packs")
-    }
-
-    pub(super) fn pack(&self, name: &Key) -> PathBuf {
-        self.file("packs", name, ".pack")
-    }
-
-    /// The folder of all stage records.
-    pub(super) fn stages(&self) -> PathBuf {
-        self.root.join("stages")
-    }
-
-    pub(super) fn stage(&self, key: &Key) -> PathBuf {
-        self.file("stages", key, ".json")
-    }
-
-    pub(super) fn weight(&self, key: &Key) -> PathBuf {
-        self.file("weights", key, ".json")
-    }
-
-    /// The folder of the leases of running studies.
     pub(super) fn leases(&self) -> PathBuf {
         self.root.join("leases")
     }
@@ -77,13 +136,20 @@ impl Layout {
         written.is_ok()
     }
 
-    fn file(&self, kind: &str, key: &Key, suffix: &str) -> PathBuf {
-        let name = key.to_string();
-        let shelf = name.get(..2).unwrap_or_default();
-        self.root
-            .join(kind)
-            .join(shelf)
-            .join(format!("{name}{suffix}"))
+    /// What was read from a file, where it is of use: none if the file is gone, is damaged, which moves it aside, or alone cannot be read.
+    pub(super) fn usable<T>(
+        &self,
+        path: &Path,
+        read: Result<T, Fault>,
+    ) -> Result<Option<T>, CacheError> {
+        match read {
+            Ok(value) => return Ok(Some(value)),
+            Err(Fault::Damaged(reason)) => self.set_aside(path, reason),
+            Err(Fault::Io(error)) if is_gone(&error) => {}
+            Err(Fault::Io(error)) if is_of_one_file(&error) => pass_over(path, &error),
+            Err(Fault::Io(error)) => return Err(CacheError::io("read", path, error)),
+        }
+        Ok(None)
     }
 
     /// Moves a file that failed its check to `damaged/` and warns. Never fails: the caller counts the file
@@ -106,7 +172,7 @@ impl Layout {
 
     fn move_to_damaged(&self, path: &Path) -> io::Result<PathBuf> {
         let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
-        let folder = self.root.join("damaged");
+        let folder = self.damaged();
         std::fs::create_dir_all(&folder)?;
         // The same file may be damaged twice: keep both.
         let place = (0_u64..)

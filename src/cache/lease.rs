@@ -17,22 +17,23 @@
 //! withdraws, and the other waits for it to have seen that (Lamport's one-bit algorithm). On a file system that shows such writes late, a
 //! cell is computed twice, to the same bits. A run that waits claims nothing, so that no two can wait for each other.
 
-use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::layout::Layout;
-use super::{CacheError, Key, record};
+use super::{Cache, CacheError, Key, lock, record};
 
 mod files;
+mod others;
 mod process;
 mod watch;
 
-pub(super) use files::Purpose;
-use files::{Beat, Prefix, beats, decode_claim, encode_claim, remove};
+use files::{Beat, Prefix, Purpose, beats, encode_claim, remove};
+use others::{Other, Others};
 use process::Process;
 use watch::{STALE_AFTER, Watch};
 
@@ -53,7 +54,6 @@ pub(crate) enum User {
 /// A missing cell that a run would compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
-    /// Its key.
     pub(crate) key: Key,
     /// The number of its prompt: cells of one prompt are computed by one run, for they share its prefill.
     pub(crate) prompt: u32,
@@ -73,9 +73,9 @@ struct Shared {
     /// The cells claimed, in order.
     claimed: Mutex<Vec<Prefix>>,
     /// Whether another run waits for cells that this one has claimed.
-    asked: AtomicBool,
+    is_waited_for: AtomicBool,
     /// Whether another run with better right has claimed cells that this one has claimed, too.
-    lost: AtomicBool,
+    is_overruled: AtomicBool,
     /// When the lease was last written; none where it cannot be.
     written: Mutex<Option<Instant>>,
     /// Whether others may have taken this one for dead at some time.
@@ -84,39 +84,37 @@ struct Shared {
     end: Condvar,
 }
 
-/// What is known of the other runs.
-#[derive(Default)]
-struct Others {
-    watch: Watch,
-    /// What each said last: a lease that cannot be read for a moment stands until its time is up.
-    known: HashMap<Key, Known>,
-}
+impl Cache {
+    /// Takes a lease for the run in the folder `run` until it is dropped, by which other runs know what it computes.
+    pub(crate) fn lease(&self, run: &Path) -> Lease {
+        let run = std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf());
+        Lease::start(&self.layout, run, Purpose::Run)
+    }
 
-/// What a run said last.
-struct Known {
-    beat: Beat,
-    /// The number that its claim had when it was read, and the claim's cells, in order.
-    claim: (u64, Arc<[Prefix]>),
-}
+    /// Takes a lease to delete from the cache, until it is dropped: runs that start meanwhile wait for its end.
+    ///
+    /// # Errors
+    /// Who else is at work on it; nothing may be deleted then.
+    pub(crate) fn lease_to_collect(&self) -> Result<Result<Lease, Vec<User>>, CacheError> {
+        let lease = Lease::start(&self.layout, PathBuf::new(), Purpose::Collection);
+        // The lease is taken first and looked at after, and a run does the same: one of the two sees the other.
+        let live = users(&self.layout, Some(&lease))?;
+        Ok(match live.is_empty() {
+            true => Ok(lease),
+            false => Err(live),
+        })
+    }
 
-/// Another run that is alive.
-struct Other {
-    id: Key,
-    beat: Beat,
-    /// In order.
-    cells: Arc<[Prefix]>,
-}
-
-impl Other {
-    fn claims(&self, key: &Key) -> bool {
-        self.cells.binary_search(&key.prefix()).is_ok()
+    /// Who is at work on the cache, on this machine or another. Takes up to 10 s where one is on another machine.
+    pub(crate) fn users(&self) -> Result<Vec<User>, CacheError> {
+        users(&self.layout, None)
     }
 }
 
 impl Lease {
     /// Takes a lease for the run in the folder `run`. Where the cache cannot be written there is none, and no need: nothing can be
     /// committed to it either.
-    pub(super) fn start(layout: &Layout, run: PathBuf, purpose: Purpose) -> Self {
+    fn start(layout: &Layout, run: PathBuf, purpose: Purpose) -> Self {
         static STARTED: AtomicU64 = AtomicU64::new(0);
         let process = Process::this();
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -136,14 +134,14 @@ impl Lease {
             }),
             others: Mutex::default(),
             claimed: Mutex::default(),
-            asked: AtomicBool::new(false),
-            lost: AtomicBool::new(false),
+            is_waited_for: AtomicBool::new(false),
+            is_overruled: AtomicBool::new(false),
             written: Mutex::default(),
             lapsed: AtomicBool::new(false),
             ended: Mutex::new(false),
             end: Condvar::new(),
         });
-        shared.publish(&[], &[], true, Vec::new());
+        shared.publish(Vec::new(), true, Vec::new());
         let beating = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("lease".to_string())
@@ -158,20 +156,21 @@ impl Lease {
     /// all: then look for others, or [wait](Lease::wait_for) for these. What was claimed before is given up.
     pub(crate) fn claim(&self, cells: &[Wanted]) -> Vec<usize> {
         let shared = &self.shared;
-        let asked = shared.asked.swap(false, Ordering::Relaxed);
-        shared.lost.store(false, Ordering::Relaxed);
+        let is_waited_for = shared.is_waited_for.swap(false, Ordering::Relaxed);
+        shared.is_overruled.store(false, Ordering::Relaxed);
         let others = shared.live_others();
         let mut free: Vec<usize> = (0..cells.len())
             .filter(|&i| !others.iter().any(|other| other.claims(&cells[i].key)))
             .collect();
-        if asked {
+        if is_waited_for {
             free = first_half(free, cells);
         }
+        let prefixes = |claimed: &[usize]| claimed.iter().map(|&i| cells[i].key.prefix()).collect();
         if !free.is_empty() {
-            shared.publish(&free, cells, false, Vec::new());
+            shared.publish(prefixes(&free), false, Vec::new());
             shared.withdraw(&mut free, cells);
         }
-        shared.publish(&free, cells, true, Vec::new());
+        shared.publish(prefixes(&free), true, Vec::new());
         free
     }
 
@@ -179,18 +178,18 @@ impl Lease {
     /// cells in the cache in a while, and [claim](Lease::claim) what is missing still.
     pub(crate) fn wait_for(&self, cells: &[Wanted]) {
         let waits_for = waited_for(cells, &self.shared.live_others());
-        self.shared.publish(&[], &[], true, waits_for);
+        self.shared.publish(Vec::new(), true, waits_for);
     }
 
     /// Whether another run waits for cells that this one has claimed, and would take over half of them: to be answered by another
     /// [claim](Lease::claim), when some of these are done.
     pub(crate) fn is_asked_to_share(&self) -> bool {
-        self.shared.asked.load(Ordering::Relaxed)
+        self.shared.is_waited_for.load(Ordering::Relaxed)
     }
 
     /// Whether another run has claimed the same cells with better right: they are to be left to it.
     pub(crate) fn is_overruled(&self) -> bool {
-        self.shared.lost.load(Ordering::Relaxed)
+        self.shared.is_overruled.load(Ordering::Relaxed)
     }
 
     /// Whether somebody is deleting from the cache.
@@ -210,9 +209,9 @@ impl Lease {
 
     /// Gives up what was claimed: it is committed, or will not be computed.
     pub(crate) fn release(&self) {
-        self.shared.publish(&[], &[], true, Vec::new());
-        self.shared.asked.store(false, Ordering::Relaxed);
-        self.shared.lost.store(false, Ordering::Relaxed);
+        self.shared.publish(Vec::new(), true, Vec::new());
+        self.shared.is_waited_for.store(false, Ordering::Relaxed);
+        self.shared.is_overruled.store(false, Ordering::Relaxed);
     }
 }
 
@@ -264,10 +263,10 @@ impl Shared {
             self.beat();
             let others = self.live_others();
             if others.iter().any(|o| o.beat.waits_for.contains(&self.id)) {
-                self.asked.store(true, Ordering::Relaxed);
+                self.is_waited_for.store(true, Ordering::Relaxed);
             }
-            if self.is_overruled(&others) {
-                self.lost.store(true, Ordering::Relaxed);
+            if self.is_overruled_by(&others) {
+                self.is_overruled.store(true, Ordering::Relaxed);
             }
             ended = lock(&self.ended);
         }
@@ -285,13 +284,10 @@ impl Shared {
     }
 
     /// Whether a run of a smaller name claims some of the same cells: each took the other for dead, or did not see it in time.
-    fn is_overruled(&self, others: &[Other]) -> bool {
+    fn is_overruled_by(&self, others: &[Other]) -> bool {
         let is_settled = lock(&self.own).settled;
         let claimed = lock(&self.claimed);
-        let overlaps = |other: &Other| {
-            let cells = &other.cells;
-            claimed.iter().any(|cell| cells.binary_search(cell).is_ok())
-        };
+        let overlaps = |other: &Other| claimed.iter().any(|cell| other.claims_prefix(cell));
         let mut better = others.iter().filter(|o| o.beat.settled && o.id < self.id);
         is_settled && better.any(overlaps)
     }
@@ -317,21 +313,20 @@ impl Shared {
     }
 
     /// Writes which of the cells are claimed now, and who is waited for.
-    fn publish(&self, claimed: &[usize], cells: &[Wanted], settled: bool, waits_for: Vec<Key>) {
-        let mut prefixes: Vec<Prefix> = claimed.iter().map(|&i| cells[i].key.prefix()).collect();
-        prefixes.sort_unstable();
+    fn publish(&self, mut claimed: Vec<Prefix>, settled: bool, waits_for: Vec<Key>) {
+        claimed.sort_unstable();
         let mut own = lock(&self.own);
         // A claim only ever shrinks between its two writings.
-        if own.settled || own.cells != prefixes.len() {
+        if own.settled || own.cells != claimed.len() {
             own.claim += 1;
-            if !prefixes.is_empty() {
-                let bytes = encode_claim(own.claim, &prefixes);
+            if !claimed.is_empty() {
+                let bytes = encode_claim(own.claim, &claimed);
                 self.layout.write_lease(&self.id, "cells", &bytes);
             }
         }
         own.counter += 1;
-        own.cells = prefixes.len();
-        *lock(&self.claimed) = prefixes;
+        own.cells = claimed.len();
+        *lock(&self.claimed) = claimed;
         own.settled = settled;
         own.waits_for = waits_for;
         self.write(&own);
@@ -360,62 +355,13 @@ impl Shared {
         }
     }
 
-    /// The other runs that are alive. Leases of those that are not are removed.
     fn live_others(&self) -> Vec<Other> {
-        let mut others = lock(&self.others);
-        let Others { watch, known } = &mut *others;
-        match beats(&self.layout) {
-            Ok(beats) => {
-                for (id, beat) in beats.into_iter().filter(|(id, _)| *id != self.id) {
-                    if let Some(beat) = beat {
-                        let claim = self.claim_of(&id, &beat, known.get(&id));
-                        known.insert(id, Known { beat, claim });
-                    }
-                }
-            }
-            Err(error) => tracing::debug!("other runs are not seen: {error}"),
-        }
-        let now = Instant::now();
-        known.retain(|id, known| {
-            let is_alive =
-                !known.beat.process.is_gone() && watch.is_alive(*id, known.beat.counter, now);
-            if !is_alive {
-                remove(&self.layout, id);
-            }
-            is_alive
-        });
-        let live = known.iter().map(|(id, known)| Other {
-            id: *id,
-            beat: known.beat.clone(),
-            cells: Arc::clone(&known.claim.1),
-        });
-        live.collect()
-    }
-
-    /// The cells that a run has claimed, read again if it has claimed anew, with the number of the claim that they are of. Where they
-    /// cannot be read now, or are of another claim yet, they are read again at the next look.
-    fn claim_of(&self, id: &Key, beat: &Beat, known: Option<&Known>) -> (u64, Arc<[Prefix]>) {
-        if beat.cells == 0 {
-            return (beat.claim, Arc::from([]));
-        }
-        let known = known.map(|known| &known.claim);
-        match known {
-            Some(known) if known.0 == beat.claim => known.clone(),
-            _ => {
-                let path = self.layout.lease(id, "cells");
-                let bytes = crate::files::read(&path, crate::files::DATA_BYTES).unwrap_or_default();
-                match (decode_claim(&bytes), known) {
-                    (Some((number, cells)), _) => (number, cells.into()),
-                    (None, Some(known)) => known.clone(),
-                    (None, None) => (u64::MAX, Arc::from([])),
-                }
-            }
-        }
+        lock(&self.others).alive(&self.layout, &self.id)
     }
 }
 
 /// Who is at work on the cache, but one. Blocks until each lease has been seen to change, or unchanged for 10 s.
-pub(super) fn users(layout: &Layout, except: Option<&Lease>) -> Result<Vec<User>, CacheError> {
+fn users(layout: &Layout, except: Option<&Lease>) -> Result<Vec<User>, CacheError> {
     let own = except.map(|lease| lease.shared.id);
     let mut watch = Watch::default();
     loop {
@@ -442,10 +388,6 @@ pub(super) fn users(layout: &Layout, except: Option<&Lease>) -> Result<Vec<User>
         }
         std::thread::sleep(LOOK_AGAIN);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@
 //! - *Same name, same content.* Two processes that compute the same thing write the same file, and whichever
 //!   rename comes last changes nothing.
 //!
+//! What a method does not say otherwise fails with [`CacheError::Io`], where the system refuses to read or write.
+//!
 //! A cache that cannot be written still serves what it holds: opening an existing folder and reading from it
 //! write nothing, except that a damaged file stays where it is if it cannot be moved.
 
@@ -50,24 +52,21 @@ mod weights;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) use atomic::write_atomically;
 pub(crate) use cells::CellStore;
 pub(crate) use error::CacheError;
-pub(crate) use files::{FileKind, StoredFile};
+pub(crate) use files::StoredFile;
 pub(crate) use index::{CellSet, Place};
 pub use key::Key;
+pub(crate) use layout::FileKind;
 pub(crate) use lease::{Lease, User, Wanted};
-pub(crate) use object::{NewObject, Objects};
 pub use pack::Batch;
 pub(crate) use untrusted::Untrusted;
 pub(crate) use weights::{WeightHashes, WeightStamp};
 
 use layout::Layout;
-use lease::Purpose;
 
 /// The version of the layout drawn in the module documentation, as the file `VERSION` states it.
 pub(crate) const LAYOUT_VERSION: u32 = 1;
@@ -84,8 +83,7 @@ impl Cache {
     /// Opens the cache in `folder`, creating the folder and its `VERSION` file where they are absent.
     ///
     /// # Errors
-    /// [`CacheError::Version`] if the folder holds another version's cache; [`CacheError::Io`] if it cannot
-    /// be read or, where it is new, created.
+    /// [`CacheError::Version`] if the folder holds another version's cache.
     pub fn open(folder: &Path) -> Result<Self, CacheError> {
         check_version(folder)?;
         let layout = Layout::new(folder);
@@ -97,47 +95,8 @@ impl Cache {
         })
     }
 
-    /// The folder that it was opened in.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
-    }
-
-    /// Stores an artifact and returns its key, the BLAKE3 hash of `bytes`. An intact copy that is already
-    /// there is kept; a damaged one is moved aside and replaced.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`] if the cache cannot be read or written.
-    pub(crate) fn put_object(&self, bytes: &[u8]) -> Result<Key, CacheError> {
-        object::put(&self.layout, bytes)
-    }
-
-    /// An artifact to be written piece by piece.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`] if the cache cannot be written.
-    pub(crate) fn new_object(&self) -> Result<NewObject, CacheError> {
-        NewObject::create(&self.layout)
-    }
-
-    /// The artifacts, for whoever reads one when the cache is out of reach.
-    pub(crate) fn objects(&self) -> Objects {
-        Objects(self.layout.clone())
-    }
-
-    /// The bytes of the artifact `key`, checked against it; `None` if it is absent or was damaged.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`] if the file exists and cannot be read.
-    pub(crate) fn object(&self, key: &Key) -> Result<Option<Vec<u8>>, CacheError> {
-        object::get(&self.layout, key)
-    }
-
-    /// Whether the artifact `key` is there and whole; a damaged one is moved aside.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`] if the file exists and cannot be read.
-    pub(crate) fn is_object_intact(&self, key: &Key) -> Result<bool, CacheError> {
-        object::is_intact(&self.layout, key)
     }
 
     /// Whether the folder holds a cache, of whatever version.
@@ -145,87 +104,19 @@ impl Cache {
         folder.join("VERSION").is_file() || folder.join(format!("v{LAYOUT_VERSION}")).is_dir()
     }
 
-    /// Whether a file stands where the artifact `key` belongs. Its content is not looked at.
-    pub(crate) fn has_object(&self, key: &Key) -> bool {
-        self.layout.object(key).is_file()
-    }
-
-    /// Copies the artifact `key` to the file `path`, creating its folder; `false` if the artifact is absent
-    /// or was damaged, and then `path` is as it was. The copy is checked before it takes its place.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`] if the artifact exists and cannot be read, or `path` cannot be written.
-    pub(crate) fn copy_object_to(&self, key: &Key, path: &Path) -> Result<bool, CacheError> {
-        object::copy_to(&self.layout, key, path)
-    }
-
-    /// The record stored under the stage key `key`; `None` if there is none, if it was damaged, or if it
-    /// does not decode as a `T` (a record of another program version).
-    ///
-    /// # Errors
-    /// [`CacheError::Io`] if the file exists and cannot be read.
-    pub fn stage_record<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>, CacheError> {
-        record::get(&self.layout, &self.layout.stage(key), key)
-    }
-
-    /// Every stage record there is, of any study.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`] for a folder that cannot be read.
-    pub fn stage_records<T: DeserializeOwned>(&self) -> Result<Vec<T>, CacheError> {
-        record::all(&self.layout.stages())
-    }
-
-    /// Stores `record` as JSON under the stage key `key`, replacing any record that is there. JSON has no
-    /// NaN or infinity: a record must not hold them.
-    ///
-    /// # Errors
-    /// [`CacheError::Encode`] if `record` has no JSON form; [`CacheError::Io`] if it cannot be written.
-    pub(crate) fn put_stage_record<T: Serialize>(
-        &self,
-        key: &Key,
-        record: &T,
-    ) -> Result<(), CacheError> {
-        record::put(&self.layout.stage(key), key, record)
-    }
-
     /// The cells: evaluated readouts by cell key.
     pub fn cells(&self) -> &CellStore {
         &self.cells
-    }
-
-    /// Takes a lease for the run in the folder `run` until it is dropped, by which other runs know what it computes.
-    pub(crate) fn lease(&self, run: &Path) -> Lease {
-        let run = std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf());
-        Lease::start(&self.layout, run, Purpose::Run)
-    }
-
-    /// Takes a lease to delete from the cache, until it is dropped: runs that start meanwhile wait for its end.
-    ///
-    /// # Errors
-    /// Who else is at work on it; nothing may be deleted then. [`CacheError::Io`] if the leases cannot be read.
-    pub(crate) fn lease_to_collect(&self) -> Result<Result<Lease, Vec<User>>, CacheError> {
-        let lease = Lease::start(&self.layout, PathBuf::new(), Purpose::Collection);
-        // The lease is taken first and looked at after, and a run does the same: one of the two sees the other.
-        let live = lease::users(&self.layout, Some(&lease))?;
-        Ok(match live.is_empty() {
-            true => Ok(lease),
-            false => Err(live),
-        })
-    }
-
-    /// Who is at work on the cache, on this machine or another. Takes up to 10 s where one is on another machine.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`] if the leases cannot be read.
-    pub(crate) fn users(&self) -> Result<Vec<User>, CacheError> {
-        lease::users(&self.layout, None)
     }
 
     /// The shortcut past re-hashing weight files.
     pub(crate) fn weight_hashes(&self) -> &WeightHashes {
         &self.weight_hashes
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Reads `VERSION`, or writes it into a folder that has none.

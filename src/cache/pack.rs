@@ -24,9 +24,10 @@ use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use super::Key;
+use super::reading::Fault;
+use super::{Key, lock};
 
 const MAGIC: &[u8; 8] = b"dialpack";
 const FORMAT_VERSION: u64 = 1;
@@ -51,17 +52,14 @@ impl Batch {
         self.values.extend_from_slice(value);
     }
 
-    /// Number of cells.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is no cell.
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Bytes of all values.
     pub(crate) fn value_bytes(&self) -> usize {
         self.values.len()
     }
@@ -101,24 +99,6 @@ impl Places {
                 };
                 Some((from, ends.get(cell)? - from))
             }
-        }
-    }
-}
-
-/// Why a pack, or a value in it, could not be read.
-#[derive(Debug)]
-pub(super) enum Fault {
-    /// The file is not what its name or its header says.
-    Damaged(&'static str),
-    /// The file system refused.
-    Io(io::Error),
-}
-
-impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            ErrorKind::UnexpectedEof => Self::Damaged("it is cut short"),
-            _ => Self::Io(error),
         }
     }
 }
@@ -167,7 +147,6 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Number of cells.
     pub(super) fn cells(&self) -> usize {
         self.entries.len() / ENTRY_BYTES
     }
@@ -286,7 +265,7 @@ impl Pack {
     /// Opens the file at `path`, and checks it whole if that has not been done. Concurrent callers wait for one check.
     pub(super) fn open(&self, path: &Path) -> Result<File, Fault> {
         let file = crate::files::open(path)?;
-        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sums = lock(&self.sums);
         if sums.is_none() {
             *sums = Some(self.check(&file, &mut |_, _| {})?.into());
         }
@@ -299,9 +278,8 @@ impl Pack {
         let (offset, length) = self.places.of(cell).ok_or(BEYOND)?;
         let mut value = vec![0; usize::try_from(length).map_err(|_| BEYOND)?];
         file.read_exact_at(&mut value, offset)?;
-        let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
-        let sum = sums.as_ref().and_then(|sums| sums.get(cell));
-        match sum {
+        let sums = lock(&self.sums);
+        match sums.as_ref().and_then(|sums| sums.get(cell)) {
             Some(sum) if *sum == short_hash(&value) => Ok(value),
             _ => Err(Fault::Damaged(
                 "its content has changed since it was checked",

@@ -5,6 +5,24 @@ use std::path::{Path, PathBuf};
 
 use super::CacheError;
 
+/// Why a file, or a value in it, could not be read.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The file is not what its name or its header says.
+    Damaged(&'static str),
+    /// The file system refused.
+    Io(io::Error),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::UnexpectedEof => Self::Damaged("it is cut short"),
+            _ => Self::Io(error),
+        }
+    }
+}
+
 /// The paths in a folder; none if there is no such folder, or a file in its place.
 pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, CacheError> {
     let entries = match std::fs::read_dir(folder) {

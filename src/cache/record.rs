@@ -8,8 +8,7 @@
 //! compare after parsing would depend on how numbers are printed again. A file that another tool has
 //! reformatted therefore counts as damaged.
 
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,11 +16,38 @@ use serde::de::DeserializeOwned;
 use crate::files;
 
 use super::atomic::write_atomically;
-use super::layout::Layout;
-use super::reading::{is_gone, is_of_one_file, pass_over};
-use super::{CacheError, Key};
+use super::layout::{FileKind, Layout};
+use super::reading::Fault;
+use super::{Cache, CacheError, Key};
 
-const WRONG_CHECKSUM: &str = "its content does not match its checksum";
+impl Cache {
+    /// The record stored under the stage key `key`; `None` if there is none, if it was damaged, or if it
+    /// does not decode as a `T` (a record of another program version).
+    pub fn stage_record<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>, CacheError> {
+        get(&self.layout, &self.layout.stage(key), key)
+    }
+
+    /// Every sound stage record of this version, of any study; a damaged one is left for whoever asks for it by its key.
+    pub fn stage_records<T: DeserializeOwned>(&self) -> Result<Vec<T>, CacheError> {
+        let files = self.layout.files(FileKind::Record)?.into_iter();
+        Ok(files
+            .filter_map(|(key, path)| read_sound(&path, &key))
+            .collect())
+    }
+
+    /// Stores `record` as JSON under the stage key `key`, replacing any record that is there. JSON has no
+    /// NaN or infinity: a record must not hold them.
+    ///
+    /// # Errors
+    /// [`CacheError::Encode`] if `record` has no JSON form.
+    pub(crate) fn put_stage_record<T: Serialize>(
+        &self,
+        key: &Key,
+        record: &T,
+    ) -> Result<(), CacheError> {
+        put(&self.layout.stage(key), key, record)
+    }
+}
 
 pub(super) fn put<T: Serialize>(path: &Path, key: &Key, record: &T) -> Result<(), CacheError> {
     write_atomically(path, encode(key, record)?.as_bytes())
@@ -36,82 +62,38 @@ pub(super) fn encode<T: Serialize>(key: &Key, record: &T) -> Result<String, Cach
     ))
 }
 
-/// The record in a file's text; none if it is not whole, of another key or of another shape.
-pub(super) fn decode<T: DeserializeOwned>(text: &[u8], key: &Key) -> Option<T> {
-    serde_json::from_slice(verified_record(text, key)?).ok()
-}
-
 pub(super) fn get<T: DeserializeOwned>(
     layout: &Layout,
     path: &Path,
     key: &Key,
 ) -> Result<Option<T>, CacheError> {
-    let text = match files::read(path, files::DATA_BYTES) {
-        Ok(text) => text,
-        Err(error) if is_gone(&error) => return Ok(None),
-        Err(error) if is_of_one_file(&error) => {
-            pass_over(path, &error);
-            return Ok(None);
-        }
-        Err(error) => return Err(CacheError::io("read", path, error)),
-    };
-    let Some(record) = verified_record(&text, key) else {
-        layout.set_aside(path, WRONG_CHECKSUM);
+    let Some(record) = layout.usable(path, read(path, key))? else {
         return Ok(None);
     };
     // Sound but of another shape: the next `put` replaces it, so it stays.
-    match serde_json::from_slice(record) {
-        Ok(record) => Ok(Some(record)),
-        Err(error) => {
-            tracing::warn!(
-                "`{}` is a record of another version of `dial` ({error}); it is not used",
-                path.display()
-            );
-            Ok(None)
-        }
-    }
+    let decoded = serde_json::from_slice(&record).inspect_err(|error| {
+        tracing::warn!(
+            "`{}` is a record of another version of `dial` ({error}); it is not used",
+            path.display()
+        );
+    });
+    Ok(decoded.ok())
 }
 
-/// What is wrong with the record in a file; none for a sound one, or where there is no file.
-pub(super) fn fault(path: &Path, key: &Key) -> Result<Option<&'static str>, CacheError> {
-    match files::read(path, files::DATA_BYTES) {
-        Ok(text) if verified_record(&text, key).is_some() => Ok(None),
-        Ok(_) => Ok(Some(WRONG_CHECKSUM)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(CacheError::io("read", path, error)),
-    }
+/// The record in a file; none if it is gone, damaged, of another key or of another shape.
+pub(super) fn read_sound<T: DeserializeOwned>(path: &Path, key: &Key) -> Option<T> {
+    serde_json::from_slice(&read(path, key).ok()?).ok()
 }
 
-/// Every sound record on a shelf of folders, of this version; a damaged one is left for whoever asks for it by its key.
-pub(super) fn all<T: DeserializeOwned>(folder: &Path) -> Result<Vec<T>, CacheError> {
-    let mut records = Vec::new();
-    for shelf in entries(folder)? {
-        for path in entries(&shelf)? {
-            let name = path.file_stem().and_then(|stem| stem.to_str());
-            let (Some(key), Ok(text)) = (
-                name.and_then(|name| name.parse::<Key>().ok()),
-                files::read(&path, files::DATA_BYTES),
-            ) else {
-                continue;
-            };
-            records.extend(decode(&text, &key));
-        }
-    }
-    Ok(records)
+pub(super) fn check(path: &Path, key: &Key) -> Result<(), Fault> {
+    read(path, key).map(drop)
 }
 
-/// The paths in a folder, sorted; none in one that is not there.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, CacheError> {
-    let found = match std::fs::read_dir(folder) {
-        Ok(found) => found,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(CacheError::io("read", folder, error)),
-    };
-    let mut paths: Vec<PathBuf> = found.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    Ok(paths)
+/// The text of the record in a file.
+fn read(path: &Path, key: &Key) -> Result<Vec<u8>, Fault> {
+    let text = files::read(path, files::DATA_BYTES)?;
+    let record = verified_record(&text, key).map(<[u8]>::to_vec);
+    record.ok_or(Fault::Damaged("its content does not match its checksum"))
 }
 
 fn checksum(key: &Key, record: &[u8]) -> Key {

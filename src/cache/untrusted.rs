@@ -11,9 +11,8 @@ use super::{Cache, CacheError, Key};
 /// Packs that are not to be used, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Untrusted {
-    /// Their names.
     pub(crate) packs: Vec<Key>,
-    /// What shows it.
+    /// What shows that they cannot be right.
     pub(crate) reason: String,
 }
 

@@ -21,14 +21,12 @@ pub(crate) struct WeightStamp {
     /// Where it is, as an absolute path.
     #[serde(with = "crate::files::as_text")]
     pub(crate) path: PathBuf,
-    /// Its size.
     pub(crate) size_bytes: u64,
     /// When its content was last changed, in nanoseconds since 1970.
     pub(crate) mtime_ns: i128,
     /// When anything of it was last changed, in nanoseconds since 1970.
     #[serde(default)]
     pub(crate) ctime_ns: i128,
-    /// Its inode.
     pub(crate) inode: u64,
 }
 
@@ -59,18 +57,16 @@ impl WeightHashes {
 
     /// What a file of kind [`WeightHash`](super::FileKind::WeightHash) remembers; none if it is damaged or gone.
     pub(crate) fn known(&self, file: &StoredFile) -> Option<(WeightStamp, blake3::Hash)> {
-        let text = (file.kind == FileKind::WeightHash)
-            .then(|| crate::files::read(&file.path, crate::files::SETTINGS_BYTES));
-        let known: KnownHash = record::decode(&text?.ok()?, &file.name)?;
+        if file.kind != FileKind::WeightHash {
+            return None;
+        }
+        let known: KnownHash = record::read_sound(&file.path, &file.name)?;
         let hash = blake3::Hash::from_bytes(*known.blake3.as_bytes());
         Some((known.stamp, hash))
     }
 
     /// Stores the hash of a file, replacing what was stored for its path. The stamp must have been taken *before* the file was hashed and
     /// found the same afterwards, or a change in between is missed.
-    ///
-    /// # Errors
-    /// [`CacheError::Io`] if the cache cannot be written.
     pub(crate) fn put(&self, stamp: &WeightStamp, hash: blake3::Hash) -> Result<(), CacheError> {
         let key = path_key(&stamp.path);
         let known = KnownHash {

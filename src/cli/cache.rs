@@ -1,16 +1,16 @@
 //! `dial cache verify`, `stats` and `gc`: whether the cache is sound, what it holds for whom, and deleting some of it.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use indicatif::{DecimalBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::DecimalBytes;
 use serde_json::json;
 
 use crate::cache::{Cache, CacheError, User};
 use crate::run::{self, Criteria, Usage};
 
+use super::console;
 use super::sizes::{age, bytes};
 use super::tables::grid;
 use super::{Exit, Failure, Format, print, print_json, shown};
@@ -110,13 +110,8 @@ fn size(bytes: u64) -> String {
 
 fn verify(place: &Place) -> Result<(), Failure> {
     let cache = place.open()?;
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    if !std::io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    let style = "checking  {bar:24} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
-    bar.set_style(
-        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    let bar = console::bar(
+        "checking  {bar:24} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left",
     );
     let verified = run::verify(&cache, &mut |done, total| {
         bar.set_length(total);
@@ -225,15 +220,14 @@ fn gc(arguments: &GcArguments) -> Result<(), Failure> {
         unreferenced: arguments.unreferenced,
     };
     let collected = run::collect(&cache, &place.runs, &criteria, lease.as_ref()).map_err(failed)?;
+    let (deleted, left) = match arguments.dry_run {
+        true => ("would delete", "would be left"),
+        false => ("deleted", "are left"),
+    };
     match place.format {
         Format::Json => print_json(&json!(collected)),
         Format::Text => print(&format!(
-            "{} {}: {} stage outputs, {} reports, {} artifacts and {} packs of {} cells; {} {}\n",
-            if arguments.dry_run {
-                "would delete"
-            } else {
-                "deleted"
-            },
+            "{deleted} {}: {} stage outputs, {} reports, {} artifacts and {} packs of {} cells; {} {left}\n",
             size(collected.bytes),
             collected.stages,
             collected.reports,
@@ -241,11 +235,6 @@ fn gc(arguments: &GcArguments) -> Result<(), Failure> {
             collected.packs,
             collected.cells,
             size(collected.kept_bytes),
-            if arguments.dry_run {
-                "would be left"
-            } else {
-                "are left"
-            },
         )),
     }?;
     match collected.not_deleted {

@@ -10,7 +10,6 @@ use crate::run::{Event, StageReport, StageStatus};
 
 use super::shown;
 
-/// Shows events.
 pub(super) struct Console {
     bar: ProgressBar,
     stage: String,
@@ -21,12 +20,8 @@ pub(super) struct Console {
 impl Console {
     /// For stages with names of at most that many characters.
     pub(super) fn new(width: usize) -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        if !std::io::stderr().is_terminal() {
-            bar.set_draw_target(ProgressDrawTarget::hidden());
-        }
         Console {
-            bar,
+            bar: bar("{prefix}  {bar:24} {pos}/{len} {msg}  {per_sec}  {eta} left"),
             stage: String::new(),
             phase: "",
             width,
@@ -51,11 +46,7 @@ impl Console {
             }
             Event::Loading { model } => {
                 tracing::info!(stage = self.stage, model, "loading model");
-                self.line(&format!(
-                    "{:width$}  loading model `{model}`",
-                    self.stage,
-                    width = self.width
-                ));
+                self.of_stage(&self.stage, &format!("loading model `{model}`"));
             }
             Event::Prefilled { done, total } => self.progress("prompts prefilled", *done, *total),
             Event::Computed { done, total } => self.progress("cells", *done, *total),
@@ -68,13 +59,7 @@ impl Console {
             self.phase = phase;
             self.bar.reset();
             self.bar.set_length(total as u64);
-            let style = ProgressStyle::with_template(
-                "{prefix}  {bar:24} {pos}/{len} {msg}  {per_sec}  {eta} left",
-            );
-            self.bar
-                .set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            self.bar
-                .set_prefix(format!("{:width$}", self.stage, width = self.width));
+            self.bar.set_prefix(self.padded(&self.stage));
             self.bar.set_message(phase);
         }
         self.bar.set_position(done as u64);
@@ -98,35 +83,46 @@ impl Console {
             StageStatus::Failed => "failed",
             StageStatus::Interrupted => "interrupted",
         };
-        self.line(&format!(
-            "{:width$}  {status:11}  {:>7} computed  {:>7} from cache  {}",
-            report.name,
-            report.cells_computed,
-            report.cells_cached,
-            duration(report.seconds),
-            width = self.width,
-        ));
+        let (computed, cached) = (report.cells_computed, report.cells_cached);
+        let took = duration(report.seconds);
+        self.of_stage(
+            &report.name,
+            &format!("{status:11}  {computed:>7} computed  {cached:>7} from cache  {took}"),
+        );
         if report.status == StageStatus::Recomputed {
-            self.line(&format!(
-                "{:width$}  note: computed again as forced; every cell and table has the bits that were cached",
-                "",
-                width = self.width
-            ));
+            let note = "note: computed again as forced; every cell and table has the bits that were cached";
+            self.of_stage("", note);
         }
         for finding in findings {
             tracing::info!(stage = report.name, finding, "finding");
-            self.line(&format!(
-                "{:width$}  note: {}",
-                "",
-                harmless::line(finding),
-                width = self.width
-            ));
+            self.of_stage("", &format!("note: {}", harmless::line(finding)));
         }
+    }
+
+    fn padded(&self, stage: &str) -> String {
+        format!("{stage:width$}", width = self.width)
+    }
+
+    fn of_stage(&self, stage: &str, text: &str) {
+        self.line(&format!("{}  {text}", self.padded(stage)));
     }
 
     fn line(&self, text: &str) {
         self.bar.suspend(|| super::tell(text));
     }
+}
+
+/// A bar on stderr, where that is a terminal.
+pub(super) fn bar(template: &str) -> ProgressBar {
+    let target = match std::io::stderr().is_terminal() {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    };
+    ProgressBar::with_draw_target(None, target).with_style(style(template))
+}
+
+pub(super) fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 /// Seconds as a person says them.

@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
-use sha2::{Digest, Sha256};
 
 use crate::cache::write_atomically;
-use crate::fetch::{Address, Client, FetchError, Patience, Progress};
+use crate::fetch::{Address, Client, FetchError, Patience, Progress, sha256};
 use crate::files;
 
 use super::{Failure, shown, tell};
@@ -78,7 +77,7 @@ pub(super) fn data(arguments: &DataArguments) -> Result<(), Failure> {
         None => Path::new("data").join(set.name),
     };
     let path = folder.join(set.file);
-    let is_there = files::read(&path, LARGEST).is_ok_and(|bytes| digest(&bytes) == set.sha256);
+    let is_there = files::read(&path, LARGEST).is_ok_and(|bytes| sha256(&bytes) == set.sha256);
     if is_there {
         tell(&format!(
             "{} is there already, and is the file it should be",
@@ -115,7 +114,7 @@ fn fetch_bytes(set: &Public, address: &str) -> Result<Vec<u8>, String> {
     let mut progress = Progress::new(address, None);
     let fetched = client.patiently(|| {
         let bytes = client.bytes(&parsed, LARGEST, &mut progress)?;
-        match digest(&bytes) {
+        match sha256(&bytes) {
             found if found == set.sha256 => Ok(bytes),
             found => Err(FetchError::Wrong(format!("it has the checksum {found}"))),
         }
@@ -133,9 +132,4 @@ fn by_hand(set: &Public, path: &Path, address: &str, why: &str) -> Failure {
         shown(path),
         set.sha256
     ))
-}
-
-fn digest(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -2,27 +2,18 @@
 
 use clap::ValueEnum;
 
-/// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Exit {
-    /// Done.
     Done,
-    /// A stage failed, or a file could not be read or written; of `diff`, that the two differ.
     Failed,
-    /// The command line or the study is wrong; nothing was run.
     Usage,
-    /// The cache holds damage, which `cache verify` has moved aside.
     Damaged,
-    /// A stage recomputed with `--force` did not give the bits that are cached; the cached ones are kept.
     NotReproduced,
-    /// A run is alive on the cache, and what it may use is not deleted.
     Busy,
-    /// Interrupted; what was computed is kept, and the same command resumes.
     Interrupted,
 }
 
 impl Exit {
-    /// The number that the process ends with.
     pub(crate) fn code(self) -> u8 {
         match self {
             Exit::Done => 0,

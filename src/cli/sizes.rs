@@ -23,11 +23,8 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
     let (number, unit) = text.split_at(end);
     let number: f64 = number.trim().parse().map_err(|_| expected())?;
     let unit = unit.trim().to_uppercase();
-    let unit = UNITS
-        .iter()
-        .find(|(name, _)| *name == unit)
-        .ok_or_else(expected)?;
-    let bytes = number * unit.1 as f64;
+    let unit = UNITS.iter().find(|(name, _)| *name == unit);
+    let bytes = number * unit.ok_or_else(expected)?.1 as f64;
     match bytes.is_finite() && bytes >= 0.0 {
         true => Ok(bytes as usize),
         false => Err(expected()),
@@ -37,10 +34,8 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
 /// An age as people write it: `12h`, `30d`, `6w`.
 pub(super) fn age(text: &str) -> Result<Duration, String> {
     let expected = || "expected an age such as `12h`, `30d` or `6w`".to_string();
-    let (number, seconds) = match text
-        .trim()
-        .split_at_checked(text.trim().len().saturating_sub(1))
-    {
+    let text = text.trim();
+    let (number, seconds) = match text.split_at_checked(text.len().saturating_sub(1)) {
         Some((number, "h")) => (number, 3600.0),
         Some((number, "d")) => (number, 24.0 * 3600.0),
         Some((number, "w")) => (number, 7.0 * 24.0 * 3600.0),

@@ -3,7 +3,9 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget};
+
+use super::console::style;
 
 /// Work that takes less is not mentioned.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -27,8 +29,7 @@ impl Waiting {
                 shows: None,
             };
         }
-        let style = ProgressStyle::with_template("{msg}  {elapsed}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_style(style("{msg}  {elapsed}"));
         bar.set_message(what);
         let (done, is_done) = std::sync::mpsc::channel();
         let shown = bar.clone();

@@ -15,6 +15,10 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
+    fn scheme(&self) -> &'static str {
+        if self.https { "https" } else { "http" }
+    }
+
     /// Whether the host is this machine.
     pub(super) fn is_loopback(&self) -> bool {
         let host = self.host.trim_matches(['[', ']']);
@@ -70,7 +74,7 @@ impl Address {
             let shown = shown.rsplit('@').next().unwrap_or_default();
             format!("it was redirected to `{}`, {why}", super::printable(shown))
         };
-        let scheme = if self.origin.https { "https" } else { "http" };
+        let scheme = self.origin.scheme();
         let Origin { host, port, .. } = &self.origin;
         let location = location.split('#').next().unwrap_or_default();
         let text = if location.contains("://") {
@@ -85,11 +89,8 @@ impl Address {
             format!("{scheme}://{host}:{port}{folder}{location}")
         };
         let next = Self::parse(&text).map_err(|_| refused("which is no address"))?;
-        if next
-            .uri
-            .authority()
-            .is_some_and(|a| a.as_str().contains('@'))
-        {
+        let authority = next.uri.authority();
+        if authority.is_some_and(|authority| authority.as_str().contains('@')) {
             return Err(refused("an address with a name and a password"));
         }
         if self.origin.https && !next.origin.https {
@@ -101,9 +102,7 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Origin { https, host, .. } = &self.origin;
-        let scheme = if *https { "https" } else { "http" };
-        write!(f, "{scheme}://{host}")?;
+        write!(f, "{}://{}", self.origin.scheme(), self.origin.host)?;
         if let Some(port) = self.uri.port_u16() {
             write!(f, ":{port}")?;
         }

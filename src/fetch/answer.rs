@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ureq::Body;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
-use ureq::http::{HeaderMap, HeaderValue, Response, StatusCode};
+use ureq::http::{HeaderMap, HeaderName, Response, StatusCode};
 
 use super::{FetchError, printable};
 
@@ -15,16 +15,14 @@ const SLOWEST: u64 = 1024;
 /// A successful answer whose body has not been read.
 pub(crate) struct Answer {
     /// The headers of every answer from the origin that was asked, the last of each name.
-    pub(super) told: HeaderMap,
+    pub(super) origin_headers: HeaderMap,
     pub(super) response: Response<Body>,
-    /// The longest.
     pub(super) silence: Duration,
 }
 
 /// The part of a file that a body holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
-    /// Its first byte.
     pub(crate) from: u64,
     /// The length of the whole file, where the server told it.
     pub(crate) total: Option<u64>,
@@ -33,18 +31,18 @@ pub(crate) struct Extent {
 impl Answer {
     /// What the origin that was asked says under a name; never what it redirected to says.
     pub(crate) fn told(&self, name: &str) -> Option<&str> {
-        self.told.get(name)?.to_str().ok()
+        self.origin_headers.get(name)?.to_str().ok()
+    }
+
+    fn header(&self, name: HeaderName) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
     }
 
     /// Whether this is a page for a browser, such as the login page of a network.
     pub(crate) fn is_page(&self) -> bool {
-        let kind = self.response.headers().get(CONTENT_TYPE);
-        let kind = kind.and_then(|value| value.to_str().ok());
-        kind.is_some_and(|kind| {
-            kind.trim_start()
-                .to_ascii_lowercase()
-                .starts_with("text/html")
-        })
+        let kind = self.header(CONTENT_TYPE).unwrap_or_default();
+        let kind = kind.trim_start().to_ascii_lowercase();
+        kind.starts_with("text/html")
     }
 
     /// Which part of the file the body holds.
@@ -52,15 +50,13 @@ impl Answer {
     /// # Errors
     /// The answer is a part, and does not say which.
     pub(crate) fn extent(&self) -> Result<Extent, FetchError> {
-        let text = |name| {
-            let value: Option<&HeaderValue> = self.response.headers().get(name);
-            value.and_then(|value| value.to_str().ok())
-        };
         if self.response.status() != StatusCode::PARTIAL_CONTENT {
-            let total = text(CONTENT_LENGTH).and_then(|length| length.trim().parse().ok());
+            let total = self
+                .header(CONTENT_LENGTH)
+                .and_then(|length| length.trim().parse().ok());
             return Ok(Extent { from: 0, total });
         }
-        let range = text(CONTENT_RANGE);
+        let range = self.header(CONTENT_RANGE);
         range.and_then(content_range).ok_or_else(|| {
             FetchError::Wrong(match range {
                 Some(range) => format!("the server sent the range `{}`", printable(range)),
@@ -82,15 +78,14 @@ impl Answer {
         let mut buffer = vec![0; 256 << 10];
         let mut arrived: u64 = 0;
         let (mut since, mut lately) = (Instant::now(), 0);
-        let broken = |problem: String, arrived| FetchError::Broken { problem, arrived };
         loop {
             let length = match body.read(&mut buffer) {
                 Ok(0) => return Ok(arrived),
                 Ok(length) => length,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    let error = FetchError::from(ureq::Error::from(error));
-                    return Err(broken(error.to_string(), arrived));
+                    let problem = FetchError::from(ureq::Error::from(error)).to_string();
+                    return Err(FetchError::Broken { problem, arrived });
                 }
             };
             if arrived + length as u64 > most_bytes {
@@ -104,7 +99,7 @@ impl Answer {
             if since.elapsed() >= self.silence {
                 if lately < SLOWEST {
                     let problem = "next to nothing arrived for too long".to_string();
-                    return Err(broken(problem, arrived));
+                    return Err(FetchError::Broken { problem, arrived });
                 }
                 (since, lately) = (Instant::now(), 0);
             }

@@ -29,7 +29,6 @@ impl Digest {
         }
     }
 
-    /// The digits.
     pub(crate) fn digits(&self) -> &str {
         match self {
             Self::Sha256(digits) | Self::GitBlob(digits) => digits,
@@ -46,7 +45,6 @@ impl Digest {
         self.is_of(length, file)
     }
 
-    /// Whether these bytes have this digest.
     pub(crate) fn is_of_bytes(&self, bytes: &[u8]) -> bool {
         // Reading from memory does not fail.
         self.is_of(bytes.len() as u64, bytes).unwrap_or(false)
@@ -58,7 +56,7 @@ impl Digest {
                 use sha2::Digest;
                 let mut hasher = Sha256::new();
                 each_part(content, |part| hasher.update(part))?;
-                Ok(is_hex_of(digits, &hasher.finalize()))
+                Ok(hex(&hasher.finalize()).eq_ignore_ascii_case(digits))
             }
             Self::GitBlob(digits) => {
                 use sha1::Digest;
@@ -69,7 +67,8 @@ impl Digest {
                     plain.update(part);
                 })?;
                 let found = [blob.finalize(), plain.finalize()];
-                Ok(found.iter().any(|hash| is_hex_of(digits, hash)))
+                let mut found = found.iter().map(|hash| hex(hash));
+                Ok(found.any(|found| found.eq_ignore_ascii_case(digits)))
             }
         }
     }
@@ -87,9 +86,13 @@ fn each_part(mut content: impl Read, mut part: impl FnMut(&[u8])) -> io::Result<
     }
 }
 
-fn is_hex_of(digits: &str, hash: &[u8]) -> bool {
-    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    hex.eq_ignore_ascii_case(digits)
+fn hex(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// SHA-256 in lower-case hexadecimal digits.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex(&<Sha256 as sha2::Digest>::digest(bytes))
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ const INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct Progress {
     /// None where stderr is no terminal.
     bar: Option<ProgressBar>,
-    /// What is fetched.
     name: String,
     /// Bytes of all files, where each is known.
     total: Option<u64>,
@@ -46,7 +45,6 @@ impl Progress {
         progress
     }
 
-    /// The whole will have that many bytes.
     pub(crate) fn expect(&mut self, total: u64) {
         self.total = Some(total);
         if let Some(bar) = &self.bar {

@@ -25,7 +25,6 @@ mod generate;
 mod guard;
 mod handle;
 mod hooks;
-mod json;
 mod parallel;
 #[cfg(test)]
 mod parity_tests;
@@ -35,6 +34,8 @@ mod property_tests;
 pub(crate) mod tokenizer;
 mod transformer;
 mod vocabulary;
+
+use crate::json;
 
 pub use cell::{Cell, Cells, Edit, Intervention, Positions, Readout, Tokens, Value, Vector};
 pub(crate) use cell::{EVALUATION_VERSION, Sampling, ScoreDtype, TokenSets};

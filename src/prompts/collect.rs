@@ -27,30 +27,29 @@ pub(super) enum Field {
 
 /// A prompt as read, not yet checked.
 pub(super) struct Draft {
-    pub(crate) line: usize,
-    pub(crate) id: Field,
-    pub(crate) text: Field,
-    pub(crate) split: Field,
-    pub(crate) category: Field,
-    pub(crate) other: Map<String, Value>,
+    pub(super) line: usize,
+    pub(super) id: Field,
+    pub(super) text: Field,
+    pub(super) split: Field,
+    pub(super) category: Field,
+    pub(super) other: Map<String, Value>,
 }
 
 /// The prompts and problems of one file, so far.
 #[derive(Default)]
 pub(super) struct Collector {
-    pub(crate) prompts: Vec<Prompt>,
-    pub(crate) problems: Vec<Problem>,
+    pub(super) prompts: Vec<Prompt>,
+    pub(super) problems: Vec<Problem>,
     first_line_of_id: HashMap<String, usize>,
 }
 
 impl Collector {
-    /// Notes a problem in a line.
-    pub(crate) fn report(&mut self, line: usize, message: String) {
+    pub(super) fn report(&mut self, line: usize, message: String) {
         self.report_at(line, None, message);
     }
 
     /// Notes a problem in a line, at a column where that is known.
-    pub(crate) fn report_at(&mut self, line: usize, column: Option<usize>, message: String) {
+    pub(super) fn report_at(&mut self, line: usize, column: Option<usize>, message: String) {
         self.problems.push(Problem {
             line: Some(line),
             column,
@@ -59,7 +58,7 @@ impl Collector {
     }
 
     /// Checks a prompt and keeps it if it is sound; all that is wrong with it is reported.
-    pub(crate) fn add(&mut self, draft: Draft) {
+    pub(super) fn add(&mut self, draft: Draft) {
         let line = draft.line;
         let id = self.id(line, draft.id);
         let text = self.text(line, draft.text);
@@ -119,13 +118,15 @@ impl Collector {
             }
             Field::Present(name, value) => {
                 let text = self.string(line, &name, value, "a string")?;
-                if text.trim().is_empty() {
-                    let message =
-                        format!("empty {}; write a text or remove the prompt", quoted(&name));
-                    self.report(line, message);
-                    return None;
+                if !text.trim().is_empty() {
+                    return Some(text);
                 }
-                Some(text)
+                let name = quoted(&name);
+                self.report(
+                    line,
+                    format!("empty {name}; write a text or remove the prompt"),
+                );
+                None
             }
         }
     }
@@ -136,24 +137,19 @@ impl Collector {
             return Some(default.to_owned());
         };
         let text = self.string(line, &name, value, "a string")?;
-        if text.trim().is_empty() {
-            return Some(default.to_owned());
-        }
-        Some(text)
+        Some(match text.trim().is_empty() {
+            true => default.to_owned(),
+            false => text,
+        })
     }
 
     fn string(&mut self, line: usize, name: &str, value: Value, expected: &str) -> Option<String> {
-        match value {
-            Value::String(text) => Some(text),
-            other => {
-                let message = format!(
-                    "wrong type of {}: {}; expected {expected}",
-                    quoted(name),
-                    quoted(&other.to_string())
-                );
-                self.report(line, message);
-                None
-            }
+        if let Value::String(text) = value {
+            return Some(text);
         }
+        let (name, found) = (quoted(name), quoted(&value.to_string()));
+        let message = format!("wrong type of {name}: {found}; expected {expected}");
+        self.report(line, message);
+        None
     }
 }

@@ -19,7 +19,6 @@ const ORIGIN: &str = "xstest_id";
 pub(crate) enum Draw {
     /// So many of each kind at most.
     Seeded {
-        /// Seed of the order.
         seed: u64,
         /// Of the unsafe prompts; none for all.
         harmful: Option<usize>,
@@ -40,14 +39,15 @@ impl PromptSet {
     /// a prompt without `xstest_id`, or one that is not in this set.
     pub(crate) fn drawn(&self, path: &Path, draw: &Draw) -> Result<PromptSet, PromptErrors> {
         match draw {
-            Draw::Seeded {
+            Draw::Selection(file) => self.selected(path, file),
+            &Draw::Seeded {
                 seed,
                 harmful,
                 edge,
                 benign,
             } => {
                 let [safe, unsafe_] = self.by_label(path)?.map(|mut list| {
-                    list.sort_by_key(|prompt| place(*seed, &prompt.id));
+                    list.sort_by_key(|prompt| place(seed, &prompt.id));
                     list
                 });
                 let enough = |what: &str, cap: usize, there: usize| match cap <= there {
@@ -59,14 +59,14 @@ impl PromptSet {
                 };
                 enough("harmful", harmful.unwrap_or(0), unsafe_.len())?;
                 enough("benign and edge", benign + edge.unwrap_or(0), safe.len())?;
-                let (apart, rest) = safe.split_at(*benign);
+                let (apart, rest) = safe.split_at(benign);
                 let capped = |list: &[&Prompt], cap: Option<usize>| -> Vec<Prompt> {
                     let count = cap.unwrap_or(list.len());
                     list.iter().take(count).map(|p| (*p).clone()).collect()
                 };
                 let groups = [
-                    ("harmful", capped(&unsafe_, *harmful)),
-                    ("edge", capped(rest, *edge)),
+                    ("harmful", capped(&unsafe_, harmful)),
+                    ("edge", capped(rest, edge)),
                     ("benign", capped(apart, None)),
                 ];
                 let named = groups.into_iter().flat_map(|(split, prompts)| {
@@ -75,7 +75,6 @@ impl PromptSet {
                 });
                 whole(path, named.collect())
             }
-            Draw::Selection(file) => self.selected(path, file),
         }
     }
 

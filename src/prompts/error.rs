@@ -24,9 +24,9 @@ pub struct PromptErrors {
 /// One problem: where it is (lines and columns count from 1, columns in characters) and what it is.
 #[derive(Debug)]
 pub(super) struct Problem {
-    pub(crate) line: Option<usize>,
-    pub(crate) column: Option<usize>,
-    pub(crate) message: String,
+    pub(super) line: Option<usize>,
+    pub(super) column: Option<usize>,
+    pub(super) message: String,
 }
 
 impl PromptErrors {

@@ -7,8 +7,8 @@ use unicode_normalization::UnicodeNormalization;
 use super::error::quoted;
 use super::{Prompt, PromptSet};
 
-/// How many groups of names are told of each kind; the rest are counted.
-const TOLD: usize = 3;
+/// How many groups of names are listed of each kind; the rest are counted.
+const LISTED: usize = 3;
 
 /// What names are of, where a prompt has it, and what comes of two that look alike.
 type Kind = (&'static str, fn(&Prompt) -> &str, &'static str);
@@ -39,7 +39,7 @@ impl PromptSet {
         let findings = kinds.map(|(kind, name_of, consequence)| {
             let names = self.prompts.iter().map(|p| (name_of(p), p.line));
             let alike = look_alike(names);
-            (!alike.is_empty()).then(|| told(kind, &alike, consequence))
+            (!alike.is_empty()).then(|| sentence(kind, &alike, consequence))
         });
         findings.into_iter().flatten().collect()
     }
@@ -69,14 +69,14 @@ fn look(name: &str) -> String {
     seen.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn told(kind: &str, alike: &[Vec<Named<'_>>], consequence: &str) -> String {
-    let groups = alike.iter().take(TOLD).map(|group| {
+fn sentence(kind: &str, alike: &[Vec<Named<'_>>], consequence: &str) -> String {
+    let groups = alike.iter().take(LISTED).map(|group| {
         let names = group
             .iter()
             .map(|(name, line)| format!("{} (line {line})", quoted(name)));
         names.collect::<Vec<_>>().join(" and ")
     });
-    let more = match alike.len().saturating_sub(TOLD) {
+    let more = match alike.len().saturating_sub(LISTED) {
         0 => String::new(),
         more => format!(" and {more} more such groups"),
     };

@@ -32,7 +32,6 @@ use collect::Collector;
 /// The split of a prompt whose file names none.
 pub(crate) const DEFAULT_SPLIT: &str = "unknown";
 
-/// One prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Prompt {
     /// Its name, unique within the set; an integer in the file becomes its decimal text.

@@ -81,18 +81,15 @@ impl Header {
         let mut names: Vec<String> = Vec::with_capacity(row.fields.len());
         for bytes in &row.fields {
             let name = String::from_utf8_lossy(bytes).trim().to_owned();
+            let shown = quoted(&name);
             if std::str::from_utf8(bytes).is_err() {
-                let message = format!(
-                    "bad UTF-8 in the column name {}; save the file as UTF-8",
-                    quoted(&name)
-                );
+                let message =
+                    format!("bad UTF-8 in the column name {shown}; save the file as UTF-8");
                 collector.report(row.line, message);
             }
             if names.contains(&name) {
-                let message = format!(
-                    "two columns are named {}; give each column a name of its own",
-                    quoted(&name)
-                );
+                let message =
+                    format!("two columns are named {shown}; give each column a name of its own");
                 collector.report(row.line, message);
             }
             names.push(name);
@@ -101,9 +98,8 @@ impl Header {
             let mut places = wanted.iter();
             places.find_map(|wanted| names.iter().position(|name| name == wanted))
         };
-        let [id, text] = [ID_NAMES, TEXT_NAMES].map(|wanted| {
-            let place = find(wanted);
-            if place.is_none() {
+        for wanted in [ID_NAMES, TEXT_NAMES] {
+            if find(wanted).is_none() {
                 let message = format!(
                     "the header has no column {}; expected one of {} (columns found, separated by commas: {})",
                     quoted(wanted[0]),
@@ -112,15 +108,13 @@ impl Header {
                 );
                 collector.report(row.line, message);
             }
-            place
-        });
-        let (split, category) = (find(SPLIT_NAMES), find(CATEGORY_NAMES));
+        }
         Self {
+            id: find(ID_NAMES),
+            text: find(TEXT_NAMES),
+            split: find(SPLIT_NAMES),
+            category: find(CATEGORY_NAMES),
             names,
-            id,
-            text,
-            split,
-            category,
         }
     }
 

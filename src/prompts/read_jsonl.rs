@@ -1,12 +1,8 @@
 //! JSON Lines: one object per line; blank lines are skipped.
 
-use std::cell::RefCell;
-use std::collections::HashSet;
-use std::fmt;
-
-use serde::Deserializer;
-use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+
+use crate::json;
 
 use super::collect::{Collector, Draft, Field, ID_NAMES, TEXT_NAMES};
 use super::error::{quoted, quoted_list};
@@ -31,9 +27,11 @@ pub(super) fn read(content: &[u8], collector: &mut Collector) {
 
 fn read_line(line: usize, text: &str, collector: &mut Collector) {
     match serde_json::from_str(text) {
-        Ok(Value::Object(object)) => match duplicate(text) {
+        // Readers differ in which of two values they take.
+        Ok(Value::Object(object)) => match json::key_given_twice(text) {
             None => collector.add(draft(line, object)),
-            Some((key, column)) => {
+            Some((key, start)) => {
+                let column = column_after(text.as_bytes(), start) + 1;
                 let message = format!(
                     "field {} stands twice in one object; leave one of them, or give the other a name of its own",
                     quoted(&key)
@@ -56,83 +54,6 @@ fn read_line(line: usize, text: &str, collector: &mut Collector) {
                 format!("bad JSON: {reason}; each line must be one object such as {EXAMPLE}");
             collector.report_at(line, Some(column), message);
         }
-    }
-}
-
-/// The first key that an object of sound JSON has twice, at any depth, and the column of the second: readers differ in which they take.
-fn duplicate(text: &str) -> Option<(String, usize)> {
-    let key = RefCell::new(String::new());
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let error = UniqueKeys(&key).deserialize(&mut deserializer).err()?;
-    let key = key.into_inner();
-    // The error stands behind the key.
-    let end = error.column().min(text.len());
-    let before = text.get(..end).unwrap_or(text);
-    let written = serde_json::to_string(&key).unwrap_or_default();
-    // One that is written with escapes is pointed at from behind.
-    let start = before.strip_suffix(&written).map_or(end, str::len);
-    Some((key, column_after(text.as_bytes(), start) + 1))
-}
-
-/// Reads past a value, and fails at a key that its object has already, which it then holds.
-#[derive(Clone, Copy)]
-struct UniqueKeys<'a>(&'a RefCell<String>);
-
-impl<'de> DeserializeSeed<'de> for UniqueKeys<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for UniqueKeys<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut known = HashSet::new();
-        while let Some(key) = map.next_key::<String>()? {
-            if known.contains(&key) {
-                self.0.replace(key);
-                return Err(A::Error::custom("a key twice"));
-            }
-            known.insert(key);
-            map.next_value_seed(self)?;
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while list.next_element_seed(self)?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
     }
 }
 
@@ -168,18 +89,12 @@ fn bad_utf8(bytes: &[u8]) -> String {
         let text = value.to_string();
         name.contains(char::REPLACEMENT_CHARACTER) || text.contains(char::REPLACEMENT_CHARACTER)
     };
-    let fields: Vec<String> = serde_json::from_str::<Map<String, Value>>(&repaired)
-        .map(|object| {
-            object
-                .into_iter()
-                .filter(is_bad)
-                .map(|(name, _)| name)
-                .collect()
-        })
-        .unwrap_or_default();
-    let place = match fields.as_slice() {
-        [] => String::new(),
-        fields => format!(" in {}", quoted_list(fields)),
+    let object: Map<String, Value> = serde_json::from_str(&repaired).unwrap_or_default();
+    let bad = object.into_iter().filter(is_bad).map(|(name, _)| name);
+    let bad: Vec<String> = bad.collect();
+    let place = match bad.is_empty() {
+        true => String::new(),
+        false => format!(" in {}", quoted_list(&bad)),
     };
     format!("bad UTF-8{place}; save the file as UTF-8")
 }

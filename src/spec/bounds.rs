@@ -9,28 +9,22 @@ const MOST_BYTES: usize = 1 << 30;
 const BYTES_OF_A_VALUE: usize = 128;
 
 /// The room that is left for values.
-#[derive(Debug)]
 pub(super) struct Room {
     bytes: usize,
-    is_told: bool,
+    is_refused: bool,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self {
-            bytes: MOST_BYTES,
-            is_told: false,
-        }
+        Self::of(MOST_BYTES)
     }
 }
 
 impl Room {
-    /// Of so many bytes.
-    #[cfg(test)]
     pub(super) fn of(bytes: usize) -> Self {
         Self {
             bytes,
-            is_told: false,
+            is_refused: false,
         }
     }
 
@@ -44,7 +38,7 @@ impl Room {
 
     /// What to say once there is no room; none when it has been said.
     pub(super) fn refusal(&mut self) -> Option<String> {
-        if std::mem::replace(&mut self.is_told, true) {
+        if std::mem::replace(&mut self.is_refused, true) {
             return None;
         }
         Some(format!(

@@ -7,7 +7,7 @@ use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Render
 
 use crate::harmless;
 
-use super::bounds::{LONGEST_NAME, Room};
+use super::bounds::{LONGEST_NAME, Room, shortened};
 use super::source::{Location, SourceId, Sources};
 use super::tree::Node;
 
@@ -27,14 +27,11 @@ pub(crate) struct Diagnostic {
     pub(crate) label: Option<String>,
     /// Further places that belong to the story, each with its label: the first of two duplicates.
     pub(crate) related: Vec<(Location, String)>,
-    /// What to do.
     pub(crate) help: Option<String>,
-    /// Anything else worth knowing.
     pub(crate) notes: Vec<String>,
 }
 
 impl Diagnostic {
-    /// A diagnostic that points nowhere yet.
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -46,25 +43,21 @@ impl Diagnostic {
         }
     }
 
-    /// Sets the text at the caret.
     pub(crate) fn label(&mut self, label: impl Into<String>) -> &mut Self {
         self.label = Some(label.into());
         self
     }
 
-    /// Adds a further place with its label.
     pub(crate) fn related(&mut self, at: &Location, label: impl Into<String>) -> &mut Self {
         self.related.push((at.clone(), label.into()));
         self
     }
 
-    /// Sets what to do.
     pub(crate) fn help(&mut self, help: impl Into<String>) -> &mut Self {
         self.help = Some(help.into());
         self
     }
 
-    /// Adds a remark.
     pub(crate) fn note(&mut self, note: impl Into<String>) -> &mut Self {
         self.notes.push(note.into());
         self
@@ -78,20 +71,16 @@ impl Diagnostic {
         let mut group = Group::with_title(level.primary_title(harmless::text(&self.message)));
         for id in self.texts() {
             let marks = self.marks(id, sources);
-            group = if marks.is_empty() {
-                group.element(Origin::path(harmless::line(sources.name(id))))
-            } else {
-                group.element(snippet(sources, id).annotations(marks))
+            group = match marks.is_empty() {
+                true => group.element(Origin::path(harmless::line(sources.name(id)))),
+                false => group.element(snippet(sources, id).annotations(marks)),
             };
         }
-        if let Some(help) = &self.help {
-            group = group.element(Level::HELP.message(harmless::text(help)));
-        }
-        let notes = self
-            .notes
-            .iter()
-            .map(|note| Level::NOTE.message(harmless::text(note)));
-        renderer.render(&[group.elements(notes)])
+        let help = self.help.iter().map(|help| (Level::HELP, help));
+        let notes = self.notes.iter().map(|note| (Level::NOTE, note));
+        let remarks = help.chain(notes);
+        let remarks = remarks.map(|(level, text)| level.message(harmless::text(text)));
+        renderer.render(&[group.elements(remarks)])
     }
 
     /// The texts to show: that of the place itself first, each once.
@@ -106,7 +95,6 @@ impl Diagnostic {
         texts
     }
 
-    /// The marks to draw in one text.
     fn marks<'a>(&'a self, id: SourceId, sources: &Sources) -> Vec<Annotation<'a>> {
         let text = sources.text(id);
         let mark = |kind: AnnotationKind, at: &Location, label: Option<&'a str>| {
@@ -116,14 +104,14 @@ impl Diagnostic {
                     .label(label.map(harmless::text)),
             )
         };
-        let primary = self.at.iter().filter_map(|at| {
-            let label = self.label.as_deref();
-            mark(AnnotationKind::Primary, at, label)
-        });
-        let related = self.related.iter().filter_map(|(at, label)| {
-            let label = Some(label.as_str());
-            mark(AnnotationKind::Context, at, label)
-        });
+        let primary = self
+            .at
+            .iter()
+            .filter_map(|at| mark(AnnotationKind::Primary, at, self.label.as_deref()));
+        let related = self
+            .related
+            .iter()
+            .filter_map(|(at, label)| mark(AnnotationKind::Context, at, Some(label)));
         primary.chain(related).collect()
     }
 }
@@ -131,10 +119,9 @@ impl Diagnostic {
 /// What was typed on the command line is shown without a file name and line numbers, which it has not.
 fn snippet<'a>(sources: &'a Sources, id: SourceId) -> Snippet<'a, Annotation<'a>> {
     let snippet = Snippet::source(sources.text(id));
-    if sources.is_command_line(id) {
-        snippet.line_numbering(false)
-    } else {
-        snippet.path(harmless::line(sources.name(id)))
+    match sources.is_command_line(id) {
+        true => snippet.line_numbering(false),
+        false => snippet.path(harmless::line(sources.name(id))),
     }
 }
 
@@ -166,29 +153,24 @@ impl Severity {
 #[derive(Clone, Debug)]
 pub struct Diagnostics {
     pub(crate) severity: Severity,
-    /// The texts that the diagnostics point into.
     pub(crate) sources: Sources,
     /// The diagnostics, in the order of the files and of the places in them; those without a place come first. Of very many, those
     /// that were found first.
     pub(crate) list: Vec<Diagnostic>,
-    /// How many more were found.
     pub(crate) more: usize,
 }
 
 impl Diagnostics {
     /// The first diagnostics as text for a terminal, one after the other, with or without colour, and how many more there are.
     pub fn render(&self, color: bool) -> String {
-        let renderer = if color {
-            Renderer::styled()
-        } else {
-            Renderer::plain()
+        let renderer = match color {
+            true => Renderer::styled(),
+            false => Renderer::plain(),
         };
-        let mut rendered: Vec<String> = self
-            .list
-            .iter()
-            .take(SHOWN)
-            .map(|diagnostic| diagnostic.render(self.severity, &self.sources, &renderer))
-            .collect();
+        let shown = self.list.iter().take(SHOWN);
+        let rendered =
+            shown.map(|diagnostic| diagnostic.render(self.severity, &self.sources, &renderer));
+        let mut rendered: Vec<String> = rendered.collect();
         let noun = self.severity.noun();
         match self.list.len().saturating_sub(SHOWN) + self.more {
             0 => {}
@@ -217,7 +199,6 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// Adds a diagnostic.
     pub(crate) fn push(&mut self, diagnostic: Diagnostic) -> &mut Diagnostic {
         if self.kept.len() < KEPT {
             self.kept.push(diagnostic);
@@ -228,12 +209,10 @@ impl Problems {
         self.last.insert(diagnostic)
     }
 
-    /// Adds an error that has no place.
     pub(crate) fn error(&mut self, message: impl Into<String>) -> &mut Diagnostic {
         self.push(Diagnostic::new(message))
     }
 
-    /// Adds an error at a place.
     pub(crate) fn error_at(
         &mut self,
         at: &Location,
@@ -253,9 +232,24 @@ impl Problems {
     }
 
     /// Adds the error that a name is longer than names are, at the place where it stands.
-    pub(super) fn long_name(&mut self, at: &Location, shortened: &str) {
-        self.error_at(at, format!("the name `{shortened}` is too long"))
+    pub(super) fn long_name(&mut self, at: &Location, name: &str) {
+        self.error_at(at, format!("the name `{}` is too long", shortened(name)))
             .label(format!("longer than {LONGEST_NAME} bytes"));
+    }
+
+    /// Adds the error that the value at a place is an integer larger than any that we have.
+    pub(super) fn large_integer(&mut self, at: &Location) {
+        let message = format!("{} is an integer beyond 64 bits", at.subject());
+        self.error_at(at, message).label("too large");
+    }
+
+    /// Adds the error that a file is not in the syntax of its format: why, at the place or, where that is not known, behind it.
+    pub(super) fn syntax(&mut self, at: &Location, format: &str, why: impl Into<String>) {
+        let diagnostic = self.error_at(at, format!("the file is not valid {format}"));
+        match at.span() {
+            Some(_) => diagnostic.label(why),
+            None => diagnostic.note(why),
+        };
     }
 
     /// Adds the error that a study holds too much, once.
@@ -265,7 +259,6 @@ impl Problems {
         }
     }
 
-    /// Whether nothing is wrong so far.
     pub(crate) fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
@@ -289,8 +282,6 @@ impl Problems {
         (of(here), of(elsewhere))
     }
 
-    /// Ends the collection.
-    ///
     /// # Errors
     /// All that was collected, if anything was.
     pub(crate) fn finish(self, sources: &Sources) -> Result<(), Diagnostics> {
@@ -321,15 +312,10 @@ pub(crate) fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
     let normal = |text: &str| text.to_lowercase().replace('-', "_");
     let name = normal(name);
     let most_slips = name.chars().count().max(3) / 3;
-    known
-        .into_iter()
-        .map(|candidate| {
-            let slips = strsim::damerau_levenshtein(&name, &normal(candidate));
-            (slips, candidate)
-        })
-        .filter(|(slips, _)| *slips <= most_slips)
-        .min_by_key(|(slips, _)| *slips)
-        .map(|(_, candidate)| candidate)
+    let slips = |candidate: &str| strsim::damerau_levenshtein(&name, &normal(candidate));
+    let ranked = known.into_iter().map(|known| (slips(known), known));
+    let near = ranked.filter(|(slips, _)| *slips <= most_slips);
+    near.min_by_key(|(slips, _)| *slips).map(|(_, known)| known)
 }
 
 #[cfg(test)]

@@ -81,7 +81,6 @@ struct Loader {
     sources: Sources,
     problems: Problems,
     room: Room,
-    /// Bytes read so far.
     bytes: u64,
     /// The files being read, from the study file inwards: in canonical form, and as the user knows them.
     open: Vec<(PathBuf, String)>,
@@ -124,59 +123,49 @@ impl Loader {
 
     /// Reads a file; `named_by` is the value that names it, if it is not the study file itself.
     fn file(&mut self, path: &Path, named_by: Option<&Location>) -> Option<Node> {
-        let left = files::SETTINGS_BYTES.saturating_sub(self.bytes);
-        let text = match files::read(path, left) {
-            Ok(bytes) => match String::from_utf8(bytes) {
-                Ok(text) => text,
-                Err(error) => {
-                    self.bad_utf8(path, &error, named_by);
-                    return None;
-                }
-            },
-            Err(error) => {
-                let reason = match error.kind() {
-                    ErrorKind::NotFound => "there is no such file".into(),
-                    ErrorKind::PermissionDenied => "you may not read it".into(),
-                    ErrorKind::FileTooLarge => format!(
-                        "a study is at most {} MiB long, with the files that it extends",
-                        files::SETTINGS_BYTES >> 20
-                    ),
-                    _ => error.to_string(),
-                };
-                self.unreadable(path, &reason, named_by);
-                return None;
-            }
-        };
-        self.text(path, text, named_by)
+        let room = files::SETTINGS_BYTES.saturating_sub(self.bytes);
+        let read = files::read(path, room).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => "there is no such file".into(),
+            ErrorKind::PermissionDenied => "you may not read it".into(),
+            ErrorKind::FileTooLarge => format!(
+                "a study is at most {} MiB long, with the files that it extends",
+                files::SETTINGS_BYTES >> 20
+            ),
+            _ => error.to_string(),
+        });
+        let text = read.and_then(|bytes| {
+            String::from_utf8(bytes).map_err(|error| {
+                let sound = error.as_bytes().iter();
+                let sound = sound.take(error.utf8_error().valid_up_to());
+                let line = 1 + sound.filter(|byte| **byte == b'\n').count();
+                format!("line {line} is not UTF-8 text")
+            })
+        });
+        match text {
+            Ok(text) => self.text(path, text, named_by),
+            Err(reason) => self.unreadable(path, &reason, named_by),
+        }
     }
 
-    fn unreadable(&mut self, path: &Path, reason: &str, named_by: Option<&Location>) {
+    fn unreadable(
+        &mut self,
+        path: &Path,
+        reason: &str,
+        named_by: Option<&Location>,
+    ) -> Option<Node> {
         let message = format!("cannot read `{}`: {reason}", path.display());
         match named_by {
             Some(at) => self.problems.error_at(at, message).label("named here"),
             None => self.problems.error(message),
         };
-    }
-
-    fn bad_utf8(
-        &mut self,
-        path: &Path,
-        error: &std::string::FromUtf8Error,
-        named_by: Option<&Location>,
-    ) {
-        let valid = error.utf8_error().valid_up_to();
-        let before = error.as_bytes().iter().take(valid);
-        let line = 1 + before.filter(|byte| **byte == b'\n').count();
-        let reason = format!("line {line} is not UTF-8 text");
-        self.unreadable(path, &reason, named_by);
+        None
     }
 
     /// Reads a file whose text is at hand, and what it extends.
     fn text(&mut self, path: &Path, text: String, named_by: Option<&Location>) -> Option<Node> {
         let Some(format) = Format::of(path) else {
             let reason = "a study file ends in `.toml`, `.yaml` or `.yml`";
-            self.unreadable(path, reason, named_by);
-            return None;
+            return self.unreadable(path, reason, named_by);
         };
         self.bytes += text.len() as u64;
         let id = self.sources.add_file(path, text.clone());
@@ -208,7 +197,7 @@ impl Loader {
             let path = self.sources.resolve_path(&file.at, &file.value);
             self.named += 1;
             if self.named > MOST_EXTENDED {
-                self.too_many(&file.at);
+                self.report_too_many(&file.at);
                 break;
             }
             if self.is_circle(&path, &file.at) {
@@ -222,13 +211,11 @@ impl Loader {
                 None => base = Some(next),
             }
         }
-        match base {
-            Some(mut base) => {
-                base.lay(root);
-                base
-            }
-            None => root,
-        }
+        let Some(mut base) = base else {
+            return root;
+        };
+        base.lay(root);
+        base
     }
 
     /// What a file holds that is named by `extends`, at that place.
@@ -244,13 +231,12 @@ impl Loader {
         node
     }
 
-    /// Told once, where it comes to that.
-    fn too_many(&mut self, at: &Location) {
-        if self.named > MOST_EXTENDED + 1 {
-            return;
+    /// Once, where it comes to that.
+    fn report_too_many(&mut self, at: &Location) {
+        if self.named == MOST_EXTENDED + 1 {
+            let message = format!("`extends` names files more than {MOST_EXTENDED} times");
+            self.problems.error_at(at, message).label("from here on");
         }
-        let message = format!("`extends` names files more than {MOST_EXTENDED} times");
-        self.problems.error_at(at, message).label("from here on");
     }
 
     fn is_circle(&mut self, path: &Path, named_by: &Location) -> bool {
@@ -260,10 +246,8 @@ impl Loader {
         let Some(start) = self.open.iter().position(|(open, _)| *open == canonical) else {
             return false;
         };
-        let mut circle: Vec<&str> = self.open[start..]
-            .iter()
-            .map(|(_, name)| name.as_str())
-            .collect();
+        let circle = self.open[start..].iter().map(|(_, name)| name.as_str());
+        let mut circle: Vec<&str> = circle.collect();
         circle.extend(circle.first().copied());
         let message = format!("`extends` runs in a circle: {}", circle.join(" -> "));
         self.problems

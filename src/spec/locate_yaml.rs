@@ -15,12 +15,14 @@ const LONGEST_PATH: usize = 1000;
 /// Bytes that the paths may take together; further ones are given no place.
 const MOST_BYTES: usize = 256 << 20;
 
-/// What was found in a text.
+/// A path that stands in two places, and the first two of them.
+pub(super) type Twice = (String, Range<usize>, Range<usize>);
+
+#[derive(Default)]
 pub(super) struct Found {
     /// Byte range of the key (or list item) at each dotted path.
-    pub(crate) places: HashMap<String, Range<usize>>,
-    /// Paths that stand in two places, with the first two of them.
-    pub(crate) twice: Vec<(String, Range<usize>, Range<usize>)>,
+    pub(super) places: HashMap<String, Range<usize>>,
+    pub(super) twice: Vec<Twice>,
 }
 
 /// A key or list item whose contents may follow on deeper lines.
@@ -36,10 +38,7 @@ struct Open {
 /// Walks `text`, which need not be valid YAML.
 pub(super) fn locate(text: &str) -> Found {
     let mut walk = Walk {
-        found: Found {
-            places: HashMap::new(),
-            twice: Vec::new(),
-        },
+        found: Found::default(),
         open: Vec::new(),
         bytes_left: MOST_BYTES,
         root_items: 0,
@@ -141,13 +140,8 @@ impl Walk {
             return false;
         }
         match self.found.places.get(&path) {
-            Some(first) => {
-                let twice = (path.clone(), first.clone(), span);
-                self.found.twice.push(twice);
-            }
-            None => {
-                self.found.places.insert(path.clone(), span);
-            }
+            Some(first) => self.found.twice.push((path.clone(), first.clone(), span)),
+            None => drop(self.found.places.insert(path.clone(), span)),
         }
         self.open.push(Open {
             column,

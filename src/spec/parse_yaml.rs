@@ -16,7 +16,6 @@ const MOST_WORK: usize = 4_000_000_000;
 
 /// Why there are no values.
 pub(super) enum Refused {
-    /// The library says so.
     Invalid(serde_yaml::Error),
     /// There are more brackets than are read.
     Brackets(usize),
@@ -24,7 +23,6 @@ pub(super) enum Refused {
     Full,
 }
 
-/// Reads one document.
 pub(super) fn parse(text: &str, room: &mut Room) -> Result<Yaml, Refused> {
     let brackets = text.bytes().filter(|byte| matches!(byte, b'[' | b'{'));
     let brackets = brackets.count();
@@ -50,7 +48,6 @@ struct Values<'r> {
 }
 
 impl Values<'_> {
-    /// The same for a value inside.
     fn inner(&mut self) -> Values<'_> {
         Values {
             room: self.room,
@@ -109,10 +106,6 @@ impl<'de> Visitor<'de> for Values<'_> {
 
     fn visit_none<E: Error>(self) -> Result<Yaml, E> {
         self.made(Yaml::Null)
-    }
-
-    fn visit_some<D: serde::Deserializer<'de>>(self, inner: D) -> Result<Yaml, D::Error> {
-        inner.deserialize_any(self)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<Yaml, A::Error> {

@@ -4,12 +4,10 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue, Error};
 
-use super::bounds::{LONGEST_NAME, Room, shortened};
+use super::bounds::{LONGEST_NAME, Room};
 use super::diagnostic::Problems;
 use super::source::{Location, SourceId, field_path, item_path};
 use super::tree::{Key, Node, Table, Value};
-
-type Spanned<T> = toml::Spanned<T>;
 
 /// Reads a TOML document; `None` where its syntax is broken, with the reasons pushed.
 pub(super) fn read(
@@ -27,9 +25,10 @@ pub(super) fn read(
         source,
         offset: 0,
         room,
+        problems,
     };
     Some(Node {
-        value: Value::Table(reader.table(table.get_ref(), "", problems)),
+        value: Value::Table(reader.table(table.get_ref(), "")),
         at: Location::new(source, None, ""),
     })
 }
@@ -42,14 +41,14 @@ pub(super) fn read_value(
     path: &str,
     problems: &mut Problems,
 ) -> Option<Node> {
-    let mut room = Room::default();
     let mut reader = Reader {
         source,
         offset,
-        room: &mut room,
+        room: &mut Room::default(),
+        problems,
     };
     match DeValue::parse(text) {
-        Ok(value) => reader.node(&value, path, problems),
+        Ok(value) => reader.node(&value, path),
         Err(_) => Some(Node {
             value: Value::String(text.to_string()),
             at: reader.at(0..text.len(), path),
@@ -62,20 +61,13 @@ fn report(errors: &[Error], text: &str, source: SourceId, problems: &mut Problem
     for error in errors {
         let span = error.span();
         let at = Location::new(source, span.clone(), "");
-        if error.message() == "duplicate key" {
-            let name = span.and_then(|span| text.get(span)).unwrap_or_default();
-            problems
-                .error_at(&at, format!("the key `{name}` is given twice"))
-                .label("already given above");
-        } else {
-            let is_placed = at.span().is_some();
-            let diagnostic = problems.error_at(&at, "the file is not valid TOML");
-            match is_placed {
-                true => diagnostic.label(error.message()),
-                false => diagnostic.note(error.message()),
-            };
-            return;
+        if error.message() != "duplicate key" {
+            return problems.syntax(&at, "TOML", error.message());
         }
+        let name = span.and_then(|span| text.get(span)).unwrap_or_default();
+        problems
+            .error_at(&at, format!("the key `{name}` is given twice"))
+            .label("already given above");
     }
 }
 
@@ -85,6 +77,7 @@ struct Reader<'r> {
     /// Where the text that was parsed starts in its source, in bytes.
     offset: usize,
     room: &'r mut Room,
+    problems: &'r mut Problems,
 }
 
 impl Reader<'_> {
@@ -93,70 +86,58 @@ impl Reader<'_> {
         Location::new(self.source, Some(span), path)
     }
 
-    fn table(&mut self, table: &DeTable<'_>, path: &str, problems: &mut Problems) -> Table {
+    fn table(&mut self, table: &DeTable<'_>, path: &str) -> Table {
         let mut entries: Vec<_> = table.iter().collect();
         // The parser's map is sorted by name; the order of the file is the order of the places.
         entries.sort_by_key(|(name, _)| name.span().start);
         let mut table = Table::default();
-        for (name, value) in entries {
-            if name.get_ref().len() > LONGEST_NAME {
-                let at = self.at(name.span(), path);
-                problems.long_name(&at, &shortened(name.get_ref()));
+        for (key, value) in entries {
+            let name = key.get_ref();
+            if name.len() > LONGEST_NAME {
+                let at = self.at(key.span(), path);
+                self.problems.long_name(&at, name);
                 continue;
             }
-            let path = field_path(path, name.get_ref());
-            if let Some(node) = self.node(value, &path, problems) {
-                let key = Key {
-                    name: name.get_ref().to_string(),
-                    at: self.at(name.span(), &path),
-                };
-                table.insert(key, node);
+            let path = field_path(path, name);
+            if let Some(node) = self.node(value, &path) {
+                let (name, at) = (name.to_string(), self.at(key.span(), &path));
+                table.insert(Key { name, at }, node);
             }
         }
         table
     }
 
-    fn node(
-        &mut self,
-        value: &Spanned<DeValue<'_>>,
-        path: &str,
-        problems: &mut Problems,
-    ) -> Option<Node> {
+    fn node(&mut self, value: &toml::Spanned<DeValue<'_>>, path: &str) -> Option<Node> {
         let text_bytes = value.get_ref().as_str().map_or(0, str::len);
         if !self.room.take(text_bytes + path.len()) {
-            problems.no_room(self.room, self.source);
+            self.problems.no_room(self.room, self.source);
             return None;
         }
         let at = self.at(value.span(), path);
         let value = match value.get_ref() {
             DeValue::String(text) => Value::String(text.to_string()),
             DeValue::Integer(digits) => {
-                match i64::from_str_radix(digits.as_str(), digits.radix()) {
-                    Ok(number) => Value::Integer(number),
-                    Err(_) => {
-                        let message = format!("{} is an integer beyond 64 bits", at.subject());
-                        problems.error_at(&at, message).label("too large");
-                        return None;
-                    }
-                }
+                let Ok(number) = i64::from_str_radix(digits.as_str(), digits.radix()) else {
+                    self.problems.large_integer(&at);
+                    return None;
+                };
+                Value::Integer(number)
             }
             DeValue::Float(digits) => Value::Float(digits.as_str().parse().unwrap_or(f64::NAN)),
             DeValue::Boolean(flag) => Value::Boolean(*flag),
             DeValue::Datetime(_) => {
-                problems
+                self.problems
                     .error_at(&at, "a date is not a value dial uses")
                     .label("a date")
                     .help("write it in quotes if it is a name");
                 return None;
             }
-            DeValue::Array(items) => Value::Array(
-                items
-                    .iter()
-                    .enumerate()
-                    .filter_map(|(index, item)| self.node(item, &item_path(path, index), problems))
-                    .collect(),
-            ),
-            DeValue::Table(table) => Value::Table(self.table(table, path, problems)),
+            DeValue::Array(items) => {
+                let items = items.iter().enumerate();
+                let items = items.filter_map(|(i, item)| self.node(item, &item_path(path, i)));
+                Value::Array(items.collect())
+            }
+            DeValue::Table(table) => Value::Table(self.table(table, path)),
         };
         Some(Node { value, at })
     }

@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use serde_yaml::Value as Yaml;
 
-use super::bounds::{LONGEST_NAME, Room, shortened};
+use super::bounds::{LONGEST_NAME, Room};
 use super::diagnostic::Problems;
-use super::locate_yaml::{self, Found};
+use super::locate_yaml::{self, Twice};
 use super::parse_yaml::{self, Refused};
 use super::source::{Location, SourceId, field_path, item_path};
 use super::tree::{Key, Node, Table, Value};
@@ -27,8 +27,20 @@ pub(super) fn read(
         // An empty file is an empty study, as in TOML.
         Ok(Yaml::Null) => Yaml::Mapping(Default::default()),
         Ok(yaml) => yaml,
-        Err(refused) => {
-            report_refused(&refused, text, source, room, problems);
+        Err(Refused::Invalid(error)) => {
+            report(&error, text, source, problems);
+            return None;
+        }
+        Err(Refused::Brackets(count)) => {
+            let message = format!("the file holds {count} of the brackets `[` and `{{`");
+            problems
+                .error_at(&Location::new(source, None, ""), message)
+                .note("so many could take hours to read")
+                .help("write a long list with `-` and one value a line, or the study in TOML");
+            return None;
+        }
+        Err(Refused::Full) => {
+            problems.no_room(room, source);
             return None;
         }
     };
@@ -36,8 +48,9 @@ pub(super) fn read(
         source,
         places: locate_yaml::locate(text).places,
         room,
+        problems,
     };
-    let root = reader.node(yaml, "", None, problems)?;
+    let root = reader.node(yaml, "", None)?;
     if root.as_table().is_none() {
         problems.mismatch(&root, "a table of fields");
         return None;
@@ -45,69 +58,35 @@ pub(super) fn read(
     Some(root)
 }
 
-fn report_refused(
-    refused: &Refused,
-    text: &str,
-    source: SourceId,
-    room: &mut Room,
-    problems: &mut Problems,
-) {
-    match refused {
-        Refused::Invalid(error) => {
-            report(error, text, source, &locate_yaml::locate(text), problems);
+fn report(error: &serde_yaml::Error, text: &str, source: SourceId, problems: &mut Problems) {
+    let message = error.to_string();
+    if message.contains("duplicate entry with key") {
+        let twice = locate_yaml::locate(text).twice;
+        report_twice(&twice, source, problems);
+        if !twice.is_empty() {
+            return;
         }
-        Refused::Brackets(count) => {
-            let message = format!("the file holds {count} of the brackets `[` and `{{`");
-            problems
-                .error_at(&Location::new(source, None, ""), message)
-                .note("so many could take hours to read")
-                .help("write a long list with `-` and one value a line, or the study in TOML");
-        }
-        Refused::Full => problems.no_room(room, source),
     }
+    let Some(place) = error.location() else {
+        return problems.syntax(&Location::new(source, None, ""), "YAML", message);
+    };
+    let start = offset(text, place.line(), place.column());
+    let at = Location::new(source, start.map(|start| start..start), "");
+    let echo = format!(" at line {} column {}", place.line(), place.column());
+    problems.syntax(&at, "YAML", message.replacen(&echo, "", 1));
 }
 
-fn report(
-    error: &serde_yaml::Error,
-    text: &str,
-    source: SourceId,
-    found: &Found,
-    problems: &mut Problems,
-) {
-    let message = error.to_string();
-    if message.contains("duplicate entry with key") && !found.twice.is_empty() {
-        for (index, (path, first, second)) in found.twice.iter().enumerate() {
-            let earlier = &found.twice[..index];
-            if earlier.iter().any(|(outer, ..)| is_inside(path, outer)) {
-                continue;
-            }
-            let at = |span: &Range<usize>| Location::new(source, Some(span.clone()), path);
-            problems
-                .error_at(&at(second), format!("the key `{path}` is given twice"))
-                .label("already given above")
-                .related(&at(first), "first given here");
+fn report_twice(twice: &[Twice], source: SourceId, problems: &mut Problems) {
+    for (index, (path, first, second)) in twice.iter().enumerate() {
+        let mut earlier = twice[..index].iter();
+        if earlier.any(|(outer, ..)| is_inside(path, outer)) {
+            continue;
         }
-        return;
-    }
-    let place = error.location();
-    let span = place
-        .as_ref()
-        .and_then(|place| offset(text, place.line(), place.column()))
-        .map(|start| start..start);
-    let message = match place {
-        Some(place) => {
-            let echo = format!(" at line {} column {}", place.line(), place.column());
-            message.replacen(&echo, "", 1)
-        }
-        None => message,
-    };
-    let is_placed = span.is_some();
-    let at = Location::new(source, span, "");
-    let diagnostic = problems.error_at(&at, "the file is not valid YAML");
-    if is_placed {
-        diagnostic.label(message);
-    } else {
-        diagnostic.note(message);
+        let at = |span: &Range<usize>| Location::new(source, Some(span.clone()), path);
+        problems
+            .error_at(&at(second), format!("the key `{path}` is given twice"))
+            .label("already given above")
+            .related(&at(first), "first given here");
     }
 }
 
@@ -133,32 +112,28 @@ fn offset(text: &str, line: usize, column: usize) -> Option<usize> {
     Some(start + within.unwrap_or(rest.len()))
 }
 
+/// Turns the YAML crate's values into ours.
 struct Reader<'r> {
     source: SourceId,
     places: HashMap<String, Range<usize>>,
     room: &'r mut Room,
+    problems: &'r mut Problems,
 }
 
 impl Reader<'_> {
-    /// The place of the value at `path`, or else of the value `around` it.
-    fn at(&self, path: &str, around: Option<&Location>) -> Location {
+    /// The place of the value at `path`, or else of the value that it is in.
+    fn at(&self, path: &str, outer: Option<&Location>) -> Location {
         let own = self.places.get(path).cloned();
-        let span = own.or_else(|| around.and_then(Location::span));
+        let span = own.or_else(|| outer.and_then(Location::span));
         Location::new(self.source, span, path)
     }
 
-    fn node(
-        &mut self,
-        yaml: Yaml,
-        path: &str,
-        around: Option<&Location>,
-        problems: &mut Problems,
-    ) -> Option<Node> {
+    fn node(&mut self, yaml: Yaml, path: &str, outer: Option<&Location>) -> Option<Node> {
         if !self.room.take(path.len()) {
-            problems.no_room(self.room, self.source);
+            self.problems.no_room(self.room, self.source);
             return None;
         }
-        let at = self.at(path, around);
+        let at = self.at(path, outer);
         let value = match yaml {
             Yaml::String(text) => Value::String(text),
             Yaml::Bool(flag) => Value::Boolean(flag),
@@ -166,31 +141,27 @@ impl Reader<'_> {
                 (Some(integer), _) => Value::Integer(integer),
                 (None, Some(float)) if number.is_f64() => Value::Float(float),
                 _ => {
-                    let message = format!("{} is an integer beyond 64 bits", at.subject());
-                    problems.error_at(&at, message).label("too large");
+                    self.problems.large_integer(&at);
                     return None;
                 }
             },
-            Yaml::Sequence(items) => Value::Array(
-                items
-                    .into_iter()
-                    .enumerate()
-                    .filter_map(|(index, item)| {
-                        self.node(item, &item_path(path, index), Some(&at), problems)
-                    })
-                    .collect(),
-            ),
-            Yaml::Mapping(entries) => Value::Table(self.table(entries, &at, problems)),
+            Yaml::Sequence(items) => {
+                let items = items.into_iter().enumerate();
+                let items =
+                    items.filter_map(|(i, item)| self.node(item, &item_path(path, i), Some(&at)));
+                Value::Array(items.collect())
+            }
+            Yaml::Mapping(entries) => Value::Table(self.table(entries, &at)),
             Yaml::Null => {
                 let message = format!("{} has no value", at.subject());
-                problems
+                self.problems
                     .error_at(&at, message)
                     .help("give it one, or leave the line out");
                 return None;
             }
             Yaml::Tagged(tagged) => {
                 let message = format!("{} has the tag `{}`", at.subject(), tagged.tag);
-                problems
+                self.problems
                     .error_at(&at, message)
                     .label("tags mean nothing here");
                 return None;
@@ -199,33 +170,25 @@ impl Reader<'_> {
         Some(Node { value, at })
     }
 
-    fn table(
-        &mut self,
-        entries: serde_yaml::Mapping,
-        around: &Location,
-        problems: &mut Problems,
-    ) -> Table {
+    fn table(&mut self, entries: serde_yaml::Mapping, outer: &Location) -> Table {
         let mut table = Table::default();
         for (name, value) in entries {
             let Yaml::String(name) = name else {
                 let name = serde_yaml::to_string(&name).unwrap_or_default();
-                let message = format!(
-                    "the key `{}` in {} is not a string",
-                    name.trim_end(),
-                    around.subject()
-                );
-                problems
-                    .error_at(around, message)
+                let (name, outer_name) = (name.trim_end(), outer.subject());
+                let message = format!("the key `{name}` in {outer_name} is not a string");
+                self.problems
+                    .error_at(outer, message)
                     .help("write it in quotes");
                 continue;
             };
             if name.len() > LONGEST_NAME {
-                problems.long_name(around, &shortened(&name));
+                self.problems.long_name(outer, &name);
                 continue;
             }
-            let path = field_path(around.path(), &name);
-            let at = self.at(&path, Some(around));
-            if let Some(node) = self.node(value, &path, Some(around), problems) {
+            let path = field_path(outer.path(), &name);
+            let at = self.at(&path, Some(outer));
+            if let Some(node) = self.node(value, &path, Some(outer)) {
                 table.insert(Key { name, at }, node);
             }
         }

@@ -28,7 +28,6 @@ impl Location {
         }
     }
 
-    /// The text the value stands in.
     pub(crate) fn source(&self) -> SourceId {
         self.source
     }
@@ -50,10 +49,9 @@ impl Location {
 
     /// The path in backticks for a message, or `the study` for the root.
     pub(super) fn subject(&self) -> String {
-        if self.path.is_empty() {
-            "the study".into()
-        } else {
-            format!("`{}`", self.path)
+        match self.path.is_empty() {
+            true => "the study".into(),
+            false => format!("`{}`", self.path),
         }
     }
 }
@@ -61,16 +59,13 @@ impl Location {
 /// The dotted path of the field `name` under `parent`; names that TOML would quote are quoted.
 pub(crate) fn field_path(parent: &str, name: &str) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    let bare = !name.is_empty() && name.chars().all(is_bare);
-    let name = if bare {
-        name.to_string()
-    } else {
-        format!("{name:?}")
+    let name = match !name.is_empty() && name.chars().all(is_bare) {
+        true => name.to_string(),
+        false => format!("{name:?}"),
     };
-    if parent.is_empty() {
-        name
-    } else {
-        format!("{parent}.{name}")
+    match parent.is_empty() {
+        true => name,
+        false => format!("{parent}.{name}"),
     }
 }
 
@@ -123,7 +118,6 @@ impl Sources {
         self.0.get(id.0).map_or("", |source| &source.name)
     }
 
-    /// The whole text.
     pub(crate) fn text(&self, id: SourceId) -> &str {
         self.0.get(id.0).map_or("", |source| &source.text)
     }

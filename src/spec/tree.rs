@@ -11,7 +11,6 @@ use super::source::Location;
 /// One value and where it was written.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node {
-    /// The value.
     pub(crate) value: Value,
     /// Where it was written: the value itself in TOML, the key before it in YAML, the header of a TOML table.
     pub(crate) at: Location,
@@ -20,26 +19,19 @@ pub(crate) struct Node {
 /// What a study file can say. There are no dates and no nulls.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
-    /// Text.
     String(String),
-    /// A whole number.
     Integer(i64),
     /// A number with a point or an exponent; it may be NaN or infinite until it is decoded.
     Float(f64),
-    /// `true` or `false`.
     Boolean(bool),
-    /// A list.
     Array(Vec<Node>),
-    /// Named values.
     Table(Table),
 }
 
 /// The name of a field and where it was written.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Key {
-    /// The name.
     pub(crate) name: String,
-    /// Where the name was written.
     pub(crate) at: Location,
 }
 
@@ -52,7 +44,6 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// The value named `name`.
     pub(crate) fn get(&self, name: &str) -> Option<&Node> {
         let place = *self.places.get(name)?;
         self.entries.get(place).map(|(_, node)| node)
@@ -63,12 +54,10 @@ impl Table {
         self.entries.iter().map(|(key, node)| (key, node))
     }
 
-    /// How many fields there are.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Takes the value named `name` out.
     pub(super) fn remove(&mut self, name: &str) -> Option<Node> {
         let place = self.places.remove(name)?;
         for later in self.places.values_mut().filter(|later| **later > place) {
@@ -174,7 +163,6 @@ impl Node {
         Self { value, at }
     }
 
-    /// The table, if this is one.
     pub(crate) fn as_table(&self) -> Option<&Table> {
         match &self.value {
             Value::Table(table) => Some(table),
@@ -182,7 +170,6 @@ impl Node {
         }
     }
 
-    /// The text, if this is one.
     pub(crate) fn as_str(&self) -> Option<&str> {
         match &self.value {
             Value::String(text) => Some(text),

@@ -16,7 +16,6 @@ pub(super) type Prefix = [u8; 16];
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Beat {
     pub(super) counter: u64,
-    /// What it is held for.
     #[serde(default)]
     pub(super) purpose: Purpose,
     /// The run's folder.
@@ -36,11 +35,10 @@ pub(super) struct Beat {
 /// What a lease is held for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(in crate::cache) enum Purpose {
-    /// A study is run.
+pub(super) enum Purpose {
     #[default]
     Run,
-    /// What is not needed is deleted.
+    /// Deleting what is not needed.
     Collection,
 }
 
@@ -50,8 +48,7 @@ pub(super) fn beats(layout: &Layout) -> Result<Vec<(Key, Option<Beat>)>, CacheEr
     let beats = paths.into_iter().filter_map(|path| {
         let id = path.file_name()?.to_str()?.strip_suffix(".json")?;
         let id: Key = id.parse().ok()?;
-        let text = crate::files::read(&path, crate::files::DATA_BYTES).ok();
-        Some((id, text.and_then(|text| record::decode(&text, &id))))
+        Some((id, record::read_sound(&path, &id)))
     });
     Ok(beats.collect())
 }

@@ -1,5 +1,3 @@
-use std::path::Path;
-
 use super::watch::STALE_AFTER;
 use super::*;
 use crate::cache::reading::list;
@@ -48,7 +46,7 @@ fn what_one_has_claimed_the_other_leaves_and_waits_for() {
     // One hears of it at its next beat, and keeps the first half of its prompts.
     let others = one.shared.live_others();
     assert_eq!(others[0].beat.waits_for, waits_for);
-    one.shared.asked.store(true, Ordering::Relaxed);
+    one.shared.is_waited_for.store(true, Ordering::Relaxed);
     assert_eq!(one.claim(&cells[..60]), (0..30).collect::<Vec<_>>());
     assert!(!one.is_asked_to_share());
     assert_eq!(two.claim(&cells[..60]), (30..60).collect::<Vec<_>>());

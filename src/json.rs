@@ -2,6 +2,7 @@
 //!
 //! Readers differ in which of two values they take, silently; nothing that decides a number may depend on that.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
 
@@ -13,18 +14,35 @@ use serde::de::{
 ///
 /// # Errors
 /// A fragment: the text is not JSON, has a key twice in one object, or is not such a value.
-pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let unique = Unique.deserialize(&mut reader);
+pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let twice = RefCell::default();
+    let unique = Unique(&twice).deserialize(&mut serde_json::Deserializer::from_str(text));
     unique
         .and_then(|()| serde_json::from_str(text))
         .map_err(|error| format!("not as expected: {error}"))
 }
 
-/// Goes through any JSON and keeps nothing but the keys of the objects it is in.
-struct Unique;
+/// The first key that an object in one line of sound JSON has twice, at any depth, and how many bytes stand before the second; one
+/// that is written with escapes is pointed at from behind.
+pub(crate) fn key_given_twice(line: &str) -> Option<(String, usize)> {
+    let twice = RefCell::default();
+    let mut reader = serde_json::Deserializer::from_str(line);
+    let error = Unique(&twice).deserialize(&mut reader).err()?;
+    let key = twice.into_inner()?;
+    // The error stands behind the key.
+    let end = error.column().min(line.len());
+    let before = line.get(..end).unwrap_or(line);
+    let written = serde_json::to_string(&key).unwrap_or_default();
+    let start = before.strip_suffix(&written).map_or(end, str::len);
+    Some((key, start))
+}
 
-impl<'de> DeserializeSeed<'de> for Unique {
+/// Goes through any JSON and keeps nothing but the keys of the objects it is in; fails at a key that its object has already, which it
+/// then holds.
+#[derive(Clone, Copy)]
+struct Unique<'a>(&'a RefCell<Option<String>>);
+
+impl<'de> DeserializeSeed<'de> for Unique<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -32,7 +50,7 @@ impl<'de> DeserializeSeed<'de> for Unique {
     }
 }
 
-impl<'de> Visitor<'de> for Unique {
+impl<'de> Visitor<'de> for Unique<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -43,16 +61,18 @@ impl<'de> Visitor<'de> for Unique {
         let mut keys = HashSet::new();
         while let Some(key) = map.next_key::<String>()? {
             if keys.contains(&key) {
-                return Err(A::Error::custom(format!("key `{key}` is given twice")));
+                let message = format!("key `{key}` is given twice");
+                self.0.replace(Some(key));
+                return Err(A::Error::custom(message));
             }
             keys.insert(key);
-            map.next_value_seed(Unique)?;
+            map.next_value_seed(self)?;
         }
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while list.next_element_seed(Unique)?.is_some() {}
+        while list.next_element_seed(self)?.is_some() {}
         Ok(())
     }
 
