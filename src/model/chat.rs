@@ -23,7 +23,7 @@ pub(super) use inserted::inserted;
 pub(crate) use settings::{Chat, SpecialTokens};
 
 use super::confined::{Allowance, confined};
-use super::error::ModelError;
+use super::error::{ModelError, Result};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,10 +103,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// A syntax error, with its line; a template that is too long or takes too much to compile.
-    pub(crate) fn new(
-        source: &str,
-        special_tokens: BTreeMap<String, String>,
-    ) -> Result<Self, ModelError> {
+    pub(crate) fn new(source: &str, special_tokens: BTreeMap<String, String>) -> Result<Self> {
         if source.len() > MOST_SOURCE_BYTES {
             return Err(ModelError::Template(format!(
                 "it is {} bytes long, expected at most {MOST_SOURCE_BYTES}",
@@ -135,7 +132,7 @@ impl ChatTemplate {
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
-    ) -> Result<String, ModelError> {
+    ) -> Result<String> {
         let (template, messages) = (self.clone(), messages.to_vec());
         let length = messages.iter().map(|m| m.content.len()).sum();
         let work = move || template.rendered(&messages, &Map::new(), add_generation_prompt);
@@ -148,7 +145,7 @@ impl ChatTemplate {
         messages: &[Message],
         arguments: &Map<String, Json>,
         add_generation_prompt: bool,
-    ) -> Result<String, ModelError> {
+    ) -> Result<String> {
         let length: usize = messages.iter().map(|m| m.content.len()).sum();
         if length > MOST_TEXT_BYTES {
             return Err(ModelError::Template(format!(
@@ -197,7 +194,7 @@ impl ChatTemplate {
 }
 
 /// The engine as transformers sets it up, with the template in it, and the names that the template reads.
-fn compiled(source: String) -> Result<(Environment<'static>, HashSet<String>), ModelError> {
+fn compiled(source: String) -> Result<(Environment<'static>, HashSet<String>)> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder()
         .trim_blocks(true)

@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use super::chat::{Chat, ChatTemplate, Message, SpecialTokens};
 use super::confined::{Allowance, confined};
-use super::error::ModelError;
+use super::error::{ModelError, Result};
 use super::tokenizer::Tokenizer;
-
-type Result<T> = std::result::Result<T, ModelError>;
 
 /// One prompt with everything that decides its ids.
 pub(super) struct Conversation {

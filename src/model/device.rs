@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use tch::{Cuda, Device};
 
-use super::error::ModelError;
+use super::error::{ModelError, Result};
 
 /// A device as a person names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl DeviceName {
     ///
     /// # Errors
     /// No CUDA libraries on the library path, no such device.
-    pub(crate) fn open(self) -> Result<Device, ModelError> {
+    pub(crate) fn open(self) -> Result<Device> {
         let DeviceName::Cuda(number) = self else {
             return Ok(Device::Cpu);
         };
@@ -62,7 +62,7 @@ impl DeviceName {
 }
 
 /// Makes libtorch's CUDA backend known, before libtorch is first asked about it (it remembers the answer).
-fn load_cuda() -> Result<(), ModelError> {
+fn load_cuda() -> Result<()> {
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
     // SAFETY: loading a library runs its initialisers; this one registers libtorch's CUDA backend, which is what is wanted.
     let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
@@ -82,7 +82,7 @@ fn load_cuda() -> Result<(), ModelError> {
 ///
 /// # Errors
 /// Threads that were set before.
-pub fn set_threads(count: usize) -> Result<(), ModelError> {
+pub fn set_threads(count: usize) -> Result<()> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(count)
         .build_global()

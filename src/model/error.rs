@@ -3,6 +3,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+/// What the model room gives, or why not.
+pub(crate) type Result<T, E = ModelError> = std::result::Result<T, E>;
+
 /// An error of the model room. Its text is a lower-case fragment that says where, what and what to do.
 #[derive(Debug)]
 pub enum ModelError {

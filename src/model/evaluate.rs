@@ -18,7 +18,7 @@ use std::sync::Arc;
 use tch::{Device, Tensor};
 
 use super::cell::{Cell, Cells, Tokens, Value};
-use super::error::ModelError;
+use super::error::{ModelError, Result};
 use super::generate;
 use super::guard::guarded;
 use super::hooks::HookPoint;
@@ -33,7 +33,6 @@ use shape::{Entry, ReadoutShape, Shape, entry, shape};
 pub(super) use readout::to_rows;
 pub(super) use tile::Tile;
 
-type Result<T> = std::result::Result<T, ModelError>;
 /// Hears of progress and takes values; see [`Evaluator::evaluate`].
 type OnStep<'a> = &'a mut dyn FnMut(Step) -> ControlFlow<()>;
 

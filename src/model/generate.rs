@@ -8,12 +8,10 @@ use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 use super::cell::{Readout, Sampling, Value};
-use super::error::ModelError;
+use super::error::Result;
 use super::evaluate::{Tile, to_rows};
 use super::prefix::Cached;
 use super::transformer::{Segment, Tap};
-
-type Result<T> = std::result::Result<T, ModelError>;
 
 /// Keys and values of the suffix and of what was generated, of a tile's n rows: per layer `[n, kv, capacity, dh]`, filled from the front.
 struct Grown {

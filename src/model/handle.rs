@@ -12,13 +12,11 @@ use super::checkpoint::{Checkpoint, HashShortcut};
 use super::config::{Dtype, ModelConfig};
 use super::conversation::Conversation;
 use super::device::DeviceName;
-use super::error::ModelError;
+use super::error::{ModelError, Result};
 use super::evaluate::Evaluator;
 use super::guard::guarded;
 use super::transformer::Transformer;
 use super::vocabulary;
-
-type Result<T> = std::result::Result<T, ModelError>;
 
 /// A model of a study. Opening it reads the configuration and hashes the weights, but loads none.
 pub struct ModelHandle {
@@ -312,7 +310,7 @@ fn quoted(text: &str) -> String {
 /// libtorch failing to allocate.
 pub fn random_unit_vector(seed: u64, d_model: usize) -> Result<super::cell::Vector> {
     tch::manual_seed(seed as i64);
-    let drawn = Tensor::f_randn([d_model as i64].as_slice(), (Kind::Float, Device::Cpu))?;
+    let drawn = Tensor::f_randn([d_model as i64], (Kind::Float, Device::Cpu))?;
     let values = Vec::<f32>::try_from(drawn)?;
     let norm = values
         .iter()
@@ -334,7 +332,7 @@ mod tests {
     /// The allocator really refuses: no machine has a pebibyte.
     #[test]
     fn memory_that_runs_out_is_told_with_what_to_do() {
-        let refused = Tensor::f_zeros([1i64 << 50].as_slice(), (Kind::Float, Device::Cpu));
+        let refused = Tensor::f_zeros([1i64 << 50], (Kind::Float, Device::Cpu));
         let error = ModelError::from(refused.unwrap_err())
             .in_cells("prompt `a`, layer 3 (`x`), α = 2.0", 128);
         let message = error.to_string();

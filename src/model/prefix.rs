@@ -21,7 +21,7 @@ use std::time::Instant;
 use tch::Tensor;
 
 use super::cell::Tokens;
-use super::error::ModelError;
+use super::error::{ModelError, Result};
 use super::guard::guarded;
 use super::hooks::{HookPoint, Site};
 use super::parallel;
@@ -29,8 +29,6 @@ use super::transformer::Transformer;
 
 use prefill::{pack, prefill_batch, prefill_last_layer, prefill_template};
 pub(crate) use rows::{Cached, Context, Rows};
-
-type Result<T> = std::result::Result<T, ModelError>;
 
 /// Rows of a tile: constant, so that a row's bits do not depend on how many cells were missing.
 pub(crate) const TILE_ROWS: usize = 64;

@@ -14,14 +14,12 @@ mod tap;
 use tch::{Device, Kind, Tensor};
 
 use super::config::{Dtype, ModelConfig};
-use super::error::ModelError;
+use super::error::Result;
 use super::hooks::{HookPoint, Site};
 
 use attention::{Angles, attend_rows, rotate};
 pub(crate) use attention::{Earlier, Groups, Projected, Rotary, Segment, Span, attend_packed};
 pub(crate) use tap::{RowEdit, Tap, TapEdit};
-
-type Result<T> = std::result::Result<T, ModelError>;
 
 /// The libtorch scalar type of a dtype.
 pub(crate) fn kind(dtype: Dtype) -> Kind {
@@ -218,9 +216,7 @@ impl Transformer {
     /// x / rms(x).
     fn unit_rms(&self, x: &Tensor) -> Result<Tensor> {
         let wide = x.f_to_kind(Kind::Float)?;
-        let mut mean_square = wide
-            .f_square()?
-            .f_mean_dim([-1i64].as_slice(), true, Kind::Float)?;
+        let mut mean_square = wide.f_square()?.f_mean_dim(-1i64, true, Kind::Float)?;
         let scale = mean_square
             .f_add_scalar_(self.config.rms_norm_eps)?
             .f_rsqrt_()?;
@@ -253,7 +249,7 @@ impl Transformer {
         let options = (self.kind, self.device);
         let mask = Tensor::f_full(size.as_slice(), f64::NEG_INFINITY, options)?
             .f_triu(p + 1)?
-            .f_repeat([g, 1].as_slice())?;
-        Ok(mask.f_view([1, 1, g * s, p + s].as_slice())?)
+            .f_repeat([g, 1])?;
+        Ok(mask.f_view([1, 1, g * s, p + s])?)
     }
 }

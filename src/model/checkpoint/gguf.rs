@@ -12,10 +12,10 @@ use super::gguf_tensors::Tensors;
 use super::gguf_tokenizer::{chat_template, tokenizer};
 use super::{Checkpoint, WeightFile};
 use crate::model::config::Architecture;
-use crate::model::error::ModelError;
+use crate::model::error::Result;
 
 /// Opens the file.
-pub(super) fn open(path: &Path) -> Result<Checkpoint, ModelError> {
+pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     let file = WeightFile::open(path)?;
     let map = Arc::clone(&file.map);
     let header = gguf_header::read(path, &map)?;

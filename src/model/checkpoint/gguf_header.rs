@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::files;
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 
 /// The most entries of metadata; the files of large vocabularies have some thirty.
 const MOST_ENTRIES: u64 = 1 << 16;
@@ -101,7 +101,7 @@ impl List<'_> {
 ///
 /// # Errors
 /// What is there is not a GGUF header, or ends before it is whole, or has a key twice.
-pub(super) fn read<'a>(path: &Path, bytes: &'a [u8]) -> Result<Header<'a>, ModelError> {
+pub(super) fn read<'a>(path: &Path, bytes: &'a [u8]) -> Result<Header<'a>> {
     let most = usize::try_from(files::VOCABULARY_BYTES).unwrap_or(usize::MAX);
     let header = bytes.get(..most).unwrap_or(bytes);
     Reader::of(header, true)

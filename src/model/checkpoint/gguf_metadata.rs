@@ -10,7 +10,7 @@ use super::gguf_header::{List, Value};
 use crate::model::config::{
     Architecture, ModelConfig, Rope, RopeScaling, SUPPORTED_ARCHITECTURES, yarn_attention_factor,
 };
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 
 /// Keys after `llama.` or `qwen2.` that are read below, or that change nothing.
 const KNOWN: [&str; 19] = [
@@ -65,7 +65,7 @@ impl Metadata<'_> {
         ModelError::invalid(self.path, format!("metadata `{key}` {problem}"))
     }
 
-    fn integer(&self, key: &str) -> Result<Option<usize>, ModelError> {
+    fn integer(&self, key: &str) -> Result<Option<usize>> {
         let value = match self.values.get(key) {
             None => return Ok(None),
             Some(Value::Unsigned(value)) => usize::try_from(*value).ok(),
@@ -76,7 +76,7 @@ impl Metadata<'_> {
         value.map(Some).ok_or_else(|| self.invalid(key, expected))
     }
 
-    fn float(&self, key: &str) -> Result<Option<f64>, ModelError> {
+    fn float(&self, key: &str) -> Result<Option<f64>> {
         match self.values.get(key) {
             None => Ok(None),
             Some(Value::Float(value)) => Ok(Some(*value)),
@@ -84,11 +84,11 @@ impl Metadata<'_> {
         }
     }
 
-    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, ModelError> {
+    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T> {
         value.ok_or_else(|| self.invalid(key, "is missing"))
     }
 
-    pub(super) fn text(&self, key: &str) -> Result<Option<&str>, ModelError> {
+    pub(super) fn text(&self, key: &str) -> Result<Option<&str>> {
         match self.values.get(key) {
             None => Ok(None),
             Some(Value::Text(text)) => Ok(Some(text)),
@@ -97,14 +97,14 @@ impl Metadata<'_> {
     }
 
     /// A token id, as in `tokenizer.ggml.eos_token_id`.
-    pub(super) fn token_id(&self, name: &str) -> Result<Option<u32>, ModelError> {
+    pub(super) fn token_id(&self, name: &str) -> Result<Option<u32>> {
         let key = format!("tokenizer.ggml.{name}");
         let id = self.integer(&key)?.map(u32::try_from).transpose();
         id.map_err(|_| self.invalid(&key, "is not a token id"))
     }
 
     /// A list of at most `most` texts.
-    pub(super) fn texts(&self, key: &str, most: u64) -> Result<Vec<String>, ModelError> {
+    pub(super) fn texts(&self, key: &str, most: u64) -> Result<Vec<String>> {
         let list = self.list(key, most)?;
         let list = list.ok_or_else(|| self.invalid(key, "is missing"))?;
         let texts = list.texts();
@@ -112,7 +112,7 @@ impl Metadata<'_> {
     }
 
     /// A list of at most `most` whole numbers; empty when it is absent.
-    pub(super) fn integers(&self, key: &str, most: u64) -> Result<Vec<i64>, ModelError> {
+    pub(super) fn integers(&self, key: &str, most: u64) -> Result<Vec<i64>> {
         let Some(list) = self.list(key, most)? else {
             return Ok(Vec::new());
         };
@@ -120,7 +120,7 @@ impl Metadata<'_> {
         integers.ok_or_else(|| self.invalid(key, "is not a list of whole numbers"))
     }
 
-    fn list(&self, key: &str, most: u64) -> Result<Option<&List<'_>>, ModelError> {
+    fn list(&self, key: &str, most: u64) -> Result<Option<&List<'_>>> {
         match self.values.get(key) {
             None => Ok(None),
             Some(Value::List(list)) if list.len() <= most => Ok(Some(list)),
@@ -133,7 +133,7 @@ impl Metadata<'_> {
     }
 
     /// The architecture; anything that is not computed here is refused.
-    pub(super) fn architecture(&self) -> Result<Architecture, ModelError> {
+    pub(super) fn architecture(&self) -> Result<Architecture> {
         self.refuse_parts()?;
         let key = "general.architecture";
         let name = self.required(key, self.text(key)?)?;
@@ -159,7 +159,7 @@ impl Metadata<'_> {
         Ok(architecture)
     }
 
-    fn refuse_parts(&self) -> Result<(), ModelError> {
+    fn refuse_parts(&self) -> Result<()> {
         let parts = self.integer("split.count")?.unwrap_or(1);
         if parts < 2 {
             return Ok(());
@@ -173,7 +173,7 @@ impl Metadata<'_> {
     }
 
     /// The configuration.
-    pub(super) fn config(&self, tensors: TensorFacts) -> Result<ModelConfig, ModelError> {
+    pub(super) fn config(&self, tensors: TensorFacts) -> Result<ModelConfig> {
         let architecture = self.architecture()?;
         let section = self.text("general.architecture")?.unwrap_or_default();
         let key = |name: &str| format!("{section}.{name}");
@@ -212,7 +212,7 @@ impl Metadata<'_> {
     }
 
     /// The head width: the key length if stated, `quotient` otherwise. Values and rotation must span as much.
-    fn d_head(&self, section: &str, quotient: usize) -> Result<usize, ModelError> {
+    fn d_head(&self, section: &str, quotient: usize) -> Result<usize> {
         let length = |name: &str| self.integer(&format!("{section}.{name}"));
         let d_head = length("attention.key_length")?.unwrap_or(quotient);
         for name in ["attention.value_length", "rope.dimension_count"] {
@@ -227,7 +227,7 @@ impl Metadata<'_> {
         Ok(d_head)
     }
 
-    fn end_of_text(&self) -> Result<Vec<u32>, ModelError> {
+    fn end_of_text(&self) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         for name in ["eos_token_id", "eot_token_id", "eom_token_id"] {
             ids.extend(self.token_id(name)?);
@@ -242,7 +242,7 @@ impl Metadata<'_> {
         section: &str,
         context_length: usize,
         divisors: Option<Vec<f32>>,
-    ) -> Result<Rope, ModelError> {
+    ) -> Result<Rope> {
         let theta = self.float(&format!("{section}.rope.freq_base"))?;
         let scaling = match (divisors, self.rope_scaling(section, context_length)?) {
             (None, scaling) => scaling,
@@ -261,11 +261,7 @@ impl Metadata<'_> {
         })
     }
 
-    fn rope_scaling(
-        &self,
-        section: &str,
-        context_length: usize,
-    ) -> Result<RopeScaling, ModelError> {
+    fn rope_scaling(&self, section: &str, context_length: usize) -> Result<RopeScaling> {
         let key = |name: &str| format!("{section}.rope.{name}");
         let old_factor = self.float(&key("scale_linear"))?;
         let factor = self.float(&key("scaling.factor"))?.or(old_factor);

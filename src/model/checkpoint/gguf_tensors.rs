@@ -18,7 +18,7 @@ use super::gguf_header::TensorInfo;
 use super::gguf_metadata::TensorFacts;
 use super::host_tensor::{CHUNK, Data, HostTensor, encode, zeros};
 use crate::model::config::Dtype;
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 
 const SUPPORTED_TYPES: &str = "`F32`, `F16`, `BF16`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`, `Q2_K`, `Q3_K`, `Q4_K`, `Q5_K`, `Q6_K`";
 
@@ -195,7 +195,7 @@ impl Tensors {
         map: Arc<Mmap>,
         data_start: usize,
         infos: Vec<TensorInfo>,
-    ) -> Result<Self, ModelError> {
+    ) -> Result<Self> {
         let mut all = BTreeMap::new();
         for info in infos {
             let name = info.name.clone();
@@ -238,7 +238,7 @@ impl Tensors {
     }
 
     /// What the tensors say about the configuration.
-    pub(super) fn facts(&self) -> Result<TensorFacts, ModelError> {
+    pub(super) fn facts(&self) -> Result<TensorFacts> {
         let has = |name: &str| self.tensors.contains_key(name);
         let embedding = self.tensors.get("model.embed_tokens.weight");
         let rows = embedding.and_then(|embedding| embedding.shape.first().copied());
@@ -254,7 +254,7 @@ impl Tensors {
         })
     }
 
-    fn rope_divisors(&self) -> Result<Option<Vec<f32>>, ModelError> {
+    fn rope_divisors(&self) -> Result<Option<Vec<f32>>> {
         let Some(tensor) = &self.rope_divisors else {
             return Ok(None);
         };
@@ -276,7 +276,7 @@ impl Tensors {
         tensor: &Placed,
         range: std::ops::Range<usize>,
         values: &mut [f32],
-    ) -> Result<(), ModelError> {
+    ) -> Result<()> {
         let failed = |error: candle_core::Error| {
             ModelError::invalid(&self.path, format!("cannot de-quantise: {error}"))
         };
@@ -326,7 +326,7 @@ impl Weights for Tensors {
         names.cloned().collect()
     }
 
-    fn read(&self, name: &str, dtype: Dtype) -> Result<HostTensor, ModelError> {
+    fn read(&self, name: &str, dtype: Dtype) -> Result<HostTensor> {
         let tensor = self.tensors.get(name).ok_or_else(|| {
             ModelError::Internal(format!("tensor `{name}` is not in the checkpoint"))
         })?;

@@ -18,7 +18,7 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use super::gguf_metadata::Metadata;
 use crate::model::chat::ChatTemplate;
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 use crate::model::tokenizer::Tokenizer;
 
 /// The pre-tokenisers known here, as error messages list them.
@@ -98,14 +98,14 @@ struct Parts {
 }
 
 /// Builds the tokenizer.
-pub(super) fn tokenizer(metadata: &Metadata) -> Result<Tokenizer, ModelError> {
+pub(super) fn tokenizer(metadata: &Metadata) -> Result<Tokenizer> {
     let parts = parts(metadata)?;
     let texts = parts.tokens.iter().chain(&parts.merges);
     let length = texts.map(String::len).sum();
     Tokenizer::build(metadata.path, parts.hash(), length, || parts.build())
 }
 
-fn parts(metadata: &Metadata) -> Result<Parts, ModelError> {
+fn parts(metadata: &Metadata) -> Result<Parts> {
     let path = metadata.path;
     let model = metadata.text("tokenizer.ggml.model")?.unwrap_or("none");
     if model != "gpt2" {
@@ -205,7 +205,7 @@ fn pair(merge: &str) -> Option<(String, String)> {
 pub(super) fn chat_template(
     metadata: &Metadata,
     tokenizer: &Tokenizer,
-) -> Result<Option<ChatTemplate>, ModelError> {
+) -> Result<Option<ChatTemplate>> {
     let Some(source) = metadata.text("tokenizer.chat_template")? else {
         return Ok(None);
     };

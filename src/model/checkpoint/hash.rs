@@ -8,7 +8,7 @@ use super::hub::check_by_name;
 use super::{Checkpoint, WeightFile};
 use crate::model::chat::ChatTemplate;
 use crate::model::config::{Dtype, ModelConfig};
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 use crate::model::tokenizer::Tokenizer;
 
 /// Times of files may be as coarse as this.
@@ -34,7 +34,7 @@ impl FileStamp {
     ///
     /// # Errors
     /// The file does not exist or may not be read.
-    pub(crate) fn of(path: &Path) -> Result<Self, ModelError> {
+    pub(crate) fn of(path: &Path) -> Result<Self> {
         let metadata = path.metadata();
         Self::new(
             path,
@@ -46,7 +46,7 @@ impl FileStamp {
     ///
     /// # Errors
     /// The file may not be read any more.
-    pub(super) fn of_open(path: &Path, file: &File) -> Result<Self, ModelError> {
+    pub(super) fn of_open(path: &Path, file: &File) -> Result<Self> {
         let metadata = file.metadata();
         Self::new(
             path,
@@ -54,7 +54,7 @@ impl FileStamp {
         )
     }
 
-    fn new(path: &Path, metadata: &Metadata) -> Result<Self, ModelError> {
+    fn new(path: &Path, metadata: &Metadata) -> Result<Self> {
         let real = path.canonicalize();
         Ok(Self {
             path: real.map_err(|error| ModelError::read(path, error))?,
@@ -130,10 +130,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// A file cannot be read.
-    pub(crate) fn file_hashes(
-        &self,
-        shortcut: &dyn HashShortcut,
-    ) -> Result<Vec<blake3::Hash>, ModelError> {
+    pub(crate) fn file_hashes(&self, shortcut: &dyn HashShortcut) -> Result<Vec<blake3::Hash>> {
         let files = self.files.iter();
         files.map(|file| file_hash(file, shortcut)).collect()
     }
@@ -170,7 +167,7 @@ impl Checkpoint {
     }
 }
 
-fn file_hash(file: &WeightFile, shortcut: &dyn HashShortcut) -> Result<blake3::Hash, ModelError> {
+fn file_hash(file: &WeightFile, shortcut: &dyn HashShortcut) -> Result<blake3::Hash> {
     if let Some(hash) = shortcut.get(&file.stamp) {
         return Ok(hash);
     }

@@ -13,7 +13,7 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 
 use crate::model::config::Dtype;
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 
 /// Elements per unit of parallel work: large enough to pay for the hand-over, small enough to share out.
 pub(super) const CHUNK: usize = 1 << 16;
@@ -59,7 +59,7 @@ impl std::fmt::Debug for HostTensor {
 }
 
 /// Zeros for so many elements, as fresh pages of the system, which cost nothing before they are written to.
-pub(super) fn zeros(elements: usize, dtype: Dtype) -> Result<Vec<u8>, ModelError> {
+pub(super) fn zeros(elements: usize, dtype: Dtype) -> Result<Vec<u8>> {
     let bytes = elements.checked_mul(dtype.size());
     let refused = || ModelError::Memory(format!("a tensor of {elements} elements"));
     let bytes = bytes.ok_or_else(refused)?;
@@ -78,7 +78,7 @@ pub(super) fn zeros(elements: usize, dtype: Dtype) -> Result<Vec<u8>, ModelError
 }
 
 /// The elements of `bytes`, in format `from`, written in format `to`.
-pub(super) fn convert(bytes: &[u8], from: Dtype, to: Dtype) -> Result<Vec<u8>, ModelError> {
+pub(super) fn convert(bytes: &[u8], from: Dtype, to: Dtype) -> Result<Vec<u8>> {
     let mut out = zeros(bytes.len() / from.size(), to)?;
     out.par_chunks_mut(CHUNK * to.size())
         .zip(bytes.par_chunks(CHUNK * from.size()))

@@ -22,11 +22,11 @@ use super::{Checkpoint, WeightFile, other_files, read_optional_text, read_text};
 use crate::files;
 use crate::model::chat::{ChatTemplate, SPECIAL_TOKENS};
 use crate::model::config::{ModelConfig, code_of_its_own};
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 use crate::model::tokenizer::Tokenizer;
 
 /// Opens the folder.
-pub(super) fn open(folder: &Path) -> Result<Checkpoint, ModelError> {
+pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
     let config_path = folder.join("config.json");
     if !config_path.exists() {
         return Err(other_files::without_config(folder));
@@ -72,7 +72,7 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint, ModelError> {
     })
 }
 
-fn read_tokenizer(folder: &Path) -> Result<Tokenizer, ModelError> {
+fn read_tokenizer(folder: &Path) -> Result<Tokenizer> {
     let path = folder.join("tokenizer.json");
     if !path.exists() && folder.join("tokenizer.model").exists() {
         return Err(ModelError::unsupported(
@@ -106,7 +106,7 @@ struct NamedTemplate {
     template: String,
 }
 
-fn read_tokenizer_config(path: &Path) -> Result<RawTokenizerConfig, ModelError> {
+fn read_tokenizer_config(path: &Path) -> Result<RawTokenizerConfig> {
     match read_optional_text(path)? {
         Some(text) => serde_json::from_str(&text)
             .map_err(|error| ModelError::invalid(path, format!("not as expected: {error}"))),
@@ -122,7 +122,7 @@ fn read_end_token(
     folder: &Path,
     tokenizer: &Tokenizer,
     findings: &mut Vec<String>,
-) -> Result<Option<u32>, ModelError> {
+) -> Result<Option<u32>> {
     let raw = read_tokenizer_config(&folder.join("tokenizer_config.json"))?;
     let Some(token) = special_tokens(&raw.rest).remove("eos_token") else {
         return Ok(None);
@@ -136,7 +136,7 @@ fn read_end_token(
     Ok(id)
 }
 
-fn read_chat_template(folder: &Path) -> Result<Option<ChatTemplate>, ModelError> {
+fn read_chat_template(folder: &Path) -> Result<Option<ChatTemplate>> {
     let path = folder.join("tokenizer_config.json");
     let raw = read_tokenizer_config(&path)?;
     let own_file = read_optional_text(&folder.join("chat_template.jinja"))?;

@@ -37,7 +37,7 @@ use other_files::not_weights;
 
 use super::chat::ChatTemplate;
 use super::config::{Dtype, ModelConfig};
-use super::error::ModelError;
+use super::error::{ModelError, Result};
 use super::tokenizer::Tokenizer;
 use crate::files;
 
@@ -48,7 +48,7 @@ trait Weights: Send + Sync {
     /// The names of the tensors that are there.
     fn names(&self) -> Vec<String>;
     /// A tensor that is there.
-    fn read(&self, name: &str, dtype: Dtype) -> Result<HostTensor, ModelError>;
+    fn read(&self, name: &str, dtype: Dtype) -> Result<HostTensor>;
 }
 
 /// An opened model.
@@ -72,7 +72,7 @@ impl Checkpoint {
     /// # Errors
     /// A file is missing, truncated or malformed; the model needs something that is not supported; or its weights
     /// do not fit its configuration.
-    pub(crate) fn open(path: &Path) -> Result<Self, ModelError> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let metadata = path
             .metadata()
             .map_err(|error| ModelError::read(path, error))?;
@@ -125,7 +125,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`ModelError::Invalid`] naming the file.
-    pub(crate) fn check_unchanged(&self) -> Result<(), ModelError> {
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
         self.files.iter().try_for_each(WeightFile::check_unchanged)
     }
 
@@ -133,7 +133,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// There is no such tensor.
-    pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
+    pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>> {
         self.weights
             .shape(name)
             .ok_or_else(|| ModelError::invalid(&self.path, format!("tensor `{name}` is missing")))
@@ -143,7 +143,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// There is no such tensor.
-    pub(crate) fn tensor(&self, name: &str, dtype: Dtype) -> Result<HostTensor, ModelError> {
+    pub(crate) fn tensor(&self, name: &str, dtype: Dtype) -> Result<HostTensor> {
         self.shape(name)?;
         self.weights.read(name, dtype)
     }
@@ -222,7 +222,7 @@ struct WeightFile {
 }
 
 impl WeightFile {
-    fn open(path: &Path) -> Result<Self, ModelError> {
+    fn open(path: &Path) -> Result<Self> {
         let read = |error| ModelError::read(path, error);
         let file = files::open(path).map_err(read)?;
         let stamp = FileStamp::of_open(path, &file)?;
@@ -237,7 +237,7 @@ impl WeightFile {
         })
     }
 
-    fn check_unchanged(&self) -> Result<(), ModelError> {
+    fn check_unchanged(&self) -> Result<()> {
         // Of the open file, wherever its name leads by now.
         let metadata = self.file.metadata();
         let metadata = metadata.map_err(|error| ModelError::read(&self.path, error))?;
@@ -252,12 +252,12 @@ impl WeightFile {
 }
 
 /// The text of a file.
-fn read_text(path: &Path) -> Result<String, ModelError> {
+fn read_text(path: &Path) -> Result<String> {
     files::read_text(path, files::SETTINGS_BYTES).map_err(|error| ModelError::read(path, error))
 }
 
 /// The text of a file that need not exist.
-fn read_optional_text(path: &Path) -> Result<Option<String>, ModelError> {
+fn read_optional_text(path: &Path) -> Result<Option<String>> {
     match files::read_text(path, files::SETTINGS_BYTES) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::model::config::Dtype;
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 
 /// The most bytes of a header, as in the reference implementation.
 const MOST_BYTES: u64 = 100_000_000;
@@ -79,7 +79,7 @@ impl<'de> Visitor<'de> for RawHeader {
 ///
 /// # Errors
 /// It is not such a file, or not a whole one; a tensor is listed twice, overlaps another, or is stored in a way that is not read here.
-pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Tensor>, ModelError> {
+pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Tensor>> {
     let incomplete = |what: String| {
         let what = super::not_weights(bytes).map_or(what, str::to_string);
         ModelError::invalid(
@@ -170,7 +170,7 @@ fn cover(tensors: &[(String, Raw)], length: usize) -> Result<(), String> {
 }
 
 /// Weights that some other program quantised, told apart from a number format that is not read.
-fn refuse_quantised(path: &Path, tensors: &[(String, Raw)]) -> Result<(), ModelError> {
+fn refuse_quantised(path: &Path, tensors: &[(String, Raw)]) -> Result<()> {
     let mut names = tensors.iter().map(|(name, _)| name);
     let quantised = names.find(|name| OF_QUANTISED.iter().any(|end| name.ends_with(end)));
     quantised.map_or(Ok(()), |name| {
@@ -182,7 +182,7 @@ fn refuse_quantised(path: &Path, tensors: &[(String, Raw)]) -> Result<(), ModelE
     })
 }
 
-fn stored_dtype(path: &Path, name: &str, dtype: &str) -> Result<Dtype, ModelError> {
+fn stored_dtype(path: &Path, name: &str, dtype: &str) -> Result<Dtype> {
     match dtype {
         "F32" => Ok(Dtype::Float32),
         "BF16" => Ok(Dtype::BFloat16),
@@ -197,7 +197,7 @@ fn stored_dtype(path: &Path, name: &str, dtype: &str) -> Result<Dtype, ModelErro
 
 impl Tensor {
     /// Whether the tensor has as many bytes as its shape asks for.
-    fn check(&self, path: &Path) -> Result<(), ModelError> {
+    fn check(&self, path: &Path) -> Result<()> {
         let elements = self
             .shape
             .iter()

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::host_tensor::{CHUNK, Data, HostTensor, convert, decode};
 use super::{WeightFile, Weights, read_optional_text, safetensors_header};
 use crate::model::config::Dtype;
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 use crate::model::json;
 
 /// The file of unsharded weights.
@@ -31,12 +31,12 @@ struct RawIndex {
 }
 
 /// The names of the shards that the text of an index lists, in order; they lie beside the index.
-pub(super) fn shard_names(path: &Path, index: &str) -> Result<BTreeSet<String>, ModelError> {
+pub(super) fn shard_names(path: &Path, index: &str) -> Result<BTreeSet<String>> {
     Ok(weight_map(path, index)?.into_values().collect())
 }
 
 /// The shard of each tensor.
-fn weight_map(path: &Path, index: &str) -> Result<BTreeMap<String, String>, ModelError> {
+fn weight_map(path: &Path, index: &str) -> Result<BTreeMap<String, String>> {
     let raw: RawIndex = json::read(index).map_err(|problem| ModelError::invalid(path, problem))?;
     let mut shards = raw.weight_map.values();
     match shards.find(|name| name.contains(['/', '\\']) || name.starts_with('.')) {
@@ -60,7 +60,7 @@ pub(super) struct Chosen {
 }
 
 /// The weight files to read; no files where the folder has none.
-pub(super) fn choose(folder: &Path) -> Result<Chosen, ModelError> {
+pub(super) fn choose(folder: &Path) -> Result<Chosen> {
     let single = folder.join(SINGLE);
     let index = folder.join(INDEX);
     if single.exists() {
@@ -116,7 +116,7 @@ impl Stored {
 
 impl Shards {
     /// Finds every tensor of the files that were `chosen`.
-    pub(super) fn open(files: &[WeightFile], chosen: &Chosen) -> Result<Self, ModelError> {
+    pub(super) fn open(files: &[WeightFile], chosen: &Chosen) -> Result<Self> {
         let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
         for WeightFile { path, map, .. } in files {
             for tensor in safetensors_header::read(path, map)? {
@@ -149,7 +149,7 @@ impl Shards {
 
 impl Chosen {
     /// Of a tensor that is in two shards, the one where the index places it.
-    fn one_of(&self, name: &str, one: Stored, other: Stored) -> Result<Stored, ModelError> {
+    fn one_of(&self, name: &str, one: Stored, other: Stored) -> Result<Stored> {
         let place = self.places.get(name).map(String::as_str);
         let is_there = |stored: &Stored| {
             stored
@@ -172,7 +172,7 @@ impl Chosen {
 }
 
 /// Gives the tensors of a backbone, which is saved as `layers.0.…`, the names they have in the whole model.
-fn with_prefix(tensors: BTreeMap<String, Stored>) -> Result<BTreeMap<String, Stored>, ModelError> {
+fn with_prefix(tensors: BTreeMap<String, Stored>) -> Result<BTreeMap<String, Stored>> {
     let bare = |name: &str| !name.starts_with("model.") && !name.starts_with("lm_head.");
     let mut names = tensors.keys().filter(|name| bare(name));
     let twice = names.find_map(|name| tensors.get_key_value(&format!("model.{name}")));
@@ -232,7 +232,7 @@ impl Weights for Shards {
         self.tensors.keys().cloned().collect()
     }
 
-    fn read(&self, name: &str, dtype: Dtype) -> Result<HostTensor, ModelError> {
+    fn read(&self, name: &str, dtype: Dtype) -> Result<HostTensor> {
         let stored = self.tensors.get(name).ok_or_else(|| {
             ModelError::Internal(format!("tensor `{name}` is not in the checkpoint"))
         })?;

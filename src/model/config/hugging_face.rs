@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use self::rope_parameters::{RawRope, rope};
 use super::{Architecture, ModelConfig, SUPPORTED_ARCHITECTURES};
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 use crate::model::json;
 
 /// The fields that say whether the others can be understood.
@@ -122,7 +122,7 @@ impl ModelConfig {
         path: &Path,
         config: &str,
         generation: Option<(&Path, &str)>,
-    ) -> Result<Self, ModelError> {
+    ) -> Result<Self> {
         let mut result = read_config(config).map_err(|problem| match problem {
             Problem::Invalid(text) => ModelError::invalid(path, text),
             Problem::Unsupported(what, supported) => ModelError::unsupported(path, what, supported),

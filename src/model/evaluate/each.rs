@@ -11,11 +11,9 @@ use tch::{Kind, Tensor};
 use super::shape::{Entry, EntryStep, Operation, entry};
 use super::tile::Tile;
 use crate::model::cell::Edit;
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 use crate::model::hooks::{HookPoint, Site};
 use crate::model::transformer::{RowEdit, Tap, TapEdit};
-
-type Result<T> = std::result::Result<T, ModelError>;
 
 impl Tile<'_> {
     /// The stream with which the earliest row starts, `[n, 1, d_model]`, and its layer. The tap gets everything that is to happen to

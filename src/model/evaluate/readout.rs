@@ -3,10 +3,8 @@
 use tch::{Kind, Tensor};
 
 use crate::model::cell::{ScoreDtype, TokenSets, Value};
-use crate::model::error::ModelError;
+use crate::model::error::Result;
 use crate::model::transformer::Transformer;
-
-type Result<T> = std::result::Result<T, ModelError>;
 
 /// logsumexp(refuse) − logsumexp(comply) of each row of `hidden [row, d_model]`.
 pub(super) fn score(
@@ -27,7 +25,7 @@ pub(super) fn score(
     let sum = |start, length| -> Result<Tensor> {
         Ok(logits
             .f_narrow(1, start, length)?
-            .f_logsumexp([1i64].as_slice(), false)?)
+            .f_logsumexp(1i64, false)?)
     };
     let scores = sum(0, refuse)?.f_sub(&sum(refuse, comply)?)?;
     Ok(Vec::<f64>::try_from(scores.f_to_kind(Kind::Double)?)?)
@@ -55,7 +53,7 @@ pub(in crate::model) fn to_rows(tensor: &Tensor) -> Result<Vec<Vec<f32>>> {
     let flat = tensor
         .f_to_kind(Kind::Float)?
         .f_contiguous()?
-        .f_view([-1i64].as_slice())?;
+        .f_view(-1i64)?;
     let flat = Vec::<f32>::try_from(flat)?;
     Ok(flat.chunks(width.max(1)).map(<[f32]>::to_vec).collect())
 }

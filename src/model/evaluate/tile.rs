@@ -4,12 +4,10 @@ use tch::{Kind, Tensor};
 
 use super::shape::{Operation, Shape, ShapeEdit, Start};
 use crate::model::cell::{Cell, Edit};
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 use crate::model::hooks::{HookPoint, Site};
 use crate::model::prefix::{Context, PrefixStore, Rows};
 use crate::model::transformer::{RowEdit, Tap, TapEdit, Transformer};
-
-type Result<T> = std::result::Result<T, ModelError>;
 
 /// Rows of one tile: cells and where their prompts are.
 pub(in crate::model) struct Tile<'a> {
@@ -94,7 +92,7 @@ impl<'a> Tile<'a> {
             }
         }
         let rows = Tensor::f_from_slice(&data)?
-            .f_view([-1, width].as_slice())?
+            .f_view([-1, width])?
             .f_to_device(self.transformer.device())?
             .f_to_kind(self.transformer.kind())?;
         Ok(match operation {
@@ -207,7 +205,7 @@ impl<'a> Tile<'a> {
             .map(|&id| i64::from(id))
             .collect();
         Ok(Tensor::f_from_slice(&ids)?
-            .f_view([self.cells.len() as i64, self.suffix as i64].as_slice())?
+            .f_view([self.cells.len() as i64, self.suffix as i64])?
             .f_to_device(self.transformer.device())?)
     }
 

@@ -13,11 +13,9 @@ use tch::Tensor;
 use super::rows::Rows;
 use super::{PromptBlock, SWEEP_ROWS, Template};
 use crate::model::cell::Tokens;
-use crate::model::error::ModelError;
+use crate::model::error::Result;
 use crate::model::hooks::{HookPoint, Site};
 use crate::model::transformer::{Projected, Span, Tap, Transformer, attend_packed};
-
-type Result<T> = std::result::Result<T, ModelError>;
 
 /// Positions of a prefill batch: constant, so that a prompt's bits do not depend on which others are prefilled with it. A longer prompt has
 /// a batch to itself, of a multiple of this.

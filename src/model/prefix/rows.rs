@@ -3,10 +3,8 @@
 use tch::{Kind, Tensor};
 
 use super::{PromptBlock, Template};
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 use crate::model::transformer::{Earlier, Groups, Rotary, Segment, Transformer};
-
-type Result<T> = std::result::Result<T, ModelError>;
 
 /// Prompts of one template and bucket, in the order of a tile's rows; n rows.
 pub(crate) struct Rows<'s> {
@@ -68,7 +66,7 @@ impl<'s> Rows<'s> {
             .map(|position| position as i64)
             .collect();
         let positions = Tensor::f_from_slice(&positions)?
-            .f_view([self.lengths.len() as i64, suffix as i64].as_slice())?
+            .f_view([self.lengths.len() as i64, suffix as i64])?
             .f_to_device(transformer.device())?;
         transformer.rotary(&positions)
     }

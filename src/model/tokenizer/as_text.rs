@@ -9,14 +9,14 @@ use std::ops::Range;
 use tokenizers::Encoding;
 
 use super::{Inner, Tokenizer, failed};
-use crate::model::error::ModelError;
+use crate::model::error::Result;
 
 /// Characters for private use, of which each stands for one control token.
 const PRIVATE: Range<u32> = 0xF_0000..0xF_FFFE;
 
 impl Tokenizer {
     /// The text with a private character for each control token that it spells out.
-    pub(in crate::model) fn masked(&self, text: &str) -> Result<String, ModelError> {
+    pub(in crate::model) fn masked(&self, text: &str) -> Result<String> {
         if text.chars().any(|c| PRIVATE.contains(&u32::from(c))) {
             return Err(failed(
                 "a text holds characters for private use (U+F0000 to U+FFFFD), which `special_tokens = \"text\"` needs",
@@ -54,7 +54,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// A tokenizer for which the pieces between control tokens are not independent, or whose vocabulary has them as words, too.
-    pub(in crate::model) fn ids_of_masked(&self, masked: &str) -> Result<Vec<u32>, ModelError> {
+    pub(in crate::model) fn ids_of_masked(&self, masked: &str) -> Result<Vec<u32>> {
         let whole = self.0.inner.encode(masked, false).map_err(failed)?;
         let pieces = self.pieces(&whole, masked);
         // The same piece by piece must be the same; then it is so with other pieces, too.
@@ -113,7 +113,7 @@ impl Tokenizer {
     }
 
     /// A text in which nothing is a control token.
-    fn all_text(&self, text: &str) -> Result<Encoding, ModelError> {
+    fn all_text(&self, text: &str) -> Result<Encoding> {
         let as_text = self.ready_for_text();
         let encoding = as_text.encode(text, false).map_err(failed)?;
         match (0..encoding.len()).find(|place| self.is_control(&encoding, *place, text)) {

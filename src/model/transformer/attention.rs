@@ -6,9 +6,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::model::config::ModelConfig;
-use crate::model::error::ModelError;
-
-type Result<T> = std::result::Result<T, ModelError>;
+use crate::model::error::{ModelError, Result};
 
 /// The frequencies of the rotary embedding.
 pub(super) struct Angles {
@@ -114,11 +112,9 @@ impl Segment<'_> {
         match single {
             false => Ok(left.f_matmul(right)?),
             true if left.size().last() == Some(&1) => Ok(left.f_mul(right)?),
-            true => Ok(left.f_mul(&right.f_transpose(-1, -2)?)?.f_sum_dim_intlist(
-                [-1i64].as_slice(),
-                true,
-                None,
-            )?),
+            true => Ok(left
+                .f_mul(&right.f_transpose(-1, -2)?)?
+                .f_sum_dim_intlist(-1i64, true, None)?),
         }
     }
 
@@ -136,9 +132,8 @@ impl Segment<'_> {
     fn product(&self, left: &Tensor, right: &Tensor) -> Result<Tensor> {
         if let [b, kv, v, m, o] = right.size()[..] {
             let n = left.size()[2];
-            let product =
-                self.product_of_each(&left.f_view([b, kv, v, n / v, m].as_slice())?, right)?;
-            return Ok(product.f_view([b, kv, n, o].as_slice())?);
+            let product = self.product_of_each(&left.f_view([b, kv, v, n / v, m])?, right)?;
+            return Ok(product.f_view([b, kv, n, o])?);
         }
         if !self.is_shared() {
             return self.product_of_each(left, right);
@@ -174,9 +169,9 @@ pub(super) fn attend_rows(
     let queries = projected
         .queries
         .f_mul_scalar((dh as f64).powf(-0.5))?
-        .f_view([b, s, kv, g, dh].as_slice())?
-        .f_permute([0i64, 2, 3, 1, 4].as_slice())?
-        .f_reshape([b, kv, g * s, dh].as_slice())?;
+        .f_view([b, s, kv, g, dh])?
+        .f_permute([0i64, 2, 3, 1, 4])?
+        .f_reshape([b, kv, g * s, dh])?;
     let keys = projected.keys.f_transpose(1, 2)?.f_contiguous()?;
     let values = projected.values.f_transpose(1, 2)?.f_contiguous()?;
     let own = Segment {
@@ -185,9 +180,9 @@ pub(super) fn attend_rows(
         mask: causal,
     };
     let z = attend(&queries, &earlier.segments, &own)?
-        .f_view([b, kv, g, s, dh].as_slice())?
-        .f_permute([0i64, 3, 1, 2, 4].as_slice())?
-        .f_reshape([b, s, heads * dh].as_slice())?;
+        .f_view([b, kv, g, s, dh])?
+        .f_permute([0i64, 3, 1, 2, 4])?
+        .f_reshape([b, s, heads * dh])?;
     Ok((z, keys, values))
 }
 
@@ -205,11 +200,11 @@ fn attend_groups(
     let grouped = |rows: &Tensor, h: i64| -> Result<Tensor> {
         Ok(rows
             .f_index_select(0, &groups.rows)?
-            .f_view([-1, v, kv, h, dh].as_slice())?
+            .f_view([-1, v, kv, h, dh])?
             .f_transpose(1, 2)?)
     };
     let queries = projected.queries.f_mul_scalar((dh as f64).powf(-0.5))?;
-    let queries = grouped(&queries, g)?.f_reshape([-1, kv, v * g, dh].as_slice())?;
+    let queries = grouped(&queries, g)?.f_reshape([-1, kv, v * g, dh])?;
     let (keys, values) = (grouped(&projected.keys, 1)?, grouped(&projected.values, 1)?);
     let own = Segment {
         keys: &keys,
@@ -217,9 +212,9 @@ fn attend_groups(
         mask: None,
     };
     let z = attend(&queries, segments, &own)?
-        .f_view([-1, kv, v, g, dh].as_slice())?
+        .f_view([-1, kv, v, g, dh])?
         .f_transpose(1, 2)?
-        .f_reshape([-1, 1, heads * dh].as_slice())?
+        .f_reshape([-1, 1, heads * dh])?
         .f_index_select(0, &groups.places)?;
     Ok((
         z,
@@ -282,7 +277,7 @@ pub(crate) fn attend_packed(
     let queries = projected
         .queries
         .f_mul_scalar((dh as f64).powf(-0.5))?
-        .f_view([s, kv, g, dh].as_slice())?;
+        .f_view([s, kv, g, dh])?;
     let z = queries.f_zeros_like()?;
     for span in spans {
         let (start, n) = (span.start, span.length);
@@ -300,17 +295,17 @@ pub(crate) fn attend_packed(
         let values = joined(before.map(|b| b.1), &projected.values)?;
         let weights = queries
             .f_narrow(0, start, n)?
-            .f_permute([1i64, 2, 0, 3].as_slice())?
-            .f_reshape([kv, g * n, dh].as_slice())?
+            .f_permute([1i64, 2, 0, 3])?
+            .f_reshape([kv, g * n, dh])?
             .f_bmm(&keys.f_transpose(1, 2)?)?
             .f_add(&span.mask)?
             .f_softmax(-1, Kind::Float)?
             .f_to_kind(queries.kind())?;
         let part = weights
             .f_bmm(&values)?
-            .f_view([kv, g, n, dh].as_slice())?
-            .f_permute([2i64, 0, 1, 3].as_slice())?;
+            .f_view([kv, g, n, dh])?
+            .f_permute([2i64, 0, 1, 3])?;
         z.f_narrow(0, start, n)?.f_copy_(&part)?;
     }
-    Ok(z.f_view([1, s, heads * dh].as_slice())?)
+    Ok(z.f_view([1, s, heads * dh])?)
 }

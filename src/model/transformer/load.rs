@@ -6,9 +6,7 @@ use super::attention::Angles;
 use super::{Block, Linear, Transformer, kind};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::{Dtype, ModelConfig};
-use crate::model::error::ModelError;
-
-type Result<T> = std::result::Result<T, ModelError>;
+use crate::model::error::Result;
 
 /// Reads tensors of a checkpoint onto a device.
 struct Loader<'a> {

@@ -4,10 +4,8 @@ use std::collections::HashSet;
 
 use tch::Tensor;
 
-use crate::model::error::ModelError;
+use crate::model::error::Result;
 use crate::model::hooks::HookPoint;
-
-type Result<T> = std::result::Result<T, ModelError>;
 
 /// What one edit does to n rows of a tile.
 pub(crate) enum RowEdit {
@@ -75,9 +73,7 @@ fn edited(x: &Tensor, edit: &TapEdit) -> Result<Tensor> {
         RowEdit::Add(delta) => at.f_add(delta)?,
         RowEdit::Replace(rows) => rows.shallow_clone(),
         RowEdit::Ablate(direction) => {
-            let component =
-                at.f_mul(direction)?
-                    .f_sum_dim_intlist([-1i64].as_slice(), true, None)?;
+            let component = at.f_mul(direction)?.f_sum_dim_intlist(-1i64, true, None)?;
             at.f_sub(&component.f_mul(direction)?)?
         }
     };

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::fetch::Digest;
 use crate::files;
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 
 /// Files up to this size are read as a whole whenever they are used; their digest costs little more.
 const SMALL: u64 = 64 << 20;
@@ -74,10 +74,7 @@ fn announced_length(file: &mut File) -> io::Result<Option<u64>> {
 ///
 /// # Errors
 /// [`ModelError::Invalid`] naming the file.
-pub(in crate::model::checkpoint) fn check_by_name(
-    path: &Path,
-    content: &[u8],
-) -> Result<(), ModelError> {
+pub(in crate::model::checkpoint) fn check_by_name(path: &Path, content: &[u8]) -> Result<()> {
     match digest_in_name(path) {
         Some(digest) if !digest.is_of_bytes(content) => Err(ModelError::invalid(
             path,

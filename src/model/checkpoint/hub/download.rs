@@ -15,7 +15,7 @@ use crate::fetch::{Address, Answer, Client, Digest, Extent, FetchError, Progress
 use crate::files;
 use crate::model::checkpoint::{read_optional_text, read_text};
 use crate::model::config::ModelConfig;
-use crate::model::error::ModelError;
+use crate::model::error::Result;
 
 /// Bytes that a file of weights may have if the hub does not say how many it has.
 const UNANNOUNCED_WEIGHTS: u64 = 64 << 30;
@@ -49,7 +49,7 @@ impl<'a> Download<'a> {
         endpoint: &'a str,
         repository: &'a Repository,
         store: &'a Store,
-    ) -> Result<Self, ModelError> {
+    ) -> Result<Self> {
         let list = || {
             let address = Address::parse(&repository.list_address(endpoint));
             let answer = client.get(&address.map_err(FetchError::Refused)?, None)?;
@@ -84,7 +84,7 @@ impl<'a> Download<'a> {
     ///
     /// # Errors
     /// A file cannot be had, or the settings ask for what is not supported: then no weights are fetched.
-    pub(super) fn all(&self) -> Result<(), ModelError> {
+    pub(super) fn all(&self) -> Result<()> {
         let folder = self.store.snapshot(self.commit());
         self.files(&self.listing.settings(), "settings and tokenizer")?;
         self.check_settings(&folder)?;
@@ -100,7 +100,7 @@ impl<'a> Download<'a> {
     }
 
     /// Fails where the settings that have arrived ask for another computation than those that are done here.
-    fn check_settings(&self, folder: &Path) -> Result<(), ModelError> {
+    fn check_settings(&self, folder: &Path) -> Result<()> {
         let path = folder.join("config.json");
         let text = read_text(&path)?;
         let raw: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -123,7 +123,7 @@ impl<'a> Download<'a> {
     }
 
     /// Fetches those of the files that are not there.
-    fn files(&self, names: &[String], what: &str) -> Result<(), ModelError> {
+    fn files(&self, names: &[String], what: &str) -> Result<()> {
         let folder = self.store.snapshot(self.commit());
         let listed = |name: &str| self.listing.files.get(name).cloned().unwrap_or_default();
         let is_there = |name: &str| {
@@ -147,7 +147,7 @@ impl<'a> Download<'a> {
     }
 
     /// Fails where there is no room for so many bytes.
-    fn check_space(&self, wanted: Option<u64>) -> Result<(), ModelError> {
+    fn check_space(&self, wanted: Option<u64>) -> Result<()> {
         match (wanted, self.store.free_bytes()) {
             (Some(wanted), Some(free)) if wanted > free => {
                 let (wanted, free) = (DecimalBytes(wanted), DecimalBytes(free));
@@ -160,7 +160,7 @@ impl<'a> Download<'a> {
     }
 
     /// Fetches one file, unless its content is there under another name.
-    fn file(&self, name: &str, listed: &Listed, progress: &mut Progress) -> Result<(), ModelError> {
+    fn file(&self, name: &str, listed: &Listed, progress: &mut Progress) -> Result<()> {
         let failed = |error: FetchError| self.repository.explain(&format!("`{name}`"), &error);
         let expected = match listed.digest.clone() {
             Some(digest) => Expected {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::super::hugging_face::{INDEX, SINGLE};
 use super::{NEEDED, OPTIONAL, Repository};
 use crate::fetch::{Digest, FetchError, printable};
-use crate::model::error::ModelError;
+use crate::model::error::Result;
 
 /// Bytes that a file of a repository may have: more than the hub stores in one.
 const LARGEST: u64 = 1 << 40;
@@ -95,7 +95,7 @@ impl Listing {
     }
 
     /// Fails where this is no model in the format of Hugging Face transformers with safetensors weights.
-    pub(super) fn check_kind(&self, repository: &Repository) -> Result<(), ModelError> {
+    pub(super) fn check_kind(&self, repository: &Repository) -> Result<()> {
         let absent = match self.has(SINGLE) || self.has(INDEX) {
             true => NEEDED.into_iter().find(|name| !self.has(name)),
             false => Some(SINGLE),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::fetch::Digest;
 use crate::files;
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 
 /// Bytes that the record of a branch may have.
 const REFERENCE_BYTES: u64 = 4096;
@@ -60,14 +60,14 @@ impl Store {
     }
 
     /// Makes the folders of contents and of a commit.
-    pub(super) fn prepare(&self, commit: &str) -> Result<(), ModelError> {
+    pub(super) fn prepare(&self, commit: &str) -> Result<()> {
         make_folder(&self.root(), &["blobs"])?;
         make_folder(&self.root(), &["snapshots", commit])?;
         Ok(())
     }
 
     /// Records the commit that a revision stands for.
-    pub(super) fn record(&self, revision: &str, commit: &str) -> Result<(), ModelError> {
+    pub(super) fn record(&self, revision: &str, commit: &str) -> Result<()> {
         if revision == commit {
             return Ok(());
         }
@@ -85,7 +85,7 @@ impl Store {
     }
 
     /// Lets a commit have a content under a name, in place of what is there under it.
-    pub(super) fn link(&self, commit: &str, name: &str, digest: &Digest) -> Result<(), ModelError> {
+    pub(super) fn link(&self, commit: &str, name: &str, digest: &Digest) -> Result<()> {
         let folder = self.snapshot(commit);
         let target = Path::new("../../blobs").join(digest.digits());
         let made = temporary()
@@ -95,11 +95,7 @@ impl Store {
     }
 
     /// Waits for the lock of a content; `wait` is called once if it has to be waited for.
-    pub(super) fn lock(
-        &self,
-        digest: &Digest,
-        wait: impl FnOnce(),
-    ) -> Result<BlobLock, ModelError> {
+    pub(super) fn lock(&self, digest: &Digest, wait: impl FnOnce()) -> Result<BlobLock> {
         let folder = make_folder(&self.cache, &[".locks", &self.name])?;
         let path = folder.join(format!("{}.lock", digest.digits()));
         let open = || {
@@ -126,11 +122,7 @@ impl Store {
     }
 
     /// The file that a content is written to until it is whole; what an earlier attempt left in it is kept.
-    pub(super) fn partial(
-        &self,
-        digest: &Digest,
-        lock: &BlobLock,
-    ) -> Result<(File, PathBuf), ModelError> {
+    pub(super) fn partial(&self, digest: &Digest, lock: &BlobLock) -> Result<(File, PathBuf)> {
         let name = match lock.held {
             Some(_) => format!("{}.incomplete", digest.digits()),
             // Nobody is kept out: a file of this process alone.
@@ -202,7 +194,7 @@ fn temporary() -> tempfile::Builder<'static, 'static> {
 }
 
 /// Makes the folder `root/part/part…`, one part after the other, so that no link on the way leads it out of `root`.
-fn make_folder(root: &Path, parts: &[&str]) -> Result<PathBuf, ModelError> {
+fn make_folder(root: &Path, parts: &[&str]) -> Result<PathBuf> {
     let failed = |path: &Path, error: &io::Error| not_written(path, error);
     std::fs::create_dir_all(root).map_err(|error| failed(root, &error))?;
     let real_root = root.canonicalize().map_err(|error| failed(root, &error))?;
