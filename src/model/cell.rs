@@ -23,7 +23,6 @@ pub use value::Value;
 pub enum Edit {
     /// x + scale · vector.
     Add {
-        /// The direction, usually of unit length.
         vector: Arc<Vector>,
         /// α, in units of the vector.
         scale: f64,
@@ -37,14 +36,12 @@ pub enum Edit {
 /// The positions an intervention acts on, counted from the first token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Positions {
-    /// One position.
     At(usize),
     /// This position and all later ones, generated ones included.
     From(usize),
 }
 
 impl Positions {
-    /// The first position that is edited.
     pub fn first(self) -> usize {
         match self {
             Positions::At(position) | Positions::From(position) => position,
@@ -57,9 +54,7 @@ impl Positions {
 pub struct Intervention {
     /// Where; must be editable ([`HookPoint::is_editable`]).
     pub hook: HookPoint,
-    /// At which positions.
     pub positions: Positions,
-    /// What is done there.
     pub edit: Edit,
 }
 
@@ -75,11 +70,10 @@ pub(crate) enum ScoreDtype {
 /// The two sets of first tokens whose logits make the refusal score.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TokenSets {
-    /// Sorted unique token ids of the refusing openings.
+    /// Sorted unique token ids.
     pub(crate) refuse: Vec<u32>,
-    /// Sorted unique token ids of the complying openings.
+    /// Sorted unique token ids.
     pub(crate) comply: Vec<u32>,
-    /// The dtype of the logits.
     pub(crate) dtype: ScoreDtype,
 }
 
@@ -88,13 +82,8 @@ pub struct TokenSets {
 pub enum Sampling {
     /// The most probable token.
     Greedy,
-    /// Drawn from softmax(logits / temperature) with a generator seeded by (seed, prompt).
-    Seeded {
-        /// Temperature, above 0.
-        temperature: f64,
-        /// Seed.
-        seed: u64,
-    },
+    /// Drawn from softmax(logits / temperature), temperature above 0, with a generator seeded by (seed, prompt).
+    Seeded { temperature: f64, seed: u64 },
 }
 
 /// What is read off an evaluation.
@@ -106,16 +95,13 @@ pub enum Readout {
     LogProbabilities(Arc<Vec<u32>>),
     /// The vector at a hook point and position, as it flows on after the edits there.
     Activation {
-        /// Where.
         hook: HookPoint,
-        /// Position, counted from the first token.
+        /// Counted from the first token.
         position: usize,
     },
     /// A continuation.
     Generation {
-        /// Number of tokens at most.
         max_new_tokens: usize,
-        /// How a token is chosen.
         sampling: Sampling,
         /// Whether a row ends at an end-of-text token (which is then its last).
         stop_at_end: bool,
@@ -127,19 +113,16 @@ pub enum Readout {
 /// The unit of evaluation; see the module.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// Fingerprint of the model ([`super::Model::fingerprint`]).
+    /// Fingerprint of the model ([`super::ModelHandle::fingerprint`]).
     pub model: blake3::Hash,
-    /// The prompt's tokens.
     pub tokens: Arc<Tokens>,
     /// The edits, in the order in which they are applied at one hook point.
     pub interventions: Vec<Intervention>,
-    /// What is read.
     pub readout: Readout,
 }
 
 /// Cells by number, made when they are asked for: a sweep has more of them than should lie in memory at once.
 pub trait Cells: Sync {
-    /// How many there are.
     fn count(&self) -> usize;
 
     /// The cell of a number below [`Cells::count`]; the same every time.

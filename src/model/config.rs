@@ -42,7 +42,6 @@ impl Architecture {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Dtype {
-    /// IEEE 754 binary32.
     Float32,
     /// The upper half of binary32: 8 exponent bits, 7 fraction bits.
     BFloat16,
@@ -72,25 +71,19 @@ impl Dtype {
 /// What a model is, apart from its weights: dimensions (in elements), constants and switches.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelConfig {
-    /// The family.
     pub architecture: Architecture,
-    /// Width of the residual stream.
     pub d_model: usize,
-    /// Number of blocks.
     pub n_layers: usize,
-    /// Number of query heads.
     pub n_heads: usize,
     /// Number of key and value heads; divides `n_heads` (grouped-query attention).
     pub n_kv_heads: usize,
     /// Width of one head; even.
     pub d_head: usize,
-    /// Width of the MLP's hidden layer.
     pub d_mlp: usize,
     /// Rows of the embedding and of the unembedding.
     pub d_vocab: usize,
     /// The ε in x / sqrt(mean(x²) + ε).
     pub rms_norm_eps: f64,
-    /// The rotary position embedding.
     pub rope: Rope,
     /// Whether the unembedding is the embedding.
     pub tied_embeddings: bool,

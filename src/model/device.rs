@@ -10,10 +10,8 @@ use super::error::{ModelError, Result};
 /// A device as a person names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceName {
-    /// The processor.
     #[default]
     Cpu,
-    /// A CUDA device by number.
     Cuda(usize),
 }
 
@@ -92,13 +90,10 @@ pub fn set_threads(count: usize) -> Result<()> {
 /// What is recorded with every pack of cells: it is in no key, but a reader may want to know.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct Provenance {
-    /// Version of this program.
     pub(crate) dial: &'static str,
     /// The pair of bindings and library this was built for.
     pub(crate) libtorch: &'static str,
-    /// The device.
     pub(crate) device: String,
-    /// Number of threads.
     pub(crate) threads: usize,
     /// The processor's name, where the system tells it.
     pub(crate) cpu: Option<String>,

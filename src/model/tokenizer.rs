@@ -18,7 +18,7 @@ use tokenizers::models::ModelWrapper;
 use tokenizers::{Encoding, Tokenizer as Inner};
 
 use super::confined::{Allowance, confined};
-use super::error::{ModelError, Result};
+use super::error::{ModelError, Problem, Result};
 use super::json;
 
 /// Bytes that the expression which finds a tokenizer's control tokens may take.
@@ -54,31 +54,28 @@ impl Tokenizer {
     pub(crate) fn from_json(path: &Path, bytes: &[u8]) -> Result<Self> {
         let hash = blake3::hash(bytes);
         let bytes = bytes.to_vec();
-        let length = bytes.len();
-        Self::build(path, hash, length, move || {
+        let built = Self::build(hash, bytes.len(), move || {
             // Of a key that is there twice the library would take the last.
             if let Ok(text) = std::str::from_utf8(&bytes) {
                 json::read::<IgnoredAny>(text)?;
             }
             Inner::from_bytes(bytes)
-        })
+        });
+        built.map_err(|problem| problem.at(path))
     }
 
-    /// Makes a tokenizer out of `length` bytes at `path`, whose content `hash` stands for.
+    /// Makes a tokenizer out of `length` bytes, whose content `hash` stands for.
     pub(super) fn build(
-        path: &Path,
         hash: blake3::Hash,
         length: usize,
         make: impl FnOnce() -> tokenizers::Result<Inner> + Send + 'static,
-    ) -> Result<Self> {
+    ) -> Result<Self, Problem> {
         let made = confined(Allowance::of_file(length), move || {
-            make()
-                .and_then(|inner| Self::new(inner, hash))
-                .map_err(|error| error.to_string())
+            let made = make().and_then(|inner| Self::new(inner, hash));
+            made.map_err(|error| error.to_string())
         });
-        made.flatten().map_err(|error| {
-            ModelError::invalid(path, format!("not a tokenizer that can be used: {error}"))
-        })
+        let made = made.flatten();
+        Ok(made.map_err(|error| format!("not a tokenizer that can be used: {error}"))?)
     }
 
     /// Wraps a tokenizer whose content `hash` stands for.

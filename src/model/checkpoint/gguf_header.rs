@@ -12,10 +12,9 @@
 //! readers differ in which one they take. Source: the GGUF specification (ggml `docs/gguf.md`).
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use crate::files;
-use crate::model::error::{ModelError, Result};
+use crate::model::error::Problem;
 
 /// The most entries of metadata; the files of large vocabularies have some thirty.
 const MOST_ENTRIES: u64 = 1 << 16;
@@ -33,7 +32,6 @@ const LIST: u32 = 9;
 
 /// What the header says. Borrows the file's bytes.
 pub(super) struct Header<'a> {
-    /// By key.
     pub(crate) metadata: BTreeMap<String, Value<'a>>,
     /// In the order of the file; names may repeat.
     pub(crate) tensors: Vec<TensorInfo>,
@@ -52,7 +50,6 @@ pub(super) struct TensorInfo {
     pub(crate) offset: u64,
 }
 
-/// A value of the metadata.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value<'a> {
     Unsigned(u64),
@@ -73,7 +70,6 @@ pub(super) struct List<'a> {
 }
 
 impl List<'_> {
-    /// The number of its values.
     pub(super) fn len(&self) -> u64 {
         self.length
     }
@@ -97,29 +93,24 @@ impl List<'_> {
     }
 }
 
-/// Reads the header of the file at `path`, whose content is `bytes`.
+/// Reads the header of a file of these bytes.
 ///
 /// # Errors
 /// What is there is not a GGUF header, or ends before it is whole, or has a key twice.
-pub(super) fn read<'a>(path: &Path, bytes: &'a [u8]) -> Result<Header<'a>> {
+pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, Problem> {
     let most = usize::try_from(files::VOCABULARY_BYTES).unwrap_or(usize::MAX);
     let header = bytes.get(..most).unwrap_or(bytes);
-    Reader::of(header, true)
-        .header()
-        .map_err(|fault| match fault {
-            Fault::Ends(_) if header.len() < bytes.len() => ModelError::invalid(
-                path,
-                format!(
-                    "its header is longer than {} MiB, which is the most that one may have",
-                    most >> 20
-                ),
-            ),
-            Fault::Ends(what) => ModelError::invalid(
-                path,
-                format!("not a complete GGUF file (it ends within {what}); download it again"),
-            ),
-            Fault::Wrong(problem) => ModelError::invalid(path, problem),
-        })
+    let read = Reader::of(header, true).header();
+    read.map_err(|fault| match fault {
+        Fault::Ends(_) if header.len() < bytes.len() => Problem::Invalid(format!(
+            "its header is longer than {} MiB, which is the most that one may have",
+            most >> 20
+        )),
+        Fault::Ends(what) => Problem::Invalid(format!(
+            "not a complete GGUF file (it ends within {what}); download it again"
+        )),
+        Fault::Wrong(problem) => Problem::Invalid(problem),
+    })
 }
 
 /// Why a header cannot be read.
@@ -181,10 +172,8 @@ impl<'a> Reader<'a> {
 
     fn header(mut self) -> Result<Header<'a>, Fault> {
         self.version()?;
-        let (tensors, entries) = (
-            self.length("its first line")?,
-            self.length("its first line")?,
-        );
+        let tensors = self.length("its first line")?;
+        let entries = self.length("its first line")?;
         for (count, most, what) in [
             (tensors, MOST_TENSORS, "tensors"),
             (entries, MOST_ENTRIES, "entries of metadata"),
@@ -234,10 +223,9 @@ impl<'a> Reader<'a> {
             let kind = self.u32("its metadata")?;
             let value = self.value(kind, 0)?;
             if let Some(other) = metadata.get(&key) {
-                let same = if *other == value {
-                    "the same value"
-                } else {
-                    "different values"
+                let same = match *other == value {
+                    true => "the same value",
+                    false => "different values",
                 };
                 return Err(Fault::Wrong(format!(
                     "metadata `{key}` is there twice, with {same}, expected once; convert the model anew"
@@ -351,11 +339,7 @@ fn alignment(metadata: &BTreeMap<String, Value>) -> Result<usize, Fault> {
         Some(Value::Signed(value)) => usize::try_from(*value).ok(),
         Some(_) => None,
     };
-    value
-        .filter(|value| value.is_power_of_two())
-        .ok_or_else(|| {
-            Fault::Wrong(
-                "metadata `general.alignment` is not what was expected: a power of two".to_string(),
-            )
-        })
+    let value = value.filter(|value| value.is_power_of_two());
+    let problem = "metadata `general.alignment` is not what was expected: a power of two";
+    value.ok_or_else(|| Fault::Wrong(problem.to_string()))
 }

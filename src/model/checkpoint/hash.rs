@@ -1,6 +1,7 @@
 //! Content hashes of what decides a model's numbers: its weight files, and the model as a whole.
 
 use std::fs::{File, Metadata};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -31,48 +32,32 @@ pub(crate) struct FileStamp {
 
 impl FileStamp {
     /// The stamp of the file at `path` as it is now.
-    ///
-    /// # Errors
-    /// The file does not exist or may not be read.
     pub(crate) fn of(path: &Path) -> Result<Self> {
-        let metadata = path.metadata();
-        Self::new(
-            path,
-            &metadata.map_err(|error| ModelError::read(path, error))?,
-        )
+        Self::new(path, path.metadata())
     }
 
     /// The stamp of an open file, which was opened at `path`.
-    ///
-    /// # Errors
-    /// The file may not be read any more.
     pub(super) fn of_open(path: &Path, file: &File) -> Result<Self> {
-        let metadata = file.metadata();
-        Self::new(
-            path,
-            &metadata.map_err(|error| ModelError::read(path, error))?,
-        )
+        Self::new(path, file.metadata())
     }
 
-    fn new(path: &Path, metadata: &Metadata) -> Result<Self> {
-        let real = path.canonicalize();
+    fn new(path: &Path, metadata: io::Result<Metadata>) -> Result<Self> {
+        let read = |error| ModelError::read(path, error);
+        let metadata = metadata.map_err(read)?;
         Ok(Self {
-            path: real.map_err(|error| ModelError::read(path, error))?,
+            path: path.canonicalize().map_err(read)?,
             size: metadata.len(),
-            modified_nanoseconds: modified_nanoseconds(metadata),
-            changed_nanoseconds: changed_nanoseconds(metadata),
-            inode: inode(metadata),
+            modified_nanoseconds: modified_nanoseconds(&metadata),
+            changed_nanoseconds: changed_nanoseconds(&metadata),
+            inode: inode(&metadata),
         })
     }
 
     /// Whether the file has the size, time and inode of the stamp.
     pub(super) fn is_of(&self, metadata: &Metadata) -> bool {
-        (self.size, self.modified_nanoseconds, self.inode)
-            == (
-                metadata.len(),
-                modified_nanoseconds(metadata),
-                inode(metadata),
-            )
+        self.size == metadata.len()
+            && self.modified_nanoseconds == modified_nanoseconds(metadata)
+            && self.inode == inode(metadata)
     }
 }
 

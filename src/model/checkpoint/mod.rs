@@ -43,12 +43,11 @@ use crate::files;
 
 /// The weights of one format, by Hugging Face name.
 trait Weights: Send + Sync {
-    /// The shape of a tensor, if it is there.
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
     /// The names of the tensors that are there.
     fn names(&self) -> Vec<String>;
-    /// A tensor that is there.
-    fn read(&self, name: &str, dtype: Dtype) -> Result<HostTensor>;
+    /// A tensor, if it is there.
+    fn read(&self, name: &str, dtype: Dtype) -> Result<Option<HostTensor>>;
 }
 
 /// An opened model.
@@ -62,7 +61,6 @@ pub(crate) struct Checkpoint {
     weights: Box<dyn Weights>,
     /// Tokens that end a text beside those of `config`, ascending. No part of the fingerprint.
     further_ends: Vec<u32>,
-    /// What a reader should know of these files.
     findings: Vec<String>,
 }
 
@@ -73,35 +71,25 @@ impl Checkpoint {
     /// A file is missing, truncated or malformed; the model needs something that is not supported; or its weights
     /// do not fit its configuration.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let metadata = path
-            .metadata()
-            .map_err(|error| ModelError::read(path, error))?;
-        let checkpoint = if metadata.is_dir() {
-            hugging_face::open(path)?
-        } else if path
-            .extension()
-            .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
-        {
-            gguf::open(path)?
-        } else {
-            return Err(other_files::not_gguf(path));
+        let metadata = path.metadata();
+        let metadata = metadata.map_err(|error| ModelError::read(path, error))?;
+        let checkpoint = match metadata.is_dir() {
+            true => hugging_face::open(path)?,
+            false if other_files::is_gguf(path) => gguf::open(path)?,
+            false => return Err(other_files::not_gguf(path)),
         };
         checkpoint.check_parameters().map_err(|problem| {
-            let mut problem = problem;
-            if let Some(finding) = checkpoint.findings.first() {
-                problem = format!("{problem} (the folder {finding})");
-            }
-            ModelError::invalid(path, problem)
+            let finding = checkpoint.findings.first();
+            let finding = finding.map(|finding| format!(" (the folder {finding})"));
+            ModelError::invalid(path, problem + &finding.unwrap_or_default())
         })?;
         Ok(checkpoint)
     }
 
-    /// The configuration.
     pub(crate) fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// The tokenizer.
     pub(crate) fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
@@ -122,9 +110,6 @@ impl Checkpoint {
     }
 
     /// Fails where a weight file was written into since it was opened.
-    ///
-    /// # Errors
-    /// [`ModelError::Invalid`] naming the file.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
         self.files.iter().try_for_each(WeightFile::check_unchanged)
     }
@@ -134,18 +119,20 @@ impl Checkpoint {
     /// # Errors
     /// There is no such tensor.
     pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        self.weights
-            .shape(name)
-            .ok_or_else(|| ModelError::invalid(&self.path, format!("tensor `{name}` is missing")))
+        self.weights.shape(name).ok_or_else(|| self.missing(name))
     }
 
     /// A tensor by its Hugging Face name (`model.layers.3.self_attn.q_proj.weight`), its elements in `dtype`.
     ///
     /// # Errors
     /// There is no such tensor.
-    pub(crate) fn tensor(&self, name: &str, dtype: Dtype) -> Result<HostTensor> {
-        self.shape(name)?;
-        self.weights.read(name, dtype)
+    pub(super) fn tensor(&self, name: &str, dtype: Dtype) -> Result<HostTensor> {
+        let tensor = self.weights.read(name, dtype)?;
+        tensor.ok_or_else(|| self.missing(name))
+    }
+
+    fn missing(&self, name: &str) -> ModelError {
+        ModelError::invalid(&self.path, format!("tensor `{name}` is missing"))
     }
 
     /// Every parameter must be there in its shape, and nothing else of the transformer's: an extra tensor is a
@@ -251,7 +238,6 @@ impl WeightFile {
     }
 }
 
-/// The text of a file.
 fn read_text(path: &Path) -> Result<String> {
     files::read_text(path, files::SETTINGS_BYTES).map_err(|error| ModelError::read(path, error))
 }

@@ -4,6 +4,7 @@
 //! decides. A backbone saved without its `model.` prefix gets it back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -119,7 +120,8 @@ impl Shards {
     pub(super) fn open(files: &[WeightFile], chosen: &Chosen) -> Result<Self> {
         let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
         for WeightFile { path, map, .. } in files {
-            for tensor in safetensors_header::read(path, map)? {
+            let listed = safetensors_header::read(map).map_err(|problem| problem.at(path))?;
+            for tensor in listed {
                 let stored = Stored {
                     map: Arc::clone(map),
                     range: tensor.range,
@@ -150,13 +152,8 @@ impl Shards {
 impl Chosen {
     /// Of a tensor that is in two shards, the one where the index places it.
     fn one_of(&self, name: &str, one: Stored, other: Stored) -> Result<Stored> {
-        let place = self.places.get(name).map(String::as_str);
-        let is_there = |stored: &Stored| {
-            stored
-                .shard
-                .file_name()
-                .is_some_and(|name| Some(name.as_encoded_bytes()) == place.map(str::as_bytes))
-        };
+        let place = self.places.get(name).map(OsStr::new);
+        let is_there = |stored: &Stored| place.is_some() && stored.shard.file_name() == place;
         match (is_there(&one), is_there(&other)) {
             (true, _) => Ok(one),
             (_, true) => Ok(other),
@@ -206,20 +203,15 @@ fn holds_the_same(one: &Stored, other: &Stored) -> bool {
         return one.bytes() == other.bytes();
     }
     let chunks = |stored: &Stored| CHUNK * stored.dtype.size();
-    let (mut left, mut right) = (vec![0.0f32; CHUNK], vec![0.0f32; CHUNK]);
+    let (mut one_values, mut other_values) = (vec![0.0; CHUNK], vec![0.0; CHUNK]);
     let pairs = one.bytes().chunks(chunks(one));
     let mut pairs = pairs.zip(other.bytes().chunks(chunks(other)));
     pairs.all(|(a, b)| {
         let count = a.len() / one.dtype.size();
-        decode(a, one.dtype, &mut left);
-        decode(b, other.dtype, &mut right);
-        let bits = |values: &[f32]| {
-            values[..count]
-                .iter()
-                .map(|x| x.to_bits())
-                .collect::<Vec<_>>()
-        };
-        bits(&left) == bits(&right)
+        decode(a, one.dtype, &mut one_values);
+        decode(b, other.dtype, &mut other_values);
+        let mut pairs = one_values[..count].iter().zip(&other_values[..count]);
+        pairs.all(|(one, other)| one.to_bits() == other.to_bits())
     })
 }
 
@@ -232,18 +224,18 @@ impl Weights for Shards {
         self.tensors.keys().cloned().collect()
     }
 
-    fn read(&self, name: &str, dtype: Dtype) -> Result<HostTensor> {
-        let stored = self.tensors.get(name).ok_or_else(|| {
-            ModelError::Internal(format!("tensor `{name}` is not in the checkpoint"))
-        })?;
+    fn read(&self, name: &str, dtype: Dtype) -> Result<Option<HostTensor>> {
+        let Some(stored) = self.tensors.get(name) else {
+            return Ok(None);
+        };
         let data = match stored.dtype == dtype {
             true => Data::Mapped(Arc::clone(&stored.map), stored.range.clone()),
             false => Data::Owned(convert(stored.bytes(), stored.dtype, dtype)?),
         };
-        Ok(HostTensor {
+        Ok(Some(HostTensor {
             shape: stored.shape.clone(),
             dtype,
             data,
-        })
+        }))
     }
 }

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::model::cell::{ScoreDtype, TokenSets, Value};
+use crate::model::cell::{ScoreDtype, TokenSets};
 use crate::model::error::Result;
 use crate::model::transformer::Transformer;
 
@@ -36,15 +36,11 @@ pub(super) fn log_probabilities(
     transformer: &Transformer,
     hidden: &Tensor,
     ids: &[u32],
-) -> Result<Vec<Value>> {
+) -> Result<Vec<Vec<f32>>> {
     let logits = transformer.unembed(hidden)?.f_to_kind(Kind::Float)?;
     let all = logits.f_log_softmax(-1, Kind::Float)?;
-    let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-    let picked = all.f_index_select(1, &Tensor::f_from_slice(&ids)?.f_to_device(all.device())?)?;
-    Ok(to_rows(&picked)?
-        .into_iter()
-        .map(Value::LogProbabilities)
-        .collect())
+    let ids = transformer.index(ids.iter().map(|&id| id.into()))?;
+    to_rows(&all.f_index_select(1, &ids)?)
 }
 
 /// `[row, width]` of any dtype → one float32 vector a row.

@@ -4,47 +4,39 @@ use tch::{Kind, Tensor};
 
 use super::shape::{Operation, Shape, ShapeEdit, Start};
 use crate::model::cell::{Cell, Edit};
-use crate::model::error::{ModelError, Result};
+use crate::model::error::Result;
 use crate::model::hooks::{HookPoint, Site};
 use crate::model::prefix::{Context, PrefixStore, Rows};
-use crate::model::transformer::{RowEdit, Tap, TapEdit, Transformer};
+use crate::model::transformer::{KeysValues, RowEdit, Tap, TapEdit, Transformer};
 
 /// Rows of one tile: cells and where their prompts are.
 pub(in crate::model) struct Tile<'a> {
     pub(in crate::model) transformer: &'a Transformer,
     pub(in crate::model) cells: Vec<&'a Cell>,
-    rows: Rows<'a>,
+    pub(super) rows: Rows<'a>,
     edits: &'a [ShapeEdit],
     /// Number of positions computed of each row, ending with the last of the prompt.
     pub(in crate::model) suffix: usize,
 }
 
-/// Takes (layer, keys, values) of positions just computed, `[n, kv, S, dh]` each.
-pub(in crate::model) type Keep<'k> = dyn FnMut(usize, Tensor, Tensor) -> Result<()> + 'k;
+/// Takes (layer, keys and values) of positions just computed, `[n, kv, S, dh]`.
+type Keep<'k> = dyn FnMut(usize, KeysValues) -> Result<()> + 'k;
 
 impl<'a> Tile<'a> {
     /// The tile of some cells of one shape, padded with copies of the first.
     pub(super) fn new(
         transformer: &'a Transformer,
         store: &'a PrefixStore,
-        cells: &[&'a Cell],
+        cells: &'a [Cell],
         shape: &'a Shape,
     ) -> Result<Self> {
-        let cells: Vec<&Cell> = (0..shape.rows())
-            .map(|i| *cells.get(i).unwrap_or(&cells[0]))
-            .collect();
-        let places = cells
-            .iter()
-            .map(|cell| {
-                let place = store.place(&cell.tokens).ok_or_else(|| {
-                    ModelError::Internal("a prompt was not prefilled".to_string())
-                })?;
-                Ok((store.block(place.block)?, place.row))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let padded = cells.iter().chain(std::iter::repeat(&cells[0]));
+        let cells: Vec<&Cell> = padded.take(shape.rows()).collect();
+        let rows = cells.iter().map(|cell| store.row(&cell.tokens));
+        let rows = rows.collect::<Result<Vec<_>>>()?;
         Ok(Tile {
             transformer,
-            rows: Rows::new(&places, shape.group(), transformer)?,
+            rows: Rows::new(transformer, &rows, shape.group())?,
             cells,
             edits: &shape.edits,
             suffix: shape.suffix,
@@ -102,27 +94,6 @@ impl<'a> Tile<'a> {
         })
     }
 
-    /// The stored last-position vectors of a hook point, `[n, d_model]`; None for a hook point that is not stored.
-    pub(super) fn stored(&self, hook: HookPoint) -> Result<Option<Tensor>> {
-        let HookPoint::Block { layer, site } = hook else {
-            return Ok(None);
-        };
-        let gather = |pick: fn(&crate::model::prefix::PromptBlock, usize) -> &Tensor| {
-            self.rows.gather(|block| pick(block, layer))
-        };
-        Ok(Some(match site {
-            Site::ResidPre => gather(|block, layer| &block.resid_pre[layer])?,
-            Site::ResidPost => gather(|block, layer| &block.resid_pre[layer + 1])?,
-            Site::AttnOut => gather(|block, layer| &block.attn_out[layer])?,
-            Site::MlpOut => gather(|block, layer| &block.mlp_out[layer])?,
-            Site::ResidMid => {
-                let before = gather(|block, layer| &block.resid_pre[layer])?;
-                before.f_add(&gather(|block, layer| &block.attn_out[layer])?)?
-            }
-            Site::AttnZ | Site::MlpPost => return Ok(None),
-        }))
-    }
-
     /// Runs from the start to the end of the last block: the residual stream there, `[n, suffix, d_model]`.
     pub(super) fn run(&self, start: &Start, tap: &mut Tap) -> Result<Tensor> {
         let transformer = self.transformer;
@@ -134,23 +105,15 @@ impl<'a> Tile<'a> {
             }
             Start::Block(layer) if *layer == n_layers => {
                 let last = HookPoint::block(n_layers - 1, Site::ResidPost);
-                (tap.pass(last, self.entering(last)?)?, n_layers)
+                (tap.pass(last, self.rows.entering(last)?)?, n_layers)
             }
             Start::Block(layer) => {
                 let first = HookPoint::block(*layer, Site::ResidPre);
-                (self.entering(first)?, *layer)
+                (self.rows.entering(first)?, *layer)
             }
             Start::Each(_) => self.begin_each(tap)?,
         };
-        self.run_blocks(next, x, tap, &mut |_, _, _| Ok(()))
-    }
-
-    /// The stored last-position vectors of a hook point that is stored, `[n, 1, d_model]`.
-    pub(super) fn entering(&self, hook: HookPoint) -> Result<Tensor> {
-        let vectors = self.stored(hook)?;
-        let vectors =
-            vectors.ok_or_else(|| ModelError::Internal(format!("`{hook}` is not stored")))?;
-        Ok(vectors.f_unsqueeze(1)?)
+        self.run_blocks(next, x, tap, &mut |_, _| Ok(()))
     }
 
     /// Runs blocks `from..` over the suffix against the cached prefix. `keep` is handed the keys and values of the suffix.
@@ -167,7 +130,7 @@ impl<'a> Tile<'a> {
             return Ok(x);
         }
         let context = self.context()?;
-        let rotary = self.rows.rotary(self.transformer, self.suffix)?;
+        let rotary = self.rows.rotary(self.suffix)?;
         // A single position has nothing to hide from itself.
         let causal = match self.suffix {
             1 => None,
@@ -183,8 +146,8 @@ impl<'a> Tile<'a> {
                 causal.as_ref(),
                 tap,
             )?;
-            if let Some((keys, values)) = own {
-                keep(layer, keys, values)?;
+            if let Some(own) = own {
+                keep(layer, own)?;
             }
             x = next;
         }
@@ -192,31 +155,23 @@ impl<'a> Tile<'a> {
     }
 
     /// The positions before the suffix.
-    pub(in crate::model) fn context(&self) -> Result<Context<'_, 'a>> {
-        self.rows.context(self.transformer, self.suffix)
+    pub(in crate::model) fn context(&self) -> Result<Context<'_>> {
+        self.rows.context(self.suffix)
     }
 
     /// Token ids of the suffix, `[n, suffix]`.
     pub(in crate::model) fn suffix_ids(&self) -> Result<Tensor> {
-        let ids: Vec<i64> = self
-            .cells
-            .iter()
-            .flat_map(|cell| &cell.tokens.ids()[cell.tokens.len() - self.suffix..])
-            .map(|&id| i64::from(id))
-            .collect();
-        Ok(Tensor::f_from_slice(&ids)?
-            .f_view([self.cells.len() as i64, self.suffix as i64])?
-            .f_to_device(self.transformer.device())?)
+        let rows = self.cells.iter().map(|cell| cell.tokens.ids());
+        let ids = rows.flat_map(|ids| &ids[ids.len() - self.suffix..]);
+        let ids = self.transformer.index(ids.map(|&id| id.into()))?;
+        Ok(ids.f_view([self.cells.len() as i64, self.suffix as i64])?)
     }
 
     /// The final norm's output for the residual stream `x [n, 1, d_model]` that leaves the last block, `[n, d_model]`. A row whose mean
     /// square is not finite becomes NaN: the norm would make zeros of it, and a score that looks like one.
     pub(in crate::model) fn final_norm(&self, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
-        let mean_square = x.f_to_kind(Kind::Float)?.f_square()?.f_mean_dim(
-            [1i64, 2].as_slice(),
-            true,
-            Kind::Float,
-        )?;
+        let squares = x.f_to_kind(Kind::Float)?.f_square()?;
+        let mean_square = squares.f_mean_dim([1i64, 2].as_slice(), true, Kind::Float)?;
         let finite = mean_square.f_isfinite()?;
         let hidden = match bool::try_from(finite.f_all()?)? {
             true => self.transformer.final_norm(x, tap)?,

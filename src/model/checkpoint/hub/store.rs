@@ -99,12 +99,7 @@ impl Store {
         let folder = make_folder(&self.cache, &[".locks", &self.name])?;
         let path = folder.join(format!("{}.lock", digest.digits()));
         let open = || {
-            let file = File::options()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-                .open(&path)?;
+            let file = open_or_create(&path)?;
             match file.try_lock() {
                 Ok(()) => Ok(Some(file)),
                 Err(TryLockError::WouldBlock) => {
@@ -130,13 +125,7 @@ impl Store {
         };
         let path = self.root().join("blobs").join(name);
         let open = || {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-                .open(&path)?;
+            let file = open_or_create(&path)?;
             let metadata = file.metadata()?;
             // Another name of the file may lie outside.
             match metadata.is_file() && metadata.nlink() == 1 {
@@ -183,6 +172,17 @@ impl Store {
     }
 }
 
+/// The file itself, never what a link leads to, and without waiting for what is no file.
+fn open_or_create(path: &Path) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+}
+
 /// Names for files in the making, of the mode of an ordinary file: a cache may be shared.
 fn temporary() -> tempfile::Builder<'static, 'static> {
     use std::os::unix::fs::PermissionsExt;
@@ -195,21 +195,20 @@ fn temporary() -> tempfile::Builder<'static, 'static> {
 
 /// Makes the folder `root/part/part…`, one part after the other, so that no link on the way leads it out of `root`.
 fn make_folder(root: &Path, parts: &[&str]) -> Result<PathBuf> {
-    let failed = |path: &Path, error: &io::Error| not_written(path, error);
-    std::fs::create_dir_all(root).map_err(|error| failed(root, &error))?;
-    let real_root = root.canonicalize().map_err(|error| failed(root, &error))?;
+    let in_root = |error| not_written(root, &error);
+    std::fs::create_dir_all(root).map_err(in_root)?;
+    let real_root = root.canonicalize().map_err(in_root)?;
     let mut folder = root.to_path_buf();
     for part in parts {
         folder.push(part);
         match std::fs::create_dir(&folder) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                return Err(failed(&folder, &error));
+                return Err(not_written(&folder, &error));
             }
             _ => {}
         }
-        let real = folder
-            .canonicalize()
-            .map_err(|error| failed(&folder, &error))?;
+        let real = folder.canonicalize();
+        let real = real.map_err(|error| not_written(&folder, &error))?;
         if !real.starts_with(&real_root) {
             return Err(ModelError::invalid(
                 &folder,
