@@ -77,16 +77,16 @@ pub struct TokenSets {
     pub(crate) dtype: ScoreDtype,
 }
 
-/// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Sampling {
-    /// The most probable token.
     Greedy,
     /// Drawn from softmax(logits / temperature), temperature above 0, with a generator seeded by (seed, prompt).
-    Seeded { temperature: f64, seed: u64 },
+    Seeded {
+        temperature: f64,
+        seed: u64,
+    },
 }
 
-/// What is read off an evaluation.
 #[derive(Clone, Debug)]
 pub enum Readout {
     /// logsumexp(refuse logits) − logsumexp(comply logits) at the last position.
@@ -99,7 +99,6 @@ pub enum Readout {
         /// Counted from the first token.
         position: usize,
     },
-    /// A continuation.
     Generation {
         max_new_tokens: usize,
         sampling: Sampling,
@@ -110,7 +109,6 @@ pub enum Readout {
     },
 }
 
-/// The unit of evaluation; see the module.
 #[derive(Clone, Debug)]
 pub struct Cell {
     /// Fingerprint of the model ([`super::ModelHandle::fingerprint`]).

@@ -30,12 +30,10 @@ use super::error::{ModelError, Result};
 pub(crate) struct Message {
     /// `system`, `user` or `assistant`.
     pub(crate) role: String,
-    /// What was said.
     pub(crate) content: String,
 }
 
 impl Message {
-    /// A turn of `role`.
     pub(crate) fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self {
             role: role.into(),
@@ -182,12 +180,10 @@ impl ChatTemplate {
         }
     }
 
-    /// Whether it reads a variable of that name.
     pub(super) fn reads(&self, variable: &str) -> bool {
         self.variables.contains(variable)
     }
 
-    /// The hash of the template's text and its special tokens.
     pub(crate) fn hash(&self) -> blake3::Hash {
         self.hash
     }

@@ -38,7 +38,6 @@ impl Architecture {
     }
 }
 
-/// The number format of a tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Dtype {
@@ -50,7 +49,6 @@ pub(crate) enum Dtype {
 }
 
 impl Dtype {
-    /// Bytes per element.
     pub(crate) fn size(self) -> usize {
         match self {
             Self::Float32 => 4,
@@ -146,22 +144,17 @@ impl ModelConfig {
 
     /// Whether the numbers fit together. The error is a fragment that names the field as `config.json` does.
     pub(super) fn validate(&self) -> Result<(), String> {
-        for (name, value) in [
-            ("hidden_size", self.d_model),
-            ("num_hidden_layers", self.n_layers),
-            ("num_attention_heads", self.n_heads),
-            ("num_key_value_heads", self.n_kv_heads),
-            ("head_dim", self.d_head),
-            ("intermediate_size", self.d_mlp),
-            ("vocab_size", self.d_vocab),
-            ("max_position_embeddings", self.context_length),
+        // The upper bounds keep products of three dimensions far from overflow.
+        for (name, value, most) in [
+            ("hidden_size", self.d_model, 1 << 20),
+            ("num_hidden_layers", self.n_layers, 1 << 16),
+            ("num_attention_heads", self.n_heads, 1 << 20),
+            ("num_key_value_heads", self.n_kv_heads, 1 << 20),
+            ("head_dim", self.d_head, 1 << 20),
+            ("intermediate_size", self.d_mlp, 1 << 20),
+            ("vocab_size", self.d_vocab, 1 << 20),
+            ("max_position_embeddings", self.context_length, 1 << 28),
         ] {
-            // The upper bounds keep products of three dimensions far from overflow.
-            let most = match name {
-                "max_position_embeddings" => 1 << 28,
-                "num_hidden_layers" => 1 << 16,
-                _ => 1 << 20,
-            };
             if value == 0 || value > most {
                 return Err(format!("`{name}` is `{value}`, expected 1 to {most}"));
             }
@@ -179,10 +172,10 @@ impl ModelConfig {
             ));
         }
         // The comparisons are false for what is not a number.
-        if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps <= 1.0) {
+        let epsilon = self.rms_norm_eps;
+        if !(epsilon > 0.0 && epsilon <= 1.0) {
             return Err(format!(
-                "`rms_norm_eps` is `{}`, expected a positive number of at most 1",
-                self.rms_norm_eps
+                "`rms_norm_eps` is `{epsilon}`, expected a positive number of at most 1"
             ));
         }
         self.rope.validate(self.d_head)

@@ -29,12 +29,10 @@ impl Conversation {
             .map_err(|why| ModelError::Template(format!("rendered or cut into tokens, {why}")))?
     }
 
-    /// The text that the model reads.
     pub(super) fn rendered(&self) -> Result<String> {
         self.rendered_with(|text| Ok(text.to_string()))
     }
 
-    /// The ids of that text.
     pub(super) fn ids(&self) -> Result<Vec<u32>> {
         let rendered = self.rendered()?;
         let mut texts = self.chat.texts(&self.prompt);

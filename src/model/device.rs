@@ -77,9 +77,6 @@ fn load_cuda() -> Result<()> {
 }
 
 /// Sets the number of threads: of tiles evaluated side by side, each of which libtorch works off on one thread, and of everything else.
-///
-/// # Errors
-/// Threads that were set before.
 pub fn set_threads(count: usize) -> Result<()> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(count)

@@ -9,10 +9,15 @@ pub(crate) type Result<T, E = ModelError> = std::result::Result<T, E>;
 /// An error of the model room. Its text is a lower-case fragment that says where, what and what to do.
 #[derive(Debug)]
 pub enum ModelError {
-    /// A file or folder could not be read.
-    Read { path: PathBuf, problem: String },
+    Read {
+        path: PathBuf,
+        problem: String,
+    },
     /// A file was read, but what it holds is not what it should be.
-    Invalid { path: PathBuf, problem: String },
+    Invalid {
+        path: PathBuf,
+        problem: String,
+    },
     /// A file is sound, but asks for something this program would not compute correctly.
     Unsupported {
         path: PathBuf,
@@ -20,9 +25,7 @@ pub enum ModelError {
         what: String,
         supported: String,
     },
-    /// Text could not be turned into tokens, or tokens into text.
     Tokenizer(String),
-    /// A chat template could not be parsed or rendered.
     Template(String),
     /// A model's `source` does not lead to a model.
     Source {
@@ -122,7 +125,6 @@ impl ModelError {
         }
     }
 
-    /// An error of reading `path`.
     pub(super) fn read(path: &Path, problem: impl fmt::Display) -> Self {
         Self::Read {
             path: path.to_path_buf(),
@@ -130,7 +132,6 @@ impl ModelError {
         }
     }
 
-    /// An error about what `path` holds.
     pub(super) fn invalid(path: &Path, problem: impl Into<String>) -> Self {
         Self::Invalid {
             path: path.to_path_buf(),
@@ -138,7 +139,6 @@ impl ModelError {
         }
     }
 
-    /// An error about something in `path` that is not computed here.
     pub(super) fn unsupported(
         path: &Path,
         what: impl Into<String>,

@@ -16,9 +16,6 @@ thread_local! {
 }
 
 /// Does some work; a panic in it is an error. What the work was writing to must not be used then.
-///
-/// # Errors
-/// Those of the work, and its panics.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     caught(work).unwrap_or_else(|panic| Err(ModelError::of_libtorch(&panic)))
 }

@@ -105,9 +105,6 @@ impl Tokenizer {
     }
 
     /// The token ids of `text`, no special tokens added.
-    ///
-    /// # Errors
-    /// The tokenizer's normalisation or splitting fails on this text.
     pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let (tokenizer, text) = (self.clone(), text.to_string());
         let allowance = Allowance::of_text(text.len());

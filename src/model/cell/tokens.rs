@@ -14,7 +14,6 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Token ids in order, `[pos]`.
     pub fn new(ids: Vec<u32>) -> Self {
         Self::with_template(ids, 0)
     }
@@ -47,7 +46,6 @@ impl Tokens {
         }
     }
 
-    /// Token ids in order, `[pos]`.
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }

@@ -112,9 +112,6 @@ impl HashShortcut for NoShortcut {
 
 impl Checkpoint {
     /// The hash of the bytes of each weight file, as it is mapped, in the order of their names.
-    ///
-    /// # Errors
-    /// A file cannot be read.
     pub(crate) fn file_hashes(&self, shortcut: &dyn HashShortcut) -> Result<Vec<blake3::Hash>> {
         let files = self.files.iter();
         files.map(|file| file_hash(file, shortcut)).collect()

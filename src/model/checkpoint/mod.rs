@@ -104,6 +104,14 @@ impl Checkpoint {
         &self.further_ends
     }
 
+    /// Every token that ends a text, ascending.
+    pub(super) fn end_of_text(&self) -> Vec<u32> {
+        let ends = self.config.end_of_text.iter().chain(&self.further_ends);
+        let mut ends: Vec<u32> = ends.copied().collect();
+        ends.sort_unstable();
+        ends
+    }
+
     /// What a reader should know of these files, as fragments (`holds a second head that differs from its embedding: …`).
     pub(crate) fn findings(&self) -> &[String] {
         &self.findings
@@ -115,17 +123,11 @@ impl Checkpoint {
     }
 
     /// The shape of a tensor by its Hugging Face name; matrices are `[out, in]`.
-    ///
-    /// # Errors
-    /// There is no such tensor.
     pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>> {
         self.weights.shape(name).ok_or_else(|| self.missing(name))
     }
 
     /// A tensor by its Hugging Face name (`model.layers.3.self_attn.q_proj.weight`), its elements in `dtype`.
-    ///
-    /// # Errors
-    /// There is no such tensor.
     pub(super) fn tensor(&self, name: &str, dtype: Dtype) -> Result<HostTensor> {
         let tensor = self.weights.read(name, dtype)?;
         tensor.ok_or_else(|| self.missing(name))

@@ -9,7 +9,6 @@ use std::f64::consts::PI;
 
 use serde::Serialize;
 
-/// A rotary position embedding: its base and how it is stretched.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Rope {
     /// The base θ of the geometric series of frequencies.
@@ -177,29 +176,23 @@ impl RopeScaling {
                 factor,
                 low_freq_factor: low,
                 high_freq_factor: high,
-                original_context_length,
+                original_context_length: original,
             } => vec![
                 ("factor", *factor),
                 ("low_freq_factor", *low),
                 ("high_freq_factor - low_freq_factor", high - low),
-                (
-                    "original_max_position_embeddings",
-                    *original_context_length as f64,
-                ),
+                ("original_max_position_embeddings", *original as f64),
             ],
             Self::Yarn {
                 factor,
-                original_context_length,
+                original_context_length: original,
                 attention_factor,
                 beta_fast,
                 beta_slow,
                 ..
             } => vec![
                 ("factor", *factor),
-                (
-                    "original_max_position_embeddings",
-                    *original_context_length as f64,
-                ),
+                ("original_max_position_embeddings", *original as f64),
                 ("attention_factor", *attention_factor),
                 ("beta_slow", *beta_slow),
                 ("beta_fast - beta_slow", beta_fast - beta_slow),

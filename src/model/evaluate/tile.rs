@@ -66,7 +66,6 @@ impl<'a> Tile<'a> {
         Ok(tap)
     }
 
-    /// One edit of so many rows.
     pub(super) fn row_edit<'e>(
         &self,
         edits: impl Iterator<Item = &'e Edit>,
@@ -154,7 +153,6 @@ impl<'a> Tile<'a> {
         Ok(x)
     }
 
-    /// The positions before the suffix.
     pub(in crate::model) fn context(&self) -> Result<Context<'_>> {
         self.rows.context(self.suffix)
     }

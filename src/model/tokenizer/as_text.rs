@@ -57,24 +57,23 @@ impl Tokenizer {
     pub(in crate::model) fn ids_of_masked(&self, masked: &str) -> Result<Vec<u32>> {
         let whole = self.0.inner.encode(masked, false).map_err(failed)?;
         let pieces = self.pieces(&whole, masked);
-        // The same piece by piece must be the same; then it is so with other pieces, too.
-        let mut again = Vec::with_capacity(whole.len());
+        // The masked conversation piece by piece must give the same ids; then it is so with other pieces, too.
+        let mut masked_ids = Vec::with_capacity(whole.len());
         let mut ids = Vec::with_capacity(whole.len());
-        for piece in &pieces {
+        for piece in pieces {
             match piece {
                 Piece::Control(id) => {
-                    again.push(*id);
-                    ids.push(*id);
+                    masked_ids.push(id);
+                    ids.push(id);
                 }
                 Piece::Text(range) => {
-                    let masked = masked.get(range.clone()).unwrap_or_default();
-                    let text = self.unmasked(masked);
-                    ids.extend_from_slice(self.all_text(&text)?.get_ids());
-                    again.extend_from_slice(self.all_text(masked)?.get_ids());
+                    let masked = masked.get(range).unwrap_or_default();
+                    masked_ids.extend_from_slice(self.all_text(masked)?.get_ids());
+                    ids.extend_from_slice(self.all_text(&self.unmasked(masked))?.get_ids());
                 }
             }
         }
-        if again != whole.get_ids() {
+        if masked_ids != whole.get_ids() {
             return Err(failed(
                 "its pieces depend on the control tokens before them, so that `special_tokens = \"text\"` cannot be had with it",
             ));

@@ -8,7 +8,6 @@ use tch::{Device, Kind, Tensor};
 use crate::model::config::ModelConfig;
 use crate::model::error::{ModelError, Result};
 
-/// The frequencies of the rotary embedding.
 pub(super) struct Angles {
     /// `[dh / 2]`, float32
     frequencies: Tensor,

@@ -17,7 +17,6 @@ pub(crate) enum RowEdit {
     Replace(Tensor),
 }
 
-/// An edit of a pass.
 pub(crate) struct TapEdit {
     pub(crate) hook: HookPoint,
     /// Index among the S positions at hand.

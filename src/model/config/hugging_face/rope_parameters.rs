@@ -181,13 +181,10 @@ impl RawRope {
     }
 
     fn numbers(&self) -> [(&'static str, Option<f64>); 9] {
-        let original = self.original_max_position_embeddings;
+        let original = self.original_max_position_embeddings.map(|n| n as f64);
         [
             ("factor", self.factor),
-            (
-                "original_max_position_embeddings",
-                original.map(|length| length as f64),
-            ),
+            ("original_max_position_embeddings", original),
             ("low_freq_factor", self.low_freq_factor),
             ("high_freq_factor", self.high_freq_factor),
             ("attention_factor", self.attention_factor),
@@ -205,20 +202,16 @@ fn scaling(
     original: usize,
     context_length: usize,
 ) -> Result<RopeScaling, Problem> {
-    let need = |name: &str, value: Option<f64>| {
-        value
-            .ok_or_else(|| format!("`{name}` is missing from the rope parameters of type `{kind}`"))
-    };
+    let missing =
+        |name: &str| format!("`{name}` is missing from the rope parameters of type `{kind}`");
+    let need = |name: &str, value: Option<f64>| value.ok_or_else(|| missing(name));
+    let factor = || need("factor", raw.factor);
     Ok(match kind {
         "default" => RopeScaling::None,
-        "linear" => RopeScaling::Linear {
-            factor: need("factor", raw.factor)?,
-        },
-        "dynamic" => RopeScaling::Dynamic {
-            factor: need("factor", raw.factor)?,
-        },
+        "linear" => RopeScaling::Linear { factor: factor()? },
+        "dynamic" => RopeScaling::Dynamic { factor: factor()? },
         "llama3" => RopeScaling::Llama3 {
-            factor: need("factor", raw.factor)?,
+            factor: factor()?,
             low_freq_factor: need("low_freq_factor", raw.low_freq_factor)?,
             high_freq_factor: need("high_freq_factor", raw.high_freq_factor)?,
             original_context_length: original,
