@@ -33,6 +33,13 @@ pub enum Edit {
     Replace(Arc<Vector>),
 }
 
+impl Edit {
+    pub(super) fn vector(&self) -> &Arc<Vector> {
+        let (Edit::Add { vector, .. } | Edit::Ablate(vector) | Edit::Replace(vector)) = self;
+        vector
+    }
+}
+
 /// The positions an intervention acts on, counted from the first token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Positions {
@@ -150,7 +157,7 @@ impl Cell {
         model: blake3::Hash,
         tokens: Arc<Tokens>,
         mut interventions: Vec<Intervention>,
-        readout: Readout,
+        mut readout: Readout,
         n_layers: usize,
     ) -> Self {
         let mut last = tokens.len().saturating_sub(1);
@@ -171,23 +178,17 @@ impl Cell {
         }
         for place in interventions.chunk_by_mut(|a, b| a.hook == b.hook) {
             // Edits of single positions commute where the positions differ, and keep their order where not. A range overlaps others.
-            if place
-                .iter()
-                .all(|i| matches!(i.positions, Positions::At(_)))
-            {
+            let single = |i: &Intervention| matches!(i.positions, Positions::At(_));
+            if place.iter().all(single) {
                 place.sort_by_key(|i| i.positions.first());
             }
         }
         if matches!(readout, Readout::Score(_) | Readout::LogProbabilities(_)) {
             drop_overwritten(&mut interventions, last);
         }
-        let readout = match readout {
-            Readout::Activation { hook, position } => Readout::Activation {
-                hook: hook.canonical(n_layers),
-                position,
-            },
-            other => other,
-        };
+        if let Readout::Activation { hook, .. } = &mut readout {
+            *hook = hook.canonical(n_layers);
+        }
         Cell {
             model,
             tokens,
@@ -200,10 +201,8 @@ impl Cell {
 /// When every edit is at the last position, replacing the residual stream there makes all that was done below irrelevant to what is
 /// read above. (So the published study's last-K residual curve is one number for every K.)
 fn drop_overwritten(interventions: &mut Vec<Intervention>, last: usize) {
-    if interventions
-        .iter()
-        .any(|i| i.positions != Positions::At(last))
-    {
+    let elsewhere = |i: &Intervention| i.positions != Positions::At(last);
+    if interventions.iter().any(elsewhere) {
         return;
     }
     let replaces_stream =

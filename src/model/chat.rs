@@ -29,16 +29,14 @@ use super::error::{ModelError, Result};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     /// `system`, `user` or `assistant`.
-    pub(crate) role: String,
-    pub(crate) content: String,
+    role: &'static str,
+    content: String,
 }
 
 impl Message {
-    pub(crate) fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self {
-            role: role.into(),
-            content: content.into(),
-        }
+    pub(super) fn new(role: &'static str, content: impl Into<String>) -> Self {
+        let content = content.into();
+        Self { role, content }
     }
 }
 
@@ -103,9 +101,9 @@ impl ChatTemplate {
     /// A syntax error, with its line; a template that is too long or takes too much to compile.
     pub(crate) fn new(source: &str, special_tokens: BTreeMap<String, String>) -> Result<Self> {
         if source.len() > MOST_SOURCE_BYTES {
+            let length = source.len();
             return Err(ModelError::Template(format!(
-                "it is {} bytes long, expected at most {MOST_SOURCE_BYTES}",
-                source.len()
+                "it is {length} bytes long, expected at most {MOST_SOURCE_BYTES}"
             )));
         }
         let hash = content_hash(source, &special_tokens);
@@ -152,7 +150,7 @@ impl ChatTemplate {
         }
         let turn = |message: &Message| {
             Value::from(BTreeMap::from([
-                ("role", Value::from(&message.role)),
+                ("role", Value::from(message.role)),
                 ("content", Value::from(&message.content)),
             ]))
         };
@@ -171,7 +169,7 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL + (length / BYTES_OF_FUEL) as u64));
         let template = environment.get_template(NAME);
         let rendered = template.and_then(|template| template.render(Value::from(variables)));
-        let text = rendered.map_err(|error| failed(&error))?;
+        let text = rendered.map_err(failed)?;
         match text.len() {
             0..=MOST_RENDERED_BYTES => Ok(text),
             length => Err(ModelError::Template(format!(
@@ -196,7 +194,7 @@ fn compiled(source: String) -> Result<(Environment<'static>, HashSet<String>)> {
         .trim_blocks(true)
         .lstrip_blocks(true)
         .build();
-    environment.set_syntax(syntax.map_err(|error| failed(&error))?);
+    environment.set_syntax(syntax.map_err(failed)?);
     environment.set_debug(false);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", functions::tojson);
@@ -206,9 +204,8 @@ fn compiled(source: String) -> Result<(Environment<'static>, HashSet<String>)> {
     environment.add_function("strftime_now", functions::strftime_now);
     environment
         .add_template_owned(NAME, source)
-        .map_err(|error| failed(&error))?;
-    let template = environment.get_template(NAME);
-    let template = template.map_err(|error| failed(&error))?;
+        .map_err(failed)?;
+    let template = environment.get_template(NAME).map_err(failed)?;
     let variables = template.undeclared_variables(false);
     Ok((environment, variables))
 }
@@ -254,7 +251,7 @@ fn content_hash(source: &str, special_tokens: &BTreeMap<String, String>) -> blak
 }
 
 /// The template engine's message, the line where it is known, and what lies beneath.
-fn failed(error: &Error) -> ModelError {
+fn failed(error: Error) -> ModelError {
     let mut text = match (error.kind(), error.detail()) {
         (ErrorKind::OutOfFuel, _) => "it does not come to an end within reason".to_string(),
         (_, Some(detail)) => detail.to_string(),
@@ -263,7 +260,7 @@ fn failed(error: &Error) -> ModelError {
     if let Some(line) = error.line() {
         text.push_str(&format!(" (line {line})"));
     }
-    let mut cause = std::error::Error::source(error);
+    let mut cause = std::error::Error::source(&error);
     while let Some(inner) = cause {
         text.push_str(&format!(": {inner}"));
         cause = inner.source();

@@ -9,10 +9,10 @@ use super::tokenizer::Tokenizer;
 
 /// One prompt with everything that decides its ids.
 pub(super) struct Conversation {
-    pub(crate) template: Arc<ChatTemplate>,
-    pub(crate) tokenizer: Tokenizer,
-    pub(crate) prompt: String,
-    pub(crate) chat: Chat,
+    pub(super) template: Arc<ChatTemplate>,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) prompt: String,
+    pub(super) chat: Chat,
 }
 
 impl Conversation {

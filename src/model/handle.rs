@@ -224,7 +224,6 @@ impl ModelHandle {
         Ok(findings)
     }
 
-    /// The control tokens that a text spells out, in order.
     pub(crate) fn control_tokens<'t>(&self, text: &'t str) -> Vec<&'t str> {
         self.checkpoint.tokenizer().control_tokens(text)
     }
@@ -242,7 +241,6 @@ impl ModelHandle {
         Some(format!("token {id} (`{token}`)"))
     }
 
-    /// Id of the first token of a word.
     pub(crate) fn first_token(&self, word: &str) -> Result<u32> {
         self.checkpoint.tokenizer().first_token(word)
     }

@@ -99,7 +99,6 @@ impl HookPoint {
         HookPoint::Block { layer, site }
     }
 
-    /// Number of elements of the vector at this hook point.
     pub(crate) fn width(self, config: &ModelConfig) -> usize {
         match self {
             HookPoint::Block {
@@ -124,11 +123,10 @@ impl HookPoint {
 
     /// Whether the vector here is the whole residual stream, not just a part added to it.
     pub(crate) fn is_stream(self) -> bool {
+        use Site::{ResidMid, ResidPost, ResidPre};
         match self {
             HookPoint::Embed => true,
-            HookPoint::Block { site, .. } => {
-                matches!(site, Site::ResidPre | Site::ResidMid | Site::ResidPost)
-            }
+            HookPoint::Block { site, .. } => matches!(site, ResidPre | ResidMid | ResidPost),
             HookPoint::FinalNormalized => false,
         }
     }

@@ -140,7 +140,6 @@ impl PrefixStore {
         self.places.get(&prompt_key(prompt)).copied()
     }
 
-    /// A prompt that is held.
     pub(super) fn row(&self, prompt: &Tokens) -> Result<BlockRow<'_>> {
         let row = self.place(prompt).and_then(|place| {
             let block = self.blocks.get(&place.block)?;
@@ -200,7 +199,6 @@ impl PrefixStore {
         Ok(flow)
     }
 
-    /// Prefills the prompts of empty blocks.
     fn fill(
         &self,
         blocks: &[PromptBlock],

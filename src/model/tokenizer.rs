@@ -162,12 +162,10 @@ impl Tokenizer {
         self.0.hash
     }
 
-    /// The largest id of any token, special ones included.
     pub(super) fn largest_id(&self) -> Option<u32> {
         self.0.inner.get_vocab(true).into_values().max()
     }
 
-    /// The id of the token that the vocabulary spells so.
     pub(super) fn id(&self, token: &str) -> Option<u32> {
         self.0.inner.token_to_id(token)
     }

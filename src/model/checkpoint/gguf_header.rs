@@ -44,7 +44,6 @@ pub(super) struct TensorInfo {
     pub(crate) name: String,
     /// Outermost first: `[out, in]` for matrices.
     pub(crate) shape: Vec<u64>,
-    /// The number of its type.
     pub(crate) kind: u32,
     /// Bytes from the start of the data.
     pub(crate) offset: u64,
@@ -52,8 +51,7 @@ pub(super) struct TensorInfo {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value<'a> {
-    Unsigned(u64),
-    Signed(i64),
+    Integer(i128),
     Float(f64),
     Bool,
     Text(String),
@@ -74,19 +72,16 @@ impl List<'_> {
         self.length
     }
 
-    /// The texts of a list of texts.
     pub(super) fn texts(&self) -> Option<Vec<String>> {
         let mut reader = Reader::of(self.bytes, self.wide);
         let read = (0..self.length).map(|_| reader.text().ok());
         (self.kind == TEXT).then(|| read.collect())?
     }
 
-    /// The numbers of a list of whole numbers.
     pub(super) fn integers(&self) -> Option<Vec<i64>> {
         let mut reader = Reader::of(self.bytes, self.wide);
         let read = (0..self.length).map(|_| match reader.value(self.kind, DEEPEST).ok()? {
-            Value::Unsigned(value) => i64::try_from(value).ok(),
-            Value::Signed(value) => Some(value),
+            Value::Integer(value) => i64::try_from(value).ok(),
             _ => None,
         });
         read.collect()
@@ -113,7 +108,6 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, Problem> {
     })
 }
 
-/// Why a header cannot be read.
 enum Fault {
     /// The bytes end within this.
     Ends(&'static str),
@@ -121,7 +115,6 @@ enum Fault {
     Wrong(String),
 }
 
-/// Goes through bytes from their start.
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -259,18 +252,18 @@ impl<'a> Reader<'a> {
     fn value(&mut self, kind: u32, depth: usize) -> Result<Value<'a>, Fault> {
         const WHAT: &str = "its metadata";
         Ok(match kind {
-            0 => Value::Unsigned(self.array(WHAT).map(u8::from_le_bytes)?.into()),
-            1 => Value::Signed(self.array(WHAT).map(i8::from_le_bytes)?.into()),
-            2 => Value::Unsigned(self.array(WHAT).map(u16::from_le_bytes)?.into()),
-            3 => Value::Signed(self.array(WHAT).map(i16::from_le_bytes)?.into()),
-            4 => Value::Unsigned(self.array(WHAT).map(u32::from_le_bytes)?.into()),
-            5 => Value::Signed(self.array(WHAT).map(i32::from_le_bytes)?.into()),
+            0 => Value::Integer(self.array(WHAT).map(u8::from_le_bytes)?.into()),
+            1 => Value::Integer(self.array(WHAT).map(i8::from_le_bytes)?.into()),
+            2 => Value::Integer(self.array(WHAT).map(u16::from_le_bytes)?.into()),
+            3 => Value::Integer(self.array(WHAT).map(i16::from_le_bytes)?.into()),
+            4 => Value::Integer(self.array(WHAT).map(u32::from_le_bytes)?.into()),
+            5 => Value::Integer(self.array(WHAT).map(i32::from_le_bytes)?.into()),
             6 => Value::Float(self.array(WHAT).map(f32::from_le_bytes)?.into()),
             7 => self.array::<1>(WHAT).map(|_| Value::Bool)?,
             TEXT => Value::Text(self.text()?),
             LIST => Value::List(self.list(depth)?),
-            10 => Value::Unsigned(self.array(WHAT).map(u64::from_le_bytes)?),
-            11 => Value::Signed(self.array(WHAT).map(i64::from_le_bytes)?),
+            10 => Value::Integer(self.array(WHAT).map(u64::from_le_bytes)?.into()),
+            11 => Value::Integer(self.array(WHAT).map(i64::from_le_bytes)?.into()),
             12 => Value::Float(self.array(WHAT).map(f64::from_le_bytes)?),
             other => return Err(unknown_kind(other)),
         })
@@ -331,12 +324,10 @@ fn width(kind: u32) -> Option<u64> {
     }
 }
 
-/// What the start of the data is a multiple of.
 fn alignment(metadata: &BTreeMap<String, Value>) -> Result<usize, Fault> {
     let value = match metadata.get("general.alignment") {
         None => return Ok(DEFAULT_ALIGNMENT),
-        Some(Value::Unsigned(value)) => usize::try_from(*value).ok(),
-        Some(Value::Signed(value)) => usize::try_from(*value).ok(),
+        Some(Value::Integer(value)) => usize::try_from(*value).ok(),
         Some(_) => None,
     };
     let value = value.filter(|value| value.is_power_of_two());

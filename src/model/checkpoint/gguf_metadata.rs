@@ -43,9 +43,7 @@ const OFF_WHEN_ZERO: [&str; 3] = [
 
 /// What the tensors say about the configuration.
 pub(super) struct TensorFacts {
-    /// Rows of the embedding.
     pub(super) d_vocab: usize,
-    /// Whether there is no separate unembedding.
     pub(super) tied_embeddings: bool,
     /// Whether the projections have biases: query, key and value; attention output; MLP.
     pub(super) biases: [bool; 3],
@@ -56,7 +54,6 @@ pub(super) struct TensorFacts {
 /// The values of the metadata, by their types.
 pub(super) struct Metadata<'a>(pub(super) BTreeMap<String, Value<'a>>);
 
-/// The problem of a value.
 pub(super) fn invalid(key: &str, problem: &str) -> Problem {
     Problem::Invalid(format!("metadata `{key}` {problem}"))
 }
@@ -65,8 +62,7 @@ impl Metadata<'_> {
     fn integer(&self, key: &str) -> Result<Option<usize>, Problem> {
         let value = match self.0.get(key) {
             None => return Ok(None),
-            Some(Value::Unsigned(value)) => usize::try_from(*value).ok(),
-            Some(Value::Signed(value)) => usize::try_from(*value).ok(),
+            Some(Value::Integer(value)) => usize::try_from(*value).ok(),
             Some(_) => None,
         };
         let expected = "is not what was expected: one whole number, the same for all layers";

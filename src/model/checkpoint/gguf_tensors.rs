@@ -45,7 +45,6 @@ const ROPE_DIVISORS: &str = "rope_freqs.weight";
 /// The most rope divisors: one per pair of a head.
 const MOST_DIVISORS: usize = 1 << 16;
 
-/// The type of a number of the file, if it is read here.
 fn supported_type(number: u32) -> Option<GgmlDType> {
     Some(match number {
         0 => GgmlDType::F32,
@@ -174,7 +173,6 @@ impl Placed {
     }
 }
 
-/// The tensors of a memory-mapped GGUF file.
 pub(super) struct Tensors {
     path: PathBuf,
     map: Arc<Mmap>,

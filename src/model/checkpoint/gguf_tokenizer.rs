@@ -37,7 +37,6 @@ const MOST_WHOLE_TOKENS: usize = 1 << 16;
 /// How a text is cut into the pieces that are then merged.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PreTokenizer {
-    /// GPT-2's rule.
     Gpt2,
     /// GPT-2's rule after every digit stands alone.
     SmolLm,
@@ -87,7 +86,6 @@ impl PreTokenizer {
     }
 }
 
-/// What the metadata says about the tokenizer.
 pub(super) struct Parts {
     pre: PreTokenizer,
     tokens: Vec<String>,

@@ -20,7 +20,6 @@ const SETTLED_AFTER: Duration = Duration::from_secs(2);
 pub(crate) struct FileStamp {
     /// The file, with symbolic links resolved.
     pub(crate) path: PathBuf,
-    /// Its length in bytes.
     pub(crate) size: u64,
     /// When its content was last changed, in nanoseconds since 1970.
     pub(crate) modified_nanoseconds: u128,
@@ -31,7 +30,6 @@ pub(crate) struct FileStamp {
 }
 
 impl FileStamp {
-    /// The stamp of the file at `path` as it is now.
     pub(crate) fn of(path: &Path) -> Result<Self> {
         Self::new(path, path.metadata())
     }
@@ -97,7 +95,6 @@ pub(crate) trait HashShortcut {
     fn put(&self, file: &FileStamp, hash: blake3::Hash);
 }
 
-/// Remembers nothing: every file is read.
 #[cfg(test)]
 pub(crate) struct NoShortcut;
 

@@ -26,7 +26,6 @@ pub(crate) struct HostTensor {
     pub(super) data: Data,
 }
 
-/// Where a tensor's bytes lie.
 pub(super) enum Data {
     Owned(Vec<u8>),
     Mapped(Arc<Mmap>, Range<usize>),

@@ -78,11 +78,8 @@ pub fn locate_without_fetching(source: &str, base: &Path) -> Result<Option<PathB
     }
 }
 
-/// Where a source leads.
 enum Place {
-    /// To this path, which exists.
     Disk(PathBuf),
-    /// To a repository of the hub that the environment describes.
     Hub(Repository, Hub),
 }
 
@@ -119,10 +116,8 @@ pub(super) struct Hub {
     pub(crate) patience: Patience,
 }
 
-/// What the cache has of a model.
 enum Cached {
     Nothing,
-    /// A snapshot that lacks this file.
     Incomplete(String),
     /// A snapshot in which this file is not what it should be.
     Damaged(String),

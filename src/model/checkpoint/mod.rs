@@ -44,13 +44,10 @@ use crate::files;
 /// The weights of one format, by Hugging Face name.
 trait Weights: Send + Sync {
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
-    /// The names of the tensors that are there.
     fn names(&self) -> Vec<String>;
-    /// A tensor, if it is there.
     fn read(&self, name: &str, dtype: Dtype) -> Result<Option<HostTensor>>;
 }
 
-/// An opened model.
 pub(crate) struct Checkpoint {
     path: PathBuf,
     /// In an order that depends on nothing but their names.
@@ -99,7 +96,6 @@ impl Checkpoint {
         self.chat_template.as_ref()
     }
 
-    /// Tokens that end a text beside those of the configuration, ascending.
     pub(crate) fn further_ends(&self) -> &[u32] {
         &self.further_ends
     }
@@ -206,7 +202,6 @@ struct WeightFile {
     path: PathBuf,
     file: File,
     map: Arc<Mmap>,
-    /// As it was when it was opened.
     stamp: FileStamp,
 }
 
@@ -244,7 +239,6 @@ fn read_text(path: &Path) -> Result<String> {
     files::read_text(path, files::SETTINGS_BYTES).map_err(|error| ModelError::read(path, error))
 }
 
-/// The text of a file that need not exist.
 fn read_optional_text(path: &Path) -> Result<Option<String>> {
     match files::read_text(path, files::SETTINGS_BYTES) {
         Ok(text) => Ok(Some(text)),

@@ -112,7 +112,6 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Tensor>, Problem> {
     tensors.collect()
 }
 
-/// The header and the data.
 fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
     let (length, rest) = bytes
         .split_first_chunk()

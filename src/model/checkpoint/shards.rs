@@ -18,9 +18,7 @@ use crate::model::config::Dtype;
 use crate::model::error::{ModelError, Result};
 use crate::model::json;
 
-/// The file of unsharded weights.
 pub(super) const SINGLE: &str = "model.safetensors";
-/// The file that lists the shards.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -49,14 +47,12 @@ fn weight_map(path: &Path, index: &str) -> Result<BTreeMap<String, String>> {
     }
 }
 
-/// The weight files of a folder.
 #[derive(Default)]
 pub(super) struct Chosen {
     /// In the order of their names.
     pub(crate) files: Vec<PathBuf>,
     /// The name of the shard of each tensor; empty without an index.
     places: BTreeMap<String, String>,
-    /// What a reader should know of the choice.
     pub(crate) findings: Vec<String>,
 }
 
@@ -95,12 +91,10 @@ fn passed_over(folder: &Path, index: &Path) -> Option<String> {
     ))
 }
 
-/// Memory-mapped safetensors files.
 pub(super) struct Shards {
     tensors: BTreeMap<String, Stored>,
 }
 
-/// One tensor in one of the files.
 struct Stored {
     map: Arc<Mmap>,
     range: Range<usize>,
@@ -116,7 +110,6 @@ impl Stored {
 }
 
 impl Shards {
-    /// Finds every tensor of the files that were `chosen`.
     pub(super) fn open(files: &[WeightFile], chosen: &Chosen) -> Result<Self> {
         let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
         for WeightFile { path, map, .. } in files {

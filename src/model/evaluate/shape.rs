@@ -180,7 +180,6 @@ fn kinds(edits: &[ShapeEdit]) -> Vec<(Site, Operation)> {
     kinds.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// The first hook point that the cell edits or reads.
 fn first_hook(cell: &Cell) -> Option<HookPoint> {
     let read = match cell.readout {
         Readout::Activation { hook, .. } => Some(hook),

@@ -50,10 +50,8 @@ impl<'a> Tile<'a> {
         for (number, edit) in self.edits.iter().enumerate() {
             for position in 0..count {
                 if edit.acts_at(first_index + position) {
-                    let each = self
-                        .cells
-                        .iter()
-                        .map(|cell| &cell.interventions[number].edit);
+                    let cells = self.cells.iter();
+                    let each = cells.map(|cell| &cell.interventions[number].edit);
                     tap.edits.push(TapEdit {
                         hook: edit.hook,
                         position: position as i64,
@@ -74,12 +72,11 @@ impl<'a> Tile<'a> {
         let width = self.transformer.config().d_model as i64;
         let mut data: Vec<f32> = Vec::new();
         for edit in edits {
+            let values = edit.vector().values();
             match edit {
                 // The product is formed in float32 in the order of the definition: h + α·v.
-                Edit::Add { vector, scale } => {
-                    data.extend(vector.values().iter().map(|v| (*scale as f32) * v))
-                }
-                Edit::Ablate(vector) | Edit::Replace(vector) => data.extend(vector.values()),
+                Edit::Add { scale, .. } => data.extend(values.iter().map(|v| (*scale as f32) * v)),
+                Edit::Ablate(_) | Edit::Replace(_) => data.extend(values),
             }
         }
         let rows = Tensor::f_from_slice(&data)?

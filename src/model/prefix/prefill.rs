@@ -28,7 +28,6 @@ pub(super) struct Batch<'b> {
     positions: usize,
 }
 
-/// Packs all prompts of the blocks.
 pub(super) fn pack(blocks: &[PromptBlock]) -> Vec<Batch<'_>> {
     let length = |row: &BlockRow<'_>| row.prompt().own().len();
     let template = |row: &BlockRow<'_>| *row.prompt().template_hash().as_bytes();

@@ -70,7 +70,6 @@ pub(crate) struct KeysValues {
 }
 
 impl KeysValues {
-    /// The same done to both.
     pub(crate) fn map(&self, change: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
         Ok(KeysValues {
             keys: change(&self.keys)?,
@@ -163,7 +162,6 @@ impl Segment<'_> {
         self.cached.keys.dim() == 3
     }
 
-    /// Number of positions.
     fn length(&self) -> i64 {
         let size = self.cached.keys.size();
         size[size.len() - 2]

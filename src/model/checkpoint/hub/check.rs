@@ -37,7 +37,6 @@ pub(super) fn is_sound(path: &Path, expected: Option<&Digest>, bytes: Option<u64
     (looks_whole && !is_other) || digest.is_of_file(&mut file).unwrap_or(true)
 }
 
-/// The digest that a blob of the hub's cache is named by.
 fn digest_in_name(path: &Path) -> Option<Digest> {
     let real = path.canonicalize().ok()?;
     let is_blob = real.parent()?.file_name()? == "blobs";

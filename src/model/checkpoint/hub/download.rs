@@ -21,7 +21,6 @@ const UNANNOUNCED_WEIGHTS: u64 = 64 << 30;
 /// Files of that many bytes take a while to compare.
 const LONG_TO_CHECK: u64 = 512 << 20;
 
-/// A commit, and where it comes from.
 pub(super) struct Download<'a> {
     client: &'a Client,
     endpoint: &'a str,
@@ -33,13 +32,11 @@ pub(super) struct Download<'a> {
 /// What a file has to be.
 #[derive(Clone, Debug)]
 struct Expected {
-    /// Where it was announced.
     bytes: Option<u64>,
     digest: Digest,
 }
 
 impl<'a> Download<'a> {
-    /// Asks what the revision holds.
     pub(super) fn begin(
         client: &'a Client,
         endpoint: &'a str,
@@ -255,7 +252,6 @@ impl<'a> Download<'a> {
         compared
     }
 
-    /// Asks for a file from byte `have` on.
     fn rest(&self, partial: &Partial<'_>, have: u64) -> Result<(Answer, Extent), FetchError> {
         let range = (have > 0).then(|| format!("bytes={have}-"));
         let address = self.address(partial.name)?;
@@ -328,7 +324,6 @@ impl Partial<'_> {
         }
     }
 
-    /// Compares what has arrived with what was announced.
     fn compare(&mut self) -> Result<(), FetchError> {
         let length = self.length()?;
         let expected = self.expected;

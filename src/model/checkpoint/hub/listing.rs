@@ -51,7 +51,6 @@ struct RawLargeFile {
 }
 
 impl Listing {
-    /// Reads what the hub answers for a revision.
     pub(super) fn parse(body: &[u8], revision: &str) -> Result<Self, FetchError> {
         let raw: RawListing = serde_json::from_slice(body).map_err(|error| {
             let error = printable(&error.to_string());
@@ -105,7 +104,6 @@ impl Listing {
         Err(repository.error(problem, advice))
     }
 
-    /// What to do with a repository of GGUF files.
     fn gguf(&self, repository: &Repository) -> Option<(String, String)> {
         let ggufs = self.ending_in(&[".gguf"]).into_iter();
         let (parts, whole): (Vec<&str>, Vec<&str>) = ggufs.partition(|name| is_part(name));
@@ -210,7 +208,6 @@ fn is_part(name: &str) -> bool {
     })
 }
 
-/// The first few names.
 fn some_of(names: &[&str]) -> String {
     let shown = names.iter().take(3);
     let shown: Vec<String> = shown.map(|name| format!("`{}`", printable(name))).collect();

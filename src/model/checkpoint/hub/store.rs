@@ -9,10 +9,8 @@ use crate::fetch::Digest;
 use crate::files;
 use crate::model::error::{ModelError, Result};
 
-/// Bytes that the record of a branch may have.
 const REFERENCE_BYTES: u64 = 4096;
 
-/// The folder of a repository.
 pub(super) struct Store {
     cache: PathBuf,
     /// `models--org--name`
@@ -26,7 +24,6 @@ pub(super) struct BlobLock {
 }
 
 impl Store {
-    /// The folder of `org/name`.
     pub(super) fn new(cache: &Path, repository: &str) -> Self {
         Self {
             cache: cache.to_path_buf(),
@@ -49,17 +46,14 @@ impl Store {
         }
     }
 
-    /// The folder of a commit's files.
     pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
         self.root().join("snapshots").join(commit)
     }
 
-    /// Where a content lies.
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
         self.root().join("blobs").join(digest.digits())
     }
 
-    /// Makes the folders of contents and of a commit.
     pub(super) fn prepare(&self, commit: &str) -> Result<()> {
         make_folder(&self.root(), &["blobs"])?;
         make_folder(&self.root(), &["snapshots", commit])?;
