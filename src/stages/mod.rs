@@ -17,7 +17,7 @@ use polars::prelude::DataFrame;
 
 use crate::model::{Cell, Cells, ModelError, ModelHandle, Value};
 use crate::prompts::PromptSet;
-use crate::spec::{Fields, Location, Problems, Spanned};
+use crate::spec::{Document, Fields, Location, Problems, Spanned};
 
 mod artifacts;
 mod direction;
@@ -27,7 +27,6 @@ mod holdout;
 mod import;
 mod parameters;
 mod patch;
-pub(crate) mod published;
 mod random;
 mod score;
 mod steer;
@@ -40,7 +39,7 @@ mod xstest;
 pub(crate) use artifacts::Artifacts;
 pub(crate) use direction::Direction;
 pub(crate) use forecast::{Forecast, Forecasts};
-pub(crate) use import::ImportSettings;
+pub(crate) use import::{kind_of, published_table};
 pub(crate) use parameters::{ScoreRule, Settings};
 pub(crate) use vocabulary::{check_prompts, check_score};
 
@@ -87,6 +86,14 @@ impl Product {
     }
 }
 
+/// What a stage gives: to other stages a product, to whoever looks at it the tables of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gives {
+    pub(crate) product: Product,
+    /// Name of the kind.
+    pub(crate) tables: &'static str,
+}
+
 /// A kind of stage: its name in study files, the version of its semantics, what it produces, and how it is decoded.
 pub(crate) struct Kind {
     /// The name, e.g. `steer`.
@@ -114,6 +121,17 @@ pub(crate) static KINDS: &[&Kind] = &[
     &summary::KIND,
     &import::KIND,
 ];
+
+/// Checks the sections of a study that are one kind's own; the stages of that kind read them.
+pub(crate) fn check_sections(study: &Document, problems: &mut Problems) {
+    import::Section::read(study, problems);
+}
+
+/// The field of such a section that says where the files lie that stages need, and the folder that is meant.
+pub(crate) fn folder_of_files(study: &Document) -> ([&'static str; 2], PathBuf) {
+    let folder = import::Section::read(study, &mut Problems::default()).folder;
+    ([import::KIND.name, "folder"], folder.join("."))
+}
 
 /// A name written in a study file, with the place where it was written.
 pub(crate) type Name = Spanned<String>;
@@ -178,8 +196,8 @@ pub trait Stage: Send + Sync {
     /// The names it refers to.
     fn needs(&self) -> Needs;
 
-    /// For a stage that stands for one of another kind: the name of that kind, and what it gives.
-    fn stands_for(&self) -> Option<(&'static str, Product)> {
+    /// What it gives, where its parameters decide that; otherwise its kind says it.
+    fn gives(&self) -> Option<Gives> {
         None
     }
 

@@ -8,7 +8,7 @@ use crate::model::{Chat, ModelHandle, Readout, ScoreDtype, Site, TokenSets};
 use crate::prompts::{Prompt, PromptSet};
 use crate::spec::{Fields, Layers, OneOrMany, Problems, Spanned, choice};
 
-use super::{ImportSettings, Inputs, Name, StageError, check_layer};
+use super::{Inputs, Name, StageError, check_layer};
 
 /// s = logsumexp(logits of refusing first tokens) − logsumexp(logits of complying ones); refused when s > threshold.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,8 +43,6 @@ pub(crate) struct Settings {
     pub(crate) chat: Chat,
     /// The score rule.
     pub(crate) score: ScoreRule,
-    /// Where published files lie.
-    pub(crate) import: ImportSettings,
 }
 
 impl Settings {
