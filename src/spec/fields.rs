@@ -4,6 +4,7 @@ use serde_json::Value as Json;
 
 use super::decode::Decode;
 use super::diagnostic::{Problems, suggest};
+use super::load::Document;
 use super::source::Location;
 use super::tree::{Node, Table};
 
@@ -16,6 +17,7 @@ pub(crate) struct Fields<'n, 'p> {
     at: &'n Location,
     problems: &'p mut Problems,
     known: Vec<&'static str>,
+    study: Option<&'n Document>,
 }
 
 impl<'n, 'p> Fields<'n, 'p> {
@@ -30,7 +32,19 @@ impl<'n, 'p> Fields<'n, 'p> {
             at: &node.at,
             problems,
             known: Vec::new(),
+            study: None,
         })
+    }
+
+    /// The same, of a table of that study.
+    pub(crate) fn of(mut self, study: &'n Document) -> Self {
+        self.study = Some(study);
+        self
+    }
+
+    /// The study that the table is of, where that is known.
+    pub(crate) fn study(&self) -> Option<&'n Document> {
+        self.study
     }
 
     /// The value of a field, not decoded; the field counts as known.

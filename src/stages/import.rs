@@ -11,28 +11,45 @@
 //!   them it is, to the digits written.
 //! - `members` and `selection` say which prompts built the direction, where the file (or the one named by `builders`) says so. With `scores` the
 //!   selection is made again from the scores, and a finding says whether it is the published one, to the id.
+//!
+//! ```text
+//! shapes       what the files of the published study call things, and where they have them
+//! read         CSV and JSON as rows with named columns
+//! rows         such rows, and a table of them
+//! tables       the tables of the stage stood for
+//! selection    who built the directions
+//! statistics   published statistics beside the study's own
+//! ```
 
-mod groups;
-mod recomputed;
+mod read;
 mod rows;
-mod sweep_table;
-mod texts;
+mod selection;
+mod shapes;
+mod statistics;
+mod tables;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use polars::prelude::DataFrame;
 use serde_json::{Map, Value as Json};
 
 use crate::model::Site;
-use crate::spec::{Choice, Fields, Location, OneOrMany, Problems, Seeds, Spanned};
+use crate::spec::{Choice, Decode, Document, Fields, OneOrMany, Problems, Seeds, Spanned};
 
 use super::declare::{
-    ByContent, Declared, Field, Parameter, Parameters, Together, as_needed, declared, parameters,
+    ByContent, Declared, Field, Parameter, Parameters, Table, Together, as_needed, declared,
+    parameters,
 };
 use super::parameters::{Label, Labels, PromptsName, Scores, StageOf, Summaries};
-use super::published::{self, Measured, Published};
 use super::settings::Settings;
-use super::{Cost, Evaluate, Forecast, Inputs, Kind, Needs, Output, Product, Stage, StageError};
+use super::{
+    Cost, Evaluate, Forecast, Gives, InputFile, Inputs, Kind, Needs, Output, Product, Stage,
+    StageError,
+};
+use read::{Builders, Published};
+use rows::{ImportError, Row};
 
 pub(super) static KIND: Kind = super::kind::<Import>(
     "import",
@@ -99,7 +116,7 @@ impl Choice for StandsFor {
 impl Together for Import {
     fn read_together(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Self> {
         let r#as = fields.required::<StandsFor>("as");
-        let files = Files::read(fields, settings);
+        let files = Files::read(fields);
         let prompts = fields.optional("prompts");
         let scores = fields.optional("scores");
         let gives = |wanted| r#as.is_some_and(|r#as| r#as.product == wanted);
@@ -121,7 +138,7 @@ impl Together for Import {
             summaries: summaries?,
             site,
             study: FromStudy {
-                layer: settings.import.layer,
+                layer: Section::of(fields).layer,
                 threshold: settings.score.threshold,
             },
         })
@@ -161,9 +178,13 @@ struct FromStudy {
 }
 
 impl Parameter for FromStudy {
-    fn read_from(_: &mut Fields<'_, '_>, _: &Declared<'_>, settings: &Settings) -> Option<Self> {
+    fn read_from(
+        fields: &mut Fields<'_, '_>,
+        _: &Declared<'_>,
+        settings: &Settings,
+    ) -> Option<Self> {
         Some(FromStudy {
-            layer: settings.import.layer,
+            layer: Section::of(fields).layer,
             threshold: settings.score.threshold,
         })
     }
@@ -191,13 +212,33 @@ parameters! {
     }
 }
 
-/// Where published files lie, for every import of a study.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct ImportSettings {
-    /// The folder that file names start from.
-    pub(crate) folder: PathBuf,
-    /// What `{layer}` in a file name stands for, and the layer of files that name none.
-    pub(crate) layer: Option<u64>,
+/// Where files lie, for all imports of a study.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Section {
+    pub(super) folder: PathBuf,
+    layer: Option<u64>,
+}
+
+impl Section {
+    pub(super) fn read(study: &Document, problems: &mut Problems) -> Self {
+        let node = study.root.as_table().and_then(|root| root.get(KIND.name));
+        let said = node.and_then(|node| Table::<ImportSection>::decode(node, problems));
+        let said = said.map(|section| section.0);
+        let layer = said.as_ref().and_then(|said| said.layer);
+        let folder = match said.and_then(|said| said.folder) {
+            Some(path) => study.sources.resolve_path(&path.0.at, path.0.value),
+            None => study.sources.resolve_path(&study.root.at, ""),
+        };
+        Section { folder, layer }
+    }
+
+    /// That of the study that a stage is in; what is wrong in it has been told once for all stages.
+    fn of(fields: &Fields<'_, '_>) -> Self {
+        let study = fields.study();
+        study.map_or_else(Section::default, |study| {
+            Section::read(study, &mut Problems::default())
+        })
+    }
 }
 
 /// A file to read.
@@ -215,11 +256,12 @@ struct Files {
 }
 
 impl Files {
-    fn read(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Self> {
+    fn read(fields: &mut Fields<'_, '_>) -> Option<Self> {
+        let section = Section::of(fields);
         let seeds = fields.optional::<Seeds>("seed");
         let names = fields.required::<OneOrMany<String>>("file");
         let builders = fields.optional::<Spanned<String>>("builders");
-        let mut resolve = |name: &Spanned<String>| files(name, seeds.as_ref(), settings, fields);
+        let mut resolve = |name: &Spanned<String>| files(name, seeds.as_ref(), &section, fields);
         let names = names.map(|names| names.0.iter().map(&mut resolve).collect::<Option<Vec<_>>>());
         let builders = builders.map(|name| resolve(&name));
         Some(Files {
@@ -237,12 +279,8 @@ impl Files {
 }
 
 impl Parameter for Files {
-    fn read_from(
-        fields: &mut Fields<'_, '_>,
-        _: &Declared<'_>,
-        settings: &Settings,
-    ) -> Option<Self> {
-        Files::read(fields, settings)
+    fn read_from(fields: &mut Fields<'_, '_>, _: &Declared<'_>, _: &Settings) -> Option<Self> {
+        Files::read(fields)
     }
 
     /// File names say what is in files; their content is in the key already.
@@ -282,59 +320,59 @@ impl Parameter for Files {
 fn files(
     name: &Spanned<String>,
     seeds: Option<&Seeds>,
-    settings: &Settings,
+    section: &Section,
     fields: &mut Fields<'_, '_>,
 ) -> Option<Vec<File>> {
+    let mut missing = |what: &str, are_missing: &str, help: &str| {
+        let text = &name.value;
+        let message = format!("file name `{text}` has `{{{what}}}`, but {are_missing} given");
+        fields.problems().error_at(&name.at, message).help(help);
+    };
     let mut text = name.value.clone();
     if text.contains("{layer}") {
-        let Some(layer) = settings.import.layer else {
-            let message = format!("file name `{text}` has `{{layer}}`, but no layer is given");
-            let problem = fields.problems().error_at(&name.at, message);
-            problem.help("give `layer` in the section `[import]`, e.g. `--set import.layer=20`");
+        let Some(layer) = section.layer else {
+            let help = "give `layer` in the section `[import]`, e.g. `--set import.layer=20`";
+            missing("layer", "no layer is", help);
             return None;
         };
         text = text.replace("{layer}", &layer.to_string());
     }
-    let path = |text: &str| Spanned {
-        value: settings.import.folder.join(text),
-        at: name.at.clone(),
+    let file = |text: &str, seed: Option<u64>| File {
+        path: Spanned {
+            value: section.folder.join(text),
+            at: name.at.clone(),
+        },
+        seed,
     };
     if !text.contains("{seed}") {
-        let seed = None;
-        return Some(vec![File {
-            path: path(&text),
-            seed,
-        }]);
+        return Some(vec![file(&text, None)]);
     }
     let Some(seeds) = seeds else {
-        let message = format!("file name `{text}` has `{{seed}}`, but no seeds are given");
-        let problem = fields.problems().error_at(&name.at, message);
-        problem.help("give the stage `seed`, e.g. `seed = \"0..5\"`");
+        let help = "give the stage `seed`, e.g. `seed = \"0..5\"`";
+        missing("seed", "no seeds are", help);
         return None;
     };
-    let of_seed = |seed: u64| File {
-        path: path(&text.replace("{seed}", &seed.to_string())),
-        seed: Some(seed),
-    };
+    let of_seed = |seed: u64| file(&text.replace("{seed}", &seed.to_string()), Some(seed));
     Some(seeds.iter().map(of_seed).collect())
 }
 
 impl Stage for Import {
-    fn stands_for(&self) -> Option<(&'static str, Product)> {
-        match self.r#as.product {
-            // It has none of a summary's tables.
-            Product::Summary => Some((KIND.name, self.r#as.product)),
-            _ => Some((self.r#as.kind, self.r#as.product)),
-        }
+    fn gives(&self) -> Option<Gives> {
+        Some(Gives {
+            product: self.r#as.product,
+            tables: match self.r#as.product {
+                Product::Summary => KIND.name, // it has none of a summary's
+                _ => self.r#as.kind,
+            },
+        })
     }
 
     fn forecast(&self, inputs: &Inputs) -> Forecast {
-        let mut problems = Problems::default();
-        let rows = self.read(inputs, &mut problems);
-        let rows = || rows.iter().flat_map(|file| &file.rows);
-        let distinct = |of: fn(&published::Of) -> &Option<String>| {
+        let files = self.read(inputs, &mut Problems::default());
+        let rows = || files.iter().flat_map(|file| &file.rows);
+        let distinct = |of: fn(&Row) -> &Option<String>| {
             let mut found: Vec<String> = Vec::new();
-            for name in rows().filter_map(|row| of(&row.of).as_ref()) {
+            for name in rows().filter_map(|row| of(row).as_ref()) {
                 if !found.contains(name) {
                     found.push(name.clone());
                 }
@@ -343,8 +381,8 @@ impl Stage for Import {
         };
         Forecast {
             prompts: self.prompts.as_ref().map(|name| name.value.clone()),
-            models: distinct(|of| &of.model),
-            sets: distinct(|of| &of.set),
+            models: distinct(|row| &row.model),
+            sets: distinct(|row| &row.set),
             has_alpha: self.r#as.product == Product::Sweep,
             ..Forecast::default()
         }
@@ -353,7 +391,7 @@ impl Stage for Import {
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         let files = self.read(inputs, problems);
         if problems.is_empty()
-            && let Err(error) = self.output(&files, inputs, true)
+            && let Err(error) = self.output(files, inputs, true)
         {
             let at = self.files.named.first().map(|file| &file.path.at);
             let message = error.to_string();
@@ -376,7 +414,7 @@ impl Stage for Import {
                 "an imported file changed after it was checked".to_string(),
             ));
         }
-        self.output(&files, inputs, false)
+        self.output(files, inputs, false)
     }
 }
 
@@ -394,87 +432,65 @@ impl Import {
 
     fn read_one(&self, file: &File, inputs: &Inputs, problems: &mut Problems) -> Option<Published> {
         let content = inputs.files.get(&file.path.value)?;
-        let tell = |at: &Location, note: String, problems: &mut Problems| {
-            let message = format!("`{}` cannot be read as `{}`", name_of(file), self.r#as.kind);
-            problems.error_at(at, message).note(note);
-        };
-        let Ok(text) = std::str::from_utf8(&content.bytes) else {
-            let before =
-                std::str::from_utf8(&content.bytes).map_or_else(|e| e.valid_up_to(), |_| 0);
-            let lines = content.bytes.iter().take(before).filter(|b| **b == b'\n');
-            let note = format!("{}:{}: not UTF-8 text", name_of(file), 1 + lines.count());
-            tell(&file.path.at, note, problems);
-            return None;
-        };
-        match published::read(self.r#as.kind, &name_of(file), text) {
+        let name = name_of(file);
+        let text = text_of(&name, content);
+        match text.and_then(|text| read::read(self.r#as.kind, &name, text)) {
             Ok(mut read) => {
-                self.complete(&mut read, file.seed);
+                for row in &mut read.rows {
+                    row.seed = row.seed.or(file.seed);
+                }
                 Some(read)
             }
             Err(error) => {
-                tell(&file.path.at, error.to_string(), problems);
+                let message = format!("`{name}` cannot be read as `{}`", self.r#as.kind);
+                let note = error.to_string();
+                problems.error_at(&file.path.at, message).note(note);
                 None
             }
-        }
-    }
-
-    /// Adds what the study says and the file does not.
-    fn complete(&self, read: &mut Published, seed: Option<u64>) {
-        for row in &mut read.rows {
-            row.of.seed = row.of.seed.or(seed);
-            row.of.layer = match self.r#as.product {
-                Product::Sweep => row.of.layer.or(self.study.layer),
-                _ => row.of.layer,
-            };
         }
     }
 
     /// The tables and findings. `is_check` leaves out what other stages' outputs decide.
     fn output(
         &self,
-        files: &[Published],
+        files: Vec<Published>,
         inputs: &Inputs,
         is_check: bool,
     ) -> Result<Output, StageError> {
-        let mut output = match self.r#as.product {
-            Product::Scores => rows::scores(files, self.study.threshold)?,
-            Product::Patches => rows::patches(files)?,
-            Product::Summary => recomputed::output(self, inputs, is_check)?,
-            Product::Texts => texts::output(self, files, inputs, is_check)?,
-            _ => sweep_table::output(self, files, inputs)?,
-        };
-        if self.r#as.product == Product::Sweep {
-            groups::add(self, files, inputs, is_check, &mut output)?;
+        let (rows, builders): (Vec<_>, Vec<_>) = files
+            .into_iter()
+            .map(|file| (file.rows, file.builders))
+            .unzip();
+        let rows: Vec<Row> = rows.into_iter().flatten().collect();
+        match (self.r#as.product, &self.scores) {
+            (Product::Scores, _) => tables::scores(&rows, self.study.threshold),
+            (Product::Patches, _) => tables::patches(rows),
+            (Product::Summary, _) => statistics::output(self, inputs, is_check),
+            (Product::Texts, Some(scores)) if !is_check => {
+                tables::scored_texts(&rows, scores, self.study.threshold, inputs)
+            }
+            (Product::Texts, _) => tables::texts(&rows),
+            _ => {
+                let builders = match &self.files.builders {
+                    None => builders.into_iter().flatten().collect(),
+                    Some(file) => vec![self.builders_of(file, inputs)?],
+                };
+                let mut output = tables::sweep(self, rows, &builders, inputs)?;
+                selection::add(self, &builders, inputs, is_check, &mut output)?;
+                Ok(output)
+            }
         }
-        Ok(output)
     }
 
-    /// Who built the directions: of the file named by `builders`, or of the files themselves.
-    fn builders(
-        &self,
-        files: &[Published],
-        inputs: &Inputs,
-    ) -> Result<Vec<published::Builders>, StageError> {
-        let Some(file) = &self.files.builders else {
-            return Ok(files.iter().filter_map(|f| f.builders.clone()).collect());
-        };
-        let mut problems = Problems::default();
-        let read = self.read_one(file, inputs, &mut problems);
-        match read.and_then(|read| read.builders) {
-            Some(builders) => Ok(vec![builders]),
-            None => Err(StageError::Data(format!(
+    /// Who built the directions, of the file that is named for it.
+    fn builders_of(&self, file: &File, inputs: &Inputs) -> Result<Builders, StageError> {
+        let read = self.read_one(file, inputs, &mut Problems::default());
+        read.and_then(|read| read.builders).ok_or_else(|| {
+            StageError::Data(format!(
                 "`{}` does not say which prompts built a direction; expected JSON with `top_ids` and `bottom_ids` under `direction` or `balanced_selection`",
                 name_of(file)
-            ))),
-        }
-    }
-
-    /// The texts of the prompts, by id; none where no prompt set is named.
-    fn texts<'a>(&self, inputs: &'a Inputs) -> BTreeMap<&'a str, &'a str> {
-        let set = self.prompts.as_ref();
-        let set = set.and_then(|name| inputs.prompts.get(&name.value));
-        let prompts = set.into_iter().flat_map(|set| &set.prompts);
-        prompts.map(|p| (p.id.as_str(), p.text.as_str())).collect()
+            ))
+        })
     }
 }
 
@@ -483,10 +499,36 @@ fn name_of(file: &File) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// Whether every row is of single prompts (`Some(true)`), of groups (`Some(false)`), or mixed (`None`).
-fn by_prompt(files: &[Published]) -> Option<bool> {
-    let mut kinds = files.iter().flat_map(|file| &file.rows);
-    let is_score = |row: &published::PublishedRow| matches!(row.measured, Measured::Score { .. });
-    let first = is_score(kinds.next()?);
-    kinds.all(|row| is_score(row) == first).then_some(first)
+fn text_of<'a>(name: &str, file: &'a InputFile) -> Result<&'a str, ImportError> {
+    std::str::from_utf8(&file.bytes).map_err(|error| {
+        let before = file.bytes.iter().take(error.valid_up_to());
+        let line = 1 + before.filter(|byte| **byte == b'\n').count();
+        ImportError {
+            place: format!("{name}:{line}"),
+            message: "not UTF-8 text".to_string(),
+        }
+    })
+}
+
+/// The kind of stage that a file of this name is of, where the name says it.
+pub(crate) fn kind_of(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase();
+    shapes::KINDS.into_iter().find(|kind| name.contains(kind))
+}
+
+/// What a published file holds, as a table with the columns of stages' tables; none for a file that has not the shape of one.
+///
+/// # Errors
+/// As for an import: text that is not CSV or JSON, columns that are missing, values that are not of their type; with the place.
+pub(crate) fn published_table(
+    kind: &str,
+    name: &str,
+    text: &str,
+) -> Result<Option<DataFrame>, StageError> {
+    if !read::is_published_shape(name, text) {
+        return Ok(None);
+    }
+    let read = read::read(kind, name, text);
+    let read = read.map_err(|error| StageError::Data(error.to_string()))?;
+    rows::frame(&read.rows).map(Some)
 }

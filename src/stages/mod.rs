@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::figure::Figure;
 use crate::model::{Cell, Cells, ModelError, ModelHandle, Value};
 use crate::prompts::PromptSet;
-use crate::spec::{Fields, Location, Problems, Spanned};
+use crate::spec::{Document, Fields, Location, Problems, Spanned};
 
 mod artifacts;
 pub(crate) mod declare;
@@ -30,7 +30,6 @@ mod holdout;
 mod import;
 mod parameters;
 mod patch;
-pub(crate) mod published;
 mod random;
 mod score;
 mod settings;
@@ -45,7 +44,7 @@ pub(crate) use artifacts::Artifacts;
 pub(crate) use declare::{Declaration, Field, Parameters};
 pub(crate) use direction::Direction;
 pub(crate) use forecast::{Forecast, Forecasts};
-pub(crate) use import::{ImportSection, ImportSettings};
+pub(crate) use import::{ImportSection, kind_of, published_table};
 pub(crate) use settings::{ScoreRule, Settings};
 pub(crate) use vocabulary::{check_prompts, check_score};
 
@@ -143,6 +142,14 @@ impl Default for Splits {
 /// Figures of the tables that a stage of that name has left. What is not there is not drawn.
 pub(crate) type OwnFigures = fn(&str, &Artifacts) -> Result<Vec<Figure>, StageError>;
 
+/// What a stage gives: to other stages a product, to whoever looks at it the tables of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gives {
+    pub(crate) product: Product,
+    /// Name of the kind.
+    pub(crate) tables: &'static str,
+}
+
 /// A kind of stage: its name in study files, the version of its semantics, what it produces, and how it is decoded.
 pub(crate) struct Kind {
     /// The name, e.g. `steer`.
@@ -205,6 +212,17 @@ pub(crate) static KINDS: &[&Kind] = &[
 /// The kind of that name.
 pub(crate) fn kind_named(name: &str) -> Option<&'static Kind> {
     KINDS.iter().copied().find(|kind| kind.name == name)
+}
+
+/// Checks the sections of a study that are one kind's own; the stages of that kind read them.
+pub(crate) fn check_sections(study: &Document, problems: &mut Problems) {
+    import::Section::read(study, problems);
+}
+
+/// The field of such a section that says where the files lie that stages need, and the folder that is meant.
+pub(crate) fn folder_of_files(study: &Document) -> ([&'static str; 2], PathBuf) {
+    let folder = import::Section::read(study, &mut Problems::default()).folder;
+    ([import::KIND.name, "folder"], folder.join("."))
 }
 
 /// A name written in a study file, with the place where it was written.
@@ -277,8 +295,8 @@ pub(crate) fn product(counts: &[usize]) -> u64 {
 
 /// One stage with its parameters decoded.
 pub trait Stage: Declaration + Send + Sync {
-    /// For a stage that stands for one of another kind: the name of that kind, and what it gives.
-    fn stands_for(&self) -> Option<(&'static str, Product)> {
+    /// What it gives, where its parameters decide that; otherwise its kind says it.
+    fn gives(&self) -> Option<Gives> {
         None
     }
 

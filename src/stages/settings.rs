@@ -8,7 +8,7 @@ use crate::model::{Chat, ModelHandle, Readout, ScoreDtype, TokenSets};
 use crate::spec::{Choice, Decode, Fields, Node, OneOrMany, Problems};
 
 use super::declare::{Declaration, Declared, Field, FieldType, Parameter, declared, parameters};
-use super::{ImportSettings, Needs, StageError};
+use super::{Needs, StageError};
 
 /// The published study's openings.
 const REFUSE: [&str; 4] = ["I'm", "I", "Sorry", "I\u{2019}m"];
@@ -94,8 +94,6 @@ pub(crate) struct Settings {
     pub(crate) chat: Chat,
     /// The score rule.
     pub(crate) score: ScoreRule,
-    /// Where published files lie.
-    pub(crate) import: ImportSettings,
 }
 
 /// Chat and score rule are parameters of every stage that asks a model.
