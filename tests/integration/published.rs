@@ -481,7 +481,12 @@ fn files_that_are_not_what_they_should_be() {
 fn the_resolved_study_finds_the_files_again() {
     let bench = Workbench::new(&[]);
     bench.write("sweep_layer20.csv", SWEEP);
-    for study in [STUDY.to_string(), STUDY.replace("{layer}", "20").replace("[import]\nlayer = 20", "")] {
+    for study in [
+        STUDY.to_string(),
+        STUDY
+            .replace("{layer}", "20")
+            .replace("[import]\nlayer = 20", ""),
+    ] {
         let run = bench.run(&study).ok();
         let again = bench.run_file(&run.file(&bench, "resolved.yaml"), &[]);
         assert_eq!(again.ok().status("steer"), "cached", "{study}");
@@ -494,10 +499,19 @@ fn a_section_that_is_wrong_is_told_once() {
     let bench = Workbench::new(&[]);
     bench.write("sweep_layer20.csv", SWEEP);
     let wrong = STUDY.replace("layer = 20", "layer = \"x\"\nfoldr = 1");
-    let two = format!("{wrong}[stages.other]\nkind = \"import\"\nas = \"score\"\nfile = \"sweep_layer20.csv\"\n");
-    for study in [two.replace("sweep_layer{layer}", "sweep_layer20"), "[import]\nlayer = \"x\"\nfoldr = 1\n".to_string()] {
-        let message = bench.refusal(&study).message(2);
-        for part in ["`import.layer` is the string `x`", "`import` has an unknown field `foldr`"] {
+    let two = format!(
+        "{wrong}[stages.other]\nkind = \"import\"\nas = \"score\"\nfile = \"sweep_layer20.csv\"\n"
+    );
+    for study in [
+        two.replace("sweep_layer{layer}", "sweep_layer20"),
+        "[import]\nlayer = \"x\"\nfoldr = 1\n".to_string(),
+    ] {
+        let said = bench.refusal(&study);
+        let message = said.message(2);
+        for part in [
+            "`import.layer` is the string `x`",
+            "`import` has an unknown field `foldr`",
+        ] {
             assert_eq!(message.matches(part).count(), 1, "{part} in {message}");
         }
     }
