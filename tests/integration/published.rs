@@ -506,8 +506,8 @@ fn a_section_that_is_wrong_is_told_once() {
         two.replace("sweep_layer{layer}", "sweep_layer20"),
         "[import]\nlayer = \"x\"\nfoldr = 1\n".to_string(),
     ] {
-        let refusal = bench.refusal(&study);
-        let message = refusal.message(2);
+        let said = bench.refusal(&study);
+        let message = said.message(2);
         for part in [
             "`import.layer` is the string `x`",
             "`import` has an unknown field `foldr`",

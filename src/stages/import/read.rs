@@ -96,7 +96,7 @@ fn field<'a>(file: &'a str, path: &'a str, text: &'a str) -> Cell<'a> {
 pub(super) struct Sheet<'a> {
     pub(super) name: &'a str,
     pub(super) header: StringRecord,
-    pub(super) rows: Vec<(usize, StringRecord)>,
+    pub(super) rows: Vec<Result<(usize, StringRecord), ImportError>>,
 }
 
 impl<'a> Sheet<'a> {
@@ -119,7 +119,7 @@ impl<'a> Sheet<'a> {
             let line = record.position().map_or(0, |place| place.line() as usize);
             Ok((line, record))
         });
-        let rows = rows.collect::<Result<_, _>>()?;
+        let rows = rows.collect();
         Ok(Sheet { name, header, rows })
     }
 
@@ -167,6 +167,7 @@ fn read_csv(kind: &str, name: &str, text: &str, said: &Row) -> Result<Vec<Row>, 
         .collect();
     let mut rows = Vec::new();
     for entry in &sheet.rows {
+        let entry = entry.as_ref().map_err(Clone::clone)?;
         let mut row = Row {
             line: entry.0,
             ..said.clone()

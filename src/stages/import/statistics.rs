@@ -163,6 +163,7 @@ fn numbers(import: &Import, file: &File, inputs: &Inputs) -> Result<Vec<Number>,
     let [run, model, alpha] = ["run", "model", "alpha"].map(|name| sheet.column(&[name]));
     let mut numbers = Vec::new();
     for row in &sheet.rows {
+        let row = row.as_ref().map_err(|error| data(error.clone()))?;
         let text = |place: usize| sheet.cell(row, place).text;
         let number = |place: usize| -> Result<Option<f64>, StageError> {
             let filled = Some(sheet.cell(row, place)).filter(|cell| !cell.text.is_empty());
