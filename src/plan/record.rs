@@ -22,7 +22,6 @@ pub(crate) struct TableRecord {
     /// The table's name; empty for the stage's main table.
     #[serde(deserialize_with = "plain_name")]
     pub(crate) name: String,
-    /// Number of rows.
     pub(crate) rows: usize,
     /// The object that holds it as CSV.
     pub(crate) csv: Key,
@@ -36,7 +35,6 @@ pub(crate) struct ArtifactRecord {
     /// File name in a run folder.
     #[serde(deserialize_with = "plain_name")]
     pub(crate) file: String,
-    /// The object that holds it.
     pub(crate) key: Key,
 }
 
@@ -54,7 +52,6 @@ fn plain_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::E
 /// What a stage left.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct StageRecord {
-    /// Its tables.
     pub(crate) tables: Vec<TableRecord>,
     /// Its directions: a safetensors file with a JSON description each, in order.
     pub(crate) directions: Vec<(ArtifactRecord, ArtifactRecord)>,
@@ -217,9 +214,7 @@ struct DirectionDescription {
 
 /// Where an output went.
 pub(crate) struct StoredOutput {
-    /// Its tables' records.
     pub(crate) tables: Vec<TableRecord>,
-    /// Its directions' records.
     pub(crate) directions: Vec<(ArtifactRecord, ArtifactRecord)>,
 }
 

@@ -93,19 +93,21 @@ impl FinishedRun {
         let unreadable = |why: String| ReportError::unreadable(&path.join(FILE), why);
         let manifest = Manifest::read(path).map_err(|error| unreadable(error.to_string()))?;
         let manifest = manifest.ok_or_else(|| ReportError::NotARun(path.to_path_buf()))?;
+        let run = FinishedRun::of(path, manifest);
+        let checked = run.stages.iter().try_for_each(check_names);
+        checked.map_err(unreadable)?;
+        Ok(run)
+    }
+
+    /// Of a manifest, without tables.
+    pub(super) fn of(path: &Path, manifest: Manifest) -> Self {
         let stages = manifest.graph.iter();
-        let stages: Vec<_> = stages
-            .map(|node| FinishedStage::of(node, &manifest))
-            .collect();
-        stages
-            .iter()
-            .try_for_each(check_names)
-            .map_err(unreadable)?;
-        Ok(FinishedRun {
+        let stages = stages.map(|node| FinishedStage::of(node, &manifest));
+        FinishedRun {
             path: path.to_path_buf(),
+            stages: stages.collect(),
             manifest,
-            stages,
-        })
+        }
     }
 
     /// Reads the tables.
@@ -138,13 +140,13 @@ impl FinishedRun {
     }
 
     /// Every stage of that product, in order.
-    pub(crate) fn of(&self, product: Product) -> impl Iterator<Item = &FinishedStage> {
+    pub(crate) fn with(&self, product: Product) -> impl Iterator<Item = &FinishedStage> {
         self.stages.iter().filter(move |stage| stage.is(product))
     }
 
     /// The summary that describes a sweep, and what it calls it (`steer`, `holdout`, …).
     pub(crate) fn described(&self, sweep: &str) -> Option<(&FinishedStage, &str)> {
-        let summaries = self.of(Product::Summary);
+        let summaries = self.with(Product::Summary);
         let edges = summaries.flat_map(|s| s.node.stages.iter().map(move |edge| (s, edge)));
         let of_sweep = edges.filter(|(_, edge)| edge.stage == sweep);
         let of_sweep = of_sweep.map(|(summary, edge)| (summary, edge.field.as_str()));

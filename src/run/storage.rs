@@ -29,10 +29,8 @@ pub use usage::usage;
 /// A file that failed its check.
 #[derive(Clone, Debug, Serialize)]
 pub struct Damage {
-    /// Where it stood.
     #[serde(serialize_with = "crate::files::as_text::serialize")]
     pub(crate) path: PathBuf,
-    /// What was wrong with it.
     pub(crate) reason: String,
 }
 
@@ -48,9 +46,7 @@ impl Damage {
 /// What checking a whole cache found.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Verified {
-    /// Files read.
     pub(crate) files: usize,
-    /// Their size.
     pub(crate) bytes: u64,
     /// What was moved aside.
     pub damaged: Vec<Damage>,

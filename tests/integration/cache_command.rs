@@ -104,7 +104,7 @@ fn what_the_cache_holds_and_for_whom() {
     runs/study/[time]-[key] [size] [size]
 
     [size] in all, [size] of it used by no run (`dial cache gc --unreferenced`)
-    [size] of it drawn for 2 reports
+    [size] of it drawn for reports
     ");
     let json = cache(&bench, &["stats", "--format", "json"]).stdout;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -307,7 +307,8 @@ fn a_collection_that_is_killed_leaves_a_sound_cache() {
             "{killed_at} of {deleted}: {output:?}"
         );
         let left = gc(&bench, &["--older-than", "0d", "--dry-run"]);
-        let left = ["stages", "reports", "objects", "packs"].map(|what| left[what].as_u64().unwrap());
+        let left =
+            ["stages", "reports", "objects", "packs"].map(|what| left[what].as_u64().unwrap());
         assert_eq!(
             left.iter().sum::<u64>(),
             deleted - killed_at + 1,

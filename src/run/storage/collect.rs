@@ -36,15 +36,12 @@ pub(crate) struct Criteria {
 /// What was deleted, or would be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Collected {
-    /// Outputs of stages.
     pub(crate) stages: usize,
     /// What was drawn of runs.
     pub(crate) reports: usize,
     /// Objects, those of the stages and reports among them.
     pub(crate) objects: usize,
-    /// Packs.
     pub(crate) packs: usize,
-    /// Cells in them.
     pub(crate) cells: usize,
     /// Bytes of all these.
     pub(crate) bytes: u64,
