@@ -6,8 +6,8 @@
 //! values`, and answers it with as little arithmetic as causality allows. What a person sees is rendered from artifacts and events.
 //!
 //! Arrows go one way: `main → cli → {report, run} → manifest → plan → stages → {model, prompts, stats}`, with `run, plan → cache` and `plan, stages → spec`.
-//! Below them all: `files`, which reads what comes from outside, `fetch`, which brings files over the network, and `harmless`, which makes
-//! text from outside safe to show.
+//! Below them all: `files`, which reads what comes from outside, `fetch`, which brings files over the network, `harmless`, which makes
+//! text from outside safe to show, and `figure`, what is drawn, as data.
 #![warn(missing_docs)]
 
 mod cache;

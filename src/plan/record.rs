@@ -78,7 +78,6 @@ pub struct StageRecord {
 }
 
 impl StageRecord {
-    /// Every object that it names.
     pub(crate) fn objects(&self) -> impl Iterator<Item = &Key> {
         let tables = self.tables.iter().flat_map(|t| [&t.csv, &t.parquet]);
         let directions = self.directions.iter().flat_map(|(a, b)| [&a.key, &b.key]);
@@ -131,7 +130,6 @@ pub(crate) enum Record {
 }
 
 impl Record {
-    /// Every object that it names.
     pub(crate) fn objects(&self) -> Box<dyn Iterator<Item = &Key> + '_> {
         match self {
             Record::Stage(record) => Box::new(record.objects()),
@@ -156,7 +154,6 @@ impl Record {
     }
 }
 
-/// The shapes of records.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum WrittenRecord {
@@ -420,4 +417,41 @@ fn read_direction(tensors: &[u8], description: &[u8]) -> Option<Direction> {
         bottom_scores: d.bottom_scores,
         builders: Arc::new(d.prompts.into_iter().collect::<HashSet<String>>()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// As the cache of an earlier dial holds it: a stage's record without tables, of the kind `report`.
+    #[test]
+    fn what_0_1_drew_is_no_stages_and_keeps_its_files() {
+        let (stage, figure) = (Key::of(b"stage"), Key::of(b"figure"));
+        let drawn = json!({
+            "tables": [], "directions": [], "files": [{ "file": "steer.gap.svg", "key": figure }], "findings": [],
+            "key_parts": { "kind": "report", "drawn_of": [stage] }, "seconds": 0.0, "cells": 0, "packs": [], "weights": [],
+            "stage": "", "created": "2026-01-02T03:04:05Z",
+        });
+        let Ok(Record::Drawn(record)) = serde_json::from_value(drawn) else {
+            panic!("it is another's")
+        };
+        assert_eq!(record.drawn_of, [stage]);
+        let now = serde_json::to_value(&record).unwrap();
+        let Ok(again @ Record::Drawn(_)) = serde_json::from_value(now) else {
+            panic!("it is another's")
+        };
+        assert_eq!(again.objects().collect::<Vec<_>>(), [&figure]);
+        assert!(again.created().starts_with("2026"));
+        let of_stage = StageRecord {
+            key_parts: json!({ "kind": "steer" }),
+            ..StageRecord::default()
+        };
+        let of_stage = serde_json::to_value(of_stage).unwrap();
+        assert!(matches!(
+            serde_json::from_value(of_stage),
+            Ok(Record::Stage(record)) if record.kind() == "steer"
+        ));
+    }
 }

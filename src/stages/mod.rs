@@ -2,7 +2,8 @@
 //!
 //! A stage asks a model for **cells** through [`Evaluate`] and assembles their values into tables, where ids, splits, categories and
 //! thresholds join. Each kind is one file that decodes its own parameters, says what it needs and costs, and runs. Adding a kind is one
-//! file and one line in [`KINDS`].
+//! file and one line in [`KINDS`]: it is shown as its [`Product`] is, and what else is to be drawn of it, it says itself
+//! ([`Kind::figures`]).
 //!
 //! A stage runs in rounds: it evaluates some cells, and what it learns (a direction, a donor's activations) may decide the next.
 //! That is why it is handed an evaluator instead of returning one list of cells: a plan runs the same code with an evaluator that only

@@ -68,7 +68,6 @@ pub(crate) struct Comparison {
     pub(crate) only_right: usize,
     /// Mean of the differences' sizes.
     pub(crate) mean_difference: f64,
-    /// The largest difference's size.
     pub(crate) largest_difference: f64,
     pub(crate) largest_at: String,
     pub(crate) tolerance: f64,
@@ -90,7 +89,6 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Whether something was compared and all of it is within tolerance.
     pub(crate) fn is_within(&self) -> bool {
         !self.comparisons.is_empty() && self.comparisons.iter().all(|c| c.within)
     }

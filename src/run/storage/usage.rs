@@ -53,7 +53,6 @@ pub struct Usage {
     pub(crate) reports: ReportUsage,
     /// By run, in the order of their folders.
     pub(crate) runs: Vec<RunUsage>,
-    /// Bytes that no run refers to.
     pub(crate) unreferenced_bytes: u64,
     /// Number of damaged files that were moved aside.
     pub(crate) damaged_files: usize,
