@@ -4,6 +4,7 @@
 //! output depends on; [`Plan`] walks the graph and says of each stage whether it is cached, would run, or waits for another;
 //! [`explain`] says what has changed since the most similar earlier run.
 
+mod any_record;
 mod chat;
 mod estimate;
 mod explain;
@@ -19,13 +20,12 @@ mod study;
 mod trust;
 mod why;
 
+pub(crate) use any_record::{DrawnRecord, Record};
 pub(crate) use explain::{Explanation, explain};
 #[cfg(test)]
 pub(crate) use key::stage_key;
 pub(crate) use key::{key_of, key_parts, study_key};
-pub(crate) use record::{
-    ArtifactRecord, DrawnRecord, Record, StoredOutput, TableRecord, stored_artifacts,
-};
+pub(crate) use record::{ArtifactRecord, StoredOutput, TableRecord, stored_artifacts};
 pub use record::{StageRecord, load_artifacts};
 pub(crate) use resolve::PlanError;
 pub use resolve::{Fetch, Opened, open_study};

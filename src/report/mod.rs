@@ -1,6 +1,6 @@
 //! What people look at: a run's folder in, tables, figures and one page out.
 //!
-//! Nothing here computes a result of a study: it reads what stages left (`run.json`, `resolved.yaml`, `tables/`) and shows it. A figure is
+//! Nothing here computes a result of a study: it reads what a run left (`run.json`, `tables/`) and shows it. A figure is
 //! data first ([`Figure`]); the page and the SVG files draw the same one, so that they cannot disagree.
 //!
 //! ```text

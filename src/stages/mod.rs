@@ -50,6 +50,7 @@ pub(crate) use vocabulary::{check_prompts, check_score};
 pub(crate) use table::{Parts, read_parquet, read_parquet_parts, write_csv, write_parquet};
 
 /// What a stage produces, as other stages and views see it; a reference to a stage of another product is an error.
+/// What is shown first of a run is shown in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Product {
