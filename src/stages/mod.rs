@@ -2,7 +2,8 @@
 //!
 //! A stage asks a model for **cells** through [`Evaluate`] and assembles their values into tables, where ids, splits, categories and
 //! thresholds join. Each kind is one file that decodes its own parameters, says what it needs and costs, and runs. Adding a kind is one
-//! file and one line in [`KINDS`].
+//! file and one line in [`KINDS`]: it is shown as its [`Product`] is, and what else is to be drawn of it, it says itself
+//! ([`Kind::figures`]).
 //!
 //! A stage runs in rounds: it evaluates some cells, and what it learns (a direction, a donor's activations) may decide the next.
 //! That is why it is handed an evaluator instead of returning one list of cells: a plan runs the same code with an evaluator that only
@@ -51,6 +52,7 @@ pub(crate) use vocabulary::{check_prompts, check_score};
 pub(crate) use table::{Parts, read_parquet, read_parquet_parts, write_csv, write_parquet};
 
 /// What a stage produces, as other stages and views see it; a reference to a stage of another product is an error.
+/// What is shown first of a run is shown in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Product {

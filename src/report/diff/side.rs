@@ -51,7 +51,6 @@ impl Side {
         Ok(side)
     }
 
-    /// What it has, in words.
     pub(super) fn contents(&self) -> String {
         let names: Vec<String> = self
             .measurements
