@@ -311,6 +311,9 @@ fn quoted(text: &str) -> String {
 /// # Errors
 /// libtorch failing to allocate.
 pub fn random_unit_vector(seed: u64, d_model: usize) -> Result<super::cell::Vector> {
+    // The generator is the process's: nobody else is to seed it in between.
+    static DRAWING: Mutex<()> = Mutex::new(());
+    let _drawing = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
     tch::manual_seed(seed as i64);
     let drawn = Tensor::f_randn([d_model as i64].as_slice(), (Kind::Float, Device::Cpu))?;
     let values = Vec::<f32>::try_from(drawn)?;
