@@ -27,7 +27,7 @@ use super::error::{ModelError, Result};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Message {
+pub(super) struct Message {
     /// `system`, `user` or `assistant`.
     role: &'static str,
     content: String,
@@ -86,7 +86,7 @@ pub(super) const SPECIAL_TOKENS: [&str; 7] = [
 
 /// A model's chat template, compiled, with the special tokens it may name.
 #[derive(Clone)]
-pub(crate) struct ChatTemplate {
+pub(super) struct ChatTemplate {
     environment: Environment<'static>,
     special_tokens: BTreeMap<String, String>,
     /// Names that it reads without having set them.

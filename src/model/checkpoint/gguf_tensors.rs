@@ -182,7 +182,7 @@ pub(super) struct Tensors {
     unknown: Vec<String>,
     rope_divisors: Option<Placed>,
     /// The head width, where query and key rows are stored as pairs.
-    pub(crate) rows_per_head: Option<usize>,
+    pub(super) rows_per_head: Option<usize>,
 }
 
 impl Tensors {

@@ -108,12 +108,12 @@ impl Place {
 
 /// A hub and the cache before it. It has no `Debug`, so that the token is nowhere shown.
 pub(super) struct Hub {
-    pub(crate) endpoint: String,
+    pub(super) endpoint: String,
     /// The folder of `models--…` folders.
-    pub(crate) cache: PathBuf,
-    pub(crate) token: Option<String>,
-    pub(crate) offline: bool,
-    pub(crate) patience: Patience,
+    pub(super) cache: PathBuf,
+    pub(super) token: Option<String>,
+    pub(super) offline: bool,
+    pub(super) patience: Patience,
 }
 
 enum Cached {

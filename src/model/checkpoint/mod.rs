@@ -3,8 +3,9 @@
 //! A [`Checkpoint`] is opened from a Hugging Face folder (`hugging_face`, its weights in `shards`) or a GGUF file (`gguf`). Both answer to
 //! the parameter names of Hugging Face; opening checks that every parameter the configuration asks for is there with its shape, so that what
 //! follows may rely on it. No number from a file is multiplied or allocated by before it was held against what the file has. What holds no
-//! such model is told apart in `other_files`. `hub` brings a model from the hub to disk. Weights are memory-mapped, and hashed and loaded through the same map: a file that is replaced while
-//! a study runs changes nothing, and one that is written into is an error when the weights are loaded.
+//! such model is told apart in `other_files`. `hub` brings a model from the hub to disk. Weights are memory-mapped, and hashed and loaded
+//! through the same map: a file that is replaced while a study runs changes nothing, and one that is written into is an error when the weights
+//! are loaded.
 
 mod gguf;
 mod gguf_header;
@@ -48,7 +49,7 @@ trait Weights: Send + Sync {
     fn read(&self, name: &str, dtype: Dtype) -> Result<Option<HostTensor>>;
 }
 
-pub(crate) struct Checkpoint {
+pub(super) struct Checkpoint {
     path: PathBuf,
     /// In an order that depends on nothing but their names.
     files: Vec<WeightFile>,
@@ -67,7 +68,7 @@ impl Checkpoint {
     /// # Errors
     /// A file is missing, truncated or malformed; the model needs something that is not supported; or its weights
     /// do not fit its configuration.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let metadata = path.metadata();
         let metadata = metadata.map_err(|error| ModelError::read(path, error))?;
         let checkpoint = match metadata.is_dir() {
@@ -83,20 +84,20 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    pub(crate) fn config(&self) -> &ModelConfig {
+    pub(super) fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    pub(crate) fn tokenizer(&self) -> &Tokenizer {
+    pub(super) fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 
     /// The chat template; base models often have none.
-    pub(crate) fn chat_template(&self) -> Option<&ChatTemplate> {
+    pub(super) fn chat_template(&self) -> Option<&ChatTemplate> {
         self.chat_template.as_ref()
     }
 
-    pub(crate) fn further_ends(&self) -> &[u32] {
+    pub(super) fn further_ends(&self) -> &[u32] {
         &self.further_ends
     }
 
@@ -109,17 +110,17 @@ impl Checkpoint {
     }
 
     /// What a reader should know of these files, as fragments (`holds a second head that differs from its embedding: …`).
-    pub(crate) fn findings(&self) -> &[String] {
+    pub(super) fn findings(&self) -> &[String] {
         &self.findings
     }
 
     /// Fails where a weight file was written into since it was opened.
-    pub(crate) fn check_unchanged(&self) -> Result<()> {
+    pub(super) fn check_unchanged(&self) -> Result<()> {
         self.files.iter().try_for_each(WeightFile::check_unchanged)
     }
 
     /// The shape of a tensor by its Hugging Face name; matrices are `[out, in]`.
-    pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>> {
+    pub(super) fn shape(&self, name: &str) -> Result<Vec<usize>> {
         self.weights.shape(name).ok_or_else(|| self.missing(name))
     }
 

@@ -50,10 +50,10 @@ fn weight_map(path: &Path, index: &str) -> Result<BTreeMap<String, String>> {
 #[derive(Default)]
 pub(super) struct Chosen {
     /// In the order of their names.
-    pub(crate) files: Vec<PathBuf>,
+    pub(super) files: Vec<PathBuf>,
     /// The name of the shard of each tensor; empty without an index.
     places: BTreeMap<String, String>,
-    pub(crate) findings: Vec<String>,
+    pub(super) findings: Vec<String>,
 }
 
 /// The weight files to read; no files where the folder has none.
