@@ -19,10 +19,11 @@ mod hugging_face;
 mod other_files;
 mod safetensors_header;
 mod shards;
+mod stored;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,19 +36,13 @@ pub(crate) use hash::{FileStamp, HashShortcut};
 pub(crate) use host_tensor::HostTensor;
 pub use hub::{locate, locate_without_fetching};
 use other_files::not_weights;
+use stored::Stored;
 
 use super::chat::ChatTemplate;
 use super::config::{Dtype, ModelConfig};
 use super::error::{ModelError, Result};
 use super::tokenizer::Tokenizer;
 use crate::files;
-
-/// The weights of one format, by Hugging Face name.
-trait Weights: Send + Sync {
-    fn shape(&self, name: &str) -> Option<Vec<usize>>;
-    fn names(&self) -> Vec<String>;
-    fn read(&self, name: &str, dtype: Dtype) -> Result<Option<HostTensor>>;
-}
 
 pub(super) struct Checkpoint {
     path: PathBuf,
@@ -56,7 +51,10 @@ pub(super) struct Checkpoint {
     config: ModelConfig,
     tokenizer: Tokenizer,
     chat_template: Option<ChatTemplate>,
-    weights: Box<dyn Weights>,
+    /// By Hugging Face name.
+    weights: BTreeMap<String, Stored>,
+    /// Names of tensors that have none.
+    unknown: Vec<String>,
     /// Tokens that end a text beside those of `config`, ascending. No part of the fingerprint.
     further_ends: Vec<u32>,
     findings: Vec<String>,
@@ -120,34 +118,36 @@ impl Checkpoint {
     }
 
     /// The shape of a tensor by its Hugging Face name; matrices are `[out, in]`.
-    pub(super) fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        self.weights.shape(name).ok_or_else(|| self.missing(name))
+    pub(super) fn shape(&self, name: &str) -> Result<&[usize]> {
+        Ok(&self.stored(name)?.shape)
     }
 
     /// A tensor by its Hugging Face name (`model.layers.3.self_attn.q_proj.weight`), its elements in `dtype`.
     pub(super) fn tensor(&self, name: &str, dtype: Dtype) -> Result<HostTensor> {
-        let tensor = self.weights.read(name, dtype)?;
-        tensor.ok_or_else(|| self.missing(name))
+        self.stored(name)?.read(dtype)
     }
 
-    fn missing(&self, name: &str) -> ModelError {
-        ModelError::invalid(&self.path, format!("tensor `{name}` is missing"))
+    fn stored(&self, name: &str) -> Result<&Stored> {
+        let missing = || format!("tensor `{name}` is missing");
+        let stored = self.weights.get(name);
+        stored.ok_or_else(|| ModelError::invalid(&self.path, missing()))
     }
 
     /// Every parameter must be there in its shape, and nothing else of the transformer's: an extra tensor is a
     /// sign of a computation that would be left out. The error is a fragment.
     fn check_parameters(&self) -> Result<(), String> {
-        let mut others: BTreeSet<String> = self.weights.names().into_iter().collect();
+        let names = self.weights.keys().chain(&self.unknown);
+        let mut others: BTreeSet<&str> = names.map(String::as_str).collect();
         // One after the other, because the configuration may ask for more layers than could be listed.
         for (name, shape) in self.config.parameters() {
-            let found = self.weights.shape(&name);
+            let found = self.weights.get(&name).map(|stored| &stored.shape);
             let found = found.ok_or_else(|| self.without(&name, &others))?;
-            if found != shape {
+            if *found != shape {
                 return Err(format!(
                     "tensor `{name}` has shape `{found:?}`, expected `{shape:?}` by the configuration"
                 ));
             }
-            others.remove(&name);
+            others.remove(name.as_str());
         }
         let harmless =
             |name: &str| name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq");
@@ -160,7 +160,7 @@ impl Checkpoint {
     }
 
     /// What it means that the weights lack a parameter, where they have these `others`. A fragment.
-    fn without(&self, name: &str, others: &BTreeSet<String>) -> String {
+    fn without(&self, name: &str, others: &BTreeSet<&str>) -> String {
         if name == "lm_head.weight" {
             return format!(
                 "tensor `{name}` is missing: these are the weights of a backbone without a head; name the folder of the whole model, or, if its head is its embedding, set `tie_word_embeddings` to `true` in `config.json`"
