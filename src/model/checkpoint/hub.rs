@@ -65,9 +65,6 @@ pub fn locate(source: &str, base: &Path) -> Result<PathBuf> {
 }
 
 /// As [`locate`], but fetches nothing: none where the hub would have to be asked.
-///
-/// # Errors
-/// As [`locate`], but for those of the hub.
 pub fn locate_without_fetching(source: &str, base: &Path) -> Result<Option<PathBuf>> {
     match Place::of(source, base)? {
         Place::Disk(path) => Ok(Some(path)),
