@@ -5,17 +5,11 @@ use crate::report::{Axis, ColourScale, Figure, FinishedStage, Mark, Panel, Shape
 use super::swept::distinct;
 
 pub(super) fn figures(stage: &FinishedStage) -> Vec<Figure> {
-    let mut figures: Vec<Figure> = stage
+    let cosines = stage
         .table("cosine")
-        .and_then(|table| cosines(stage, table))
-        .into_iter()
-        .collect();
-    figures.extend(
-        stage
-            .table("shuffled")
-            .and_then(|table| shuffled(stage, table)),
-    );
-    figures
+        .and_then(|table| cosines(stage, table));
+    let shuffled = stage.table("shuffled").map(|table| shuffled(stage, table));
+    cosines.into_iter().chain(shuffled).collect()
 }
 
 fn cosines(stage: &FinishedStage, table: &Table) -> Option<Figure> {
@@ -42,17 +36,12 @@ fn cosines(stage: &FinishedStage, table: &Table) -> Option<Figure> {
     let place = |name: &String| all.iter().position(|n| n == name);
     let mut cells = Vec::new();
     for ((a, b), cosine) in first.iter().zip(&second).zip(table.numbers("cosine")) {
-        let (Some(x), Some(y)) = (place(a), place(b)) else {
-            continue;
-        };
-        cells.push((x, y, cosine));
-        if x != y {
-            cells.push((y, x, cosine));
+        if let (Some(x), Some(y)) = (place(a), place(b)) {
+            cells.push((x, y, cosine));
+            cells.extend((x != y).then_some((y, x, cosine)));
         }
     }
     Some(Figure {
-        name: format!("{}.cosine", stage.name),
-        stage: stage.name.clone(),
         title: "How alike the directions are".to_string(),
         note: "Cosine between every two directions of the stage.".to_string(),
         panels: vec![Panel {
@@ -63,11 +52,12 @@ fn cosines(stage: &FinishedStage, table: &Table) -> Option<Figure> {
             ..Panel::default()
         }],
         columns: 1,
+        ..Figure::of(&stage.name, "cosine")
     })
 }
 
 /// Each shuffle's cosine with the learned direction, layer by layer: what the procedure finds where there is nothing to find.
-fn shuffled(stage: &FinishedStage, table: &Table) -> Option<Figure> {
+fn shuffled(stage: &FinishedStage, table: &Table) -> Figure {
     let (layers, cosines) = (table.numbers("layer"), table.numbers("cosine"));
     let (shuffles, norms) = (table.numbers("shuffle"), table.numbers("pre_norm"));
     let marks = |values: &[Option<f64>]| -> Vec<Mark> {
@@ -75,12 +65,8 @@ fn shuffled(stage: &FinishedStage, table: &Table) -> Option<Figure> {
         let mark = |(index, layer): (usize, i64)| {
             let rows = (0..table.height()).filter(|&row| layers[row] == Some(layer as f64));
             let points = rows.filter_map(|row| Some((shuffles[row]?, values[row]?)));
-            Mark::new(
-                format!("layer {layer}"),
-                colour(index),
-                Shape::Points,
-                points,
-            )
+            let name = format!("layer {layer}");
+            Mark::new(name, colour(index), Shape::Points, points)
         };
         layers_once.into_iter().enumerate().map(mark).collect()
     };
@@ -94,9 +80,7 @@ fn shuffled(stage: &FinishedStage, table: &Table) -> Option<Figure> {
         marks,
         ..Panel::default()
     };
-    Some(Figure {
-        name: format!("{}.shuffled", stage.name),
-        stage: stage.name.clone(),
+    Figure {
         title: "The same procedure with shuffled labels".to_string(),
         note: "A negative control: prompts are dealt to the two groups at random. The learned direction's own norm is in the stage's table.".to_string(),
         panels: vec![
@@ -104,5 +88,6 @@ fn shuffled(stage: &FinishedStage, table: &Table) -> Option<Figure> {
             panel("norm before scaling to 1", marks(&norms), Some(0.0), None),
         ],
         columns: 2,
-    })
+        ..Figure::of(&stage.name, "shuffled")
+    }
 }
