@@ -232,11 +232,8 @@ impl Stage for Generate {
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
         let models = inputs.models_named(&self.models)?;
-        let n_layers = models
-            .iter()
-            .map(|m| m.config().n_layers)
-            .min()
-            .unwrap_or(0);
+        let n_layers = models.iter().map(|m| m.config().n_layers).min();
+        let n_layers = n_layers.unwrap_or(0);
         let lines = match &self.steering {
             Some(steering) => steering.lines(inputs, n_layers)?,
             None => Vec::new(),
@@ -312,16 +309,10 @@ impl Generate {
         tokens: &Arc<Tokens>,
         score: &Readout,
     ) -> [Cell; 2] {
+        let (fingerprint, n_layers) = (model.fingerprint(), model.config().n_layers);
         let cell = |positions: Option<Positions>, readout: Readout| {
             let edits = positions.map_or(Vec::new(), |positions| row.intervention(positions));
-            let n_layers = model.config().n_layers;
-            Cell::new(
-                model.fingerprint(),
-                Arc::clone(tokens),
-                edits,
-                readout,
-                n_layers,
-            )
+            Cell::new(fingerprint, Arc::clone(tokens), edits, readout, n_layers)
         };
         let everywhere = self.acts().positions(tokens.len());
         [
@@ -350,12 +341,9 @@ impl Generate {
             None => prompts.splits(),
         };
         let limit = self.limit.unwrap_or(usize::MAX);
-        let of_split = |split| {
-            parameters::split_indices(prompts, split)
-                .into_iter()
-                .take(limit)
-        };
-        splits.into_iter().flat_map(of_split).collect()
+        let of_split = |split| parameters::split_indices(prompts, split).into_iter();
+        let of_splits = splits.into_iter().map(of_split);
+        of_splits.flat_map(|split| split.take(limit)).collect()
     }
 
     /// The rows of one model, each with the index of its prompt.
@@ -365,34 +353,31 @@ impl Generate {
         lines: &'a [Line],
         prompts: &'a PromptSet,
     ) -> Vec<(usize, Row<'a>)> {
-        let steered: Vec<(Option<&Line>, f64)> = match &self.steering {
-            None => vec![(None, 0.0)],
+        let mut steered: Vec<(Option<&Line>, f64)> = Vec::new();
+        match &self.steering {
+            None => steered.push((None, 0.0)),
             Some(steering) => {
-                let alphas = |line| {
-                    steering
-                        .alphas
-                        .iter()
-                        .map(move |&alpha| (Some(line), alpha))
-                };
-                lines.iter().flat_map(alphas).collect()
+                for line in lines {
+                    let alphas = steering.alphas.iter();
+                    steered.extend(alphas.map(|&alpha| (Some(line), alpha)));
+                }
             }
-        };
+        }
         let chosen = self.chosen(prompts);
-        let rows = steered.into_iter().flat_map(|(line, alpha)| {
-            chosen.iter().map(move |&index| {
+        let mut rows = Vec::with_capacity(steered.len() * chosen.len());
+        for (line, alpha) in steered {
+            rows.extend(chosen.iter().map(|&index| {
                 let prompt = &prompts.prompts[index];
-                (
-                    index,
-                    Row {
-                        model,
-                        line,
-                        alpha,
-                        prompt,
-                    },
-                )
-            })
-        });
-        rows.collect()
+                let row = Row {
+                    model,
+                    line,
+                    alpha,
+                    prompt,
+                };
+                (index, row)
+            }));
+        }
+        rows
     }
 
     fn answers(
