@@ -55,7 +55,7 @@ pub(crate) struct Axis {
 }
 
 /// Values that are drawn alike.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Mark {
     /// What the legend says; marks of one name are one entry.
     pub(crate) name: String,
@@ -77,10 +77,11 @@ pub(crate) struct Mark {
 }
 
 /// How values are drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Shape {
     /// Points joined by a line.
+    #[default]
     Line,
     /// A broken line without points.
     Dashed,
@@ -180,10 +181,7 @@ impl Mark {
             shape,
             x,
             y,
-            low: Vec::new(),
-            high: Vec::new(),
-            labels: Vec::new(),
-            values: Vec::new(),
+            ..Mark::default()
         }
     }
 
@@ -225,6 +223,15 @@ impl Mark {
 }
 
 impl ColourScale {
+    fn new(label: impl Into<String>, [low, high]: [f64; 2], colours: [&str; 3]) -> Self {
+        ColourScale {
+            label: label.into(),
+            low,
+            high,
+            colours: colours.map(str::to_string).to_vec(),
+        }
+    }
+
     /// Around zero, as far to either side as the largest value.
     pub(crate) fn diverging<'a>(
         label: impl Into<String>,
@@ -233,22 +240,12 @@ impl ColourScale {
         let sizes = values.into_iter().flatten().map(|value| value.abs());
         let most = sizes.fold(0.0, f64::max);
         let most = if most > 0.0 { most } else { 1.0 };
-        ColourScale {
-            label: label.into(),
-            low: -most,
-            high: most,
-            colours: DIVERGING.map(str::to_string).to_vec(),
-        }
+        Self::new(label, [-most, most], DIVERGING)
     }
 
     /// Of rates, 0 to 1.
     pub(crate) fn rates(label: impl Into<String>) -> Self {
-        ColourScale {
-            label: label.into(),
-            low: 0.0,
-            high: 1.0,
-            colours: SEQUENTIAL.map(str::to_string).to_vec(),
-        }
+        Self::new(label, [0.0, 1.0], SEQUENTIAL)
     }
 }
 

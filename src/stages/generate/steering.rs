@@ -93,7 +93,6 @@ fn no_steering(fields: &mut Fields<'_, '_>) -> bool {
 }
 
 impl Acts {
-    /// The name in study files.
     fn name(self) -> &'static str {
         match self {
             Acts::LastPrompt => "last_prompt",

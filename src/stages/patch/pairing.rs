@@ -75,7 +75,6 @@ impl Pairing {
         })
     }
 
-    /// The donor's model and the recipient's.
     pub(super) fn models(&self) -> (&Name, &Name) {
         match self {
             Pairing::Models { donor, recipient } => (donor, recipient),
