@@ -20,7 +20,7 @@ const KEPT: usize = 1000;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Diagnostic {
     /// What is wrong: lower-case, values in backticks.
-    message: String,
+    pub(super) message: String,
     /// Where; `None` where there is no text to point into, such as a file that is missing.
     at: Option<Location>,
     /// The text at the caret.
