@@ -5,7 +5,7 @@
 //! token ids, interventions, readout)*, the unit that is keyed, cached and resumed. The model room has one primitive, `evaluate(cells) →
 //! values`, and answers it with as little arithmetic as causality allows. What a person sees is rendered from artifacts and events.
 //!
-//! Arrows go one way: `main → cli → {report, run} → plan → stages → {model, prompts, stats}`, with `run, plan → cache` and `plan, stages → spec`.
+//! Arrows go one way: `main → cli → {report, run} → manifest → plan → stages → {model, prompts, stats}`, with `run, plan → cache` and `plan, stages → spec`.
 //! Below them all: `files`, which reads what comes from outside, `json`, which refuses a key given twice, `fetch`, which brings files over
 //! the network, and `harmless`, which makes text from outside safe to show.
 #![warn(missing_docs)]
@@ -13,9 +13,11 @@
 mod cache;
 pub mod cli;
 mod fetch;
+mod figure;
 mod files;
 mod harmless;
 mod json;
+mod manifest;
 mod model;
 mod plan;
 mod prompts;

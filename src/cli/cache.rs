@@ -183,6 +183,13 @@ fn as_text(usage: &Usage) -> String {
         size(usage.bytes),
         size(usage.unreferenced_bytes)
     );
+    if usage.reports.reports > 0 {
+        text += &format!(
+            "{} of it drawn for {} reports\n",
+            size(usage.reports.bytes),
+            usage.reports.reports
+        );
+    }
     if usage.damaged_files > 0 {
         text += &format!(
             "{} damaged files in `damaged`, {}; look at them and delete them\n",
@@ -220,9 +227,10 @@ fn gc(arguments: &GcArguments) -> Result<(), Failure> {
     match place.format {
         Format::Json => print_json(&json!(collected)),
         Format::Text => print(&format!(
-            "{deleted} {}: {} stage outputs, {} artifacts and {} packs of {} cells; {} {left}\n",
+            "{deleted} {}: {} stage outputs, {} reports, {} artifacts and {} packs of {} cells; {} {left}\n",
             size(collected.bytes),
             collected.stages,
+            collected.reports,
             collected.objects,
             collected.packs,
             collected.cells,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::manifest;
 use crate::plan::Study;
 use crate::report::{self, Node};
 use crate::spec::{self, Problems};
@@ -36,15 +37,10 @@ pub(super) fn dag(arguments: &DagArguments) -> Result<(), Failure> {
     let sources = document.sources.clone();
     let study = Study::read(document, "study", &mut problems);
     problems.finish(&sources).map_err(Failure::Study)?;
-    let stages = study.as_ref().map(report::graph).unwrap_or_default();
+    let stages = study.as_ref().map(manifest::graph).unwrap_or_default();
     let nodes: Vec<Node> = stages
-        .into_iter()
-        .map(|(name, kind, after)| Node {
-            name,
-            kind: kind.to_string(),
-            after,
-            note: String::new(),
-        })
+        .iter()
+        .map(|stage| Node::of(stage, String::new()))
         .collect();
     print(&match arguments.format {
         DagFormat::Mermaid => report::mermaid(&nodes),

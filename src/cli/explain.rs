@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use crate::plan::{self, Explanation, Fetch, Nearest};
+use crate::plan::{self, Explanation, Fetch, Nearest, Selection};
 
 use super::tables::grid;
 use super::{Failure, Format, StudyArguments, open, print, print_json};
@@ -28,7 +28,7 @@ pub(super) struct ExplainArguments {
 }
 
 pub(super) fn explain(arguments: &ExplainArguments) -> Result<(), Failure> {
-    let (opened, _) = open(&arguments.study, Fetch::Never)?;
+    let (opened, _) = open(&arguments.study, Fetch::Never, &Selection::All)?;
     let explanations = plan::explain(&opened.study, &opened.inputs, &opened.cache);
     let mut explanations = explanations.map_err(|error| Failure::Failed(error.to_string()))?;
     if let Some(stage) = &arguments.stage {

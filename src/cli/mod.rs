@@ -15,6 +15,7 @@ mod logging;
 mod plan;
 mod report;
 mod run;
+mod schema;
 mod show;
 mod sizes;
 mod status;
@@ -30,7 +31,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use exit::Exit;
 
 use crate::model::DeviceName;
-use crate::plan::{Fetch, Opened, PlanError, open_study};
+use crate::plan::{Fetch, Opened, PlanError, Selection, open_selected};
 use crate::spec;
 use crate::{files, harmless};
 
@@ -66,6 +67,8 @@ enum Command {
     Data(data::DataArguments),
     /// Write a commented study file to start from.
     Init(init::InitArguments),
+    /// Print the JSON Schema of study files, by which editors complete and check them.
+    Schema,
 }
 
 /// What `run`, `plan` and `explain` have in common.
@@ -130,13 +133,13 @@ pub fn main() -> ! {
         Command::Dag(arguments) => dag::dag(&arguments),
         Command::Data(arguments) => data::data(&arguments),
         Command::Init(arguments) => init::init(&arguments),
+        Command::Schema => schema::schema(),
     };
     let code = match outcome {
         Ok(()) => Exit::Done,
         Err(Failure::Usage(message)) => complain(&message, Exit::Usage),
         Err(Failure::Study(diagnostics)) => {
-            let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            tell_raw(&harmless::coloured(&diagnostics.render(color)));
+            tell_diagnostics(&diagnostics);
             Exit::Usage
         }
         Err(Failure::Failed(message)) => complain(&message, Exit::Failed),
@@ -168,6 +171,12 @@ fn tell(text: &str) {
 /// The same of what is known to be harmless.
 fn tell_raw(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Writes what is wrong with a study to stderr.
+fn tell_diagnostics(diagnostics: &spec::Diagnostics) {
+    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tell_raw(&harmless::coloured(&diagnostics.render(color)));
 }
 
 /// Writes text for people to stdout.
@@ -207,8 +216,12 @@ fn complain(message: &str, exit: Exit) -> Exit {
     exit
 }
 
-/// Reads and checks the study, and opens its inputs and the cache. Also the number of threads.
-fn open(arguments: &StudyArguments, fetch: Fetch) -> Result<(Opened, usize), Failure> {
+/// Reads and checks the study, as far as the selected stages need it, and opens its inputs and the cache. Also the number of threads.
+fn open(
+    arguments: &StudyArguments,
+    fetch: Fetch,
+    selection: &Selection,
+) -> Result<(Opened, usize), Failure> {
     let threads = arguments.threads.map_or_else(physical_cores, usize::from);
     crate::model::set_threads(threads).map_err(|error| Failure::Failed(error.to_string()))?;
     let _waiting = waiting::Waiting::for_("reading the study and what it names");
@@ -219,9 +232,10 @@ fn open(arguments: &StudyArguments, fetch: Fetch) -> Result<(Opened, usize), Fai
         .map(|stem| stem.to_string_lossy());
     let name = name.as_deref().unwrap_or("study");
     let name = &name.replace(char::REPLACEMENT_CHARACTER, "_");
-    let opened = open_study(document, name, &arguments.cache, fetch);
+    let opened = open_selected(document, name, &arguments.cache, fetch, selection);
     let opened = opened.map_err(|error| match error {
         PlanError::Study(diagnostics) => Failure::Study(diagnostics),
+        PlanError::UnknownStage(message) => Failure::Usage(message),
         other => Failure::Failed(other.to_string()),
     })?;
     Ok((opened, threads))

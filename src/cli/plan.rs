@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use crate::plan::{Fetch, Plan, PlanError, PlannedStage, Status};
+use crate::plan::{Fetch, Plan, PlannedStage, Selection, Status};
 
 use super::console::duration;
 use super::tables::grid;
@@ -17,15 +17,10 @@ pub(super) struct PlanArguments {
 }
 
 pub(super) fn plan(arguments: &PlanArguments) -> Result<(), Failure> {
-    let (opened, threads) = open(&arguments.study, Fetch::Never)?;
+    let (opened, threads) = open(&arguments.study, Fetch::Never, &Selection::All)?;
     let waiting = Waiting::for_("looking for what is cached");
-    let plan =
-        Plan::new(&opened.study, &opened.inputs, &opened.cache, threads).map_err(|error| {
-            match error {
-                PlanError::Study(diagnostics) => Failure::Study(diagnostics),
-                other => Failure::Failed(other.to_string()),
-            }
-        })?;
+    let plan = Plan::new(&opened.study, &opened.inputs, &opened.cache, threads);
+    let plan = plan.map_err(|error| Failure::Failed(error.to_string()))?;
     drop(waiting);
     match arguments.study.format {
         Format::Json => print_json(&as_json(&plan, &opened.inputs.findings)),

@@ -9,8 +9,8 @@ use clap::Args;
 use serde_json::json;
 
 use crate::files;
-use crate::plan::Fetch;
-use crate::run::{self, Event, Options, RunReport, Selection, StageStatus};
+use crate::plan::{Fetch, Opened, Selection};
+use crate::run::{self, Event, Options, RunReport, StageStatus};
 use crate::stages::StageError;
 
 use super::console::Console;
@@ -18,7 +18,7 @@ use super::logging::Log;
 use super::sizes::bytes;
 use super::{
     Exit, Failure, Format, StudyArguments, command_line, open, print, print_json, shown, tables,
-    tell,
+    tell, tell_diagnostics,
 };
 
 #[derive(Args)]
@@ -46,17 +46,18 @@ pub(super) struct RunArguments {
 }
 
 pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
-    let (opened, _) = open(&arguments.study, Fetch::AsNeeded)?;
+    let selection = match (&arguments.only, &arguments.from) {
+        (Some(stage), _) => Selection::Only(stage.clone()),
+        (None, Some(stage)) => Selection::From(stage.clone()),
+        (None, None) => Selection::All,
+    };
+    let (opened, _) = open(&arguments.study, Fetch::AsNeeded, &selection)?;
+    tell_warnings(&opened);
     let stop = stop_on_interrupt();
     let options = Options {
         runs: arguments.runs.clone(),
         device: arguments.study.device,
         prefix_bytes: arguments.memory,
-        selection: match (&arguments.only, &arguments.from) {
-            (Some(stage), _) => Selection::Only(stage.clone()),
-            (None, Some(stage)) => Selection::From(stage.clone()),
-            (None, None) => Selection::All,
-        },
         force: arguments.force.clone(),
         keep_going: arguments.keep_going,
         command: super::arguments(),
@@ -77,15 +78,8 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
         }
         console.show(&event);
     };
-    let report = run::run(
-        &opened.study,
-        &opened.inputs,
-        &opened.cache,
-        &options,
-        &stop,
-        &mut on_event,
-    )
-    .map_err(|error| match error {
+    let report = run::run(&opened, &options, &stop, &mut on_event);
+    let report = report.map_err(|error| match error {
         run::RunError::UnknownStage(message) => Failure::Usage(message),
         other => Failure::Failed(other.to_string()),
     })?;
@@ -102,6 +96,19 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
             shown(&report.run_dir)
         ))
     })
+}
+
+/// Tells what is wrong with the rest of the study.
+fn tell_warnings(opened: &Opened) {
+    if opened.warnings.list.is_empty() {
+        return;
+    }
+    tell_diagnostics(&opened.warnings);
+    let wanted: Vec<&str> = opened.wanted.iter().map(String::as_str).collect();
+    tell(&format!(
+        "\nnote: the stages to run need none of this: `{}`\n",
+        wanted.join("`, `")
+    ));
 }
 
 /// Signals that come so soon after another are the same request: a terminal that goes away tells the shell, too, which passes it on.

@@ -7,7 +7,8 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value as Json};
 
 use crate::harmless;
-use crate::report::{FinishedRun, FinishedStage, Table, Trace, Values, file_stem, traces};
+use crate::manifest::{RunStatus, file_stem};
+use crate::report::{FinishedRun, FinishedStage, Table, Trace, Values, traces};
 
 use super::report::failure;
 use super::tables::grid;
@@ -58,22 +59,10 @@ type Named<'a> = (String, &'a Table);
 
 /// The tables that answer a study's question first.
 fn main_tables(run: &FinishedRun) -> Vec<Named<'_>> {
-    let wanted = [
-        ("score", "means"),
-        ("summary", "learned_vs_random"),
-        ("summary", "operating_points"),
-    ];
-    let mut tables = Vec::new();
-    for (kind, name) in wanted {
-        for stage in run.of_kind(kind) {
-            tables.extend(
-                stage
-                    .table(name)
-                    .map(|table| (file_stem(&stage.name, name), table)),
-            );
-        }
-    }
+    let tables = run.main_tables().into_iter();
     tables
+        .map(|(stage, main, table)| (file_stem(&stage.name, main.name), table))
+        .collect()
 }
 
 /// Every table of a stage, or one.
@@ -103,10 +92,11 @@ fn named<'a>(run: &'a FinishedRun, name: &str) -> Result<Vec<Named<'a>>, Failure
 fn as_text(run: &FinishedRun, tables: &[Named<'_>], stage: Option<&str>) -> String {
     let mut text = String::new();
     if stage.is_none() {
-        let status = run.manifest["status"].as_str().unwrap_or_default();
-        let seconds = run.manifest["seconds"].as_f64().unwrap_or_default();
+        let manifest = &run.manifest;
+        let status = manifest.status.map_or("", RunStatus::name);
+        let seconds = manifest.seconds.unwrap_or_default();
         let _ = writeln!(text, "{}: {status}, {}", run.study(), duration(seconds));
-        if let Some(question) = run.manifest["question"].as_str() {
+        if let Some(question) = &manifest.question {
             let _ = writeln!(text, "{question}");
         }
         text.push('\n');
@@ -133,12 +123,14 @@ fn as_text(run: &FinishedRun, tables: &[Named<'_>], stage: Option<&str>) -> Stri
         }
         text.push('\n');
     }
-    let findings = run.stages.iter().filter(|s| match stage {
-        None => s.kind == "summary",
-        Some(name) => s.name == name,
-    });
-    for finding in findings.flat_map(FinishedStage::findings) {
-        let _ = writeln!(text, "note: {}", harmless::line(&finding));
+    let findings: Vec<&String> = match stage {
+        None => run.conclusions().collect(),
+        Some(name) => run
+            .stage(name)
+            .map_or(Vec::new(), |s| s.findings().iter().collect()),
+    };
+    for finding in findings {
+        let _ = writeln!(text, "note: {}", harmless::line(finding));
     }
     text
 }

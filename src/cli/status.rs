@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
+use serde::Serialize;
 use serde_json::json;
 
 use crate::files;
@@ -34,13 +35,20 @@ pub(super) fn status(arguments: &StatusArguments) -> Result<(), Failure> {
     }
 }
 
+/// A run with the command that resumes it.
+#[derive(Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    run: &'a RunSummary,
+    resume: Option<String>,
+}
+
 fn as_json(runs: &[RunSummary]) -> serde_json::Value {
-    let one = |run: &RunSummary| {
-        let mut value = serde_json::to_value(run).unwrap_or_default();
-        value["resume"] = json!(resume(run).map(|resume| resume.command));
-        value
-    };
-    json!({ "runs": runs.iter().map(one).collect::<Vec<_>>() })
+    let listed = runs.iter().map(|run| Listed {
+        run,
+        resume: resume(run).map(|resume| resume.command),
+    });
+    json!({ "runs": listed.collect::<Vec<_>>() })
 }
 
 fn as_text(runs: &[RunSummary], arguments: &StatusArguments) -> String {

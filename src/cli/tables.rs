@@ -4,8 +4,9 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use polars::prelude::{AnyValue, DataFrame};
 
 use crate::harmless;
+use crate::report::{AtEnd, view};
 use crate::run::RunReport;
-use crate::stages::Artifacts;
+use crate::stages::{Artifacts, kind_named};
 
 /// Rows of text under a header, columns of numbers to the right.
 pub(super) fn grid(header: &[&str], rows: Vec<Vec<String>>) -> String {
@@ -37,62 +38,19 @@ pub(super) fn of_run(report: &RunReport) -> String {
         let Some(output) = report.outputs.get(&stage.name) else {
             continue;
         };
-        text += &match stage.kind {
-            "score" => shown_table(&stage.name, output, "means", MEANS),
-            "summary" => {
-                let sweep = output
-                    .table("")
-                    .map_or_else(|_| String::new(), |table| sweep(&stage.name, &table));
-                sweep
-                    + &shown_table(&stage.name, output, "operating_points", OPERATING_POINTS)
-                    + &shown_table(&stage.name, output, "learned_vs_random", LEARNED_VS_RANDOM)
-            }
-            _ => String::new(),
-        };
+        let product = kind_named(stage.kind).map(|kind| kind.product);
+        for part in product.map_or(&[][..], |product| view(product).at_end) {
+            text += &match part {
+                AtEnd::Steered => steered(&stage.name, output),
+                AtEnd::Columns(table, columns) => shown_table(&stage.name, output, table, columns),
+            };
+        }
     }
     text
 }
 
-const MEANS: &[&str] = &[
-    "model",
-    "split",
-    "n",
-    "mean",
-    "mean_low",
-    "mean_high",
-    "refusal_rate",
-    "rate_low",
-    "rate_high",
-];
-const OPERATING_POINTS: &[&str] = &[
-    "source",
-    "model",
-    "layer",
-    "gap_at_zero",
-    "alpha_at_edge_target",
-    "alpha_at_harmful_target",
-    "alpha_at_largest_gap",
-    "largest_gap",
-];
-const LEARNED_VS_RANDOM: &[&str] = &[
-    "model",
-    "layer",
-    "set",
-    "statistic",
-    "learned",
-    "holdout",
-    "holdout_low",
-    "holdout_high",
-    "random_mean",
-    "random_std",
-    "z",
-    "p_one_sided",
-    "p_two_sided",
-    "controls_pass",
-];
-
 /// The steered sweep, a row per model, layer and α: mean score and refusal rate [95 % interval] of every set.
-fn sweep(stage: &str, table: &DataFrame) -> String {
+fn steered(stage: &str, output: &Artifacts) -> String {
     let columns = [
         "source",
         "model",
@@ -105,6 +63,9 @@ fn sweep(stage: &str, table: &DataFrame) -> String {
         "rate_low",
         "rate_high",
     ];
+    let Ok(table) = output.table("") else {
+        return String::new();
+    };
     let Ok(table) = table.select(columns) else {
         return String::new();
     };

@@ -23,7 +23,6 @@ pub use value::Value;
 pub enum Edit {
     /// x + scale · vector.
     Add {
-        /// The direction, usually of unit length.
         vector: Arc<Vector>,
         /// α, in units of the vector.
         scale: f64,
@@ -34,17 +33,22 @@ pub enum Edit {
     Replace(Arc<Vector>),
 }
 
+impl Edit {
+    pub(super) fn vector(&self) -> &Arc<Vector> {
+        let (Edit::Add { vector, .. } | Edit::Ablate(vector) | Edit::Replace(vector)) = self;
+        vector
+    }
+}
+
 /// The positions an intervention acts on, counted from the first token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Positions {
-    /// One position.
     At(usize),
     /// This position and all later ones, generated ones included.
     From(usize),
 }
 
 impl Positions {
-    /// The first position that is edited.
     pub fn first(self) -> usize {
         match self {
             Positions::At(position) | Positions::From(position) => position,
@@ -57,9 +61,7 @@ impl Positions {
 pub struct Intervention {
     /// Where; must be editable ([`HookPoint::is_editable`]).
     pub hook: HookPoint,
-    /// At which positions.
     pub positions: Positions,
-    /// What is done there.
     pub edit: Edit,
 }
 
@@ -75,29 +77,23 @@ pub(crate) enum ScoreDtype {
 /// The two sets of first tokens whose logits make the refusal score.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TokenSets {
-    /// Sorted unique token ids of the refusing openings.
+    /// Sorted unique token ids.
     pub(crate) refuse: Vec<u32>,
-    /// Sorted unique token ids of the complying openings.
+    /// Sorted unique token ids.
     pub(crate) comply: Vec<u32>,
-    /// The dtype of the logits.
     pub(crate) dtype: ScoreDtype,
 }
 
-/// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Sampling {
-    /// The most probable token.
     Greedy,
-    /// Drawn from softmax(logits / temperature) with a generator seeded by (seed, prompt).
+    /// Drawn from softmax(logits / temperature), temperature above 0, with a generator seeded by (seed, prompt).
     Seeded {
-        /// Temperature, above 0.
         temperature: f64,
-        /// Seed.
         seed: u64,
     },
 }
 
-/// What is read off an evaluation.
 #[derive(Clone, Debug)]
 pub enum Readout {
     /// logsumexp(refuse logits) − logsumexp(comply logits) at the last position.
@@ -106,16 +102,12 @@ pub enum Readout {
     LogProbabilities(Arc<Vec<u32>>),
     /// The vector at a hook point and position, as it flows on after the edits there.
     Activation {
-        /// Where.
         hook: HookPoint,
-        /// Position, counted from the first token.
+        /// Counted from the first token.
         position: usize,
     },
-    /// A continuation.
     Generation {
-        /// Number of tokens at most.
         max_new_tokens: usize,
-        /// How a token is chosen.
         sampling: Sampling,
         /// Whether a row ends at an end-of-text token (which is then its last).
         stop_at_end: bool,
@@ -124,22 +116,18 @@ pub enum Readout {
     },
 }
 
-/// The unit of evaluation; see the module.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// Fingerprint of the model ([`super::Model::fingerprint`]).
+    /// Fingerprint of the model ([`super::ModelHandle::fingerprint`]).
     pub model: blake3::Hash,
-    /// The prompt's tokens.
     pub tokens: Arc<Tokens>,
     /// The edits, in the order in which they are applied at one hook point.
     pub interventions: Vec<Intervention>,
-    /// What is read.
     pub readout: Readout,
 }
 
 /// Cells by number, made when they are asked for: a sweep has more of them than should lie in memory at once.
 pub trait Cells: Sync {
-    /// How many there are.
     fn count(&self) -> usize;
 
     /// The cell of a number below [`Cells::count`]; the same every time.
@@ -169,7 +157,7 @@ impl Cell {
         model: blake3::Hash,
         tokens: Arc<Tokens>,
         mut interventions: Vec<Intervention>,
-        readout: Readout,
+        mut readout: Readout,
         n_layers: usize,
     ) -> Self {
         let mut last = tokens.len().saturating_sub(1);
@@ -190,23 +178,17 @@ impl Cell {
         }
         for place in interventions.chunk_by_mut(|a, b| a.hook == b.hook) {
             // Edits of single positions commute where the positions differ, and keep their order where not. A range overlaps others.
-            if place
-                .iter()
-                .all(|i| matches!(i.positions, Positions::At(_)))
-            {
+            let single = |i: &Intervention| matches!(i.positions, Positions::At(_));
+            if place.iter().all(single) {
                 place.sort_by_key(|i| i.positions.first());
             }
         }
         if matches!(readout, Readout::Score(_) | Readout::LogProbabilities(_)) {
             drop_overwritten(&mut interventions, last);
         }
-        let readout = match readout {
-            Readout::Activation { hook, position } => Readout::Activation {
-                hook: hook.canonical(n_layers),
-                position,
-            },
-            other => other,
-        };
+        if let Readout::Activation { hook, .. } = &mut readout {
+            *hook = hook.canonical(n_layers);
+        }
         Cell {
             model,
             tokens,
@@ -219,10 +201,8 @@ impl Cell {
 /// When every edit is at the last position, replacing the residual stream there makes all that was done below irrelevant to what is
 /// read above. (So the published study's last-K residual curve is one number for every K.)
 fn drop_overwritten(interventions: &mut Vec<Intervention>, last: usize) {
-    if interventions
-        .iter()
-        .any(|i| i.positions != Positions::At(last))
-    {
+    let elsewhere = |i: &Intervention| i.positions != Positions::At(last);
+    if interventions.iter().any(elsewhere) {
         return;
     }
     let replaces_stream =

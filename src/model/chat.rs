@@ -23,24 +23,20 @@ pub(super) use inserted::inserted;
 pub(crate) use settings::{Chat, SpecialTokens};
 
 use super::confined::{Allowance, confined};
-use super::error::ModelError;
+use super::error::{ModelError, Result};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     /// `system`, `user` or `assistant`.
-    pub(crate) role: String,
-    /// What was said.
-    pub(crate) content: String,
+    role: &'static str,
+    content: String,
 }
 
 impl Message {
-    /// A turn of `role`.
-    pub(crate) fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self {
-            role: role.into(),
-            content: content.into(),
-        }
+    pub(super) fn new(role: &'static str, content: impl Into<String>) -> Self {
+        let content = content.into();
+        Self { role, content }
     }
 }
 
@@ -103,14 +99,11 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// A syntax error, with its line; a template that is too long or takes too much to compile.
-    pub(crate) fn new(
-        source: &str,
-        special_tokens: BTreeMap<String, String>,
-    ) -> Result<Self, ModelError> {
+    pub(crate) fn new(source: &str, special_tokens: BTreeMap<String, String>) -> Result<Self> {
         if source.len() > MOST_SOURCE_BYTES {
+            let length = source.len();
             return Err(ModelError::Template(format!(
-                "it is {} bytes long, expected at most {MOST_SOURCE_BYTES}",
-                source.len()
+                "it is {length} bytes long, expected at most {MOST_SOURCE_BYTES}"
             )));
         }
         let hash = content_hash(source, &special_tokens);
@@ -135,7 +128,7 @@ impl ChatTemplate {
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
-    ) -> Result<String, ModelError> {
+    ) -> Result<String> {
         let (template, messages) = (self.clone(), messages.to_vec());
         let length = messages.iter().map(|m| m.content.len()).sum();
         let work = move || template.rendered(&messages, &Map::new(), add_generation_prompt);
@@ -148,7 +141,7 @@ impl ChatTemplate {
         messages: &[Message],
         arguments: &Map<String, Json>,
         add_generation_prompt: bool,
-    ) -> Result<String, ModelError> {
+    ) -> Result<String> {
         let length: usize = messages.iter().map(|m| m.content.len()).sum();
         if length > MOST_TEXT_BYTES {
             return Err(ModelError::Template(format!(
@@ -157,7 +150,7 @@ impl ChatTemplate {
         }
         let turn = |message: &Message| {
             Value::from(BTreeMap::from([
-                ("role", Value::from(&message.role)),
+                ("role", Value::from(message.role)),
                 ("content", Value::from(&message.content)),
             ]))
         };
@@ -176,7 +169,7 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL + (length / BYTES_OF_FUEL) as u64));
         let template = environment.get_template(NAME);
         let rendered = template.and_then(|template| template.render(Value::from(variables)));
-        let text = rendered.map_err(|error| failed(&error))?;
+        let text = rendered.map_err(failed)?;
         match text.len() {
             0..=MOST_RENDERED_BYTES => Ok(text),
             length => Err(ModelError::Template(format!(
@@ -185,25 +178,23 @@ impl ChatTemplate {
         }
     }
 
-    /// Whether it reads a variable of that name.
     pub(super) fn reads(&self, variable: &str) -> bool {
         self.variables.contains(variable)
     }
 
-    /// The hash of the template's text and its special tokens.
     pub(crate) fn hash(&self) -> blake3::Hash {
         self.hash
     }
 }
 
 /// The engine as transformers sets it up, with the template in it, and the names that the template reads.
-fn compiled(source: String) -> Result<(Environment<'static>, HashSet<String>), ModelError> {
+fn compiled(source: String) -> Result<(Environment<'static>, HashSet<String>)> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder()
         .trim_blocks(true)
         .lstrip_blocks(true)
         .build();
-    environment.set_syntax(syntax.map_err(|error| failed(&error))?);
+    environment.set_syntax(syntax.map_err(failed)?);
     environment.set_debug(false);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", functions::tojson);
@@ -213,9 +204,8 @@ fn compiled(source: String) -> Result<(Environment<'static>, HashSet<String>), M
     environment.add_function("strftime_now", functions::strftime_now);
     environment
         .add_template_owned(NAME, source)
-        .map_err(|error| failed(&error))?;
-    let template = environment.get_template(NAME);
-    let template = template.map_err(|error| failed(&error))?;
+        .map_err(failed)?;
+    let template = environment.get_template(NAME).map_err(failed)?;
     let variables = template.undeclared_variables(false);
     Ok((environment, variables))
 }
@@ -261,7 +251,7 @@ fn content_hash(source: &str, special_tokens: &BTreeMap<String, String>) -> blak
 }
 
 /// The template engine's message, the line where it is known, and what lies beneath.
-fn failed(error: &Error) -> ModelError {
+fn failed(error: Error) -> ModelError {
     let mut text = match (error.kind(), error.detail()) {
         (ErrorKind::OutOfFuel, _) => "it does not come to an end within reason".to_string(),
         (_, Some(detail)) => detail.to_string(),
@@ -270,7 +260,7 @@ fn failed(error: &Error) -> ModelError {
     if let Some(line) = error.line() {
         text.push_str(&format!(" (line {line})"));
     }
-    let mut cause = std::error::Error::source(error);
+    let mut cause = std::error::Error::source(&error);
     while let Some(inner) = cause {
         text.push_str(&format!(": {inner}"));
         cause = inner.source();

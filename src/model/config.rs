@@ -38,11 +38,9 @@ impl Architecture {
     }
 }
 
-/// The number format of a tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Dtype {
-    /// IEEE 754 binary32.
     Float32,
     /// The upper half of binary32: 8 exponent bits, 7 fraction bits.
     BFloat16,
@@ -51,7 +49,6 @@ pub(crate) enum Dtype {
 }
 
 impl Dtype {
-    /// Bytes per element.
     pub(crate) fn size(self) -> usize {
         match self {
             Self::Float32 => 4,
@@ -72,25 +69,19 @@ impl Dtype {
 /// What a model is, apart from its weights: dimensions (in elements), constants and switches.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelConfig {
-    /// The family.
     pub architecture: Architecture,
-    /// Width of the residual stream.
     pub d_model: usize,
-    /// Number of blocks.
     pub n_layers: usize,
-    /// Number of query heads.
     pub n_heads: usize,
     /// Number of key and value heads; divides `n_heads` (grouped-query attention).
     pub n_kv_heads: usize,
     /// Width of one head; even.
     pub d_head: usize,
-    /// Width of the MLP's hidden layer.
     pub d_mlp: usize,
     /// Rows of the embedding and of the unembedding.
     pub d_vocab: usize,
     /// The ε in x / sqrt(mean(x²) + ε).
     pub rms_norm_eps: f64,
-    /// The rotary position embedding.
     pub rope: Rope,
     /// Whether the unembedding is the embedding.
     pub tied_embeddings: bool,
@@ -153,22 +144,17 @@ impl ModelConfig {
 
     /// Whether the numbers fit together. The error is a fragment that names the field as `config.json` does.
     pub(super) fn validate(&self) -> Result<(), String> {
-        for (name, value) in [
-            ("hidden_size", self.d_model),
-            ("num_hidden_layers", self.n_layers),
-            ("num_attention_heads", self.n_heads),
-            ("num_key_value_heads", self.n_kv_heads),
-            ("head_dim", self.d_head),
-            ("intermediate_size", self.d_mlp),
-            ("vocab_size", self.d_vocab),
-            ("max_position_embeddings", self.context_length),
+        // The upper bounds keep products of three dimensions far from overflow.
+        for (name, value, most) in [
+            ("hidden_size", self.d_model, 1 << 20),
+            ("num_hidden_layers", self.n_layers, 1 << 16),
+            ("num_attention_heads", self.n_heads, 1 << 20),
+            ("num_key_value_heads", self.n_kv_heads, 1 << 20),
+            ("head_dim", self.d_head, 1 << 20),
+            ("intermediate_size", self.d_mlp, 1 << 20),
+            ("vocab_size", self.d_vocab, 1 << 20),
+            ("max_position_embeddings", self.context_length, 1 << 28),
         ] {
-            // The upper bounds keep products of three dimensions far from overflow.
-            let most = match name {
-                "max_position_embeddings" => 1 << 28,
-                "num_hidden_layers" => 1 << 16,
-                _ => 1 << 20,
-            };
             if value == 0 || value > most {
                 return Err(format!("`{name}` is `{value}`, expected 1 to {most}"));
             }
@@ -186,10 +172,10 @@ impl ModelConfig {
             ));
         }
         // The comparisons are false for what is not a number.
-        if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps <= 1.0) {
+        let epsilon = self.rms_norm_eps;
+        if !(epsilon > 0.0 && epsilon <= 1.0) {
             return Err(format!(
-                "`rms_norm_eps` is `{}`, expected a positive number of at most 1",
-                self.rms_norm_eps
+                "`rms_norm_eps` is `{epsilon}`, expected a positive number of at most 1"
             ));
         }
         self.rope.validate(self.d_head)

@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -75,7 +75,7 @@ pub(super) fn confined<T: Send + 'static>(
         let ledger = Ledger::new(allowance, &watched);
         let outcome = ledger.keep(|| caught(work));
         *given.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-        watched.tell(DONE);
+        watched.end(DONE);
     });
     if worker.send(job).is_err() {
         return Err("the thread that does the work is gone".to_string());
@@ -104,7 +104,7 @@ type Job = Box<dyn FnOnce() + Send>;
 /// Threads that wait for work; the tokenizer keeps what it has learnt of words with the thread.
 static IDLE: Mutex<Vec<Sender<Job>>> = Mutex::new(Vec::new());
 
-fn idle() -> std::sync::MutexGuard<'static, Vec<Sender<Job>>> {
+fn idle() -> MutexGuard<'static, Vec<Sender<Job>>> {
     IDLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -132,7 +132,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn tell(&self, state: u8) {
+    fn end(&self, state: u8) {
         self.state.store(state, Ordering::Release);
         self.waiter.unpark();
     }
@@ -142,11 +142,11 @@ impl Watch {
         let started = Instant::now();
         loop {
             let state = self.state.load(Ordering::Acquire);
-            let left = PATIENCE.saturating_sub(started.elapsed());
-            if state != WORKING || left.is_zero() {
+            let patience = PATIENCE.saturating_sub(started.elapsed());
+            if state != WORKING || patience.is_zero() {
                 return state;
             }
-            thread::park_timeout(left);
+            thread::park_timeout(patience);
         }
     }
 }
@@ -209,7 +209,7 @@ impl Ledger {
     fn stop(&self, why: u8) {
         LEDGER.set(ptr::null());
         // SAFETY: the job holds the watch, and never ends.
-        unsafe { &*self.watch }.tell(why);
+        unsafe { &*self.watch }.end(why);
         loop {
             thread::park();
         }

@@ -4,17 +4,15 @@ use std::sync::Arc;
 
 use super::chat::{Chat, ChatTemplate, Message, SpecialTokens};
 use super::confined::{Allowance, confined};
-use super::error::ModelError;
+use super::error::{ModelError, Result};
 use super::tokenizer::Tokenizer;
-
-type Result<T> = std::result::Result<T, ModelError>;
 
 /// One prompt with everything that decides its ids.
 pub(super) struct Conversation {
-    pub(crate) template: Arc<ChatTemplate>,
-    pub(crate) tokenizer: Tokenizer,
-    pub(crate) prompt: String,
-    pub(crate) chat: Chat,
+    pub(super) template: Arc<ChatTemplate>,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) prompt: String,
+    pub(super) chat: Chat,
 }
 
 impl Conversation {
@@ -31,12 +29,10 @@ impl Conversation {
             .map_err(|why| ModelError::Template(format!("rendered or cut into tokens, {why}")))?
     }
 
-    /// The text that the model reads.
     pub(super) fn rendered(&self) -> Result<String> {
         self.rendered_with(|text| Ok(text.to_string()))
     }
 
-    /// The ids of that text.
     pub(super) fn ids(&self) -> Result<Vec<u32>> {
         let rendered = self.rendered()?;
         let mut texts = self.chat.texts(&self.prompt);

@@ -5,15 +5,13 @@ use std::str::FromStr;
 
 use tch::{Cuda, Device};
 
-use super::error::ModelError;
+use super::error::{ModelError, Result};
 
 /// A device as a person names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceName {
-    /// The processor.
     #[default]
     Cpu,
-    /// A CUDA device by number.
     Cuda(usize),
 }
 
@@ -46,7 +44,7 @@ impl DeviceName {
     ///
     /// # Errors
     /// No CUDA libraries on the library path, no such device.
-    pub(crate) fn open(self) -> Result<Device, ModelError> {
+    pub(crate) fn open(self) -> Result<Device> {
         let DeviceName::Cuda(number) = self else {
             return Ok(Device::Cpu);
         };
@@ -62,7 +60,7 @@ impl DeviceName {
 }
 
 /// Makes libtorch's CUDA backend known, before libtorch is first asked about it (it remembers the answer).
-fn load_cuda() -> Result<(), ModelError> {
+fn load_cuda() -> Result<()> {
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
     // SAFETY: loading a library runs its initialisers; this one registers libtorch's CUDA backend, which is what is wanted.
     let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
@@ -79,10 +77,7 @@ fn load_cuda() -> Result<(), ModelError> {
 }
 
 /// Sets the number of threads: of tiles evaluated side by side, each of which libtorch works off on one thread, and of everything else.
-///
-/// # Errors
-/// Threads that were set before.
-pub fn set_threads(count: usize) -> Result<(), ModelError> {
+pub fn set_threads(count: usize) -> Result<()> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(count)
         .build_global()
@@ -90,15 +85,13 @@ pub fn set_threads(count: usize) -> Result<(), ModelError> {
 }
 
 /// What is recorded with every pack of cells: it is in no key, but a reader may want to know.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub(crate) struct Provenance {
-    /// Version of this program.
-    pub(crate) dial: &'static str,
+    pub(crate) dial: String,
     /// The pair of bindings and library this was built for.
-    pub(crate) libtorch: &'static str,
-    /// The device.
+    pub(crate) libtorch: String,
     pub(crate) device: String,
-    /// Number of threads.
     pub(crate) threads: usize,
     /// The processor's name, where the system tells it.
     pub(crate) cpu: Option<String>,
@@ -114,8 +107,8 @@ impl Provenance {
                 .map(|(_, name)| name.trim().to_string())
         });
         Provenance {
-            dial: env!("CARGO_PKG_VERSION"),
-            libtorch: "2.11.0",
+            dial: env!("CARGO_PKG_VERSION").to_string(),
+            libtorch: "2.11.0".to_string(),
             device: device.to_string(),
             threads: rayon::current_num_threads(),
             cpu,

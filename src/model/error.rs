@@ -3,39 +3,32 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+/// What the model room gives, or why not.
+pub(crate) type Result<T, E = ModelError> = std::result::Result<T, E>;
+
 /// An error of the model room. Its text is a lower-case fragment that says where, what and what to do.
 #[derive(Debug)]
 pub enum ModelError {
-    /// A file or folder could not be read.
     Read {
-        /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
         problem: String,
     },
     /// A file was read, but what it holds is not what it should be.
     Invalid {
-        /// The file.
         path: PathBuf,
-        /// What was found and what was expected.
         problem: String,
     },
     /// A file is sound, but asks for something this program would not compute correctly.
     Unsupported {
-        /// The file.
         path: PathBuf,
         /// What was asked for, with the value in backticks.
         what: String,
-        /// What would have been accepted.
         supported: String,
     },
-    /// Text could not be turned into tokens, or tokens into text.
     Tokenizer(String),
-    /// A chat template could not be parsed or rendered.
     Template(String),
     /// A model's `source` does not lead to a model.
     Source {
-        /// The source as written.
         location: String,
         /// Why it leads nowhere, and what to write instead.
         problem: String,
@@ -44,22 +37,51 @@ pub enum ModelError {
     Hub {
         /// `org/name@revision`.
         repository: String,
-        /// What happened.
         problem: String,
-        /// What to do about it.
         advice: String,
     },
     /// Cells have no value: no finite one, or none that their model could give. All others were computed.
     Cells {
         /// The first of them by prompt, layer and α, and what to do.
         first: String,
-        /// How many there are besides.
         more: usize,
     },
     /// There is not enough memory; says for what.
     Memory(String),
     /// The device, the tensor library or an invariant of the evaluation failed.
     Internal(String),
+}
+
+/// What is wrong with a file, said where it does not matter which file it is.
+#[derive(Debug)]
+pub(super) enum Problem {
+    /// What it holds is not what it should be.
+    Invalid(String),
+    /// It asks for `what`, with the value in backticks, which this program would not compute correctly.
+    Unsupported { what: String, supported: String },
+}
+
+impl Problem {
+    pub(super) fn unsupported(what: impl Into<String>, supported: impl Into<String>) -> Self {
+        Self::Unsupported {
+            what: what.into(),
+            supported: supported.into(),
+        }
+    }
+
+    /// As an error about the file.
+    pub(super) fn at(self, path: &Path) -> ModelError {
+        match self {
+            Self::Invalid(problem) => ModelError::invalid(path, problem),
+            Self::Unsupported { what, supported } => ModelError::unsupported(path, what, supported),
+        }
+    }
+}
+
+impl From<String> for Problem {
+    fn from(problem: String) -> Self {
+        Self::Invalid(problem)
+    }
 }
 
 impl ModelError {
@@ -92,18 +114,17 @@ impl ModelError {
     }
 
     fn in_some(self, first: &str, count: usize, noun: &str) -> Self {
-        let told = |problem: String| match count {
+        let with = |problem: String| match count {
             0 | 1 => format!("{first}: {problem}"),
             count => format!("{first} and {} more {noun}: {problem}", count - 1),
         };
         match self {
-            Self::Memory(problem) => Self::Memory(told(problem)),
-            Self::Internal(problem) => Self::Internal(told(problem)),
+            Self::Memory(problem) => Self::Memory(with(problem)),
+            Self::Internal(problem) => Self::Internal(with(problem)),
             other => other,
         }
     }
 
-    /// An error of reading `path`.
     pub(super) fn read(path: &Path, problem: impl fmt::Display) -> Self {
         Self::Read {
             path: path.to_path_buf(),
@@ -111,7 +132,6 @@ impl ModelError {
         }
     }
 
-    /// An error about what `path` holds.
     pub(super) fn invalid(path: &Path, problem: impl Into<String>) -> Self {
         Self::Invalid {
             path: path.to_path_buf(),
@@ -119,7 +139,6 @@ impl ModelError {
         }
     }
 
-    /// An error about something in `path` that is not computed here.
     pub(super) fn unsupported(
         path: &Path,
         what: impl Into<String>,

@@ -2,8 +2,8 @@
 //!
 //! Cells of one [`Shape`] (where the work starts, how many positions it covers, which kinds of edit it makes, what is read) are packed
 //! into tiles of a constant number of rows, padded with copies of the first. A tile starts from what the prefix store holds: for the last
-//! position, at the first edited site itself, which may differ from row to row; for an earlier position, at the embedding of the suffix. In float32 on the CPU a row's
-//! bits depend on nothing but its cell, so a sweep that is resumed, extended or reordered gives the same numbers.
+//! position, at the first edited site itself, which may differ from row to row; for an earlier position, at the embedding of the suffix. In
+//! float32 on the CPU a row's bits depend on nothing but its cell, so a sweep that is resumed, extended or reordered gives the same numbers.
 
 mod check;
 mod each;
@@ -11,15 +11,15 @@ mod readout;
 mod shape;
 mod tile;
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
 use super::cell::{Cell, Cells, Tokens, Value};
-use super::error::ModelError;
+use super::error::{ModelError, Result};
 use super::generate;
+use super::grouped::grouped;
 use super::guard::guarded;
 use super::hooks::HookPoint;
 use super::parallel;
@@ -28,45 +28,40 @@ use super::transformer::Transformer;
 
 use check::{check, described, not_finite};
 use readout::{log_probabilities, score};
-use shape::{Entry, ReadoutShape, Shape, entry, shape};
+use shape::{Entry, ReadoutShape, Shape, entry};
 
 pub(super) use readout::to_rows;
 pub(super) use tile::Tile;
 
-type Result<T> = std::result::Result<T, ModelError>;
 /// Hears of progress and takes values; see [`Evaluator::evaluate`].
 type OnStep<'a> = &'a mut dyn FnMut(Step) -> ControlFlow<()>;
 
 /// What an evaluation tells its caller while it runs.
 #[derive(Debug)]
 pub enum Step {
-    /// Prompts prefilled so far, of those that are needed now.
-    Prefilled {
-        /// So far.
-        done: usize,
-        /// Of these.
-        total: usize,
-    },
+    /// So many of the prompts that are needed now.
+    Prefilled { done: usize, total: usize },
     /// Values that are final: (number of the cell, value). Cells without a finite value are left out.
     Values(Vec<(usize, Value)>),
 }
 
 /// A model's weights with the prefixes computed so far.
 pub struct Evaluator {
-    pub(super) transformer: Transformer,
+    pub(super) transformer: Arc<Transformer>,
     store: PrefixStore,
 }
 
 impl Evaluator {
     /// Takes a loaded model; prefixes will take at most about `budget_bytes`.
-    pub(crate) fn new(transformer: Transformer, budget_bytes: usize) -> Self {
+    pub(super) fn new(transformer: Transformer, budget_bytes: usize) -> Self {
         if transformer.device() == Device::Cpu {
             // Tiles run side by side instead; see `parallel`.
             tch::set_num_threads(1);
         }
+        let transformer = Arc::new(transformer);
         Evaluator {
+            store: PrefixStore::new(Arc::clone(&transformer), budget_bytes),
             transformer,
-            store: PrefixStore::new(budget_bytes),
         }
     }
 
@@ -82,36 +77,43 @@ impl Evaluator {
         on_step: &mut dyn FnMut(Step) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         let _no_grad = tch::no_grad_guard();
-        let mut by_prompt: Vec<(Arc<Tokens>, Vec<u32>)> = Vec::new();
-        let mut known: HashMap<PromptKey, usize> = HashMap::new();
-        let mut failures = Failures::default();
-        for number in numbers(cells)? {
-            let cell = cells.cell(number as usize);
-            if let Err(problem) = check(&cell, self.transformer.config()) {
-                failures.add(number as usize, format!("{}: {problem}", described(&cell)));
-                continue;
-            }
-            let slot = *known.entry(prompt_key(&cell.tokens)).or_insert_with(|| {
-                by_prompt.push((cell.tokens, Vec::new()));
-                by_prompt.len() - 1
-            });
-            by_prompt[slot].1.push(number);
-        }
-        let mut rest = by_prompt.as_slice();
-        while !rest.is_empty() {
-            let prompts: Vec<Arc<Tokens>> = rest.iter().map(|(p, _)| Arc::clone(p)).collect();
-            let (now, later) = rest.split_at(self.store.together(&self.transformer, &prompts));
-            let mut numbers: Vec<u32> = now.iter().flat_map(|(_, list)| list).copied().collect();
+        let mut outcomes = Outcomes::told_to(on_step);
+        let by_prompt = self.by_prompt(cells, &mut outcomes)?;
+        let prompt = |(_, numbers): &(_, Vec<u32>)| cells.cell(numbers[0] as usize).tokens;
+        let prompts: Vec<Arc<Tokens>> = by_prompt.iter().map(prompt).collect();
+        let mut start = 0;
+        while start < prompts.len() {
+            let end = start + self.store.together(&prompts[start..]);
+            let numbers = by_prompt[start..end].iter().flat_map(|(_, list)| list);
+            let mut numbers: Vec<u32> = numbers.copied().collect();
             numbers.sort_unstable();
-            let prompts = &prompts[..now.len()];
-            let flow = self.evaluate_held(cells, &numbers, prompts, (&mut failures, on_step))?;
+            let flow = self.evaluate_held(cells, &numbers, &prompts[start..end], &mut outcomes)?;
             if flow.is_break() {
                 return Ok(flow);
             }
-            rest = later;
+            start = end;
         }
-        failures.into_result()?;
-        Ok(ControlFlow::Continue(()))
+        outcomes.into_result()
+    }
+
+    /// The numbers of the cells that the model can compute.
+    fn by_prompt(
+        &self,
+        cells: &dyn Cells,
+        outcomes: &mut Outcomes<'_>,
+    ) -> Result<Vec<(PromptKey, Vec<u32>)>> {
+        let count = u32::try_from(cells.count())
+            .map_err(|_| ModelError::Internal("more than 4 billion cells at once".into()))?;
+        Ok(grouped((0..count).filter_map(|number| {
+            let cell = cells.cell(number as usize);
+            match check(&cell, self.transformer.config()) {
+                Ok(()) => Some((prompt_key(&cell.tokens), number)),
+                Err(problem) => {
+                    outcomes.fail(number as usize, format!("{}: {problem}", described(&cell)));
+                    None
+                }
+            }
+        })))
     }
 
     /// The cells of prompts that fit in memory together.
@@ -120,12 +122,10 @@ impl Evaluator {
         cells: &dyn Cells,
         numbers: &[u32],
         prompts: &[Arc<Tokens>],
-        (failures, on_step): (&mut Failures, OnStep<'_>),
+        outcomes: &mut Outcomes<'_>,
     ) -> Result<ControlFlow<()>> {
-        let mut prefilled = |done, total| on_step(Step::Prefilled { done, total });
-        let flow = self
-            .store
-            .ensure(&self.transformer, prompts, &mut prefilled)?;
+        let mut prefilled = |done, total| (outcomes.on_step)(Step::Prefilled { done, total });
+        let flow = self.store.ensure(prompts, &mut prefilled)?;
         if flow.is_break() {
             return Ok(flow);
         }
@@ -138,29 +138,19 @@ impl Evaluator {
             self.transformer.device(),
             &tiles,
             |(shape, chunk)| self.evaluate_tile(cells, shape, chunk),
-            &mut |outcomes| on_step(Step::Values(failures.sift(outcomes))),
+            &mut |tile| outcomes.take(tile),
         )
     }
 
     /// Groups of cells of one shape, in the order in which they are computed. Their prompts are held.
     fn by_shape(&self, cells: &dyn Cells, numbers: &[u32]) -> Vec<(Shape, Vec<Member>)> {
         let n_layers = self.transformer.config().n_layers;
-        let mut groups: Vec<(Shape, Vec<Member>)> = Vec::new();
-        let mut known: HashMap<Shape, usize> = HashMap::new();
-        for &number in numbers {
+        let mut groups = grouped(numbers.iter().map(|&number| {
             let cell = cells.cell(number as usize);
-            let shape = shape(&cell, n_layers);
-            let slot = match known.get(&shape) {
-                Some(&slot) => slot,
-                None => {
-                    known.insert(shape.clone(), groups.len());
-                    groups.push((shape, Vec::new()));
-                    groups.len() - 1
-                }
-            };
-            let (shape, members) = &mut groups[slot];
-            members.push(self.member(&cell, number, shape));
-        }
+            let shape = Shape::of(&cell, n_layers);
+            let member = self.member(&cell, number, &shape);
+            (shape, member)
+        }));
         for (_, members) in &mut groups {
             // The order of asking comes last, which within a block puts the rows of one variant side by side.
             members.sort_unstable();
@@ -185,43 +175,47 @@ impl Evaluator {
         &self,
         cells: &dyn Cells,
         shape: &Shape,
-        chunk: &[Member],
+        members: &[Member],
     ) -> Result<Vec<(usize, Outcome)>> {
-        let rows: Vec<Cell> = chunk
+        let rows = members
             .iter()
-            .map(|m| cells.cell(m.number as usize))
-            .collect();
-        let values = guarded(|| self.tile_values(&rows.iter().collect::<Vec<_>>(), shape));
+            .map(|member| cells.cell(member.number as usize));
+        let rows: Vec<Cell> = rows.collect();
+        let values = guarded(|| self.tile_values(&rows, shape));
         let values = values.map_err(|error| error.in_cells(&described(&rows[0]), rows.len()))?;
-        let outcomes = chunk.iter().zip(&rows).zip(values);
+        let outcomes = members.iter().zip(&rows).zip(values);
         let outcomes = outcomes.map(|((member, cell), value)| {
             let value = value.filter(Value::is_finite);
-            let outcome = value.ok_or_else(|| not_finite(cell));
-            (member.number as usize, outcome)
+            (
+                member.number as usize,
+                value.ok_or_else(|| not_finite(cell)),
+            )
         });
         Ok(outcomes.collect())
     }
 
     /// The values of a tile's cells; none where there are no numbers to make one of.
-    fn tile_values(&self, rows: &[&Cell], shape: &Shape) -> Result<Vec<Option<Value>>> {
-        let tile = Tile::new(&self.transformer, &self.store, rows, shape)?;
-        let values = match &shape.readout {
+    fn tile_values(&self, rows: &[Cell], shape: &Shape) -> Result<Vec<Option<Value>>> {
+        let transformer = &self.transformer;
+        let tile = Tile::new(transformer, &self.store, rows, shape)?;
+        let values: Vec<Value> = match &shape.readout {
             ReadoutShape::Generation { max_new_tokens } => {
                 return generate::continuations(&tile, *max_new_tokens);
             }
             ReadoutShape::Activation { hook, offset } => {
-                read_activation(shape, &tile, *hook, *offset)?
-            }
-            ReadoutShape::Score(sets) => {
-                let hidden = final_hidden(shape, &tile)?;
-                score(&self.transformer, &hidden, sets)?
+                let vectors = activations(shape, &tile, *hook, *offset)?;
+                to_rows(&vectors)?
                     .into_iter()
-                    .map(Value::Score)
+                    .map(Value::Activation)
                     .collect()
             }
+            ReadoutShape::Score(sets) => {
+                let scores = score(transformer, &final_hidden(shape, &tile)?, sets)?;
+                scores.into_iter().map(Value::Score).collect()
+            }
             ReadoutShape::LogProbabilities(ids) => {
-                let hidden = final_hidden(shape, &tile)?;
-                log_probabilities(&self.transformer, &hidden, ids)?
+                let rows = log_probabilities(transformer, &final_hidden(shape, &tile)?, ids)?;
+                rows.into_iter().map(Value::LogProbabilities).collect()
             }
         };
         Ok(values.into_iter().map(Some).collect())
@@ -238,50 +232,49 @@ struct Member {
 }
 
 /// A cell's value, or what to say of one that has none.
-type Outcome = std::result::Result<Value, String>;
+type Outcome = Result<Value, String>;
 
-/// The cells' numbers.
-fn numbers(cells: &dyn Cells) -> Result<std::ops::Range<u32>> {
-    let count = u32::try_from(cells.count());
-    let count =
-        count.map_err(|_| ModelError::Internal("more than 4 billion cells at once".into()))?;
-    Ok(0..count)
-}
-
-/// Cells that have no value. The others are computed all the same.
-#[derive(Default)]
-struct Failures {
-    count: usize,
-    /// The one that was asked for first.
+/// Where the outcomes of an evaluation go: values to the caller at once, what is said of cells without one into the error at the end.
+struct Outcomes<'s> {
+    on_step: OnStep<'s>,
+    failures: usize,
+    /// The failed cell that was asked for first.
     first: Option<(usize, String)>,
 }
 
-impl Failures {
-    /// The values among the outcomes; the rest is kept here.
-    fn sift(&mut self, outcomes: Vec<(usize, Outcome)>) -> Vec<(usize, Value)> {
+impl<'s> Outcomes<'s> {
+    fn told_to(on_step: OnStep<'s>) -> Self {
+        Outcomes {
+            on_step,
+            failures: 0,
+            first: None,
+        }
+    }
+
+    fn take(&mut self, outcomes: Vec<(usize, Outcome)>) -> ControlFlow<()> {
         let mut values = Vec::with_capacity(outcomes.len());
         for (number, outcome) in outcomes {
             match outcome {
                 Ok(value) => values.push((number, value)),
-                Err(message) => self.add(number, message),
+                Err(message) => self.fail(number, message),
             }
         }
-        values
+        (self.on_step)(Step::Values(values))
     }
 
-    fn add(&mut self, number: usize, message: String) {
-        self.count += 1;
+    fn fail(&mut self, number: usize, message: String) {
+        self.failures += 1;
         if self.first.as_ref().is_none_or(|(first, _)| number < *first) {
             self.first = Some((number, message));
         }
     }
 
-    fn into_result(self) -> Result<()> {
+    fn into_result(self) -> Result<ControlFlow<()>> {
         match self.first {
-            None => Ok(()),
+            None => Ok(ControlFlow::Continue(())),
             Some((_, first)) => Err(ModelError::Cells {
                 first,
-                more: self.count - 1,
+                more: self.failures - 1,
             }),
         }
     }
@@ -294,31 +287,22 @@ fn final_hidden(shape: &Shape, tile: &Tile<'_>) -> Result<Tensor> {
     tile.final_norm(&x.f_narrow(1, tile.suffix as i64 - 1, 1)?, &mut tap)
 }
 
-fn read_activation(
-    shape: &Shape,
-    tile: &Tile<'_>,
-    hook: HookPoint,
-    offset: usize,
-) -> Result<Vec<Value>> {
-    let vectors = match tile.stored(hook)? {
-        Some(vectors) if shape.edits.is_empty() && tile.suffix == 1 => vectors,
-        _ => {
-            let mut tap = tile.tap(0)?;
-            tap.wanted.push(hook);
-            let x = tile.run(&shape.start, &mut tap)?;
-            let left = tile.final_norm(&x, &mut tap)?;
-            let (_, kept) = tap
-                .kept
-                .pop()
-                .ok_or_else(|| ModelError::Internal(format!("nothing passed `{hook}`")))?;
-            // What is read of a stream that left the format on its way is no number either.
-            let sound = left.f_flatten(1, -1)?.f_isfinite()?.f_all_dim(1, true)?;
-            kept.f_select(1, offset as i64)?
-                .f_masked_fill(&sound.f_logical_not()?, f64::NAN)?
-        }
-    };
-    Ok(to_rows(&vectors)?
-        .into_iter()
-        .map(Value::Activation)
-        .collect())
+/// The vectors that are read, `[n, width]`.
+fn activations(shape: &Shape, tile: &Tile<'_>, hook: HookPoint, offset: usize) -> Result<Tensor> {
+    if shape.edits.is_empty()
+        && tile.suffix == 1
+        && let Some(stored) = tile.rows.stored(hook)?
+    {
+        return Ok(stored);
+    }
+    let mut tap = tile.tap(0)?;
+    tap.wanted.push(hook);
+    let x = tile.run(&shape.start, &mut tap)?;
+    let end = tile.final_norm(&x, &mut tap)?;
+    let kept = tap.kept.pop();
+    let (_, kept) = kept.ok_or_else(|| ModelError::Internal(format!("nothing passed `{hook}`")))?;
+    // What is read of a stream that left the format on its way is no number either.
+    let sound = end.f_flatten(1, -1)?.f_isfinite()?.f_all_dim(1, true)?;
+    let read = kept.f_select(1, offset as i64)?;
+    Ok(read.f_masked_fill(&sound.f_logical_not()?, f64::NAN)?)
 }

@@ -5,132 +5,150 @@
 
 use std::sync::Arc;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-use super::cell::{Readout, Sampling, Value};
-use super::error::ModelError;
+use super::cell::{Cell, Readout, Sampling, Value};
+use super::error::Result;
 use super::evaluate::{Tile, to_rows};
 use super::prefix::Cached;
-use super::transformer::{Segment, Tap};
+use super::transformer::{KeysValues, Segment, Tap};
 
-type Result<T> = std::result::Result<T, ModelError>;
+/// Continues every row of the tile by up to `max_new_tokens` tokens. None for a row whose logits are no numbers.
+pub(super) fn continuations(tile: &Tile<'_>, max_new_tokens: usize) -> Result<Vec<Option<Value>>> {
+    let mut continuation = Continuation::new(tile, max_new_tokens)?;
+    let mut x = continuation.read_suffix()?;
+    let context = tile.context()?;
+    let layers = 0..tile.transformer.config().n_layers;
+    let prefix = layers
+        .map(|layer| context.layer(layer))
+        .collect::<Result<Vec<_>>>()?;
+    for step in 0..max_new_tokens {
+        continuation.choose(&x)?;
+        if step + 1 == max_new_tokens || continuation.rows.iter().all(|row| row.finished) {
+            break;
+        }
+        x = continuation.read_chosen(&prefix, step)?;
+    }
+    let rows = continuation.rows.into_iter();
+    let values = rows.map(|row| row.is_finite.then_some(Value::Generation(row.ids)));
+    Ok(values.collect())
+}
 
-/// Keys and values of the suffix and of what was generated, of a tile's n rows: per layer `[n, kv, capacity, dh]`, filled from the front.
-struct Grown {
-    keys: Vec<Tensor>,
-    values: Vec<Tensor>,
+/// A tile's n rows on the way.
+struct Continuation<'t> {
+    tile: &'t Tile<'t>,
+    rows: Vec<Row>,
+    /// Keys and values of the suffix and of what was generated: per layer `[n, kv, capacity, dh]`, filled from the front.
+    cached: Vec<KeysValues>,
+    /// How far they are filled.
     length: i64,
 }
 
-impl Grown {
-    fn new(tile: &Tile<'_>, capacity: usize) -> Result<Self> {
-        let transformer = tile.transformer;
-        let config = transformer.config();
-        let size = [
-            tile.cells.len() as i64,
-            config.n_kv_heads as i64,
-            capacity as i64,
-            config.d_head as i64,
-        ];
-        let options = (transformer.kind(), transformer.device());
-        let make = || -> Result<Vec<Tensor>> {
-            (0..config.n_layers)
-                .map(|_| Ok(Tensor::f_zeros(size, options)?))
-                .collect()
-        };
-        Ok(Grown {
-            keys: make()?,
-            values: make()?,
+impl<'t> Continuation<'t> {
+    fn new(tile: &'t Tile<'t>, max_new_tokens: usize) -> Result<Self> {
+        let config = tile.transformer.config();
+        let (n, kv) = (tile.cells.len() as i64, config.n_kv_heads as i64);
+        let capacity = (tile.suffix + max_new_tokens) as i64;
+        let options = (tile.transformer.kind(), tile.transformer.device());
+        let zeros = || KeysValues::zeros([n, kv, capacity, config.d_head as i64], options);
+        Ok(Continuation {
+            tile,
+            rows: tile.cells.iter().map(|cell| Row::new(cell)).collect(),
+            cached: (0..config.n_layers)
+                .map(|_| zeros())
+                .collect::<Result<_>>()?,
             length: 0,
         })
     }
 
+    /// Runs the prompts' suffixes through all blocks: `[n, suffix, d_model]`.
+    fn read_suffix(&mut self) -> Result<Tensor> {
+        let tile = self.tile;
+        let mut tap = tile.tap(0)?;
+        let x = tile.transformer.embed(&tile.suffix_ids()?)?;
+        let x = tile.run_blocks(0, x, &mut tap, &mut |layer, own| self.write(layer, &own))?;
+        self.length = tile.suffix as i64;
+        Ok(x)
+    }
+
     /// Appends the keys and values `[n, kv, S, dh]` of one layer; the length grows when all layers are in.
-    fn write(&self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
-        let count = keys.size()[2];
-        for (into, from) in [(&self.keys[layer], keys), (&self.values[layer], values)] {
-            into.f_narrow(2, self.length, count)?.f_copy_(from)?;
+    fn write(&self, layer: usize, own: &KeysValues) -> Result<()> {
+        let count = own.keys.size()[2];
+        let place = self.cached[layer].map(|of| Ok(of.f_narrow(2, self.length, count)?))?;
+        place.write(own)
+    }
+
+    /// Chooses each row's next token, given the stream that leaves the last block, `[n, S, d_model]`. Finished rows stay as they are.
+    fn choose(&mut self, x: &Tensor) -> Result<()> {
+        let transformer = self.tile.transformer;
+        let last = x.f_narrow(1, x.size()[1] - 1, 1)?;
+        let hidden = self.tile.final_norm(&last, &mut Tap::default())?;
+        let logits = transformer.unembed(&hidden)?;
+        let (highest, greedy) = logits.f_max_dim(-1, false)?;
+        let greedy = Vec::<i64>::try_from(greedy)?;
+        // A NaN among the logits is their maximum.
+        let is_finite = Vec::<bool>::try_from(highest.f_isfinite()?)?;
+        let sampled = self.rows.iter().any(|row| row.sampling != Sampling::Greedy);
+        let all = match sampled {
+            true => to_rows(&logits)?,
+            false => Vec::new(),
+        };
+        for (index, row) in self
+            .rows
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, row)| !row.finished)
+        {
+            if !is_finite[index] {
+                (row.finished, row.is_finite) = (true, false);
+                continue;
+            }
+            let id = match row.sampling {
+                Sampling::Greedy => greedy[index] as u32,
+                Sampling::Seeded { temperature, .. } => {
+                    draw(&all[index], temperature, row.generator.next_unit())
+                }
+            };
+            row.ids.push(id);
+            let is_end = transformer.config().end_of_text.contains(&id);
+            row.finished = row.stop_at_end && (is_end || row.further_ends.contains(&id));
         }
         Ok(())
     }
-}
 
-/// Continues every row of the tile by up to `max_new_tokens` tokens. None for a row whose logits are no numbers.
-pub(super) fn continuations(tile: &Tile<'_>, max_new_tokens: usize) -> Result<Vec<Option<Value>>> {
-    let transformer = tile.transformer;
-    let mut grown = Grown::new(tile, tile.suffix + max_new_tokens)?;
-    let mut rows: Vec<Row> = tile.cells.iter().map(|cell| Row::new(cell)).collect();
-    let mut tap = tile.tap(0)?;
-    let x = transformer.embed(&tile.suffix_ids()?)?;
-    let mut x = tile.run_blocks(0, x, &mut tap, &mut |layer, keys, values| {
-        grown.write(layer, &keys, &values)
-    })?;
-    grown.length = tile.suffix as i64;
-    let context = tile.context()?;
-    let prefix = (0..transformer.config().n_layers)
-        .map(|layer| context.layer(layer))
-        .collect::<Result<Vec<_>>>()?;
-    for step in 0..max_new_tokens {
-        let last = x.f_narrow(1, x.size()[1] - 1, 1)?;
-        let hidden = tile.final_norm(&last, &mut Tap::default())?;
-        choose(
-            &transformer.unembed(&hidden)?,
-            &mut rows,
-            &transformer.config().end_of_text,
-        )?;
-        if step + 1 == max_new_tokens || rows.iter().all(|row| row.finished) {
-            break;
+    /// Runs the tokens chosen last, the generated ones of index `step`, behind the cached `prefix` (per layer) through all blocks:
+    /// `[n, 1, d_model]`.
+    fn read_chosen(&mut self, prefix: &[Cached<'_>], step: usize) -> Result<Tensor> {
+        let tile = self.tile;
+        let transformer = tile.transformer;
+        let ids = self
+            .rows
+            .iter()
+            .map(|row| row.ids.last().copied().unwrap_or(0));
+        let ids = transformer.index(ids.map(i64::from))?.f_unsqueeze(1)?;
+        let positions = tile
+            .cells
+            .iter()
+            .map(|cell| (cell.tokens.len() + step) as i64);
+        let rotary = transformer.rotary(&transformer.index(positions)?.f_unsqueeze(1)?)?;
+        let mut tap = tile.tap(tile.suffix + step)?;
+        let mut x = transformer.embed(&ids)?;
+        for (layer, cached) in prefix.iter().enumerate() {
+            let filled = self.cached[layer].map(|of| Ok(of.f_narrow(2, 0, self.length)?))?;
+            let mut earlier = cached.earlier();
+            earlier.segments.push(Segment {
+                cached: &filled,
+                mask: None,
+            });
+            let (next, own) = transformer.block(layer, &x, &rotary, &earlier, None, &mut tap)?;
+            if let Some(own) = own {
+                self.write(layer, &own)?;
+            }
+            x = next;
         }
-        x = next_position(tile, &prefix, &mut grown, &rows, step)?;
+        self.length += 1;
+        Ok(x)
     }
-    Ok(rows
-        .into_iter()
-        .map(|row| row.is_finite.then_some(Value::Generation(row.ids)))
-        .collect())
-}
-
-/// Runs the tokens chosen last behind the cached prefix (per layer), the generated ones of that index, through all blocks: `[n, 1, d_model]`.
-fn next_position(
-    tile: &Tile<'_>,
-    prefix: &[Cached<'_>],
-    grown: &mut Grown,
-    rows: &[Row],
-    step: usize,
-) -> Result<Tensor> {
-    let transformer = tile.transformer;
-    let device = transformer.device();
-    let column = |values: Vec<i64>| -> Result<Tensor> {
-        Ok(Tensor::f_from_slice(&values)?
-            .f_unsqueeze(1)?
-            .f_to_device(device)?)
-    };
-    let ids = rows
-        .iter()
-        .map(|row| i64::from(row.ids.last().copied().unwrap_or(0)));
-    let positions = tile
-        .cells
-        .iter()
-        .map(|cell| (cell.tokens.len() + step) as i64);
-    let rotary = transformer.rotary(&column(positions.collect())?)?;
-    let mut tap = tile.tap(tile.suffix + step)?;
-    let mut x = transformer.embed(&column(ids.collect())?)?;
-    for (layer, cached) in prefix.iter().enumerate() {
-        let own_keys = grown.keys[layer].f_narrow(2, 0, grown.length)?;
-        let own_values = grown.values[layer].f_narrow(2, 0, grown.length)?;
-        let mut earlier = cached.earlier();
-        earlier.segments.push(Segment {
-            keys: &own_keys,
-            values: &own_values,
-            mask: None,
-        });
-        let (next, own) = transformer.block(layer, &x, &rotary, &earlier, None, &mut tap)?;
-        if let Some((keys, values)) = own {
-            grown.write(layer, &keys, &values)?;
-        }
-        x = next;
-    }
-    grown.length += 1;
-    Ok(x)
 }
 
 /// One row's continuation so far.
@@ -146,7 +164,7 @@ struct Row {
 }
 
 impl Row {
-    fn new(cell: &super::cell::Cell) -> Self {
+    fn new(cell: &Cell) -> Self {
         let (sampling, stop_at_end, further_ends) = match &cell.readout {
             Readout::Generation {
                 sampling,
@@ -179,48 +197,15 @@ impl Row {
     }
 }
 
-/// Chooses the next token of each row from logits `[n, d_vocab]`. Finished rows stay as they are.
-fn choose(logits: &Tensor, rows: &mut [Row], end_of_text: &[u32]) -> Result<()> {
-    let (highest, greedy) = logits.f_max_dim(-1, false)?;
-    let greedy = Vec::<i64>::try_from(greedy)?;
-    // A NaN among the logits is their maximum.
-    let is_finite = Vec::<bool>::try_from(highest.f_isfinite()?)?;
-    let sampled = rows.iter().any(|row| row.sampling != Sampling::Greedy);
-    let all = if sampled {
-        to_rows(&logits.f_to_kind(Kind::Float)?)?
-    } else {
-        Vec::new()
-    };
-    for (index, row) in rows.iter_mut().enumerate() {
-        if row.finished {
-            continue;
-        }
-        if !is_finite[index] {
-            (row.finished, row.is_finite) = (true, false);
-            continue;
-        }
-        let id = match row.sampling {
-            Sampling::Greedy => greedy[index] as u32,
-            Sampling::Seeded { temperature, .. } => {
-                draw(&all[index], temperature, row.generator.next_unit())
-            }
-        };
-        row.ids.push(id);
-        let is_end = end_of_text.contains(&id) || row.further_ends.contains(&id);
-        row.finished = row.stop_at_end && is_end;
-    }
-    Ok(())
-}
-
 /// The token at which the cumulative softmax(logits / temperature), in float64, passes `unit` in [0, 1).
 fn draw(logits: &[f32], temperature: f64, unit: f64) -> u32 {
     let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weight = |logit: &f32| (f64::from(logit - highest) / temperature).exp();
     let total: f64 = logits.iter().map(weight).sum();
-    let mut left = unit * total;
+    let mut rest = unit * total;
     for (id, logit) in logits.iter().enumerate() {
-        left -= weight(logit);
-        if left < 0.0 {
+        rest -= weight(logit);
+        if rest < 0.0 {
             return id as u32;
         }
     }

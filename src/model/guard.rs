@@ -9,17 +9,14 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::Once;
 
-use super::error::ModelError;
+use super::error::{ModelError, Result};
 
 thread_local! {
     static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Does some work; a panic in it is an error. What the work was writing to must not be used then.
-///
-/// # Errors
-/// Those of the work, and its panics.
-pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, ModelError>) -> Result<T, ModelError> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     caught(work).unwrap_or_else(|panic| Err(ModelError::of_libtorch(&panic)))
 }
 

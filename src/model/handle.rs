@@ -6,19 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
-use super::cell::Tokens;
+use super::cell::{Tokens, Vector};
 use super::chat::{Chat, ChatTemplate, inserted};
 use super::checkpoint::{Checkpoint, HashShortcut};
 use super::config::{Dtype, ModelConfig};
 use super::conversation::Conversation;
 use super::device::DeviceName;
-use super::error::ModelError;
+use super::error::{ModelError, Result};
 use super::evaluate::Evaluator;
 use super::guard::guarded;
 use super::transformer::Transformer;
 use super::vocabulary;
-
-type Result<T> = std::result::Result<T, ModelError>;
 
 /// A model of a study. Opening it reads the configuration and hashes the weights, but loads none.
 pub struct ModelHandle {
@@ -43,9 +41,6 @@ const QUOTED: usize = 200;
 
 impl ModelHandle {
     /// Opens the checkpoint at `path` under the study's `name` for it. `template_from` lends its chat template to a model that has none.
-    ///
-    /// # Errors
-    /// A checkpoint that cannot be read or is not supported.
     pub(crate) fn open(
         name: &str,
         path: &Path,
@@ -56,9 +51,7 @@ impl ModelHandle {
         let checkpoint = Checkpoint::open(path)?;
         let template = match template_from {
             Some(other) => other.template.clone(),
-            None => checkpoint
-                .chat_template()
-                .map(|template| Arc::new(template.clone())),
+            None => checkpoint.chat_template().cloned().map(Arc::new),
         };
         let weight_hashes = checkpoint.file_hashes(shortcut)?;
         let fingerprint = Checkpoint::fingerprint(
@@ -68,24 +61,22 @@ impl ModelHandle {
             template.as_deref(),
             dtype,
         );
-        let mut handle = ModelHandle {
+        let (tokenizer, config) = (checkpoint.tokenizer(), checkpoint.config());
+        let beyond = vocabulary::largest_beyond(tokenizer, config);
+        let ends = checkpoint.end_of_text();
+        let mut findings = checkpoint.findings().to_vec();
+        findings.extend(vocabulary::findings(tokenizer, config, beyond, &ends));
+        Ok(ModelHandle {
             name: name.to_string(),
-            findings: checkpoint.findings().to_vec(),
-            lacks_embeddings: false,
+            findings,
+            lacks_embeddings: beyond.is_some(),
             checkpoint,
             dtype,
             template,
             weight_hashes,
             fingerprint,
             template_ids: Mutex::default(),
-        };
-        let (tokenizer, config) = (handle.checkpoint.tokenizer(), handle.config());
-        let beyond = vocabulary::largest_beyond(tokenizer, config);
-        let ends = handle.end_of_text();
-        let findings = vocabulary::findings(tokenizer, config, beyond, &ends);
-        handle.lacks_embeddings = beyond.is_some();
-        handle.findings.extend(findings);
-        Ok(handle)
+        })
     }
 
     /// The name in the study file, shown in tables.
@@ -93,12 +84,10 @@ impl ModelHandle {
         &self.name
     }
 
-    /// Dimensions.
     pub fn config(&self) -> &ModelConfig {
         self.checkpoint.config()
     }
 
-    /// Dtype of weights and activations.
     pub(crate) fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -116,10 +105,7 @@ impl ModelHandle {
 
     /// Every token that ends a text, ascending.
     pub(crate) fn end_of_text(&self) -> Vec<u32> {
-        let mut ids = self.config().end_of_text.clone();
-        ids.extend(self.further_ends());
-        ids.sort_unstable();
-        ids
+        self.checkpoint.end_of_text()
     }
 
     /// What a reader should know of its files: fragments that follow the model's name.
@@ -127,7 +113,6 @@ impl ModelHandle {
         &self.findings
     }
 
-    /// blake3 of each of its weight files.
     pub(crate) fn weight_hashes(&self) -> &[blake3::Hash] {
         &self.weight_hashes
     }
@@ -143,9 +128,6 @@ impl ModelHandle {
 
     /// The rendered prompt as token ids; no special tokens are added beyond those that the template writes. Says how many of the ids every
     /// prompt in this chat starts with.
-    ///
-    /// # Errors
-    /// As [`ModelHandle::render`], and a tokenizer that fails.
     pub(crate) fn tokens(&self, prompt: &str, chat: &Chat) -> Result<Arc<Tokens>> {
         let ids = self.encoded(prompt, chat)?;
         let template = self.template_ids(chat)?;
@@ -180,20 +162,15 @@ impl ModelHandle {
     /// The ids that come before the user's text: what two texts with nothing in common share, and so the same for every set of prompts.
     fn template_ids(&self, chat: &Chat) -> Result<Arc<[u32]>> {
         let key = chat.key().to_string();
-        let mut known = self
-            .template_ids
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let known = self.template_ids.lock();
+        let mut known = known.unwrap_or_else(PoisonError::into_inner);
         if let Some(ids) = known.get(&key) {
             return Ok(Arc::clone(ids));
         }
         let [one, other] = UNLIKE.map(|text| self.encoded(text, chat));
         let (one, other) = (one?, other?);
-        let pairs = one.iter().zip(&other);
-        let shared: Arc<[u32]> = pairs
-            .take_while(|(a, b)| a == b)
-            .map(|(id, _)| *id)
-            .collect();
+        let same = one.iter().zip(&other).take_while(|(a, b)| a == b);
+        let shared: Arc<[u32]> = same.map(|(id, _)| *id).collect();
         known.insert(key, Arc::clone(&shared));
         Ok(shared)
     }
@@ -215,9 +192,6 @@ impl ModelHandle {
 
     /// What its template makes of this chat that a reader should know, as fragments that follow the model's name: text that nobody gave, a system
     /// message that is left out.
-    ///
-    /// # Errors
-    /// As [`ModelHandle::render`].
     pub(crate) fn findings_in(&self, chat: &Chat) -> Result<Vec<String>> {
         // Words of no language, so that whatever else is written is the template's.
         const PROMPT: &str = "qzxvprompt";
@@ -250,7 +224,6 @@ impl ModelHandle {
         Ok(findings)
     }
 
-    /// The control tokens that a text spells out, in order.
     pub(crate) fn control_tokens<'t>(&self, text: &'t str) -> Vec<&'t str> {
         self.checkpoint.tokenizer().control_tokens(text)
     }
@@ -268,18 +241,11 @@ impl ModelHandle {
         Some(format!("token {id} (`{token}`)"))
     }
 
-    /// Id of the first token of a word.
-    ///
-    /// # Errors
-    /// A word without tokens.
     pub(crate) fn first_token(&self, word: &str) -> Result<u32> {
         self.checkpoint.tokenizer().first_token(word)
     }
 
     /// Text of token ids, special tokens left out.
-    ///
-    /// # Errors
-    /// A tokenizer that fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.checkpoint.tokenizer().decode(ids, true)
     }
@@ -307,24 +273,14 @@ fn quoted(text: &str) -> String {
 }
 
 /// A unit vector `[d_model]` from a standard normal drawn with libtorch's CPU generator after `manual_seed(seed)`, float32.
-///
-/// # Errors
-/// libtorch failing to allocate.
-pub fn random_unit_vector(seed: u64, d_model: usize) -> Result<super::cell::Vector> {
+pub fn random_unit_vector(seed: u64, d_model: usize) -> Result<Vector> {
     tch::manual_seed(seed as i64);
-    let drawn = Tensor::f_randn([d_model as i64].as_slice(), (Kind::Float, Device::Cpu))?;
+    let drawn = Tensor::f_randn([d_model as i64], (Kind::Float, Device::Cpu))?;
     let values = Vec::<f32>::try_from(drawn)?;
-    let norm = values
-        .iter()
-        .map(|&x| f64::from(x) * f64::from(x))
-        .sum::<f64>()
-        .sqrt();
-    Ok(super::cell::Vector::new(
-        values
-            .iter()
-            .map(|&x| (f64::from(x) / norm) as f32)
-            .collect(),
-    ))
+    let squares = values.iter().map(|&x| f64::from(x) * f64::from(x));
+    let norm = squares.sum::<f64>().sqrt();
+    let unit = values.iter().map(|&x| (f64::from(x) / norm) as f32);
+    Ok(Vector::new(unit.collect()))
 }
 
 #[cfg(test)]
@@ -334,7 +290,7 @@ mod tests {
     /// The allocator really refuses: no machine has a pebibyte.
     #[test]
     fn memory_that_runs_out_is_told_with_what_to_do() {
-        let refused = Tensor::f_zeros([1i64 << 50].as_slice(), (Kind::Float, Device::Cpu));
+        let refused = Tensor::f_zeros([1i64 << 50], (Kind::Float, Device::Cpu));
         let error = ModelError::from(refused.unwrap_err())
             .in_cells("prompt `a`, layer 3 (`x`), α = 2.0", 128);
         let message = error.to_string();

@@ -3,7 +3,6 @@
 //! The text form is TransformerLens's name (`blocks.20.hook_resid_pre`), so that a name can be carried over from a notebook.
 
 use std::fmt;
-use std::str::FromStr;
 
 use super::config::ModelConfig;
 
@@ -47,42 +46,34 @@ impl Site {
         Site::ResidPost,
     ];
 
-    /// The short name used in study files and tables, e.g. `resid_pre`.
-    pub(crate) fn short_name(self) -> &'static str {
+    /// In study files and tables, and TransformerLens's inside a block.
+    const fn names(self) -> [&'static str; 2] {
         match self {
-            Site::ResidPre => "resid_pre",
-            Site::AttnZ => "z",
-            Site::AttnOut => "attn_out",
-            Site::ResidMid => "resid_mid",
-            Site::MlpPost => "mlp_post",
-            Site::MlpOut => "mlp_out",
-            Site::ResidPost => "resid_post",
+            Site::ResidPre => ["resid_pre", "hook_resid_pre"],
+            Site::AttnZ => ["z", "attn.hook_z"],
+            Site::AttnOut => ["attn_out", "hook_attn_out"],
+            Site::ResidMid => ["resid_mid", "hook_resid_mid"],
+            Site::MlpPost => ["mlp_post", "mlp.hook_post"],
+            Site::MlpOut => ["mlp_out", "hook_mlp_out"],
+            Site::ResidPost => ["resid_post", "hook_resid_post"],
         }
     }
 
+    /// The name used in study files and tables, e.g. `resid_pre`.
+    pub(crate) const fn short_name(self) -> &'static str {
+        self.names()[0]
+    }
+
     /// The TransformerLens name inside a block, e.g. `hook_resid_pre` or `attn.hook_z`.
-    pub(crate) fn hook_name(self) -> &'static str {
-        match self {
-            Site::ResidPre => "hook_resid_pre",
-            Site::AttnZ => "attn.hook_z",
-            Site::AttnOut => "hook_attn_out",
-            Site::ResidMid => "hook_resid_mid",
-            Site::MlpPost => "mlp.hook_post",
-            Site::MlpOut => "hook_mlp_out",
-            Site::ResidPost => "hook_resid_post",
-        }
+    pub(crate) const fn hook_name(self) -> &'static str {
+        self.names()[1]
     }
 
     /// The site with the given short or TransformerLens name, if there is one.
     pub(crate) fn from_name(name: &str) -> Option<Site> {
         Site::ALL
             .into_iter()
-            .find(|site| site.short_name() == name || site.hook_name() == name)
-    }
-
-    /// Whether vectors at this site have the width of the residual stream, so that they can be edited.
-    pub(crate) fn is_residual(self) -> bool {
-        Site::RESIDUAL.contains(&self)
+            .find(|site| site.names().contains(&name))
     }
 }
 
@@ -97,24 +88,17 @@ impl fmt::Display for Site {
 pub enum HookPoint {
     /// The token embedding, `hook_embed`, `[d_model]`.
     Embed,
-    /// A site of a block.
-    Block {
-        /// The block, counted from 0.
-        layer: usize,
-        /// The site inside it.
-        site: Site,
-    },
+    /// A site of a block, counted from 0.
+    Block { layer: usize, site: Site },
     /// x / rms(x) before the final norm's gain, `ln_final.hook_normalized`, `[d_model]`.
     FinalNormalized,
 }
 
 impl HookPoint {
-    /// A site of a block.
     pub fn block(layer: usize, site: Site) -> Self {
         HookPoint::Block { layer, site }
     }
 
-    /// Number of elements of the vector at this hook point.
     pub(crate) fn width(self, config: &ModelConfig) -> usize {
         match self {
             HookPoint::Block {
@@ -132,18 +116,17 @@ impl HookPoint {
     pub(crate) fn is_editable(self) -> bool {
         match self {
             HookPoint::Embed => true,
-            HookPoint::Block { site, .. } => site.is_residual(),
+            HookPoint::Block { site, .. } => Site::RESIDUAL.contains(&site),
             HookPoint::FinalNormalized => false,
         }
     }
 
     /// Whether the vector here is the whole residual stream, not just a part added to it.
     pub(crate) fn is_stream(self) -> bool {
+        use Site::{ResidMid, ResidPost, ResidPre};
         match self {
             HookPoint::Embed => true,
-            HookPoint::Block { site, .. } => {
-                matches!(site, Site::ResidPre | Site::ResidMid | Site::ResidPost)
-            }
+            HookPoint::Block { site, .. } => matches!(site, ResidPre | ResidMid | ResidPost),
             HookPoint::FinalNormalized => false,
         }
     }
@@ -172,58 +155,17 @@ impl fmt::Display for HookPoint {
     }
 }
 
-/// A text that names no hook point.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownHookPoint(String);
-
-impl fmt::Display for UnknownHookPoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sites: Vec<&str> = Site::ALL.iter().map(|site| site.hook_name()).collect();
-        write!(
-            f,
-            "unknown hook point `{}`: expected `hook_embed`, `ln_final.hook_normalized` or `blocks.{{layer}}.` and one of `{}`",
-            self.0,
-            sites.join("`, `")
-        )
-    }
-}
-
-impl std::error::Error for UnknownHookPoint {}
-
-impl FromStr for HookPoint {
-    type Err = UnknownHookPoint;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let unknown = || UnknownHookPoint(text.to_string());
-        match text {
-            "hook_embed" => return Ok(HookPoint::Embed),
-            "ln_final.hook_normalized" => return Ok(HookPoint::FinalNormalized),
-            _ => {}
-        }
-        let (layer, name) = text
-            .strip_prefix("blocks.")
-            .and_then(|rest| rest.split_once('.'))
-            .ok_or_else(unknown)?;
-        let layer = layer.parse().map_err(|_| unknown())?;
-        let site = Site::ALL
-            .into_iter()
-            .find(|site| site.hook_name() == name)
-            .ok_or_else(unknown)?;
-        Ok(HookPoint::Block { layer, site })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn names_round_trip() {
-        let mut points = vec![HookPoint::Embed, HookPoint::FinalNormalized];
-        points.extend(Site::ALL.map(|site| HookPoint::block(20, site)));
-        for point in points {
-            assert_eq!(point.to_string().parse(), Ok(point));
+    fn names_are_those_of_transformer_lens() {
+        for site in Site::ALL {
+            assert_eq!(Site::from_name(site.short_name()), Some(site));
+            assert_eq!(Site::from_name(site.hook_name()), Some(site));
         }
+        assert_eq!(Site::from_name("hook_resid"), None);
         assert_eq!(
             HookPoint::block(20, Site::ResidPre).to_string(),
             "blocks.20.hook_resid_pre"
@@ -232,16 +174,6 @@ mod tests {
             HookPoint::block(3, Site::AttnZ).to_string(),
             "blocks.3.attn.hook_z"
         );
-    }
-
-    #[test]
-    fn an_unknown_name_says_what_is_known() {
-        let message = "blocks.1.hook_resid"
-            .parse::<HookPoint>()
-            .map_err(|e| e.to_string());
-        assert!(message.is_err_and(|m| m.contains("`blocks.1.hook_resid`")
-            && m.contains("hook_resid_pre")
-            && m.contains("attn.hook_z")));
     }
 
     #[test]

@@ -11,6 +11,10 @@
 //! parallel, guard, device               by how many at a time, with errors that end nothing, and where it runs
 //! confined                              templates and tokenizers, which come from outside, within an allowance of memory
 //! ```
+#![allow(
+    missing_docs,
+    reason = "seen outside by the benchmarks alone; what its name does not say is documented"
+)]
 
 mod cell;
 pub(crate) mod chat;
@@ -22,6 +26,7 @@ mod device;
 pub(crate) mod error;
 mod evaluate;
 mod generate;
+mod grouped;
 mod guard;
 mod handle;
 mod hooks;

@@ -9,9 +9,7 @@ use std::sync::mpsc;
 
 use tch::Device;
 
-use super::error::ModelError;
-
-type Result<T> = std::result::Result<T, ModelError>;
+use super::error::Result;
 
 /// Works off the jobs, which are started in order, and hands each result to `on_result` on the calling thread, in the order in which they are
 /// ready. Breaking from it, or a failure, leaves the rest undone.

@@ -21,26 +21,25 @@ use std::time::Instant;
 use tch::Tensor;
 
 use super::cell::Tokens;
-use super::error::ModelError;
+use super::error::{ModelError, Result};
+use super::grouped::grouped;
 use super::guard::guarded;
 use super::hooks::{HookPoint, Site};
 use super::parallel;
-use super::transformer::Transformer;
+use super::transformer::{KeysValues, Transformer};
 
-use prefill::{pack, prefill_batch, prefill_last_layer, prefill_template};
-pub(crate) use rows::{Cached, Context, Rows};
-
-type Result<T> = std::result::Result<T, ModelError>;
+use prefill::{pack, prefill_last_layer, prefill_template};
+pub(super) use rows::{Cached, Context, Rows};
 
 /// Rows of a tile: constant, so that a row's bits do not depend on how many cells were missing.
-pub(crate) const TILE_ROWS: usize = 64;
+pub(super) const TILE_ROWS: usize = 64;
 /// Rows of a tile of a sweep, of which there are always many: more rows for each time that the weights are fetched.
-pub(crate) const SWEEP_ROWS: usize = 128;
+pub(super) const SWEEP_ROWS: usize = 128;
 /// Most positions of a tile, over all its rows, unless one row has more: what is computed at once is lost at once, and more make no product quicker.
-pub(crate) const TILE_POSITIONS: usize = 1024;
+pub(super) const TILE_POSITIONS: usize = 1024;
 /// Rows of a tile that generates: few, as all have to be whole before they can be kept. Each step fetches all weights, which with fewer
 /// rows would cost more than the rows do.
-pub(crate) const GENERATION_ROWS: usize = 16;
+pub(super) const GENERATION_ROWS: usize = 16;
 /// Prompts are prefilled for about so long before the cells of those are computed and can be kept: what a kill can cost.
 const PREFILL_SECONDS: f64 = 3.0;
 /// Prompts that are prefilled first, before it is known how long one takes.
@@ -48,43 +47,33 @@ const FIRST_PROMPTS: usize = 8;
 /// Cached lengths are multiples of this many positions.
 const BUCKET_STEP: usize = 32;
 
-/// Where a prompt is: its block and its row in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
-    /// Number of the block, in the order of making.
-    pub(crate) block: usize,
-    /// Row inside the block.
-    pub(crate) row: usize,
+/// Where a held prompt is: the number of its block, in the order of making, and its row in it.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) block: usize,
+    pub(super) row: usize,
 }
 
 /// What is kept of the tokens that all prompts of a chat start with; P positions.
-pub(crate) struct Template {
+struct Template {
     /// P
     length: usize,
     /// Per layer, `[kv, P, dh]`.
-    keys: Vec<Tensor>,
-    /// Per layer, `[kv, P, dh]`.
-    values: Vec<Tensor>,
+    cached: Vec<KeysValues>,
 }
 
 /// Prompts of one template and bucket and what their prefill left of their own tokens; n rows, T = bucket positions.
-pub(crate) struct PromptBlock {
-    /// What comes before the prompts' own tokens, if anything does.
+struct PromptBlock {
     template: Option<Arc<Template>>,
     /// T
     bucket: usize,
-    /// The prompts, in row order.
-    pub(crate) prompts: Vec<Arc<Tokens>>,
+    /// In row order.
+    prompts: Vec<Arc<Tokens>>,
     /// Per layer, `[n, kv, T, dh]`.
-    pub(crate) keys: Vec<Tensor>,
-    /// Per layer, `[n, kv, T, dh]`.
-    pub(crate) values: Vec<Tensor>,
-    /// The residual stream at the last position entering each layer, and last of all leaving the last: `[n, d_model]` each.
-    pub(crate) resid_pre: Vec<Tensor>,
-    /// What attention adds at the last position, per layer `[n, d_model]`.
-    pub(crate) attn_out: Vec<Tensor>,
-    /// What the MLP adds at the last position, per layer `[n, d_model]`.
-    pub(crate) mlp_out: Vec<Tensor>,
+    cached: Vec<KeysValues>,
+    /// The vectors of the last position, `[n, d_model]`, at the hook points that edits may start from: the stream that enters each
+    /// block and leaves the last, and what attention and MLP add to it.
+    last: HashMap<HookPoint, Tensor>,
 }
 
 // SAFETY: a tensor's reference count is atomic. A block's tensors are written by `prefill` alone, each row by one thread, before others see
@@ -95,16 +84,34 @@ unsafe impl Send for Template {}
 // SAFETY: as above.
 unsafe impl Sync for Template {}
 
-/// What tells prompts apart here: their ids, and where the template ends.
-pub(crate) type PromptKey = (blake3::Hash, blake3::Hash);
+/// A prompt as it lies in its block.
+#[derive(Clone, Copy)]
+pub(super) struct BlockRow<'s> {
+    block: &'s PromptBlock,
+    row: usize,
+}
 
-/// The key of a prompt.
-pub(crate) fn prompt_key(prompt: &Tokens) -> PromptKey {
+impl<'s> BlockRow<'s> {
+    fn prompt(self) -> &'s Tokens {
+        &self.block.prompts[self.row]
+    }
+}
+
+/// What tells prompts apart here: their ids, and where the template ends.
+pub(super) type PromptKey = (blake3::Hash, blake3::Hash);
+
+pub(super) fn prompt_key(prompt: &Tokens) -> PromptKey {
     (prompt.hash(), prompt.template_hash())
 }
 
+/// The padded cached length of a prompt's own tokens.
+pub(super) fn bucket(prompt: &Tokens) -> usize {
+    prompt.own().len().next_multiple_of(BUCKET_STEP)
+}
+
 /// The blocks held in memory, within a budget.
-pub(crate) struct PrefixStore {
+pub(super) struct PrefixStore {
+    transformer: Arc<Transformer>,
     places: HashMap<PromptKey, Place>,
     templates: HashMap<blake3::Hash, Arc<Template>>,
     blocks: HashMap<usize, PromptBlock>,
@@ -114,15 +121,11 @@ pub(crate) struct PrefixStore {
     seconds_per_prompt: Option<f64>,
 }
 
-/// The padded cached length of a prompt's own tokens.
-pub(crate) fn bucket(prompt: &Tokens) -> usize {
-    prompt.own().len().next_multiple_of(BUCKET_STEP)
-}
-
 impl PrefixStore {
     /// An empty store that keeps at most about this many bytes.
-    pub(crate) fn new(budget_bytes: usize) -> Self {
+    pub(super) fn new(transformer: Arc<Transformer>, budget_bytes: usize) -> Self {
         PrefixStore {
+            transformer,
             places: HashMap::new(),
             templates: HashMap::new(),
             blocks: HashMap::new(),
@@ -133,34 +136,36 @@ impl PrefixStore {
     }
 
     /// Where the prompt is, if it is held.
-    pub(crate) fn place(&self, prompt: &Tokens) -> Option<Place> {
+    pub(super) fn place(&self, prompt: &Tokens) -> Option<Place> {
         self.places.get(&prompt_key(prompt)).copied()
     }
 
-    /// A block that [`PrefixStore::place`] named.
-    pub(crate) fn block(&self, number: usize) -> Result<&PromptBlock> {
-        self.blocks
-            .get(&number)
-            .ok_or_else(|| ModelError::Internal(format!("prompt block {number} is not held")))
+    pub(super) fn row(&self, prompt: &Tokens) -> Result<BlockRow<'_>> {
+        let row = self.place(prompt).and_then(|place| {
+            let block = self.blocks.get(&place.block)?;
+            let row = place.row;
+            Some(BlockRow { block, row })
+        });
+        row.ok_or_else(|| ModelError::Internal("a prompt was not prefilled".to_string()))
     }
 
     /// How many of the prompts, taken in order, to work on together: as many as fit the budget (at least one block's worth), and as are
     /// prefilled in a few seconds.
-    pub(crate) fn together(&self, transformer: &Transformer, prompts: &[Arc<Tokens>]) -> usize {
+    pub(super) fn together(&self, prompts: &[Arc<Tokens>]) -> usize {
         let mut bytes = 0;
         let fits = prompts.iter().take_while(|prompt| {
-            bytes += bytes_per_prompt(transformer, prompt);
+            bytes += self.bytes_of(prompt);
             bytes <= self.budget_bytes
         });
         let fitting = fits.count().max(SWEEP_ROWS.min(prompts.len()));
-        let mut left = match self.seconds_per_prompt {
+        let mut to_prefill = match self.seconds_per_prompt {
             None => FIRST_PROMPTS,
             Some(seconds) => whole_blocks((PREFILL_SECONDS / seconds) as usize),
         };
         let soon = prompts[..fitting].iter().take_while(|prompt| {
-            let is_held = self.places.contains_key(&prompt_key(prompt));
-            let is_soon = is_held || left > 0;
-            left = left.saturating_sub(usize::from(!is_held));
+            let is_held = self.place(prompt).is_some();
+            let is_soon = is_held || to_prefill > 0;
+            to_prefill = to_prefill.saturating_sub(usize::from(!is_held));
             is_soon
         });
         soon.count()
@@ -168,47 +173,23 @@ impl PrefixStore {
 
     /// Prefills those of the prompts that are not held. Drops the others when the budget asks for it. `on_done` hears how many of how
     /// many were prefilled and may stop the work.
-    pub(crate) fn ensure(
+    pub(super) fn ensure(
         &mut self,
-        transformer: &Transformer,
         prompts: &[Arc<Tokens>],
         on_done: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         let mut seen = HashSet::new();
         let missing: Vec<&Arc<Tokens>> = prompts
             .iter()
-            .filter(|p| !self.places.contains_key(&prompt_key(p)) && seen.insert(prompt_key(p)))
+            .filter(|p| self.place(p).is_none() && seen.insert(prompt_key(p)))
             .collect();
-        self.make_room(transformer, prompts, &missing);
-        let blocks = self.empty_blocks(transformer, &missing)?;
-        let device = transformer.device();
+        self.make_room(prompts, &missing);
+        let blocks = self.empty_blocks(&missing)?;
         let started = Instant::now();
-        let mut done = 0;
-        let flow = parallel::run(
-            device,
-            &pack(&blocks),
-            |batch| {
-                let done = guarded(|| prefill_batch(transformer, &blocks, batch));
-                let (block, row) = batch.members[0];
-                let first = &blocks[block].prompts[row];
-                done.map_err(|error| error.in_prompts(&first.label(), batch.members.len()))?;
-                Ok(batch.members.len())
-            },
-            &mut |rows| {
-                done += rows;
-                on_done(done, missing.len())
-            },
-        )?;
+        let flow = self.fill(&blocks, &mut |done| on_done(done, missing.len()))?;
         if flow.is_break() {
             return Ok(flow);
         }
-        let last_layer = |block: &PromptBlock| {
-            let done = guarded(|| prefill_last_layer(transformer, block));
-            let first = block.prompts[0].label();
-            done.map_err(|error| error.in_prompts(&first, block.prompts.len()))
-        };
-        let go_on = &mut |()| ControlFlow::Continue(());
-        let flow = parallel::run(device, &blocks, last_layer, go_on)?;
         for block in blocks {
             self.insert(block);
         }
@@ -218,26 +199,46 @@ impl PrefixStore {
         Ok(flow)
     }
 
-    /// Blocks for the prompts, each with its template, which is computed if it is not held.
-    fn empty_blocks(
-        &mut self,
-        transformer: &Transformer,
-        prompts: &[&Arc<Tokens>],
-    ) -> Result<Vec<PromptBlock>> {
-        type Group = ((blake3::Hash, usize), Vec<Arc<Tokens>>);
-        let mut groups: Vec<Group> = Vec::new();
-        for prompt in prompts {
-            let key = (prompt.template_hash(), bucket(prompt));
-            match groups.iter_mut().find(|(known, _)| *known == key) {
-                Some((_, list)) => list.push(Arc::clone(prompt)),
-                None => groups.push((key, vec![Arc::clone(prompt)])),
-            }
+    fn fill(
+        &self,
+        blocks: &[PromptBlock],
+        on_done: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        let transformer = &*self.transformer;
+        let batch = |batch: &prefill::Batch<'_>| {
+            let (first, count) = (batch.rows[0].prompt().label(), batch.rows.len());
+            let filled = guarded(|| batch.prefill(transformer));
+            filled.map_err(|error| error.in_prompts(&first, count))?;
+            Ok(count)
+        };
+        let mut done = 0;
+        let mut count = |rows: usize| {
+            done += rows;
+            on_done(done)
+        };
+        let flow = parallel::run(transformer.device(), &pack(blocks), batch, &mut count)?;
+        if flow.is_break() {
+            return Ok(flow);
         }
+        let last_layer = |block: &PromptBlock| {
+            let filled = guarded(|| prefill_last_layer(transformer, block));
+            filled.map_err(|error| error.in_prompts(&block.prompts[0].label(), block.prompts.len()))
+        };
+        let go_on = &mut |()| ControlFlow::Continue(());
+        parallel::run(transformer.device(), blocks, last_layer, go_on)
+    }
+
+    /// Blocks for the prompts, each with its template, which is computed if it is not held.
+    fn empty_blocks(&mut self, prompts: &[&Arc<Tokens>]) -> Result<Vec<PromptBlock>> {
+        let keyed = prompts.iter().map(|&prompt| {
+            let key = (prompt.template_hash(), bucket(prompt));
+            (key, Arc::clone(prompt))
+        });
         let mut blocks = Vec::new();
-        for ((_, bucket), list) in groups {
-            for prompts in list.chunks(SWEEP_ROWS) {
-                let template = self.template(transformer, &prompts[0])?;
-                let block = PromptBlock::empty(transformer, template, bucket, prompts);
+        for ((_, bucket), alike) in grouped(keyed) {
+            for prompts in alike.chunks(SWEEP_ROWS) {
+                let template = self.template(&prompts[0])?;
+                let block = PromptBlock::empty(&self.transformer, template, bucket, prompts);
                 let first = prompts[0].label();
                 blocks.push(block.map_err(|error| error.in_prompts(&first, prompts.len()))?);
             }
@@ -246,21 +247,17 @@ impl PrefixStore {
     }
 
     /// What is kept of the prompt's template, if it has one.
-    fn template(
-        &mut self,
-        transformer: &Transformer,
-        prompt: &Tokens,
-    ) -> Result<Option<Arc<Template>>> {
+    fn template(&mut self, prompt: &Tokens) -> Result<Option<Arc<Template>>> {
         if prompt.template().is_empty() {
             return Ok(None);
         }
-        if let Some(held) = self.templates.get(&prompt.template_hash()) {
+        let key = prompt.template_hash();
+        if let Some(held) = self.templates.get(&key) {
             return Ok(Some(Arc::clone(held)));
         }
-        let made = guarded(|| prefill_template(transformer, prompt.template()));
+        let made = guarded(|| prefill_template(&self.transformer, prompt.template()));
         let made = Arc::new(made.map_err(|error| error.in_prompts(&prompt.label(), 1))?);
-        self.templates
-            .insert(prompt.template_hash(), Arc::clone(&made));
+        self.templates.insert(key, Arc::clone(&made));
         Ok(Some(made))
     }
 
@@ -268,39 +265,30 @@ impl PrefixStore {
         let number = self.next_block;
         self.next_block += 1;
         for (row, prompt) in block.prompts.iter().enumerate() {
-            self.places
-                .insert(prompt_key(prompt), Place { block: number, row });
+            let place = Place { block: number, row };
+            self.places.insert(prompt_key(prompt), place);
         }
         self.blocks.insert(number, block);
     }
 
     /// Drops the blocks that hold none of the wanted prompts, if all would not fit together.
-    fn make_room(
-        &mut self,
-        transformer: &Transformer,
-        wanted: &[Arc<Tokens>],
-        missing: &[&Arc<Tokens>],
-    ) {
-        let held: usize = self
-            .blocks
-            .values()
-            .flat_map(|b| &b.prompts)
-            .map(|p| bytes_per_prompt(transformer, p))
-            .sum();
-        let new: usize = missing
-            .iter()
-            .map(|p| bytes_per_prompt(transformer, p))
-            .sum();
-        if held + new <= self.budget_bytes {
+    fn make_room(&mut self, wanted: &[Arc<Tokens>], missing: &[&Arc<Tokens>]) {
+        let held = self.blocks.values().flat_map(|block| &block.prompts);
+        let all = held.chain(missing.iter().copied());
+        if all.map(|prompt| self.bytes_of(prompt)).sum::<usize>() <= self.budget_bytes {
             return;
         }
-        let wanted: HashSet<usize> = wanted
-            .iter()
-            .filter_map(|p| self.place(p))
-            .map(|place| place.block)
-            .collect();
+        let places = wanted.iter().filter_map(|prompt| self.place(prompt));
+        let wanted: HashSet<usize> = places.map(|place| place.block).collect();
         self.blocks.retain(|number, _| wanted.contains(number));
         self.places.retain(|_, place| wanted.contains(&place.block));
+    }
+
+    /// Bytes that a prompt's keys, values and last-position vectors take.
+    fn bytes_of(&self, prompt: &Tokens) -> usize {
+        let config = self.transformer.config();
+        let per_layer = 2 * config.n_kv_heads * config.d_head * bucket(prompt) + 3 * config.d_model;
+        per_layer * config.n_layers * self.transformer.kind().elt_size_in_bytes()
     }
 }
 
@@ -310,13 +298,6 @@ fn whole_blocks(prompts: usize) -> usize {
         0 => prompts.max(1),
         blocks => blocks * SWEEP_ROWS,
     }
-}
-
-/// Bytes that one prompt's keys, values and last-position vectors take.
-fn bytes_per_prompt(transformer: &Transformer, prompt: &Tokens) -> usize {
-    let config = transformer.config();
-    let per_layer = 2 * config.n_kv_heads * config.d_head * bucket(prompt) + 3 * config.d_model;
-    per_layer * config.n_layers * transformer.kind().elt_size_in_bytes()
 }
 
 impl PromptBlock {
@@ -329,41 +310,32 @@ impl PromptBlock {
         let config = transformer.config();
         let n = prompts.len() as i64;
         let options = (transformer.kind(), transformer.device());
-        let cache = [
-            n,
-            config.n_kv_heads as i64,
-            bucket as i64,
-            config.d_head as i64,
-        ];
-        let vector = [n, config.d_model as i64];
-        let zeros = |count: usize, size: &[i64]| -> Result<Vec<Tensor>> {
-            (0..count)
-                .map(|_| Ok(Tensor::f_zeros(size, options)?))
-                .collect()
+        let (kv, dh) = (config.n_kv_heads as i64, config.d_head as i64);
+        let cached = || KeysValues::zeros([n, kv, bucket as i64, dh], options);
+        let sites = [Site::ResidPre, Site::AttnOut, Site::MlpOut];
+        let hooks = (0..config.n_layers).flat_map(|l| sites.map(|site| HookPoint::block(l, site)));
+        let end = HookPoint::block(config.n_layers - 1, Site::ResidPost);
+        let vectors = |hook| {
+            let zeros = Tensor::f_zeros([n, config.d_model as i64], options)?;
+            Ok((hook, zeros))
         };
         Ok(PromptBlock {
             template,
             bucket,
             prompts: prompts.to_vec(),
-            keys: zeros(config.n_layers, &cache)?,
-            values: zeros(config.n_layers, &cache)?,
-            resid_pre: zeros(config.n_layers + 1, &vector)?,
-            attn_out: zeros(config.n_layers, &vector)?,
-            mlp_out: zeros(config.n_layers, &vector)?,
+            cached: (0..config.n_layers)
+                .map(|_| cached())
+                .collect::<Result<_>>()?,
+            last: hooks.chain([end]).map(vectors).collect::<Result<_>>()?,
         })
     }
 
+    fn rows(&self) -> impl Iterator<Item = BlockRow<'_>> {
+        (0..self.prompts.len()).map(|row| BlockRow { block: self, row })
+    }
+
     /// The last position's vectors at a hook point, `[n, d_model]`; none for a hook point that is not stored.
-    pub(crate) fn stored(&self, hook: HookPoint) -> Option<&Tensor> {
-        let HookPoint::Block { layer, site } = hook else {
-            return None;
-        };
-        match site {
-            Site::ResidPre => self.resid_pre.get(layer),
-            Site::ResidPost => self.resid_pre.get(layer + 1),
-            Site::AttnOut => self.attn_out.get(layer),
-            Site::MlpOut => self.mlp_out.get(layer),
-            Site::ResidMid | Site::AttnZ | Site::MlpPost => None,
-        }
+    fn stored(&self, hook: HookPoint) -> Option<&Tensor> {
+        self.last.get(&hook.canonical(self.cached.len()))
     }
 }

@@ -18,7 +18,7 @@ use tokenizers::models::ModelWrapper;
 use tokenizers::{Encoding, Tokenizer as Inner};
 
 use super::confined::{Allowance, confined};
-use super::error::ModelError;
+use super::error::{ModelError, Problem, Result};
 use super::json;
 
 /// Bytes that the expression which finds a tokenizer's control tokens may take.
@@ -51,34 +51,31 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The bytes are not a tokenizer, or one that gives other ids every time.
-    pub(crate) fn from_json(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
+    pub(crate) fn from_json(path: &Path, bytes: &[u8]) -> Result<Self> {
         let hash = blake3::hash(bytes);
         let bytes = bytes.to_vec();
-        let length = bytes.len();
-        Self::build(path, hash, length, move || {
+        let built = Self::build(hash, bytes.len(), move || {
             // Of a key that is there twice the library would take the last.
             if let Ok(text) = std::str::from_utf8(&bytes) {
                 json::read::<IgnoredAny>(text)?;
             }
             Inner::from_bytes(bytes)
-        })
+        });
+        built.map_err(|problem| problem.at(path))
     }
 
-    /// Makes a tokenizer out of `length` bytes at `path`, whose content `hash` stands for.
+    /// Makes a tokenizer out of `length` bytes, whose content `hash` stands for.
     pub(super) fn build(
-        path: &Path,
         hash: blake3::Hash,
         length: usize,
         make: impl FnOnce() -> tokenizers::Result<Inner> + Send + 'static,
-    ) -> Result<Self, ModelError> {
+    ) -> Result<Self, Problem> {
         let made = confined(Allowance::of_file(length), move || {
-            make()
-                .and_then(|inner| Self::new(inner, hash))
-                .map_err(|error| error.to_string())
+            let made = make().and_then(|inner| Self::new(inner, hash));
+            made.map_err(|error| error.to_string())
         });
-        made.flatten().map_err(|error| {
-            ModelError::invalid(path, format!("not a tokenizer that can be used: {error}"))
-        })
+        let made = made.flatten();
+        Ok(made.map_err(|error| format!("not a tokenizer that can be used: {error}"))?)
     }
 
     /// Wraps a tokenizer whose content `hash` stands for.
@@ -108,17 +105,14 @@ impl Tokenizer {
     }
 
     /// The token ids of `text`, no special tokens added.
-    ///
-    /// # Errors
-    /// The tokenizer's normalisation or splitting fails on this text.
-    pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+    pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let (tokenizer, text) = (self.clone(), text.to_string());
         let allowance = Allowance::of_text(text.len());
         confined(allowance, move || tokenizer.ids(&text)).map_err(failed)?
     }
 
     /// The same on a thread that is confined already.
-    pub(super) fn ids(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+    pub(super) fn ids(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.0.inner.encode_fast(text, false).map_err(failed)?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -127,7 +121,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The tokenizer's decoder rejects the ids. Ids outside the vocabulary are left out.
-    pub(crate) fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, ModelError> {
+    pub(crate) fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         let (tokenizer, ids) = (self.clone(), ids.to_vec());
         let bytes = size_of_val(ids.as_slice());
         let work = move || tokenizer.0.inner.decode(&ids, skip_special).map_err(failed);
@@ -138,7 +132,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The word has no token, because it is empty or vanishes in normalisation.
-    pub(crate) fn first_token(&self, word: &str) -> Result<u32, ModelError> {
+    pub(crate) fn first_token(&self, word: &str) -> Result<u32> {
         self.encode(word)?.first().copied().ok_or_else(|| {
             ModelError::Tokenizer(format!(
                 "`{word}` has no tokens, expected a word with at least one"
@@ -168,12 +162,10 @@ impl Tokenizer {
         self.0.hash
     }
 
-    /// The largest id of any token, special ones included.
     pub(super) fn largest_id(&self) -> Option<u32> {
         self.0.inner.get_vocab(true).into_values().max()
     }
 
-    /// The id of the token that the vocabulary spells so.
     pub(super) fn id(&self, token: &str) -> Option<u32> {
         self.0.inner.token_to_id(token)
     }

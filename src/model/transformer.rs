@@ -14,14 +14,14 @@ mod tap;
 use tch::{Device, Kind, Tensor};
 
 use super::config::{Dtype, ModelConfig};
-use super::error::ModelError;
+use super::error::Result;
 use super::hooks::{HookPoint, Site};
 
 use attention::{Angles, attend_rows, rotate};
-pub(crate) use attention::{Earlier, Groups, Projected, Rotary, Segment, Span, attend_packed};
+pub(crate) use attention::{
+    Earlier, Groups, KeysValues, Projected, Rotary, Segment, Span, attend_packed,
+};
 pub(crate) use tap::{RowEdit, Tap, TapEdit};
-
-type Result<T> = std::result::Result<T, ModelError>;
 
 /// The libtorch scalar type of a dtype.
 pub(crate) fn kind(dtype: Dtype) -> Kind {
@@ -78,30 +78,29 @@ pub(crate) struct Transformer {
 unsafe impl Sync for Transformer {}
 
 impl Transformer {
-    /// The model's dimensions.
     pub(crate) fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// Where the weights are.
     pub(crate) fn device(&self) -> Device {
         self.device
     }
 
-    /// The scalar type of weights and activations.
+    /// Of weights and activations.
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
 
+    /// Whole numbers on the device, `[n]` int64.
+    pub(crate) fn index(&self, values: impl IntoIterator<Item = i64>) -> Result<Tensor> {
+        let values: Vec<i64> = values.into_iter().collect();
+        Ok(Tensor::f_from_slice(&values)?.f_to_device(self.device)?)
+    }
+
     /// Token ids `[B, S]` (int64) → embeddings `[B, S, d_model]`, before any edit.
     pub(crate) fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        Ok(Tensor::f_embedding(
-            &self.embed_tokens,
-            ids,
-            -1,
-            false,
-            false,
-        )?)
+        let table = &self.embed_tokens;
+        Ok(Tensor::f_embedding(table, ids, -1, false, false)?)
     }
 
     /// Rotary angles of positions `[B or 1, S]` (int64).
@@ -112,7 +111,7 @@ impl Transformer {
     /// One whole block, for the rows of a tile.
     ///
     /// `x [B, S, d_model]` enters; `causal [1, 1, g·S, S]` is the mask among the S positions (none when S = 1). Returns what leaves and
-    /// the keys and values of the S positions, each `[B, kv, S, dh]`; none of these where the tap says that attention is needless.
+    /// the keys and values of the S positions, `[B, kv, S, dh]`; none of these where nobody uses what attention gives.
     pub(crate) fn block(
         &self,
         layer: usize,
@@ -121,49 +120,15 @@ impl Transformer {
         earlier: &Earlier<'_>,
         causal: Option<&Tensor>,
         tap: &mut Tap,
-    ) -> Result<(Tensor, Option<(Tensor, Tensor)>)> {
-        let x = tap.pass(HookPoint::block(layer, Site::ResidPre), x.shallow_clone())?;
-        if tap
-            .needless
-            .contains(&HookPoint::block(layer, Site::AttnOut))
-        {
-            let out = x.f_zeros_like()?;
-            return Ok((self.add_attention(layer, &x, out, tap)?, None));
+    ) -> Result<(Tensor, Option<KeysValues>)> {
+        let x = tap.pass_site(layer, Site::ResidPre, x.shallow_clone())?;
+        if tap.is_unused(layer, Site::AttnOut) {
+            let attn_out = x.f_zeros_like()?;
+            return Ok((self.after_attention(layer, &x, attn_out, tap)?, None));
         }
         let projected = self.project(layer, &x, rotary)?;
-        let (z, keys, values) = attend_rows(&projected, earlier, causal)?;
-        Ok((self.leave(layer, &x, z, tap)?, Some((keys, values))))
-    }
-
-    /// The second half of a block: `x [B, S, d_model]` is the residual stream between attention and MLP.
-    fn after_attention(&self, layer: usize, x: Tensor, tap: &mut Tap) -> Result<Tensor> {
-        let x = tap.pass(HookPoint::block(layer, Site::ResidMid), x)?;
-        if tap
-            .needless
-            .contains(&HookPoint::block(layer, Site::MlpOut))
-        {
-            return self.after_mlp(layer, &x, x.f_zeros_like()?, tap);
-        }
-        let block = &self.layers[layer];
-        let hidden = self.normalize(&x, &block.post_attention_layernorm)?;
-        let gate = block.gate_proj.forward(&hidden)?;
-        let up = block.up_proj.forward(&hidden)?;
-        let post = gate.f_silu()?.f_mul_(&up)?;
-        let post = tap.pass(HookPoint::block(layer, Site::MlpPost), post)?;
-        let out = block.down_proj.forward(&post)?;
-        self.after_mlp(layer, &x, out, tap)
-    }
-
-    /// The end of a block: adds the MLP's output to the stream, both `[B, S, d_model]`.
-    fn after_mlp(
-        &self,
-        layer: usize,
-        x: &Tensor,
-        mlp_out: Tensor,
-        tap: &mut Tap,
-    ) -> Result<Tensor> {
-        let mlp_out = tap.pass(HookPoint::block(layer, Site::MlpOut), mlp_out)?;
-        tap.pass(HookPoint::block(layer, Site::ResidPost), x.f_add(&mlp_out)?)
+        let (z, own) = attend_rows(&projected, earlier, causal)?;
+        Ok((self.after_heads(layer, &x, z, tap)?, Some(own)))
     }
 
     /// Queries, keys and values of `x [B, S, d_model]`, which enters the block.
@@ -173,41 +138,57 @@ impl Transformer {
         let (kv, dh) = (self.config.n_kv_heads as i64, self.config.d_head as i64);
         let heads = self.config.n_heads as i64;
         let hidden = self.normalize(x, &block.input_layernorm)?;
-        let qkv = block
-            .qkv_proj
-            .forward(&hidden)?
-            .f_view([size[0], size[1], heads + 2 * kv, dh].as_slice())?;
+        let qkv = block.qkv_proj.forward(&hidden)?;
+        let qkv = qkv.f_view([size[0], size[1], heads + 2 * kv, dh])?;
         let rotated = rotate(&qkv.f_narrow(2, 0, heads + kv)?, rotary)?;
         Ok(Projected {
             queries: rotated.f_narrow(2, 0, heads)?,
-            keys: rotated.f_narrow(2, heads, kv)?,
-            values: qkv.f_narrow(2, heads + kv, kv)?,
+            own: KeysValues {
+                keys: rotated.f_narrow(2, heads, kv)?,
+                values: qkv.f_narrow(2, heads + kv, kv)?,
+            },
         })
     }
 
     /// The rest of a block behind the heads' output `z [B, S, n_heads · dh]`; `x [B, S, d_model]` entered the block.
-    pub(crate) fn leave(
+    pub(crate) fn after_heads(
         &self,
         layer: usize,
         x: &Tensor,
         z: Tensor,
         tap: &mut Tap,
     ) -> Result<Tensor> {
-        let z = tap.pass(HookPoint::block(layer, Site::AttnZ), z)?;
-        let out = self.layers[layer].o_proj.forward(&z)?;
-        self.add_attention(layer, x, out, tap)
+        let z = tap.pass_site(layer, Site::AttnZ, z)?;
+        let attn_out = self.layers[layer].o_proj.forward(&z)?;
+        self.after_attention(layer, x, attn_out, tap)
     }
 
-    /// Adds the attention's output to the stream, both `[B, S, d_model]`, and goes on with the second half of the block.
-    fn add_attention(
+    /// Adds the attention's output to the stream `x`, both `[B, S, d_model]`, and computes the second half of the block.
+    fn after_attention(
         &self,
         layer: usize,
         x: &Tensor,
         attn_out: Tensor,
         tap: &mut Tap,
     ) -> Result<Tensor> {
-        let attn_out = tap.pass(HookPoint::block(layer, Site::AttnOut), attn_out)?;
-        self.after_attention(layer, x.f_add(&attn_out)?, tap)
+        let attn_out = tap.pass_site(layer, Site::AttnOut, attn_out)?;
+        let x = tap.pass_site(layer, Site::ResidMid, x.f_add(&attn_out)?)?;
+        let mlp_out = match tap.is_unused(layer, Site::MlpOut) {
+            true => x.f_zeros_like()?,
+            false => self.mlp(layer, &x, tap)?,
+        };
+        let mlp_out = tap.pass_site(layer, Site::MlpOut, mlp_out)?;
+        tap.pass_site(layer, Site::ResidPost, x.f_add(&mlp_out)?)
+    }
+
+    /// What the MLP adds to the stream `x`, both `[B, S, d_model]`.
+    fn mlp(&self, layer: usize, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
+        let block = &self.layers[layer];
+        let hidden = self.normalize(x, &block.post_attention_layernorm)?;
+        let gate = block.gate_proj.forward(&hidden)?;
+        let up = block.up_proj.forward(&hidden)?;
+        let post = tap.pass_site(layer, Site::MlpPost, gate.f_silu()?.f_mul_(&up)?)?;
+        block.down_proj.forward(&post)
     }
 
     /// x · gain / rms(x), with the mean square in float32 as in transformers' `LlamaRMSNorm`.
@@ -218,9 +199,7 @@ impl Transformer {
     /// x / rms(x).
     fn unit_rms(&self, x: &Tensor) -> Result<Tensor> {
         let wide = x.f_to_kind(Kind::Float)?;
-        let mut mean_square = wide
-            .f_square()?
-            .f_mean_dim([-1i64].as_slice(), true, Kind::Float)?;
+        let mut mean_square = wide.f_square()?.f_mean_dim(-1i64, true, Kind::Float)?;
         let scale = mean_square
             .f_add_scalar_(self.config.rms_norm_eps)?
             .f_rsqrt_()?;
@@ -240,8 +219,7 @@ impl Transformer {
 
     /// The unembedding rows of the given tokens, `[token, d_model]`.
     pub(crate) fn unembedding_rows(&self, ids: &[u32]) -> Result<Tensor> {
-        let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        let index = Tensor::f_from_slice(&ids)?.f_to_device(self.device)?;
+        let index = self.index(ids.iter().map(|&id| id.into()))?;
         Ok(self.lm_head.f_index_select(0, &index)?)
     }
 
@@ -253,7 +231,7 @@ impl Transformer {
         let options = (self.kind, self.device);
         let mask = Tensor::f_full(size.as_slice(), f64::NEG_INFINITY, options)?
             .f_triu(p + 1)?
-            .f_repeat([g, 1].as_slice())?;
-        Ok(mask.f_view([1, 1, g * s, p + s].as_slice())?)
+            .f_repeat([g, 1])?;
+        Ok(mask.f_view([1, 1, g * s, p + s])?)
     }
 }

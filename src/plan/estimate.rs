@@ -13,56 +13,46 @@ const SHARE_OF_BLOCKS: f64 = 0.5;
 /// Tokens of a prompt, on average; those of the chat template are computed once for all.
 const TOKENS_PER_PROMPT: f64 = 16.0;
 
-/// Seconds that missing work would take.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Estimate {
-    /// Seconds for the cells of the stages.
-    pub(crate) seconds: f64,
+/// Seconds for a share (0 to 1) of what a stage would compute, prefills not included.
+pub(super) fn stage(spec: &StageSpec, inputs: &Inputs, share: f64, threads: usize) -> f64 {
+    let passes = share * spec.stage.cost(inputs).token_passes as f64;
+    let parameters = spec
+        .stage
+        .needs()
+        .models
+        .iter()
+        .filter_map(|name| inputs.models.get(&name.value))
+        .map(|model| block_parameters(model.config()))
+        .fold(0.0, f64::max);
+    seconds(2.0 * parameters * SHARE_OF_BLOCKS * passes, threads)
 }
 
-impl Estimate {
-    /// For a share (0 to 1) of what a stage would compute, prefills not included.
-    pub(crate) fn of_stage(spec: &StageSpec, inputs: &Inputs, share: f64, threads: usize) -> Self {
-        let passes = share * spec.stage.cost(inputs).token_passes as f64;
-        let parameters = spec
-            .stage
-            .needs()
-            .models
-            .iter()
-            .filter_map(|name| inputs.models.get(&name.value))
-            .map(|model| block_parameters(model.config()))
-            .fold(0.0, f64::max);
-        let flops = 2.0 * parameters * SHARE_OF_BLOCKS * passes;
-        Estimate {
-            seconds: flops / (FLOPS_PER_THREAD * threads.max(1) as f64),
-        }
+/// Seconds for one prefill of every prompt of some stages on every model of theirs.
+pub(super) fn prefills<'s>(
+    stages: impl IntoIterator<Item = &'s StageSpec>,
+    inputs: &Inputs,
+    threads: usize,
+) -> f64 {
+    let mut pairs = BTreeSet::new();
+    for spec in stages {
+        let needs = spec.stage.needs();
+        let models = needs.models.into_iter().map(|name| name.value);
+        let prompts: Vec<String> = needs.prompts.into_iter().map(|name| name.value).collect();
+        pairs.extend(models.flat_map(|model| {
+            let prompts = prompts.iter().cloned();
+            prompts.map(move |set| (model.clone(), set))
+        }));
     }
+    let flops = pairs.iter().filter_map(|(model, set)| {
+        let parameters = block_parameters(inputs.models.get(model)?.config());
+        let prompts = inputs.prompts.get(set)?.prompts.len();
+        Some(2.0 * parameters * TOKENS_PER_PROMPT * prompts as f64)
+    });
+    seconds(flops.sum(), threads)
+}
 
-    /// For one prefill of every prompt of some stages on every model of theirs.
-    pub(crate) fn of_prefills<'s>(
-        stages: impl IntoIterator<Item = &'s StageSpec>,
-        inputs: &Inputs,
-        threads: usize,
-    ) -> Self {
-        let mut pairs = BTreeSet::new();
-        for spec in stages {
-            let needs = spec.stage.needs();
-            let models = needs.models.into_iter().map(|name| name.value);
-            let prompts: Vec<String> = needs.prompts.into_iter().map(|name| name.value).collect();
-            pairs.extend(models.flat_map(|model| {
-                let prompts = prompts.iter().cloned();
-                prompts.map(move |set| (model.clone(), set))
-            }));
-        }
-        let flops = pairs.iter().filter_map(|(model, set)| {
-            let parameters = block_parameters(inputs.models.get(model)?.config());
-            let prompts = inputs.prompts.get(set)?.prompts.len();
-            Some(2.0 * parameters * TOKENS_PER_PROMPT * prompts as f64)
-        });
-        Estimate {
-            seconds: flops.sum::<f64>() / (FLOPS_PER_THREAD * threads.max(1) as f64),
-        }
-    }
+fn seconds(flops: f64, threads: usize) -> f64 {
+    flops / (FLOPS_PER_THREAD * threads.max(1) as f64)
 }
 
 /// Number of weights in the blocks.

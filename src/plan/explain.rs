@@ -1,23 +1,17 @@
 //! What is cached and, where something is not, exactly why. Only stage records are read: no cell, no artifact, no weight.
 
-use std::collections::BTreeMap;
-
-use crate::cache::{Cache, CacheError, Key};
+use crate::cache::{Cache, CacheError};
 use crate::stages::Inputs;
 
-use super::key::{key_of, known_parts};
-use super::record::StageRecord;
 use super::study::Study;
-use super::why::{Nearest, nearest};
+use super::walk::{Next, State, Visited, Visitor, Walk};
+use super::why::Nearest;
 
 /// Whether a stage is cached, and if not, what keeps it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Explanation {
-    /// Name of the stage.
     pub(crate) stage: String,
-    /// Name of its kind.
     pub(crate) kind: &'static str,
-    /// Whether its output is in the cache.
     pub(crate) cached: bool,
     /// Names of the stages it refers to whose output is not there: whether it is cached shows when they have run.
     pub(crate) waits_for: Vec<String>,
@@ -38,46 +32,50 @@ pub(crate) fn explain(
     inputs: &Inputs,
     cache: &Cache,
 ) -> Result<Vec<Explanation>, CacheError> {
-    let mut outputs: BTreeMap<String, Key> = BTreeMap::new();
-    let mut all: Option<Vec<StageRecord>> = None;
-    let mut explanations = Vec::new();
-    for spec in &study.stages {
-        let needs = spec.stage.needs();
-        let models = needs.models.into_iter().map(|name| name.value);
-        let stages = needs.stages.into_iter().map(|(name, _)| name.value);
+    let mut explainer = Explainer(Vec::new());
+    Walk::new(inputs, cache).go(study.stages.iter(), &mut explainer)?;
+    Ok(explainer.0)
+}
+
+struct Explainer(Vec<Explanation>);
+
+impl Visitor for Explainer {
+    type Error = CacheError;
+
+    fn visit(
+        &mut self,
+        stage: Visited<'_>,
+        state: Result<State, CacheError>,
+        walk: &mut Walk<'_>,
+    ) -> Result<Next, CacheError> {
         let mut explanation = Explanation {
-            stage: spec.name.clone(),
-            kind: spec.kind.name,
+            stage: stage.spec.name.clone(),
+            kind: stage.spec.kind.name,
             cached: false,
-            waits_for: stages.filter(|name| !outputs.contains_key(name)).collect(),
-            unfetched: models
-                .filter(|name| !inputs.models.contains_key(name))
-                .collect(),
+            waits_for: Vec::new(),
+            unfetched: Vec::new(),
             created: String::new(),
             nearest: None,
         };
-        let parts = known_parts(spec, inputs, &outputs);
-        if explanation.waits_for.is_empty()
-            && explanation.unfetched.is_empty()
-            && let Some(record) = complete_record(&key_of(&parts), cache)?
-        {
-            outputs.insert(spec.name.clone(), record.content());
-            explanation.cached = true;
-            explanation.created = record.created;
-        } else {
-            let records = match &mut all {
-                Some(records) => records,
-                None => all.insert(cache.stage_records()?),
-            };
-            explanation.nearest = nearest(spec, &parts, records);
-        }
-        explanations.push(explanation);
+        let next = match state? {
+            State::Cached(record) => {
+                explanation.cached = true;
+                explanation.created.clone_from(&record.created);
+                Next::Known(record, None)
+            }
+            state => {
+                if let State::Unknown { models, stages } = state {
+                    (explanation.unfetched, explanation.waits_for) = (models, stages);
+                }
+                explanation.nearest = walk.nearest(&stage)?;
+                Next::Unknown
+            }
+        };
+        self.0.push(explanation);
+        Ok(next)
     }
-    Ok(explanations)
-}
 
-/// The record under a key, if every object that it names is there. Their content is not read.
-pub(super) fn complete_record(key: &Key, cache: &Cache) -> Result<Option<StageRecord>, CacheError> {
-    let record = cache.stage_record::<StageRecord>(key)?;
-    Ok(record.filter(|record| record.objects().all(|object| cache.has_object(object))))
+    fn start_over(&mut self) {
+        self.0.clear();
+    }
 }

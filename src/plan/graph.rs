@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use petgraph::Direction;
-use petgraph::algo::{tarjan_scc, toposort};
+use petgraph::algo::tarjan_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::spec::{Problems, suggest};
@@ -119,7 +119,7 @@ fn wrong_product(
     }
 }
 
-/// Puts stages after those they refer to, otherwise in the order of the file; a cycle is a problem, and leaves them as they were.
+/// Puts stages after those they refer to, otherwise in the order of the file; a cycle is a problem, and those in it and behind it come last.
 pub(super) fn sort(stages: Vec<StageSpec>, problems: &mut Problems) -> Vec<StageSpec> {
     let mut graph: DiGraph<usize, ()> = DiGraph::new();
     let nodes: Vec<NodeIndex> = (0..stages.len()).map(|i| graph.add_node(i)).collect();
@@ -134,13 +134,13 @@ pub(super) fn sort(stages: Vec<StageSpec>, problems: &mut Problems) -> Vec<Stage
             }
         }
     }
-    if toposort(&graph, None).is_err() {
+    let mut order = file_order(&graph);
+    if order.len() < stages.len() {
         for cycle in tarjan_scc(&graph) {
             report_cycle(&cycle, &graph, &stages, problems);
         }
-        return stages;
+        order.extend(0..stages.len());
     }
-    let order = file_order(&graph);
     let mut slots: Vec<Option<StageSpec>> = stages.into_iter().map(Some).collect();
     order
         .into_iter()
@@ -148,7 +148,7 @@ pub(super) fn sort(stages: Vec<StageSpec>, problems: &mut Problems) -> Vec<Stage
         .collect()
 }
 
-/// A topological order that takes, of the stages that are ready, the first in the file.
+/// A topological order that takes, of the stages that are ready, the first in the file; without those in a cycle and behind it.
 fn file_order(graph: &DiGraph<usize, ()>) -> Vec<usize> {
     let needed = |node: NodeIndex| graph.edges_directed(node, Direction::Incoming).count();
     let mut waits_for: Vec<usize> = graph.node_indices().map(needed).collect();
@@ -217,6 +217,7 @@ mod tests {
         assert_eq!(order(3, &[]), [0, 1, 2]);
         assert_eq!(order(4, &[(3, 0), (3, 0), (0, 1)]), [2, 3, 0, 1]);
         assert_eq!(order(4, &[(1, 3), (3, 2)]), [0, 1, 3, 2]);
+        assert_eq!(order(4, &[(1, 2), (2, 1), (2, 3)]), [0]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The plan: what a study would do, before it does it.
 //!
 //! [`Study`] is the file made typed; [`open_study`] reads and checks it, and opens what it names; [`stage_key`] says what a stage's
-//! output depends on; [`Plan`] walks the graph and says of each stage whether it is cached, would run, or waits for another;
-//! [`explain`] says what has changed since the most similar earlier run.
+//! output depends on; a [`Walk`] goes over the stages and knows which are cached; on it, [`Plan`] counts what each would compute,
+//! [`explain`] says what has changed since the most similar earlier run, and `run` runs them.
 
 mod chat;
 mod estimate;
@@ -14,23 +14,41 @@ mod record;
 #[cfg(test)]
 mod recorded_tests;
 mod resolve;
+mod schema;
+mod sections;
+mod selection;
 mod status;
 mod study;
 mod trust;
+mod walk;
 mod why;
+
+use crate::cache::CacheError;
+use crate::stages::StageError;
 
 pub(crate) use explain::{Explanation, explain};
 #[cfg(test)]
 pub(crate) use key::stage_key;
-pub(crate) use key::{key_of, key_parts, study_key};
-pub(crate) use record::{ArtifactRecord, StoredOutput, TableRecord, stored_artifacts};
+pub(crate) use key::{key_of, study_key};
+pub(crate) use record::{
+    ArtifactRecord, DrawnRecord, Record, StoredOutput, TableRecord, stored_artifacts,
+};
 pub use record::{StageRecord, load_artifacts};
-pub(crate) use resolve::PlanError;
 pub use resolve::{Fetch, Opened, open_study};
+pub(crate) use resolve::{PlanError, open_selected};
+pub(crate) use schema::schema;
+pub(crate) use selection::Selection;
 pub use status::Plan;
 pub(crate) use status::{PlannedStage, Status};
 pub(crate) use study::{StageSpec, Study};
 pub(crate) use trust::{cached_value, discard, set_aside_records};
+pub(crate) use walk::{Next, State, Visited, Visitor, Walk};
 #[cfg(test)]
 pub(crate) use why::Part;
 pub(crate) use why::{Difference, Nearest};
+
+impl From<CacheError> for StageError {
+    fn from(error: CacheError) -> Self {
+        StageError::Cache(error.to_string())
+    }
+}

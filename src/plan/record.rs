@@ -58,9 +58,6 @@ pub struct StageRecord {
     pub(crate) tables: Vec<TableRecord>,
     /// Its directions: a safetensors file with a JSON description each, in order.
     pub(crate) directions: Vec<(ArtifactRecord, ArtifactRecord)>,
-    /// Other files.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) files: Vec<ArtifactRecord>,
     /// Sentences worth a reader's attention.
     pub(crate) findings: Vec<String>,
     /// What its key was made of.
@@ -88,8 +85,13 @@ impl StageRecord {
     pub(crate) fn objects(&self) -> impl Iterator<Item = &Key> {
         let tables = self.tables.iter().flat_map(|t| [&t.csv, &t.parquet]);
         let directions = self.directions.iter().flat_map(|(a, b)| [&a.key, &b.key]);
-        let files = self.files.iter().map(|file| &file.key);
-        tables.chain(directions).chain(files)
+        tables.chain(directions)
+    }
+
+    /// Name of the kind of stage.
+    pub(crate) fn kind(&self) -> &str {
+        let kind = self.key_parts.get("kind").and_then(|kind| kind.as_str());
+        kind.unwrap_or("unknown")
     }
 
     /// Hash of the content, by which other stages know it: a stage that is computed again and leaves the same stops the wave there.
@@ -109,6 +111,88 @@ impl StageRecord {
                 .to_string()
                 .as_bytes(),
         )
+    }
+}
+
+/// What was drawn of a run's tables, for the next run that has the same.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DrawnRecord {
+    /// The keys of the run's stages.
+    pub(crate) drawn_of: Vec<Key>,
+    /// The figures' files, and what the page shows.
+    pub(crate) files: Vec<ArtifactRecord>,
+    /// When it was made, as RFC 3339 in UTC.
+    pub(crate) created: String,
+}
+
+/// Any record of the cache.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "WrittenRecord")]
+pub(crate) enum Record {
+    Stage(StageRecord),
+    Drawn(DrawnRecord),
+}
+
+impl Record {
+    /// Every object that it names.
+    pub(crate) fn objects(&self) -> Box<dyn Iterator<Item = &Key> + '_> {
+        match self {
+            Record::Stage(record) => Box::new(record.objects()),
+            Record::Drawn(record) => Box::new(record.files.iter().map(|file| &file.key)),
+        }
+    }
+
+    /// When it was made, as RFC 3339 in UTC; empty where it does not say.
+    pub(crate) fn created(&self) -> &str {
+        match self {
+            Record::Stage(record) => &record.created,
+            Record::Drawn(record) => &record.created,
+        }
+    }
+
+    /// Seconds that it took to make what can be had again no quicker.
+    pub(crate) fn seconds(&self) -> f64 {
+        match self {
+            Record::Stage(record) => record.seconds,
+            Record::Drawn(_) => 0.0,
+        }
+    }
+}
+
+/// The shapes of records.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WrittenRecord {
+    Drawn(DrawnRecord),
+    /// As 0.1 wrote what was drawn: a stage's record with files.
+    DrawnBefore {
+        key_parts: DrawnOf,
+        files: Vec<ArtifactRecord>,
+        created: String,
+    },
+    Stage(StageRecord),
+}
+
+#[derive(Deserialize)]
+struct DrawnOf {
+    drawn_of: Vec<Key>,
+}
+
+impl From<WrittenRecord> for Record {
+    fn from(written: WrittenRecord) -> Self {
+        match written {
+            WrittenRecord::Stage(record) => Record::Stage(record),
+            WrittenRecord::Drawn(record) => Record::Drawn(record),
+            WrittenRecord::DrawnBefore {
+                key_parts,
+                files,
+                created,
+            } => Record::Drawn(DrawnRecord {
+                drawn_of: key_parts.drawn_of,
+                files,
+                created,
+            }),
+        }
     }
 }
 

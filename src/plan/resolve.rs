@@ -1,20 +1,23 @@
 //! Opening what a study names: prompt files are read and checked, models are found and fingerprinted, and layers and splits are checked
 //! against them, with every problem told at once. No weights are loaded.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cache::{Cache, CacheError, WeightHashes, WeightStamp};
 use crate::files;
-use crate::model::{FileStamp, HashShortcut, ModelHandle, locate, locate_without_fetching};
+use crate::model::{
+    FileStamp, HashShortcut, ModelError, ModelHandle, locate, locate_without_fetching,
+};
 use crate::prompts::PromptSet;
-use crate::spec::{Diagnostics, Document, Problems};
+use crate::spec::{Diagnostics, Document, Problems, Severity};
 use crate::stages::{InputFile, Inputs, StageError, check_prompts, check_score};
 
 use super::chat;
 use super::findings::findings;
+use super::selection::{Needed, Selection};
 use super::study::{ModelSpec, StageSpec, Study};
 
 /// Why there is no plan.
@@ -22,21 +25,19 @@ use super::study::{ModelSpec, StageSpec, Study};
 pub enum PlanError {
     /// The study cannot be done as written.
     Study(Diagnostics),
+    /// There is no stage of that name to run.
+    UnknownStage(String),
     /// The cache cannot be used.
     Cache(CacheError),
     /// A stage's inputs do not allow it, found while looking what is cached.
-    Stage {
-        /// Name of the stage.
-        stage: String,
-        /// The problem.
-        error: StageError,
-    },
+    Stage { stage: String, error: StageError },
 }
 
 impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PlanError::Study(diagnostics) => write!(f, "{diagnostics}"),
+            PlanError::UnknownStage(message) => f.write_str(message),
             PlanError::Cache(error) => write!(f, "{error}"),
             PlanError::Stage { stage, error } => write!(f, "stage `{stage}`: {error}"),
         }
@@ -92,149 +93,236 @@ impl HashShortcut for NotHashed {
     fn put(&self, _file: &FileStamp, _hash: blake3::Hash) {}
 }
 
-/// A study with everything it names opened.
+/// A study with everything opened that its stages, or those of them that are to be run, name.
 pub struct Opened {
     /// The study.
     pub study: Study,
-    /// Its prompt sets and models, and what is known of its stages.
+    /// Prompt sets and models, and what is known of the stages.
     pub inputs: Inputs,
     /// Where its cells and artifacts are kept.
     pub cache: Cache,
+    /// Names of the stages to run.
+    pub(crate) wanted: BTreeSet<String>,
+    /// What is wrong with the rest of the study.
+    pub(crate) warnings: Diagnostics,
 }
 
-/// Reads a study, and opens the prompt sets and models that its stages use, and the folder of its cache.
+/// As [`open_selected`], for all stages.
 ///
 /// # Errors
-/// Every problem at once, each at the place in the file that it comes from: those of the text together with those of the models and
-/// prompt files that it names. While the text or a prompt file has a problem, no model is fetched and no folder made for the cache.
-/// Also a cache that cannot be opened.
+/// As there.
 pub fn open_study(
     document: Document,
     default_name: &str,
     cache: &Path,
     fetch: Fetch,
 ) -> Result<Opened, PlanError> {
+    open_selected(document, default_name, cache, fetch, &Selection::All)
+}
+
+/// Reads a study, and opens the prompt sets and models that the selected stages and those they need use, and the folder of its cache.
+///
+/// # Errors
+/// Every problem at once, each at the place in the file that it comes from: those of the text together with those of the models and
+/// prompt files that it names. While the text or a prompt file has a problem, no model is fetched and no folder made for the cache.
+/// Problems of stages that are not to be run, and of models and prompt sets that only those use, are none: they are warnings. Models that
+/// only those use are not opened. Also a cache that cannot be opened, and a selected stage that the study does not have.
+pub(crate) fn open_selected(
+    document: Document,
+    default_name: &str,
+    cache: &Path,
+    fetch: Fetch,
+    selection: &Selection,
+) -> Result<Opened, PlanError> {
     let sources = document.sources.clone();
     let mut problems = Problems::default();
-    let mut opened = None;
-    if let Some(study) = Study::read(document, default_name, &mut problems) {
-        let mut inputs = Inputs::default();
-        open_prompts(&study, &mut inputs, &mut problems);
-        open_files(&study, &mut inputs, &mut problems);
-        let cache = match problems.is_empty() {
-            true => Some(Cache::open(cache).map_err(PlanError::Cache)?),
-            false => None,
-        };
-        match &cache {
-            Some(cache) => {
-                let remembered = Remembered(cache.weight_hashes());
-                open_models(&study, &remembered, fetch, &mut inputs, &mut problems);
-            }
-            None => open_models(&study, &NotHashed, Fetch::Never, &mut inputs, &mut problems),
-        }
-        check(&study, &mut inputs, &mut problems);
-        inputs.findings = findings(&study, &inputs);
-        opened = cache.map(|cache| Opened {
-            study,
-            inputs,
-            cache,
-        });
+    let Some(study) = Study::read(document, default_name, &mut problems) else {
+        return Err(PlanError::Study(problems.told(&sources, Severity::Error)));
+    };
+    let needed = Needed::new(selection, &study).map_err(PlanError::UnknownStage)?;
+    let mut opening = Opening {
+        study: &study,
+        needed: &needed,
+        inputs: Inputs::default(),
+        problems,
+    };
+    opening.open_prompts();
+    opening.open_files();
+    let cache = match opening.problems.any(|at| needed.concerns(at)) {
+        false => Some(Cache::open(cache).map_err(PlanError::Cache)?),
+        true => None,
+    };
+    match &cache {
+        Some(cache) => opening.open_models(&Remembered(cache.weight_hashes()), fetch),
+        None => opening.open_models(&NotHashed, Fetch::Never),
     }
-    problems.finish(&sources).map_err(PlanError::Study)?;
-    opened.ok_or_else(|| {
-        PlanError::Study(Diagnostics {
-            sources,
-            list: Vec::new(),
-            more: 0,
-        })
+    opening.check();
+    opening.forget_what_is_not_needed();
+    let Opening {
+        mut inputs,
+        problems,
+        ..
+    } = opening;
+    let (errors, warnings) = problems.split(|at| needed.concerns(at));
+    let cache = match cache {
+        Some(cache) if errors.is_empty() => cache,
+        _ => return Err(PlanError::Study(errors.told(&sources, Severity::Error))),
+    };
+    inputs.findings = findings(&study, &inputs);
+    Ok(Opened {
+        wanted: needed.stages,
+        warnings: warnings.told(&sources, Severity::Warning),
+        study,
+        inputs,
+        cache,
     })
 }
 
-fn open_prompts(study: &Study, inputs: &mut Inputs, problems: &mut Problems) {
-    for (name, path) in &study.prompts {
-        let loaded = PromptSet::load(&path.value).and_then(|set| match study.draws.get(name) {
-            None => Ok(set),
-            Some(draw) => set.drawn(&path.value, draw),
-        });
-        match loaded {
-            Ok(set) => {
-                inputs.prompts.insert(name.clone(), Arc::new(set));
-            }
-            Err(errors) => {
-                problems
-                    .error_at(&path.at, format!("prompt set `{name}` cannot be used"))
-                    .note(errors.to_string());
+/// A study that is being opened and checked.
+struct Opening<'s> {
+    study: &'s Study,
+    needed: &'s Needed,
+    inputs: Inputs,
+    problems: Problems,
+}
+
+impl<'s> Opening<'s> {
+    /// The stages to run, and then the others: what two have in common is told where the first has it.
+    fn stages(&self) -> Vec<&'s StageSpec> {
+        let is_needed = |spec: &&StageSpec| self.needed.stages.contains(&spec.name);
+        let (needed, others): (Vec<_>, Vec<_>) = self.study.stages.iter().partition(is_needed);
+        needed.into_iter().chain(others).collect()
+    }
+
+    fn open_prompts(&mut self) {
+        for (name, path) in &self.study.prompts {
+            let loaded =
+                PromptSet::load(&path.value).and_then(|set| match self.study.draws.get(name) {
+                    None => Ok(set),
+                    Some(draw) => set.drawn(&path.value, draw),
+                });
+            match loaded {
+                Ok(set) => {
+                    self.inputs.prompts.insert(name.clone(), Arc::new(set));
+                }
+                Err(errors) => {
+                    self.problems
+                        .error_at(&path.at, format!("prompt set `{name}` cannot be used"))
+                        .note(errors.to_string());
+                }
             }
         }
     }
-}
 
-/// Reads the files that stages import, each once.
-fn open_files(study: &Study, inputs: &mut Inputs, problems: &mut Problems) {
-    let files = study
-        .stages
-        .iter()
-        .flat_map(|spec| spec.stage.needs().files);
-    for file in files {
-        if inputs.files.contains_key(&file.value) {
-            continue;
-        }
-        match files::read(&file.value, files::DATA_BYTES) {
-            Ok(bytes) => {
-                let hash = blake3::hash(&bytes);
-                let content = Arc::new(InputFile { bytes, hash });
-                inputs.files.insert(file.value, content);
+    /// Reads the files that stages import, each once.
+    fn open_files(&mut self) {
+        let stages = self.study.stages.iter();
+        for file in stages.flat_map(|spec| spec.stage.needs().files) {
+            if self.inputs.files.contains_key(&file.value) {
+                continue;
             }
-            Err(error) => {
-                let message = format!("cannot read `{}`: {error}", file.value.display());
-                problems
-                    .error_at(&file.at, message)
-                    .label("this file")
-                    .help("say where published files lie with `import.folder`");
+            match files::read(&file.value, files::DATA_BYTES) {
+                Ok(bytes) => {
+                    let hash = blake3::hash(&bytes);
+                    let content = Arc::new(InputFile { bytes, hash });
+                    self.inputs.files.insert(file.value, content);
+                }
+                Err(error) => {
+                    let message = format!("cannot read `{}`: {error}", file.value.display());
+                    self.problems
+                        .error_at(&file.at, message)
+                        .label("this file")
+                        .help("say where published files lie with `import.folder`");
+                }
             }
         }
     }
-}
 
-fn open_models(
-    study: &Study,
-    hashes: &dyn HashShortcut,
-    fetch: Fetch,
-    inputs: &mut Inputs,
-    problems: &mut Problems,
-) {
-    for name in used_models(study) {
-        open_model(&name, study, hashes, fetch, inputs, problems);
+    /// Opens the models that are needed, lenders of a template first. Of the others it is only looked whether they are where the study says.
+    fn open_models(&mut self, hashes: &dyn HashShortcut, fetch: Fetch) {
+        let study = self.study;
+        for name in used_models(study) {
+            let Some(spec) = study.models.get(&name) else {
+                continue;
+            };
+            let opened = match self.needed.models.contains(&name) {
+                true => self.open_model(&name, spec, hashes, fetch),
+                false => locate_without_fetching(&spec.source.value, &spec.folder).map(|_| None),
+            };
+            match opened {
+                Ok(model) => {
+                    let model = model.map(|model| (name, Arc::new(model)));
+                    self.inputs.models.extend(model);
+                }
+                Err(error) => {
+                    let message = format!("model `{name}` cannot be used: {error}");
+                    self.problems
+                        .error_at(&spec.source.at, message)
+                        .label("this source");
+                }
+            }
+        }
     }
-}
 
-/// Checks the stages against what was opened and against each other.
-fn check(study: &Study, inputs: &mut Inputs, problems: &mut Problems) {
-    for spec in &study.stages {
-        let forecast = spec.stage.forecast(inputs);
-        inputs.forecasts.insert(spec.name.clone(), forecast);
-    }
-    let mut told = BTreeSet::new();
-    for spec in &study.stages {
-        spec.stage.check(inputs, problems);
-        let needs = spec.stage.needs();
-        check_prompts(&needs, &study.settings, inputs, &mut told, problems);
-        check_size(spec, inputs, problems);
-    }
-    let asked = study
-        .stages
-        .iter()
-        .flat_map(|spec| spec.stage.needs().models);
-    let asked: BTreeSet<String> = asked.map(|name| name.value).collect();
-    for (name, model) in inputs
-        .models
-        .iter()
-        .filter(|(name, _)| asked.contains(*name))
-    {
-        let Some(spec) = study.models.get(name) else {
-            continue;
+    /// None for a model that is not here.
+    fn open_model(
+        &self,
+        name: &str,
+        spec: &ModelSpec,
+        hashes: &dyn HashShortcut,
+        fetch: Fetch,
+    ) -> Result<Option<ModelHandle>, ModelError> {
+        let lender = spec.template_from.as_ref();
+        let lender = lender.and_then(|lender| self.inputs.models.get(&lender.value));
+        if spec.template_from.is_some() && lender.is_none() {
+            return Ok(None); // its own problem has been told
+        }
+        let path = match fetch {
+            Fetch::AsNeeded => Some(locate(&spec.source.value, &spec.folder)?),
+            Fetch::Never => locate_without_fetching(&spec.source.value, &spec.folder)?,
         };
-        check_settings(study, spec, model, problems);
+        let lender = lender.map(Arc::as_ref);
+        path.map(|path| ModelHandle::open(name, &path, spec.dtype, lender, hashes))
+            .transpose()
+    }
+
+    /// Checks the stages against what was opened and against each other.
+    fn check(&mut self) {
+        let Opening { study, inputs, .. } = self;
+        for spec in &study.stages {
+            let forecast = spec.stage.forecast(inputs);
+            inputs.forecasts.insert(spec.name.clone(), forecast);
+        }
+        let mut told = BTreeSet::new();
+        for spec in self.stages() {
+            let (inputs, problems) = (&self.inputs, &mut self.problems);
+            spec.stage.check(inputs, problems);
+            let needs = spec.stage.needs();
+            check_prompts(&needs, &self.study.settings, inputs, &mut told, problems);
+            check_size(spec, inputs, problems);
+        }
+        let asked = self.study.stages.iter();
+        let asked = asked.filter(|spec| self.needed.stages.contains(&spec.name));
+        let asked = asked.flat_map(|spec| spec.stage.needs().models);
+        let asked: BTreeSet<String> = asked.map(|name| name.value).collect();
+        for name in asked {
+            if let (Some(spec), Some(model)) =
+                (self.study.models.get(&name), self.inputs.models.get(&name))
+            {
+                check_settings(self.study, spec, model, &mut self.problems);
+            }
+        }
+    }
+
+    /// What only the stages that are not to be run use was opened to be checked.
+    fn forget_what_is_not_needed(&mut self) {
+        let stages = self.study.stages.iter();
+        let stages = stages.filter(|spec| self.needed.stages.contains(&spec.name));
+        let files = stages.flat_map(|spec| spec.stage.needs().files);
+        let files: HashSet<PathBuf> = files.map(|file| file.value).collect();
+        self.inputs.files.retain(|path, _| files.contains(path));
+        let prompts = &self.needed.prompts;
+        self.inputs.prompts.retain(|name, _| prompts.contains(name));
     }
 }
 
@@ -265,7 +353,7 @@ fn check_settings(study: &Study, spec: &ModelSpec, model: &ModelHandle, problems
     let is_told = words
         .refuse
         .iter()
-        .chain(&words.comply)
+        .chain(words.comply.iter())
         .any(String::is_empty);
     let at = study.score_at.as_ref().unwrap_or(&spec.source.at);
     match study.settings.readout(model) {
@@ -300,47 +388,4 @@ fn used_models(study: &Study) -> Vec<String> {
         }
     }
     names
-}
-
-fn open_model(
-    name: &str,
-    study: &Study,
-    hashes: &dyn HashShortcut,
-    fetch: Fetch,
-    inputs: &mut Inputs,
-    problems: &mut Problems,
-) {
-    let Some(spec) = study.models.get(name) else {
-        return;
-    };
-    let lender = spec
-        .template_from
-        .as_ref()
-        .and_then(|l| inputs.models.get(&l.value))
-        .cloned();
-    if spec.template_from.is_some() && lender.is_none() {
-        return; // it is not here, or its own problem has been told
-    }
-    let located = match fetch {
-        Fetch::AsNeeded => locate(&spec.source.value, &spec.folder).map(Some),
-        Fetch::Never => locate_without_fetching(&spec.source.value, &spec.folder),
-    };
-    let opened = located.and_then(|path| {
-        path.map(|path| ModelHandle::open(name, &path, spec.dtype, lender.as_deref(), hashes))
-            .transpose()
-    });
-    match opened {
-        Ok(model) => {
-            let model = model.map(|model| (name.to_string(), Arc::new(model)));
-            inputs.models.extend(model);
-        }
-        Err(error) => {
-            problems
-                .error_at(
-                    &spec.source.at,
-                    format!("model `{name}` cannot be used: {error}"),
-                )
-                .label("this source");
-        }
-    }
 }

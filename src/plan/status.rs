@@ -1,19 +1,17 @@
 //! What each stage of a study would do now.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::cache::{Cache, CacheError, CellSet, Key};
 use crate::model::{Cells, Value};
 use crate::stages::{Cost, Evaluate, Inputs, StageError};
 
-use super::estimate::Estimate;
-use super::explain::complete_record;
-use super::key::{key_of, key_parts, known_parts};
-use super::record::{StageRecord, load_artifacts};
+use super::estimate;
 use super::resolve::PlanError;
 use super::study::{StageSpec, Study};
 use super::trust::cached_value;
-use super::why::{in_a_few_words, nearest};
+use super::walk::{Next, State, Visited, Visitor, Walk};
+use super::why::in_a_few_words;
 
 /// What a stage would do.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,32 +28,23 @@ pub(crate) enum Status {
         reason: String,
     },
     /// It would run once these models are fetched; what is cached shows only then.
-    Unfetched {
-        /// Names of those models.
-        models: Vec<String>,
-    },
+    Unfetched { models: Vec<String> },
     /// It waits for other stages, whose output decides its cells.
-    Waits {
-        /// Names of those stages.
-        stages: Vec<String>,
-    },
+    Waits { stages: Vec<String> },
 }
 
 /// One line of a plan.
 #[derive(Clone, Debug)]
 pub(crate) struct PlannedStage {
-    /// Name of the stage.
     pub(crate) name: String,
-    /// Name of its kind.
     pub(crate) kind: &'static str,
     /// Names of the stages it refers to.
     pub(crate) after: Vec<String>,
-    /// What it would do.
     pub(crate) status: Status,
     /// What it costs at most.
     pub(crate) cost: Cost,
-    /// How long that would take.
-    pub(crate) estimate: Estimate,
+    /// How long what is missing would take, roughly; prefills not included.
+    pub(crate) seconds: f64,
 }
 
 /// A study's stages and what each would do.
@@ -64,7 +53,7 @@ pub struct Plan {
     /// In the order of running.
     pub(crate) stages: Vec<PlannedStage>,
     /// Time for the prefills, if any stage has to compute.
-    pub(crate) prefill: Estimate,
+    prefill_seconds: f64,
 }
 
 /// Looks values up and computes none.
@@ -88,7 +77,7 @@ impl Evaluate for LookUp<'_> {
         let mut missing = Vec::new();
         for number in 0..cells.count() {
             let key = Key::from(cells.cell(number).key());
-            match store.place(&key).map_err(cache_failed)? {
+            match store.place(&key)? {
                 Some(place) => drop(self.found.insert(place)),
                 None => missing.push(key.prefix()),
             }
@@ -123,28 +112,20 @@ impl Plan {
         cache: &Cache,
         threads: usize,
     ) -> Result<Self, PlanError> {
-        let mut damaged = BTreeSet::new();
-        // An output that turns out to be damaged when it is needed makes its stage one that would run.
-        loop {
-            let mut walk = Walk::new(inputs, cache, &damaged);
-            match walk.stages(study, threads) {
-                Ok(stages) => {
-                    let planned = study.stages.iter().zip(&stages);
-                    let would_run = planned
-                        .filter(|(_, planned)| planned.computes_at_most() > 0)
-                        .map(|(spec, _)| spec);
-                    let prefill = Estimate::of_prefills(would_run, inputs, threads);
-                    return Ok(Plan { stages, prefill });
-                }
-                Err(Stop::Damaged(stage)) => drop(damaged.insert(stage)),
-                // What rested on it is gone from the cache by now.
-                Err(Stop::Failed(PlanError::Stage {
-                    error: StageError::Untrusted(_),
-                    ..
-                })) => {}
-                Err(Stop::Failed(error)) => return Err(error),
-            }
-        }
+        let mut planner = Planner {
+            threads,
+            damaged: BTreeSet::new(),
+            stages: Vec::new(),
+        };
+        Walk::new(inputs, cache).go(study.stages.iter(), &mut planner)?;
+        let stages = planner.stages;
+        let planned = study.stages.iter().zip(&stages);
+        let would_run = planned.filter(|(_, planned)| planned.computes_at_most() > 0);
+        let prefill_seconds = estimate::prefills(would_run.map(|(spec, _)| spec), inputs, threads);
+        Ok(Plan {
+            stages,
+            prefill_seconds,
+        })
     }
 
     /// Full forward passes that a script would make for all stages.
@@ -157,167 +138,113 @@ impl Plan {
 
     /// Seconds that the missing work would take, roughly.
     pub fn seconds(&self) -> f64 {
-        self.prefill.seconds + self.stages.iter().map(|s| s.estimate.seconds).sum::<f64>()
+        self.prefill_seconds + self.stages.iter().map(|s| s.seconds).sum::<f64>()
     }
 }
 
-/// Why a walk ended early.
-enum Stop {
-    /// The output of this stage is not as its record says.
-    Damaged(String),
-    Failed(PlanError),
+/// Counts what each stage would compute.
+struct Planner {
+    threads: usize,
+    /// Stages whose output turned out to be damaged when another needed it: they would run, whatever their record says.
+    damaged: BTreeSet<String>,
+    stages: Vec<PlannedStage>,
 }
 
-/// What has been learned on the way through the graph.
-struct Walk<'a> {
-    inputs: Inputs,
-    /// Content hashes of the outputs that are cached, by name of the stage.
-    outputs: BTreeMap<String, Key>,
-    /// The records of the stages that are cached.
-    cached: BTreeMap<String, StageRecord>,
-    /// Stages whose output is not to be had, whatever their record says.
-    damaged: &'a BTreeSet<String>,
-    /// Every stage record of the cache, read when first asked for.
-    records: Option<Vec<StageRecord>>,
-    cache: &'a Cache,
-}
+impl Visitor for Planner {
+    type Error = PlanError;
 
-impl<'a> Walk<'a> {
-    fn new(inputs: &Inputs, cache: &'a Cache, damaged: &'a BTreeSet<String>) -> Self {
-        Walk {
-            inputs: inputs.clone(),
-            outputs: BTreeMap::new(),
-            cached: BTreeMap::new(),
-            damaged,
-            records: None,
-            cache,
-        }
-    }
-
-    fn stages(&mut self, study: &Study, threads: usize) -> Result<Vec<PlannedStage>, Stop> {
-        let mut stages = Vec::new();
-        for spec in &study.stages {
-            let cost = spec.stage.cost(&self.inputs);
-            let failed = |error| {
-                Stop::Failed(PlanError::Stage {
-                    stage: spec.name.clone(),
-                    error,
-                })
-            };
-            let (status, found) = match self.known_status(spec).map_err(failed)? {
-                Some(status) => (status, 0),
-                None => {
-                    self.provide(spec, failed)?;
-                    self.missing(spec, cost).map_err(failed)?
-                }
-            };
-            let share = match &status {
-                Status::Cached => 0.0,
-                _ => 1.0 - found as f64 / cost.cells_at_most.max(found).max(1) as f64,
-            };
-            let needed = spec.stage.needs().stages.into_iter();
-            stages.push(PlannedStage {
-                name: spec.name.clone(),
-                kind: spec.kind.name,
-                after: needed.map(|(name, _)| name.value).collect(),
-                estimate: Estimate::of_stage(spec, &self.inputs, share, threads),
-                status,
-                cost,
-            });
-        }
-        Ok(stages)
-    }
-
-    /// What a stage would do; none for one that would run, since its cells must be looked up then.
-    fn known_status(&mut self, spec: &StageSpec) -> Result<Option<Status>, StageError> {
-        let Some(parts) = key_parts(spec, &self.inputs, &self.outputs) else {
-            return Ok(Some(self.waits(spec)));
-        };
-        if self.damaged.contains(&spec.name) {
-            return Ok(None);
-        }
-        let record = complete_record(&key_of(&parts), self.cache).map_err(cache_failed)?;
-        Ok(record.map(|record| {
-            self.outputs.insert(spec.name.clone(), record.content());
-            self.cached.insert(spec.name.clone(), record);
-            Status::Cached
-        }))
-    }
-
-    /// Provides what the stages left that a stage needs.
-    fn provide(
+    fn visit(
         &mut self,
-        spec: &StageSpec,
-        failed: impl Fn(StageError) -> Stop,
-    ) -> Result<(), Stop> {
-        for (name, _) in spec.stage.needs().stages {
-            let name = name.value;
-            let Some(record) = self.cached.get(&name) else {
-                continue;
-            };
-            if !self.inputs.stages.contains_key(&name) {
-                let left = load_artifacts(record, self.cache).map_err(&failed)?;
-                let left = left.ok_or_else(|| Stop::Damaged(name.clone()))?;
-                self.inputs.stages.insert(name, left.into());
+        stage: Visited<'_>,
+        state: Result<State, CacheError>,
+        walk: &mut Walk<'_>,
+    ) -> Result<Next, PlanError> {
+        let planned = match state.map_err(StageError::from) {
+            Ok(State::Cached(record)) if !self.damaged.contains(&stage.spec.name) => {
+                self.add(stage.spec, Status::Cached, 0, walk);
+                return Ok(Next::Known(record, None));
+            }
+            Ok(State::Unknown { models, .. }) if !models.is_empty() => {
+                Ok((Status::Unfetched { models }, 0))
+            }
+            Ok(State::Unknown { stages, .. }) => Ok((Status::Waits { stages }, 0)),
+            Ok(_) => match walk.load_needs(stage.spec) {
+                Ok(None) => missing(&stage, walk),
+                Ok(Some(damaged)) => {
+                    self.damaged.insert(damaged);
+                    return Ok(Next::StartOver);
+                }
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        match planned {
+            Ok((status, found)) => self.add(stage.spec, status, found, walk),
+            // What rested on it is gone from the cache by now.
+            Err(StageError::Untrusted(_)) => return Ok(Next::StartOver),
+            Err(error) => {
+                return Err(PlanError::Stage {
+                    stage: stage.spec.name.clone(),
+                    error,
+                });
             }
         }
-        Ok(())
+        Ok(Next::Unknown)
     }
 
-    /// What a stage that would run would compute, and how many distinct cells were found before the first that are missing.
-    fn missing(&mut self, spec: &StageSpec, cost: Cost) -> Result<(Status, u64), StageError> {
-        let mut look_up = LookUp {
-            cache: self.cache,
-            inputs: &self.inputs,
-            found: CellSet::default(),
-            asked: 0,
-        };
-        let missing = match spec.stage.run(&self.inputs, &mut look_up) {
-            Ok(_) => 0,
-            Err(StageError::Missing(missing)) => missing,
-            Err(error) => return Err(error),
-        };
-        let found = look_up.found.count();
-        // What it has not asked for yet depends on what is missing.
-        let asks_for_more = missing > 0 && look_up.asked < cost.cells_at_most;
-        let at_most = match asks_for_more {
-            true => cost.cells_at_most.saturating_sub(found).max(missing),
-            false => missing,
-        };
-        let parts = known_parts(spec, &self.inputs, &self.outputs);
-        let nearest = nearest(spec, &parts, self.records()?);
-        let status = Status::Run {
-            missing,
-            at_most,
-            reason: in_a_few_words(nearest.as_ref()),
-        };
-        Ok((status, found))
+    fn start_over(&mut self) {
+        self.stages.clear();
     }
+}
 
-    fn waits(&self, spec: &StageSpec) -> Status {
-        let needs = spec.stage.needs();
-        let models = needs.models.into_iter().map(|name| name.value);
-        let models: Vec<String> = models
-            .filter(|name| !self.inputs.models.contains_key(name))
-            .collect();
-        if !models.is_empty() {
-            return Status::Unfetched { models };
-        }
-        let stages = needs.stages.into_iter().map(|(name, _)| name.value);
-        Status::Waits {
-            stages: stages
-                .filter(|name| !self.outputs.contains_key(name))
-                .collect(),
-        }
+impl Planner {
+    /// `found` distinct cells of the stage were found before the first that are missing.
+    fn add(&mut self, spec: &StageSpec, status: Status, found: u64, walk: &Walk<'_>) {
+        let cost = spec.stage.cost(&walk.inputs);
+        let share = match &status {
+            Status::Cached => 0.0,
+            _ => 1.0 - found as f64 / cost.cells_at_most.max(found).max(1) as f64,
+        };
+        let needed = spec.stage.needs().stages.into_iter();
+        self.stages.push(PlannedStage {
+            name: spec.name.clone(),
+            kind: spec.kind.name,
+            after: needed.map(|(name, _)| name.value).collect(),
+            seconds: estimate::stage(spec, &walk.inputs, share, self.threads),
+            status,
+            cost,
+        });
     }
+}
 
-    fn records(&mut self) -> Result<&[StageRecord], StageError> {
-        if self.records.is_none() {
-            let records = self.cache.stage_records().map_err(cache_failed)?;
-            self.records = Some(records);
-        }
-        Ok(self.records.as_deref().unwrap_or_default())
-    }
+/// What a stage that would run would compute, and how many distinct cells were found before the first that are missing.
+fn missing(stage: &Visited<'_>, walk: &mut Walk<'_>) -> Result<(Status, u64), StageError> {
+    let mut look_up = LookUp {
+        cache: walk.cache,
+        inputs: &walk.inputs,
+        found: CellSet::default(),
+        asked: 0,
+    };
+    let missing = match stage.spec.stage.run(&walk.inputs, &mut look_up) {
+        Ok(_) => 0,
+        Err(StageError::Missing(missing)) => missing,
+        Err(error) => return Err(error),
+    };
+    let found = look_up.found.count();
+    let most = stage.spec.stage.cost(&walk.inputs).cells_at_most;
+    // What it has not asked for yet depends on what is missing.
+    let asks_for_more = missing > 0 && look_up.asked < most;
+    let at_most = match asks_for_more {
+        true => most.saturating_sub(found).max(missing),
+        false => missing,
+    };
+    let nearest = walk.nearest(stage)?;
+    let status = Status::Run {
+        missing,
+        at_most,
+        reason: in_a_few_words(nearest.as_ref()),
+    };
+    Ok((status, found))
 }
 
 impl PlannedStage {
@@ -329,8 +256,4 @@ impl PlannedStage {
             Status::Waits { .. } | Status::Unfetched { .. } => self.cost.cells_at_most,
         }
     }
-}
-
-fn cache_failed(error: CacheError) -> StageError {
-    StageError::Cache(error.to_string())
 }

@@ -25,13 +25,13 @@ pub(crate) fn cached_value(
         Ok(None) => return Ok(None),
         Ok(Some(found)) => found,
         Err(CacheError::Untrusted(untrusted)) => return Err(distrusted(cache, &untrusted)),
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(error.into()),
     };
     let value = Value::from_bytes(&bytes).filter(|value| cell.readout.admits(value, config));
     if let Some(value) = value {
         return Ok(Some((place, value)));
     }
-    let pack = cache.cells().pack_of(place).map_err(failed)?;
+    let pack = cache.cells().pack_of(place)?;
     let reason = "it holds a value that is not finite, or not of its cell's kind and length";
     Err(distrusted(
         cache,
@@ -45,12 +45,8 @@ pub(crate) fn cached_value(
 fn distrusted(cache: &Cache, untrusted: &Untrusted) -> StageError {
     match discard(cache, untrusted) {
         Ok(_) => StageError::Untrusted(untrusted.to_string()),
-        Err(error) => failed(error),
+        Err(error) => error.into(),
     }
-}
-
-fn failed(error: CacheError) -> StageError {
-    StageError::Cache(error.to_string())
 }
 
 /// Moves packs aside, and before them (so that being killed leaves none behind) the records of all that was made from them. Gives the

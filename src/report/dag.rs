@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use super::FinishedRun;
+use crate::manifest;
+
 use super::svg::{escaped, fitted};
+use super::{FinishedRun, FinishedStage};
 
 /// A stage as a picture of the pipeline needs it.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,19 +21,26 @@ pub(crate) struct Node {
     pub(crate) note: String,
 }
 
+impl Node {
+    /// A stage of a study, with what is to be said of it.
+    pub(crate) fn of(stage: &manifest::Node, note: String) -> Self {
+        Node {
+            name: stage.name.clone(),
+            kind: stage.shown_as.clone(),
+            after: stage.after(),
+            note,
+        }
+    }
+}
+
 /// The stages of a run, with statuses and times.
 pub(super) fn of_run(run: &FinishedRun) -> Vec<Node> {
-    let note = |stage: &super::FinishedStage| match stage.status.as_str() {
-        "not run" => "not run".to_string(),
-        status => format!("{status}, {:.1} s", stage.seconds),
+    let note = |stage: &FinishedStage| match stage.result {
+        None => stage.status().to_string(),
+        Some(_) => format!("{}, {:.1} s", stage.status(), stage.seconds()),
     };
-    let node = |stage: &super::FinishedStage| Node {
-        name: stage.name.clone(),
-        kind: stage.kind.clone(),
-        after: stage.after.clone(),
-        note: note(stage),
-    };
-    run.stages.iter().map(node).collect()
+    let stages = run.stages.iter();
+    stages.map(|s| Node::of(&s.node, note(s))).collect()
 }
 
 /// A Mermaid flowchart. Stage names are letters, digits, `-` and `_`; nodes are numbered, because Mermaid reserves some words.

@@ -1,7 +1,7 @@
 //! What was drawn of a run's tables, kept in the cache: a run that computed nothing new has the tables of an earlier one, and so its figures.
 //!
-//! They are objects of the cache, checked against their names whenever they are read, under a record like a stage's. Nothing is taken from
-//! other runs' folders, which people may edit, and what is taken is copied.
+//! They are objects of the cache, checked against their names whenever they are read, under a record of their own. Nothing is taken
+//! from other runs' folders, which people may edit, and what is taken is copied.
 
 use std::path::Path;
 
@@ -9,17 +9,15 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use crate::cache::{Cache, CacheError, Key};
-use crate::plan::{ArtifactRecord, StageRecord};
+use crate::plan::{ArtifactRecord, DrawnRecord};
 
 use super::FinishedRun;
 use super::page::Content;
 
 /// Raised when the same tables would be shown otherwise.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 /// What the page shows of the tables, beside the figures.
 const CONTENT: &str = "content.json";
-/// What the cache calls it.
-const KIND: &str = "report";
 
 /// Figures and what the page shows.
 pub(super) struct Drawn {
@@ -38,20 +36,18 @@ pub(super) fn key(run: &FinishedRun) -> Key {
     };
     part(&format!("{} {VERSION}", env!("CARGO_PKG_VERSION")));
     for stage in &run.stages {
-        part(&stage.name);
-        part(&stage.kind);
-        for said in ["inputs", "tables", "findings"] {
-            part(&stage.manifest[said].to_string());
+        part(&json!(stage.node).to_string());
+        if let Some(result) = &stage.result {
+            part(&json!([result.inputs, result.tables, result.findings]).to_string());
         }
     }
-    part(&format!("{:?}", run.sources));
-    part(&run.manifest["prompts"].to_string());
+    part(&json!(run.manifest.prompts).to_string());
     hasher.finalize().into()
 }
 
 /// Copies the figures to a folder, and gives the content; none where they are not in the cache, or damaged there.
 pub(super) fn take(cache: &Cache, key: &Key, folder: &Path) -> Option<Content> {
-    let record = cache.stage_record::<StageRecord>(key).ok()??;
+    let record = cache.stage_record::<DrawnRecord>(key).ok()??;
     let (content, figures): (Vec<_>, Vec<_>) =
         record.files.iter().partition(|file| file.file == CONTENT);
     let content = cache.object(&content.first()?.key).ok()??;
@@ -81,13 +77,13 @@ pub(super) fn keep(
     let figures = figures.map(|(file, bytes)| put(file, bytes));
     let mut files = figures.collect::<Result<Vec<_>, CacheError>>()?;
     files.push(put(CONTENT, &content)?);
-    let of_stages = run.stages.iter().map(|stage| &stage.manifest["key"]);
-    let of_stages: Vec<_> = of_stages.filter(|key| key.is_string()).collect();
-    let record = StageRecord {
+    let stages = run.stages.iter();
+    let record = DrawnRecord {
+        drawn_of: stages
+            .filter_map(|stage| stage.result.as_ref()?.key)
+            .collect(),
         files,
-        key_parts: json!({ "kind": KIND, "drawn_of": of_stages }),
         created: jiff::Timestamp::now().to_string(),
-        ..StageRecord::default()
     };
     cache.put_stage_record(key, &record)
 }

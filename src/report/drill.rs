@@ -1,12 +1,15 @@
 //! What the page needs to show one prompt at a time: its text, its score against α in every direction, and what was written.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 
 use serde::Serialize;
 
-use crate::prompts::PromptSet;
+use crate::files;
+use crate::manifest::Prompts;
+use crate::prompts::{Prompt, PromptSet};
+use crate::stages::Product;
 
+use super::views::ByPrompt;
 use super::{FinishedRun, FinishedStage, Labels, Table, Values};
 
 /// Bytes of generated text that a page carries: it stays small enough to send. All texts are in the run's tables.
@@ -68,28 +71,24 @@ struct Text {
 
 /// Every prompt set of which the run has a table by prompt.
 pub(super) fn drilled(run: &FinishedRun) -> Vec<DrilledSet> {
-    let resolved: serde_yaml::Value = serde_yaml::from_str(&run.resolved).unwrap_or_default();
     let mut sets: Vec<DrilledSet> = Vec::new();
     for stage in &run.stages {
-        let name = resolved["stages"][stage.name.as_str()]["prompts"].as_str();
+        let by_prompt = stage.view().by_prompt;
         let table = stage.table("").filter(|table| table.has("id"));
-        let (Some(name), Some(table)) = (name, table) else {
+        let (Some(name), Some(table)) = (stage.node.prompts.first(), table) else {
             continue;
         };
-        if !matches!(
-            stage.kind.as_str(),
-            "score" | "steer" | "holdout" | "random" | "xstest" | "generate"
-        ) {
+        if by_prompt == ByPrompt::Nothing {
             continue;
         }
-        let at = match sets.iter().position(|set| set.name == name) {
+        let at = match sets.iter().position(|set| set.name == *name) {
             Some(at) => at,
             None => {
-                sets.push(DrilledSet::with_texts(run, &resolved, name));
+                sets.push(DrilledSet::with_texts(run, name));
                 sets.len() - 1
             }
         };
-        sets[at].add(stage, table);
+        sets[at].add(stage, by_prompt, table);
     }
     let mut left = TEXT_BYTES;
     sets.iter_mut().for_each(|set| set.keep_texts(&mut left));
@@ -98,25 +97,13 @@ pub(super) fn drilled(run: &FinishedRun) -> Vec<DrilledSet> {
 
 impl DrilledSet {
     /// The prompts of the set's file, if that is the file that was run.
-    fn with_texts(run: &FinishedRun, resolved: &serde_yaml::Value, name: &str) -> Self {
+    fn with_texts(run: &FinishedRun, name: &str) -> Self {
         let mut set = DrilledSet {
             name: name.to_string(),
             ..DrilledSet::default()
         };
-        let said = &run.manifest["prompts"][name];
-        let from_folder = resolved["prompts"][name]["path"]
-            .as_str()
-            .map(|path| run.path.join(path));
-        let from_here = said["path"]
-            .as_str()
-            .map(|path| Path::new(path).to_path_buf());
-        let mut files = from_folder.into_iter().chain(from_here);
-        let loaded = files.find_map(|path| {
-            let set = PromptSet::load(&path).ok()?;
-            let is_same = said["content"] == set.content_hash().to_hex().as_str();
-            is_same.then_some(set)
-        });
-        for prompt in loaded.into_iter().flat_map(|set| set.prompts) {
+        let said = run.manifest.prompts.get(name);
+        for prompt in said.and_then(|said| prompts(run, said)).unwrap_or_default() {
             set.index.insert(prompt.id.clone(), set.prompts.len());
             set.prompts.push(DrilledPrompt {
                 id: prompt.id,
@@ -168,14 +155,15 @@ impl DrilledSet {
         places.into_iter().map(Option::unwrap_or_default).collect()
     }
 
-    fn add(&mut self, stage: &FinishedStage, table: &Table) {
+    fn add(&mut self, stage: &FinishedStage, by_prompt: ByPrompt, table: &Table) {
         let ids = table.labels("id");
         let places = self.places(table, &ids);
         let prompts = (0..table.height()).map(|row| places[ids.code(row) as usize]);
-        match stage.kind.as_str() {
-            "score" => self.add_scores(table, prompts),
-            "generate" => self.add_texts(table, prompts),
-            _ => self.add_sweep(stage, table, prompts),
+        match by_prompt {
+            ByPrompt::Nothing => {}
+            ByPrompt::Scores => self.add_scores(table, prompts),
+            ByPrompt::Texts => self.add_texts(table, prompts),
+            ByPrompt::Sweep => self.add_sweep(stage, table, prompts),
         }
     }
 
@@ -259,14 +247,13 @@ impl DrilledSet {
         }
         for (row, gathered) in lines {
             let [model, layer, site, direction] = [0, 1, 2, 3].map(|c: usize| texts[c].name(row));
-            let is_one = gathered.is_one();
-            let name = match (stage.kind.as_str(), is_one) {
-                ("random", true) => format!("{} ({direction})", stage.name),
-                ("random", false) => "random directions (range and mean)".to_string(),
+            let (is_random, is_one) = (stage.is(Product::RandomSweep), gathered.is_one());
+            let name = match (is_random, is_one) {
                 (_, true) => format!("{} ({direction})", stage.name),
-                (_, false) => format!("{} ({direction}, mean over seeds)", stage.name),
+                (true, false) => "random directions (range and mean)".to_string(),
+                (false, false) => format!("{} ({direction}, mean over seeds)", stage.name),
             };
-            let has_range = stage.kind == "random" && !is_one;
+            let has_range = is_random && !is_one;
             let ends = |of: fn(&Cell) -> f64| match has_range {
                 true => gathered.each(of),
                 false => Vec::new(),
@@ -282,6 +269,18 @@ impl DrilledSet {
             });
         }
     }
+}
+
+/// The prompts of a set, if its file is there and has the content that was run.
+fn prompts(run: &FinishedRun, said: &Prompts) -> Option<Vec<Prompt>> {
+    let from_run = said.path_from_run.as_deref();
+    let from_run = from_run.map(|path| run.path.join(files::path_of(path)));
+    let from_here = said.path.as_deref().map(files::path_of);
+    let set = from_run.into_iter().chain(from_here).find_map(|path| {
+        let set = PromptSet::load(&path).ok()?;
+        (said.content == set.content_hash().to_hex().as_str()).then_some(set)
+    });
+    set.map(|set| set.prompts)
 }
 
 /// The scores of each prompt and α.

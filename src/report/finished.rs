@@ -1,15 +1,12 @@
 //! A run's folder as it is read: the manifest, the study's graph, and the tables.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value as Json;
-
 use crate::files;
-use crate::plan::Study;
-use crate::spec::{self, Problems};
-use crate::stages::read_parquet_parts;
+use crate::manifest::{FILE, Manifest, Node, Stage, StageStatus, file_stem};
+use crate::stages::{Artifacts, Product, StageError, read_parquet, read_parquet_parts};
 
+use super::views::MainTable;
 use super::{ReportError, Table};
 
 /// A stage as the run left it.
@@ -17,32 +14,53 @@ use super::{ReportError, Table};
 pub(crate) struct FinishedStage {
     /// Its name in the study.
     pub(crate) name: String,
-    /// Name of its kind.
+    /// The kind that it is shown as.
     pub(crate) kind: String,
-    /// `cached`, `computed`, `failed`, `interrupted`, or `not run`.
-    pub(crate) status: String,
-    /// Wall time of this run, in seconds.
-    pub(crate) seconds: f64,
-    /// Names of the stages it refers to.
-    pub(crate) after: Vec<String>,
-    /// What the manifest says of it; null where it was not run.
-    pub(crate) manifest: Json,
+    /// Its place in the study.
+    pub(crate) node: Node,
+    /// What became of it; none where it was not run.
+    pub(crate) result: Option<Stage>,
     /// Its tables by name, in the order written; the main one's name is empty.
     pub(crate) tables: Vec<(String, Table)>,
 }
 
 impl FinishedStage {
+    fn of(node: &Node, manifest: &Manifest) -> Self {
+        FinishedStage {
+            name: node.name.clone(),
+            kind: node.shown_as.clone(),
+            node: node.clone(),
+            result: manifest.stage(&node.name).cloned(),
+            tables: Vec::new(),
+        }
+    }
+
+    /// Whether it is of that product.
+    pub(crate) fn is(&self, product: Product) -> bool {
+        self.node.product == Some(product)
+    }
+
     /// The table of that name.
     pub(crate) fn table(&self, name: &str) -> Option<&Table> {
         let mut tables = self.tables.iter();
         tables.find(|(n, _)| n == name).map(|(_, table)| table)
     }
 
+    /// How it ended, in a word.
+    pub(crate) fn status(&self) -> &'static str {
+        let status = self.result.as_ref().and_then(|result| result.status);
+        status.map_or("not run", StageStatus::name)
+    }
+
+    /// Wall time of this run, in seconds.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.result.as_ref().map_or(0.0, |result| result.seconds)
+    }
+
     /// Sentences worth a reader's attention.
-    pub(crate) fn findings(&self) -> Vec<String> {
-        let list = self.manifest["findings"].as_array();
-        let texts = list.into_iter().flatten().filter_map(Json::as_str);
-        texts.map(str::to_string).collect()
+    pub(crate) fn findings(&self) -> &[String] {
+        let findings = self.result.as_ref().map(|result| &result.findings);
+        findings.map_or(&[], Vec::as_slice)
     }
 }
 
@@ -51,14 +69,9 @@ impl FinishedStage {
 pub struct FinishedRun {
     /// The folder.
     pub(crate) path: PathBuf,
-    /// `run.json`.
-    pub(crate) manifest: Json,
-    /// `resolved.yaml`, or the reason why it could not be read as a study.
-    pub(crate) resolved: String,
+    pub(crate) manifest: Manifest,
     /// The stages of the study, each after those it refers to.
     pub(crate) stages: Vec<FinishedStage>,
-    /// Which stage a summary describes, by the summary's name and the kind of source (`steer`, `holdout`, …).
-    pub(crate) sources: BTreeMap<(String, String), String>,
 }
 
 impl FinishedRun {
@@ -77,32 +90,21 @@ impl FinishedRun {
     /// # Errors
     /// As [`FinishedRun::read`].
     pub(crate) fn open(path: &Path) -> Result<Self, ReportError> {
-        let manifest_path = path.join("run.json");
-        let text = match files::read(&manifest_path, files::DATA_BYTES) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(ReportError::NotARun(path.to_path_buf()));
-            }
-            Err(error) => return Err(ReportError::unreadable(&manifest_path, error)),
-        };
-        let manifest: Json = serde_json::from_slice(&text)
-            .map_err(|error| ReportError::unreadable(&manifest_path, error))?;
-        let resolved = files::read_text(&path.join("resolved.yaml"), files::SETTINGS_BYTES);
-        // What a study may not hold is not taken from a run's folder, either.
-        let is_sound =
-            |text: &String| spec::load_text(Path::new("resolved.yaml"), text, &[]).is_ok();
-        let resolved = resolved.ok().filter(is_sound).unwrap_or_default();
-        let stages = stages(&manifest, &resolved);
+        let unreadable = |why: String| ReportError::unreadable(&path.join(FILE), why);
+        let manifest = Manifest::read(path).map_err(|error| unreadable(error.to_string()))?;
+        let manifest = manifest.ok_or_else(|| ReportError::NotARun(path.to_path_buf()))?;
+        let stages = manifest.graph.iter();
+        let stages: Vec<_> = stages
+            .map(|node| FinishedStage::of(node, &manifest))
+            .collect();
         stages
             .iter()
             .try_for_each(check_names)
-            .map_err(|why| ReportError::unreadable(&manifest_path, why))?;
+            .map_err(unreadable)?;
         Ok(FinishedRun {
             path: path.to_path_buf(),
-            sources: sources(&resolved),
-            stages,
             manifest,
-            resolved,
+            stages,
         })
     }
 
@@ -117,112 +119,89 @@ impl FinishedRun {
         Ok(())
     }
 
+    /// What a stage has left, as stages see it; its tables are read when they are asked for.
+    pub(crate) fn artifacts(&self, stage: &FinishedStage) -> Artifacts {
+        let mut artifacts = Artifacts::default();
+        for (name, _) in &stage.tables {
+            let path = table_path(&self.path, &stage.name, name);
+            artifacts.add_table(name, move || {
+                let bytes = files::read(&path, u64::MAX);
+                read_parquet(bytes.map_err(|error| StageError::Data(error.to_string()))?)
+            });
+        }
+        artifacts
+    }
+
     /// The stage of that name.
     pub(crate) fn stage(&self, name: &str) -> Option<&FinishedStage> {
         self.stages.iter().find(|stage| stage.name == name)
     }
 
-    /// Every stage of that kind, in order.
-    pub(crate) fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a FinishedStage> {
-        self.stages.iter().filter(move |stage| stage.kind == kind)
+    /// Every stage of that product, in order.
+    pub(crate) fn of(&self, product: Product) -> impl Iterator<Item = &FinishedStage> {
+        self.stages.iter().filter(move |stage| stage.is(product))
+    }
+
+    /// The summary that describes a sweep, and what it calls it (`steer`, `holdout`, …).
+    pub(crate) fn described(&self, sweep: &str) -> Option<(&FinishedStage, &str)> {
+        let summaries = self.of(Product::Summary);
+        let edges = summaries.flat_map(|s| s.node.stages.iter().map(move |edge| (s, edge)));
+        let of_sweep = edges.filter(|(_, edge)| edge.stage == sweep);
+        let of_sweep = of_sweep.map(|(summary, edge)| (summary, edge.field.as_str()));
+        of_sweep.min_by_key(|(summary, field)| (summary.name.as_str(), *field))
+    }
+
+    /// The tables that answer the study's question first, each with its stage.
+    pub(crate) fn main_tables(&self) -> Vec<(&FinishedStage, &'static MainTable, &Table)> {
+        let mut found = Vec::new();
+        for stage in &self.stages {
+            for (place, main) in stage.view().main_tables.iter().enumerate() {
+                let table = stage.table(main.name);
+                found.extend(table.map(|table| (place, (stage, main, table))));
+            }
+        }
+        // One table of all stages, then the next.
+        found.sort_by_key(|(place, (stage, ..))| (stage.node.product, *place));
+        found.into_iter().map(|(_, found)| found).collect()
+    }
+
+    /// What was found that is worth a reader's attention before all else.
+    pub(crate) fn conclusions(&self) -> impl Iterator<Item = &String> {
+        let concluding = self.stages.iter().filter(|stage| stage.view().concludes);
+        concluding.flat_map(FinishedStage::findings)
     }
 
     /// The name of the study.
     pub(crate) fn study(&self) -> &str {
-        self.manifest["study"].as_str().unwrap_or("study")
-    }
-}
-
-/// Names, kinds and references of a study's stages, each after those it refers to.
-pub(crate) fn graph(study: &Study) -> Vec<(String, &'static str, Vec<String>)> {
-    let after = |stage: &dyn crate::stages::Stage| {
-        let mut names: Vec<String> = Vec::new();
-        for (name, _) in stage.needs().stages {
-            if !names.contains(&name.value) {
-                names.push(name.value);
-            }
-        }
-        names
-    };
-    let of = |spec: &crate::plan::StageSpec| {
-        (
-            spec.name.clone(),
-            spec.shown_as(),
-            after(spec.stage.as_ref()),
-        )
-    };
-    study.stages.iter().map(of).collect()
-}
-
-/// The stages of the resolved study, with what the manifest says of each; those of the manifest alone where the study cannot be read.
-fn stages(manifest: &Json, resolved: &str) -> Vec<FinishedStage> {
-    let said = manifest["stages"].as_array().cloned().unwrap_or_default();
-    let named = |name: &str| said.iter().find(|stage| stage["name"] == name).cloned();
-    let text = |value: &Json, key: &str| value[key].as_str().unwrap_or_default().to_string();
-    let stage = |name: String, kind: String, after: Vec<String>, manifest: Json| FinishedStage {
-        status: manifest["status"].as_str().unwrap_or("not run").to_string(),
-        seconds: manifest["seconds"].as_f64().unwrap_or_default(),
-        name,
-        kind,
-        after,
-        manifest,
-        tables: Vec::new(),
-    };
-    let mut problems = Problems::default();
-    let document = spec::load_text(Path::new("resolved.yaml"), resolved, &[]).ok();
-    let study = document.and_then(|document| Study::read(document, "study", &mut problems));
-    match study {
-        Some(study) if !study.stages.is_empty() => graph(&study)
-            .into_iter()
-            .map(|(name, kind, after)| {
-                let manifest = named(&name).unwrap_or_default();
-                stage(name, kind.to_string(), after, manifest)
-            })
-            .collect(),
-        _ => said
-            .iter()
-            .map(|s| stage(text(s, "name"), text(s, "kind"), Vec::new(), s.clone()))
-            .collect(),
-    }
-}
-
-/// What each summary's `steer`, `holdout`, `random` and `xstest` name.
-fn sources(resolved: &str) -> BTreeMap<(String, String), String> {
-    let study: serde_yaml::Value = serde_yaml::from_str(resolved).unwrap_or_default();
-    let stages = study.get("stages").and_then(|stages| stages.as_mapping());
-    let mut sources = BTreeMap::new();
-    for (name, stage) in stages.into_iter().flatten() {
-        for source in ["steer", "holdout", "random", "xstest"] {
-            if let (Some(name), Some(swept)) =
-                (name.as_str(), stage.get(source).and_then(|v| v.as_str()))
-            {
-                sources.insert((name.to_string(), source.to_string()), swept.to_string());
-            }
+        match self.manifest.study.as_str() {
+            "" => "study",
+            name => name,
         }
     }
-    sources
 }
 
 /// Checks that a stage's name and those of its tables can name files in the run's folder, and none elsewhere.
 fn check_names(stage: &FinishedStage) -> Result<(), String> {
-    let listed = stage.manifest["tables"].as_array().into_iter().flatten();
-    let tables = listed.filter_map(|table| table["name"].as_str());
-    let mut names = [stage.name.as_str()].into_iter().chain(tables);
+    let tables = stage.result.iter().flat_map(|result| &result.tables);
+    let mut names = [&stage.name]
+        .into_iter()
+        .chain(tables.map(|table| &table.name));
     match names.find(|name| !files::is_plain_name(name)) {
         Some(name) => Err(format!("`{name}` cannot be the name of a stage or a table")),
         None => Ok(()),
     }
 }
 
+fn table_path(folder: &Path, stage: &str, table: &str) -> PathBuf {
+    let file = format!("{}.parquet", file_stem(stage, table));
+    folder.join("tables").join(file)
+}
+
 /// Reads the tables that the manifest lists; the Parquet, which keeps types.
 fn tables(folder: &Path, stage: &FinishedStage) -> Result<Vec<(String, Table)>, ReportError> {
-    let listed = stage.manifest["tables"].as_array().cloned();
     let mut tables = Vec::new();
-    for entry in listed.unwrap_or_default() {
-        let name = entry["name"].as_str().unwrap_or_default();
-        let path = folder
-            .join("tables")
-            .join(format!("{}.parquet", file_stem(&stage.name, name)));
+    for entry in stage.result.iter().flat_map(|result| &result.tables) {
+        let path = table_path(folder, &stage.name, &entry.name);
         let bytes =
             files::read(&path, u64::MAX).map_err(|error| ReportError::unreadable(&path, error))?;
         let mut table = Table::default();
@@ -231,17 +210,9 @@ fn tables(folder: &Path, stage: &FinishedStage) -> Result<Vec<(String, Table)>, 
             Ok(())
         });
         read.map_err(|error| ReportError::unreadable(&path, error))?;
-        tables.push((name.to_string(), table));
+        tables.push((entry.name.clone(), table));
     }
     Ok(tables)
-}
-
-/// The name of a table's files without the extension.
-pub(crate) fn file_stem(stage: &str, table: &str) -> String {
-    match table {
-        "" => stage.to_string(),
-        table => format!("{stage}.{table}"),
-    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@
 //! table        columns of text, numbers, flags, from Parquet or CSV
 //! column       the values of one
 //! finished     a run's folder, read
-//! figure       figures as data
-//! figures      which figures a stage has, and what is in them
+//! views        how each product is shown: the one table of it
+//! figures      the figures of each product
 //! svg          figures as SVG and PNG
 //! dag          the pipeline as Mermaid, Graphviz and SVG
 //! diff         two runs, or a run and what was published
@@ -24,30 +24,33 @@ mod dag;
 mod diff;
 mod drawn;
 mod drill;
-mod figure;
 mod figures;
 mod finished;
 mod page;
 mod svg;
 mod table;
 mod traces;
+mod views;
 mod write;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub(crate) use crate::figure::{
+    Axis, BASELINE, ColourScale, Figure, Mark, PALETTE, Panel, Shape, colour,
+};
 pub(crate) use column::{Labels, Values};
 pub(crate) use dag::{Node, graphviz, mermaid};
 pub(crate) use diff::Difference;
 pub use diff::{Tolerances, diff};
-pub(crate) use figure::{Axis, BASELINE, ColourScale, Figure, Mark, PALETTE, Panel, Shape, colour};
 pub(crate) use figures::figures;
 pub use finished::FinishedRun;
-pub(crate) use finished::{FinishedStage, file_stem, graph};
+pub(crate) use finished::FinishedStage;
 pub(crate) use svg::{png, svg};
 pub(crate) use table::Column;
 pub use table::Table;
 pub(crate) use traces::{Trace, traces};
+pub(crate) use views::{AtEnd, view};
 pub use write::write;
 pub(crate) use write::write_with;
 

@@ -5,17 +5,20 @@
 //! that is sent elsewhere has no other origin: its content security policy runs no script but its own two, turns no text into markup, and
 //! forbids another base and forms. (No policy forbids `<meta http-equiv=refresh>`: that there is no such markup is what keeps it out.)
 
+use std::collections::{BTreeMap, HashMap};
+
 use minijinja::{AutoEscape, Environment, Value, context};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use crate::harmless;
-use crate::stages::KINDS;
+use crate::manifest::{Manifest, Model, Prompts, Stage, StageStatus, file_stem};
+use crate::stages::{Product, kind_named};
 
 use super::{
     BASELINE, Column, Figure, FinishedRun, FinishedStage, PALETTE, ReportError, Table, Values,
 };
-use super::{dag, drill, file_stem};
+use super::{dag, drill};
 
 const TEMPLATE: &str = include_str!("page/template.html");
 const STYLE: &str = include_str!("page/style.css");
@@ -31,15 +34,47 @@ const MOST_TEXT_BYTES: usize = 500_000;
 /// What the page shows of a run's tables; the same for every run that has the same tables.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Content {
-    /// Whether the controls pass.
-    verdict: Json,
+    verdict: Verdict,
     /// The tables at the top.
-    main_tables: Json,
-    /// By stage, its figures and tables.
-    stages: Json,
+    main_tables: Vec<ShownTable>,
+    /// By stage.
+    stages: BTreeMap<String, Shown>,
     has_prompts: bool,
     /// Figures, tables and prompts, as JSON.
     data: String,
+}
+
+/// Whether the controls pass.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Verdict {
+    class: String,
+    headline: String,
+}
+
+/// The figures and tables of a stage.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Shown {
+    figures: Vec<ShownFigure>,
+    tables: Vec<ShownTable>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ShownFigure {
+    /// Its place among the figures of the data.
+    index: usize,
+    title: String,
+    note: String,
+    name: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ShownTable {
+    /// Its place among the tables of the data; none for one that is linked only.
+    id: Option<usize>,
+    title: String,
+    /// The name of its files.
+    stem: String,
+    note: String,
 }
 
 impl Content {
@@ -47,17 +82,16 @@ impl Content {
     pub(super) fn of(run: &FinishedRun, figures: &[Figure]) -> Self {
         let mut tables = Vec::new();
         let main_tables = main_tables(run, &mut tables);
-        let mut stages = serde_json::Map::new();
-        for stage in &run.stages {
-            stages.insert(stage.name.clone(), shown(stage, figures, &mut tables));
-        }
+        let stages = run.stages.iter();
+        let stages = stages.map(|s| (s.name.clone(), shown(s, figures, &mut tables)));
+        let stages = stages.collect();
         let sets = drill::drilled(run);
         let has_prompts = !sets.is_empty();
         let data = json!({ "figures": figures, "tables": tables, "sets": sets, "palette": PALETTE, "baseline": BASELINE });
         Content {
             verdict: verdict(run),
-            main_tables: json!(main_tables),
-            stages: Json::Object(stages),
+            main_tables,
+            stages,
             has_prompts,
             data: data.to_string(),
         }
@@ -72,40 +106,32 @@ pub(super) fn page(run: &FinishedRun, content: &Content) -> Result<String, Repor
     // A script that somehow got into the page would have to know this to run.
     let nonce = blake3::hash(content.data.as_bytes()).to_hex()[..32].to_string();
     let manifest = &run.manifest;
-    let stages: Vec<Json> = run
-        .stages
-        .iter()
-        .map(|stage| section(stage, &content.stages[&stage.name]))
+    let stages = run.stages.iter();
+    let stages: Vec<Json> = stages
+        .map(|stage| section(stage, content.stages.get(&stage.name)))
         .collect();
-    let sum = |key: &str| -> u64 {
-        run.stages
-            .iter()
-            .filter_map(|s| s.manifest[key].as_u64())
-            .sum()
+    let sum = |of: fn(&Stage) -> u64| -> u64 {
+        let results = run.stages.iter().filter_map(|stage| stage.result.as_ref());
+        results.map(of).fold(0, u64::saturating_add)
     };
-    let started = manifest["started"].as_str().unwrap_or_default();
-    let started = started
-        .split('.')
-        .next()
-        .unwrap_or_default()
-        .replace('T', " ");
+    let started = manifest.started.split('.').next().unwrap_or_default();
     let values = json!({
         "study": run.study(),
-        "question": manifest["question"],
+        "question": manifest.question,
         "models": models(manifest),
-        "found": manifest["findings"],
+        "found": manifest.findings,
         "prompts": prompts(manifest),
-        "started": started + " UTC",
-        "status": manifest["status"],
-        "error": manifest["error"],
-        "seconds": seconds(&manifest["seconds"]),
-        "computed": sum("cells_computed"),
-        "cached": sum("cells_cached"),
-        "passes": manifest["equivalent_forward_passes"],
+        "started": started.replace('T', " ") + " UTC",
+        "status": manifest.status,
+        "error": manifest.error,
+        "seconds": manifest.seconds.map_or(String::new(), seconds),
+        "computed": sum(|stage| stage.cells_computed),
+        "cached": sum(|stage| stage.cells_cached),
+        "passes": manifest.equivalent_forward_passes,
         "verdict": content.verdict,
-        "findings": run.of_kind("summary").flat_map(FinishedStage::findings).collect::<Vec<_>>(),
-        "key": manifest["key"],
-        "version": manifest["provenance"]["dial"],
+        "findings": run.conclusions().collect::<Vec<_>>(),
+        "key": manifest.key,
+        "version": manifest.provenance.dial,
         "provenance": provenance(manifest),
         "dag": dag::svg(&dag::of_run(run)),
         "echarts": ECHARTS_VERSION,
@@ -143,45 +169,40 @@ fn in_template(value: &Json) -> Value {
             let entries = map
                 .iter()
                 .map(|(name, value)| (name.clone(), in_template(value)));
-            Value::from(entries.collect::<std::collections::BTreeMap<String, Value>>())
+            Value::from(entries.collect::<BTreeMap<String, Value>>())
         }
     }
 }
 
-fn seconds(value: &Json) -> String {
-    value
-        .as_f64()
-        .map_or(String::new(), |seconds| match seconds {
-            s if s < 0.1 => format!("{:.0} ms", s * 1000.0),
-            s if s < 90.0 => format!("{s:.1} s"),
-            s => format!("{:.0} min", s / 60.0),
-        })
+fn seconds(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.1 => format!("{:.0} ms", s * 1000.0),
+        s if s < 90.0 => format!("{s:.1} s"),
+        s => format!("{:.0} min", s / 60.0),
+    }
 }
 
-fn models(manifest: &Json) -> Vec<Json> {
-    let models = manifest["models"].as_object().into_iter().flatten();
-    models
-        .map(|(name, model)| {
-            let config = &model["config"];
-            json!({ "name": name, "source": model["source"], "architecture": config["architecture"],
-                    "layers": config["n_layers"], "width": config["d_model"], "dtype": model["dtype"], "example": model["example"] })
-        })
-        .collect()
+fn models(manifest: &Manifest) -> Vec<Json> {
+    let model = |(name, model): (&String, &Model)| {
+        let config = &model.config;
+        json!({ "name": name, "source": model.source, "architecture": config.architecture,
+                "layers": config.n_layers, "width": config.d_model, "dtype": model.dtype, "example": model.example })
+    };
+    manifest.models.iter().map(model).collect()
 }
 
-fn prompts(manifest: &Json) -> Vec<Json> {
-    let sets = manifest["prompts"].as_object().into_iter().flatten();
-    sets.map(|(name, set)| {
-        let splits = set["splits"].as_object().into_iter().flatten();
+fn prompts(manifest: &Manifest) -> Vec<Json> {
+    let set = |(name, set): (&String, &Prompts)| {
+        let splits = set.splits.iter();
         let splits: Vec<String> = splits.map(|(split, n)| format!("{n} {split}")).collect();
-        json!({ "name": name, "path": set["path"], "splits": splits.join(", ") })
-    })
-    .collect()
+        json!({ "name": name, "path": set.path, "splits": splits.join(", ") })
+    };
+    manifest.prompts.iter().map(set).collect()
 }
 
-fn provenance(manifest: &Json) -> String {
-    let of = manifest["provenance"].as_object().into_iter().flatten();
-    let said = of.map(|(name, value)| match value {
+fn provenance(manifest: &Manifest) -> String {
+    let said = manifest.provenance_by_name().into_iter();
+    let said = said.map(|(name, value)| match value {
         Json::String(text) => format!("{name} {text}"),
         other => format!("{name} {other}"),
     });
@@ -189,20 +210,11 @@ fn provenance(manifest: &Json) -> String {
 }
 
 /// Whether the controls pass, as the run's summaries judge them.
-fn verdict(run: &FinishedRun) -> Json {
-    let tables = run
-        .of_kind("summary")
-        .filter_map(|s| s.table("learned_vs_random"));
-    let mut judged: Vec<bool> = Vec::new();
-    for table in tables {
-        judged.extend(
-            table
-                .numbers("controls_pass")
-                .iter()
-                .flatten()
-                .map(|pass| *pass == 1.0),
-        );
-    }
+fn verdict(run: &FinishedRun) -> Verdict {
+    let tables = run.of(Product::Summary);
+    let tables = tables.filter_map(|stage| stage.table("learned_vs_random"));
+    let judged = tables.flat_map(|table| table.numbers("controls_pass"));
+    let judged: Vec<bool> = judged.flatten().map(|pass| pass == 1.0).collect();
     let passed = judged.iter().filter(|pass| **pass).count();
     let (class, headline) = match (passed, judged.len()) {
         (_, 0) => ("", "The controls are not judged in this run".to_string()),
@@ -215,45 +227,26 @@ fn verdict(run: &FinishedRun) -> Json {
             format!("The controls do not all pass ({passed} of {all} comparisons)"),
         ),
     };
-    let lines: Vec<String> = run
-        .of_kind("summary")
-        .flat_map(FinishedStage::findings)
-        .collect();
-    json!({ "class": class, "headline": headline, "lines": lines })
+    Verdict {
+        class: class.to_string(),
+        headline,
+    }
 }
 
 /// The tables that answer the study's question first.
-fn main_tables(run: &FinishedRun, tables: &mut Vec<PackedTable>) -> Vec<Json> {
-    let wanted = [
-        (
-            "score",
-            "means",
-            "Scores without steering",
-            "Mean with bootstrap interval, refusal rate with Wilson interval, both 95 %.",
-        ),
-        (
-            "summary",
-            "learned_vs_random",
-            "The learned direction against random ones",
-            "Slope of mean score on α for each set, with a 95 % interval, and the largest gap over α (no interval); z and exact empirical p against random directions.",
-        ),
-        (
-            "summary",
-            "operating_points",
-            "Operating points",
-            "Smallest |α| that keeps each rate at or below its target (blank: none does), and the α of the largest gap. The rates there are in the summary's table.",
-        ),
-    ];
-    let mut shown = Vec::new();
-    for (kind, name, title, note) in wanted {
-        for stage in run.of_kind(kind) {
-            if let Some(table) = stage.table(name) {
-                tables.push(PackedTable::of(&at_a_glance(table)));
-                shown.push(json!({ "id": tables.len() - 1, "title": title, "note": format!("{note} ({})", file_stem(&stage.name, name)) }));
-            }
+fn main_tables(run: &FinishedRun, tables: &mut Vec<PackedTable>) -> Vec<ShownTable> {
+    let main_tables = run.main_tables().into_iter();
+    let shown = main_tables.map(|(stage, main, table)| {
+        tables.push(PackedTable::of(&at_a_glance(table)));
+        let stem = file_stem(&stage.name, main.name);
+        ShownTable {
+            id: Some(tables.len() - 1),
+            title: main.title.to_string(),
+            note: format!("{} ({stem})", main.note),
+            stem,
         }
-    }
-    shown
+    });
+    shown.collect()
 }
 
 /// Columns that the tables at the top do without; the stages' own have them.
@@ -319,16 +312,17 @@ fn with_interval(table: &Table, name: &str, low: &str, high: &str) -> Column {
     }
 }
 
-/// The figures and tables of a stage, for the template.
-fn shown(stage: &FinishedStage, figures: &[Figure], tables: &mut Vec<PackedTable>) -> Json {
-    let drawn = figures
-        .iter()
-        .enumerate()
-        .filter(|(_, figure)| figure.stage == stage.name);
-    let drawn: Vec<Json> = drawn
-        .map(|(index, f)| json!({ "index": index, "title": f.title, "note": f.note, "name": f.name }))
-        .collect();
-    let listed = stage.tables.iter().map(|(name, table)| {
+/// What the page shows of a stage's tables.
+fn shown(stage: &FinishedStage, figures: &[Figure], tables: &mut Vec<PackedTable>) -> Shown {
+    let of_stage = figures.iter().enumerate();
+    let of_stage = of_stage.filter(|(_, figure)| figure.stage == stage.name);
+    let figure = |(index, figure): (usize, &Figure)| ShownFigure {
+        index,
+        title: figure.title.clone(),
+        note: figure.note.clone(),
+        name: figure.name.clone(),
+    };
+    let table = |(name, table): &(String, Table)| {
         let (rows, stem) = (table.height(), file_stem(&stage.name, name));
         let id = (rows <= MOST_ROWS && text_bytes(table) <= MOST_TEXT_BYTES).then(|| {
             tables.push(PackedTable::of(table));
@@ -340,9 +334,17 @@ fn shown(stage: &FinishedStage, figures: &[Figure], tables: &mut Vec<PackedTable
                 "{rows} rows, too much to send along; the figures and the prompts above show them."
             ),
         };
-        json!({ "id": id, "title": stem, "stem": stem, "note": note })
-    });
-    json!({ "figures": drawn, "tables": listed.collect::<Vec<_>>() })
+        ShownTable {
+            id,
+            title: stem.clone(),
+            stem,
+            note,
+        }
+    };
+    Shown {
+        figures: of_stage.map(figure).collect(),
+        tables: stage.tables.iter().map(table).collect(),
+    }
 }
 
 /// Bytes of the column of what models wrote, if a table has one.
@@ -354,20 +356,21 @@ fn text_bytes(table: &Table) -> usize {
 }
 
 /// What the template shows of a stage.
-fn section(stage: &FinishedStage, shown: &Json) -> Json {
-    let about = KINDS
-        .iter()
-        .find(|kind| kind.name == stage.kind)
-        .map_or("", |kind| kind.about);
-    let count = |key: &str| stage.manifest[key].as_u64().unwrap_or_default();
+fn section(stage: &FinishedStage, shown: Option<&Shown>) -> Json {
+    let nothing = Stage::default();
+    let result = stage.result.as_ref().unwrap_or(&nothing);
+    let when_computed = match result.status {
+        Some(StageStatus::Cached) => result.seconds_when_computed.map(seconds),
+        _ => None,
+    };
     json!({
-        "name": stage.name, "kind": stage.kind, "about": about, "status": stage.status,
-        "seconds": seconds(&json!(stage.seconds)),
-        "when_computed": if stage.status == "cached" { seconds(&stage.manifest["seconds_when_computed"]) } else { String::new() },
-        "cells": format!("{} cells computed, {} from the cache", count("cells_computed"), count("cells_cached")),
-        "findings": stage.findings(), "figures": shown["figures"], "tables": shown["tables"],
-        "key": stage.manifest["key"],
-        "inputs": serde_json::to_string_pretty(&stage.manifest["inputs"]).unwrap_or_default(),
+        "name": stage.name, "kind": stage.kind, "about": kind_named(&stage.kind).map_or("", |kind| kind.about),
+        "status": stage.status(), "seconds": seconds(result.seconds), "when_computed": when_computed.unwrap_or_default(),
+        "cells": format!("{} cells computed, {} from the cache", result.cells_computed, result.cells_cached),
+        "findings": result.findings,
+        "figures": shown.map(|shown| &shown.figures), "tables": shown.map(|shown| &shown.tables),
+        "key": result.key,
+        "inputs": serde_json::to_string_pretty(&result.inputs).unwrap_or_default(),
     })
 }
 
@@ -375,15 +378,37 @@ fn section(stage: &FinishedStage, shown: &Json) -> Json {
 #[derive(Serialize)]
 struct PackedTable {
     rows: usize,
-    columns: Vec<Json>,
+    columns: Vec<PackedColumn>,
+}
+
+#[derive(Serialize)]
+struct PackedColumn {
+    name: String,
+    #[serde(flatten)]
+    values: Packed,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Packed {
+    Number {
+        values: Vec<Json>,
+    },
+    Flag {
+        values: Vec<Option<u8>>,
+    },
+    /// Each value is the place of its word.
+    Text {
+        words: Vec<String>,
+        values: Vec<Option<usize>>,
+    },
 }
 
 impl PackedTable {
     fn of(table: &Table) -> Self {
-        let columns = table.columns.iter().map(|column| {
-            let mut packed = pack(&column.values);
-            packed["name"] = json!(column.name);
-            packed
+        let columns = table.columns.iter().map(|column| PackedColumn {
+            name: column.name.clone(),
+            values: pack(&column.values),
         });
         PackedTable {
             rows: table.height(),
@@ -392,34 +417,30 @@ impl PackedTable {
     }
 }
 
-fn pack(values: &Values) -> Json {
+fn pack(values: &Values) -> Packed {
     match values {
         Values::Number(values) => {
-            let values: Vec<Json> = values
-                .iter()
-                .map(|value| value.map_or(Json::Null, six_digits))
-                .collect();
-            json!({ "type": "number", "values": values })
+            let values = values.iter();
+            let values = values.map(|value| value.map_or(Json::Null, six_digits));
+            Packed::Number {
+                values: values.collect(),
+            }
         }
-        Values::Flag(values) => {
-            let values: Vec<Option<u8>> = values.iter().map(|value| value.map(u8::from)).collect();
-            json!({ "type": "flag", "values": values })
-        }
+        Values::Flag(values) => Packed::Flag {
+            values: values.iter().map(|value| value.map(u8::from)).collect(),
+        },
         Values::Text(values) => {
-            let mut words: Vec<&str> = Vec::new();
-            let mut known = std::collections::HashMap::new();
-            let codes: Vec<Option<usize>> = values
-                .iter()
-                .map(|value| {
-                    value.map(|text| {
-                        *known.entry(text).or_insert_with(|| {
-                            words.push(text);
-                            words.len() - 1
-                        })
-                    })
-                })
-                .collect();
-            json!({ "type": "text", "words": words, "values": codes })
+            let mut words: Vec<String> = Vec::new();
+            let mut places = HashMap::new();
+            let places = values.iter().map(|text| {
+                let text = text?;
+                Some(*places.entry(text).or_insert_with(|| {
+                    words.push(text.to_string());
+                    words.len() - 1
+                }))
+            });
+            let values = places.collect();
+            Packed::Text { words, values }
         }
     }
 }

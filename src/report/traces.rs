@@ -1,7 +1,7 @@
 //! A sweep as curves of plain numbers, for charts in a line of text.
 
-use super::FinishedRun;
 use super::figures::{distinct, points};
+use super::{FinishedRun, FinishedStage};
 
 /// A curve over α.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,9 +29,9 @@ pub(crate) fn traces(run: &FinishedRun, only: Option<&str>) -> Vec<Trace> {
         .stages
         .iter()
         .filter(|stage| only.is_none_or(|name| name == stage.name));
-    for stage in
-        stages.filter(|s| matches!(s.kind.as_str(), "steer" | "holdout" | "random" | "xstest"))
-    {
+    let is_sweep =
+        |stage: &&FinishedStage| stage.node.product.is_some_and(|product| product.is_sweep());
+    for stage in stages.filter(is_sweep) {
         let points = points(run, stage);
         for place in distinct(points.iter().map(|point| (&point.place, &point.direction))) {
             let mut here: Vec<_> = points

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use crate::cache::Cache;
+use crate::manifest::RunStatus;
 
 use super::drawn::{self, Drawn};
 use super::page::{Content, page};
@@ -34,7 +35,7 @@ pub(crate) fn write_with(folder: &Path, cache: &Cache) -> Result<PathBuf, Report
     run.load_tables()?;
     let drawn = draw_into(&figures, &run)?;
     // What was cut short is seldom drawn again, and a cache that cannot be written costs the next run a drawing.
-    if run.manifest["status"] == "complete"
+    if run.manifest.status == Some(RunStatus::Complete)
         && let Err(error) = drawn::keep(cache, &key, &run, &drawn)
     {
         tracing::debug!("{error}");

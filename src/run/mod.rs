@@ -2,15 +2,17 @@
 //!
 //! Nothing here prints. What happens is told as [`Event`]s to a callback; only `cli` shows them.
 
+mod engine;
 mod evaluator;
 mod folder;
-mod models;
-mod selection;
+mod local;
 mod stage;
 mod status;
 mod storage;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,15 +20,17 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::cache::{Cache, CacheError, Lease};
+use crate::cache::{CacheError, Lease};
 use crate::model::DeviceName;
-use crate::plan::{PlanError, StageSpec, Study};
-use crate::stages::{Artifacts, Inputs, StageError};
+use crate::plan::{Opened, StageSpec, Study, Walk};
+use crate::stages::{Artifacts, StageError};
 
+use engine::Engine;
 use folder::RunFolder;
-use stage::{State, Surroundings};
+use local::LocalEngine;
+use stage::Runner;
 
-pub(crate) use selection::Selection;
+pub(crate) use crate::manifest::StageStatus;
 pub use status::run_summaries;
 pub(crate) use status::{RunState, RunSummary};
 pub(crate) use storage::{Criteria, Usage, collect};
@@ -42,8 +46,6 @@ pub(crate) struct Options {
     /// Bytes that the keys, values and residual streams of prefilled prompts may take, for each model; half of the free memory where none
     /// is given. What does not fit is computed again.
     pub(crate) prefix_bytes: Option<usize>,
-    /// Which stages to run.
-    pub(crate) selection: Selection,
     /// Stages that are computed again although they are cached, and compared with what is cached.
     pub(crate) force: Vec<String>,
     /// Whether stages that do not build on one that failed are run.
@@ -52,32 +54,11 @@ pub(crate) struct Options {
     pub(crate) command: Vec<String>,
 }
 
-/// How a stage ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum StageStatus {
-    /// Its output was in the cache.
-    Cached,
-    /// It ran.
-    Computed,
-    /// It ran although it was cached, and gave the same bits.
-    Recomputed,
-    /// It failed.
-    Failed,
-    /// A stage that it needs failed.
-    Blocked,
-    /// The person stopped it.
-    Interrupted,
-}
-
 /// What became of one stage.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct StageReport {
-    /// Name in the study.
     pub(crate) name: String,
-    /// Name of its kind.
     pub(crate) kind: &'static str,
-    /// How it ended.
     pub(crate) status: StageStatus,
     /// Distinct cells computed.
     pub(crate) cells_computed: u64,
@@ -90,7 +71,6 @@ pub(crate) struct StageReport {
 /// What became of a run.
 #[derive(Debug)]
 pub(crate) struct RunReport {
-    /// The run's folder.
     pub(crate) run_dir: PathBuf,
     /// Its stages, as far as it got.
     pub(crate) stages: Vec<StageReport>,
@@ -109,38 +89,28 @@ pub(crate) struct RunReport {
 pub(crate) enum Event<'a> {
     /// The run's folder was made.
     Started {
-        /// The folder.
         run_dir: &'a std::path::Path,
         /// What a reader should know of models and prompt sets.
         findings: &'a [String],
     },
-    /// A stage starts.
     StageStarted {
-        /// Its name.
         name: &'a str,
     },
-    /// A model's weights are being loaded.
+    /// The weights of the model of that name are about to be loaded.
     Loading {
-        /// Name of the model.
         model: &'a str,
     },
-    /// Prompts were prefilled.
+    /// So many of the prompts that are needed now are prefilled.
     Prefilled {
-        /// So far.
         done: usize,
-        /// Of these.
         total: usize,
     },
-    /// Cells were computed.
+    /// So many of the cells that were missing in this round have a value.
     Computed {
-        /// So far in this round.
         done: usize,
-        /// Of these.
         total: usize,
     },
-    /// A stage ended.
     StageEnded {
-        /// What became of it.
         report: &'a StageReport,
         /// Sentences worth a reader's attention.
         findings: &'a [String],
@@ -150,9 +120,7 @@ pub(crate) enum Event<'a> {
 /// Why a run could not start or go on.
 #[derive(Debug)]
 pub(crate) enum RunError {
-    /// The study cannot be done as written.
-    Plan(PlanError),
-    /// There is no stage of that name to run.
+    /// There is no stage of that name to compute again.
     UnknownStage(String),
     /// The cache or the run's folder cannot be written.
     Cache(CacheError),
@@ -161,7 +129,6 @@ pub(crate) enum RunError {
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RunError::Plan(error) => write!(f, "{error}"),
             RunError::UnknownStage(message) => f.write_str(message),
             RunError::Cache(error) => write!(f, "{error}"),
         }
@@ -170,34 +137,45 @@ impl fmt::Display for RunError {
 
 impl std::error::Error for RunError {}
 
-impl From<PlanError> for RunError {
-    fn from(error: PlanError) -> Self {
-        RunError::Plan(error)
-    }
-}
-
 impl From<CacheError> for RunError {
     fn from(error: CacheError) -> Self {
         RunError::Cache(error)
     }
 }
 
-/// Runs a study. `stop` is looked at between tiles; once set, the work in hand is committed and the run ends as interrupted.
+/// Runs the stages of a study that are to be run. `stop` is looked at between tiles; once set, the work in hand is committed and the run
+/// ends as interrupted.
 ///
 /// # Errors
 /// [`RunError`] where the run could not start or its folder could not be written; a stage that fails is told in the report.
 pub(crate) fn run(
-    study: &Study,
-    inputs: &Inputs,
-    cache: &Cache,
+    opened: &Opened,
+    options: &Options,
+    stop: &AtomicBool,
+    on_event: &mut dyn FnMut(Event<'_>),
+) -> Result<RunReport, RunError> {
+    let mut engine = LocalEngine::new(&opened.inputs, options.device, options.prefix_bytes);
+    run_on(&mut engine, opened, options, stop, on_event)
+}
+
+/// The same on any engine that has the study's models.
+fn run_on(
+    engine: &mut dyn Engine,
+    opened: &Opened,
     options: &Options,
     stop: &AtomicBool,
     on_event: &mut dyn FnMut(Event<'_>),
 ) -> Result<RunReport, RunError> {
     let started = Instant::now();
-    let wanted = options.selection.stages(study)?;
-    selection::check_forced(study, &wanted, &options.force)?;
-    let mut folder = RunFolder::create(study, inputs, (cache.folder(), options, &wanted))?;
+    let Opened {
+        study,
+        inputs,
+        cache,
+        wanted,
+        ..
+    } = opened;
+    check_forced(study, wanted, &options.force)?;
+    let mut folder = RunFolder::create(study, inputs, (cache.folder(), options, wanted))?;
     on_event(Event::Started {
         run_dir: folder.path(),
         findings: &inputs.findings,
@@ -205,75 +183,42 @@ pub(crate) fn run(
     folder.expect("log.jsonl");
     let lease = cache.lease(folder.path());
     wait_for_collection(&lease, stop);
-    let mut state = State::new(inputs, options, lease);
-    let mut report = loop {
-        let stages = study.stages.iter().filter(|s| wanted.contains(&s.name));
-        let mut around = Surroundings {
-            cache,
-            folder: &mut folder,
-            stop,
-            on_event: &mut *on_event,
-        };
-        if let Some(report) = go_through(stages, &mut state, &mut around, options) {
-            break report;
-        }
-        // Each time packs have been moved aside, so that this comes to an end.
-        state.start_over();
-        folder.start_over();
+    let mut report = RunReport::of(&folder);
+    let mut runner = Runner {
+        lease: &lease,
+        engine,
+        folder: &mut folder,
+        options,
+        stop,
+        on_event,
+        report: &mut report,
     };
-    report.outputs = state.inputs.stages;
+    let mut walk = Walk::new(inputs, cache);
+    let stages = study.stages.iter().filter(|s| wanted.contains(&s.name));
+    let Ok(()) = walk.go(stages, &mut runner);
+    report.outputs = walk.inputs.stages;
     report.seconds = started.elapsed().as_secs_f64();
     folder.finish(&report)?;
     Ok(report)
 }
 
-/// Runs stage after stage. None where the cache turned out to hold what cannot be right, on which some of the stages may rest.
-fn go_through<'s>(
-    stages: impl Iterator<Item = &'s StageSpec>,
-    state: &mut State,
-    around: &mut Surroundings<'_>,
-    options: &Options,
-) -> Option<RunReport> {
-    let mut report = RunReport::of(around.folder);
-    for spec in stages {
-        if state.is_blocked(spec) {
-            let blocked = StageReport::of(spec, StageStatus::Blocked);
-            (around.on_event)(Event::StageEnded {
-                report: &blocked,
-                findings: &[],
-            });
-            report.stages.push(blocked);
-            continue;
-        }
-        (around.on_event)(Event::StageStarted { name: &spec.name });
-        let (stage_report, outcome) = state.run_stage(spec, around);
-        if let Err(StageError::Untrusted(_)) = &outcome {
-            return None;
-        }
-        let findings = outcome.as_ref().map_or(&[][..], |record| &record.findings);
-        (around.on_event)(Event::StageEnded {
-            report: &stage_report,
-            findings,
-        });
-        report.stages.push(stage_report);
-        match outcome {
-            Ok(_) => {
-                let passes = spec.stage.cost(&state.inputs).equivalent_forward_passes;
-                report.equivalent_forward_passes =
-                    report.equivalent_forward_passes.saturating_add(passes);
-            }
-            Err(error) => {
-                let ends = !options.keep_going
-                    || matches!(error, StageError::Interrupted)
-                    || around.folder.check_is_there().is_err();
-                report.failures.push((spec.name.clone(), error));
-                if ends {
-                    break;
-                }
-            }
-        }
+/// Checks that the stages to compute again are among those to run.
+fn check_forced(
+    study: &Study,
+    wanted: &BTreeSet<String>,
+    forced: &[String],
+) -> Result<(), RunError> {
+    for stage in forced.iter().filter(|stage| !wanted.contains(*stage)) {
+        let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        return Err(RunError::UnknownStage(match study.unknown_stage(stage) {
+            Some(hint) => format!("the study has no stage `{stage}` to run with `--force`; {hint}"),
+            None => format!(
+                "stage `{stage}` is to be computed again with `--force`, but is not among the stages to run: `{}`",
+                wanted.join("`, `")
+            ),
+        }));
     }
-    Some(report)
+    Ok(())
 }
 
 /// Waits while somebody deletes from the cache, who may have looked for runs before this one was there.

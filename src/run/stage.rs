@@ -1,123 +1,150 @@
-//! One stage of a run: its output from the cache, or computed, stored and handed to the person.
+//! The stages of a run: the output of each from the cache, or computed, stored and handed to the person.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
-use crate::cache::{Cache, CacheError, Key, Lease};
+use crate::cache::{CacheError, Key, Lease};
 use crate::model::Dtype;
-use crate::plan::{self, StageRecord, StageSpec, StoredOutput};
-use crate::stages::{Artifacts, Direction, Inputs, StageError};
+use crate::plan::{
+    self, Next, StageRecord, StageSpec, State, StoredOutput, Visited, Visitor, Walk,
+};
+use crate::stages::{Artifacts, Direction, Inputs, Output, StageError};
 
+use super::engine::Engine;
 use super::evaluator::CachedEvaluator;
 use super::folder::RunFolder;
-use super::models::LoadedModels;
-use super::{Event, Options, StageReport, StageStatus};
+use super::{Event, Options, RunReport, StageReport, StageStatus};
 
-/// What a stage is run among.
-pub(super) struct Surroundings<'a> {
-    pub(super) cache: &'a Cache,
+/// Runs the stages that a walk comes to.
+pub(super) struct Runner<'a> {
+    pub(super) lease: &'a Lease,
+    pub(super) engine: &'a mut dyn Engine,
     pub(super) folder: &'a mut RunFolder,
+    pub(super) options: &'a Options,
     pub(super) stop: &'a AtomicBool,
     pub(super) on_event: &'a mut dyn FnMut(Event<'_>),
+    pub(super) report: &'a mut RunReport,
 }
 
-/// What has been learned so far.
-pub(super) struct State {
-    lease: Lease,
-    pub(super) inputs: Inputs,
-    /// Content hashes of the outputs, by name of the stage.
-    contents: BTreeMap<String, Key>,
-    models: LoadedModels,
-    /// Names of the stages that are computed again although they are cached.
-    force: BTreeSet<String>,
-}
+impl Visitor for Runner<'_> {
+    type Error = Infallible;
 
-impl State {
-    pub(super) fn new(inputs: &Inputs, options: &Options, lease: Lease) -> Self {
-        State {
-            lease,
-            inputs: inputs.clone(),
-            contents: BTreeMap::new(),
-            models: LoadedModels::new(options.device, options.prefix_bytes),
-            force: options.force.iter().cloned().collect(),
-        }
-    }
-
-    /// Forgets what the stages gave: it may rest on values that cannot be trusted, and what does is gone from the cache by now.
-    pub(super) fn start_over(&mut self) {
-        self.contents.clear();
-        self.inputs.stages.clear();
-    }
-
-    /// Whether a stage that it needs has not given its output.
-    pub(super) fn is_blocked(&self, spec: &StageSpec) -> bool {
-        let needs = spec.stage.needs().stages;
-        needs
-            .iter()
-            .any(|(name, _)| !self.contents.contains_key(&name.value))
-    }
-
-    pub(super) fn run_stage(
+    fn visit(
         &mut self,
-        spec: &StageSpec,
-        around: &mut Surroundings<'_>,
-    ) -> (StageReport, Result<StageRecord, StageError>) {
-        let started = Instant::now();
+        stage: Visited<'_>,
+        state: Result<State, CacheError>,
+        walk: &mut Walk<'_>,
+    ) -> Result<Next, Infallible> {
+        let spec = stage.spec;
+        if matches!(&state, Ok(State::Unknown { stages, .. }) if !stages.is_empty()) {
+            self.ended(StageReport::of(spec, StageStatus::Blocked), &[]);
+            return Ok(Next::Unknown);
+        }
+        (self.on_event)(Event::StageStarted { name: &spec.name });
         let mut report = StageReport::of(spec, StageStatus::Failed);
-        let output = self.output(spec, around, &mut report);
+        let outcome = self.run_stage(&stage, state, walk, &mut report);
+        Ok(match outcome {
+            Ok((record, artifacts)) => {
+                self.ended(report, &record.findings);
+                let passes = spec.stage.cost(&walk.inputs).equivalent_forward_passes;
+                let all = &mut self.report.equivalent_forward_passes;
+                *all = all.saturating_add(passes);
+                Next::Known(record, Some(artifacts))
+            }
+            // What is wrong has been moved aside, so that starting over comes to an end.
+            Err(StageError::Untrusted(_)) => Next::StartOver,
+            Err(error) => {
+                if let StageError::Interrupted = error {
+                    report.status = StageStatus::Interrupted;
+                }
+                self.ended(report, &[]);
+                let ends = !self.options.keep_going
+                    || matches!(error, StageError::Interrupted)
+                    || self.folder.check_is_there().is_err();
+                self.report.failures.push((spec.name.clone(), error));
+                match ends {
+                    true => Next::End,
+                    false => Next::Unknown,
+                }
+            }
+        })
+    }
+
+    fn start_over(&mut self) {
+        *self.report = RunReport::of(self.folder);
+        self.folder.start_over();
+    }
+}
+
+impl Runner<'_> {
+    fn ended(&mut self, report: StageReport, findings: &[String]) {
+        (self.on_event)(Event::StageEnded {
+            report: &report,
+            findings,
+        });
+        self.report.stages.push(report);
+    }
+
+    /// The stage's record and what it left, from the cache or by running it; handed to the person.
+    fn run_stage(
+        &mut self,
+        stage: &Visited<'_>,
+        state: Result<State, CacheError>,
+        walk: &Walk<'_>,
+        report: &mut StageReport,
+    ) -> Result<(StageRecord, Artifacts), StageError> {
+        let started = Instant::now();
+        let key = plan::key_of(&stage.key_parts);
+        let output = self.output(stage, (&key, state), walk, report);
         // What cannot be handed to the person is a failure of the stage, too.
-        let outcome = output.and_then(|(key, record, left)| {
-            around
-                .folder
-                .add_stage(&spec.name, &key, &record, (&report, around.cache))
-                .map_err(cache_failed)?;
-            self.contents.insert(spec.name.clone(), record.content());
-            self.inputs.stages.insert(spec.name.clone(), left.into());
-            Ok(record)
+        let outcome = output.and_then(|(record, artifacts)| {
+            let (name, told) = (&stage.spec.name, (&*report, walk.cache));
+            self.folder.add_stage(name, &key, &record, told)?;
+            Ok((record, artifacts))
         });
         report.seconds = started.elapsed().as_secs_f64();
-        match &outcome {
-            Ok(_) => {}
-            Err(StageError::Interrupted) => report.status = StageStatus::Interrupted,
-            Err(_) => report.status = StageStatus::Failed,
+        if outcome.is_err() {
+            report.status = StageStatus::Failed;
         }
-        (report, outcome)
+        outcome
     }
 
-    /// The stage's key, record and what it left, from the cache or by running it.
     fn output(
         &mut self,
-        spec: &StageSpec,
-        around: &mut Surroundings<'_>,
+        stage: &Visited<'_>,
+        (key, state): (&Key, Result<State, CacheError>),
+        walk: &Walk<'_>,
         report: &mut StageReport,
-    ) -> Result<(Key, StageRecord, Artifacts), StageError> {
-        if around.stop.load(Ordering::Relaxed) {
+    ) -> Result<(StageRecord, Artifacts), StageError> {
+        if self.stop.load(Ordering::Relaxed) {
             return Err(StageError::Interrupted);
         }
-        let parts = plan::key_parts(spec, &self.inputs, &self.contents).ok_or_else(|| {
-            StageError::Internal(format!("stage `{}` runs before what it needs", spec.name))
-        })?;
-        let key = plan::key_of(&parts);
-        let cached = around.cache.stage_record::<StageRecord>(&key);
-        let cached = cached.map_err(cache_failed)?;
-        let forced = self.force.contains(&spec.name);
+        let name = &stage.spec.name;
+        let cached = match state? {
+            State::Cached(record) | State::Incomplete(record) => Some(record),
+            State::Missing => None,
+            State::Unknown { .. } => {
+                let message = format!("stage `{name}` runs before what it needs");
+                return Err(StageError::Internal(message));
+            }
+        };
+        let forced = self.options.force.contains(name);
         if let (Some(record), false) = (&cached, forced)
-            && let Some(left) = plan::load_artifacts(record, around.cache)?
+            && let Some(artifacts) = plan::load_artifacts(record, walk.cache)?
         {
             report.status = StageStatus::Cached;
             report.cells_cached = record.cells;
-            return Ok((key, record.clone(), left));
+            return Ok((record.clone(), artifacts));
         }
-        around
-            .folder
-            .stage_computes(&spec.name)
-            .map_err(cache_failed)?;
+        self.folder.stage_computes(name)?;
         // One that is not cached is just run: its cells may be what a forced run that was killed has left.
         let again = forced && cached.is_some();
-        let (record, directions) = self.compute(spec, around, (parts, again), report)?;
+        let (record, directions) = self.compute(stage, walk, again, report)?;
+        report.status = StageStatus::Computed;
         if let (Some(cached), true) = (&cached, forced) {
             if record.content() != cached.content() {
                 return Err(StageError::NotReproduced(different_artifacts(
@@ -126,95 +153,102 @@ impl State {
             }
             report.status = StageStatus::Recomputed;
         }
-        let put = around.cache.put_stage_record(&key, &record);
-        put.map_err(cache_failed)?;
-        let left = plan::stored_artifacts(&record, directions, around.cache);
-        Ok((key, record, left))
+        walk.cache.put_stage_record(key, &record)?;
+        let artifacts = plan::stored_artifacts(&record, directions, walk.cache);
+        Ok((record, artifacts))
     }
 
     /// Runs a stage, its cached cells computed `again` or not, and stores what it gives, but not yet its record. Also its directions.
     fn compute(
         &mut self,
-        spec: &StageSpec,
-        around: &mut Surroundings<'_>,
-        (parts, again): (Json, bool),
+        stage: &Visited<'_>,
+        walk: &Walk<'_>,
+        again: bool,
         report: &mut StageReport,
     ) -> Result<(StageRecord, Vec<Direction>), StageError> {
         let started = Instant::now();
-        let weights = self.weights(spec);
-        let mut origin = around.folder.origin(spec);
-        origin["weights"] = json!(weights);
-        let mut on_event = |event: Event<'_>| {
-            if let Event::Computed { done, total } = event
-                && !around.folder.stage_has(done, total)
-            {
-                // The run has failed, and says so when it ends.
-                around.stop.store(true, Ordering::Relaxed);
-            }
-            (around.on_event)(event);
-        };
-        let mut evaluator = CachedEvaluator::new(
-            (around.cache, &self.lease, origin),
-            &self.inputs,
-            &mut self.models,
-            around.stop,
-            &mut on_event,
-        );
-        if again {
-            evaluator.compute_again();
-        }
-        let outcome = spec.stage.run(&self.inputs, &mut evaluator);
-        (report.cells_computed, report.cells_cached) = evaluator.counts();
-        evaluator.check_reproduced()?;
-        let mut output = outcome?;
-        let packs = evaluator.packs()?;
-        output.findings.extend(self.rounding(spec));
-        let stored = StoredOutput::store(&output, around.cache)?;
-        report.status = StageStatus::Computed;
+        let weights = weights(stage.spec, &walk.inputs);
+        let (mut output, packs) = self.evaluate(stage.spec, walk, (again, &weights), report)?;
+        output.findings.extend(rounding(stage.spec, &walk.inputs));
+        let stored = StoredOutput::store(&output, walk.cache)?;
         let record = StageRecord {
             tables: stored.tables,
             directions: stored.directions,
             findings: output.findings,
-            key_parts: parts,
+            key_parts: stage.key_parts.clone(),
             seconds: started.elapsed().as_secs_f64(),
             cells: report.cells_computed + report.cells_cached,
             packs,
             weights,
-            stage: spec.name.clone(),
+            stage: stage.spec.name.clone(),
             created: jiff::Timestamp::now().to_string(),
-            ..StageRecord::default()
         };
         Ok((record, output.directions))
     }
 
-    /// The hashes of the weight files that a stage's models are read from.
-    fn weights(&self, spec: &StageSpec) -> Vec<Key> {
-        let needs = spec.stage.needs().models.into_iter();
-        let models = needs.filter_map(|name| self.inputs.models.get(&name.value));
-        let hashes: BTreeSet<Key> = models
-            .flat_map(|model| model.weight_hashes().iter().copied().map(Key::from))
-            .collect();
-        hashes.into_iter().collect()
+    /// What a stage gives, and the packs that hold its cells.
+    fn evaluate(
+        &mut self,
+        spec: &StageSpec,
+        walk: &Walk<'_>,
+        (again, weights): (bool, &[Key]),
+        report: &mut StageReport,
+    ) -> Result<(Output, Vec<Key>), StageError> {
+        let mut origin = self.folder.origin(spec);
+        origin["weights"] = json!(weights);
+        let mut on_event = |event: Event<'_>| {
+            if let Event::Computed { done, total } = event
+                && !self.folder.stage_has(done, total)
+            {
+                // The run has failed, and says so when it ends.
+                self.stop.store(true, Ordering::Relaxed);
+            }
+            (self.on_event)(event);
+        };
+        let mut evaluator = CachedEvaluator::new(
+            (walk.cache, self.lease),
+            &origin,
+            &mut *self.engine,
+            self.stop,
+            &mut on_event,
+        );
+        if again {
+            evaluator.values.compare();
+        }
+        let outcome = spec.stage.run(&walk.inputs, &mut evaluator);
+        (report.cells_computed, report.cells_cached) = evaluator.values.counts();
+        evaluator.values.check_reproduced()?;
+        Ok((outcome?, evaluator.values.packs()?))
     }
+}
 
-    /// Says of a stage whose models compute in a short format that its numbers carry that format's rounding.
-    fn rounding(&self, spec: &StageSpec) -> Vec<String> {
-        let needs = spec.stage.needs();
-        let models = needs.models.iter().filter_map(|name| {
-            let model = self.inputs.models.get(&name.value)?;
-            let digits = match model.dtype() {
-                Dtype::Float32 => return None,
-                Dtype::BFloat16 => 8,
-                Dtype::Float16 => 11,
-            };
-            Some(format!(
-                "model `{}` computes in {}: its numbers carry the rounding of {digits} significant bits",
-                name.value,
-                model.dtype().name()
-            ))
-        });
-        models.collect()
-    }
+/// The hashes of the weight files that a stage's models are read from.
+fn weights(spec: &StageSpec, inputs: &Inputs) -> Vec<Key> {
+    let needs = spec.stage.needs().models.into_iter();
+    let models = needs.filter_map(|name| inputs.models.get(&name.value));
+    let hashes: BTreeSet<Key> = models
+        .flat_map(|model| model.weight_hashes().iter().copied().map(Key::from))
+        .collect();
+    hashes.into_iter().collect()
+}
+
+/// Says of a stage whose models compute in a short format that its numbers carry that format's rounding.
+fn rounding(spec: &StageSpec, inputs: &Inputs) -> Vec<String> {
+    let needs = spec.stage.needs();
+    let models = needs.models.iter().filter_map(|name| {
+        let model = inputs.models.get(&name.value)?;
+        let digits = match model.dtype() {
+            Dtype::Float32 => return None,
+            Dtype::BFloat16 => 8,
+            Dtype::Float16 => 11,
+        };
+        Some(format!(
+            "model `{}` computes in {}: its numbers carry the rounding of {digits} significant bits",
+            name.value,
+            model.dtype().name()
+        ))
+    });
+    models.collect()
 }
 
 /// Says which artifacts of a stage are not the same as before.
@@ -236,8 +270,4 @@ fn different_artifacts(cached: &StageRecord, now: &StageRecord) -> String {
          stage's code has changed and its version has not",
         different.join(", ")
     )
-}
-
-fn cache_failed(error: CacheError) -> StageError {
-    StageError::Cache(error.to_string())
 }

@@ -1,14 +1,13 @@
 //! The runs there are, from the `run.json` of each, and whether those that say they are running are alive.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde_json::Value as Json;
 
 use crate::cache::{Cache, CacheError, User};
 use crate::files;
+use crate::manifest::{Manifest, RunStatus, Stage, StageStatus};
 
 /// How a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -79,35 +78,27 @@ pub fn run_summaries(runs: &Path) -> Result<Vec<RunSummary>, CacheError> {
     let mut summaries = Vec::new();
     let mut alive = Alive::default();
     for study in folders(runs)? {
-        let mut newest: Vec<(Json, RunSummary)> = Vec::new();
+        let mut newest: Vec<(Option<Manifest>, RunSummary)> = Vec::new();
         for folder in folders(&study)?.into_iter().rev() {
-            let manifest = match manifest(&folder) {
+            let manifest = match Manifest::read(&folder) {
                 Ok(Some(manifest)) => manifest,
                 Ok(None) => continue,
                 Err(error) => {
-                    newest.push((Json::Null, unreadable(&study, &folder, &error)));
+                    newest.push((None, unreadable(&study, &folder, &error)));
                     continue;
                 }
             };
             let mut summary = summary(&folder, &manifest, &mut alive);
-            summary.done_since = summary.state != RunState::Complete
-                && newest
-                    .iter()
-                    .any(|(later, of)| of.state == RunState::Complete && covers(later, &manifest));
-            newest.push((manifest, summary));
+            let covers = |(later, of): &(Option<Manifest>, RunSummary)| {
+                let later = later.as_ref().filter(|_| of.state == RunState::Complete);
+                later.is_some_and(|later| covers(later, &manifest))
+            };
+            summary.done_since = summary.state != RunState::Complete && newest.iter().any(covers);
+            newest.push((Some(manifest), summary));
         }
         summaries.extend(newest.into_iter().rev().map(|(_, summary)| summary));
     }
     Ok(summaries)
-}
-
-/// A run's `run.json`; none in a folder that has none, which is no run's, or not yet.
-pub(super) fn manifest(folder: &Path) -> std::io::Result<Option<Json>> {
-    match files::read(&folder.join("run.json"), files::DATA_BYTES) {
-        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// What there is to say of a run whose `run.json` cannot be read.
@@ -134,61 +125,46 @@ fn unreadable(study: &Path, folder: &Path, error: &std::io::Error) -> RunSummary
 }
 
 /// Whether a later run was of the same study and ran every stage of an earlier one.
-fn covers(later: &Json, earlier: &Json) -> bool {
-    let planned = |manifest: &Json| manifest["planned"].as_array().cloned().unwrap_or_default();
-    let later_stages = planned(later);
-    later["key"] == earlier["key"]
-        && planned(earlier)
-            .iter()
-            .all(|stage| later_stages.contains(stage))
+fn covers(later: &Manifest, earlier: &Manifest) -> bool {
+    let ran = later.planned.as_deref().unwrap_or_default();
+    let mut planned = earlier.planned.iter().flatten();
+    later.key == earlier.key && planned.all(|stage| ran.contains(stage))
 }
 
-fn summary(folder: &Path, manifest: &Json, alive: &mut Alive) -> RunSummary {
-    let state = match manifest["status"].as_str() {
-        Some("complete") => RunState::Complete,
-        Some("failed") => RunState::Failed,
-        Some("interrupted") => RunState::Interrupted,
+fn summary(folder: &Path, manifest: &Manifest, alive: &mut Alive) -> RunSummary {
+    let state = match manifest.status {
+        Some(RunStatus::Complete) => RunState::Complete,
+        Some(RunStatus::Failed) => RunState::Failed,
+        Some(RunStatus::Interrupted) => RunState::Interrupted,
         _ if alive.is_alive(folder, manifest) => RunState::Running,
         _ => RunState::Killed,
     };
-    let stages = manifest["stages"].as_array().cloned().unwrap_or_default();
-    let is_open = |stage: &&Json| {
-        let status = stage["status"].as_str().unwrap_or("computed");
-        matches!(status, "failed" | "interrupted" | "blocked")
-    };
-    let open = stages.iter().filter(is_open).count();
-    let in_hand = stages.iter().filter(is_open);
-    let in_hand = in_hand.filter(|stage| stage["status"] != "blocked");
-    let mut in_hand: Vec<String> = in_hand.map(|stage| text(&stage["name"])).collect();
-    in_hand.extend(manifest["computing"].as_str().map(str::to_string));
-    let done = stages.len() - open;
-    let of_stages = stages
-        .iter()
-        .filter_map(|stage| stage["cells_computed"].as_u64());
-    let cells_in_hand = match manifest["cells_in_hand"].as_array().map(Vec::as_slice) {
-        Some([done, total]) => done.as_u64().zip(total.as_u64()),
-        _ => None,
-    };
-    let strings = |value: &Json| -> Vec<String> {
-        let list = value.as_array().into_iter().flatten();
-        list.map(text).collect()
-    };
+    let stages = &manifest.stages;
+    let is_done = |stage: &&Stage| stage.status.is_none_or(StageStatus::is_done);
+    let done = stages.iter().filter(is_done).count();
+    let stopped_in = stages.iter().filter(|stage| {
+        let status = stage.status;
+        status == Some(StageStatus::Failed) || status == Some(StageStatus::Interrupted)
+    });
+    let stopped_in = stopped_in.map(|stage| &stage.name);
+    let counts = stages.iter().map(|stage| stage.cells_computed);
     RunSummary {
-        study: text(&manifest["study"]),
+        study: manifest.study.clone(),
         run_dir: folder.to_path_buf(),
-        started: text(&manifest["started"]),
+        started: manifest.started.clone(),
         state,
         stages_done: done,
-        stages_planned: manifest["planned"].as_array().map_or(done + open, Vec::len),
-        stages_in_hand: in_hand,
-        cells_computed: of_stages.sum(),
-        cells_in_hand,
-        seconds: manifest["seconds"].as_f64(),
-        error: manifest["error"].as_str().map(str::to_string),
+        stages_planned: manifest.planned.as_ref().map_or(stages.len(), Vec::len),
+        stages_in_hand: stopped_in.chain(&manifest.computing).cloned().collect(),
+        cells_computed: counts.fold(0, u64::saturating_add),
+        cells_in_hand: manifest.cells_in_hand,
+        seconds: manifest.seconds,
+        error: manifest.error.clone(),
         done_since: false,
-        command: strings(&manifest["command"]),
-        directory: manifest["directory"].as_str().map(files::path_of),
-        file: given(manifest)
+        command: manifest.command.clone(),
+        directory: manifest.directory.as_deref().map(files::path_of),
+        file: manifest
+            .given()
             .find(|(copy, _)| copy.starts_with("study."))
             .map(|(_, path)| path),
         edited: match state {
@@ -198,26 +174,16 @@ fn summary(folder: &Path, manifest: &Json, alive: &mut Alive) -> RunSummary {
     }
 }
 
-/// The files that a run was given: the copy's path in its folder, and the file's own.
-fn given(manifest: &Json) -> impl Iterator<Item = (&str, PathBuf)> {
-    let given = manifest["files"].as_object().into_iter().flatten();
-    given.filter_map(|(copy, path)| Some((copy.as_str(), files::path_of(path.as_str()?))))
-}
-
 /// The files that a run was given, of which it has copies, that are not the same any more.
-fn edited(folder: &Path, manifest: &Json) -> Vec<PathBuf> {
+fn edited(folder: &Path, manifest: &Manifest) -> Vec<PathBuf> {
     let read = |path: &Path| files::read(path, files::SETTINGS_BYTES).ok();
     let is_edited = |(copy, path): &(&str, PathBuf)| {
         let kept = read(&folder.join(copy));
         // A copy that is gone proves nothing.
         kept.is_some() && kept != read(path)
     };
-    let edited = given(manifest).filter(is_edited);
+    let edited = manifest.given().filter(is_edited);
     edited.map(|(_, path)| path).collect()
-}
-
-fn text(value: &Json) -> String {
-    value.as_str().unwrap_or_default().to_string()
 }
 
 /// The folders of the runs that are alive, by cache.
@@ -225,8 +191,8 @@ fn text(value: &Json) -> String {
 struct Alive(BTreeMap<PathBuf, Vec<PathBuf>>);
 
 impl Alive {
-    fn is_alive(&mut self, folder: &Path, manifest: &Json) -> bool {
-        let Some(cache) = manifest["cache"].as_str().map(files::path_of) else {
+    fn is_alive(&mut self, folder: &Path, manifest: &Manifest) -> bool {
+        let Some(cache) = manifest.cache.as_deref().map(files::path_of) else {
             return false;
         };
         let runs = self.0.entry(cache).or_insert_with_key(|cache| {

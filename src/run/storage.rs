@@ -10,14 +10,15 @@ mod values;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::cache::{Cache, CacheError, FileKind, Key, StoredFile, WeightStamp};
+use crate::manifest::{self, Manifest};
 use crate::model::FileStamp;
-use crate::plan::{self, StageRecord};
+use crate::plan::{self, Record, StageRecord};
 
-use super::status::{folders, manifest};
+use super::status::folders;
 
 use values::{KnownValues, Values};
 
@@ -122,10 +123,8 @@ fn computed_with(cache: &Cache, weights: &HashSet<Key>) -> Result<Vec<Damage>, C
     let mut damaged = Vec::new();
     for file in cache.files(FileKind::Pack)? {
         let content = cache.pack_content(&file);
-        let with = content.map(|content| content.provenance["weights"].clone());
-        let with: Vec<Key> = with
-            .and_then(|with| serde_json::from_value(with).ok())
-            .unwrap_or_default();
+        let origin = content.map(|content| PackOrigin::of(content.provenance));
+        let with = origin.unwrap_or_default().weights;
         if with.iter().any(|hash| weights.contains(hash)) {
             cache.set_aside(&file, reason);
             damaged.push(Damage::of(&file, reason));
@@ -138,7 +137,7 @@ fn computed_with(cache: &Cache, weights: &HashSet<Key>) -> Result<Vec<Damage>, C
     Ok(damaged)
 }
 
-/// The stage records of a cache that can be read.
+/// The records of a cache that can be read.
 fn stored_records(cache: &Cache) -> Result<Vec<StoredRecord>, CacheError> {
     let files = cache.files(FileKind::Record)?.into_iter();
     let records = files.filter_map(|file| {
@@ -159,7 +158,7 @@ fn unsound(
     let reason = match file.kind {
         FileKind::Object | FileKind::Pack => None,
         FileKind::Record => {
-            let record = cache.record_in::<StageRecord>(file)?;
+            let record = cache.record_in::<Record>(file)?;
             // An object that was made since they were listed is looked at now.
             let is_there = |object: &Key| {
                 sound_objects.contains(object) || cache.is_object_intact(object).unwrap_or(false)
@@ -195,27 +194,22 @@ fn known_weights(cache: &Cache, file: &StoredFile) -> Option<(WeightStamp, blake
     (now == known).then_some((known, hash))
 }
 
-/// A stage record and its file.
+/// A record and its file.
 struct StoredRecord {
     file: StoredFile,
-    record: StageRecord,
+    record: Record,
 }
 
 impl StoredRecord {
-    /// Name of the kind of stage.
-    fn kind(&self) -> &str {
-        self.record.key_parts["kind"].as_str().unwrap_or("unknown")
-    }
-
-    /// Whether it is no stage's, but what was drawn of these stages' tables.
+    /// Whether it is no stage's, but of what was drawn of these stages' tables.
     fn is_drawn_of(&self, stages: &HashSet<Key>) -> bool {
-        let Some(of) = self.record.key_parts["drawn_of"].as_array() else {
-            return false;
-        };
-        let mut keys = of
-            .iter()
-            .map(|key| key.as_str().and_then(|key| key.parse().ok()));
-        !of.is_empty() && keys.all(|key| key.is_some_and(|key| stages.contains(&key)))
+        match &self.record {
+            Record::Stage(_) => false,
+            Record::Drawn(drawn) => {
+                let of = &drawn.drawn_of;
+                !of.is_empty() && of.iter().all(|key| stages.contains(key))
+            }
+        }
     }
 
     /// The objects that it names, each once.
@@ -228,13 +222,34 @@ impl StoredRecord {
 struct StoredPack {
     file: StoredFile,
     cells: usize,
-    provenance: Json,
+    origin: PackOrigin,
+}
+
+/// What a pack says of how it was made; what it does not say is empty.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PackOrigin {
+    /// The run that computed it, as manifests name runs.
+    run: String,
+    /// Name of the kind of stage.
+    kind: Option<String>,
+    /// As RFC 3339 in UTC.
+    created: String,
+    seconds: f64,
+    /// Hashes of the weight files it was computed with.
+    weights: Vec<Key>,
+}
+
+impl PackOrigin {
+    fn of(provenance: Json) -> Self {
+        serde_json::from_value(provenance).unwrap_or_default()
+    }
 }
 
 impl StoredPack {
     /// Name of the kind of stage that computed it.
     fn kind(&self) -> &str {
-        self.provenance["kind"].as_str().unwrap_or("unknown")
+        self.origin.kind.as_deref().unwrap_or("unknown")
     }
 }
 
@@ -275,7 +290,7 @@ impl Inventory {
             Some(StoredPack {
                 file,
                 cells: content.cells,
-                provenance: content.provenance,
+                origin: PackOrigin::of(content.provenance),
             })
         });
         let packs = packs.collect();
@@ -315,17 +330,18 @@ impl Inventory {
             let mut refers = References::default();
             for &index in &records {
                 let record = &self.records[index];
-                let packs = record.record.packs.iter();
-                refers
-                    .packs
-                    .extend(packs.filter_map(|pack| number.get(pack)));
+                if let Record::Stage(of_stage) = &record.record {
+                    let packs = of_stage.packs.iter();
+                    let packs = packs.filter_map(|pack| number.get(pack));
+                    refers.packs.extend(packs);
+                }
                 let objects = record.objects().into_iter();
                 refers
                     .objects
                     .extend(objects.filter(|key| self.objects.contains_key(key)));
             }
             let own = self.packs.iter().enumerate();
-            let own = own.filter(|(_, pack)| pack.provenance["run"] == run.name.as_str());
+            let own = own.filter(|(_, pack)| pack.origin.run == run.name);
             refers.packs.extend(own.map(|(index, _)| index));
             refers.records = records;
             refers
@@ -380,28 +396,29 @@ fn run_files(runs: &Path) -> Result<(Vec<RunFiles>, Vec<CacheError>), CacheError
     let (mut found, mut unreadable) = (Vec::new(), Vec::new());
     for study in folders(runs)? {
         for folder in folders(&study)? {
-            let manifest = match manifest(&folder) {
+            let manifest = match Manifest::read(&folder) {
                 Ok(Some(manifest)) => manifest,
                 Ok(None) => continue,
                 Err(error) => {
                     unreadable.push(CacheError::UnknownUse {
-                        path: folder.join("run.json"),
+                        path: folder.join(manifest::FILE),
                         why: error.to_string(),
                     });
                     continue;
                 }
             };
-            let stages = manifest["stages"].as_array().into_iter().flatten();
-            let keys = stages.filter_map(|stage| stage["key"].as_str()?.parse().ok());
             let name = folder.file_name().unwrap_or_default().to_string_lossy();
-            let study = manifest["study"].as_str().unwrap_or_default();
             found.push(RunFiles {
                 // Its folder may have been given another name since.
-                name: match manifest["run"].as_str() {
-                    Some(name) => name.to_string(),
-                    None => format!("{study}/{name}"),
+                name: match manifest.run.as_str() {
+                    "" => format!("{}/{name}", manifest.study),
+                    name => name.to_string(),
                 },
-                stages: keys.collect(),
+                stages: manifest
+                    .stages
+                    .iter()
+                    .filter_map(|stage| stage.key)
+                    .collect(),
                 folder,
             });
         }

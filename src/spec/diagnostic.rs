@@ -52,9 +52,12 @@ impl Diagnostic {
         self
     }
 
-    fn render(&self, sources: &Sources, renderer: &Renderer) -> String {
-        let mut group =
-            Group::with_title(Level::ERROR.primary_title(harmless::text(&self.message)));
+    fn render(&self, severity: Severity, sources: &Sources, renderer: &Renderer) -> String {
+        let level = match severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let mut group = Group::with_title(level.primary_title(harmless::text(&self.message)));
         for id in self.texts() {
             let marks = self.marks(id, sources);
             group = match marks.is_empty() {
@@ -119,9 +122,26 @@ fn first_line(text: &str, span: Range<usize>) -> Range<usize> {
     start..start + line.map_or(0, str::len)
 }
 
+/// Whether what is wrong keeps a study from running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Severity {
+    Error,
+    Warning,
+}
+
+impl Severity {
+    fn noun(self) -> &'static str {
+        match self {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        }
+    }
+}
+
 /// Everything that is wrong with a study, with the texts to show it in.
 #[derive(Clone, Debug)]
 pub struct Diagnostics {
+    pub(crate) severity: Severity,
     pub(crate) sources: Sources,
     /// The diagnostics, in the order of the files and of the places in them; those without a place come first. Of very many, those
     /// that were found first.
@@ -137,12 +157,14 @@ impl Diagnostics {
             false => Renderer::plain(),
         };
         let shown = self.list.iter().take(SHOWN);
-        let rendered = shown.map(|diagnostic| diagnostic.render(&self.sources, &renderer));
+        let rendered =
+            shown.map(|diagnostic| diagnostic.render(self.severity, &self.sources, &renderer));
         let mut rendered: Vec<String> = rendered.collect();
+        let noun = self.severity.noun();
         match self.list.len().saturating_sub(SHOWN) + self.more {
             0 => {}
-            1 => rendered.push("… and 1 more error".to_string()),
-            more => rendered.push(format!("… and {more} more errors")),
+            1 => rendered.push(format!("… and 1 more {noun}")),
+            more => rendered.push(format!("… and {more} more {noun}s")),
         }
         rendered.join("\n\n")
     }
@@ -230,21 +252,46 @@ impl Problems {
         self.kept.is_empty()
     }
 
+    /// Whether something is wrong at a place that matters.
+    pub(crate) fn any(&self, matters: impl Fn(Option<&Location>) -> bool) -> bool {
+        self.counted > 0 || self.kept.iter().any(|problem| matters(problem.at.as_ref()))
+    }
+
+    /// What is wrong at places that matter, and the rest. Where there is more than can be kept, all of it matters.
+    pub(crate) fn split(self, matters: impl Fn(Option<&Location>) -> bool) -> (Self, Self) {
+        if self.counted > 0 {
+            return (self, Problems::default());
+        }
+        let kept = self.kept.into_iter();
+        let (here, elsewhere) = kept.partition(|problem| matters(problem.at.as_ref()));
+        let of = |kept| Problems {
+            kept,
+            ..Problems::default()
+        };
+        (of(here), of(elsewhere))
+    }
+
     /// # Errors
     /// All that was collected, if anything was.
-    pub(crate) fn finish(mut self, sources: &Sources) -> Result<(), Diagnostics> {
-        if self.kept.is_empty() {
-            return Ok(());
+    pub(crate) fn finish(self, sources: &Sources) -> Result<(), Diagnostics> {
+        match self.kept.is_empty() {
+            true => Ok(()),
+            false => Err(self.told(sources, Severity::Error)),
         }
+    }
+
+    /// All that was collected, in the order of the files.
+    pub(crate) fn told(mut self, sources: &Sources, severity: Severity) -> Diagnostics {
         self.kept.sort_by_key(|diagnostic| {
             let at = diagnostic.at.as_ref()?;
             Some((at.source(), at.span().map(|span| span.start)))
         });
-        Err(Diagnostics {
+        Diagnostics {
+            severity,
             sources: sources.clone(),
             list: self.kept,
             more: self.counted,
-        })
+        }
     }
 }
 

@@ -36,13 +36,13 @@ mod read_yaml;
 mod source;
 mod tree;
 
-pub(crate) use decode::{Decode, Spanned, choice};
-pub(crate) use diagnostic::{Diagnostics, Problems, suggest};
+pub(crate) use decode::{Choice, Decode, Spanned, choice};
+pub(crate) use diagnostic::{Diagnostics, Problems, Severity, suggest};
 pub(crate) use fields::Fields;
 pub(crate) use lists::{Layers, OneOrMany, Seeds};
 pub use load::load;
 pub(crate) use load::{Document, load_text};
-pub(crate) use source::Location;
+pub(crate) use source::{Location, field_path};
 #[cfg(test)]
 pub(crate) use tree::to_yaml;
 pub(crate) use tree::{Key, Node, Value};

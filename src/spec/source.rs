@@ -42,6 +42,11 @@ impl Location {
         &self.path
     }
 
+    /// The name of the field itself: the last part of its path.
+    pub(crate) fn field(&self) -> &str {
+        self.path.rsplit('.').next().unwrap_or_default()
+    }
+
     /// The path in backticks for a message, or `the study` for the root.
     pub(super) fn subject(&self) -> String {
         match self.path.is_empty() {
@@ -52,7 +57,7 @@ impl Location {
 }
 
 /// The dotted path of the field `name` under `parent`; names that TOML would quote are quoted.
-pub(super) fn field_path(parent: &str, name: &str) -> String {
+pub(crate) fn field_path(parent: &str, name: &str) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let name = match !name.is_empty() && name.chars().all(is_bare) {
         true => name.to_string(),

@@ -14,12 +14,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use polars::prelude::DataFrame;
+use serde::{Deserialize, Serialize};
 
+use crate::figure::Figure;
 use crate::model::{Cell, Cells, ModelError, ModelHandle, Value};
 use crate::prompts::PromptSet;
 use crate::spec::{Fields, Location, Problems, Spanned};
 
 mod artifacts;
+pub(crate) mod declare;
 mod direction;
 mod forecast;
 mod generate;
@@ -30,6 +33,7 @@ mod patch;
 pub(crate) mod published;
 mod random;
 mod score;
+mod settings;
 mod steer;
 mod summary;
 pub(crate) mod sweep;
@@ -38,31 +42,39 @@ mod vocabulary;
 mod xstest;
 
 pub(crate) use artifacts::Artifacts;
+pub(crate) use declare::{Declaration, Field, Parameters};
 pub(crate) use direction::Direction;
 pub(crate) use forecast::{Forecast, Forecasts};
-pub(crate) use import::ImportSettings;
-pub(crate) use parameters::{ScoreRule, Settings};
+pub(crate) use import::{ImportSection, ImportSettings};
+pub(crate) use settings::{ScoreRule, Settings};
 pub(crate) use vocabulary::{check_prompts, check_score};
 
 pub(crate) use table::{Parts, read_parquet, read_parquet_parts, write_csv, write_parquet};
 
-/// What a stage produces, as other stages see it; a reference to a stage of another product is an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a stage produces, as other stages and views see it; a reference to a stage of another product is an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Product {
     /// A table of scores, one row per model and prompt.
     Scores,
     /// Directions, with the tables that describe them.
     Directions,
-    /// A table of steered scores, and for stages that make directions also those.
+    /// A table of steered scores.
     Sweep,
-    /// Steered scores with directions of its own (the holdout stage).
-    SweepWithDirections,
+    /// Steered scores along directions made from a part of the prompts, and these directions.
+    HeldOutSweep,
+    /// Steered scores along random directions, which others are compared with.
+    RandomSweep,
+    /// Steered scores of prompts of several types, with refusal rates by type.
+    SweepByType,
     /// Patching effects.
     Patches,
     /// Generated texts.
     Texts,
     /// Statistics.
     Summary,
+    /// Published numbers beside the study's own.
+    Check,
 }
 
 impl Product {
@@ -71,21 +83,65 @@ impl Product {
         match self {
             Product::Scores => "scores",
             Product::Directions => "directions",
-            Product::Sweep => "a sweep of steered scores",
-            Product::SweepWithDirections => "a sweep of steered scores, and directions",
+            Product::Sweep | Product::RandomSweep | Product::SweepByType => {
+                "a sweep of steered scores"
+            }
+            Product::HeldOutSweep => "a sweep of steered scores, and directions",
             Product::Patches => "patching effects",
             Product::Texts => "texts",
             Product::Summary => "a summary",
+            Product::Check => "a comparison with published numbers",
         }
+    }
+
+    /// Whether the main table holds steered scores by prompt.
+    pub(crate) fn is_sweep(self) -> bool {
+        matches!(
+            self,
+            Product::Sweep | Product::HeldOutSweep | Product::RandomSweep | Product::SweepByType
+        )
     }
 
     /// Whether a stage of this product can stand where `wanted` is asked for.
     pub(crate) fn serves(self, wanted: Product) -> bool {
-        self == wanted
-            || self == Product::SweepWithDirections
-                && matches!(wanted, Product::Sweep | Product::Directions)
+        match wanted {
+            Product::Sweep => self.is_sweep(),
+            Product::Directions => matches!(self, Product::Directions | Product::HeldOutSweep),
+            wanted => self == wanted,
+        }
     }
 }
+
+/// The names of the two splits that a gap is between.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Splits {
+    /// Prompts that should be answered.
+    pub(crate) edge: String,
+    /// Prompts that should be refused.
+    pub(crate) harmful: String,
+}
+
+impl Splits {
+    /// The split that a set is of: a holdout's halves are both of the edge split.
+    pub(crate) fn split_of<'a>(&'a self, set: &'a str) -> &'a str {
+        match set.strip_prefix(&self.edge) {
+            Some("_train" | "_holdout") => &self.edge,
+            _ => set,
+        }
+    }
+}
+
+impl Default for Splits {
+    fn default() -> Self {
+        Splits {
+            edge: "edge".to_string(),
+            harmful: "harmful".to_string(),
+        }
+    }
+}
+
+/// Figures of the tables that a stage of that name has left. What is not there is not drawn.
+pub(crate) type OwnFigures = fn(&str, &Artifacts) -> Result<Vec<Figure>, StageError>;
 
 /// A kind of stage: its name in study files, the version of its semantics, what it produces, and how it is decoded.
 pub(crate) struct Kind {
@@ -95,10 +151,41 @@ pub(crate) struct Kind {
     pub(crate) version: u32,
     /// What it produces.
     pub(crate) product: Product,
+    /// What is drawn of its own tables, before the figures of its product.
+    pub(crate) figures: Option<OwnFigures>,
     /// One line for listings.
     pub(crate) about: &'static str,
+    /// Its parameters.
+    pub(crate) fields: fn() -> Vec<Field>,
     /// Reads the parameters from the stage's table; problems are collected.
     pub(crate) decode: fn(&mut Fields<'_, '_>, &Settings) -> Option<Box<dyn Stage>>,
+}
+
+/// A kind whose stages are `S`.
+const fn kind<S: Stage + Parameters + 'static>(
+    name: &'static str,
+    version: u32,
+    product: Product,
+    about: &'static str,
+) -> Kind {
+    Kind {
+        name,
+        version,
+        product,
+        figures: None,
+        about,
+        fields: S::fields,
+        decode: |fields, settings| Some(Box::new(S::read(fields, settings)?)),
+    }
+}
+
+impl Kind {
+    const fn with_figures(self, figures: OwnFigures) -> Self {
+        Kind {
+            figures: Some(figures),
+            ..self
+        }
+    }
 }
 
 /// Every kind of stage, in the order of a study.
@@ -114,6 +201,11 @@ pub(crate) static KINDS: &[&Kind] = &[
     &summary::KIND,
     &import::KIND,
 ];
+
+/// The kind of that name.
+pub(crate) fn kind_named(name: &str) -> Option<&'static Kind> {
+    KINDS.iter().copied().find(|kind| kind.name == name)
+}
 
 /// A name written in a study file, with the place where it was written.
 pub(crate) type Name = Spanned<String>;
@@ -131,6 +223,16 @@ pub struct Needs {
     pub(crate) files: Vec<Spanned<PathBuf>>,
     /// Whether it depends on the tokens at which a text ends.
     pub(crate) ends: bool,
+    /// Whether it depends on how many layers each of its models has, where they differ in that.
+    pub(crate) depths: bool,
+}
+
+impl Needs {
+    fn add_model(&mut self, name: &Name) {
+        if !self.models.iter().any(|known| known.value == name.value) {
+            self.models.push(name.clone());
+        }
+    }
 }
 
 /// What a stage would ask of a model, for a plan.
@@ -174,17 +276,16 @@ pub(crate) fn product(counts: &[usize]) -> u64 {
 }
 
 /// One stage with its parameters decoded.
-pub trait Stage: Send + Sync {
-    /// The names it refers to.
-    fn needs(&self) -> Needs;
-
+pub trait Stage: Declaration + Send + Sync {
     /// For a stage that stands for one of another kind: the name of that kind, and what it gives.
     fn stands_for(&self) -> Option<(&'static str, Product)> {
         None
     }
 
-    /// The parameters that decide the output, beyond the content of the inputs, in canonical form. Part of the stage key.
-    fn parameters(&self) -> serde_json::Value;
+    /// The two splits that it compares, for those who show the sweeps of the study.
+    fn compared_splits(&self) -> Option<Splits> {
+        None
+    }
 
     /// What is known of the output before it is there. The forecasts of the stages it needs are among the inputs.
     fn forecast(&self, inputs: &Inputs) -> Forecast;
@@ -309,8 +410,6 @@ pub struct Output {
     /// Sentences worth a reader's attention (an overlap, prompts left out).
     pub(crate) findings: Vec<String>,
 }
-
-impl Output {}
 
 /// Why a stage gave no output.
 #[derive(Debug)]

@@ -95,7 +95,6 @@ fn what_the_cache_holds_and_for_whom() {
     kind stages cached outputs cells computed their size
     direction 1 [size] 12 [size]
     random 1 [size] 120 [size]
-    report 2 [size] 0 [size]
     score 1 [size] 20 [size]
     steer 1 [size] 40 [size]
     summary 1 [size] 0 [size]
@@ -105,6 +104,7 @@ fn what_the_cache_holds_and_for_whom() {
     runs/study/[time]-[key] [size] [size]
 
     [size] in all, [size] of it used by no run (`dial cache gc --unreferenced`)
+    [size] of it drawn for 2 reports
     ");
     let json = cache(&bench, &["stats", "--format", "json"]).stdout;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -123,6 +123,7 @@ fn what_the_cache_holds_and_for_whom() {
         .map(|kind| kind["cells"].as_u64().unwrap())
         .sum();
     assert_eq!(cells, committed_cells(&bench.path("cache")).len() as u64);
+    assert_eq!(json["reports"]["reports"], 2);
     // The second run refers to nothing that the first does not.
     assert_eq!(json["runs"][1]["own_bytes"], 0);
     assert!(json["runs"][0]["bytes"].as_u64() > json["runs"][1]["bytes"].as_u64());
@@ -142,7 +143,7 @@ fn what_no_run_refers_to_is_deleted() {
     let would = gc(&bench, &["--unreferenced", "--dry-run"]);
     assert_eq!(committed_cells(&bench.path("cache")).len(), cells);
     let said = cache(&bench, &["gc", "--unreferenced"]);
-    assert_snapshot!(without_sizes(&said.stdout), @"deleted [size]: 3 stage outputs, 23 artifacts and 1 packs of 40 cells; [size] are left");
+    assert_snapshot!(without_sizes(&said.stdout), @"deleted [size]: 2 stage outputs, 1 reports, 23 artifacts and 1 packs of 40 cells; [size] are left");
     assert_eq!(would["cells"], 40);
     assert_eq!(committed_cells(&bench.path("cache")).len(), cells - 40);
     assert_eq!(cache(&bench, &["verify"]).code, 0);
@@ -281,7 +282,8 @@ fn a_collection_that_is_killed_leaves_a_sound_cache() {
     let expected = whole.run(STUDY).ok().tables(&whole);
     let would = gc(&whole, &["--older-than", "0d", "--dry-run"]);
     let count = |what: &str| would[what].as_u64().unwrap();
-    let (records, objects) = (count("stages"), count("objects"));
+    let records = count("stages") + count("reports");
+    let objects = count("objects");
     let deleted = records + objects + count("packs");
     let library = whole.library("killed_deleting", KILLED_DELETING);
     // With the first file, among the records, behind them, among the artifacts, behind them, and with the last.
@@ -305,7 +307,8 @@ fn a_collection_that_is_killed_leaves_a_sound_cache() {
             "{killed_at} of {deleted}: {output:?}"
         );
         let left = gc(&bench, &["--older-than", "0d", "--dry-run"]);
-        let left = ["stages", "objects", "packs"].map(|what| left[what].as_u64().unwrap());
+        let left =
+            ["stages", "reports", "objects", "packs"].map(|what| left[what].as_u64().unwrap());
         assert_eq!(
             left.iter().sum::<u64>(),
             deleted - killed_at + 1,

@@ -108,7 +108,7 @@ impl Workbench {
         let records = files_below(&self.path("cache/v1/stages")).into_iter();
         let is_drawn = |record: &PathBuf| {
             let text = std::fs::read_to_string(record).unwrap();
-            text.contains(r#""kind":"report""#)
+            text.contains(r#""drawn_of":"#)
         };
         records.filter(|record| !is_drawn(record)).collect()
     }

@@ -52,30 +52,19 @@ impl Encoder {
 
     fn intervention(&mut self, intervention: &Intervention) {
         self.text(&intervention.hook.to_string());
-        match intervention.positions {
-            Positions::At(position) => {
-                self.text("at");
-                self.number(position as u64);
-            }
-            Positions::From(position) => {
-                self.text("from");
-                self.number(position as u64);
-            }
-        }
-        match &intervention.edit {
-            Edit::Add { vector, scale } => {
-                self.text("add");
-                self.hash(vector.hash());
-                self.float(*scale);
-            }
-            Edit::Ablate(vector) => {
-                self.text("ablate");
-                self.hash(vector.hash());
-            }
-            Edit::Replace(vector) => {
-                self.text("replace");
-                self.hash(vector.hash());
-            }
+        self.text(match intervention.positions {
+            Positions::At(_) => "at",
+            Positions::From(_) => "from",
+        });
+        self.number(intervention.positions.first() as u64);
+        self.text(match &intervention.edit {
+            Edit::Add { .. } => "add",
+            Edit::Ablate(_) => "ablate",
+            Edit::Replace(_) => "replace",
+        });
+        self.hash(intervention.edit.vector().hash());
+        if let Edit::Add { scale, .. } = intervention.edit {
+            self.float(scale);
         }
     }
 

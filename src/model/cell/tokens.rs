@@ -14,7 +14,6 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Token ids in order, `[pos]`.
     pub fn new(ids: Vec<u32>) -> Self {
         Self::with_template(ids, 0)
     }
@@ -47,7 +46,6 @@ impl Tokens {
         }
     }
 
-    /// Token ids in order, `[pos]`.
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
@@ -66,7 +64,6 @@ impl Tokens {
         clippy::len_without_is_empty,
         reason = "a prompt has at least one token"
     )]
-    /// Number of positions.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
@@ -95,14 +92,12 @@ pub struct Vector {
 }
 
 impl Vector {
-    /// Takes the elements, `[d_model]`.
     pub fn new(values: Vec<f32>) -> Self {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let hash = blake3::hash(&bytes);
         Vector { values, hash }
     }
 
-    /// The elements, `[d_model]`.
     pub(crate) fn values(&self) -> &[f32] {
         &self.values
     }

@@ -3,16 +3,13 @@
 use super::Readout;
 use crate::model::config::ModelConfig;
 
-/// The value of a cell.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// A refusal score.
     Score(f64),
     /// Natural-log probabilities, in the order asked.
     LogProbabilities(Vec<f32>),
     /// A vector, `[width]`.
     Activation(Vec<f32>),
-    /// Token ids of a continuation.
     Generation(Vec<u32>),
 }
 

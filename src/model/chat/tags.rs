@@ -6,9 +6,6 @@ const MOST_TAG_BYTES: usize = 16 << 10;
 
 /// The template with each such tag as `{% with %}` or `{% endwith %}`, which open a scope as they do; spaces, line ends and the signs for
 /// trimming stay. Strings, comments and raw blocks are left as they are.
-///
-/// # Errors
-/// A tag or expression that is too long.
 pub(super) fn without_generation(source: &str) -> Result<String, String> {
     let mut result = String::with_capacity(source.len());
     let mut rest = source;

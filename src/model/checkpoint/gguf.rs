@@ -7,33 +7,43 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::gguf_header;
-use super::gguf_metadata::Metadata;
+use super::gguf_metadata::{Metadata, Section};
 use super::gguf_tensors::Tensors;
-use super::gguf_tokenizer::{chat_template, tokenizer};
+use super::gguf_tokenizer::{special_tokens, tokenizer};
 use super::{Checkpoint, WeightFile};
+use crate::model::chat::ChatTemplate;
 use crate::model::config::Architecture;
-use crate::model::error::ModelError;
+use crate::model::error::{Problem, Result};
 
-/// Opens the file.
-pub(super) fn open(path: &Path) -> Result<Checkpoint, ModelError> {
+pub(super) fn open(path: &Path) -> Result<Checkpoint> {
+    let here = |problem: Problem| problem.at(path);
     let file = WeightFile::open(path)?;
     let map = Arc::clone(&file.map);
-    let header = gguf_header::read(path, &map)?;
-    let metadata = Metadata {
-        path,
-        values: &header.metadata,
-    };
-    let architecture = metadata.architecture()?;
-    let mut tensors = Tensors::place(path, Arc::clone(&map), header.data_start, header.tensors)?;
-    let config = metadata.config(tensors.facts()?)?;
-    if architecture == Architecture::Llama {
+    let header = gguf_header::read(&map).map_err(here)?;
+    let metadata = Metadata(header.metadata);
+    let section = Section::find(&metadata).map_err(here)?;
+    let tensors = Tensors::place(path, Arc::clone(&map), header.data_start, header.tensors);
+    let mut tensors = tensors.map_err(here)?;
+    let config = section
+        .config(tensors.facts().map_err(here)?)
+        .map_err(here)?;
+    if section.architecture == Architecture::Llama {
         tensors.rows_per_head = Some(config.d_head);
     }
-    let tokenizer = tokenizer(&metadata)?;
+    let tokenizer = tokenizer(&metadata).and_then(|tokenizer| tokenizer.build());
+    let tokenizer = tokenizer.map_err(here)?;
+    let template = metadata.text("tokenizer.chat_template").map_err(here)?;
+    let chat_template = match template {
+        Some(source) => {
+            let tokens = special_tokens(&metadata, &tokenizer).map_err(here)?;
+            Some(ChatTemplate::new(source, tokens)?)
+        }
+        None => None,
+    };
     Ok(Checkpoint {
         path: path.to_path_buf(),
         files: vec![file],
-        chat_template: chat_template(&metadata, &tokenizer)?,
+        chat_template,
         weights: Box::new(tensors),
         tokenizer,
         config,

@@ -12,10 +12,9 @@
 //! readers differ in which one they take. Source: the GGUF specification (ggml `docs/gguf.md`).
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use crate::files;
-use crate::model::error::ModelError;
+use crate::model::error::Problem;
 
 /// The most entries of metadata; the files of large vocabularies have some thirty.
 const MOST_ENTRIES: u64 = 1 << 16;
@@ -33,7 +32,6 @@ const LIST: u32 = 9;
 
 /// What the header says. Borrows the file's bytes.
 pub(super) struct Header<'a> {
-    /// By key.
     pub(crate) metadata: BTreeMap<String, Value<'a>>,
     /// In the order of the file; names may repeat.
     pub(crate) tensors: Vec<TensorInfo>,
@@ -46,17 +44,14 @@ pub(super) struct TensorInfo {
     pub(crate) name: String,
     /// Outermost first: `[out, in]` for matrices.
     pub(crate) shape: Vec<u64>,
-    /// The number of its type.
     pub(crate) kind: u32,
     /// Bytes from the start of the data.
     pub(crate) offset: u64,
 }
 
-/// A value of the metadata.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value<'a> {
-    Unsigned(u64),
-    Signed(i64),
+    Integer(i128),
     Float(f64),
     Bool,
     Text(String),
@@ -73,56 +68,46 @@ pub(super) struct List<'a> {
 }
 
 impl List<'_> {
-    /// The number of its values.
     pub(super) fn len(&self) -> u64 {
         self.length
     }
 
-    /// The texts of a list of texts.
     pub(super) fn texts(&self) -> Option<Vec<String>> {
         let mut reader = Reader::of(self.bytes, self.wide);
         let read = (0..self.length).map(|_| reader.text().ok());
         (self.kind == TEXT).then(|| read.collect())?
     }
 
-    /// The numbers of a list of whole numbers.
     pub(super) fn integers(&self) -> Option<Vec<i64>> {
         let mut reader = Reader::of(self.bytes, self.wide);
         let read = (0..self.length).map(|_| match reader.value(self.kind, DEEPEST).ok()? {
-            Value::Unsigned(value) => i64::try_from(value).ok(),
-            Value::Signed(value) => Some(value),
+            Value::Integer(value) => i64::try_from(value).ok(),
             _ => None,
         });
         read.collect()
     }
 }
 
-/// Reads the header of the file at `path`, whose content is `bytes`.
+/// Reads the header of a file of these bytes.
 ///
 /// # Errors
 /// What is there is not a GGUF header, or ends before it is whole, or has a key twice.
-pub(super) fn read<'a>(path: &Path, bytes: &'a [u8]) -> Result<Header<'a>, ModelError> {
+pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, Problem> {
     let most = usize::try_from(files::VOCABULARY_BYTES).unwrap_or(usize::MAX);
     let header = bytes.get(..most).unwrap_or(bytes);
-    Reader::of(header, true)
-        .header()
-        .map_err(|fault| match fault {
-            Fault::Ends(_) if header.len() < bytes.len() => ModelError::invalid(
-                path,
-                format!(
-                    "its header is longer than {} MiB, which is the most that one may have",
-                    most >> 20
-                ),
-            ),
-            Fault::Ends(what) => ModelError::invalid(
-                path,
-                format!("not a complete GGUF file (it ends within {what}); download it again"),
-            ),
-            Fault::Wrong(problem) => ModelError::invalid(path, problem),
-        })
+    let read = Reader::of(header, true).header();
+    read.map_err(|fault| match fault {
+        Fault::Ends(_) if header.len() < bytes.len() => Problem::Invalid(format!(
+            "its header is longer than {} MiB, which is the most that one may have",
+            most >> 20
+        )),
+        Fault::Ends(what) => Problem::Invalid(format!(
+            "not a complete GGUF file (it ends within {what}); download it again"
+        )),
+        Fault::Wrong(problem) => Problem::Invalid(problem),
+    })
 }
 
-/// Why a header cannot be read.
 enum Fault {
     /// The bytes end within this.
     Ends(&'static str),
@@ -130,7 +115,6 @@ enum Fault {
     Wrong(String),
 }
 
-/// Goes through bytes from their start.
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -181,10 +165,8 @@ impl<'a> Reader<'a> {
 
     fn header(mut self) -> Result<Header<'a>, Fault> {
         self.version()?;
-        let (tensors, entries) = (
-            self.length("its first line")?,
-            self.length("its first line")?,
-        );
+        let tensors = self.length("its first line")?;
+        let entries = self.length("its first line")?;
         for (count, most, what) in [
             (tensors, MOST_TENSORS, "tensors"),
             (entries, MOST_ENTRIES, "entries of metadata"),
@@ -234,10 +216,9 @@ impl<'a> Reader<'a> {
             let kind = self.u32("its metadata")?;
             let value = self.value(kind, 0)?;
             if let Some(other) = metadata.get(&key) {
-                let same = if *other == value {
-                    "the same value"
-                } else {
-                    "different values"
+                let same = match *other == value {
+                    true => "the same value",
+                    false => "different values",
                 };
                 return Err(Fault::Wrong(format!(
                     "metadata `{key}` is there twice, with {same}, expected once; convert the model anew"
@@ -271,18 +252,18 @@ impl<'a> Reader<'a> {
     fn value(&mut self, kind: u32, depth: usize) -> Result<Value<'a>, Fault> {
         const WHAT: &str = "its metadata";
         Ok(match kind {
-            0 => Value::Unsigned(self.array(WHAT).map(u8::from_le_bytes)?.into()),
-            1 => Value::Signed(self.array(WHAT).map(i8::from_le_bytes)?.into()),
-            2 => Value::Unsigned(self.array(WHAT).map(u16::from_le_bytes)?.into()),
-            3 => Value::Signed(self.array(WHAT).map(i16::from_le_bytes)?.into()),
-            4 => Value::Unsigned(self.array(WHAT).map(u32::from_le_bytes)?.into()),
-            5 => Value::Signed(self.array(WHAT).map(i32::from_le_bytes)?.into()),
+            0 => Value::Integer(self.array(WHAT).map(u8::from_le_bytes)?.into()),
+            1 => Value::Integer(self.array(WHAT).map(i8::from_le_bytes)?.into()),
+            2 => Value::Integer(self.array(WHAT).map(u16::from_le_bytes)?.into()),
+            3 => Value::Integer(self.array(WHAT).map(i16::from_le_bytes)?.into()),
+            4 => Value::Integer(self.array(WHAT).map(u32::from_le_bytes)?.into()),
+            5 => Value::Integer(self.array(WHAT).map(i32::from_le_bytes)?.into()),
             6 => Value::Float(self.array(WHAT).map(f32::from_le_bytes)?.into()),
             7 => self.array::<1>(WHAT).map(|_| Value::Bool)?,
             TEXT => Value::Text(self.text()?),
             LIST => Value::List(self.list(depth)?),
-            10 => Value::Unsigned(self.array(WHAT).map(u64::from_le_bytes)?),
-            11 => Value::Signed(self.array(WHAT).map(i64::from_le_bytes)?),
+            10 => Value::Integer(self.array(WHAT).map(u64::from_le_bytes)?.into()),
+            11 => Value::Integer(self.array(WHAT).map(i64::from_le_bytes)?.into()),
             12 => Value::Float(self.array(WHAT).map(f64::from_le_bytes)?),
             other => return Err(unknown_kind(other)),
         })
@@ -343,19 +324,13 @@ fn width(kind: u32) -> Option<u64> {
     }
 }
 
-/// What the start of the data is a multiple of.
 fn alignment(metadata: &BTreeMap<String, Value>) -> Result<usize, Fault> {
     let value = match metadata.get("general.alignment") {
         None => return Ok(DEFAULT_ALIGNMENT),
-        Some(Value::Unsigned(value)) => usize::try_from(*value).ok(),
-        Some(Value::Signed(value)) => usize::try_from(*value).ok(),
+        Some(Value::Integer(value)) => usize::try_from(*value).ok(),
         Some(_) => None,
     };
-    value
-        .filter(|value| value.is_power_of_two())
-        .ok_or_else(|| {
-            Fault::Wrong(
-                "metadata `general.alignment` is not what was expected: a power of two".to_string(),
-            )
-        })
+    let value = value.filter(|value| value.is_power_of_two());
+    let problem = "metadata `general.alignment` is not what was expected: a power of two";
+    value.ok_or_else(|| Fault::Wrong(problem.to_string()))
 }

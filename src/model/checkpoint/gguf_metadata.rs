@@ -4,13 +4,12 @@
 //! (`llama.…`, `qwen2.…`) that are not known here are refused: they may ask for a different computation.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use super::gguf_header::{List, Value};
 use crate::model::config::{
     Architecture, ModelConfig, Rope, RopeScaling, SUPPORTED_ARCHITECTURES, yarn_attention_factor,
 };
-use crate::model::error::ModelError;
+use crate::model::error::Problem;
 
 /// Keys after `llama.` or `qwen2.` that are read below, or that change nothing.
 const KNOWN: [&str; 19] = [
@@ -44,190 +43,96 @@ const OFF_WHEN_ZERO: [&str; 3] = [
 
 /// What the tensors say about the configuration.
 pub(super) struct TensorFacts {
-    /// Rows of the embedding.
-    pub(crate) d_vocab: usize,
-    /// Whether there is no separate unembedding.
-    pub(crate) tied_embeddings: bool,
+    pub(super) d_vocab: usize,
+    pub(super) tied_embeddings: bool,
     /// Whether the projections have biases: query, key and value; attention output; MLP.
-    pub(crate) biases: [bool; 3],
+    pub(super) biases: [bool; 3],
     /// The content of `rope_freqs.weight`.
-    pub(crate) rope_divisors: Option<Vec<f32>>,
+    pub(super) rope_divisors: Option<Vec<f32>>,
 }
 
-/// Metadata of the file at `path`.
-pub(super) struct Metadata<'a> {
-    pub(crate) path: &'a Path,
-    pub(crate) values: &'a BTreeMap<String, Value<'a>>,
+/// The values of the metadata, by their types.
+pub(super) struct Metadata<'a>(pub(super) BTreeMap<String, Value<'a>>);
+
+pub(super) fn invalid(key: &str, problem: &str) -> Problem {
+    Problem::Invalid(format!("metadata `{key}` {problem}"))
 }
 
 impl Metadata<'_> {
-    pub(super) fn invalid(&self, key: &str, problem: &str) -> ModelError {
-        ModelError::invalid(self.path, format!("metadata `{key}` {problem}"))
-    }
-
-    fn integer(&self, key: &str) -> Result<Option<usize>, ModelError> {
-        let value = match self.values.get(key) {
+    fn integer(&self, key: &str) -> Result<Option<usize>, Problem> {
+        let value = match self.0.get(key) {
             None => return Ok(None),
-            Some(Value::Unsigned(value)) => usize::try_from(*value).ok(),
-            Some(Value::Signed(value)) => usize::try_from(*value).ok(),
+            Some(Value::Integer(value)) => usize::try_from(*value).ok(),
             Some(_) => None,
         };
         let expected = "is not what was expected: one whole number, the same for all layers";
-        value.map(Some).ok_or_else(|| self.invalid(key, expected))
+        value.map(Some).ok_or_else(|| invalid(key, expected))
     }
 
-    fn float(&self, key: &str) -> Result<Option<f64>, ModelError> {
-        match self.values.get(key) {
+    fn float(&self, key: &str) -> Result<Option<f64>, Problem> {
+        match self.0.get(key) {
             None => Ok(None),
             Some(Value::Float(value)) => Ok(Some(*value)),
-            Some(_) => Err(self.invalid(key, "is not what was expected: a number")),
+            Some(_) => Err(invalid(key, "is not what was expected: a number")),
         }
     }
 
-    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, ModelError> {
-        value.ok_or_else(|| self.invalid(key, "is missing"))
-    }
-
-    pub(super) fn text(&self, key: &str) -> Result<Option<&str>, ModelError> {
-        match self.values.get(key) {
+    pub(super) fn text(&self, key: &str) -> Result<Option<&str>, Problem> {
+        match self.0.get(key) {
             None => Ok(None),
             Some(Value::Text(text)) => Ok(Some(text)),
-            Some(_) => Err(self.invalid(key, "is not what was expected: text")),
+            Some(_) => Err(invalid(key, "is not what was expected: text")),
         }
     }
 
     /// A token id, as in `tokenizer.ggml.eos_token_id`.
-    pub(super) fn token_id(&self, name: &str) -> Result<Option<u32>, ModelError> {
+    pub(super) fn token_id(&self, name: &str) -> Result<Option<u32>, Problem> {
         let key = format!("tokenizer.ggml.{name}");
         let id = self.integer(&key)?.map(u32::try_from).transpose();
-        id.map_err(|_| self.invalid(&key, "is not a token id"))
+        id.map_err(|_| invalid(&key, "is not a token id"))
     }
 
     /// A list of at most `most` texts.
-    pub(super) fn texts(&self, key: &str, most: u64) -> Result<Vec<String>, ModelError> {
-        let list = self.list(key, most)?;
-        let list = list.ok_or_else(|| self.invalid(key, "is missing"))?;
+    pub(super) fn texts(&self, key: &str, most: u64) -> Result<Vec<String>, Problem> {
+        let list = required(key, self.list(key, most)?)?;
         let texts = list.texts();
-        texts.ok_or_else(|| self.invalid(key, "is not a list of texts"))
+        texts.ok_or_else(|| invalid(key, "is not a list of texts"))
     }
 
     /// A list of at most `most` whole numbers; empty when it is absent.
-    pub(super) fn integers(&self, key: &str, most: u64) -> Result<Vec<i64>, ModelError> {
+    pub(super) fn integers(&self, key: &str, most: u64) -> Result<Vec<i64>, Problem> {
         let Some(list) = self.list(key, most)? else {
             return Ok(Vec::new());
         };
         let integers = list.integers();
-        integers.ok_or_else(|| self.invalid(key, "is not a list of whole numbers"))
+        integers.ok_or_else(|| invalid(key, "is not a list of whole numbers"))
     }
 
-    fn list(&self, key: &str, most: u64) -> Result<Option<&List<'_>>, ModelError> {
-        match self.values.get(key) {
+    fn list(&self, key: &str, most: u64) -> Result<Option<&List<'_>>, Problem> {
+        match self.0.get(key) {
             None => Ok(None),
             Some(Value::List(list)) if list.len() <= most => Ok(Some(list)),
-            Some(Value::List(list)) => Err(self.invalid(
-                key,
-                &format!("has `{}` entries, expected at most {most}", list.len()),
-            )),
-            Some(_) => Err(self.invalid(key, "is not a list")),
-        }
-    }
-
-    /// The architecture; anything that is not computed here is refused.
-    pub(super) fn architecture(&self) -> Result<Architecture, ModelError> {
-        self.refuse_parts()?;
-        let key = "general.architecture";
-        let name = self.required(key, self.text(key)?)?;
-        let architecture = Architecture::from_name(name).ok_or_else(|| {
-            ModelError::unsupported(
-                self.path,
-                format!("architecture `{name}`"),
-                SUPPORTED_ARCHITECTURES,
-            )
-        })?;
-        let prefix = format!("{name}.");
-        for key in self.values.keys().filter(|key| key.starts_with(&prefix)) {
-            let rest = &key[prefix.len()..];
-            let off = OFF_WHEN_ZERO.contains(&rest) && self.integer(key)? == Some(0);
-            if !off && !KNOWN.contains(&rest) {
-                return Err(ModelError::unsupported(
-                    self.path,
-                    format!("metadata `{key}`"),
-                    "plain llama and qwen2 transformers",
-                ));
+            Some(Value::List(list)) => {
+                let problem = format!("has `{}` entries, expected at most {most}", list.len());
+                Err(invalid(key, &problem))
             }
+            Some(_) => Err(invalid(key, "is not a list")),
         }
-        Ok(architecture)
     }
 
-    fn refuse_parts(&self) -> Result<(), ModelError> {
+    fn refuse_parts(&self) -> Result<(), Problem> {
         let parts = self.integer("split.count")?.unwrap_or(1);
         if parts < 2 {
             return Ok(());
         }
         let number = self.integer("split.no")?.unwrap_or(0).saturating_add(1);
-        Err(ModelError::unsupported(
-            self.path,
+        Err(Problem::unsupported(
             format!("part {number} of a model split over `{parts}` files"),
             "one file; `llama-gguf-split --merge <first part> <whole>` makes it",
         ))
     }
 
-    /// The configuration.
-    pub(super) fn config(&self, tensors: TensorFacts) -> Result<ModelConfig, ModelError> {
-        let architecture = self.architecture()?;
-        let section = self.text("general.architecture")?.unwrap_or_default();
-        let key = |name: &str| format!("{section}.{name}");
-        let optional = |name: &str| self.integer(&key(name));
-        let need = |name: &str| self.required(&key(name), optional(name)?);
-        let (d_model, n_heads) = (need("embedding_length")?, need("attention.head_count")?);
-        let d_head = self.d_head(section, d_model.checked_div(n_heads).unwrap_or(0))?;
-        let epsilon = key("attention.layer_norm_rms_epsilon");
-        let context_length = need("context_length")?;
-        let [qkv_bias, attention_output_bias, mlp_bias] = tensors.biases;
-        let config = ModelConfig {
-            architecture,
-            d_model,
-            n_layers: need("block_count")?,
-            n_heads,
-            n_kv_heads: optional("attention.head_count_kv")?.unwrap_or(n_heads),
-            d_head,
-            d_mlp: need("feed_forward_length")?,
-            d_vocab: tensors.d_vocab,
-            rms_norm_eps: self.required(&epsilon, self.float(&epsilon)?)?,
-            rope: self.rope(section, context_length, tensors.rope_divisors)?,
-            tied_embeddings: tensors.tied_embeddings,
-            qkv_bias: architecture == Architecture::Qwen2 || qkv_bias,
-            attention_output_bias,
-            mlp_bias,
-            context_length,
-            end_of_text: self.end_of_text()?,
-        };
-        config.validate().map_err(|problem| {
-            ModelError::invalid(
-                self.path,
-                format!("metadata does not fit together: {problem}"),
-            )
-        })?;
-        Ok(config)
-    }
-
-    /// The head width: the key length if stated, `quotient` otherwise. Values and rotation must span as much.
-    fn d_head(&self, section: &str, quotient: usize) -> Result<usize, ModelError> {
-        let length = |name: &str| self.integer(&format!("{section}.{name}"));
-        let d_head = length("attention.key_length")?.unwrap_or(quotient);
-        for name in ["attention.value_length", "rope.dimension_count"] {
-            if length(name)?.is_some_and(|length| length != d_head) {
-                return Err(ModelError::unsupported(
-                    self.path,
-                    format!("metadata `{section}.{name}` other than the head width `{d_head}`"),
-                    "values as wide as keys, rotary embeddings of the whole head",
-                ));
-            }
-        }
-        Ok(d_head)
-    }
-
-    fn end_of_text(&self) -> Result<Vec<u32>, ModelError> {
+    fn end_of_text(&self) -> Result<Vec<u32>, Problem> {
         let mut ids = Vec::new();
         for name in ["eos_token_id", "eot_token_id", "eom_token_id"] {
             ids.extend(self.token_id(name)?);
@@ -236,20 +141,110 @@ impl Metadata<'_> {
         ids.dedup();
         Ok(ids)
     }
+}
 
-    fn rope(
-        &self,
-        section: &str,
-        context_length: usize,
-        divisors: Option<Vec<f32>>,
-    ) -> Result<Rope, ModelError> {
-        let theta = self.float(&format!("{section}.rope.freq_base"))?;
-        let scaling = match (divisors, self.rope_scaling(section, context_length)?) {
+fn required<T>(key: &str, value: Option<T>) -> Result<T, Problem> {
+    value.ok_or_else(|| invalid(key, "is missing"))
+}
+
+/// The model's own section: the keys that begin with the name of its architecture.
+pub(super) struct Section<'a> {
+    metadata: &'a Metadata<'a>,
+    name: &'a str,
+    pub(super) architecture: Architecture,
+}
+
+impl<'a> Section<'a> {
+    /// Finds it; an architecture that is not computed here, and a key that may ask for another computation, are refused.
+    pub(super) fn find(metadata: &'a Metadata<'a>) -> Result<Self, Problem> {
+        metadata.refuse_parts()?;
+        let key = "general.architecture";
+        let name = required(key, metadata.text(key)?)?;
+        let architecture = Architecture::from_name(name).ok_or_else(|| {
+            Problem::unsupported(format!("architecture `{name}`"), SUPPORTED_ARCHITECTURES)
+        })?;
+        let prefix = format!("{name}.");
+        for key in metadata.0.keys().filter(|key| key.starts_with(&prefix)) {
+            let rest = &key[prefix.len()..];
+            let off = OFF_WHEN_ZERO.contains(&rest) && metadata.integer(key)? == Some(0);
+            if !off && !KNOWN.contains(&rest) {
+                return Err(Problem::unsupported(
+                    format!("metadata `{key}`"),
+                    "plain llama and qwen2 transformers",
+                ));
+            }
+        }
+        Ok(Section {
+            metadata,
+            name,
+            architecture,
+        })
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.name)
+    }
+
+    fn integer(&self, name: &str) -> Result<Option<usize>, Problem> {
+        self.metadata.integer(&self.key(name))
+    }
+
+    fn float(&self, name: &str) -> Result<Option<f64>, Problem> {
+        self.metadata.float(&self.key(name))
+    }
+
+    pub(super) fn config(&self, tensors: TensorFacts) -> Result<ModelConfig, Problem> {
+        let need = |name: &str| required(&self.key(name), self.integer(name)?);
+        let (d_model, n_heads) = (need("embedding_length")?, need("attention.head_count")?);
+        let d_head = self.d_head(d_model.checked_div(n_heads).unwrap_or(0))?;
+        let epsilon = "attention.layer_norm_rms_epsilon";
+        let context_length = need("context_length")?;
+        let [qkv_bias, attention_output_bias, mlp_bias] = tensors.biases;
+        let config = ModelConfig {
+            architecture: self.architecture,
+            d_model,
+            n_layers: need("block_count")?,
+            n_heads,
+            n_kv_heads: self.integer("attention.head_count_kv")?.unwrap_or(n_heads),
+            d_head,
+            d_mlp: need("feed_forward_length")?,
+            d_vocab: tensors.d_vocab,
+            rms_norm_eps: required(&self.key(epsilon), self.float(epsilon)?)?,
+            rope: self.rope(context_length, tensors.rope_divisors)?,
+            tied_embeddings: tensors.tied_embeddings,
+            qkv_bias: self.architecture == Architecture::Qwen2 || qkv_bias,
+            attention_output_bias,
+            mlp_bias,
+            context_length,
+            end_of_text: self.metadata.end_of_text()?,
+        };
+        let fits = config.validate();
+        fits.map_err(|problem| format!("metadata does not fit together: {problem}"))?;
+        Ok(config)
+    }
+
+    /// The head width: the key length if stated, `quotient` otherwise. Values and rotation must span as much.
+    fn d_head(&self, quotient: usize) -> Result<usize, Problem> {
+        let d_head = self.integer("attention.key_length")?.unwrap_or(quotient);
+        for name in ["attention.value_length", "rope.dimension_count"] {
+            if self.integer(name)?.is_some_and(|length| length != d_head) {
+                let key = self.key(name);
+                return Err(Problem::unsupported(
+                    format!("metadata `{key}` other than the head width `{d_head}`"),
+                    "values as wide as keys, rotary embeddings of the whole head",
+                ));
+            }
+        }
+        Ok(d_head)
+    }
+
+    fn rope(&self, context_length: usize, divisors: Option<Vec<f32>>) -> Result<Rope, Problem> {
+        let theta = self.float("rope.freq_base")?;
+        let scaling = match (divisors, self.rope_scaling(context_length)?) {
             (None, scaling) => scaling,
             (Some(divisors), RopeScaling::None) => RopeScaling::Divisors { divisors },
             (Some(_), _) => {
-                return Err(ModelError::unsupported(
-                    self.path,
+                return Err(Problem::unsupported(
                     "`rope_freqs.weight` together with `rope.scaling`",
                     "one of them",
                 ));
@@ -261,51 +256,42 @@ impl Metadata<'_> {
         })
     }
 
-    fn rope_scaling(
-        &self,
-        section: &str,
-        context_length: usize,
-    ) -> Result<RopeScaling, ModelError> {
-        let key = |name: &str| format!("{section}.rope.{name}");
-        let old_factor = self.float(&key("scale_linear"))?;
-        let factor = self.float(&key("scaling.factor"))?.or(old_factor);
+    fn rope_scaling(&self, context_length: usize) -> Result<RopeScaling, Problem> {
+        let old_factor = self.float("rope.scale_linear")?;
+        let factor = self.float("rope.scaling.factor")?.or(old_factor);
         let factor = factor.filter(|factor| *factor != 0.0);
-        if self
-            .float(&key("scaling.attn_factor"))?
-            .is_some_and(|factor| factor != 1.0)
-        {
-            return Err(ModelError::unsupported(
-                self.path,
-                format!("metadata `{}` other than `1`", key("scaling.attn_factor")),
+        let attention = "rope.scaling.attn_factor";
+        if self.float(attention)?.is_some_and(|factor| factor != 1.0) {
+            return Err(Problem::unsupported(
+                format!("metadata `{}` other than `1`", self.key(attention)),
                 "the attention factor that follows from the scaling",
             ));
         }
         // A factor without a type means linear scaling, as llama.cpp reads it.
-        let kind = self.text(&key("scaling.type"))?.unwrap_or("linear");
+        let key = self.key("rope.scaling.type");
+        let kind = self.metadata.text(&key)?.unwrap_or("linear");
         match (kind, factor) {
             ("none", None) | ("none" | "linear", Some(1.0)) | ("linear" | "yarn", None) => {
                 Ok(RopeScaling::None)
             }
-            ("none", Some(factor)) => Err(ModelError::invalid(
-                self.path,
-                format!(
-                    "metadata `{}` is `none`, but there is a factor of `{factor}`, which would not be used; convert the model anew",
-                    key("scaling.type")
+            ("none", Some(factor)) => Err(invalid(
+                &key,
+                &format!(
+                    "is `none`, but there is a factor of `{factor}`, which would not be used; convert the model anew"
                 ),
             )),
             ("linear", Some(factor)) => Ok(RopeScaling::Linear { factor }),
             ("yarn", Some(factor)) => Ok(RopeScaling::Yarn {
                 factor,
                 original_context_length: self
-                    .integer(&key("scaling.original_context_length"))?
+                    .integer("rope.scaling.original_context_length")?
                     .unwrap_or(context_length),
                 attention_factor: yarn_attention_factor(factor, 1.0),
                 beta_fast: 32.0,
                 beta_slow: 1.0,
                 truncate: true,
             }),
-            (other, _) => Err(ModelError::unsupported(
-                self.path,
+            (other, _) => Err(Problem::unsupported(
                 format!("rope scaling `{other}`"),
                 "`none`, `linear`, `yarn`, and Llama 3's `rope_freqs.weight`",
             )),

@@ -16,9 +16,9 @@ use rayon::prelude::*;
 use super::Weights;
 use super::gguf_header::TensorInfo;
 use super::gguf_metadata::TensorFacts;
-use super::host_tensor::{CHUNK, Data, HostTensor, encode, zeros};
+use super::host_tensor::{CHUNK, Data, HostTensor, decode, encode, zeros};
 use crate::model::config::Dtype;
-use crate::model::error::ModelError;
+use crate::model::error::{Problem, Result};
 
 const SUPPORTED_TYPES: &str = "`F32`, `F16`, `BF16`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`, `Q2_K`, `Q3_K`, `Q4_K`, `Q5_K`, `Q6_K`";
 
@@ -45,7 +45,6 @@ const ROPE_DIVISORS: &str = "rope_freqs.weight";
 /// The most rope divisors: one per pair of a head.
 const MOST_DIVISORS: usize = 1 << 16;
 
-/// The type of a number of the file, if it is read here.
 fn supported_type(number: u32) -> Option<GgmlDType> {
     Some(match number {
         0 => GgmlDType::F32,
@@ -65,11 +64,10 @@ fn supported_type(number: u32) -> Option<GgmlDType> {
     })
 }
 
-fn unsupported_type(path: &Path, tensor: &str, number: u32) -> ModelError {
+fn unsupported_type(tensor: &str, number: u32) -> Problem {
     let known = OTHER_TYPES.iter().find(|(known, _)| *known == number);
     let name = known.map_or(format!("number {number}"), |(_, name)| (*name).to_string());
-    ModelError::unsupported(
-        path,
+    Problem::unsupported(
         format!("type `{name}` of tensor `{tensor}`"),
         SUPPORTED_TYPES,
     )
@@ -175,7 +173,6 @@ impl Placed {
     }
 }
 
-/// The tensors of a memory-mapped GGUF file.
 pub(super) struct Tensors {
     path: PathBuf,
     map: Arc<Mmap>,
@@ -195,23 +192,21 @@ impl Tensors {
         map: Arc<Mmap>,
         data_start: usize,
         infos: Vec<TensorInfo>,
-    ) -> Result<Self, ModelError> {
+    ) -> Result<Self, Problem> {
         let mut all = BTreeMap::new();
         for info in infos {
             let name = info.name.clone();
-            let stored = supported_type(info.kind)
-                .ok_or_else(|| unsupported_type(path, &name, info.kind))?;
-            let placed = Placed::new(info, stored, data_start, map.len()).map_err(|problem| {
-                ModelError::invalid(path, format!("tensor `{name}` {problem}"))
-            })?;
+            let stored = supported_type(info.kind);
+            let stored = stored.ok_or_else(|| unsupported_type(&name, info.kind))?;
+            let placed = Placed::new(info, stored, data_start, map.len());
+            let placed = placed.map_err(|problem| format!("tensor `{name}` {problem}"))?;
             if all.insert(name.clone(), placed).is_some() {
-                let problem = format!(
+                return Err(Problem::Invalid(format!(
                     "tensor `{name}` is listed twice, expected once; convert the model anew"
-                );
-                return Err(ModelError::invalid(path, problem));
+                )));
             }
         }
-        apart(all.values()).map_err(|problem| ModelError::invalid(path, problem))?;
+        check_apart(all.values())?;
         let rope_divisors = all.remove(ROPE_DIVISORS);
         let (mut tensors, mut unknown) = (BTreeMap::new(), Vec::new());
         for (own_name, placed) in all {
@@ -221,11 +216,10 @@ impl Tensors {
             }
         }
         if let Some((name, placed)) = unknown.iter().find_map(|name| tensors.get_key_value(name)) {
-            let problem = format!(
+            return Err(Problem::Invalid(format!(
                 "tensors `{}` and `{name}` are one parameter under two names, expected `{}` alone; convert the model anew",
                 placed.own_name, placed.own_name
-            );
-            return Err(ModelError::invalid(path, problem));
+            )));
         }
         Ok(Self {
             path: path.to_path_buf(),
@@ -237,16 +231,12 @@ impl Tensors {
         })
     }
 
-    /// What the tensors say about the configuration.
-    pub(super) fn facts(&self) -> Result<TensorFacts, ModelError> {
+    pub(super) fn facts(&self) -> Result<TensorFacts, Problem> {
         let has = |name: &str| self.tensors.contains_key(name);
         let embedding = self.tensors.get("model.embed_tokens.weight");
         let rows = embedding.and_then(|embedding| embedding.shape.first().copied());
-        let d_vocab = rows.ok_or_else(|| {
-            ModelError::invalid(&self.path, "tensor `token_embd.weight` is missing")
-        })?;
         Ok(TensorFacts {
-            d_vocab,
+            d_vocab: rows.ok_or_else(|| "tensor `token_embd.weight` is missing".to_string())?,
             tied_embeddings: !has("lm_head.weight"),
             biases: ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj"]
                 .map(|module| has(&format!("model.layers.0.{module}.bias"))),
@@ -254,16 +244,15 @@ impl Tensors {
         })
     }
 
-    fn rope_divisors(&self) -> Result<Option<Vec<f32>>, ModelError> {
+    fn rope_divisors(&self) -> Result<Option<Vec<f32>>, Problem> {
         let Some(tensor) = &self.rope_divisors else {
             return Ok(None);
         };
         if tensor.shape.len() != 1 || tensor.elements() > MOST_DIVISORS {
-            let problem = format!(
+            return Err(Problem::Invalid(format!(
                 "tensor `{ROPE_DIVISORS}` has shape `{:?}`, expected one number per pair of a head",
                 tensor.shape
-            );
-            return Err(ModelError::invalid(&self.path, problem));
+            )));
         }
         let mut values = vec![0.0; tensor.elements()];
         self.dequantize(tensor, tensor.start..tensor.end, &mut values)?;
@@ -276,15 +265,13 @@ impl Tensors {
         tensor: &Placed,
         range: std::ops::Range<usize>,
         values: &mut [f32],
-    ) -> Result<(), ModelError> {
-        let failed = |error: candle_core::Error| {
-            ModelError::invalid(&self.path, format!("cannot de-quantise: {error}"))
-        };
+    ) -> Result<(), Problem> {
+        let failed = |error: candle_core::Error| format!("cannot de-quantise: {error}");
         let bytes = self.map.get(range).unwrap_or_default();
         match tensor.stored {
-            GgmlDType::F32 => super::host_tensor::decode(bytes, Dtype::Float32, values),
-            GgmlDType::F16 => super::host_tensor::decode(bytes, Dtype::Float16, values),
-            GgmlDType::BF16 => super::host_tensor::decode(bytes, Dtype::BFloat16, values),
+            GgmlDType::F32 => decode(bytes, Dtype::Float32, values),
+            GgmlDType::F16 => decode(bytes, Dtype::Float16, values),
+            GgmlDType::BF16 => decode(bytes, Dtype::BFloat16, values),
             quantised => {
                 let blocks = quantised.from_data(Cow::Borrowed(bytes));
                 let storage = blocks.dequantize(values.len()).map_err(failed)?;
@@ -296,7 +283,7 @@ impl Tensors {
 }
 
 /// Whether no two tensors share bytes. The error is a fragment that names both.
-fn apart<'a>(tensors: impl Iterator<Item = &'a Placed>) -> Result<(), String> {
+fn check_apart<'a>(tensors: impl Iterator<Item = &'a Placed>) -> Result<(), String> {
     let mut tensors: Vec<&Placed> = tensors.collect();
     tensors.sort_by_key(|tensor| (tensor.start, tensor.end));
     let mut pairs = tensors.iter().zip(tensors.iter().skip(1));
@@ -326,18 +313,12 @@ impl Weights for Tensors {
         names.cloned().collect()
     }
 
-    fn read(&self, name: &str, dtype: Dtype) -> Result<HostTensor, ModelError> {
-        let tensor = self.tensors.get(name).ok_or_else(|| {
-            ModelError::Internal(format!("tensor `{name}` is not in the checkpoint"))
-        })?;
-        let paired = [
-            "q_proj.weight",
-            "k_proj.weight",
-            "q_proj.bias",
-            "k_proj.bias",
-        ]
-        .iter()
-        .any(|end| name.ends_with(end));
+    fn read(&self, name: &str, dtype: Dtype) -> Result<Option<HostTensor>> {
+        let Some(tensor) = self.tensors.get(name) else {
+            return Ok(None);
+        };
+        let (module, _) = name.rsplit_once('.').unwrap_or_default();
+        let paired = module.ends_with("q_proj") || module.ends_with("k_proj");
         let width = self.rows_per_head.filter(|_| paired);
         // A bias is a vector; its elements are its rows.
         let columns = match width.is_some() && tensor.shape.len() == 1 {
@@ -360,13 +341,14 @@ impl Weights for Tensors {
                         self.dequantize(tensor, start..start + stored_row_bytes, values)?;
                         encode(values, dtype, out);
                     }
-                    Ok::<(), ModelError>(())
+                    Ok(())
                 },
-            )?;
-        Ok(HostTensor {
+            )
+            .map_err(|problem: Problem| problem.at(&self.path))?;
+        Ok(Some(HostTensor {
             shape: tensor.shape.clone(),
             dtype,
             data: Data::Owned(data),
-        })
+        }))
     }
 }

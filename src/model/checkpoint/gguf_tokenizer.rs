@@ -16,9 +16,8 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
-use super::gguf_metadata::Metadata;
-use crate::model::chat::ChatTemplate;
-use crate::model::error::ModelError;
+use super::gguf_metadata::{Metadata, invalid};
+use crate::model::error::Problem;
 use crate::model::tokenizer::Tokenizer;
 
 /// The pre-tokenisers known here, as error messages list them.
@@ -38,7 +37,6 @@ const MOST_WHOLE_TOKENS: usize = 1 << 16;
 /// How a text is cut into the pieces that are then merged.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PreTokenizer {
-    /// GPT-2's rule.
     Gpt2,
     /// GPT-2's rule after every digit stands alone.
     SmolLm,
@@ -88,8 +86,7 @@ impl PreTokenizer {
     }
 }
 
-/// What the metadata says about the tokenizer.
-struct Parts {
+pub(super) struct Parts {
     pre: PreTokenizer,
     tokens: Vec<String>,
     /// One per token, or none at all.
@@ -97,41 +94,29 @@ struct Parts {
     merges: Vec<String>,
 }
 
-/// Builds the tokenizer.
-pub(super) fn tokenizer(metadata: &Metadata) -> Result<Tokenizer, ModelError> {
-    let parts = parts(metadata)?;
-    let texts = parts.tokens.iter().chain(&parts.merges);
-    let length = texts.map(String::len).sum();
-    Tokenizer::build(metadata.path, parts.hash(), length, || parts.build())
-}
-
-fn parts(metadata: &Metadata) -> Result<Parts, ModelError> {
-    let path = metadata.path;
+/// Reads what the tokenizer is made of.
+pub(super) fn tokenizer(metadata: &Metadata) -> Result<Parts, Problem> {
     let model = metadata.text("tokenizer.ggml.model")?.unwrap_or("none");
     if model != "gpt2" {
-        return Err(ModelError::unsupported(
-            path,
+        return Err(Problem::unsupported(
             format!("tokenizer `{model}`"),
             "`gpt2`, which is byte-level BPE; for others use the Hugging Face folder",
         ));
     }
     let name = metadata.text("tokenizer.ggml.pre")?.unwrap_or("none");
-    let pre = PreTokenizer::from_name(name).ok_or_else(|| {
-        ModelError::unsupported(path, format!("pre-tokeniser `{name}`"), SUPPORTED_PRE)
-    })?;
+    let pre = PreTokenizer::from_name(name)
+        .ok_or_else(|| Problem::unsupported(format!("pre-tokeniser `{name}`"), SUPPORTED_PRE))?;
+    let types_key = "tokenizer.ggml.token_type";
     let parts = Parts {
         pre,
-        types: metadata.integers("tokenizer.ggml.token_type", MOST_TOKENS)?,
+        types: metadata.integers(types_key, MOST_TOKENS)?,
         tokens: metadata.texts("tokenizer.ggml.tokens", MOST_TOKENS)?,
         merges: metadata.texts("tokenizer.ggml.merges", MOST_MERGES)?,
     };
-    if !parts.types.is_empty() && parts.types.len() != parts.tokens.len() {
-        let problem = format!(
-            "has {} entries, expected one for each of the {} tokens",
-            parts.types.len(),
-            parts.tokens.len()
-        );
-        return Err(metadata.invalid("tokenizer.ggml.token_type", &problem));
+    let (types, tokens) = (parts.types.len(), parts.tokens.len());
+    if types != 0 && types != tokens {
+        let problem = format!("has {types} entries, expected one for each of the {tokens} tokens");
+        return Err(invalid(types_key, &problem));
     }
     let whole = |kind: &&i64| [CONTROL, USER_DEFINED].contains(kind);
     let whole = parts.types.iter().filter(whole).count();
@@ -139,12 +124,18 @@ fn parts(metadata: &Metadata) -> Result<Parts, ModelError> {
         let problem = format!(
             "has `{whole}` control and user-defined tokens, expected at most {MOST_WHOLE_TOKENS}"
         );
-        return Err(metadata.invalid("tokenizer.ggml.token_type", &problem));
+        return Err(invalid(types_key, &problem));
     }
     Ok(parts)
 }
 
 impl Parts {
+    pub(super) fn build(self) -> Result<Tokenizer, Problem> {
+        let texts = self.tokens.iter().chain(&self.merges);
+        let length = texts.map(String::len).sum();
+        Tokenizer::build(self.hash(), length, || self.library_tokenizer())
+    }
+
     fn hash(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new_derive_key("dial gguf tokenizer v1");
         hasher.update(&[self.pre as u8]);
@@ -161,7 +152,7 @@ impl Parts {
         hasher.finalize()
     }
 
-    fn build(self) -> tokenizers::Result<tokenizers::Tokenizer> {
+    fn library_tokenizer(self) -> tokenizers::Result<tokenizers::Tokenizer> {
         let of_type = |wanted: i64| -> Vec<AddedToken> {
             let typed = self.tokens.iter().zip(&self.types);
             typed
@@ -201,15 +192,12 @@ fn pair(merge: &str) -> Option<(String, String)> {
     Some((left.to_string(), right.to_string()))
 }
 
-/// The chat template, with the special tokens it may name.
-pub(super) fn chat_template(
+/// The special tokens that a chat template may name.
+pub(super) fn special_tokens(
     metadata: &Metadata,
     tokenizer: &Tokenizer,
-) -> Result<Option<ChatTemplate>, ModelError> {
-    let Some(source) = metadata.text("tokenizer.chat_template")? else {
-        return Ok(None);
-    };
-    let mut special_tokens = BTreeMap::new();
+) -> Result<BTreeMap<String, String>, Problem> {
+    let mut tokens = BTreeMap::new();
     for (name, key) in [
         ("bos_token", "bos_token_id"),
         ("eos_token", "eos_token_id"),
@@ -217,16 +205,13 @@ pub(super) fn chat_template(
         ("pad_token", "padding_token_id"),
     ] {
         if let Some(id) = metadata.token_id(key)? {
-            let text = tokenizer.token(id).ok_or_else(|| {
-                metadata.invalid(
-                    &format!("tokenizer.ggml.{key}"),
-                    "is not an id of the vocabulary",
-                )
-            })?;
-            special_tokens.insert(name.to_string(), text);
+            let key = format!("tokenizer.ggml.{key}");
+            let text = tokenizer.token(id);
+            let text = text.ok_or_else(|| invalid(&key, "is not an id of the vocabulary"))?;
+            tokens.insert(name.to_string(), text);
         }
     }
-    ChatTemplate::new(source, special_tokens).map(Some)
+    Ok(tokens)
 }
 
 #[cfg(test)]
@@ -292,7 +277,7 @@ mod tests {
     fn control_and_user_defined_tokens_are_whole_and_only_control_ones_are_special() {
         let tokens = ["a", "b", "<end>", "ab", "<tool>"];
         let built = parts(PreTokenizer::Gpt2, &tokens, vec![1, 1, 3, 1, 4], &["a b"])
-            .build()
+            .library_tokenizer()
             .unwrap();
         let ids = encode(&built, "ab<end><tool>a");
         assert_eq!(ids, [3, 2, 4, 0]);
@@ -305,11 +290,11 @@ mod tests {
         // `abc` is in the vocabulary, but no merge leads to it.
         let tokens = ["a", "b", "c", "abc", "Ã", "©", "Ã©"];
         let llama = parts(PreTokenizer::Llama3, &tokens, vec![], &["Ã ©"])
-            .build()
+            .library_tokenizer()
             .unwrap();
         assert_eq!(encode(&llama, "abc"), [3]);
         let qwen = parts(PreTokenizer::Qwen2, &tokens, vec![], &["Ã ©"])
-            .build()
+            .library_tokenizer()
             .unwrap();
         assert_eq!(encode(&qwen, "abc"), [0, 1, 2]);
         // An e with a combining accent would be other bytes than é; the vocabulary has only é's.

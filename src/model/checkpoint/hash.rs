@@ -1,6 +1,7 @@
 //! Content hashes of what decides a model's numbers: its weight files, and the model as a whole.
 
 use std::fs::{File, Metadata};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -8,7 +9,7 @@ use super::hub::check_by_name;
 use super::{Checkpoint, WeightFile};
 use crate::model::chat::ChatTemplate;
 use crate::model::config::{Dtype, ModelConfig};
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 use crate::model::tokenizer::Tokenizer;
 
 /// Times of files may be as coarse as this.
@@ -19,7 +20,6 @@ const SETTLED_AFTER: Duration = Duration::from_secs(2);
 pub(crate) struct FileStamp {
     /// The file, with symbolic links resolved.
     pub(crate) path: PathBuf,
-    /// Its length in bytes.
     pub(crate) size: u64,
     /// When its content was last changed, in nanoseconds since 1970.
     pub(crate) modified_nanoseconds: u128,
@@ -30,49 +30,32 @@ pub(crate) struct FileStamp {
 }
 
 impl FileStamp {
-    /// The stamp of the file at `path` as it is now.
-    ///
-    /// # Errors
-    /// The file does not exist or may not be read.
-    pub(crate) fn of(path: &Path) -> Result<Self, ModelError> {
-        let metadata = path.metadata();
-        Self::new(
-            path,
-            &metadata.map_err(|error| ModelError::read(path, error))?,
-        )
+    pub(crate) fn of(path: &Path) -> Result<Self> {
+        Self::new(path, path.metadata())
     }
 
     /// The stamp of an open file, which was opened at `path`.
-    ///
-    /// # Errors
-    /// The file may not be read any more.
-    pub(super) fn of_open(path: &Path, file: &File) -> Result<Self, ModelError> {
-        let metadata = file.metadata();
-        Self::new(
-            path,
-            &metadata.map_err(|error| ModelError::read(path, error))?,
-        )
+    pub(super) fn of_open(path: &Path, file: &File) -> Result<Self> {
+        Self::new(path, file.metadata())
     }
 
-    fn new(path: &Path, metadata: &Metadata) -> Result<Self, ModelError> {
-        let real = path.canonicalize();
+    fn new(path: &Path, metadata: io::Result<Metadata>) -> Result<Self> {
+        let read = |error| ModelError::read(path, error);
+        let metadata = metadata.map_err(read)?;
         Ok(Self {
-            path: real.map_err(|error| ModelError::read(path, error))?,
+            path: path.canonicalize().map_err(read)?,
             size: metadata.len(),
-            modified_nanoseconds: modified_nanoseconds(metadata),
-            changed_nanoseconds: changed_nanoseconds(metadata),
-            inode: inode(metadata),
+            modified_nanoseconds: modified_nanoseconds(&metadata),
+            changed_nanoseconds: changed_nanoseconds(&metadata),
+            inode: inode(&metadata),
         })
     }
 
     /// Whether the file has the size, time and inode of the stamp.
     pub(super) fn is_of(&self, metadata: &Metadata) -> bool {
-        (self.size, self.modified_nanoseconds, self.inode)
-            == (
-                metadata.len(),
-                modified_nanoseconds(metadata),
-                inode(metadata),
-            )
+        self.size == metadata.len()
+            && self.modified_nanoseconds == modified_nanoseconds(metadata)
+            && self.inode == inode(metadata)
     }
 }
 
@@ -112,7 +95,6 @@ pub(crate) trait HashShortcut {
     fn put(&self, file: &FileStamp, hash: blake3::Hash);
 }
 
-/// Remembers nothing: every file is read.
 #[cfg(test)]
 pub(crate) struct NoShortcut;
 
@@ -127,13 +109,7 @@ impl HashShortcut for NoShortcut {
 
 impl Checkpoint {
     /// The hash of the bytes of each weight file, as it is mapped, in the order of their names.
-    ///
-    /// # Errors
-    /// A file cannot be read.
-    pub(crate) fn file_hashes(
-        &self,
-        shortcut: &dyn HashShortcut,
-    ) -> Result<Vec<blake3::Hash>, ModelError> {
+    pub(crate) fn file_hashes(&self, shortcut: &dyn HashShortcut) -> Result<Vec<blake3::Hash>> {
         let files = self.files.iter();
         files.map(|file| file_hash(file, shortcut)).collect()
     }
@@ -170,7 +146,7 @@ impl Checkpoint {
     }
 }
 
-fn file_hash(file: &WeightFile, shortcut: &dyn HashShortcut) -> Result<blake3::Hash, ModelError> {
+fn file_hash(file: &WeightFile, shortcut: &dyn HashShortcut) -> Result<blake3::Hash> {
     if let Some(hash) = shortcut.get(&file.stamp) {
         return Ok(hash);
     }

@@ -13,7 +13,7 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 
 use crate::model::config::Dtype;
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 
 /// Elements per unit of parallel work: large enough to pay for the hand-over, small enough to share out.
 pub(super) const CHUNK: usize = 1 << 16;
@@ -22,12 +22,10 @@ pub(super) const CHUNK: usize = 1 << 16;
 pub(crate) struct HostTensor {
     /// Its dimensions; matrices are `[out, in]`.
     pub(crate) shape: Vec<usize>,
-    /// The format of its elements.
     pub(crate) dtype: Dtype,
     pub(super) data: Data,
 }
 
-/// Where a tensor's bytes lie.
 pub(super) enum Data {
     Owned(Vec<u8>),
     Mapped(Arc<Mmap>, Range<usize>),
@@ -59,7 +57,7 @@ impl std::fmt::Debug for HostTensor {
 }
 
 /// Zeros for so many elements, as fresh pages of the system, which cost nothing before they are written to.
-pub(super) fn zeros(elements: usize, dtype: Dtype) -> Result<Vec<u8>, ModelError> {
+pub(super) fn zeros(elements: usize, dtype: Dtype) -> Result<Vec<u8>> {
     let bytes = elements.checked_mul(dtype.size());
     let refused = || ModelError::Memory(format!("a tensor of {elements} elements"));
     let bytes = bytes.ok_or_else(refused)?;
@@ -78,7 +76,7 @@ pub(super) fn zeros(elements: usize, dtype: Dtype) -> Result<Vec<u8>, ModelError
 }
 
 /// The elements of `bytes`, in format `from`, written in format `to`.
-pub(super) fn convert(bytes: &[u8], from: Dtype, to: Dtype) -> Result<Vec<u8>, ModelError> {
+pub(super) fn convert(bytes: &[u8], from: Dtype, to: Dtype) -> Result<Vec<u8>> {
     let mut out = zeros(bytes.len() / from.size(), to)?;
     out.par_chunks_mut(CHUNK * to.size())
         .zip(bytes.par_chunks(CHUNK * from.size()))
@@ -95,44 +93,29 @@ pub(super) fn convert(bytes: &[u8], from: Dtype, to: Dtype) -> Result<Vec<u8>, M
 
 /// Reads as many elements of format `from` as both sides hold.
 pub(super) fn decode(bytes: &[u8], from: Dtype, out: &mut [f32]) {
-    let pairs = || bytes.as_chunks::<2>().0.iter();
+    fn each<const N: usize>(bytes: &[u8], out: &mut [f32], read: impl Fn([u8; N]) -> f32) {
+        let elements = bytes.as_chunks::<N>().0.iter();
+        out.iter_mut()
+            .zip(elements)
+            .for_each(|(o, b)| *o = read(*b));
+    }
     match from {
-        Dtype::Float32 => {
-            let quads = bytes.as_chunks::<4>().0.iter();
-            out.iter_mut()
-                .zip(quads)
-                .for_each(|(o, b)| *o = f32::from_le_bytes(*b));
-        }
-        Dtype::BFloat16 => out
-            .iter_mut()
-            .zip(pairs())
-            .for_each(|(o, b)| *o = bf16::from_le_bytes(*b).to_f32()),
-        Dtype::Float16 => out
-            .iter_mut()
-            .zip(pairs())
-            .for_each(|(o, b)| *o = f16::from_le_bytes(*b).to_f32()),
+        Dtype::Float32 => each(bytes, out, f32::from_le_bytes),
+        Dtype::BFloat16 => each(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+        Dtype::Float16 => each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
     }
 }
 
 /// Writes as many elements in format `to` as both sides hold.
 pub(super) fn encode(values: &[f32], to: Dtype, out: &mut [u8]) {
+    fn each<const N: usize>(values: &[f32], out: &mut [u8], write: impl Fn(f32) -> [u8; N]) {
+        let elements = out.as_chunks_mut::<N>().0.iter_mut();
+        elements.zip(values).for_each(|(o, v)| *o = write(*v));
+    }
     match to {
-        Dtype::Float32 => {
-            let quads = out.as_chunks_mut::<4>().0.iter_mut();
-            quads.zip(values).for_each(|(o, v)| *o = v.to_le_bytes());
-        }
-        Dtype::BFloat16 => {
-            let pairs = out.as_chunks_mut::<2>().0.iter_mut();
-            pairs
-                .zip(values)
-                .for_each(|(o, v)| *o = bf16::from_f32(*v).to_le_bytes());
-        }
-        Dtype::Float16 => {
-            let pairs = out.as_chunks_mut::<2>().0.iter_mut();
-            pairs
-                .zip(values)
-                .for_each(|(o, v)| *o = f16::from_f32(*v).to_le_bytes());
-        }
+        Dtype::Float32 => each(values, out, f32::to_le_bytes),
+        Dtype::BFloat16 => each(values, out, |v| bf16::from_f32(v).to_le_bytes()),
+        Dtype::Float16 => each(values, out, |v| f16::from_f32(v).to_le_bytes()),
     }
 }
 

@@ -38,7 +38,7 @@ use store::Store;
 use super::hugging_face::{INDEX, SINGLE, shard_names};
 use super::read_text;
 use crate::fetch::{Address, Client, Credential, Patience};
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 
 /// Files that a model cannot be opened without.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
@@ -57,7 +57,7 @@ const OPTIONAL: [&str; 3] = [
 ///
 /// # Errors
 /// The path does not exist, the source is malformed, or the hub does not give the files.
-pub fn locate(source: &str, base: &Path) -> Result<PathBuf, ModelError> {
+pub fn locate(source: &str, base: &Path) -> Result<PathBuf> {
     match Place::of(source, base)? {
         Place::Disk(path) => Ok(path),
         Place::Hub(repository, hub) => hub.fetch(&repository),
@@ -68,7 +68,7 @@ pub fn locate(source: &str, base: &Path) -> Result<PathBuf, ModelError> {
 ///
 /// # Errors
 /// As [`locate`], but for those of the hub.
-pub fn locate_without_fetching(source: &str, base: &Path) -> Result<Option<PathBuf>, ModelError> {
+pub fn locate_without_fetching(source: &str, base: &Path) -> Result<Option<PathBuf>> {
     match Place::of(source, base)? {
         Place::Disk(path) => Ok(Some(path)),
         Place::Hub(repository, mut hub) => {
@@ -78,16 +78,13 @@ pub fn locate_without_fetching(source: &str, base: &Path) -> Result<Option<PathB
     }
 }
 
-/// Where a source leads.
 enum Place {
-    /// To this path, which exists.
     Disk(PathBuf),
-    /// To a repository of the hub that the environment describes.
     Hub(Repository, Hub),
 }
 
 impl Place {
-    fn of(source: &str, base: &Path) -> Result<Self, ModelError> {
+    fn of(source: &str, base: &Path) -> Result<Self> {
         let invalid = |problem: String| ModelError::Source {
             location: source.to_string(),
             problem,
@@ -119,10 +116,8 @@ pub(super) struct Hub {
     pub(crate) patience: Patience,
 }
 
-/// What the cache has of a model.
 enum Cached {
     Nothing,
-    /// A snapshot that lacks this file.
     Incomplete(String),
     /// A snapshot in which this file is not what it should be.
     Damaged(String),
@@ -131,7 +126,7 @@ enum Cached {
 
 impl Hub {
     /// The folder of the model's files, fetched if they are not all in the cache.
-    pub(super) fn fetch(&self, repository: &Repository) -> Result<PathBuf, ModelError> {
+    pub(super) fn fetch(&self, repository: &Repository) -> Result<PathBuf> {
         let store = Store::new(&self.cache, &repository.name);
         let commit = store.commit_of(&repository.revision);
         let folder = store.snapshot(&commit);
@@ -172,7 +167,7 @@ impl Hub {
         repository.error(problem, advice)
     }
 
-    fn download(&self, repository: &Repository, store: &Store) -> Result<PathBuf, ModelError> {
+    fn download(&self, repository: &Repository, store: &Store) -> Result<PathBuf> {
         let endpoint = Address::parse(&self.endpoint).map_err(|problem| {
             // It may hold a password, and is not shown.
             repository.error(format!("`HF_ENDPOINT`: {problem}"), "correct it")
@@ -194,7 +189,7 @@ impl Hub {
         &self,
         repository: &Repository,
         endpoint: &Address,
-    ) -> Result<Option<Credential>, ModelError> {
+    ) -> Result<Option<Credential>> {
         let Some(token) = &self.token else {
             return Ok(None);
         };
@@ -212,7 +207,7 @@ impl Hub {
 }
 
 /// What the cache has of the model that belongs in `folder`.
-fn inspect(folder: &Path) -> Result<Cached, ModelError> {
+fn inspect(folder: &Path) -> Result<Cached> {
     if !folder.is_dir() {
         return Ok(Cached::Nothing);
     }
@@ -233,7 +228,7 @@ fn inspect(folder: &Path) -> Result<Cached, ModelError> {
 }
 
 /// The first file that opening the model in `folder` would miss.
-fn missing(folder: &Path) -> Result<Option<String>, ModelError> {
+fn missing(folder: &Path) -> Result<Option<String>> {
     let absent = |name: &str| !folder.join(name).exists();
     if let Some(name) = NEEDED.into_iter().find(|name| absent(name)) {
         return Ok(Some(name.to_string()));
@@ -243,7 +238,7 @@ fn missing(folder: &Path) -> Result<Option<String>, ModelError> {
 }
 
 /// The weight files of the model in `folder`: one, or the shards of its index.
-fn weight_names(folder: &Path) -> Result<Vec<String>, ModelError> {
+fn weight_names(folder: &Path) -> Result<Vec<String>> {
     let index = folder.join(INDEX);
     if folder.join(SINGLE).exists() || !index.exists() {
         return Ok(vec![SINGLE.to_string()]);

@@ -22,22 +22,16 @@ use super::{Checkpoint, WeightFile, other_files, read_optional_text, read_text};
 use crate::files;
 use crate::model::chat::{ChatTemplate, SPECIAL_TOKENS};
 use crate::model::config::{ModelConfig, code_of_its_own};
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 use crate::model::tokenizer::Tokenizer;
 
-/// Opens the folder.
-pub(super) fn open(folder: &Path) -> Result<Checkpoint, ModelError> {
+pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
     let config_path = folder.join("config.json");
     if !config_path.exists() {
         return Err(other_files::without_config(folder));
     }
     let config_text = read_text(&config_path)?;
-    let generation_path = folder.join("generation_config.json");
-    let generation = read_optional_text(&generation_path)?;
-    let generation = generation
-        .as_deref()
-        .map(|text| (generation_path.as_path(), text));
-    let mut config = ModelConfig::from_hugging_face(&config_path, &config_text, generation)?;
+    let mut config = read_config(folder, &config_text)?;
     let chosen = shards::choose(folder)?;
     if chosen.files.is_empty() {
         return Err(other_files::without_weights(folder));
@@ -56,23 +50,35 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint, ModelError> {
         );
     }
     let tokenizer = read_tokenizer(folder)?;
-    let end = read_end_token(folder, &tokenizer, &mut findings)?;
+    let raw = read_tokenizer_config(&folder.join("tokenizer_config.json"))?;
+    let tokens = special_tokens(&raw.rest);
+    let mut end = end_token(&tokens, &tokenizer, &mut findings);
+    end.take_if(|id| config.end_of_text.contains(id));
+    let template = read_chat_template(folder, raw.chat_template)?;
+    let template = template.map(|source| ChatTemplate::new(&source, tokens));
     Ok(Checkpoint {
         path: folder.to_path_buf(),
-        further_ends: end
-            .into_iter()
-            .filter(|id| !config.end_of_text.contains(id))
-            .collect(),
+        further_ends: end.into_iter().collect(),
         config,
         tokenizer,
-        chat_template: read_chat_template(folder)?,
+        chat_template: template.transpose()?,
         weights: Box::new(weights),
         files,
         findings,
     })
 }
 
-fn read_tokenizer(folder: &Path) -> Result<Tokenizer, ModelError> {
+/// The configuration of a folder whose `config.json` has this text.
+pub(super) fn read_config(folder: &Path, text: &str) -> Result<ModelConfig> {
+    let generation_path = folder.join("generation_config.json");
+    let generation = read_optional_text(&generation_path)?;
+    let generation = generation
+        .as_deref()
+        .map(|text| (generation_path.as_path(), text));
+    ModelConfig::from_hugging_face(&folder.join("config.json"), text, generation)
+}
+
+fn read_tokenizer(folder: &Path) -> Result<Tokenizer> {
     let path = folder.join("tokenizer.json");
     if !path.exists() && folder.join("tokenizer.model").exists() {
         return Err(ModelError::unsupported(
@@ -106,55 +112,43 @@ struct NamedTemplate {
     template: String,
 }
 
-fn read_tokenizer_config(path: &Path) -> Result<RawTokenizerConfig, ModelError> {
-    match read_optional_text(path)? {
-        Some(text) => serde_json::from_str(&text)
-            .map_err(|error| ModelError::invalid(path, format!("not as expected: {error}"))),
-        None => Ok(RawTokenizerConfig {
-            chat_template: None,
-            rest: BTreeMap::new(),
-        }),
-    }
+fn read_tokenizer_config(path: &Path) -> Result<RawTokenizerConfig> {
+    let text = read_optional_text(path)?.unwrap_or_else(|| "{}".to_string());
+    serde_json::from_str(&text)
+        .map_err(|error| ModelError::invalid(path, format!("not as expected: {error}")))
 }
 
 /// The id of the `eos_token` of `tokenizer_config.json`, which may be the only one to name what ends a turn.
-fn read_end_token(
-    folder: &Path,
+fn end_token(
+    tokens: &BTreeMap<String, String>,
     tokenizer: &Tokenizer,
     findings: &mut Vec<String>,
-) -> Result<Option<u32>, ModelError> {
-    let raw = read_tokenizer_config(&folder.join("tokenizer_config.json"))?;
-    let Some(token) = special_tokens(&raw.rest).remove("eos_token") else {
-        return Ok(None);
-    };
-    let id = tokenizer.id(&token);
+) -> Option<u32> {
+    let token = tokens.get("eos_token")?;
+    let id = tokenizer.id(token);
     if id.is_none() {
         findings.push(format!(
             "`eos_token` in `tokenizer_config.json` is `{token}`, which is no token of `tokenizer.json`: no text ends there"
         ));
     }
-    Ok(id)
+    id
 }
 
-fn read_chat_template(folder: &Path) -> Result<Option<ChatTemplate>, ModelError> {
-    let path = folder.join("tokenizer_config.json");
-    let raw = read_tokenizer_config(&path)?;
+fn read_chat_template(folder: &Path, listed: Option<RawTemplate>) -> Result<Option<String>> {
     let own_file = read_optional_text(&folder.join("chat_template.jinja"))?;
-    let source = match (own_file, raw.chat_template) {
-        (Some(text), _) | (None, Some(RawTemplate::One(text))) => text,
-        (None, None) => return Ok(None),
-        (None, Some(RawTemplate::Named(templates))) => templates
-            .into_iter()
-            .find(|template| template.name == "default")
-            .map(|template| template.template)
-            .ok_or_else(|| {
-                ModelError::invalid(
-                    &path,
-                    "`chat_template` is a list without an entry named `default`",
-                )
-            })?,
-    };
-    ChatTemplate::new(&source, special_tokens(&raw.rest)).map(Some)
+    match (own_file, listed) {
+        (Some(text), _) | (None, Some(RawTemplate::One(text))) => Ok(Some(text)),
+        (None, None) => Ok(None),
+        (None, Some(RawTemplate::Named(mut templates))) => {
+            let default = templates
+                .iter()
+                .position(|template| template.name == "default");
+            let default = default.map(|place| templates.swap_remove(place).template);
+            let problem = "`chat_template` is a list without an entry named `default`";
+            let missing = || ModelError::invalid(&folder.join("tokenizer_config.json"), problem);
+            default.ok_or_else(missing).map(Some)
+        }
+    }
 }
 
 /// `bos_token` and its kin: a string, or an object whose `content` is one.

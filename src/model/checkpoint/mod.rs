@@ -19,7 +19,7 @@ mod other_files;
 mod safetensors_header;
 mod shards;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -37,21 +37,17 @@ use other_files::not_weights;
 
 use super::chat::ChatTemplate;
 use super::config::{Dtype, ModelConfig};
-use super::error::ModelError;
+use super::error::{ModelError, Result};
 use super::tokenizer::Tokenizer;
 use crate::files;
 
 /// The weights of one format, by Hugging Face name.
 trait Weights: Send + Sync {
-    /// The shape of a tensor, if it is there.
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
-    /// The names of the tensors that are there.
     fn names(&self) -> Vec<String>;
-    /// A tensor that is there.
-    fn read(&self, name: &str, dtype: Dtype) -> Result<HostTensor, ModelError>;
+    fn read(&self, name: &str, dtype: Dtype) -> Result<Option<HostTensor>>;
 }
 
-/// An opened model.
 pub(crate) struct Checkpoint {
     path: PathBuf,
     /// In an order that depends on nothing but their names.
@@ -62,7 +58,6 @@ pub(crate) struct Checkpoint {
     weights: Box<dyn Weights>,
     /// Tokens that end a text beside those of `config`, ascending. No part of the fingerprint.
     further_ends: Vec<u32>,
-    /// What a reader should know of these files.
     findings: Vec<String>,
 }
 
@@ -72,36 +67,26 @@ impl Checkpoint {
     /// # Errors
     /// A file is missing, truncated or malformed; the model needs something that is not supported; or its weights
     /// do not fit its configuration.
-    pub(crate) fn open(path: &Path) -> Result<Self, ModelError> {
-        let metadata = path
-            .metadata()
-            .map_err(|error| ModelError::read(path, error))?;
-        let checkpoint = if metadata.is_dir() {
-            hugging_face::open(path)?
-        } else if path
-            .extension()
-            .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
-        {
-            gguf::open(path)?
-        } else {
-            return Err(other_files::not_gguf(path));
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let metadata = path.metadata();
+        let metadata = metadata.map_err(|error| ModelError::read(path, error))?;
+        let checkpoint = match metadata.is_dir() {
+            true => hugging_face::open(path)?,
+            false if other_files::is_gguf(path) => gguf::open(path)?,
+            false => return Err(other_files::not_gguf(path)),
         };
         checkpoint.check_parameters().map_err(|problem| {
-            let mut problem = problem;
-            if let Some(finding) = checkpoint.findings.first() {
-                problem = format!("{problem} (the folder {finding})");
-            }
-            ModelError::invalid(path, problem)
+            let finding = checkpoint.findings.first();
+            let finding = finding.map(|finding| format!(" (the folder {finding})"));
+            ModelError::invalid(path, problem + &finding.unwrap_or_default())
         })?;
         Ok(checkpoint)
     }
 
-    /// The configuration.
     pub(crate) fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// The tokenizer.
     pub(crate) fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
@@ -111,9 +96,16 @@ impl Checkpoint {
         self.chat_template.as_ref()
     }
 
-    /// Tokens that end a text beside those of the configuration, ascending.
     pub(crate) fn further_ends(&self) -> &[u32] {
         &self.further_ends
+    }
+
+    /// Every token that ends a text, ascending.
+    pub(super) fn end_of_text(&self) -> Vec<u32> {
+        let ends = self.config.end_of_text.iter().chain(&self.further_ends);
+        let mut ends: Vec<u32> = ends.copied().collect();
+        ends.sort_unstable();
+        ends
     }
 
     /// What a reader should know of these files, as fragments (`holds a second head that differs from its embedding: …`).
@@ -122,30 +114,23 @@ impl Checkpoint {
     }
 
     /// Fails where a weight file was written into since it was opened.
-    ///
-    /// # Errors
-    /// [`ModelError::Invalid`] naming the file.
-    pub(crate) fn check_unchanged(&self) -> Result<(), ModelError> {
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
         self.files.iter().try_for_each(WeightFile::check_unchanged)
     }
 
     /// The shape of a tensor by its Hugging Face name; matrices are `[out, in]`.
-    ///
-    /// # Errors
-    /// There is no such tensor.
-    pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
-        self.weights
-            .shape(name)
-            .ok_or_else(|| ModelError::invalid(&self.path, format!("tensor `{name}` is missing")))
+    pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        self.weights.shape(name).ok_or_else(|| self.missing(name))
     }
 
     /// A tensor by its Hugging Face name (`model.layers.3.self_attn.q_proj.weight`), its elements in `dtype`.
-    ///
-    /// # Errors
-    /// There is no such tensor.
-    pub(crate) fn tensor(&self, name: &str, dtype: Dtype) -> Result<HostTensor, ModelError> {
-        self.shape(name)?;
-        self.weights.read(name, dtype)
+    pub(super) fn tensor(&self, name: &str, dtype: Dtype) -> Result<HostTensor> {
+        let tensor = self.weights.read(name, dtype)?;
+        tensor.ok_or_else(|| self.missing(name))
+    }
+
+    fn missing(&self, name: &str) -> ModelError {
+        ModelError::invalid(&self.path, format!("tensor `{name}` is missing"))
     }
 
     /// Every parameter must be there in its shape, and nothing else of the transformer's: an extra tensor is a
@@ -217,12 +202,11 @@ struct WeightFile {
     path: PathBuf,
     file: File,
     map: Arc<Mmap>,
-    /// As it was when it was opened.
     stamp: FileStamp,
 }
 
 impl WeightFile {
-    fn open(path: &Path) -> Result<Self, ModelError> {
+    fn open(path: &Path) -> Result<Self> {
         let read = |error| ModelError::read(path, error);
         let file = files::open(path).map_err(read)?;
         let stamp = FileStamp::of_open(path, &file)?;
@@ -237,7 +221,7 @@ impl WeightFile {
         })
     }
 
-    fn check_unchanged(&self) -> Result<(), ModelError> {
+    fn check_unchanged(&self) -> Result<()> {
         // Of the open file, wherever its name leads by now.
         let metadata = self.file.metadata();
         let metadata = metadata.map_err(|error| ModelError::read(&self.path, error))?;
@@ -251,13 +235,11 @@ impl WeightFile {
     }
 }
 
-/// The text of a file.
-fn read_text(path: &Path) -> Result<String, ModelError> {
+fn read_text(path: &Path) -> Result<String> {
     files::read_text(path, files::SETTINGS_BYTES).map_err(|error| ModelError::read(path, error))
 }
 
-/// The text of a file that need not exist.
-fn read_optional_text(path: &Path) -> Result<Option<String>, ModelError> {
+fn read_optional_text(path: &Path) -> Result<Option<String>> {
     match files::read_text(path, files::SETTINGS_BYTES) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

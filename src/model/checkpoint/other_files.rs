@@ -80,7 +80,7 @@ pub(super) fn instead_of_weights(names: &BTreeSet<String>) -> Option<String> {
              (`config.json`, `model.safetensors`), or a GGUF file"
         ));
     }
-    if let Some(name) = first(&is_gguf) {
+    if let Some(name) = first(&|name| is_gguf(Path::new(name))) {
         return Some(format!(
             "a folder of GGUF files, expected the name of one of them, such as `{name}`"
         ));
@@ -101,10 +101,9 @@ pub(super) fn instead_of_weights(names: &BTreeSet<String>) -> Option<String> {
     ))
 }
 
-fn is_gguf(name: &str) -> bool {
-    let end = name.len().checked_sub(".gguf".len());
-    end.and_then(|end| name.get(end..))
-        .is_some_and(|end| end.eq_ignore_ascii_case(".gguf"))
+pub(super) fn is_gguf(path: &Path) -> bool {
+    let end = path.extension();
+    end.is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
 }
 
 fn is_pickle(name: &str) -> bool {

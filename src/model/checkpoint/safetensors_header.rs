@@ -9,13 +9,12 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::model::config::Dtype;
-use crate::model::error::ModelError;
+use crate::model::error::Problem;
 
 /// The most bytes of a header, as in the reference implementation.
 const MOST_BYTES: u64 = 100_000_000;
@@ -75,17 +74,14 @@ impl<'de> Visitor<'de> for RawHeader {
     }
 }
 
-/// Reads the header of the file at `path`, whose content is `bytes`: its tensors in the order of their names.
+/// Reads the header of a file of these bytes: its tensors in the order of their names.
 ///
 /// # Errors
 /// It is not such a file, or not a whole one; a tensor is listed twice, overlaps another, or is stored in a way that is not read here.
-pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Tensor>, ModelError> {
+pub(super) fn read(bytes: &[u8]) -> Result<Vec<Tensor>, Problem> {
     let incomplete = |what: String| {
         let what = super::not_weights(bytes).map_or(what, str::to_string);
-        ModelError::invalid(
-            path,
-            format!("not a complete safetensors file ({what}); download it again"),
-        )
+        format!("not a complete safetensors file ({what}); download it again")
     };
     let (header, data) = split(bytes).map_err(incomplete)?;
     let raw: RawHeader = serde_json::from_slice(header)
@@ -94,15 +90,15 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Tensor>, ModelError>
     raw.sort_by(|(one, _), (other, _)| one.cmp(other));
     let mut pairs = raw.iter().zip(raw.iter().skip(1));
     if let Some(((name, _), _)) = pairs.find(|((one, _), (next, _))| one == next) {
-        let problem =
-            format!("tensor `{name}` is listed twice, expected once; convert the model anew");
-        return Err(ModelError::invalid(path, problem));
+        return Err(Problem::Invalid(format!(
+            "tensor `{name}` is listed twice, expected once; convert the model anew"
+        )));
     }
-    refuse_quantised(path, &raw)?;
+    refuse_quantised(&raw)?;
     cover(&raw, data.len()).map_err(incomplete)?;
     let start = bytes.len() - data.len();
     let tensors = raw.into_iter().map(|(name, raw)| {
-        let dtype = stored_dtype(path, &name, &raw.dtype)?;
+        let dtype = stored_dtype(&name, &raw.dtype)?;
         let (from, to) = raw.data_offsets;
         let tensor = Tensor {
             name,
@@ -110,13 +106,12 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Tensor>, ModelError>
             dtype,
             range: start + from..start + to,
         };
-        tensor.check(path)?;
+        tensor.check()?;
         Ok(tensor)
     });
     tensors.collect()
 }
 
-/// The header and the data.
 fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
     let (length, rest) = bytes
         .split_first_chunk()
@@ -170,25 +165,23 @@ fn cover(tensors: &[(String, Raw)], length: usize) -> Result<(), String> {
 }
 
 /// Weights that some other program quantised, told apart from a number format that is not read.
-fn refuse_quantised(path: &Path, tensors: &[(String, Raw)]) -> Result<(), ModelError> {
+fn refuse_quantised(tensors: &[(String, Raw)]) -> Result<(), Problem> {
     let mut names = tensors.iter().map(|(name, _)| name);
     let quantised = names.find(|name| OF_QUANTISED.iter().any(|end| name.ends_with(end)));
     quantised.map_or(Ok(()), |name| {
-        Err(ModelError::unsupported(
-            path,
+        Err(Problem::unsupported(
             format!("tensor `{name}`, a part of quantised weights,"),
             "the float32, float16 or bfloat16 model that was quantised, or a GGUF file of it",
         ))
     })
 }
 
-fn stored_dtype(path: &Path, name: &str, dtype: &str) -> Result<Dtype, ModelError> {
+fn stored_dtype(name: &str, dtype: &str) -> Result<Dtype, Problem> {
     match dtype {
         "F32" => Ok(Dtype::Float32),
         "BF16" => Ok(Dtype::BFloat16),
         "F16" => Ok(Dtype::Float16),
-        other => Err(ModelError::unsupported(
-            path,
+        other => Err(Problem::unsupported(
             format!("dtype `{other}` of tensor `{name}`"),
             "`F32`, `F16`, `BF16`",
         )),
@@ -197,24 +190,18 @@ fn stored_dtype(path: &Path, name: &str, dtype: &str) -> Result<Dtype, ModelErro
 
 impl Tensor {
     /// Whether the tensor has as many bytes as its shape asks for.
-    fn check(&self, path: &Path) -> Result<(), ModelError> {
-        let elements = self
-            .shape
-            .iter()
-            .try_fold(1usize, |all, n| all.checked_mul(*n));
-        let bytes = elements.and_then(|elements| elements.checked_mul(self.dtype.size()));
+    fn check(&self) -> Result<(), Problem> {
+        let mut sizes = self.shape.iter().copied().chain([self.dtype.size()]);
+        let bytes = sizes.try_fold(1usize, |product, n| product.checked_mul(n));
         if bytes == Some(self.range.len()) {
             return Ok(());
         }
-        Err(ModelError::invalid(
-            path,
-            format!(
-                "tensor `{}` has {} bytes, which do not make its shape `{:?}` of {}; download it again",
-                self.name,
-                self.range.len(),
-                self.shape,
-                self.dtype.name()
-            ),
-        ))
+        Err(Problem::Invalid(format!(
+            "tensor `{}` has {} bytes, which do not make its shape `{:?}` of {}; download it again",
+            self.name,
+            self.range.len(),
+            self.shape,
+            self.dtype.name()
+        )))
     }
 }

@@ -4,6 +4,7 @@
 //! decides. A backbone saved without its `model.` prefix gets it back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,12 +15,10 @@ use serde::Deserialize;
 use super::host_tensor::{CHUNK, Data, HostTensor, convert, decode};
 use super::{WeightFile, Weights, read_optional_text, safetensors_header};
 use crate::model::config::Dtype;
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 use crate::model::json;
 
-/// The file of unsharded weights.
 pub(super) const SINGLE: &str = "model.safetensors";
-/// The file that lists the shards.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -31,12 +30,12 @@ struct RawIndex {
 }
 
 /// The names of the shards that the text of an index lists, in order; they lie beside the index.
-pub(super) fn shard_names(path: &Path, index: &str) -> Result<BTreeSet<String>, ModelError> {
+pub(super) fn shard_names(path: &Path, index: &str) -> Result<BTreeSet<String>> {
     Ok(weight_map(path, index)?.into_values().collect())
 }
 
 /// The shard of each tensor.
-fn weight_map(path: &Path, index: &str) -> Result<BTreeMap<String, String>, ModelError> {
+fn weight_map(path: &Path, index: &str) -> Result<BTreeMap<String, String>> {
     let raw: RawIndex = json::read(index).map_err(|problem| ModelError::invalid(path, problem))?;
     let mut shards = raw.weight_map.values();
     match shards.find(|name| name.contains(['/', '\\']) || name.starts_with('.')) {
@@ -48,19 +47,17 @@ fn weight_map(path: &Path, index: &str) -> Result<BTreeMap<String, String>, Mode
     }
 }
 
-/// The weight files of a folder.
 #[derive(Default)]
 pub(super) struct Chosen {
     /// In the order of their names.
     pub(crate) files: Vec<PathBuf>,
     /// The name of the shard of each tensor; empty without an index.
     places: BTreeMap<String, String>,
-    /// What a reader should know of the choice.
     pub(crate) findings: Vec<String>,
 }
 
 /// The weight files to read; no files where the folder has none.
-pub(super) fn choose(folder: &Path) -> Result<Chosen, ModelError> {
+pub(super) fn choose(folder: &Path) -> Result<Chosen> {
     let single = folder.join(SINGLE);
     let index = folder.join(INDEX);
     if single.exists() {
@@ -94,12 +91,10 @@ fn passed_over(folder: &Path, index: &Path) -> Option<String> {
     ))
 }
 
-/// Memory-mapped safetensors files.
 pub(super) struct Shards {
     tensors: BTreeMap<String, Stored>,
 }
 
-/// One tensor in one of the files.
 struct Stored {
     map: Arc<Mmap>,
     range: Range<usize>,
@@ -115,11 +110,11 @@ impl Stored {
 }
 
 impl Shards {
-    /// Finds every tensor of the files that were `chosen`.
-    pub(super) fn open(files: &[WeightFile], chosen: &Chosen) -> Result<Self, ModelError> {
+    pub(super) fn open(files: &[WeightFile], chosen: &Chosen) -> Result<Self> {
         let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
         for WeightFile { path, map, .. } in files {
-            for tensor in safetensors_header::read(path, map)? {
+            let listed = safetensors_header::read(map).map_err(|problem| problem.at(path))?;
+            for tensor in listed {
                 let stored = Stored {
                     map: Arc::clone(map),
                     range: tensor.range,
@@ -149,14 +144,9 @@ impl Shards {
 
 impl Chosen {
     /// Of a tensor that is in two shards, the one where the index places it.
-    fn one_of(&self, name: &str, one: Stored, other: Stored) -> Result<Stored, ModelError> {
-        let place = self.places.get(name).map(String::as_str);
-        let is_there = |stored: &Stored| {
-            stored
-                .shard
-                .file_name()
-                .is_some_and(|name| Some(name.as_encoded_bytes()) == place.map(str::as_bytes))
-        };
+    fn one_of(&self, name: &str, one: Stored, other: Stored) -> Result<Stored> {
+        let place = self.places.get(name).map(OsStr::new);
+        let is_there = |stored: &Stored| place.is_some() && stored.shard.file_name() == place;
         match (is_there(&one), is_there(&other)) {
             (true, _) => Ok(one),
             (_, true) => Ok(other),
@@ -172,7 +162,7 @@ impl Chosen {
 }
 
 /// Gives the tensors of a backbone, which is saved as `layers.0.…`, the names they have in the whole model.
-fn with_prefix(tensors: BTreeMap<String, Stored>) -> Result<BTreeMap<String, Stored>, ModelError> {
+fn with_prefix(tensors: BTreeMap<String, Stored>) -> Result<BTreeMap<String, Stored>> {
     let bare = |name: &str| !name.starts_with("model.") && !name.starts_with("lm_head.");
     let mut names = tensors.keys().filter(|name| bare(name));
     let twice = names.find_map(|name| tensors.get_key_value(&format!("model.{name}")));
@@ -206,20 +196,15 @@ fn holds_the_same(one: &Stored, other: &Stored) -> bool {
         return one.bytes() == other.bytes();
     }
     let chunks = |stored: &Stored| CHUNK * stored.dtype.size();
-    let (mut left, mut right) = (vec![0.0f32; CHUNK], vec![0.0f32; CHUNK]);
+    let (mut one_values, mut other_values) = (vec![0.0; CHUNK], vec![0.0; CHUNK]);
     let pairs = one.bytes().chunks(chunks(one));
     let mut pairs = pairs.zip(other.bytes().chunks(chunks(other)));
     pairs.all(|(a, b)| {
         let count = a.len() / one.dtype.size();
-        decode(a, one.dtype, &mut left);
-        decode(b, other.dtype, &mut right);
-        let bits = |values: &[f32]| {
-            values[..count]
-                .iter()
-                .map(|x| x.to_bits())
-                .collect::<Vec<_>>()
-        };
-        bits(&left) == bits(&right)
+        decode(a, one.dtype, &mut one_values);
+        decode(b, other.dtype, &mut other_values);
+        let mut pairs = one_values[..count].iter().zip(&other_values[..count]);
+        pairs.all(|(one, other)| one.to_bits() == other.to_bits())
     })
 }
 
@@ -232,18 +217,18 @@ impl Weights for Shards {
         self.tensors.keys().cloned().collect()
     }
 
-    fn read(&self, name: &str, dtype: Dtype) -> Result<HostTensor, ModelError> {
-        let stored = self.tensors.get(name).ok_or_else(|| {
-            ModelError::Internal(format!("tensor `{name}` is not in the checkpoint"))
-        })?;
+    fn read(&self, name: &str, dtype: Dtype) -> Result<Option<HostTensor>> {
+        let Some(stored) = self.tensors.get(name) else {
+            return Ok(None);
+        };
         let data = match stored.dtype == dtype {
             true => Data::Mapped(Arc::clone(&stored.map), stored.range.clone()),
             false => Data::Owned(convert(stored.bytes(), stored.dtype, dtype)?),
         };
-        Ok(HostTensor {
+        Ok(Some(HostTensor {
             shape: stored.shape.clone(),
             dtype,
             data,
-        })
+        }))
     }
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use self::rope_parameters::{RawRope, rope};
 use super::{Architecture, ModelConfig, SUPPORTED_ARCHITECTURES};
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Problem, Result};
 use crate::model::json;
 
 /// The fields that say whether the others can be understood.
@@ -100,33 +100,14 @@ enum OneOrMany {
     Many(Vec<u32>),
 }
 
-/// Something is wrong (`Invalid`) or not computed here (`Unsupported`: what, supported).
-enum Problem {
-    Invalid(String),
-    Unsupported(String, String),
-}
-
-impl From<String> for Problem {
-    fn from(text: String) -> Self {
-        Self::Invalid(text)
-    }
-}
-
-fn unsupported<T>(what: impl Into<String>, supported: impl Into<String>) -> Result<T, Problem> {
-    Err(Problem::Unsupported(what.into(), supported.into()))
-}
-
 impl ModelConfig {
     /// Reads the text of `config.json` (which lies at `path`) and, where the model has one, `generation_config.json`.
     pub(in crate::model) fn from_hugging_face(
         path: &Path,
         config: &str,
         generation: Option<(&Path, &str)>,
-    ) -> Result<Self, ModelError> {
-        let mut result = read_config(config).map_err(|problem| match problem {
-            Problem::Invalid(text) => ModelError::invalid(path, text),
-            Problem::Unsupported(what, supported) => ModelError::unsupported(path, what, supported),
-        })?;
+    ) -> Result<Self> {
+        let mut result = read_config(config).map_err(|problem| problem.at(path))?;
         if let Some((path, text)) = generation {
             let raw: RawGeneration =
                 json::read(text).map_err(|problem| ModelError::invalid(path, problem))?;
@@ -166,18 +147,18 @@ fn read_config(text: &str) -> Result<ModelConfig, Problem> {
             .into());
     };
     let Some(architecture) = Architecture::from_name(&model_type) else {
-        return match kind.auto_map {
-            None => unsupported(
+        return Err(match kind.auto_map {
+            None => Problem::unsupported(
                 format!("`model_type` `{model_type}`"),
                 SUPPORTED_ARCHITECTURES,
             ),
-            Some(_) => unsupported(
+            Some(_) => Problem::unsupported(
                 format!(
                     "`model_type` `{model_type}`, which is code of the repository's own (`auto_map`, `trust_remote_code`),"
                 ),
                 format!("{SUPPORTED_ARCHITECTURES}; code that comes with a model is never run"),
             ),
-        };
+        });
     };
     let raw: RawConfig = json::read(text)?;
     refuse_what_is_not_computed(architecture, &raw)?;
@@ -231,14 +212,19 @@ fn refuse_what_is_not_computed(architecture: Architecture, raw: &RawConfig) -> R
     if let Some(classes) = &raw.architectures
         && !classes.iter().any(|name| name == class || name == backbone)
     {
-        return unsupported(
+        return Err(Problem::unsupported(
             format!("`architectures` `{}`", classes.join("`, `")),
             format!("`{class}`"),
-        );
+        ));
     }
     match raw.hidden_act.as_deref() {
         None | Some("silu" | "swish") => {}
-        Some(other) => return unsupported(format!("`hidden_act` `{other}`"), "`silu`"),
+        Some(other) => {
+            return Err(Problem::unsupported(
+                format!("`hidden_act` `{other}`"),
+                "`silu`",
+            ));
+        }
     }
     refuse_quantised(raw)?;
     let windowed = architecture == Architecture::Qwen2
@@ -251,7 +237,10 @@ fn refuse_what_is_not_computed(architecture: Architecture, raw: &RawConfig) -> R
         .flatten()
         .any(|kind| kind != "full_attention");
     if other_layers || (windowed && raw.layer_types.is_none()) {
-        return unsupported("sliding-window attention", "full attention in every layer");
+        return Err(Problem::unsupported(
+            "sliding-window attention",
+            "full attention in every layer",
+        ));
     }
     Ok(())
 }
@@ -262,18 +251,18 @@ fn refuse_quantised(raw: &RawConfig) -> Result<(), Problem> {
         ("quantization", &raw.quantization),
         ("compression_config", &raw.compression_config),
     ];
-    let Some((place, given)) = places
+    let mut given = places
         .into_iter()
-        .find_map(|(place, given)| Some((place, given.as_ref()?)))
-    else {
+        .filter_map(|(place, given)| Some((place, given.as_ref()?)));
+    let Some((place, given)) = given.next() else {
         return Ok(());
     };
     let method = given.get("quant_method").and_then(Value::as_str);
     let by = method.map_or(String::new(), |method| format!(" by `{method}`"));
-    unsupported(
+    Err(Problem::unsupported(
         format!("a checkpoint whose weights are quantised{by} (`{place}`)"),
         "the float32, float16 or bfloat16 model that was quantised, or a GGUF file of it",
-    )
+    ))
 }
 
 fn refuse_foreign_numbers(fields: &BTreeMap<String, Value>) -> Result<(), Problem> {
@@ -285,10 +274,10 @@ fn refuse_foreign_numbers(fields: &BTreeMap<String, Value>) -> Result<(), Proble
             value => value.as_f64(),
         };
         if neutral.is_none() || number != neutral {
-            return unsupported(
+            return Err(Problem::unsupported(
                 format!("`{name}` `{value}`"),
                 "plain llama and qwen2 transformers, which have no such number",
-            );
+            ));
         }
     }
     Ok(())

@@ -9,7 +9,6 @@ use std::f64::consts::PI;
 
 use serde::Serialize;
 
-/// A rotary position embedding: its base and how it is stretched.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Rope {
     /// The base θ of the geometric series of frequencies.
@@ -18,38 +17,32 @@ pub struct Rope {
     pub scaling: RopeScaling,
 }
 
-/// A change of the rotary frequencies. `factor` is the ratio of the longer context to the original one.
+/// A change of the rotary frequencies. `factor` is the ratio of the longer context to the original one, which is that of pre-training, in
+/// tokens.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum RopeScaling {
-    /// No change.
     None,
     /// Position interpolation (arXiv:2306.15595): every frequency is divided by `factor`.
     Linear {
-        /// The divisor.
         factor: f64,
     },
     /// Dynamic NTK scaling. It changes nothing up to the model's context length, which is the limit here.
     Dynamic {
-        /// The factor that would apply beyond the context length.
         factor: f64,
     },
     /// Llama 3.1: low frequencies are divided by `factor`, high ones kept, those between blended.
     Llama3 {
-        /// The divisor of the low frequencies.
         factor: f64,
         /// Turns per original context below which a frequency counts as low.
         low_freq_factor: f64,
         /// Turns per original context above which a frequency counts as high.
         high_freq_factor: f64,
-        /// Context of pre-training, in tokens.
         original_context_length: usize,
     },
     /// YaRN (arXiv:2309.00071): a ramp over the pairs between interpolated and kept frequencies.
     Yarn {
-        /// The divisor of the low frequencies.
         factor: f64,
-        /// Context of pre-training, in tokens.
         original_context_length: usize,
         /// What cosine and sine are multiplied by.
         attention_factor: f64,
@@ -62,7 +55,6 @@ pub enum RopeScaling {
     },
     /// One divisor per pair, as GGUF files store Llama 3.1's scaling (`rope_freqs.weight`), `[d_head / 2]`.
     Divisors {
-        /// The divisor of each frequency.
         divisors: Vec<f32>,
     },
 }
@@ -184,29 +176,23 @@ impl RopeScaling {
                 factor,
                 low_freq_factor: low,
                 high_freq_factor: high,
-                original_context_length,
+                original_context_length: original,
             } => vec![
                 ("factor", *factor),
                 ("low_freq_factor", *low),
                 ("high_freq_factor - low_freq_factor", high - low),
-                (
-                    "original_max_position_embeddings",
-                    *original_context_length as f64,
-                ),
+                ("original_max_position_embeddings", *original as f64),
             ],
             Self::Yarn {
                 factor,
-                original_context_length,
+                original_context_length: original,
                 attention_factor,
                 beta_fast,
                 beta_slow,
                 ..
             } => vec![
                 ("factor", *factor),
-                (
-                    "original_max_position_embeddings",
-                    *original_context_length as f64,
-                ),
+                ("original_max_position_embeddings", *original as f64),
                 ("attention_factor", *attention_factor),
                 ("beta_slow", *beta_slow),
                 ("beta_fast - beta_slow", beta_fast - beta_slow),

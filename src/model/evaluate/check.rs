@@ -1,6 +1,6 @@
 //! What a cell may ask, checked before any work, and what is said of one that has no value.
 
-use crate::model::cell::{Cell, Edit, Readout};
+use crate::model::cell::{Cell, Edit, Intervention, Readout};
 use crate::model::config::ModelConfig;
 use crate::model::hooks::HookPoint;
 
@@ -10,60 +10,55 @@ pub(super) fn check(cell: &Cell, config: &ModelConfig) -> Result<(), String> {
         Readout::Generation { max_new_tokens, .. } => max_new_tokens,
         _ => 0,
     };
-    let refuse = Err;
     let length = cell.tokens.len();
     if length == 0 {
-        return refuse("it has no tokens".to_string());
+        return Err("it has no tokens".to_string());
     }
     if length + generated > config.context_length {
-        return refuse(format!(
+        return Err(format!(
             "{length} tokens and {generated} to generate exceed the model's context of {}",
             config.context_length
         ));
     }
-    if let Some(id) = cell
-        .tokens
-        .ids()
-        .iter()
-        .find(|&&id| id as usize >= config.d_vocab)
-    {
-        return refuse(format!(
-            "token id {id} is outside the vocabulary of {}",
-            config.d_vocab
+    let d_vocab = config.d_vocab;
+    let mut ids = cell.tokens.ids().iter();
+    if let Some(id) = ids.find(|&&id| id as usize >= d_vocab) {
+        return Err(format!(
+            "token id {id} is outside the vocabulary of {d_vocab}"
         ));
     }
     for i in &cell.interventions {
-        check_hook(i.hook, config.n_layers)?;
-        if !i.hook.is_editable() {
-            return refuse(format!("`{}` can be read but not edited", i.hook));
-        }
-        let (Edit::Add { vector, .. } | Edit::Ablate(vector) | Edit::Replace(vector)) = &i.edit;
-        if vector.values().len() != config.d_model {
-            return refuse(format!(
-                "a vector of {} elements cannot edit `{}`, which has {}",
-                vector.values().len(),
-                i.hook,
-                config.d_model
-            ));
-        }
-        if i.positions.first() >= length + generated {
-            return refuse(format!(
-                "position {} is outside a prompt of {length} tokens",
-                i.positions.first()
-            ));
-        }
+        check_edit(i, config)?;
+        check_position(i.positions.first(), length + generated, length)?;
     }
-    match cell.readout {
-        Readout::Activation { hook, position } => {
-            check_hook(hook, config.n_layers)?;
-            if position >= length {
-                return refuse(format!(
-                    "position {position} is outside a prompt of {length} tokens"
-                ));
-            }
-            Ok(())
-        }
-        _ => Ok(()),
+    if let Readout::Activation { hook, position } = cell.readout {
+        check_hook(hook, config.n_layers)?;
+        check_position(position, length, length)?;
+    }
+    Ok(())
+}
+
+fn check_edit(intervention: &Intervention, config: &ModelConfig) -> Result<(), String> {
+    let hook = intervention.hook;
+    check_hook(hook, config.n_layers)?;
+    if !hook.is_editable() {
+        return Err(format!("`{hook}` can be read but not edited"));
+    }
+    let (width, d_model) = (intervention.edit.vector().values().len(), config.d_model);
+    match width == d_model {
+        true => Ok(()),
+        false => Err(format!(
+            "a vector of {width} elements cannot edit `{hook}`, which has {d_model}"
+        )),
+    }
+}
+
+fn check_position(position: usize, end: usize, length: usize) -> Result<(), String> {
+    match position < end {
+        true => Ok(()),
+        false => Err(format!(
+            "position {position} is outside a prompt of {length} tokens"
+        )),
     }
 }
 

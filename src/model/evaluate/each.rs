@@ -6,31 +6,26 @@
 
 use std::collections::BTreeMap;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::shape::{Entry, EntryStep, Operation, entry};
 use super::tile::Tile;
 use crate::model::cell::Edit;
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 use crate::model::hooks::{HookPoint, Site};
 use crate::model::transformer::{RowEdit, Tap, TapEdit};
-
-type Result<T> = std::result::Result<T, ModelError>;
 
 impl Tile<'_> {
     /// The stream with which the earliest row starts, `[n, 1, d_model]`, and its layer. The tap gets everything that is to happen to
     /// the rows later on.
     pub(super) fn begin_each(&self, tap: &mut Tap) -> Result<(Tensor, usize)> {
         let n_layers = self.transformer.config().n_layers;
-        let entries: Option<Vec<Entry>> = self
-            .cells
-            .iter()
-            .map(|cell| entry(cell, n_layers))
-            .collect();
-        let entries = entries
+        let entries = self.cells.iter().map(|cell| entry(cell, n_layers));
+        let entries: Vec<Entry> = entries
+            .collect::<Option<_>>()
             .ok_or_else(|| ModelError::Internal("a row of a tile starts nowhere".to_string()))?;
         let first = entries.iter().map(|entry| entry.layer).min().unwrap_or(0);
-        self.let_in(&entries, first, tap)?;
+        self.add_stored(&entries, first, tap)?;
         self.add_edits(tap)?;
         for layer in first..n_layers {
             for (step, site) in [
@@ -40,16 +35,18 @@ impl Tile<'_> {
                 let hook = HookPoint::block(layer, site);
                 let mut rows = self.cells.iter().zip(&entries);
                 if rows.all(|(cell, entry)| *entry > Entry { layer, step } || cell.replaces(hook)) {
-                    tap.needless.insert(hook);
+                    tap.unused.insert(hook);
                 }
             }
         }
-        let stream = self.entering(HookPoint::block(first, Site::ResidPre))?;
+        let stream = self
+            .rows
+            .entering(HookPoint::block(first, Site::ResidPre))?;
         Ok((stream, first))
     }
 
     /// Puts the stored vectors in the place of the computed ones where a row starts.
-    fn let_in(&self, entries: &[Entry], first: usize, tap: &mut Tap) -> Result<()> {
+    fn add_stored(&self, entries: &[Entry], first: usize, tap: &mut Tap) -> Result<()> {
         let mut starting: BTreeMap<HookPoint, Vec<usize>> = BTreeMap::new();
         for (row, entry) in entries.iter().enumerate() {
             let mut add = |site| {
@@ -67,7 +64,7 @@ impl Tile<'_> {
             }
         }
         for (hook, rows) in starting {
-            let stored = self.entering(hook)?.f_squeeze_dim(1)?;
+            let stored = self.rows.entering(hook)?.f_squeeze_dim(1)?;
             let rows = self.index(&rows)?;
             let stored = match &rows {
                 Some(rows) => stored.f_index_select(0, rows)?,
@@ -113,8 +110,7 @@ impl Tile<'_> {
         if rows.len() == self.cells.len() {
             return Ok(None);
         }
-        let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-        let rows = Tensor::f_from_slice(&rows)?.f_to_kind(Kind::Int64)?;
-        Ok(Some(rows.f_to_device(self.transformer.device())?))
+        let rows = rows.iter().map(|&row| row as i64);
+        Ok(Some(self.transformer.index(rows)?))
     }
 }

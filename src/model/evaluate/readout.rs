@@ -2,11 +2,9 @@
 
 use tch::{Kind, Tensor};
 
-use crate::model::cell::{ScoreDtype, TokenSets, Value};
-use crate::model::error::ModelError;
+use crate::model::cell::{ScoreDtype, TokenSets};
+use crate::model::error::Result;
 use crate::model::transformer::Transformer;
-
-type Result<T> = std::result::Result<T, ModelError>;
 
 /// logsumexp(refuse) − logsumexp(comply) of each row of `hidden [row, d_model]`.
 pub(super) fn score(
@@ -27,7 +25,7 @@ pub(super) fn score(
     let sum = |start, length| -> Result<Tensor> {
         Ok(logits
             .f_narrow(1, start, length)?
-            .f_logsumexp([1i64].as_slice(), false)?)
+            .f_logsumexp(1i64, false)?)
     };
     let scores = sum(0, refuse)?.f_sub(&sum(refuse, comply)?)?;
     Ok(Vec::<f64>::try_from(scores.f_to_kind(Kind::Double)?)?)
@@ -38,15 +36,11 @@ pub(super) fn log_probabilities(
     transformer: &Transformer,
     hidden: &Tensor,
     ids: &[u32],
-) -> Result<Vec<Value>> {
+) -> Result<Vec<Vec<f32>>> {
     let logits = transformer.unembed(hidden)?.f_to_kind(Kind::Float)?;
     let all = logits.f_log_softmax(-1, Kind::Float)?;
-    let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-    let picked = all.f_index_select(1, &Tensor::f_from_slice(&ids)?.f_to_device(all.device())?)?;
-    Ok(to_rows(&picked)?
-        .into_iter()
-        .map(Value::LogProbabilities)
-        .collect())
+    let ids = transformer.index(ids.iter().map(|&id| id.into()))?;
+    to_rows(&all.f_index_select(1, &ids)?)
 }
 
 /// `[row, width]` of any dtype → one float32 vector a row.
@@ -55,7 +49,7 @@ pub(in crate::model) fn to_rows(tensor: &Tensor) -> Result<Vec<Vec<f32>>> {
     let flat = tensor
         .f_to_kind(Kind::Float)?
         .f_contiguous()?
-        .f_view([-1i64].as_slice())?;
+        .f_view(-1i64)?;
     let flat = Vec::<f32>::try_from(flat)?;
     Ok(flat.chunks(width.max(1)).map(<[f32]>::to_vec).collect())
 }

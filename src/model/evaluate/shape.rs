@@ -85,6 +85,61 @@ pub(super) struct Shape {
 }
 
 impl Shape {
+    /// For a model of so many blocks.
+    pub(super) fn of(cell: &Cell, n_layers: usize) -> Self {
+        let last = cell.tokens.len() - 1;
+        let first_edit = cell.interventions.iter().map(|i| i.positions.first()).min();
+        let generates = matches!(cell.readout, Readout::Generation { .. });
+        let read = match cell.readout {
+            Readout::Activation { position, .. } => position,
+            _ => last,
+        };
+        let start = first_edit.unwrap_or(last).min(read).min(last);
+        let suffix = last - start + 1;
+        let edits: Vec<ShapeEdit> = cell
+            .interventions
+            .iter()
+            .map(|i| ShapeEdit {
+                hook: i.hook,
+                offset: i.positions.first() - start,
+                open: matches!(i.positions, Positions::From(_)),
+                operation: Operation::of(&i.edit),
+            })
+            .collect();
+        let readout = match &cell.readout {
+            Readout::Score(sets) => ReadoutShape::Score(Arc::clone(sets)),
+            Readout::LogProbabilities(ids) => ReadoutShape::LogProbabilities(Arc::clone(ids)),
+            Readout::Activation { hook, position } => ReadoutShape::Activation {
+                hook: *hook,
+                offset: position - start,
+            },
+            Readout::Generation { max_new_tokens, .. } => ReadoutShape::Generation {
+                max_new_tokens: *max_new_tokens,
+            },
+        };
+        let start = match first_hook(cell) {
+            _ if suffix > 1 || generates => Start::Embedding,
+            Some(HookPoint::Embed) => Start::Embedding,
+            None | Some(HookPoint::FinalNormalized) => Start::Block(n_layers),
+            Some(hook) => match (entry_at(hook, n_layers), &readout) {
+                (None, _) => Start::Block(n_layers),
+                (Some(entry), ReadoutShape::Activation { .. }) => Start::Block(entry.layer),
+                (Some(_), _) => Start::Each(kinds(&edits)),
+            },
+        };
+        Shape {
+            edits: match start {
+                Start::Each(_) => Vec::new(),
+                _ => edits,
+            },
+            start,
+            template: cell.tokens.template_hash(),
+            bucket: bucket(&cell.tokens),
+            suffix,
+            readout,
+        }
+    }
+
     /// Rows of a tile of this shape. Scores of the last position come in thousands, reads and longer suffixes by the prompt.
     pub(super) fn rows(&self) -> usize {
         let adds = |edit: &ShapeEdit| edit.operation == Operation::Add;
@@ -116,61 +171,6 @@ pub(super) enum ReadoutShape {
     Generation { max_new_tokens: usize },
 }
 
-/// The shape of a cell, for a model of that many blocks.
-pub(super) fn shape(cell: &Cell, n_layers: usize) -> Shape {
-    let last = cell.tokens.len() - 1;
-    let first_edit = cell.interventions.iter().map(|i| i.positions.first()).min();
-    let generates = matches!(cell.readout, Readout::Generation { .. });
-    let read = match cell.readout {
-        Readout::Activation { position, .. } => position,
-        _ => last,
-    };
-    let start = first_edit.unwrap_or(last).min(read).min(last);
-    let suffix = last - start + 1;
-    let edits: Vec<ShapeEdit> = cell
-        .interventions
-        .iter()
-        .map(|i| ShapeEdit {
-            hook: i.hook,
-            offset: i.positions.first() - start,
-            open: matches!(i.positions, Positions::From(_)),
-            operation: Operation::of(&i.edit),
-        })
-        .collect();
-    let readout = match &cell.readout {
-        Readout::Score(sets) => ReadoutShape::Score(Arc::clone(sets)),
-        Readout::LogProbabilities(ids) => ReadoutShape::LogProbabilities(Arc::clone(ids)),
-        Readout::Activation { hook, position } => ReadoutShape::Activation {
-            hook: *hook,
-            offset: position - start,
-        },
-        Readout::Generation { max_new_tokens, .. } => ReadoutShape::Generation {
-            max_new_tokens: *max_new_tokens,
-        },
-    };
-    let start = match first_hook(cell) {
-        _ if suffix > 1 || generates => Start::Embedding,
-        Some(HookPoint::Embed) => Start::Embedding,
-        None | Some(HookPoint::FinalNormalized) => Start::Block(n_layers),
-        Some(hook) => match (entry_at(hook, n_layers), &readout) {
-            (None, _) => Start::Block(n_layers),
-            (Some(entry), ReadoutShape::Activation { .. }) => Start::Block(entry.layer),
-            (Some(_), _) => Start::Each(kinds(&edits)),
-        },
-    };
-    Shape {
-        edits: match start {
-            Start::Each(_) => Vec::new(),
-            _ => edits,
-        },
-        start,
-        template: cell.tokens.template_hash(),
-        bucket: bucket(&cell.tokens),
-        suffix,
-        readout,
-    }
-}
-
 /// What is edited and how, whatever the layer.
 fn kinds(edits: &[ShapeEdit]) -> Vec<(Site, Operation)> {
     let kinds = edits.iter().filter_map(|edit| match edit.hook {
@@ -180,7 +180,6 @@ fn kinds(edits: &[ShapeEdit]) -> Vec<(Site, Operation)> {
     kinds.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// The first hook point that the cell edits or reads.
 fn first_hook(cell: &Cell) -> Option<HookPoint> {
     let read = match cell.readout {
         Readout::Activation { hook, .. } => Some(hook),
@@ -225,7 +224,7 @@ mod tests {
             let tokens = Arc::new(Tokens::new(vec![5; length]));
             let readout = Readout::LogProbabilities(Arc::new(vec![1]));
             let cell = Cell::new(blake3::hash(b"model"), tokens, vec![edit], readout, 2);
-            shape(&cell, 2).rows()
+            Shape::of(&cell, 2).rows()
         };
         assert_eq!([16, 17, 100, 5000].map(rows), [64, 60, 10, 1]);
     }

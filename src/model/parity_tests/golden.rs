@@ -2,12 +2,19 @@
 
 use super::*;
 
+/// The hook point of this name in a model of few layers.
+fn named(name: &str) -> HookPoint {
+    let blocks = (0..8).flat_map(|layer| Site::ALL.map(|site| HookPoint::block(layer, site)));
+    let mut hooks = blocks.chain([HookPoint::Embed, HookPoint::FinalNormalized]);
+    hooks.find(|hook| hook.to_string() == name).unwrap()
+}
+
 /// The edits of a tiny model's reference, in its order.
 fn golden_edit(row: &Json, vector: &Arc<Vector>) -> Intervention {
     let first = row["first"].as_u64().unwrap() as usize;
     let vector = Arc::clone(vector);
     edit(
-        row["hook"].as_str().unwrap().parse().unwrap(),
+        named(row["hook"].as_str().unwrap()),
         match row["later"].as_bool().unwrap() {
             true => Positions::From(first),
             false => Positions::At(first),

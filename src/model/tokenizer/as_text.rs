@@ -9,14 +9,14 @@ use std::ops::Range;
 use tokenizers::Encoding;
 
 use super::{Inner, Tokenizer, failed};
-use crate::model::error::ModelError;
+use crate::model::error::Result;
 
 /// Characters for private use, of which each stands for one control token.
 const PRIVATE: Range<u32> = 0xF_0000..0xF_FFFE;
 
 impl Tokenizer {
     /// The text with a private character for each control token that it spells out.
-    pub(in crate::model) fn masked(&self, text: &str) -> Result<String, ModelError> {
+    pub(in crate::model) fn masked(&self, text: &str) -> Result<String> {
         if text.chars().any(|c| PRIVATE.contains(&u32::from(c))) {
             return Err(failed(
                 "a text holds characters for private use (U+F0000 to U+FFFFD), which `special_tokens = \"text\"` needs",
@@ -54,27 +54,26 @@ impl Tokenizer {
     ///
     /// # Errors
     /// A tokenizer for which the pieces between control tokens are not independent, or whose vocabulary has them as words, too.
-    pub(in crate::model) fn ids_of_masked(&self, masked: &str) -> Result<Vec<u32>, ModelError> {
+    pub(in crate::model) fn ids_of_masked(&self, masked: &str) -> Result<Vec<u32>> {
         let whole = self.0.inner.encode(masked, false).map_err(failed)?;
         let pieces = self.pieces(&whole, masked);
-        // The same piece by piece must be the same; then it is so with other pieces, too.
-        let mut again = Vec::with_capacity(whole.len());
+        // The masked conversation piece by piece must give the same ids; then it is so with other pieces, too.
+        let mut masked_ids = Vec::with_capacity(whole.len());
         let mut ids = Vec::with_capacity(whole.len());
-        for piece in &pieces {
+        for piece in pieces {
             match piece {
                 Piece::Control(id) => {
-                    again.push(*id);
-                    ids.push(*id);
+                    masked_ids.push(id);
+                    ids.push(id);
                 }
                 Piece::Text(range) => {
-                    let masked = masked.get(range.clone()).unwrap_or_default();
-                    let text = self.unmasked(masked);
-                    ids.extend_from_slice(self.all_text(&text)?.get_ids());
-                    again.extend_from_slice(self.all_text(masked)?.get_ids());
+                    let masked = masked.get(range).unwrap_or_default();
+                    masked_ids.extend_from_slice(self.all_text(masked)?.get_ids());
+                    ids.extend_from_slice(self.all_text(&self.unmasked(masked))?.get_ids());
                 }
             }
         }
-        if again != whole.get_ids() {
+        if masked_ids != whole.get_ids() {
             return Err(failed(
                 "its pieces depend on the control tokens before them, so that `special_tokens = \"text\"` cannot be had with it",
             ));
@@ -113,7 +112,7 @@ impl Tokenizer {
     }
 
     /// A text in which nothing is a control token.
-    fn all_text(&self, text: &str) -> Result<Encoding, ModelError> {
+    fn all_text(&self, text: &str) -> Result<Encoding> {
         let as_text = self.ready_for_text();
         let encoding = as_text.encode(text, false).map_err(failed)?;
         match (0..encoding.len()).find(|place| self.is_control(&encoding, *place, text)) {

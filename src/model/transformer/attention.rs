@@ -6,11 +6,8 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::model::config::ModelConfig;
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 
-type Result<T> = std::result::Result<T, ModelError>;
-
-/// The frequencies of the rotary embedding.
 pub(super) struct Angles {
     /// `[dh / 2]`, float32
     frequencies: Tensor,
@@ -66,14 +63,56 @@ pub(super) fn rotate(x: &Tensor, rotary: &Rotary) -> Result<Tensor> {
     Ok(turned)
 }
 
+/// Keys and values of some positions, of one shape; rotary embedding applied.
+pub(crate) struct KeysValues {
+    pub(crate) keys: Tensor,
+    pub(crate) values: Tensor,
+}
+
+impl KeysValues {
+    pub(crate) fn map(&self, change: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(KeysValues {
+            keys: change(&self.keys)?,
+            values: change(&self.values)?,
+        })
+    }
+
+    /// Both of so many elements, all 0.
+    pub(crate) fn zeros(size: [i64; 4], options: (Kind, Device)) -> Result<Self> {
+        Ok(KeysValues {
+            keys: Tensor::f_zeros(size, options)?,
+            values: Tensor::f_zeros(size, options)?,
+        })
+    }
+
+    /// Writes other keys and values of this shape in their place.
+    pub(crate) fn write(&self, from: &Self) -> Result<()> {
+        self.keys.shallow_clone().f_copy_(&from.keys)?;
+        Ok(self.values.shallow_clone().f_copy_(&from.values)?)
+    }
+}
+
 /// Queries, keys and values of the positions at hand, rotary embedding applied.
 pub(crate) struct Projected {
     /// `[B, S, kv·g, dh]`
     pub(crate) queries: Tensor,
     /// `[B, S, kv, dh]`
-    pub(crate) keys: Tensor,
-    /// `[B, S, kv, dh]`
-    pub(crate) values: Tensor,
+    pub(crate) own: KeysValues,
+}
+
+impl Projected {
+    /// B, S, kv·g, kv, g, dh
+    fn sizes(&self) -> [i64; 6] {
+        let size = self.queries.size();
+        let (heads, kv) = (size[2], self.own.keys.size()[2]);
+        [size[0], size[1], heads, kv, heads / kv, size[3]]
+    }
+
+    /// The queries, over √dh.
+    fn scaled_queries(&self) -> Result<Tensor> {
+        let dh = self.queries.size()[3] as f64;
+        Ok(self.queries.f_mul_scalar(dh.powf(-0.5))?)
+    }
 }
 
 /// Rows that lie in groups of one prompt, so that a group attends to one copy of its keys and values. With a single row such a product
@@ -96,39 +135,35 @@ pub(crate) struct Earlier<'a> {
 }
 
 /// Keys and values of positions computed earlier, for the rows at hand (B of them, or groups of V).
+#[derive(Clone, Copy)]
 pub(crate) struct Segment<'a> {
-    /// `[B, kv, T, dh]`; `[kv, T, dh]` where all rows share them; `[B, kv, V, 1, dh]` where each of a group has one; rotary embedding
-    /// applied
-    pub(crate) keys: &'a Tensor,
-    /// As the keys.
-    pub(crate) values: &'a Tensor,
+    /// `[B, kv, T, dh]`; `[kv, T, dh]` where all rows share them; `[B, kv, V, 1, dh]` where each of a group has one.
+    pub(crate) cached: &'a KeysValues,
     /// Added to the attention logits, `[B, 1, 1, T]`: 0 where the position exists, −∞ where it is padding; none when all exist.
     pub(crate) mask: Option<&'a Tensor>,
 }
 
 impl Segment<'_> {
-    /// `left [.., n, m]` × `right [.., m, o]`.
-    fn product_of_each(&self, left: &Tensor, right: &Tensor) -> Result<Tensor> {
+    /// `left [.., n, m]` × `right [.., m, o]`, row by row.
+    fn product_by_row(&self, left: &Tensor, right: &Tensor) -> Result<Tensor> {
         // With a single position a matrix product is the slower way to write these; in short formats it is the more exact one.
         let single = self.length() == 1 && left.kind() == Kind::Float;
         match single {
             false => Ok(left.f_matmul(right)?),
             true if left.size().last() == Some(&1) => Ok(left.f_mul(right)?),
-            true => Ok(left.f_mul(&right.f_transpose(-1, -2)?)?.f_sum_dim_intlist(
-                [-1i64].as_slice(),
-                true,
-                None,
-            )?),
+            true => {
+                let products = left.f_mul(&right.f_transpose(-1, -2)?)?;
+                Ok(products.f_sum_dim_intlist(-1i64, true, None)?)
+            }
         }
     }
 
     fn is_shared(&self) -> bool {
-        self.keys.dim() == 3
+        self.cached.keys.dim() == 3
     }
 
-    /// Number of positions.
     fn length(&self) -> i64 {
-        let size = self.keys.size();
+        let size = self.cached.keys.size();
         size[size.len() - 2]
     }
 
@@ -136,59 +171,54 @@ impl Segment<'_> {
     fn product(&self, left: &Tensor, right: &Tensor) -> Result<Tensor> {
         if let [b, kv, v, m, o] = right.size()[..] {
             let n = left.size()[2];
-            let product =
-                self.product_of_each(&left.f_view([b, kv, v, n / v, m].as_slice())?, right)?;
-            return Ok(product.f_view([b, kv, n, o].as_slice())?);
+            let product = self.product_by_row(&left.f_view([b, kv, v, n / v, m])?, right)?;
+            return Ok(product.f_view([b, kv, n, o])?);
         }
         if !self.is_shared() {
-            return self.product_of_each(left, right);
+            return self.product_by_row(left, right);
         }
         // One large product per key-value head instead of B small ones.
         let size = left.size();
         let product = left
             .f_transpose(0, 1)?
-            .f_reshape([size[1], size[0] * size[2], size[3]].as_slice())?
+            .f_reshape([size[1], size[0] * size[2], size[3]])?
             .f_bmm(right)?;
         Ok(product
-            .f_view([size[1], size[0], size[2], right.size()[2]].as_slice())?
+            .f_view([size[1], size[0], size[2], right.size()[2]])?
             .f_transpose(0, 1)?)
     }
 }
 
 /// Attention of a tile's rows to earlier segments and to themselves, one softmax over all. Returns z `[B, S, kv·g·dh]` and the new keys
-/// and values, `[B, kv, S, dh]` each. `causal [1, 1, g·S, S]` is the mask among the S positions (none when S = 1). Keys are never joined
+/// and values, `[B, kv, S, dh]`. `causal [1, 1, g·S, S]` is the mask among the S positions (none when S = 1). Keys are never joined
 /// to those of the segments, which would copy the cache.
 pub(super) fn attend_rows(
     projected: &Projected,
     earlier: &Earlier<'_>,
     causal: Option<&Tensor>,
-) -> Result<(Tensor, Tensor, Tensor)> {
+) -> Result<(Tensor, KeysValues)> {
     if let Some(groups) = earlier.groups {
         return attend_groups(projected, &earlier.segments, groups);
     }
-    let size = projected.queries.size();
-    let (b, s, heads, dh) = (size[0], size[1], size[2], size[3]);
-    let kv = projected.keys.size()[2];
-    let g = heads / kv;
+    let [b, s, heads, kv, g, dh] = projected.sizes();
     // Queries of one key-value head side by side: [B, kv, g·S, dh].
     let queries = projected
-        .queries
-        .f_mul_scalar((dh as f64).powf(-0.5))?
-        .f_view([b, s, kv, g, dh].as_slice())?
-        .f_permute([0i64, 2, 3, 1, 4].as_slice())?
-        .f_reshape([b, kv, g * s, dh].as_slice())?;
-    let keys = projected.keys.f_transpose(1, 2)?.f_contiguous()?;
-    let values = projected.values.f_transpose(1, 2)?.f_contiguous()?;
-    let own = Segment {
-        keys: &keys,
-        values: &values,
+        .scaled_queries()?
+        .f_view([b, s, kv, g, dh])?
+        .f_permute([0i64, 2, 3, 1, 4])?
+        .f_reshape([b, kv, g * s, dh])?;
+    let own = projected
+        .own
+        .map(|of| Ok(of.f_transpose(1, 2)?.f_contiguous()?))?;
+    let segment = Segment {
+        cached: &own,
         mask: causal,
     };
-    let z = attend(&queries, &earlier.segments, &own)?
-        .f_view([b, kv, g, s, dh].as_slice())?
-        .f_permute([0i64, 3, 1, 2, 4].as_slice())?
-        .f_reshape([b, s, heads * dh].as_slice())?;
-    Ok((z, keys, values))
+    let z = attend(&queries, &earlier.segments, segment)?
+        .f_view([b, kv, g, s, dh])?
+        .f_permute([0i64, 3, 1, 2, 4])?
+        .f_reshape([b, s, heads * dh])?;
+    Ok((z, own))
 }
 
 /// [`attend_rows`] of single positions in groups.
@@ -196,45 +226,35 @@ fn attend_groups(
     projected: &Projected,
     segments: &[Segment<'_>],
     groups: &Groups,
-) -> Result<(Tensor, Tensor, Tensor)> {
-    let size = projected.queries.size();
-    let (heads, dh) = (size[2], size[3]);
-    let (v, kv) = (groups.size, projected.keys.size()[2]);
-    let g = heads / kv;
+) -> Result<(Tensor, KeysValues)> {
+    let [_, _, heads, kv, g, dh] = projected.sizes();
+    let v = groups.size;
     // [B, 1, kv·h, dh] → [G, kv, V, h, dh]
     let grouped = |rows: &Tensor, h: i64| -> Result<Tensor> {
-        Ok(rows
-            .f_index_select(0, &groups.rows)?
-            .f_view([-1, v, kv, h, dh].as_slice())?
-            .f_transpose(1, 2)?)
+        let rows = rows.f_index_select(0, &groups.rows)?;
+        Ok(rows.f_view([-1, v, kv, h, dh])?.f_transpose(1, 2)?)
     };
-    let queries = projected.queries.f_mul_scalar((dh as f64).powf(-0.5))?;
-    let queries = grouped(&queries, g)?.f_reshape([-1, kv, v * g, dh].as_slice())?;
-    let (keys, values) = (grouped(&projected.keys, 1)?, grouped(&projected.values, 1)?);
+    let queries = grouped(&projected.scaled_queries()?, g)?.f_reshape([-1, kv, v * g, dh])?;
     let own = Segment {
-        keys: &keys,
-        values: &values,
+        cached: &projected.own.map(|of| grouped(of, 1))?,
         mask: None,
     };
-    let z = attend(&queries, segments, &own)?
-        .f_view([-1, kv, v, g, dh].as_slice())?
+    let z = attend(&queries, segments, own)?
+        .f_view([-1, kv, v, g, dh])?
         .f_transpose(1, 2)?
-        .f_reshape([-1, 1, heads * dh].as_slice())?
+        .f_reshape([-1, 1, heads * dh])?
         .f_index_select(0, &groups.places)?;
-    Ok((
-        z,
-        projected.keys.f_transpose(1, 2)?,
-        projected.values.f_transpose(1, 2)?,
-    ))
+    let own = projected.own.map(|of| Ok(of.f_transpose(1, 2)?))?;
+    Ok((z, own))
 }
 
 /// Attention of queries `[B, kv, g·S, dh]`, already scaled: `[B, kv, g·S, dh]`.
-fn attend(queries: &Tensor, segments: &[Segment<'_>], own: &Segment<'_>) -> Result<Tensor> {
-    let all: Vec<&Segment<'_>> = segments.iter().chain([own]).collect();
+fn attend(queries: &Tensor, segments: &[Segment<'_>], own: Segment<'_>) -> Result<Tensor> {
+    let all: Vec<Segment<'_>> = segments.iter().copied().chain([own]).collect();
     let logits = all
         .iter()
         .map(|segment| {
-            let logits = segment.product(queries, &segment.keys.f_transpose(-1, -2)?)?;
+            let logits = segment.product(queries, &segment.cached.keys.f_transpose(-1, -2)?)?;
             Ok(match segment.mask {
                 Some(mask) => logits.f_add(mask)?,
                 None => logits,
@@ -248,7 +268,8 @@ fn attend(queries: &Tensor, segments: &[Segment<'_>], own: &Segment<'_>) -> Resu
     let mut sum: Option<Tensor> = None;
     for segment in all {
         let length = segment.length();
-        let part = segment.product(&weights.f_narrow(-1, start, length)?, segment.values)?;
+        let weights = weights.f_narrow(-1, start, length)?;
+        let part = segment.product(&weights, &segment.cached.values)?;
         start += length;
         sum = Some(match sum {
             Some(sum) => sum.f_add(&part)?,
@@ -258,9 +279,8 @@ fn attend(queries: &Tensor, segments: &[Segment<'_>], own: &Segment<'_>) -> Resu
     sum.ok_or_else(|| ModelError::Internal("attention without keys".to_string()))
 }
 
-/// One of several prompts packed one after another: where it starts, how many positions it has, its causal mask.
+/// One of several prompts packed one after another.
 pub(crate) struct Span {
-    /// Index of its first position.
     pub(crate) start: i64,
     /// Number of positions n.
     pub(crate) length: i64,
@@ -268,49 +288,48 @@ pub(crate) struct Span {
     pub(crate) mask: Tensor,
 }
 
-/// Attention of prompts packed along S (B = 1), each to the P positions of `before` (keys and values `[kv, P, dh]`), which all have before
-/// them, and to itself. Returns z `[1, S, kv·g·dh]`; what belongs to no span is zero.
+impl Span {
+    /// The prompt's keys and values, `[kv, n, dh]`.
+    pub(crate) fn own(&self, projected: &Projected) -> Result<KeysValues> {
+        projected.own.map(|of| {
+            let own = of.f_select(0, 0)?.f_narrow(0, self.start, self.length)?;
+            Ok(own.f_transpose(0, 1)?)
+        })
+    }
+}
+
+/// Attention of prompts packed along S (B = 1), each to the P positions `before` (`[kv, P, dh]`), which all have before them, and to
+/// itself. Returns z `[1, S, kv·g·dh]`; what belongs to no span is zero.
 pub(crate) fn attend_packed(
     projected: &Projected,
-    before: Option<(&Tensor, &Tensor)>,
+    before: Option<&KeysValues>,
     spans: &[Span],
 ) -> Result<Tensor> {
-    let size = projected.queries.size();
-    let (s, heads, dh) = (size[1], size[2], size[3]);
-    let kv = projected.keys.size()[2];
-    let g = heads / kv;
-    let queries = projected
-        .queries
-        .f_mul_scalar((dh as f64).powf(-0.5))?
-        .f_view([s, kv, g, dh].as_slice())?;
+    let [_, s, heads, kv, g, dh] = projected.sizes();
+    let queries = projected.scaled_queries()?.f_view([s, kv, g, dh])?;
     let z = queries.f_zeros_like()?;
     for span in spans {
         let (start, n) = (span.start, span.length);
-        let joined = |before: Option<&Tensor>, own: &Tensor| -> Result<Tensor> {
-            let own = own
-                .f_select(0, 0)?
-                .f_narrow(0, start, n)?
-                .f_transpose(0, 1)?;
-            Ok(match before {
-                Some(before) => Tensor::f_cat(&[before, &own], 1)?,
-                None => own,
-            })
-        };
-        let keys = joined(before.map(|b| b.0), &projected.keys)?;
-        let values = joined(before.map(|b| b.1), &projected.values)?;
+        let mut cached = span.own(projected)?;
+        if let Some(before) = before {
+            cached = KeysValues {
+                keys: Tensor::f_cat(&[&before.keys, &cached.keys], 1)?,
+                values: Tensor::f_cat(&[&before.values, &cached.values], 1)?,
+            };
+        }
         let weights = queries
             .f_narrow(0, start, n)?
-            .f_permute([1i64, 2, 0, 3].as_slice())?
-            .f_reshape([kv, g * n, dh].as_slice())?
-            .f_bmm(&keys.f_transpose(1, 2)?)?
+            .f_permute([1i64, 2, 0, 3])?
+            .f_reshape([kv, g * n, dh])?
+            .f_bmm(&cached.keys.f_transpose(1, 2)?)?
             .f_add(&span.mask)?
             .f_softmax(-1, Kind::Float)?
             .f_to_kind(queries.kind())?;
         let part = weights
-            .f_bmm(&values)?
-            .f_view([kv, g, n, dh].as_slice())?
-            .f_permute([2i64, 0, 1, 3].as_slice())?;
+            .f_bmm(&cached.values)?
+            .f_view([kv, g, n, dh])?
+            .f_permute([2i64, 0, 1, 3])?;
         z.f_narrow(0, start, n)?.f_copy_(&part)?;
     }
-    Ok(z.f_view([1, s, heads * dh].as_slice())?)
+    Ok(z.f_view([1, s, heads * dh])?)
 }

@@ -6,11 +6,8 @@ use super::attention::Angles;
 use super::{Block, Linear, Transformer, kind};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::{Dtype, ModelConfig};
-use crate::model::error::ModelError;
+use crate::model::error::Result;
 
-type Result<T> = std::result::Result<T, ModelError>;
-
-/// Reads tensors of a checkpoint onto a device.
 struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     dtype: Dtype,
@@ -90,9 +87,6 @@ fn sizes(shape: &[usize]) -> Vec<i64> {
 
 impl Transformer {
     /// Loads the checkpoint's weights in the given dtype onto a device.
-    ///
-    /// # Errors
-    /// A missing or misshapen tensor, or a device without the memory.
     pub(crate) fn load(checkpoint: &Checkpoint, dtype: Dtype, device: Device) -> Result<Self> {
         let config = checkpoint.config().clone();
         let loader = Loader {

@@ -4,10 +4,8 @@ use std::collections::HashSet;
 
 use tch::Tensor;
 
-use crate::model::error::ModelError;
-use crate::model::hooks::HookPoint;
-
-type Result<T> = std::result::Result<T, ModelError>;
+use crate::model::error::Result;
+use crate::model::hooks::{HookPoint, Site};
 
 /// What one edit does to n rows of a tile.
 pub(crate) enum RowEdit {
@@ -19,15 +17,12 @@ pub(crate) enum RowEdit {
     Replace(Tensor),
 }
 
-/// An edit of a pass.
 pub(crate) struct TapEdit {
-    /// Where.
     pub(crate) hook: HookPoint,
     /// Index among the S positions at hand.
     pub(crate) position: i64,
     /// Which rows, `[n]` int64; all B when none.
     pub(crate) rows: Option<Tensor>,
-    /// What.
     pub(crate) edit: RowEdit,
 }
 
@@ -37,7 +32,7 @@ pub(crate) struct Tap {
     /// In the order of application.
     pub(crate) edits: Vec<TapEdit>,
     /// Outputs of attention (`attn_out`) and MLPs (`mlp_out`) that need not be computed, because no row makes use of them.
-    pub(crate) needless: HashSet<HookPoint>,
+    pub(crate) unused: HashSet<HookPoint>,
     /// Hook points to keep; see [`Tap::kept`].
     pub(crate) wanted: Vec<HookPoint>,
     /// Which of the B·S vectors are kept, `[n]` int64; the whole `[B, S, width]` when none.
@@ -62,6 +57,15 @@ impl Tap {
         }
         Ok(x)
     }
+
+    /// [`Tap::pass`] at a site of a block.
+    pub(crate) fn pass_site(&mut self, layer: usize, site: Site, x: Tensor) -> Result<Tensor> {
+        self.pass(HookPoint::block(layer, site), x)
+    }
+
+    pub(crate) fn is_unused(&self, layer: usize, site: Site) -> bool {
+        self.unused.contains(&HookPoint::block(layer, site))
+    }
 }
 
 /// x `[B, S, d]` with the edit's rows at its position changed.
@@ -75,9 +79,7 @@ fn edited(x: &Tensor, edit: &TapEdit) -> Result<Tensor> {
         RowEdit::Add(delta) => at.f_add(delta)?,
         RowEdit::Replace(rows) => rows.shallow_clone(),
         RowEdit::Ablate(direction) => {
-            let component =
-                at.f_mul(direction)?
-                    .f_sum_dim_intlist([-1i64].as_slice(), true, None)?;
+            let component = at.f_mul(direction)?.f_sum_dim_intlist(-1i64, true, None)?;
             at.f_sub(&component.f_mul(direction)?)?
         }
     };

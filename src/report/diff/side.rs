@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::files;
-use crate::report::{FinishedRun, ReportError, Table, file_stem};
+use crate::manifest::{self, file_stem};
+use crate::report::{FinishedRun, ReportError, Table};
+use crate::spec;
 use crate::stages::published;
 
 use super::measure::Measurements;
@@ -21,7 +23,7 @@ pub(super) struct Side {
 
 impl Side {
     pub(super) fn read(path: &Path) -> Result<Self, ReportError> {
-        if path.join("run.json").is_file() {
+        if path.join(manifest::FILE).is_file() {
             return Side::of_run(path);
         }
         let mut side = Side::default();
@@ -39,16 +41,11 @@ impl Side {
             ..Side::default()
         };
         for stage in &run.stages {
-            for (name, table) in &stage.tables {
+            let name = stage.view().compared;
+            if let Some((name, table)) = name.and_then(|name| Some((name, stage.table(name)?))) {
                 let stem = file_stem(&stage.name, name);
-                match (stage.kind.as_str(), name.as_str()) {
-                    ("score" | "steer" | "holdout" | "random" | "xstest", "")
-                    | ("patch", "mean") => {
-                        side.measurements
-                            .push(Measurements::of(&stage.kind, &stem, table));
-                    }
-                    _ => {}
-                }
+                let measured = Measurements::of(&stage.kind, &stem, table);
+                side.measurements.push(measured);
             }
         }
         Ok(side)
@@ -128,22 +125,33 @@ fn parameters(run: &FinishedRun) -> BTreeMap<String, String> {
         }
     }
     let mut parameters = BTreeMap::new();
-    let study = serde_yaml::from_str(&run.resolved).unwrap_or_default();
-    walk("", &study, &mut parameters);
-    for (name, model) in run.manifest["models"].as_object().into_iter().flatten() {
-        let text = |key: &str| model[key].as_str().unwrap_or_default().to_string();
-        parameters.insert(format!("models.{name} (content)"), text("fingerprint"));
+    walk("", &resolved(&run.path), &mut parameters);
+    let manifest = &run.manifest;
+    for (name, model) in &manifest.models {
+        parameters.insert(
+            format!("models.{name} (content)"),
+            model.fingerprint.clone(),
+        );
     }
-    for (name, set) in run.manifest["prompts"].as_object().into_iter().flatten() {
-        let content = set["content"].as_str().unwrap_or_default().to_string();
-        parameters.insert(format!("prompts.{name} (content)"), content);
+    for (name, set) in &manifest.prompts {
+        parameters.insert(format!("prompts.{name} (content)"), set.content.clone());
     }
-    for (name, value) in run.manifest["provenance"].as_object().into_iter().flatten() {
+    for (name, value) in manifest.provenance_by_name() {
         parameters.insert(format!("provenance.{name}"), value.to_string());
     }
     // Where files lie says nothing about what is in them.
     parameters.retain(|path, _| !path.ends_with(".source") && !path.ends_with(".path"));
     parameters
+}
+
+/// The resolved study of a run, as it is written; nothing where it is not there, or holds what a study may not hold.
+fn resolved(folder: &Path) -> serde_yaml::Value {
+    let name = Path::new("resolved.yaml");
+    let text = files::read_text(&folder.join(name), files::SETTINGS_BYTES).unwrap_or_default();
+    match spec::load_text(name, &text, &[]) {
+        Ok(_) => serde_yaml::from_str(&text).unwrap_or_default(),
+        Err(_) => serde_yaml::Value::Null,
+    }
 }
 
 /// The directions of a run; none where it has no such folder.

@@ -8,7 +8,7 @@ use super::{ALPHA, RATE};
 /// A column of true and false that says nothing of a text.
 const NOT_A_CLASSIFIER: &str = "built_direction";
 
-pub(super) fn figures(stage: &FinishedStage) -> Vec<Figure> {
+pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
     let Some(table) = stage.table("") else {
         return Vec::new();
     };

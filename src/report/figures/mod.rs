@@ -1,23 +1,25 @@
-//! The figures of a study, each from the run's own tables, by kind of stage.
+//! The figures of a study, each from the run's own tables, by what stages produce (`super::views` says which); what only one kind of stage has is
+//! drawn in its own file.
 //!
 //! Wherever a learned direction is drawn, so is what random directions do there: a grey band from the lowest to the highest of them,
 //! and their mean as a broken line.
 
-mod direction;
-mod generate;
-mod operating;
-mod patch;
+pub(super) mod generate;
+pub(super) mod operating;
+pub(super) mod patch;
 mod readable;
-mod score;
-mod sweep;
+pub(super) mod score;
+pub(super) mod sweep;
 mod sweep_gap;
-mod sweep_types;
+pub(super) mod sweep_types;
 mod swept;
 #[cfg(test)]
 mod tests;
 
-use super::{Figure, FinishedRun};
-use swept::{Baseline, Splits};
+use crate::stages::{Splits, kind_named};
+
+use super::{Figure, FinishedRun, FinishedStage};
+use swept::{Baseline, splits_of};
 pub(super) use swept::{distinct, points};
 
 /// Every figure of a run, in the order of its stages.
@@ -25,31 +27,32 @@ pub(crate) fn figures(run: &FinishedRun) -> Vec<Figure> {
     let context = Context {
         run,
         baseline: Baseline::of(run, false),
-        splits: Splits::of(run),
+        splits: splits_of(run),
     };
-    let mut figures = Vec::new();
-    for stage in &run.stages {
-        figures.extend(match stage.kind.as_str() {
-            "score" => score::figures(stage),
-            "patch" => patch::figures(stage),
-            "direction" => direction::figures(stage),
-            "steer" | "random" => sweep::figures(&context, stage),
-            "holdout" => {
-                let mut figures = direction::figures(stage);
-                figures.extend(sweep::figures(&context, stage));
-                figures
-            }
-            "xstest" => sweep_types::figures(&context, stage),
-            "summary" => operating::figures(stage),
-            "generate" => generate::figures(stage),
-            _ => Vec::new(),
-        });
-    }
-    figures.into_iter().map(readable::readable).collect()
+    let stages = run.stages.iter();
+    let figures = stages.flat_map(|stage| {
+        let mut figures = of_kind(run, stage);
+        figures.extend((stage.view().figures)(&context, stage));
+        figures
+    });
+    figures.map(readable::readable).collect()
+}
+
+/// The figures that a stage's kind draws of its own tables.
+fn of_kind(run: &FinishedRun, stage: &FinishedStage) -> Vec<Figure> {
+    let kind = kind_named(&stage.kind).and_then(|kind| kind.figures);
+    let drawn = kind.map_or(Ok(Vec::new()), |figures| {
+        figures(&stage.name, &run.artifacts(stage))
+    });
+    drawn.unwrap_or_else(|error| {
+        let name = &stage.name;
+        tracing::warn!("figures of stage `{name}` are not drawn: {error}");
+        Vec::new()
+    })
 }
 
 /// What the figures of sweeps have in common.
-struct Context<'a> {
+pub(super) struct Context<'a> {
     run: &'a FinishedRun,
     baseline: Baseline,
     splits: Splits,

@@ -15,7 +15,7 @@ const COLUMNS: [(&str, &str); 9] = [
     ("harmful_rate_at_largest_gap", "harmful rate"),
 ];
 
-pub(super) fn figures(stage: &FinishedStage) -> Vec<Figure> {
+pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
     let Some(table) = stage.table("operating_points") else {
         return Vec::new();
     };

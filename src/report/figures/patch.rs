@@ -17,7 +17,7 @@ struct Effect {
     recovery: Option<f64>,
 }
 
-pub(super) fn figures(stage: &FinishedStage) -> Vec<Figure> {
+pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
     let Some(table) = stage.table("mean") else {
         return Vec::new();
     };

@@ -9,7 +9,7 @@ const BINS: usize = 24;
 /// Bars drawn: ends are rounded outwards.
 const DRAWN: usize = BINS + 1;
 
-pub(super) fn figures(stage: &FinishedStage) -> Vec<Figure> {
+pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
     histogram(stage).into_iter().chain(scatter(stage)).collect()
 }
 

@@ -1,6 +1,7 @@
 //! Sweeps: score and refusal rate against α, each layer with the random directions behind it; layers overlaid; rates by category.
 
 use crate::report::{Axis, BASELINE, Figure, FinishedStage, Mark, Panel, Shape, colour};
+use crate::stages::Product;
 
 use super::swept::{
     Baseline, Level, Point, Sample, Spread, distinct, points, samples_by_category, spread,
@@ -36,7 +37,7 @@ const REFUSALS: Quantity = Quantity {
 };
 
 /// The figures of one sweep, model by model.
-pub(super) fn figures(context: &Context<'_>, stage: &FinishedStage) -> Vec<Figure> {
+pub(in crate::report) fn figures(context: &Context<'_>, stage: &FinishedStage) -> Vec<Figure> {
     let points = points(context.run, stage);
     let models = distinct(points.iter().map(|point| point.place.model.clone()));
     let mut figures = Vec::new();
@@ -51,7 +52,7 @@ pub(super) fn figures(context: &Context<'_>, stage: &FinishedStage) -> Vec<Figur
             points: of_model_points,
         };
         figures.extend([sweep.by_layer(MEAN), sweep.by_layer(REFUSALS)]);
-        if stage.kind != "random" {
+        if !stage.is(Product::RandomSweep) {
             figures.extend(sweep_gap::figures(&sweep));
             figures.extend(sweep.overlay(MEAN));
             figures.extend(sweep.overlay(REFUSALS));
@@ -130,9 +131,11 @@ impl Sweep<'_> {
                 panels.push(self.panel_of_layer(layer, set, quantity));
             }
         }
-        let bands = match self.stage.kind.as_str() {
-            "random" => String::new(),
-            _ => "Coloured bands: 95 % intervals over prompts (none of a single one). ".to_string(),
+        let bands = match self.stage.is(Product::RandomSweep) {
+            true => String::new(),
+            false => {
+                "Coloured bands: 95 % intervals over prompts (none of a single one). ".to_string()
+            }
         };
         Figure {
             name: self.name(quantity.key),
@@ -153,7 +156,7 @@ impl Sweep<'_> {
             .copied()
             .filter(|p| p.place.layer == layer && p.place.set == set)
             .collect();
-        if self.stage.kind != "random" {
+        if !self.stage.is(Product::RandomSweep) {
             let directions = distinct(here.iter().map(|p| (&p.direction, &p.place.site)));
             for (index, (direction, site)) in directions.into_iter().enumerate() {
                 let of_direction = here

@@ -1,6 +1,7 @@
 //! Selectivity: the gap between harmful and edge refusal rates against α, and the one against the other.
 
 use crate::report::{Axis, BASELINE, Figure, Mark, Panel, Shape, colour};
+use crate::stages::Product;
 use crate::stats;
 
 use super::ALPHA;
@@ -51,9 +52,9 @@ pub(super) fn figures(sweep: &Sweep<'_>) -> Vec<Figure> {
 /// The sets that are compared: of a holdout sweep the half that was held out.
 fn is_edge(sweep: &Sweep<'_>, set: &str) -> bool {
     let edge = &sweep.context.splits.edge;
-    match sweep.stage.kind.as_str() {
-        "holdout" => set.strip_prefix(edge) == Some("_holdout"),
-        _ => set == edge,
+    match sweep.stage.is(Product::HeldOutSweep) {
+        true => set.strip_prefix(edge) == Some("_holdout"),
+        false => set == edge,
     }
 }
 

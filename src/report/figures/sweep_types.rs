@@ -16,7 +16,7 @@ struct Rate {
     level: Level,
 }
 
-pub(super) fn figures(_context: &Context<'_>, stage: &FinishedStage) -> Vec<Figure> {
+pub(in crate::report) fn figures(_context: &Context<'_>, stage: &FinishedStage) -> Vec<Figure> {
     let Some(table) = stage.table("rates") else {
         return Vec::new();
     };

@@ -5,36 +5,15 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::report::{FinishedRun, FinishedStage, Table};
+use crate::stages::{Product, Splits};
 
-/// Names of the two splits that are compared.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Splits {
-    pub(crate) edge: String,
-    pub(crate) harmful: String,
-}
-
-impl Splits {
-    /// Those of the run's first summary, or the default.
-    pub(super) fn of(run: &FinishedRun) -> Self {
-        let summary = run.of_kind("summary").next();
-        let said = |name: &str| {
-            let manifest = &summary?.manifest;
-            let value = &manifest["inputs"]["parameters"][name];
-            value.as_str().map(str::to_string)
-        };
-        Splits {
-            edge: said("edge").unwrap_or("edge".to_string()),
-            harmful: said("harmful").unwrap_or("harmful".to_string()),
-        }
-    }
-
-    /// The split that a set is of: a holdout's halves are both of the edge split.
-    pub(super) fn split_of<'a>(&'a self, set: &'a str) -> &'a str {
-        match set.strip_prefix(&self.edge) {
-            Some("_train" | "_holdout") => &self.edge,
-            _ => set,
-        }
-    }
+/// The two splits that are compared: those of the run's first summary, or the default.
+pub(super) fn splits_of(run: &FinishedRun) -> Splits {
+    let said = run
+        .stages
+        .iter()
+        .find_map(|stage| stage.node.splits.as_ref());
+    said.cloned().unwrap_or_default()
 }
 
 /// A value with its 95 % interval, where one is known.
@@ -78,11 +57,10 @@ pub(super) struct Sample {
 
 /// The points of a sweep: from a summary that describes it, with intervals; otherwise averaged over seeds here, without.
 pub(in crate::report) fn points(run: &FinishedRun, stage: &FinishedStage) -> Vec<Point> {
-    let described = run.sources.iter().find(|(_, swept)| **swept == stage.name);
-    let table = described.and_then(|((summary, _), _)| run.stage(summary)?.table(""));
-    match (described, table) {
-        (Some(((_, source), _)), Some(table)) => described_points(table, source),
-        _ => averaged_points(stage),
+    let described = run.described(&stage.name);
+    match described.and_then(|(summary, source)| Some((summary.table("")?, source))) {
+        Some((table, source)) => described_points(table, source),
+        None => averaged_points(stage),
     }
 }
 
@@ -249,7 +227,9 @@ pub(super) struct Spread {
 impl Baseline {
     /// Of all the run's random stages.
     pub(super) fn of(run: &FinishedRun, by_category: bool) -> Self {
-        let tables = run.of_kind("random").filter_map(|stage| stage.table(""));
+        let tables = run
+            .of(Product::RandomSweep)
+            .filter_map(|stage| stage.table(""));
         Baseline {
             samples: tables
                 .flat_map(|table| gathered(table, by_category))

@@ -1,18 +1,16 @@
 //! Figures of small tables, with values worked out by hand.
 
-use serde_json::Value as Json;
-
-use super::swept::{Splits, spread};
+use super::swept::spread;
+use crate::manifest::Node;
 use crate::report::{FinishedStage, Table};
+use crate::stages::Splits;
 
 fn stage(kind: &str, name: &str, csv: &str) -> FinishedStage {
     FinishedStage {
         name: kind.to_string(),
         kind: kind.to_string(),
-        status: "computed".to_string(),
-        seconds: 0.0,
-        after: Vec::new(),
-        manifest: Json::Null,
+        node: Node::default(),
+        result: None,
         tables: vec![(name.to_string(), Table::from_csv(csv, "t.csv").unwrap())],
     }
 }
@@ -64,10 +62,7 @@ fn a_spread_is_over_directions_at_each_alpha() {
 
 #[test]
 fn both_halves_of_a_holdout_are_of_the_edge_split() {
-    let splits = Splits {
-        edge: "edge".to_string(),
-        harmful: "harmful".to_string(),
-    };
+    let splits = Splits::default();
     assert_eq!(splits.split_of("edge_holdout"), "edge");
     assert_eq!(splits.split_of("edge_train"), "edge");
     assert_eq!(splits.split_of("harmful"), "harmful");

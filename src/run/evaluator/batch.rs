@@ -119,12 +119,11 @@ impl<'a> Batch<'a> {
     }
 
     /// Some of the cells, to be evaluated.
-    pub(super) fn chosen(&self, places: Vec<usize>) -> Chosen<'a> {
-        let numbers = places.iter().map(|&at| self.asks[at].number).collect();
+    pub(super) fn chosen(&self, places: &[usize]) -> Chosen<'a> {
+        let numbers = places.iter().map(|&at| self.asks[at].number);
         Chosen {
             cells: self.cells,
-            numbers,
-            places,
+            numbers: numbers.collect(),
         }
     }
 }
@@ -133,8 +132,6 @@ impl<'a> Batch<'a> {
 pub(super) struct Chosen<'a> {
     cells: &'a dyn Cells,
     numbers: Vec<u32>,
-    /// Where each is in the batch.
-    pub(super) places: Vec<usize>,
 }
 
 impl Cells for Chosen<'_> {
@@ -197,7 +194,7 @@ mod tests {
         taken.sort_unstable();
         assert_eq!(taken, [2, 5, 8]);
         batch.forget_settled();
-        assert_eq!(batch.chosen(vec![0]).cell(0).key(), Three.cell(0).key());
+        assert_eq!(batch.chosen(&[0]).cell(0).key(), Three.cell(0).key());
         assert_eq!(batch.wanted().len(), 1);
     }
 }

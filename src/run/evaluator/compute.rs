@@ -1,19 +1,21 @@
-//! Computing cells on a model, and committing them while that goes on.
+//! Computing: missing cells go to the engine, and their values are handed over and committed as they come.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
 use crate::cache::{self, Cache, Key};
-use crate::model::{Cell, ModelHandle, Provenance, Step};
-use crate::plan::cached_value;
+use crate::model::Value;
 use crate::run::Event;
+use crate::run::engine::Step;
 use crate::stages::StageError;
 
 use super::batch::Batch;
-use super::{CachedEvaluator, Result, Take, failed};
+use super::lookup::LookUp;
+use super::sharing::Claim;
+use super::{CachedEvaluator, Progress, Result, Take};
 
 /// Cells are committed as soon as one is there and the last commit, or the beginning of the work, is this long ago: what a kill can cost.
 const COMMIT_AFTER: Duration = Duration::from_secs(2);
@@ -21,138 +23,111 @@ const COMMIT_AFTER: Duration = Duration::from_secs(2);
 const COMMIT_BYTES: usize = 32 << 20;
 
 impl CachedEvaluator<'_> {
-    /// Computes those of some cells of a batch that are missing; fewer where another run asks for a share. `done` of `total` were there
-    /// before.
+    /// Computes those of some cells of a batch that are missing; fewer where another run asks for a share.
     pub(super) fn compute(
         &mut self,
-        model: &ModelHandle,
         batch: &mut Batch<'_>,
-        places: &[usize],
-        (mut done, total): (usize, usize),
+        claimed: &[usize],
+        progress: Progress,
         take: Take<'_>,
     ) -> Result<()> {
-        let places: Vec<usize> = places
-            .iter()
-            .copied()
-            .filter(|&at| batch.is_missing(at))
-            .collect();
-        let Some(&first) = places.first() else {
+        let claimed = claimed.iter().copied();
+        let places: Vec<usize> = claimed.filter(|&at| batch.is_missing(at)).collect();
+        if places.is_empty() {
             return Ok(());
-        };
-        let can_share = places
-            .iter()
-            .any(|&at| batch.prompt(at) != batch.prompt(first));
-        if !self.models.holds(model) {
-            (self.on_event)(Event::Loading {
-                model: model.name(),
-            });
         }
-        let provenance = self.provenance();
-        let evaluator = self.models.get(model)?;
-        let chosen = batch.chosen(places);
-        let mut pending = Pending::new(self.cache, provenance);
-        let (on_event, stop, lease) = (&mut self.on_event, self.stop, self.lease);
-        // What is computed again is nobody else's.
-        let shares = self.again.is_none();
-        let (cache, again) = (self.cache, &mut self.again);
-        let mut problem = None;
-        let outcome = evaluator.evaluate(&chosen, &mut |step| {
-            match step {
-                Step::Prefilled { done, total } => {
-                    // Not for those who ask for a share: what is prefilled would be lost, and they get it after the first values.
-                    on_event(Event::Prefilled { done, total });
-                    let is_over = stop.load(Ordering::Relaxed) || shares && lease.is_overruled();
-                    return stop_if(is_over);
-                }
-                Step::Values(values) => {
-                    for (number, value) in values {
-                        let at = chosen.places[number];
-                        let key = batch.key(at);
-                        let bytes = value.to_bytes();
-                        let is_new = match again.as_mut() {
-                            None => Ok(true),
-                            Some(again) => again.compare(cache, (model, &batch.cell(at)), &bytes),
-                        };
-                        match is_new {
-                            Ok(true) => pending.push(key, &bytes),
-                            Ok(false) => {}
-                            Err(error) => problem = Some(error),
-                        }
-                        done += batch.settle(at, value, take);
-                    }
-                    on_event(Event::Computed { done, total });
-                    if let Err(error) = pending.commit_if_due() {
-                        problem = Some(error);
-                    }
-                    if problem.is_some() {
-                        return ControlFlow::Break(());
-                    }
-                }
-            }
-            let is_asked =
-                shares && (can_share && lease.is_asked_to_share() || lease.is_overruled());
-            stop_if(stop.load(Ordering::Relaxed) || is_asked)
-        });
+        let shared = (!self.values.compares()).then_some(self.lease);
+        let claim = Claim::new(shared, batch, &places);
+        let chosen = batch.chosen(&places);
+        let mut block = Block {
+            places: &places,
+            batch,
+            values: &mut self.values,
+            pending: Pending::new(self.cache, self.provenance.clone()),
+            claim,
+            stop: self.stop,
+            on_event: &mut *self.on_event,
+            take,
+            progress,
+            problem: None,
+        };
+        let outcome = self.engine.compute(&chosen, &mut |step| block.hear(step));
         // What was computed is kept even where the rest failed.
-        let committed = pending.commit();
-        self.mark_computed(batch, &chosen.places)?;
+        let committed = block.pending.commit();
+        let problem = block.problem.take();
+        self.values.mark_computed(batch, &places)?;
         if let Some(error) = problem {
             return Err(error);
         }
         let flow = outcome?;
         committed?;
-        match flow {
-            ControlFlow::Break(()) if self.stop.load(Ordering::Relaxed) => {
-                Err(StageError::Interrupted)
-            }
-            _ => Ok(()),
+        match flow.is_break() && self.stop.load(Ordering::Relaxed) {
+            true => Err(StageError::Interrupted),
+            false => Ok(()),
         }
-    }
-
-    /// What the packs say of where their cells come from.
-    fn provenance(&self) -> Json {
-        let here = Provenance::here(self.models.device());
-        let mut provenance = serde_json::to_value(here).unwrap_or_default();
-        if let (Some(all), Some(origin)) = (provenance.as_object_mut(), self.origin.as_object()) {
-            all.extend(origin.clone());
-        }
-        provenance
-    }
-
-    /// Counts those of the cells that have a value now and are in the cache.
-    fn mark_computed(&mut self, batch: &Batch<'_>, places: &[usize]) -> Result<()> {
-        for &at in places.iter().filter(|&&at| !batch.is_missing(at)) {
-            let place = self.cache.cells().place(&batch.key(at)).map_err(failed)?;
-            if let Some(place) = place {
-                self.computed.insert(place);
-            }
-        }
-        Ok(())
     }
 }
 
-fn stop_if(is_over: bool) -> ControlFlow<()> {
-    match is_over {
-        true => ControlFlow::Break(()),
-        false => ControlFlow::Continue(()),
-    }
+/// The cells that the engine has in hand.
+struct Block<'b, 'c, 'v> {
+    /// Where each is in the batch.
+    places: &'b [usize],
+    batch: &'b mut Batch<'c>,
+    values: &'b mut LookUp<'v>,
+    pending: Pending<'b>,
+    claim: Claim<'b>,
+    stop: &'b AtomicBool,
+    on_event: &'b mut dyn FnMut(Event<'_>),
+    take: Take<'b>,
+    progress: Progress,
+    /// Why the work was broken off.
+    problem: Option<StageError>,
 }
 
-impl super::Comparison {
-    /// Compares a value that was computed again with what is cached; whether nothing is.
-    fn compare(
-        &mut self,
-        cache: &Cache,
-        (model, cell): (&ModelHandle, &Cell),
-        bytes: &[u8],
-    ) -> Result<bool> {
-        let cached = cached_value(cache, cell, &cell.key().into(), model.config())?;
-        let Some((_, cached)) = cached else {
-            return Ok(true);
+impl Block<'_, '_, '_> {
+    /// Hears of a step, and whether there is to be another.
+    fn hear(&mut self, step: Step<'_>) -> ControlFlow<()> {
+        let is_over = match step {
+            Step::Loading { model } => {
+                (self.on_event)(Event::Loading { model });
+                false
+            }
+            Step::Prefilled { done, total } => {
+                (self.on_event)(Event::Prefilled { done, total });
+                // Not for those who ask for a share: what is prefilled would be lost, and they get it after the first values.
+                self.stop.load(Ordering::Relaxed) || self.claim.is_lost()
+            }
+            Step::Values(values) => {
+                self.problem = self.keep(values).err();
+                self.problem.is_some()
+                    || self.stop.load(Ordering::Relaxed)
+                    || self.claim.is_lost()
+                    || self.claim.is_to_be_shared()
+            }
         };
-        self.compared += 1;
-        self.different += u64::from(cached.to_bytes() != bytes);
-        Ok(false)
+        match is_over {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    /// Hands values over, and commits them if it is time.
+    fn keep(&mut self, values: Vec<(usize, Value)>) -> Result<()> {
+        let mut kept = Ok(());
+        for (number, value) in values {
+            let at = self.places[number];
+            let (key, bytes) = (self.batch.key(at), value.to_bytes());
+            match self.values.is_new(&key, || self.batch.cell(at), &bytes) {
+                Ok(true) => self.pending.push(key, &bytes),
+                Ok(false) => {}
+                Err(error) => kept = Err(error),
+            }
+            self.progress.done += self.batch.settle(at, value, &mut *self.take);
+        }
+        let Progress { done, total } = self.progress;
+        (self.on_event)(Event::Computed { done, total });
+        let committed = self.pending.commit_if_due();
+        kept.and(committed)
     }
 }
 
@@ -194,6 +169,6 @@ impl<'a> Pending<'a> {
         self.began = Instant::now();
         let committed = self.cache.cells().commit(&self.batch, &self.provenance);
         self.batch.clear();
-        committed.map_err(failed)
+        Ok(committed?)
     }
 }

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::cache::{Cache, CacheError, Key, Lease, StoredFile};
+use crate::plan::Record;
 
 use super::{Inventory, References};
 
@@ -37,7 +38,9 @@ pub(crate) struct Criteria {
 pub(crate) struct Collected {
     /// Outputs of stages.
     pub(crate) stages: usize,
-    /// Objects, those of the stages among them.
+    /// What was drawn of runs.
+    pub(crate) reports: usize,
+    /// Objects, those of the stages and reports among them.
     pub(crate) objects: usize,
     /// Packs.
     pub(crate) packs: usize,
@@ -130,18 +133,17 @@ fn items(inventory: &Inventory) -> Vec<Item> {
         items.push(Item {
             what: What::Record(index),
             bytes: record.file.bytes + objects.iter().map(share).sum::<u64>(),
-            seconds: record.record.seconds,
-            made: made(&record.record.created, &record.file),
+            seconds: record.record.seconds(),
+            made: made(record.record.created(), &record.file),
             referenced: referred.records.contains(&index),
         });
     }
     for (index, pack) in inventory.packs.iter().enumerate() {
-        let created = pack.provenance["created"].as_str().unwrap_or_default();
         items.push(Item {
             what: What::Pack(index),
             bytes: pack.file.bytes,
-            seconds: pack.provenance["seconds"].as_f64().unwrap_or(0.0),
-            made: made(created, &pack.file),
+            seconds: pack.origin.seconds,
+            made: made(&pack.origin.created, &pack.file),
             referenced: referred.packs.contains(&index),
         });
     }
@@ -217,7 +219,10 @@ fn files_of<'a>(inventory: &'a Inventory, chosen: &[What]) -> (Vec<&'a StoredFil
         match what {
             What::Record(index) => {
                 let record = &inventory.records[*index];
-                collected.stages += 1;
+                match &record.record {
+                    Record::Stage(_) => collected.stages += 1,
+                    Record::Drawn(_) => collected.reports += 1,
+                }
                 files.push(&record.file);
                 for key in record.objects() {
                     let count = names.entry(key).or_insert(1);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::cache::{Cache, CacheError};
+use crate::plan::Record;
 
 use super::{Inventory, References};
 
@@ -22,6 +23,15 @@ pub(crate) struct KindUsage {
     pub(crate) cells: usize,
     /// Bytes of the packs that hold them.
     pub(crate) cell_bytes: u64,
+}
+
+/// What was drawn of runs.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct ReportUsage {
+    /// How many reports.
+    pub(crate) reports: usize,
+    /// Bytes of their records, figures and pages.
+    pub(crate) bytes: u64,
 }
 
 /// What one run refers to.
@@ -43,6 +53,8 @@ pub struct Usage {
     pub(crate) bytes: u64,
     /// By kind of stage.
     pub(crate) kinds: Vec<KindUsage>,
+    /// What was drawn of runs and is kept for those that have the same tables.
+    pub(crate) reports: ReportUsage,
     /// By run, in the order of their folders.
     pub(crate) runs: Vec<RunUsage>,
     /// Bytes that no run refers to.
@@ -91,6 +103,7 @@ pub fn usage(cache: &Cache, runs: &Path) -> Result<Usage, CacheError> {
     Ok(Usage {
         bytes: inventory.bytes,
         kinds: by_kind(&inventory),
+        reports: of_reports(&inventory),
         runs: runs.collect(),
         unreferenced_bytes: everything.without(&referred).bytes(&inventory),
         damaged_files: leftovers.damaged_files,
@@ -98,10 +111,27 @@ pub fn usage(cache: &Cache, runs: &Path) -> Result<Usage, CacheError> {
     })
 }
 
+fn of_reports(inventory: &Inventory) -> ReportUsage {
+    let mut drawn = References::default();
+    for (index, record) in inventory.records.iter().enumerate() {
+        if let Record::Drawn(_) = record.record {
+            drawn.records.insert(index);
+            drawn.objects.extend(record.objects());
+        }
+    }
+    ReportUsage {
+        reports: drawn.records.len(),
+        bytes: drawn.bytes(inventory),
+    }
+}
+
 fn by_kind(inventory: &Inventory) -> Vec<KindUsage> {
     let mut kinds: BTreeMap<&str, (KindUsage, References)> = BTreeMap::new();
     for (index, record) in inventory.records.iter().enumerate() {
-        let (usage, outputs) = kinds.entry(record.kind()).or_default();
+        let Record::Stage(of_stage) = &record.record else {
+            continue;
+        };
+        let (usage, outputs) = kinds.entry(of_stage.kind()).or_default();
         usage.stages += 1;
         outputs.records.insert(index);
         outputs.objects.extend(record.objects());

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use polars::prelude::Column;
 
+pub(super) use crate::stages::Splits;
 use crate::stages::{StageError, table};
 
 /// What a sweep is to the summary.
@@ -52,15 +53,6 @@ impl Source {
             _ => splits.edge.clone(),
         }
     }
-}
-
-/// The names of the two splits that a gap is between.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Splits {
-    /// Prompts that should be answered.
-    pub(crate) edge: String,
-    /// Prompts that should be refused.
-    pub(crate) harmful: String,
 }
 
 /// One row of a sweep's table.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::fetch::Digest;
 use crate::files;
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 
 /// Files up to this size are read as a whole whenever they are used; their digest costs little more.
 const SMALL: u64 = 64 << 20;
@@ -17,13 +17,10 @@ const SMALL: u64 = 64 << 20;
 /// their digest, and weights by it, too, where they are in doubt. The digest is `expected`, or the name of the blob that the path leads to.
 /// A file that is not there, or cannot be read, is not judged here.
 pub(super) fn is_sound(path: &Path, expected: Option<&Digest>, bytes: Option<u64>) -> bool {
-    let Ok(mut file) = files::open(path) else {
+    let opened = files::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+    let Ok((length, mut file)) = opened else {
         return true;
     };
-    let Ok(metadata) = file.metadata() else {
-        return true;
-    };
-    let length = metadata.len();
     if bytes.is_some_and(|bytes| bytes != length) {
         return false;
     }
@@ -40,7 +37,6 @@ pub(super) fn is_sound(path: &Path, expected: Option<&Digest>, bytes: Option<u64
     (looks_whole && !is_other) || digest.is_of_file(&mut file).unwrap_or(true)
 }
 
-/// The digest that a blob of the hub's cache is named by.
 fn digest_in_name(path: &Path) -> Option<Digest> {
     let real = path.canonicalize().ok()?;
     let is_blob = real.parent()?.file_name()? == "blobs";
@@ -71,13 +67,7 @@ fn announced_length(file: &mut File) -> io::Result<Option<u64>> {
 
 /// Fails where a weight file from the hub's cache does not have the digest that it is named by. Reads the whole of it, once it is read
 /// anyway.
-///
-/// # Errors
-/// [`ModelError::Invalid`] naming the file.
-pub(in crate::model::checkpoint) fn check_by_name(
-    path: &Path,
-    content: &[u8],
-) -> Result<(), ModelError> {
+pub(in crate::model::checkpoint) fn check_by_name(path: &Path, content: &[u8]) -> Result<()> {
     match digest_in_name(path) {
         Some(digest) if !digest.is_of_bytes(content) => Err(ModelError::invalid(
             path,

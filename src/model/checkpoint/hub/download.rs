@@ -8,21 +8,19 @@ use std::path::Path;
 use indicatif::DecimalBytes;
 use serde_json::Value;
 
-use super::super::hugging_face::SINGLE;
+use super::super::hugging_face::{SINGLE, read_config};
 use super::listing::{Listed, Listing};
 use super::{Repository, Store, is_sound, weight_names};
 use crate::fetch::{Address, Answer, Client, Digest, Extent, FetchError, Progress, printable};
 use crate::files;
-use crate::model::checkpoint::{read_optional_text, read_text};
-use crate::model::config::ModelConfig;
-use crate::model::error::ModelError;
+use crate::model::checkpoint::read_text;
+use crate::model::error::Result;
 
 /// Bytes that a file of weights may have if the hub does not say how many it has.
 const UNANNOUNCED_WEIGHTS: u64 = 64 << 30;
 /// Files of that many bytes take a while to compare.
 const LONG_TO_CHECK: u64 = 512 << 20;
 
-/// A commit, and where it comes from.
 pub(super) struct Download<'a> {
     client: &'a Client,
     endpoint: &'a str,
@@ -34,28 +32,21 @@ pub(super) struct Download<'a> {
 /// What a file has to be.
 #[derive(Clone, Debug)]
 struct Expected {
-    /// Where it was announced.
     bytes: Option<u64>,
     digest: Digest,
 }
 
 impl<'a> Download<'a> {
-    /// Asks what the revision holds.
-    ///
-    /// # Errors
-    /// The hub does not tell, or it is no model that can be used.
     pub(super) fn begin(
         client: &'a Client,
         endpoint: &'a str,
         repository: &'a Repository,
         store: &'a Store,
-    ) -> Result<Self, ModelError> {
+    ) -> Result<Self> {
         let list = || {
             let address = Address::parse(&repository.list_address(endpoint));
             let answer = client.get(&address.map_err(FetchError::Refused)?, None)?;
-            if answer.is_page() {
-                return Err(page());
-            }
+            let answer = no_page(answer)?;
             let mut body = Vec::new();
             answer.read(files::SETTINGS_BYTES, |part| {
                 body.extend_from_slice(part);
@@ -84,7 +75,7 @@ impl<'a> Download<'a> {
     ///
     /// # Errors
     /// A file cannot be had, or the settings ask for what is not supported: then no weights are fetched.
-    pub(super) fn all(&self) -> Result<(), ModelError> {
+    pub(super) fn all(&self) -> Result<()> {
         let folder = self.store.snapshot(self.commit());
         self.files(&self.listing.settings(), "settings and tokenizer")?;
         self.check_settings(&folder)?;
@@ -100,7 +91,7 @@ impl<'a> Download<'a> {
     }
 
     /// Fails where the settings that have arrived ask for another computation than those that are done here.
-    fn check_settings(&self, folder: &Path) -> Result<(), ModelError> {
+    fn check_settings(&self, folder: &Path) -> Result<()> {
         let path = folder.join("config.json");
         let text = read_text(&path)?;
         let raw: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -114,16 +105,11 @@ impl<'a> Download<'a> {
             let advice = "choose a model whose architecture transformers itself has";
             return Err(self.repository.error(problem, advice));
         }
-        let generation = folder.join("generation_config.json");
-        let generation_text = read_optional_text(&generation)?;
-        let generation = generation_text
-            .as_deref()
-            .map(|text| (generation.as_path(), text));
-        ModelConfig::from_hugging_face(&path, &text, generation).map(|_| ())
+        read_config(folder, &text).map(|_| ())
     }
 
     /// Fetches those of the files that are not there.
-    fn files(&self, names: &[String], what: &str) -> Result<(), ModelError> {
+    fn files(&self, names: &[String], what: &str) -> Result<()> {
         let folder = self.store.snapshot(self.commit());
         let listed = |name: &str| self.listing.files.get(name).cloned().unwrap_or_default();
         let is_there = |name: &str| {
@@ -147,7 +133,7 @@ impl<'a> Download<'a> {
     }
 
     /// Fails where there is no room for so many bytes.
-    fn check_space(&self, wanted: Option<u64>) -> Result<(), ModelError> {
+    fn check_space(&self, wanted: Option<u64>) -> Result<()> {
         match (wanted, self.store.free_bytes()) {
             (Some(wanted), Some(free)) if wanted > free => {
                 let (wanted, free) = (DecimalBytes(wanted), DecimalBytes(free));
@@ -160,7 +146,7 @@ impl<'a> Download<'a> {
     }
 
     /// Fetches one file, unless its content is there under another name.
-    fn file(&self, name: &str, listed: &Listed, progress: &mut Progress) -> Result<(), ModelError> {
+    fn file(&self, name: &str, listed: &Listed, progress: &mut Progress) -> Result<()> {
         let failed = |error: FetchError| self.repository.explain(&format!("`{name}`"), &error);
         let expected = match listed.digest.clone() {
             Some(digest) => Expected {
@@ -173,24 +159,27 @@ impl<'a> Download<'a> {
             }
         };
         let digest = &expected.digest;
-        let wait = || {
-            progress.say(&format!(
-                "another process is fetching `{name}`; waiting for it"
-            ))
-        };
-        let lock = self.store.lock(digest, wait)?;
+        let waiting = format!("another process is fetching `{name}`; waiting for it");
+        let lock = self.store.lock(digest, || progress.say(&waiting))?;
         let blob = self.store.blob(digest);
         if !is_whole(&blob, &expected) {
-            let (mut partial, path) = self.store.partial(digest, &lock)?;
-            let attempt = || self.attempt(name, &expected, &mut partial, progress);
-            self.client.patiently(attempt).map_err(|error| {
+            let (file, path) = self.store.partial(digest, &lock)?;
+            let mut partial = Partial {
+                name,
+                expected: &expected,
+                file,
+                progress,
+            };
+            let fetched = self.client.patiently(|| self.attempt(&mut partial));
+            fetched.map_err(|error| {
                 Store::tidy(&path, &lock);
                 failed(error)
             })?;
             let placed = partial
+                .file
                 .sync_all()
                 .and_then(|()| std::fs::rename(&path, &blob));
-            placed.map_err(|error| failed(not_kept(&error)))?;
+            placed.map_err(|error| failed(not_kept(error)))?;
         }
         progress.done(blob.metadata().map_or(0, |metadata| metadata.len()));
         self.store.link(self.commit(), name, digest)
@@ -198,10 +187,7 @@ impl<'a> Download<'a> {
 
     /// Asks the hub what a file has to be, where its list does not say it.
     fn announced(&self, name: &str, listed: &Listed) -> Result<Expected, FetchError> {
-        let answer = self.client.get(&self.address(name)?, Some("bytes=0-0"))?;
-        if answer.is_page() {
-            return Err(page());
-        }
+        let answer = no_page(self.client.get(&self.address(name)?, Some("bytes=0-0"))?)?;
         self.check_commit(answer.told("x-repo-commit"))?;
         let etag = answer.told("x-linked-etag").or_else(|| answer.told("etag"));
         let etag = etag.ok_or_else(|| {
@@ -238,63 +224,48 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Fetches into `partial` what it lacks of a file, and compares the whole. What is wrong is not left there.
-    fn attempt(
-        &self,
-        name: &str,
-        expected: &Expected,
-        partial: &mut File,
-        progress: &mut Progress,
-    ) -> Result<(), FetchError> {
-        let most = expected.bytes.unwrap_or(most_bytes(name));
-        if length(partial)? > most {
-            discard(partial)?;
+    /// Fetches what a file lacks, and compares the whole. What is wrong is not left there.
+    fn attempt(&self, partial: &mut Partial<'_>) -> Result<(), FetchError> {
+        if partial.length()? > partial.most_bytes() {
+            partial.discard()?;
         }
-        let have = length(partial)?;
-        if Some(have) != expected.bytes {
-            let (answer, extent) = self.rest(name, expected, have)?;
+        let have = partial.length()?;
+        if Some(have) != partial.expected.bytes {
+            let (answer, extent) = self.rest(partial, have)?;
             if extent.from != have && extent.from != 0 {
-                discard(partial)?;
+                partial.discard()?;
                 return Err(FetchError::Wrong(format!(
                     "the server sends the file from byte {}, expected from {have}",
                     extent.from
                 )));
             }
-            let taken = take(answer, extent, expected, most, partial, progress);
+            let taken = partial.take(answer, extent);
             if let Err(FetchError::Wrong(_)) = taken {
-                discard(partial)?;
+                partial.discard()?;
             }
             taken?;
         }
-        let compared = compare(name, expected, partial, progress);
+        let compared = partial.compare();
         if compared.is_err() {
-            discard(partial)?;
+            partial.discard()?;
         }
         compared
     }
 
-    /// Asks for a file from byte `have` on.
-    fn rest(
-        &self,
-        name: &str,
-        expected: &Expected,
-        have: u64,
-    ) -> Result<(Answer, Extent), FetchError> {
+    fn rest(&self, partial: &Partial<'_>, have: u64) -> Result<(Answer, Extent), FetchError> {
         let range = (have > 0).then(|| format!("bytes={have}-"));
-        let answer = self.client.get(&self.address(name)?, range.as_deref());
-        let answer = match (answer, have) {
+        let address = self.address(partial.name)?;
+        let answer = match (self.client.get(&address, range.as_deref()), have) {
             // Nothing lies behind what is there, which may be all of it or another file.
             (Err(FetchError::Status { code, .. }), 1..) if code.as_u16() == 416 => {
-                self.client.get(&self.address(name)?, None)?
+                self.client.get(&address, None)?
             }
             (answer, _) => answer?,
         };
-        if answer.is_page() {
-            return Err(page());
-        }
+        let answer = no_page(answer)?;
         self.check_commit(answer.told("x-repo-commit"))?;
         let extent = answer.extent()?;
-        if let (Some(total), Some(bytes)) = (extent.total, expected.bytes)
+        if let (Some(total), Some(bytes)) = (extent.total, partial.expected.bytes)
             && total != bytes
         {
             return Err(FetchError::Wrong(format!(
@@ -305,68 +276,73 @@ impl<'a> Download<'a> {
     }
 }
 
-/// Writes a body to where it belongs in the file.
-fn take(
-    answer: Answer,
-    extent: Extent,
-    expected: &Expected,
-    most: u64,
-    partial: &mut File,
-    progress: &mut Progress,
-) -> Result<(), FetchError> {
-    let kept = |error| not_kept(&error);
-    let mut there = extent.from;
-    partial.set_len(there).map_err(kept)?;
-    partial.seek(SeekFrom::Start(there)).map_err(kept)?;
-    progress.at(there);
-    answer.read(most.saturating_sub(there), |part| {
-        partial.write_all(part).map_err(kept)?;
-        there += part.len() as u64;
-        progress.at(there);
-        Ok(())
-    })?;
-    match (expected.bytes, extent.total) {
-        // A part that the server chose to end early; the rest follows.
-        (Some(bytes), Some(_)) if there < bytes => Err(FetchError::Broken {
-            problem: format!("it ends after {there} of {bytes} bytes"),
-            arrived: there - extent.from,
-        }),
-        _ => Ok(()),
-    }
+/// A file on its way: what of it is there, and what it has to be.
+struct Partial<'p> {
+    name: &'p str,
+    expected: &'p Expected,
+    file: File,
+    progress: &'p mut Progress,
 }
 
-/// Compares what has arrived with what was announced.
-fn compare(
-    name: &str,
-    expected: &Expected,
-    partial: &mut File,
-    progress: &Progress,
-) -> Result<(), FetchError> {
-    let length = length(partial)?;
-    if let Some(bytes) = expected.bytes.filter(|bytes| *bytes != length) {
-        let problem = format!("{length} bytes arrived, expected {bytes}");
-        return Err(FetchError::Wrong(problem));
+impl Partial<'_> {
+    fn length(&self) -> Result<u64, FetchError> {
+        Ok(self.file.metadata().map_err(not_kept)?.len())
     }
-    if length >= LONG_TO_CHECK {
-        progress.say(&format!("checking `{name}`"));
-    }
-    match expected.digest.is_of_file(partial) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(FetchError::Wrong(format!(
-            "what arrived does not have the digest `{}`",
-            expected.digest.digits()
-        ))),
-        Err(error) => Err(not_kept(&error)),
-    }
-}
 
-fn length(partial: &File) -> Result<u64, FetchError> {
-    let metadata = partial.metadata().map_err(|error| not_kept(&error))?;
-    Ok(metadata.len())
-}
+    fn discard(&self) -> Result<(), FetchError> {
+        self.file.set_len(0).map_err(not_kept)
+    }
 
-fn discard(partial: &mut File) -> Result<(), FetchError> {
-    partial.set_len(0).map_err(|error| not_kept(&error))
+    fn most_bytes(&self) -> u64 {
+        let unannounced = match self.name.ends_with(".safetensors") {
+            true => UNANNOUNCED_WEIGHTS,
+            false => files::VOCABULARY_BYTES,
+        };
+        self.expected.bytes.unwrap_or(unannounced)
+    }
+
+    /// Writes a body to where it belongs in the file.
+    fn take(&mut self, answer: Answer, extent: Extent) -> Result<(), FetchError> {
+        let mut there = extent.from;
+        let room = self.most_bytes().saturating_sub(there);
+        self.file.set_len(there).map_err(not_kept)?;
+        self.file.seek(SeekFrom::Start(there)).map_err(not_kept)?;
+        self.progress.at(there);
+        answer.read(room, |part| {
+            self.file.write_all(part).map_err(not_kept)?;
+            there += part.len() as u64;
+            self.progress.at(there);
+            Ok(())
+        })?;
+        match (self.expected.bytes, extent.total) {
+            // A part that the server chose to end early; the rest follows.
+            (Some(bytes), Some(_)) if there < bytes => Err(FetchError::Broken {
+                problem: format!("it ends after {there} of {bytes} bytes"),
+                arrived: there - extent.from,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn compare(&mut self) -> Result<(), FetchError> {
+        let length = self.length()?;
+        let expected = self.expected;
+        if let Some(bytes) = expected.bytes.filter(|bytes| *bytes != length) {
+            let problem = format!("{length} bytes arrived, expected {bytes}");
+            return Err(FetchError::Wrong(problem));
+        }
+        if length >= LONG_TO_CHECK {
+            self.progress.say(&format!("checking `{}`", self.name));
+        }
+        match expected.digest.is_of_file(&mut self.file) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(FetchError::Wrong(format!(
+                "what arrived does not have the digest `{}`",
+                expected.digest.digits()
+            ))),
+            Err(error) => Err(not_kept(error)),
+        }
+    }
 }
 
 /// Whether a content is there with all that was announced of it.
@@ -379,17 +355,15 @@ fn is_whole(blob: &Path, expected: &Expected) -> bool {
     fits && expected.digest.is_of_file(&mut file).unwrap_or(false)
 }
 
-fn most_bytes(name: &str) -> u64 {
-    match name.ends_with(".safetensors") {
-        true => UNANNOUNCED_WEIGHTS,
-        false => files::VOCABULARY_BYTES,
+fn no_page(answer: Answer) -> Result<Answer, FetchError> {
+    match answer.is_page() {
+        true => Err(FetchError::Wrong(
+            "a web page arrived in its place".to_string(),
+        )),
+        false => Ok(answer),
     }
 }
 
-fn page() -> FetchError {
-    FetchError::Wrong("a web page arrived in its place".to_string())
-}
-
-fn not_kept(error: &std::io::Error) -> FetchError {
+fn not_kept(error: std::io::Error) -> FetchError {
     FetchError::Local(format!("it cannot be kept: {error}"))
 }

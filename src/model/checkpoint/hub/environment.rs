@@ -8,14 +8,10 @@ use super::Hub;
 use crate::fetch::Patience;
 use crate::files;
 
-/// Bytes that a token's file may have.
 const TOKEN_BYTES: u64 = 4096;
 
 impl Hub {
-    /// The hub that variables describe.
-    ///
-    /// # Errors
-    /// There is no place for a cache; the error is a fragment.
+    /// The error, where there is no place for a cache, is a fragment.
     pub(in crate::model::checkpoint) fn from_variables(
         get: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, String> {

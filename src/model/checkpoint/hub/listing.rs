@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::super::hugging_face::{INDEX, SINGLE};
 use super::{NEEDED, OPTIONAL, Repository};
 use crate::fetch::{Digest, FetchError, printable};
-use crate::model::error::ModelError;
+use crate::model::error::Result;
 
 /// Bytes that a file of a repository may have: more than the hub stores in one.
 const LARGEST: u64 = 1 << 40;
@@ -51,10 +51,6 @@ struct RawLargeFile {
 }
 
 impl Listing {
-    /// Reads what the hub answers for a revision.
-    ///
-    /// # Errors
-    /// Something in it is not as it should be.
     pub(super) fn parse(body: &[u8], revision: &str) -> Result<Self, FetchError> {
         let raw: RawListing = serde_json::from_slice(body).map_err(|error| {
             let error = printable(&error.to_string());
@@ -95,7 +91,7 @@ impl Listing {
     }
 
     /// Fails where this is no model in the format of Hugging Face transformers with safetensors weights.
-    pub(super) fn check_kind(&self, repository: &Repository) -> Result<(), ModelError> {
+    pub(super) fn check_kind(&self, repository: &Repository) -> Result<()> {
         let absent = match self.has(SINGLE) || self.has(INDEX) {
             true => NEEDED.into_iter().find(|name| !self.has(name)),
             false => Some(SINGLE),
@@ -108,11 +104,9 @@ impl Listing {
         Err(repository.error(problem, advice))
     }
 
-    /// What to do with a repository of GGUF files.
     fn gguf(&self, repository: &Repository) -> Option<(String, String)> {
-        let ggufs = self.ending_in(&[".gguf"]);
-        let (parts, whole): (Vec<&str>, Vec<&str>) =
-            ggufs.into_iter().partition(|name| is_part(name));
+        let ggufs = self.ending_in(&[".gguf"]).into_iter();
+        let (parts, whole): (Vec<&str>, Vec<&str>) = ggufs.partition(|name| is_part(name));
         let get = format!("`hf download {}", repository.name);
         match (whole.as_slice(), parts.first()) {
             ([], None) => None,
@@ -145,14 +139,11 @@ impl Listing {
             return Some(("it holds an adapter, not a model".into(), advice.into()));
         }
         let convert = "choose a repository or a revision with safetensors weights, or load it with transformers and give the folder that `save_pretrained` writes";
-        let pickled = self.ending_in(&[".bin", ".pt", ".pth", ".ckpt", ".pkl"]);
-        let pickled: Vec<&str> = pickled
-            .into_iter()
-            .filter(|name| !name.contains("training_args") && !name.contains("optimizer"))
-            .collect();
         if !self.ending_in(&[".safetensors"]).is_empty() {
             return None;
         }
+        let mut pickled = self.ending_in(&[".bin", ".pt", ".pth", ".ckpt", ".pkl"]);
+        pickled.retain(|name| !name.contains("training_args") && !name.contains("optimizer"));
         if !pickled.is_empty() {
             let which = some_of(&pickled);
             let problem = format!("its weights are pickled ({which}), and a pickle can run code");
@@ -171,11 +162,8 @@ impl Listing {
             let name = name.to_ascii_lowercase();
             ends.iter().any(|end| name.ends_with(end))
         };
-        self.files
-            .keys()
-            .filter(is_such)
-            .map(String::as_str)
-            .collect()
+        let names = self.files.keys().filter(is_such);
+        names.map(String::as_str).collect()
     }
 }
 
@@ -220,13 +208,9 @@ fn is_part(name: &str) -> bool {
     })
 }
 
-/// The first few names.
 fn some_of(names: &[&str]) -> String {
-    let shown: Vec<String> = names
-        .iter()
-        .take(3)
-        .map(|name| format!("`{}`", printable(name)))
-        .collect();
+    let shown = names.iter().take(3);
+    let shown: Vec<String> = shown.map(|name| format!("`{}`", printable(name))).collect();
     let more = if names.len() > 3 { ", …" } else { "" };
     shown.join(", ") + more
 }

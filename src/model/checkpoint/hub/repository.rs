@@ -48,7 +48,6 @@ impl Repository {
         }
     }
 
-    /// Where the hub describes it.
     pub(super) fn list_address(&self, endpoint: &str) -> String {
         let revision = utf8_percent_encode(&self.revision, SPECIAL);
         format!(
@@ -57,7 +56,6 @@ impl Repository {
         )
     }
 
-    /// Where the hub has a file of a commit.
     pub(super) fn file_address(&self, endpoint: &str, commit: &str, file: &str) -> String {
         let file = utf8_percent_encode(file, SPECIAL);
         format!("{endpoint}/{}/resolve/{commit}/{file}", self.name)

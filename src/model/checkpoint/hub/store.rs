@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 
 use crate::fetch::Digest;
 use crate::files;
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, Result};
 
-/// Bytes that the record of a branch may have.
 const REFERENCE_BYTES: u64 = 4096;
 
-/// The folder of a repository.
 pub(super) struct Store {
     cache: PathBuf,
     /// `models--org--name`
@@ -26,7 +24,6 @@ pub(super) struct BlobLock {
 }
 
 impl Store {
-    /// The folder of `org/name`.
     pub(super) fn new(cache: &Path, repository: &str) -> Self {
         Self {
             cache: cache.to_path_buf(),
@@ -49,25 +46,22 @@ impl Store {
         }
     }
 
-    /// The folder of a commit's files.
     pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
         self.root().join("snapshots").join(commit)
     }
 
-    /// Where a content lies.
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
         self.root().join("blobs").join(digest.digits())
     }
 
-    /// Makes the folders of contents and of a commit.
-    pub(super) fn prepare(&self, commit: &str) -> Result<(), ModelError> {
+    pub(super) fn prepare(&self, commit: &str) -> Result<()> {
         make_folder(&self.root(), &["blobs"])?;
         make_folder(&self.root(), &["snapshots", commit])?;
         Ok(())
     }
 
     /// Records the commit that a revision stands for.
-    pub(super) fn record(&self, revision: &str, commit: &str) -> Result<(), ModelError> {
+    pub(super) fn record(&self, revision: &str, commit: &str) -> Result<()> {
         if revision == commit {
             return Ok(());
         }
@@ -85,7 +79,7 @@ impl Store {
     }
 
     /// Lets a commit have a content under a name, in place of what is there under it.
-    pub(super) fn link(&self, commit: &str, name: &str, digest: &Digest) -> Result<(), ModelError> {
+    pub(super) fn link(&self, commit: &str, name: &str, digest: &Digest) -> Result<()> {
         let folder = self.snapshot(commit);
         let target = Path::new("../../blobs").join(digest.digits());
         let made = temporary()
@@ -95,20 +89,11 @@ impl Store {
     }
 
     /// Waits for the lock of a content; `wait` is called once if it has to be waited for.
-    pub(super) fn lock(
-        &self,
-        digest: &Digest,
-        wait: impl FnOnce(),
-    ) -> Result<BlobLock, ModelError> {
+    pub(super) fn lock(&self, digest: &Digest, wait: impl FnOnce()) -> Result<BlobLock> {
         let folder = make_folder(&self.cache, &[".locks", &self.name])?;
         let path = folder.join(format!("{}.lock", digest.digits()));
         let open = || {
-            let file = File::options()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-                .open(&path)?;
+            let file = open_or_create(&path)?;
             match file.try_lock() {
                 Ok(()) => Ok(Some(file)),
                 Err(TryLockError::WouldBlock) => {
@@ -126,11 +111,7 @@ impl Store {
     }
 
     /// The file that a content is written to until it is whole; what an earlier attempt left in it is kept.
-    pub(super) fn partial(
-        &self,
-        digest: &Digest,
-        lock: &BlobLock,
-    ) -> Result<(File, PathBuf), ModelError> {
+    pub(super) fn partial(&self, digest: &Digest, lock: &BlobLock) -> Result<(File, PathBuf)> {
         let name = match lock.held {
             Some(_) => format!("{}.incomplete", digest.digits()),
             // Nobody is kept out: a file of this process alone.
@@ -138,13 +119,7 @@ impl Store {
         };
         let path = self.root().join("blobs").join(name);
         let open = || {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-                .open(&path)?;
+            let file = open_or_create(&path)?;
             let metadata = file.metadata()?;
             // Another name of the file may lie outside.
             match metadata.is_file() && metadata.nlink() == 1 {
@@ -191,6 +166,17 @@ impl Store {
     }
 }
 
+/// The file itself, never what a link leads to, and without waiting for what is no file.
+fn open_or_create(path: &Path) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+}
+
 /// Names for files in the making, of the mode of an ordinary file: a cache may be shared.
 fn temporary() -> tempfile::Builder<'static, 'static> {
     use std::os::unix::fs::PermissionsExt;
@@ -202,22 +188,21 @@ fn temporary() -> tempfile::Builder<'static, 'static> {
 }
 
 /// Makes the folder `root/part/part…`, one part after the other, so that no link on the way leads it out of `root`.
-fn make_folder(root: &Path, parts: &[&str]) -> Result<PathBuf, ModelError> {
-    let failed = |path: &Path, error: &io::Error| not_written(path, error);
-    std::fs::create_dir_all(root).map_err(|error| failed(root, &error))?;
-    let real_root = root.canonicalize().map_err(|error| failed(root, &error))?;
+fn make_folder(root: &Path, parts: &[&str]) -> Result<PathBuf> {
+    let in_root = |error| not_written(root, &error);
+    std::fs::create_dir_all(root).map_err(in_root)?;
+    let real_root = root.canonicalize().map_err(in_root)?;
     let mut folder = root.to_path_buf();
     for part in parts {
         folder.push(part);
         match std::fs::create_dir(&folder) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                return Err(failed(&folder, &error));
+                return Err(not_written(&folder, &error));
             }
             _ => {}
         }
-        let real = folder
-            .canonicalize()
-            .map_err(|error| failed(&folder, &error))?;
+        let real = folder.canonicalize();
+        let real = real.map_err(|error| not_written(&folder, &error))?;
         if !real.starts_with(&real_root) {
             return Err(ModelError::invalid(
                 &folder,

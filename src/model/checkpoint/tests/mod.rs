@@ -122,6 +122,11 @@ fn write_tiny_model(folder: &Path, config: &Value, dtype: Dtype) {
     );
 }
 
+/// A whole tiny model, for tests of other rooms, which read it and compute nothing with it.
+pub(crate) fn write_any_model(folder: &Path) {
+    write_tiny_model(folder, &tiny_config("llama"), Dtype::Float32);
+}
+
 /// The same model in two shards and an index.
 fn write_tiny_shards(folder: &Path, config: &Value) {
     write_tiny_folder(folder, config);

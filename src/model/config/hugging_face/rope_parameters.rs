@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Problem, RawConfig, unsupported};
+use super::RawConfig;
 use crate::model::config::rope::yarn_attention_factor;
 use crate::model::config::{Rope, RopeScaling};
+use crate::model::error::Problem;
 
 /// `rope_scaling` of older files and `rope_parameters` of newer ones, which also holds θ.
-#[derive(Clone, Deserialize, PartialEq)]
+#[derive(Clone, Default, Deserialize, PartialEq)]
 pub(super) struct RawRope {
     rope_type: Option<String>,
     /// The oldest name of `rope_type`; some files have both.
@@ -41,18 +42,15 @@ const TYPES: &str = "`default`, `linear`, `dynamic`, `llama3`, `yarn`";
 pub(super) fn rope(raw: &RawConfig, context_length: usize) -> Result<Rope, Problem> {
     let given = given(raw)?;
     if let Some(name) = given.unknown.keys().next() {
-        return unsupported(
+        return Err(Problem::unsupported(
             format!("rope parameter `{name}`"),
             "plain rotary embeddings and their scalings",
-        );
+        ));
     }
-    for factor in [given.partial_rotary_factor, raw.partial_rotary_factor]
-        .into_iter()
-        .flatten()
-    {
-        if factor != 1.0 {
-            return unsupported(format!("`partial_rotary_factor` `{factor}`"), "`1.0`");
-        }
+    let partial = [given.partial_rotary_factor, raw.partial_rotary_factor];
+    if let Some(factor) = partial.into_iter().flatten().find(|factor| *factor != 1.0) {
+        let what = format!("`partial_rotary_factor` `{factor}`");
+        return Err(Problem::unsupported(what, "`1.0`"));
     }
     let original = given
         .original_max_position_embeddings
@@ -62,22 +60,18 @@ pub(super) fn rope(raw: &RawConfig, context_length: usize) -> Result<Rope, Probl
     given.refuse_unused(kind, context_length)?;
     Ok(Rope {
         theta: theta(raw)?,
-        scaling: scaling(given, kind, original, context_length)?,
+        scaling: scaling(&given, kind, original, context_length)?,
     })
 }
 
 /// The parameters; where they stand in both places, they must be the same.
-fn given(raw: &RawConfig) -> Result<&RawRope, Problem> {
-    const NONE: &RawRope = &RawRope::none();
-    match (&raw.rope_scaling, &raw.rope_parameters) {
-        (Some(old), Some(new)) => match old.says_as(new) {
-            true => Ok(old),
-            false => Err(Problem::Invalid(
-                "`rope_scaling` and `rope_parameters` differ, expected one of them".to_string(),
-            )),
-        },
-        (Some(one), None) | (None, Some(one)) => Ok(one),
-        (None, None) => Ok(NONE),
+fn given(raw: &RawConfig) -> Result<RawRope, Problem> {
+    let (old, new) = (raw.rope_scaling.as_ref(), raw.rope_parameters.as_ref());
+    match old.zip(new).is_none_or(|(old, new)| old.says_as(new)) {
+        true => Ok(old.or(new).cloned().unwrap_or_default()),
+        false => Err(Problem::Invalid(
+            "`rope_scaling` and `rope_parameters` differ, expected one of them".to_string(),
+        )),
     }
 }
 
@@ -101,27 +95,6 @@ fn theta(raw: &RawConfig) -> Result<f64, Problem> {
 }
 
 impl RawRope {
-    /// Nothing given.
-    const fn none() -> Self {
-        Self {
-            rope_type: None,
-            kind: None,
-            rope_theta: None,
-            factor: None,
-            low_freq_factor: None,
-            high_freq_factor: None,
-            original_max_position_embeddings: None,
-            attention_factor: None,
-            beta_fast: None,
-            beta_slow: None,
-            mscale: None,
-            mscale_all_dim: None,
-            truncate: None,
-            partial_rotary_factor: None,
-            unknown: BTreeMap::new(),
-        }
-    }
-
     /// Whether both say the same, but for the name of the type's field and for θ.
     fn says_as(&self, other: &Self) -> bool {
         let plain = |rope: &Self| Self {
@@ -147,7 +120,7 @@ impl RawRope {
     /// Refuses a number that nothing would read, unless it would change nothing.
     fn refuse_unused(&self, kind: &str, context_length: usize) -> Result<(), Problem> {
         let Some(read) = self.read_by(kind) else {
-            return unsupported(format!("rope type `{kind}`"), TYPES);
+            return Err(Problem::unsupported(format!("rope type `{kind}`"), TYPES));
         };
         let changes = |(name, value): (&'static str, Option<f64>)| {
             let neutral = match name {
@@ -208,13 +181,10 @@ impl RawRope {
     }
 
     fn numbers(&self) -> [(&'static str, Option<f64>); 9] {
-        let original = self.original_max_position_embeddings;
+        let original = self.original_max_position_embeddings.map(|n| n as f64);
         [
             ("factor", self.factor),
-            (
-                "original_max_position_embeddings",
-                original.map(|length| length as f64),
-            ),
+            ("original_max_position_embeddings", original),
             ("low_freq_factor", self.low_freq_factor),
             ("high_freq_factor", self.high_freq_factor),
             ("attention_factor", self.attention_factor),
@@ -232,27 +202,23 @@ fn scaling(
     original: usize,
     context_length: usize,
 ) -> Result<RopeScaling, Problem> {
-    let need = |name: &str, value: Option<f64>| {
-        value
-            .ok_or_else(|| format!("`{name}` is missing from the rope parameters of type `{kind}`"))
-    };
+    let missing =
+        |name: &str| format!("`{name}` is missing from the rope parameters of type `{kind}`");
+    let need = |name: &str, value: Option<f64>| value.ok_or_else(|| missing(name));
+    let factor = || need("factor", raw.factor);
     Ok(match kind {
         "default" => RopeScaling::None,
-        "linear" => RopeScaling::Linear {
-            factor: need("factor", raw.factor)?,
-        },
-        "dynamic" => RopeScaling::Dynamic {
-            factor: need("factor", raw.factor)?,
-        },
+        "linear" => RopeScaling::Linear { factor: factor()? },
+        "dynamic" => RopeScaling::Dynamic { factor: factor()? },
         "llama3" => RopeScaling::Llama3 {
-            factor: need("factor", raw.factor)?,
+            factor: factor()?,
             low_freq_factor: need("low_freq_factor", raw.low_freq_factor)?,
             high_freq_factor: need("high_freq_factor", raw.high_freq_factor)?,
             original_context_length: original,
         },
         "yarn" => yarn(raw, original, context_length),
         other => {
-            return unsupported(format!("rope type `{other}`"), TYPES);
+            return Err(Problem::unsupported(format!("rope type `{other}`"), TYPES));
         }
     })
 }

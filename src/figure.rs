@@ -121,7 +121,7 @@ impl Figure {
     }
 
     /// Changes every text that is drawn.
-    pub(super) fn each_text(&mut self, change: &mut dyn FnMut(&mut String)) {
+    pub(crate) fn each_text(&mut self, change: &mut dyn FnMut(&mut String)) {
         let Figure { title, note, .. } = self;
         [title, note].into_iter().for_each(&mut *change);
         for panel in &mut self.panels {

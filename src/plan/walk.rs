@@ -1,0 +1,196 @@
+//! The one walk over a study's stages: each after those it needs, its key worked out of what those gave, its record looked up. What is done
+//! at a stage is a [`Visitor`]'s: a plan counts, an explanation compares, a run runs.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+
+use crate::cache::{Cache, CacheError, Key};
+use crate::stages::{Artifacts, Inputs, StageError};
+
+use super::key::{key_of, key_parts, known_parts};
+use super::record::{StageRecord, load_artifacts};
+use super::study::StageSpec;
+use super::why::{Nearest, nearest};
+
+/// A stage as a walk comes to it.
+pub(crate) struct Visited<'s> {
+    pub(crate) spec: &'s StageSpec,
+    /// What its key is made of, with null for what is not known yet.
+    pub(crate) key_parts: Json,
+}
+
+/// What the cache has of a stage.
+pub(crate) enum State {
+    /// It has no key yet: these models are not on this machine, and these stages that it needs have not given their output.
+    Unknown {
+        models: Vec<String>,
+        stages: Vec<String>,
+    },
+    /// Nothing.
+    Missing,
+    /// Its record, but an artifact that the record names is gone.
+    Incomplete(StageRecord),
+    /// Its record, with every artifact in its place. Their content was not read.
+    Cached(StageRecord),
+}
+
+/// How a walk goes on after a stage.
+pub(crate) enum Next {
+    /// The stage's output is known, and may have been loaded.
+    Known(StageRecord, Option<Artifacts>),
+    /// It is not.
+    Unknown,
+    /// What has been learned so far rests on what turned out to be wrong, and is gone by now: from the first stage again.
+    StartOver,
+    /// No further stage.
+    End,
+}
+
+/// What is done at each stage.
+pub(crate) trait Visitor {
+    type Error;
+
+    /// Hears of a stage and of what the cache has of it, if it can be read. The walk knows what the stages before gave.
+    fn visit(
+        &mut self,
+        stage: Visited<'_>,
+        state: Result<State, CacheError>,
+        walk: &mut Walk<'_>,
+    ) -> Result<Next, Self::Error>;
+
+    /// Forgets the stages that it has heard of: they come again.
+    fn start_over(&mut self);
+}
+
+/// What has been learned on the way over the stages.
+pub(crate) struct Walk<'a> {
+    pub(crate) cache: &'a Cache,
+    /// Also what the stages gave, as far as it was loaded.
+    pub(crate) inputs: Inputs,
+    /// Content hashes of the outputs that are known, by name of the stage.
+    contents: BTreeMap<String, Key>,
+    /// The records of those outputs.
+    records: BTreeMap<String, StageRecord>,
+    /// Every stage record of the cache, read when first asked for.
+    all_records: Option<Vec<StageRecord>>,
+}
+
+impl<'a> Walk<'a> {
+    pub(crate) fn new(inputs: &Inputs, cache: &'a Cache) -> Self {
+        Walk {
+            cache,
+            inputs: inputs.clone(),
+            contents: BTreeMap::new(),
+            records: BTreeMap::new(),
+            all_records: None,
+        }
+    }
+
+    /// Goes over stages, which come after those they need.
+    ///
+    /// # Errors
+    /// The visitor's.
+    pub(crate) fn go<'s, V: Visitor>(
+        &mut self,
+        stages: impl Iterator<Item = &'s StageSpec> + Clone,
+        visitor: &mut V,
+    ) -> Result<(), V::Error> {
+        let mut rest = stages.clone();
+        while let Some(spec) = rest.next() {
+            let (stage, state) = self.come_to(spec);
+            match visitor.visit(stage, state, self)? {
+                Next::Known(record, artifacts) => self.carry_on(&spec.name, record, artifacts),
+                Next::Unknown => {}
+                Next::StartOver => {
+                    self.contents.clear();
+                    self.records.clear();
+                    self.inputs.stages.clear();
+                    self.all_records = None;
+                    visitor.start_over();
+                    rest = stages.clone();
+                }
+                Next::End => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn come_to<'s>(&self, spec: &'s StageSpec) -> (Visited<'s>, Result<State, CacheError>) {
+        let (key_parts, state) = match key_parts(spec, &self.inputs, &self.contents) {
+            Some(parts) => {
+                let state = self.recorded(&key_of(&parts));
+                (parts, state)
+            }
+            None => {
+                let parts = known_parts(spec, &self.inputs, &self.contents);
+                (parts, Ok(self.unknown(spec)))
+            }
+        };
+        (Visited { spec, key_parts }, state)
+    }
+
+    fn recorded(&self, key: &Key) -> Result<State, CacheError> {
+        let record: Option<StageRecord> = self.cache.stage_record(key)?;
+        Ok(match record {
+            None => State::Missing,
+            Some(record) if record.objects().all(|object| self.cache.has_object(object)) => {
+                State::Cached(record)
+            }
+            Some(record) => State::Incomplete(record),
+        })
+    }
+
+    fn unknown(&self, spec: &StageSpec) -> State {
+        let needs = spec.stage.needs();
+        let models = needs.models.into_iter().map(|name| name.value);
+        let stages = needs.stages.into_iter().map(|(name, _)| name.value);
+        State::Unknown {
+            models: models
+                .filter(|name| !self.inputs.models.contains_key(name))
+                .collect(),
+            stages: stages
+                .filter(|name| !self.contents.contains_key(name))
+                .collect(),
+        }
+    }
+
+    fn carry_on(&mut self, name: &str, record: StageRecord, artifacts: Option<Artifacts>) {
+        self.contents.insert(name.to_string(), record.content());
+        self.records.insert(name.to_string(), record);
+        let artifacts = artifacts.map(|artifacts| (name.to_string(), artifacts.into()));
+        self.inputs.stages.extend(artifacts);
+    }
+
+    /// Loads the outputs that a stage needs. Where one is not as its record says, the name of its stage is given back.
+    ///
+    /// # Errors
+    /// A cache that cannot be read.
+    pub(super) fn load_needs(&mut self, spec: &StageSpec) -> Result<Option<String>, StageError> {
+        for (name, _) in spec.stage.needs().stages {
+            let name = name.value;
+            let Some(record) = self.records.get(&name) else {
+                continue;
+            };
+            if !self.inputs.stages.contains_key(&name) {
+                let Some(artifacts) = load_artifacts(record, self.cache)? else {
+                    return Ok(Some(name));
+                };
+                self.inputs.stages.insert(name, artifacts.into());
+            }
+        }
+        Ok(None)
+    }
+
+    /// The earlier run that is most like what a stage is now.
+    ///
+    /// # Errors
+    /// A cache that cannot be read.
+    pub(super) fn nearest(&mut self, stage: &Visited<'_>) -> Result<Option<Nearest>, CacheError> {
+        let records = match &mut self.all_records {
+            Some(records) => records,
+            none => none.insert(self.cache.stage_records()?),
+        };
+        Ok(nearest(stage.spec, &stage.key_parts, records))
+    }
+}

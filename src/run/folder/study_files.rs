@@ -1,0 +1,127 @@
+//! The study as files of the run's folder: as given, and as resolved.
+
+use std::path::{Path, PathBuf};
+
+use crate::plan::Study;
+use crate::prompts::Draw;
+
+/// Bytes of the name of an extended file that its copy keeps.
+const LONGEST_COPY: usize = 200;
+
+/// The study's file and those that it extends: the copy's path in a run's folder, the file's own, and the text as it was read.
+pub(super) fn given(study: &Study) -> Vec<(String, &Path, &str)> {
+    let mut given: Vec<(String, &Path, &str)> = Vec::new();
+    for (path, text) in study.document.sources.files() {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let extension = extension.unwrap_or("toml");
+        if given.is_empty() {
+            given.push((format!("study.{extension}"), path, text));
+            continue;
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // A number before it must not make it longer than a name can be.
+        let name = match name.len() > LONGEST_COPY {
+            true => format!("extended.{extension}").into(),
+            false => name,
+        };
+        // Files of one name may lie in several folders.
+        let is_new = |copy: &String| given.iter().all(|(other, _, _)| other != copy);
+        let mut copies = (1..).map(|number| match number {
+            1 => format!("extends/{name}"),
+            number => format!("extends/{number}-{name}"),
+        });
+        let copy = copies.find(is_new).unwrap_or_default();
+        given.push((copy, path, text));
+    }
+    given
+}
+
+/// The study as resolved, with paths that start from the run's folder, so that this file can be run as it stands.
+pub(super) fn resolved_yaml(study: &Study, folder: &Path) -> Result<String, serde_yaml::Error> {
+    let mut root = serde_yaml::to_value(&study.document.root)?;
+    // Where the file says none, its own name is the study's.
+    if let serde_yaml::Value::Mapping(root) = &mut root {
+        let section = root
+            .entry("study".into())
+            .or_insert_with(|| serde_yaml::Mapping::new().into());
+        if let serde_yaml::Value::Mapping(section) = section {
+            section
+                .entry("name".into())
+                .or_insert_with(|| study.name.clone().into());
+        }
+    }
+    let mut set = |keys: [&str; 3], path: &Path| {
+        let at = keys
+            .iter()
+            .try_fold(&mut root, |value, key| value.get_mut(*key));
+        if let (Some(at), Some(path)) = (at, relative(folder, path)) {
+            *at = serde_yaml::Value::String(path.unwrap_or_else(|path| named_in_vain(&path)));
+        }
+    };
+    for (name, model) in study
+        .models
+        .iter()
+        .filter(|(_, m)| !m.source.value.starts_with("hf:"))
+    {
+        set(
+            ["models", name, "source"],
+            &model.folder.join(&model.source.value),
+        );
+    }
+    for (name, path) in &study.prompts {
+        set(["prompts", name, "path"], &path.value);
+    }
+    for (name, draw) in &study.draws {
+        if let Draw::Selection(path) = draw
+            && let Some(path) = relative(folder, path)
+        {
+            let path = path.unwrap_or_else(|path| named_in_vain(&path));
+            root["prompts"][name.as_str()]["draw"]["selection"] = path.into();
+        }
+    }
+    let folder_of_files = &study.settings.import.folder;
+    if !folder_of_files.as_os_str().is_empty()
+        && let (Some(import), Some(path)) =
+            (root.get_mut("import"), relative(folder, folder_of_files))
+    {
+        import["folder"] = path.unwrap_or_else(|path| named_in_vain(&path)).into();
+    }
+    serde_yaml::to_string(&root)
+}
+
+/// What stands in YAML for a path that is not UTF-8 from the run's folder on, which YAML cannot hold: shown, with a warning.
+fn named_in_vain(path: &Path) -> String {
+    tracing::warn!(
+        "`{}` is not UTF-8, so that `resolved.yaml` cannot name it; to run the study again, use its own file",
+        path.display()
+    );
+    path.display().to_string()
+}
+
+/// `path` as seen from `folder`, as text where it is UTF-8; none where either is not there. A link keeps its own name, which may say what
+/// kind of file it is.
+pub(super) fn relative(folder: &Path, path: &Path) -> Option<Result<String, PathBuf>> {
+    let folder = folder.canonicalize().ok()?;
+    let path = match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if parent != Path::new("") => {
+            parent.canonicalize().ok()?.join(name)
+        }
+        _ => std::path::absolute(path).ok()?,
+    };
+    if !path.exists() {
+        return None;
+    }
+    let shared = folder
+        .components()
+        .zip(path.components())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let up = folder.components().skip(shared).map(|_| "..".as_ref());
+    let down = path.components().skip(shared).map(|part| part.as_os_str());
+    let joined: PathBuf = up
+        .chain(down)
+        .collect::<Vec<&std::ffi::OsStr>>()
+        .iter()
+        .collect();
+    Some(joined.into_os_string().into_string().map_err(PathBuf::from))
+}

@@ -1,0 +1,131 @@
+//! The engine of this machine: models loaded when a cell is missing, dropped when another needs the room.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::Value as Json;
+
+use crate::model::{
+    self, Cells, DeviceName, Evaluator, ModelConfig, ModelError, ModelHandle, Provenance,
+};
+use crate::stages::Inputs;
+
+use super::engine::{Engine, Step};
+
+pub(super) struct LocalEngine {
+    device: DeviceName,
+    /// Bytes for the prefixes of each model; half of what is free where none is given.
+    prefix_bytes: Option<usize>,
+    /// By fingerprint.
+    models: HashMap<blake3::Hash, Arc<ModelHandle>>,
+    loaded: HashMap<blake3::Hash, Evaluator>,
+}
+
+impl LocalEngine {
+    pub(super) fn new(inputs: &Inputs, device: DeviceName, prefix_bytes: Option<usize>) -> Self {
+        let models = inputs.models.values();
+        LocalEngine {
+            device,
+            prefix_bytes,
+            models: models
+                .map(|model| (model.fingerprint(), Arc::clone(model)))
+                .collect(),
+            loaded: HashMap::new(),
+        }
+    }
+
+    /// Loads a model. Two models are never needed at once, so the others go where memory is short.
+    fn load(&mut self, model: &ModelHandle) -> Result<Evaluator, ModelError> {
+        let needed = weight_bytes(model);
+        if available_memory_bytes().is_some_and(|free| needed * 2 > free) {
+            self.loaded.clear();
+        }
+        let half_of_free = || {
+            let free = available_memory_bytes();
+            free.map_or(2 << 30, |free| free.saturating_sub(needed) / 2)
+        };
+        let budget = self.prefix_bytes.unwrap_or_else(half_of_free);
+        let started = Instant::now();
+        let evaluator = model.load(self.device, budget)?;
+        tracing::info!(
+            model = model.name(),
+            seconds = started.elapsed().as_secs_f64(),
+            prefix_bytes = budget,
+            "model loaded"
+        );
+        Ok(evaluator)
+    }
+}
+
+impl Engine for LocalEngine {
+    fn models(&self) -> HashMap<blake3::Hash, ModelConfig> {
+        let models = self.models.iter();
+        models
+            .map(|(fingerprint, model)| (*fingerprint, model.config().clone()))
+            .collect()
+    }
+
+    fn provenance(&self) -> Json {
+        serde_json::to_value(Provenance::here(self.device)).unwrap_or_default()
+    }
+
+    fn compute(
+        &mut self,
+        cells: &dyn Cells,
+        on_step: &mut dyn FnMut(Step<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, ModelError> {
+        if cells.count() == 0 {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let fingerprint = cells.cell(0).model;
+        if !self.loaded.contains_key(&fingerprint) {
+            let model = self.models.get(&fingerprint).cloned().ok_or_else(|| {
+                ModelError::Internal("a cell of a model that was not opened".to_string())
+            })?;
+            let flow = on_step(Step::Loading {
+                model: model.name(),
+            });
+            if flow.is_break() {
+                return Ok(flow);
+            }
+            let evaluator = self.load(&model)?;
+            self.loaded.insert(fingerprint, evaluator);
+        }
+        let loaded = self.loaded.get_mut(&fingerprint);
+        let evaluator =
+            loaded.ok_or_else(|| ModelError::Internal("a model was not loaded".to_string()))?;
+        evaluator.evaluate(cells, &mut |step| on_step(step.into()))
+    }
+}
+
+impl From<model::Step> for Step<'_> {
+    fn from(step: model::Step) -> Self {
+        match step {
+            model::Step::Prefilled { done, total } => Step::Prefilled { done, total },
+            model::Step::Values(values) => Step::Values(values),
+        }
+    }
+}
+
+/// Bytes of a model's weights in its working dtype.
+fn weight_bytes(model: &ModelHandle) -> usize {
+    let shapes = model.config().parameter_shapes();
+    let elements: usize = shapes
+        .iter()
+        .map(|(_, shape)| shape.iter().product::<usize>())
+        .sum();
+    elements * model.dtype().size()
+}
+
+/// Memory that can be taken without swapping, where the system tells it.
+fn available_memory_bytes() -> Option<usize> {
+    let text = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: usize = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
