@@ -260,6 +260,8 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
+    use serde_json::Value as Json;
+
     use crate::spec::load_text;
 
     use super::*;
