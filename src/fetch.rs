@@ -248,9 +248,6 @@ impl Client {
     }
 
     /// Attempts something until it succeeds, its error would stay, or it has failed often enough.
-    ///
-    /// # Errors
-    /// That of the last attempt.
     pub(crate) fn patiently<T>(
         &self,
         mut attempt: impl FnMut() -> Result<T, FetchError>,
@@ -282,7 +279,7 @@ impl Client {
     /// All that is at an address.
     ///
     /// # Errors
-    /// As [`Client::get`], and for a body of more than `most_bytes`.
+    /// Also for a body of more than `most_bytes`.
     pub(crate) fn bytes(
         &self,
         address: &Address,

@@ -9,18 +9,17 @@ pub(crate) const PALETTE: [&str; 7] = [
 /// The colour of random directions, wherever they are drawn.
 pub(crate) const BASELINE: &str = "#8A8A8A";
 /// The colours of a scale with a middle (negative, zero, positive), legible in grey as dark, light, dark.
-pub(crate) const DIVERGING: [&str; 3] = ["#0072B2", "#F7F7F7", "#D55E00"];
+const DIVERGING: [&str; 3] = ["#0072B2", "#F7F7F7", "#D55E00"];
 /// The colours of a scale from nothing to much.
-pub(crate) const SEQUENTIAL: [&str; 3] = ["#F7FBFF", "#6BAED6", "#08306B"];
+const SEQUENTIAL: [&str; 3] = ["#F7FBFF", "#6BAED6", "#08306B"];
 
 /// Panels that belong together, under one legend.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Figure {
     /// Name of its files, unique in the run.
     pub(crate) name: String,
     /// The stage in whose section it stands.
     pub(crate) stage: String,
-    /// What it shows.
     pub(crate) title: String,
     /// How it is to be read: what bands are, what was left out.
     pub(crate) note: String,
@@ -35,9 +34,7 @@ pub(crate) struct Figure {
 pub(crate) struct Panel {
     /// What sets it apart from its neighbours; may be empty.
     pub(crate) title: String,
-    /// Horizontal.
     pub(crate) x: Axis,
-    /// Vertical.
     pub(crate) y: Axis,
     /// Drawn in this order.
     pub(crate) marks: Vec<Mark>,
@@ -45,7 +42,6 @@ pub(crate) struct Panel {
     pub(crate) colours: Option<ColourScale>,
 }
 
-/// An axis.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Axis {
     /// Quantity and unit.
@@ -59,13 +55,12 @@ pub(crate) struct Axis {
 }
 
 /// Values that are drawn alike.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Mark {
     /// What the legend says; marks of one name are one entry.
     pub(crate) name: String,
     /// `#RRGGBB`.
     pub(crate) colour: String,
-    /// The shape.
     pub(crate) shape: Shape,
     /// Horizontal places.
     pub(crate) x: Vec<f64>,
@@ -82,10 +77,11 @@ pub(crate) struct Mark {
 }
 
 /// How values are drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Shape {
     /// Points joined by a line.
+    #[default]
     Line,
     /// A broken line without points.
     Dashed,
@@ -115,6 +111,15 @@ pub(crate) struct ColourScale {
 }
 
 impl Figure {
+    /// Without panels yet; `kind` tells it from the stage's others.
+    pub(crate) fn of(stage: &str, kind: &str) -> Self {
+        Figure {
+            name: format!("{stage}.{kind}"),
+            stage: stage.to_string(),
+            ..Figure::default()
+        }
+    }
+
     /// Changes every text that is drawn.
     pub(crate) fn each_text(&mut self, change: &mut dyn FnMut(&mut String)) {
         let Figure { title, note, .. } = self;
@@ -147,25 +152,22 @@ impl Axis {
     /// An axis of refusal rates, from 0 to 1.
     pub(crate) fn rate(label: impl Into<String>) -> Self {
         Axis {
-            label: label.into(),
             low: Some(0.0),
             high: Some(1.0),
-            ..Axis::default()
+            ..Axis::of(label)
         }
     }
 
     /// An axis of named places.
     pub(crate) fn named(label: impl Into<String>, categories: Vec<String>) -> Self {
         Axis {
-            label: label.into(),
             categories,
-            ..Axis::default()
+            ..Axis::of(label)
         }
     }
 }
 
 impl Mark {
-    /// A mark through points.
     pub(crate) fn new(
         name: impl Into<String>,
         colour: &str,
@@ -179,10 +181,7 @@ impl Mark {
             shape,
             x,
             y,
-            low: Vec::new(),
-            high: Vec::new(),
-            labels: Vec::new(),
-            values: Vec::new(),
+            ..Mark::default()
         }
     }
 
@@ -224,6 +223,15 @@ impl Mark {
 }
 
 impl ColourScale {
+    fn new(label: impl Into<String>, [low, high]: [f64; 2], colours: [&str; 3]) -> Self {
+        ColourScale {
+            label: label.into(),
+            low,
+            high,
+            colours: colours.map(str::to_string).to_vec(),
+        }
+    }
+
     /// Around zero, as far to either side as the largest value.
     pub(crate) fn diverging<'a>(
         label: impl Into<String>,
@@ -232,22 +240,12 @@ impl ColourScale {
         let sizes = values.into_iter().flatten().map(|value| value.abs());
         let most = sizes.fold(0.0, f64::max);
         let most = if most > 0.0 { most } else { 1.0 };
-        ColourScale {
-            label: label.into(),
-            low: -most,
-            high: most,
-            colours: DIVERGING.map(str::to_string).to_vec(),
-        }
+        Self::new(label, [-most, most], DIVERGING)
     }
 
     /// Of rates, 0 to 1.
     pub(crate) fn rates(label: impl Into<String>) -> Self {
-        ColourScale {
-            label: label.into(),
-            low: 0.0,
-            high: 1.0,
-            colours: SEQUENTIAL.map(str::to_string).to_vec(),
-        }
+        Self::new(label, [0.0, 1.0], SEQUENTIAL)
     }
 }
 

@@ -10,6 +10,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
+
 /// Bytes that a file of settings may have: a study, a configuration, a template.
 pub(crate) const SETTINGS_BYTES: u64 = 16 << 20;
 /// Bytes that a tokenizer, an index of weights or the header of a weight file may have; the largest known has 35 MB.
@@ -76,6 +78,8 @@ pub(crate) fn read_text(path: &Path, most_bytes: u64) -> Result<String> {
 
 /// Begins the text form of a path that is not UTF-8.
 const AS_BYTES: &str = "bytes:";
+/// Beside the bytes that are not ASCII.
+const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// A path as text that [`path_of`] turns back, for records and manifests, whose strings are UTF-8 where paths need not be: the path
 /// itself, or `bytes:` and its bytes, those beyond printable ASCII percent-encoded.
@@ -83,39 +87,16 @@ pub(crate) fn text_of(path: impl AsRef<OsStr>) -> String {
     let path = path.as_ref();
     match path.to_str() {
         Some(text) if !text.starts_with(AS_BYTES) => text.to_string(),
-        _ => {
-            let encode = |&byte: &u8| match byte {
-                b'%' | 0..=0x1F | 0x7F.. => format!("%{byte:02X}"),
-                _ => char::from(byte).to_string(),
-            };
-            let bytes = path.as_bytes().iter();
-            format!("{AS_BYTES}{}", bytes.map(encode).collect::<String>())
-        }
+        _ => format!("{AS_BYTES}{}", percent_encode(path.as_bytes(), ENCODED)),
     }
 }
 
 /// The path that a text of [`text_of`] stands for; of any other text the path of that name.
 pub(crate) fn path_of(text: &str) -> PathBuf {
-    let Some(encoded) = text.strip_prefix(AS_BYTES) else {
-        return text.into();
-    };
-    let mut bytes = Vec::with_capacity(encoded.len());
-    let mut rest = encoded.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let digits = after.get(..2).and_then(|d| std::str::from_utf8(d).ok());
-        let decoded = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match (byte, decoded) {
-            (b'%', Some(decoded)) => {
-                bytes.push(decoded);
-                rest = &after[2..];
-            }
-            _ => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
+    match text.strip_prefix(AS_BYTES) {
+        Some(encoded) => OsString::from_vec(percent_decode_str(encoded).collect()).into(),
+        None => text.into(),
     }
-    OsString::from_vec(bytes).into()
 }
 
 /// Paths in JSON, as [`text_of`]; the library refuses those that are not UTF-8.

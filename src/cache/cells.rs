@@ -77,7 +77,8 @@ impl CellStore {
                     Some((_, first)) if *first == value => {}
                     Some(_) => {
                         let packs = holders.iter().map(|(_, pack)| pack.name);
-                        return Err(Untrusted::at_odds(packs.collect()).into());
+                        let untrusted = Untrusted::at_odds(packs.collect());
+                        return Err(CacheError::Untrusted(untrusted));
                     }
                 }
             }

@@ -90,84 +90,72 @@ fn advice(kind: ErrorKind) -> Option<&'static str> {
 }
 
 /// Says of a run's folder, or of files of it, that they are gone.
-fn vanished(formatter: &mut fmt::Formatter<'_>, run: &Path, files: &[PathBuf]) -> fmt::Result {
+fn vanished(run: &Path, files: &[PathBuf]) -> String {
     let run = run.display();
-    match files {
-        [] => write!(
-            formatter,
-            "the run's folder `{run}` was deleted, moved or replaced while the study ran"
-        )?,
-        [file] => write!(
-            formatter,
-            "`{run}/{}` was deleted while the study ran",
-            file.display()
-        )?,
-        [file, more @ ..] => write!(
-            formatter,
-            "`{run}/{}` and {} more files of the run were deleted while the study ran",
+    let what = match files {
+        [] => format!("the run's folder `{run}` was deleted, moved or replaced"),
+        [file] => format!("`{run}/{}` was deleted", file.display()),
+        [file, more @ ..] => format!(
+            "`{run}/{}` and {} more files of the run were deleted",
             file.display(),
             more.len()
-        )?,
-    }
-    formatter.write_str("; run the same command again: what was computed is kept in the cache")
+        ),
+    };
+    format!(
+        "{what} while the study ran; run the same command again: what was computed is kept in the cache"
+    )
+}
+
+/// Says that a folder holds a cache of another version.
+fn other_version(path: &Path, found: &str) -> String {
+    let is_newer = found
+        .parse()
+        .is_ok_and(|version: u32| version > LAYOUT_VERSION);
+    let why = match is_newer {
+        true => "it was written by a newer `dial`; use that one, or",
+        false => "this is not a cache that `dial` wrote;",
+    };
+    let path = path.display();
+    format!(
+        "`{path}` says version `{found}`, expected `{LAYOUT_VERSION}`: {why} choose another folder with `--cache`"
+    )
 }
 
 impl fmt::Display for CacheError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        let text = match self {
             Self::Io {
                 operation,
                 path,
                 source,
             } => {
-                write!(formatter, "cannot {operation} `{}`: ", path.display())?;
-                match advice(source.kind()) {
-                    Some(advice) => formatter.write_str(advice),
-                    None => write!(
-                        formatter,
+                let other = || {
+                    format!(
                         "{source}; check the disk and the path, then run the same command again: what is already stored is kept"
-                    ),
-                }
-            }
-            Self::Version { path, found } => {
-                let newer = found
-                    .parse::<u32>()
-                    .is_ok_and(|version| version > LAYOUT_VERSION);
-                let why = if newer {
-                    "it was written by a newer `dial`; use that one, or"
-                } else {
-                    "this is not a cache that `dial` wrote;"
+                    )
                 };
-                write!(
-                    formatter,
-                    "`{}` says version `{found}`, expected `{LAYOUT_VERSION}`: {why} choose another \
-                     folder with `--cache`",
-                    path.display()
-                )
+                let what = advice(source.kind()).map_or_else(other, str::to_string);
+                format!("cannot {operation} `{}`: {what}", path.display())
             }
-            Self::Gone { to } => write!(
-                formatter,
+            Self::Version { path, found } => other_version(path, found),
+            Self::Gone { to } => format!(
                 "cannot write `{}`: the artifact is not in the cache any more; run the same command again to have it computed",
                 to.display()
             ),
-            Self::Vanished { run, files } => vanished(formatter, run, files),
-            Self::UnknownUse { path, why } => write!(
-                formatter,
+            Self::Vanished { run, files } => vanished(run, files),
+            Self::UnknownUse { path, why } => format!(
                 "nothing was deleted: `{}` cannot be read ({why}), and so it is not known what that run refers to; mend or remove its folder",
                 path.display()
             ),
-            Self::Overtaken { deleted, of } => write!(
-                formatter,
+            Self::Overtaken { deleted, of } => format!(
                 "only {deleted} of {of} files were deleted: this process stood still for so long that runs may not wait for it any more; start it again"
             ),
-            Self::Untrusted(untrusted) => write!(
-                formatter,
-                "{untrusted}; `dial cache verify` moves them aside"
-            ),
-            Self::Encode(source) => {
-                write!(formatter, "cannot write a cache record as JSON: {source}")
+            Self::Untrusted(untrusted) => {
+                format!("{untrusted}; `dial cache verify` moves them aside")
             }
-        }
+            Self::Encode(source) => format!("cannot write a cache record as JSON: {source}"),
+        };
+        formatter.write_str(&text)
     }
 }
 

@@ -51,29 +51,12 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A text that was to be a [`Key`] and is not 64 hexadecimal digits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InvalidKey(String);
-
-impl fmt::Display for InvalidKey {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "`{}` is not a key: expected 64 hexadecimal digits",
-            self.0
-        )
-    }
-}
-
-impl std::error::Error for InvalidKey {}
-
 impl FromStr for Key {
-    type Err = InvalidKey;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, InvalidKey> {
-        blake3::Hash::from_hex(text)
-            .map(Self::from)
-            .map_err(|_| InvalidKey(text.to_owned()))
+    fn from_str(text: &str) -> Result<Self, String> {
+        let hash = blake3::Hash::from_hex(text).map(Self::from);
+        hash.map_err(|_| format!("`{text}` is not a key: expected 64 hexadecimal digits"))
     }
 }
 

@@ -72,29 +72,29 @@ impl Batch {
 }
 
 /// Where the values of a pack's cells stand, in bytes from the start of the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Places {
+#[derive(Debug)]
+struct Places {
+    /// Where the first value starts: the length of the header.
+    start: u64,
+    lengths: Lengths,
+}
+
+#[derive(Debug)]
+enum Lengths {
     /// All of one length, as scores are: nothing is kept for each cell.
-    Even { start: u64, length: u64 },
-    /// Where the first starts, and where each ends.
-    Ends { start: u64, ends: Vec<u64> },
+    Even(u64),
+    /// Where each ends.
+    Ends(Vec<u64>),
 }
 
 impl Places {
-    /// Where the first value starts: the length of the header.
-    fn start(&self) -> u64 {
-        match self {
-            Places::Even { start, .. } | Places::Ends { start, .. } => *start,
-        }
-    }
-
     /// Offset and length of the value of that number; none for a number beyond the last, which the index never asks for.
     fn of(&self, cell: usize) -> Option<(u64, u64)> {
-        match self {
-            Places::Even { start, length } => Some((start + length * cell as u64, *length)),
-            Places::Ends { start, ends } => {
+        match &self.lengths {
+            Lengths::Even(length) => Some((self.start + length * cell as u64, *length)),
+            Lengths::Ends(ends) => {
                 let from = match cell.checked_sub(1) {
-                    None => *start,
+                    None => self.start,
                     Some(before) => *ends.get(before)?,
                 };
                 Some((from, ends.get(cell)? - from))
@@ -129,7 +129,6 @@ pub(super) fn name(header: &[u8], batch: &Batch) -> Key {
     hasher.finalize().into()
 }
 
-/// Writes the pack with this header and these values.
 pub(super) fn write(file: &mut File, header: &[u8], batch: &Batch) -> io::Result<()> {
     file.write_all(header)?;
     file.write_all(&batch.values)
@@ -158,7 +157,6 @@ impl Header {
     }
 }
 
-/// Reads and checks a pack's header.
 pub(super) fn read_header(file: &File) -> Result<Header, Fault> {
     const DISAGREES: Fault = Fault::Damaged("its length does not agree with its header");
     let file_bytes = file.metadata()?.len();
@@ -214,20 +212,17 @@ fn lay_out(entries: &[u8], values_start: u64, file_bytes: u64) -> Option<Places>
         return None;
     }
     let first = lengths().next().unwrap_or(0);
-    if lengths().all(|length| length == first) {
-        return Some(Places::Even {
-            start: values_start,
-            length: first,
-        });
-    }
     let mut end = values_start;
     let ends = lengths().map(|length| {
         end += length;
         end
     });
-    Some(Places::Ends {
+    Some(Places {
         start: values_start,
-        ends: ends.collect(),
+        lengths: match lengths().all(|length| length == first) {
+            true => Lengths::Even(first),
+            false => Lengths::Ends(ends.collect()),
+        },
     })
 }
 
@@ -296,7 +291,7 @@ impl Pack {
     ) -> Result<Vec<u64>, Fault> {
         const WRONG: Fault = Fault::Damaged("its content does not match its name");
         let mut reader = BufReader::with_capacity(CHUNK_BYTES, At { file, position: 0 });
-        let mut header = vec![0; usize::try_from(self.places.start()).map_err(|_| WRONG)?];
+        let mut header = vec![0; usize::try_from(self.places.start).map_err(|_| WRONG)?];
         reader.read_exact(&mut header)?;
         let own = header.split_last_chunk::<HASH_BYTES>();
         if own.is_none_or(|(header, _)| blake3::hash(header) != self.header_hash) {

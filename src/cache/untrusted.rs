@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::{Cache, CacheError, Key};
+use super::{Cache, Key};
 
 /// Packs that are not to be used, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,12 +47,6 @@ impl fmt::Display for Untrusted {
             named(&self.packs),
             self.reason
         )
-    }
-}
-
-impl From<Untrusted> for CacheError {
-    fn from(untrusted: Untrusted) -> Self {
-        CacheError::Untrusted(untrusted)
     }
 }
 

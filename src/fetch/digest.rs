@@ -36,9 +36,6 @@ impl Digest {
     }
 
     /// Whether the content of the file, from its beginning, has this digest.
-    ///
-    /// # Errors
-    /// The file cannot be read.
     pub(crate) fn is_of_file(&self, file: &mut File) -> io::Result<bool> {
         file.rewind()?;
         let length = file.metadata()?.len();

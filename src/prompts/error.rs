@@ -37,7 +37,6 @@ impl PromptErrors {
         }
     }
 
-    /// A problem of the file as a whole.
     pub(super) fn whole_file(path: &Path, message: String) -> Self {
         let problem = Problem {
             line: None,

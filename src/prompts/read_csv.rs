@@ -49,21 +49,19 @@ fn split_rows(content: &[u8]) -> Result<Vec<Row>, csv::Error> {
         .has_headers(false)
         .flexible(true)
         .from_reader(closed.as_slice());
-    let mut rows = Vec::new();
-    let (mut line, mut counted_bytes) = (1, 0);
-    for fields in reader.byte_records() {
+    let rows = reader.byte_records().map(|fields| {
         let fields = fields?;
         // The library's place of a row is where the one before ended, so blank lines lie between.
-        let after = fields.position().map_or(0, |place| place.byte()) as usize;
-        let is_line_end = |byte: &&u8| matches!(**byte, b'\r' | b'\n');
-        let blank_bytes = closed.iter().skip(after).take_while(is_line_end).count();
-        let begins = after + blank_bytes;
-        let passed = closed.get(counted_bytes..begins).unwrap_or_default();
-        line += passed.iter().filter(|&&byte| byte == b'\n').count();
-        counted_bytes = begins;
-        rows.push(Row { line, fields });
-    }
-    Ok(rows)
+        let (byte, line) = fields
+            .position()
+            .map_or((0, 1), |at| (at.byte(), at.line()));
+        let between = closed.iter().skip(byte as usize);
+        let between = between.take_while(|byte| matches!(byte, b'\r' | b'\n'));
+        let blank_lines = between.filter(|&&byte| byte == b'\n').count();
+        let line = line as usize + blank_lines;
+        Ok(Row { line, fields })
+    });
+    rows.collect()
 }
 
 /// The names of the columns, and where the four with a meaning are.

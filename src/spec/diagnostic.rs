@@ -17,32 +17,21 @@ const SHOWN: usize = 20;
 const KEPT: usize = 1000;
 
 /// One thing that is wrong with a study, and what to do about it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Diagnostic {
     /// What is wrong: lower-case, values in backticks.
-    pub(crate) message: String,
+    pub(super) message: String,
     /// Where; `None` where there is no text to point into, such as a file that is missing.
-    pub(crate) at: Option<Location>,
+    at: Option<Location>,
     /// The text at the caret.
-    pub(crate) label: Option<String>,
+    label: Option<String>,
     /// Further places that belong to the story, each with its label: the first of two duplicates.
-    pub(crate) related: Vec<(Location, String)>,
-    pub(crate) help: Option<String>,
-    pub(crate) notes: Vec<String>,
+    related: Vec<(Location, String)>,
+    help: Option<String>,
+    notes: Vec<String>,
 }
 
 impl Diagnostic {
-    pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            at: None,
-            label: None,
-            related: Vec::new(),
-            help: None,
-            notes: Vec::new(),
-        }
-    }
-
     pub(crate) fn label(&mut self, label: impl Into<String>) -> &mut Self {
         self.label = Some(label.into());
         self
@@ -199,7 +188,11 @@ pub struct Problems {
 }
 
 impl Problems {
-    pub(crate) fn push(&mut self, diagnostic: Diagnostic) -> &mut Diagnostic {
+    pub(crate) fn error(&mut self, message: impl Into<String>) -> &mut Diagnostic {
+        let diagnostic = Diagnostic {
+            message: message.into(),
+            ..Diagnostic::default()
+        };
         if self.kept.len() < KEPT {
             self.kept.push(diagnostic);
             let last = self.kept.len() - 1;
@@ -207,10 +200,6 @@ impl Problems {
         }
         self.counted += 1;
         self.last.insert(diagnostic)
-    }
-
-    pub(crate) fn error(&mut self, message: impl Into<String>) -> &mut Diagnostic {
-        self.push(Diagnostic::new(message))
     }
 
     pub(crate) fn error_at(

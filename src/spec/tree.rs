@@ -217,9 +217,6 @@ impl Serialize for Node {
 }
 
 /// Writes a tree as YAML, fields in the order of the tree, places forgotten.
-///
-/// # Errors
-/// Where the YAML writer refuses a value; none that a study file can hold is known to be refused.
 #[cfg(test)]
 pub(crate) fn to_yaml(node: &Node) -> Result<String, serde_yaml::Error> {
     serde_yaml::to_string(node)

@@ -11,6 +11,8 @@ mod figures;
 mod findings;
 mod tables;
 
+use std::collections::HashMap;
+
 use polars::prelude::DataFrame;
 use serde_json::json;
 
@@ -30,6 +32,7 @@ pub(crate) use extract::Direction;
 pub(super) use extract::{Groups, Recipe};
 pub(super) use figures::figures;
 pub(super) use findings::findings;
+use tables::shuffled;
 pub(super) use tables::{cosines, describe, members};
 
 pub(super) static KIND: Kind = super::kind::<Extract>(
@@ -203,10 +206,7 @@ impl Stage for Extract {
             (String::new(), describe(&directions)?),
             ("members".to_string(), members(&directions)?),
             ("cosine".to_string(), cosines(&directions)?),
-            (
-                "shuffled".to_string(),
-                tables::shuffled(&directions, &activations)?,
-            ),
+            ("shuffled".to_string(), shuffled(&directions, &activations)?),
         ];
         Ok(Output {
             tables,
@@ -230,41 +230,34 @@ impl Extract {
         scores: &[Option<f64>],
     ) -> Result<(Groups, Vec<String>), StageError> {
         let of_split = parameters::split_indices(prompts, &self.split.value);
-        let values = of_split
-            .iter()
-            .map(|&i| {
-                scores[i].ok_or_else(|| {
-                    StageError::Data(format!(
-                        "stage `{}` has no score for prompt `{}`",
-                        self.scores.value, prompts.prompts[i].id
-                    ))
-                })
+        let score = |&i: &usize| {
+            scores[i].ok_or_else(|| {
+                StageError::Data(format!(
+                    "stage `{}` has no score for prompt `{}`",
+                    self.scores.value, prompts.prompts[i].id
+                ))
             })
-            .collect::<Result<Vec<f64>, _>>()?;
+        };
+        let values = of_split.iter().map(score).collect::<Result<Vec<_>, _>>()?;
+        let prompts_at = |places: &[usize]| places.iter().map(|&k| of_split[k]).collect();
         match &self.select {
             Select::Threshold { t } => {
-                let (top, bottom) = of_split
-                    .iter()
-                    .zip(&values)
-                    .partition::<Vec<_>, _>(|&(_, &s)| s > *t);
-                let indices =
-                    |list: Vec<(&usize, &f64)>| list.into_iter().map(|(&i, _)| i).collect();
-                Ok((
-                    Groups {
-                        top: indices(top),
-                        bottom: indices(bottom),
-                    },
-                    vec![],
-                ))
+                let (top, bottom): (Vec<usize>, _) =
+                    (0..values.len()).partition(|&k| values[k] > *t);
+                let groups = Groups {
+                    top: prompts_at(&top),
+                    bottom: prompts_at(&bottom),
+                };
+                Ok((groups, vec![]))
             }
             Select::TopBottom { n } => {
                 let selection = stats::top_bottom(&values, n.value)
                     .map_err(|e| StageError::Data(e.to_string()))?;
                 let groups = Groups {
-                    top: selection.top.iter().map(|&k| of_split[k]).collect(),
-                    bottom: selection.bottom.iter().map(|&k| of_split[k]).collect(),
+                    top: prompts_at(&selection.top),
+                    bottom: prompts_at(&selection.bottom),
                 };
-                let overlap: Vec<usize> = selection.overlap.iter().map(|&k| of_split[k]).collect();
+                let overlap: Vec<usize> = prompts_at(&selection.overlap);
                 let finding =
                     overlap_finding(&overlap, prompts, self.allow_overlap, "the direction")?;
                 Ok((groups, finding.into_iter().collect()))
@@ -283,21 +276,18 @@ pub(super) fn overlap_finding(
     if overlap.is_empty() {
         return Ok(None);
     }
-    let ids: Vec<&str> = overlap
-        .iter()
-        .map(|&i| prompts.prompts[i].id.as_str())
-        .collect();
+    let ids = overlap.iter().map(|&i| prompts.prompts[i].id.as_str());
+    let ids: Vec<&str> = ids.collect();
     let message = format!(
         "{what}: {} prompts are both among the highest and the lowest scores: `{}`",
         ids.len(),
         ids.join("`, `")
     );
-    if allowed {
-        Ok(Some(message))
-    } else {
-        Err(StageError::Data(format!(
+    match allowed {
+        true => Ok(Some(message)),
+        false => Err(StageError::Data(format!(
             "{message}; lower `n`, or set `allow_overlap = true` to record this and go on"
-        )))
+        ))),
     }
 }
 
@@ -310,21 +300,16 @@ pub(super) fn scores_of(
     let models = table::read_text(table, "model")?;
     let ids = table::read_text(table, "id")?;
     let scores = table::read_numbers(table, "score")?;
-    let mut by_id = std::collections::HashMap::new();
-    for ((name, id), score) in models.into_iter().zip(ids).zip(scores) {
-        if name == model.value {
-            by_id.insert(id, score);
-        }
-    }
+    let rows = models.iter().zip(ids).zip(scores);
+    let of_model = rows.filter(|((name, _), _)| **name == model.value);
+    let by_id = of_model.map(|((_, id), score)| (id, score));
+    let by_id: HashMap<String, f64> = by_id.collect();
     if by_id.is_empty() {
         return Err(StageError::Data(format!(
             "the scores hold nothing of model `{}`; add it to the score stage",
             model.value
         )));
     }
-    Ok(prompts
-        .prompts
-        .iter()
-        .map(|p| by_id.get(&p.id).copied())
-        .collect())
+    let prompts = prompts.prompts.iter();
+    Ok(prompts.map(|p| by_id.get(&p.id).copied()).collect())
 }

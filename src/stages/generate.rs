@@ -318,16 +318,10 @@ impl Generate {
         tokens: &Arc<Tokens>,
         score: &Readout,
     ) -> [Cell; 2] {
+        let (fingerprint, n_layers) = (model.fingerprint(), model.config().n_layers);
         let cell = |positions: Option<Positions>, readout: Readout| {
             let edits = positions.map_or(Vec::new(), |positions| row.intervention(positions));
-            let n_layers = model.config().n_layers;
-            Cell::new(
-                model.fingerprint(),
-                Arc::clone(tokens),
-                edits,
-                readout,
-                n_layers,
-            )
+            Cell::new(fingerprint, Arc::clone(tokens), edits, readout, n_layers)
         };
         let everywhere = self.acts().positions(tokens.len());
         [
@@ -356,12 +350,9 @@ impl Generate {
             None => prompts.splits(),
         };
         let limit = self.limit.as_ref().map_or(usize::MAX, |limit| limit.value);
-        let of_split = |split| {
-            parameters::split_indices(prompts, split)
-                .into_iter()
-                .take(limit)
-        };
-        splits.into_iter().flat_map(of_split).collect()
+        let of_split = |split| parameters::split_indices(prompts, split).into_iter();
+        let of_splits = splits.into_iter().map(of_split);
+        of_splits.flat_map(|split| split.take(limit)).collect()
     }
 
     /// The rows of one model, each with the index of its prompt.
@@ -371,29 +362,31 @@ impl Generate {
         lines: &'a [Line],
         prompts: &'a PromptSet,
     ) -> Vec<(usize, Row<'a>)> {
-        let steered: Vec<(Option<&Line>, f64)> = match &self.steering {
-            None => vec![(None, 0.0)],
+        let mut steered: Vec<(Option<&Line>, f64)> = Vec::new();
+        match &self.steering {
+            None => steered.push((None, 0.0)),
             Some(steering) => {
-                let alphas = |line| steering.alpha.iter().map(move |&alpha| (Some(line), alpha));
-                lines.iter().flat_map(alphas).collect()
+                for line in lines {
+                    let alphas = steering.alpha.iter();
+                    steered.extend(alphas.map(|&alpha| (Some(line), alpha)));
+                }
             }
-        };
+        }
         let chosen = self.chosen(prompts);
-        let rows = steered.into_iter().flat_map(|(line, alpha)| {
-            chosen.iter().map(move |&index| {
+        let mut rows = Vec::with_capacity(steered.len() * chosen.len());
+        for (line, alpha) in steered {
+            rows.extend(chosen.iter().map(|&index| {
                 let prompt = &prompts.prompts[index];
-                (
-                    index,
-                    Row {
-                        model,
-                        line,
-                        alpha,
-                        prompt,
-                    },
-                )
-            })
-        });
-        rows.collect()
+                let row = Row {
+                    model,
+                    line,
+                    alpha,
+                    prompt,
+                };
+                (index, row)
+            }));
+        }
+        rows
     }
 
     fn answers(

@@ -207,19 +207,20 @@ impl Depth {
                 let layers = parameters::layers(layers, n_layers).into_iter();
                 layers.map(|layer| (layer, vec![layer])).collect()
             }
-            Depth::LastK => (1..=n_layers)
-                .map(|k| (k, (n_layers - k..n_layers).collect()))
-                .collect(),
+            Depth::LastK => {
+                let last = |k| (k, (n_layers - k..n_layers).collect());
+                (1..=n_layers).map(last).collect()
+            }
         };
-        let at_site = |&site: &Site| {
-            let variants = layers.iter().cloned();
-            variants.map(move |(number, layers)| Variant {
+        let mut variants = Vec::with_capacity(sites.len() * layers.len());
+        for &site in sites {
+            variants.extend(layers.iter().cloned().map(|(number, layers)| Variant {
                 site,
                 number,
                 layers,
-            })
-        };
-        sites.iter().flat_map(at_site).collect()
+            }));
+        }
+        variants
     }
 }
 
@@ -279,10 +280,9 @@ impl Patch {
         let prompts = inputs.prompt_set(&self.prompts)?;
         let (donor_name, recipient_name) = self.pairing.models();
         let donor = self.side(inputs.model(donor_name)?, prompts)?;
-        let recipient = if recipient_name.value == donor_name.value {
-            donor.clone()
-        } else {
-            self.side(inputs.model(recipient_name)?, prompts)?
+        let recipient = match recipient_name.value == donor_name.value {
+            true => donor.clone(),
+            false => self.side(inputs.model(recipient_name)?, prompts)?,
         };
         if matches!(self.pairing, Pairing::Models { .. }) {
             let models = [inputs.model(donor_name)?, inputs.model(recipient_name)?];
@@ -311,9 +311,8 @@ impl Patch {
     fn findings(&self, prompts: &PromptSet, effects: &Effects) -> Vec<String> {
         let mut findings: Vec<String> = self.pairing.finding(prompts).into_iter().collect();
         let scores = effects.donor.iter().zip(&effects.recipient);
-        let left_out = scores
-            .filter(|(donor, recipient)| (*donor - *recipient).abs() < self.floor.0)
-            .count();
+        let close = scores.filter(|(donor, recipient)| (*donor - *recipient).abs() < self.floor.0);
+        let left_out = close.count();
         if left_out > 0 {
             findings.push(format!(
                 "{left_out} of {} pairs are left out of the recovery: donor and recipient differ by less than {}",
@@ -321,14 +320,9 @@ impl Patch {
                 self.floor.0
             ));
         }
-        let is_stream = |site: &&Site| HookPoint::block(0, **site).is_stream();
-        let streams: Vec<&str> = self
-            .site
-            .0
-            .iter()
-            .filter(is_stream)
-            .map(|site| site.short_name())
-            .collect();
+        let sites = self.site.0.iter();
+        let streams = sites.filter(|site| HookPoint::block(0, **site).is_stream());
+        let streams: Vec<&str> = streams.map(|site| site.short_name()).collect();
         // At an earlier position the keys and values of the layers patched still differ from K to K.
         if matches!(self.layer, Depth::LastK) && *self.position == -1 && !streams.is_empty() {
             findings.push(format!(

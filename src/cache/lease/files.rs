@@ -18,7 +18,6 @@ pub(super) struct Beat {
     pub(super) counter: u64,
     #[serde(default)]
     pub(super) purpose: Purpose,
-    /// The run's folder.
     #[serde(with = "crate::files::as_text")]
     pub(super) run: PathBuf,
     pub(super) process: Process,
@@ -32,7 +31,6 @@ pub(super) struct Beat {
     pub(super) waits_for: Vec<Key>,
 }
 
-/// What a lease is held for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Purpose {
@@ -53,7 +51,6 @@ pub(super) fn beats(layout: &Layout) -> Result<Vec<(Key, Option<Beat>)>, CacheEr
     Ok(beats.collect())
 }
 
-/// Removes a lease's files.
 pub(super) fn remove(layout: &Layout, id: &Key) {
     for kind in ["json", "cells", "json.new", "cells.new"] {
         let _ = std::fs::remove_file(layout.lease(id, kind));

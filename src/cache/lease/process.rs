@@ -13,7 +13,6 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The process that asks.
     pub(super) fn this() -> Self {
         let id = std::process::id();
         Process {

@@ -1,23 +1,22 @@
 //! Generated texts: how many a classifier calls refusals, against α.
 
-use crate::report::{Axis, Figure, FinishedStage, Mark, Panel, Shape, colour};
+use crate::report::{Axis, Figure, FinishedStage, Mark, Panel, Shape, Values, colour};
 
 use super::swept::{distinct, spread};
 use super::{ALPHA, RATE};
 
-/// Columns that are not classifiers.
-const NOT_CLASSIFIERS: [&str; 1] = ["built_direction"];
+/// A column of true and false that says nothing of a text.
+const NOT_A_CLASSIFIER: &str = "built_direction";
 
 pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
     let Some(table) = stage.table("") else {
         return Vec::new();
     };
-    let classifiers: Vec<&str> = table
-        .columns
-        .iter()
-        .filter(|column| matches!(column.values, crate::report::Values::Flag(_)))
-        .map(|column| column.name.as_str())
-        .filter(|name| !NOT_CLASSIFIERS.contains(name))
+    let flags = table.columns.iter();
+    let flags = flags.filter(|column| matches!(column.values, Values::Flag(_)));
+    let classifiers = flags.map(|column| column.name.as_str());
+    let classifiers: Vec<&str> = classifiers
+        .filter(|name| *name != NOT_A_CLASSIFIER)
         .collect();
     let (models, splits) = (table.texts("model"), table.texts("split"));
     let layers = table.texts("layer");
@@ -25,15 +24,9 @@ pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
     if distinct(alphas.iter().flatten().map(|alpha| alpha.to_bits())).len() < 2 {
         return Vec::new();
     }
-    let keys: Vec<(&str, &str, &str)> = (0..table.height())
-        .map(|row| {
-            (
-                models[row].as_str(),
-                layers[row].as_str(),
-                splits[row].as_str(),
-            )
-        })
-        .collect();
+    let keys = models.iter().zip(&layers).zip(&splits);
+    let keys = keys.map(|((model, layer), split)| (model.as_str(), layer.as_str(), split.as_str()));
+    let keys: Vec<(&str, &str, &str)> = keys.collect();
     let panel = |key: (&str, &str, &str)| {
         let mark = |(index, name): (usize, &&str)| {
             let flags = table.numbers(name);
@@ -51,15 +44,14 @@ pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
             x: Axis::of(ALPHA),
             y: Axis::rate("share of texts"),
             marks: classifiers.iter().enumerate().map(mark).collect(),
-            colours: None,
+            ..Panel::default()
         }
     };
     vec![Figure {
-        name: format!("{}.classifiers", stage.name),
-        stage: stage.name.clone(),
         title: format!("What classifiers call a refusal: {RATE} of generated texts"),
         note: "Steered generation; each line is one way of telling a refusal. No random directions were generated from.".to_string(),
         panels: distinct(keys.iter().copied()).into_iter().map(panel).collect(),
         columns: 2,
+        ..Figure::of(&stage.name, "classifiers")
     }]
 }

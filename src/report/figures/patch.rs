@@ -70,12 +70,11 @@ fn heatmap(stage: &FinishedStage, effects: &[Effect]) -> Option<Figure> {
     };
     let splits = distinct(effects.iter().map(|effect| effect.split.as_str()));
     Some(Figure {
-        name: format!("{}.heatmap", stage.name),
-        stage: stage.name.clone(),
         title: "Where the score is carried: Δscore by site and layer".to_string(),
         note: "Mean over pairs of the change in score when the recipient's vector at one site and layer is the donor's.".to_string(),
         panels: splits.into_iter().map(panel).collect(),
         columns: 1,
+        ..Figure::of(&stage.name, "heatmap")
     })
 }
 
@@ -83,113 +82,102 @@ fn heatmap(stage: &FinishedStage, effects: &[Effect]) -> Option<Figure> {
 fn curves(stage: &FinishedStage, effects: &[Effect]) -> Option<Figure> {
     let is_stream = |site: &str| site == "resid_pre" || site == "resid_post";
     let has_stream = effects.iter().any(|effect| is_stream(&effect.site));
-    let kept: Vec<&Effect> = effects
+    let kept = effects
         .iter()
-        .filter(|effect| !has_stream || is_stream(&effect.site))
-        .collect();
-    let layers = distinct(kept.iter().map(|effect| effect.number));
-    if layers.len() < 2 {
+        .filter(|effect| !has_stream || is_stream(&effect.site));
+    let kept: Vec<&Effect> = kept.collect();
+    if distinct(kept.iter().map(|effect| effect.number)).len() < 2 {
         return None;
     }
-    let series = distinct(kept.iter().map(|e| (e.site.as_str(), e.split.as_str())));
-    let marks = |value: &dyn Fn(&Effect) -> Option<f64>| -> Vec<Mark> {
-        let mark = |(index, (site, split)): (usize, &(&str, &str))| {
-            let of_series = kept.iter().filter(|e| e.site == *site && e.split == *split);
-            let points = of_series.filter_map(|e| Some((e.number as f64, value(e)?)));
-            Mark::new(
-                format!("{site}, {split}"),
-                colour(index),
-                Shape::Line,
-                points,
-            )
-        };
-        series.iter().enumerate().map(mark).collect()
+    let along = |value: fn(&Effect) -> Option<f64>| {
+        lines(&kept, |series| {
+            let points = series.iter().map(|e| Some((e.number as f64, value(e)?)));
+            points.flatten().collect()
+        })
     };
-    let panel = |title: &str, label: &str, marks: Vec<Mark>| Panel {
-        title: title.to_string(),
-        x: Axis::of("layer"),
-        y: Axis::of(label),
-        marks,
-        colours: None,
+    let title = match has_stream {
+        true => "The residual stream over layers",
+        false => "Effects over layers",
     };
     Some(Figure {
-        name: format!("{}.layers", stage.name),
-        stage: stage.name.clone(),
-        title: if has_stream { "The residual stream over layers" } else { "Effects over layers" }.to_string(),
+        title: title.to_string(),
         note: "Recovery is Δ / (donor − recipient), 1 where the patch alone gives the donor's score; the mean leaves out pairs that hardly differ (column `n_left_out`).".to_string(),
         panels: vec![
-            panel("effect", DELTA, marks(&|e| Some(e.delta))),
-            panel("normalised", "mean recovery (fraction)", marks(&|e| e.recovery)),
+            panel("effect", "layer", DELTA, along(|e| Some(e.delta))),
+            panel("normalised", "layer", "mean recovery (fraction)", along(|e| e.recovery)),
         ],
         columns: 2,
+        ..Figure::of(&stage.name, "layers")
     })
 }
 
 /// Patching the last K layers at once, and what the K-th adds.
 fn last_k(stage: &FinishedStage, effects: &[Effect]) -> Option<Figure> {
     let n_layers = effects.iter().map(|effect| effect.number).max()?;
-    let series = distinct(effects.iter().map(|e| (e.site.as_str(), e.split.as_str())));
-    let curve = |site: &str, split: &str| {
-        let of_series = effects
-            .iter()
-            .filter(|e| e.site == site && e.split == split);
-        let mut curve: Vec<(f64, f64)> = of_series.map(|e| (e.number as f64, e.delta)).collect();
+    let all: Vec<&Effect> = effects.iter().collect();
+    let curve = |series: &[&Effect]| {
+        let points = series.iter().map(|e| (e.number as f64, e.delta));
+        let mut curve: Vec<(f64, f64)> = points.collect();
         curve.sort_by(|a, b| a.0.total_cmp(&b.0));
         curve
     };
-    let name = |site: &str, split: &str| format!("{site}, {split}");
-    let mut total = Vec::new();
-    let mut added = Vec::new();
-    for (index, (site, split)) in series.into_iter().enumerate() {
-        let curve = curve(site, split);
+    let added = |series: &[&Effect]| {
+        let curve = curve(series);
         let before = std::iter::once(0.0).chain(curve.iter().map(|(_, delta)| *delta));
         // With K layers patched, the one that the K-th adds is n − K.
-        let each = curve
-            .iter()
-            .zip(before)
-            .map(|((k, delta), before)| (n_layers as f64 - k, delta - before));
-        added.push(Mark::new(
-            name(site, split),
-            colour(index),
-            Shape::Line,
-            each,
-        ));
-        total.push(Mark::new(
-            name(site, split),
-            colour(index),
-            Shape::Line,
-            curve.clone(),
-        ));
-    }
-    let stream = effects
-        .iter()
-        .all(|effect| effect.site.starts_with("resid"));
-    let constant = if stream {
-        " For the residual stream the last layer's patch overwrites the others, so that the curve is constant by construction."
-    } else {
-        ""
+        let each = curve.iter().zip(before);
+        each.map(|((k, delta), before)| (n_layers as f64 - k, delta - before))
+            .collect()
+    };
+    let is_stream = effects.iter().all(|e| e.site.starts_with("resid"));
+    let constant = match is_stream {
+        true => {
+            " For the residual stream the last layer's patch overwrites the others, so that the curve is constant by construction."
+        }
+        false => "",
     };
     Some(Figure {
-        name: format!("{}.last_k", stage.name),
-        stage: stage.name.clone(),
         title: "Patching the last K layers at once".to_string(),
         note: format!("Right: what each layer adds when it joins those above it.{constant}"),
         panels: vec![
-            Panel {
-                title: "last K layers".to_string(),
-                x: Axis::of("K (layers patched)"),
-                y: Axis::of(DELTA),
-                marks: total,
-                colours: None,
-            },
-            Panel {
-                title: "marginal contribution".to_string(),
-                x: Axis::of("layer that joins"),
-                y: Axis::of("added Δscore"),
-                marks: added,
-                colours: None,
-            },
+            panel(
+                "last K layers",
+                "K (layers patched)",
+                DELTA,
+                lines(&all, curve),
+            ),
+            panel(
+                "marginal contribution",
+                "layer that joins",
+                "added Δscore",
+                lines(&all, added),
+            ),
         ],
         columns: 2,
+        ..Figure::of(&stage.name, "last_k")
     })
+}
+
+/// A line for every site and split.
+fn lines(effects: &[&Effect], points: impl Fn(&[&Effect]) -> Vec<(f64, f64)>) -> Vec<Mark> {
+    let series = distinct(effects.iter().map(|e| (e.site.as_str(), e.split.as_str())));
+    let line = |(index, (site, split)): (usize, (&str, &str))| {
+        let of_series = effects
+            .iter()
+            .filter(|e| e.site == site && e.split == split);
+        let of_series: Vec<&Effect> = of_series.copied().collect();
+        let name = format!("{site}, {split}");
+        Mark::new(name, colour(index), Shape::Line, points(&of_series))
+    };
+    series.into_iter().enumerate().map(line).collect()
+}
+
+fn panel(title: &str, x: &str, y: &str, marks: Vec<Mark>) -> Panel {
+    Panel {
+        title: title.to_string(),
+        x: Axis::of(x),
+        y: Axis::of(y),
+        marks,
+        ..Panel::default()
+    }
 }

@@ -10,18 +10,14 @@ const BINS: usize = 24;
 const DRAWN: usize = BINS + 1;
 
 pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
-    let mut figures: Vec<Figure> = histogram(stage).into_iter().collect();
-    figures.extend(scatter(stage));
-    figures
+    histogram(stage).into_iter().chain(scatter(stage)).collect()
 }
 
 fn histogram(stage: &FinishedStage) -> Option<Figure> {
     let table = stage.table("")?;
     let (models, splits) = (table.texts("model"), table.texts("split"));
     let scores = table.numbers("score");
-    let all = || scores.iter().flatten().copied();
-    let low = all().fold(f64::INFINITY, f64::min);
-    let high = all().fold(f64::NEG_INFINITY, f64::max);
+    let (low, high) = ends(scores.iter().flatten().copied());
     if low > high {
         return None;
     }
@@ -62,35 +58,29 @@ fn histogram(stage: &FinishedStage) -> Option<Figure> {
                     ..Axis::of("prompts")
                 },
                 marks: models.enumerate().map(mark).collect(),
-                colours: None,
+                ..Panel::default()
             }
         });
     Some(Figure {
-        name: format!("{}.histogram", stage.name),
-        stage: stage.name.clone(),
         title: "How scores are distributed".to_string(),
         note: format!(
             "Prompts by score, in bins of width {width:.2}; above the threshold (0 unless the study says otherwise) a prompt counts as refused."
         ),
         panels: panels.collect(),
         columns: 2,
+        ..Figure::of(&stage.name, "histogram")
     })
 }
 
 fn scatter(stage: &FinishedStage) -> Option<Figure> {
     let table = stage.table("wide")?;
-    let names: Vec<&str> = table
-        .columns
-        .iter()
-        .filter_map(|column| column.name.strip_prefix("s_").filter(|name| *name != "gap"))
-        .collect();
+    let columns = table.columns.iter();
+    let names = columns.filter_map(|column| column.name.strip_prefix("s_"));
+    let names: Vec<&str> = names.filter(|name| *name != "gap").collect();
     let &[first, second] = names.as_slice() else {
         return None;
     };
-    let (x, y) = (
-        table.numbers(&format!("s_{first}")),
-        table.numbers(&format!("s_{second}")),
-    );
+    let [x, y] = [first, second].map(|name| table.numbers(&format!("s_{name}")));
     let (splits, ids) = (table.texts("split"), table.texts("id"));
     let of_split = |(index, split): (usize, String)| {
         let rows: Vec<usize> = (0..table.height())
@@ -100,25 +90,15 @@ fn scatter(stage: &FinishedStage) -> Option<Figure> {
         Mark::new(split, colour(index), Shape::Cloud, points)
             .labelled(rows.iter().map(|&row| ids[row].clone()).collect())
     };
-    let all = || x.iter().chain(&y).flatten().copied();
-    let ends = (
-        all().fold(f64::INFINITY, f64::min),
-        all().fold(f64::NEG_INFINITY, f64::max),
-    );
     let mut marks: Vec<Mark> = distinct(splits.iter().cloned())
         .into_iter()
         .enumerate()
         .map(of_split)
         .collect();
-    marks.push(Mark::new(
-        "equal scores",
-        "#666666",
-        Shape::Dashed,
-        [(ends.0, ends.0), (ends.1, ends.1)],
-    ));
+    let (low, high) = ends(x.iter().chain(&y).flatten().copied());
+    let equal = [(low, low), (high, high)];
+    marks.push(Mark::new("equal scores", "#666666", Shape::Dashed, equal));
     Some(Figure {
-        name: format!("{}.scatter", stage.name),
-        stage: stage.name.clone(),
         title: format!("Scores of {first} against {second}"),
         note: "A point is a prompt; on the broken line both models score it alike.".to_string(),
         panels: vec![Panel {
@@ -128,5 +108,13 @@ fn scatter(stage: &FinishedStage) -> Option<Figure> {
             ..Panel::default()
         }],
         columns: 1,
+        ..Figure::of(&stage.name, "scatter")
+    })
+}
+
+/// The lowest and the highest value; the wrong way round where there is none.
+fn ends(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+        (low.min(value), high.max(value))
     })
 }

@@ -6,12 +6,45 @@ use std::fmt::Write;
 
 use crate::harmless;
 
+/// The colour of texts.
+pub(super) const INK: &str = "#222222";
+
 /// Which end of a text its place is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Anchor {
     Start,
     Middle,
     End,
+}
+
+/// How a text is set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TextStyle {
+    /// In pixels.
+    pub(super) size: f64,
+    pub(super) anchor: Anchor,
+    pub(super) colour: &'static str,
+    /// Degrees, clockwise.
+    pub(super) angle: f64,
+}
+
+impl TextStyle {
+    pub(super) const fn new(size: f64, anchor: Anchor, colour: &'static str) -> Self {
+        TextStyle {
+            size,
+            anchor,
+            colour,
+            angle: 0.0,
+        }
+    }
+
+    /// The same, read from bottom to top.
+    pub(super) const fn turned(self) -> Self {
+        TextStyle {
+            angle: -90.0,
+            ..self
+        }
+    }
 }
 
 /// An SVG document under construction.
@@ -36,7 +69,6 @@ impl Canvas {
         }
     }
 
-    /// The document.
     pub(super) fn finish(mut self) -> String {
         self.text.push_str("</svg>\n");
         self.text
@@ -70,18 +102,6 @@ impl Canvas {
         self.push(format_args!("</g>"));
     }
 
-    pub(super) fn text<'a>(
-        &mut self,
-        x: f64,
-        y: f64,
-        text: impl Into<Fitted<'a>>,
-        size: f64,
-        anchor: Anchor,
-        colour: &str,
-    ) {
-        self.turned_text(x, y, text, (size, 0.0), anchor, colour);
-    }
-
     /// Text beside a point of the area that begins at `[left, top]`, unless it would stand on an earlier one: to the left of the point and
     /// above it where there is room.
     pub(super) fn label(&mut self, point: (f64, f64), text: &str, size: f64, start: [f64; 2]) {
@@ -101,26 +121,24 @@ impl Canvas {
         };
         if !self.labels.iter().any(overlaps) {
             self.labels.push(place);
-            self.text(x, y, text, size, anchor, "#222222");
+            self.text(x, y, text, TextStyle::new(size, anchor, INK));
         }
     }
 
-    /// Text of a (size, angle in degrees, clockwise).
-    pub(super) fn turned_text<'a>(
+    pub(super) fn text<'a>(
         &mut self,
         x: f64,
         y: f64,
         text: impl Into<Fitted<'a>>,
-        (size, angle): (f64, f64),
-        anchor: Anchor,
-        colour: &str,
+        style: TextStyle,
     ) {
-        let anchor = match anchor {
+        let TextStyle { size, colour, .. } = style;
+        let anchor = match style.anchor {
             Anchor::Start => "start",
             Anchor::Middle => "middle",
             Anchor::End => "end",
         };
-        let turn = match angle {
+        let turn = match style.angle {
             0.0 => String::new(),
             angle => format!(" transform=\"rotate({angle:.0} {x:.1} {y:.1})\""),
         };
@@ -141,10 +159,9 @@ impl Canvas {
     }
 
     pub(super) fn path(&mut self, points: &[(f64, f64)], colour: &str, width: f64, dashed: bool) {
-        let dashes = if dashed {
-            " stroke-dasharray=\"5 4\""
-        } else {
-            ""
+        let dashes = match dashed {
+            true => " stroke-dasharray=\"5 4\"",
+            false => "",
         };
         let points = coordinates(points);
         self.push(format_args!(
@@ -225,9 +242,9 @@ const LABEL_WIDTH: f64 = 140.0;
 /// A text, cut where it was too wide.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::report) struct Fitted<'a> {
-    pub(crate) shown: Cow<'a, str>,
+    pub(in crate::report) shown: Cow<'a, str>,
     /// The whole text, where it was cut.
-    pub(crate) full: Option<&'a str>,
+    pub(in crate::report) full: Option<&'a str>,
 }
 
 impl<'a> From<&'a str> for Fitted<'a> {

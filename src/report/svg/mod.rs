@@ -4,6 +4,7 @@
 
 mod canvas;
 mod glyphs;
+mod heatmap;
 mod panel;
 mod scale;
 
@@ -12,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use resvg::{tiny_skia, usvg};
 
 use super::{Figure, Mark, Panel, ReportError, Shape};
-use canvas::{Anchor, Canvas, Fitted, all_fitted, text_width, wrapped};
+use canvas::{Anchor, Canvas, Fitted, INK, TextStyle, all_fitted, text_width, wrapped};
 pub(super) use canvas::{escaped, fitted};
 
 /// Width of every figure, in pixels; a text width at 300 dots per inch is about twice that.
@@ -22,19 +23,20 @@ const PNG_SCALE: f32 = 2.0;
 /// Free space around a figure.
 const MARGIN: f64 = 14.0;
 
+const TITLE: TextStyle = TextStyle::new(12.0, Anchor::Start, INK);
+const NOTE: TextStyle = TextStyle::new(11.0, Anchor::Start, "#444444");
+
 /// The figure as a file of its own.
 pub(crate) fn svg(figure: &Figure) -> String {
     let columns = figure.columns.clamp(1, figure.panels.len().max(1));
-    let width = if columns == 1 && !has_cells(figure) {
-        640.0
-    } else {
-        WIDTH
+    let width = match columns == 1 && !has_cells(figure) {
+        true => 640.0,
+        false => WIDTH,
     };
     let panel_width = (width - 2.0 * MARGIN) / columns as f64;
     let notes = wrapped(&figure.note, 11.0, width - 2.0 * MARGIN);
-    let heights: Vec<f64> = figure
-        .panels
-        .chunks(columns)
+    let rows = figure.panels.chunks(columns);
+    let heights: Vec<f64> = rows
         .map(|row| row.iter().map(|p| height(p, columns)).fold(0.0, f64::max))
         .collect();
     let legend = legend_rows(figure, width - 2.0 * MARGIN);
@@ -56,14 +58,8 @@ pub(crate) fn svg(figure: &Figure) -> String {
         y += height;
     }
     for (row, line) in notes.iter().enumerate() {
-        canvas.text(
-            MARGIN,
-            panels_end + 12.0 + 16.0 * row as f64,
-            line,
-            11.0,
-            Anchor::Start,
-            "#444444",
-        );
+        let y = panels_end + 12.0 + 16.0 * row as f64;
+        canvas.text(MARGIN, y, line, NOTE);
     }
     canvas.finish()
 }
@@ -71,14 +67,11 @@ pub(crate) fn svg(figure: &Figure) -> String {
 /// What sets panels apart, cut to their width so that it still does.
 fn panel_titles(figure: &Figure, width: f64) -> Vec<Fitted<'_>> {
     let room = match has_cells(figure) {
-        true => width * (1.0 - panel::ROW_NAME) - 120.0,
+        true => width * (1.0 - heatmap::ROW_NAME) - 120.0,
         false => width - 70.0,
     };
-    all_fitted(
-        figure.panels.iter().map(|panel| panel.title.as_str()),
-        12.0,
-        room,
-    )
+    let titles = figure.panels.iter().map(|panel| panel.title.as_str());
+    all_fitted(titles, 12.0, room)
 }
 
 fn has_cells(figure: &Figure) -> bool {
@@ -89,11 +82,11 @@ fn has_cells(figure: &Figure) -> bool {
 pub(super) fn height(panel: &Panel, columns: usize) -> f64 {
     if panel.colours.is_some() {
         let longest = panel.x.categories.iter().map(|name| text_width(name, 10.0));
-        let names = longest.fold(0.0, f64::max).min(panel::COLUMN_NAME);
+        let names = longest.fold(0.0, f64::max).min(heatmap::COLUMN_NAME);
         // A panel's columns share about 600 pixels of a figure's width.
         let room = 600.0 / columns as f64 / panel.x.categories.len().max(1) as f64;
         let turned = if names > room { names } else { 12.0 };
-        return 24.0 * panel.y.categories.len() as f64 + turned + 74.0;
+        return heatmap::ROW * panel.y.categories.len() as f64 + turned + 74.0;
     }
     match columns {
         1 => 420.0,
@@ -103,7 +96,7 @@ pub(super) fn height(panel: &Panel, columns: usize) -> f64 {
     }
 }
 
-/// One entry of the legend.
+/// Of the legend.
 struct Entry<'a> {
     name: &'a str,
     shown: Fitted<'a>,
@@ -154,14 +147,7 @@ fn draw_legend(canvas: &mut Canvas, entries: &[Entry<'_>], y: f64) {
         for mark in &entry.marks {
             panel::legend_sample(canvas, mark, x, y);
         }
-        canvas.text(
-            x + 30.0,
-            y + 4.0,
-            entry.shown.clone(),
-            12.0,
-            Anchor::Start,
-            "#222222",
-        );
+        canvas.text(x + 30.0, y + 4.0, entry.shown.clone(), TITLE);
         x += entry.width;
     }
 }

@@ -5,14 +5,13 @@ use crate::report::ColourScale;
 /// A straight map from a range of values to a range of pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Scale {
-    pub(crate) low: f64,
-    pub(crate) high: f64,
-    pub(crate) from: f64,
-    pub(crate) to: f64,
+    pub(super) low: f64,
+    pub(super) high: f64,
+    pub(super) from: f64,
+    pub(super) to: f64,
 }
 
 impl Scale {
-    /// Where a value stands.
     pub(super) fn at(&self, value: f64) -> f64 {
         self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
     }
@@ -77,6 +76,11 @@ pub(super) fn cell_colour(scale: &ColourScale, value: f64) -> (u8, u8, u8) {
     let (a, b) = (channels(below), channels(below + 1.0));
     let mixed = [0, 1, 2].map(|c: usize| a[c] + (b[c] - a[c]) * (share - below));
     (mixed[0] as u8, mixed[1] as u8, mixed[2] as u8)
+}
+
+/// `#RRGGBB`.
+pub(super) fn hex((red, green, blue): (u8, u8, u8)) -> String {
+    format!("#{red:02X}{green:02X}{blue:02X}")
 }
 
 /// Red, green and blue of `#RRGGBB`.

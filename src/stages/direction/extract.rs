@@ -21,15 +21,12 @@ pub(crate) struct Direction {
     pub(crate) model: String,
     /// Fingerprint of the model, hex.
     pub(crate) fingerprint: String,
-    /// Layer of the activations.
     pub(crate) layer: usize,
-    /// Site of the activations.
     pub(crate) site: Site,
     /// Position of the activations, counted from the end of the prompt.
     pub(crate) position: i64,
     /// Unit vector, `[d_model]`, float32.
     pub(crate) vector: Arc<Vector>,
-    /// Norm of the difference of means.
     pub(crate) pre_norm: f64,
     /// Mean norm of the activations of A and B.
     pub(crate) resid_norm: f64,
@@ -77,21 +74,15 @@ pub(in crate::stages) struct Groups {
 
 /// What a direction is made of.
 pub(in crate::stages) struct Recipe<'a> {
-    /// The model whose activations are taken.
     pub(crate) model: &'a Arc<ModelHandle>,
     /// The prompts the groups point into.
     pub(crate) prompts: &'a PromptSet,
-    /// Layers, one direction each.
     pub(crate) layers: &'a [usize],
-    /// Site of the activations.
     pub(crate) site: Site,
-    /// Position, counted from the end of the prompt.
     pub(crate) position: i64,
-    /// Label of the directions.
     pub(crate) label: String,
     /// Seed of the split, if there is one.
     pub(crate) seed: Option<u64>,
-    /// Chat and score rule.
     pub(crate) settings: &'a Settings,
 }
 
@@ -114,36 +105,23 @@ impl Recipe<'_> {
         let mut cells = Vec::new();
         for &layer in self.layers {
             for &index in &members {
-                let tokens = &tokens[index];
-                let position = parameters::index_of(
-                    self.position,
-                    tokens.len(),
-                    &self.prompts.prompts[index],
-                )?;
+                let (tokens, prompt) = (&tokens[index], &self.prompts.prompts[index]);
                 let readout = Readout::Activation {
                     hook: HookPoint::block(layer, self.site),
-                    position,
+                    position: parameters::index_of(self.position, tokens.len(), prompt)?,
                 };
-                let n_layers = self.model.config().n_layers;
-                cells.push(Cell::new(
-                    self.model.fingerprint(),
-                    Arc::clone(tokens),
-                    vec![],
-                    readout,
-                    n_layers,
-                ));
+                let (model, n_layers) = (self.model.fingerprint(), self.model.config().n_layers);
+                let tokens = Arc::clone(tokens);
+                cells.push(Cell::new(model, tokens, vec![], readout, n_layers));
             }
         }
         let mut vectors = sweep::activations(evaluator.evaluate(&cells)?)?.into_iter();
-        Ok(self
-            .layers
-            .iter()
-            .map(|&layer| Activations {
-                layer,
-                top: vectors.by_ref().take(groups.top.len()).collect(),
-                bottom: vectors.by_ref().take(groups.bottom.len()).collect(),
-            })
-            .collect())
+        let at_layer = |&layer| Activations {
+            layer,
+            top: vectors.by_ref().take(groups.top.len()).collect(),
+            bottom: vectors.by_ref().take(groups.bottom.len()).collect(),
+        };
+        Ok(self.layers.iter().map(at_layer).collect())
     }
 
     /// The directions, one for each layer that has one. `scores` are those of the prompt set's prompts.
@@ -153,11 +131,8 @@ impl Recipe<'_> {
         activations: &[Activations],
         scores: &[Option<f64>],
     ) -> Result<Extracted, StageError> {
-        let ids = |list: &[usize]| {
-            list.iter()
-                .map(|&i| self.prompts.prompts[i].id.clone())
-                .collect()
-        };
+        let prompt = |&i: &usize| &self.prompts.prompts[i];
+        let ids = |list: &[usize]| list.iter().map(|i| prompt(i).id.clone()).collect();
         let range = |list: &[usize]| {
             let values = list.iter().filter_map(|&i| scores[i]);
             values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), s| {
@@ -165,23 +140,17 @@ impl Recipe<'_> {
             })
         };
         let members = groups.top.iter().chain(&groups.bottom);
-        let builders: Arc<HashSet<String>> = Arc::new(
-            members
-                .map(|&i| self.prompts.prompts[i].text.clone())
-                .collect(),
-        );
+        let builders: HashSet<String> = members.map(|i| prompt(i).text.clone()).collect();
+        let builders = Arc::new(builders);
         let mut extracted = Extracted::default();
         for at_layer in activations {
-            let failed = |problem| {
-                StageError::Data(format!(
-                    "the direction at layer {} {problem}",
-                    at_layer.layer
-                ))
-            };
-            let difference =
-                difference_of_means(&at_layer.top, &at_layer.bottom).map_err(failed)?;
+            let layer = at_layer.layer;
+            let difference = difference_of_means(&at_layer.top, &at_layer.bottom);
+            let difference = difference.map_err(|problem| {
+                StageError::Data(format!("the direction at layer {layer} {problem}"))
+            })?;
             let Some((vector, pre_norm)) = difference else {
-                extracted.without.push(at_layer.layer);
+                extracted.without.push(layer);
                 continue;
             };
             let all = at_layer.top.iter().chain(&at_layer.bottom);
@@ -191,7 +160,7 @@ impl Recipe<'_> {
                 seed: self.seed,
                 model: self.model.name().to_string(),
                 fingerprint: self.model.fingerprint().to_hex().to_string(),
-                layer: at_layer.layer,
+                layer,
                 site: self.site,
                 position: self.position,
                 vector: Arc::new(Vector::new(vector)),

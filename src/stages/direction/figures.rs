@@ -56,8 +56,6 @@ fn cosines(stage: &str, table: &DataFrame) -> Result<Option<Figure>, StageError>
         }
     }
     Ok(Some(Figure {
-        name: format!("{stage}.cosine"),
-        stage: stage.to_string(),
         title: "How alike the directions are".to_string(),
         note: "Cosine between every two directions of the stage.".to_string(),
         panels: vec![Panel {
@@ -68,6 +66,7 @@ fn cosines(stage: &str, table: &DataFrame) -> Result<Option<Figure>, StageError>
             ..Panel::default()
         }],
         columns: 1,
+        ..Figure::of(stage, "cosine")
     }))
 }
 
@@ -102,8 +101,6 @@ fn shuffled(stage: &str, table: &DataFrame) -> Result<Figure, StageError> {
         ..Panel::default()
     };
     Ok(Figure {
-        name: format!("{stage}.shuffled"),
-        stage: stage.to_string(),
         title: "The same procedure with shuffled labels".to_string(),
         note: "A negative control: prompts are dealt to the two groups at random. The learned direction's own norm is in the stage's table.".to_string(),
         panels: vec![
@@ -111,5 +108,6 @@ fn shuffled(stage: &str, table: &DataFrame) -> Result<Figure, StageError> {
             panel("norm before scaling to 1", marks("pre_norm")?, Some(0.0), None),
         ],
         columns: 2,
+        ..Figure::of(stage, "shuffled")
     })
 }

@@ -46,13 +46,11 @@ fn place(direction: &Direction) -> String {
 
 /// The first of some places, and the number of the others; none where there is none.
 fn listed(places: Vec<String>) -> Option<String> {
-    let named = places.get(..NAMED.min(places.len()))?;
-    let more = places.len() - named.len();
-    match (named, more) {
-        ([], _) => None,
-        (named, 0) => Some(named.join("; ")),
-        (named, more) => Some(format!("{} and {more} more", named.join("; "))),
-    }
+    let named = places.chunks(NAMED).next()?.join("; ");
+    Some(match places.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    })
 }
 
 /// The coordinate with the largest share of the squared length, from 0, and that share.

@@ -42,22 +42,13 @@ pub(in crate::stages) fn describe(directions: &[Direction]) -> Result<DataFrame,
 
 /// The prompts behind each direction.
 pub(in crate::stages) fn members(directions: &[Direction]) -> Result<DataFrame, StageError> {
-    let rows: Vec<(&Direction, &str, usize, &String)> = directions
-        .iter()
-        .flat_map(|d| {
-            let top = d
-                .top
-                .iter()
-                .enumerate()
-                .map(move |(i, id)| (d, "top", i, id));
-            top.chain(
-                d.bottom
-                    .iter()
-                    .enumerate()
-                    .map(move |(i, id)| (d, "bottom", i, id)),
-            )
-        })
-        .collect();
+    let mut rows: Vec<(&Direction, &str, usize, &String)> = Vec::new();
+    for direction in directions {
+        for (group, ids) in [("top", &direction.top), ("bottom", &direction.bottom)] {
+            let ranked = ids.iter().enumerate();
+            rows.extend(ranked.map(|(rank, id)| (direction, group, rank, id)));
+        }
+    }
     table::frame(vec![
         table::optional_integers("seed", rows.iter().map(|r| r.0.seed)),
         table::integers("layer", rows.iter().map(|r| r.0.layer)),
@@ -69,15 +60,12 @@ pub(in crate::stages) fn members(directions: &[Direction]) -> Result<DataFrame, 
 
 /// Cosine between every two directions.
 pub(in crate::stages) fn cosines(directions: &[Direction]) -> Result<DataFrame, StageError> {
-    let pairs: Vec<(&Direction, &Direction)> = directions
-        .iter()
-        .enumerate()
-        .flat_map(|(i, a)| directions[i..].iter().map(move |b| (a, b)))
-        .collect();
-    let values = pairs
-        .iter()
-        .map(|(a, b)| cosine(a.vector.values(), b.vector.values()))
-        .collect::<Result<Vec<_>, _>>()?;
+    let each = directions.iter().enumerate();
+    let pairs = each.flat_map(|(i, a)| directions[i..].iter().map(move |b| (a, b)));
+    let pairs: Vec<(&Direction, &Direction)> = pairs.collect();
+    let values = pairs.iter();
+    let values = values.map(|(a, b)| cosine(a.vector.values(), b.vector.values()));
+    let values = values.collect::<Result<Vec<_>, _>>()?;
     table::frame(vec![
         table::optional_integers("seed_a", pairs.iter().map(|(a, _)| a.seed)),
         table::integers("layer_a", pairs.iter().map(|(a, _)| a.layer)),
@@ -109,12 +97,9 @@ pub(super) fn shuffled(
             let pick = |range: &[usize]| range.iter().map(|&i| all[i].clone()).collect::<Vec<_>>();
             let (top, bottom) = order.split_at(at_layer.top.len());
             // Two groups that happen not to differ have no direction: norm 0, no cosine.
-            let found = difference_of_means(&pick(top), &pick(bottom))
-                .ok()
-                .flatten();
-            let (pre_norm, cosine) = match found {
-                Some((vector, norm)) => (norm, cosine(&vector, direction.vector.values())?),
-                None => (0.0, None),
+            let (pre_norm, cosine) = match difference_of_means(&pick(top), &pick(bottom)) {
+                Ok(Some((vector, norm))) => (norm, cosine(&vector, direction.vector.values())?),
+                _ => (0.0, None),
             };
             rows.push((at_layer.layer, seed, pre_norm, cosine));
         }
@@ -132,9 +117,8 @@ fn shuffle(n: usize, seed: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by_key(|&i| {
         let mut hasher = blake3::Hasher::new_derive_key("dial shuffle");
-        hasher
-            .update(&seed.to_le_bytes())
-            .update(&(i as u64).to_le_bytes());
+        let hasher = hasher.update(&seed.to_le_bytes());
+        let hasher = hasher.update(&(i as u64).to_le_bytes());
         *hasher.finalize().as_bytes()
     });
     order

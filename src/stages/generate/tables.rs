@@ -17,13 +17,11 @@ const NONE: &str = "none";
 /// One row of the table, before its answer.
 #[derive(Clone, Copy)]
 pub(in crate::stages) struct Row<'a> {
-    /// Name of the model.
     pub(crate) model: &'a str,
     /// The direction and its place; none where nothing is steered.
     pub(crate) line: Option<&'a Line>,
     /// α, in the line's units; 0 without one.
     pub(crate) alpha: f64,
-    /// The prompt continued.
     pub(crate) prompt: &'a Prompt,
 }
 
@@ -64,9 +62,7 @@ pub(in crate::stages) struct Answer {
     pub(crate) refused: bool,
     /// The continuation, special tokens left out.
     pub(crate) text: String,
-    /// Whether the patterns find a refusal.
     pub(crate) regex: bool,
-    /// Whether the text opens with a refusal.
     pub(crate) xstest_prefix: bool,
 }
 
@@ -76,40 +72,29 @@ pub(in crate::stages) fn main_table(
     answers: &[Answer],
 ) -> Result<DataFrame, StageError> {
     let prompts = || rows.iter().map(|row| row.prompt);
+    let flags = |name: &str, of: Refuses| table::flags(name, answers.iter().map(of).collect());
     let mut columns = place_columns(rows);
     columns.extend([
         table::text("id", prompts().map(|prompt| &prompt.id)),
         table::text("split", prompts().map(|prompt| &prompt.split)),
         table::text("category", prompts().map(|prompt| &prompt.category)),
         table::numbers("score", answers.iter().map(|answer| answer.score).collect()),
-        table::flags(
-            "refused",
-            answers.iter().map(|answer| answer.refused).collect(),
-        ),
+        flags("refused", |answer| answer.refused),
         table::text("text", answers.iter().map(|answer| &answer.text)),
-        table::flags("regex", answers.iter().map(|answer| answer.regex).collect()),
-        table::flags(
-            "xstest_prefix",
-            answers.iter().map(|answer| answer.xstest_prefix).collect(),
-        ),
     ]);
+    columns.extend(CLASSIFIERS.map(|(name, refuses)| flags(name, refuses)));
     table::frame(columns)
 }
 
 /// What the rows of both tables begin with.
 fn place_columns(rows: &[Row<'_>]) -> Vec<Column> {
+    let lines = || rows.iter().map(|row| row.line);
+    let layers = lines().map(|line| Some(line?.layer as u64));
     vec![
         table::text("model", rows.iter().map(|row| row.model)),
         table::text("direction", rows.iter().map(Row::direction)),
-        table::optional_integers(
-            "seed",
-            rows.iter().map(|row| row.line.and_then(|line| line.seed)),
-        ),
-        table::optional_integers(
-            "layer",
-            rows.iter()
-                .map(|row| row.line.map(|line| line.layer as u64)),
-        ),
+        table::optional_integers("seed", lines().map(|line| line?.seed)),
+        table::optional_integers("layer", layers),
         table::text("site", rows.iter().map(Row::site)),
         table::numbers("alpha", rows.iter().map(|row| row.alpha).collect()),
     ]
@@ -132,38 +117,28 @@ pub(in crate::stages) fn agreement(
     let mut groups: Vec<Row<'_>> = Vec::new();
     let mut names: Vec<&str> = Vec::new();
     let mut counts: Vec<[[u64; 2]; 2]> = Vec::new();
-    let mut rest = answers;
+    let mut later = answers;
     for group in rows.chunk_by(|a, b| a.is_with(b)) {
-        let (now, later) = rest.split_at(group.len().min(rest.len()));
+        let of_group;
+        (of_group, later) = later.split_at(group.len().min(later.len()));
         for (name, refuses) in CLASSIFIERS {
             groups.push(group[0]);
             names.push(name);
-            counts.push(count(now, refuses));
+            counts.push(count(of_group, refuses));
         }
-        rest = later;
     }
-    let column =
-        |score: usize, text: usize| counts.iter().map(move |table| table[score][text] as usize);
+    let counts = || counts.iter();
+    let column = |score: usize, text: usize| counts().map(move |n| n[score][text] as usize);
+    let sizes = counts().map(|n| n.iter().flatten().sum::<u64>() as usize);
     let mut columns = place_columns(&groups);
     columns.extend([
         table::text("classifier", names),
-        table::integers(
-            "n",
-            counts
-                .iter()
-                .map(|table| table.iter().flatten().sum::<u64>() as usize),
-        ),
+        table::integers("n", sizes),
         table::integers("both", column(0, 0)),
         table::integers("score_only", column(0, 1)),
         table::integers("text_only", column(1, 0)),
         table::integers("neither", column(1, 1)),
-        table::optional_numbers(
-            "kappa",
-            counts
-                .iter()
-                .map(|&table| stats::cohens_kappa(table))
-                .collect(),
-        ),
+        table::optional_numbers("kappa", counts().map(|&n| stats::cohens_kappa(n)).collect()),
     ]);
     table::frame(columns)
 }
@@ -178,55 +153,54 @@ pub(in crate::stages) fn rates(
         CLASSIFIERS[0],
         CLASSIFIERS[1],
     ];
-    let mut groups: Vec<(Row<'_>, &str, u64, [u64; 3])> = Vec::new();
+    struct Group<'a> {
+        row: Row<'a>,
+        split: &'a str,
+        n: u64,
+        refused: [u64; 3],
+    }
+    let mut groups: Vec<Group<'_>> = Vec::new();
     for (row, answer) in rows.iter().zip(answers) {
         let split = row.prompt.split.as_str();
-        let at = groups
-            .iter()
-            .position(|(group, of, ..)| group.is_with(row) && *of == split);
-        let at = at.unwrap_or_else(|| {
-            groups.push((*row, split, 0, [0; 3]));
+        let is_its = |group: &Group<'_>| group.row.is_with(row) && group.split == split;
+        let at = groups.iter().position(is_its).unwrap_or_else(|| {
+            groups.push(Group {
+                row: *row,
+                split,
+                n: 0,
+                refused: [0; 3],
+            });
             groups.len() - 1
         });
-        groups[at].2 += 1;
-        for (count, (_, refuses)) in groups[at].3.iter_mut().zip(verdicts) {
+        groups[at].n += 1;
+        for (count, (_, refuses)) in groups[at].refused.iter_mut().zip(verdicts) {
             *count += u64::from(refuses(answer));
         }
     }
-    let mut places = Vec::new();
-    let (mut splits, mut names, mut sizes, mut counts) = (vec![], vec![], vec![], vec![]);
-    let mut intervals = Vec::new();
-    for (row, split, n, refused) in groups {
-        for ((name, _), count) in verdicts.iter().zip(refused) {
-            places.push(row);
-            splits.push(split);
-            names.push(*name);
-            sizes.push(n as usize);
-            counts.push(count as usize);
-            let interval = stats::wilson(count, n);
-            intervals.push(interval.map_err(|error| StageError::Internal(error.to_string()))?);
-        }
-    }
-    let rate = counts
-        .iter()
-        .zip(&sizes)
-        .map(|(&c, &n)| c as f64 / n as f64);
-    let rate: Vec<f64> = rate.collect();
+    let each = || {
+        let counts = |group| (0..verdicts.len()).map(move |verdict| (group, verdict));
+        groups.iter().flat_map(counts)
+    };
+    let of = |(group, verdict): (&Group<'_>, usize)| (group.refused[verdict], group.n);
+    let intervals = each().map(|at| {
+        let (refused, n) = of(at);
+        stats::wilson(refused, n).map_err(|error| StageError::Internal(error.to_string()))
+    });
+    let intervals = intervals.collect::<Result<Vec<_>, _>>()?;
+    let end = |name: &str, end: fn(stats::Interval) -> f64| {
+        table::optional_numbers(name, intervals.iter().map(|i| i.map(end)).collect())
+    };
+    let rate = |(refused, n): (u64, u64)| refused as f64 / n as f64;
+    let places: Vec<Row<'_>> = each().map(|(group, _)| group.row).collect();
     let mut columns = place_columns(&places);
     columns.extend([
-        table::text("split", splits),
-        table::text("classifier", names),
-        table::integers("n", sizes),
-        table::integers("refused", counts),
-        table::numbers("refusal_rate", rate),
-        table::optional_numbers(
-            "rate_low",
-            intervals.iter().map(|i| i.map(|i| i.low)).collect(),
-        ),
-        table::optional_numbers(
-            "rate_high",
-            intervals.iter().map(|i| i.map(|i| i.high)).collect(),
-        ),
+        table::text("split", each().map(|(group, _)| group.split)),
+        table::text("classifier", each().map(|(_, verdict)| verdicts[verdict].0)),
+        table::integers("n", each().map(|at| of(at).1 as usize)),
+        table::integers("refused", each().map(|at| of(at).0 as usize)),
+        table::numbers("refusal_rate", each().map(|at| rate(of(at))).collect()),
+        end("rate_low", |interval| interval.low),
+        end("rate_high", |interval| interval.high),
     ]);
     table::frame(columns)
 }

@@ -1,6 +1,6 @@
 //! The measurement: scores of both runs, the donors' activations, and the recipients' scores with those in place.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use polars::prelude::DataFrame;
@@ -19,35 +19,25 @@ pub(super) struct Variant {
     pub(crate) site: Site,
     /// The layer, or K.
     pub(crate) number: usize,
-    /// The layers patched.
     pub(crate) layers: Vec<usize>,
 }
 
 /// A model, with every prompt of the set as it sees it.
 #[derive(Clone)]
 pub(super) struct Side {
-    /// The name in the study file.
     pub(crate) name: String,
-    /// The model's fingerprint.
     pub(crate) fingerprint: blake3::Hash,
-    /// Number of blocks.
     pub(crate) n_layers: usize,
     /// By index into the prompt set.
     pub(crate) tokens: Vec<Arc<Tokens>>,
-    /// The score's readout.
     pub(crate) readout: Readout,
 }
 
 impl Side {
     fn cell(&self, prompt: usize, interventions: Vec<Intervention>, readout: Readout) -> Cell {
         let tokens = Arc::clone(&self.tokens[prompt]);
-        Cell::new(
-            self.fingerprint,
-            tokens,
-            interventions,
-            readout,
-            self.n_layers,
-        )
+        let (model, n_layers) = (self.fingerprint, self.n_layers);
+        Cell::new(model, tokens, interventions, readout, n_layers)
     }
 
     fn score(&self, prompt: usize, interventions: Vec<Intervention>) -> Cell {
@@ -65,7 +55,6 @@ pub(super) struct Experiment<'a> {
     pub(crate) prompts: &'a PromptSet,
     /// Who gives to whom.
     pub(crate) pairs: Vec<Pair>,
-    /// What is patched.
     pub(crate) variants: Vec<Variant>,
     /// Position read and patched, counted from the end of each prompt.
     pub(crate) position: i64,
@@ -95,21 +84,12 @@ impl Experiment<'_> {
     pub(super) fn measure(&self, evaluator: &mut dyn Evaluate) -> Result<Effects, StageError> {
         let places = self.places();
         // What is wrong with them is told before anything is computed.
-        let recipients = self.pairs.iter().map(|pair| pair.recipient);
-        let positions = recipients
-            .map(|prompt| self.position(&self.recipient, prompt))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut cells: Vec<Cell> = Vec::new();
-        cells.extend(
-            self.pairs
-                .iter()
-                .map(|pair| self.donor.score(pair.donor, vec![])),
-        );
-        cells.extend(
-            self.pairs
-                .iter()
-                .map(|pair| self.recipient.score(pair.recipient, vec![])),
-        );
+        let pairs = || self.pairs.iter();
+        let positions = pairs().map(|pair| self.position(&self.recipient, pair.recipient));
+        let positions = positions.collect::<Result<Vec<_>, _>>()?;
+        let donors = pairs().map(|pair| self.donor.score(pair.donor, vec![]));
+        let recipients = pairs().map(|pair| self.recipient.score(pair.recipient, vec![]));
+        let mut cells: Vec<Cell> = donors.chain(recipients).collect();
         for &hook in &places {
             for pair in &self.pairs {
                 let position = self.position(&self.donor, pair.donor)?;
@@ -121,12 +101,11 @@ impl Experiment<'_> {
         let activations = sweep::activations(values.split_off(2 * self.pairs.len()))?;
         let mut donor = sweep::scores(values)?;
         let recipient = donor.split_off(self.pairs.len());
-        let keys = places
-            .iter()
-            .flat_map(|&hook| (0..self.pairs.len()).map(move |pair| (hook, pair)));
-        let vectors = activations
-            .into_iter()
-            .map(|values| Arc::new(Vector::new(values)));
+        let each_pair = 0..self.pairs.len();
+        let keys = places.iter();
+        let keys = keys.flat_map(|&hook| each_pair.clone().map(move |pair| (hook, pair)));
+        let vectors = activations.into_iter();
+        let vectors = vectors.map(|values| Arc::new(Vector::new(values)));
         let patched = self.patched_cells(&positions, &keys.zip(vectors).collect())?;
         let patched = evaluator.evaluate(&patched)?;
         Ok(Effects {
@@ -138,18 +117,12 @@ impl Experiment<'_> {
 
     /// The hook points whose donor activations are needed, each once.
     fn places(&self) -> Vec<HookPoint> {
-        let all = |variant: &Variant| {
-            let site = variant.site;
-            let hooks = variant
-                .layers
-                .iter()
-                .map(move |&layer| HookPoint::block(layer, site));
-            hooks.collect::<Vec<_>>()
-        };
-        let mut places: Vec<HookPoint> = self.variants.iter().flat_map(all).collect();
-        places.sort_unstable();
-        places.dedup();
-        places
+        let mut places = BTreeSet::new();
+        for variant in &self.variants {
+            let layers = variant.layers.iter();
+            places.extend(layers.map(|&layer| HookPoint::block(layer, variant.site)));
+        }
+        places.into_iter().collect()
     }
 
     /// The cells of every variant and pair, by the recipients' patched positions and the donors' activations.
@@ -188,20 +161,15 @@ impl Experiment<'_> {
 
     /// One row per variant and pair.
     pub(super) fn table(&self, effects: &Effects, number: &str) -> Result<DataFrame, StageError> {
-        let count = self.pairs.len();
         let rows = || {
-            self.variants
-                .iter()
-                .flat_map(|variant| self.pairs.iter().map(move |pair| (variant, pair)))
+            let of_variant = |variant| self.pairs.iter().map(move |pair| (variant, pair));
+            self.variants.iter().flat_map(of_variant)
         };
         let donors = || rows().map(|(_, pair)| &self.prompts.prompts[pair.donor]);
         let recipients = || rows().map(|(_, pair)| &self.prompts.prompts[pair.recipient]);
         let each = |of: &dyn Fn(usize, usize) -> f64| -> Vec<f64> {
-            let pairs = |variant| (0..count).map(move |pair| (variant, pair));
-            (0..self.variants.len())
-                .flat_map(pairs)
-                .map(|(variant, pair)| of(variant, pair))
-                .collect()
+            let of_variant = |variant| (0..self.pairs.len()).map(move |pair| of(variant, pair));
+            (0..self.variants.len()).flat_map(of_variant).collect()
         };
         table::frame(vec![
             table::text("donor_model", rows().map(|_| &self.donor.name)),

@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
+use crate::model::ModelConfig;
 use crate::prompts::{Prompt, PromptSet};
 use crate::spec::{Choice, Fields, Problems};
 
@@ -103,7 +104,6 @@ impl Together for Pairing {
 }
 
 impl Pairing {
-    /// The donor's model and the recipient's.
     pub(super) fn models(&self) -> (&Name, &Name) {
         match self {
             Pairing::Models { donor, recipient } => (donor, recipient),
@@ -116,18 +116,14 @@ impl Pairing {
         let limit = limit.unwrap_or(usize::MAX);
         match self {
             Pairing::Models { .. } => {
-                let of_split = |split| {
-                    parameters::split_indices(prompts, split)
-                        .into_iter()
-                        .take(limit)
-                };
-                let chosen = prompts.splits().into_iter().flat_map(of_split);
-                chosen
-                    .map(|i| Pair {
-                        donor: i,
-                        recipient: i,
-                    })
-                    .collect()
+                let splits = prompts.splits().into_iter();
+                let of_splits = splits.map(|split| parameters::split_indices(prompts, split));
+                let chosen = of_splits.flat_map(|split| split.into_iter().take(limit));
+                let with_itself = chosen.map(|i| Pair {
+                    donor: i,
+                    recipient: i,
+                });
+                with_itself.collect()
             }
             Pairing::Prompts { .. } => {
                 let mut pairs = self.all_pairs(prompts);
@@ -153,9 +149,8 @@ impl Pairing {
             Some(field) => by_field(prompts, &donors, &recipients, &field.value),
             None => {
                 let pairs = donors.into_iter().zip(recipients);
-                pairs
-                    .map(|(donor, recipient)| Pair { donor, recipient })
-                    .collect()
+                let pairs = pairs.map(|(donor, recipient)| Pair { donor, recipient });
+                pairs.collect()
             }
         }
     }
@@ -221,22 +216,16 @@ fn check_shapes(donor: &Name, recipient: &Name, inputs: &Inputs, problems: &mut 
         return;
     };
     if (from.n_layers, from.d_model) != (to.n_layers, to.d_model) {
+        let message = format!(
+            "model `{}` cannot receive activations of `{}`",
+            recipient.value, donor.value
+        );
+        let shape =
+            |of: &ModelConfig| format!("has {} layers of width {}", of.n_layers, of.d_model);
         problems
-            .error_at(
-                &recipient.at,
-                format!(
-                    "model `{}` cannot receive activations of `{}`",
-                    recipient.value, donor.value
-                ),
-            )
-            .label(format!(
-                "has {} layers of width {}",
-                to.n_layers, to.d_model
-            ))
-            .related(
-                &donor.at,
-                format!("has {} layers of width {}", from.n_layers, from.d_model),
-            );
+            .error_at(&recipient.at, message)
+            .label(shape(to))
+            .related(&donor.at, shape(from));
     }
 }
 
@@ -262,17 +251,16 @@ fn value_of(prompt: &Prompt, field: &str) -> Option<String> {
         let category = &prompt.category;
         return (!category.is_empty()).then(|| json!(category).to_string());
     }
-    prompt
-        .other
-        .get(field)
-        .filter(|value| !value.is_null())
-        .map(Json::to_string)
+    let value = prompt.other.get(field)?;
+    (!value.is_null()).then(|| value.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
     use std::sync::Arc;
+
+    use serde_json::Value as Json;
 
     use crate::spec::load_text;
 
