@@ -118,7 +118,7 @@ fn named_after(kind: &Kind) -> Json {
 
 /// A stage that is of the kind it says.
 fn of_kind_said(stage: fn(&Kind) -> Json) -> Json {
-    let is = |kind: &Kind| json!({ "properties": { "kind": { "const": kind.name } } });
+    let is = |kind: &Kind| json!({ "required": ["kind"], "properties": { "kind": { "const": kind.name } } });
     let said = KINDS
         .iter()
         .map(|kind| json!({ "if": is(kind), "then": stage(kind) }));

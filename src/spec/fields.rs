@@ -73,6 +73,12 @@ impl<'n, 'p> Fields<'n, 'p> {
             .or_else(|| T::decode(&Node::of_json(default, self.at), self.problems))
     }
 
+    /// The names of the fields asked for so far.
+    #[cfg(test)]
+    pub(crate) fn known(&self) -> &[&'static str] {
+        &self.known
+    }
+
     /// Where the table was written.
     pub(crate) fn at(&self) -> &'n Location {
         self.at

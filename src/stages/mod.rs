@@ -21,6 +21,8 @@ use crate::spec::{Fields, Location, Problems, Spanned};
 
 mod artifacts;
 pub(crate) mod declare;
+#[cfg(test)]
+pub(crate) mod declare_tests;
 mod direction;
 mod forecast;
 mod generate;

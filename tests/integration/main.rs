@@ -9,6 +9,7 @@ mod chat;
 mod checkpoint;
 mod commands;
 mod data_fetch;
+mod depths;
 mod end_of_text;
 mod explain;
 mod faults;
