@@ -210,7 +210,7 @@ mod tests {
     use std::path::Path;
 
     use crate::spec::load_text;
-    use crate::stages::declare::Parameters;
+    use crate::stages::declare::fields_of;
     use crate::stages::declare_tests::values;
     use crate::stages::{Declaration, ScoreRule, Settings};
 
@@ -241,8 +241,8 @@ mod tests {
     #[test]
     fn every_field_of_chat_and_score_is_in_the_keys() {
         let fields = [
-            ("chat", <ChatSection as Parameters>::fields()),
-            ("score", <ScoreRule as Parameters>::fields()),
+            ("chat", fields_of::<ChatSection>()),
+            ("score", fields_of::<ScoreRule>()),
         ];
         for (section, fields) in fields {
             for field in fields {

@@ -134,7 +134,7 @@ mod tests {
             let name = fields.optional("name");
             fields.finish();
             Some(Self {
-                alpha: alpha?.iter().copied().collect(),
+                alpha: alpha?.values().copied().collect(),
                 layer: layer?,
                 threshold: threshold?,
                 name,

@@ -170,7 +170,7 @@ fn every_field_of_every_kind_is_in_the_key_unless_its_declaration_says_otherwise
                     counts.iter().any(|(_, keys, _)| *keys > 1),
                     "{told} is read and not keyed"
                 ),
-                Keyed::ByContent => assert!(
+                Keyed::ByContent | Keyed::IfGiven => assert!(
                     counts.iter().any(|(.., names)| *names > 1),
                     "{told} names nothing that is keyed"
                 ),

@@ -42,7 +42,8 @@ mod vocabulary;
 mod xstest;
 
 pub(crate) use artifacts::Artifacts;
-pub(crate) use declare::{Declaration, Field, Parameters};
+pub(crate) use declare::Declaration;
+use declare::{Declared, Field, Parameter};
 pub(crate) use direction::Direction;
 pub(crate) use forecast::{Forecast, Forecasts};
 pub(crate) use import::{ImportSection, ImportSettings};
@@ -109,7 +110,7 @@ pub(crate) struct Kind {
 }
 
 /// A kind whose stages are `S`.
-const fn kind<S: Stage + Parameters + 'static>(
+const fn kind<S: Stage + Parameter + 'static>(
     name: &'static str,
     version: u32,
     product: Product,
@@ -120,8 +121,8 @@ const fn kind<S: Stage + Parameters + 'static>(
         version,
         product,
         about,
-        fields: S::fields,
-        decode: |fields, settings| Some(Box::new(S::read(fields, settings)?)),
+        fields: declare::fields_of::<S>,
+        decode: |fields, study| Some(Box::new(S::read(fields, &Declared::default(), study)?)),
     }
 }
 
