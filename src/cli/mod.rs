@@ -4,6 +4,7 @@
 //! Exit codes: [`Exit`].
 
 mod cache;
+mod completions;
 mod console;
 mod dag;
 mod data;
@@ -66,6 +67,8 @@ enum Command {
     Data(data::DataArguments),
     /// Write a commented study file to start from.
     Init(init::InitArguments),
+    /// Print a script that completes commands and options in a shell.
+    Completions(completions::CompletionsArguments),
 }
 
 /// What `run`, `plan` and `explain` have in common.
@@ -130,6 +133,7 @@ pub fn main() -> ! {
         Command::Dag(arguments) => dag::dag(&arguments),
         Command::Data(arguments) => data::data(&arguments),
         Command::Init(arguments) => init::init(&arguments),
+        Command::Completions(arguments) => completions::completions(&arguments),
     };
     let code = match outcome {
         Ok(()) => Exit::Done,
