@@ -20,9 +20,10 @@ run: setup
 	$(dial) run pipelines/quickstart.toml
 
 # The release profile, so that the tests share their dependencies with `make run`.
-# The tests of report.html drive a headless Chromium; its screenshots go to target/report/.
+# The tests of report.html drive a headless Chromium; its screenshots go to target/report/. Those of the schema ask two validators.
 test: setup
 	scripts/test-setup.sh
+	scripts/setup.sh validators
 	scripts/setup-browser.sh
 	cargo test --release --locked
 

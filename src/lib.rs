@@ -6,8 +6,8 @@
 //! values`, and answers it with as little arithmetic as causality allows. What a person sees is rendered from artifacts and events.
 //!
 //! Arrows go one way: `main → cli → {report, run} → plan → stages → {model, prompts, stats}`, with `run, plan → cache` and `plan, stages → spec`.
-//! Below them all: `files`, which reads what comes from outside, `fetch`, which brings files over the network, and `harmless`, which makes
-//! text from outside safe to show.
+//! Below them all: `files`, which reads what comes from outside, `fetch`, which brings files over the network, `machine`, which says
+//! what this machine has, and `harmless`, which makes text from outside safe to show.
 #![warn(missing_docs)]
 
 mod cache;
@@ -15,6 +15,7 @@ pub mod cli;
 mod fetch;
 mod files;
 mod harmless;
+mod machine;
 mod model;
 mod plan;
 mod prompts;

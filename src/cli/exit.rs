@@ -17,6 +17,8 @@ pub(crate) enum Exit {
     NotReproduced,
     /// A run is alive on the cache, and what it may use is not deleted.
     Busy,
+    /// `doctor` found what a run would fail on.
+    Unfit,
     /// Interrupted; what was computed is kept, and the same command resumes.
     Interrupted,
 }
@@ -31,6 +33,7 @@ impl Exit {
             Exit::Damaged => 3,
             Exit::NotReproduced => 4,
             Exit::Busy => 5,
+            Exit::Unfit => 6,
             Exit::Interrupted => 130,
         }
     }
@@ -47,6 +50,7 @@ impl Exit {
                 "`run --force` gave other bits than are cached; the cached ones are kept"
             }
             Exit::Busy => "`cache gc` deleted nothing, because a run is alive on the cache",
+            Exit::Unfit => "`doctor` found a problem, which a run would fail on",
             Exit::Interrupted => "interrupted; what was computed is kept, the same command resumes",
         }
     }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use tch::{Cuda, Device};
 
 use super::error::ModelError;
+use super::libtorch;
 
 /// A device as a person names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,8 +51,7 @@ impl DeviceName {
         let DeviceName::Cuda(number) = self else {
             return Ok(Device::Cpu);
         };
-        load_cuda()?;
-        let count = Cuda::device_count();
+        let count = cuda_devices()?;
         if number as i64 >= count {
             return Err(ModelError::Internal(format!(
                 "device `{self}` does not exist: libtorch sees {count} CUDA devices; check `nvidia-smi` and `CUDA_VISIBLE_DEVICES`, or use `--device cpu`"
@@ -59,6 +59,15 @@ impl DeviceName {
         }
         Ok(Device::Cuda(number))
     }
+}
+
+/// Number of CUDA devices that libtorch sees.
+///
+/// # Errors
+/// No CUDA libraries on the library path.
+pub(crate) fn cuda_devices() -> Result<i64, ModelError> {
+    load_cuda()?;
+    Ok(Cuda::device_count())
 }
 
 /// Makes libtorch's CUDA backend known, before libtorch is first asked about it (it remembers the answer).
@@ -115,7 +124,7 @@ impl Provenance {
         });
         Provenance {
             dial: env!("CARGO_PKG_VERSION"),
-            libtorch: "2.11.0",
+            libtorch: libtorch::MADE_FOR,
             device: device.to_string(),
             threads: rayon::current_num_threads(),
             cpu,

@@ -1,8 +1,8 @@
 //! The models in memory: loaded when a cell is missing, dropped when another needs the room.
 
-use std::path::Path;
 use std::time::Instant;
 
+use crate::machine;
 use crate::model::{DeviceName, Evaluator, ModelError, ModelHandle};
 
 /// Loaded models by fingerprint.
@@ -39,11 +39,11 @@ impl LoadedModels {
             Some(index) => index,
             None => {
                 let needed = weight_bytes(model);
-                if available_memory_bytes().is_some_and(|free| needed * 2 > free) {
+                if machine::memory().is_some_and(|memory| needed * 2 > memory.available_bytes) {
                     self.loaded.clear();
                 }
                 let half_of_free = || {
-                    let free = available_memory_bytes();
+                    let free = machine::memory().map(|memory| memory.available_bytes);
                     free.map_or(2 << 30, |free| free.saturating_sub(needed) / 2)
                 };
                 let budget = self.prefix_bytes.unwrap_or_else(half_of_free);
@@ -71,14 +71,4 @@ fn weight_bytes(model: &ModelHandle) -> usize {
         .map(|(_, shape)| shape.iter().product::<usize>())
         .sum();
     elements * model.dtype().size()
-}
-
-/// Memory that can be taken without swapping, where the system tells it.
-fn available_memory_bytes() -> Option<usize> {
-    let text = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: usize = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }

@@ -77,18 +77,20 @@ fn help() {
     Usage: dial <COMMAND>
 
     Commands:
-      run      Run a study; only what changed since the last run is computed
-      plan     Show what a run would do, and why, without doing it
-      explain  Say of each stage whether it is cached, and if not, exactly what has changed since when
-      status   List the runs there are, how far each got, and the command that resumes it
-      cache    Check the cache, show what it holds, delete from it
-      report   Draw a run again: its page `report.html` and its figures
-      show     Show a run's numbers as tables, with small charts
-      diff     Compare two runs, or a run with published tables; exit code 1 where they differ
-      dag      Print a study's pipeline for Mermaid or Graphviz
-      data     Fetch public prompt sets from their homes
-      init     Write a commented study file to start from
-      help     Print this message or the help of the given subcommand(s)
+      run          Run a study; only what changed since the last run is computed
+      plan         Show what a run would do, and why, without doing it
+      explain      Say of each stage whether it is cached, and if not, exactly what has changed since when
+      status       List the runs there are, how far each got, and the command that resumes it
+      cache        Check the cache, show what it holds, delete from it
+      report       Draw a run again: its page `report.html` and its figures
+      show         Show a run's numbers as tables, with small charts
+      diff         Compare two runs, or a run with published tables; exit code 1 where they differ
+      dag          Print a study's pipeline for Mermaid or Graphviz
+      data         Fetch public prompt sets from their homes
+      doctor       Look at libtorch, devices, disks, the hub and the cache: what would keep a run from working
+      init         Write a commented study file to start from
+      completions  Print a script that completes commands and options in a shell
+      help         Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help     Print help
@@ -101,6 +103,7 @@ fn help() {
         3  `cache verify` found damage, and moved it aside
         4  `run --force` gave other bits than are cached; the cached ones are kept
         5  `cache gc` deleted nothing, because a run is alive on the cache
+        6  `doctor` found a problem, which a run would fail on
       130  interrupted; what was computed is kept, the same command resumes
     ");
     assert_snapshot!(help(&["run", "--help"]), @r"
