@@ -17,6 +17,7 @@ mod logging;
 mod plan;
 mod report;
 mod run;
+mod schema;
 mod show;
 mod sizes;
 mod status;
@@ -70,6 +71,8 @@ enum Command {
     Doctor(doctor::DoctorArguments),
     /// Write a commented study file to start from.
     Init(init::InitArguments),
+    /// Print the JSON Schema of study files, by which editors complete and check them.
+    Schema,
     /// Print a script that completes commands and options in a shell.
     Completions(completions::CompletionsArguments),
 }
@@ -137,6 +140,7 @@ pub fn main() -> ! {
         Command::Data(arguments) => data::data(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Init(arguments) => init::init(&arguments),
+        Command::Schema => schema::schema(),
         Command::Completions(arguments) => completions::completions(&arguments),
     };
     let code = match outcome {

@@ -48,7 +48,7 @@ impl Site {
     ];
 
     /// The short name used in study files and tables, e.g. `resid_pre`.
-    pub(crate) fn short_name(self) -> &'static str {
+    pub(crate) const fn short_name(self) -> &'static str {
         match self {
             Site::ResidPre => "resid_pre",
             Site::AttnZ => "z",
@@ -61,7 +61,7 @@ impl Site {
     }
 
     /// The TransformerLens name inside a block, e.g. `hook_resid_pre` or `attn.hook_z`.
-    pub(crate) fn hook_name(self) -> &'static str {
+    pub(crate) const fn hook_name(self) -> &'static str {
         match self {
             Site::ResidPre => "hook_resid_pre",
             Site::AttnZ => "attn.hook_z",

@@ -6,9 +6,11 @@ use serde_json::{Map, Value as Json};
 
 use crate::model::{Chat, ModelHandle, SpecialTokens, reserved_variable};
 use crate::prompts::PromptSet;
-use crate::spec::{Decode, Fields, Location, Node, Problems, Value, choice};
+use crate::spec::{Decode, Location, Node, Problems, Value};
 use crate::stages::Inputs;
+use crate::stages::declare::Table;
 
+use super::sections::{ChatSection, TemplateArguments};
 use super::study::{ModelSpec, Study};
 
 /// Prompts that a sentence names; the others are counted.
@@ -17,37 +19,23 @@ const NAMED: usize = 3;
 /// The settings, and where the system message is written.
 pub(super) fn decode(node: &Node, problems: &mut Problems) -> (Chat, Option<Location>) {
     let mut chat = Chat::default();
-    let Some(mut fields) = Fields::new(node, problems) else {
+    let Some(Table(section)) = Table::<ChatSection>::decode(node, problems) else {
         return (chat, None);
     };
-    let mut system_at = None;
-    if let Some(node) = fields.node("system") {
-        system_at = Some(node.at.clone());
-        match &node.value {
-            Value::Boolean(false) => chat.system = None,
-            Value::String(_) => chat.system = String::decode(node, fields.problems()),
-            _ => {
-                let expected = "a string, or `false` to leave the system message out";
-                fields.problems().mismatch(node, expected);
-            }
-        }
-    }
-    if let Some(node) = fields.node("template_arguments") {
-        chat.template_arguments = decode_arguments(node, fields.problems());
-    }
-    if let Some(node) = fields.node("special_tokens") {
-        let decoded = choice(node, fields.problems(), &SpecialTokens::NAMES);
-        chat.special_tokens = decoded.unwrap_or_default();
-    }
-    fields.finish();
+    chat.template_arguments = section.template_arguments.0;
+    chat.special_tokens = section.special_tokens;
+    let system_at = section.system.map(|system| {
+        chat.system = system.text;
+        system.at
+    });
     (chat, system_at)
 }
 
 /// Variables for the template: any values, under names that the program does not set itself.
-fn decode_arguments(node: &Node, problems: &mut Problems) -> Map<String, Json> {
+pub(super) fn decode_arguments(node: &Node, problems: &mut Problems) -> Option<Map<String, Json>> {
     let Some(table) = node.as_table() else {
-        problems.mismatch(node, "a table, e.g. `{ enable_thinking = false }`");
-        return Map::new();
+        problems.mismatch(node, &TemplateArguments::expected());
+        return None;
     };
     let mut arguments = Map::new();
     for (key, node) in table.iter() {
@@ -72,7 +60,7 @@ fn decode_arguments(node: &Node, problems: &mut Problems) -> Map<String, Json> {
             arguments.insert(name.to_string(), value);
         }
     }
-    arguments
+    Some(arguments)
 }
 
 /// A value as templates and keys take it.

@@ -14,6 +14,8 @@ mod record;
 #[cfg(test)]
 mod recorded_tests;
 mod resolve;
+mod schema;
+mod sections;
 mod status;
 mod study;
 mod trust;
@@ -27,6 +29,7 @@ pub(crate) use record::{ArtifactRecord, StoredOutput, TableRecord, stored_artifa
 pub use record::{StageRecord, load_artifacts};
 pub(crate) use resolve::PlanError;
 pub use resolve::{Fetch, Opened, open_study};
+pub(crate) use schema::schema;
 pub use status::Plan;
 pub(crate) use status::{PlannedStage, Status};
 pub(crate) use study::{StageSpec, Study};

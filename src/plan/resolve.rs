@@ -265,7 +265,7 @@ fn check_settings(study: &Study, spec: &ModelSpec, model: &ModelHandle, problems
     let is_told = words
         .refuse
         .iter()
-        .chain(&words.comply)
+        .chain(words.comply.iter())
         .any(String::is_empty);
     let at = study.score_at.as_ref().unwrap_or(&spec.source.at);
     match study.settings.readout(model) {

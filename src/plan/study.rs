@@ -3,15 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::model::{Dtype, ScoreDtype};
+use crate::model::Dtype;
 use crate::prompts::Draw;
 use crate::spec::{
-    Document, Fields, Key, Location, Node, OneOrMany, Problems, Spanned, choice, suggest,
+    Decode, Document, Fields, Key, Location, Node, Problems, Spanned, choice, suggest,
 };
-use crate::stages::{ImportSettings, KINDS, Kind, Name, Product, ScoreRule, Settings, Stage};
+use crate::stages::declare::{ByContent, Table};
+use crate::stages::{
+    ImportSection, ImportSettings, KINDS, Kind, Name, Product, ScoreRule, Settings, Stage,
+};
 
 use super::chat;
 use super::graph::{Known, check_names, sort};
+use super::sections::{About, ModelEntry, PromptsEntry};
 
 /// A model as the study names it.
 #[derive(Clone, Debug)]
@@ -103,7 +107,7 @@ impl Study {
         let settings = Settings {
             chat,
             score: score
-                .and_then(|node| decode_score(node, problems))
+                .and_then(|node| Table::<ScoreRule>::decode(node, problems).map(|table| table.0))
                 .unwrap_or_default(),
             import: decode_import(import, &document, problems),
         };
@@ -142,28 +146,11 @@ impl Study {
 }
 
 fn decode_study(node: &Node, problems: &mut Problems) -> (Option<String>, Option<String>) {
-    let Some(mut fields) = Fields::new(node, problems) else {
-        return (None, None);
-    };
-    let name = fields.optional::<Spanned<String>>("name");
-    let question = fields.optional("question");
-    let name = name.and_then(|name| {
-        let good = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | ' ');
-        let fits = (1..=LONGEST_STUDY).contains(&name.value.len());
-        if fits && !name.value.starts_with('.') && name.value.chars().all(good) {
-            return Some(name.value);
-        }
-        fields
-            .problems()
-            .error_at(
-                &name.at,
-                format!("study name `{}` cannot name a folder", name.value),
-            )
-            .label("expected letters, digits, spaces, `-`, `_` and `.`, and 200 bytes at most");
-        None
-    });
-    fields.finish();
-    (name, question)
+    let about = Table::<About>::decode(node, problems).map(|table| table.0);
+    about.map_or((None, None), |about| {
+        let name = about.name.map(|name| name.0.0);
+        (name, about.question.map(|question| question.0))
+    })
 }
 
 /// The entries of a section whose keys are names that the user chooses.
@@ -192,32 +179,16 @@ fn decode_models(
 ) -> BTreeMap<String, ModelSpec> {
     let mut models = BTreeMap::new();
     for (name, node) in entries(node, problems) {
-        let Some(mut fields) = Fields::new(node, problems) else {
+        let Some(Table(entry)) = Table::<ModelEntry>::decode(node, problems) else {
             continue;
         };
-        let source = fields.required::<Spanned<String>>("source");
-        let dtype = match fields.node("dtype") {
-            None => Some(Dtype::Float32),
-            Some(node) => {
-                let names =
-                    [Dtype::Float32, Dtype::BFloat16, Dtype::Float16].map(|d| (d.name(), d));
-                choice(node, fields.problems(), &names)
-            }
+        let spec = ModelSpec {
+            folder: document.sources.resolve_path(&entry.source.0.at, ""),
+            source: entry.source.0,
+            dtype: entry.dtype.0,
+            template_from: entry.template_from.map(|name| name.0),
         };
-        let template_from = fields.optional("template_from");
-        fields.finish();
-        if let (Some(source), Some(dtype)) = (source, dtype) {
-            let folder = document.sources.resolve_path(&source.at, "");
-            models.insert(
-                name.name.clone(),
-                ModelSpec {
-                    source,
-                    folder,
-                    dtype,
-                    template_from,
-                },
-            );
-        }
+        models.insert(name.name.clone(), spec);
     }
     check_lenders(&models, &keys(Some(node)), problems);
     models
@@ -252,62 +223,28 @@ fn decode_prompts(
 ) -> BTreeMap<String, Spanned<PathBuf>> {
     let mut prompts = BTreeMap::new();
     for (name, node) in entries(node, problems) {
-        let Some(mut fields) = Fields::new(node, problems) else {
+        let Some(Table(entry)) = Table::<PromptsEntry>::decode(node, problems) else {
             continue;
         };
-        let path = fields.required::<Spanned<PathBuf>>("path");
-        let draw = fields.node("draw");
-        fields.finish();
-        let draw = draw.and_then(|node| decode_draw(node, document, problems));
+        let path = document
+            .sources
+            .resolve_path(&entry.path.0.at, &entry.path.0.value);
+        let draw = entry
+            .draw
+            .map(|ByContent(Table(draw))| match draw.selection {
+                Some(file) => Draw::Selection(document.sources.resolve_path(&file.at, &file.value)),
+                None => Draw::Seeded {
+                    seed: draw.seed,
+                    harmful: draw.harmful,
+                    edge: draw.edge,
+                    benign: draw.benign,
+                },
+            });
         draws.extend(draw.map(|draw| (name.name.clone(), draw)));
-        if let Some(path) = path {
-            let value = document.sources.resolve_path(&path.at, &path.value);
-            prompts.insert(name.name.clone(), Spanned { value, at: path.at });
-        }
+        let at = entry.path.0.at;
+        prompts.insert(name.name.clone(), Spanned { value: path, at });
     }
     prompts
-}
-
-/// What is drawn out of a set: seeded caps, or the prompts that a file names.
-fn decode_draw(node: &Node, document: &Document, problems: &mut Problems) -> Option<Draw> {
-    let mut fields = Fields::new(node, problems)?;
-    let selection = fields.optional::<Spanned<PathBuf>>("selection");
-    let draw = match selection {
-        Some(path) => Draw::Selection(document.sources.resolve_path(&path.at, &path.value)),
-        None => Draw::Seeded {
-            seed: fields.or("seed", 0),
-            harmful: fields.optional("harmful"),
-            edge: fields.optional("edge"),
-            benign: fields.or("benign", 0),
-        },
-    };
-    fields.finish();
-    Some(draw)
-}
-
-fn decode_score(node: &Node, problems: &mut Problems) -> Option<ScoreRule> {
-    let default = ScoreRule::default();
-    let mut fields = Fields::new(node, problems)?;
-    let refuse = words("refuse", &mut fields);
-    let comply = words("comply", &mut fields);
-    let threshold = fields.or("threshold", default.threshold);
-    let dtype = match fields.node("dtype") {
-        None => Some(default.dtype),
-        Some(node) => {
-            let names = [
-                ("float32", ScoreDtype::Float32),
-                ("model", ScoreDtype::Model),
-            ];
-            choice(node, fields.problems(), &names)
-        }
-    };
-    fields.finish();
-    Some(ScoreRule {
-        refuse: refuse.unwrap_or(default.refuse),
-        comply: comply.unwrap_or(default.comply),
-        threshold,
-        dtype: dtype?,
-    })
 }
 
 /// Where published files lie: by default beside the study's file.
@@ -321,27 +258,15 @@ fn decode_import(
         folder: beside(&document.root.at),
         layer: None,
     };
-    let Some(mut fields) = node.and_then(|node| Fields::new(node, problems)) else {
-        return import;
-    };
-    if let Some(folder) = fields.optional::<Spanned<PathBuf>>("folder") {
-        import.folder = document.sources.resolve_path(&folder.at, &folder.value);
+    let section =
+        node.and_then(|node| Table::<ImportSection>::decode(node, problems).map(|table| table.0));
+    if let Some(section) = section {
+        if let Some(folder) = section.folder {
+            import.folder = document.sources.resolve_path(&folder.0.at, &folder.0.value);
+        }
+        import.layer = section.layer;
     }
-    import.layer = fields.optional("layer");
-    fields.finish();
     import
-}
-
-/// The openings of one side of the score rule.
-fn words(name: &'static str, fields: &mut Fields<'_, '_>) -> Option<Vec<String>> {
-    let list = fields.optional::<OneOrMany<String>>(name)?;
-    for word in list.0.iter().filter(|word| word.value.is_empty()) {
-        fields
-            .problems()
-            .error_at(&word.at, format!("`{name}` holds an empty string"))
-            .label("expected the opening of an answer, e.g. `\"Sorry\"`");
-    }
-    Some(list.iter().cloned().collect())
 }
 
 /// The stages that could be decoded, and the names of all.
@@ -383,8 +308,6 @@ fn decode_stages(
 
 /// Bytes of a stage's name, so that the longest name of a file of it is one that a file can have.
 const LONGEST_STAGE: usize = 150;
-/// Bytes of a study's name, which is that of a folder.
-const LONGEST_STUDY: usize = 200;
 
 /// A stage's name is the name of its tables' files, up to the first dot.
 fn check_stage_name(key: &Key, problems: &mut Problems) {

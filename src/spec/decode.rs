@@ -153,7 +153,32 @@ impl<T: Decode> Decode for Vec<T> {
     }
 }
 
-/// Reads one of a few names, with a suggestion where it is none of them: for modes, sites, units and kinds.
+/// What a study says with one of a few names: modes, sites, units.
+pub(crate) trait Choice: Copy + PartialEq + 'static {
+    /// Each name, what it stands for, and what it means, empty where the name says all. Of several names for one value the first is the
+    /// usual one.
+    const CHOICES: &'static [(&'static str, Self, &'static str)];
+
+    /// The usual name.
+    fn name(self) -> &'static str {
+        let mut choices = Self::CHOICES.iter();
+        let named = choices.find(|(_, value, _)| *value == self);
+        named.map_or("", |(name, ..)| name)
+    }
+}
+
+impl<T: Choice> Decode for T {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let choices = T::CHOICES.iter().map(|(name, value, _)| (*name, *value));
+        choice(node, problems, &choices.collect::<Vec<_>>())
+    }
+
+    fn expected() -> String {
+        String::expected()
+    }
+}
+
+/// Reads one of a few names, with a suggestion where it is none of them.
 pub(crate) fn choice<T: Clone>(
     node: &Node,
     problems: &mut Problems,
@@ -273,24 +298,15 @@ error: `x[2]` is the number `0.5`, not an integer from 0 to 4294967295
         assert_eq!(path, "error: `x` is the string ``, not a path");
     }
 
-    #[derive(Clone, Debug, PartialEq)]
+    #[derive(Clone, Copy, Debug, PartialEq)]
     enum Mode {
         Add,
         Ablate,
     }
 
-    impl Decode for Mode {
-        fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-            choice(
-                node,
-                problems,
-                &[("add", Self::Add), ("ablate", Self::Ablate)],
-            )
-        }
-
-        fn expected() -> String {
-            "a mode".into()
-        }
+    impl Choice for Mode {
+        const CHOICES: &[(&str, Self, &str)] =
+            &[("add", Self::Add, ""), ("ablate", Self::Ablate, "")];
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Reading one table field by field, so that what is missing, wrong or unknown is all told.
 
+use serde_json::Value as Json;
+
 use super::decode::Decode;
 use super::diagnostic::{Problems, suggest};
 use super::source::Location;
@@ -39,6 +41,13 @@ impl<'n, 'p> Fields<'n, 'p> {
         self.table.get(name)
     }
 
+    /// Counts fields as known whose meaning is not known, because what decides it is wrong: one mistake should not make a dozen.
+    pub(crate) fn pass_over(&mut self, names: &[&'static str]) {
+        for name in names {
+            self.node(name);
+        }
+    }
+
     /// A field that must be there; `None`, with the problem pushed, where it is missing or cannot be decoded.
     pub(crate) fn required<T: Decode>(&mut self, name: &'static str) -> Option<T> {
         if let Some(node) = self.node(name) {
@@ -57,9 +66,11 @@ impl<'n, 'p> Fields<'n, 'p> {
         T::decode(self.node(name)?, self.problems)
     }
 
-    /// A field with a default, which also stands in, with the problem pushed, where the value cannot be decoded.
-    pub(crate) fn or<T: Decode>(&mut self, name: &'static str, default: T) -> T {
-        self.optional(name).unwrap_or(default)
+    /// A field with a default, as the study would have it, which also stands in, with the problem pushed, where the value cannot be
+    /// decoded.
+    pub(crate) fn or<T: Decode>(&mut self, name: &'static str, default: &Json) -> Option<T> {
+        self.optional(name)
+            .or_else(|| T::decode(&Node::of_json(default, self.at), self.problems))
     }
 
     /// Where the table was written.
@@ -113,13 +124,13 @@ mod tests {
             let mut fields = Fields::new(node, problems)?;
             let alpha = fields.required::<OneOrMany<f64>>("alpha");
             let layer = fields.required("layer");
-            let threshold = fields.or("threshold", 0.5);
+            let threshold = fields.or("threshold", &Json::from(0.5));
             let name = fields.optional("name");
             fields.finish();
             Some(Self {
                 alpha: alpha?.iter().copied().collect(),
                 layer: layer?,
-                threshold,
+                threshold: threshold?,
                 name,
             })
         }

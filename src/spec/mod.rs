@@ -36,7 +36,7 @@ mod read_yaml;
 mod source;
 mod tree;
 
-pub(crate) use decode::{Decode, Spanned, choice};
+pub(crate) use decode::{Choice, Decode, Spanned, choice};
 pub(crate) use diagnostic::{Diagnostics, Problems, suggest};
 pub(crate) use fields::Fields;
 pub(crate) use lists::{Layers, OneOrMany, Seeds};

@@ -43,6 +43,11 @@ impl Location {
         &self.path
     }
 
+    /// The name of the field itself: the last part of its path.
+    pub(crate) fn field(&self) -> &str {
+        self.path.rsplit('.').next().unwrap_or_default()
+    }
+
     /// The path in backticks for a message, or `the study` for the root.
     pub(super) fn subject(&self) -> String {
         if self.path.is_empty() {

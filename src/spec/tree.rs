@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+use serde_json::Value as Json;
 
 use super::source::Location;
 
@@ -139,6 +140,38 @@ impl Node {
             (value, over) => *value = over,
         }
         self.at = over.at;
+    }
+
+    /// A value that a program gives in the place of one that was not written, as if it stood at `at`.
+    pub(super) fn of_json(value: &Json, at: &Location) -> Self {
+        let value = match value {
+            Json::Null => Value::Table(Table::default()),
+            Json::Bool(flag) => Value::Boolean(*flag),
+            Json::Number(number) => match number.as_i64() {
+                Some(number) => Value::Integer(number),
+                None => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            Json::String(text) => Value::String(text.clone()),
+            Json::Array(items) => {
+                Value::Array(items.iter().map(|item| Self::of_json(item, at)).collect())
+            }
+            Json::Object(entries) => {
+                let mut table = Table::default();
+                for (name, value) in entries {
+                    let (name, node) = (name.clone(), Self::of_json(value, at));
+                    table.push(
+                        Key {
+                            name,
+                            at: at.clone(),
+                        },
+                        node,
+                    );
+                }
+                Value::Table(table)
+            }
+        };
+        let at = at.clone();
+        Self { value, at }
     }
 
     /// The table, if this is one.

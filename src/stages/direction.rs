@@ -11,111 +11,122 @@ mod findings;
 mod tables;
 
 use polars::prelude::DataFrame;
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
 use crate::model::Site;
 use crate::prompts::PromptSet;
-use crate::spec::{Fields, Layers, Problems, Spanned, choice};
+use crate::spec::{Choice, Fields, Layers, Problems};
 use crate::stats;
 
+use super::declare::{Together, declared, parameters};
 use super::forecast::{check_scores, directions_of};
-use super::parameters::{self, Settings};
+use super::parameters::{self, GroupSize, Label, Model, Position, PromptsName, Scores, StageOf};
+use super::settings::Settings;
 use super::table;
-use super::{
-    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
-};
+use super::{Cost, Evaluate, Forecast, Inputs, Kind, Name, Output, Product, Stage, StageError};
 
 pub(crate) use extract::Direction;
 pub(super) use extract::{Groups, Recipe};
 pub(super) use findings::findings;
 pub(super) use tables::{cosines, describe, members};
 
-pub(super) static KIND: Kind = Kind {
-    name: "direction",
-    version: 2,
-    product: Product::Directions,
-    about: "difference of mean activations of high- and low-scoring prompts",
-    decode,
-};
+pub(super) static KIND: Kind = super::kind::<Extract>(
+    "direction",
+    2,
+    Product::Directions,
+    "difference of mean activations of high- and low-scoring prompts",
+);
 
-/// How A and B are chosen.
-#[derive(Clone, Debug, PartialEq)]
-enum Select {
-    TopBottom { n: Spanned<usize> },
-    Threshold { t: f64 },
+parameters! {
+    struct Extract {
+        /// The model whose activations are taken.
+        model: Model,
+        /// The prompts.
+        prompts: PromptsName,
+        /// Scores of the prompts, by which those of A and B are chosen.
+        scores: StageOf<Scores>,
+        /// The split that A and B are chosen from.
+        split: Label,
+        select: Select,
+        /// Layers of the activations: a direction for each.
+        layer: Layers,
+        /// Site of the activations.
+        site: Site = "resid_pre",
+        /// Position of the activations, counted from the end of the prompt: -1 is its last token.
+        position: Position = -1,
+        /// Whether a prompt may be in A and in B.
+        allow_overlap: bool = false,
+        settings: Settings,
+    }
 }
 
-struct Extract {
-    model: Name,
-    prompts: Name,
-    scores: Name,
-    split: Name,
-    select: Select,
-    layers: Layers,
-    site: Site,
-    position: i64,
-    allow_overlap: bool,
-    settings: Settings,
+/// What A and B are chosen by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum By {
+    Rank,
+    Threshold,
 }
 
-fn decode(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Box<dyn Stage>> {
-    let model = fields.required("model");
-    let prompts = fields.required("prompts");
-    let scores = fields.required("scores");
-    let split = fields.required("split");
-    let select = select(fields);
-    let layers = fields.required("layer");
-    let site = parameters::site(fields);
-    let position = parameters::position(fields);
-    let allow_overlap = fields.or("allow_overlap", false);
-    Some(Box::new(Extract {
-        model: model?,
-        prompts: prompts?,
-        scores: scores?,
-        split: split?,
-        select: select?,
-        layers: layers?,
-        site: site?,
-        position: position?,
-        allow_overlap,
-        settings: settings.clone(),
-    }))
-}
-
-fn select(fields: &mut Fields<'_, '_>) -> Option<Select> {
-    let by_rank = match fields.node("select") {
-        None => Some(true),
-        Some(node) => choice(
-            node,
-            fields.problems(),
-            &[("top_bottom", true), ("threshold", false)],
+impl Choice for By {
+    const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
+        (
+            "top_bottom",
+            Self::Rank,
+            "the `n` highest and the `n` lowest scores",
         ),
-    };
-    let n = fields.optional::<Spanned<usize>>("n");
-    let t = fields.optional::<Spanned<f64>>("t");
-    let refuse = |fields: &mut Fields<'_, '_>, at: &crate::spec::Location, message: &str| {
-        fields.problems().error_at(at, message.to_string());
-        None
-    };
-    match (by_rank?, n, t) {
-        (true, Some(n), None) if n.value > 0 => Some(Select::TopBottom { n }),
-        (false, None, t) => Some(Select::Threshold {
-            t: t.map_or(0.0, |t| t.value),
-        }),
-        (true, Some(n), None) => refuse(
-            fields,
-            &n.at,
-            "`n` must be at least 1: a direction is made of two groups of prompts",
+        (
+            "threshold",
+            Self::Threshold,
+            "scores above `t`, and the others",
         ),
-        // What cannot be decoded has been told.
-        (true, None, None) => {
-            if fields.node("n").is_none() {
-                fields.required::<usize>("n");
+    ];
+}
+
+parameters! {
+    /// How A and B are chosen.
+    #[derive(Clone, Debug, PartialEq)]
+    enum Select {
+        /// How A and B are chosen.
+        by select: By = "top_bottom";
+        TopBottom {
+            /// How many prompts are in A, and in B; with `select = "top_bottom"`.
+            n: GroupSize,
+        },
+        Threshold {
+            /// Scores above it are in A, the others in B; with `select = "threshold"`.
+            t as "threshold": f64 = 0.0,
+        },
+    }
+}
+
+impl Together for Select {
+    fn read_together(fields: &mut Fields<'_, '_>, _: &Settings) -> Option<Self> {
+        let by = match fields.node("select") {
+            None => Some(By::Rank),
+            Some(_) => fields.optional("select"),
+        };
+        let Some(by) = by else {
+            fields.pass_over(&["n", "t"]);
+            return None;
+        };
+        let belongs_elsewhere = |name, by: By, fields: &mut Fields<'_, '_>| {
+            if let Some(node) = fields.node(name) {
+                let message = format!("`{name}` belongs to `select = \"{}\"`", by.name());
+                fields.problems().error_at(&node.at, message);
             }
-            None
+        };
+        match by {
+            By::Rank => {
+                let n = fields.required("n");
+                belongs_elsewhere("t", By::Threshold, fields);
+                Some(Select::TopBottom { n: n? })
+            }
+            By::Threshold => {
+                belongs_elsewhere("n", By::Rank, fields);
+                let t = fields.or("t", &json!(0.0))?;
+                Some(Select::Threshold { t })
+            }
         }
-        (true, _, Some(t)) => refuse(fields, &t.at, "`t` belongs to `select = \"threshold\"`"),
-        (false, Some(n), _) => refuse(fields, &n.at, "`n` belongs to `select = \"top_bottom\"`"),
     }
 }
 
@@ -126,48 +137,19 @@ impl Select {
             Select::Threshold { t } => format!("threshold_{t}"),
         }
     }
-
-    fn key(&self) -> Json {
-        match self {
-            Select::TopBottom { n } => json!({ "n": n.value }),
-            Select::Threshold { t } => json!({ "threshold": t }),
-        }
-    }
 }
 
 impl Stage for Extract {
-    fn needs(&self) -> Needs {
-        Needs {
-            models: vec![self.model.clone()],
-            prompts: vec![self.prompts.clone()],
-            stages: vec![(self.scores.clone(), Product::Scores)],
-            ..Needs::default()
-        }
-    }
-
-    fn parameters(&self) -> Json {
-        json!({
-            "model": self.model.value,
-            "split": self.split.value,
-            "select": self.select.key(),
-            "layer": parameters::layers_key(&self.layers),
-            "site": self.site.short_name(),
-            "position": self.position,
-            "allow_overlap": self.allow_overlap,
-            "settings": self.settings.key(),
-        })
-    }
-
     fn forecast(&self, inputs: &Inputs) -> Forecast {
         Forecast {
-            directions: directions_of(&self.model, &[None], &self.layers, inputs),
+            directions: directions_of(&self.model, &[None], &self.layer, inputs),
             ..Forecast::about(std::slice::from_ref(&self.model), &self.prompts)
         }
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         parameters::check_layers(
-            &self.layers,
+            &self.layer,
             std::slice::from_ref(&self.model),
             inputs,
             problems,
@@ -196,13 +178,13 @@ impl Stage for Extract {
         let table = inputs.stage(&self.scores)?.table("")?;
         let scores = scores_of(&table, &self.model, prompts)?;
         let (groups, mut found) = self.groups(prompts, &scores)?;
-        let layers = parameters::layers(&self.layers, model.config().n_layers);
+        let layers = parameters::layers(&self.layer, model.config().n_layers);
         let recipe = Recipe {
             model,
             prompts,
             layers: &layers,
             site: self.site,
-            position: self.position,
+            position: *self.position,
             label: self.select.label(),
             seed: None,
             settings: &self.settings,

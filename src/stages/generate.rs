@@ -13,22 +13,21 @@ mod tables;
 
 use std::sync::Arc;
 
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use crate::model::{Cell, ModelHandle, Positions, Readout, Sampling, Tokens, Value};
 use crate::prompts::PromptSet;
-use crate::spec::{Fields, OneOrMany, Problems, Spanned, choice};
+use crate::spec::{Choice, Decode, Fields, Node, Problems, Spanned};
 
-use super::forecast::check_directions;
-use super::parameters::{self, Settings};
-use super::patch;
+use super::declare::{Declared, Field, FieldType, Parameter, as_needed, declared, parameters};
+use super::parameters::{self, Count, Labels, Models, PromptsName};
+use super::settings::Settings;
 use super::sweep::{self, Line};
 use super::{
-    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
-    product,
+    Cost, Evaluate, Forecast, Inputs, Kind, Needs, Output, Product, Stage, StageError, product,
 };
 
-use steering::{Acts, Steering, steering};
+use steering::{Acts, Steering};
 pub(super) use tables::{Answer, Row, agreement, main_table, rates};
 
 /// What the two text classifiers call a continuation: by the study's patterns, and by XSTest's openings.
@@ -39,15 +38,36 @@ pub(super) fn classified(text: &str, normalize_quotes: bool) -> (bool, bool) {
     )
 }
 
-pub(super) static KIND: Kind = Kind {
-    name: "generate",
-    version: 2,
-    product: Product::Texts,
-    about: "continuations, and whether they are refusals",
-    decode,
-};
+pub(super) static KIND: Kind = super::kind::<Generate>(
+    "generate",
+    2,
+    Product::Texts,
+    "continuations, and whether they are refusals",
+);
 
-const DEFAULT_NEW_TOKENS: usize = 64;
+parameters! {
+    struct Generate {
+        /// Models that are asked, in the order of the table.
+        model: Models,
+        /// The prompts.
+        prompts: PromptsName,
+        /// Splits that are continued, in this order; all where left out.
+        split: Option<Labels>,
+        /// How many prompts of each split at most.
+        limit: Option<Count>,
+        steering: Option<Steering>,
+        /// How many tokens are generated at most.
+        max_new_tokens: Count = 64,
+        sampling: Sampling,
+        /// Whether a text ends with the token at which the model ends one.
+        stop_at_end: StopAtEnd = true,
+        /// What the patterns of the study read.
+        scope: Scope = "continuation",
+        /// Whether `’` counts as `'` where the openings of XSTest's classifier are looked for.
+        normalize_quotes: bool = true,
+        settings: Settings,
+    }
+}
 
 /// What the regex classifier reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,169 +78,151 @@ enum Scope {
     Full,
 }
 
-struct Generate {
-    models: Vec<Name>,
-    prompts: Name,
-    splits: Option<Vec<Name>>,
-    limit: Option<usize>,
-    steering: Option<Steering>,
-    max_new_tokens: Spanned<usize>,
-    sampling: Sampling,
-    stop_at_end: bool,
-    scope: Scope,
-    normalize_quotes: bool,
-    settings: Settings,
+impl Choice for Scope {
+    const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
+        ("continuation", Self::Continuation, "the continuation"),
+        (
+            "full",
+            Self::Full,
+            "the rendered prompt and the continuation",
+        ),
+    ];
 }
 
-fn decode(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Box<dyn Stage>> {
-    Some(Box::new(read(fields, settings)?))
+/// Whether a text ends with an end-of-text token: which these are, the models say.
+struct StopAtEnd(bool);
+
+impl Decode for StopAtEnd {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        bool::decode(node, problems).map(Self)
+    }
+
+    fn expected() -> String {
+        bool::expected()
+    }
 }
 
-fn read(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Generate> {
-    let models = parameters::models(fields);
-    let prompts = fields.required("prompts");
-    let splits = fields.optional::<OneOrMany<String>>("split");
-    let limit = patch::count(fields, "limit");
-    let steering = steering(fields);
-    let default = Spanned {
-        value: DEFAULT_NEW_TOKENS,
-        at: fields.at().clone(),
-    };
-    let max_new_tokens = patch::count(fields, "max_new_tokens");
-    let sampling = sampling(fields);
-    let stop_at_end = fields.or("stop_at_end", true);
-    let scope = match fields.node("scope") {
-        None => Some(Scope::Continuation),
-        Some(node) => {
-            let choices = [Scope::Continuation, Scope::Full].map(|scope| (scope.name(), scope));
-            choice(node, fields.problems(), &choices)
+impl FieldType for StopAtEnd {
+    fn schema() -> Json {
+        bool::schema()
+    }
+
+    fn key(&self) -> Json {
+        self.0.into()
+    }
+
+    fn refer(&self, needs: &mut Needs) {
+        needs.ends = self.0;
+    }
+}
+
+/// A temperature above 0.
+struct Temperature(f64);
+
+impl Decode for Temperature {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let temperature = Spanned::<f64>::decode(node, problems)?;
+        if temperature.value > 0.0 {
+            return Some(Self(temperature.value));
         }
-    };
-    let normalize_quotes = fields.or("normalize_quotes", true);
-    Some(Generate {
-        models: models?,
-        prompts: prompts?,
-        splits: splits.map(|splits| splits.0),
-        limit: limit?.map(|limit| limit.value),
-        steering: steering?,
-        max_new_tokens: max_new_tokens?.unwrap_or(default),
-        sampling: sampling?,
-        stop_at_end,
-        scope: scope?,
-        normalize_quotes,
-        settings: settings.clone(),
-    })
+        let message = format!("temperature `{}` is not above 0", temperature.value);
+        problems
+            .error_at(&temperature.at, message)
+            .label("leave it out for the most probable token each time");
+        None
+    }
+
+    fn expected() -> String {
+        f64::expected()
+    }
 }
 
-/// Decodes `temperature` and `seed`; greedy without a temperature.
-fn sampling(fields: &mut Fields<'_, '_>) -> Option<Sampling> {
-    let temperature = fields.optional::<Spanned<f64>>("temperature");
-    let seed = fields.optional::<Spanned<u64>>("seed");
-    let (at, message, label) = match (temperature, seed) {
-        (None, None) => return Some(Sampling::Greedy),
-        (Some(temperature), seed) if temperature.value > 0.0 => {
-            return Some(Sampling::Seeded {
-                temperature: temperature.value,
+impl FieldType for Temperature {
+    fn schema() -> Json {
+        json!({ "type": "number", "exclusiveMinimum": 0 })
+    }
+
+    fn key(&self) -> Json {
+        self.0.into()
+    }
+}
+
+/// `temperature` and `seed`; greedy without a temperature.
+impl Parameter for Sampling {
+    fn read_from(fields: &mut Fields<'_, '_>, _: &Declared<'_>, _: &Settings) -> Option<Self> {
+        let is_greedy = fields.node("temperature").is_none();
+        let temperature = fields.optional::<Temperature>("temperature");
+        let seed = fields.optional::<Spanned<u64>>("seed");
+        match seed {
+            Some(seed) if is_greedy => {
+                let message = "`seed` is given, but no `temperature`";
+                fields
+                    .problems()
+                    .error_at(&seed.at, message)
+                    .label("without a temperature nothing is drawn");
+                None
+            }
+            _ if is_greedy => Some(Sampling::Greedy),
+            seed => Some(Sampling::Seeded {
+                temperature: temperature?.0,
                 seed: seed.map_or(0, |seed| seed.value),
-            });
+            }),
         }
-        (Some(temperature), _) => {
-            let message = format!("temperature `{}` is not above 0", temperature.value);
-            (
-                temperature.at,
-                message,
-                "leave it out for the most probable token each time",
-            )
-        }
-        (None, Some(seed)) => {
-            let message = "`seed` is given, but no `temperature`".to_string();
-            (seed.at, message, "without a temperature nothing is drawn")
-        }
-    };
-    fields.problems().error_at(&at, message).label(label);
-    None
-}
+    }
 
-impl Scope {
-    /// The name in study files.
-    fn name(self) -> &'static str {
-        match self {
-            Scope::Continuation => "continuation",
-            Scope::Full => "full",
-        }
+    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
+        let key = match *self {
+            Sampling::Greedy => json!("greedy"),
+            Sampling::Seeded { temperature, seed } => {
+                json!({ "temperature": temperature, "seed": seed })
+            }
+        };
+        parts.insert(name.to_string(), key);
+    }
+
+    fn add_needs(&self, _: &mut Needs) {}
+
+    fn list(_: &Declared<'_>) -> Vec<Field> {
+        let temperature = "Tokens are drawn from softmax(logits / temperature); the most probable one is taken where it is left out.";
+        as_needed(vec![
+            Field::of::<Temperature>("temperature", temperature),
+            Field::of::<u64>(
+                "seed",
+                "Seed of the drawing, with `temperature`; 0 where left out.",
+            ),
+        ])
     }
 }
 
 impl Stage for Generate {
-    fn needs(&self) -> Needs {
-        let direction = self
-            .steering
-            .as_ref()
-            .map(|steering| steering.direction.clone());
-        Needs {
-            models: self.models.clone(),
-            prompts: vec![self.prompts.clone()],
-            stages: direction
-                .into_iter()
-                .map(|name| (name, Product::Directions))
-                .collect(),
-            ends: self.stop_at_end,
-            ..Needs::default()
-        }
-    }
-
-    fn parameters(&self) -> Json {
-        let splits = self.splits.as_ref();
-        json!({
-            "model": sweep::labels(&self.models),
-            "split": splits.map(|splits| sweep::labels(splits)),
-            "limit": self.limit,
-            "steering": self.steering.as_ref().map(Steering::key),
-            "max_new_tokens": self.max_new_tokens.value,
-            "sampling": match self.sampling {
-                Sampling::Greedy => json!("greedy"),
-                Sampling::Seeded { temperature, seed } => json!({ "temperature": temperature, "seed": seed }),
-            },
-            "stop_at_end": self.stop_at_end,
-            "scope": self.scope.name(),
-            "normalize_quotes": self.normalize_quotes,
-            "settings": self.settings.key(),
-        })
-    }
-
     fn forecast(&self, _inputs: &Inputs) -> Forecast {
-        Forecast::about(&self.models, &self.prompts)
+        Forecast::about(&self.model, &self.prompts)
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
-        for split in self.splits.iter().flatten() {
+        for split in self.split.iter().flat_map(|splits| splits.iter()) {
             parameters::check_split(split, &self.prompts, inputs, problems);
         }
         if let Some(steering) = &self.steering {
-            if let Some(layers) = &steering.layers {
-                parameters::check_layers(layers, &self.models, inputs, problems);
-            }
-            let own_layers = steering.layers.is_none();
-            check_directions(
-                &steering.direction,
-                own_layers,
-                &self.models,
-                inputs,
-                problems,
-            );
+            let places = &steering.places;
+            places.check(&steering.direction, &self.model, inputs, problems);
         }
         self.check_context(inputs, problems);
     }
 
     /// A script runs the model once per token generated, and once for the score.
     fn cost(&self, inputs: &Inputs) -> Cost {
-        let deepest = self.models.iter().map(|m| inputs.n_layers(&m.value)).max();
-        let steered = self.steering.as_ref().map_or(1, |steering| {
-            steering.line_count(inputs, deepest.unwrap_or(0)) * steering.alphas.len()
-        });
+        let steered = match &self.steering {
+            None => [self.model.len(), 1],
+            Some(steering) => {
+                let places = &steering.places;
+                let lines = places.count(&steering.direction, &self.model, inputs);
+                [lines, steering.alpha.len()]
+            }
+        };
         let set = inputs.prompts.get(&self.prompts.value);
         let prompts = set.map_or(0, |set| self.chosen(set).len());
-        let rows = [self.models.len(), steered, prompts];
+        let rows = [steered[0], steered[1], prompts];
         let passes = product(&rows).saturating_mul(self.max_new_tokens.value as u64 + 1);
         Cost {
             cells_at_most: product(&rows).saturating_mul(2),
@@ -231,22 +233,15 @@ impl Stage for Generate {
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let models = inputs.models_named(&self.models)?;
-        let n_layers = models
-            .iter()
-            .map(|m| m.config().n_layers)
-            .min()
-            .unwrap_or(0);
-        let lines = match &self.steering {
-            Some(steering) => steering.lines(inputs, n_layers)?,
-            None => Vec::new(),
-        };
+        let models = inputs.models_named(&self.model)?;
+        let lines = models.iter().map(|model| self.lines(model, inputs));
+        let lines = lines.collect::<Result<Vec<_>, _>>()?;
         let mut rows: Vec<(&ModelHandle, Row<'_>)> = Vec::new();
         let (mut scored, mut continued) = (Vec::new(), Vec::new());
         let fed = sweep::tokens_of_each(&models, prompts, &self.settings)?;
-        for (model, tokens) in models.into_iter().zip(fed) {
+        for ((model, lines), tokens) in models.into_iter().zip(&lines).zip(fed) {
             let readout = self.settings.readout(model)?;
-            for (index, row) in self.rows(model.name(), &lines, prompts) {
+            for (index, row) in self.rows(model.name(), lines, prompts) {
                 let [score, text] = self.cells(model, &row, &tokens[index], &readout);
                 scored.push(score);
                 continued.push(text);
@@ -272,7 +267,7 @@ impl Stage for Generate {
 impl Generate {
     /// Checks that what is generated fits a model's context, the prompt left aside.
     fn check_context(&self, inputs: &Inputs, problems: &mut Problems) {
-        for name in &self.models {
+        for name in self.model.iter() {
             let model = inputs.models.get(&name.value);
             let context = model.map_or(usize::MAX, |model| model.config().context_length);
             if self.max_new_tokens.value >= context {
@@ -290,11 +285,22 @@ impl Generate {
         }
     }
 
+    /// The directions at the layers where they act in a model; none where nothing is steered.
+    fn lines(&self, model: &ModelHandle, inputs: &Inputs) -> Result<Vec<Line>, StageError> {
+        let Some(steering) = &self.steering else {
+            return Ok(Vec::new());
+        };
+        let directions = &inputs.stage(&steering.direction)?.directions;
+        let n_layers = model.config().n_layers;
+        let places = &steering.places;
+        Ok(places.lines(directions, steering.alpha_unit, n_layers))
+    }
+
     /// Where the direction acts; of no consequence without one.
     fn acts(&self) -> Acts {
         self.steering
             .as_ref()
-            .map_or(Acts::Both, |steering| steering.acts)
+            .map_or(Acts::Both, |steering| steering.positions)
     }
 
     /// Where the score's run is edited: at the last prompt token, if that is edited at all.
@@ -331,25 +337,25 @@ impl Generate {
     }
 
     fn continuation(&self, model: &ModelHandle) -> Readout {
-        let further_ends = match self.stop_at_end {
+        let further_ends = match self.stop_at_end.0 {
             true => model.further_ends().into(),
             false => Arc::default(),
         };
         Readout::Generation {
             max_new_tokens: self.max_new_tokens.value,
             sampling: self.sampling,
-            stop_at_end: self.stop_at_end,
+            stop_at_end: self.stop_at_end.0,
             further_ends,
         }
     }
 
     /// The prompts continued: at most `limit` of each split, split by split.
     fn chosen(&self, prompts: &PromptSet) -> Vec<usize> {
-        let splits = match &self.splits {
+        let splits = match &self.split {
             Some(splits) => splits.iter().map(|split| split.value.as_str()).collect(),
             None => prompts.splits(),
         };
-        let limit = self.limit.unwrap_or(usize::MAX);
+        let limit = self.limit.as_ref().map_or(usize::MAX, |limit| limit.value);
         let of_split = |split| {
             parameters::split_indices(prompts, split)
                 .into_iter()
@@ -368,12 +374,7 @@ impl Generate {
         let steered: Vec<(Option<&Line>, f64)> = match &self.steering {
             None => vec![(None, 0.0)],
             Some(steering) => {
-                let alphas = |line| {
-                    steering
-                        .alphas
-                        .iter()
-                        .map(move |&alpha| (Some(line), alpha))
-                };
+                let alphas = |line| steering.alpha.iter().map(move |&alpha| (Some(line), alpha));
                 lines.iter().flat_map(alphas).collect()
             }
         };

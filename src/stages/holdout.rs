@@ -11,107 +11,92 @@ use serde_json::{Value as Json, json};
 
 use crate::model::Site;
 use crate::prompts::PromptSet;
-use crate::spec::{Fields, Layers, Problems, Seeds, Spanned};
+use crate::spec::{Decode, Layers, Node, Problems, Seeds, Spanned};
 use crate::stats;
 
+use super::declare::{Declaration, FieldType, declared, parameters};
 use super::direction::{self, Direction, Groups, Recipe};
 use super::forecast::{check_scores, check_widths, directions_of};
-use super::parameters::{self, Settings};
+use super::parameters::{
+    self, Alphas, GroupSize, Label, Model, Models, Position, PromptsName, Scores, StageOf,
+};
+use super::settings::Settings;
 use super::steer::line_of;
-use super::sweep::{self, AlphaUnit, Line, Mode, Sweep};
-use super::{
-    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
-};
+use super::sweep::{AlphaUnit, Line, Mode, Sweep};
+use super::{Cost, Evaluate, Forecast, Inputs, Kind, Name, Output, Product, Stage, StageError};
 
-pub(super) static KIND: Kind = Kind {
-    name: "holdout",
-    version: 2,
-    product: Product::SweepWithDirections,
-    about: "directions from half of the prompts, tried on the other half",
-    decode,
-};
+pub(super) static KIND: Kind = super::kind::<Holdout>(
+    "holdout",
+    2,
+    Product::SweepWithDirections,
+    "directions from half of the prompts, tried on the other half",
+);
 
-struct Holdout {
-    models: Vec<Name>,
-    direction_model: Name,
-    prompts: Name,
-    scores: Name,
-    split: Name,
-    compare: Name,
-    seeds: Seeds,
-    fraction: f64,
-    n: Spanned<usize>,
-    allow_overlap: bool,
-    layers: Layers,
-    site: Site,
-    alphas: Vec<f64>,
-    unit: AlphaUnit,
-    position: i64,
-    settings: Settings,
-}
-
-fn decode(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Box<dyn Stage>> {
-    let models = parameters::models(fields);
-    let direction_model = fields.required("direction_model");
-    let prompts = fields.required("prompts");
-    let scores = fields.required("scores");
-    let split = fields.required("split");
-    let compare = fields.required("compare");
-    let seeds = fields.required("seed");
-    let fraction = fraction(fields);
-    let n = fields
-        .required("n")
-        .filter(|n: &Spanned<usize>| is_positive(n, fields));
-    let allow_overlap = fields.or("allow_overlap", false);
-    let layers = fields.required("layer");
-    let site = parameters::site(fields);
-    let alphas = parameters::alphas(fields);
-    let unit = sweep::alpha_unit(fields);
-    let position = parameters::position(fields);
-    Some(Box::new(Holdout {
-        models: models?,
-        direction_model: direction_model?,
-        prompts: prompts?,
-        scores: scores?,
-        split: split?,
-        compare: compare?,
-        seeds: seeds?,
-        fraction: fraction?,
-        n: n?,
-        allow_overlap,
-        layers: layers?,
-        site: site?,
-        alphas: alphas?,
-        unit: unit?,
-        position: position?,
-        settings: settings.clone(),
-    }))
-}
-
-fn fraction(fields: &mut Fields<'_, '_>) -> Option<f64> {
-    let Some(fraction) = fields.optional::<Spanned<f64>>("fraction") else {
-        return Some(0.5);
-    };
-    if fraction.value > 0.0 && fraction.value < 1.0 {
-        return Some(fraction.value);
+parameters! {
+    struct Holdout {
+        /// Models that are steered, in the order of the table.
+        model: Models,
+        /// The model whose activations the directions are made of.
+        direction_model: Model,
+        /// The prompts.
+        prompts: PromptsName,
+        /// Scores of the prompts, by which those that make a direction are chosen.
+        scores: StageOf<Scores>,
+        /// The split that is divided into a half that makes a direction and a half that it is tried on.
+        split: Label,
+        /// Another split that the directions are tried on, for comparison.
+        compare: Label,
+        /// One division, and one direction a layer, for each seed.
+        seed: Seeds,
+        /// The share of the split that makes the direction.
+        fraction: Fraction = 0.5,
+        /// How many prompts of the training half are in A, and in B.
+        n: GroupSize,
+        /// Whether a prompt may be in A and in B.
+        allow_overlap: bool = false,
+        /// Layers of the directions, `"all"` for every layer of the model that makes them. Each acts at its own.
+        layer: Layers,
+        /// Site of the directions.
+        site: Site = "resid_pre",
+        /// How much of the direction is added, in units of `alpha_unit`.
+        alpha: Alphas,
+        /// The unit of α.
+        alpha_unit: AlphaUnit = "unit",
+        /// Position of activations and edits, counted from the end of the prompt: -1 is its last token.
+        position: Position = -1,
+        settings: Settings,
     }
-    fields
-        .problems()
-        .error_at(
-            &fraction.at,
-            format!("fraction `{}` leaves one half empty", fraction.value),
-        )
-        .label("expected a number between 0 and 1");
-    None
 }
 
-/// Whether there is a direction to be made of n + n prompts.
-fn is_positive(n: &Spanned<usize>, fields: &mut Fields<'_, '_>) -> bool {
-    if n.value == 0 {
-        let message = "`n` must be at least 1: a direction is made of two groups of prompts";
-        fields.problems().error_at(&n.at, message);
+/// The share of the prompts in the training half.
+struct Fraction(f64);
+
+impl Decode for Fraction {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let fraction = Spanned::<f64>::decode(node, problems)?;
+        if fraction.value > 0.0 && fraction.value < 1.0 {
+            return Some(Self(fraction.value));
+        }
+        let message = format!("fraction `{}` leaves one half empty", fraction.value);
+        problems
+            .error_at(&fraction.at, message)
+            .label("expected a number between 0 and 1");
+        None
     }
-    n.value > 0
+
+    fn expected() -> String {
+        f64::expected()
+    }
+}
+
+impl FieldType for Fraction {
+    fn schema() -> Json {
+        json!({ "type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1 })
+    }
+
+    fn key(&self) -> Json {
+        json!(self.0)
+    }
 }
 
 /// One seed's halves and the groups its direction is made from.
@@ -123,54 +108,22 @@ struct Split {
 }
 
 impl Stage for Holdout {
-    fn needs(&self) -> Needs {
-        let mut models = self.models.clone();
-        if !models.iter().any(|m| m.value == self.direction_model.value) {
-            models.push(self.direction_model.clone());
-        }
-        Needs {
-            models,
-            prompts: vec![self.prompts.clone()],
-            stages: vec![(self.scores.clone(), Product::Scores)],
-            ..Needs::default()
-        }
-    }
-
-    fn parameters(&self) -> Json {
-        json!({
-            "model": sweep::labels(&self.models),
-            "direction_model": self.direction_model.value,
-            "split": self.split.value,
-            "compare": self.compare.value,
-            "seed": self.seeds.iter().collect::<Vec<_>>(),
-            "fraction": self.fraction,
-            "n": self.n.value,
-            "allow_overlap": self.allow_overlap,
-            "layer": parameters::layers_key(&self.layers),
-            "site": self.site.short_name(),
-            "alpha": self.alphas,
-            "alpha_unit": self.unit.name(),
-            "position": self.position,
-            "settings": self.settings.key(),
-        })
-    }
-
     fn forecast(&self, inputs: &Inputs) -> Forecast {
-        let seeds: Vec<Option<u64>> = self.seeds.iter().map(Some).collect();
+        let seeds: Vec<Option<u64>> = self.seed.iter().map(Some).collect();
         let split = &self.split.value;
         Forecast {
-            directions: directions_of(&self.direction_model, &seeds, &self.layers, inputs),
+            directions: directions_of(&self.direction_model, &seeds, &self.layer, inputs),
             sets: vec![
                 format!("{split}_train"),
                 format!("{split}_holdout"),
                 self.compare.value.clone(),
             ],
-            ..Forecast::of_sweep(&self.models, &self.prompts, inputs)
+            ..Forecast::of_sweep(&self.model, &self.prompts, inputs)
         }
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
-        parameters::check_layers(&self.layers, &self.needs().models, inputs, problems);
+        parameters::check_layers(&self.layer, &self.needs().models, inputs, problems);
         parameters::check_split(&self.compare, &self.prompts, inputs, problems);
         check_scores(
             &self.scores,
@@ -179,7 +132,7 @@ impl Stage for Holdout {
             inputs,
             problems,
         );
-        check_widths(&self.direction_model, &self.models, inputs, problems);
+        check_widths(&self.direction_model, &self.model, inputs, problems);
         if parameters::check_split(&self.split, &self.prompts, inputs, problems) {
             self.check_halves(inputs, problems);
         }
@@ -190,9 +143,16 @@ impl Stage for Holdout {
             return Cost::default();
         };
         let tried = set.split(&self.split.value).count() + set.split(&self.compare.value).count();
-        let directions = self.forecast(inputs).directions.len();
-        let members = Cost::of_cells(&[2, self.n.value, directions]);
-        let steered = Cost::of_cells(&[directions, self.alphas.len(), tried, self.models.len()]);
+        let directions = self.forecast(inputs).directions;
+        let members = Cost::of_cells(&[2, self.n.value, directions.len()]);
+        let in_model = |model: &Name| {
+            let n_layers = inputs.n_layers(&model.value);
+            let there = directions.iter();
+            let there = there.filter(|d| n_layers == 0 || d.layer < n_layers);
+            there.count()
+        };
+        let lines = self.model.iter().map(in_model).sum();
+        let steered = Cost::of_cells(&[lines, self.alpha.len(), tried]);
         members.and(steered)
     }
 
@@ -202,22 +162,28 @@ impl Stage for Holdout {
         let scores = direction::scores_of(&table, &self.direction_model, prompts)?;
         let mut findings = Vec::new();
         let splits = self
-            .seeds
+            .seed
             .iter()
             .map(|seed| self.split(seed, prompts, &scores, &mut findings))
             .collect::<Result<Vec<_>, _>>()?;
         let directions = self.directions(&splits, inputs, (&scores, &mut findings), evaluator)?;
         findings.extend(direction::findings(&directions));
         let sweep = Sweep {
-            models: inputs.models_named(&self.models)?,
+            models: inputs.models_named(&self.model)?,
             prompts,
-            lines: self.lines(&splits, &directions, prompts),
-            alphas: &self.alphas,
-            position: self.position,
+            lines: Vec::new(),
+            alphas: &self.alpha,
+            position: *self.position,
             mode: Mode::Add,
             settings: &self.settings,
         };
-        let swept = sweep.run(evaluator)?;
+        let lines = self.lines(&splits, &directions, prompts);
+        // A direction acts at its own layer, in every model that has it.
+        let lines_in = |n_layers| {
+            let there = lines.iter().filter(|line| line.layer < n_layers);
+            there.cloned().collect()
+        };
+        let swept = sweep.run_by_depth(lines_in, evaluator)?;
         let tables = vec![
             ("directions".to_string(), direction::describe(&directions)?),
             ("members".to_string(), direction::members(&directions)?),
@@ -240,7 +206,7 @@ impl Holdout {
             .iter()
             .map(|&i| prompts.prompts[i].id.as_str())
             .collect();
-        let halves = stats::holdout_split(seed, &ids, self.fraction);
+        let halves = stats::holdout_split(seed, &ids, self.fraction.0);
         [halves.train, halves.holdout].map(|half| half.iter().map(|&k| of_split[k]).collect())
     }
 
@@ -249,7 +215,7 @@ impl Holdout {
         let Some(prompts) = inputs.prompts.get(&self.prompts.value) else {
             return;
         };
-        let sizes = self.seeds.iter().map(|seed| {
+        let sizes = self.seed.iter().map(|seed| {
             let [train, holdout] = self.halves(seed, prompts);
             (train.len(), holdout.len(), seed)
         });
@@ -259,7 +225,7 @@ impl Holdout {
                 "seed {seed} holds out none of the prompts of `{}`",
                 self.split.value
             );
-            let at = self.seeds.0.iter().find(|s| s.value == *seed);
+            let at = self.seed.0.iter().find(|s| s.value == *seed);
             problems
                 .error_at(at.map_or(&self.split.at, |seed| &seed.at), message)
                 .label("leaves nothing to try the direction on")
@@ -329,7 +295,7 @@ impl Holdout {
         evaluator: &mut dyn Evaluate,
     ) -> Result<Vec<Direction>, StageError> {
         let model = inputs.model(&self.direction_model)?;
-        let layers = parameters::layers(&self.layers, model.config().n_layers);
+        let layers = parameters::layers(&self.layer, model.config().n_layers);
         let mut directions = Vec::new();
         let mut seeds_by_finding: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for split in splits {
@@ -338,7 +304,7 @@ impl Holdout {
                 prompts: inputs.prompt_set(&self.prompts)?,
                 layers: &layers,
                 site: self.site,
-                position: self.position,
+                position: *self.position,
                 label: format!("holdout_{}", self.n.value),
                 seed: Some(split.seed),
                 settings: &self.settings,
@@ -379,7 +345,7 @@ impl Holdout {
             .iter()
             .map(|direction| Line {
                 sets: sets_of(direction.seed),
-                ..line_of(direction, self.unit)
+                ..line_of(direction, self.alpha_unit)
             })
             .collect()
     }

@@ -21,36 +21,175 @@ mod texts;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json};
 
 use crate::model::Site;
-use crate::spec::{Fields, Location, OneOrMany, Problems, Seeds, Spanned, choice};
+use crate::spec::{Choice, Fields, Location, OneOrMany, Problems, Seeds, Spanned};
 
-use super::parameters::{self, Settings};
+use super::declare::{
+    ByContent, Declared, Field, Parameter, Parameters, Together, as_needed, declared, parameters,
+};
+use super::parameters::{Label, Labels, PromptsName, Scores, StageOf, Summaries};
 use super::published::{self, Measured, Published};
-use super::{
-    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
-};
+use super::settings::Settings;
+use super::{Cost, Evaluate, Forecast, Inputs, Kind, Needs, Output, Product, Stage, StageError};
 
-pub(super) static KIND: Kind = Kind {
-    name: "import",
-    version: 1,
-    product: Product::Sweep,
-    about: "a published file, as the stage that would have made it",
-    decode,
-};
+pub(super) static KIND: Kind = super::kind::<Import>(
+    "import",
+    1,
+    Product::Sweep,
+    "a published file, as the stage that would have made it",
+);
 
-/// The kinds that a file can stand for, and what it then gives.
-const KINDS: [(&str, Product); 8] = [
-    ("score", Product::Scores),
-    ("generate", Product::Texts),
-    ("patch", Product::Patches),
-    ("steer", Product::Sweep),
-    ("holdout", Product::Sweep),
-    ("random", Product::Sweep),
-    ("xstest", Product::Sweep),
-    ("summary", Product::Summary),
-];
+parameters! {
+    group Import {
+        /// The kind of stage that would have made the file.
+        r#as: StandsFor,
+        files: Files,
+        /// The prompts that the file is about, for their texts.
+        prompts: Option<PromptsName>,
+        /// Scores of the prompts: published texts are compared with them, and the selection behind a direction is made again.
+        scores: Option<StageOf<Scores>>,
+        selection: Option<Selection>,
+        /// The summaries that a table of statistics is compared with; with `as = "summary"`.
+        summaries: Summaries,
+        /// Site of the directions, where the file does not say it.
+        site: Site = "resid_pre",
+        study: FromStudy,
+    }
+}
+
+parameters! {
+    /// How the published selection is made again.
+    struct Selection {
+        /// The model whose scores chose the prompts; where `scores` are given for a sweep.
+        direction_model: Label,
+        /// The split that they were chosen from; where `scores` are given for a sweep.
+        split: Label,
+    }
+}
+
+/// A kind that a file can stand for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct StandsFor {
+    kind: &'static str,
+    product: Product,
+}
+
+const fn stands_for(
+    kind: &'static str,
+    product: Product,
+) -> (&'static str, StandsFor, &'static str) {
+    (kind, StandsFor { kind, product }, "")
+}
+
+impl Choice for StandsFor {
+    const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
+        stands_for("score", Product::Scores),
+        stands_for("generate", Product::Texts),
+        stands_for("patch", Product::Patches),
+        stands_for("steer", Product::Sweep),
+        stands_for("holdout", Product::Sweep),
+        stands_for("random", Product::Sweep),
+        stands_for("xstest", Product::Sweep),
+        stands_for("summary", Product::Summary),
+    ];
+}
+
+impl Together for Import {
+    fn read_together(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Self> {
+        let r#as = fields.required::<StandsFor>("as");
+        let files = Files::read(fields, settings);
+        let prompts = fields.optional("prompts");
+        let scores = fields.optional("scores");
+        let gives = |wanted| r#as.is_some_and(|r#as| r#as.product == wanted);
+        let selection = match scores.is_some() && gives(Product::Sweep) {
+            true => Selection::read(fields, settings).map(Some),
+            false => Some(None),
+        };
+        let summaries = match gives(Product::Summary) {
+            true => fields.required("summaries"),
+            false => Some(Summaries(Vec::new())),
+        };
+        let site = fields.optional("site").unwrap_or(Site::ResidPre);
+        Some(Import {
+            r#as: r#as?,
+            files: files?,
+            prompts,
+            scores,
+            selection: selection?,
+            summaries: summaries?,
+            site,
+            study: FromStudy {
+                layer: settings.import.layer,
+                threshold: settings.score.threshold,
+            },
+        })
+    }
+}
+
+impl Parameter for Option<Selection> {
+    fn read_from(
+        fields: &mut Fields<'_, '_>,
+        _: &Declared<'_>,
+        settings: &Settings,
+    ) -> Option<Self> {
+        Some(Selection::read(fields, settings))
+    }
+
+    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
+        for field in Selection::fields() {
+            parts.insert(field.name.to_string(), Json::Null);
+        }
+        self.iter()
+            .for_each(|selection| selection.add_key(name, parts));
+    }
+
+    fn add_needs(&self, _: &mut Needs) {}
+
+    fn list(_: &Declared<'_>) -> Vec<Field> {
+        as_needed(<Selection as Parameters>::fields())
+    }
+}
+
+/// What other sections of the study say to imports.
+struct FromStudy {
+    /// The layer of files that name none.
+    layer: Option<u64>,
+    /// A score strictly above it is a refusal.
+    threshold: f64,
+}
+
+impl Parameter for FromStudy {
+    fn read_from(_: &mut Fields<'_, '_>, _: &Declared<'_>, settings: &Settings) -> Option<Self> {
+        Some(FromStudy {
+            layer: settings.import.layer,
+            threshold: settings.score.threshold,
+        })
+    }
+
+    fn add_key(&self, _: &'static str, parts: &mut Map<String, Json>) {
+        let FromStudy { layer, threshold } = *self;
+        parts.insert("layer".to_string(), layer.into());
+        parts.insert("threshold".to_string(), threshold.into());
+    }
+
+    fn add_needs(&self, _: &mut Needs) {}
+
+    fn list(_: &Declared<'_>) -> Vec<Field> {
+        Vec::new()
+    }
+}
+
+parameters! {
+    /// The section `[import]`.
+    pub(crate) struct ImportSection {
+        /// The folder that file names start from; that of the study's file where left out.
+        folder: Option<ByContent<Spanned<PathBuf>>>,
+        /// What `{layer}` in a file name stands for, and the layer of files that name none.
+        layer: Option<u64>,
+    }
+}
 
 /// Where published files lie, for every import of a study.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -69,80 +208,74 @@ struct File {
     seed: Option<u64>,
 }
 
-struct Import {
-    kind: &'static str,
-    product: Product,
-    files: Vec<File>,
+/// The files that are read.
+struct Files {
+    named: Vec<File>,
     builders: Option<File>,
-    prompts: Option<Name>,
-    scores: Option<Name>,
-    selection: Option<Selection>,
-    /// What a table of statistics is compared with.
-    summaries: Vec<Name>,
-    site: Site,
-    layer: Option<u64>,
-    settings: Settings,
 }
 
-/// How the published selection is made again.
-struct Selection {
-    model: Name,
-    split: Name,
-}
-
-fn decode(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Box<dyn Stage>> {
-    let kind = fields.node("as").map(|node| {
-        let names = KINDS.map(|kind| (kind.0, kind));
-        choice(node, fields.problems(), &names)
-    });
-    if kind.is_none() {
-        fields.required::<String>("as");
+impl Files {
+    fn read(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Self> {
+        let seeds = fields.optional::<Seeds>("seed");
+        let names = fields.required::<OneOrMany<String>>("file");
+        let builders = fields.optional::<Spanned<String>>("builders");
+        let mut resolve = |name: &Spanned<String>| files(name, seeds.as_ref(), settings, fields);
+        let names = names.map(|names| names.0.iter().map(&mut resolve).collect::<Option<Vec<_>>>());
+        let builders = builders.map(|name| resolve(&name));
+        Some(Files {
+            named: names??.into_iter().flatten().collect(),
+            builders: match builders {
+                None => None,
+                Some(files) => files?.into_iter().next(),
+            },
+        })
     }
-    let seeds = fields.optional::<Seeds>("seed");
-    let names = fields.required::<OneOrMany<String>>("file");
-    let builders = fields.optional::<Spanned<String>>("builders");
-    let mut resolve = |name: &Spanned<String>| files(name, seeds.as_ref(), settings, fields);
-    let names = names.map(|names| names.0.iter().map(&mut resolve).collect::<Option<Vec<_>>>());
-    let builders = builders.map(|name| resolve(&name));
-    let prompts = fields.optional("prompts");
-    let scores: Option<Name> = fields.optional("scores");
-    let is_selected = scores.is_some() && kind.flatten().is_some_and(|(_, p)| p == Product::Sweep);
-    let selection = is_selected.then(|| selection(fields));
-    let is_summary = kind.flatten().is_some_and(|(_, p)| p == Product::Summary);
-    let summaries = is_summary.then(|| fields.required::<OneOrMany<String>>("summaries"));
-    let site = parameters::site(fields);
-    let (kind, product) = kind??;
-    Some(Box::new(Import {
-        kind,
-        product,
-        files: names??.into_iter().flatten().collect(),
-        builders: match builders {
-            None => None,
-            Some(files) => files?.into_iter().next(),
-        },
-        prompts,
-        scores,
-        selection: match selection {
-            None => None,
-            Some(selection) => Some(selection?),
-        },
-        summaries: match summaries {
-            None => Vec::new(),
-            Some(summaries) => summaries?.0,
-        },
-        site: site?,
-        layer: settings.import.layer,
-        settings: settings.clone(),
-    }))
+
+    fn all(&self) -> impl Iterator<Item = &File> {
+        self.named.iter().chain(&self.builders)
+    }
 }
 
-fn selection(fields: &mut Fields<'_, '_>) -> Option<Selection> {
-    let model = fields.required("direction_model");
-    let split = fields.required("split");
-    Some(Selection {
-        model: model?,
-        split: split?,
-    })
+impl Parameter for Files {
+    fn read_from(
+        fields: &mut Fields<'_, '_>,
+        _: &Declared<'_>,
+        settings: &Settings,
+    ) -> Option<Self> {
+        Files::read(fields, settings)
+    }
+
+    /// File names say what is in files; their content is in the key already.
+    fn add_key(&self, _: &'static str, parts: &mut Map<String, Json>) {
+        let seeds = self.named.iter().map(|file| Json::from(file.seed));
+        parts.insert("names".to_string(), self.all().map(name_of).collect());
+        parts.insert("seeds".to_string(), seeds.collect());
+        parts.insert("builders".to_string(), self.builders.is_some().into());
+    }
+
+    fn add_needs(&self, needs: &mut Needs) {
+        needs.files.extend(self.all().map(|file| file.path.clone()));
+    }
+
+    fn list(_: &Declared<'_>) -> Vec<Field> {
+        vec![
+            Field::of::<Seeds>(
+                "seed",
+                "What `{seed}` in a file name stands for: a file for each.",
+            ),
+            Field {
+                is_required: true,
+                ..Field::of::<Labels>(
+                    "file",
+                    "The file, or several, in the folder `import.folder`; `{layer}` in a name stands for `import.layer`.",
+                )
+            },
+            Field::of::<String>(
+                "builders",
+                "The file that says which prompts built the directions, where it is another one.",
+            ),
+        ]
+    }
 }
 
 /// The files that a name stands for: one for every seed where it holds `{seed}`.
@@ -187,42 +320,12 @@ fn files(
 }
 
 impl Stage for Import {
-    fn needs(&self) -> Needs {
-        let scores = self.scores.iter();
-        let scores = scores.map(|name| (name.clone(), Product::Scores));
-        let summaries = self.summaries.iter();
-        let summaries = summaries.map(|name| (name.clone(), Product::Summary));
-        Needs {
-            prompts: self.prompts.iter().cloned().collect(),
-            stages: scores.chain(summaries).collect(),
-            files: self.all_files().map(|file| file.path.clone()).collect(),
-            ..Needs::default()
-        }
-    }
-
     fn stands_for(&self) -> Option<(&'static str, Product)> {
-        match self.product {
+        match self.r#as.product {
             // It has none of a summary's tables.
-            Product::Summary => Some((KIND.name, self.product)),
-            _ => Some((self.kind, self.product)),
+            Product::Summary => Some((KIND.name, self.r#as.product)),
+            _ => Some((self.r#as.kind, self.r#as.product)),
         }
-    }
-
-    fn parameters(&self) -> Json {
-        let seeds: Vec<Option<u64>> = self.files.iter().map(|file| file.seed).collect();
-        json!({
-            "as": self.kind,
-            // File names say what is in files; their content is in the key already.
-            "names": self.all_files().map(name_of).collect::<Vec<_>>(),
-            "seeds": seeds,
-            "layer": self.layer,
-            "site": self.site.short_name(),
-            "builders": self.builders.is_some(),
-            "summaries": self.summaries.iter().map(|name| &name.value).collect::<Vec<_>>(),
-            "direction_model": self.selection.as_ref().map(|s| &s.model.value),
-            "split": self.selection.as_ref().map(|s| &s.split.value),
-            "threshold": self.settings.score.threshold,
-        })
     }
 
     fn forecast(&self, inputs: &Inputs) -> Forecast {
@@ -242,7 +345,7 @@ impl Stage for Import {
             prompts: self.prompts.as_ref().map(|name| name.value.clone()),
             models: distinct(|of| &of.model),
             sets: distinct(|of| &of.set),
-            has_alpha: self.product == Product::Sweep,
+            has_alpha: self.r#as.product == Product::Sweep,
             ..Forecast::default()
         }
     }
@@ -252,7 +355,7 @@ impl Stage for Import {
         if problems.is_empty()
             && let Err(error) = self.output(&files, inputs, true)
         {
-            let at = self.files.first().map(|file| &file.path.at);
+            let at = self.files.named.first().map(|file| &file.path.at);
             let message = error.to_string();
             match at {
                 Some(at) => problems.error_at(at, message),
@@ -278,16 +381,12 @@ impl Stage for Import {
 }
 
 impl Import {
-    fn all_files(&self) -> impl Iterator<Item = &File> {
-        self.files.iter().chain(&self.builders)
-    }
-
     /// What each of the files holds; those that cannot be read are told.
     fn read(&self, inputs: &Inputs, problems: &mut Problems) -> Vec<Published> {
-        if self.product == Product::Summary {
+        if self.r#as.product == Product::Summary {
             return Vec::new(); // rows of statistics are read beside those they are compared with
         }
-        let files = self.files.iter();
+        let files = self.files.named.iter();
         files
             .filter_map(|file| self.read_one(file, inputs, problems))
             .collect()
@@ -296,7 +395,7 @@ impl Import {
     fn read_one(&self, file: &File, inputs: &Inputs, problems: &mut Problems) -> Option<Published> {
         let content = inputs.files.get(&file.path.value)?;
         let tell = |at: &Location, note: String, problems: &mut Problems| {
-            let message = format!("`{}` cannot be read as `{}`", name_of(file), self.kind);
+            let message = format!("`{}` cannot be read as `{}`", name_of(file), self.r#as.kind);
             problems.error_at(at, message).note(note);
         };
         let Ok(text) = std::str::from_utf8(&content.bytes) else {
@@ -307,7 +406,7 @@ impl Import {
             tell(&file.path.at, note, problems);
             return None;
         };
-        match published::read(self.kind, &name_of(file), text) {
+        match published::read(self.r#as.kind, &name_of(file), text) {
             Ok(mut read) => {
                 self.complete(&mut read, file.seed);
                 Some(read)
@@ -323,8 +422,8 @@ impl Import {
     fn complete(&self, read: &mut Published, seed: Option<u64>) {
         for row in &mut read.rows {
             row.of.seed = row.of.seed.or(seed);
-            row.of.layer = match self.product {
-                Product::Sweep => row.of.layer.or(self.layer),
+            row.of.layer = match self.r#as.product {
+                Product::Sweep => row.of.layer.or(self.study.layer),
                 _ => row.of.layer,
             };
         }
@@ -337,14 +436,14 @@ impl Import {
         inputs: &Inputs,
         is_check: bool,
     ) -> Result<Output, StageError> {
-        let mut output = match self.product {
-            Product::Scores => rows::scores(files, &self.settings)?,
+        let mut output = match self.r#as.product {
+            Product::Scores => rows::scores(files, self.study.threshold)?,
             Product::Patches => rows::patches(files)?,
             Product::Summary => recomputed::output(self, inputs, is_check)?,
             Product::Texts => texts::output(self, files, inputs, is_check)?,
             _ => sweep_table::output(self, files, inputs)?,
         };
-        if self.product == Product::Sweep {
+        if self.r#as.product == Product::Sweep {
             groups::add(self, files, inputs, is_check, &mut output)?;
         }
         Ok(output)
@@ -356,7 +455,7 @@ impl Import {
         files: &[Published],
         inputs: &Inputs,
     ) -> Result<Vec<published::Builders>, StageError> {
-        let Some(file) = &self.builders else {
+        let Some(file) = &self.files.builders else {
             return Ok(files.iter().filter_map(|f| f.builders.clone()).collect());
         };
         let mut problems = Problems::default();

@@ -20,6 +20,7 @@ use crate::prompts::PromptSet;
 use crate::spec::{Fields, Location, Problems, Spanned};
 
 mod artifacts;
+pub(crate) mod declare;
 mod direction;
 mod forecast;
 mod generate;
@@ -30,6 +31,7 @@ mod patch;
 pub(crate) mod published;
 mod random;
 mod score;
+mod settings;
 mod steer;
 mod summary;
 pub(crate) mod sweep;
@@ -38,10 +40,11 @@ mod vocabulary;
 mod xstest;
 
 pub(crate) use artifacts::Artifacts;
+pub(crate) use declare::{Declaration, Field, Parameters};
 pub(crate) use direction::Direction;
 pub(crate) use forecast::{Forecast, Forecasts};
-pub(crate) use import::ImportSettings;
-pub(crate) use parameters::{ScoreRule, Settings};
+pub(crate) use import::{ImportSection, ImportSettings};
+pub(crate) use settings::{ScoreRule, Settings};
 pub(crate) use vocabulary::{check_prompts, check_score};
 
 pub(crate) use table::{Parts, read_parquet, read_parquet_parts, write_csv, write_parquet};
@@ -97,8 +100,27 @@ pub(crate) struct Kind {
     pub(crate) product: Product,
     /// One line for listings.
     pub(crate) about: &'static str,
+    /// Its parameters.
+    pub(crate) fields: fn() -> Vec<Field>,
     /// Reads the parameters from the stage's table; problems are collected.
     pub(crate) decode: fn(&mut Fields<'_, '_>, &Settings) -> Option<Box<dyn Stage>>,
+}
+
+/// A kind whose stages are `S`.
+const fn kind<S: Stage + Parameters + 'static>(
+    name: &'static str,
+    version: u32,
+    product: Product,
+    about: &'static str,
+) -> Kind {
+    Kind {
+        name,
+        version,
+        product,
+        about,
+        fields: S::fields,
+        decode: |fields, settings| Some(Box::new(S::read(fields, settings)?)),
+    }
 }
 
 /// Every kind of stage, in the order of a study.
@@ -131,6 +153,16 @@ pub struct Needs {
     pub(crate) files: Vec<Spanned<PathBuf>>,
     /// Whether it depends on the tokens at which a text ends.
     pub(crate) ends: bool,
+    /// Whether it depends on how many layers each of its models has, where they differ in that.
+    pub(crate) depths: bool,
+}
+
+impl Needs {
+    fn add_model(&mut self, name: &Name) {
+        if !self.models.iter().any(|known| known.value == name.value) {
+            self.models.push(name.clone());
+        }
+    }
 }
 
 /// What a stage would ask of a model, for a plan.
@@ -174,17 +206,11 @@ pub(crate) fn product(counts: &[usize]) -> u64 {
 }
 
 /// One stage with its parameters decoded.
-pub trait Stage: Send + Sync {
-    /// The names it refers to.
-    fn needs(&self) -> Needs;
-
+pub trait Stage: Declaration + Send + Sync {
     /// For a stage that stands for one of another kind: the name of that kind, and what it gives.
     fn stands_for(&self) -> Option<(&'static str, Product)> {
         None
     }
-
-    /// The parameters that decide the output, beyond the content of the inputs, in canonical form. Part of the stage key.
-    fn parameters(&self) -> serde_json::Value;
 
     /// What is known of the output before it is there. The forecasts of the stages it needs are among the inputs.
     fn forecast(&self, inputs: &Inputs) -> Forecast;
@@ -309,8 +335,6 @@ pub struct Output {
     /// Sentences worth a reader's attention (an overlap, prompts left out).
     pub(crate) findings: Vec<String>,
 }
-
-impl Output {}
 
 /// Why a stage gave no output.
 #[derive(Debug)]

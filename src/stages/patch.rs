@@ -13,32 +13,50 @@
 mod experiment;
 mod pairing;
 
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use crate::model::{HookPoint, ModelHandle, Site};
 use crate::prompts::PromptSet;
-use crate::spec::{Fields, Layers, OneOrMany, Problems, Spanned, choice, suggest};
+use crate::spec::{Choice, Decode, Fields, Layers, Node, OneOrMany, Problems, Spanned, suggest};
 
-use super::parameters::{self, Settings};
+use super::declare::{
+    Declaration, Declared, Field, FieldType, Parameter, as_needed, declared, one_or_many,
+    parameters,
+};
+use super::parameters::{self, Count, Position, PromptsName};
+use super::settings::Settings;
 use super::sweep;
 use super::{
-    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
-    product,
+    Cost, Evaluate, Forecast, Inputs, Kind, Needs, Output, Product, Stage, StageError, product,
 };
 
 use experiment::{Effects, Experiment, Side, Variant};
 use pairing::Pairing;
 
-pub(super) static KIND: Kind = Kind {
-    name: "patch",
-    version: 3,
-    product: Product::Patches,
-    about: "effect of one run's activations on another's score",
-    decode,
-};
+pub(super) static KIND: Kind = super::kind::<Patch>(
+    "patch",
+    3,
+    Product::Patches,
+    "effect of one run's activations on another's score",
+);
 
-/// How far apart donor and recipient must be for a recovery, unless the study says otherwise.
-const DEFAULT_FLOOR: f64 = 1.0;
+parameters! {
+    struct Patch {
+        pairing: Pairing,
+        /// The prompts.
+        prompts: PromptsName,
+        layer: Depth,
+        /// Sites that are patched, each by itself.
+        site: Sites,
+        /// Position that is patched, counted from the end of the prompt: -1 is its last token.
+        position: Position = -1,
+        /// How far apart the scores of donor and recipient must be for a recovery.
+        floor: Floor = 1.0,
+        /// How many pairs at most; between models, of each split.
+        limit: Option<Count>,
+        settings: Settings,
+    }
+}
 
 /// The layers patched.
 enum Depth {
@@ -48,77 +66,86 @@ enum Depth {
     LastK,
 }
 
-struct Patch {
-    pairing: Pairing,
-    prompts: Name,
-    depth: Depth,
-    sites: Vec<Site>,
-    position: i64,
-    floor: f64,
-    limit: Option<usize>,
-    settings: Settings,
+#[derive(Clone, Copy, PartialEq)]
+struct LastK;
+
+impl Choice for LastK {
+    const CHOICES: &'static [(&'static str, Self, &'static str)] =
+        &[("last_k", LastK, "the last K layers, for every K")];
 }
 
-fn decode(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Box<dyn Stage>> {
-    Some(Box::new(read(fields, settings)?))
-}
-
-fn read(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Patch> {
-    let pairing = Pairing::read(fields);
-    let prompts = fields.required("prompts");
-    let depth = depth(fields);
-    let sites = sites(fields);
-    let position = parameters::position(fields);
-    let floor = floor(fields);
-    let limit = count(fields, "limit");
-    Some(Patch {
-        pairing: pairing?,
-        prompts: prompts?,
-        depth: depth?,
-        sites: sites?,
-        position: position?,
-        floor: floor?,
-        limit: limit?.map(|limit| limit.value),
-        settings: settings.clone(),
-    })
-}
-
-/// Decodes `cumulative` or `layer`, of which there must be one.
-fn depth(fields: &mut Fields<'_, '_>) -> Option<Depth> {
-    let Some(node) = fields.node("cumulative") else {
-        return fields.required("layer").map(Depth::Each);
-    };
-    let last_k = choice(node, fields.problems(), &[("last_k", ())]);
-    if let Some(layer) = fields.node("layer") {
-        fields
-            .problems()
-            .error_at(&layer.at, "`layer` cannot stand beside `cumulative`")
-            .label("`last_k` goes through every number of layers")
-            .related(&node.at, "given here");
-        return None;
-    }
-    last_k.map(|()| Depth::LastK)
-}
-
-/// Decodes `site`: one residual-sized site or several.
-fn sites(fields: &mut Fields<'_, '_>) -> Option<Vec<Site>> {
-    let names: OneOrMany<String> = fields.required("site")?;
-    let known = parameters::residual_sites();
-    let mut sites = Vec::new();
-    for name in &names.0 {
-        match known.iter().find(|(known, _)| *known == name.value) {
-            Some((_, site)) if !sites.contains(site) => sites.push(*site),
-            Some((_, site)) => {
-                let problem = format!("site `{}` is named twice", site.short_name());
-                fields
-                    .problems()
-                    .error_at(&name.at, problem)
-                    .label("again here");
-            }
-            None => unknown_site(name, fields.problems()),
+/// `cumulative` or `layer`, of which there must be one.
+impl Parameter for Depth {
+    fn read_from(fields: &mut Fields<'_, '_>, _: &Declared<'_>, _: &Settings) -> Option<Self> {
+        let Some(node) = fields.node("cumulative") else {
+            return fields.required("layer").map(Depth::Each);
+        };
+        let last_k = fields.optional::<LastK>("cumulative");
+        if let Some(layer) = fields.node("layer") {
+            fields
+                .problems()
+                .error_at(&layer.at, "`layer` cannot stand beside `cumulative`")
+                .label("`last_k` goes through every number of layers")
+                .related(&node.at, "given here");
+            return None;
         }
+        last_k.map(|LastK| Depth::LastK)
     }
-    (sites.len() == names.0.len()).then_some(sites)
+
+    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
+        let key = match self {
+            Depth::Each(layers) => layers.key(),
+            Depth::LastK => LastK.name().into(),
+        };
+        parts.insert(name.to_string(), key);
+    }
+
+    fn add_needs(&self, _: &mut Needs) {}
+
+    fn list(_: &Declared<'_>) -> Vec<Field> {
+        let layer =
+            "Layers that are patched, one at a time. One of `layer` and `cumulative` is given.";
+        as_needed(vec![
+            Field::of::<LastK>("cumulative", "Patches several layers at once."),
+            Field::of::<Layers>("layer", layer),
+        ])
+    }
+}
+
+/// Residual-sized sites, none twice under whatever name.
+struct Sites(Vec<Site>);
+
+impl Decode for Sites {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let names = OneOrMany::<String>::decode(node, problems)?;
+        let mut sites = Vec::new();
+        for name in &names.0 {
+            let mut known = Site::CHOICES.iter();
+            match known.find(|(known, ..)| *known == name.value) {
+                Some((_, site, _)) if !sites.contains(site) => sites.push(*site),
+                Some((_, site, _)) => {
+                    let problem = format!("site `{}` is named twice", site.short_name());
+                    problems.error_at(&name.at, problem).label("again here");
+                }
+                None => unknown_site(name, problems),
+            }
+        }
+        (sites.len() == names.0.len()).then_some(Self(sites))
+    }
+
+    fn expected() -> String {
+        OneOrMany::<String>::expected()
+    }
+}
+
+impl FieldType for Sites {
+    fn schema() -> Json {
+        one_or_many(&Site::schema())
+    }
+
+    fn key(&self) -> Json {
+        self.0.iter().map(|site| site.short_name()).collect()
+    }
 }
 
 fn unknown_site(name: &Spanned<String>, problems: &mut Problems) {
@@ -134,33 +161,33 @@ fn unknown_site(name: &Spanned<String>, problems: &mut Problems) {
     }
 }
 
-fn floor(fields: &mut Fields<'_, '_>) -> Option<f64> {
-    let Some(floor) = fields.optional::<Spanned<f64>>("floor") else {
-        return Some(DEFAULT_FLOOR);
-    };
-    if floor.value > 0.0 {
-        return Some(floor.value);
+/// A difference of scores below which there is no effect to recover.
+struct Floor(f64);
+
+impl Decode for Floor {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let floor = Spanned::<f64>::decode(node, problems)?;
+        if floor.value > 0.0 {
+            return Some(Self(floor.value));
+        }
+        problems
+            .error_at(&floor.at, format!("floor `{}` is not above 0", floor.value))
+            .label("where donor and recipient score the same there is nothing to recover");
+        None
     }
-    fields
-        .problems()
-        .error_at(&floor.at, format!("floor `{}` is not above 0", floor.value))
-        .label("where donor and recipient score the same there is nothing to recover");
-    None
+
+    fn expected() -> String {
+        f64::expected()
+    }
 }
 
-/// Decodes a count that must be at least 1 where it is given.
-pub(super) fn count(
-    fields: &mut Fields<'_, '_>,
-    name: &'static str,
-) -> Option<Option<Spanned<usize>>> {
-    match fields.optional::<Spanned<usize>>(name) {
-        Some(count) if count.value == 0 => {
-            fields
-                .problems()
-                .error_at(&count.at, format!("`{name}` must be at least 1"));
-            None
-        }
-        count => Some(count),
+impl FieldType for Floor {
+    fn schema() -> Json {
+        json!({ "type": "number", "exclusiveMinimum": 0 })
+    }
+
+    fn key(&self) -> Json {
+        json!(self.0)
     }
 }
 
@@ -197,42 +224,13 @@ impl Depth {
 }
 
 impl Stage for Patch {
-    fn needs(&self) -> Needs {
-        let (donor, recipient) = self.pairing.models();
-        let mut models = vec![donor.clone()];
-        if recipient.value != donor.value {
-            models.push(recipient.clone());
-        }
-        Needs {
-            models,
-            prompts: vec![self.prompts.clone()],
-            stages: vec![],
-            ..Needs::default()
-        }
-    }
-
-    fn parameters(&self) -> Json {
-        json!({
-            "pairing": self.pairing.key(),
-            "layer": match &self.depth {
-                Depth::Each(layers) => parameters::layers_key(layers),
-                Depth::LastK => json!("last_k"),
-            },
-            "site": self.sites.iter().map(|site| site.short_name()).collect::<Vec<_>>(),
-            "position": self.position,
-            "floor": self.floor,
-            "limit": self.limit,
-            "settings": self.settings.key(),
-        })
-    }
-
     fn forecast(&self, _inputs: &Inputs) -> Forecast {
         Forecast::about(&self.needs().models, &self.prompts)
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         self.pairing.check(&self.prompts, inputs, problems);
-        if let Depth::Each(layers) = &self.depth {
+        if let Depth::Each(layers) = &self.layer {
             // Of two models of one depth, which `pairing` asks for, one is enough.
             let (_, recipient) = self.pairing.models();
             parameters::check_layers(layers, std::slice::from_ref(recipient), inputs, problems);
@@ -243,9 +241,9 @@ impl Stage for Patch {
     fn cost(&self, inputs: &Inputs) -> Cost {
         let (_, recipient) = self.pairing.models();
         let n_layers = inputs.n_layers(&recipient.value);
-        let variants = self.depth.variants(&self.sites, n_layers).len();
+        let variants = self.layer.variants(&self.site.0, n_layers).len();
         let prompts = inputs.prompts.get(&self.prompts.value);
-        let pairs = prompts.map_or(0, |set| self.pairing.pairs(set, self.limit).len());
+        let pairs = prompts.map_or(0, |set| self.pairing.pairs(set, self.limit()).len());
         let cells = product(&[pairs, 2 + 2 * variants]);
         Cost {
             cells_at_most: cells,
@@ -257,13 +255,13 @@ impl Stage for Patch {
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let experiment = self.experiment(inputs)?;
         let effects = experiment.measure(evaluator)?;
-        let number = self.depth.column();
+        let number = self.layer.column();
         Ok(Output {
             tables: vec![
                 (String::new(), experiment.table(&effects, number)?),
                 (
                     "mean".to_string(),
-                    experiment.means(&effects, number, self.floor)?,
+                    experiment.means(&effects, number, self.floor.0)?,
                 ),
             ],
             findings: self.findings(experiment.prompts, &effects),
@@ -273,6 +271,10 @@ impl Stage for Patch {
 }
 
 impl Patch {
+    fn limit(&self) -> Option<usize> {
+        self.limit.as_ref().map(|limit| limit.value)
+    }
+
     fn experiment<'a>(&self, inputs: &'a Inputs) -> Result<Experiment<'a>, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
         let (donor_name, recipient_name) = self.pairing.models();
@@ -287,9 +289,9 @@ impl Patch {
             sweep::tokens_of_each(&models, prompts, &self.settings)?;
         }
         Ok(Experiment {
-            variants: self.depth.variants(&self.sites, recipient.n_layers),
-            pairs: self.pairing.pairs(prompts, self.limit),
-            position: self.position,
+            variants: self.layer.variants(&self.site.0, recipient.n_layers),
+            pairs: self.pairing.pairs(prompts, self.limit()),
+            position: *self.position,
             donor,
             recipient,
             prompts,
@@ -310,24 +312,25 @@ impl Patch {
         let mut findings: Vec<String> = self.pairing.finding(prompts).into_iter().collect();
         let scores = effects.donor.iter().zip(&effects.recipient);
         let left_out = scores
-            .filter(|(donor, recipient)| (*donor - *recipient).abs() < self.floor)
+            .filter(|(donor, recipient)| (*donor - *recipient).abs() < self.floor.0)
             .count();
         if left_out > 0 {
             findings.push(format!(
                 "{left_out} of {} pairs are left out of the recovery: donor and recipient differ by less than {}",
                 effects.donor.len(),
-                self.floor
+                self.floor.0
             ));
         }
         let is_stream = |site: &&Site| HookPoint::block(0, **site).is_stream();
         let streams: Vec<&str> = self
-            .sites
+            .site
+            .0
             .iter()
             .filter(is_stream)
             .map(|site| site.short_name())
             .collect();
         // At an earlier position the keys and values of the layers patched still differ from K to K.
-        if matches!(self.depth, Depth::LastK) && self.position == -1 && !streams.is_empty() {
+        if matches!(self.layer, Depth::LastK) && *self.position == -1 && !streams.is_empty() {
             findings.push(format!(
                 "`{}`: one number for every K by construction, since replacing the stream at the last layer overwrites all below",
                 streams.join("`, `")

@@ -6,99 +6,75 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use serde_json::{Value as Json, json};
-
 use crate::model::{Site, random_unit_vector};
 use crate::spec::{Fields, Layers, Problems, Seeds};
 
-use super::parameters::{self, Settings};
+use super::declare::{Together, declared, parameters};
+use super::parameters::{self, Alphas, Directions, Models, Position, PromptsName, StageOf};
+use super::settings::Settings;
 use super::sweep::{self, AlphaUnit, Line, Mode, Sweep};
-use super::{
-    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
-};
+use super::{Cost, Evaluate, Forecast, Inputs, Kind, Name, Output, Product, Stage, StageError};
 
-pub(super) static KIND: Kind = Kind {
-    name: "random",
-    version: 1,
-    product: Product::Sweep,
-    about: "the same sweep with random directions, as a control",
-    decode,
-};
+pub(super) static KIND: Kind = super::kind::<Random>(
+    "random",
+    1,
+    Product::Sweep,
+    "the same sweep with random directions, as a control",
+);
 
-struct Random {
-    models: Vec<Name>,
-    prompts: Name,
-    seeds: Seeds,
-    layers: Layers,
-    site: Site,
-    alphas: Vec<f64>,
-    unit: AlphaUnit,
-    reference: Option<Name>,
-    position: i64,
-    settings: Settings,
+parameters! {
+    struct Random {
+        /// Models that are steered, in the order of the table.
+        model: Models,
+        /// The prompts that are scored.
+        prompts: PromptsName,
+        /// One direction for each seed.
+        seed: Seeds,
+        /// Layers of the edit, `"all"` for every layer of each model.
+        layer: Layers,
+        /// Site of the edit.
+        site: Site = "resid_pre",
+        /// How much of the direction is added, in units of `alpha_unit`.
+        alpha: Alphas,
+        unit: Unit,
+        /// Position of the edit, counted from the end of the prompt: -1 is its last token.
+        position: Position = -1,
+        settings: Settings,
+    }
 }
 
-fn decode(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Box<dyn Stage>> {
-    let models = parameters::models(fields);
-    let prompts = fields.required("prompts");
-    let seeds = fields.required("seed");
-    let layers = fields.required("layer");
-    let site = parameters::site(fields);
-    let alphas = parameters::alphas(fields);
-    let unit = sweep::alpha_unit(fields);
-    // A random direction has no norm of its own: another unit than 1 needs a learned direction to take it from.
-    let reference = match unit {
-        Some(AlphaUnit::Unit) | None => Some(None),
-        Some(_) => fields.required("reference").map(Some),
-    };
-    let position = parameters::position(fields);
-    Some(Box::new(Random {
-        models: models?,
-        prompts: prompts?,
-        seeds: seeds?,
-        layers: layers?,
-        site: site?,
-        alphas: alphas?,
-        unit: unit?,
-        reference: reference?,
-        position: position?,
-        settings: settings.clone(),
-    }))
+parameters! {
+    /// The unit of α. A random direction has no norm of its own: another unit than 1 needs a learned direction to take it from.
+    group Unit {
+        /// The unit of α.
+        alpha_unit: AlphaUnit = "unit",
+        /// The stage whose direction at a layer says how long a unit is there; where `alpha_unit` is not `unit`.
+        reference: Option<StageOf<Directions>>,
+    }
+}
+
+impl Together for Unit {
+    fn read_together(fields: &mut Fields<'_, '_>, _: &Settings) -> Option<Self> {
+        let alpha_unit = fields.optional("alpha_unit").unwrap_or(AlphaUnit::Unit);
+        let reference = match alpha_unit {
+            AlphaUnit::Unit => None,
+            AlphaUnit::PreNorm | AlphaUnit::ResidNorm => Some(fields.required("reference")?),
+        };
+        Some(Self {
+            alpha_unit,
+            reference,
+        })
+    }
 }
 
 impl Stage for Random {
-    fn needs(&self) -> Needs {
-        let reference = self.reference.iter();
-        Needs {
-            models: self.models.clone(),
-            prompts: vec![self.prompts.clone()],
-            stages: reference
-                .map(|name| (name.clone(), Product::Directions))
-                .collect(),
-            ..Needs::default()
-        }
-    }
-
-    fn parameters(&self) -> Json {
-        json!({
-            "model": sweep::labels(&self.models),
-            "seed": self.seeds.iter().collect::<Vec<_>>(),
-            "layer": parameters::layers_key(&self.layers),
-            "site": self.site.short_name(),
-            "alpha": self.alphas,
-            "alpha_unit": self.unit.name(),
-            "position": self.position,
-            "settings": self.settings.key(),
-        })
-    }
-
     fn forecast(&self, inputs: &Inputs) -> Forecast {
-        Forecast::of_sweep(&self.models, &self.prompts, inputs)
+        Forecast::of_sweep(&self.model, &self.prompts, inputs)
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
-        parameters::check_layers(&self.layers, &self.models, inputs, problems);
-        let Some(reference) = &self.reference else {
+        parameters::check_layers(&self.layer, &self.model, inputs, problems);
+        let Some(reference) = &self.unit.reference else {
             return;
         };
         let learned: Vec<usize> = inputs
@@ -106,8 +82,8 @@ impl Stage for Random {
             .iter()
             .map(|direction| direction.layer)
             .collect();
-        let deepest = self.models.iter().map(|m| inputs.n_layers(&m.value)).max();
-        let layers = parameters::layers(&self.layers, deepest.unwrap_or(0));
+        let deepest = self.model.iter().map(|m| inputs.n_layers(&m.value)).max();
+        let layers = parameters::layers(&self.layer, deepest.unwrap_or(0));
         let without = layers.iter().find(|layer| !learned.contains(layer));
         if let (false, Some(layer)) = (learned.is_empty(), without) {
             let message = format!(
@@ -121,19 +97,21 @@ impl Stage for Random {
     }
 
     fn cost(&self, inputs: &Inputs) -> Cost {
-        let deepest = self.models.iter().map(|m| inputs.n_layers(&m.value)).max();
+        let layers = |model: &Name| {
+            let n_layers = inputs.n_layers(&model.value);
+            parameters::layers(&self.layer, n_layers).len()
+        };
         Cost::of_cells(&[
-            self.seeds.0.len(),
-            parameters::layers(&self.layers, deepest.unwrap_or(0)).len(),
-            self.alphas.len(),
-            self.models.len(),
+            self.seed.0.len(),
+            self.model.iter().map(layers).sum(),
+            self.alpha.len(),
             sweep::prompt_count(inputs, &self.prompts),
         ])
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let models = inputs.models_named(&self.models)?;
+        let models = inputs.models_named(&self.model)?;
         if models.len() > 1 {
             sweep::tokens_of_each(&models, prompts, &self.settings)?;
         }
@@ -144,12 +122,12 @@ impl Stage for Random {
         for model in models {
             let config = model.config();
             let vectors = self
-                .seeds
+                .seed
                 .iter()
                 .map(|seed| Ok((seed, Arc::new(random_unit_vector(seed, config.d_model)?))))
                 .collect::<Result<Vec<_>, StageError>>()?;
             let mut lines = Vec::new();
-            for layer in parameters::layers(&self.layers, config.n_layers) {
+            for layer in parameters::layers(&self.layer, config.n_layers) {
                 let Some(unit_length) = self.unit_length(layer, inputs)? else {
                     without.insert(layer);
                     continue;
@@ -171,8 +149,8 @@ impl Stage for Random {
                 models: vec![model],
                 prompts,
                 lines,
-                alphas: &self.alphas,
-                position: self.position,
+                alphas: &self.alpha,
+                position: *self.position,
                 mode: Mode::Add,
                 settings: &self.settings,
             };
@@ -189,18 +167,20 @@ impl Stage for Random {
 impl Random {
     /// Length of one unit of α at a layer, by the reference direction there; none where it has none, as long as it has one elsewhere.
     fn unit_length(&self, layer: usize, inputs: &Inputs) -> Result<Option<f64>, StageError> {
-        let Some(name) = &self.reference else {
+        let Some(name) = &self.unit.reference else {
             return Ok(Some(1.0));
         };
         let output = inputs.stage(name)?;
         let at = |layer| output.directions.iter().find(|d| d.layer == layer);
         if let Some(direction) = at(layer) {
             return Ok(Some(
-                self.unit.length(direction.pre_norm, direction.resid_norm),
+                self.unit
+                    .alpha_unit
+                    .length(direction.pre_norm, direction.resid_norm),
             ));
         }
-        let deepest = self.models.iter().map(|m| inputs.n_layers(&m.value)).max();
-        let layers = parameters::layers(&self.layers, deepest.unwrap_or(0));
+        let deepest = self.model.iter().map(|m| inputs.n_layers(&m.value)).max();
+        let layers = parameters::layers(&self.layer, deepest.unwrap_or(0));
         match layers.into_iter().any(|layer| at(layer).is_some()) {
             true => Ok(None),
             false => Err(StageError::Data(format!(
@@ -212,7 +192,11 @@ impl Random {
 
     /// What to say of layers that were left out.
     fn left_out(&self, layers: &BTreeSet<usize>) -> Option<String> {
-        let reference = self.reference.as_ref().filter(|_| !layers.is_empty())?;
+        let reference = self
+            .unit
+            .reference
+            .as_ref()
+            .filter(|_| !layers.is_empty())?;
         let numbers: Vec<String> = layers.iter().map(usize::to_string).collect();
         Some(format!(
             "left out at layer {}: stage `{}` has no direction there to take the unit of α from",

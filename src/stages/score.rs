@@ -4,73 +4,45 @@
 //! s_<second>, s_gap` (gap = second − first), for which both models must be fed identical ids.
 
 use polars::prelude::DataFrame;
-use serde_json::json;
 
 use crate::model::Cell;
-use crate::spec::{Fields, Problems};
+use crate::spec::Problems;
 use crate::stats;
 
-use super::parameters::{self, Settings};
+use super::declare::{declared, parameters};
+use super::parameters::{Models, PromptsName};
+use super::settings::Settings;
 use super::sweep;
 use super::table;
-use super::{
-    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
-};
+use super::{Cost, Evaluate, Forecast, Inputs, Kind, Output, Product, Stage, StageError};
 
-pub(super) static KIND: Kind = Kind {
-    name: "score",
-    version: 2,
-    product: Product::Scores,
-    about: "refusal score of every prompt",
-    decode,
-};
+pub(super) static KIND: Kind =
+    super::kind::<Score>("score", 2, Product::Scores, "refusal score of every prompt");
 
-struct Score {
-    models: Vec<Name>,
-    prompts: Name,
-    settings: Settings,
-}
-
-fn decode(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Box<dyn Stage>> {
-    let models = parameters::models(fields);
-    let prompts = fields.required("prompts");
-    Some(Box::new(Score {
-        models: models?,
-        prompts: prompts?,
-        settings: settings.clone(),
-    }))
+parameters! {
+    struct Score {
+        /// Models that are asked, in the order of the tables.
+        model: Models,
+        /// The prompts that are scored.
+        prompts: PromptsName,
+        settings: Settings,
+    }
 }
 
 impl Stage for Score {
-    fn needs(&self) -> Needs {
-        Needs {
-            models: self.models.clone(),
-            prompts: vec![self.prompts.clone()],
-            stages: vec![],
-            ..Needs::default()
-        }
-    }
-
-    fn parameters(&self) -> serde_json::Value {
-        json!({ "model": sweep::labels(&self.models), "settings": self.settings.key() })
-    }
-
     fn forecast(&self, _inputs: &Inputs) -> Forecast {
-        Forecast::about(&self.models, &self.prompts)
+        Forecast::about(&self.model, &self.prompts)
     }
 
     fn check(&self, _inputs: &Inputs, _problems: &mut Problems) {}
 
     fn cost(&self, inputs: &Inputs) -> Cost {
-        Cost::of_cells(&[
-            self.models.len(),
-            sweep::prompt_count(inputs, &self.prompts),
-        ])
+        Cost::of_cells(&[self.model.len(), sweep::prompt_count(inputs, &self.prompts)])
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let models = inputs.models_named(&self.models)?;
+        let models = inputs.models_named(&self.model)?;
         let mut cells = Vec::new();
         let fed = sweep::tokens_of_each(&models, prompts, &self.settings)?;
         for (model, tokens) in models.iter().zip(fed) {
@@ -87,7 +59,7 @@ impl Stage for Score {
             }));
         }
         let scores = sweep::scores(evaluator.evaluate(&cells)?)?;
-        let prompts_of = self.models.iter().flat_map(|model| {
+        let prompts_of = self.model.iter().flat_map(|model| {
             let all = prompts.prompts.iter();
             all.map(move |prompt| (model, prompt))
         });

@@ -5,174 +5,184 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value as Json, json};
-
 use crate::model::Site;
-use crate::spec::{Fields, Layers, Problems, choice};
+use crate::spec::{Fields, Problems};
 
+use super::declare::{Together, declared, parameters};
 use super::direction::Direction;
 use super::forecast::check_directions;
-use super::parameters::{self, Settings};
+use super::parameters::{
+    self, Alphas, Directions, LayersOfEach, Models, Position, PromptsName, StageOf,
+};
+use super::settings::Settings;
 use super::sweep::{self, AlphaUnit, Line, Mode, Sweep};
-use super::{
-    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
-};
+use super::{Cost, Evaluate, Forecast, Inputs, Kind, Name, Output, Product, Stage, StageError};
 
-pub(super) static KIND: Kind = Kind {
-    name: "steer",
-    version: 2,
-    product: Product::Sweep,
-    about: "scores under a direction, for every α",
-    decode,
-};
+pub(super) static KIND: Kind = super::kind::<Steer>(
+    "steer",
+    2,
+    Product::Sweep,
+    "scores under a direction, for every α",
+);
 
-struct Steer {
-    models: Vec<Name>,
-    prompts: Name,
-    direction: Name,
-    layers: Option<Layers>,
-    site: Option<Site>,
-    alphas: Vec<f64>,
-    unit: AlphaUnit,
-    mode: Mode,
-    position: i64,
-    settings: Settings,
+parameters! {
+    struct Steer {
+        /// Models that are steered, in the order of the table.
+        model: Models,
+        /// The prompts that are scored.
+        prompts: PromptsName,
+        /// The directions that act.
+        direction: StageOf<Directions>,
+        places: Places,
+        strength: Strength,
+        /// Position of the edit, counted from the end of the prompt: -1 is its last token.
+        position: Position = -1,
+        settings: Settings,
+    }
 }
 
-fn decode(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Box<dyn Stage>> {
-    let models = parameters::models(fields);
-    let prompts = fields.required("prompts");
-    let direction = fields.required("direction");
-    let layers = fields.optional("layer");
-    let site = match fields.node("site") {
-        None => Some(None),
-        Some(node) => choice(node, fields.problems(), &parameters::residual_sites()).map(Some),
-    };
-    let mode = sweep::mode(fields);
-    let (alphas, unit) = match mode {
-        Some(Mode::Add) | None => (parameters::alphas(fields), sweep::alpha_unit(fields)),
-        Some(_) => (no_alpha(fields), Some(AlphaUnit::Unit)),
-    };
-    let position = parameters::position(fields);
-    Some(Box::new(Steer {
-        models: models?,
-        prompts: prompts?,
-        direction: direction?,
-        layers,
-        site: site?,
-        alphas: alphas?,
-        unit: unit?,
-        mode: mode?,
-        position: position?,
-        settings: settings.clone(),
-    }))
+parameters! {
+    /// Where directions of another stage act.
+    pub(super) struct Places {
+        /// Layers at which every direction acts, `"all"` for every layer of each model; each direction's own where left out.
+        layer: Option<LayersOfEach>,
+        /// Site at which every direction acts; each direction's own where left out.
+        site: Option<Site>,
+    }
 }
 
-/// An ablation takes the direction out whole: there is no α to give. One pass is made.
-fn no_alpha(fields: &mut Fields<'_, '_>) -> Option<Vec<f64>> {
-    let given = ["alpha", "alpha_unit"].map(|name| (name, fields.node(name)));
-    for (name, node) in given {
-        if let Some(node) = node {
+parameters! {
+    /// How strongly a direction acts. An ablation takes it out whole: there is no α to give, and one pass is made.
+    group Strength {
+        /// What is done with a direction.
+        mode: Mode = "add",
+        /// How much of the direction is added, in units of `alpha_unit`; not for an ablation.
+        alpha: Alphas,
+        /// The unit of α.
+        alpha_unit: AlphaUnit = "unit",
+    }
+}
+
+impl Together for Strength {
+    fn read_together(fields: &mut Fields<'_, '_>, _: &Settings) -> Option<Self> {
+        let mode = fields.optional("mode").unwrap_or(Mode::Add);
+        if mode == Mode::Add {
+            let alpha = fields.required("alpha");
+            let alpha_unit = fields.optional("alpha_unit").unwrap_or(AlphaUnit::Unit);
+            return Some(Self {
+                mode,
+                alpha: alpha?,
+                alpha_unit,
+            });
+        }
+        let given = ["alpha", "alpha_unit"].map(|name| (name, fields.node(name)));
+        for (name, node) in given {
+            let Some(node) = node else { continue };
+            let message = format!("`{name}` is given, but `mode` is an ablation");
             fields
                 .problems()
-                .error_at(
-                    &node.at,
-                    format!("`{name}` is given, but `mode` is an ablation"),
-                )
+                .error_at(&node.at, message)
                 .label("plays no part")
                 .help(format!("remove `{name}`, or set `mode = \"add\"`"));
         }
+        let is_alone = given.iter().all(|(_, node)| node.is_none());
+        is_alone.then_some(Self {
+            mode,
+            alpha: Alphas(vec![0.0]),
+            alpha_unit: AlphaUnit::Unit,
+        })
     }
-    given
-        .iter()
-        .all(|(_, node)| node.is_none())
-        .then(|| vec![0.0])
+}
+
+impl Places {
+    /// Every direction at every layer at which it acts in a model of so many layers, without prompts yet.
+    pub(super) fn lines(
+        &self,
+        directions: &[Direction],
+        unit: AlphaUnit,
+        n_layers: usize,
+    ) -> Vec<Line> {
+        let of_direction = |direction| {
+            let line = line_of(direction, unit);
+            let layers = match &self.layer {
+                None => vec![line.layer],
+                Some(layers) => parameters::layers(layers, n_layers),
+            };
+            let places = layers.into_iter();
+            places.map(move |layer| moved(line.clone(), layer, self.site))
+        };
+        directions.iter().flat_map(of_direction).collect()
+    }
+
+    /// How many lines there will be in each of some models together.
+    pub(super) fn count(&self, direction: &Name, models: &[Name], inputs: &Inputs) -> usize {
+        let layers = |model: &Name| match &self.layer {
+            None => 1,
+            Some(layers) => parameters::layers(layers, inputs.n_layers(&model.value)).len(),
+        };
+        inputs.expected_directions(direction).len() * models.iter().map(layers).sum::<usize>()
+    }
+
+    pub(super) fn check(
+        &self,
+        direction: &Name,
+        models: &[Name],
+        inputs: &Inputs,
+        problems: &mut Problems,
+    ) {
+        if let Some(layers) = &self.layer {
+            parameters::check_layers(layers, models, inputs, problems);
+        }
+        check_directions(direction, self.layer.is_none(), models, inputs, problems);
+    }
 }
 
 impl Stage for Steer {
-    fn needs(&self) -> Needs {
-        Needs {
-            models: self.models.clone(),
-            prompts: vec![self.prompts.clone()],
-            stages: vec![(self.direction.clone(), Product::Directions)],
-            ..Needs::default()
-        }
-    }
-
-    fn parameters(&self) -> Json {
-        json!({
-            "model": sweep::labels(&self.models),
-            "layer": self.layers.as_ref().map(parameters::layers_key),
-            "site": self.site.map(Site::short_name),
-            "alpha": self.alphas,
-            "alpha_unit": self.unit.name(),
-            "mode": self.mode.name(),
-            "position": self.position,
-            "settings": self.settings.key(),
-        })
-    }
-
     fn forecast(&self, inputs: &Inputs) -> Forecast {
         Forecast {
-            has_alpha: self.mode == Mode::Add,
-            ..Forecast::of_sweep(&self.models, &self.prompts, inputs)
+            has_alpha: self.strength.mode == Mode::Add,
+            ..Forecast::of_sweep(&self.model, &self.prompts, inputs)
         }
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
-        if let Some(layers) = &self.layers {
-            parameters::check_layers(layers, &self.models, inputs, problems);
-        }
-        let own_layers = self.layers.is_none();
-        check_directions(&self.direction, own_layers, &self.models, inputs, problems);
+        self.places
+            .check(&self.direction, &self.model, inputs, problems);
     }
 
     fn cost(&self, inputs: &Inputs) -> Cost {
-        let deepest = self.models.iter().map(|m| inputs.n_layers(&m.value)).max();
-        let layers = match &self.layers {
-            None => 1,
-            Some(layers) => parameters::layers(layers, deepest.unwrap_or(0)).len(),
-        };
         Cost::of_cells(&[
-            self.models.len(),
+            self.places.count(&self.direction, &self.model, inputs),
             sweep::prompt_count(inputs, &self.prompts),
-            inputs.expected_directions(&self.direction).len(),
-            layers,
-            self.alphas.len(),
+            self.strength.alpha.len(),
         ])
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let models = inputs.models_named(&self.models)?;
+        let directions = &inputs.stage(&self.direction)?.directions;
         let sets = sweep::sets_by_split(prompts);
-        let n_layers = models
-            .iter()
-            .map(|m| m.config().n_layers)
-            .min()
-            .unwrap_or(0);
-        let mut lines = Vec::new();
-        for direction in &inputs.stage(&self.direction)?.directions {
-            let layers = match &self.layers {
-                None => vec![direction.layer],
-                Some(layers) => parameters::layers(layers, n_layers),
-            };
-            lines.extend(layers.into_iter().map(|layer| Line {
-                sets: Arc::clone(&sets),
-                ..moved(line_of(direction, self.unit), layer, self.site)
-            }));
-        }
         let sweep = Sweep {
-            models,
+            models: inputs.models_named(&self.model)?,
             prompts,
-            lines,
-            alphas: &self.alphas,
-            position: self.position,
-            mode: self.mode,
+            lines: Vec::new(),
+            alphas: &self.strength.alpha,
+            position: *self.position,
+            mode: self.strength.mode,
             settings: &self.settings,
         };
+        let lines = |n_layers| {
+            let lines = self
+                .places
+                .lines(directions, self.strength.alpha_unit, n_layers);
+            let with_sets = lines.into_iter().map(|line| Line {
+                sets: Arc::clone(&sets),
+                ..line
+            });
+            with_sets.collect()
+        };
         Ok(Output {
-            parts: Some(Arc::new(sweep.run(evaluator)?)),
+            parts: Some(Arc::new(sweep.run_by_depth(lines, evaluator)?)),
             ..Output::default()
         })
     }
@@ -194,7 +204,7 @@ pub(super) fn line_of(direction: &Direction, unit: AlphaUnit) -> Line {
 
 /// A line at another layer, and perhaps another site. Away from home a direction says where it came from, so that its rows can be told
 /// from those of a direction that is at home there.
-pub(super) fn moved(line: Line, layer: usize, site: Option<Site>) -> Line {
+fn moved(line: Line, layer: usize, site: Option<Site>) -> Line {
     if layer == line.layer {
         return Line {
             site: site.unwrap_or(line.site),

@@ -23,12 +23,16 @@
 //! are over prompts: see `summary/pool.rs`.
 
 use polars::prelude::DataFrame;
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
-use crate::spec::{Fields, Location, Problems, Spanned};
+use crate::spec::{Decode, Fields, Node, Problems, Spanned};
 use crate::stats::{self, StatsError, Targets};
 
-use super::parameters::Settings;
+use super::declare::{
+    Declared, Field, FieldType, IfGiven, Parameter, as_needed, declared, parameters,
+};
+use super::parameters::{Label, StageOf, Sweep, Texts};
+use super::settings::Settings;
 use super::table;
 use super::{
     Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
@@ -46,124 +50,134 @@ mod xstest;
 
 use grid::{Grid, Row, Source, Splits};
 
-pub(super) static KIND: Kind = Kind {
-    name: "summary",
-    version: 4,
-    product: Product::Summary,
-    about: "rates with intervals, operating points, and controls",
-    decode,
-};
+pub(super) static KIND: Kind = super::kind::<Summary>(
+    "summary",
+    4,
+    Product::Summary,
+    "rates with intervals, operating points, and controls",
+);
 
-struct Summary {
-    /// At least one, in the order of [`Source::ALL`].
-    sources: Vec<(Source, Name)>,
-    splits: Splits,
-    places: Places,
-    targets: Targets,
-    /// Seed of the bootstrap.
-    seed: u64,
-    /// A stage of texts, whose agreement with the score is told.
-    generate: Option<Name>,
-}
-
-/// Where the splits' names were written, if they were.
-struct Places {
-    edge: Option<Location>,
-    harmful: Option<Location>,
-}
-
-fn decode(fields: &mut Fields<'_, '_>, _settings: &Settings) -> Option<Box<dyn Stage>> {
-    let sources: Vec<(Source, Name)> = Source::ALL
-        .into_iter()
-        .filter_map(|source| Some((source, fields.optional(source.name())?)))
-        .collect();
-    if Source::ALL
-        .iter()
-        .all(|source| fields.node(source.name()).is_none())
-    {
-        let at = fields.at();
-        fields
-            .problems()
-            .error_at(at, "a summary needs at least one sweep")
-            .label("expected `steer`, `holdout`, `random` or `xstest`, with the name of a stage");
+parameters! {
+    struct Summary {
+        sources: Sources,
+        /// The split of prompts that should be answered.
+        edge: Label = "edge",
+        /// The split of prompts that should be refused.
+        harmful: Label = "harmful",
+        /// The rate of refusals among `edge` prompts to stay at or below.
+        edge_target: Rate = Targets::default().edge,
+        /// The rate of refusals among `harmful` prompts to stay at or above.
+        harmful_target: Rate = Targets::default().harmful,
+        /// Seed of the bootstrap.
+        seed: u64 = 0,
+        resamples: Resamples,
+        /// A stage of texts, whose agreement with the score is told.
+        generate: IfGiven<StageOf<Texts>>,
     }
-    let edge = fields.optional::<Name>("edge");
-    let harmful = fields.optional::<Name>("harmful");
-    let edge_target = target(fields, "edge_target", Targets::default().edge);
-    let harmful_target = target(fields, "harmful_target", Targets::default().harmful);
-    let seed = fields.or("seed", 0);
-    let generate = fields.optional("generate");
-    Some(Box::new(Summary {
-        sources: (!sources.is_empty()).then_some(sources)?,
-        places: Places {
-            edge: edge.as_ref().map(|name| name.at.clone()),
-            harmful: harmful.as_ref().map(|name| name.at.clone()),
-        },
-        splits: Splits {
-            edge: edge.map_or("edge".to_string(), |name| name.value),
-            harmful: harmful.map_or("harmful".to_string(), |name| name.value),
-        },
-        targets: Targets {
-            edge: edge_target?,
-            harmful: harmful_target?,
-        },
-        seed,
-        generate,
-    }))
 }
 
-/// A refusal rate to stay at or below, 0 to 1.
-fn target(fields: &mut Fields<'_, '_>, name: &'static str, default: f64) -> Option<f64> {
-    let Some(target) = fields.optional::<Spanned<f64>>(name) else {
-        return Some(default);
-    };
-    if (0.0..=1.0).contains(&target.value) {
-        return Some(target.value);
+/// The sweeps that are summarised: at least one, in the order of [`Source::ALL`].
+struct Sources(Vec<(Source, StageOf<Sweep>)>);
+
+impl Parameter for Sources {
+    fn read_from(fields: &mut Fields<'_, '_>, _: &Declared<'_>, _: &Settings) -> Option<Self> {
+        let found = Source::ALL
+            .into_iter()
+            .filter_map(|source| Some((source, fields.optional(source.name())?)));
+        let found: Vec<_> = found.collect();
+        let mut all = Source::ALL.into_iter();
+        if all.all(|source| fields.node(source.name()).is_none()) {
+            let at = fields.at();
+            fields
+                .problems()
+                .error_at(at, "a summary needs at least one sweep")
+                .label(
+                    "expected `steer`, `holdout`, `random` or `xstest`, with the name of a stage",
+                );
+        }
+        (!found.is_empty()).then_some(Self(found))
     }
-    fields
-        .problems()
-        .error_at(
-            &target.at,
-            format!("{name} `{}` is not a rate", target.value),
-        )
-        .label("expected a number from 0 to 1");
-    None
+
+    /// Which input is which; their content is in the key already.
+    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
+        let given = self.0.iter().map(|(source, _)| source.name());
+        parts.insert(name.to_string(), given.collect());
+    }
+
+    fn add_needs(&self, needs: &mut Needs) {
+        self.0.iter().for_each(|(_, stage)| stage.refer(needs));
+    }
+
+    fn list(_: &Declared<'_>) -> Vec<Field> {
+        let about = |source| match source {
+            Source::Steer => "The sweep of the learned direction. At least one sweep is given.",
+            Source::Holdout => "A sweep with directions made of one half of the prompts.",
+            Source::Random => "A sweep with random directions.",
+            Source::XsTest => "A sweep over prompts of XSTest's form.",
+        };
+        let sources = Source::ALL.into_iter();
+        let fields = sources.map(|s| Field::of::<StageOf<Sweep>>(s.name(), about(s)));
+        as_needed(fields.collect())
+    }
+}
+
+/// A rate of refusals, 0 to 1.
+struct Rate(f64);
+
+impl Decode for Rate {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let rate = Spanned::<f64>::decode(node, problems)?;
+        if (0.0..=1.0).contains(&rate.value) {
+            return Some(Self(rate.value));
+        }
+        let message = format!("{} `{}` is not a rate", rate.at.field(), rate.value);
+        problems
+            .error_at(&rate.at, message)
+            .label("expected a number from 0 to 1");
+        None
+    }
+
+    fn expected() -> String {
+        f64::expected()
+    }
+}
+
+impl FieldType for Rate {
+    fn schema() -> Json {
+        json!({ "type": "number", "minimum": 0, "maximum": 1 })
+    }
+
+    fn key(&self) -> Json {
+        self.0.into()
+    }
+}
+
+/// How often the bootstrap draws; no study says it, but keys do.
+struct Resamples;
+
+impl Parameter for Resamples {
+    fn read_from(_: &mut Fields<'_, '_>, _: &Declared<'_>, _: &Settings) -> Option<Self> {
+        Some(Self)
+    }
+
+    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
+        parts.insert(name.to_string(), stats::BOOTSTRAP_RESAMPLES.into());
+    }
+
+    fn add_needs(&self, _: &mut Needs) {}
+
+    fn list(_: &Declared<'_>) -> Vec<Field> {
+        Vec::new()
+    }
 }
 
 impl Stage for Summary {
-    fn needs(&self) -> Needs {
-        let sources = self.sources.iter();
-        let texts = self.generate.iter();
-        let texts = texts.map(|name| (name.clone(), Product::Texts));
-        Needs {
-            stages: sources
-                .map(|(_, name)| (name.clone(), Product::Sweep))
-                .chain(texts)
-                .collect(),
-            ..Needs::default()
-        }
-    }
-
-    fn parameters(&self) -> Json {
-        json!({
-            // Which input is which; their content is in the key already.
-            "sources": self.sources.iter().map(|(source, _)| source.name()).collect::<Vec<_>>(),
-            "edge": self.splits.edge,
-            "harmful": self.splits.harmful,
-            "edge_target": self.targets.edge,
-            "harmful_target": self.targets.harmful,
-            "resamples": stats::BOOTSTRAP_RESAMPLES,
-            "seed": self.seed,
-            "generate": self.generate.is_some(),
-        })
-    }
-
     fn forecast(&self, _inputs: &Inputs) -> Forecast {
         Forecast::default()
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
-        for (source, name) in &self.sources {
+        for (source, name) in &self.sources.0 {
             let Some(forecast) = inputs.forecast(name) else {
                 continue;
             };
@@ -187,7 +201,7 @@ impl Stage for Summary {
 
     fn run(&self, inputs: &Inputs, _evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let mut grids = Vec::new();
-        for (source, name) in &self.sources {
+        for (source, name) in &self.sources.0 {
             let swept = inputs.stage(name)?;
             if !swept.has_table("") {
                 return Err(StageError::Data(format!(
@@ -202,31 +216,29 @@ impl Stage for Summary {
         }
         let mut cosines = None;
         let mut agreement = None;
-        for (source, name) in &self.sources {
+        for (source, name) in &self.sources.0 {
             // An imported holdout has no directions, and so no cosines.
             let swept = inputs.stage(name)?;
             if *source == Source::Holdout && swept.has_table("cosine") {
                 cosines = Some(stability::table(&swept.table("cosine")?)?);
             }
         }
-        if let Some(name) = &self.generate {
+        if let Some(name) = &self.generate.0 {
             let texts = inputs.stage(name)?;
             if texts.has_table("agreement") {
                 agreement = Some(texts.table("agreement")?);
             }
         }
-        let comparisons = learned::compare(&grids, &self.splits, self.seed)?;
+        let splits = self.splits();
+        let comparisons = learned::compare(&grids, &splits, self.seed)?;
         let candidates = [
             ("", describe::table(&grids, self.seed)?),
-            ("controls", controls::table(&grids, &self.splits)?),
-            (
-                "generalisation",
-                controls::generalisation(&grids, &self.splits)?,
-            ),
-            ("pareto", operating::pareto(&grids, &self.splits)?),
+            ("controls", controls::table(&grids, &splits)?),
+            ("generalisation", controls::generalisation(&grids, &splits)?),
+            ("pareto", operating::pareto(&grids, &splits)?),
             (
                 "operating_points",
-                operating::table(&grids, &self.splits, self.targets)?,
+                operating::table(&grids, &splits, self.targets())?,
             ),
             ("learned_vs_random", learned::table(&comparisons)?),
         ];
@@ -250,17 +262,33 @@ impl Stage for Summary {
 }
 
 impl Summary {
+    fn splits(&self) -> Splits {
+        Splits {
+            edge: self.edge.value.clone(),
+            harmful: self.harmful.value.clone(),
+        }
+    }
+
+    fn targets(&self) -> Targets {
+        Targets {
+            edge: self.edge_target.0,
+            harmful: self.harmful_target.0,
+        }
+    }
+
     /// Checks that a sweep has the two sets that are compared.
     fn check_sets(&self, source: Source, sweep: &Name, sets: &[String], problems: &mut Problems) {
+        // Where a name is not written, its place is that of the stage.
+        let place = |label: &'_ Label, name| (label.at.field() == name).then(|| label.at.clone());
         let wanted = [
-            (source.edge_set(&self.splits), self.places.edge.as_ref()),
-            (self.splits.harmful.clone(), self.places.harmful.as_ref()),
+            (source.edge_set(&self.splits()), place(&self.edge, "edge")),
+            (self.harmful.value.clone(), place(&self.harmful, "harmful")),
         ];
         for (set, at) in wanted {
             if !sets.is_empty() && !sets.contains(&set) {
                 let message = format!("stage `{}` has no prompts called `{set}`", sweep.value);
                 problems
-                    .error_at(at.unwrap_or(&sweep.at), message)
+                    .error_at(at.as_ref().unwrap_or(&sweep.at), message)
                     .label(format!("it has `{}`", sets.join("`, `")))
                     .help("say which splits are compared with `edge` and `harmful`");
             }
@@ -269,7 +297,7 @@ impl Summary {
 
     /// What a reader has to do without because a source is not given.
     fn missing(&self) -> Vec<String> {
-        let has = |wanted: Source| self.sources.iter().any(|(source, _)| *source == wanted);
+        let has = |wanted: Source| self.sources.0.iter().any(|(source, _)| *source == wanted);
         let mut findings = Vec::new();
         if !has(Source::Steer) && !has(Source::Holdout) {
             return findings;

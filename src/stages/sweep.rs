@@ -4,16 +4,16 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use serde_json::{Value as Json, json};
 
 use crate::model::{
     Cell, Cells, Edit, HookPoint, Intervention, ModelHandle, Positions, Readout, Site, Tokens,
     Value, Vector,
 };
 use crate::prompts::PromptSet;
-use crate::spec::{Fields, choice};
+use crate::spec::Choice;
 
-use super::parameters::{self, Settings};
+use super::parameters;
+use super::settings::Settings;
 use super::{Evaluate, Inputs, Name, StageError};
 
 mod rows;
@@ -44,30 +44,32 @@ pub(crate) enum AlphaUnit {
     ResidNorm,
 }
 
-/// Decodes `mode`.
-pub(super) fn mode(fields: &mut Fields<'_, '_>) -> Option<Mode> {
-    let Some(node) = fields.node("mode") else {
-        return Some(Mode::Add);
-    };
-    let choices = [
-        ("add", Mode::Add),
-        ("ablate", Mode::Ablate),
-        ("ablate_all", Mode::AblateEverywhere),
+impl Choice for Mode {
+    const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
+        ("add", Self::Add, "h ← h + α·v"),
+        ("ablate", Self::Ablate, "h ← h − (h·v)v, without α"),
+        (
+            "ablate_all",
+            Self::AblateEverywhere,
+            "the same at every layer",
+        ),
     ];
-    choice(node, fields.problems(), &choices)
 }
 
-/// Decodes `alpha_unit`.
-pub(super) fn alpha_unit(fields: &mut Fields<'_, '_>) -> Option<AlphaUnit> {
-    let Some(node) = fields.node("alpha_unit") else {
-        return Some(AlphaUnit::Unit);
-    };
-    let choices = [
-        ("unit", AlphaUnit::Unit),
-        ("pre_norm", AlphaUnit::PreNorm),
-        ("resid_norm", AlphaUnit::ResidNorm),
+impl Choice for AlphaUnit {
+    const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
+        ("unit", Self::Unit, "the unit direction"),
+        (
+            "pre_norm",
+            Self::PreNorm,
+            "the norm of the difference of means",
+        ),
+        (
+            "resid_norm",
+            Self::ResidNorm,
+            "the mean norm of the residual stream",
+        ),
     ];
-    choice(node, fields.problems(), &choices)
 }
 
 impl AlphaUnit {
@@ -79,15 +81,6 @@ impl AlphaUnit {
             AlphaUnit::ResidNorm => resid_norm,
         }
     }
-
-    /// The name in study files.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            AlphaUnit::Unit => "unit",
-            AlphaUnit::PreNorm => "pre_norm",
-            AlphaUnit::ResidNorm => "resid_norm",
-        }
-    }
 }
 
 impl Mode {
@@ -97,15 +90,6 @@ impl Mode {
             Mode::Add => direction.to_string(),
             Mode::Ablate => format!("{direction}_ablated"),
             Mode::AblateEverywhere => format!("{direction}_ablated_everywhere"),
-        }
-    }
-
-    /// The name in study files.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Mode::Add => "add",
-            Mode::Ablate => "ablate",
-            Mode::AblateEverywhere => "ablate_all",
         }
     }
 }
@@ -219,6 +203,30 @@ impl Sweep<'_> {
             rows,
             scores,
         })
+    }
+
+    /// The same for models that may differ in depth, along the lines that there are in a model of so many layers. Models of one depth that
+    /// stand beside each other are swept together.
+    pub(crate) fn run_by_depth(
+        self,
+        lines: impl Fn(usize) -> Vec<Line>,
+        evaluator: &mut dyn Evaluate,
+    ) -> Result<Vec<SweepTable>, StageError> {
+        let depth = |model: &ModelHandle| model.config().n_layers;
+        let groups: Vec<&[&Arc<ModelHandle>]> =
+            self.models.chunk_by(|a, b| depth(a) == depth(b)).collect();
+        if groups.len() > 1 {
+            tokens_of_each(&self.models, self.prompts, self.settings)?;
+        }
+        let sweeps = groups.into_iter().map(|models| {
+            let sweep = Sweep {
+                models: models.to_vec(),
+                lines: lines(models.first().map_or(0, |model| depth(model))),
+                ..self
+            };
+            sweep.run(evaluator)
+        });
+        sweeps.collect()
     }
 
     /// The prompts that the lines point to, as each of the models sees them, and where they are edited. Of a prompt that no line points
@@ -375,9 +383,4 @@ pub(super) fn prompt_count(inputs: &Inputs, name: &Name) -> usize {
         .prompts
         .get(&name.value)
         .map_or(0, |set| set.prompts.len())
-}
-
-/// Names of the models, for stage keys: they are shown in tables.
-pub(super) fn labels(names: &[Name]) -> Json {
-    json!(names.iter().map(|n| &n.value).collect::<Vec<_>>())
 }

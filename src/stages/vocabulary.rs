@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::model::Readout;
 use crate::spec::{Location, Problems};
 
-use super::parameters::Settings;
+use super::settings::Settings;
 use super::{Inputs, Needs, sweep};
 
 /// Checks the prompts of a stage, as its models see them. `told` holds the models and prompt sets of the stages before. Only a model

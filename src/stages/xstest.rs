@@ -7,89 +7,55 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde_json::{Value as Json, json};
+use crate::spec::{Problems, Seeds};
 
-use crate::spec::{Fields, Problems, Seeds};
-
+use super::declare::{declared, parameters};
 use super::forecast::check_directions;
-use super::parameters::{self, Settings};
+use super::parameters::{Alphas, Directions, Models, Position, PromptsName, StageOf};
+use super::settings::Settings;
 use super::steer::line_of;
 use super::summary;
 use super::sweep::{self, AlphaUnit, Line, Mode, Sweep};
 use super::table;
-use super::{
-    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
-};
+use super::{Cost, Evaluate, Forecast, Inputs, Kind, Output, Product, Stage, StageError};
 
-pub(super) static KIND: Kind = Kind {
-    name: "xstest",
-    version: 1,
-    product: Product::Sweep,
-    about: "refusal rates by XSTest type under a direction",
-    decode,
-};
+pub(super) static KIND: Kind = super::kind::<XsTest>(
+    "xstest",
+    1,
+    Product::Sweep,
+    "refusal rates by XSTest type under a direction",
+);
 
-struct XsTest {
-    models: Vec<Name>,
-    prompts: Name,
-    direction: Name,
-    seeds: Option<Seeds>,
-    alphas: Vec<f64>,
-    unit: AlphaUnit,
-    position: i64,
-    settings: Settings,
-}
-
-fn decode(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Box<dyn Stage>> {
-    let models = parameters::models(fields);
-    let prompts = fields.required("prompts");
-    let direction = fields.required("direction");
-    let seeds = fields.optional("seed");
-    let alphas = parameters::alphas(fields);
-    let unit = sweep::alpha_unit(fields);
-    let position = parameters::position(fields);
-    Some(Box::new(XsTest {
-        models: models?,
-        prompts: prompts?,
-        direction: direction?,
-        seeds,
-        alphas: alphas?,
-        unit: unit?,
-        position: position?,
-        settings: settings.clone(),
-    }))
+parameters! {
+    struct XsTest {
+        /// Models that are steered, in the order of the table.
+        model: Models,
+        /// Prompts of XSTest's form.
+        prompts: PromptsName,
+        /// The directions that act, each at its own layer and site.
+        direction: StageOf<Directions>,
+        /// Which of the directions act, by the seed behind them; all where left out.
+        seed: Option<Seeds>,
+        /// How much of the direction is added, in units of `alpha_unit`.
+        alpha: Alphas,
+        /// The unit of α.
+        alpha_unit: AlphaUnit = "unit",
+        /// Position of the edit, counted from the end of the prompt: -1 is its last token.
+        position: Position = -1,
+        settings: Settings,
+    }
 }
 
 impl Stage for XsTest {
-    fn needs(&self) -> Needs {
-        Needs {
-            models: self.models.clone(),
-            prompts: vec![self.prompts.clone()],
-            stages: vec![(self.direction.clone(), Product::Directions)],
-            ..Needs::default()
-        }
-    }
-
-    fn parameters(&self) -> Json {
-        json!({
-            "model": sweep::labels(&self.models),
-            "seed": self.seeds.as_ref().map(|s| s.iter().collect::<Vec<_>>()),
-            "alpha": self.alphas,
-            "alpha_unit": self.unit.name(),
-            "position": self.position,
-            "settings": self.settings.key(),
-        })
-    }
-
     fn forecast(&self, inputs: &Inputs) -> Forecast {
-        Forecast::of_sweep(&self.models, &self.prompts, inputs)
+        Forecast::of_sweep(&self.model, &self.prompts, inputs)
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
-        check_directions(&self.direction, true, &self.models, inputs, problems);
+        check_directions(&self.direction, true, &self.model, inputs, problems);
         let expected = inputs.expected_directions(&self.direction);
         let made: BTreeSet<u64> = expected.iter().filter_map(|d| d.seed).collect();
-        for seed in self.seeds.iter().flat_map(|seeds| &seeds.0) {
+        for seed in self.seed.iter().flat_map(|seeds| &seeds.0) {
             if !expected.is_empty() && !made.contains(&seed.value) {
                 let message = format!(
                     "stage `{}` makes no direction with seed {}",
@@ -112,8 +78,8 @@ impl Stage for XsTest {
         let expected = inputs.expected_directions(&self.direction).iter();
         Cost::of_cells(&[
             expected.filter(|d| self.takes(d.seed)).count(),
-            self.alphas.len(),
-            self.models.len(),
+            self.alpha.len(),
+            self.model.len(),
             sweep::prompt_count(inputs, &self.prompts),
         ])
     }
@@ -127,7 +93,7 @@ impl Stage for XsTest {
             .filter(|direction| self.takes(direction.seed))
             .map(|direction| Line {
                 sets: Arc::clone(&sets),
-                ..line_of(direction, self.unit)
+                ..line_of(direction, self.alpha_unit)
             })
             .collect();
         let built = lines.iter().map(|l| {
@@ -139,11 +105,11 @@ impl Stage for XsTest {
         });
         let built = built.max().unwrap_or(0);
         let sweep = Sweep {
-            models: inputs.models_named(&self.models)?,
+            models: inputs.models_named(&self.model)?,
             prompts,
             lines,
-            alphas: &self.alphas,
-            position: self.position,
+            alphas: &self.alpha,
+            position: *self.position,
             mode: Mode::Add,
             settings: &self.settings,
         };
@@ -164,7 +130,7 @@ impl Stage for XsTest {
 impl XsTest {
     /// Whether a direction with that seed is one of those asked for.
     fn takes(&self, seed: Option<u64>) -> bool {
-        match &self.seeds {
+        match &self.seed {
             None => true,
             Some(seeds) => seeds.iter().any(|wanted| seed == Some(wanted)),
         }

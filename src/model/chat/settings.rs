@@ -12,12 +12,6 @@ pub(crate) enum SpecialTokens {
     Text,
 }
 
-impl SpecialTokens {
-    /// By their names in study files.
-    pub(crate) const NAMES: [(&'static str, Self); 2] =
-        [("parsed", Self::Parsed), ("text", Self::Text)];
-}
-
 /// The messages around a prompt, and how they are written.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Chat {

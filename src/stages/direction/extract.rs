@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::model::{Cell, HookPoint, ModelHandle, Readout, Site, Vector};
 use crate::prompts::PromptSet;
-use crate::stages::parameters::{self, Settings};
+use crate::stages::parameters;
+use crate::stages::settings::Settings;
 use crate::stages::sweep;
 use crate::stages::{Evaluate, StageError};
 

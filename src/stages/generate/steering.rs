@@ -1,14 +1,18 @@
 //! Which directions act, where and how strongly.
 
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json};
 
-use crate::model::{Positions, Site};
-use crate::spec::{Fields, Layers, choice};
+use crate::model::Positions;
+use crate::spec::{Choice, Fields};
 
-use super::super::parameters;
-use super::super::steer::{line_of, moved};
-use super::super::sweep::{self, AlphaUnit, Line};
-use super::super::{Inputs, Name, StageError};
+use super::super::Needs;
+use super::super::declare::{
+    Declared, Field, Parameter, Parameters, as_needed, declared, parameters,
+};
+use super::super::parameters::{Alphas, Directions, StageOf};
+use super::super::settings::Settings;
+use super::super::steer::Places;
+use super::super::sweep::AlphaUnit;
 
 /// Where a direction acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,51 +25,62 @@ pub(super) enum Acts {
     Both,
 }
 
-/// A direction of another stage and how it acts.
-pub(super) struct Steering {
-    /// The stage that makes the directions.
-    pub(crate) direction: Name,
-    /// Layers that every direction acts at; none for its own.
-    pub(crate) layers: Option<Layers>,
-    /// The site, if not the direction's own.
-    pub(crate) site: Option<Site>,
-    /// α, in units of `unit`.
-    pub(crate) alphas: Vec<f64>,
-    /// The unit of α.
-    pub(crate) unit: AlphaUnit,
-    /// At which tokens.
-    pub(crate) acts: Acts,
+impl Choice for Acts {
+    const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
+        (
+            "last_prompt",
+            Self::LastPrompt,
+            "the last token of the prompt",
+        ),
+        ("generated", Self::Generated, "every generated token"),
+        ("both", Self::Both, "both"),
+    ];
 }
 
-/// Decodes `direction` and the fields that say how it acts; without it there is nothing that they could apply to.
-pub(super) fn steering(fields: &mut Fields<'_, '_>) -> Option<Option<Steering>> {
-    if fields.node("direction").is_none() {
-        return no_steering(fields).then_some(None);
+parameters! {
+    /// A direction of another stage and how it acts.
+    pub(super) struct Steering {
+        /// The directions that act; nothing is steered where it is left out.
+        direction: StageOf<Directions>,
+        places: Places,
+        /// How much of the direction is added, in units of `alpha_unit`.
+        alpha: Alphas,
+        /// The unit of α.
+        alpha_unit: AlphaUnit = "unit",
+        /// At which tokens it acts.
+        positions: Acts = "both",
     }
-    let direction = fields.required("direction");
-    let layers = fields.optional("layer");
-    let site = match fields.node("site") {
-        None => Some(None),
-        Some(node) => choice(node, fields.problems(), &parameters::residual_sites()).map(Some),
-    };
-    let alphas = parameters::alphas(fields);
-    let unit = sweep::alpha_unit(fields);
-    let acts = match fields.node("positions") {
-        None => Some(Acts::Both),
-        Some(node) => {
-            let choices =
-                [Acts::LastPrompt, Acts::Generated, Acts::Both].map(|acts| (acts.name(), acts));
-            choice(node, fields.problems(), &choices)
+}
+
+/// Without `direction` there is nothing that the other fields could apply to.
+impl Parameter for Option<Steering> {
+    fn read_from(
+        fields: &mut Fields<'_, '_>,
+        _: &Declared<'_>,
+        settings: &Settings,
+    ) -> Option<Self> {
+        match fields.node("direction") {
+            None => no_steering(fields).then_some(None),
+            Some(_) => <Steering as Parameters>::read(fields, settings).map(Some),
         }
-    };
-    Some(Some(Steering {
-        direction: direction?,
-        layers,
-        site: site?,
-        alphas: alphas?,
-        unit: unit?,
-        acts: acts?,
-    }))
+    }
+
+    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
+        let own = self.as_ref().map(|steering| {
+            let mut own = Map::new();
+            steering.add_key(name, &mut own);
+            own
+        });
+        parts.insert(name.to_string(), own.into());
+    }
+
+    fn add_needs(&self, needs: &mut Needs) {
+        self.iter().for_each(|steering| steering.add_needs(needs));
+    }
+
+    fn list(_: &Declared<'_>) -> Vec<Field> {
+        as_needed(<Steering as Parameters>::fields())
+    }
 }
 
 /// Whether no field asks for steering; α = 0 asks for none.
@@ -75,7 +90,9 @@ fn no_steering(fields: &mut Fields<'_, '_>) -> bool {
         given.extend(fields.node(name).map(|_| name));
     }
     if fields.node("alpha").is_some()
-        && parameters::alphas(fields).is_none_or(|alphas| alphas != [0.0])
+        && fields
+            .optional::<Alphas>("alpha")
+            .is_none_or(|alphas| *alphas != [0.0])
     {
         given.push("alpha");
     }
@@ -93,15 +110,6 @@ fn no_steering(fields: &mut Fields<'_, '_>) -> bool {
 }
 
 impl Acts {
-    /// The name in study files.
-    fn name(self) -> &'static str {
-        match self {
-            Acts::LastPrompt => "last_prompt",
-            Acts::Generated => "generated",
-            Acts::Both => "both",
-        }
-    }
-
     /// The positions edited in a run that starts from a prompt of `length` tokens.
     pub(super) fn positions(self, length: usize) -> Positions {
         let last = length.saturating_sub(1);
@@ -115,39 +123,5 @@ impl Acts {
     /// Whether the last prompt token, and so the score, is edited.
     pub(super) fn reaches_prompt(self) -> bool {
         self != Acts::Generated
-    }
-}
-
-impl Steering {
-    /// Canonical form for stage keys.
-    pub(super) fn key(&self) -> Json {
-        json!({
-            "layer": self.layers.as_ref().map(parameters::layers_key),
-            "site": self.site.map(Site::short_name),
-            "alpha": self.alphas,
-            "alpha_unit": self.unit.name(),
-            "positions": self.acts.name(),
-        })
-    }
-
-    /// Every direction of the stage named, at every layer it acts at.
-    pub(super) fn lines(&self, inputs: &Inputs, n_layers: usize) -> Result<Vec<Line>, StageError> {
-        let mut lines = Vec::new();
-        for direction in &inputs.stage(&self.direction)?.directions {
-            let layers = match &self.layers {
-                None => vec![direction.layer],
-                Some(layers) => parameters::layers(layers, n_layers),
-            };
-            let here = |layer| moved(line_of(direction, self.unit), layer, self.site);
-            lines.extend(layers.into_iter().map(here));
-        }
-        Ok(lines)
-    }
-
-    /// How many lines there will be.
-    pub(super) fn line_count(&self, inputs: &Inputs, n_layers: usize) -> usize {
-        let layers = self.layers.as_ref();
-        let layers = layers.map_or(1, |layers| parameters::layers(layers, n_layers).len());
-        inputs.expected_directions(&self.direction).len() * layers
     }
 }

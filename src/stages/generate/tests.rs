@@ -7,6 +7,7 @@ use crate::model::{Site, Vector};
 use crate::prompts::Prompt;
 use crate::spec::load_text;
 
+use super::super::declare::{Declaration, Parameters};
 use super::*;
 
 const STUDY: &str = "model = \"inst\"\nprompts = \"main\"\n";
@@ -16,7 +17,7 @@ fn decoded(more: &str) -> (Option<Generate>, String) {
     let document = load_text(Path::new("study.toml"), &text, &[]).expect("valid TOML");
     let mut problems = Problems::default();
     let mut fields = Fields::new(&document.root, &mut problems).expect("a table");
-    let stage = read(&mut fields, &Settings::default());
+    let stage = Generate::read(&mut fields, &Settings::default());
     fields.finish();
     let told = problems.finish(&document.sources);
     (
@@ -66,9 +67,9 @@ fn line(layer: usize) -> Line {
 #[test]
 fn without_a_direction_nothing_is_steered() {
     let stage = generate("");
-    assert_eq!(stage.max_new_tokens.value, DEFAULT_NEW_TOKENS);
+    assert_eq!(stage.max_new_tokens.value, 64);
     assert_eq!(stage.sampling, Sampling::Greedy);
-    assert!(stage.stop_at_end && stage.normalize_quotes);
+    assert!(stage.stop_at_end.0 && stage.normalize_quotes);
     assert!(stage.needs().stages.is_empty());
     let prompts = prompts();
     let rows = stage.rows("inst", &[], &prompts);

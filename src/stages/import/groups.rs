@@ -90,13 +90,13 @@ impl Ranked {
         let ids = table::read_text(scores, "id")?;
         let values = table::read_numbers(scores, "score")?;
         let is_wanted = |row: &usize| {
-            models[*row] == selection.model.value && splits[*row] == selection.split.value
+            models[*row] == selection.direction_model.value && splits[*row] == selection.split.value
         };
         let rows: Vec<usize> = (0..ids.len()).filter(is_wanted).collect();
         if rows.is_empty() {
             return Err(StageError::Data(format!(
                 "the scores have no prompt of split `{}` for model `{}`",
-                selection.split.value, selection.model.value
+                selection.split.value, selection.direction_model.value
             )));
         }
         Ok(Ranked {

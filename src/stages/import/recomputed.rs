@@ -72,7 +72,7 @@ pub(super) fn output(
     is_check: bool,
 ) -> Result<Output, StageError> {
     let mut read = Vec::new();
-    for file in &import.files {
+    for file in &import.files.named {
         read.push((file, numbers(import, file, inputs)?));
     }
     if is_check {
@@ -216,7 +216,7 @@ fn numbers(import: &Import, file: &File, inputs: &Inputs) -> Result<Vec<Number>,
             Some(record.get(at)?.trim())
         };
         let of_layer = |run: &str, layer: u64| run.starts_with(&format!("layer{layer}_"));
-        if let (Some(run), Some(layer)) = (text("run"), import.layer)
+        if let (Some(run), Some(layer)) = (text("run"), import.study.layer)
             && !of_layer(run, layer)
         {
             continue;

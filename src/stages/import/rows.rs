@@ -2,12 +2,11 @@
 
 use polars::prelude::DataFrame;
 
-use crate::stages::parameters::Settings;
 use crate::stages::published::{Measured, Published, PublishedRow};
 use crate::stages::{Output, StageError, score, table};
 
 /// What the score stage would have left.
-pub(super) fn scores(files: &[Published], settings: &Settings) -> Result<Output, StageError> {
+pub(super) fn scores(files: &[Published], threshold: f64) -> Result<Output, StageError> {
     let rows: Vec<&PublishedRow> = files.iter().flat_map(|file| &file.rows).collect();
     let mut scored: Vec<score::Scored> = Vec::new();
     let mut models: Vec<&str> = Vec::new();
@@ -34,7 +33,7 @@ pub(super) fn scores(files: &[Published], settings: &Settings) -> Result<Output,
         }));
     }
     Ok(Output {
-        tables: score::tables(&scored, settings.score.threshold)?,
+        tables: score::tables(&scored, threshold)?,
         ..Output::default()
     })
 }

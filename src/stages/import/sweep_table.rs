@@ -39,7 +39,7 @@ fn prompts(
     inputs: &Inputs,
 ) -> Result<Output, StageError> {
     let built = Built::new(import, files, inputs)?;
-    let threshold = import.settings.score.threshold;
+    let threshold = import.study.threshold;
     let scores: Vec<(f64, Option<bool>)> = rows.iter().map(|row| score(row)).collect();
     let refused = scores
         .iter()
@@ -70,7 +70,7 @@ fn prompts(
         ));
     }
     output.findings.extend(built.finding(rows, &flags));
-    if import.kind == "xstest" {
+    if import.r#as.kind == "xstest" {
         let rates = summary::xstest_rates(&main)?;
         output.tables.push(("rates".to_string(), rates));
     }
@@ -135,7 +135,7 @@ fn place_columns(import: &Import, rows: &[&PublishedRow]) -> Vec<polars::prelude
 }
 
 fn direction(import: &Import) -> &'static str {
-    match import.kind {
+    match import.r#as.kind {
         "random" => "random",
         "holdout" | "xstest" => "published_holdout",
         _ => "published",
@@ -150,7 +150,7 @@ fn text(value: &Option<String>) -> &str {
 fn set<'a>(import: &Import, row: &'a PublishedRow) -> &'a str {
     match (row.of.set.as_deref(), row.of.category.as_deref()) {
         (Some(set), _) => set,
-        (None, Some(kind)) if import.kind == "xstest" => match kind.starts_with("contrast_") {
+        (None, Some(kind)) if import.r#as.kind == "xstest" => match kind.starts_with("contrast_") {
             true => "unsafe",
             false => "safe",
         },

@@ -47,7 +47,7 @@ pub(super) fn output(
         });
         answers.push(Answer {
             score,
-            refused: score > import.settings.score.threshold,
+            refused: score > import.study.threshold,
             text: text_of(row).to_string(),
             regex,
             xstest_prefix,

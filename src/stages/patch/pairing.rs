@@ -5,9 +5,11 @@ use std::collections::{HashMap, VecDeque};
 use serde_json::{Value as Json, json};
 
 use crate::prompts::{Prompt, PromptSet};
-use crate::spec::{Fields, Problems, choice};
+use crate::spec::{Choice, Fields, Problems};
 
-use super::super::parameters;
+use super::super::declare::{Together, declared, parameters};
+use super::super::parameters::{self, Label, Model};
+use super::super::settings::Settings;
 use super::super::{Inputs, Name};
 
 /// A donor and a recipient, by index into the prompt set.
@@ -17,88 +19,95 @@ pub(super) struct Pair {
     pub(crate) recipient: usize,
 }
 
-/// How runs are paired.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Pairing {
-    /// The same prompt in two models.
-    Models { donor: Name, recipient: Name },
-    /// Prompts of two splits in the same model: by order, the shorter split deciding; or the i-th donor with a value of the field
-    /// `pair_by` with the i-th recipient with that value.
-    Prompts {
-        model: Name,
-        donors: Name,
-        recipients: Name,
-        pair_by: Option<Name>,
-    },
+/// Whose runs are paired.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Between {
+    Models,
+    Prompts,
 }
 
-impl Pairing {
-    /// Decodes `pairing` and the fields that belong to it.
-    pub(super) fn read(fields: &mut Fields<'_, '_>) -> Option<Self> {
-        let choices = [("models", true), ("prompts", false)];
-        let by_models = match fields.node("pairing") {
-            Some(node) => choice(node, fields.problems(), &choices),
-            None => fields.required::<String>("pairing").map(|_| true),
-        };
-        let Some(by_models) = by_models else {
-            // One mistake should not make a dozen fields unknown.
-            for name in [
+impl Choice for Between {
+    const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
+        ("models", Self::Models, "the same prompt in two models"),
+        (
+            "prompts",
+            Self::Prompts,
+            "prompts of two splits in one model",
+        ),
+    ];
+}
+
+parameters! {
+    /// How runs are paired.
+    #[derive(Clone, Debug, PartialEq)]
+    pub(super) enum Pairing {
+        /// Whose runs are paired.
+        by pairing: Between;
+        /// The same prompt in two models.
+        Models {
+            /// The model that gives; with `pairing = "models"`.
+            donor as "donor_model": Model,
+            /// The model that receives; with `pairing = "models"`.
+            recipient as "recipient_model": Model,
+        },
+        /// Prompts of two splits in the same model: by order, the shorter split deciding; or the i-th donor with a value of the field
+        /// `pair_by` with the i-th recipient with that value.
+        Prompts {
+            /// The model; with `pairing = "prompts"`.
+            model: Model,
+            /// The split of the prompts that give; with `pairing = "prompts"`.
+            donors: Label,
+            /// The split of the prompts that receive; with `pairing = "prompts"`.
+            recipients: Label,
+            /// A field of the prompts that both of a pair have the same value of; they are paired by order where it is left out.
+            pair_by: Option<Label>,
+        },
+    }
+}
+
+impl Together for Pairing {
+    fn read_together(fields: &mut Fields<'_, '_>, _: &Settings) -> Option<Self> {
+        let Some(between) = fields.required("pairing") else {
+            fields.pass_over(&[
                 "donor",
                 "recipient",
                 "model",
                 "donors",
                 "recipients",
                 "pair_by",
-            ] {
-                fields.node(name);
-            }
+            ]);
             return None;
         };
-        if by_models {
-            let donor = fields.required("donor");
-            let recipient = fields.required("recipient");
-            return Some(Pairing::Models {
-                donor: donor?,
-                recipient: recipient?,
-            });
+        match between {
+            Between::Models => {
+                let (donor, recipient) = (fields.required("donor"), fields.required("recipient"));
+                Some(Pairing::Models {
+                    donor: donor?,
+                    recipient: recipient?,
+                })
+            }
+            Between::Prompts => {
+                let model = fields.required("model");
+                let donors = fields.required("donors");
+                let recipients = fields.required("recipients");
+                let pair_by = fields.optional("pair_by");
+                Some(Pairing::Prompts {
+                    model: model?,
+                    donors: donors?,
+                    recipients: recipients?,
+                    pair_by,
+                })
+            }
         }
-        let model = fields.required("model");
-        let donors = fields.required("donors");
-        let recipients = fields.required("recipients");
-        let pair_by = fields.optional("pair_by");
-        Some(Pairing::Prompts {
-            model: model?,
-            donors: donors?,
-            recipients: recipients?,
-            pair_by,
-        })
     }
+}
 
+impl Pairing {
     /// The donor's model and the recipient's.
     pub(super) fn models(&self) -> (&Name, &Name) {
         match self {
             Pairing::Models { donor, recipient } => (donor, recipient),
             Pairing::Prompts { model, .. } => (model, model),
-        }
-    }
-
-    /// Canonical form for stage keys.
-    pub(super) fn key(&self) -> Json {
-        match self {
-            Pairing::Models { donor, recipient } => {
-                json!({ "donor_model": donor.value, "recipient_model": recipient.value })
-            }
-            Pairing::Prompts {
-                model,
-                donors,
-                recipients,
-                pair_by,
-            } => json!({
-                "model": model.value,
-                "donors": donors.value,
-                "recipients": recipients.value,
-                "pair_by": pair_by.as_ref().map(|field| &field.value),
-            }),
         }
     }
 
@@ -302,7 +311,7 @@ mod tests {
         let document = load_text(Path::new("study.toml"), text, &[]).expect("valid TOML");
         let mut problems = Problems::default();
         let mut fields = Fields::new(&document.root, &mut problems).expect("a table");
-        let pairing = Pairing::read(&mut fields);
+        let pairing = Pairing::read_together(&mut fields, &Settings::default());
         fields.finish();
         let told = problems
             .finish(&document.sources)
@@ -410,7 +419,8 @@ mod tests {
             let mut problems = Problems::default();
             let mut fields = Fields::new(&document.root, &mut problems).expect("a table");
             let set: Name = fields.required("prompts").expect("a name");
-            let pairing = Pairing::read(&mut fields).expect("a pairing");
+            let pairing =
+                Pairing::read_together(&mut fields, &Settings::default()).expect("a pairing");
             let mut inputs = Inputs::default();
             inputs
                 .prompts

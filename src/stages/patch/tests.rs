@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::spec::load_text;
 
+use super::super::declare::Parameters;
 use super::*;
 
 const STUDY: &str =
@@ -13,7 +14,7 @@ fn decoded(text: &str) -> (Option<Patch>, String) {
     let document = load_text(Path::new("study.toml"), text, &[]).expect("valid TOML");
     let mut problems = Problems::default();
     let mut fields = Fields::new(&document.root, &mut problems).expect("a table");
-    let patch = read(&mut fields, &Settings::default());
+    let patch = Patch::read(&mut fields, &Settings::default());
     fields.finish();
     let told = problems.finish(&document.sources);
     (
@@ -31,7 +32,7 @@ fn patch(more: &str) -> Patch {
 #[test]
 fn every_site_goes_through_every_layer() {
     let patch = patch("layer = [2, 0]\nsite = [\"attn_out\", \"hook_resid_post\"]\n");
-    let variants = patch.depth.variants(&patch.sites, 3);
+    let variants = patch.layer.variants(&patch.site.0, 3);
     let found: Vec<_> = variants
         .iter()
         .map(|v| (v.site, v.number, v.layers.clone()))
@@ -43,17 +44,20 @@ fn every_site_goes_through_every_layer() {
         (Site::ResidPost, 0, vec![0]),
     ];
     assert_eq!(found, expected);
-    assert_eq!(patch.depth.column(), "layer");
-    assert_eq!((patch.position, patch.floor, patch.limit), (-1, 1.0, None));
+    assert_eq!(patch.layer.column(), "layer");
+    assert_eq!(
+        (*patch.position, patch.floor.0, patch.limit()),
+        (-1, 1.0, None)
+    );
 }
 
 #[test]
 fn last_k_patches_one_layer_more_each_time() {
     let patch = patch("cumulative = \"last_k\"\nsite = \"mlp_out\"\n");
-    let variants = patch.depth.variants(&patch.sites, 3);
+    let variants = patch.layer.variants(&patch.site.0, 3);
     let found: Vec<_> = variants.into_iter().map(|v| (v.number, v.layers)).collect();
     assert_eq!(found, [(1, vec![2]), (2, vec![1, 2]), (3, vec![0, 1, 2])]);
-    assert_eq!(patch.depth.column(), "k");
+    assert_eq!(patch.layer.column(), "k");
 }
 
 #[test]

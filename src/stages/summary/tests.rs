@@ -135,7 +135,7 @@ fn decoded(text: &str) -> Result<Box<dyn Stage>, String> {
     let document = crate::spec::load_text(Path::new("s.toml"), text, &[]).expect("valid TOML");
     let mut problems = Problems::default();
     let mut fields = Fields::new(&document.root, &mut problems).expect("a table");
-    let stage = decode(&mut fields, &Settings::default());
+    let stage = (KIND.decode)(&mut fields, &Settings::default());
     fields.finish();
     match problems.finish(&document.sources) {
         Ok(()) => Ok(stage.expect("a stage without problems")),

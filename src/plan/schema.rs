@@ -1,0 +1,153 @@
+//! The JSON Schema of study files, from the declarations of their sections and of the kinds of stages.
+//!
+//! It is of draft 2020-12, and holds to what validators that know draft-07 only read alike (`$ref` stands alone, no `prefixItems`, no
+//! `unevaluatedProperties`). A file that `extends` others may leave out what they say: nothing is required of it, and a stage of it that
+//! does not say its kind may be of any.
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::stages::declare::{Field, Parameters, object, one_or_many};
+use crate::stages::{ImportSection, KINDS, Kind, ScoreRule};
+
+use super::sections::{About, ChatSection, ModelEntry, PromptsEntry};
+
+/// What is told of the sections.
+const STUDY: &str = "What the study is called and asks.";
+const MODELS: &str = "The models, by names of your choice.";
+const PROMPTS: &str = "The prompt sets, by names of your choice.";
+const CHAT: &str = "The messages around every prompt.";
+const SCORE: &str = "The score: logsumexp of the logits of refusing first tokens − logsumexp of those of complying ones.";
+const IMPORT: &str = "Where published files lie, for stages of kind `import`.";
+const STAGES: &str = "What is done. A stage that is not named after its kind says it with `kind`.";
+const EXTENDS: &str =
+    "Study files that this one adds to; what it says itself wins. Paths start from its folder.";
+
+/// The JSON Schema of a study file.
+pub(crate) fn schema() -> Json {
+    let models = map_of(&section::<ModelEntry>(MODELS));
+    let prompts = map_of(&section::<PromptsEntry>(PROMPTS));
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A study for `dial`",
+        "type": "object",
+        "properties": {
+            "extends": with_description(one_or_many(&json!({ "type": "string" })), EXTENDS),
+            "study": section::<About>(STUDY),
+            "models": models,
+            "prompts": prompts,
+            "chat": section::<ChatSection>(CHAT),
+            "score": section::<ScoreRule>(SCORE),
+            "import": section::<ImportSection>(IMPORT),
+            "stages": {
+                "type": "object",
+                "description": STAGES,
+                "properties": by_kind(shown_as),
+                "additionalProperties": { "type": "object", "properties": { "kind": kind_names() } },
+            },
+        },
+        "additionalProperties": false,
+        "if": { "required": ["extends"] },
+        "then": { "properties": { "stages": { "additionalProperties": reference("part") } } },
+        "else": {
+            "properties": {
+                "models": { "additionalProperties": { "required": required(&ModelEntry::fields()) } },
+                "prompts": { "additionalProperties": { "required": required(&PromptsEntry::fields()) } },
+                "stages": {
+                    "minProperties": 1,
+                    "properties": by_kind(named_after),
+                    "additionalProperties": { "allOf": [{ "required": ["kind"] }, reference("whole")] },
+                },
+            },
+            "required": ["stages"],
+        },
+        "$defs": definitions(),
+    })
+}
+
+fn definitions() -> Json {
+    let mut definitions = by_kind(|kind| with_description(object_of(kind), kind.about));
+    definitions.insert("whole".to_string(), of_kind_said(whole));
+    let any: Vec<Json> = KINDS.iter().map(|kind| reference(kind.name)).collect();
+    let part = json!({
+        "if": { "required": ["kind"] },
+        "then": of_kind_said(|kind| reference(kind.name)),
+        "else": { "anyOf": any },
+    });
+    definitions.insert("part".to_string(), part);
+    definitions.into()
+}
+
+/// A table without required fields. A section has none but in files that stand by themselves.
+fn without_required(mut schema: Json) -> Json {
+    if let Some(schema) = schema.as_object_mut() {
+        schema.remove("required");
+    }
+    schema
+}
+
+fn section<T: Parameters>(about: &str) -> Json {
+    with_description(without_required(object(&T::fields())), about)
+}
+
+/// A table whose keys are names that the user chooses.
+fn map_of(entry: &Json) -> Json {
+    json!({ "type": "object", "description": entry["description"], "additionalProperties": entry })
+}
+
+/// A stage's table, `kind` among its fields.
+fn object_of(kind: &Kind) -> Json {
+    let mut schema = without_required(object(&(kind.fields)()));
+    schema["properties"]["kind"] = kind_names();
+    schema
+}
+
+/// All that a stage of a kind must have.
+fn whole(kind: &Kind) -> Json {
+    json!({ "allOf": [reference(kind.name), { "required": required(&(kind.fields)()) }] })
+}
+
+/// A stage that is named after its kind, as editors show it; what is right and wrong in it is said elsewhere.
+fn shown_as(kind: &Kind) -> Json {
+    json!({ "anyOf": [reference(kind.name), {}] })
+}
+
+/// A stage that is named after a kind, and of that kind unless it says another.
+fn named_after(kind: &Kind) -> Json {
+    json!({ "if": { "required": ["kind"] }, "then": reference("whole"), "else": whole(kind) })
+}
+
+/// A stage that is of the kind it says.
+fn of_kind_said(stage: fn(&Kind) -> Json) -> Json {
+    let is = |kind: &Kind| json!({ "properties": { "kind": { "const": kind.name } } });
+    let said = KINDS
+        .iter()
+        .map(|kind| json!({ "if": is(kind), "then": stage(kind) }));
+    let known = json!({ "properties": { "kind": kind_names() } });
+    json!({ "allOf": std::iter::once(known).chain(said).collect::<Vec<_>>() })
+}
+
+fn kind_names() -> Json {
+    let names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+    json!({ "enum": names, "description": "The kind of stage; its name where left out." })
+}
+
+fn by_kind(schema: fn(&Kind) -> Json) -> Map<String, Json> {
+    let kinds = KINDS.iter();
+    kinds
+        .map(|kind| (kind.name.to_string(), schema(kind)))
+        .collect()
+}
+
+fn required(fields: &[Field]) -> Vec<&'static str> {
+    let required = fields.iter().filter(|field| field.is_required);
+    required.map(|field| field.name).collect()
+}
+
+fn reference(definition: &str) -> Json {
+    json!({ "$ref": format!("#/$defs/{definition}") })
+}
+
+fn with_description(mut schema: Json, description: &str) -> Json {
+    schema["description"] = description.into();
+    schema
+}

@@ -1,0 +1,205 @@
+//! The sections of a study beside its stages: what each may hold.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::model::{Dtype, SpecialTokens};
+use crate::spec::{Choice, Decode, Fields, Location, Node, Problems, Spanned, Value};
+use crate::stages::declare::{
+    ByContent, FieldType, Table, Together, Unkeyed, declared, parameters,
+};
+use crate::stages::{Name, Settings};
+
+use super::chat;
+
+parameters! {
+    /// The section `[study]`.
+    pub(super) struct About {
+        /// Name of the study, which names the folder of its runs; the name of its file where left out.
+        name: Option<Unkeyed<StudyName>>,
+        /// The question it asks, for its report.
+        question: Option<Unkeyed<String>>,
+    }
+}
+
+parameters! {
+    /// An entry of `[models]`.
+    pub(super) struct ModelEntry {
+        /// A GGUF file, a Hugging Face folder, or `hf:org/name@revision`. A path starts from the folder of the file it is written in.
+        source: ByContent<Spanned<String>>,
+        /// Dtype of weights and activations.
+        dtype: ByContent<Dtype> = "float32",
+        /// The model that lends its chat template.
+        template_from: Option<ByContent<Name>>,
+    }
+}
+
+parameters! {
+    /// An entry of `[prompts]`.
+    pub(super) struct PromptsEntry {
+        /// The file of the prompts: JSON Lines or CSV. The path starts from the folder of the file it is written in.
+        path: ByContent<Spanned<PathBuf>>,
+        /// Prompts are drawn out of a file of XSTest's form: unsafe ones become `harmful`, safe ones `edge`.
+        draw: Option<ByContent<Table<DrawEntry>>>,
+    }
+}
+
+parameters! {
+    /// What is drawn out of a set: seeded caps, or the prompts that a file names.
+    pub(super) group DrawEntry {
+        /// A file that names the prompts by `xstest_id`, in place of all else here.
+        selection: Option<Spanned<PathBuf>>,
+        /// Seed of the order in which prompts are drawn.
+        seed: u64 = 0,
+        /// How many unsafe prompts at most; all where left out.
+        harmful: Option<usize>,
+        /// How many safe prompts at most, after the benign ones; all that are left where left out.
+        edge: Option<usize>,
+        /// How many safe prompts are set apart as the split `benign`.
+        benign: usize = 0,
+    }
+}
+
+impl Together for DrawEntry {
+    fn read_together(fields: &mut Fields<'_, '_>, _: &Settings) -> Option<Self> {
+        let selection = fields.optional("selection");
+        let mut draw = DrawEntry {
+            selection,
+            seed: 0,
+            harmful: None,
+            edge: None,
+            benign: 0,
+        };
+        if draw.selection.is_none() {
+            draw.seed = fields.optional("seed").unwrap_or(0);
+            draw.harmful = fields.optional("harmful");
+            draw.edge = fields.optional("edge");
+            draw.benign = fields.optional("benign").unwrap_or(0);
+        }
+        Some(draw)
+    }
+}
+
+parameters! {
+    /// The section `[chat]`.
+    pub(super) struct ChatSection {
+        /// The system message, `You are a helpful assistant.` where left out; `false` for none, so that the template's own default applies.
+        system: Option<System>,
+        /// Variables that chat templates see beside their own, e.g. `{ enable_thinking = false }`.
+        template_arguments: TemplateArguments = {},
+        /// How control tokens are read that a prompt spells out itself.
+        special_tokens: SpecialTokens = "parsed",
+    }
+}
+
+/// The name of a study, which names a folder.
+pub(super) struct StudyName(pub(super) String);
+
+/// Bytes of a study's name, which is that of a folder.
+const LONGEST_STUDY: usize = 200;
+
+impl Decode for StudyName {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let name = String::decode(node, problems)?;
+        let good = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | ' ');
+        let fits = (1..=LONGEST_STUDY).contains(&name.len());
+        if fits && !name.starts_with('.') && name.chars().all(good) {
+            return Some(Self(name));
+        }
+        problems
+            .error_at(
+                &node.at,
+                format!("study name `{name}` cannot name a folder"),
+            )
+            .label("expected letters, digits, spaces, `-`, `_` and `.`, and 200 bytes at most");
+        None
+    }
+
+    fn expected() -> String {
+        String::expected()
+    }
+}
+
+impl FieldType for StudyName {
+    fn schema() -> Json {
+        json!({ "type": "string", "minLength": 1, "maxLength": LONGEST_STUDY })
+    }
+
+    fn key(&self) -> Json {
+        json!(self.0)
+    }
+}
+
+impl Choice for Dtype {
+    const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
+        ("float32", Dtype::Float32, ""),
+        ("bfloat16", Dtype::BFloat16, ""),
+        ("float16", Dtype::Float16, ""),
+    ];
+}
+
+impl Choice for SpecialTokens {
+    const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
+        ("parsed", Self::Parsed, "as the control tokens they spell"),
+        ("text", Self::Text, "as text like any other"),
+    ];
+}
+
+/// The system message, none to leave it out, and where it is written.
+pub(super) struct System {
+    pub(super) text: Option<String>,
+    pub(super) at: Location,
+}
+
+impl Decode for System {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let text = match &node.value {
+            Value::Boolean(false) => None,
+            Value::String(text) => Some(text.clone()),
+            _ => {
+                problems.mismatch(node, &Self::expected());
+                return None;
+            }
+        };
+        let at = node.at.clone();
+        Some(Self { text, at })
+    }
+
+    fn expected() -> String {
+        "a string, or `false` to leave the system message out".into()
+    }
+}
+
+impl FieldType for System {
+    fn schema() -> Json {
+        json!({ "anyOf": [{ "type": "string" }, { "const": false }] })
+    }
+
+    fn key(&self) -> Json {
+        json!(self.text)
+    }
+}
+
+/// Variables for chat templates.
+pub(super) struct TemplateArguments(pub(super) Map<String, Json>);
+
+impl Decode for TemplateArguments {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        chat::decode_arguments(node, problems).map(Self)
+    }
+
+    fn expected() -> String {
+        "a table, e.g. `{ enable_thinking = false }`".into()
+    }
+}
+
+impl FieldType for TemplateArguments {
+    fn schema() -> Json {
+        json!({ "type": "object" })
+    }
+
+    fn key(&self) -> Json {
+        json!(self.0)
+    }
+}
