@@ -69,7 +69,7 @@ enum Command {
     Data(data::DataArguments),
     /// Look at libtorch, devices, disks, the hub and the cache: what would keep a run from working.
     Doctor(doctor::DoctorArguments),
-    /// Write a commented study file to start from.
+    /// Write a commented study file to start from, and the schema by which editors complete and check it.
     Init(init::InitArguments),
     /// Print the JSON Schema of study files, by which editors complete and check them.
     Schema,

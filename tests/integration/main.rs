@@ -29,6 +29,7 @@ mod published;
 mod report;
 mod resume;
 mod run_folder;
+mod schema;
 mod screens;
 mod terminal;
 mod two_runs;

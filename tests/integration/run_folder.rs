@@ -18,7 +18,7 @@ struct Running {
 impl Running {
     fn start() -> Self {
         let bench = Workbench::new(&main_set(30, 20));
-        bench.write("study.toml", long_study(400));
+        bench.write("study.toml", long_study(200));
         let command = bench.command(&["run", "study.toml", "--threads", "1"]);
         // The second stage has committed cells.
         let held = hold::start(&bench, command, Place::Packs(2)).surely();
