@@ -7,7 +7,11 @@ set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 runs=${1:-20}
-integration=(cache_command:: commands:: completions::bash doctor:: faults:: kills:: resume:: run_folder:: two_runs::)
+integration=(
+  cache_command::a_collection cache_command::nothing_is_deleted_while cache_command::what_no_run_refers
+  commands::a_forced_stage_that_is_not_cached commands::a_killed_run commands::a_run_that_is_asked_to_end commands::the_cells_of_a_killed
+  doctor::a_run_at_work doctor::damage faults::memory kills:: resume::a_killed_run resume::an_interrupted_run run_folder::a_run_ two_runs::
+)
 unit=(cache::lease:: fetch:: weights_are_hashed_once)
 log=$(mktemp)
 loops=()
