@@ -3,11 +3,12 @@
 
 dial := $(or $(CARGO_TARGET_DIR),target)/release/dial
 
-.PHONY: help run test fuzz bench bench-scale check setup
+.PHONY: help run test busy fuzz bench bench-scale check setup
 
 help:
 	@echo 'make run     set up, build, and run the study pipelines/quickstart.toml'
 	@echo 'make test    set up, build, and run the tests'
+	@echo 'make busy    run the tests that interrupt a run, 20 times, beside a busy loop on every core (an hour; BUSY_RUNS=3)'
 	@echo 'make fuzz    read odd and hostile inputs, others every time (FUZZ_SECONDS=60 for each reader, or'
 	@echo '             FUZZ_TARGET=gguf for one; FUZZ_TARGET=gguf FUZZ_INPUT=<file> for one input that was kept)'
 	@echo 'make bench   time the standard study (10 minutes; see benches/study/main.rs)'
@@ -20,11 +21,15 @@ run: setup
 	$(dial) run pipelines/quickstart.toml
 
 # The release profile, so that the tests share their dependencies with `make run`.
-# The tests of report.html drive a headless Chromium; its screenshots go to target/report/.
+# The tests of report.html drive a headless Chromium; its screenshots go to target/report/. Those of the schema ask two validators.
 test: setup
 	scripts/test-setup.sh
+	scripts/setup.sh validators
 	scripts/setup-browser.sh
 	cargo test --release --locked
+
+busy: setup
+	scripts/test-busy.sh $(or $(BUSY_RUNS),20)
 
 # A part of the tests reads the same inputs every time; this reads new ones, and keeps those that go wrong in target/fuzz-failures/.
 fuzz: setup

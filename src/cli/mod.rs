@@ -4,10 +4,12 @@
 //! Exit codes: [`Exit`].
 
 mod cache;
+mod completions;
 mod console;
 mod dag;
 mod data;
 mod diff;
+mod doctor;
 mod exit;
 mod explain;
 mod init;
@@ -33,7 +35,7 @@ pub(crate) use exit::Exit;
 use crate::model::DeviceName;
 use crate::plan::{Fetch, Opened, PlanError, Selection, open_selected};
 use crate::spec;
-use crate::{files, harmless};
+use crate::{files, harmless, machine};
 
 /// Run activation-steering studies of language models, described in one TOML file.
 #[derive(Parser)]
@@ -65,10 +67,14 @@ enum Command {
     Dag(dag::DagArguments),
     /// Fetch public prompt sets from their homes.
     Data(data::DataArguments),
-    /// Write a commented study file to start from.
+    /// Look at libtorch, devices, disks, the hub and the cache: what would keep a run from working.
+    Doctor(doctor::DoctorArguments),
+    /// Write a commented study file to start from, and the schema by which editors complete and check it.
     Init(init::InitArguments),
     /// Print the JSON Schema of study files, by which editors complete and check them.
     Schema,
+    /// Print a script that completes commands and options in a shell.
+    Completions(completions::CompletionsArguments),
 }
 
 /// What `run`, `plan` and `explain` have in common.
@@ -132,8 +138,10 @@ pub fn main() -> ! {
         Command::Diff(arguments) => diff::diff(&arguments),
         Command::Dag(arguments) => dag::dag(&arguments),
         Command::Data(arguments) => data::data(&arguments),
+        Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Init(arguments) => init::init(&arguments),
         Command::Schema => schema::schema(),
+        Command::Completions(arguments) => completions::completions(&arguments),
     };
     let code = match outcome {
         Ok(()) => Exit::Done,
@@ -222,7 +230,9 @@ fn open(
     fetch: Fetch,
     selection: &Selection,
 ) -> Result<(Opened, usize), Failure> {
-    let threads = arguments.threads.map_or_else(physical_cores, usize::from);
+    let threads = arguments
+        .threads
+        .map_or_else(machine::physical_cores, usize::from);
     crate::model::set_threads(threads).map_err(|error| Failure::Failed(error.to_string()))?;
     let _waiting = waiting::Waiting::for_("reading the study and what it names");
     let document = spec::load(&arguments.file, &arguments.overrides).map_err(Failure::Study)?;
@@ -239,30 +249,6 @@ fn open(
         other => Failure::Failed(other.to_string()),
     })?;
     Ok((opened, threads))
-}
-
-/// The number of physical cores, as far as the system tells; hyper-threads do not help matrix products.
-fn physical_cores() -> usize {
-    let logical = std::thread::available_parallelism().map_or(1, usize::from);
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let mut cores = std::collections::HashSet::new();
-    let mut socket = "";
-    for line in text.lines() {
-        let Some((key, value)) = line.split_once(':') else {
-            continue;
-        };
-        match key.trim() {
-            "physical id" => socket = value,
-            "core id" => {
-                cores.insert((socket, value));
-            }
-            _ => {}
-        }
-    }
-    match cores.len() {
-        0 => logical,
-        physical => physical.min(logical),
-    }
 }
 
 /// The path as it is best shown: relative to the current directory where it is below it.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use tch::{Cuda, Device};
 
 use super::error::{ModelError, Result};
+use super::libtorch;
 
 /// A device as a person names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,8 +49,7 @@ impl DeviceName {
         let DeviceName::Cuda(number) = self else {
             return Ok(Device::Cpu);
         };
-        load_cuda()?;
-        let count = Cuda::device_count();
+        let count = cuda_devices()?;
         if number as i64 >= count {
             return Err(ModelError::Internal(format!(
                 "device `{self}` does not exist: libtorch sees {count} CUDA devices; check `nvidia-smi` and `CUDA_VISIBLE_DEVICES`, or use `--device cpu`"
@@ -57,6 +57,15 @@ impl DeviceName {
         }
         Ok(Device::Cuda(number))
     }
+}
+
+/// Number of CUDA devices that libtorch sees.
+///
+/// # Errors
+/// No CUDA libraries on the library path.
+pub(crate) fn cuda_devices() -> Result<i64> {
+    load_cuda()?;
+    Ok(Cuda::device_count())
 }
 
 /// Makes libtorch's CUDA backend known, before libtorch is first asked about it (it remembers the answer).
@@ -108,7 +117,7 @@ impl Provenance {
         });
         Provenance {
             dial: env!("CARGO_PKG_VERSION").to_string(),
-            libtorch: "2.11.0".to_string(),
+            libtorch: libtorch::MADE_FOR.to_string(),
             device: device.to_string(),
             threads: rayon::current_num_threads(),
             cpu,

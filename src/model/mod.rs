@@ -8,7 +8,7 @@
 //! hooks, cell                           where, what and what for: hook points, interventions, readouts, keys
 //! transformer                           the arithmetic of a block
 //! prefix, evaluate, generate            cells → values, with as little of that arithmetic as causality allows
-//! parallel, guard, device               by how many at a time, with errors that end nothing, and where it runs
+//! parallel, guard, device, libtorch     by how many at a time, with errors that end nothing, where it runs and on what
 //! grouped, json                         things that share a key, JSON in which no key is given twice
 //! confined                              templates and tokenizers, which come from outside, within an allowance of memory
 //! ```
@@ -31,6 +31,7 @@ mod grouped;
 mod guard;
 mod handle;
 mod hooks;
+pub(crate) mod libtorch;
 mod parallel;
 #[cfg(test)]
 mod parity_tests;
@@ -48,12 +49,12 @@ pub(crate) use cell::{EVALUATION_VERSION, Sampling, ScoreDtype, TokenSets};
 pub(crate) use chat::{Chat, SpecialTokens, reserved_variable};
 #[cfg(test)]
 pub(crate) use checkpoint::tests::write_any_model;
-pub(crate) use checkpoint::{FileStamp, HashShortcut};
+pub(crate) use checkpoint::{FileStamp, HashShortcut, HubAnswer, HubHealth};
 pub use checkpoint::{locate, locate_without_fetching};
 pub(crate) use config::Dtype;
 pub use config::ModelConfig;
-pub(crate) use device::Provenance;
 pub use device::{DeviceName, set_threads};
+pub(crate) use device::{Provenance, cuda_devices};
 pub(crate) use error::ModelError;
 pub use evaluate::{Evaluator, Step};
 pub use handle::{ModelHandle, random_unit_vector};

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::Value as Json;
 
+use crate::machine;
 use crate::model::{
     self, Cells, DeviceName, Evaluator, ModelConfig, ModelError, ModelHandle, Provenance,
 };
@@ -40,11 +40,11 @@ impl LocalEngine {
     /// Loads a model. Two models are never needed at once, so the others go where memory is short.
     fn load(&mut self, model: &ModelHandle) -> Result<Evaluator, ModelError> {
         let needed = weight_bytes(model);
-        if available_memory_bytes().is_some_and(|free| needed * 2 > free) {
+        if machine::memory().is_some_and(|memory| needed * 2 > memory.available_bytes) {
             self.loaded.clear();
         }
         let half_of_free = || {
-            let free = available_memory_bytes();
+            let free = machine::memory().map(|memory| memory.available_bytes);
             free.map_or(2 << 30, |free| free.saturating_sub(needed) / 2)
         };
         let budget = self.prefix_bytes.unwrap_or_else(half_of_free);
@@ -118,14 +118,4 @@ fn weight_bytes(model: &ModelHandle) -> usize {
         .map(|(_, shape)| shape.iter().product::<usize>())
         .sum();
     elements * model.dtype().size()
-}
-
-/// Memory that can be taken without swapping, where the system tells it.
-fn available_memory_bytes() -> Option<usize> {
-    let text = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: usize = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }

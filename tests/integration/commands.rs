@@ -210,7 +210,7 @@ fn the_runs_there_are() {
 
 /// Starts a study of a long stage and kills it when some of that is committed.
 fn killed_in_a_long_stage(bench: &Workbench, arguments: &[&str]) {
-    bench.write("study.toml", long_study(400));
+    bench.write("study.toml", long_study(200));
     let command = bench.command(&[&["run", "study.toml", "--threads", "1"], arguments].concat());
     let running = hold::start(bench, command, Place::Packs(2)).surely();
     assert!(running.kill());
@@ -246,8 +246,8 @@ fn a_killed_run_tells_how_far_it_got_and_resumes_whether_its_study_was_edited_or
         (Some("killed"), Some(50))
     );
     let done = run["cells_in_hand"][0].as_u64().unwrap();
-    assert!(done > 0 && done < 160_000, "{run}");
-    assert_eq!(run["cells_in_hand"][1], 160_000);
+    assert!(done > 0 && done < 80_000, "{run}");
+    assert_eq!(run["cells_in_hand"][1], 80_000);
     let resume = |run: &serde_json::Value| run["resume"].as_str().unwrap().to_string();
     assert_eq!(
         resume(&run),
@@ -275,7 +275,7 @@ fn a_killed_run_tells_how_far_it_got_and_resumes_whether_its_study_was_edited_or
     assert!(said.contains(&told), "{said}");
     let said = pasted(&bench, &line);
     assert_eq!(said.code, 0, "{said:?}");
-    let computed = 160_050 - committed;
+    let computed = 80_050 - committed;
     assert!(
         said.stderr.contains(&format!("{computed} cells computed")),
         "{said:?}"
@@ -333,9 +333,9 @@ fn a_forced_stage_that_is_not_cached_resumes() {
     killed_in_a_long_stage(&bench, &["--force", "random"]);
     let committed = committed_cells(&bench.path("cache")).len() as u64;
     let run = bench
-        .run_with(&long_study(400), &["--force", "random"])
+        .run_with(&long_study(200), &["--force", "random"])
         .ok();
-    assert_eq!(run.all_computed(), [("random", 160_050 - committed)]);
+    assert_eq!(run.all_computed(), [("random", 80_050 - committed)]);
     let said = bench.dial(&["run", "study.toml", "--only", "score", "--force", "random"]);
     assert_snapshot!(said.message(2), @"error: stage `random` is to be computed again with `--force`, but is not among the stages to run: `score`");
 }

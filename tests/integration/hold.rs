@@ -3,6 +3,7 @@
 //!
 //! The place is a moment at which something of a study has just been put on the disk (a call of `fsync`), counted from the start.
 
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -86,6 +87,14 @@ pub fn start(bench: &Workbench, mut command: Command, at: Place) -> Held {
         .env("HOLD_FILE", &file)
         .stdout(Stdio::piped())
         .stderr(std::fs::File::create(&stderr).unwrap());
+    // Where the tests themselves run under `nohup`, they ignore it, and so would whatever they start.
+    // SAFETY: between fork and exec only this is called, which may be.
+    unsafe {
+        child.pre_exec(|| {
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+            Ok(())
+        });
+    }
     let child = child.spawn().unwrap();
     Held {
         child,

@@ -1,61 +1,39 @@
 //! What becomes of a run whose folder, or a file in it, goes while it runs: it fails and says so, and what was computed is kept.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::hold::{self, Held, Place};
 use crate::prompts::main_set;
 use crate::workbench::{Said, Workbench, committed_cells, long_study};
 
-/// Far more than it takes.
-const PATIENCE: Duration = Duration::from_secs(300);
-
-/// A run that is in the middle of a stage that takes minutes.
+/// A run that waits in the middle of a stage.
 struct Running {
     bench: Workbench,
-    child: Child,
+    held: Held,
     folder: PathBuf,
 }
 
 impl Running {
     fn start() -> Self {
         let bench = Workbench::new(&main_set(30, 20));
-        bench.write("study.toml", long_study(3000));
-        let mut command = bench.command(&["run", "study.toml", "--threads", "1"]);
-        let child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let folder = bench.path("runs/study/latest");
-        let started = Instant::now();
+        bench.write("study.toml", long_study(200));
+        let command = bench.command(&["run", "study.toml", "--threads", "1"]);
         // The second stage has committed cells.
-        while !(is_computing(&folder, "random") && committed_cells(&bench.path("cache")).len() > 50)
-        {
-            assert!(started.elapsed() < PATIENCE, "it does not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let folder = folder.canonicalize().unwrap();
+        let held = hold::start(&bench, command, Place::Packs(2)).surely();
+        let folder = bench.path("runs/study/latest").canonicalize().unwrap();
         Running {
             bench,
-            child,
+            held,
             folder,
         }
     }
 
     fn ended(self) -> (Workbench, Said) {
-        let output = self.child.wait_with_output().unwrap();
-        let said = Said::of(output, &self.bench.path(""));
+        let said = self.held.end(&self.bench);
         (self.bench, said)
     }
-}
-
-fn is_computing(folder: &Path, stage: &str) -> bool {
-    let text = std::fs::read_to_string(folder.join("run.json")).unwrap_or_default();
-    let manifest: Value = serde_json::from_str(&text).unwrap_or_default();
-    manifest["computing"] == stage
 }
 
 /// The run fails soon, leaves nothing in the place that was cleared, and what it has computed is used by the next.
@@ -109,15 +87,13 @@ fn a_run_whose_folder_is_replaced_fails_and_leaves_the_other_alone() {
 /// A table, a copy of the study, the log: what is not there in the end was promised to whoever reads the run.
 #[test]
 fn a_run_that_has_lost_files_says_which_and_has_failed() {
-    let running = Running::start();
+    let mut running = Running::start();
     for file in ["tables/score.csv", "tables/score.parquet", "log.jsonl"] {
         std::fs::remove_file(running.folder.join(file)).unwrap();
     }
     // One that is written again and again is whole in the end.
     std::fs::remove_file(running.folder.join("run.json")).unwrap();
-    let process = i32::try_from(running.child.id()).unwrap();
-    // SAFETY: only sends a signal, to a child that has not been waited for.
-    unsafe { libc::kill(process, libc::SIGINT) };
+    running.held.ask_to_end("-INT");
     let folder = running.folder.clone();
     let (_bench, said) = running.ended();
     let line = said.last_line(1);

@@ -77,19 +77,21 @@ fn help() {
     Usage: dial <COMMAND>
 
     Commands:
-      run      Run a study; only what changed since the last run is computed
-      plan     Show what a run would do, and why, without doing it
-      explain  Say of each stage whether it is cached, and if not, exactly what has changed since when
-      status   List the runs there are, how far each got, and the command that resumes it
-      cache    Check the cache, show what it holds, delete from it
-      report   Draw a run again: its page `report.html` and its figures
-      show     Show a run's numbers as tables, with small charts
-      diff     Compare two runs, or a run with published tables; exit code 1 where they differ
-      dag      Print a study's pipeline for Mermaid or Graphviz
-      data     Fetch public prompt sets from their homes
-      init     Write a commented study file to start from
-      schema   Print the JSON Schema of study files, by which editors complete and check them
-      help     Print this message or the help of the given subcommand(s)
+      run          Run a study; only what changed since the last run is computed
+      plan         Show what a run would do, and why, without doing it
+      explain      Say of each stage whether it is cached, and if not, exactly what has changed since when
+      status       List the runs there are, how far each got, and the command that resumes it
+      cache        Check the cache, show what it holds, delete from it
+      report       Draw a run again: its page `report.html` and its figures
+      show         Show a run's numbers as tables, with small charts
+      diff         Compare two runs, or a run with published tables; exit code 1 where they differ
+      dag          Print a study's pipeline for Mermaid or Graphviz
+      data         Fetch public prompt sets from their homes
+      doctor       Look at libtorch, devices, disks, the hub and the cache: what would keep a run from working
+      init         Write a commented study file to start from, and the schema by which editors complete and check it
+      schema       Print the JSON Schema of study files, by which editors complete and check them
+      completions  Print a script that completes commands and options in a shell
+      help         Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help     Print help
@@ -102,6 +104,7 @@ fn help() {
         3  `cache verify` found damage, and moved it aside
         4  `run --force` gave other bits than are cached; the cached ones are kept
         5  `cache gc` deleted nothing, because a run is alive on the cache
+        6  `doctor` found a problem, which a run would fail on
       130  interrupted; what was computed is kept, the same command resumes
     ");
     assert_snapshot!(help(&["run", "--help"]), @r"
@@ -416,11 +419,39 @@ fn one_stage_and_what_it_needs() {
 }
 
 #[test]
+fn a_schema_that_is_there_is_not_overwritten() {
+    let bench = bench();
+    assert_eq!(bench.dial(&["init", "one.toml"]).code, 0);
+    let said = bench.dial(&["init", "two.toml"]);
+    assert_eq!(said.code, 0);
+    assert_snapshot!(said.stderr, @r"
+    wrote two.toml; dial.schema.json, which editors read, was there
+    edit its models and prompts, then: dial plan two.toml
+    ");
+    bench.write("dial.schema.json", "{}");
+    let said = bench.dial(&["init", "three.toml"]);
+    assert_eq!(said.code, 0);
+    assert_snapshot!(said.stderr, @r"
+    wrote three.toml; dial.schema.json was there, is not the schema of this `dial`, and is left as it is (`dial schema > dial.schema.json` replaces it)
+    edit its models and prompts, then: dial plan three.toml
+    ");
+    let kept = std::fs::read_to_string(bench.path("dial.schema.json")).unwrap();
+    assert_eq!(kept, "{}");
+    // Where the study is refused, no schema is written either.
+    std::fs::remove_file(bench.path("dial.schema.json")).unwrap();
+    assert_eq!(bench.dial(&["init", "three.toml"]).code, 2);
+    assert!(!bench.path("dial.schema.json").exists());
+}
+
+#[test]
 fn a_starter_file_is_written_once_and_can_be_planned_but_for_its_inputs() {
     let bench = bench();
     let said = bench.dial(&["init", "mine.toml"]);
     assert_eq!((said.code, said.stdout.as_str()), (0, ""));
-    assert_snapshot!(said.stderr, @"wrote mine.toml; edit its models and prompts, then: dial plan mine.toml");
+    assert_snapshot!(said.stderr, @r"
+    wrote mine.toml and, for editors, dial.schema.json
+    edit its models and prompts, then: dial plan mine.toml
+    ");
     let text = std::fs::read_to_string(bench.path("mine.toml")).unwrap();
     assert_snapshot!(bench.dial(&["init", "mine.toml"]).message(2), @"error: `mine.toml` exists already; name another file, or remove it");
     assert_eq!(
@@ -436,33 +467,33 @@ fn a_starter_file_is_written_once_and_can_be_planned_but_for_its_inputs() {
     let planned = bench.dial(&[&["plan", "mine.toml"], &here[..]].concat());
     assert_snapshot!(planned.stderr, @r#"
     error: `n = 30` asks for 30 prompts at the top and 30 at the bottom, but split `edge` has 12 prompts
-      --> mine.toml:37:5
+      --> mine.toml:38:5
        |
-    37 | n = 30
+    38 | n = 30
        |     ^^ at most 6
 
     error: layer `20` is out of range for model `inst`
-      --> mine.toml:38:9
+      --> mine.toml:39:9
        |
-    38 | layer = 20                                # or a list, "18..24", "all"
+    39 | layer = 20                                # or a list, "18..24", "all"
        |         ^^ the model has 4 layers, 0 to 3
 
     error: layer `20` is out of range for model `inst`
-      --> mine.toml:52:9
+      --> mine.toml:53:9
        |
-    52 | layer = 20
+    53 | layer = 20
        |         ^^ the model has 4 layers, 0 to 3
 
     error: `n = 30` asks for 30 prompts at the top and 30 at the bottom, but seed 1 leaves 3 training prompts
-      --> mine.toml:63:5
+      --> mine.toml:64:5
        |
-    63 | n = 30
+    64 | n = 30
        |     ^^ at most 1
 
     error: layer `20` is out of range for model `inst`
-      --> mine.toml:64:9
+      --> mine.toml:65:9
        |
-    64 | layer = 20
+    65 | layer = 20
        |         ^^ the model has 4 layers, 0 to 3
     "#);
 }

@@ -64,7 +64,7 @@ fn a_beat_tells_a_holder_that_it_is_waited_for() {
     two.wait_for(&cells);
     let started = Instant::now();
     while !one.is_asked_to_share() {
-        assert!(started.elapsed() < 10 * BEAT, "it never heard");
+        assert!(started.elapsed() < 100 * BEAT, "it never heard");
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(!two.is_asked_to_share());
@@ -176,7 +176,7 @@ fn of_two_whose_claims_overlap_one_gives_way() {
     let started = Instant::now();
     let gives_way = |lease: &Lease| lease.is_overruled();
     while !gives_way(&sleeper) && !gives_way(&heir) {
-        assert!(started.elapsed() < 10 * BEAT, "both go on");
+        assert!(started.elapsed() < 100 * BEAT, "both go on");
         std::thread::sleep(Duration::from_millis(20));
     }
     let (one, other) = match gives_way(&sleeper) {

@@ -23,6 +23,7 @@
 mod check;
 mod download;
 mod environment;
+mod health;
 mod listing;
 mod repository;
 mod store;
@@ -32,6 +33,7 @@ use std::path::{Path, PathBuf};
 pub(super) use check::check_by_name;
 use check::is_sound;
 use download::Download;
+pub(crate) use health::{HubAnswer, HubHealth};
 pub(super) use repository::Repository;
 use store::Store;
 

@@ -34,6 +34,7 @@ use memmap2::Mmap;
 pub(crate) use hash::NoShortcut;
 pub(crate) use hash::{FileStamp, HashShortcut};
 pub(crate) use host_tensor::HostTensor;
+pub(crate) use hub::{HubAnswer, HubHealth};
 pub use hub::{locate, locate_without_fetching};
 use other_files::not_weights;
 use stored::Stored;

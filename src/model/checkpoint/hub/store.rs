@@ -149,20 +149,7 @@ impl Store {
 
     /// Bytes that are free where contents lie, where the system tells.
     pub(super) fn free_bytes(&self) -> Option<u64> {
-        let path = self.root().join("blobs");
-        let path = std::ffi::CString::new(path.into_os_string().into_encoded_bytes()).ok()?;
-        let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-        // SAFETY: the path ends in a zero byte and outlives the call, which fills `found` where it returns 0.
-        let found = unsafe {
-            match libc::statvfs(path.as_ptr(), found.as_mut_ptr()) {
-                0 => found.assume_init(),
-                _ => return None,
-            }
-        };
-        // Their types differ between systems.
-        #[allow(clippy::unnecessary_cast)]
-        let (free, unit) = (found.f_bavail as u64, found.f_frsize as u64);
-        Some(free.saturating_mul(unit))
+        crate::machine::free_bytes(&self.root().join("blobs"))
     }
 }
 

@@ -2,6 +2,7 @@ use super::*;
 use crate::model::chat::Message;
 use std::cell::RefCell;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 #[test]
 fn every_stored_format_is_read_in_every_wanted_one() {
@@ -218,11 +219,15 @@ fn weights_are_hashed_once_and_again_when_the_file_changes() {
     let config = tiny_config("llama");
     write_tiny_model(folder.path(), &config, Dtype::Float32);
     let memory = Memory::default();
-    // A file changed just now may change again without its time telling.
+    // A file changed just now may change again without its time telling. It stays new, however long the test takes to come to it.
+    let path = folder.path().join("model.safetensors");
+    set_time(&path, SystemTime::now() + HOUR);
     let fresh = Checkpoint::open(folder.path()).unwrap();
     fresh.file_hashes(&memory).unwrap();
     assert!(memory.known.borrow().is_empty());
-    std::thread::sleep(std::time::Duration::from_millis(2100));
+    set_time(&path, SystemTime::now() - HOUR);
+    // When it got that time shows, too.
+    std::thread::sleep(Duration::from_millis(2100));
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
     let first = checkpoint.file_hashes(&memory).unwrap();
     assert_eq!(*memory.hits.borrow(), 0);
@@ -245,11 +250,12 @@ fn weights_are_hashed_once_and_again_when_the_file_changes() {
     assert_ne!(other, first);
 }
 
-/// Makes a file an hour old.
-fn set_back(path: &Path) {
-    let an_hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Sets when a file says that it was last written.
+fn set_time(path: &Path, time: SystemTime) {
     let file = std::fs::File::options().write(true).open(path).unwrap();
-    file.set_modified(an_hour_ago).unwrap();
+    file.set_modified(time).unwrap();
 }
 
 #[test]
@@ -259,7 +265,7 @@ fn weights_that_are_replaced_stay_as_they_were_opened_and_those_written_into_are
     write_tiny_model(folder.path(), &config, Dtype::Float32);
     let path = folder.path().join("model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
-    set_back(&path);
+    set_time(&path, SystemTime::now() - HOUR);
     let mut other = bytes.clone();
     let last = other.len() - 1;
     other[last] ^= 1;
