@@ -9,6 +9,7 @@ use crate::files;
 use crate::plan::Study;
 use crate::spec::{self, Problems};
 use crate::stages::read_parquet_parts;
+use crate::stages::sweep::SweepFrame;
 
 use super::{ReportError, Table};
 
@@ -36,6 +37,16 @@ impl FinishedStage {
     pub(crate) fn table(&self, name: &str) -> Option<&Table> {
         let mut tables = self.tables.iter();
         tables.find(|(n, _)| n == name).map(|(_, table)| table)
+    }
+
+    fn is_sweep(&self) -> bool {
+        matches!(self.kind.as_str(), "steer" | "holdout" | "random" | "xstest")
+    }
+
+    /// Its main table, if it is a sweep's.
+    pub(crate) fn sweep(&self) -> Option<SweepFrame<'_>> {
+        let table = self.table("").filter(|_| self.is_sweep())?;
+        SweepFrame::read(table.frame()).ok()
     }
 
     /// Sentences worth a reader's attention.
@@ -226,10 +237,10 @@ fn tables(folder: &Path, stage: &FinishedStage) -> Result<Vec<(String, Table)>, 
         let bytes =
             files::read(&path, u64::MAX).map_err(|error| ReportError::unreadable(&path, error))?;
         let mut table = Table::default();
-        let read = read_parquet_parts(bytes, &mut |part| {
-            table.append(part);
-            Ok(())
-        });
+        let mut read = read_parquet_parts(bytes, &mut |part| Ok(table.append(part)?));
+        if name.is_empty() && stage.is_sweep() {
+            read = read.and_then(|()| SweepFrame::read(table.frame()).map(|_| ()));
+        }
         read.map_err(|error| ReportError::unreadable(&path, error))?;
         tables.push((name.to_string(), table));
     }

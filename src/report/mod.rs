@@ -5,7 +5,6 @@
 //!
 //! ```text
 //! table        columns of text, numbers, flags, from Parquet or CSV
-//! column       the values of one
 //! finished     a run's folder, read
 //! figure       figures as data
 //! figures      which figures a stage has, and what is in them
@@ -19,7 +18,6 @@
 //! write        the files in a run's folder
 //! ```
 
-mod column;
 mod dag;
 mod diff;
 mod drawn;
@@ -36,7 +34,6 @@ mod write;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub(crate) use column::{Labels, Values};
 pub(crate) use dag::{Node, graphviz, mermaid};
 pub(crate) use diff::Difference;
 pub use diff::{Tolerances, diff};
@@ -45,8 +42,8 @@ pub(crate) use figures::figures;
 pub use finished::FinishedRun;
 pub(crate) use finished::{FinishedStage, file_stem, graph};
 pub(crate) use svg::{png, svg};
-pub(crate) use table::Column;
 pub use table::Table;
+pub(crate) use table::{Cell, cell, cells, is_numeric};
 pub(crate) use traces::{Trace, traces};
 pub use write::write;
 pub(crate) use write::write_with;

@@ -6,6 +6,7 @@
 //! forbids another base and forms. (No policy forbids `<meta http-equiv=refresh>`: that there is no such markup is what keeps it out.)
 
 use minijinja::{AutoEscape, Environment, Value, context};
+use polars::prelude::Column;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
@@ -13,7 +14,7 @@ use crate::harmless;
 use crate::stages::KINDS;
 
 use super::{
-    BASELINE, Column, Figure, FinishedRun, FinishedStage, PALETTE, ReportError, Table, Values,
+    BASELINE, Cell, Figure, FinishedRun, FinishedStage, PALETTE, ReportError, Table, cells,
 };
 use super::{dag, drill, file_stem};
 
@@ -283,12 +284,12 @@ fn at_a_glance(table: &Table) -> Table {
         [format!("{stem}_low"), format!("{stem}_high")]
     };
     let is_end = |name: &str| {
-        let mut columns = table.columns.iter();
-        columns.any(|column| ends(&column.name).iter().any(|end| end == name))
+        let mut columns = table.columns().iter();
+        columns.any(|column| ends(column.name()).iter().any(|end| end == name))
     };
     let mut columns = Vec::new();
-    for column in &table.columns {
-        let name = column.name.as_str();
+    for column in table.columns() {
+        let name = column.name().as_str();
         // A gap's statistic is another one than a slope; the column `set` says which it is.
         if HIDDEN.contains(&name) || is_end(name) {
             continue;
@@ -299,7 +300,8 @@ fn at_a_glance(table: &Table) -> Table {
             false => column.clone(),
         });
     }
-    Table { columns }
+    // Columns of one table have one length.
+    Table::new(columns).unwrap_or_default()
 }
 
 /// `value [low, high]`, as text.
@@ -313,10 +315,8 @@ fn with_interval(table: &Table, name: &str, low: &str, high: &str) -> Column {
             _ => value,
         })
     };
-    Column {
-        name: name.to_string(),
-        values: Values::Text((0..table.height()).map(cell).collect()),
-    }
+    let texts: Vec<Option<String>> = (0..table.height()).map(cell).collect();
+    Column::new(name.into(), texts)
 }
 
 /// The figures and tables of a stage, for the template.
@@ -380,48 +380,36 @@ struct PackedTable {
 
 impl PackedTable {
     fn of(table: &Table) -> Self {
-        let columns = table.columns.iter().map(|column| {
-            let mut packed = pack(&column.values);
-            packed["name"] = json!(column.name);
-            packed
-        });
         PackedTable {
             rows: table.height(),
-            columns: columns.collect(),
+            columns: table.columns().iter().map(pack).collect(),
         }
     }
 }
 
-fn pack(values: &Values) -> Json {
-    match values {
-        Values::Number(values) => {
-            let values: Vec<Json> = values
-                .iter()
-                .map(|value| value.map_or(Json::Null, six_digits))
-                .collect();
-            json!({ "type": "number", "values": values })
-        }
-        Values::Flag(values) => {
-            let values: Vec<Option<u8>> = values.iter().map(|value| value.map(u8::from)).collect();
-            json!({ "type": "flag", "values": values })
-        }
-        Values::Text(values) => {
-            let mut words: Vec<&str> = Vec::new();
-            let mut known = std::collections::HashMap::new();
-            let codes: Vec<Option<usize>> = values
-                .iter()
-                .map(|value| {
-                    value.map(|text| {
-                        *known.entry(text).or_insert_with(|| {
-                            words.push(text);
-                            words.len() - 1
-                        })
-                    })
-                })
-                .collect();
-            json!({ "type": "text", "words": words, "values": codes })
-        }
+fn pack(column: &Column) -> Json {
+    let kind = match column.dtype() {
+        kind if kind.is_primitive_numeric() => "number",
+        kind if kind.is_bool() => "flag",
+        _ => "text",
+    };
+    let mut words: Vec<&str> = Vec::new();
+    let mut known = std::collections::HashMap::new();
+    let packed = cells(column).map(|cell| match cell {
+        None => Json::Null,
+        Some(Cell::Number(value)) => six_digits(value),
+        Some(Cell::Flag(flag)) => json!(u8::from(flag)),
+        Some(Cell::Text(text)) => json!(*known.entry(text).or_insert_with(|| {
+            words.push(text);
+            words.len() - 1
+        })),
+    });
+    let values: Vec<Json> = packed.collect();
+    let mut packed = json!({ "type": kind, "values": values, "name": column.name().as_str() });
+    if kind == "text" {
+        packed["words"] = json!(words);
     }
+    packed
 }
 
 /// A number to six digits, a whole one as such.

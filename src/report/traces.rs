@@ -6,13 +6,9 @@ use super::figures::{distinct, points};
 /// A curve over α.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Trace {
-    /// The stage that swept.
     pub(crate) stage: String,
-    /// Name of the model.
     pub(crate) model: String,
-    /// The layer steered.
     pub(crate) layer: i64,
-    /// The prompts.
     pub(crate) set: String,
     /// α, ascending.
     pub(crate) alphas: Vec<f64>,
@@ -25,25 +21,17 @@ pub(crate) struct Trace {
 /// The curves of every sweep, or of one stage's.
 pub(crate) fn traces(run: &FinishedRun, only: Option<&str>) -> Vec<Trace> {
     let mut traces = Vec::new();
-    let stages = run
-        .stages
-        .iter()
-        .filter(|stage| only.is_none_or(|name| name == stage.name));
-    for stage in
-        stages.filter(|s| matches!(s.kind.as_str(), "steer" | "holdout" | "random" | "xstest"))
-    {
+    let stages = run.stages.iter();
+    for stage in stages.filter(|stage| only.is_none_or(|name| name == stage.name)) {
         let points = points(run, stage);
-        for place in distinct(points.iter().map(|point| (&point.place, &point.direction))) {
-            let mut here: Vec<_> = points
-                .iter()
-                .filter(|p| (&p.place, &p.direction) == place)
-                .collect();
+        for place in distinct(points.iter().map(|point| point.place)) {
+            let mut here: Vec<_> = points.iter().filter(|point| point.place == place).collect();
             here.sort_by(|a, b| a.alpha.total_cmp(&b.alpha));
             traces.push(Trace {
                 stage: stage.name.clone(),
-                model: place.0.model.clone(),
-                layer: place.0.layer,
-                set: place.0.set.clone(),
+                model: place.model.to_string(),
+                layer: place.layer,
+                set: place.set.to_string(),
                 alphas: here.iter().map(|p| p.alpha).collect(),
                 means: here.iter().map(|p| p.mean.value).collect(),
                 rates: here.iter().map(|p| p.rate.value).collect(),

@@ -1,9 +1,15 @@
 //! A table as measurements under conditions, whatever its author called the columns.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use polars::prelude::{
+    DataFrame, DataFrameJoinOps, IdxCa, IdxSize, JoinArgs, JoinType, SortMultipleOptions,
+};
 
 use crate::report::Table;
 use crate::stages::published::{Measured, Of, Published};
+use crate::stages::sweep::{self, SweepFrame, SweepRow};
+use crate::stages::{Rows, StageError, groups, read_numbers, read_text};
 
 /// What was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,147 +55,209 @@ const CONDITIONS: [(&str, &[&str]); 9] = [
     ("id", &[]),
 ];
 
+/// A value for each of [`CONDITIONS`], empty where nothing says it.
+type Conditions = [String; CONDITIONS.len()];
+
+/// What every frame of measurements has beside conditions.
+const QUANTITY: &str = "quantity";
+const VALUE: &str = "value";
+
+/// What a published row is of, as conditions.
+fn of_published(of: &Of) -> Conditions {
+    let number = |value: Option<u64>| value.map_or(String::new(), |value| value.to_string());
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    [
+        text(&of.model),
+        number(of.layer),
+        number(of.k),
+        text(&of.site),
+        number(of.seed),
+        of.alpha.map_or(String::new(), |alpha| alpha.to_string()),
+        text(&of.set),
+        text(&of.category),
+        text(&of.id),
+    ]
+}
+
+fn of_sweep(row: &SweepRow<'_>) -> Conditions {
+    let seed = row.seed.map_or(String::new(), |seed| seed.to_string());
+    let alpha = row.alpha.map_or(String::new(), |alpha| (alpha + 0.0).to_string());
+    let prompt = row.prompt();
+    [
+        row.model.to_string(),
+        row.layer.to_string(),
+        String::new(),
+        normal("site", row.site),
+        seed,
+        alpha,
+        normal("set", row.set),
+        prompt.category.to_string(),
+        prompt.id.to_string(),
+    ]
+}
+
 /// The measurements of a table.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Measurements {
     /// The kind of stage that it is of.
     pub(crate) kind: String,
     /// The file's name.
     pub(crate) name: String,
-    pub(crate) rows: Vec<(Conditions, Quantity, f64)>,
+    /// Columns: `quantity`, a text for each condition, `value`.
+    frames: BTreeMap<Quantity, DataFrame>,
+}
+
+/// Measurements that are being read.
+#[derive(Default)]
+struct Collected {
+    values: BTreeMap<Quantity, Vec<(Conditions, f64)>>,
     /// Of single prompts, until they are made into rates.
     refusals: Vec<(Conditions, f64)>,
 }
 
-/// Conditions by name.
-pub(super) type Conditions = BTreeMap<&'static str, String>;
+impl Collected {
+    fn push(&mut self, at: &Conditions, quantity: Quantity, value: Option<f64>) {
+        let values = self.values.entry(quantity).or_default();
+        values.extend(value.map(|value| (at.clone(), value)));
+    }
 
-/// What a published row is of, as conditions.
-fn conditions(of: &Of) -> Conditions {
-    let number = |value: Option<u64>| value.map(|value| value.to_string());
-    let named = [
-        ("model", of.model.clone()),
-        ("layer", number(of.layer)),
-        ("k", number(of.k)),
-        ("site", of.site.clone()),
-        ("seed", number(of.seed)),
-        ("alpha", of.alpha.map(|alpha| alpha.to_string())),
-        ("set", of.set.clone()),
-        ("type", of.category.clone()),
-        ("id", of.id.clone()),
-    ];
-    let said = named.into_iter();
-    said.filter_map(|(name, value)| Some((name, value?)))
-        .collect()
+    /// The frames of all quantities, the mean and the rate of each set among them, which come from scores and refusals of single prompts.
+    fn frames(mut self) -> Result<BTreeMap<Quantity, DataFrame>, StageError> {
+        let scores = self.values.get(&Quantity::Score).cloned();
+        let scores = (Quantity::Mean, scores.unwrap_or_default());
+        for (quantity, values) in [scores, (Quantity::RefusalRate, self.refusals)] {
+            let means = means(quantity, values)?;
+            self.values.entry(quantity).or_default().extend(means);
+        }
+        self.values.retain(|_, values| !values.is_empty());
+        let frames = self.values.into_iter();
+        frames.map(|(quantity, values)| Ok((quantity, frame(quantity, &values)?))).collect()
+    }
+}
+
+fn frame(quantity: Quantity, values: &[(Conditions, f64)]) -> Result<DataFrame, StageError> {
+    let mut rows = Rows::of(values).text(QUANTITY, |_| quantity.name());
+    for (index, (name, _)) in CONDITIONS.iter().enumerate() {
+        rows = rows.text(name, |(at, _)| &at[index]);
+    }
+    rows.number(VALUE, |(_, value)| *value).frame()
+}
+
+/// The means of values whose conditions are the same but for prompt and type.
+fn means(
+    quantity: Quantity,
+    values: Vec<(Conditions, f64)>,
+) -> Result<Vec<(Conditions, f64)>, StageError> {
+    let of_set = |(mut at, value): (Conditions, f64)| {
+        let names = CONDITIONS.iter().map(|(name, _)| *name);
+        let of_prompt = at.iter_mut().zip(names).filter(|(_, name)| matches!(*name, "type" | "id"));
+        of_prompt.for_each(|(at, _)| at.clear());
+        (at, value)
+    };
+    let values: Vec<(Conditions, f64)> = values.into_iter().map(of_set).collect();
+    let names = CONDITIONS.map(|(name, _)| name);
+    let mean = |rows: Vec<usize>| {
+        let sum = rows.iter().fold(0.0, |sum, &row| sum + values[row].1);
+        (values[rows[0]].0.clone(), sum / rows.len() as f64)
+    };
+    let groups = groups(&frame(quantity, &values)?, &names)?;
+    Ok(groups.into_iter().map(mean).collect())
 }
 
 impl Measurements {
-    /// Of a stage's table.
-    pub(super) fn of(kind: &str, name: &str, table: &Table) -> Self {
-        let mut measurements = Measurements::empty(kind, name);
-        let conditions: Vec<(&'static str, Vec<String>)> = CONDITIONS
-            .iter()
-            .filter_map(|(name, others)| {
-                let all = std::iter::once(name).chain(others.iter());
-                let found = all.into_iter().find(|name| table.has(name))?;
-                Some((*name, table.texts(found)))
-            })
-            .collect();
-        let columns = quantities(table);
+    /// Of a table with columns of these names.
+    pub(super) fn of(kind: &str, name: &str, table: &Table) -> Result<Self, StageError> {
+        let conditions = CONDITIONS.map(|(name, others)| {
+            let mut names = std::iter::once(&name).chain(others);
+            let column = names.find_map(|name| table.column(name))?;
+            let normal = |text: String| match text.is_empty() {
+                true => text,
+                false => normal(name, &text),
+            };
+            let texts = table.texts(column.name()).into_iter();
+            Some(texts.map(normal).collect::<Vec<_>>())
+        });
+        let columns = Quantity::ALL.map(|quantity| (quantity, table.numbers(quantity.name())));
         let refused = table.numbers("refused");
         let is_by_prompt = table.has("id");
+        let mut found = Collected::default();
         for row in 0..table.height() {
-            let mut at: Conditions = BTreeMap::new();
-            for (name, values) in &conditions {
-                if !values[row].is_empty() {
-                    at.insert(name, normal(name, &values[row]));
-                }
-            }
+            let at = conditions.each_ref().map(|texts| match texts {
+                Some(texts) => texts[row].clone(),
+                None => String::new(),
+            });
             for (quantity, values) in &columns {
-                if let Some(value) = values[row] {
-                    measurements.push(at.clone(), *quantity, value);
-                }
+                found.push(&at, *quantity, values[row]);
             }
             if let (true, Some(refused)) = (is_by_prompt, refused[row]) {
-                measurements.refusals.push((at, refused));
+                found.refusals.push((at, refused));
             }
         }
-        measurements.add_means_and_rates();
-        measurements
+        Measurements::new(kind, name, found)
+    }
+
+    pub(super) fn of_sweep(kind: &str, name: &str, sweep: &SweepFrame<'_>) -> Result<Self, StageError> {
+        let mut found = Collected::default();
+        for row in sweep.rows() {
+            let at = of_sweep(&row);
+            match row.measured {
+                sweep::Measured::Prompt(prompt) => {
+                    found.push(&at, Quantity::Score, Some(prompt.score));
+                    found.refusals.push((at, f64::from(u8::from(prompt.refused))));
+                }
+                sweep::Measured::Group(group) => {
+                    found.push(&at, Quantity::Mean, group.mean);
+                    found.push(&at, Quantity::RefusalRate, group.refusal_rate);
+                }
+            }
+        }
+        Measurements::new(kind, name, found)
     }
 
     /// Of a published file.
-    pub(super) fn of_published(kind: &str, name: &str, read: &Published) -> Self {
-        let mut measurements = Measurements::empty(kind, name);
+    pub(super) fn of_published(
+        kind: &str,
+        name: &str,
+        read: &Published,
+    ) -> Result<Self, StageError> {
+        let mut found = Collected::default();
         for row in &read.rows {
-            let at = conditions(&row.of);
+            let at = of_published(&row.of);
             match row.measured {
                 Measured::Score { score, refused } => {
-                    measurements.push(at.clone(), Quantity::Score, score);
+                    found.push(&at, Quantity::Score, Some(score));
                     let refused = refused.map(|refused| (at, f64::from(u8::from(refused))));
-                    measurements.refusals.extend(refused);
+                    found.refusals.extend(refused);
                 }
                 // Rates by type are not in the tables they are compared with.
                 Measured::Group { mean, rate, .. } if row.of.category.is_none() => {
-                    for (quantity, value) in [(Quantity::Mean, mean), (Quantity::RefusalRate, rate)]
-                    {
-                        if let Some(value) = value {
-                            measurements.push(at.clone(), quantity, value);
-                        }
-                    }
+                    found.push(&at, Quantity::Mean, mean);
+                    found.push(&at, Quantity::RefusalRate, rate);
                 }
                 Measured::Effect { delta, .. } => {
-                    measurements.push(at, Quantity::MeanDelta, delta);
+                    found.push(&at, Quantity::MeanDelta, Some(delta));
                 }
                 Measured::Group { .. } | Measured::Text(_) => {}
             }
         }
-        measurements.add_means_and_rates();
-        measurements
+        Measurements::new(kind, name, found)
     }
 
-    fn empty(kind: &str, name: &str) -> Self {
-        Measurements {
+    fn new(kind: &str, name: &str, found: Collected) -> Result<Self, StageError> {
+        Ok(Measurements {
             kind: kind.to_string(),
             name: name.to_string(),
-            ..Measurements::default()
-        }
-    }
-
-    pub(super) fn push(&mut self, at: Conditions, quantity: Quantity, value: f64) {
-        self.rows.push((at, quantity, value));
-    }
-
-    /// From scores and refusals of single prompts the mean and the rate of each set.
-    fn add_means_and_rates(&mut self) {
-        let is_score =
-            |(_, quantity, _): &&(Conditions, Quantity, f64)| *quantity == Quantity::Score;
-        let scores = self.rows.iter().filter(is_score);
-        let scores: Vec<(Conditions, f64)> = scores.map(|(at, _, v)| (at.clone(), *v)).collect();
-        let refusals = std::mem::take(&mut self.refusals);
-        for (quantity, values) in [(Quantity::Mean, scores), (Quantity::RefusalRate, refusals)] {
-            let mut sums: BTreeMap<Conditions, (f64, f64)> = BTreeMap::new();
-            for (mut at, value) in values {
-                at.retain(|name, _| !matches!(*name, "id" | "type"));
-                let sum = sums.entry(at).or_default();
-                *sum = (sum.0 + value, sum.1 + 1.0);
-            }
-            for (at, (sum, count)) in sums {
-                self.push(at, quantity, sum / count);
-            }
-        }
+            frames: found.frames()?,
+        })
     }
 
     /// Whether the two are of the same thing: of one kind, and both by prompt or both not.
     pub(super) fn belongs_with(&self, other: &Measurements) -> bool {
-        self.kind == other.kind
-            && Quantity::ALL
-                .iter()
-                .any(|quantity| self.has(*quantity) && other.has(*quantity))
+        self.kind == other.kind && self.frames.keys().any(|quantity| other.has(*quantity))
     }
 
     pub(super) fn has(&self, quantity: Quantity) -> bool {
-        self.rows.iter().any(|(_, q, _)| *q == quantity)
+        self.frames.contains_key(&quantity)
     }
 
     /// The conditions of a quantity that both name. A prompt is known by its id; what type it is of may be called otherwise elsewhere.
@@ -199,8 +267,8 @@ impl Measurements {
         quantity: Quantity,
     ) -> Vec<&'static str> {
         let named = |side: &Measurements, name: &str| {
-            let mut of_quantity = side.rows.iter().filter(|(_, q, _)| *q == quantity);
-            of_quantity.any(|(at, ..)| at.contains_key(name))
+            let frame = side.frames.get(&quantity);
+            frame.is_some_and(|frame| texts(frame, name).iter().any(|text| !text.is_empty()))
         };
         let names = CONDITIONS.iter().map(|(name, _)| *name);
         let mut shared: Vec<&'static str> = names
@@ -212,46 +280,92 @@ impl Measurements {
         shared
     }
 
-    /// A quantity's values by these conditions.
+    /// A quantity's values by these conditions, each once.
     ///
     /// # Errors
-    /// The table's name, where several values that differ have the same conditions.
-    pub(super) fn by_condition(
-        &self,
-        quantity: Quantity,
-        conditions: &[&'static str],
-    ) -> Result<HashMap<Vec<String>, f64>, String> {
-        let mut values: HashMap<Vec<String>, f64> = HashMap::new();
-        for (at, _, value) in self.rows.iter().filter(|(_, q, _)| *q == quantity) {
-            let key = conditions
-                .iter()
-                .map(|name| at.get(name).cloned().unwrap_or_default());
-            if let Some(earlier) = values.insert(key.collect(), *value)
-                && earlier != *value
-            {
-                return Err(format!("`{}`", self.name));
-            }
+    /// What to say where several values that differ have the same conditions.
+    fn by_condition(&self, quantity: Quantity, by: &[&str]) -> Result<DataFrame, String> {
+        let Some(frame) = self.frames.get(&quantity) else {
+            return Ok(DataFrame::default());
+        };
+        let groups = groups(frame, by).map_err(|error| error.to_string())?;
+        let values = numbers(frame, VALUE);
+        if groups.iter().any(|rows| rows.iter().any(|&row| values[row] != values[rows[0]])) {
+            let conditions = by.iter().filter(|name| **name != QUANTITY).copied();
+            return Err(format!(
+                "several rows of `{}` have the same {}, so they are not compared",
+                self.name,
+                conditions.collect::<Vec<_>>().join(", ")
+            ));
         }
-        Ok(values)
+        let firsts: Vec<IdxSize> = groups.iter().map(|rows| rows[0] as IdxSize).collect();
+        let columns = by.iter().chain([&VALUE]).copied();
+        let once = frame.take(&IdxCa::from_vec(VALUE.into(), firsts));
+        once.and_then(|frame| frame.select(columns)).map_err(|error| error.to_string())
     }
 }
 
-/// The columns that hold a quantity.
-fn quantities(table: &Table) -> Vec<(Quantity, Vec<Option<f64>>)> {
-    let names = [
-        (Quantity::Score, "score"),
-        (Quantity::Mean, "mean"),
-        (Quantity::RefusalRate, "refusal_rate"),
-        (Quantity::MeanDelta, "mean_delta"),
-    ];
-    let present = names.into_iter().filter(|(_, name)| table.has(name));
-    present
-        .map(|(quantity, name)| (quantity, table.numbers(name)))
-        .collect()
+/// A value of both sides.
+pub(super) struct MatchedRow {
+    /// By shared condition.
+    pub(crate) at: Vec<String>,
+    pub(crate) left: f64,
+    pub(crate) right: f64,
+}
+
+/// A quantity of both sides, on the conditions that both name.
+pub(super) struct Matched {
+    pub(crate) conditions: Vec<&'static str>,
+    /// Sorted by conditions.
+    pub(crate) rows: Vec<MatchedRow>,
+    pub(crate) only_left: usize,
+    pub(crate) only_right: usize,
+}
+
+impl Matched {
+    /// # Errors
+    /// What to say where the two cannot be compared.
+    pub(super) fn new(
+        left: &Measurements,
+        right: &Measurements,
+        quantity: Quantity,
+    ) -> Result<Self, String> {
+        let conditions = left.shared_conditions(right, quantity);
+        let mut by = vec![QUANTITY];
+        by.extend(&conditions);
+        let of_left = left.by_condition(quantity, &by)?;
+        let of_right = right.by_condition(quantity, &by)?;
+        let joined = of_left
+            .join(&of_right, &by, &by, JoinArgs::new(JoinType::Inner), None)
+            .and_then(|both| both.sort(&by, SortMultipleOptions::default()))
+            .map_err(|error| error.to_string())?;
+        let at: Vec<Vec<String>> = conditions.iter().map(|name| texts(&joined, name)).collect();
+        let values = numbers(&joined, VALUE).into_iter().zip(numbers(&joined, "value_right"));
+        let rows = values.enumerate().map(|(row, (left, right))| MatchedRow {
+            at: at.iter().map(|texts| texts[row].clone()).collect(),
+            left,
+            right,
+        });
+        Ok(Matched {
+            rows: rows.collect(),
+            only_left: of_left.height() - joined.height(),
+            only_right: of_right.height() - joined.height(),
+            conditions,
+        })
+    }
+}
+
+/// A column of a frame of measurements, which has no gaps.
+fn texts(frame: &DataFrame, name: &str) -> Vec<String> {
+    read_text(frame, name).unwrap_or_default()
+}
+
+fn numbers(frame: &DataFrame, name: &str) -> Vec<f64> {
+    read_numbers(frame, name).unwrap_or_default()
 }
 
 /// A condition's value as both sides would write it: `-10` for `-10.0`, `resid_pre` for `hook_resid_pre`, `harmful` for `harm`.
-pub(super) fn normal(name: &str, value: &str) -> String {
+fn normal(name: &str, value: &str) -> String {
     match name {
         "alpha" | "layer" | "seed" | "k" => value
             .parse::<f64>()

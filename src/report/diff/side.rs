@@ -41,14 +41,15 @@ impl Side {
         for stage in &run.stages {
             for (name, table) in &stage.tables {
                 let stem = file_stem(&stage.name, name);
-                match (stage.kind.as_str(), name.as_str()) {
-                    ("score" | "steer" | "holdout" | "random" | "xstest", "")
-                    | ("patch", "mean") => {
-                        side.measurements
-                            .push(Measurements::of(&stage.kind, &stem, table));
+                let found = match (stage.kind.as_str(), name.as_str(), stage.sweep()) {
+                    (kind, "", Some(sweep)) => Measurements::of_sweep(kind, &stem, &sweep),
+                    (kind @ "score", "", _) | (kind @ "patch", "mean", _) => {
+                        Measurements::of(kind, &stem, table)
                     }
-                    _ => {}
-                }
+                    _ => continue,
+                };
+                let found = found.map_err(|error| ReportError::unreadable(path, error))?;
+                side.measurements.push(found);
             }
         }
         Ok(side)
@@ -77,13 +78,15 @@ fn of_file(path: &Path) -> Result<Option<Measurements>, ReportError> {
     };
     let text = files::read_text(path, files::DATA_BYTES)
         .map_err(|error| ReportError::unreadable(path, error))?;
-    if published::is_published_shape(&name, &text) {
+    let found = if published::is_published_shape(&name, &text) {
         let read = published::read(kind, &name, &text)
             .map_err(|error| ReportError::unreadable(path, error))?;
-        return Ok(Some(Measurements::of_published(kind, &name, &read)));
-    }
-    let table = Table::from_csv(&text, &path.display().to_string())?;
-    Ok(Some(Measurements::of(kind, &name, &table)))
+        Measurements::of_published(kind, &name, &read)
+    } else {
+        let table = Table::from_csv(&text, &path.display().to_string())?;
+        Measurements::of(kind, &name, &table)
+    };
+    Ok(Some(found.map_err(|error| ReportError::unreadable(path, error))?))
 }
 
 /// The tables in a folder, or the file itself.

@@ -13,10 +13,10 @@ pub(super) fn figures(stage: &FinishedStage) -> Vec<Figure> {
         return Vec::new();
     };
     let classifiers: Vec<&str> = table
-        .columns
+        .columns()
         .iter()
-        .filter(|column| matches!(column.values, crate::report::Values::Flag(_)))
-        .map(|column| column.name.as_str())
+        .filter(|column| column.dtype().is_bool())
+        .map(|column| column.name().as_str())
         .filter(|name| !NOT_CLASSIFIERS.contains(name))
         .collect();
     let (models, splits) = (table.texts("model"), table.texts("split"));

@@ -51,7 +51,7 @@ pub(crate) fn figures(run: &FinishedRun) -> Vec<Figure> {
 /// What the figures of sweeps have in common.
 struct Context<'a> {
     run: &'a FinishedRun,
-    baseline: Baseline,
+    baseline: Baseline<'a>,
     splits: Splits,
 }
 

@@ -80,9 +80,9 @@ fn histogram(stage: &FinishedStage) -> Option<Figure> {
 fn scatter(stage: &FinishedStage) -> Option<Figure> {
     let table = stage.table("wide")?;
     let names: Vec<&str> = table
-        .columns
+        .columns()
         .iter()
-        .filter_map(|column| column.name.strip_prefix("s_").filter(|name| *name != "gap"))
+        .filter_map(|column| column.name().strip_prefix("s_").filter(|name| *name != "gap"))
         .collect();
     let &[first, second] = names.as_slice() else {
         return None;

@@ -2,10 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use polars::prelude::DataFrame;
-
 use crate::stages::published::{Builders, Measured, Published, PublishedRow};
-use crate::stages::{Inputs, Output, StageError, summary, table};
+use crate::stages::sweep::{self as swept, SweepRow, SweptGroup, SweptPrompt};
+use crate::stages::{Inputs, Output, StageError, summary};
 
 use super::{Import, by_prompt};
 
@@ -40,29 +39,25 @@ fn prompts(
 ) -> Result<Output, StageError> {
     let built = Built::new(import, files, inputs)?;
     let threshold = import.settings.score.threshold;
-    let scores: Vec<(f64, Option<bool>)> = rows.iter().map(|row| score(row)).collect();
-    let refused = scores
-        .iter()
-        .map(|(s, said)| said.unwrap_or(s > &threshold));
-    let refused: Vec<bool> = refused.collect();
-    let flags: Vec<bool> = rows.iter().map(|row| built.has(row)).collect();
-    let mut columns = place_columns(import, rows);
-    columns.extend([
-        table::text("set", rows.iter().map(|row| set(import, row))),
-        table::text("id", rows.iter().map(|row| text(&row.of.id))),
-        table::text("split", rows.iter().map(|row| split(import, row))),
-        table::text("category", rows.iter().map(|row| text(&row.of.category))),
-        table::numbers("score", scores.iter().map(|(score, _)| *score).collect()),
-        table::flags("refused", refused.clone()),
-        table::flags("built_direction", flags.clone()),
-    ]);
-    let main = table::frame(columns)?;
+    let swept = rows.iter().map(|row| {
+        let (score, said) = score(row);
+        let prompt = SweptPrompt {
+            id: text(&row.of.id),
+            split: split(import, row),
+            category: text(&row.of.category),
+            score,
+            refused: said.unwrap_or(score > threshold),
+            built: built.has(row),
+        };
+        swept_row(import, row, swept::Measured::Prompt(prompt))
+    });
+    let swept: Vec<SweepRow<'_>> = swept.collect();
+    let main = SweepRow::table_of_prompts(&swept)?;
+    let prompts: Vec<SweptPrompt<'_>> = swept.iter().map(SweepRow::prompt).collect();
+    let flags: Vec<bool> = prompts.iter().map(|prompt| prompt.built).collect();
     let mut output = Output::default();
-    let differing = scores
-        .iter()
-        .zip(&refused)
-        .filter(|((score, _), refused)| (*score > threshold) != **refused)
-        .count();
+    let is_otherwise = |prompt: &&SweptPrompt<'_>| (prompt.score > threshold) != prompt.refused;
+    let differing = prompts.iter().filter(is_otherwise).count();
     if differing > 0 {
         output.findings.push(format!(
             "{differing} of {} rows are called refusals or not against the threshold {threshold}; the file's word is kept",
@@ -86,31 +81,16 @@ fn groups(import: &Import, rows: &[&PublishedRow]) -> Result<Output, StageError>
         .copied()
         .filter(|row| row.of.category.is_none())
         .collect();
-    let mut counts = Vec::new();
-    let (mut means, mut stds, mut rates) = (Vec::new(), Vec::new(), Vec::new());
-    for row in &rows {
-        if let Measured::Group { n, mean, std, rate } = row.measured {
-            counts.push(n);
-            means.push(mean);
-            stds.push(std);
-            rates.push(rate);
-        }
-    }
-    let has_rates = rates.iter().all(Option::is_some);
-    let is_whole = counts.iter().chain([&Some(0)]).all(Option::is_some);
-    let mut columns = place_columns(import, &rows);
-    columns.extend([
-        table::text("set", rows.iter().map(|row| set(import, row))),
-        table::optional_integers("n", counts),
-        table::optional_numbers("mean", means),
-        table::optional_numbers("std", stds),
-        table::optional_numbers("refusal_rate", rates),
-    ]);
+    let groups: Vec<SweptGroup> = rows.iter().filter_map(|row| group(row)).collect();
+    let has_rates = groups.iter().all(|group| group.refusal_rate.is_some());
+    let is_whole = groups.iter().all(|group| group.n.is_some());
+    let swept = rows.iter().zip(&groups);
+    let swept = swept.map(|(row, group)| swept_row(import, row, swept::Measured::Group(*group)));
+    let frame = SweepRow::table_of_groups(&swept.collect::<Vec<_>>())?;
     let name = match has_rates && is_whole {
         true => String::new(),
         false => "means".to_string(),
     };
-    let frame: DataFrame = table::frame(columns)?;
     let mut output = Output::default();
     if !name.is_empty() {
         output.findings.push("means of groups without their refusal rates or sizes were published: they are in the table `means`, which a summary cannot use".to_string());
@@ -119,19 +99,34 @@ fn groups(import: &Import, rows: &[&PublishedRow]) -> Result<Output, StageError>
     Ok(output)
 }
 
-fn place_columns(import: &Import, rows: &[&PublishedRow]) -> Vec<polars::prelude::Column> {
-    let site = |row: &PublishedRow| {
-        let own = row.of.site.clone();
-        own.unwrap_or_else(|| import.site.short_name().to_string())
-    };
-    vec![
-        table::text("model", rows.iter().map(|row| text(&row.of.model))),
-        table::text("direction", rows.iter().map(|_| direction(import))),
-        table::optional_integers("seed", rows.iter().map(|row| row.of.seed)),
-        table::optional_integers("layer", rows.iter().map(|row| row.of.layer)),
-        table::text("site", rows.iter().map(|row| site(row))),
-        table::optional_numbers("alpha", rows.iter().map(|row| row.of.alpha).collect()),
-    ]
+/// What is known of a group, if the row is of one.
+fn group(row: &PublishedRow) -> Option<SweptGroup> {
+    match row.measured {
+        Measured::Group { n, mean, std, rate } => Some(SweptGroup {
+            n: n.map(|n| n as i64),
+            mean,
+            std,
+            refusal_rate: rate,
+        }),
+        _ => None,
+    }
+}
+
+fn swept_row<'a>(
+    import: &Import,
+    row: &'a PublishedRow,
+    measured: swept::Measured<'a>,
+) -> SweepRow<'a> {
+    SweepRow {
+        model: text(&row.of.model),
+        direction: direction(import),
+        seed: row.of.seed.map(|seed| seed as i64),
+        layer: row.of.layer.unwrap_or_default() as i64,
+        site: row.of.site.as_deref().unwrap_or(import.site.short_name()),
+        alpha: row.of.alpha,
+        set: set(import, row),
+        measured,
+    }
 }
 
 fn direction(import: &Import) -> &'static str {
