@@ -258,11 +258,20 @@ fn as_markdown(tables: &[Named<'_>]) -> String {
     };
     for (name, table) in tables {
         let _ = writeln!(text, "**{name}**\n");
-        text += &line(table.columns().iter().map(|c| c.name().to_string()).collect());
-        let rule = table.columns().iter().map(|column| match is_numeric(column) {
-            true => "---:".to_string(),
-            false => "---".to_string(),
-        });
+        text += &line(
+            table
+                .columns()
+                .iter()
+                .map(|c| c.name().to_string())
+                .collect(),
+        );
+        let rule = table
+            .columns()
+            .iter()
+            .map(|column| match is_numeric(column) {
+                true => "---:".to_string(),
+                false => "---".to_string(),
+            });
         text += &line(rule.collect());
         for row in 0..table.height() {
             text += &line(

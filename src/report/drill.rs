@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use polars::prelude::Column;
 use serde::Serialize;
 
 use crate::prompts::PromptSet;
 use crate::stages::groups;
 use crate::stages::sweep::{SweepFrame, SweepRow};
 
-use super::{FinishedRun, FinishedStage, Table, cell};
+use super::{FinishedRun, FinishedStage, Table};
 
 /// Bytes of generated text that a page carries: it stays small enough to send. All texts are in the run's tables.
 const TEXT_BYTES: usize = 1_500_000;
@@ -151,14 +150,10 @@ impl DrilledSet {
 
     /// The prompt of every row; prompts that are not known yet are added.
     fn prompts_of(&mut self, table: &Table) -> Vec<usize> {
-        let columns = ["id", "split", "category"].map(|name| table.column(name));
-        let text = |column: Option<&Column>, row: usize| {
-            let cell = column.and_then(|column| cell(column, row));
-            cell.map_or(String::new(), |cell| cell.to_string())
-        };
+        let columns = ["id", "split", "category"].map(|name| table.text_at(name));
         let mut prompts = vec![0; table.height()];
         for rows in groups(table.frame(), &["id"]).unwrap_or_default() {
-            let [id, split, category] = columns.map(|column| text(column, rows[0]));
+            let [id, split, category] = columns.each_ref().map(|text| text(rows[0]).to_string());
             let prompt = *self.index.entry(id.clone()).or_insert_with(|| {
                 self.prompts.push(DrilledPrompt {
                     id,
@@ -240,7 +235,13 @@ impl DrilledSet {
         grid.sort_by(f64::total_cmp);
         let by = ["model", "layer", "site", "direction"];
         for rows in sweep.groups(&by).unwrap_or_default() {
-            let SweepRow { model, layer, site, direction, .. } = sweep.row(rows[0]);
+            let SweepRow {
+                model,
+                layer,
+                site,
+                direction,
+                ..
+            } = sweep.row(rows[0]);
             let mut gathered = Gathered::new(self.prompts.len() * grid.len());
             for row in rows {
                 if let (Some(alpha), Some(score)) = (sweep.alpha(row), sweep.mean(row)) {

@@ -40,7 +40,10 @@ impl FinishedStage {
     }
 
     fn is_sweep(&self) -> bool {
-        matches!(self.kind.as_str(), "steer" | "holdout" | "random" | "xstest")
+        matches!(
+            self.kind.as_str(),
+            "steer" | "holdout" | "random" | "xstest"
+        )
     }
 
     /// Its main table, if it is a sweep's.

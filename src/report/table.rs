@@ -6,7 +6,7 @@
 use std::fmt;
 
 use polars::prelude::{
-    AnyValue, Categories, CategoricalPhysical, Column, DataFrame, DataType, PlSmallStr,
+    AnyValue, CategoricalPhysical, Categories, Column, DataFrame, DataType, PlSmallStr,
     PolarsResult,
 };
 use serde::Serialize;
@@ -46,7 +46,9 @@ impl Table {
         let mut columns = std::mem::take(&mut self.frame).into_columns();
         if columns.is_empty() {
             let empty = |column: &Column| match column.dtype() {
-                DataType::String => Column::new_empty(column.name().clone(), &categories(CategoricalPhysical::U8)),
+                DataType::String => {
+                    Column::new_empty(column.name().clone(), &categories(CategoricalPhysical::U8))
+                }
                 _ => as_shown(column).clear(),
             };
             columns = rows.columns().iter().map(empty).collect();
@@ -82,6 +84,15 @@ impl Table {
         self.column(name).is_some()
     }
 
+    /// The texts of a column by row; empty where there is a gap, or no such column of texts.
+    pub(crate) fn text_at<'a>(&'a self, name: &str) -> impl Fn(usize) -> &'a str + use<'a> {
+        let column = self.column(name);
+        move |row| match column.and_then(|column| cell(column, row)) {
+            Some(Cell::Text(text)) => text,
+            _ => "",
+        }
+    }
+
     /// A column as text, an empty text where there is a gap; empty texts where there is no such column.
     pub fn texts(&self, name: &str) -> Vec<String> {
         let text = |cell: Option<Cell<'_>>| cell.map_or(String::new(), |cell| cell.to_string());
@@ -114,7 +125,9 @@ impl Table {
             why,
         };
         let mut reader = csv::Reader::from_reader(text.as_bytes());
-        let headers = reader.headers().map_err(|error| unreadable(error.to_string()))?;
+        let headers = reader
+            .headers()
+            .map_err(|error| unreadable(error.to_string()))?;
         let names: Vec<PlSmallStr> = headers.iter().map(PlSmallStr::from).collect();
         let mut cells: Vec<Vec<String>> = vec![Vec::new(); names.len()];
         for record in reader.records() {
@@ -241,5 +254,50 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(message.contains("`t.csv`"), "{message}");
+    }
+
+    /// Beyond 255 and 65,535 texts a column of categories becomes wider.
+    #[test]
+    fn parts_come_back_row_by_row_however_many_texts_they_have() {
+        let names: Vec<String> = (0..70_000).map(|name| format!("n{name}")).collect();
+        for count in [200, 300, 65_535, 70_000] {
+            let part = |rows: std::ops::Range<usize>| {
+                let texts: Vec<Option<&str>> = rows.clone().map(|r| Some(&*names[r])).collect();
+                let numbers: Vec<Option<f64>> = rows.map(|r| Some(r as f64 / -3.0)).collect();
+                let columns = vec![
+                    Column::new("text".into(), texts),
+                    Column::new("number".into(), numbers),
+                ];
+                Table::new(columns).unwrap().frame
+            };
+            let gap = vec![
+                Column::new("text".into(), [None::<&str>, Some("n0")]),
+                Column::new("number".into(), [None, Some(-0.0)]),
+            ];
+            let mut table = Table::default();
+            for frame in [
+                part(0..count / 2),
+                part(count / 2..count),
+                Table::new(gap).unwrap().frame,
+            ] {
+                table.append(&frame).unwrap();
+            }
+            assert_eq!(table.height(), count + 2);
+            let texts = table.texts("text");
+            assert!(texts[..count] == names[..count]);
+            assert_eq!(texts[count..], ["", "n0"]);
+            let bits = |number: Option<f64>| number.map(f64::to_bits);
+            let numbers = table.numbers("number").into_iter().map(bits);
+            let expected = (0..count).map(|row| Some(row as f64 / -3.0));
+            let expected = expected.chain([None, Some(-0.0)]).map(bits);
+            assert!(numbers.eq(expected));
+        }
+    }
+
+    #[test]
+    fn of_columns_of_one_name_the_first_counts() {
+        let table = Table::from_csv("a,b,a\n1,2,x\n", "t.csv").unwrap();
+        assert_eq!(table.columns().len(), 2);
+        assert_eq!(table.numbers("a"), [Some(1.0)]);
     }
 }

@@ -76,11 +76,7 @@ impl<'a, R> Rows<'a, R> {
     }
 
     /// Adds an int64 column, with gaps where there is none.
-    pub(crate) fn integer<N: Into<Option<i64>>>(
-        self,
-        name: &str,
-        of: impl Fn(&'a R) -> N,
-    ) -> Self {
+    pub(crate) fn integer<N: Into<Option<i64>>>(self, name: &str, of: impl Fn(&'a R) -> N) -> Self {
         let values: Vec<Option<i64>> = self.rows.iter().map(|row| of(row).into()).collect();
         self.with(Series::new(name.into(), values).into())
     }
@@ -368,5 +364,44 @@ mod tests {
             read_parquet_parts(parquet, keep).unwrap();
             assert!(stacked(parts).unwrap().equals_missing(&table), "{height}");
         }
+    }
+
+    #[test]
+    fn groups_stand_in_the_order_of_their_rows() {
+        let table = frame(vec![
+            text("set", ["b", "a", "b", "b", "a"]),
+            optional_integers("seed", [Some(1), None, Some(1), None, None]),
+            numbers("alpha", vec![0.0, 1.0, 0.0, 2.0, 1.0]),
+        ])
+        .unwrap();
+        let of = |by: &[&str]| groups(&table, by).unwrap();
+        assert_eq!(of(&["set"]), [vec![0, 2, 3], vec![1, 4]]);
+        assert_eq!(of(&["seed", "set"]), [vec![0, 2], vec![1, 4], vec![3]]);
+        assert_eq!(of(&["alpha"]), [vec![0, 2], vec![1, 4], vec![3]]);
+        assert!(groups(&table, &["nothing"]).is_err());
+    }
+
+    /// Files stay the same whichever way a column was made.
+    #[test]
+    fn a_column_made_of_rows_is_the_column_made_of_values() {
+        let rows = [(1.5, 2, true, "a"), (-0.5, 3, false, "b")];
+        let of_rows = Rows::of(&rows)
+            .number("number", |row| row.0)
+            .integer("integer", |row| row.1)
+            .flag("flag", |row| row.2)
+            .text("text", |row| row.3);
+        let of_values = frame(vec![
+            numbers("number", vec![1.5, -0.5]),
+            integers("integer", [2, 3]),
+            flags("flag", vec![true, false]),
+            text("text", ["a", "b"]),
+        ]);
+        let written = |table: DataFrame| {
+            let (mut csv, mut parquet) = (Vec::new(), Vec::new());
+            write_csv(&table, &mut csv).unwrap();
+            write_parquet(&table, &mut parquet).unwrap();
+            (csv, parquet)
+        };
+        assert!(written(of_rows.frame().unwrap()) == written(of_values.unwrap()));
     }
 }

@@ -81,7 +81,9 @@ fn of_published(of: &Of) -> Conditions {
 
 fn of_sweep(row: &SweepRow<'_>) -> Conditions {
     let seed = row.seed.map_or(String::new(), |seed| seed.to_string());
-    let alpha = row.alpha.map_or(String::new(), |alpha| (alpha + 0.0).to_string());
+    let alpha = row
+        .alpha
+        .map_or(String::new(), |alpha| (alpha + 0.0).to_string());
     let prompt = row.prompt();
     [
         row.model.to_string(),
@@ -131,7 +133,9 @@ impl Collected {
         }
         self.values.retain(|_, values| !values.is_empty());
         let frames = self.values.into_iter();
-        frames.map(|(quantity, values)| Ok((quantity, frame(quantity, &values)?))).collect()
+        frames
+            .map(|(quantity, values)| Ok((quantity, frame(quantity, &values)?)))
+            .collect()
     }
 }
 
@@ -150,7 +154,10 @@ fn means(
 ) -> Result<Vec<(Conditions, f64)>, StageError> {
     let of_set = |(mut at, value): (Conditions, f64)| {
         let names = CONDITIONS.iter().map(|(name, _)| *name);
-        let of_prompt = at.iter_mut().zip(names).filter(|(_, name)| matches!(*name, "type" | "id"));
+        let of_prompt = at
+            .iter_mut()
+            .zip(names)
+            .filter(|(_, name)| matches!(*name, "type" | "id"));
         of_prompt.for_each(|(at, _)| at.clear());
         (at, value)
     };
@@ -196,14 +203,20 @@ impl Measurements {
         Measurements::new(kind, name, found)
     }
 
-    pub(super) fn of_sweep(kind: &str, name: &str, sweep: &SweepFrame<'_>) -> Result<Self, StageError> {
+    pub(super) fn of_sweep(
+        kind: &str,
+        name: &str,
+        sweep: &SweepFrame<'_>,
+    ) -> Result<Self, StageError> {
         let mut found = Collected::default();
         for row in sweep.rows() {
             let at = of_sweep(&row);
             match row.measured {
                 sweep::Measured::Prompt(prompt) => {
                     found.push(&at, Quantity::Score, Some(prompt.score));
-                    found.refusals.push((at, f64::from(u8::from(prompt.refused))));
+                    found
+                        .refusals
+                        .push((at, f64::from(u8::from(prompt.refused))));
                 }
                 sweep::Measured::Group(group) => {
                     found.push(&at, Quantity::Mean, group.mean);
@@ -290,7 +303,10 @@ impl Measurements {
         };
         let groups = groups(frame, by).map_err(|error| error.to_string())?;
         let values = numbers(frame, VALUE);
-        if groups.iter().any(|rows| rows.iter().any(|&row| values[row] != values[rows[0]])) {
+        if groups
+            .iter()
+            .any(|rows| rows.iter().any(|&row| values[row] != values[rows[0]]))
+        {
             let conditions = by.iter().filter(|name| **name != QUANTITY).copied();
             return Err(format!(
                 "several rows of `{}` have the same {}, so they are not compared",
@@ -301,7 +317,8 @@ impl Measurements {
         let firsts: Vec<IdxSize> = groups.iter().map(|rows| rows[0] as IdxSize).collect();
         let columns = by.iter().chain([&VALUE]).copied();
         let once = frame.take(&IdxCa::from_vec(VALUE.into(), firsts));
-        once.and_then(|frame| frame.select(columns)).map_err(|error| error.to_string())
+        once.and_then(|frame| frame.select(columns))
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -340,7 +357,9 @@ impl Matched {
             .and_then(|both| both.sort(&by, SortMultipleOptions::default()))
             .map_err(|error| error.to_string())?;
         let at: Vec<Vec<String>> = conditions.iter().map(|name| texts(&joined, name)).collect();
-        let values = numbers(&joined, VALUE).into_iter().zip(numbers(&joined, "value_right"));
+        let values = numbers(&joined, VALUE)
+            .into_iter()
+            .zip(numbers(&joined, "value_right"));
         let rows = values.enumerate().map(|(row, (left, right))| MatchedRow {
             at: at.iter().map(|texts| texts[row].clone()).collect(),
             left,

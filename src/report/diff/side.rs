@@ -86,7 +86,9 @@ fn of_file(path: &Path) -> Result<Option<Measurements>, ReportError> {
         let table = Table::from_csv(&text, &path.display().to_string())?;
         Measurements::of(kind, &name, &table)
     };
-    Ok(Some(found.map_err(|error| ReportError::unreadable(path, error))?))
+    Ok(Some(
+        found.map_err(|error| ReportError::unreadable(path, error))?,
+    ))
 }
 
 /// The tables in a folder, or the file itself.

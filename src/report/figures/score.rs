@@ -82,7 +82,12 @@ fn scatter(stage: &FinishedStage) -> Option<Figure> {
     let names: Vec<&str> = table
         .columns()
         .iter()
-        .filter_map(|column| column.name().strip_prefix("s_").filter(|name| *name != "gap"))
+        .filter_map(|column| {
+            column
+                .name()
+                .strip_prefix("s_")
+                .filter(|name| *name != "gap")
+        })
         .collect();
     let &[first, second] = names.as_slice() else {
         return None;

@@ -2,9 +2,7 @@
 
 use crate::report::{Axis, BASELINE, Figure, FinishedStage, Mark, Panel, Shape, colour};
 
-use super::swept::{
-    Baseline, Level, Point, Sample, Spread, distinct, points, samples, spread,
-};
+use super::swept::{Baseline, Level, Point, Sample, Spread, distinct, points, samples, spread};
 use super::{ALPHA, Context, RATE, SCORE, of_model, suffix, sweep_gap};
 
 /// A quantity that is drawn against α.
@@ -214,7 +212,10 @@ impl Sweep<'_> {
         mine.retain(|sample| {
             sample.place.model == self.model && !sample.place.set.ends_with("_train")
         });
-        let keys = distinct(mine.iter().map(|sample| (sample.place.set, sample.category)));
+        let keys = distinct(
+            mine.iter()
+                .map(|sample| (sample.place.set, sample.category)),
+        );
         if keys.len() < 2 {
             return None;
         }

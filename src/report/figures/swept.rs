@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use polars::prelude::Column;
-
-use crate::report::{Cell, FinishedRun, FinishedStage, Table, cell};
+use crate::report::{FinishedRun, FinishedStage, Table};
 
 /// Names of the two splits that are compared.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,7 +75,10 @@ pub(super) struct Sample<'a> {
 }
 
 /// The points of a sweep: from a summary that describes it, with intervals; otherwise averaged over seeds here, without.
-pub(in crate::report) fn points<'a>(run: &'a FinishedRun, stage: &'a FinishedStage) -> Vec<Point<'a>> {
+pub(in crate::report) fn points<'a>(
+    run: &'a FinishedRun,
+    stage: &'a FinishedStage,
+) -> Vec<Point<'a>> {
     let described = run.sources.iter().find(|(_, swept)| **swept == stage.name);
     let table = described.and_then(|((summary, _), _)| run.stage(summary)?.table(""));
     match (described, table) {
@@ -86,41 +87,41 @@ pub(in crate::report) fn points<'a>(run: &'a FinishedRun, stage: &'a FinishedSta
     }
 }
 
+/// Values with their intervals, from the columns of that and of the two ends.
+pub(super) fn levels(table: &Table, names: [&str; 3]) -> Vec<Option<Level>> {
+    let [values, lows, highs] = names.map(|name| table.numbers(name));
+    let ends = lows.into_iter().zip(highs);
+    let level = |(value, (low, high)): (Option<f64>, _)| {
+        let value = value?;
+        Some(Level { value, low, high })
+    };
+    values.into_iter().zip(ends).map(level).collect()
+}
+
 /// The rows of a summary's main table that are of a source.
 fn described_points<'a>(table: &'a Table, source: &str) -> Vec<Point<'a>> {
-    let columns = ["source", "model", "site", "set", "direction"].map(|name| table.column(name));
-    let text = |column: Option<&'a Column>, row: usize| match column.and_then(|c| cell(c, row)) {
-        Some(Cell::Text(text)) => text,
-        _ => "",
-    };
+    let text = |name: &str| table.text_at(name);
+    let (sources, models, sites) = (text("source"), text("model"), text("site"));
+    let (sets, directions) = (text("set"), text("direction"));
     let (layers, alphas) = (table.numbers("layer"), table.numbers("alpha"));
-    let numbers = |names: [&str; 3]| names.map(|name| table.numbers(name));
-    let mean = numbers(["mean", "mean_low", "mean_high"]);
-    let rate = numbers(["refusal_rate", "rate_low", "rate_high"]);
-    let level = |[value, low, high]: &[Vec<Option<f64>>; 3], row: usize| {
-        Some(Level {
-            value: value[row]?,
-            low: low[row],
-            high: high[row],
-        })
-    };
+    let means = levels(table, ["mean", "mean_low", "mean_high"]);
+    let rates = levels(table, ["refusal_rate", "rate_low", "rate_high"]);
     let point = |row: usize| {
-        let [of_source, model, site, set, direction] = columns.map(|column| text(column, row));
         Some(Point {
             place: Place {
-                model,
+                model: models(row),
                 layer: layers[row]? as i64,
-                site,
-                set,
-                direction,
+                site: sites(row),
+                set: sets(row),
+                direction: directions(row),
             },
             alpha: alphas[row]?,
-            mean: level(&mean, row)?,
-            rate: level(&rate, row)?,
+            mean: means[row]?,
+            rate: rates[row]?,
         })
-        .filter(|_| of_source == source)
     };
-    (0..table.height()).filter_map(point).collect()
+    let of_source = (0..table.height()).filter(|&row| sources(row) == source);
+    of_source.filter_map(point).collect()
 }
 
 fn averaged_points(stage: &FinishedStage) -> Vec<Point<'_>> {
@@ -156,7 +157,15 @@ pub(super) fn samples(stage: &FinishedStage, by_category: bool) -> Vec<Sample<'_
     let Some(sweep) = stage.sweep() else {
         return Vec::new();
     };
-    let mut by = vec!["model", "site", "set", "direction", "layer", "seed", "alpha"];
+    let mut by = vec![
+        "model",
+        "site",
+        "set",
+        "direction",
+        "layer",
+        "seed",
+        "alpha",
+    ];
     if by_category && sweep.is_by_prompt() {
         by.push("category");
     }
@@ -213,7 +222,9 @@ impl<'a> Baseline<'a> {
     pub(super) fn of(run: &'a FinishedRun, by_category: bool) -> Self {
         let stages = run.of_kind("random");
         Baseline {
-            samples: stages.flat_map(|stage| samples(stage, by_category)).collect(),
+            samples: stages
+                .flat_map(|stage| samples(stage, by_category))
+                .collect(),
         }
     }
 
@@ -237,7 +248,10 @@ impl<'a> Baseline<'a> {
         wanted: impl Fn(&Sample<'a>) -> bool,
         value: impl Fn(&Sample<'a>) -> f64,
     ) -> Vec<Spread> {
-        spread(self.samples(wanted).map(|sample| (sample.alpha, value(sample))))
+        spread(
+            self.samples(wanted)
+                .map(|sample| (sample.alpha, value(sample))),
+        )
     }
 }
 

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use polars::prelude::{Column, DataFrame};
+use polars::prelude::DataFrame;
 
 use crate::model::{Edit, HookPoint, Intervention, Positions};
 use crate::prompts::Prompt;
 use crate::stats;
 
+use super::super::StageError;
 use super::super::sweep::Line;
-use super::super::{StageError, table};
+use super::super::table::Rows;
 
 /// What stands for a direction and its site where there is none.
 const NONE: &str = "none";
@@ -70,49 +71,36 @@ pub(in crate::stages) struct Answer {
     pub(crate) xstest_prefix: bool,
 }
 
+/// A row and what was found for it.
+type Answered<'a> = (&'a Row<'a>, &'a Answer);
+
 /// One row per model, direction, place, α and prompt.
 pub(in crate::stages) fn main_table(
     rows: &[Row<'_>],
     answers: &[Answer],
 ) -> Result<DataFrame, StageError> {
-    let prompts = || rows.iter().map(|row| row.prompt);
-    let mut columns = place_columns(rows);
-    columns.extend([
-        table::text("id", prompts().map(|prompt| &prompt.id)),
-        table::text("split", prompts().map(|prompt| &prompt.split)),
-        table::text("category", prompts().map(|prompt| &prompt.category)),
-        table::numbers("score", answers.iter().map(|answer| answer.score).collect()),
-        table::flags(
-            "refused",
-            answers.iter().map(|answer| answer.refused).collect(),
-        ),
-        table::text("text", answers.iter().map(|answer| &answer.text)),
-        table::flags("regex", answers.iter().map(|answer| answer.regex).collect()),
-        table::flags(
-            "xstest_prefix",
-            answers.iter().map(|answer| answer.xstest_prefix).collect(),
-        ),
-    ]);
-    table::frame(columns)
+    let all: Vec<Answered<'_>> = rows.iter().zip(answers).collect();
+    with_place(Rows::of(&all), |(row, _)| row)
+        .text("id", |(row, _)| &row.prompt.id)
+        .text("split", |(row, _)| &row.prompt.split)
+        .text("category", |(row, _)| &row.prompt.category)
+        .number("score", |(_, answer)| answer.score)
+        .flag("refused", |(_, answer)| answer.refused)
+        .text("text", |(_, answer)| &answer.text)
+        .flag("regex", |(_, answer)| answer.regex)
+        .flag("xstest_prefix", |(_, answer)| answer.xstest_prefix)
+        .frame()
 }
 
-/// What the rows of both tables begin with.
-fn place_columns(rows: &[Row<'_>]) -> Vec<Column> {
-    vec![
-        table::text("model", rows.iter().map(|row| row.model)),
-        table::text("direction", rows.iter().map(Row::direction)),
-        table::optional_integers(
-            "seed",
-            rows.iter().map(|row| row.line.and_then(|line| line.seed)),
-        ),
-        table::optional_integers(
-            "layer",
-            rows.iter()
-                .map(|row| row.line.map(|line| line.layer as u64)),
-        ),
-        table::text("site", rows.iter().map(Row::site)),
-        table::numbers("alpha", rows.iter().map(|row| row.alpha).collect()),
-    ]
+/// What the rows of all tables begin with.
+fn with_place<'a, R>(rows: Rows<'a, R>, of: impl Fn(&'a R) -> &'a Row<'a>) -> Rows<'a, R> {
+    let line = |row| of(row).line;
+    rows.text("model", |row| of(row).model)
+        .text("direction", |row| of(row).direction())
+        .integer("seed", |row| line(row)?.seed.map(|seed| seed as i64))
+        .integer("layer", |row| line(row).map(|line| line.layer as i64))
+        .text("site", |row| of(row).site())
+        .number("alpha", |row| of(row).alpha)
 }
 
 /// Whether a classifier calls an answer a refusal.
@@ -129,43 +117,34 @@ pub(in crate::stages) fn agreement(
     rows: &[Row<'_>],
     answers: &[Answer],
 ) -> Result<DataFrame, StageError> {
-    let mut groups: Vec<Row<'_>> = Vec::new();
-    let mut names: Vec<&str> = Vec::new();
-    let mut counts: Vec<[[u64; 2]; 2]> = Vec::new();
+    type Counted<'a> = (&'a Row<'a>, &'static str, [[u64; 2]; 2]);
+    let mut groups: Vec<Counted<'_>> = Vec::new();
     let mut rest = answers;
     for group in rows.chunk_by(|a, b| a.is_with(b)) {
         let (now, later) = rest.split_at(group.len().min(rest.len()));
         for (name, refuses) in CLASSIFIERS {
-            groups.push(group[0]);
-            names.push(name);
-            counts.push(count(now, refuses));
+            groups.push((&group[0], name, count(now, refuses)));
         }
         rest = later;
     }
-    let column =
-        |score: usize, text: usize| counts.iter().map(move |table| table[score][text] as usize);
-    let mut columns = place_columns(&groups);
-    columns.extend([
-        table::text("classifier", names),
-        table::integers(
-            "n",
-            counts
-                .iter()
-                .map(|table| table.iter().flatten().sum::<u64>() as usize),
-        ),
-        table::integers("both", column(0, 0)),
-        table::integers("score_only", column(0, 1)),
-        table::integers("text_only", column(1, 0)),
-        table::integers("neither", column(1, 1)),
-        table::optional_numbers(
-            "kappa",
-            counts
-                .iter()
-                .map(|&table| stats::cohens_kappa(table))
-                .collect(),
-        ),
-    ]);
-    table::frame(columns)
+    with_place(Rows::of(&groups), |(row, ..)| row)
+        .text("classifier", |(_, name, _)| name)
+        .integer("n", |(.., n)| n.iter().flatten().sum::<u64>() as i64)
+        .integer("both", |(.., n)| n[0][0] as i64)
+        .integer("score_only", |(.., n)| n[0][1] as i64)
+        .integer("text_only", |(.., n)| n[1][0] as i64)
+        .integer("neither", |(.., n)| n[1][1] as i64)
+        .number("kappa", |(.., n)| stats::cohens_kappa(*n))
+        .frame()
+}
+
+/// One row of `rates`.
+struct Rate<'a> {
+    row: &'a Row<'a>,
+    classifier: &'static str,
+    n: u64,
+    refused: u64,
+    interval: Option<stats::Interval>,
 }
 
 /// How many texts of each split every classifier calls refusals, with Wilson's interval; `score` is the logit score's own verdict.
@@ -178,57 +157,44 @@ pub(in crate::stages) fn rates(
         CLASSIFIERS[0],
         CLASSIFIERS[1],
     ];
-    let mut groups: Vec<(Row<'_>, &str, u64, [u64; 3])> = Vec::new();
+    let mut groups: Vec<Vec<Answered<'_>>> = Vec::new();
     for (row, answer) in rows.iter().zip(answers) {
-        let split = row.prompt.split.as_str();
-        let at = groups
-            .iter()
-            .position(|(group, of, ..)| group.is_with(row) && *of == split);
-        let at = at.unwrap_or_else(|| {
-            groups.push((*row, split, 0, [0; 3]));
-            groups.len() - 1
-        });
-        groups[at].2 += 1;
-        for (count, (_, refuses)) in groups[at].3.iter_mut().zip(verdicts) {
-            *count += u64::from(refuses(answer));
+        let is_with = |group: &&mut Vec<Answered<'_>>| {
+            group[0].0.is_with(row) && group[0].0.prompt.split == row.prompt.split
+        };
+        match groups.iter_mut().find(is_with) {
+            Some(group) => group.push((row, answer)),
+            None => groups.push(vec![(row, answer)]),
         }
     }
-    let mut places = Vec::new();
-    let (mut splits, mut names, mut sizes, mut counts) = (vec![], vec![], vec![], vec![]);
-    let mut intervals = Vec::new();
-    for (row, split, n, refused) in groups {
-        for ((name, _), count) in verdicts.iter().zip(refused) {
-            places.push(row);
-            splits.push(split);
-            names.push(*name);
-            sizes.push(n as usize);
-            counts.push(count as usize);
-            let interval = stats::wilson(count, n);
-            intervals.push(interval.map_err(|error| StageError::Internal(error.to_string()))?);
+    let mut rates = Vec::new();
+    for group in &groups {
+        for (classifier, refuses) in verdicts {
+            let n = group.len() as u64;
+            let refused = group.iter().filter(|(_, answer)| refuses(answer)).count() as u64;
+            let interval = stats::wilson(refused, n);
+            rates.push(Rate {
+                row: group[0].0,
+                classifier,
+                n,
+                refused,
+                interval: interval.map_err(|error| StageError::Internal(error.to_string()))?,
+            });
         }
     }
-    let rate = counts
-        .iter()
-        .zip(&sizes)
-        .map(|(&c, &n)| c as f64 / n as f64);
-    let rate: Vec<f64> = rate.collect();
-    let mut columns = place_columns(&places);
-    columns.extend([
-        table::text("split", splits),
-        table::text("classifier", names),
-        table::integers("n", sizes),
-        table::integers("refused", counts),
-        table::numbers("refusal_rate", rate),
-        table::optional_numbers(
-            "rate_low",
-            intervals.iter().map(|i| i.map(|i| i.low)).collect(),
-        ),
-        table::optional_numbers(
-            "rate_high",
-            intervals.iter().map(|i| i.map(|i| i.high)).collect(),
-        ),
-    ]);
-    table::frame(columns)
+    with_place(Rows::of(&rates), |rate| rate.row)
+        .text("split", |rate| &rate.row.prompt.split)
+        .text("classifier", |rate| rate.classifier)
+        .integer("n", |rate| rate.n as i64)
+        .integer("refused", |rate| rate.refused as i64)
+        .number("refusal_rate", |rate| rate.refused as f64 / rate.n as f64)
+        .number("rate_low", |rate| {
+            rate.interval.map(|interval| interval.low)
+        })
+        .number("rate_high", |rate| {
+            rate.interval.map(|interval| interval.high)
+        })
+        .frame()
 }
 
 /// Counts of `[score][text]`, index 0 a refusal and 1 none.

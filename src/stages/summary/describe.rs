@@ -132,7 +132,9 @@ pub(super) fn rate(grid: &Grid, k: usize, set: &str) -> Result<Option<Estimate>,
 /// a split; halves differ from seed to seed, by how much is not known, and this is the smallest number that is certain.
 fn tally(grid: &Grid, k: usize, set: &str) -> Tally {
     let cells = || prompts_of(grid, set).map(|prompt| &prompt.cells[k]);
-    let ids: HashSet<&String> = prompts_of(grid, set).filter_map(|p| p.id.as_ref()).collect();
+    let ids: HashSet<&String> = prompts_of(grid, set)
+        .filter_map(|p| p.id.as_ref())
+        .collect();
     Tally {
         rows: cells().map(|cell| cell.n).sum(),
         refused: cells().map(|cell| cell.refused).sum(),

@@ -210,7 +210,10 @@ impl Grid {
 }
 
 /// The columns `model, layer, site` of rows that belong to grids.
-pub(super) fn with_place<'a, R>(rows: Rows<'a, R>, grid: impl Fn(&'a R) -> &'a Grid) -> Rows<'a, R> {
+pub(super) fn with_place<'a, R>(
+    rows: Rows<'a, R>,
+    grid: impl Fn(&'a R) -> &'a Grid,
+) -> Rows<'a, R> {
     rows.text("model", |row| &grid(row).model)
         .integer("layer", |row| grid(row).layer)
         .text("site", |row| &grid(row).site)
@@ -243,14 +246,22 @@ pub(super) fn read(source: Source, table: &DataFrame) -> Result<Vec<Grid>, Stage
             alphas: Vec::new(),
             lines: Vec::new(),
         });
-        let line = find_or_push(&mut grid.lines, |line| line.seed == first.seed, || Line {
-            seed: first.seed,
-            sets: Vec::new(),
-        });
-        let set = find_or_push(&mut line.sets, |set| set.name == first.set, || Set {
-            name: first.set.to_string(),
-            prompts: Vec::new(),
-        });
+        let line = find_or_push(
+            &mut grid.lines,
+            |line| line.seed == first.seed,
+            || Line {
+                seed: first.seed,
+                sets: Vec::new(),
+            },
+        );
+        let set = find_or_push(
+            &mut line.sets,
+            |set| set.name == first.set,
+            || Set {
+                name: first.set.to_string(),
+                prompts: Vec::new(),
+            },
+        );
         let cells = rows.iter().map(|&row| cell(source, &sweep.row(row)));
         let prompt = first.prompt();
         set.prompts.push(Prompt {
@@ -325,7 +336,9 @@ fn refused(rate: f64, n: u64, set: &str) -> Result<u64, StageError> {
 fn complete(grid: &mut Grid) -> Result<(), StageError> {
     let place = grid.place();
     let sets = || grid.lines.iter().flat_map(|line| &line.sets);
-    let cells = sets().flat_map(|set| &set.prompts).flat_map(|prompt| &prompt.cells);
+    let cells = sets()
+        .flat_map(|set| &set.prompts)
+        .flat_map(|prompt| &prompt.cells);
     let mut alphas: Vec<f64> = cells.map(|cell| cell.alpha).collect();
     alphas.sort_by(f64::total_cmp);
     alphas.dedup();

@@ -203,7 +203,10 @@ fn prompt_slopes<'a>(
         };
         let scores: Vec<Vec<f64>> = set.prompts.iter().map(used).collect();
         let slopes = stats::per_prompt_slopes(alphas, &scores).map_err(data)?;
-        let ids = set.prompts.iter().map(|prompt| prompt.id.as_deref().unwrap_or_default());
+        let ids = set
+            .prompts
+            .iter()
+            .map(|prompt| prompt.id.as_deref().unwrap_or_default());
         Ok(slopes.map(|slopes| ids.zip(slopes).collect()))
     };
     sets.iter().map(of_set).collect()
@@ -268,8 +271,10 @@ pub(super) fn table(rows: &[Comparison<'_>]) -> Result<DataFrame, StageError> {
         .text("statistic", |row| row.statistic)
         .integer("n_alpha", |row| row.n_alpha as i64);
     type Of = fn(&Comparison<'_>) -> Option<Estimate>;
-    let estimates: [(&str, Of); 2] =
-        [("learned", |row| row.learned), ("holdout", |row| row.holdout)];
+    let estimates: [(&str, Of); 2] = [
+        ("learned", |row| row.learned),
+        ("holdout", |row| row.holdout),
+    ];
     for (name, of) in estimates {
         let ends = ["low", "high"].map(|end| format!("{name}_{end}"));
         table = pool::with_values(table, name, of);

@@ -82,7 +82,9 @@ pub(super) fn table(
     for grid in two_sided(grids) {
         let points = points(grid, splits, targets)?;
         let rated = |point: Option<RatePoint>| {
-            point.map(|point| Rated::new(grid, point, splits)).transpose()
+            point
+                .map(|point| Rated::new(grid, point, splits))
+                .transpose()
         };
         rows.push(RatedPoints {
             grid,

@@ -52,7 +52,9 @@ pub(super) fn table(grids: &[Grid]) -> Result<DataFrame, StageError> {
             .integer(&name("n"), |row| of(row).0.rows as i64)
             .integer(&name("prompts"), |row| of(row).0.prompts as i64);
         table = pool::with_values(table, &name("refusal_rate"), |row| of(row).1);
-        table = pool::with_ends(table, [name("rate_low"), name("rate_high")], |row| of(row).1);
+        table = pool::with_ends(table, [name("rate_low"), name("rate_high")], |row| {
+            of(row).1
+        });
     }
     table.frame()
 }

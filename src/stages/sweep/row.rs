@@ -83,7 +83,10 @@ static GROUP: Columns<4> = [
     ("n", Value::Integer(|row| row.group().n)),
     ("mean", Value::Number(|row| row.group().mean)),
     ("std", Value::Number(|row| row.group().std)),
-    ("refusal_rate", Value::Number(|row| row.group().refusal_rate)),
+    (
+        "refusal_rate",
+        Value::Number(|row| row.group().refusal_rate),
+    ),
 ];
 
 impl<'a> SweepRow<'a> {
@@ -324,7 +327,10 @@ mod tests {
         let table = SweepRow::table_of_prompts(&[prompt, other]).unwrap();
         let read = SweepFrame::read(&table).unwrap();
         assert_eq!(read.rows().collect::<Vec<_>>(), [prompt, other]);
-        assert_eq!((read.mean(0), read.refusal_rate(1)), (Some(-0.5), Some(1.0)));
+        assert_eq!(
+            (read.mean(0), read.refusal_rate(1)),
+            (Some(-0.5), Some(1.0))
+        );
         let group = row(Measured::Group(SweptGroup {
             n: Some(4),
             mean: Some(0.5),
@@ -334,7 +340,10 @@ mod tests {
         let table = SweepRow::table_of_groups(&[group]).unwrap();
         let read = SweepFrame::read(&table).unwrap();
         assert_eq!(read.rows().collect::<Vec<_>>(), [group]);
-        assert_eq!((read.mean(0), read.refusal_rate(0)), (Some(0.5), Some(0.25)));
+        assert_eq!(
+            (read.mean(0), read.refusal_rate(0)),
+            (Some(0.5), Some(0.25))
+        );
     }
 
     #[test]
@@ -345,8 +354,13 @@ mod tests {
         let missing = message(&table.drop("site").unwrap());
         assert!(missing.contains("no column `site`"), "{missing}");
         let mut other = table.clone();
-        other.with_column(Column::new("layer".into(), ["20"])).unwrap();
+        other
+            .with_column(Column::new("layer".into(), ["20"]))
+            .unwrap();
         let other = message(&other);
-        assert!(other.contains("`layer`") && other.contains("whole numbers"), "{other}");
+        assert!(
+            other.contains("`layer`") && other.contains("whole numbers"),
+            "{other}"
+        );
     }
 }
