@@ -55,6 +55,9 @@ const CONDITIONS: [(&str, &[&str]); 9] = [
     ("id", &[]),
 ];
 
+/// Where the conditions start that single prompts have and sets have not.
+const OF_PROMPT: usize = 7;
+
 /// A value for each of [`CONDITIONS`], empty where nothing says it.
 type Conditions = [String; CONDITIONS.len()];
 
@@ -64,15 +67,14 @@ const VALUE: &str = "value";
 
 /// What a published row is of, as conditions.
 fn of_published(of: &Of) -> Conditions {
-    let number = |value: Option<u64>| value.map_or(String::new(), |value| value.to_string());
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     [
         text(&of.model),
-        number(of.layer),
-        number(of.k),
+        said(of.layer),
+        said(of.k),
         text(&of.site),
-        number(of.seed),
-        of.alpha.map_or(String::new(), |alpha| alpha.to_string()),
+        said(of.seed),
+        said(of.alpha),
         text(&of.set),
         text(&of.category),
         text(&of.id),
@@ -80,22 +82,22 @@ fn of_published(of: &Of) -> Conditions {
 }
 
 fn of_sweep(row: &SweepRow<'_>) -> Conditions {
-    let seed = row.seed.map_or(String::new(), |seed| seed.to_string());
-    let alpha = row
-        .alpha
-        .map_or(String::new(), |alpha| (alpha + 0.0).to_string());
     let prompt = row.prompt();
     [
         row.model.to_string(),
         row.layer.to_string(),
         String::new(),
         normal("site", row.site),
-        seed,
-        alpha,
+        said(row.seed),
+        said(row.alpha.map(|alpha| alpha + 0.0)),
         normal("set", row.set),
         prompt.category.to_string(),
         prompt.id.to_string(),
     ]
+}
+
+fn said(value: Option<impl ToString>) -> String {
+    value.map_or(String::new(), |value| value.to_string())
 }
 
 /// The measurements of a table.
@@ -123,52 +125,35 @@ impl Collected {
         values.extend(value.map(|value| (at.clone(), value)));
     }
 
-    /// The frames of all quantities, the mean and the rate of each set among them, which come from scores and refusals of single prompts.
-    fn frames(mut self) -> Result<BTreeMap<Quantity, DataFrame>, StageError> {
+    /// From scores and refusals of single prompts the mean and the rate of each set.
+    fn add_means_and_rates(&mut self) {
         let scores = self.values.get(&Quantity::Score).cloned();
-        let scores = (Quantity::Mean, scores.unwrap_or_default());
-        for (quantity, values) in [scores, (Quantity::RefusalRate, self.refusals)] {
-            let means = means(quantity, values)?;
-            self.values.entry(quantity).or_default().extend(means);
+        let refusals = std::mem::take(&mut self.refusals);
+        let of_prompts = [
+            (Quantity::Mean, scores.unwrap_or_default()),
+            (Quantity::RefusalRate, refusals),
+        ];
+        for (quantity, values) in of_prompts {
+            let mut sums: BTreeMap<Conditions, (f64, f64)> = BTreeMap::new();
+            for (mut at, value) in values {
+                at[OF_PROMPT..].iter_mut().for_each(String::clear);
+                let sum = sums.entry(at).or_default();
+                *sum = (sum.0 + value, sum.1 + 1.0);
+            }
+            for (at, (sum, count)) in sums {
+                self.push(&at, quantity, Some(sum / count));
+            }
         }
-        self.values.retain(|_, values| !values.is_empty());
-        let frames = self.values.into_iter();
-        frames
-            .map(|(quantity, values)| Ok((quantity, frame(quantity, &values)?)))
-            .collect()
     }
 }
 
 fn frame(quantity: Quantity, values: &[(Conditions, f64)]) -> Result<DataFrame, StageError> {
-    let mut rows = Rows::of(values).text(QUANTITY, |_| quantity.name());
-    for (index, (name, _)) in CONDITIONS.iter().enumerate() {
-        rows = rows.text(name, |(at, _)| &at[index]);
-    }
+    let rows = Rows::of(values).text(QUANTITY, |_| quantity.name());
+    let conditions = CONDITIONS.iter().enumerate();
+    let rows = conditions.fold(rows, |rows, (index, (name, _))| {
+        rows.text(name, |(at, _)| &at[index])
+    });
     rows.number(VALUE, |(_, value)| *value).frame()
-}
-
-/// The means of values whose conditions are the same but for prompt and type.
-fn means(
-    quantity: Quantity,
-    values: Vec<(Conditions, f64)>,
-) -> Result<Vec<(Conditions, f64)>, StageError> {
-    let of_set = |(mut at, value): (Conditions, f64)| {
-        let names = CONDITIONS.iter().map(|(name, _)| *name);
-        let of_prompt = at
-            .iter_mut()
-            .zip(names)
-            .filter(|(_, name)| matches!(*name, "type" | "id"));
-        of_prompt.for_each(|(at, _)| at.clear());
-        (at, value)
-    };
-    let values: Vec<(Conditions, f64)> = values.into_iter().map(of_set).collect();
-    let names = CONDITIONS.map(|(name, _)| name);
-    let mean = |rows: Vec<usize>| {
-        let sum = rows.iter().fold(0.0, |sum, &row| sum + values[row].1);
-        (values[rows[0]].0.clone(), sum / rows.len() as f64)
-    };
-    let groups = groups(&frame(quantity, &values)?, &names)?;
-    Ok(groups.into_iter().map(mean).collect())
 }
 
 impl Measurements {
@@ -177,12 +162,8 @@ impl Measurements {
         let conditions = CONDITIONS.map(|(name, others)| {
             let mut names = std::iter::once(&name).chain(others);
             let column = names.find_map(|name| table.column(name))?;
-            let normal = |text: String| match text.is_empty() {
-                true => text,
-                false => normal(name, &text),
-            };
             let texts = table.texts(column.name()).into_iter();
-            Some(texts.map(normal).collect::<Vec<_>>())
+            Some(texts.map(|text| normal(name, &text)).collect::<Vec<_>>())
         });
         let columns = Quantity::ALL.map(|quantity| (quantity, table.numbers(quantity.name())));
         let refused = table.numbers("refused");
@@ -256,11 +237,15 @@ impl Measurements {
         Measurements::new(kind, name, found)
     }
 
-    fn new(kind: &str, name: &str, found: Collected) -> Result<Self, StageError> {
+    fn new(kind: &str, name: &str, mut found: Collected) -> Result<Self, StageError> {
+        found.add_means_and_rates();
+        found.values.retain(|_, values| !values.is_empty());
+        let frames = found.values.iter();
+        let frames = frames.map(|(quantity, values)| Ok((*quantity, frame(*quantity, values)?)));
         Ok(Measurements {
             kind: kind.to_string(),
             name: name.to_string(),
-            frames: found.frames()?,
+            frames: frames.collect::<Result<_, StageError>>()?,
         })
     }
 
