@@ -46,6 +46,8 @@ use crate::json;
 pub use cell::{Cell, Cells, Edit, Intervention, Positions, Readout, Tokens, Value, Vector};
 pub(crate) use cell::{EVALUATION_VERSION, Sampling, ScoreDtype, TokenSets};
 pub(crate) use chat::{Chat, SpecialTokens, reserved_variable};
+#[cfg(test)]
+pub(crate) use checkpoint::tests::write_any_model;
 pub(crate) use checkpoint::{FileStamp, HashShortcut};
 pub use checkpoint::{locate, locate_without_fetching};
 pub(crate) use config::Dtype;
