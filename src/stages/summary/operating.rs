@@ -111,15 +111,15 @@ fn with_point<'a, R>(
     name: &str,
     of: impl Fn(&'a R) -> Option<&'a Rated>,
 ) -> Rows<'a, R> {
-    let values: [(&str, fn(RatePoint) -> f64); 3] = [
-        ("alpha", |point| point.alpha),
-        ("edge_rate", |point| point.edge_rate),
-        ("harmful_rate", |point| point.harmful_rate),
-    ];
-    let table = values.into_iter().fold(table, |table, (what, value)| {
-        let value = |row| of(row).map(|rated| value(rated.point));
-        table.number(&format!("{what}_at_{name}"), value)
-    });
+    let point = |row| of(row).map(|rated| rated.point);
+    let table = table
+        .number(&format!("alpha_at_{name}"), |row| Some(point(row)?.alpha))
+        .number(&format!("edge_rate_at_{name}"), |row| {
+            Some(point(row)?.edge_rate)
+        })
+        .number(&format!("harmful_rate_at_{name}"), |row| {
+            Some(point(row)?.harmful_rate)
+        });
     with_intervals(table, &format!("_at_{name}"), of)
 }
 
