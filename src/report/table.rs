@@ -11,7 +11,7 @@ use polars::prelude::{
 };
 use serde::Serialize;
 
-use crate::stages::text_of;
+use crate::stages::{self, text_of};
 
 use super::ReportError;
 
@@ -169,7 +169,7 @@ pub(crate) fn cells(column: &Column) -> impl Iterator<Item = Option<Cell<'_>>> {
 }
 
 pub(crate) fn cell(column: &Column, row: usize) -> Option<Cell<'_>> {
-    match column.get(row).ok()? {
+    match stages::cell(column, row) {
         AnyValue::Null => None,
         AnyValue::Boolean(flag) => Some(Cell::Flag(flag)),
         value => match text_of(&value) {

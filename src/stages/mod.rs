@@ -50,7 +50,7 @@ pub(crate) use settings::{ScoreRule, Settings};
 pub(crate) use vocabulary::{check_prompts, check_score};
 
 pub(crate) use table::{
-    Parts, Rows, groups, read_numbers, read_parquet, read_parquet_parts, read_text, text_of,
+    Parts, Rows, cell, groups, read_numbers, read_parquet, read_parquet_parts, read_text, text_of,
     write_csv, write_parquet,
 };
 

@@ -99,6 +99,13 @@ impl<'a, R> Rows<'a, R> {
     }
 }
 
+/// A cell; nothing beyond the last.
+pub(crate) fn cell(column: &Column, row: usize) -> AnyValue<'_> {
+    // A column of one row may be held as its value, whose text would not live as long as the column.
+    let series = column.as_materialized_series();
+    series.get(row).unwrap_or(AnyValue::Null)
+}
+
 /// A cell's text; none of a gap or of another kind of value.
 pub(crate) fn text_of<'a>(cell: &AnyValue<'a>) -> Option<&'a str> {
     match cell {

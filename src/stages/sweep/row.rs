@@ -3,7 +3,7 @@
 use polars::prelude::{AnyValue, Column, DataFrame, DataType};
 
 use crate::stages::StageError;
-use crate::stages::table::{self, Rows};
+use crate::stages::table::{self, Rows, cell};
 
 /// One prompt, or one group of prompts, under one direction at one α.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -282,10 +282,6 @@ fn found<'a, const N: usize>(
     }
     let count = |_| StageError::Internal("a sweep's table has other columns".to_string());
     columns.try_into().map_err(count)
-}
-
-fn cell(column: &Column, row: usize) -> AnyValue<'_> {
-    column.get(row).unwrap_or(AnyValue::Null)
 }
 
 fn text(cell: AnyValue<'_>) -> &str {
