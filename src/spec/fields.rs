@@ -87,6 +87,12 @@ impl<'n, 'p> Fields<'n, 'p> {
             .or_else(|| T::decode(&Node::of_json(default, self.at), self.problems))
     }
 
+    /// The names of the fields asked for so far.
+    #[cfg(test)]
+    pub(crate) fn known(&self) -> &[&'static str] {
+        &self.known
+    }
+
     /// Where the table was written.
     pub(crate) fn at(&self) -> &'n Location {
         self.at
@@ -142,7 +148,7 @@ mod tests {
             let name = fields.optional("name");
             fields.finish();
             Some(Self {
-                alpha: alpha?.iter().copied().collect(),
+                alpha: alpha?.values().copied().collect(),
                 layer: layer?,
                 threshold: threshold?,
                 name,

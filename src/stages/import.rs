@@ -33,19 +33,18 @@ mod tests;
 use std::path::PathBuf;
 
 use polars::prelude::DataFrame;
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use crate::model::Site;
 use crate::spec::{Choice, Decode, Document, Fields, OneOrMany, Problems, Seeds, Spanned};
 
 use super::declare::{
-    ByContent, Declared, Field, Parameter, Parameters, Table, Together, as_needed, declared,
-    parameters,
+    ByContent, Declared, Field, KeyParts, Parameter, Table, Together, declared, parameters,
 };
-use super::parameters::{Label, Labels, PromptsName, Scores, StageOf, Summaries};
+use super::parameters::{Names, PromptsName, Scores, StageOf, Summaries};
 use super::settings::Settings;
 use super::{
-    Cost, Evaluate, Forecast, Gives, InputFile, Inputs, Kind, Needs, Output, Product, Stage,
+    Cost, Evaluate, Forecast, Gives, InputFile, Inputs, Kind, Name, Needs, Output, Product, Stage,
     StageError,
 };
 use read::{Builders, Published};
@@ -67,22 +66,15 @@ parameters! {
         prompts: Option<PromptsName>,
         /// Scores of the prompts: published texts are compared with them, and the selection behind a direction is made again.
         scores: Option<StageOf<Scores>>,
-        selection: Option<Selection>,
+        /// The model whose scores chose the prompts behind a direction; where `scores` are given for a sweep.
+        direction_model: Option<Name>,
+        /// The split that they were chosen from; where `scores` are given for a sweep.
+        split: Option<Name>,
         /// The summaries that a table of statistics is compared with; with `as = "summary"`.
         summaries: Summaries,
         /// Site of the directions, where the file does not say it.
         site: Site = "resid_pre",
         study: FromStudy,
-    }
-}
-
-parameters! {
-    /// How the published selection is made again.
-    struct Selection {
-        /// The model whose scores chose the prompts; where `scores` are given for a sweep.
-        direction_model: Label,
-        /// The split that they were chosen from; where `scores` are given for a sweep.
-        split: Label,
     }
 }
 
@@ -114,19 +106,22 @@ impl Choice for StandsFor {
 }
 
 impl Together for Import {
-    fn read_together(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Self> {
+    fn read_together(fields: &mut Fields<'_, '_>, study: &Settings) -> Option<Self> {
         let r#as = fields.required::<StandsFor>("as");
-        let files = Files::read(fields);
+        let undeclared = Declared::default();
+        let files = Files::read(fields, &undeclared, study);
         let prompts = fields.optional("prompts");
         let scores = fields.optional("scores");
         let gives = |wanted| r#as.is_some_and(|r#as| r#as.product == wanted);
-        let selection = match scores.is_some() && gives(Product::Sweep) {
-            true => Selection::read(fields, settings).map(Some),
+        let is_selected = scores.is_some() && gives(Product::Sweep);
+        let mut selected_by = |field| match is_selected {
+            true => fields.required::<Name>(field).map(Some),
             false => Some(None),
         };
+        let (direction_model, split) = (selected_by("direction_model"), selected_by("split"));
         let summaries = match gives(Product::Summary) {
             true => fields.required("summaries"),
-            false => Some(Summaries(Vec::new())),
+            false => Some(Summaries(OneOrMany(Vec::new()))),
         };
         let site = fields.optional("site").unwrap_or(Site::ResidPre);
         Some(Import {
@@ -134,38 +129,12 @@ impl Together for Import {
             files: files?,
             prompts,
             scores,
-            selection: selection?,
+            direction_model: direction_model?,
+            split: split?,
             summaries: summaries?,
             site,
-            study: FromStudy {
-                layer: Section::of(fields).layer,
-                threshold: settings.score.threshold,
-            },
+            study: FromStudy::read(fields, &undeclared, study)?,
         })
-    }
-}
-
-impl Parameter for Option<Selection> {
-    fn read_from(
-        fields: &mut Fields<'_, '_>,
-        _: &Declared<'_>,
-        settings: &Settings,
-    ) -> Option<Self> {
-        Some(Selection::read(fields, settings))
-    }
-
-    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
-        for field in Selection::fields() {
-            parts.insert(field.name.to_string(), Json::Null);
-        }
-        self.iter()
-            .for_each(|selection| selection.add_key(name, parts));
-    }
-
-    fn add_needs(&self, _: &mut Needs) {}
-
-    fn list(_: &Declared<'_>) -> Vec<Field> {
-        as_needed(<Selection as Parameters>::fields())
     }
 }
 
@@ -177,28 +146,24 @@ struct FromStudy {
     threshold: f64,
 }
 
+/// How the published selection is made again.
+struct Selection<'a> {
+    model: &'a Name,
+    split: &'a Name,
+}
+
 impl Parameter for FromStudy {
-    fn read_from(
-        fields: &mut Fields<'_, '_>,
-        _: &Declared<'_>,
-        settings: &Settings,
-    ) -> Option<Self> {
+    fn read(fields: &mut Fields<'_, '_>, _: &Declared, settings: &Settings) -> Option<Self> {
         Some(FromStudy {
             layer: Section::of(fields).layer,
             threshold: settings.score.threshold,
         })
     }
 
-    fn add_key(&self, _: &'static str, parts: &mut Map<String, Json>) {
+    fn add_key(&self, _: &'static str, key: &mut KeyParts) {
         let FromStudy { layer, threshold } = *self;
-        parts.insert("layer".to_string(), layer.into());
-        parts.insert("threshold".to_string(), threshold.into());
-    }
-
-    fn add_needs(&self, _: &mut Needs) {}
-
-    fn list(_: &Declared<'_>) -> Vec<Field> {
-        Vec::new()
+        key.insert("layer".to_string(), layer.into());
+        key.insert("threshold".to_string(), threshold.into());
     }
 }
 
@@ -256,7 +221,13 @@ struct Files {
 }
 
 impl Files {
-    fn read(fields: &mut Fields<'_, '_>) -> Option<Self> {
+    fn all(&self) -> impl Iterator<Item = &File> {
+        self.named.iter().chain(&self.builders)
+    }
+}
+
+impl Parameter for Files {
+    fn read(fields: &mut Fields<'_, '_>, _: &Declared, _: &Settings) -> Option<Self> {
         let section = Section::of(fields);
         let seeds = fields.optional::<Seeds>("seed");
         let names = fields.required::<OneOrMany<String>>("file");
@@ -273,42 +244,32 @@ impl Files {
         })
     }
 
-    fn all(&self) -> impl Iterator<Item = &File> {
-        self.named.iter().chain(&self.builders)
-    }
-}
-
-impl Parameter for Files {
-    fn read_from(fields: &mut Fields<'_, '_>, _: &Declared<'_>, _: &Settings) -> Option<Self> {
-        Files::read(fields)
-    }
-
     /// File names say what is in files; their content is in the key already.
-    fn add_key(&self, _: &'static str, parts: &mut Map<String, Json>) {
+    fn add_key(&self, _: &'static str, key: &mut KeyParts) {
         let seeds = self.named.iter().map(|file| Json::from(file.seed));
-        parts.insert("names".to_string(), self.all().map(name_of).collect());
-        parts.insert("seeds".to_string(), seeds.collect());
-        parts.insert("builders".to_string(), self.builders.is_some().into());
+        key.insert("names".to_string(), self.all().map(name_of).collect());
+        key.insert("seeds".to_string(), seeds.collect());
+        key.insert("builders".to_string(), self.builders.is_some().into());
     }
 
     fn add_needs(&self, needs: &mut Needs) {
         needs.files.extend(self.all().map(|file| file.path.clone()));
     }
 
-    fn list(_: &Declared<'_>) -> Vec<Field> {
+    fn list(_: &Declared) -> Vec<Field> {
         vec![
-            Field::of::<Seeds>(
+            Field::optional::<Seeds>(
                 "seed",
                 "What `{seed}` in a file name stands for: a file for each.",
             ),
             Field {
                 is_required: true,
-                ..Field::of::<Labels>(
+                ..Field::optional::<Names>(
                     "file",
                     "The file, or several, in the folder `import.folder`; `{layer}` in a name stands for `import.layer`.",
                 )
             },
-            Field::of::<String>(
+            Field::optional::<String>(
                 "builders",
                 "The file that says which prompts built the directions, where it is another one.",
             ),
@@ -419,6 +380,13 @@ impl Stage for Import {
 }
 
 impl Import {
+    fn selection(&self) -> Option<Selection<'_>> {
+        Some(Selection {
+            model: self.direction_model.as_ref()?,
+            split: self.split.as_ref()?,
+        })
+    }
+
     /// What each of the files holds; those that cannot be read are told.
     fn read(&self, inputs: &Inputs, problems: &mut Problems) -> Vec<Published> {
         if self.r#as.product == Product::Summary {

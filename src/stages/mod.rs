@@ -24,6 +24,8 @@ use crate::spec::{Document, Fields, Location, Problems, Spanned};
 
 mod artifacts;
 pub(crate) mod declare;
+#[cfg(test)]
+pub(crate) mod declare_tests;
 mod direction;
 mod forecast;
 mod generate;
@@ -42,7 +44,8 @@ mod vocabulary;
 mod xstest;
 
 pub(crate) use artifacts::Artifacts;
-pub(crate) use declare::{Declaration, Field, Parameters};
+pub(crate) use declare::Declaration;
+use declare::{Declared, Field, Parameter};
 pub(crate) use direction::Direction;
 pub(crate) use forecast::{Forecast, Forecasts};
 pub(crate) use import::{ImportSection, kind_of, published_table};
@@ -174,7 +177,7 @@ pub(crate) struct Kind {
 }
 
 /// A kind whose stages are `S`.
-const fn kind<S: Stage + Parameters + 'static>(
+const fn kind<S: Stage + Parameter + 'static>(
     name: &'static str,
     version: u32,
     product: Product,
@@ -186,8 +189,8 @@ const fn kind<S: Stage + Parameters + 'static>(
         product,
         figures: None,
         about,
-        fields: S::fields,
-        decode: |fields, settings| Some(Box::new(S::read(fields, settings)?)),
+        fields: declare::fields_of::<S>,
+        decode: |fields, study| Some(Box::new(S::read(fields, &Declared::default(), study)?)),
     }
 }
 

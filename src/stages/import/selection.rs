@@ -17,15 +17,15 @@ pub(super) fn add(
     output: &mut Output,
 ) -> Result<(), StageError> {
     if all.is_empty() {
-        return match &import.selection {
+        return match import.selection() {
             Some(_) => Err(StageError::Data("`scores` is given to make the selection again, but no file says which prompts built the direction".to_string())),
             None => Ok(()),
         };
     }
     let mut remade: Vec<Option<Remade>> = vec![None; all.len()];
-    if let (Some(scores), Some(selection), false) = (&import.scores, &import.selection, is_check) {
+    if let (Some(scores), Some(selection), false) = (&import.scores, import.selection(), is_check) {
         let table = inputs.stage(scores)?.table("")?;
-        let ranked = Ranked::read(&table, selection)?;
+        let ranked = Ranked::read(&table, &selection)?;
         for (builders, remade) in all.iter().zip(&mut remade) {
             *remade = Some(ranked.select(builders)?);
         }
@@ -82,19 +82,19 @@ struct Ranked {
 }
 
 impl Ranked {
-    fn read(scores: &DataFrame, selection: &Selection) -> Result<Self, StageError> {
+    fn read(scores: &DataFrame, selection: &Selection<'_>) -> Result<Self, StageError> {
         let models = table::read_text(scores, "model")?;
         let splits = table::read_text(scores, "split")?;
         let ids = table::read_text(scores, "id")?;
         let values = table::read_numbers(scores, "score")?;
         let is_wanted = |row: &usize| {
-            models[*row] == selection.direction_model.value && splits[*row] == selection.split.value
+            models[*row] == selection.model.value && splits[*row] == selection.split.value
         };
         let rows: Vec<usize> = (0..ids.len()).filter(is_wanted).collect();
         if rows.is_empty() {
             return Err(StageError::Data(format!(
                 "the scores have no prompt of split `{}` for model `{}`",
-                selection.split.value, selection.direction_model.value
+                selection.split.value, selection.model.value
             )));
         }
         Ok(Ranked {
