@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::harmless;
 use crate::manifest::{RunStatus, file_stem};
-use crate::report::{FinishedRun, FinishedStage, Table, Trace, Values, traces};
+use crate::report::{Cell, FinishedRun, FinishedStage, Table, Trace, cell, is_numeric, traces};
 
 use super::report::failure;
 use super::tables::grid;
@@ -105,13 +105,13 @@ fn as_text(run: &FinishedRun, tables: &[Named<'_>], stage: Option<&str>) -> Stri
         let rows: Vec<Vec<String>> = (0..table.height().min(ROWS))
             .map(|row| {
                 table
-                    .columns
+                    .columns()
                     .iter()
-                    .map(|c| brief(&c.values, row))
+                    .map(|column| brief(cell(column, row)))
                     .collect()
             })
             .collect();
-        let header: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
+        let header: Vec<&str> = table.columns().iter().map(|c| c.name().as_str()).collect();
         let _ = writeln!(text, "{name}\n{}", grid(&header, rows).trim_end());
         if table.height() > ROWS {
             let _ = writeln!(
@@ -184,20 +184,16 @@ fn sparkline(values: &[f64], ends: Option<(f64, f64)>) -> String {
 }
 
 /// A cell for people: three decimals.
-fn brief(values: &Values, row: usize) -> String {
-    match values {
-        Values::Number(values) => match values.get(row) {
-            None => String::new(),
-            Some(value) if value.fract() == 0.0 && value.abs() < 1e6 => format!("{value}"),
-            Some(value) => format!("{value:.3}"),
-        },
-        Values::Flag(values) => values
-            .get(row)
-            .copied()
-            .flatten()
-            .map_or(String::new(), |v| v.to_string()),
-        Values::Text(values) => {
-            let text = harmless::line(values.get(row).unwrap_or_default());
+fn brief(cell: Option<Cell<'_>>) -> String {
+    match cell {
+        None => String::new(),
+        Some(Cell::Number(value)) if value.fract() == 0.0 && value.abs() < 1e6 => {
+            format!("{value}")
+        }
+        Some(Cell::Number(value)) => format!("{value:.3}"),
+        Some(Cell::Flag(flag)) => flag.to_string(),
+        Some(Cell::Text(text)) => {
+            let text = harmless::line(text);
             match text.char_indices().nth(70) {
                 Some((cut, _)) => format!("{}…", &text[..cut]),
                 None => text.into_owned(),
@@ -214,9 +210,11 @@ fn as_csv(tables: &[Named<'_>]) -> String {
         }
         let mut writer = csv::Writer::from_writer(Vec::new());
         // Writing to memory cannot fail, and every row has as many cells as the header.
-        let _ = writer.write_record(table.columns.iter().map(|c| &c.name));
+        let _ = writer.write_record(table.columns().iter().map(|c| c.name().as_str()));
         for row in 0..table.height() {
-            let _ = writer.write_record(table.columns.iter().map(|c| c.cell(row)));
+            let cells = table.columns().iter().map(|column| cell(column, row));
+            let text = |cell: Option<Cell<'_>>| cell.map_or(String::new(), |c| c.to_string());
+            let _ = writer.write_record(cells.map(text));
         }
         text += &String::from_utf8_lossy(&writer.into_inner().unwrap_or_default());
     }
@@ -226,13 +224,9 @@ fn as_csv(tables: &[Named<'_>]) -> String {
 fn as_json(tables: &[Named<'_>]) -> Json {
     let rows = |table: &Table| -> Vec<Json> {
         let row = |row: usize| {
-            let cells = table.columns.iter().map(|c| {
-                let value = match &c.values {
-                    Values::Text(values) => serde_json::json!(values.get(row)),
-                    Values::Number(values) => serde_json::json!(values.get(row)),
-                    Values::Flag(values) => serde_json::json!(values[row]),
-                };
-                (c.name.clone(), value)
+            let cells = table.columns().iter().map(|column| {
+                let value = serde_json::json!(cell(column, row));
+                (column.name().to_string(), value)
             });
             Json::Object(cells.collect())
         };
@@ -253,18 +247,27 @@ fn as_markdown(tables: &[Named<'_>]) -> String {
     };
     for (name, table) in tables {
         let _ = writeln!(text, "**{name}**\n");
-        text += &line(table.columns.iter().map(|c| c.name.clone()).collect());
-        let rule = table.columns.iter().map(|c| match c.values {
-            Values::Number(_) => "---:".to_string(),
-            _ => "---".to_string(),
-        });
+        text += &line(
+            table
+                .columns()
+                .iter()
+                .map(|c| c.name().to_string())
+                .collect(),
+        );
+        let rule = table
+            .columns()
+            .iter()
+            .map(|column| match is_numeric(column) {
+                true => "---:".to_string(),
+                false => "---".to_string(),
+            });
         text += &line(rule.collect());
         for row in 0..table.height() {
             text += &line(
                 table
-                    .columns
+                    .columns()
                     .iter()
-                    .map(|c| brief(&c.values, row))
+                    .map(|column| brief(cell(column, row)))
                     .collect(),
             );
         }

@@ -7,10 +7,11 @@ use serde::Serialize;
 use crate::files;
 use crate::manifest::Prompts;
 use crate::prompts::{Prompt, PromptSet};
-use crate::stages::Product;
+use crate::stages::sweep::{SweepFrame, SweepRow};
+use crate::stages::{Product, groups};
 
 use super::views::ByPrompt;
-use super::{FinishedRun, FinishedStage, Labels, Table, Values};
+use super::{FinishedRun, FinishedStage, Table};
 
 /// Bytes of generated text that a page carries: it stays small enough to send. All texts are in the run's tables.
 const TEXT_BYTES: usize = 1_500_000;
@@ -134,43 +135,43 @@ impl DrilledSet {
         self.texts.retain(|text| text.prompt < end);
     }
 
-    /// The prompt of every id, by the id's code; prompts that are not known yet are added.
-    fn places(&mut self, table: &Table, ids: &Labels) -> Vec<usize> {
-        let [splits, categories] = ["split", "category"].map(|name| table.labels(name));
-        let mut places: Vec<Option<usize>> = vec![None; ids.count()];
-        for row in 0..table.height() {
-            places[ids.code(row) as usize].get_or_insert_with(|| {
-                let id = ids.name(row);
-                *self.index.entry(id.to_string()).or_insert_with(|| {
-                    self.prompts.push(DrilledPrompt {
-                        id: id.to_string(),
-                        split: splits.name(row).to_string(),
-                        category: categories.name(row).to_string(),
-                        text: None,
-                    });
-                    self.prompts.len() - 1
-                })
+    /// The prompt of every row; prompts that are not known yet are added.
+    fn prompts_of(&mut self, table: &Table) -> Vec<usize> {
+        let columns = ["id", "split", "category"].map(|name| table.text_at(name));
+        let mut prompts = vec![0; table.height()];
+        for rows in groups(table.frame(), &["id"]).unwrap_or_default() {
+            let [id, split, category] = columns.each_ref().map(|text| text(rows[0]).to_string());
+            let prompt = *self.index.entry(id.clone()).or_insert_with(|| {
+                self.prompts.push(DrilledPrompt {
+                    id,
+                    split,
+                    category,
+                    text: None,
+                });
+                self.prompts.len() - 1
             });
+            rows.into_iter().for_each(|row| prompts[row] = prompt);
         }
-        // A code that no row has is asked for by none.
-        places.into_iter().map(Option::unwrap_or_default).collect()
+        prompts
     }
 
     fn add(&mut self, stage: &FinishedStage, by_prompt: ByPrompt, table: &Table) {
-        let ids = table.labels("id");
-        let places = self.places(table, &ids);
-        let prompts = (0..table.height()).map(|row| places[ids.code(row) as usize]);
+        let prompts = self.prompts_of(table);
         match by_prompt {
             ByPrompt::Nothing => {}
-            ByPrompt::Scores => self.add_scores(table, prompts),
-            ByPrompt::Texts => self.add_texts(table, prompts),
-            ByPrompt::Sweep => self.add_sweep(stage, table, prompts),
+            ByPrompt::Scores => self.add_scores(table, &prompts),
+            ByPrompt::Texts => self.add_texts(table, &prompts),
+            ByPrompt::Sweep => {
+                if let Some(sweep) = stage.sweep() {
+                    self.add_sweep(stage, &sweep, &prompts);
+                }
+            }
         }
     }
 
-    fn add_scores(&mut self, table: &Table, prompts: impl Iterator<Item = usize>) {
+    fn add_scores(&mut self, table: &Table, prompts: &[usize]) {
         let (models, scores) = (table.texts("model"), table.numbers("score"));
-        for (row, prompt) in prompts.enumerate() {
+        for (row, &prompt) in prompts.iter().enumerate() {
             let at = match self.scores.iter().position(|s| s.model == models[row]) {
                 Some(at) => at,
                 None => {
@@ -185,21 +186,21 @@ impl DrilledSet {
         }
     }
 
-    fn add_texts(&mut self, table: &Table, prompts: impl Iterator<Item = usize>) {
+    fn add_texts(&mut self, table: &Table, prompts: &[usize]) {
         let (models, layers) = (table.texts("model"), table.texts("layer"));
         let (directions, texts) = (table.texts("direction"), table.texts("text"));
         let alphas = table.numbers("alpha");
         let classifiers: Vec<(&str, Vec<Option<f64>>)> = table
-            .columns
+            .columns()
             .iter()
-            .filter(|column| matches!(column.values, Values::Flag(_)))
-            .map(|column| (column.name.as_str(), table.numbers(&column.name)))
+            .filter(|column| column.dtype().is_bool())
+            .map(|column| (column.name().as_str(), table.numbers(column.name())))
             .collect();
         let named = |name: &str| match name {
             "refused" => "score".to_string(),
             other => other.to_string(),
         };
-        for (row, prompt) in prompts.enumerate() {
+        for (row, &prompt) in prompts.iter().enumerate() {
             let layer = match layers[row].as_str() {
                 "" => String::new(),
                 layer => format!(", layer {layer}"),
@@ -218,36 +219,30 @@ impl DrilledSet {
     }
 
     /// A line for every direction; the seeds of a random or holdout stage together.
-    fn add_sweep(
-        &mut self,
-        stage: &FinishedStage,
-        table: &Table,
-        prompts: impl Iterator<Item = usize>,
-    ) {
-        let texts = ["model", "layer", "site", "direction"].map(|name| table.labels(name));
-        let (alphas, scores) = (table.number_at("alpha"), table.number_at("score"));
-        let mut grid: Vec<f64> = Vec::new();
-        for alpha in (0..table.height()).filter_map(&alphas) {
-            if let Err(at) = grid.binary_search_by(|known| known.total_cmp(&alpha)) {
-                grid.insert(at, alpha);
+    fn add_sweep(&mut self, stage: &FinishedStage, sweep: &SweepFrame<'_>, prompts: &[usize]) {
+        let by_alpha = sweep.groups(&["alpha"]).unwrap_or_default();
+        let alphas = by_alpha.iter().filter_map(|rows| sweep.row(rows[0]).alpha);
+        let mut grid: Vec<f64> = alphas.collect();
+        grid.sort_by(f64::total_cmp);
+        let by = ["model", "layer", "site", "direction"];
+        for rows in sweep.groups(&by).unwrap_or_default() {
+            let SweepRow {
+                model,
+                layer,
+                site,
+                direction,
+                ..
+            } = sweep.row(rows[0]);
+            let mut gathered = Gathered::new(self.prompts.len() * grid.len());
+            for row in rows {
+                if let (Some(alpha), Some(score)) = (sweep.alpha(row), sweep.mean(row)) {
+                    let of_alpha = grid.partition_point(|known| *known < alpha);
+                    gathered.add(prompts[row] * grid.len() + of_alpha, score);
+                }
             }
-        }
-        let mut lines: Vec<(usize, Gathered)> = Vec::new();
-        let mut index: HashMap<[u32; 4], usize> = HashMap::new();
-        for (row, prompt) in prompts.enumerate() {
-            let (Some(alpha), Some(score)) = (alphas(row), scores(row)) else {
+            if gathered.is_empty() {
                 continue;
-            };
-            let key = [0, 1, 2, 3].map(|column: usize| texts[column].code(row));
-            let at = *index.entry(key).or_insert_with(|| {
-                lines.push((row, Gathered::new(self.prompts.len() * grid.len())));
-                lines.len() - 1
-            });
-            let of_alpha = grid.partition_point(|known| *known < alpha);
-            lines[at].1.add(prompt * grid.len() + of_alpha, score);
-        }
-        for (row, gathered) in lines {
-            let [model, layer, site, direction] = [0, 1, 2, 3].map(|c: usize| texts[c].name(row));
+            }
             let (is_random, is_one) = (stage.is(Product::RandomSweep), gathered.is_one());
             let name = match (is_random, is_one) {
                 (_, true) => format!("{} ({direction})", stage.name),
@@ -318,6 +313,10 @@ impl Gathered {
             cell.low = cell.low.min(score);
             cell.high = cell.high.max(score);
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.cells.iter().all(|cell| cell.count == 0)
     }
 
     fn is_one(&self) -> bool {

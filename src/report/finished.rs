@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::files;
 use crate::manifest::{FILE, Manifest, Node, Stage, StageStatus, file_stem};
+use crate::stages::sweep::SweepFrame;
 use crate::stages::{Artifacts, Product, StageError, read_parquet, read_parquet_parts};
 
 use super::views::MainTable;
@@ -40,6 +41,16 @@ impl FinishedStage {
     pub(crate) fn table(&self, name: &str) -> Option<&Table> {
         let mut tables = self.tables.iter();
         tables.find(|(n, _)| n == name).map(|(_, table)| table)
+    }
+
+    fn is_sweep(&self) -> bool {
+        self.node.product.is_some_and(Product::is_sweep)
+    }
+
+    /// Its main table, if it is a sweep's.
+    pub(crate) fn sweep(&self) -> Option<SweepFrame<'_>> {
+        let table = self.table("").filter(|_| self.is_sweep())?;
+        SweepFrame::read(table.frame()).ok()
     }
 
     /// How it ended, in a word.
@@ -198,10 +209,10 @@ fn tables(folder: &Path, stage: &FinishedStage) -> Result<Vec<(String, Table)>, 
         let bytes =
             files::read(&path, u64::MAX).map_err(|error| ReportError::unreadable(&path, error))?;
         let mut table = Table::default();
-        let read = read_parquet_parts(bytes, &mut |part| {
-            table.append(part);
-            Ok(())
-        });
+        let mut read = read_parquet_parts(bytes, &mut |part| Ok(table.append(part)?));
+        if entry.name.is_empty() && stage.is_sweep() {
+            read = read.and_then(|()| SweepFrame::read(table.frame()).map(|_| ()));
+        }
         read.map_err(|error| ReportError::unreadable(&path, error))?;
         tables.push((entry.name.clone(), table));
     }

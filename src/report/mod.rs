@@ -5,7 +5,6 @@
 //!
 //! ```text
 //! table        columns of text, numbers, flags, from Parquet or CSV
-//! column       the values of one
 //! finished     a run's folder, read
 //! views        how each product is shown: the one table of it
 //! figures      the figures of each product
@@ -19,7 +18,6 @@
 //! write        the files in a run's folder
 //! ```
 
-mod column;
 mod dag;
 mod diff;
 mod drawn;
@@ -39,7 +37,6 @@ use std::path::{Path, PathBuf};
 pub(crate) use crate::figure::{
     Axis, BASELINE, ColourScale, Figure, Mark, PALETTE, Panel, Shape, colour,
 };
-pub(crate) use column::{Labels, Values};
 pub(crate) use dag::{graphviz, mermaid};
 pub(crate) use diff::Difference;
 pub use diff::{Tolerances, diff};
@@ -47,8 +44,8 @@ pub(crate) use figures::figures;
 pub use finished::FinishedRun;
 pub(crate) use finished::FinishedStage;
 pub(crate) use svg::{png, svg};
-pub(crate) use table::Column;
 pub use table::Table;
+pub(crate) use table::{Cell, cell, cells, is_numeric};
 pub(crate) use traces::{Trace, traces};
 pub(crate) use views::{AtEnd, view};
 pub use write::write;

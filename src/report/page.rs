@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use minijinja::{AutoEscape, Environment, Value, context};
+use polars::prelude::Column;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
@@ -16,7 +17,7 @@ use crate::manifest::{Manifest, Model, Prompts, Stage, StageStatus, file_stem};
 use crate::stages::{Product, kind_named};
 
 use super::{
-    BASELINE, Column, Figure, FinishedRun, FinishedStage, PALETTE, ReportError, Table, Values,
+    BASELINE, Cell, Figure, FinishedRun, FinishedStage, PALETTE, ReportError, Table, cells,
 };
 use super::{dag, drill};
 
@@ -276,12 +277,12 @@ fn at_a_glance(table: &Table) -> Table {
         [format!("{stem}_low"), format!("{stem}_high")]
     };
     let is_end = |name: &str| {
-        let mut columns = table.columns.iter();
-        columns.any(|column| ends(&column.name).iter().any(|end| end == name))
+        let mut columns = table.columns().iter();
+        columns.any(|column| ends(column.name()).iter().any(|end| end == name))
     };
     let mut columns = Vec::new();
-    for column in &table.columns {
-        let name = column.name.as_str();
+    for column in table.columns() {
+        let name = column.name().as_str();
         // A gap's statistic is another one than a slope; the column `set` says which it is.
         if HIDDEN.contains(&name) || is_end(name) {
             continue;
@@ -292,7 +293,8 @@ fn at_a_glance(table: &Table) -> Table {
             false => column.clone(),
         });
     }
-    Table { columns }
+    // Columns of one table have one length.
+    Table::new(columns).unwrap_or_default()
 }
 
 /// `value [low, high]`, as text.
@@ -306,10 +308,8 @@ fn with_interval(table: &Table, name: &str, low: &str, high: &str) -> Column {
             _ => value,
         })
     };
-    Column {
-        name: name.to_string(),
-        values: Values::Text((0..table.height()).map(cell).collect()),
-    }
+    let texts: Vec<Option<String>> = (0..table.height()).map(cell).collect();
+    Column::new(name.into(), texts)
 }
 
 /// What the page shows of a stage's tables.
@@ -406,9 +406,9 @@ enum Packed {
 
 impl PackedTable {
     fn of(table: &Table) -> Self {
-        let columns = table.columns.iter().map(|column| PackedColumn {
-            name: column.name.clone(),
-            values: pack(&column.values),
+        let columns = table.columns().iter().map(|column| PackedColumn {
+            name: column.name().to_string(),
+            values: pack(column),
         });
         PackedTable {
             rows: table.height(),
@@ -417,32 +417,37 @@ impl PackedTable {
     }
 }
 
-fn pack(values: &Values) -> Packed {
-    match values {
-        Values::Number(values) => {
-            let values = values.iter();
-            let values = values.map(|value| value.map_or(Json::Null, six_digits));
-            Packed::Number {
-                values: values.collect(),
-            }
-        }
-        Values::Flag(values) => Packed::Flag {
-            values: values.iter().map(|value| value.map(u8::from)).collect(),
-        },
-        Values::Text(values) => {
-            let mut words: Vec<String> = Vec::new();
-            let mut places = HashMap::new();
-            let places = values.iter().map(|text| {
-                let text = text?;
-                Some(*places.entry(text).or_insert_with(|| {
-                    words.push(text.to_string());
-                    words.len() - 1
-                }))
-            });
-            let values = places.collect();
-            Packed::Text { words, values }
-        }
+fn pack(column: &Column) -> Packed {
+    let kind = column.dtype();
+    if kind.is_primitive_numeric() {
+        let number = |cell| match cell {
+            Some(Cell::Number(value)) => six_digits(value),
+            _ => Json::Null,
+        };
+        return Packed::Number {
+            values: cells(column).map(number).collect(),
+        };
     }
+    if kind.is_bool() {
+        let flag = |cell| match cell {
+            Some(Cell::Flag(flag)) => Some(u8::from(flag)),
+            _ => None,
+        };
+        return Packed::Flag {
+            values: cells(column).map(flag).collect(),
+        };
+    }
+    let mut words: Vec<String> = Vec::new();
+    let mut places = HashMap::new();
+    let places = cells(column).map(|cell| match cell {
+        Some(Cell::Text(text)) => Some(*places.entry(text).or_insert_with(|| {
+            words.push(text.to_string());
+            words.len() - 1
+        })),
+        _ => None,
+    });
+    let values = places.collect();
+    Packed::Text { words, values }
 }
 
 /// A number to six digits, a whole one as such.

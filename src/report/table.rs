@@ -1,100 +1,127 @@
 //! A table as a reader needs it: named columns of text, numbers or flags, from a run's Parquet or from any CSV.
+//!
+//! It is a data frame of few kinds of columns. Texts are categories, so that what occurs many times is held once: a sweep has hundreds of
+//! thousands of rows.
 
-use polars::prelude::DataFrame;
+use std::fmt;
+
+use polars::prelude::{
+    AnyValue, CategoricalPhysical, Categories, Column, DataFrame, DataType, PlSmallStr,
+    PolarsResult,
+};
 use serde::Serialize;
 
-use super::ReportError;
-use super::column::{Labels, Values};
+use crate::stages::{self, text_of};
 
-/// A column.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Column {
-    /// Its heading.
-    pub name: String,
-    /// Its values.
-    #[serde(flatten)]
-    pub(crate) values: Values,
+use super::ReportError;
+
+/// A table of a run, or of a file.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    frame: DataFrame,
 }
 
-/// A table.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Table {
-    /// In order; all of one length.
-    pub columns: Vec<Column>,
+/// What a cell holds that is not empty.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Cell<'a> {
+    Text(&'a str),
+    /// Whole ones included.
+    Number(f64),
+    Flag(bool),
 }
 
 impl Table {
+    pub(crate) fn new(columns: Vec<Column>) -> PolarsResult<Self> {
+        let height = columns.first().map_or(0, Column::len);
+        let frame = DataFrame::new(height, columns)?;
+        Ok(Table { frame })
+    }
+
+    /// Of a data frame of any columns.
+    ///
+    /// # Errors
+    /// Those of polars.
+    pub(crate) fn of(frame: &DataFrame) -> PolarsResult<Self> {
+        let mut table = Table::default();
+        table.append(frame)?;
+        Ok(table)
+    }
+
     /// Adds the rows of a data frame of the same columns; an empty table takes its columns.
-    pub(crate) fn append(&mut self, frame: &DataFrame) {
-        if self.columns.is_empty() {
-            let columns = frame.columns().iter();
-            self.columns = columns
-                .map(|column| Column {
-                    name: column.name().to_string(),
-                    values: Values::of(column),
-                })
-                .collect();
-            return;
+    ///
+    /// # Errors
+    /// Those of polars, where a column is of another type.
+    pub(crate) fn append(&mut self, rows: &DataFrame) -> PolarsResult<()> {
+        let mut columns = std::mem::take(&mut self.frame).into_columns();
+        if columns.is_empty() {
+            let empty = |column: &Column| match column.dtype() {
+                DataType::String => {
+                    Column::new_empty(column.name().clone(), &categories(CategoricalPhysical::U8))
+                }
+                _ => as_shown(column).clear(),
+            };
+            columns = rows.columns().iter().map(empty).collect();
         }
-        for (column, more) in self.columns.iter_mut().zip(frame.columns()) {
-            column.values.append(&Values::of(more));
+        for (column, more) in columns.iter_mut().zip(rows.columns()) {
+            match more.dtype() {
+                DataType::String => append_texts(column, more)?,
+                _ => column.append_owned(as_shown(more)).map(|_| ())?,
+            }
         }
+        *self = Table::new(columns)?;
+        Ok(())
     }
 
-    /// The number of rows.
+    pub(crate) fn frame(&self) -> &DataFrame {
+        &self.frame
+    }
+
+    /// Text, numbers or flags each.
+    pub fn columns(&self) -> &[Column] {
+        self.frame.columns()
+    }
+
     pub(crate) fn height(&self) -> usize {
-        let first = self.columns.first();
-        first.map_or(0, |column| column.values.len())
+        self.frame.height()
     }
 
-    /// The column of that name.
     pub(crate) fn column(&self, name: &str) -> Option<&Column> {
-        self.columns.iter().find(|column| column.name == name)
+        self.frame.column(name).ok()
     }
 
-    /// Whether there is a column of that name.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.column(name).is_some()
     }
 
-    /// A column as text, an empty text where there is a gap; empty texts where there is no such column.
-    pub fn texts(&self, name: &str) -> Vec<String> {
-        match self.column(name) {
-            None => vec![String::new(); self.height()],
-            Some(column) => (0..self.height()).map(|row| column.cell(row)).collect(),
+    /// The texts of a column by row; empty where there is a gap, or no such column of texts.
+    pub(crate) fn text_at<'a>(&'a self, name: &str) -> impl Fn(usize) -> &'a str + use<'a> {
+        let column = self.column(name);
+        move |row| match column.and_then(|column| cell(column, row)) {
+            Some(Cell::Text(text)) => text,
+            _ => "",
         }
     }
 
-    /// As [`Table::texts`], each distinct text once.
-    pub fn labels(&self, name: &str) -> Labels {
-        Labels::new(match self.column(name).map(|column| &column.values) {
-            Some(Values::Text(texts)) => texts.clone(),
-            _ => self.texts(name).into_iter().map(Some).collect(),
-        })
-    }
-
-    /// The numbers of a column by row, as [`Table::numbers`] has them.
-    pub(crate) fn number_at<'a>(&'a self, name: &str) -> impl Fn(usize) -> Option<f64> + use<'a> {
-        let column = self.column(name);
-        move |row| match &column?.values {
-            Values::Number(values) => values.get(row),
-            Values::Flag(values) => {
-                let flag = values.get(row).copied().flatten()?;
-                Some(f64::from(u8::from(flag)))
-            }
-            Values::Text(_) => None,
+    /// A column as text, an empty text where there is a gap; empty texts where there is no such column.
+    pub fn texts(&self, name: &str) -> Vec<String> {
+        let text = |cell: Option<Cell<'_>>| cell.map_or(String::new(), |cell| cell.to_string());
+        match self.column(name) {
+            None => vec![String::new(); self.height()],
+            Some(column) => cells(column).map(text).collect(),
         }
     }
 
     /// A column of numbers, flags as 0 and 1; gaps where it holds text or there is no such column.
     pub fn numbers(&self, name: &str) -> Vec<Option<f64>> {
-        match self.column(name).map(|column| &column.values) {
-            Some(Values::Number(values)) => values.iter().collect(),
-            Some(Values::Flag(values)) => values
-                .iter()
-                .map(|value| value.map(|flag| f64::from(u8::from(flag))))
-                .collect(),
-            Some(Values::Text(_)) | None => vec![None; self.height()],
+        let number = |cell: Option<Cell<'_>>| match cell? {
+            Cell::Number(value) => Some(value),
+            Cell::Flag(flag) => Some(f64::from(u8::from(flag))),
+            Cell::Text(_) => None,
+        };
+        match self.column(name) {
+            None => vec![None; self.height()],
+            Some(column) => cells(column).map(number).collect(),
         }
     }
 
@@ -103,46 +130,109 @@ impl Table {
     /// # Errors
     /// [`ReportError::Unreadable`] for anything but a rectangular table.
     pub fn from_csv(text: &str, name: &str) -> Result<Self, ReportError> {
-        let unreadable = |error: csv::Error| ReportError::Unreadable {
+        let unreadable = |why: String| ReportError::Unreadable {
             path: name.into(),
-            why: error.to_string(),
+            why,
         };
         let mut reader = csv::Reader::from_reader(text.as_bytes());
-        let names: Vec<String> = reader
+        let headers = reader
             .headers()
-            .map_err(unreadable)?
-            .iter()
-            .map(str::to_string)
-            .collect();
+            .map_err(|error| unreadable(error.to_string()))?;
+        let names: Vec<PlSmallStr> = headers.iter().map(PlSmallStr::from).collect();
         let mut cells: Vec<Vec<String>> = vec![Vec::new(); names.len()];
         for record in reader.records() {
-            for (column, cell) in cells.iter_mut().zip(record.map_err(unreadable)?.iter()) {
+            let record = record.map_err(|error| unreadable(error.to_string()))?;
+            for (column, cell) in cells.iter_mut().zip(&record) {
                 column.push(cell.to_string());
             }
         }
-        let columns = names.into_iter().zip(cells).map(|(name, cells)| Column {
-            name,
-            values: Values::guess(cells),
-        });
-        Ok(Table {
-            columns: columns.collect(),
-        })
+        let mut columns: Vec<Column> = Vec::new();
+        for (name, cells) in names.into_iter().zip(&cells) {
+            // Of columns of one name the first counts.
+            if columns.iter().all(|column| *column.name() != name) {
+                columns.push(guess(name, cells));
+            }
+        }
+        let read = Table::new(columns).and_then(|plain| Table::of(&plain.frame));
+        read.map_err(|error| unreadable(error.to_string()))
     }
 }
 
-impl From<&DataFrame> for Table {
-    fn from(frame: &DataFrame) -> Self {
-        let mut table = Table::default();
-        table.append(frame);
-        table
+/// Whether a column is of numbers.
+pub(crate) fn is_numeric(column: &Column) -> bool {
+    column.dtype().is_primitive_numeric()
+}
+
+/// The cells of a column; none for a gap.
+pub(crate) fn cells(column: &Column) -> impl Iterator<Item = Option<Cell<'_>>> {
+    (0..column.len()).map(|row| cell(column, row))
+}
+
+pub(crate) fn cell(column: &Column, row: usize) -> Option<Cell<'_>> {
+    match stages::cell(column, row) {
+        AnyValue::Null => None,
+        AnyValue::Boolean(flag) => Some(Cell::Flag(flag)),
+        value => match text_of(&value) {
+            Some(text) => Some(Cell::Text(text)),
+            None => value.extract().map(Cell::Number),
+        },
     }
 }
 
-impl Column {
-    /// A cell as text; whole numbers without a point, a gap as nothing.
-    pub(crate) fn cell(&self, row: usize) -> String {
-        self.values.text(row).unwrap_or_default()
+/// As text; whole numbers without a point.
+impl fmt::Display for Cell<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cell::Text(text) => f.write_str(text),
+            Cell::Number(value) => write!(f, "{value}"),
+            Cell::Flag(flag) => write!(f, "{flag}"),
+        }
     }
+}
+
+/// Categories of a column's own.
+fn categories(width: CategoricalPhysical) -> DataType {
+    DataType::from_categories(Categories::random(PlSmallStr::EMPTY, width))
+}
+
+/// Adds texts to a column of categories, which becomes wider where they are too many.
+fn append_texts(column: &mut Column, texts: &Column) -> PolarsResult<()> {
+    let mut more = texts.cast(column.dtype());
+    for width in [CategoricalPhysical::U16, CategoricalPhysical::U32] {
+        if more.is_err() {
+            *column = column.cast(&categories(width))?;
+            more = texts.cast(column.dtype());
+        }
+    }
+    column.append_owned(more?)?;
+    Ok(())
+}
+
+/// Flags and numbers as they are; of anything else what is a number.
+fn as_shown(column: &Column) -> Column {
+    let kind = column.dtype();
+    if kind.is_bool() || kind.is_primitive_numeric() {
+        return column.clone();
+    }
+    let numbers = column.cast(&DataType::Float64);
+    let gaps = || Column::full_null(column.name().clone(), column.len(), &DataType::Float64);
+    numbers.unwrap_or_else(|_| gaps())
+}
+
+/// Numbers or flags where every cell that is not empty is one; otherwise text.
+fn guess(name: PlSmallStr, cells: &[String]) -> Column {
+    let filled = || cells.iter().filter(|cell| !cell.is_empty());
+    let some = filled().next().is_some();
+    let number = |cell: &String| cell.trim().parse::<f64>().ok().filter(|n| n.is_finite());
+    let flag = |cell: &String| cell.to_ascii_lowercase().parse::<bool>().ok();
+    if some && filled().all(|cell| number(cell).is_some()) {
+        return Column::new(name, cells.iter().map(number).collect::<Vec<_>>());
+    }
+    if some && filled().all(|cell| flag(cell).is_some()) {
+        return Column::new(name, cells.iter().map(flag).collect::<Vec<_>>());
+    }
+    let text = |cell: &'_ String| (!cell.is_empty()).then(|| cell.clone());
+    Column::new(name, cells.iter().map(text).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -170,5 +260,50 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(message.contains("`t.csv`"), "{message}");
+    }
+
+    /// Beyond 255 and 65,535 texts a column of categories becomes wider.
+    #[test]
+    fn parts_come_back_row_by_row_however_many_texts_they_have() {
+        let names: Vec<String> = (0..70_000).map(|name| format!("n{name}")).collect();
+        for count in [200, 300, 65_535, 70_000] {
+            let part = |rows: std::ops::Range<usize>| {
+                let texts: Vec<Option<&str>> = rows.clone().map(|r| Some(&*names[r])).collect();
+                let numbers: Vec<Option<f64>> = rows.map(|r| Some(r as f64 / -3.0)).collect();
+                let columns = vec![
+                    Column::new("text".into(), texts),
+                    Column::new("number".into(), numbers),
+                ];
+                Table::new(columns).unwrap().frame
+            };
+            let gap = vec![
+                Column::new("text".into(), [None::<&str>, Some("n0")]),
+                Column::new("number".into(), [None, Some(-0.0)]),
+            ];
+            let mut table = Table::default();
+            for frame in [
+                part(0..count / 2),
+                part(count / 2..count),
+                Table::new(gap).unwrap().frame,
+            ] {
+                table.append(&frame).unwrap();
+            }
+            assert_eq!(table.height(), count + 2);
+            let texts = table.texts("text");
+            assert!(texts[..count] == names[..count]);
+            assert_eq!(texts[count..], ["", "n0"]);
+            let bits = |number: Option<f64>| number.map(f64::to_bits);
+            let numbers = table.numbers("number").into_iter().map(bits);
+            let expected = (0..count).map(|row| Some(row as f64 / -3.0));
+            let expected = expected.chain([None, Some(-0.0)]).map(bits);
+            assert!(numbers.eq(expected));
+        }
+    }
+
+    #[test]
+    fn of_columns_of_one_name_the_first_counts() {
+        let table = Table::from_csv("a,b,a\n1,2,x\n", "t.csv").unwrap();
+        assert_eq!(table.columns().len(), 2);
+        assert_eq!(table.numbers("a"), [Some(1.0)]);
     }
 }

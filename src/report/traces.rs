@@ -1,7 +1,7 @@
 //! A sweep as curves of plain numbers, for charts in a line of text.
 
+use super::FinishedRun;
 use super::figures::{distinct, points};
-use super::{FinishedRun, FinishedStage};
 
 /// A curve over α.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,25 +18,17 @@ pub(crate) struct Trace {
 /// The curves of every sweep, or of one stage's.
 pub(crate) fn traces(run: &FinishedRun, only: Option<&str>) -> Vec<Trace> {
     let mut traces = Vec::new();
-    let stages = run
-        .stages
-        .iter()
-        .filter(|stage| only.is_none_or(|name| name == stage.name));
-    let is_sweep =
-        |stage: &&FinishedStage| stage.node.product.is_some_and(|product| product.is_sweep());
-    for stage in stages.filter(is_sweep) {
+    let stages = run.stages.iter();
+    for stage in stages.filter(|stage| only.is_none_or(|name| name == stage.name)) {
         let points = points(run, stage);
-        for place in distinct(points.iter().map(|point| (&point.place, &point.direction))) {
-            let mut here: Vec<_> = points
-                .iter()
-                .filter(|p| (&p.place, &p.direction) == place)
-                .collect();
+        for place in distinct(points.iter().map(|point| point.place)) {
+            let mut here: Vec<_> = points.iter().filter(|point| point.place == place).collect();
             here.sort_by(|a, b| a.alpha.total_cmp(&b.alpha));
             traces.push(Trace {
                 stage: stage.name.clone(),
-                model: place.0.model.clone(),
-                layer: place.0.layer,
-                set: place.0.set.clone(),
+                model: place.model.to_string(),
+                layer: place.layer,
+                set: place.set.to_string(),
                 alphas: here.iter().map(|p| p.alpha).collect(),
                 means: here.iter().map(|p| p.mean.value).collect(),
                 rates: here.iter().map(|p| p.rate.value).collect(),

@@ -52,7 +52,10 @@ pub(crate) use import::{ImportSection, kind_of, published_table};
 pub(crate) use settings::{ScoreRule, Settings};
 pub(crate) use vocabulary::{check_prompts, check_score};
 
-pub(crate) use table::{Parts, read_parquet, read_parquet_parts, write_csv, write_parquet};
+pub(crate) use table::{
+    Parts, Rows, cell, groups, read_numbers, read_parquet, read_parquet_parts, read_text, text_of,
+    write_csv, write_parquet,
+};
 
 /// What a stage produces, as other stages and views see it; a reference to a stage of another product is an error.
 /// What is shown first of a run is shown in this order.

@@ -13,7 +13,7 @@ use super::declare::{declared, parameters};
 use super::parameters::{Models, PromptsName};
 use super::settings::Settings;
 use super::sweep;
-use super::table;
+use super::table::{self, Rows};
 use super::{Cost, Evaluate, Forecast, Inputs, Kind, Output, Product, Stage, StageError};
 
 pub(super) static KIND: Kind =
@@ -95,10 +95,9 @@ pub(super) fn tables(
     scored: &[Scored],
     threshold: f64,
 ) -> Result<Vec<(String, DataFrame)>, StageError> {
-    let mut tables = vec![
-        (String::new(), long(scored, threshold)?),
-        ("means".to_string(), means(scored, threshold)?),
-    ];
+    let long = long(scored, threshold)?;
+    let means = means(scored, &long, threshold)?;
+    let mut tables = vec![(String::new(), long), ("means".to_string(), means)];
     let models: Vec<&[Scored]> = scored.chunk_by(|a, b| a.model == b.model).collect();
     if let [first, second] = models[..]
         && first.len() == second.len()
@@ -109,77 +108,72 @@ pub(super) fn tables(
 }
 
 fn long(scored: &[Scored], threshold: f64) -> Result<DataFrame, StageError> {
-    let rows = || scored.iter();
-    table::frame(vec![
-        table::text("model", rows().map(|row| &row.model)),
-        table::text("id", rows().map(|row| &row.id)),
-        table::text("split", rows().map(|row| &row.split)),
-        table::text("category", rows().map(|row| &row.category)),
-        table::numbers("score", rows().map(|row| row.score).collect()),
-        table::flags("refused", rows().map(|r| r.score > threshold).collect()),
-    ])
+    Rows::of(scored)
+        .text("model", |row| &row.model)
+        .text("id", |row| &row.id)
+        .text("split", |row| &row.split)
+        .text("category", |row| &row.category)
+        .number("score", |row| row.score)
+        .flag("refused", |row| row.score > threshold)
+        .frame()
+}
+
+/// The scores of a model and split, described.
+struct Described<'a> {
+    first: &'a Scored,
+    n: usize,
+    mean: Option<f64>,
+    mean_interval: Option<stats::Interval>,
+    rate: f64,
+    rate_interval: Option<stats::Interval>,
 }
 
 /// Mean score with a bootstrap interval and refusal rate with a Wilson interval, both 95 %, per model and split.
-fn means(scored: &[Scored], threshold: f64) -> Result<DataFrame, StageError> {
+fn means(scored: &[Scored], long: &DataFrame, threshold: f64) -> Result<DataFrame, StageError> {
     let failed = |error: stats::StatsError| StageError::Internal(error.to_string());
-    let mut groups: Vec<(&str, &str, Vec<f64>)> = Vec::new();
-    for row in scored {
-        let at = groups
-            .iter()
-            .position(|(model, split, _)| (*model, *split) == (&row.model, &row.split));
-        match at {
-            Some(at) => groups[at].2.push(row.score),
-            None => groups.push((&row.model, &row.split, vec![row.score])),
-        }
-    }
-    let mut rows = Vec::new();
-    for (_, _, scores) in &groups {
+    let mut described = Vec::new();
+    for rows in table::groups(long, &["model", "split"])? {
+        let scores: Vec<f64> = rows.iter().map(|&row| scored[row].score).collect();
         let refused = scores.iter().filter(|&&s| s > threshold).count() as u64;
-        rows.push((
-            stats::mean(scores).map_err(failed)?,
-            stats::bootstrap_mean(scores, 0).map_err(failed)?,
-            refused as f64 / scores.len() as f64,
-            stats::wilson(refused, scores.len() as u64).map_err(failed)?,
-        ));
+        described.push(Described {
+            first: &scored[rows[0]],
+            n: rows.len(),
+            mean: stats::mean(&scores).map_err(failed)?,
+            mean_interval: stats::bootstrap_mean(&scores, 0).map_err(failed)?,
+            rate: refused as f64 / scores.len() as f64,
+            rate_interval: stats::wilson(refused, scores.len() as u64).map_err(failed)?,
+        });
     }
-    let column = |name: &str, of: fn(&Described) -> Option<f64>| {
-        table::optional_numbers(name, rows.iter().map(of).collect())
-    };
-    table::frame(vec![
-        table::text("model", groups.iter().map(|group| group.0)),
-        table::text("split", groups.iter().map(|group| group.1)),
-        table::integers("n", groups.iter().map(|group| group.2.len())),
-        column("mean", |row| row.0),
-        column("mean_low", |row| row.1.map(|interval| interval.low)),
-        column("mean_high", |row| row.1.map(|interval| interval.high)),
-        column("refusal_rate", |row| Some(row.2)),
-        column("rate_low", |row| row.3.map(|interval| interval.low)),
-        column("rate_high", |row| row.3.map(|interval| interval.high)),
-    ])
+    Rows::of(&described)
+        .text("model", |row| &row.first.model)
+        .text("split", |row| &row.first.split)
+        .integer("n", |row| row.n as i64)
+        .number("mean", |row| row.mean)
+        .number("mean_low", |row| {
+            row.mean_interval.map(|interval| interval.low)
+        })
+        .number("mean_high", |row| {
+            row.mean_interval.map(|interval| interval.high)
+        })
+        .number("refusal_rate", |row| row.rate)
+        .number("rate_low", |row| {
+            row.rate_interval.map(|interval| interval.low)
+        })
+        .number("rate_high", |row| {
+            row.rate_interval.map(|interval| interval.high)
+        })
+        .frame()
 }
 
-/// Mean, its interval, rate, its interval.
-type Described = (
-    Option<f64>,
-    Option<stats::Interval>,
-    f64,
-    Option<stats::Interval>,
-);
-
 fn wide(first: &[Scored], second: &[Scored]) -> Result<DataFrame, StageError> {
-    let column = |of: &[Scored]| {
-        let model = of.first().map_or("", |row| &row.model);
-        let scores = of.iter().map(|row| row.score).collect();
-        table::numbers(&format!("s_{model}"), scores)
-    };
-    let gaps = first.iter().zip(second).map(|(a, b)| b.score - a.score);
-    table::frame(vec![
-        table::text("id", first.iter().map(|row| &row.id)),
-        table::text("split", first.iter().map(|row| &row.split)),
-        table::text("category", first.iter().map(|row| &row.category)),
-        column(first),
-        column(second),
-        table::numbers("s_gap", gaps.collect()),
-    ])
+    let pairs: Vec<(&Scored, &Scored)> = first.iter().zip(second).collect();
+    let name = |of: &[Scored]| format!("s_{}", of.first().map_or("", |row| &row.model));
+    Rows::of(&pairs)
+        .text("id", |(a, _)| &a.id)
+        .text("split", |(a, _)| &a.split)
+        .text("category", |(a, _)| &a.category)
+        .number(&name(first), |(a, _)| a.score)
+        .number(&name(second), |(_, b)| b.score)
+        .number("s_gap", |(a, b)| b.score - a.score)
+        .frame()
 }

@@ -16,7 +16,7 @@
 //! | `direction_cosines` | how much the holdout directions of different seeds and layers have in common | `summary/stability.rs` |
 //! | `agreement` | generated texts against the score (κ), of the stage that `generate` names | `generate/tables.rs` |
 //!
-//! An imported sweep may have a row for each group of prompts instead of one for each prompt (`summary/groups.rs`): the same tables, but
+//! An imported sweep may have a row for each group of prompts instead of one for each prompt (`summary/grid.rs`): the same tables, but
 //! means and slopes have no intervals over prompts.
 //!
 //! A sweep over many seeds has many rows of one prompt, which are not independent. Means and rates are over all rows, and intervals
@@ -32,7 +32,6 @@ use super::declare::{
 };
 use super::parameters::{Rate, StageOf, Sweep, Texts};
 use super::settings::Settings;
-use super::table;
 use super::{
     Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
 };
@@ -40,14 +39,13 @@ use super::{
 mod controls;
 mod describe;
 mod grid;
-mod groups;
 mod learned;
 mod operating;
 mod pool;
 mod stability;
 mod xstest;
 
-use grid::{Grid, Row, Source, Splits};
+use grid::{Source, Splits};
 
 pub(super) static KIND: Kind = super::kind::<Summary>(
     "summary",
@@ -162,7 +160,7 @@ impl Stage for Summary {
                     name.value
                 )));
             }
-            let found = read(*source, &swept.table("")?).map_err(|problem| {
+            let found = grid::read(*source, &swept.table("")?).map_err(|problem| {
                 StageError::Data(format!("stage `{}`: {problem}", name.value))
             })?;
             grids.extend(found);
@@ -267,53 +265,7 @@ impl Summary {
 
 /// Refusal rates of an XSTest sweep by label and type: the `rates` of the xstest stage.
 pub(super) fn xstest_rates(rows: &DataFrame) -> Result<DataFrame, StageError> {
-    xstest::table(&read(Source::XsTest, rows)?)
-}
-
-/// A sweep's table as grids.
-fn read(source: Source, rows: &DataFrame) -> Result<Vec<Grid>, StageError> {
-    if rows.column("id").is_err() {
-        return groups::read(source, rows);
-    }
-    let (models, directions) = (
-        table::read_text(rows, "model")?,
-        table::read_text(rows, "direction")?,
-    );
-    let (seeds, layers) = (
-        table::read_integers(rows, "seed")?,
-        table::read_integers(rows, "layer")?,
-    );
-    let (sites, alphas) = (
-        table::read_text(rows, "site")?,
-        table::read_numbers(rows, "alpha")?,
-    );
-    let (sets, ids) = (
-        table::read_text(rows, "set")?,
-        table::read_text(rows, "id")?,
-    );
-    let (categories, scores) = (
-        table::read_text(rows, "category")?,
-        table::read_numbers(rows, "score")?,
-    );
-    let (refused, built) = (
-        table::read_flags(rows, "refused")?,
-        table::read_flags(rows, "built_direction")?,
-    );
-    let row = |i: usize| Row {
-        model: &models[i],
-        direction: &directions[i],
-        seed: seeds[i],
-        layer: layers[i].unwrap_or_default(),
-        site: &sites[i],
-        alpha: alphas[i],
-        set: &sets[i],
-        id: &ids[i],
-        category: &categories[i],
-        score: scores[i],
-        refused: refused[i],
-        built: built[i],
-    };
-    grid::collect(source, (0..rows.height()).map(row))
+    xstest::table(&grid::read(Source::XsTest, rows)?)
 }
 
 /// A statistic that could not be computed is the data's fault.

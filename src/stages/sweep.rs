@@ -16,9 +16,11 @@ use super::parameters;
 use super::settings::Settings;
 use super::{Evaluate, Inputs, Name, StageError};
 
+mod row;
 mod rows;
 mod table;
 
+pub(crate) use row::{Measured, SweepFrame, SweepRow, SweptGroup, SweptPrompt};
 use rows::{Row, Rows};
 pub(crate) use table::SweepTable;
 
@@ -175,8 +177,11 @@ impl Sweep<'_> {
     ///
     /// # Errors
     /// Those of the evaluator; a prompt without the position asked for.
-    pub(crate) fn run(self, evaluator: &mut dyn Evaluate) -> Result<SweepTable, StageError> {
+    pub(crate) fn run(mut self, evaluator: &mut dyn Evaluate) -> Result<SweepTable, StageError> {
         let prompts = self.prompts_of_each()?;
+        for line in &mut self.lines {
+            line.direction = self.mode.label(&line.direction);
+        }
         let rows = Rows::new(self.models.len(), self.lines, self.alphas);
         let readouts = self.models.iter().map(|m| self.settings.readout(m));
         let cells = SweepCells {

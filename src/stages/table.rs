@@ -7,8 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use polars::prelude::{
-    Column, CsvWriter, DataFrame, NamedFrom, ParquetReader, ParquetWriter, PolarsResult, SerReader,
-    SerWriter, Series,
+    AnyValue, Column, CsvWriter, DataFrame, GroupsIndicator, NamedFrom, ParquetReader,
+    ParquetWriter, PolarsResult, SerReader, SerWriter, Series,
 };
 
 use super::StageError;
@@ -50,6 +50,83 @@ pub(super) fn optional_integers(
 /// A true/false column.
 pub(super) fn flags(name: &str, values: Vec<bool>) -> Column {
     Series::new(name.into(), values).into()
+}
+
+/// A data frame made of rows, column by column.
+pub(crate) struct Rows<'a, R> {
+    rows: &'a [R],
+    columns: Vec<Column>,
+}
+
+impl<'a, R> Rows<'a, R> {
+    pub(crate) fn of(rows: &'a [R]) -> Self {
+        let columns = Vec::new();
+        Rows { rows, columns }
+    }
+
+    fn with(mut self, column: Column) -> Self {
+        self.columns.push(column);
+        self
+    }
+
+    /// Adds a text column.
+    pub(crate) fn text<S: AsRef<str>>(self, name: &str, of: impl Fn(&'a R) -> S) -> Self {
+        let column = text(name, self.rows.iter().map(of));
+        self.with(column)
+    }
+
+    /// Adds an int64 column, with gaps where there is none.
+    pub(crate) fn integer<N: Into<Option<i64>>>(self, name: &str, of: impl Fn(&'a R) -> N) -> Self {
+        let values: Vec<Option<i64>> = self.rows.iter().map(|row| of(row).into()).collect();
+        self.with(Series::new(name.into(), values).into())
+    }
+
+    /// Adds a float64 column, with gaps where there is none.
+    pub(crate) fn number<N: Into<Option<f64>>>(self, name: &str, of: impl Fn(&'a R) -> N) -> Self {
+        let values = self.rows.iter().map(|row| of(row).into()).collect();
+        self.with(optional_numbers(name, values))
+    }
+
+    /// Adds a true/false column, with gaps where there is none.
+    pub(crate) fn flag<N: Into<Option<bool>>>(self, name: &str, of: impl Fn(&'a R) -> N) -> Self {
+        let values: Vec<Option<bool>> = self.rows.iter().map(|row| of(row).into()).collect();
+        self.with(Series::new(name.into(), values).into())
+    }
+
+    /// As [`frame`].
+    pub(crate) fn frame(self) -> Result<DataFrame> {
+        frame(self.columns)
+    }
+}
+
+/// A cell; nothing beyond the last.
+pub(crate) fn cell(column: &Column, row: usize) -> AnyValue<'_> {
+    // A column of one row may be held as its value, whose text would not live as long as the column.
+    let series = column.as_materialized_series();
+    series.get(row).unwrap_or(AnyValue::Null)
+}
+
+/// A cell's text; none of a gap or of another kind of value.
+pub(crate) fn text_of<'a>(cell: &AnyValue<'a>) -> Option<&'a str> {
+    match cell {
+        AnyValue::String(text) => Some(text),
+        AnyValue::Categorical(code, texts) => texts.cat_to_str(*code),
+        _ => None,
+    }
+}
+
+/// The rows of a table that have the same values in these columns, group by group: groups in the order of their first row, and the rows of
+/// each in the table's order, so that sums over them are those over the table.
+pub(crate) fn groups(table: &DataFrame, by: &[&str]) -> Result<Vec<Vec<usize>>> {
+    let keys = table.select_to_vec(by)?;
+    let groups = table.group_by_with_series(keys, false, true)?.into_groups();
+    let rows = |group: GroupsIndicator<'_>| match group {
+        GroupsIndicator::Idx((_, rows)) => rows.iter().map(|&row| row as usize).collect(),
+        GroupsIndicator::Slice([first, count]) => {
+            (first as usize..(first + count) as usize).collect()
+        }
+    };
+    Ok(groups.iter().map(rows).collect())
 }
 
 /// A data frame of columns of one length, in which no number is NaN or infinite.
@@ -99,16 +176,6 @@ pub(crate) fn read_numbers(table: &DataFrame, name: &str) -> Result<Vec<f64>> {
 /// The int64 column of that name.
 pub(super) fn read_integers(table: &DataFrame, name: &str) -> Result<Vec<Option<i64>>> {
     Ok(table.column(name)?.i64()?.iter().collect())
-}
-
-/// The true/false column of that name, without gaps.
-pub(super) fn read_flags(table: &DataFrame, name: &str) -> Result<Vec<bool>> {
-    Ok(table
-        .column(name)?
-        .bool()?
-        .iter()
-        .map(|v| v.unwrap_or(false))
-        .collect())
 }
 
 /// Rows of a table that lie in memory at once, where it is made or read part by part.
@@ -304,5 +371,44 @@ mod tests {
             read_parquet_parts(parquet, keep).unwrap();
             assert!(stacked(parts).unwrap().equals_missing(&table), "{height}");
         }
+    }
+
+    #[test]
+    fn groups_stand_in_the_order_of_their_rows() {
+        let table = frame(vec![
+            text("set", ["b", "a", "b", "b", "a"]),
+            optional_integers("seed", [Some(1), None, Some(1), None, None]),
+            numbers("alpha", vec![0.0, 1.0, 0.0, 2.0, 1.0]),
+        ])
+        .unwrap();
+        let of = |by: &[&str]| groups(&table, by).unwrap();
+        assert_eq!(of(&["set"]), [vec![0, 2, 3], vec![1, 4]]);
+        assert_eq!(of(&["seed", "set"]), [vec![0, 2], vec![1, 4], vec![3]]);
+        assert_eq!(of(&["alpha"]), [vec![0, 2], vec![1, 4], vec![3]]);
+        assert!(groups(&table, &["nothing"]).is_err());
+    }
+
+    /// Files stay the same whichever way a column was made.
+    #[test]
+    fn a_column_made_of_rows_is_the_column_made_of_values() {
+        let rows = [(1.5, 2, true, "a"), (-0.5, 3, false, "b")];
+        let of_rows = Rows::of(&rows)
+            .number("number", |row| row.0)
+            .integer("integer", |row| row.1)
+            .flag("flag", |row| row.2)
+            .text("text", |row| row.3);
+        let of_values = frame(vec![
+            numbers("number", vec![1.5, -0.5]),
+            integers("integer", [2, 3]),
+            flags("flag", vec![true, false]),
+            text("text", ["a", "b"]),
+        ]);
+        let written = |table: DataFrame| {
+            let (mut csv, mut parquet) = (Vec::new(), Vec::new());
+            write_csv(&table, &mut csv).unwrap();
+            write_parquet(&table, &mut parquet).unwrap();
+            (csv, parquet)
+        };
+        assert!(written(of_rows.frame().unwrap()) == written(of_values.unwrap()));
     }
 }

@@ -40,9 +40,7 @@ use std::fmt;
 /// A closed interval `[low, high]`, in the units of the quantity it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Interval {
-    /// Lower end.
     pub(crate) low: f64,
-    /// Upper end.
     pub(crate) high: f64,
 }
 
@@ -62,39 +60,28 @@ pub(crate) enum StatsError {
         what: &'static str,
         /// Position of the first such number, from 0.
         index: usize,
-        /// The number itself.
         value: f64,
     },
     /// Two lists that go together differ in length.
     LengthMismatch {
-        /// What the checked list is.
         what: &'static str,
-        /// Its length.
         found: usize,
-        /// The length it should have.
         expected: usize,
     },
     /// More prompts are wanted at each end of a ranking than there are, or none.
     SelectionSize {
         /// Prompts wanted at each end.
         wanted: usize,
-        /// Prompts available.
         available: usize,
     },
     /// A count of successes larger than the number of trials.
-    CountExceedsTotal {
-        /// Successes.
-        count: u64,
-        /// Trials.
-        total: u64,
-    },
+    CountExceedsTotal { count: u64, total: u64 },
     /// An error in one row of a table.
     InRow {
         /// What a row is, such as `prompt`.
         row: &'static str,
         /// Position of the row, from 0.
         index: usize,
-        /// What is wrong in it.
         error: Box<StatsError>,
     },
 }

@@ -24,9 +24,7 @@ fn step(rate: f64) -> i64 {
 pub(crate) struct RatePoint {
     /// Steering strength, in the units of the sweep.
     pub(crate) alpha: f64,
-    /// Refusal rate on edge prompts.
     pub(crate) edge_rate: f64,
-    /// Refusal rate on harmful prompts.
     pub(crate) harmful_rate: f64,
 }
 
@@ -129,7 +127,6 @@ pub(crate) fn operating_points(
 /// A mean over seeds with its spread.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct MeanStd {
-    /// Mean over seeds.
     pub(crate) mean: f64,
     /// Standard deviation over seeds with ddof 1; `None` for one seed.
     pub(crate) std: Option<f64>,
@@ -138,9 +135,7 @@ pub(crate) struct MeanStd {
 /// One alpha of the control table, over seeds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct ControlRow {
-    /// Edge refusal rate.
     pub(crate) edge: MeanStd,
-    /// Harmful refusal rate.
     pub(crate) harmful: MeanStd,
     /// The gap (harmful minus edge) of each seed.
     pub(crate) gap: MeanStd,
@@ -185,9 +180,7 @@ fn mean_std(values: &[f64]) -> Result<Option<MeanStd>, StatsError> {
 /// How far refusal rates on held-out prompts lie from those on the prompts that built the direction, over alphas.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct GeneralisationGap {
-    /// Mean over alphas.
     pub(crate) mean: f64,
-    /// Largest over alphas.
     pub(crate) max: f64,
 }
 

@@ -6,8 +6,7 @@ use serde::Serialize;
 
 use crate::stats;
 
-use super::ByCondition;
-use super::measure::Quantity;
+use super::measure::{Matched, MatchedRow, Quantity};
 
 /// How far two sides agree beyond single numbers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -25,20 +24,15 @@ pub(crate) struct Agreement {
 }
 
 /// What the two sides of a quantity agree in, of the rows that both have.
-pub(super) fn agreements(
-    kind: &str,
-    quantity: Quantity,
-    conditions: &[&str],
-    left: &ByCondition,
-    right: &ByCondition,
-) -> Vec<Agreement> {
+pub(super) fn agreements(kind: &str, quantity: Quantity, matched: &Matched) -> Vec<Agreement> {
+    let conditions = &matched.conditions;
     let at = |name: &str| conditions.iter().position(|condition| *condition == name);
     match quantity {
         Quantity::Score | Quantity::Mean => match at("alpha") {
-            Some(alpha) => slopes(kind, alpha, at("id"), conditions, left, right),
+            Some(alpha) => slopes(kind, alpha, at("id"), matched),
             None => Vec::new(),
         },
-        Quantity::MeanDelta => rankings(kind, at("set"), left, right),
+        Quantity::MeanDelta => rankings(kind, at("set"), &matched.rows),
         Quantity::RefusalRate => Vec::new(),
     }
 }
@@ -46,25 +40,15 @@ pub(super) fn agreements(
 /// Sums by α: left, right, count.
 type Sums = BTreeMap<String, (f64, f64, f64)>;
 
-fn slopes(
-    kind: &str,
-    alpha: usize,
-    id: Option<usize>,
-    conditions: &[&str],
-    left: &ByCondition,
-    right: &ByCondition,
-) -> Vec<Agreement> {
+fn slopes(kind: &str, alpha: usize, id: Option<usize>, matched: &Matched) -> Vec<Agreement> {
     let mut groups: BTreeMap<Vec<String>, Sums> = BTreeMap::new();
-    for (key, value) in left {
-        let Some(other) = right.get(key) else {
-            continue;
-        };
-        let kept = key.iter().enumerate();
+    for row in &matched.rows {
+        let kept = row.at.iter().zip(&matched.conditions).enumerate();
         let kept = kept.filter(|(index, _)| *index != alpha && Some(*index) != id);
-        let named = kept.map(|(index, value)| format!("{}={value}", conditions[index]));
+        let named = kept.map(|(_, (value, name))| format!("{name}={value}"));
         let sums = groups.entry(named.collect()).or_default();
-        let sum = sums.entry(key[alpha].clone()).or_default();
-        *sum = (sum.0 + value, sum.1 + other, sum.2 + 1.0);
+        let sum = sums.entry(row.at[alpha].clone()).or_default();
+        *sum = (sum.0 + row.left, sum.1 + row.right, sum.2 + 1.0);
     }
     let mut differing = Vec::new();
     let mut n = 0;
@@ -101,22 +85,14 @@ fn slopes(
     }]
 }
 
-fn rankings(
-    kind: &str,
-    set: Option<usize>,
-    left: &ByCondition,
-    right: &ByCondition,
-) -> Vec<Agreement> {
+fn rankings(kind: &str, set: Option<usize>, rows: &[MatchedRow]) -> Vec<Agreement> {
     let mut groups: BTreeMap<String, Vec<(String, f64, f64)>> = BTreeMap::new();
-    for (key, value) in left {
-        let Some(other) = right.get(key) else {
-            continue;
-        };
-        let name = set.map_or(String::new(), |set| key[set].clone());
-        let place = key.iter().enumerate().filter(|(i, _)| Some(*i) != set);
+    for row in rows {
+        let name = set.map_or(String::new(), |set| row.at[set].clone());
+        let place = row.at.iter().enumerate().filter(|(i, _)| Some(*i) != set);
         let place: Vec<&str> = place.map(|(_, value)| value.as_str()).collect();
         let group = groups.entry(name).or_default();
-        group.push((place.join(" "), *value, *other));
+        group.push((place.join(" "), row.left, row.right));
     }
     let mut found = Vec::new();
     for (name, mut effects) in groups {
@@ -176,14 +152,19 @@ mod tests {
 
     #[test]
     fn a_slope_of_the_other_sign_is_named() {
-        let of = |values: [f64; 2]| -> ByCondition {
-            let key = |alpha: &str| vec!["inst".to_string(), alpha.to_string()];
-            [(key("-1"), values[0]), (key("1"), values[1])].into()
-        };
-        let conditions = ["model", "alpha"];
-        let found = |right| {
-            let (left, right) = (of([0.0, 1.0]), of(right));
-            agreements("steer", Quantity::Mean, &conditions, &left, &right).remove(0)
+        let found = |right: [f64; 2]| {
+            let row = |alpha: &str, left: f64, right: f64| MatchedRow {
+                at: vec!["inst".to_string(), alpha.to_string()],
+                left,
+                right,
+            };
+            let matched = Matched {
+                conditions: vec!["model", "alpha"],
+                rows: vec![row("-1", 0.0, right[0]), row("1", 1.0, right[1])],
+                only_left: 0,
+                only_right: 0,
+            };
+            agreements("steer", Quantity::Mean, &matched).remove(0)
         };
         assert_eq!(found([0.1, 0.9]).agreement, 1.0);
         let other = found([0.9, 0.1]);

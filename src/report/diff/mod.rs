@@ -10,14 +10,14 @@ mod side;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::ReportError;
 pub(crate) use agreement::Agreement;
-use measure::{Measurements, Quantity};
+use measure::{Matched, MatchedRow, Measurements, Quantity};
 use side::Side;
 
 /// How far apart values may be.
@@ -169,19 +169,11 @@ fn compare(
         if !left.has(quantity) || !right.has(quantity) {
             continue;
         }
-        let conditions = left.shared_conditions(right, quantity);
-        let (of_left, of_right) = match (
-            left.by_condition(quantity, &conditions),
-            right.by_condition(quantity, &conditions),
-        ) {
-            (Ok(left), Ok(right)) => (left, right),
-            (Err(name), _) | (_, Err(name)) => {
-                difference.notes.push(format!(
-                    "{} {}: several rows of {name} have the same {}, so they are not compared",
-                    left.kind,
-                    quantity.name(),
-                    conditions.join(", ")
-                ));
+        let matched = match Matched::new(left, right, quantity) {
+            Ok(matched) => matched,
+            Err(why) => {
+                let of = format!("{} {}", left.kind, quantity.name());
+                difference.notes.push(format!("{of}: {why}"));
                 continue;
             }
         };
@@ -189,14 +181,7 @@ fn compare(
             Quantity::RefusalRate => tolerances.rate,
             _ => tolerances.score,
         };
-        let rows = matched(
-            &left.kind,
-            quantity,
-            &conditions,
-            &of_left,
-            &of_right,
-            allowed,
-        );
+        let rows = matched_rows(&left.kind, quantity, &matched, allowed);
         if rows.is_empty() {
             difference.notes.push(format!(
                 "{} {}: no row of {} matches one of {}",
@@ -207,52 +192,32 @@ fn compare(
             ));
             continue;
         }
-        let unmatched = (of_left.len() - rows.len(), of_right.len() - rows.len());
+        let unmatched = (matched.only_left, matched.only_right);
         difference
             .comparisons
             .push(comparison(&rows, unmatched, allowed));
-        difference.agreements.extend(agreement::agreements(
-            &left.kind,
-            quantity,
-            &conditions,
-            &of_left,
-            &of_right,
-        ));
+        let agreements = agreement::agreements(&left.kind, quantity, &matched);
+        difference.agreements.extend(agreements);
         difference.rows.extend(rows);
     }
 }
 
-/// Values by their conditions.
-type ByCondition = HashMap<Vec<String>, f64>;
-
-fn matched(
-    kind: &str,
-    quantity: Quantity,
-    conditions: &[&str],
-    left: &ByCondition,
-    right: &ByCondition,
-    allowed: f64,
-) -> Vec<Row> {
-    let mut keys: Vec<&Vec<String>> = left.keys().filter(|key| right.contains_key(*key)).collect();
-    keys.sort();
-    let row = |key: &Vec<String>| {
-        let at = conditions
-            .iter()
-            .zip(key)
-            .map(|(name, value)| format!("{name}={value}"));
-        let (left, right) = (left[key], right[key]);
+fn matched_rows(kind: &str, quantity: Quantity, matched: &Matched, allowed: f64) -> Vec<Row> {
+    let row = |row: &MatchedRow| {
+        let at = matched.conditions.iter().zip(&row.at);
+        let at = at.map(|(name, value)| format!("{name}={value}"));
         Row {
             kind: kind.to_string(),
             quantity: quantity.name().to_string(),
             at: at.collect::<Vec<_>>().join(" "),
-            left,
-            right,
-            difference: right - left,
+            left: row.left,
+            right: row.right,
+            difference: row.right - row.left,
             // A billionth beyond is rounding of the tolerance itself.
-            within: (right - left).abs() <= allowed + 1e-9,
+            within: (row.right - row.left).abs() <= allowed + 1e-9,
         }
     };
-    keys.into_iter().map(row).collect()
+    matched.rows.iter().map(row).collect()
 }
 
 fn comparison(rows: &[Row], unmatched: (usize, usize), tolerance: f64) -> Comparison {

@@ -44,8 +44,12 @@ impl Side {
             let name = stage.view().compared;
             if let Some((name, table)) = name.and_then(|name| Some((name, stage.table(name)?))) {
                 let stem = file_stem(&stage.name, name);
-                let measured = Measurements::of(&stage.kind, &stem, table);
-                side.measurements.push(measured);
+                let found = match stage.sweep() {
+                    Some(sweep) => Measurements::of_sweep(&stage.kind, &stem, &sweep),
+                    None => Measurements::of(&stage.kind, &stem, table),
+                };
+                let found = found.map_err(|error| ReportError::unreadable(path, error))?;
+                side.measurements.push(found);
             }
         }
         Ok(side)
@@ -75,10 +79,14 @@ fn of_file(path: &Path) -> Result<Option<Measurements>, ReportError> {
         .map_err(|error| ReportError::unreadable(path, error))?;
     let published = published_table(kind, &name, &text);
     let table = match published.map_err(|error| ReportError::unreadable(path, error))? {
-        Some(published) => Table::from(&published),
-        None => Table::from_csv(&text, &path.display().to_string())?,
+        Some(published) => Table::of(&published),
+        None => Ok(Table::from_csv(&text, &path.display().to_string())?),
     };
-    Ok(Some(Measurements::of(kind, &name, &table)))
+    let table = table.map_err(|error| ReportError::unreadable(path, error))?;
+    let found = Measurements::of(kind, &name, &table);
+    Ok(Some(
+        found.map_err(|error| ReportError::unreadable(path, error))?,
+    ))
 }
 
 /// The tables in a folder, or the file itself.

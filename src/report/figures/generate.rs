@@ -1,6 +1,6 @@
 //! Generated texts: how many a classifier calls refusals, against α.
 
-use crate::report::{Axis, Figure, FinishedStage, Mark, Panel, Shape, Values, colour};
+use crate::report::{Axis, Figure, FinishedStage, Mark, Panel, Shape, colour};
 
 use super::swept::{distinct, spread};
 use super::{ALPHA, RATE};
@@ -12,9 +12,9 @@ pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
     let Some(table) = stage.table("") else {
         return Vec::new();
     };
-    let flags = table.columns.iter();
-    let flags = flags.filter(|column| matches!(column.values, Values::Flag(_)));
-    let classifiers = flags.map(|column| column.name.as_str());
+    let columns = table.columns().iter();
+    let flags = columns.filter(|column| column.dtype().is_bool());
+    let classifiers = flags.map(|column| column.name().as_str());
     let classifiers: Vec<&str> = classifiers
         .filter(|name| *name != NOT_A_CLASSIFIER)
         .collect();

@@ -54,7 +54,7 @@ fn of_kind(run: &FinishedRun, stage: &FinishedStage) -> Vec<Figure> {
 /// What the figures of sweeps have in common.
 pub(super) struct Context<'a> {
     run: &'a FinishedRun,
-    baseline: Baseline,
+    baseline: Baseline<'a>,
     splits: Splits,
 }
 

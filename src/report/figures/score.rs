@@ -74,8 +74,8 @@ fn histogram(stage: &FinishedStage) -> Option<Figure> {
 
 fn scatter(stage: &FinishedStage) -> Option<Figure> {
     let table = stage.table("wide")?;
-    let columns = table.columns.iter();
-    let names = columns.filter_map(|column| column.name.strip_prefix("s_"));
+    let columns = table.columns().iter();
+    let names = columns.filter_map(|column| column.name().strip_prefix("s_"));
     let names: Vec<&str> = names.filter(|name| *name != "gap").collect();
     let &[first, second] = names.as_slice() else {
         return None;

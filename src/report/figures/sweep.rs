@@ -3,9 +3,7 @@
 use crate::report::{Axis, BASELINE, Figure, FinishedStage, Mark, Panel, Shape, colour};
 use crate::stages::Product;
 
-use super::swept::{
-    Baseline, Level, Point, Sample, Spread, distinct, points, samples_by_category, spread,
-};
+use super::swept::{Baseline, Level, Point, Sample, Spread, distinct, points, samples, spread};
 use super::{ALPHA, Context, RATE, SCORE, of_model, suffix, sweep_gap};
 
 /// A quantity that is drawn against α.
@@ -15,8 +13,8 @@ pub(super) struct Quantity {
     title: &'static str,
     axis: fn(&str) -> Axis,
     label: &'static str,
-    of_point: fn(&Point) -> Level,
-    of_sample: fn(&Sample) -> f64,
+    of_point: fn(&Point<'_>) -> Level,
+    of_sample: fn(&Sample<'_>) -> f64,
 }
 
 const MEAN: Quantity = Quantity {
@@ -39,17 +37,16 @@ const REFUSALS: Quantity = Quantity {
 /// The figures of one sweep, model by model.
 pub(in crate::report) fn figures(context: &Context<'_>, stage: &FinishedStage) -> Vec<Figure> {
     let points = points(context.run, stage);
-    let models = distinct(points.iter().map(|point| point.place.model.clone()));
+    let models = distinct(points.iter().map(|point| point.place.model.to_string()));
     let mut figures = Vec::new();
     for model in &models {
-        let of_model_points: Vec<&Point> =
-            points.iter().filter(|p| p.place.model == *model).collect();
+        let of_model = points.iter().filter(|point| point.place.model == model);
         let sweep = Sweep {
             context,
             stage,
             model,
             models: &models,
-            points: of_model_points,
+            points: of_model.collect(),
         };
         figures.extend([sweep.by_layer(MEAN), sweep.by_layer(REFUSALS)]);
         if !stage.is(Product::RandomSweep) {
@@ -68,7 +65,7 @@ pub(super) struct Sweep<'a> {
     pub(crate) stage: &'a FinishedStage,
     pub(crate) model: &'a str,
     pub(crate) models: &'a [String],
-    pub(crate) points: Vec<&'a Point>,
+    pub(crate) points: Vec<&'a Point<'a>>,
 }
 
 impl Sweep<'_> {
@@ -77,7 +74,7 @@ impl Sweep<'_> {
     }
 
     fn sets(&self) -> Vec<&str> {
-        distinct(self.points.iter().map(|point| point.place.set.as_str()))
+        distinct(self.points.iter().map(|point| point.place.set))
     }
 
     pub(super) fn name(&self, figure: &str) -> String {
@@ -108,11 +105,11 @@ impl Sweep<'_> {
         &self,
         layer: Option<i64>,
         set: &str,
-        value: impl Fn(&Sample) -> f64,
+        value: impl Fn(&Sample<'_>) -> f64,
     ) -> Vec<Spread> {
         let split = self.context.splits.split_of(set);
         let layers = self.layers();
-        let here = |sample: &Sample| {
+        let here = |sample: &Sample<'_>| {
             sample.place.model == self.model
                 && sample.place.set == split
                 && layer.map_or(layers.contains(&sample.place.layer), |l| {
@@ -150,21 +147,14 @@ impl Sweep<'_> {
     fn panel_of_layer(&self, layer: i64, set: &str, quantity: Quantity) -> Panel {
         let spread = self.spread(Some(layer), set, quantity.of_sample);
         let mut marks = baseline_marks(&self.context.baseline, &spread);
-        let here: Vec<&Point> = self
-            .points
-            .iter()
-            .copied()
-            .filter(|p| p.place.layer == layer && p.place.set == set)
-            .collect();
+        let points = self.points.iter().copied();
+        let here = points.filter(|p| p.place.layer == layer && p.place.set == set);
+        let here: Vec<&Point<'_>> = here.collect();
         if !self.stage.is(Product::RandomSweep) {
-            let directions = distinct(here.iter().map(|p| (&p.direction, &p.place.site)));
-            for (index, (direction, site)) in directions.into_iter().enumerate() {
-                let of_direction = here
-                    .iter()
-                    .copied()
-                    .filter(|p| (&p.direction, &p.place.site) == (direction, site));
+            for (index, place) in distinct(here.iter().map(|p| p.place)).iter().enumerate() {
+                let of_direction = here.iter().filter(|p| p.place == *place);
                 let levels = of_direction.map(|p| (p.alpha, (quantity.of_point)(p)));
-                let name = format!("{} ({direction})", self.stage.name);
+                let name = format!("{} ({})", self.stage.name, place.direction);
                 marks.extend(level_marks(&name, colour(index), levels));
             }
         }
@@ -187,7 +177,7 @@ impl Sweep<'_> {
             let spread = self.spread(None, set, quantity.of_sample);
             let mut marks = baseline_marks(&self.context.baseline, &spread);
             for (index, layer) in layers.iter().enumerate() {
-                let here = |p: &&&Point| p.place.layer == *layer && p.place.set == **set;
+                let here = |p: &&&Point<'_>| p.place.layer == *layer && p.place.set == *set;
                 let levels = self.points.iter().filter(here);
                 let levels = levels.map(|p| (p.alpha, (quantity.of_point)(p).value));
                 marks.push(Mark::new(
@@ -221,15 +211,13 @@ impl Sweep<'_> {
 
     /// A small panel per category, one layer a line.
     fn by_category(&self) -> Option<Figure> {
-        let samples = samples_by_category(self.stage.table("")?);
-        let mine: Vec<&Sample> = samples
-            .iter()
-            .filter(|sample| sample.place.model == self.model)
-            .filter(|sample| !sample.place.set.ends_with("_train"))
-            .collect();
+        let mut mine = samples(self.stage, true);
+        mine.retain(|sample| {
+            sample.place.model == self.model && !sample.place.set.ends_with("_train")
+        });
         let keys = distinct(
             mine.iter()
-                .map(|sample| (sample.place.set.as_str(), &*sample.category)),
+                .map(|sample| (sample.place.set, sample.category)),
         );
         if keys.len() < 2 {
             return None;
@@ -241,8 +229,8 @@ impl Sweep<'_> {
             false => category.to_string(),
         };
         let panels = keys.iter().map(|&(set, category)| {
-            let here = |sample: &&&Sample| sample.place.set == set && &*sample.category == category;
-            let of_panel: Vec<&Sample> = mine.iter().filter(here).copied().collect();
+            let here = |s: &&Sample<'_>| s.place.set == set && s.category == category;
+            let of_panel: Vec<&Sample<'_>> = mine.iter().filter(here).collect();
             self.category_panel(title(set, category), (set, category), &of_panel, &random)
         });
         Some(Figure {
@@ -262,14 +250,14 @@ impl Sweep<'_> {
         &self,
         title: String,
         (set, category): (&str, &str),
-        samples: &[&Sample],
-        random: &Baseline,
+        samples: &[&Sample<'_>],
+        random: &Baseline<'_>,
     ) -> Panel {
         let split = self.context.splits.split_of(set);
-        let here = |sample: &Sample| {
+        let here = |sample: &Sample<'_>| {
             sample.place.model == self.model
                 && sample.place.set == split
-                && &*sample.category == category
+                && sample.category == category
         };
         let mut marks = baseline_marks(random, &random.spread(here, |sample| sample.rate));
         let layers = distinct(samples.iter().map(|sample| sample.place.layer));
@@ -294,7 +282,7 @@ impl Sweep<'_> {
 }
 
 /// A grey band from the lowest to the highest, where there are several directions, and the mean.
-pub(super) fn baseline_marks(baseline: &Baseline, spread: &[Spread]) -> Vec<Mark> {
+pub(super) fn baseline_marks(baseline: &Baseline<'_>, spread: &[Spread]) -> Vec<Mark> {
     if spread.is_empty() {
         return Vec::new();
     }

@@ -6,7 +6,7 @@ use crate::stats;
 
 use super::ALPHA;
 use super::sweep::{Sweep, baseline_marks, level_marks};
-use super::swept::{Level, Point, Sample, spread};
+use super::swept::{Level, Place, Point, Sample, spread};
 
 /// Rates of the two splits at one α.
 #[derive(Clone, Copy, Debug)]
@@ -60,15 +60,13 @@ fn is_edge(sweep: &Sweep<'_>, set: &str) -> bool {
 
 fn pairs(sweep: &Sweep<'_>, layer: i64) -> Vec<Pair> {
     let of_layer = || sweep.points.iter().filter(move |p| p.place.layer == layer);
-    let edge = of_layer().filter(|p| is_edge(sweep, &p.place.set));
-    let pair = |edge: &&Point| {
-        let same = |p: &&&Point| {
-            p.place.set == sweep.context.splits.harmful
-                && p.alpha == edge.alpha
-                && p.direction == edge.direction
-                && p.place.site == edge.place.site
+    let edge = of_layer().filter(|p| is_edge(sweep, p.place.set));
+    let pair = |edge: &&Point<'_>| {
+        let place = Place {
+            set: &sweep.context.splits.harmful,
+            ..edge.place
         };
-        let harmful = of_layer().find(same)?;
+        let harmful = of_layer().find(|p| p.place == place && p.alpha == edge.alpha)?;
         Some(Pair {
             alpha: edge.alpha,
             edge: edge.rate,
@@ -84,17 +82,14 @@ fn pairs(sweep: &Sweep<'_>, layer: i64) -> Vec<Pair> {
 fn random(sweep: &Sweep<'_>, layer: i64) -> Vec<(Option<i64>, f64, f64, f64)> {
     let splits = &sweep.context.splits;
     let here = |set: &str| {
-        let set = set.to_string();
-        let at = move |sample: &Sample| {
-            sample.place.model == sweep.model
-                && sample.place.layer == layer
-                && sample.place.set == set
-        };
-        sweep.context.baseline.samples(at).collect::<Vec<_>>()
+        let samples = sweep.context.baseline.samples(|sample| {
+            (sample.place.model, sample.place.layer, sample.place.set) == (sweep.model, layer, set)
+        });
+        samples.collect::<Vec<_>>()
     };
     let (edge, harmful) = (here(&splits.edge), here(&splits.harmful));
-    let pair = |edge: &&Sample| {
-        let same = |h: &&&Sample| h.seed == edge.seed && h.alpha == edge.alpha;
+    let pair = |edge: &&Sample<'_>| {
+        let same = |h: &&&Sample<'_>| h.seed == edge.seed && h.alpha == edge.alpha;
         let harmful = harmful.iter().find(same)?;
         Some((edge.seed, edge.alpha, edge.rate, harmful.rate))
     };

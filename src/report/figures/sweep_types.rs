@@ -3,16 +3,16 @@
 use crate::report::{Axis, ColourScale, Figure, FinishedStage, Mark, Panel, Table, colour};
 
 use super::sweep::level_marks;
-use super::swept::{Level, distinct};
+use super::swept::{Level, distinct, levels};
 use super::{ALPHA, Context, RATE, of_model, suffix};
 
 /// One row of the table of rates.
-struct Rate {
-    model: String,
+struct Rate<'a> {
+    model: &'a str,
     layer: i64,
     alpha: f64,
-    label: String,
-    kind: String,
+    label: &'a str,
+    kind: &'a str,
     level: Level,
 }
 
@@ -21,10 +21,10 @@ pub(in crate::report) fn figures(_context: &Context<'_>, stage: &FinishedStage) 
         return Vec::new();
     };
     let rates = rates(table);
-    let models = distinct(rates.iter().map(|rate| rate.model.clone()));
+    let models = distinct(rates.iter().map(|rate| rate.model.to_string()));
     let mut figures = Vec::new();
     for model in &models {
-        let of_this: Vec<&Rate> = rates.iter().filter(|rate| rate.model == *model).collect();
+        let of_this: Vec<&Rate<'_>> = rates.iter().filter(|r| r.model == model).collect();
         let name = |figure: &str| format!("{}.{figure}{}", stage.name, suffix(&models, model));
         let title = |title: &str| format!("{title}{}", of_model(&models, model));
         let note = "No random directions were tried on these prompts.";
@@ -48,34 +48,26 @@ pub(in crate::report) fn figures(_context: &Context<'_>, stage: &FinishedStage) 
     figures
 }
 
-fn rates(table: &Table) -> Vec<Rate> {
-    let (models, labels, kinds) = (
-        table.texts("model"),
-        table.texts("label"),
-        table.texts("type"),
-    );
+fn rates(table: &Table) -> Vec<Rate<'_>> {
+    let text = |name: &str| table.text_at(name);
+    let (models, labels, kinds) = (text("model"), text("label"), text("type"));
     let (layers, alphas) = (table.numbers("layer"), table.numbers("alpha"));
-    let [rate, low, high] =
-        ["refusal_rate", "rate_low", "rate_high"].map(|name| table.numbers(name));
+    let rates = levels(table, ["refusal_rate", "rate_low", "rate_high"]);
     let of = |row: usize| {
         Some(Rate {
-            model: models[row].clone(),
+            model: models(row),
             layer: layers[row]? as i64,
             alpha: alphas[row]?,
-            label: labels[row].clone(),
-            kind: kinds[row].clone(),
-            level: Level {
-                value: rate[row]?,
-                low: low[row],
-                high: high[row],
-            },
+            label: labels(row),
+            kind: kinds(row),
+            level: rates[row]?,
         })
     };
     (0..table.height()).filter_map(of).collect()
 }
 
-fn panels_by_label(rates: &[&Rate]) -> Vec<Panel> {
-    let labels = distinct(rates.iter().map(|rate| rate.label.as_str()));
+fn panels_by_label(rates: &[&Rate<'_>]) -> Vec<Panel> {
+    let labels = distinct(rates.iter().map(|rate| rate.label));
     let panel = |layer: i64| {
         let marks = labels.iter().enumerate().flat_map(|(index, label)| {
             let here = rates
@@ -97,16 +89,16 @@ fn panels_by_label(rates: &[&Rate]) -> Vec<Panel> {
         .collect()
 }
 
-fn heatmaps(rates: &[&Rate]) -> Vec<Panel> {
-    let typed: Vec<&&Rate> = rates.iter().filter(|rate| rate.kind != "all").collect();
+fn heatmaps(rates: &[&Rate<'_>]) -> Vec<Panel> {
+    let typed: Vec<&&Rate<'_>> = rates.iter().filter(|rate| rate.kind != "all").collect();
     let panel = |(layer, label): (i64, &str)| {
-        let here: Vec<&&&Rate> = typed
+        let here: Vec<&&&Rate<'_>> = typed
             .iter()
             .filter(|rate| rate.layer == layer && rate.label == label)
             .collect();
         let mut alphas = distinct(here.iter().map(|rate| rate.alpha));
         alphas.sort_by(f64::total_cmp);
-        let kinds = distinct(here.iter().map(|rate| rate.kind.as_str()));
+        let kinds = distinct(here.iter().map(|rate| rate.kind));
         let cells = here.iter().filter_map(|rate| {
             let x = alphas.iter().position(|alpha| *alpha == rate.alpha)?;
             let y = kinds.iter().position(|kind| *kind == rate.kind)?;
@@ -123,7 +115,7 @@ fn heatmaps(rates: &[&Rate]) -> Vec<Panel> {
             colours: Some(ColourScale::rates(RATE)),
         }
     };
-    distinct(typed.iter().map(|rate| (rate.layer, rate.label.as_str())))
+    distinct(typed.iter().map(|rate| (rate.layer, rate.label)))
         .into_iter()
         .map(panel)
         .collect()

@@ -1,8 +1,6 @@
 //! What a sweep says, gathered from tables: levels with intervals, and what random directions do at the same place.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::hash::Hash;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::report::{FinishedRun, FinishedStage, Table};
 use crate::stages::{Product, Splits};
@@ -24,31 +22,31 @@ pub(in crate::report) struct Level {
     pub(crate) high: Option<f64>,
 }
 
-/// Where in a model, and on which prompts.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(in crate::report) struct Place {
-    pub(crate) model: String,
+/// Where in a model, on which prompts, and in which direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::report) struct Place<'a> {
+    pub(crate) model: &'a str,
     pub(crate) layer: i64,
-    pub(crate) site: String,
-    pub(crate) set: String,
+    pub(crate) site: &'a str,
+    pub(crate) set: &'a str,
+    pub(crate) direction: &'a str,
 }
 
 /// One α of a direction at a place.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::report) struct Point {
-    pub(crate) place: Place,
-    pub(crate) direction: String,
+pub(in crate::report) struct Point<'a> {
+    pub(crate) place: Place<'a>,
     pub(crate) alpha: f64,
     pub(crate) mean: Level,
     pub(crate) rate: Level,
 }
 
-/// A mean over prompts of one direction at one α. There may be many: names are shared.
+/// A mean over prompts of one direction at one α.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Sample {
-    pub(crate) place: Arc<Place>,
-    pub(crate) category: Arc<str>,
-    pub(crate) direction: Arc<str>,
+pub(super) struct Sample<'a> {
+    pub(crate) place: Place<'a>,
+    /// Empty where all prompts are taken together.
+    pub(crate) category: &'a str,
     pub(crate) seed: Option<i64>,
     pub(crate) alpha: f64,
     pub(crate) mean: f64,
@@ -56,7 +54,10 @@ pub(super) struct Sample {
 }
 
 /// The points of a sweep: from a summary that describes it, with intervals; otherwise averaged over seeds here, without.
-pub(in crate::report) fn points(run: &FinishedRun, stage: &FinishedStage) -> Vec<Point> {
+pub(in crate::report) fn points<'a>(
+    run: &'a FinishedRun,
+    stage: &'a FinishedStage,
+) -> Vec<Point<'a>> {
     let described = run.described(&stage.name);
     match described.and_then(|(summary, source)| Some((summary.table("")?, source))) {
         Some((table, source)) => described_points(table, source),
@@ -64,155 +65,125 @@ pub(in crate::report) fn points(run: &FinishedRun, stage: &FinishedStage) -> Vec
     }
 }
 
-fn described_points(table: &Table, source: &str) -> Vec<Point> {
-    let text = |name: &str| table.texts(name);
-    let number = |name: &str| table.numbers(name);
-    let (sources, models, sites) = (text("source"), text("model"), text("site"));
-    let (directions, sets) = (text("direction"), text("set"));
-    let (layers, alphas) = (number("layer"), number("alpha"));
-    let mean = ["mean", "mean_low", "mean_high"].map(number);
-    let rate = ["refusal_rate", "rate_low", "rate_high"].map(number);
-    let level = |columns: &[Vec<Option<f64>>; 3], row: usize| {
-        Some(Level {
-            value: columns[0][row]?,
-            low: columns[1][row],
-            high: columns[2][row],
-        })
+/// Values with their intervals, from the columns of that and of the two ends.
+pub(super) fn levels(table: &Table, names: [&str; 3]) -> Vec<Option<Level>> {
+    let [values, lows, highs] = names.map(|name| table.numbers(name));
+    let ends = lows.into_iter().zip(highs);
+    let level = |(value, (low, high)): (Option<f64>, _)| {
+        let value = value?;
+        Some(Level { value, low, high })
     };
+    values.into_iter().zip(ends).map(level).collect()
+}
+
+/// The rows of a summary's main table that are of a source.
+fn described_points<'a>(table: &'a Table, source: &str) -> Vec<Point<'a>> {
+    let text = |name: &str| table.text_at(name);
+    let (sources, models, sites) = (text("source"), text("model"), text("site"));
+    let (sets, directions) = (text("set"), text("direction"));
+    let (layers, alphas) = (table.numbers("layer"), table.numbers("alpha"));
+    let means = levels(table, ["mean", "mean_low", "mean_high"]);
+    let rates = levels(table, ["refusal_rate", "rate_low", "rate_high"]);
     let point = |row: usize| {
         Some(Point {
             place: Place {
-                model: models[row].clone(),
+                model: models(row),
                 layer: layers[row]? as i64,
-                site: sites[row].clone(),
-                set: sets[row].clone(),
+                site: sites(row),
+                set: sets(row),
+                direction: directions(row),
             },
-            direction: directions[row].clone(),
             alpha: alphas[row]?,
-            mean: level(&mean, row)?,
-            rate: level(&rate, row)?,
+            mean: means[row]?,
+            rate: rates[row]?,
         })
     };
-    let of_source = (0..table.height()).filter(|&row| sources[row] == source);
+    let of_source = (0..table.height()).filter(|&row| sources(row) == source);
     of_source.filter_map(point).collect()
 }
 
-fn averaged_points(stage: &FinishedStage) -> Vec<Point> {
-    let mut groups: Vec<(Point, f64)> = Vec::new();
-    let mut index: HashMap<(Arc<Place>, Arc<str>, u64), usize> = HashMap::new();
-    for sample in stage.table("").map(samples).unwrap_or_default() {
-        let key = (
-            Arc::clone(&sample.place),
-            Arc::clone(&sample.direction),
-            sample.alpha.to_bits(),
-        );
+fn averaged_points(stage: &FinishedStage) -> Vec<Point<'_>> {
+    let mut points: Vec<(Point<'_>, f64)> = Vec::new();
+    let mut index: HashMap<(Place<'_>, u64), usize> = HashMap::new();
+    for sample in samples(stage, false) {
+        let key = (sample.place, sample.alpha.to_bits());
         let at = *index.entry(key).or_insert_with(|| {
             let point = Point {
-                place: Place::clone(&sample.place),
-                direction: sample.direction.to_string(),
+                place: sample.place,
                 alpha: sample.alpha,
                 mean: Level::default(),
                 rate: Level::default(),
             };
-            groups.push((point, 0.0));
-            groups.len() - 1
+            points.push((point, 0.0));
+            points.len() - 1
         });
-        let (point, count) = &mut groups[at];
+        let (point, count) = &mut points[at];
         point.mean.value += sample.mean;
         point.rate.value += sample.rate;
         *count += 1.0;
     }
-    for (point, count) in &mut groups {
+    for (point, count) in &mut points {
         point.mean.value /= *count;
         point.rate.value /= *count;
     }
-    groups.into_iter().map(|(point, _)| point).collect()
+    points.into_iter().map(|(point, _)| point).collect()
 }
 
-/// Means over all prompts of a set, by direction and seed.
-pub(super) fn samples(table: &Table) -> Vec<Sample> {
-    gathered(table, false)
-}
-
-/// Means by category, too.
-pub(super) fn samples_by_category(table: &Table) -> Vec<Sample> {
-    gathered(table, true)
-}
-
-/// Means in the order of first appearance; rows without α (ablations) are left out.
-fn gathered(table: &Table, by_category: bool) -> Vec<Sample> {
-    let columns = ["model", "site", "set", "direction", "category"].map(|name| table.labels(name));
-    let (layers, alphas) = (table.number_at("layer"), table.number_at("alpha"));
-    // Of a published table of groups each row is a mean already.
-    let [score, refused] = match table.has("score") {
-        true => ["score", "refused"],
-        false => ["mean", "refusal_rate"],
+/// Means over the prompts of a set by direction and seed, and if asked for by category, in the order of first appearance; rows without α
+/// (ablations) are left out.
+pub(super) fn samples(stage: &FinishedStage, by_category: bool) -> Vec<Sample<'_>> {
+    let Some(sweep) = stage.sweep() else {
+        return Vec::new();
     };
-    let (seeds, scores) = (table.number_at("seed"), table.number_at(score));
-    let refused = table.number_at(refused);
-    let (mut places, mut names) = (HashSet::new(), HashSet::new());
-    let mut index: HashMap<([u32; 5], i64, Option<i64>, u64), usize> = HashMap::new();
-    let mut sums: Vec<(Sample, f64)> = Vec::new();
-    for row in 0..table.height() {
-        let (Some(alpha), Some(layer), Some(score)) = (alphas(row), layers(row), scores(row))
-        else {
-            continue;
-        };
-        let (layer, seed) = (layer as i64, seeds(row).map(|seed| seed as i64));
-        let mut codes = [0, 1, 2, 3, 4].map(|column: usize| columns[column].code(row));
-        if !by_category {
-            codes[4] = 0;
+    let mut by = vec![
+        "model",
+        "site",
+        "set",
+        "direction",
+        "layer",
+        "seed",
+        "alpha",
+    ];
+    if by_category && sweep.is_by_prompt() {
+        by.push("category");
+    }
+    let sample = |rows: Vec<usize>| {
+        let first = sweep.row(*rows.first()?);
+        let (mut mean, mut rate, mut count) = (0.0, 0.0, 0.0);
+        for row in rows {
+            if let Some(score) = sweep.mean(row) {
+                mean += score;
+                rate += sweep.refusal_rate(row).unwrap_or_default();
+                count += 1.0;
+            }
         }
-        let at = *index
-            .entry((codes, layer, seed, alpha.to_bits()))
-            .or_insert_with(|| {
-                let name = |column: usize| columns[column].name(row);
-                let place = Place {
-                    model: name(0).to_string(),
-                    layer,
-                    site: name(1).to_string(),
-                    set: name(2).to_string(),
-                };
-                let category = if by_category { name(4) } else { "" };
-                let sample = Sample {
-                    place: shared(&mut places, Arc::new(place)),
-                    category: shared(&mut names, Arc::from(category)),
-                    direction: shared(&mut names, Arc::from(name(3))),
-                    seed,
-                    alpha,
-                    mean: 0.0,
-                    rate: 0.0,
-                };
-                sums.push((sample, 0.0));
-                sums.len() - 1
-            });
-        let (sample, count) = &mut sums[at];
-        sample.mean += score;
-        sample.rate += refused(row).unwrap_or_default();
-        *count += 1.0;
-    }
-    for (sample, count) in &mut sums {
-        sample.mean /= *count;
-        sample.rate /= *count;
-    }
-    sums.into_iter().map(|(sample, _)| sample).collect()
-}
-
-/// The one of the known that is equal, or else this, which is known from now on.
-fn shared<T: Eq + Hash + ?Sized>(known: &mut HashSet<Arc<T>>, value: Arc<T>) -> Arc<T> {
-    match known.get(&value) {
-        Some(equal) => Arc::clone(equal),
-        None => {
-            known.insert(Arc::clone(&value));
-            value
-        }
-    }
+        Some(Sample {
+            place: Place {
+                model: first.model,
+                layer: first.layer,
+                site: first.site,
+                set: first.set,
+                direction: first.direction,
+            },
+            category: match by_category {
+                true => first.prompt().category,
+                false => "",
+            },
+            seed: first.seed,
+            alpha: first.alpha?,
+            mean: mean / count,
+            rate: rate / count,
+        })
+        .filter(|_| count > 0.0)
+    };
+    let groups = sweep.groups(&by).unwrap_or_default();
+    groups.into_iter().filter_map(sample).collect()
 }
 
 /// What random directions do: for every place and α, a value of every seed.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Baseline {
-    samples: Vec<Sample>,
+pub(super) struct Baseline<'a> {
+    samples: Vec<Sample<'a>>,
 }
 
 /// The range of random directions at one α.
@@ -224,24 +195,22 @@ pub(super) struct Spread {
     pub(crate) high: f64,
 }
 
-impl Baseline {
+impl<'a> Baseline<'a> {
     /// Of all the run's random stages.
-    pub(super) fn of(run: &FinishedRun, by_category: bool) -> Self {
-        let tables = run
-            .with(Product::RandomSweep)
-            .filter_map(|stage| stage.table(""));
+    pub(super) fn of(run: &'a FinishedRun, by_category: bool) -> Self {
+        let stages = run.with(Product::RandomSweep);
         Baseline {
-            samples: tables
-                .flat_map(|table| gathered(table, by_category))
+            samples: stages
+                .flat_map(|stage| samples(stage, by_category))
                 .collect(),
         }
     }
 
     /// The samples at places and of prompts that are asked for.
-    pub(super) fn samples<'a>(
-        &'a self,
-        wanted: impl Fn(&Sample) -> bool + 'a,
-    ) -> impl Iterator<Item = &'a Sample> {
+    pub(super) fn samples(
+        &self,
+        wanted: impl Fn(&Sample<'a>) -> bool,
+    ) -> impl Iterator<Item = &Sample<'a>> {
         self.samples.iter().filter(move |sample| wanted(sample))
     }
 
@@ -254,11 +223,13 @@ impl Baseline {
     /// Lowest, mean and highest of a value over directions, by α.
     pub(super) fn spread(
         &self,
-        wanted: impl Fn(&Sample) -> bool,
-        value: impl Fn(&Sample) -> f64,
+        wanted: impl Fn(&Sample<'a>) -> bool,
+        value: impl Fn(&Sample<'a>) -> f64,
     ) -> Vec<Spread> {
-        let wanted = self.samples.iter().filter(|sample| wanted(sample));
-        spread(wanted.map(|sample| (sample.alpha, value(sample))))
+        spread(
+            self.samples(wanted)
+                .map(|sample| (sample.alpha, value(sample))),
+        )
     }
 }
 

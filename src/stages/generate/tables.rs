@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use polars::prelude::{Column, DataFrame};
+use polars::prelude::DataFrame;
 
 use crate::model::{Edit, HookPoint, Intervention, Positions};
 use crate::prompts::Prompt;
 use crate::stats;
 
+use super::super::StageError;
 use super::super::sweep::Line;
-use super::super::{StageError, table};
+use super::super::table::Rows;
 
 /// What stands for a direction and its site where there is none.
 const NONE: &str = "none";
@@ -66,38 +67,36 @@ pub(in crate::stages) struct Answer {
     pub(crate) xstest_prefix: bool,
 }
 
+/// A row and what was found for it.
+type Answered<'a> = (&'a Row<'a>, &'a Answer);
+
 /// One row per model, direction, place, α and prompt.
 pub(in crate::stages) fn main_table(
     rows: &[Row<'_>],
     answers: &[Answer],
 ) -> Result<DataFrame, StageError> {
-    let prompts = || rows.iter().map(|row| row.prompt);
-    let flags = |name: &str, of: Refuses| table::flags(name, answers.iter().map(of).collect());
-    let mut columns = place_columns(rows);
-    columns.extend([
-        table::text("id", prompts().map(|prompt| &prompt.id)),
-        table::text("split", prompts().map(|prompt| &prompt.split)),
-        table::text("category", prompts().map(|prompt| &prompt.category)),
-        table::numbers("score", answers.iter().map(|answer| answer.score).collect()),
-        flags("refused", |answer| answer.refused),
-        table::text("text", answers.iter().map(|answer| &answer.text)),
-    ]);
-    columns.extend(CLASSIFIERS.map(|(name, refuses)| flags(name, refuses)));
-    table::frame(columns)
+    let all: Vec<Answered<'_>> = rows.iter().zip(answers).collect();
+    with_place(Rows::of(&all), |(row, _)| row)
+        .text("id", |(row, _)| &row.prompt.id)
+        .text("split", |(row, _)| &row.prompt.split)
+        .text("category", |(row, _)| &row.prompt.category)
+        .number("score", |(_, answer)| answer.score)
+        .flag("refused", |(_, answer)| answer.refused)
+        .text("text", |(_, answer)| &answer.text)
+        .flag("regex", |(_, answer)| answer.regex)
+        .flag("xstest_prefix", |(_, answer)| answer.xstest_prefix)
+        .frame()
 }
 
-/// What the rows of both tables begin with.
-fn place_columns(rows: &[Row<'_>]) -> Vec<Column> {
-    let lines = || rows.iter().map(|row| row.line);
-    let layers = lines().map(|line| Some(line?.layer as u64));
-    vec![
-        table::text("model", rows.iter().map(|row| row.model)),
-        table::text("direction", rows.iter().map(Row::direction)),
-        table::optional_integers("seed", lines().map(|line| line?.seed)),
-        table::optional_integers("layer", layers),
-        table::text("site", rows.iter().map(Row::site)),
-        table::numbers("alpha", rows.iter().map(|row| row.alpha).collect()),
-    ]
+/// What the rows of all tables begin with.
+fn with_place<'a, R>(rows: Rows<'a, R>, of: impl Fn(&'a R) -> &'a Row<'a>) -> Rows<'a, R> {
+    let line = |row| of(row).line;
+    rows.text("model", |row| of(row).model)
+        .text("direction", |row| of(row).direction())
+        .integer("seed", |row| line(row)?.seed.map(|seed| seed as i64))
+        .integer("layer", |row| line(row).map(|line| line.layer as i64))
+        .text("site", |row| of(row).site())
+        .number("alpha", |row| of(row).alpha)
 }
 
 /// Whether a classifier calls an answer a refusal.
@@ -114,33 +113,34 @@ pub(in crate::stages) fn agreement(
     rows: &[Row<'_>],
     answers: &[Answer],
 ) -> Result<DataFrame, StageError> {
-    let mut groups: Vec<Row<'_>> = Vec::new();
-    let mut names: Vec<&str> = Vec::new();
-    let mut counts: Vec<[[u64; 2]; 2]> = Vec::new();
+    type Counted<'a> = (&'a Row<'a>, &'static str, [[u64; 2]; 2]);
+    let mut groups: Vec<Counted<'_>> = Vec::new();
     let mut later = answers;
     for group in rows.chunk_by(|a, b| a.is_with(b)) {
         let of_group;
         (of_group, later) = later.split_at(group.len().min(later.len()));
         for (name, refuses) in CLASSIFIERS {
-            groups.push(group[0]);
-            names.push(name);
-            counts.push(count(of_group, refuses));
+            groups.push((&group[0], name, count(of_group, refuses)));
         }
     }
-    let counts = || counts.iter();
-    let column = |score: usize, text: usize| counts().map(move |n| n[score][text] as usize);
-    let sizes = counts().map(|n| n.iter().flatten().sum::<u64>() as usize);
-    let mut columns = place_columns(&groups);
-    columns.extend([
-        table::text("classifier", names),
-        table::integers("n", sizes),
-        table::integers("both", column(0, 0)),
-        table::integers("score_only", column(0, 1)),
-        table::integers("text_only", column(1, 0)),
-        table::integers("neither", column(1, 1)),
-        table::optional_numbers("kappa", counts().map(|&n| stats::cohens_kappa(n)).collect()),
-    ]);
-    table::frame(columns)
+    with_place(Rows::of(&groups), |(row, ..)| row)
+        .text("classifier", |(_, name, _)| name)
+        .integer("n", |(.., n)| n.iter().flatten().sum::<u64>() as i64)
+        .integer("both", |(.., n)| n[0][0] as i64)
+        .integer("score_only", |(.., n)| n[0][1] as i64)
+        .integer("text_only", |(.., n)| n[1][0] as i64)
+        .integer("neither", |(.., n)| n[1][1] as i64)
+        .number("kappa", |(.., n)| stats::cohens_kappa(*n))
+        .frame()
+}
+
+/// One row of `rates`.
+struct Rate<'a> {
+    row: &'a Row<'a>,
+    classifier: &'static str,
+    n: u64,
+    refused: u64,
+    interval: Option<stats::Interval>,
 }
 
 /// How many texts of each split every classifier calls refusals, with Wilson's interval; `score` is the logit score's own verdict.
@@ -153,56 +153,44 @@ pub(in crate::stages) fn rates(
         CLASSIFIERS[0],
         CLASSIFIERS[1],
     ];
-    struct Group<'a> {
-        row: Row<'a>,
-        split: &'a str,
-        n: u64,
-        refused: [u64; 3],
-    }
-    let mut groups: Vec<Group<'_>> = Vec::new();
+    let mut groups: Vec<Vec<Answered<'_>>> = Vec::new();
     for (row, answer) in rows.iter().zip(answers) {
-        let split = row.prompt.split.as_str();
-        let is_its = |group: &Group<'_>| group.row.is_with(row) && group.split == split;
-        let at = groups.iter().position(is_its).unwrap_or_else(|| {
-            groups.push(Group {
-                row: *row,
-                split,
-                n: 0,
-                refused: [0; 3],
-            });
-            groups.len() - 1
-        });
-        groups[at].n += 1;
-        for (count, (_, refuses)) in groups[at].refused.iter_mut().zip(verdicts) {
-            *count += u64::from(refuses(answer));
+        let is_with = |group: &&mut Vec<Answered<'_>>| {
+            group[0].0.is_with(row) && group[0].0.prompt.split == row.prompt.split
+        };
+        match groups.iter_mut().find(is_with) {
+            Some(group) => group.push((row, answer)),
+            None => groups.push(vec![(row, answer)]),
         }
     }
-    let each = || {
-        let counts = |group| (0..verdicts.len()).map(move |verdict| (group, verdict));
-        groups.iter().flat_map(counts)
-    };
-    let of = |(group, verdict): (&Group<'_>, usize)| (group.refused[verdict], group.n);
-    let intervals = each().map(|at| {
-        let (refused, n) = of(at);
-        stats::wilson(refused, n).map_err(|error| StageError::Internal(error.to_string()))
-    });
-    let intervals = intervals.collect::<Result<Vec<_>, _>>()?;
-    let end = |name: &str, end: fn(stats::Interval) -> f64| {
-        table::optional_numbers(name, intervals.iter().map(|i| i.map(end)).collect())
-    };
-    let rate = |(refused, n): (u64, u64)| refused as f64 / n as f64;
-    let places: Vec<Row<'_>> = each().map(|(group, _)| group.row).collect();
-    let mut columns = place_columns(&places);
-    columns.extend([
-        table::text("split", each().map(|(group, _)| group.split)),
-        table::text("classifier", each().map(|(_, verdict)| verdicts[verdict].0)),
-        table::integers("n", each().map(|at| of(at).1 as usize)),
-        table::integers("refused", each().map(|at| of(at).0 as usize)),
-        table::numbers("refusal_rate", each().map(|at| rate(of(at))).collect()),
-        end("rate_low", |interval| interval.low),
-        end("rate_high", |interval| interval.high),
-    ]);
-    table::frame(columns)
+    let mut rates = Vec::new();
+    for group in &groups {
+        for (classifier, refuses) in verdicts {
+            let n = group.len() as u64;
+            let refused = group.iter().filter(|(_, answer)| refuses(answer)).count() as u64;
+            let interval = stats::wilson(refused, n);
+            rates.push(Rate {
+                row: group[0].0,
+                classifier,
+                n,
+                refused,
+                interval: interval.map_err(|error| StageError::Internal(error.to_string()))?,
+            });
+        }
+    }
+    with_place(Rows::of(&rates), |rate| rate.row)
+        .text("split", |rate| &rate.row.prompt.split)
+        .text("classifier", |rate| rate.classifier)
+        .integer("n", |rate| rate.n as i64)
+        .integer("refused", |rate| rate.refused as i64)
+        .number("refusal_rate", |rate| rate.refused as f64 / rate.n as f64)
+        .number("rate_low", |rate| {
+            rate.interval.map(|interval| interval.low)
+        })
+        .number("rate_high", |rate| {
+            rate.interval.map(|interval| interval.high)
+        })
+        .frame()
 }
 
 /// Counts of `[score][text]`, index 0 a refusal and 1 none.

@@ -2,10 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use polars::prelude::DataFrame;
-
 use crate::prompts::Prompt;
 use crate::stages::generate::{self, Answer, agreement, classified, main_table, rates};
+use crate::stages::sweep::{Measured, SweepRow, SweptGroup, SweptPrompt};
 use crate::stages::{Inputs, Name, Output, StageError, score, summary, table};
 
 use super::read::Builders;
@@ -236,17 +235,18 @@ fn prompts(
     let built = Built::new(import, builders, inputs);
     let flags: Vec<bool> = rows.iter().map(|row| built.has(row)).collect();
     output.findings.extend(built.finding(&rows, &flags));
-    let of_prompt = ["id", "category", "score", "refused"];
-    let mut main = swept(import, &rows, &of_prompt)?;
-    // A holdout's halves are of the split they are named after.
-    let split = |row: &Row| {
-        let set = text(&row.set);
-        let mut halves = ["_train", "_holdout"].into_iter();
-        let split = halves.find_map(|half| set.strip_suffix(half));
-        split.unwrap_or(set).to_string()
-    };
-    main.insert_column(8, table::text("split", rows.iter().map(split)))?;
-    main.with_column(table::flags("built_direction", flags))?;
+    let swept = rows.iter().zip(&flags).map(|(row, built)| {
+        let prompt = SweptPrompt {
+            id: text(&row.id),
+            split: split(text(&row.set)),
+            category: text(&row.category),
+            score: row.score.unwrap_or(f64::NAN),
+            refused: row.refused == Some(true),
+            built: *built,
+        };
+        swept_row(import, row, Measured::Prompt(prompt))
+    });
+    let main = SweepRow::table_of_prompts(&swept.collect::<Vec<_>>())?;
     if import.r#as.kind == "xstest" {
         let rates = summary::xstest_rates(&main)?;
         output.tables.push(("rates".to_string(), rates));
@@ -257,7 +257,16 @@ fn prompts(
 
 /// The rows of groups: the main table where rates are known, otherwise `means`.
 fn groups(import: &Import, rows: &[Row]) -> Result<Output, StageError> {
-    let main = swept(import, rows, &["n", "mean", "std", "refusal_rate"])?;
+    let swept = rows.iter().map(|row| {
+        let group = SweptGroup {
+            n: row.n.map(|n| n as i64),
+            mean: row.mean,
+            std: row.std,
+            refusal_rate: row.refusal_rate,
+        };
+        swept_row(import, row, Measured::Group(group))
+    });
+    let main = SweepRow::table_of_groups(&swept.collect::<Vec<_>>())?;
     let is_whole = |row: &Row| row.refusal_rate.is_some() && row.n.is_some();
     let mut output = Output::default();
     if rows.iter().all(is_whole) {
@@ -269,17 +278,28 @@ fn groups(import: &Import, rows: &[Row]) -> Result<Output, StageError> {
     Ok(output)
 }
 
-/// A sweep's first columns and those of its rows.
-fn swept(import: &Import, rows: &[Row], measured: &[&str]) -> Result<DataFrame, StageError> {
-    let place = ["model", "seed", "layer", "site", "alpha", "set"];
-    let mut table = frame(rows)?.select(place.iter().chain(measured))?;
-    let direction = match import.r#as.kind {
-        "random" => "random",
-        "holdout" | "xstest" => "published_holdout",
-        _ => "published",
-    };
-    table.insert_column(1, table::text("direction", rows.iter().map(|_| direction)))?;
-    Ok(table)
+fn swept_row<'a>(import: &Import, row: &'a Row, measured: Measured<'a>) -> SweepRow<'a> {
+    SweepRow {
+        model: text(&row.model),
+        direction: match import.r#as.kind {
+            "random" => "random",
+            "holdout" | "xstest" => "published_holdout",
+            _ => "published",
+        },
+        seed: row.seed.map(|seed| seed as i64),
+        layer: row.layer.unwrap_or_default() as i64,
+        site: text(&row.site),
+        alpha: row.alpha,
+        set: text(&row.set),
+        measured,
+    }
+}
+
+/// The split that a set is of: a holdout's halves are of the split they are named after.
+fn split(set: &str) -> &str {
+    let mut halves = ["_train", "_holdout"].into_iter();
+    let split = halves.find_map(|half| set.strip_suffix(half));
+    split.unwrap_or(set)
 }
 
 fn text(value: &Option<String>) -> &str {

@@ -2,49 +2,38 @@
 
 use polars::prelude::DataFrame;
 
-use crate::stages::{StageError, table};
+use crate::stages::StageError;
+use crate::stages::table::Rows;
 use crate::stats::{self, ControlRow, GeneralisationGap, MeanStd};
 
 use super::data;
-use super::grid::{Grid, Source, Splits, place_columns};
+use super::grid::{Grid, Source, Splits, with_place};
 
 /// Columns: `source, model, layer, site, alpha, seeds, edge_mean, edge_std, harmful_mean, harmful_std, gap_mean, gap_std`; deviations are
 /// over seeds with ddof 1, blank for one seed. Edge is the held-out half for holdout, and all edge prompts for random.
 pub(super) fn table(grids: &[Grid], splits: &Splits) -> Result<DataFrame, StageError> {
     let mut rows = Vec::new();
-    for grid in grids
-        .iter()
-        .filter(|grid| matches!(grid.source, Source::Holdout | Source::Random))
-    {
-        rows.extend(
-            control_rows(grid, splits)?
-                .into_iter()
-                .map(|(alpha, row)| (grid, alpha, row)),
-        );
+    let is_control = |grid: &&Grid| matches!(grid.source, Source::Holdout | Source::Random);
+    for grid in grids.iter().filter(is_control) {
+        let of_grid = control_rows(grid, splits)?.into_iter();
+        rows.extend(of_grid.map(|(alpha, row)| (grid, alpha, row)));
     }
-    let all = || rows.iter();
-    let mut columns = vec![table::text(
-        "source",
-        all().map(|(grid, ..)| grid.source.name()),
-    )];
-    columns.extend(place_columns(all().map(|(grid, ..)| *grid)));
-    columns.push(table::numbers(
-        "alpha",
-        all().map(|(_, alpha, _)| *alpha).collect(),
-    ));
-    columns.push(table::integers(
-        "seeds",
-        all().map(|(grid, ..)| grid.lines.len()),
-    ));
-    let mut measure = |name: &str, of: fn(&ControlRow) -> MeanStd| {
-        let (means, stds) = all().map(|(.., row)| (of(row).mean, of(row).std)).unzip();
-        columns.push(table::numbers(&format!("{name}_mean"), means));
-        columns.push(table::optional_numbers(&format!("{name}_std"), stds));
-    };
-    measure("edge", |row| row.edge);
-    measure("harmful", |row| row.harmful);
-    measure("gap", |row| row.gap);
-    table::frame(columns)
+    type Of = fn(&ControlRow) -> MeanStd;
+    let measures: [(&str, Of); 3] = [
+        ("edge", |row| row.edge),
+        ("harmful", |row| row.harmful),
+        ("gap", |row| row.gap),
+    ];
+    let table = Rows::of(&rows).text("source", |(grid, ..)| grid.source.name());
+    let table = with_place(table, |(grid, ..)| grid)
+        .number("alpha", |(_, alpha, _)| *alpha)
+        .integer("seeds", |(grid, ..)| grid.lines.len() as i64);
+    let table = measures.into_iter().fold(table, |table, (name, of)| {
+        table
+            .number(&format!("{name}_mean"), |(.., row)| of(row).mean)
+            .number(&format!("{name}_std"), |(.., row)| of(row).std)
+    });
+    table.frame()
 }
 
 /// Each α with its rates over seeds.
@@ -73,14 +62,11 @@ pub(super) fn generalisation(grids: &[Grid], splits: &Splits) -> Result<DataFram
     for grid in grids.iter().filter(|grid| grid.source == Source::Holdout) {
         rows.extend(generalisation_gap(grid, splits)?.map(|gap| (grid, gap)));
     }
-    let all = || rows.iter();
-    let mut columns = place_columns(all().map(|(grid, _)| *grid));
-    columns.extend([
-        table::integers("seeds", all().map(|(grid, _)| grid.lines.len())),
-        table::numbers("gap_mean", all().map(|(_, gap)| gap.mean).collect()),
-        table::numbers("gap_max", all().map(|(_, gap)| gap.max).collect()),
-    ]);
-    table::frame(columns)
+    with_place(Rows::of(&rows), |(grid, _)| grid)
+        .integer("seeds", |(grid, _)| grid.lines.len() as i64)
+        .number("gap_mean", |(_, gap)| gap.mean)
+        .number("gap_max", |(_, gap)| gap.max)
+        .frame()
 }
 
 /// How far held-out edge rates lie from training ones.

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 
 use polars::prelude::DataFrame;
 
-use crate::stages::{StageError, table};
+use crate::stages::StageError;
+use crate::stages::table::Rows;
 use crate::stats;
 
 use super::data;
-use super::grid::{Grid, Total, place_columns};
+use super::grid::{Cell, Grid, Prompt, with_place};
 use super::pool::{self, Estimate, Observation, Tally};
 
 /// One row.
@@ -33,32 +34,19 @@ pub(super) fn table(grids: &[Grid], seed: u64) -> Result<DataFrame, StageError> 
     for grid in grids {
         rows.extend(describe(grid, seed)?);
     }
-    let all = || rows.iter();
-    let means: Vec<_> = all().map(|row| row.mean).collect();
-    let rates: Vec<_> = all().map(|row| row.rate).collect();
-    let (mean_low, mean_high) = pool::ends(&means);
-    let (rate_low, rate_high) = pool::ends(&rates);
-    let mut columns = vec![table::text(
-        "source",
-        all().map(|row| row.grid.source.name()),
-    )];
-    columns.extend(place_columns(all().map(|row| row.grid)));
-    columns.extend([
-        table::text("direction", all().map(|row| &row.grid.direction)),
-        table::numbers("alpha", all().map(|row| row.alpha).collect()),
-        table::text("set", all().map(|row| row.set)),
-        table::integers("n", all().map(|row| row.tally.rows as usize)),
-        table::integers("prompts", all().map(|row| row.tally.prompts as usize)),
-        table::optional_numbers("mean", pool::values(&means)),
-        table::optional_numbers("std", all().map(|row| row.std).collect()),
-        table::integers("ddof", all().map(|row| row.grid.source.ddof())),
-        table::optional_numbers("mean_low", mean_low),
-        table::optional_numbers("mean_high", mean_high),
-        table::optional_numbers("refusal_rate", pool::values(&rates)),
-        table::optional_numbers("rate_low", rate_low),
-        table::optional_numbers("rate_high", rate_high),
-    ]);
-    table::frame(columns)
+    let table = Rows::of(&rows).text("source", |row| row.grid.source.name());
+    let table = with_place(table, |row| row.grid)
+        .text("direction", |row| &row.grid.direction)
+        .number("alpha", |row| row.alpha)
+        .text("set", |row| row.set)
+        .integer("n", |row| row.tally.rows as i64)
+        .integer("prompts", |row| row.tally.prompts as i64);
+    let table = pool::with_values(table, "mean", |row| row.mean)
+        .number("std", |row| row.std)
+        .integer("ddof", |row| row.grid.source.ddof() as i64);
+    let table = pool::with_ends(table, ["mean_low", "mean_high"], |row| row.mean);
+    let table = pool::with_values(table, "refusal_rate", |row| row.rate);
+    pool::with_ends(table, ["rate_low", "rate_high"], |row| row.rate).frame()
 }
 
 /// One row for each α and set, α ascending.
@@ -86,59 +74,53 @@ fn describe_set<'a>(
     set: &'a str,
     seed: u64,
 ) -> Result<Description<'a>, StageError> {
-    let lines = grid.lines.iter().filter_map(|line| line.set(set));
-    let prompts: Vec<_> = lines.flat_map(|set| &set.prompts).collect();
-    if prompts.is_empty() {
-        return describe_totals(grid, k, alpha, set);
-    }
-    let scores: Vec<f64> = prompts.iter().map(|prompt| prompt.cells[k].score).collect();
-    let observations: Vec<Observation<'_>> = prompts
-        .iter()
-        .map(|prompt| Observation {
-            prompt: &prompt.id,
-            value: prompt.cells[k].score,
-            weight: 1.0,
-        })
-        .collect();
+    let prompts: Vec<&Prompt> = prompts_of(grid, set).collect();
+    let cells = || prompts.iter().map(|prompt| &prompt.cells[k]);
+    let tally = tally(grid, k, set);
+    let ids: Option<Vec<&String>> = prompts.iter().map(|prompt| prompt.id.as_ref()).collect();
+    let (mean, std) = match ids {
+        Some(ids) => {
+            let scores: Vec<f64> = cells().map(|cell| cell.score).collect();
+            let observations = ids.into_iter().zip(&scores);
+            let observations = observations.map(|(prompt, &value)| Observation {
+                prompt,
+                value,
+                weight: 1.0,
+            });
+            let observations: Vec<_> = observations.collect();
+            (
+                pool::mean(&observations, seed).map_err(data)?,
+                stats::std(&scores, grid.source.ddof()).map_err(data)?,
+            )
+        }
+        None => {
+            let count = tally.rows as f64;
+            let mean = cells().map(|c| c.n as f64 * c.score).sum::<f64>() / count;
+            // Squares about the common mean: those within each seed, and those of the seeds' means.
+            let within = |c: &Cell| c.n as f64 * (c.std.powi(2) + (c.score - mean).powi(2));
+            let squares: f64 = cells().map(within).sum();
+            let free = count - grid.source.ddof() as f64;
+            (
+                Some(Estimate::without_interval(mean)),
+                (free > 0.0).then(|| (squares / free).sqrt()),
+            )
+        }
+    };
     Ok(Description {
         grid,
         alpha,
         set,
-        tally: tally(grid, k, set),
-        mean: pool::mean(&observations, seed).map_err(data)?,
-        std: stats::std(&scores, grid.source.ddof()).map_err(data)?,
-        rate: rate(grid, k, set)?,
+        tally,
+        mean,
+        std,
+        rate: tally.rate().map_err(data)?,
     })
 }
 
-/// The same of a set whose single prompts were not published. Its mean has no interval over prompts.
-fn describe_totals<'a>(
-    grid: &'a Grid,
-    k: usize,
-    alpha: f64,
-    set: &'a str,
-) -> Result<Description<'a>, StageError> {
-    let lines = grid.lines.iter().filter_map(|line| line.set(set));
-    let totals: Vec<&Total> = lines.filter_map(|set| set.totals.get(k)).collect();
-    let rows: u64 = totals.iter().map(|total| total.n).sum();
-    let count = rows as f64;
-    let mean = totals.iter().map(|t| t.n as f64 * t.mean).sum::<f64>() / count;
-    // Squares about the common mean: those within each seed, and those of the seeds' means.
-    let within = |t: &Total| t.n as f64 * (t.std.powi(2) + (t.mean - mean).powi(2));
-    let squares: f64 = totals.iter().map(|t| within(t)).sum();
-    let free = count - grid.source.ddof() as f64;
-    Ok(Description {
-        grid,
-        alpha,
-        set,
-        tally: tally(grid, k, set),
-        mean: (rows > 0).then_some(Estimate {
-            value: mean,
-            interval: None,
-        }),
-        std: (free > 0.0).then(|| (squares / free).sqrt()),
-        rate: rate(grid, k, set)?,
-    })
+/// The prompts of a set of that name, of all seeds.
+fn prompts_of<'a>(grid: &'a Grid, set: &str) -> impl Iterator<Item = &'a Prompt> {
+    let sets = grid.lines.iter().filter_map(move |line| line.set(set));
+    sets.flat_map(|set| &set.prompts)
 }
 
 /// The refusal rate of a set at the grid's k-th α, rows of all seeds pooled, its interval with the number of distinct prompts.
@@ -149,20 +131,16 @@ pub(super) fn rate(grid: &Grid, k: usize, set: &str) -> Result<Option<Estimate>,
 /// Where single prompts were not published, as many count as distinct as one seed has: seeds repeat the prompts of a set that is no half of
 /// a split; halves differ from seed to seed, by how much is not known, and this is the smallest number that is certain.
 fn tally(grid: &Grid, k: usize, set: &str) -> Tally {
-    let lines = || grid.lines.iter().filter_map(|line| line.set(set));
-    let prompts = || lines().flat_map(|set| &set.prompts);
-    if prompts().next().is_some() {
-        let distinct: HashSet<&String> = prompts().map(|prompt| &prompt.id).collect();
-        return Tally {
-            rows: prompts().count() as u64,
-            refused: prompts().filter(|prompt| prompt.cells[k].refused).count() as u64,
-            prompts: distinct.len() as u64,
-        };
-    }
-    let totals = || lines().filter_map(|set| set.totals.get(k));
+    let cells = || prompts_of(grid, set).map(|prompt| &prompt.cells[k]);
+    let ids: HashSet<&String> = prompts_of(grid, set)
+        .filter_map(|p| p.id.as_ref())
+        .collect();
     Tally {
-        rows: totals().map(|total| total.n).sum(),
-        refused: totals().map(|total| total.refused).sum(),
-        prompts: totals().map(|total| total.n).max().unwrap_or_default(),
+        rows: cells().map(|cell| cell.n).sum(),
+        refused: cells().map(|cell| cell.refused).sum(),
+        prompts: match ids.is_empty() {
+            true => cells().map(|cell| cell.n).max().unwrap_or_default(),
+            false => ids.len() as u64,
+        },
     }
 }

@@ -1,13 +1,18 @@
 //! A sweep's rows as dense grids: prompts × α, for every seed, at one place.
 //!
-//! Every statistic of a summary walks such a grid, so what is missing or given twice is found once, here.
+//! Every statistic of a summary walks such a grid, so what is missing or given twice is found once, here. Of sweeps of which only groups of
+//! prompts were published, a set has one row of cells instead of one for each prompt.
 
-use std::collections::HashMap;
+use polars::prelude::DataFrame;
 
-use polars::prelude::Column;
+use crate::stages::StageError;
+use crate::stages::sweep::{Measured, SweepFrame, SweepRow};
+use crate::stages::table::Rows;
 
 pub(super) use crate::stages::Splits;
-use crate::stages::{StageError, table};
+
+/// How far a published rate may lie from a whole number of prompts, as a share: the rounding of one division.
+const ROUNDING: f64 = 1e-9;
 
 /// What a sweep is to the summary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,23 +60,6 @@ impl Source {
     }
 }
 
-/// One row of a sweep's table.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Row<'a> {
-    pub(crate) model: &'a str,
-    pub(crate) direction: &'a str,
-    pub(crate) seed: Option<i64>,
-    pub(crate) layer: i64,
-    pub(crate) site: &'a str,
-    pub(crate) alpha: f64,
-    pub(crate) set: &'a str,
-    pub(crate) id: &'a str,
-    pub(crate) category: &'a str,
-    pub(crate) score: f64,
-    pub(crate) refused: bool,
-    pub(crate) built: bool,
-}
-
 /// One source's rows of one model, layer and site.
 #[derive(Clone, Debug)]
 pub(super) struct Grid {
@@ -94,32 +82,18 @@ pub(super) struct Line {
     pub(crate) sets: Vec<Set>,
 }
 
-/// One set: its prompts, or, where single prompts were not published, what is known of them together. One of the two is empty.
+/// One set, not empty.
 #[derive(Clone, Debug)]
 pub(super) struct Set {
     pub(crate) name: String,
     pub(crate) prompts: Vec<Prompt>,
-    /// One per α of the grid, in its order.
-    pub(crate) totals: Vec<Total>,
 }
 
-/// All prompts of a set under one direction at one α.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Total {
-    pub(crate) alpha: f64,
-    /// How many prompts.
-    pub(crate) n: u64,
-    pub(crate) mean: f64,
-    /// With ddof 0.
-    pub(crate) std: f64,
-    /// How many are refused.
-    pub(crate) refused: u64,
-}
-
-/// One prompt under one direction.
+/// One prompt under one direction; or all of its set together, where single prompts were not published.
 #[derive(Clone, Debug)]
 pub(super) struct Prompt {
-    pub(crate) id: String,
+    /// None of a whole set.
+    pub(crate) id: Option<String>,
     pub(crate) category: String,
     /// Whether the direction was made from it.
     pub(crate) built: bool,
@@ -127,12 +101,18 @@ pub(super) struct Prompt {
     pub(crate) cells: Vec<Cell>,
 }
 
-/// One prompt under one direction at one α.
+/// One prompt, or a whole set, under one direction at one α.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cell {
     pub(crate) alpha: f64,
+    /// How many prompts.
+    pub(crate) n: u64,
+    /// Their mean score.
     pub(crate) score: f64,
-    pub(crate) refused: bool,
+    /// With ddof 0.
+    pub(crate) std: f64,
+    /// How many of them are refused.
+    pub(crate) refused: u64,
 }
 
 /// A direction's refusal rates, `[alpha]`.
@@ -150,17 +130,20 @@ impl Line {
 }
 
 impl Set {
+    /// Whether its single prompts are known.
+    pub(super) fn is_by_prompt(&self) -> bool {
+        self.prompts.iter().all(|prompt| prompt.id.is_some())
+    }
+
     /// Refusal rate at each α, `[alpha]`.
     fn rates(&self) -> Vec<f64> {
-        if self.prompts.is_empty() {
-            let totals = self.totals.iter();
-            return totals.map(|t| t.refused as f64 / t.n as f64).collect();
-        }
         let count = self.prompts.first().map_or(0, |prompt| prompt.cells.len());
-        let refused = |k: usize| self.prompts.iter().filter(|p| p.cells[k].refused).count();
-        (0..count)
-            .map(|k| refused(k) as f64 / self.prompts.len() as f64)
-            .collect()
+        let sum = |k: usize, of: fn(&Cell) -> u64| {
+            let cells = self.prompts.iter().map(|prompt| &prompt.cells[k]);
+            cells.map(of).sum::<u64>() as f64
+        };
+        let rate = |k: usize| sum(k, |cell| cell.refused) / sum(k, |cell| cell.n);
+        (0..count).map(rate).collect()
     }
 }
 
@@ -219,148 +202,184 @@ impl Grid {
     }
 }
 
-/// The columns `model, layer, site` of rows that belong to these grids.
-pub(super) fn place_columns<'a>(grids: impl Iterator<Item = &'a Grid> + Clone) -> Vec<Column> {
-    vec![
-        table::text("model", grids.clone().map(|grid| &grid.model)),
-        table::integers(
-            "layer",
-            grids
-                .clone()
-                .map(|grid| usize::try_from(grid.layer).unwrap_or_default()),
-        ),
-        table::text("site", grids.map(|grid| &grid.site)),
-    ]
+/// The columns `model, layer, site` of rows that belong to grids.
+pub(super) fn with_place<'a, R>(
+    rows: Rows<'a, R>,
+    grid: impl Fn(&'a R) -> &'a Grid,
+) -> Rows<'a, R> {
+    rows.text("model", |row| &grid(row).model)
+        .integer("layer", |row| grid(row).layer)
+        .text("site", |row| &grid(row).site)
 }
 
-/// Gathers rows, in any order, into one grid for each model, layer and site, in the order of first appearance.
+/// Gathers the rows of a sweep's table, in any order, into one grid for each model, layer and site, in the order of first appearance.
 ///
 /// # Errors
-/// [`StageError::Data`] for two rows of the same prompt, α, seed and place, and for a prompt that was not tried at every α.
-pub(super) fn collect<'a>(
-    source: Source,
-    rows: impl Iterator<Item = Row<'a>>,
-) -> Result<Vec<Grid>, StageError> {
-    let mut grids = Vec::new();
-    let mut places = HashMap::new();
-    let mut known = HashMap::new();
-    for row in rows {
-        let place = *places
-            .entry((row.model, row.layer, row.site))
-            .or_insert_with(|| {
-                grids.push(empty_grid(source, &row));
-                grids.len() - 1
-            });
-        let grid: &mut Grid = &mut grids[place];
-        let (line, set, prompt) = *known
-            .entry((place, row.seed, row.set, row.id))
-            .or_insert_with(|| add_prompt(grid, &row));
-        grid.lines[line].sets[set].prompts[prompt].cells.push(Cell {
-            alpha: row.alpha,
-            score: row.score,
-            refused: row.refused,
+/// [`StageError::Data`] for two rows of the same prompt, α, seed and place, and for a prompt that was not tried at every α; where there
+/// are rows of sets only, the same of those.
+pub(super) fn read(source: Source, table: &DataFrame) -> Result<Vec<Grid>, StageError> {
+    let sweep = SweepFrame::read(table)?;
+    let mut by = vec!["model", "layer", "site", "seed", "set"];
+    if sweep.is_by_prompt() {
+        by.push("id");
+    }
+    let mut grids: Vec<Grid> = Vec::new();
+    for rows in sweep.groups(&by)? {
+        let first = sweep.row(rows[0]);
+        let is_place = |grid: &Grid| {
+            (grid.model.as_str(), grid.layer, grid.site.as_str())
+                == (first.model, first.layer, first.site)
+        };
+        let grid = find_or_push(&mut grids, is_place, || Grid {
+            source,
+            model: first.model.to_string(),
+            layer: first.layer,
+            site: first.site.to_string(),
+            direction: first.direction.to_string(),
+            alphas: Vec::new(),
+            lines: Vec::new(),
+        });
+        let line = find_or_push(
+            &mut grid.lines,
+            |line| line.seed == first.seed,
+            || Line {
+                seed: first.seed,
+                sets: Vec::new(),
+            },
+        );
+        let set = find_or_push(
+            &mut line.sets,
+            |set| set.name == first.set,
+            || Set {
+                name: first.set.to_string(),
+                prompts: Vec::new(),
+            },
+        );
+        let cells = rows.iter().map(|&row| cell(source, &sweep.row(row)));
+        let prompt = first.prompt();
+        set.prompts.push(Prompt {
+            id: sweep.is_by_prompt().then(|| prompt.id.to_string()),
+            category: prompt.category.to_string(),
+            built: prompt.built,
+            cells: cells.collect::<Result<_, _>>()?,
         });
     }
-    for grid in &mut grids {
-        complete(grid)?;
-    }
+    grids.iter_mut().try_for_each(complete)?;
     Ok(grids)
 }
 
-fn empty_grid(source: Source, row: &Row<'_>) -> Grid {
-    Grid {
-        source,
-        model: row.model.to_string(),
-        layer: row.layer,
-        site: row.site.to_string(),
-        direction: row.direction.to_string(),
-        alphas: Vec::new(),
-        lines: Vec::new(),
-    }
-}
-
-/// Makes room for the row's prompt; gives the indices of its line, set and prompt.
-fn add_prompt(grid: &mut Grid, row: &Row<'_>) -> (usize, usize, usize) {
-    let line = index_or_push(
-        &mut grid.lines,
-        |line| line.seed == row.seed,
-        || Line {
-            seed: row.seed,
-            sets: Vec::new(),
-        },
-    );
-    let sets = &mut grid.lines[line].sets;
-    let set = index_or_push(
-        sets,
-        |set| set.name == row.set,
-        || Set {
-            name: row.set.to_string(),
-            prompts: Vec::new(),
-            totals: Vec::new(),
-        },
-    );
-    let prompts = &mut sets[set].prompts;
-    prompts.push(Prompt {
-        id: row.id.to_string(),
-        category: row.category.to_string(),
-        built: row.built,
-        cells: Vec::new(),
-    });
-    (line, set, prompts.len() - 1)
-}
-
-/// The index of the first item wanted, after adding it where there is none.
-pub(super) fn index_or_push<T>(
+/// The first item wanted, added where there is none.
+fn find_or_push<T>(
     list: &mut Vec<T>,
     is_wanted: impl Fn(&T) -> bool,
     make: impl FnOnce() -> T,
-) -> usize {
-    list.iter().position(is_wanted).unwrap_or_else(|| {
+) -> &mut T {
+    let index = list.iter().position(is_wanted).unwrap_or_else(|| {
         list.push(make());
         list.len() - 1
-    })
+    });
+    &mut list[index]
+}
+
+fn cell(source: Source, row: &SweepRow<'_>) -> Result<Cell, StageError> {
+    let gap = |name: &str| StageError::Data(format!("column `{name}` has gaps"));
+    let alpha = row.alpha.ok_or_else(|| gap("alpha"))?;
+    match row.measured {
+        Measured::Prompt(prompt) => Ok(Cell {
+            alpha,
+            n: 1,
+            score: prompt.score,
+            std: 0.0,
+            refused: u64::from(prompt.refused),
+        }),
+        Measured::Group(group) => {
+            let n = group.n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+            let rate = group.refusal_rate.ok_or_else(|| gap("refusal_rate"))?;
+            Ok(Cell {
+                alpha,
+                n,
+                score: group.mean.ok_or_else(|| gap("mean"))?,
+                std: with_ddof_0(group.std.ok_or_else(|| gap("std"))?, n, source),
+                refused: refused(rate, n, row.set)?,
+            })
+        }
+    }
+}
+
+/// A deviation as it is with ddof 0, whatever the source's is.
+fn with_ddof_0(std: f64, n: u64, source: Source) -> f64 {
+    let count = n as f64;
+    std * ((count - source.ddof() as f64) / count).sqrt()
+}
+
+/// The number of refusals behind a rate.
+fn refused(rate: f64, n: u64, set: &str) -> Result<u64, StageError> {
+    let scaled = rate * n as f64;
+    let whole = scaled.round();
+    let is_whole = (scaled - whole).abs() <= ROUNDING * n as f64;
+    match n > 0 && (0.0..=1.0).contains(&rate) && is_whole {
+        true => Ok(whole as u64),
+        false => Err(StageError::Data(format!(
+            "refusal rate `{rate}` of set `{set}` is not that of {n} prompts"
+        ))),
+    }
 }
 
 /// Sorts by α, and checks that every prompt has every α once.
 fn complete(grid: &mut Grid) -> Result<(), StageError> {
     let place = grid.place();
-    let prompts = || {
-        grid.lines
-            .iter()
-            .flat_map(|line| &line.sets)
-            .flat_map(|set| &set.prompts)
-    };
-    let mut alphas: Vec<f64> = prompts()
-        .flat_map(|prompt| &prompt.cells)
-        .map(|cell| cell.alpha)
-        .collect();
+    let sets = || grid.lines.iter().flat_map(|line| &line.sets);
+    let cells = sets()
+        .flat_map(|set| &set.prompts)
+        .flat_map(|prompt| &prompt.cells);
+    let mut alphas: Vec<f64> = cells.map(|cell| cell.alpha).collect();
     alphas.sort_by(f64::total_cmp);
     alphas.dedup();
-    let prompts = grid
-        .lines
-        .iter_mut()
-        .flat_map(|line| &mut line.sets)
-        .flat_map(|set| &mut set.prompts);
-    for prompt in prompts {
-        prompt.cells.sort_by(|a, b| a.alpha.total_cmp(&b.alpha));
-        if let Some(pair) = prompt
-            .cells
-            .windows(2)
-            .find(|pair| pair[0].alpha == pair[1].alpha)
-        {
-            return Err(StageError::Data(format!(
-                "{place}: prompt `{}` has more than one score at α = {}, so several directions act at this place and cannot be told apart; summarise stages of one direction per layer",
-                prompt.id, pair[0].alpha
-            )));
-        }
-        let has = |alpha: &f64| prompt.cells.iter().any(|cell| cell.alpha == *alpha);
-        if let Some(alpha) = alphas.iter().find(|alpha| !has(alpha)) {
-            return Err(StageError::Data(format!(
-                "{place}: prompt `{}` has no score at α = {alpha}, where others have one",
-                prompt.id
-            )));
+    for set in grid.lines.iter_mut().flat_map(|line| &mut line.sets) {
+        for prompt in &mut set.prompts {
+            prompt.cells.sort_by(|a, b| a.alpha.total_cmp(&b.alpha));
+            let named = || match &prompt.id {
+                Some(id) => format!("{place}: prompt `{id}`"),
+                None => format!("{place}: set `{}`", set.name),
+            };
+            let mut pairs = prompt.cells.windows(2);
+            if let Some(pair) = pairs.find(|pair| pair[0].alpha == pair[1].alpha) {
+                return Err(StageError::Data(format!(
+                    "{} has more than one score at α = {}, so several directions act at this place and cannot be told apart; summarise stages of one direction per layer",
+                    named(),
+                    pair[0].alpha
+                )));
+            }
+            let has = |alpha: &f64| prompt.cells.iter().any(|cell| cell.alpha == *alpha);
+            if let Some(alpha) = alphas.iter().find(|alpha| !has(alpha)) {
+                return Err(StageError::Data(format!(
+                    "{} has no score at α = {alpha}, where others have one",
+                    named()
+                )));
+            }
         }
     }
     grid.alphas = alphas;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_whole_number_of_prompts() {
+        assert_eq!(refused(0.225, 120, "edge").ok(), Some(27));
+        assert_eq!(refused(27.0 / 63.0, 63, "edge_holdout").ok(), Some(27));
+        for (rate, n) in [(0.226, 120), (1.5, 2), (0.0, 0), (f64::NAN, 4)] {
+            assert!(refused(rate, n, "edge").is_err(), "{rate} of {n}");
+        }
+    }
+
+    #[test]
+    fn deviations_are_brought_to_one_ddof() {
+        // 1, 2, 3: ddof 1 gives 1, ddof 0 the root of 2/3.
+        assert!((with_ddof_0(1.0, 3, Source::XsTest) - (2.0_f64 / 3.0).sqrt()).abs() < 1e-15);
+        assert_eq!(with_ddof_0(0.5, 3, Source::Random), 0.5);
+    }
 }

@@ -5,13 +5,14 @@
 //! where there is none at a place, the holdout directions, whose statistic is the mean over seeds of each direction's own. So is the
 //! holdout column. Only α that every sweep at the place has count.
 
-use polars::prelude::{Column, DataFrame, NamedFrom, Series};
+use polars::prelude::DataFrame;
 
-use crate::stages::{StageError, table};
+use crate::stages::StageError;
+use crate::stages::table::Rows;
 use crate::stats::{self, EmpiricalP};
 
 use super::data;
-use super::grid::{Grid, Prompt, Rates, Set, Source, Splits, place_columns};
+use super::grid::{Grid, Prompt, Rates, Set, Source, Splits, with_place};
 use super::pool::{self, Estimate, Observation};
 
 /// The largest p that passes.
@@ -19,7 +20,6 @@ const LEVEL: f64 = 0.05;
 /// With fewer random directions than this, p cannot reach [`LEVEL`].
 const FEWEST_RANDOM: usize = 19;
 
-/// One row.
 #[derive(Clone, Debug)]
 pub(super) struct Comparison<'a> {
     /// The learned direction's sweep.
@@ -101,10 +101,7 @@ impl<'a> Place<'a> {
         let random = self.random.map(gaps).transpose()?.unwrap_or_default();
         let mean = |grid: &Grid| -> Result<Option<Estimate>, StageError> {
             let value = stats::mean(&gaps(grid)?).map_err(data)?;
-            Ok(value.map(|value| Estimate {
-                value,
-                interval: None,
-            }))
+            Ok(value.map(Estimate::without_interval))
         };
         let holdout = self.holdout.map(mean).transpose()?.flatten();
         self.comparison("gap", "max_gap", mean(self.learned)?, holdout, &random)
@@ -206,7 +203,10 @@ fn prompt_slopes<'a>(
         };
         let scores: Vec<Vec<f64>> = set.prompts.iter().map(used).collect();
         let slopes = stats::per_prompt_slopes(alphas, &scores).map_err(data)?;
-        let ids = set.prompts.iter().map(|prompt| prompt.id.as_str());
+        let ids = set
+            .prompts
+            .iter()
+            .map(|prompt| prompt.id.as_deref().unwrap_or_default());
         Ok(slopes.map(|slopes| ids.zip(slopes).collect()))
     };
     sets.iter().map(of_set).collect()
@@ -219,12 +219,9 @@ fn slope(
     alphas: &[f64],
     seed: u64,
 ) -> Result<Option<Estimate>, StageError> {
-    if grid.set(set)?.iter().any(|set| set.prompts.is_empty()) {
+    if grid.set(set)?.iter().any(|set| !set.is_by_prompt()) {
         let value = stats::mean(&line_slopes(grid, set, alphas)?).map_err(data)?;
-        return Ok(value.map(|value| Estimate {
-            value,
-            interval: None,
-        }));
+        return Ok(value.map(Estimate::without_interval));
     }
     let Some(lines) = prompt_slopes(grid, set, alphas)? else {
         return Ok(None);
@@ -244,27 +241,14 @@ fn slope(
     pool::mean(&observations, seed).map_err(data)
 }
 
-/// Each line's slope of mean score on α: the mean of its prompts' slopes. Empty with fewer than two α.
+/// Each line's slope of mean score on α: the mean of its prompts' slopes, or the slope of its published means, which is the same. Empty with
+/// fewer than two α.
 fn line_slopes(grid: &Grid, set: &str, alphas: &[f64]) -> Result<Vec<f64>, StageError> {
-    let sets = grid.set(set)?;
-    if sets.iter().any(|set| set.prompts.is_empty()) {
-        return sets
-            .iter()
-            .filter_map(|set| total_slope(set, alphas))
-            .collect();
-    }
     let lines = prompt_slopes(grid, set, alphas)?.unwrap_or_default();
     let mean = |line: &PromptSlopes<'_>| {
         line.iter().map(|(_, slope)| slope).sum::<f64>() / line.len() as f64
     };
     Ok(lines.iter().map(mean).collect())
-}
-
-/// The slope of a set's published means, which is the mean of its prompts' slopes; `None` with fewer than two α.
-fn total_slope(set: &Set, alphas: &[f64]) -> Option<Result<f64, StageError>> {
-    let used = set.totals.iter().filter(|t| alphas.contains(&t.alpha));
-    let (x, y): (Vec<f64>, Vec<f64>) = used.map(|total| (total.alpha, total.mean)).unzip();
-    stats::ols_slope(&x, &y).map_err(data).transpose()
 }
 
 /// Each line's largest gap over these α. Empty without α.
@@ -281,48 +265,30 @@ fn largest_gaps(grid: &Grid, splits: &Splits, alphas: &[f64]) -> Result<Vec<f64>
 /// Columns: `model, layer, site, learned_from, set, statistic, n_alpha, learned, learned_low, learned_high, holdout, holdout_low, holdout_high,
 /// random_mean, random_std, n_random, z, p_one_sided, p_two_sided, controls_pass`.
 pub(super) fn table(rows: &[Comparison<'_>]) -> Result<DataFrame, StageError> {
-    let all = || rows.iter();
-    let mut columns = place_columns(all().map(|row| row.learned_grid));
-    columns.extend([
-        table::text(
-            "learned_from",
-            all().map(|row| row.learned_grid.source.name()),
-        ),
-        table::text("set", all().map(|row| row.set)),
-        table::text("statistic", all().map(|row| row.statistic)),
-        table::integers("n_alpha", all().map(|row| row.n_alpha)),
-    ]);
-    let estimates: [(&str, Vec<Option<Estimate>>); 2] = [
-        ("learned", all().map(|row| row.learned).collect()),
-        ("holdout", all().map(|row| row.holdout).collect()),
+    let mut table = with_place(Rows::of(rows), |row| row.learned_grid)
+        .text("learned_from", |row| row.learned_grid.source.name())
+        .text("set", |row| row.set)
+        .text("statistic", |row| row.statistic)
+        .integer("n_alpha", |row| row.n_alpha as i64);
+    type Of = fn(&Comparison<'_>) -> Option<Estimate>;
+    let estimates: [(&str, Of); 2] = [
+        ("learned", |row| row.learned),
+        ("holdout", |row| row.holdout),
     ];
-    for (name, estimates) in estimates {
-        let (low, high) = pool::ends(&estimates);
-        columns.push(table::optional_numbers(name, pool::values(&estimates)));
-        columns.push(table::optional_numbers(&format!("{name}_low"), low));
-        columns.push(table::optional_numbers(&format!("{name}_high"), high));
+    for (name, of) in estimates {
+        let ends = ["low", "high"].map(|end| format!("{name}_{end}"));
+        table = pool::with_values(table, name, of);
+        table = pool::with_ends(table, ends, of);
     }
-    columns.extend([
-        table::optional_numbers("random_mean", all().map(|row| row.random_mean).collect()),
-        table::optional_numbers("random_std", all().map(|row| row.random_std).collect()),
-        table::integers("n_random", all().map(|row| row.n_random)),
-        table::optional_numbers("z", all().map(|row| row.z).collect()),
-        table::optional_numbers(
-            "p_one_sided",
-            all().map(|row| row.p.map(|p| p.one_sided)).collect(),
-        ),
-        table::optional_numbers(
-            "p_two_sided",
-            all().map(|row| row.p.map(|p| p.two_sided)).collect(),
-        ),
-        optional_flags("controls_pass", all().map(|row| row.pass).collect()),
-    ]);
-    table::frame(columns)
-}
-
-/// A true/false column with gaps.
-fn optional_flags(name: &str, values: Vec<Option<bool>>) -> Column {
-    Series::new(name.into(), values).into()
+    table
+        .number("random_mean", |row| row.random_mean)
+        .number("random_std", |row| row.random_std)
+        .integer("n_random", |row| row.n_random as i64)
+        .number("z", |row| row.z)
+        .number("p_one_sided", |row| row.p.map(|p| p.one_sided))
+        .number("p_two_sided", |row| row.p.map(|p| p.two_sided))
+        .flag("controls_pass", |row| row.pass)
+        .frame()
 }
 
 /// Whether the controls pass at each place, and what keeps them from being judged.

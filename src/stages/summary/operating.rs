@@ -1,13 +1,15 @@
 //! Tables that help to choose α: `pareto` and `operating_points`. Rates are means over seeds; their intervals are those of the main table,
 //! over prompts, and are not widened for the choice of α.
 
-use polars::prelude::{Column, DataFrame};
+use polars::prelude::DataFrame;
 
-use crate::stages::{StageError, table};
+use crate::stages::StageError;
+use crate::stages::table::Rows;
 use crate::stats::{self, RatePoint, Targets};
 
-use super::grid::{Grid, Rates, Source, Splits, place_columns};
-use super::{data, describe, pool};
+use super::grid::{Grid, Rates, Source, Splits, with_place};
+use super::pool::{self, Estimate};
+use super::{data, describe};
 
 /// The α that a reader asks for first.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -22,33 +24,50 @@ pub(super) struct Points {
     pub(crate) gap: Option<RatePoint>,
 }
 
+/// A point with the intervals of its two rates.
+#[derive(Clone, Copy)]
+struct Rated {
+    point: RatePoint,
+    edge: Option<Estimate>,
+    harmful: Option<Estimate>,
+}
+
+impl Rated {
+    fn new(grid: &Grid, point: RatePoint, splits: &Splits) -> Result<Self, StageError> {
+        let at = grid.alphas.iter().position(|alpha| *alpha == point.alpha);
+        let rate = |set: &str| at.map_or(Ok(None), |k| describe::rate(grid, k, set));
+        Ok(Rated {
+            point,
+            edge: rate(&grid.source.edge_set(splits))?,
+            harmful: rate(&splits.harmful)?,
+        })
+    }
+}
+
 /// Columns: `source, model, layer, site, alpha, edge_rate, harmful_rate, gap, edge_rate_low, edge_rate_high, harmful_rate_low, harmful_rate_high`, only the α on the front, edge rate ascending.
 pub(super) fn pareto(grids: &[Grid], splits: &Splits) -> Result<DataFrame, StageError> {
     let mut rows = Vec::new();
     for grid in two_sided(grids) {
-        rows.extend(front(grid, splits)?.into_iter().map(|point| (grid, point)));
+        for point in front(grid, splits)? {
+            rows.push((grid, Rated::new(grid, point, splits)?));
+        }
     }
-    let all = || rows.iter();
-    let mut columns = vec![table::text(
-        "source",
-        all().map(|(grid, _)| grid.source.name()),
-    )];
-    columns.extend(place_columns(all().map(|(grid, _)| *grid)));
-    columns.extend([
-        table::numbers("alpha", all().map(|(_, point)| point.alpha).collect()),
-        table::numbers(
-            "edge_rate",
-            all().map(|(_, point)| point.edge_rate).collect(),
-        ),
-        table::numbers(
-            "harmful_rate",
-            all().map(|(_, point)| point.harmful_rate).collect(),
-        ),
-        table::numbers("gap", all().map(|(_, point)| point.gap()).collect()),
-    ]);
-    let points: Vec<_> = all().map(|(grid, point)| (*grid, Some(*point))).collect();
-    columns.extend(interval_columns("", &points, splits)?);
-    table::frame(columns)
+    let table = Rows::of(&rows).text("source", |(grid, _)| grid.source.name());
+    let table = with_place(table, |(grid, _)| grid)
+        .number("alpha", |(_, rated)| rated.point.alpha)
+        .number("edge_rate", |(_, rated)| rated.point.edge_rate)
+        .number("harmful_rate", |(_, rated)| rated.point.harmful_rate)
+        .number("gap", |(_, rated)| rated.point.gap());
+    with_intervals(table, "", |(_, rated)| Some(rated)).frame()
+}
+
+/// A row of `operating_points`: the α that are asked for, with intervals.
+struct RatedPoints<'a> {
+    grid: &'a Grid,
+    zero: Option<RatePoint>,
+    edge: Option<Rated>,
+    harmful: Option<Rated>,
+    gap: Option<Rated>,
 }
 
 /// Columns: `source, model, layer, site, gap_at_zero`, then `edge_target`, `harmful_target` and `largest_gap`, each followed by its
@@ -61,89 +80,58 @@ pub(super) fn table(
 ) -> Result<DataFrame, StageError> {
     let mut rows = Vec::new();
     for grid in two_sided(grids) {
-        rows.push((grid, points(grid, splits, targets)?));
+        let points = points(grid, splits, targets)?;
+        let rated = |point: Option<RatePoint>| {
+            point
+                .map(|point| Rated::new(grid, point, splits))
+                .transpose()
+        };
+        rows.push(RatedPoints {
+            grid,
+            zero: points.zero,
+            edge: rated(points.edge)?,
+            harmful: rated(points.harmful)?,
+            gap: rated(points.gap)?,
+        });
     }
-    let all = || rows.iter();
-    let zero = all()
-        .map(|(_, points)| points.zero.map(|point| point.gap()))
-        .collect();
-    let largest = all()
-        .map(|(_, points)| points.gap.map(|point| point.gap()))
-        .collect();
-    let mut columns = vec![table::text(
-        "source",
-        all().map(|(grid, _)| grid.source.name()),
-    )];
-    columns.extend(place_columns(all().map(|(grid, _)| *grid)));
-    columns.push(table::optional_numbers("gap_at_zero", zero));
-    let points = |choose: fn(&Points) -> Option<RatePoint>| -> Vec<(&Grid, Option<RatePoint>)> {
-        all()
-            .map(|(grid, points)| (*grid, choose(points)))
-            .collect()
-    };
-    let target = |name: &str, target: f64| table::numbers(name, vec![target; rows.len()]);
-    columns.push(target("edge_target", targets.edge));
-    let edge = points(|points| points.edge);
-    columns.extend(point_columns("edge_target", &edge, splits)?);
-    columns.push(target("harmful_target", targets.harmful));
-    let harmful = points(|points| points.harmful);
-    columns.extend(point_columns("harmful_target", &harmful, splits)?);
-    columns.push(table::optional_numbers("largest_gap", largest));
-    let gap = points(|points| points.gap);
-    columns.extend(point_columns("largest_gap", &gap, splits)?);
-    table::frame(columns)
+    let table = Rows::of(&rows).text("source", |row| row.grid.source.name());
+    let table = with_place(table, |row| row.grid)
+        .number("gap_at_zero", |row| row.zero.map(|point| point.gap()))
+        .number("edge_target", |_| targets.edge);
+    let table = with_point(table, "edge_target", |row| row.edge.as_ref())
+        .number("harmful_target", |_| targets.harmful);
+    let table = with_point(table, "harmful_target", |row| row.harmful.as_ref())
+        .number("largest_gap", |row| row.gap.map(|rated| rated.point.gap()));
+    with_point(table, "largest_gap", |row| row.gap.as_ref()).frame()
 }
 
-/// The columns `alpha_at_<name>, edge_rate_at_<name>, harmful_rate_at_<name>` and the intervals of the two rates.
-fn point_columns(
+/// Adds the columns `alpha_at_<name>, edge_rate_at_<name>, harmful_rate_at_<name>` and the intervals of the two rates.
+fn with_point<'a, R>(
+    table: Rows<'a, R>,
     name: &str,
-    points: &[(&Grid, Option<RatePoint>)],
-    splits: &Splits,
-) -> Result<Vec<Column>, StageError> {
-    let column = |what: &str, read: fn(RatePoint) -> f64| {
-        let values = points.iter().map(|(_, point)| point.map(read)).collect();
-        table::optional_numbers(&format!("{what}_at_{name}"), values)
-    };
-    let mut columns = vec![
-        column("alpha", |point| point.alpha),
-        column("edge_rate", |point| point.edge_rate),
-        column("harmful_rate", |point| point.harmful_rate),
-    ];
-    columns.extend(interval_columns(&format!("_at_{name}"), points, splits)?);
-    Ok(columns)
+    of: impl Fn(&'a R) -> Option<&'a Rated>,
+) -> Rows<'a, R> {
+    let point = |row| of(row).map(|rated| rated.point);
+    let table = table
+        .number(&format!("alpha_at_{name}"), |row| Some(point(row)?.alpha))
+        .number(&format!("edge_rate_at_{name}"), |row| {
+            Some(point(row)?.edge_rate)
+        })
+        .number(&format!("harmful_rate_at_{name}"), |row| {
+            Some(point(row)?.harmful_rate)
+        });
+    with_intervals(table, &format!("_at_{name}"), of)
 }
 
-/// The columns `edge_rate<ending>_low, edge_rate<ending>_high`, and the same of `harmful_rate`, at points of grids.
-fn interval_columns(
+/// Adds the columns `edge_rate<ending>_low, edge_rate<ending>_high`, and the same of `harmful_rate`.
+fn with_intervals<'a, R>(
+    table: Rows<'a, R>,
     ending: &str,
-    points: &[(&Grid, Option<RatePoint>)],
-    splits: &Splits,
-) -> Result<Vec<Column>, StageError> {
-    let mut columns = Vec::new();
-    for (side, is_edge) in [("edge", true), ("harmful", false)] {
-        let mut rates = Vec::new();
-        for (grid, point) in points {
-            let set = match is_edge {
-                true => grid.source.edge_set(splits),
-                false => splits.harmful.clone(),
-            };
-            let at = point.and_then(|point| grid.alphas.iter().position(|a| *a == point.alpha));
-            rates.push(match at {
-                Some(k) => describe::rate(grid, k, &set)?,
-                None => None,
-            });
-        }
-        let (low, high) = pool::ends(&rates);
-        columns.push(table::optional_numbers(
-            &format!("{side}_rate{ending}_low"),
-            low,
-        ));
-        columns.push(table::optional_numbers(
-            &format!("{side}_rate{ending}_high"),
-            high,
-        ));
-    }
-    Ok(columns)
+    of: impl Fn(&'a R) -> Option<&'a Rated>,
+) -> Rows<'a, R> {
+    let ends = |side: &str| ["low", "high"].map(|end| format!("{side}_rate{ending}_{end}"));
+    let table = pool::with_ends(table, ends("edge"), |row| of(row)?.edge);
+    pool::with_ends(table, ends("harmful"), |row| of(row)?.harmful)
 }
 
 /// The sweeps that have an edge and a harmful side.

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use crate::stages::table::Rows;
 use crate::stats::{self, Interval, StatsError};
 
 /// A number of one prompt, and how much it counts.
@@ -14,7 +15,6 @@ use crate::stats::{self, Interval, StatsError};
 pub(super) struct Observation<'a> {
     /// Id of the prompt.
     pub(crate) prompt: &'a str,
-    /// The number.
     pub(crate) value: f64,
     /// Weight, above 0.
     pub(crate) weight: f64,
@@ -23,10 +23,15 @@ pub(super) struct Observation<'a> {
 /// An estimate and its 95 % interval over prompts, where it has one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Estimate {
-    /// The estimate.
     pub(crate) value: f64,
-    /// Its interval.
     pub(crate) interval: Option<Interval>,
+}
+
+impl Estimate {
+    pub(super) fn without_interval(value: f64) -> Self {
+        let interval = None;
+        Estimate { value, interval }
+    }
 }
 
 /// The weighted mean of the observations, with the seeded percentile bootstrap interval that resamples prompts. With `m` the mean, `P`
@@ -62,7 +67,6 @@ pub(super) fn mean(
 /// Counts behind a refusal rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
-    /// Rows.
     pub(crate) rows: u64,
     /// Rows refused.
     pub(crate) refused: u64,
@@ -98,15 +102,21 @@ impl Tally {
     }
 }
 
-/// Ends of the intervals of estimates, as columns with gaps.
-pub(super) fn ends(estimates: &[Option<Estimate>]) -> (Vec<Option<f64>>, Vec<Option<f64>>) {
-    let intervals = estimates.iter().map(|e| e.and_then(|e| e.interval));
-    intervals
-        .map(|i| (i.map(|i| i.low), i.map(|i| i.high)))
-        .unzip()
+/// Adds a column of estimates' values.
+pub(super) fn with_values<'a, R>(
+    rows: Rows<'a, R>,
+    name: &str,
+    of: impl Fn(&'a R) -> Option<Estimate>,
+) -> Rows<'a, R> {
+    rows.number(name, |row| of(row).map(|estimate| estimate.value))
 }
 
-/// The values of estimates, as a column with gaps.
-pub(super) fn values(estimates: &[Option<Estimate>]) -> Vec<Option<f64>> {
-    estimates.iter().map(|e| e.map(|e| e.value)).collect()
+/// Adds two columns of the ends of estimates' intervals.
+pub(super) fn with_ends<'a, R>(
+    rows: Rows<'a, R>,
+    [low, high]: [impl AsRef<str>; 2],
+    of: impl Fn(&'a R) -> Option<Estimate>,
+) -> Rows<'a, R> {
+    rows.number(low.as_ref(), |row| Some(of(row)?.interval?.low))
+        .number(high.as_ref(), |row| Some(of(row)?.interval?.high))
 }

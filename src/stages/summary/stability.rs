@@ -1,10 +1,9 @@
 //! `direction_cosines`: is it one direction? Cosines between the holdout directions, over pairs of seeds, by pair of layers.
 
-use std::collections::BTreeMap;
-
 use polars::prelude::DataFrame;
 
-use crate::stages::{StageError, table};
+use crate::stages::StageError;
+use crate::stages::table::{self, Rows};
 
 /// Columns: `layer_a, layer_b, pairs, cosine_mean, cosine_low, cosine_high`; the last two are the smallest and the largest. Of one layer the pairs
 /// are of different seeds; of two layers they are of the same seed.
@@ -12,33 +11,30 @@ pub(super) fn table(cosines: &DataFrame) -> Result<DataFrame, StageError> {
     let integers = |name| table::read_integers(cosines, name);
     let (seeds_a, seeds_b) = (integers("seed_a")?, integers("seed_b")?);
     let (layers_a, layers_b) = (integers("layer_a")?, integers("layer_b")?);
-    let values = cosines.column("cosine")?.f64()?;
-    let mut groups: BTreeMap<(i64, i64), Vec<f64>> = BTreeMap::new();
-    for (row, value) in values.iter().enumerate() {
-        let (Some(a), Some(b), Some(value)) = (layers_a[row], layers_b[row], value) else {
+    let cosine = cosines.column("cosine")?.f64()?;
+    let mut rows: Vec<(i64, i64, Vec<f64>)> = Vec::new();
+    for group in table::groups(cosines, &["layer_a", "layer_b"])? {
+        let (Some(a), Some(b)) = (layers_a[group[0]], layers_b[group[0]]) else {
             continue;
         };
-        if (a == b) != (seeds_a[row] == seeds_b[row]) {
-            groups.entry((a, b)).or_default().push(value);
+        let is_pair = |row: &usize| (a == b) != (seeds_a[*row] == seeds_b[*row]);
+        let pairs = group.into_iter().filter(is_pair);
+        let values: Vec<f64> = pairs.filter_map(|row| cosine.get(row)).collect();
+        if !values.is_empty() {
+            rows.push((a, b, values));
         }
     }
-    let all = || groups.iter();
-    let layer = |layer: i64| usize::try_from(layer).unwrap_or_default();
-    let column = |name: &str, of: fn(&[f64]) -> f64| {
-        table::numbers(name, all().map(|(_, values)| of(values)).collect())
-    };
-    table::frame(vec![
-        table::integers("layer_a", all().map(|((a, _), _)| layer(*a))),
-        table::integers("layer_b", all().map(|((_, b), _)| layer(*b))),
-        table::integers("pairs", all().map(|(_, values)| values.len())),
-        column("cosine_mean", |v| v.iter().sum::<f64>() / v.len() as f64),
-        column("cosine_low", |v| {
-            v.iter().copied().fold(f64::INFINITY, f64::min)
-        }),
-        column("cosine_high", |v| {
-            v.iter().copied().fold(f64::NEG_INFINITY, f64::max)
-        }),
-    ])
+    rows.sort_by_key(|(a, b, _)| (*a, *b));
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let end = |values: &[f64], of: fn(f64, f64) -> f64| values.iter().copied().reduce(of);
+    Rows::of(&rows)
+        .integer("layer_a", |(a, ..)| *a)
+        .integer("layer_b", |(_, b, _)| *b)
+        .integer("pairs", |(.., values)| values.len() as i64)
+        .number("cosine_mean", |(.., values)| mean(values))
+        .number("cosine_low", |(.., values)| end(values, f64::min))
+        .number("cosine_high", |(.., values)| end(values, f64::max))
+        .frame()
 }
 
 #[cfg(test)]

@@ -6,10 +6,12 @@ mod tables;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::grid::collect;
+use super::grid::Grid;
 use super::*;
 use crate::model::{Cells, Value};
 use crate::stages::Artifacts;
+use crate::stages::sweep::{Measured, SweepRow, SweptPrompt};
+use crate::stages::table;
 
 /// Sums of a few numbers of size 10 or less.
 const ROUNDING: f64 = 1e-12;
@@ -21,20 +23,23 @@ fn splits() -> Splits {
     }
 }
 
-fn row<'a>(seed: Option<i64>, set: &'a str, id: &'a str, alpha: f64, score: f64) -> Row<'a> {
-    Row {
+fn row<'a>(seed: Option<i64>, set: &'a str, id: &'a str, alpha: f64, score: f64) -> SweepRow<'a> {
+    SweepRow {
         model: "inst",
         direction: "v",
         seed,
         layer: 20,
         site: "resid_pre",
-        alpha,
+        alpha: Some(alpha),
         set,
-        id,
-        category: "homonyms",
-        score,
-        refused: score > 0.0,
-        built: false,
+        measured: Measured::Prompt(SweptPrompt {
+            id,
+            split: set,
+            category: "homonyms",
+            score,
+            refused: score > 0.0,
+            built: false,
+        }),
     }
 }
 
@@ -43,7 +48,7 @@ fn lines<'a>(
     seed: Option<i64>,
     alphas: &[f64],
     prompts: &[(&'a str, &'a str, f64, f64)],
-) -> Vec<Row<'a>> {
+) -> Vec<SweepRow<'a>> {
     let of_alpha = |&alpha: &f64| {
         prompts
             .iter()
@@ -52,8 +57,12 @@ fn lines<'a>(
     alphas.iter().flat_map(of_alpha).collect()
 }
 
-fn grid(source: Source, rows: &[Row<'_>]) -> Grid {
-    let mut grids = collect(source, rows.iter().copied()).expect("a complete sweep");
+fn read(source: Source, rows: &[SweepRow<'_>]) -> Result<Vec<Grid>, StageError> {
+    grid::read(source, &SweepRow::table_of_prompts(rows)?)
+}
+
+fn grid(source: Source, rows: &[SweepRow<'_>]) -> Grid {
+    let mut grids = read(source, rows).expect("a complete sweep");
     assert_eq!(grids.len(), 1);
     grids.remove(0)
 }
@@ -66,7 +75,7 @@ fn assert_close(found: f64, expected: f64) {
 }
 
 /// One edge and one harmful prompt; the edge slope is 1, the harmful one 2, and both intercepts 1.
-fn steer_rows() -> Vec<Row<'static>> {
+fn steer_rows() -> Vec<SweepRow<'static>> {
     lines(
         None,
         &[0.0, -1.0, 1.0],
@@ -75,7 +84,7 @@ fn steer_rows() -> Vec<Row<'static>> {
 }
 
 /// Two seeds; prompt e2 is trained on in the first and held out in the second.
-fn holdout_rows() -> Vec<Row<'static>> {
+fn holdout_rows() -> Vec<SweepRow<'static>> {
     let alphas = [-1.0, 0.0, 1.0];
     let mut rows = lines(
         Some(0),
@@ -103,7 +112,7 @@ fn holdout_rows() -> Vec<Row<'static>> {
 }
 
 /// Directions numbered from 0, whose slopes on both splits are number / 100.
-fn random_rows(count: i64) -> Vec<Row<'static>> {
+fn random_rows(count: i64) -> Vec<SweepRow<'static>> {
     let of_seed = |seed: i64| {
         let slope = seed as f64 / 100.0;
         lines(
@@ -115,7 +124,7 @@ fn random_rows(count: i64) -> Vec<Row<'static>> {
     (0..count).flat_map(of_seed).collect()
 }
 
-fn xstest_rows() -> Vec<Row<'static>> {
+fn xstest_rows() -> Vec<SweepRow<'static>> {
     let mut rows = lines(
         Some(0),
         &[0.0],
@@ -125,8 +134,14 @@ fn xstest_rows() -> Vec<Row<'static>> {
             ("unsafe", "x3", 1.0, 0.0),
         ],
     );
-    rows[0].built = true;
-    rows[1].category = "figurative";
+    rows[0].measured = Measured::Prompt(SweptPrompt {
+        built: true,
+        ..rows[0].prompt()
+    });
+    rows[1].measured = Measured::Prompt(SweptPrompt {
+        category: "figurative",
+        ..rows[1].prompt()
+    });
     rows
 }
 
@@ -193,30 +208,16 @@ impl Evaluate for NoModel {
 }
 
 /// A sweep stage's output with these rows.
-fn output(rows: &[Row<'_>]) -> Arc<Artifacts> {
-    let all = || rows.iter();
-    let columns = vec![
-        table::text("model", all().map(|row| row.model)),
-        table::text("direction", all().map(|row| row.direction)),
-        table::optional_integers("seed", all().map(|row| row.seed.map(|seed| seed as u64))),
-        table::integers("layer", all().map(|row| row.layer as usize)),
-        table::text("site", all().map(|row| row.site)),
-        table::numbers("alpha", all().map(|row| row.alpha).collect()),
-        table::text("set", all().map(|row| row.set)),
-        table::text("id", all().map(|row| row.id)),
-        table::text("category", all().map(|row| row.category)),
-        table::numbers("score", all().map(|row| row.score).collect()),
-        table::flags("refused", all().map(|row| row.refused).collect()),
-        table::flags("built_direction", all().map(|row| row.built).collect()),
-    ];
+fn output(rows: &[SweepRow<'_>]) -> Arc<Artifacts> {
+    let table = SweepRow::table_of_prompts(rows).expect("a table");
     let output = Output {
-        tables: vec![(String::new(), table::frame(columns).expect("a table"))],
+        tables: vec![(String::new(), table)],
         ..Output::default()
     };
     Arc::new(output.into())
 }
 
-fn run(text: &str, stages: &[(&str, Vec<Row<'_>>)]) -> Output {
+fn run(text: &str, stages: &[(&str, Vec<SweepRow<'_>>)]) -> Output {
     let stage = decoded(text).unwrap_or_else(|message| panic!("{message}"));
     let mut inputs = Inputs::default();
     for (name, rows) in stages {

@@ -4,16 +4,16 @@ use std::collections::HashSet;
 
 use polars::prelude::DataFrame;
 
-use crate::stages::{StageError, table};
+use crate::stages::StageError;
+use crate::stages::table::Rows;
 
 use super::data;
-use super::grid::{Grid, Prompt, Source, place_columns};
-use super::pool::{self, Tally};
+use super::grid::{Grid, Prompt, Source, with_place};
+use super::pool::{self, Estimate, Tally};
 
 /// The column `type` of a row about a whole label.
 const ALL_TYPES: &str = "all";
 
-/// One row.
 #[derive(Clone, Debug)]
 pub(super) struct TypeRate<'a> {
     pub(crate) grid: &'a Grid,
@@ -30,53 +30,50 @@ pub(super) struct TypeRate<'a> {
 /// Columns: `model, layer, site, alpha, label, type, n` (rows), `prompts` (distinct), `refusal_rate, rate_low, rate_high`, and the same with
 /// `_without`. Rows of all seeds are pooled; type `all` is the whole label.
 pub(super) fn table(grids: &[Grid]) -> Result<DataFrame, StageError> {
-    let rows: Vec<TypeRate<'_>> = of_xstest(grids).flat_map(type_rates).collect();
-    let all = || rows.iter();
-    let mut columns = place_columns(all().map(|row| row.grid));
-    columns.extend([
-        table::numbers("alpha", all().map(|row| row.alpha).collect()),
-        table::text("label", all().map(|row| row.label)),
-        table::text("type", all().map(|row| row.kind)),
-    ]);
-    let selections: [(&str, Vec<Tally>); 2] = [
-        ("", all().map(|row| row.with).collect()),
-        ("_without", all().map(|row| row.without).collect()),
-    ];
-    for (suffix, tallies) in selections {
-        let rates = tallies
-            .iter()
-            .map(|tally| tally.rate())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(data)?;
-        let (low, high) = pool::ends(&rates);
-        columns.extend([
-            table::integers(
-                &format!("n{suffix}"),
-                tallies.iter().map(|tally| tally.rows as usize),
-            ),
-            table::integers(
-                &format!("prompts{suffix}"),
-                tallies.iter().map(|tally| tally.prompts as usize),
-            ),
-            table::optional_numbers(&format!("refusal_rate{suffix}"), pool::values(&rates)),
-            table::optional_numbers(&format!("rate_low{suffix}"), low),
-            table::optional_numbers(&format!("rate_high{suffix}"), high),
-        ]);
+    type Row<'a> = (TypeRate<'a>, [Option<Estimate>; 2]);
+    let mut rows: Vec<Row<'_>> = Vec::new();
+    for row in of_xstest(grids).flat_map(type_rates) {
+        let rate = |tally: Tally| tally.rate().map_err(data);
+        let rates = [rate(row.with)?, rate(row.without)?];
+        rows.push((row, rates));
     }
-    table::frame(columns)
+    let mut table = with_place(Rows::of(&rows), |(row, _)| row.grid)
+        .number("alpha", |(row, _)| row.alpha)
+        .text("label", |(row, _)| row.label)
+        .text("type", |(row, _)| row.kind);
+    type Of = fn(&Row<'_>) -> (Tally, Option<Estimate>);
+    let selections: [(&str, Of); 2] = [
+        ("", |(row, [rate, _])| (row.with, *rate)),
+        ("_without", |(row, [_, rate])| (row.without, *rate)),
+    ];
+    for (suffix, of) in selections {
+        let name = |column: &str| format!("{column}{suffix}");
+        table = table
+            .integer(&name("n"), |row| of(row).0.rows as i64)
+            .integer(&name("prompts"), |row| of(row).0.prompts as i64);
+        table = pool::with_values(table, &name("refusal_rate"), |row| of(row).1);
+        table = pool::with_ends(table, [name("rate_low"), name("rate_high")], |row| {
+            of(row).1
+        });
+    }
+    table.frame()
 }
 
 fn of_xstest(grids: &[Grid]) -> impl Iterator<Item = &Grid> {
     grids.iter().filter(|grid| grid.source == Source::XsTest)
 }
 
+/// The single prompts of every seed, each with its label.
+fn prompts(grid: &Grid) -> impl Iterator<Item = (&str, &Prompt)> {
+    let sets = grid.lines.iter().flat_map(|line| &line.sets);
+    let known = sets.filter(|set| set.is_by_prompt());
+    known.flat_map(|set| set.prompts.iter().map(|prompt| (set.name.as_str(), prompt)))
+}
+
 /// Every α, label and type, α ascending, labels and types in the order of first appearance.
 pub(super) fn type_rates(grid: &Grid) -> Vec<TypeRate<'_>> {
     let mut groups: Vec<(&str, &str, Vec<&Prompt>)> = Vec::new();
-    let sets = grid.lines.iter().flat_map(|line| &line.sets);
-    for (label, prompt) in
-        sets.flat_map(|set| set.prompts.iter().map(|prompt| (set.name.as_str(), prompt)))
-    {
+    for (label, prompt) in prompts(grid) {
         for kind in [ALL_TYPES, &prompt.category] {
             match groups
                 .iter_mut()
@@ -108,7 +105,7 @@ fn tally<'a>(prompts: impl Iterator<Item = &'a Prompt>, k: usize) -> Tally {
     let mut ids = HashSet::new();
     for prompt in prompts {
         tally.rows += 1;
-        tally.refused += u64::from(prompt.cells[k].refused);
+        tally.refused += prompt.cells[k].refused;
         ids.insert(&prompt.id);
     }
     tally.prompts = ids.len() as u64;
@@ -117,17 +114,10 @@ fn tally<'a>(prompts: impl Iterator<Item = &'a Prompt>, k: usize) -> Tally {
 
 /// How many prompts are not independent of the directions, if any.
 pub(super) fn finding(grids: &[Grid]) -> Option<String> {
-    let lines = || of_xstest(grids).flat_map(|grid| &grid.lines);
-    let prompts = || {
-        lines()
-            .flat_map(|line| &line.sets)
-            .flat_map(|set| &set.prompts)
-    };
-    let ids: HashSet<&str> = prompts().map(|prompt| prompt.id.as_str()).collect();
-    let built: HashSet<&str> = prompts()
-        .filter(|p| p.built)
-        .map(|prompt| prompt.id.as_str())
-        .collect();
+    let prompts = || of_xstest(grids).flat_map(prompts).map(|(_, prompt)| prompt);
+    let ids: HashSet<_> = prompts().map(|prompt| &prompt.id).collect();
+    let built = prompts().filter(|prompt| prompt.built);
+    let built: HashSet<_> = built.map(|prompt| &prompt.id).collect();
     (!built.is_empty()).then(|| {
         format!(
             "{} of the {} XSTest prompts helped to build a direction they are tried with; the columns `…_without` leave them out",

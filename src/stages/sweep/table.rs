@@ -10,11 +10,10 @@ use crate::stages::StageError;
 use crate::stages::table::{self, Parts};
 
 use super::Mode;
-use super::rows::{Row, Rows};
+use super::row::{Measured, SweepRow, SweptPrompt};
+use super::rows::Rows;
 
-/// A sweep that has been run. Columns: `model, direction, seed, layer, site, alpha, set, id, split, category, score, refused,
-/// built_direction`; an ablation has no α, and says in `direction` that it is one; the last column marks prompts that the direction was
-/// made from.
+/// A sweep that has been run. An ablation has no α.
 #[derive(Debug)]
 pub(crate) struct SweepTable {
     /// Names, in the order of the table.
@@ -29,9 +28,26 @@ pub(crate) struct SweepTable {
 }
 
 impl SweepTable {
-    /// The α of a row; an ablation has none.
-    fn alpha(&self, row: &Row<'_>) -> Option<f64> {
-        (self.mode == Mode::Add).then_some(row.alpha)
+    fn row(&self, number: usize) -> SweepRow<'_> {
+        let row = self.rows.row(number);
+        let (prompt, score) = (&self.prompts.prompts[row.prompt], self.scores[number]);
+        SweepRow {
+            model: &self.models[row.model],
+            direction: &row.line.direction,
+            seed: row.line.seed.map(|seed| seed as i64),
+            layer: row.line.layer as i64,
+            site: row.line.site.short_name(),
+            alpha: (self.mode == Mode::Add).then_some(row.alpha),
+            set: row.set,
+            measured: Measured::Prompt(SweptPrompt {
+                id: &prompt.id,
+                split: &prompt.split,
+                category: &prompt.category,
+                score,
+                refused: score > self.threshold,
+                built: row.line.builders.contains(&prompt.text),
+            }),
+        }
     }
 }
 
@@ -41,38 +57,8 @@ impl Parts for SweepTable {
     }
 
     fn part(&self, rows: Range<usize>) -> Result<DataFrame, StageError> {
-        let scores = self.scores[rows.clone()].to_vec();
-        let rows = || rows.clone().map(|number| self.rows.row(number));
-        let refused = scores.iter().map(|&s| s > self.threshold).collect();
-        let built = rows().map(|r| {
-            r.line
-                .builders
-                .contains(&self.prompts.prompts[r.prompt].text)
-        });
-        table::frame(vec![
-            table::text("model", rows().map(|r| &self.models[r.model])),
-            table::text(
-                "direction",
-                rows().map(|r| self.mode.label(&r.line.direction)),
-            ),
-            table::optional_integers("seed", rows().map(|r| r.line.seed)),
-            table::integers("layer", rows().map(|r| r.line.layer)),
-            table::text("site", rows().map(|r| r.line.site.short_name())),
-            table::optional_numbers("alpha", rows().map(|r| self.alpha(&r)).collect()),
-            table::text("set", rows().map(|r| r.set)),
-            table::text("id", rows().map(|r| &self.prompts.prompts[r.prompt].id)),
-            table::text(
-                "split",
-                rows().map(|r| &self.prompts.prompts[r.prompt].split),
-            ),
-            table::text(
-                "category",
-                rows().map(|r| &self.prompts.prompts[r.prompt].category),
-            ),
-            table::numbers("score", scores),
-            table::flags("refused", refused),
-            table::flags("built_direction", built.collect()),
-        ])
+        let rows: Vec<SweepRow<'_>> = rows.map(|number| self.row(number)).collect();
+        SweepRow::table_of_prompts(&rows)
     }
 }
 

@@ -296,13 +296,18 @@ fn scores() -> Vec<u8> {
 fn steered() -> Vec<u8> {
     let columns = vec![
         Column::new("model".into(), ["inst"; 4]),
+        Column::new("direction".into(), ["v"; 4]),
+        Column::new("seed".into(), [None::<i64>; 4]),
+        Column::new("layer".into(), [2i64, 2, 2, 2]),
+        Column::new("site".into(), ["resid_pre"; 4]),
+        Column::new("alpha".into(), [0.0, 0.0, 4.0, 4.0]),
+        Column::new("set".into(), ["harmful", "safe", "harmful", "safe"]),
         Column::new("id".into(), ["a", "b", "a", "b"]),
         Column::new("split".into(), ["harmful", "safe", "harmful", "safe"]),
         Column::new("category".into(), ["x", "", "x", ""]),
-        Column::new("layer".into(), [2i64, 2, 2, 2]),
-        Column::new("alpha".into(), [0.0, 0.0, 4.0, 4.0]),
         Column::new("score".into(), [1.5, -0.5, -2.5, f64::MAX]),
         Column::new("refused".into(), [true, false, false, true]),
+        Column::new("built_direction".into(), [false; 4]),
     ];
     parquet(columns)
 }

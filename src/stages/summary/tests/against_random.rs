@@ -50,7 +50,7 @@ fn the_learned_slope_is_compared_with_every_random_one() {
 #[test]
 fn one_held_out_prompt_has_no_interval_and_is_not_judged() {
     let mut held = holdout_rows();
-    held.retain(|row| row.id != "h2");
+    held.retain(|row| row.prompt().id != "h2");
     let grids = [
         grid(Source::Holdout, &held),
         grid(Source::Random, &random_rows(19)),

@@ -14,8 +14,8 @@ fn rows_in_any_order_become_one_grid() {
     assert_eq!(grid.lines[0].seed, Some(1));
     let scores: Vec<f64> = set.prompts[0].cells.iter().map(|cell| cell.score).collect();
     assert_eq!(
-        (set.prompts[0].id.as_str(), scores),
-        ("e3", vec![-3.5, 0.5, 4.5])
+        (set.prompts[0].id.as_deref(), scores),
+        (Some("e3"), vec![-3.5, 0.5, 4.5])
     );
 }
 
@@ -23,17 +23,13 @@ fn rows_in_any_order_become_one_grid() {
 fn a_grid_with_doubles_or_holes_is_an_error() {
     let mut rows = steer_rows();
     rows.push(row(None, "edge", "e1", 1.0, 7.0));
-    let message = collect(Source::Steer, rows.iter().copied())
-        .unwrap_err()
-        .to_string();
+    let message = read(Source::Steer, &rows).unwrap_err().to_string();
     assert!(
         message.contains("`e1` has more than one score at α = 1"),
         "{message}"
     );
     rows.truncate(5);
-    let message = collect(Source::Steer, rows.iter().copied())
-        .unwrap_err()
-        .to_string();
+    let message = read(Source::Steer, &rows).unwrap_err().to_string();
     assert!(message.contains("`h1` has no score at α = 1"), "{message}");
 }
 

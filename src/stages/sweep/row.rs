@@ -1,0 +1,362 @@
+//! A row of a sweep's table, which is written and read here alone: what has swept, and summaries, figures and comparisons go through it.
+
+use polars::prelude::{AnyValue, Column, DataFrame, DataType};
+
+use crate::stages::StageError;
+use crate::stages::table::{self, Rows, cell};
+
+/// One prompt, or one group of prompts, under one direction at one α.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct SweepRow<'a> {
+    pub(crate) model: &'a str,
+    /// What the direction is, e.g. `top_bottom_30`; that of an ablation says that it is one.
+    pub(crate) direction: &'a str,
+    pub(crate) seed: Option<i64>,
+    pub(crate) layer: i64,
+    pub(crate) site: &'a str,
+    /// An ablation has none.
+    pub(crate) alpha: Option<f64>,
+    /// The prompts: a split, or a half of one.
+    pub(crate) set: &'a str,
+    pub(crate) measured: Measured<'a>,
+}
+
+/// A table has rows of one of the two.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Measured<'a> {
+    Prompt(SweptPrompt<'a>),
+    /// All prompts of a set of which no single scores were published.
+    Group(SweptGroup),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct SweptPrompt<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) split: &'a str,
+    pub(crate) category: &'a str,
+    pub(crate) score: f64,
+    pub(crate) refused: bool,
+    /// Whether the direction was made from it.
+    pub(crate) built: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct SweptGroup {
+    /// How many prompts.
+    pub(crate) n: Option<i64>,
+    pub(crate) mean: Option<f64>,
+    /// With the ddof of the source.
+    pub(crate) std: Option<f64>,
+    pub(crate) refusal_rate: Option<f64>,
+}
+
+/// What a column holds, and where a row has it.
+enum Value {
+    Text(for<'a> fn(&SweepRow<'a>) -> &'a str),
+    Integer(fn(&SweepRow<'_>) -> Option<i64>),
+    Number(fn(&SweepRow<'_>) -> Option<f64>),
+    Flag(fn(&SweepRow<'_>) -> bool),
+}
+
+type Columns<const N: usize> = [(&'static str, Value); N];
+
+static PLACE: Columns<7> = [
+    ("model", Value::Text(|row| row.model)),
+    ("direction", Value::Text(|row| row.direction)),
+    ("seed", Value::Integer(|row| row.seed)),
+    ("layer", Value::Integer(|row| Some(row.layer))),
+    ("site", Value::Text(|row| row.site)),
+    ("alpha", Value::Number(|row| row.alpha)),
+    ("set", Value::Text(|row| row.set)),
+];
+
+static PROMPT: Columns<6> = [
+    ("id", Value::Text(|row| row.prompt().id)),
+    ("split", Value::Text(|row| row.prompt().split)),
+    ("category", Value::Text(|row| row.prompt().category)),
+    ("score", Value::Number(|row| Some(row.prompt().score))),
+    ("refused", Value::Flag(|row| row.prompt().refused)),
+    ("built_direction", Value::Flag(|row| row.prompt().built)),
+];
+
+static GROUP: Columns<4> = [
+    ("n", Value::Integer(|row| row.group().n)),
+    ("mean", Value::Number(|row| row.group().mean)),
+    ("std", Value::Number(|row| row.group().std)),
+    (
+        "refusal_rate",
+        Value::Number(|row| row.group().refusal_rate),
+    ),
+];
+
+impl<'a> SweepRow<'a> {
+    /// The prompt; an empty one of a group.
+    pub(crate) fn prompt(&self) -> SweptPrompt<'a> {
+        match self.measured {
+            Measured::Prompt(prompt) => prompt,
+            Measured::Group(_) => SweptPrompt::default(),
+        }
+    }
+
+    fn group(&self) -> SweptGroup {
+        match self.measured {
+            Measured::Group(group) => group,
+            Measured::Prompt(_) => SweptGroup::default(),
+        }
+    }
+
+    /// The table of rows that are all of prompts.
+    ///
+    /// # Errors
+    /// A number that is not finite.
+    pub(crate) fn table_of_prompts(rows: &[Self]) -> Result<DataFrame, StageError> {
+        written(rows, &PROMPT)
+    }
+
+    /// The table of rows that are all of groups.
+    ///
+    /// # Errors
+    /// A number that is not finite.
+    pub(crate) fn table_of_groups(rows: &[Self]) -> Result<DataFrame, StageError> {
+        written(rows, &GROUP)
+    }
+}
+
+fn written(rows: &[SweepRow<'_>], measured: &[(&str, Value)]) -> Result<DataFrame, StageError> {
+    let columns = PLACE.iter().chain(measured);
+    let table = columns.fold(Rows::of(rows), |table, (name, value)| match value {
+        Value::Text(of) => table.text(name, of),
+        Value::Integer(of) => table.integer(name, of),
+        Value::Number(of) => table.number(name, of),
+        Value::Flag(of) => table.flag(name, of),
+    });
+    table.frame()
+}
+
+impl Value {
+    fn is_held_by(&self, column: &DataType) -> bool {
+        match self {
+            Value::Text(_) => column.is_string() || column.is_categorical(),
+            Value::Integer(_) => column.is_integer(),
+            Value::Number(_) => column.is_float(),
+            Value::Flag(_) => column.is_bool(),
+        }
+    }
+
+    fn noun(&self) -> &'static str {
+        match self {
+            Value::Text(_) => "texts",
+            Value::Integer(_) => "whole numbers",
+            Value::Number(_) => "numbers",
+            Value::Flag(_) => "true and false",
+        }
+    }
+}
+
+/// The table of a sweep, read row by row.
+#[derive(Clone, Copy)]
+pub(crate) struct SweepFrame<'a> {
+    frame: &'a DataFrame,
+    place: [&'a Column; PLACE.len()],
+    measured: MeasuredColumns<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum MeasuredColumns<'a> {
+    Prompt([&'a Column; PROMPT.len()]),
+    Group([&'a Column; GROUP.len()]),
+}
+
+impl<'a> SweepFrame<'a> {
+    /// # Errors
+    /// [`StageError::Data`] where a column is missing or holds something else.
+    pub(crate) fn read(frame: &'a DataFrame) -> Result<Self, StageError> {
+        Ok(SweepFrame {
+            frame,
+            place: found(frame, &PLACE)?,
+            measured: match frame.column("id") {
+                Ok(_) => MeasuredColumns::Prompt(found(frame, &PROMPT)?),
+                Err(_) => MeasuredColumns::Group(found(frame, &GROUP)?),
+            },
+        })
+    }
+
+    pub(crate) fn is_by_prompt(&self) -> bool {
+        matches!(self.measured, MeasuredColumns::Prompt(_))
+    }
+
+    /// The row of that number; an empty one beyond the last.
+    pub(crate) fn row(&self, number: usize) -> SweepRow<'a> {
+        let [model, direction, seed, layer, site, alpha, set] =
+            self.place.map(|column| cell(column, number));
+        SweepRow {
+            model: text(model),
+            direction: text(direction),
+            seed: seed.extract(),
+            layer: layer.extract().unwrap_or_default(),
+            site: text(site),
+            alpha: alpha.extract(),
+            set: text(set),
+            measured: match self.measured {
+                MeasuredColumns::Prompt(columns) => {
+                    let [id, split, category, score, refused, built] =
+                        columns.map(|column| cell(column, number));
+                    Measured::Prompt(SweptPrompt {
+                        id: text(id),
+                        split: text(split),
+                        category: text(category),
+                        score: score.extract().unwrap_or_default(),
+                        refused: refused == AnyValue::Boolean(true),
+                        built: built == AnyValue::Boolean(true),
+                    })
+                }
+                MeasuredColumns::Group(columns) => {
+                    let [n, mean, std, refusal_rate] = columns.map(|column| cell(column, number));
+                    Measured::Group(SweptGroup {
+                        n: n.extract(),
+                        mean: mean.extract(),
+                        std: std.extract(),
+                        refusal_rate: refusal_rate.extract(),
+                    })
+                }
+            },
+        }
+    }
+
+    pub(crate) fn rows(&self) -> impl Iterator<Item = SweepRow<'a>> {
+        let frame = *self;
+        (0..self.frame.height()).map(move |number| frame.row(number))
+    }
+
+    pub(crate) fn alpha(&self, number: usize) -> Option<f64> {
+        let [.., alpha, _] = self.place;
+        cell(alpha, number).extract()
+    }
+
+    /// The score of a row's prompt, or the mean of its group's.
+    pub(crate) fn mean(&self, number: usize) -> Option<f64> {
+        match self.measured {
+            MeasuredColumns::Prompt([_, _, _, score, ..]) => cell(score, number).extract(),
+            MeasuredColumns::Group([_, mean, ..]) => cell(mean, number).extract(),
+        }
+    }
+
+    /// The refusal rate of a row; of a prompt 0 or 1.
+    pub(crate) fn refusal_rate(&self, number: usize) -> Option<f64> {
+        match self.measured {
+            MeasuredColumns::Prompt([.., refused, _]) => cell(refused, number).extract(),
+            MeasuredColumns::Group([.., rate]) => cell(rate, number).extract(),
+        }
+    }
+
+    /// As [`table::groups`].
+    ///
+    /// # Errors
+    /// As [`table::groups`].
+    pub(crate) fn groups(&self, by: &[&str]) -> Result<Vec<Vec<usize>>, StageError> {
+        table::groups(self.frame, by)
+    }
+}
+
+fn found<'a, const N: usize>(
+    frame: &'a DataFrame,
+    wanted: &Columns<N>,
+) -> Result<[&'a Column; N], StageError> {
+    let mut columns = Vec::new();
+    for (name, value) in wanted {
+        let noun = value.noun();
+        match frame.column(name) {
+            Ok(column) if value.is_held_by(column.dtype()) => columns.push(column),
+            Ok(column) => {
+                return Err(StageError::Data(format!(
+                    "column `{name}` of a sweep's table holds `{}`, where {noun} are expected",
+                    column.dtype()
+                )));
+            }
+            Err(_) => {
+                return Err(StageError::Data(format!(
+                    "a sweep's table has no column `{name}`, where {noun} are expected"
+                )));
+            }
+        }
+    }
+    let count = |_| StageError::Internal("a sweep's table has other columns".to_string());
+    columns.try_into().map_err(count)
+}
+
+fn text(cell: AnyValue<'_>) -> &str {
+    table::text_of(&cell).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(measured: Measured<'static>) -> SweepRow<'static> {
+        SweepRow {
+            model: "inst",
+            direction: "random",
+            seed: Some(3),
+            layer: 20,
+            site: "resid_pre",
+            alpha: None,
+            set: "edge",
+            measured,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let prompt = row(Measured::Prompt(SweptPrompt {
+            id: "e1",
+            split: "edge",
+            category: "violence",
+            score: -0.5,
+            refused: true,
+            built: false,
+        }));
+        let other = SweepRow {
+            seed: None,
+            alpha: Some(-2.0),
+            ..prompt
+        };
+        let table = SweepRow::table_of_prompts(&[prompt, other]).unwrap();
+        let read = SweepFrame::read(&table).unwrap();
+        assert_eq!(read.rows().collect::<Vec<_>>(), [prompt, other]);
+        assert_eq!(
+            (read.mean(0), read.refusal_rate(1)),
+            (Some(-0.5), Some(1.0))
+        );
+        let group = row(Measured::Group(SweptGroup {
+            n: Some(4),
+            mean: Some(0.5),
+            std: None,
+            refusal_rate: Some(0.25),
+        }));
+        let table = SweepRow::table_of_groups(&[group]).unwrap();
+        let read = SweepFrame::read(&table).unwrap();
+        assert_eq!(read.rows().collect::<Vec<_>>(), [group]);
+        assert_eq!(
+            (read.mean(0), read.refusal_rate(0)),
+            (Some(0.5), Some(0.25))
+        );
+    }
+
+    #[test]
+    fn a_column_that_is_missing_or_of_another_kind_is_named() {
+        let table = SweepRow::table_of_groups(&[row(Measured::Group(SweptGroup::default()))]);
+        let table = table.unwrap();
+        let message = |table: &DataFrame| SweepFrame::read(table).err().unwrap().to_string();
+        let missing = message(&table.drop("site").unwrap());
+        assert!(missing.contains("no column `site`"), "{missing}");
+        let mut other = table.clone();
+        other
+            .with_column(Column::new("layer".into(), ["20"]))
+            .unwrap();
+        let other = message(&other);
+        assert!(
+            other.contains("`layer`") && other.contains("whole numbers"),
+            "{other}"
+        );
+    }
+}
