@@ -312,7 +312,12 @@ impl Generate {
         let steered: Vec<(Option<&Line>, f64)> = match &self.steering {
             None => vec![(None, 0.0)],
             Some(steering) => {
-                let alphas = |line| steering.alpha.iter().map(move |&alpha| (Some(line), alpha));
+                let alphas = |line| {
+                    steering
+                        .alpha
+                        .values()
+                        .map(move |&alpha| (Some(line), alpha))
+                };
                 lines.iter().flat_map(alphas).collect()
             }
         };

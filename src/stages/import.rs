@@ -26,9 +26,8 @@ use serde_json::Value as Json;
 use crate::model::Site;
 use crate::spec::{Choice, Fields, Location, OneOrMany, Problems, Seeds, Spanned};
 
-use super::declare::{
-    ByContent, Declared, Field, KeyParts, Parameter, Together, declared, parameters,
-};
+use super::declare::{Declared, Field, KeyParts, Parameter, Together, declared, parameters};
+use super::field_types::ByContent;
 use super::parameters::{Names, PromptsName, Scores, StageOf, Summaries};
 use super::published::{self, Measured, Published};
 use super::settings::Settings;

@@ -1,7 +1,7 @@
 //! Stages: pure functions from typed parameters and input artifacts to tables and directions.
 //!
 //! A stage asks a model for **cells** through [`Evaluate`] and assembles their values into tables, where ids, splits, categories and
-//! thresholds join. Each kind is one file that decodes its own parameters, says what it needs and costs, and runs. Adding a kind is one
+//! thresholds join. Each kind is one file that declares its parameters ([`declare`]), says what it costs, and runs. Adding a kind is one
 //! file and one line in [`KINDS`].
 //!
 //! A stage runs in rounds: it evaluates some cells, and what it learns (a direction, a donor's activations) may decide the next.
@@ -24,6 +24,7 @@ pub(crate) mod declare;
 #[cfg(test)]
 pub(crate) mod declare_tests;
 mod direction;
+pub(crate) mod field_types;
 mod forecast;
 mod generate;
 mod holdout;
@@ -63,11 +64,8 @@ pub enum Product {
     Sweep,
     /// Steered scores with directions of its own (the holdout stage).
     SweepWithDirections,
-    /// Patching effects.
     Patches,
-    /// Generated texts.
     Texts,
-    /// Statistics.
     Summary,
 }
 
@@ -99,11 +97,8 @@ pub(crate) struct Kind {
     pub(crate) name: &'static str,
     /// Raised when the same parameters and inputs would give another output; part of the stage key.
     pub(crate) version: u32,
-    /// What it produces.
     pub(crate) product: Product,
-    /// One line for listings.
     pub(crate) about: &'static str,
-    /// Its parameters.
     pub(crate) fields: fn() -> Vec<Field>,
     /// Reads the parameters from the stage's table; problems are collected.
     pub(crate) decode: fn(&mut Fields<'_, '_>, &Settings) -> Option<Box<dyn Stage>>,
@@ -148,7 +143,6 @@ pub(crate) type Name = Spanned<String>;
 pub struct Needs {
     /// Names of models, in the order in which their rows appear in tables.
     pub(crate) models: Vec<Name>,
-    /// Names of prompt sets.
     pub(crate) prompts: Vec<Name>,
     /// Names of stages and what each must produce.
     pub(crate) stages: Vec<(Name, Product)>,
@@ -260,9 +254,7 @@ pub trait Evaluate {
 /// A file that a stage reads.
 #[derive(Clone, Debug)]
 pub(crate) struct InputFile {
-    /// Its content.
     pub(crate) bytes: Vec<u8>,
-    /// Hash of the content.
     pub(crate) hash: blake3::Hash,
 }
 
@@ -273,7 +265,6 @@ pub struct Inputs {
     pub models: BTreeMap<String, Arc<ModelHandle>>,
     /// By name in the study file.
     pub(crate) prompts: BTreeMap<String, Arc<PromptSet>>,
-    /// By path.
     pub(crate) files: BTreeMap<PathBuf, Arc<InputFile>>,
     /// By name in the study file.
     pub stages: BTreeMap<String, Arc<Artifacts>>,
@@ -285,9 +276,6 @@ pub struct Inputs {
 
 impl Inputs {
     /// The model of that name.
-    ///
-    /// # Errors
-    /// [`StageError::Internal`] when the plan did not provide it.
     pub(crate) fn model(&self, name: &Name) -> Result<&Arc<ModelHandle>, StageError> {
         self.models
             .get(&name.value)
@@ -295,9 +283,6 @@ impl Inputs {
     }
 
     /// The models of those names.
-    ///
-    /// # Errors
-    /// [`StageError::Internal`] when the plan did not provide one.
     pub(crate) fn models_named(
         &self,
         names: &[Name],
@@ -306,9 +291,6 @@ impl Inputs {
     }
 
     /// The prompt set of that name.
-    ///
-    /// # Errors
-    /// [`StageError::Internal`] when the plan did not provide it.
     pub(crate) fn prompt_set(&self, name: &Name) -> Result<&Arc<PromptSet>, StageError> {
         self.prompts.get(&name.value).ok_or_else(|| {
             StageError::Internal(format!("prompt set `{}` was not provided", name.value))
@@ -316,9 +298,6 @@ impl Inputs {
     }
 
     /// What the stage of that name left.
-    ///
-    /// # Errors
-    /// [`StageError::Internal`] when the stage has not run.
     pub(crate) fn stage(&self, name: &Name) -> Result<&Arc<Artifacts>, StageError> {
         self.stages
             .get(&name.value)

@@ -7,9 +7,8 @@ use serde_json::{Value as Json, json};
 use crate::model::{Chat, ModelHandle, Readout, ScoreDtype, TokenSets};
 use crate::spec::{Choice, Decode, Fields, Node, OneOrMany, Problems};
 
-use super::declare::{
-    Declaration, Declared, FieldType, KeyParts, Parameter, declared, one_or_many, parameters,
-};
+use super::declare::{Declaration, Declared, FieldType, KeyParts, Parameter, declared, parameters};
+use super::field_types::one_or_many;
 use super::{ImportSettings, StageError};
 
 /// The published study's openings.

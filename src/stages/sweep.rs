@@ -12,7 +12,7 @@ use crate::model::{
 use crate::prompts::PromptSet;
 use crate::spec::Choice;
 
-use super::parameters;
+use super::parameters::{self, Alphas};
 use super::settings::Settings;
 use super::{Evaluate, Inputs, Name, StageError};
 
@@ -127,7 +127,7 @@ pub(crate) struct Sweep<'a> {
     /// Directions and places.
     pub(crate) lines: Vec<Line>,
     /// α, in the lines' units.
-    pub(crate) alphas: &'a [f64],
+    pub(crate) alphas: &'a Alphas,
     /// Position of the edit, counted from the end of the prompt.
     pub(crate) position: i64,
     /// What is done.
@@ -177,7 +177,11 @@ impl Sweep<'_> {
     /// Those of the evaluator; a prompt without the position asked for.
     pub(crate) fn run(self, evaluator: &mut dyn Evaluate) -> Result<SweepTable, StageError> {
         let prompts = self.prompts_of_each()?;
-        let rows = Rows::new(self.models.len(), self.lines, self.alphas);
+        let rows = Rows::new(
+            self.models.len(),
+            self.lines,
+            self.alphas.values().copied().collect(),
+        );
         let readouts = self.models.iter().map(|m| self.settings.readout(m));
         let cells = SweepCells {
             rows: &rows,
