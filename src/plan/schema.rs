@@ -6,7 +6,8 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::stages::declare::{Field, Parameter, fields_of, object, one_or_many};
+use crate::stages::declare::{Field, Parameter, fields_of, object};
+use crate::stages::field_types::one_or_many;
 use crate::stages::{ImportSection, KINDS, Kind, ScoreRule};
 
 use super::sections::{About, ChatSection, ModelEntry, PromptsEntry};

@@ -6,9 +6,8 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::model::{Dtype, SpecialTokens};
 use crate::spec::{Choice, Decode, Fields, Location, Node, Problems, Spanned, Value};
-use crate::stages::declare::{
-    ByContent, FieldType, Table, Together, Unkeyed, declared, parameters,
-};
+use crate::stages::declare::{FieldType, Table, Together, declared, parameters};
+use crate::stages::field_types::{ByContent, Unkeyed};
 use crate::stages::{Name, Settings};
 
 use super::chat;

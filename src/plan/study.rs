@@ -8,7 +8,8 @@ use crate::prompts::Draw;
 use crate::spec::{
     Decode, Document, Fields, Key, Location, Node, Problems, Spanned, choice, suggest,
 };
-use crate::stages::declare::{ByContent, Table};
+use crate::stages::declare::Table;
+use crate::stages::field_types::ByContent;
 use crate::stages::{
     self, Gives, KINDS, Kind, Name, Product, ScoreRule, Settings, Stage, kind_named,
 };
@@ -24,7 +25,6 @@ pub(crate) struct ModelSpec {
     pub(crate) source: Spanned<String>,
     /// The folder that a relative path starts from.
     pub(crate) folder: PathBuf,
-    /// Dtype of weights and activations.
     pub(crate) dtype: Dtype,
     /// The model that lends its chat template.
     pub(crate) template_from: Option<Name>,
@@ -32,13 +32,9 @@ pub(crate) struct ModelSpec {
 
 /// A stage as the study names it.
 pub struct StageSpec {
-    /// Its name.
     pub name: String,
-    /// Where it is written.
     pub(crate) at: Location,
-    /// Its kind.
     pub(crate) kind: &'static Kind,
-    /// Its parameters.
     pub stage: Box<dyn Stage>,
     gives: Gives,
 }
@@ -59,9 +55,7 @@ impl StageSpec {
 pub struct Study {
     /// Name of the study, which names its run folder.
     pub(crate) name: String,
-    /// The question it asks.
     pub(crate) question: Option<String>,
-    /// Models by name.
     pub(crate) models: BTreeMap<String, ModelSpec>,
     /// Files of the prompt sets by name, with the place where each is written.
     pub(crate) prompts: BTreeMap<String, Spanned<PathBuf>>,
@@ -69,9 +63,7 @@ pub struct Study {
     pub(crate) draws: BTreeMap<String, Draw>,
     /// The chat around every prompt, and the score rule.
     pub(crate) settings: Settings,
-    /// Where the system message is written, if it is.
     pub(crate) system_at: Option<Location>,
-    /// Where the score rule is written, if it is.
     pub(crate) score_at: Option<Location>,
     /// Stages in an order in which each comes after those it refers to.
     pub stages: Vec<StageSpec>,

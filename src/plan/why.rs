@@ -25,20 +25,15 @@ pub(crate) enum Part {
     ModelCode,
     /// The content of a model: weights, configuration, tokenizer, template or dtype.
     Model,
-    /// The content of a prompt set.
     Prompts,
-    /// What an earlier stage gave.
     Input,
-    /// The content of a file that the stage reads.
     File,
-    /// A parameter of the stage.
     Parameter,
 }
 
 /// One difference between what a stage is asked now and what it was asked before.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Difference {
-    /// What differs.
     pub(crate) part: Part,
     /// Name of the model, prompt set, stage or parameter as the study has it; empty for versions.
     pub(crate) name: String,

@@ -23,13 +23,9 @@
 //! A type of one field is a [`FieldType`]. What spans several fields is a [`Parameter`]: another `struct` of the macro, a `group` or an
 //! `enum` of it, of which only the reading is written by hand ([`Together`]), or in the last resort written by hand altogether.
 
-use std::path::PathBuf;
-
 use serde_json::{Map, Value as Json, json};
 
-use crate::spec::{
-    Choice, Decode, Distinct, Fields, Layers, Node, OneOrMany, Problems, Seeds, Spanned,
-};
+use crate::spec::{Decode, Fields, Node, Problems};
 
 use super::Needs;
 use super::settings::Settings;
@@ -253,160 +249,6 @@ pub(crate) fn fields_of<T: Parameter>() -> Vec<Field> {
     T::list(&Declared::default())
 }
 
-/// Types that are another but for how they are keyed, or what they refer to.
-macro_rules! wrappers {
-    ($($(#[doc = $doc:literal])* $name:ident $(<$inner_type:ident>)? ($inner:ty): $keyed:ident, |$value:ident, $needs:ident| $refer:expr;)+) => {$(
-        $(#[doc = $doc])*
-        #[derive(Clone, Debug, PartialEq)]
-        pub(crate) struct $name $(<$inner_type>)? (pub(crate) $inner);
-
-        impl $(<$inner_type>)? std::ops::Deref for $name $(<$inner_type>)? {
-            type Target = $inner;
-
-            fn deref(&self) -> &$inner {
-                &self.0
-            }
-        }
-
-        impl $(<$inner_type: Decode>)? Decode for $name $(<$inner_type>)? {
-            fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-                <$inner>::decode(node, problems).map(Self)
-            }
-
-            fn expected() -> String {
-                <$inner>::expected()
-            }
-        }
-
-        impl $(<$inner_type: FieldType>)? FieldType for $name $(<$inner_type>)? {
-            const KEYED: Keyed = Keyed::$keyed;
-
-            fn schema() -> Json {
-                <$inner>::schema()
-            }
-
-            fn key(&self) -> Json {
-                self.0.key()
-            }
-
-            fn refer(&self, $needs: &mut Needs) {
-                let $value = &self.0;
-                $refer
-            }
-        }
-    )+};
-}
-
-wrappers! {
-    /// What is hashed with the content that it leads to.
-    ByContent<T>(T): ByContent, |inner, needs| inner.refer(needs);
-    /// What is in the key by its content, and by whether it is there.
-    Given<T>(T): IfGiven, |inner, needs| inner.refer(needs);
-    /// What no number depends on.
-    Unkeyed<T>(T): No, |inner, needs| inner.refer(needs);
-}
-
-impl<T: FieldType> FieldType for Spanned<T> {
-    const KEYED: Keyed = T::KEYED;
-
-    fn schema() -> Json {
-        T::schema()
-    }
-
-    fn key(&self) -> Json {
-        self.value.key()
-    }
-
-    fn refer(&self, needs: &mut Needs) {
-        self.value.refer(needs);
-    }
-}
-
-/// Types whose value is its own canonical form.
-macro_rules! plain {
-    ($($type:ty: $schema:tt),+ $(,)?) => {$(
-        impl FieldType for $type {
-            fn schema() -> Json {
-                json!($schema)
-            }
-
-            fn key(&self) -> Json {
-                json!(self)
-            }
-        }
-    )+};
-}
-
-plain! {
-    bool: { "type": "boolean" },
-    i64: { "type": "integer" },
-    f64: { "type": "number" },
-    u64: { "type": "integer", "minimum": 0 },
-    usize: { "type": "integer", "minimum": 0 },
-    String: { "type": "string" },
-    PathBuf: { "type": "string", "minLength": 1 },
-}
-
-/// Of several values at least one, none twice.
-fn list_of(schema: &Json) -> Json {
-    json!({ "type": "array", "items": schema, "minItems": 1, "uniqueItems": true })
-}
-
-/// A value or a list.
-pub(crate) fn one_or_many(schema: &Json) -> Json {
-    json!({ "anyOf": [schema, list_of(schema)] })
-}
-
-impl<T: FieldType + Distinct> FieldType for OneOrMany<T> {
-    fn schema() -> Json {
-        one_or_many(&T::schema())
-    }
-
-    fn key(&self) -> Json {
-        self.values().map(FieldType::key).collect()
-    }
-}
-
-const RANGE: &str = r"^\s*[0-9]+\s*\.\.\s*[0-9]+\s*$";
-
-impl FieldType for Seeds {
-    fn schema() -> Json {
-        let one = u64::schema();
-        json!({ "anyOf": [one, list_of(&one), { "type": "string", "pattern": RANGE }] })
-    }
-
-    fn key(&self) -> Json {
-        self.iter().collect()
-    }
-}
-
-impl FieldType for Layers {
-    fn schema() -> Json {
-        let one = usize::schema();
-        json!({ "anyOf": [one, list_of(&one), { "type": "string", "pattern": RANGE }, { "const": "all" }] })
-    }
-
-    fn key(&self) -> Json {
-        match self {
-            Layers::All => "all".into(),
-            Layers::List(list) => list.iter().map(|layer| layer.value).collect(),
-        }
-    }
-}
-
-impl<T: Choice> FieldType for T {
-    fn schema() -> Json {
-        let described = T::CHOICES.iter().filter(|(_, _, about)| !about.is_empty());
-        let described = described.map(|(name, _, about)| format!("`{name}`: {about}"));
-        let names: Vec<&str> = T::CHOICES.iter().map(|(name, ..)| *name).collect();
-        json!({ "enum": names, "description": described.collect::<Vec<_>>().join("; ") })
-    }
-
-    fn key(&self) -> Json {
-        self.name().into()
-    }
-}
-
 /// The JSON Schema of a table of these fields and no others.
 pub(crate) fn object(fields: &[Field]) -> Json {
     let properties = fields.iter().map(|f| (f.name.to_string(), f.described()));
@@ -546,7 +388,7 @@ macro_rules! parameters {
     (@list one_by_one $fields:expr) => { $fields };
 }
 
-pub(crate) use {declared, parameters, wrappers};
+pub(crate) use {declared, parameters};
 
 /// What the macro names.
 pub(crate) mod prelude {

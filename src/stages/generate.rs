@@ -305,7 +305,7 @@ impl Generate {
             None => steered.push((None, 0.0)),
             Some(steering) => {
                 for line in lines {
-                    let alphas = steering.alpha.iter();
+                    let alphas = steering.alpha.values();
                     steered.extend(alphas.map(|&alpha| (Some(line), alpha)));
                 }
             }

@@ -38,9 +38,8 @@ use serde_json::Value as Json;
 use crate::model::Site;
 use crate::spec::{Choice, Decode, Document, Fields, OneOrMany, Problems, Seeds, Spanned};
 
-use super::declare::{
-    ByContent, Declared, Field, KeyParts, Parameter, Table, Together, declared, parameters,
-};
+use super::declare::{Declared, Field, KeyParts, Parameter, Table, Together, declared, parameters};
+use super::field_types::ByContent;
 use super::parameters::{Names, PromptsName, Scores, StageOf, Summaries};
 use super::settings::Settings;
 use super::{

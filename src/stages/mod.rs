@@ -1,7 +1,7 @@
 //! Stages: pure functions from typed parameters and input artifacts to tables and directions.
 //!
 //! A stage asks a model for **cells** through [`Evaluate`] and assembles their values into tables, where ids, splits, categories and
-//! thresholds join. Each kind is one file that decodes its own parameters, says what it needs and costs, and runs. Adding a kind is one
+//! thresholds join. Each kind is one file that declares its parameters ([`declare`]), says what it costs, and runs. Adding a kind is one
 //! file and one line in [`KINDS`]: it is shown as its [`Product`] is, and what else is to be drawn of it, it says itself
 //! ([`Kind::figures`]).
 //!
@@ -27,6 +27,7 @@ pub(crate) mod declare;
 #[cfg(test)]
 pub(crate) mod declare_tests;
 mod direction;
+pub(crate) mod field_types;
 mod forecast;
 mod generate;
 mod holdout;
@@ -74,11 +75,8 @@ pub enum Product {
     RandomSweep,
     /// Steered scores of prompts of several types, with refusal rates by type.
     SweepByType,
-    /// Patching effects.
     Patches,
-    /// Generated texts.
     Texts,
-    /// Statistics.
     Summary,
     /// Published numbers beside the study's own.
     Check,
@@ -164,13 +162,10 @@ pub(crate) struct Kind {
     pub(crate) name: &'static str,
     /// Raised when the same parameters and inputs would give another output; part of the stage key.
     pub(crate) version: u32,
-    /// What it produces.
     pub(crate) product: Product,
     /// What is drawn of its own tables, before the figures of its product.
     pub(crate) figures: Option<OwnFigures>,
-    /// One line for listings.
     pub(crate) about: &'static str,
-    /// Its parameters.
     pub(crate) fields: fn() -> Vec<Field>,
     /// Reads the parameters from the stage's table; problems are collected.
     pub(crate) decode: fn(&mut Fields<'_, '_>, &Settings) -> Option<Box<dyn Stage>>,
@@ -241,7 +236,6 @@ pub(crate) type Name = Spanned<String>;
 pub struct Needs {
     /// Names of models, in the order in which their rows appear in tables.
     pub(crate) models: Vec<Name>,
-    /// Names of prompt sets.
     pub(crate) prompts: Vec<Name>,
     /// Names of stages and what each must produce.
     pub(crate) stages: Vec<(Name, Product)>,
@@ -358,9 +352,7 @@ pub trait Evaluate {
 /// A file that a stage reads.
 #[derive(Clone, Debug)]
 pub(crate) struct InputFile {
-    /// Its content.
     pub(crate) bytes: Vec<u8>,
-    /// Hash of the content.
     pub(crate) hash: blake3::Hash,
 }
 
@@ -371,7 +363,6 @@ pub struct Inputs {
     pub models: BTreeMap<String, Arc<ModelHandle>>,
     /// By name in the study file.
     pub(crate) prompts: BTreeMap<String, Arc<PromptSet>>,
-    /// By path.
     pub(crate) files: BTreeMap<PathBuf, Arc<InputFile>>,
     /// By name in the study file.
     pub stages: BTreeMap<String, Arc<Artifacts>>,
@@ -383,9 +374,6 @@ pub struct Inputs {
 
 impl Inputs {
     /// The model of that name.
-    ///
-    /// # Errors
-    /// [`StageError::Internal`] when the plan did not provide it.
     pub(crate) fn model(&self, name: &Name) -> Result<&Arc<ModelHandle>, StageError> {
         self.models
             .get(&name.value)
@@ -393,9 +381,6 @@ impl Inputs {
     }
 
     /// The models of those names.
-    ///
-    /// # Errors
-    /// [`StageError::Internal`] when the plan did not provide one.
     pub(crate) fn models_named(
         &self,
         names: &[Name],
@@ -404,9 +389,6 @@ impl Inputs {
     }
 
     /// The prompt set of that name.
-    ///
-    /// # Errors
-    /// [`StageError::Internal`] when the plan did not provide it.
     pub(crate) fn prompt_set(&self, name: &Name) -> Result<&Arc<PromptSet>, StageError> {
         self.prompts.get(&name.value).ok_or_else(|| {
             StageError::Internal(format!("prompt set `{}` was not provided", name.value))
@@ -414,9 +396,6 @@ impl Inputs {
     }
 
     /// What the stage of that name left.
-    ///
-    /// # Errors
-    /// [`StageError::Internal`] when the stage has not run.
     pub(crate) fn stage(&self, name: &Name) -> Result<&Arc<Artifacts>, StageError> {
         self.stages
             .get(&name.value)

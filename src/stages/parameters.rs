@@ -9,7 +9,8 @@ use crate::model::Site;
 use crate::prompts::{Prompt, PromptSet};
 use crate::spec::{Choice, Decode, Layers, Node, OneOrMany, Problems, Spanned};
 
-use super::declare::{FieldType, Keyed, wrappers};
+use super::declare::{FieldType, Keyed};
+use super::field_types::wrappers;
 use super::{Inputs, Name, Needs, Product, StageError, check_layer};
 
 wrappers! {
@@ -32,6 +33,9 @@ wrappers! {
 
 /// Names, none twice.
 pub(super) type Names = OneOrMany<String>;
+
+/// Values of α, none twice.
+pub(super) type Alphas = OneOrMany<f64>;
 
 /// Numbers that are not just any: what is asked of one, and what is told of others.
 macro_rules! bounded {
@@ -110,39 +114,6 @@ bounded! {
     Rate(f64): { "minimum": 0, "maximum": 1 }, |x| (0.0..=1.0).contains(&x),
         |name, x| format!("{name} `{x}` is not a rate"),
         Some("expected a number from 0 to 1");
-}
-
-/// Values of α.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Alphas(pub(super) Vec<f64>);
-
-impl Deref for Alphas {
-    type Target = [f64];
-
-    fn deref(&self) -> &[f64] {
-        &self.0
-    }
-}
-
-impl Decode for Alphas {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-        let alphas = OneOrMany::<f64>::decode(node, problems)?;
-        Some(Self(alphas.values().copied().collect()))
-    }
-
-    fn expected() -> String {
-        OneOrMany::<f64>::expected()
-    }
-}
-
-impl FieldType for Alphas {
-    fn schema() -> Json {
-        OneOrMany::<f64>::schema()
-    }
-
-    fn key(&self) -> Json {
-        json!(self.0)
-    }
 }
 
 /// What a stage of another kind has to give; see [`StageOf`].

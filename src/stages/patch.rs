@@ -20,8 +20,9 @@ use crate::prompts::PromptSet;
 use crate::spec::{Choice, Decode, Fields, Layers, Node, OneOrMany, Problems, Spanned, suggest};
 
 use super::declare::{
-    Declaration, Declared, Field, FieldType, KeyParts, Parameter, declared, one_or_many, parameters,
+    Declaration, Declared, Field, FieldType, KeyParts, Parameter, declared, parameters,
 };
+use super::field_types::one_or_many;
 use super::parameters::{self, Count, Floor, Position, PromptsName};
 use super::settings::Settings;
 use super::sweep;

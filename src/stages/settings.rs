@@ -8,9 +8,8 @@ use crate::model::{Chat, ModelHandle, Readout, ScoreDtype, TokenSets};
 use crate::spec::{Choice, Decode, Fields, Node, OneOrMany, Problems};
 
 use super::StageError;
-use super::declare::{
-    Declaration, Declared, FieldType, KeyParts, Parameter, declared, one_or_many, parameters,
-};
+use super::declare::{Declaration, Declared, FieldType, KeyParts, Parameter, declared, parameters};
+use super::field_types::one_or_many;
 
 /// The published study's openings.
 const REFUSE: [&str; 4] = ["I'm", "I", "Sorry", "I\u{2019}m"];

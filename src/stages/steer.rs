@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::model::Site;
-use crate::spec::{Fields, Problems};
+use crate::spec::{Fields, OneOrMany, Problems, Spanned};
 
 use super::declare::{Together, declared, parameters};
 use super::direction::Direction;
@@ -85,10 +85,14 @@ impl Together for Strength {
                 .label("plays no part")
                 .help(format!("remove `{name}`, or set `mode = \"add\"`"));
         }
+        let no_alpha = Spanned {
+            value: 0.0,
+            at: fields.at().clone(),
+        };
         let is_alone = given.iter().all(|(_, node)| node.is_none());
         is_alone.then_some(Self {
             mode,
-            alpha: Alphas(vec![0.0]),
+            alpha: OneOrMany(vec![no_alpha]),
             alpha_unit: AlphaUnit::Unit,
         })
     }

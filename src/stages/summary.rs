@@ -27,9 +27,8 @@ use polars::prelude::DataFrame;
 use crate::spec::{Fields, Problems};
 use crate::stats::{self, StatsError, Targets};
 
-use super::declare::{
-    Declared, Field, FieldType, Given, KeyParts, Parameter, declared, parameters,
-};
+use super::declare::{Declared, Field, FieldType, KeyParts, Parameter, declared, parameters};
+use super::field_types::Given;
 use super::parameters::{Rate, StageOf, Sweep, Texts};
 use super::settings::Settings;
 use super::{

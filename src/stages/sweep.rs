@@ -12,7 +12,7 @@ use crate::model::{
 use crate::prompts::PromptSet;
 use crate::spec::Choice;
 
-use super::parameters;
+use super::parameters::{self, Alphas};
 use super::settings::Settings;
 use super::{Evaluate, Inputs, Name, StageError};
 
@@ -129,7 +129,7 @@ pub(crate) struct Sweep<'a> {
     /// Directions and places.
     pub(crate) lines: Vec<Line>,
     /// α, in the lines' units.
-    pub(crate) alphas: &'a [f64],
+    pub(crate) alphas: &'a Alphas,
     /// Position of the edit, counted from the end of the prompt.
     pub(crate) position: i64,
     /// What is done.
@@ -182,7 +182,8 @@ impl Sweep<'_> {
         for line in &mut self.lines {
             line.direction = self.mode.label(&line.direction);
         }
-        let rows = Rows::new(self.models.len(), self.lines, self.alphas);
+        let alphas = self.alphas.values().copied().collect();
+        let rows = Rows::new(self.models.len(), self.lines, alphas);
         let readouts = self.models.iter().map(|m| self.settings.readout(m));
         let cells = SweepCells {
             rows: &rows,

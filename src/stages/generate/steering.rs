@@ -82,7 +82,7 @@ fn no_steering(fields: &mut Fields<'_, '_>) -> bool {
     if fields.node("alpha").is_some()
         && fields
             .optional::<Alphas>("alpha")
-            .is_none_or(|alphas| *alphas != [0.0])
+            .is_none_or(|alphas| !alphas.values().eq(&[0.0]))
     {
         given.push("alpha");
     }

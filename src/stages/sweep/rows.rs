@@ -23,7 +23,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub(super) fn new(models: usize, lines: Vec<Line>, alphas: &[f64]) -> Self {
+    pub(super) fn new(models: usize, lines: Vec<Line>, alphas: Vec<f64>) -> Self {
         let mut starts = vec![0];
         for line in &lines {
             let before = starts.last().copied().unwrap_or(0);
@@ -32,7 +32,7 @@ impl Rows {
         Rows {
             models,
             lines,
-            alphas: alphas.to_vec(),
+            alphas,
             starts,
         }
     }
