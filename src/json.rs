@@ -37,6 +37,12 @@ pub(crate) fn key_given_twice(line: &str) -> Option<(String, usize)> {
     Some((key, start))
 }
 
+macro_rules! scalars {
+    ($($visit:ident: $kind:ty),*) => {
+        $(fn $visit<E>(self, _: $kind) -> Result<(), E> { Ok(()) })*
+    };
+}
+
 /// Goes through any JSON and keeps nothing but the keys of the objects it is in; fails at a key that its object has already, which it
 /// then holds.
 #[derive(Clone, Copy)]
@@ -80,25 +86,7 @@ impl<'de> Visitor<'de> for Unique<'_> {
         Ok(())
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
+    scalars!(visit_bool: bool, visit_u64: u64, visit_i64: i64, visit_f64: f64, visit_str: &str);
 }
 
 #[cfg(test)]

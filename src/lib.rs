@@ -7,7 +7,7 @@
 //!
 //! Arrows go one way: `main → cli → {report, run} → manifest → plan → stages → {model, prompts, stats}`, with `run, plan → cache` and `plan, stages → spec`.
 //! Below them all: `files`, which reads what comes from outside, `json`, which refuses a key given twice, `fetch`, which brings files over
-//! the network, and `harmless`, which makes text from outside safe to show.
+//! the network, `harmless`, which makes text from outside safe to show, and `figure`, what is drawn, as data.
 #![warn(missing_docs)]
 
 mod cache;

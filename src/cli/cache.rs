@@ -184,11 +184,8 @@ fn as_text(usage: &Usage) -> String {
         size(usage.unreferenced_bytes)
     );
     if usage.reports.reports > 0 {
-        text += &format!(
-            "{} of it drawn for {} reports\n",
-            size(usage.reports.bytes),
-            usage.reports.reports
-        );
+        let bytes = size(usage.reports.bytes);
+        text += &format!("{bytes} of it drawn for reports\n");
     }
     if usage.damaged_files > 0 {
         text += &format!(

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use crate::manifest;
 use crate::plan::Study;
-use crate::report::{self, Node};
+use crate::report;
 use crate::spec::{self, Problems};
 
 use super::{Failure, print};
@@ -37,11 +37,7 @@ pub(super) fn dag(arguments: &DagArguments) -> Result<(), Failure> {
     let sources = document.sources.clone();
     let study = Study::read(document, "study", &mut problems);
     problems.finish(&sources).map_err(Failure::Study)?;
-    let stages = study.as_ref().map(manifest::graph).unwrap_or_default();
-    let nodes: Vec<Node> = stages
-        .iter()
-        .map(|stage| Node::of(stage, String::new()))
-        .collect();
+    let nodes = study.as_ref().map(manifest::graph).unwrap_or_default();
     print(&match arguments.format {
         DagFormat::Mermaid => report::mermaid(&nodes),
         DagFormat::Graphviz => report::graphviz(&nodes),

@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
         (None, None) => Selection::All,
     };
     let (opened, _) = open(&arguments.study, Fetch::AsNeeded, &selection)?;
-    tell_warnings(&opened);
+    tell_warnings(&opened, &selection);
     let stop = stop_on_interrupt();
     let options = Options {
         runs: arguments.runs.clone(),
@@ -99,16 +99,14 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
 }
 
 /// Tells what is wrong with the rest of the study.
-fn tell_warnings(opened: &Opened) {
+fn tell_warnings(opened: &Opened, selection: &Selection) {
     if opened.warnings.list.is_empty() {
         return;
     }
     tell_diagnostics(&opened.warnings);
-    let wanted: Vec<&str> = opened.wanted.iter().map(String::as_str).collect();
-    tell(&format!(
-        "\nnote: the stages to run need none of this: `{}`\n",
-        wanted.join("`, `")
-    ));
+    if let Some((option, stage)) = selection.option() {
+        tell(&format!("\nnote: `{option} {stage}` needs none of this\n"));
+    }
 }
 
 /// Signals that come so soon after another are the same request: a terminal that goes away tells the shell, too, which passes it on.

@@ -65,7 +65,6 @@ fn main_tables(run: &FinishedRun) -> Vec<Named<'_>> {
         .collect()
 }
 
-/// Every table of a stage, or one.
 fn named<'a>(run: &'a FinishedRun, name: &str) -> Result<Vec<Named<'a>>, Failure> {
     let all = |stage: &'a FinishedStage| {
         let tables = stage.tables.iter();

@@ -109,7 +109,6 @@ fn steered(stage: &str, output: &Artifacts) -> String {
     )
 }
 
-/// The named columns of a table, those of them that it has.
 fn shown_table(stage: &str, output: &Artifacts, name: &str, columns: &[&str]) -> String {
     let Ok(table) = output.table(name) else {
         return String::new();

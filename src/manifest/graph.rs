@@ -39,11 +39,11 @@ pub(crate) struct Edge {
 
 impl Node {
     /// Names of the stages it refers to, each once.
-    pub(crate) fn after(&self) -> Vec<String> {
-        let mut names: Vec<String> = Vec::new();
+    pub(crate) fn after(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
         for edge in &self.stages {
-            if !names.contains(&edge.stage) {
-                names.push(edge.stage.clone());
+            if !names.contains(&edge.stage.as_str()) {
+                names.push(&edge.stage);
             }
         }
         names
@@ -63,6 +63,16 @@ impl Node {
             prompts: needs.prompts.iter().map(|set| set.value.clone()).collect(),
             stages: needs.stages.iter().map(edge).collect(),
             splits: spec.stage.compared_splits(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Edge {
+    pub(crate) fn to(stage: &str) -> Self {
+        Edge {
+            field: String::new(),
+            stage: stage.to_string(),
         }
     }
 }

@@ -20,6 +20,8 @@ use crate::cache::Key;
 use crate::files;
 use crate::model::Provenance;
 
+#[cfg(test)]
+pub(crate) use graph::Edge;
 pub(crate) use graph::{Node, graph};
 
 /// The name of the file in a run's folder.

@@ -27,7 +27,7 @@ use super::error::{ModelError, Result};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Message {
+pub(super) struct Message {
     /// `system`, `user` or `assistant`.
     role: &'static str,
     content: String,
@@ -86,7 +86,7 @@ pub(super) const SPECIAL_TOKENS: [&str; 7] = [
 
 /// A model's chat template, compiled, with the special tokens it may name.
 #[derive(Clone)]
-pub(crate) struct ChatTemplate {
+pub(super) struct ChatTemplate {
     environment: Environment<'static>,
     special_tokens: BTreeMap<String, String>,
     /// Names that it reads without having set them.
@@ -155,10 +155,7 @@ impl ChatTemplate {
             ]))
         };
         let turns: Vec<Value> = messages.iter().map(turn).collect();
-        let arguments = arguments
-            .iter()
-            .map(|(name, value)| (name.as_str(), engine_value(value)));
-        let mut variables: BTreeMap<&str, Value> = arguments.collect();
+        let mut variables = engine_values(arguments);
         let tokens = self.special_tokens.iter();
         variables.extend(tokens.map(|(name, text)| (name.as_str(), Value::from(text.as_str()))));
         variables.insert("messages", Value::from(turns));
@@ -221,13 +218,15 @@ fn engine_value(value: &Json) -> Value {
         },
         Json::String(text) => Value::from(text.as_str()),
         Json::Array(list) => Value::from(list.iter().map(engine_value).collect::<Vec<_>>()),
-        Json::Object(map) => {
-            let entries = map
-                .iter()
-                .map(|(name, value)| (name.as_str(), engine_value(value)));
-            Value::from(entries.collect::<BTreeMap<_, _>>())
-        }
+        Json::Object(map) => Value::from(engine_values(map)),
     }
+}
+
+fn engine_values(map: &Map<String, Json>) -> BTreeMap<&str, Value> {
+    let entries = map.iter();
+    entries
+        .map(|(name, value)| (name.as_str(), engine_value(value)))
+        .collect()
 }
 
 impl std::fmt::Debug for ChatTemplate {

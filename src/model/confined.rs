@@ -31,9 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowance {
     /// Bytes held at one time.
-    pub(crate) held_bytes: usize,
+    pub(super) held_bytes: usize,
     /// Bytes asked for in all, given back or not.
-    pub(crate) asked_bytes: usize,
+    pub(super) asked_bytes: usize,
 }
 
 impl Allowance {

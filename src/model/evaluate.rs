@@ -77,7 +77,7 @@ impl Evaluator {
         on_step: &mut dyn FnMut(Step) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         let _no_grad = tch::no_grad_guard();
-        let mut outcomes = Outcomes::told_to(on_step);
+        let mut outcomes = Outcomes::new(on_step);
         let by_prompt = self.by_prompt(cells, &mut outcomes)?;
         let prompt = |(_, numbers): &(_, Vec<u32>)| cells.cell(numbers[0] as usize).tokens;
         let prompts: Vec<Arc<Tokens>> = by_prompt.iter().map(prompt).collect();
@@ -243,7 +243,7 @@ struct Outcomes<'s> {
 }
 
 impl<'s> Outcomes<'s> {
-    fn told_to(on_step: OnStep<'s>) -> Self {
+    fn new(on_step: OnStep<'s>) -> Self {
         Outcomes {
             on_step,
             failures: 0,

@@ -274,6 +274,9 @@ fn quoted(text: &str) -> String {
 
 /// A unit vector `[d_model]` from a standard normal drawn with libtorch's CPU generator after `manual_seed(seed)`, float32.
 pub fn random_unit_vector(seed: u64, d_model: usize) -> Result<Vector> {
+    // The generator is the process's: nobody else is to seed it in between.
+    static DRAWING: Mutex<()> = Mutex::new(());
+    let _drawing = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
     tch::manual_seed(seed as i64);
     let drawn = Tensor::f_randn([d_model as i64], (Kind::Float, Device::Cpu))?;
     let values = Vec::<f32>::try_from(drawn)?;

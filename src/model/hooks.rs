@@ -113,7 +113,7 @@ impl HookPoint {
     }
 
     /// Whether an edit is possible here: the vector has the residual stream's width and flows on from here.
-    pub(crate) fn is_editable(self) -> bool {
+    pub(super) fn is_editable(self) -> bool {
         match self {
             HookPoint::Embed => true,
             HookPoint::Block { site, .. } => Site::RESIDUAL.contains(&site),

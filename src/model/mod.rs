@@ -9,6 +9,7 @@
 //! transformer                           the arithmetic of a block
 //! prefix, evaluate, generate            cells → values, with as little of that arithmetic as causality allows
 //! parallel, guard, device               by how many at a time, with errors that end nothing, and where it runs
+//! grouped, json                         things that share a key, JSON in which no key is given twice
 //! confined                              templates and tokenizers, which come from outside, within an allowance of memory
 //! ```
 #![allow(
@@ -17,13 +18,13 @@
 )]
 
 mod cell;
-pub(crate) mod chat;
-pub(crate) mod checkpoint;
+mod chat;
+mod checkpoint;
 pub mod config;
 mod confined;
 mod conversation;
 mod device;
-pub(crate) mod error;
+mod error;
 mod evaluate;
 mod generate;
 mod grouped;
@@ -36,7 +37,7 @@ mod parity_tests;
 mod prefix;
 #[cfg(test)]
 mod property_tests;
-pub(crate) mod tokenizer;
+mod tokenizer;
 mod transformer;
 mod vocabulary;
 
@@ -44,8 +45,9 @@ use crate::json;
 
 pub use cell::{Cell, Cells, Edit, Intervention, Positions, Readout, Tokens, Value, Vector};
 pub(crate) use cell::{EVALUATION_VERSION, Sampling, ScoreDtype, TokenSets};
-pub(crate) use chat::reserved_variable;
-pub(crate) use chat::{Chat, SpecialTokens};
+pub(crate) use chat::{Chat, SpecialTokens, reserved_variable};
+#[cfg(test)]
+pub(crate) use checkpoint::tests::write_any_model;
 pub(crate) use checkpoint::{FileStamp, HashShortcut};
 pub use checkpoint::{locate, locate_without_fetching};
 pub(crate) use config::Dtype;

@@ -26,7 +26,7 @@ const EXPRESSION_BYTES: usize = 64 << 20;
 
 /// A model's tokenizer. A copy is the same one.
 #[derive(Clone)]
-pub(crate) struct Tokenizer(Arc<Parts>);
+pub(super) struct Tokenizer(Arc<Parts>);
 
 struct Parts {
     inner: Inner,

@@ -60,7 +60,7 @@ struct Block {
 }
 
 /// The weights, ready to compute with.
-pub(crate) struct Transformer {
+pub(super) struct Transformer {
     config: ModelConfig,
     device: Device,
     kind: Kind,
@@ -98,13 +98,13 @@ impl Transformer {
     }
 
     /// Token ids `[B, S]` (int64) → embeddings `[B, S, d_model]`, before any edit.
-    pub(crate) fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+    pub(super) fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         let table = &self.embed_tokens;
         Ok(Tensor::f_embedding(table, ids, -1, false, false)?)
     }
 
     /// Rotary angles of positions `[B or 1, S]` (int64).
-    pub(crate) fn rotary(&self, positions: &Tensor) -> Result<Rotary> {
+    pub(super) fn rotary(&self, positions: &Tensor) -> Result<Rotary> {
         self.angles.rotary(positions, self.kind)
     }
 
@@ -151,7 +151,7 @@ impl Transformer {
     }
 
     /// The rest of a block behind the heads' output `z [B, S, n_heads · dh]`; `x [B, S, d_model]` entered the block.
-    pub(crate) fn after_heads(
+    pub(super) fn after_heads(
         &self,
         layer: usize,
         x: &Tensor,
@@ -207,25 +207,25 @@ impl Transformer {
     }
 
     /// The residual stream leaving the last block, `[B, S, d_model]` → the final norm's output, of the same shape.
-    pub(crate) fn final_norm(&self, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
+    pub(super) fn final_norm(&self, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
         let normalized = tap.pass(HookPoint::FinalNormalized, self.unit_rms(x)?)?;
         Ok(normalized.f_mul(&self.norm)?)
     }
 
     /// The final norm's output `[.., d_model]` → logits of the whole vocabulary `[.., d_vocab]`, in the model's dtype.
-    pub(crate) fn unembed(&self, hidden: &Tensor) -> Result<Tensor> {
+    pub(super) fn unembed(&self, hidden: &Tensor) -> Result<Tensor> {
         Ok(hidden.f_linear::<Tensor>(&self.lm_head, None)?)
     }
 
     /// The unembedding rows of the given tokens, `[token, d_model]`.
-    pub(crate) fn unembedding_rows(&self, ids: &[u32]) -> Result<Tensor> {
+    pub(super) fn unembedding_rows(&self, ids: &[u32]) -> Result<Tensor> {
         let index = self.index(ids.iter().map(|&id| id.into()))?;
         Ok(self.lm_head.f_index_select(0, &index)?)
     }
 
     /// The causal mask of S positions, all of which see the P positions before them, repeated for the g query heads of a group:
     /// `[1, 1, g·S, P + S]`.
-    pub(crate) fn causal_mask(&self, p: i64, s: i64) -> Result<Tensor> {
+    pub(super) fn causal_mask(&self, p: i64, s: i64) -> Result<Tensor> {
         let g = (self.config.n_heads / self.config.n_kv_heads) as i64;
         let size = [s, p + s];
         let options = (self.kind, self.device);

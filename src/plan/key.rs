@@ -74,6 +74,13 @@ pub(super) fn known_parts(
     if needs.ends && ends.iter().any(|ends| !ends.is_empty()) {
         parts["further_ends"] = json!(ends);
     }
+    // Every layer of models that differ in depth was once every layer of the shallowest.
+    let models = needs.models.iter();
+    let depths = models.filter_map(|name| inputs.models.get(&name.value));
+    let depths: Vec<usize> = depths.map(|model| model.config().n_layers).collect();
+    if needs.depths && depths.windows(2).any(|pair| pair[0] != pair[1]) {
+        parts["depths"] = json!(depths);
+    }
     parts
 }
 

@@ -4,6 +4,7 @@
 //! output depends on; a [`Walk`] goes over the stages and knows which are cached; on it, [`Plan`] counts what each would compute,
 //! [`explain`] says what has changed since the most similar earlier run, and `run` runs them.
 
+mod any_record;
 mod chat;
 mod estimate;
 mod explain;
@@ -26,13 +27,12 @@ mod why;
 use crate::cache::CacheError;
 use crate::stages::StageError;
 
+pub(crate) use any_record::{DrawnRecord, Record};
 pub(crate) use explain::{Explanation, explain};
 #[cfg(test)]
 pub(crate) use key::stage_key;
 pub(crate) use key::{key_of, study_key};
-pub(crate) use record::{
-    ArtifactRecord, DrawnRecord, Record, StoredOutput, TableRecord, stored_artifacts,
-};
+pub(crate) use record::{ArtifactRecord, StoredOutput, TableRecord, stored_artifacts};
 pub use record::{StageRecord, load_artifacts};
 pub use resolve::{Fetch, Opened, open_study};
 pub(crate) use resolve::{PlanError, open_selected};

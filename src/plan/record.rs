@@ -22,7 +22,6 @@ pub(crate) struct TableRecord {
     /// The table's name; empty for the stage's main table.
     #[serde(deserialize_with = "plain_name")]
     pub(crate) name: String,
-    /// Number of rows.
     pub(crate) rows: usize,
     /// The object that holds it as CSV.
     pub(crate) csv: Key,
@@ -36,7 +35,6 @@ pub(crate) struct ArtifactRecord {
     /// File name in a run folder.
     #[serde(deserialize_with = "plain_name")]
     pub(crate) file: String,
-    /// The object that holds it.
     pub(crate) key: Key,
 }
 
@@ -54,7 +52,6 @@ fn plain_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::E
 /// What a stage left.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct StageRecord {
-    /// Its tables.
     pub(crate) tables: Vec<TableRecord>,
     /// Its directions: a safetensors file with a JSON description each, in order.
     pub(crate) directions: Vec<(ArtifactRecord, ArtifactRecord)>,
@@ -81,7 +78,6 @@ pub struct StageRecord {
 }
 
 impl StageRecord {
-    /// Every object that it names.
     pub(crate) fn objects(&self) -> impl Iterator<Item = &Key> {
         let tables = self.tables.iter().flat_map(|t| [&t.csv, &t.parquet]);
         let directions = self.directions.iter().flat_map(|(a, b)| [&a.key, &b.key]);
@@ -114,88 +110,6 @@ impl StageRecord {
     }
 }
 
-/// What was drawn of a run's tables, for the next run that has the same.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct DrawnRecord {
-    /// The keys of the run's stages.
-    pub(crate) drawn_of: Vec<Key>,
-    /// The figures' files, and what the page shows.
-    pub(crate) files: Vec<ArtifactRecord>,
-    /// When it was made, as RFC 3339 in UTC.
-    pub(crate) created: String,
-}
-
-/// Any record of the cache.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(from = "WrittenRecord")]
-pub(crate) enum Record {
-    Stage(StageRecord),
-    Drawn(DrawnRecord),
-}
-
-impl Record {
-    /// Every object that it names.
-    pub(crate) fn objects(&self) -> Box<dyn Iterator<Item = &Key> + '_> {
-        match self {
-            Record::Stage(record) => Box::new(record.objects()),
-            Record::Drawn(record) => Box::new(record.files.iter().map(|file| &file.key)),
-        }
-    }
-
-    /// When it was made, as RFC 3339 in UTC; empty where it does not say.
-    pub(crate) fn created(&self) -> &str {
-        match self {
-            Record::Stage(record) => &record.created,
-            Record::Drawn(record) => &record.created,
-        }
-    }
-
-    /// Seconds that it took to make what can be had again no quicker.
-    pub(crate) fn seconds(&self) -> f64 {
-        match self {
-            Record::Stage(record) => record.seconds,
-            Record::Drawn(_) => 0.0,
-        }
-    }
-}
-
-/// The shapes of records.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum WrittenRecord {
-    Drawn(DrawnRecord),
-    /// As 0.1 wrote what was drawn: a stage's record with files.
-    DrawnBefore {
-        key_parts: DrawnOf,
-        files: Vec<ArtifactRecord>,
-        created: String,
-    },
-    Stage(StageRecord),
-}
-
-#[derive(Deserialize)]
-struct DrawnOf {
-    drawn_of: Vec<Key>,
-}
-
-impl From<WrittenRecord> for Record {
-    fn from(written: WrittenRecord) -> Self {
-        match written {
-            WrittenRecord::Stage(record) => Record::Stage(record),
-            WrittenRecord::Drawn(record) => Record::Drawn(record),
-            WrittenRecord::DrawnBefore {
-                key_parts,
-                files,
-                created,
-            } => Record::Drawn(DrawnRecord {
-                drawn_of: key_parts.drawn_of,
-                files,
-                created,
-            }),
-        }
-    }
-}
-
 /// A direction's description, beside its safetensors file.
 #[derive(Serialize, Deserialize)]
 struct DirectionDescription {
@@ -217,9 +131,7 @@ struct DirectionDescription {
 
 /// Where an output went.
 pub(crate) struct StoredOutput {
-    /// Its tables' records.
     pub(crate) tables: Vec<TableRecord>,
-    /// Its directions' records.
     pub(crate) directions: Vec<(ArtifactRecord, ArtifactRecord)>,
 }
 

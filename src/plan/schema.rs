@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::stages::declare::{Field, Parameters, object, one_or_many};
+use crate::stages::declare::{Field, Parameter, fields_of, object, one_or_many};
 use crate::stages::{ImportSection, KINDS, Kind, ScoreRule};
 
 use super::sections::{About, ChatSection, ModelEntry, PromptsEntry};
@@ -50,8 +50,8 @@ pub(crate) fn schema() -> Json {
         "then": { "properties": { "stages": { "additionalProperties": reference("part") } } },
         "else": {
             "properties": {
-                "models": { "additionalProperties": { "required": required(&ModelEntry::fields()) } },
-                "prompts": { "additionalProperties": { "required": required(&PromptsEntry::fields()) } },
+                "models": { "additionalProperties": { "required": required(&fields_of::<ModelEntry>()) } },
+                "prompts": { "additionalProperties": { "required": required(&fields_of::<PromptsEntry>()) } },
                 "stages": {
                     "minProperties": 1,
                     "properties": by_kind(named_after),
@@ -85,8 +85,8 @@ fn without_required(mut schema: Json) -> Json {
     schema
 }
 
-fn section<T: Parameters>(about: &str) -> Json {
-    with_description(without_required(object(&T::fields())), about)
+fn section<T: Parameter>(about: &str) -> Json {
+    with_description(without_required(object(&fields_of::<T>())), about)
 }
 
 /// A table whose keys are names that the user chooses.
@@ -118,7 +118,7 @@ fn named_after(kind: &Kind) -> Json {
 
 /// A stage that is of the kind it says.
 fn of_kind_said(stage: fn(&Kind) -> Json) -> Json {
-    let is = |kind: &Kind| json!({ "properties": { "kind": { "const": kind.name } } });
+    let is = |kind: &Kind| json!({ "required": ["kind"], "properties": { "kind": { "const": kind.name } } });
     let said = KINDS
         .iter()
         .map(|kind| json!({ "if": is(kind), "then": stage(kind) }));

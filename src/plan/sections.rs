@@ -203,3 +203,58 @@ impl FieldType for TemplateArguments {
         json!(self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use crate::spec::load_text;
+    use crate::stages::declare::fields_of;
+    use crate::stages::declare_tests::values;
+    use crate::stages::{Declaration, ScoreRule, Settings};
+
+    use super::*;
+
+    /// The settings that a section makes, as they enter keys.
+    fn key(section: &str, field: &str, value: &Json) -> String {
+        let text = format!("[{section}]\n{field} = {}\n", toml_of(value));
+        let document = load_text(Path::new("s.toml"), &text, &[]).unwrap();
+        let mut problems = Problems::default();
+        let node = document.root.as_table().unwrap().get(section).unwrap();
+        let mut settings = Settings::default();
+        match section {
+            "chat" => settings.chat = chat::decode(node, &mut problems).0,
+            _ => settings.score = Table::decode(node, &mut problems).unwrap().0,
+        }
+        assert!(problems.is_empty(), "{text}");
+        format!("{} {}", settings.chat.key(), settings.score.parameters())
+    }
+
+    fn toml_of(value: &Json) -> String {
+        match value {
+            Json::Object(map) => format!("{{ a = {} }}", map["a"]),
+            other => other.to_string(),
+        }
+    }
+
+    #[test]
+    fn every_field_of_chat_and_score_is_in_the_keys() {
+        let fields = [
+            ("chat", fields_of::<ChatSection>()),
+            ("score", fields_of::<ScoreRule>()),
+        ];
+        for (section, fields) in fields {
+            for field in fields {
+                let values = values(&field.schema).into_iter();
+                let keys = values.map(|value| key(section, field.name, &value));
+                let keys: BTreeSet<String> = keys.collect();
+                assert!(
+                    keys.len() > 1,
+                    "`{section}.{}` is read and not keyed",
+                    field.name
+                );
+            }
+        }
+    }
+}

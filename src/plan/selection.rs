@@ -33,21 +33,28 @@ pub(super) struct Needed {
 const SECTIONS: [&str; 3] = ["stages", "models", "prompts"];
 
 impl Selection {
+    /// The option that asks for it, and the stage.
+    pub(crate) fn option(&self) -> Option<(&'static str, &str)> {
+        match self {
+            Selection::All => None,
+            Selection::Only(stage) => Some(("--only", stage)),
+            Selection::From(stage) => Some(("--from", stage)),
+        }
+    }
+
     /// Names of the selected stages and of those they need.
     fn stages(&self, study: &Study) -> Result<BTreeSet<String>, String> {
-        let (stage, option) = match self {
-            Selection::All => return Ok(study.stages.iter().map(|s| s.name.clone()).collect()),
-            Selection::Only(stage) => (stage, "--only"),
-            Selection::From(stage) => (stage, "--from"),
+        let Some((option, stage)) = self.option() else {
+            return Ok(study.stages.iter().map(|s| s.name.clone()).collect());
         };
         let undecoded = undecoded(study);
-        let is_decoded = undecoded.iter().all(|(name, _)| name != stage);
+        let is_decoded = undecoded.iter().all(|(name, _)| *name != stage);
         if let (true, Some(hint)) = (is_decoded, study.unknown_stage(stage)) {
             return Err(format!(
                 "the study has no stage `{stage}` to run with `{option}`; {hint}"
             ));
         }
-        let mut stages = BTreeSet::from([stage.clone()]);
+        let mut stages = BTreeSet::from([stage.to_string()]);
         if let Selection::From(_) = self {
             add_downstream(&mut stages, study, &undecoded);
         }

@@ -10,8 +10,7 @@ use crate::spec::{
 };
 use crate::stages::declare::{ByContent, Table};
 use crate::stages::{
-    ImportSection, ImportSettings, KINDS, Kind, Name, Product, ScoreRule, Settings, Stage,
-    kind_named,
+    self, Gives, KINDS, Kind, Name, Product, ScoreRule, Settings, Stage, kind_named,
 };
 
 use super::chat;
@@ -41,21 +40,18 @@ pub struct StageSpec {
     pub(crate) kind: &'static Kind,
     /// Its parameters.
     pub stage: Box<dyn Stage>,
+    gives: Gives,
 }
 
 impl StageSpec {
-    /// The kind whose tables it leaves: its own, or the one that an import stands for.
+    /// The kind whose tables it leaves.
     pub(crate) fn shown_as(&self) -> &'static Kind {
-        let stands_for = self.stage.stands_for();
-        stands_for
-            .and_then(|(kind, _)| kind_named(kind))
-            .unwrap_or(self.kind)
+        kind_named(self.gives.tables).unwrap_or(self.kind)
     }
 
     /// What it gives to other stages.
     pub(crate) fn product(&self) -> Product {
-        let stands_for = self.stage.stands_for();
-        stands_for.map_or(self.kind.product, |(_, product)| product)
+        self.gives.product
     }
 }
 
@@ -98,7 +94,8 @@ impl Study {
         ]
         .map(|name| fields.node(name));
         fields.finish();
-        let [study, models, prompts, chat_section, score, import, stages] = sections;
+        let [study, models, prompts, chat_section, score, _, stages] = sections;
+        stages::check_sections(&document, problems);
         let (name, question) = study.map_or((None, None), |node| decode_study(node, problems));
         let (model_names, prompt_names) = (keys(models), keys(prompts));
         let models = models.map(|node| decode_models(node, &document, problems));
@@ -111,9 +108,8 @@ impl Study {
             score: score
                 .and_then(|node| Table::<ScoreRule>::decode(node, problems).map(|table| table.0))
                 .unwrap_or_default(),
-            import: decode_import(import, &document, problems),
         };
-        let (stages, names) = decode_stages(stages, &settings, problems);
+        let (stages, names) = decode_stages(stages, &document, &settings, problems);
         check_names(&stages, &names, &model_names, &prompt_names, problems);
         Some(Study {
             name: name.unwrap_or_else(|| default_name.to_string()),
@@ -131,6 +127,35 @@ impl Study {
 }
 
 impl Study {
+    /// The paths that its file holds: the fields that lead to each, and what is meant.
+    pub(crate) fn paths(&self) -> Vec<(Vec<&str>, PathBuf)> {
+        let mut paths = Vec::new();
+        for (name, model) in &self.models {
+            if !model.source.value.starts_with("hf:") {
+                let path = model.folder.join(&model.source.value);
+                paths.push((vec!["models", name, "source"], path));
+            }
+        }
+        for (name, path) in &self.prompts {
+            paths.push((vec!["prompts", name, "path"], path.value.clone()));
+        }
+        for (name, draw) in &self.draws {
+            if let Draw::Selection(path) = draw {
+                let fields = vec!["prompts", name, "draw", "selection"];
+                paths.push((fields, path.clone()));
+            }
+        }
+        if self
+            .stages
+            .iter()
+            .any(|spec| !spec.stage.needs().files.is_empty())
+        {
+            let (fields, path) = stages::folder_of_files(&self.document);
+            paths.push((fields.to_vec(), path));
+        }
+        paths
+    }
+
     /// What to say of a name that is none of the study's stages; none for one that is.
     pub(crate) fn unknown_stage(&self, stage: &str) -> Option<String> {
         let names = self.stages.iter().map(|s| s.name.as_str());
@@ -249,31 +274,10 @@ fn decode_prompts(
     prompts
 }
 
-/// Where published files lie: by default beside the study's file.
-fn decode_import(
-    node: Option<&Node>,
-    document: &Document,
-    problems: &mut Problems,
-) -> ImportSettings {
-    let beside = |at: &Location| document.sources.resolve_path(at, "");
-    let mut import = ImportSettings {
-        folder: beside(&document.root.at),
-        layer: None,
-    };
-    let section =
-        node.and_then(|node| Table::<ImportSection>::decode(node, problems).map(|table| table.0));
-    if let Some(section) = section {
-        if let Some(folder) = section.folder {
-            import.folder = document.sources.resolve_path(&folder.0.at, &folder.0.value);
-        }
-        import.layer = section.layer;
-    }
-    import
-}
-
 /// The stages that could be decoded, and the names of all.
 fn decode_stages(
     node: Option<&Node>,
+    document: &Document,
     settings: &Settings,
     problems: &mut Problems,
 ) -> (Vec<StageSpec>, Vec<String>) {
@@ -289,9 +293,10 @@ fn decode_stages(
         let name = key.name.as_str();
         names.push(name.to_string());
         check_stage_name(key, problems);
-        let Some(mut fields) = Fields::new(node, problems) else {
+        let Some(fields) = Fields::new(node, problems) else {
             continue;
         };
+        let mut fields = fields.of(document);
         let Some(kind) = stage_kind(name, &mut fields) else {
             continue;
         };
@@ -302,6 +307,10 @@ fn decode_stages(
             name: name.to_string(),
             at,
             kind,
+            gives: stage.gives().unwrap_or(Gives {
+                product: kind.product,
+                tables: kind.name,
+            }),
             stage,
         }));
     }

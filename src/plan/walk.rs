@@ -30,15 +30,15 @@ pub(crate) enum State {
     /// Nothing.
     Missing,
     /// Its record, but an artifact that the record names is gone.
-    Incomplete(StageRecord),
+    Incomplete(Box<StageRecord>),
     /// Its record, with every artifact in its place. Their content was not read.
-    Cached(StageRecord),
+    Cached(Box<StageRecord>),
 }
 
 /// How a walk goes on after a stage.
 pub(crate) enum Next {
     /// The stage's output is known, and may have been loaded.
-    Known(StageRecord, Option<Artifacts>),
+    Known(Box<StageRecord>, Option<Artifacts>),
     /// It is not.
     Unknown,
     /// What has been learned so far rests on what turned out to be wrong, and is gone by now: from the first stage again.
@@ -131,7 +131,7 @@ impl<'a> Walk<'a> {
     }
 
     fn recorded(&self, key: &Key) -> Result<State, CacheError> {
-        let record: Option<StageRecord> = self.cache.stage_record(key)?;
+        let record: Option<Box<StageRecord>> = self.cache.stage_record(key)?;
         Ok(match record {
             None => State::Missing,
             Some(record) if record.objects().all(|object| self.cache.has_object(object)) => {
@@ -155,9 +155,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn carry_on(&mut self, name: &str, record: StageRecord, artifacts: Option<Artifacts>) {
+    fn carry_on(&mut self, name: &str, record: Box<StageRecord>, artifacts: Option<Artifacts>) {
         self.contents.insert(name.to_string(), record.content());
-        self.records.insert(name.to_string(), record);
+        self.records.insert(name.to_string(), *record);
         let artifacts = artifacts.map(|artifacts| (name.to_string(), artifacts.into()));
         self.inputs.stages.extend(artifacts);
     }

@@ -237,6 +237,12 @@ fn differences(spec: &StageSpec, earlier: &Json, now: &Json) -> Vec<Difference> 
         &now["further_ends"],
         &mut list,
     );
+    compare(
+        "number of layers of each model",
+        &earlier["depths"],
+        &now["depths"],
+        &mut list,
+    );
     compare("", &earlier["parameters"], &now["parameters"], &mut list);
     list
 }

@@ -3,64 +3,21 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use crate::manifest;
+use crate::manifest::{Node, StageStatus};
 
 use super::svg::{escaped, fitted};
 use super::{FinishedRun, FinishedStage};
-
-/// A stage as a picture of the pipeline needs it.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Node {
-    /// Its name.
-    pub(crate) name: String,
-    /// Its kind.
-    pub(crate) kind: String,
-    /// Names of the stages it refers to.
-    pub(crate) after: Vec<String>,
-    /// Status and time, where it has run.
-    pub(crate) note: String,
-}
-
-impl Node {
-    /// A stage of a study, with what is to be said of it.
-    pub(crate) fn of(stage: &manifest::Node, note: String) -> Self {
-        Node {
-            name: stage.name.clone(),
-            kind: stage.shown_as.clone(),
-            after: stage.after(),
-            note,
-        }
-    }
-}
-
-/// The stages of a run, with statuses and times.
-pub(super) fn of_run(run: &FinishedRun) -> Vec<Node> {
-    let note = |stage: &FinishedStage| match stage.result {
-        None => stage.status().to_string(),
-        Some(_) => format!("{}, {:.1} s", stage.status(), stage.seconds()),
-    };
-    let stages = run.stages.iter();
-    stages.map(|s| Node::of(&s.node, note(s))).collect()
-}
 
 /// A Mermaid flowchart. Stage names are letters, digits, `-` and `_`; nodes are numbered, because Mermaid reserves some words.
 pub(crate) fn mermaid(nodes: &[Node]) -> String {
     let mut text = "flowchart LR\n".to_string();
     let number = numbers(nodes);
     for (index, node) in nodes.iter().enumerate() {
-        let kind = if node.kind == node.name {
-            String::new()
-        } else {
-            format!("<br/>{}", node.kind)
-        };
+        let kind = kind_after("<br/>", node);
         let _ = writeln!(text, "    s{index}[\"{}{kind}\"]", node.name);
     }
     for (index, node) in nodes.iter().enumerate() {
-        for before in node
-            .after
-            .iter()
-            .filter_map(|name| number.get(name.as_str()))
-        {
+        for before in numbers_before(node, &number) {
             let _ = writeln!(text, "    s{before} --> s{index}");
         }
     }
@@ -71,11 +28,7 @@ pub(crate) fn mermaid(nodes: &[Node]) -> String {
 pub(crate) fn graphviz(nodes: &[Node]) -> String {
     let mut text = "digraph study {\n    rankdir=LR;\n    node [shape=box, style=rounded, fontname=\"sans-serif\"];\n".to_string();
     for node in nodes {
-        let kind = if node.kind == node.name {
-            String::new()
-        } else {
-            format!("\\n{}", node.kind)
-        };
+        let kind = kind_after("\\n", node);
         let _ = writeln!(
             text,
             "    \"{}\" [label=\"{}{kind}\"];",
@@ -83,18 +36,31 @@ pub(crate) fn graphviz(nodes: &[Node]) -> String {
         );
     }
     for node in nodes {
-        for before in &node.after {
+        for before in node.after() {
             let _ = writeln!(text, "    \"{before}\" -> \"{}\";", node.name);
         }
     }
     text + "}\n"
 }
 
+/// The kind of a stage, behind `joint`; nothing where its name says it.
+fn kind_after(joint: &str, node: &Node) -> String {
+    match node.shown_as == node.name {
+        true => String::new(),
+        false => format!("{joint}{}", node.shown_as),
+    }
+}
+
 fn numbers(nodes: &[Node]) -> HashMap<&str, usize> {
-    nodes
-        .iter()
-        .enumerate()
-        .map(|(index, node)| (node.name.as_str(), index))
+    let numbered = nodes.iter().enumerate();
+    numbered.map(|(i, node)| (node.name.as_str(), i)).collect()
+}
+
+/// The numbers of the stages that one refers to.
+fn numbers_before(node: &Node, numbers: &HashMap<&str, usize>) -> Vec<usize> {
+    let names = node.after().into_iter();
+    names
+        .filter_map(|name| numbers.get(name).copied())
         .collect()
 }
 
@@ -102,20 +68,15 @@ fn numbers(nodes: &[Node]) -> HashMap<&str, usize> {
 const BOX: (f64, f64) = (176.0, 50.0);
 const STEP: (f64, f64) = (226.0, 66.0);
 
-/// The graph as SVG, left to right: a stage stands one column after the last that it refers to.
-pub(super) fn svg(nodes: &[Node]) -> String {
+/// The stages of a run as SVG, left to right, with statuses and times: one stands a column after the last that it refers to.
+pub(super) fn svg(run: &FinishedRun) -> String {
+    let nodes = &run.manifest.graph;
     let number = numbers(nodes);
     let mut columns: Vec<usize> = Vec::new();
     for node in nodes {
-        let before = node
-            .after
-            .iter()
-            .filter_map(|name| number.get(name.as_str()));
-        let column = before
-            .filter_map(|index| columns.get(*index))
-            .map(|column| column + 1)
-            .max();
-        columns.push(column.unwrap_or(0));
+        let before = numbers_before(node, &number).into_iter();
+        let before = before.filter_map(|index| columns.get(index));
+        columns.push(before.max().map_or(0, |last| last + 1));
     }
     let mut filled: HashMap<usize, usize> = HashMap::new();
     let mut places = Vec::new();
@@ -130,16 +91,12 @@ pub(super) fn svg(nodes: &[Node]) -> String {
         "<svg class=\"dag\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" style=\"max-width:{width:.0}px\" font-family=\"inherit\" role=\"img\" aria-label=\"the stages and what each refers to\">\n"
     );
     for (node, place) in nodes.iter().zip(&places) {
-        for before in node
-            .after
-            .iter()
-            .filter_map(|name| number.get(name.as_str()))
-        {
-            edge(&mut text, places[*before], *place);
+        for before in numbers_before(node, &number) {
+            edge(&mut text, places[before], *place);
         }
     }
-    for (node, place) in nodes.iter().zip(&places) {
-        draw(&mut text, node, *place);
+    for (stage, place) in run.stages.iter().zip(&places) {
+        draw(&mut text, stage, *place);
     }
     text + "</svg>\n"
 }
@@ -156,60 +113,70 @@ fn edge(text: &mut String, from: (f64, f64), to: (f64, f64)) {
     );
 }
 
-fn draw(text: &mut String, node: &Node, (x, y): (f64, f64)) {
-    let stroke = match node.note.split(',').next() {
-        Some("cached") => "#0072B2",
-        Some("computed") => "#009E73",
-        Some("failed" | "interrupted") => "#D55E00",
+fn draw(text: &mut String, stage: &FinishedStage, (x, y): (f64, f64)) {
+    let (name, node) = (&stage.name, &stage.node);
+    let status = stage.result.as_ref().and_then(|result| result.status);
+    let stroke = match status {
+        Some(StageStatus::Cached) => "#0072B2",
+        Some(StageStatus::Computed) => "#009E73",
+        Some(StageStatus::Failed | StageStatus::Interrupted) => "#D55E00",
         _ => "#9a9a9a",
     };
-    let kind = if node.kind == node.name {
-        String::new()
-    } else {
-        format!(" · {}", node.kind)
+    let note = match status {
+        None => stage.status().to_string(),
+        Some(_) => format!("{}, {:.1} s", stage.status(), stage.seconds()),
     };
+    let kind = kind_after(" · ", node);
     let room = BOX.0 - 20.0;
     let _ = writeln!(
         text,
         "<a href=\"#stage-{0}\"><title>{0}</title><rect x=\"{x:.0}\" y=\"{y:.0}\" width=\"{1}\" height=\"{2}\" rx=\"5\" fill=\"#ffffff\" stroke=\"{stroke}\" stroke-width=\"1.8\"/><text x=\"{3:.0}\" y=\"{4:.0}\" font-size=\"14\" font-weight=\"600\" fill=\"#1a1a1a\">{7}</text><text x=\"{3:.0}\" y=\"{5:.0}\" font-size=\"12\" fill=\"#595959\">{6}</text></a>",
-        escaped(&node.name),
+        escaped(name),
         BOX.0,
         BOX.1,
         x + 11.0,
         y + 21.0,
         y + 39.0,
-        escaped(&fitted(&format!("{}{kind}", node.note), 12.0, room).shown),
+        escaped(&fitted(&format!("{note}{kind}"), 12.0, room).shown),
         // Bold letters are a tenth wider.
-        escaped(&fitted(&node.name, 14.0, room / 1.1).shown),
+        escaped(&fitted(name, 14.0, room / 1.1).shown),
     );
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::manifest::{Edge, Manifest};
 
     fn nodes() -> Vec<Node> {
         let node = |name: &str, kind: &str, after: &[&str]| Node {
             name: name.to_string(),
-            kind: kind.to_string(),
-            after: after.iter().map(|name| name.to_string()).collect(),
-            note: "computed, 1.0 s".to_string(),
+            shown_as: kind.to_string(),
+            stages: after.iter().map(|name| Edge::to(name)).collect(),
+            ..Node::default()
         };
         vec![
             node("score", "score", &[]),
             node("first", "direction", &["score"]),
-            node("steer", "steer", &["first"]),
+            node("steer", "steer", &["first", "first"]),
         ]
     }
 
     #[test]
     fn the_same_edges_in_every_form() {
+        let manifest = Manifest {
+            graph: nodes(),
+            ..Manifest::default()
+        };
         assert_eq!(
-            mermaid(&nodes()),
+            mermaid(&manifest.graph),
             "flowchart LR\n    s0[\"score\"]\n    s1[\"first<br/>direction\"]\n    s2[\"steer\"]\n    s0 --> s1\n    s1 --> s2\n"
         );
-        assert!(graphviz(&nodes()).contains("\"first\" -> \"steer\";"));
-        assert_eq!(svg(&nodes()).matches("<path").count(), 2);
-        assert_eq!(svg(&nodes()).matches("<rect").count(), 3);
+        assert!(graphviz(&manifest.graph).contains("\"first\" -> \"steer\";"));
+        let svg = svg(&FinishedRun::of(Path::new(""), manifest));
+        assert_eq!(svg.matches("<path").count(), 2);
+        assert_eq!(svg.matches("<rect").count(), 3);
     }
 }

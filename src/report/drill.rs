@@ -51,7 +51,8 @@ struct DrilledSweep {
     /// The panel that it is drawn in.
     place: String,
     name: String,
-    kind: String,
+    /// Whether it is what others are compared with.
+    random: bool,
     alphas: Vec<f64>,
     mean: Vec<Option<f64>>,
     /// Lowest and highest over directions; empty where there is one.
@@ -261,7 +262,7 @@ impl DrilledSet {
             self.sweeps.push(DrilledSweep {
                 place: format!("{model}, layer {layer}, {site}"),
                 name,
-                kind: stage.kind.clone(),
+                random: is_random,
                 alphas: grid.clone(),
                 mean: gathered.each(|cell| cell.sum / f64::from(cell.count)),
                 low: ends(|cell| cell.low),

@@ -12,11 +12,9 @@ use super::{ReportError, Table};
 /// A stage as the run left it.
 #[derive(Clone, Debug)]
 pub(crate) struct FinishedStage {
-    /// Its name in the study.
     pub(crate) name: String,
     /// The kind that it is shown as.
     pub(crate) kind: String,
-    /// Its place in the study.
     pub(crate) node: Node,
     /// What became of it; none where it was not run.
     pub(crate) result: Option<Stage>,
@@ -35,12 +33,10 @@ impl FinishedStage {
         }
     }
 
-    /// Whether it is of that product.
     pub(crate) fn is(&self, product: Product) -> bool {
         self.node.product == Some(product)
     }
 
-    /// The table of that name.
     pub(crate) fn table(&self, name: &str) -> Option<&Table> {
         let mut tables = self.tables.iter();
         tables.find(|(n, _)| n == name).map(|(_, table)| table)
@@ -67,7 +63,6 @@ impl FinishedStage {
 /// A run's folder, read.
 #[derive(Clone, Debug)]
 pub struct FinishedRun {
-    /// The folder.
     pub(crate) path: PathBuf,
     pub(crate) manifest: Manifest,
     /// The stages of the study, each after those it refers to.
@@ -93,25 +88,25 @@ impl FinishedRun {
         let unreadable = |why: String| ReportError::unreadable(&path.join(FILE), why);
         let manifest = Manifest::read(path).map_err(|error| unreadable(error.to_string()))?;
         let manifest = manifest.ok_or_else(|| ReportError::NotARun(path.to_path_buf()))?;
-        let stages = manifest.graph.iter();
-        let stages: Vec<_> = stages
-            .map(|node| FinishedStage::of(node, &manifest))
-            .collect();
-        stages
-            .iter()
-            .try_for_each(check_names)
-            .map_err(unreadable)?;
-        Ok(FinishedRun {
-            path: path.to_path_buf(),
-            manifest,
-            stages,
-        })
+        let run = FinishedRun::of(path, manifest);
+        let checked = run.stages.iter().try_for_each(check_names);
+        checked.map_err(unreadable)?;
+        Ok(run)
     }
 
-    /// Reads the tables.
-    ///
+    /// Of a manifest, without tables.
+    pub(super) fn of(path: &Path, manifest: Manifest) -> Self {
+        let stages = manifest.graph.iter();
+        let stages = stages.map(|node| FinishedStage::of(node, &manifest));
+        FinishedRun {
+            path: path.to_path_buf(),
+            stages: stages.collect(),
+            manifest,
+        }
+    }
+
     /// # Errors
-    /// [`ReportError::Unreadable`] where one is gone or damaged.
+    /// [`ReportError::Unreadable`] where a table is gone or damaged.
     pub(crate) fn load_tables(&mut self) -> Result<(), ReportError> {
         for stage in &mut self.stages {
             stage.tables = tables(&self.path, stage)?;
@@ -132,19 +127,18 @@ impl FinishedRun {
         artifacts
     }
 
-    /// The stage of that name.
     pub(crate) fn stage(&self, name: &str) -> Option<&FinishedStage> {
         self.stages.iter().find(|stage| stage.name == name)
     }
 
     /// Every stage of that product, in order.
-    pub(crate) fn of(&self, product: Product) -> impl Iterator<Item = &FinishedStage> {
+    pub(crate) fn with(&self, product: Product) -> impl Iterator<Item = &FinishedStage> {
         self.stages.iter().filter(move |stage| stage.is(product))
     }
 
     /// The summary that describes a sweep, and what it calls it (`steer`, `holdout`, …).
     pub(crate) fn described(&self, sweep: &str) -> Option<(&FinishedStage, &str)> {
-        let summaries = self.of(Product::Summary);
+        let summaries = self.with(Product::Summary);
         let edges = summaries.flat_map(|s| s.node.stages.iter().map(move |edge| (s, edge)));
         let of_sweep = edges.filter(|(_, edge)| edge.stage == sweep);
         let of_sweep = of_sweep.map(|(summary, edge)| (summary, edge.field.as_str()));
@@ -171,7 +165,6 @@ impl FinishedRun {
         concluding.flat_map(FinishedStage::findings)
     }
 
-    /// The name of the study.
     pub(crate) fn study(&self) -> &str {
         match self.manifest.study.as_str() {
             "" => "study",
@@ -217,6 +210,8 @@ fn tables(folder: &Path, stage: &FinishedStage) -> Result<Vec<(String, Table)>, 
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     /// Figures and tables are written and read under these names.
@@ -231,17 +226,19 @@ mod tests {
             ("score", "../score", false),
             ("score", "a\\b", false),
         ] {
-            let folder = tempfile::tempdir().unwrap();
-            let manifest = serde_json::json!({
-                "study": "s",
-                "stages": [{ "name": stage, "kind": "score", "tables": [{ "name": table }] }],
-            });
-            std::fs::write(folder.path().join("run.json"), manifest.to_string()).unwrap();
-            match FinishedRun::open(folder.path()) {
-                Ok(_) => assert!(is_sound, "{stage} {table}"),
-                Err(error) => {
-                    let error = error.to_string();
-                    assert!(!is_sound && error.contains("cannot be the name"), "{error}");
+            let stages = json!([{ "name": stage, "kind": "score", "tables": [{ "name": table }] }]);
+            for manifest in [
+                json!({ "study": "s", "stages": stages }),
+                json!({ "format": 2, "stages": stages, "graph": [{ "name": stage }] }),
+            ] {
+                let folder = tempfile::tempdir().unwrap();
+                std::fs::write(folder.path().join(FILE), manifest.to_string()).unwrap();
+                match FinishedRun::open(folder.path()) {
+                    Ok(_) => assert!(is_sound, "{manifest}"),
+                    Err(error) => {
+                        let error = error.to_string();
+                        assert!(!is_sound && error.contains("cannot be the name"), "{error}");
+                    }
                 }
             }
         }

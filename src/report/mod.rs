@@ -1,6 +1,6 @@
 //! What people look at: a run's folder in, tables, figures and one page out.
 //!
-//! Nothing here computes a result of a study: it reads what stages left (`run.json`, `resolved.yaml`, `tables/`) and shows it. A figure is
+//! Nothing here computes a result of a study: it reads what a run left (`run.json`, `tables/`) and shows it. A figure is
 //! data first ([`Figure`]); the page and the SVG files draw the same one, so that they cannot disagree.
 //!
 //! ```text
@@ -40,7 +40,7 @@ pub(crate) use crate::figure::{
     Axis, BASELINE, ColourScale, Figure, Mark, PALETTE, Panel, Shape, colour,
 };
 pub(crate) use column::{Labels, Values};
-pub(crate) use dag::{Node, graphviz, mermaid};
+pub(crate) use dag::{graphviz, mermaid};
 pub(crate) use diff::Difference;
 pub use diff::{Tolerances, diff};
 pub(crate) use figures::figures;
@@ -60,19 +60,9 @@ pub enum ReportError {
     /// The folder is no run's.
     NotARun(PathBuf),
     /// A file cannot be read or understood.
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
+    Unreadable { path: PathBuf, why: String },
     /// A file cannot be written.
-    Unwritable {
-        /// The file.
-        path: PathBuf,
-        /// What went wrong.
-        why: String,
-    },
+    Unwritable { path: PathBuf, why: String },
     /// A figure cannot be drawn.
     Drawing(String),
 }

@@ -133,7 +133,7 @@ pub(super) fn page(run: &FinishedRun, content: &Content) -> Result<String, Repor
         "key": manifest.key,
         "version": manifest.provenance.dial,
         "provenance": provenance(manifest),
-        "dag": dag::svg(&dag::of_run(run)),
+        "dag": dag::svg(run),
         "echarts": ECHARTS_VERSION,
         "main_tables": content.main_tables,
         "stages": stages,
@@ -211,7 +211,7 @@ fn provenance(manifest: &Manifest) -> String {
 
 /// Whether the controls pass, as the run's summaries judge them.
 fn verdict(run: &FinishedRun) -> Verdict {
-    let tables = run.of(Product::Summary);
+    let tables = run.with(Product::Summary);
     let tables = tables.filter_map(|stage| stage.table("learned_vs_random"));
     let judged = tables.flat_map(|table| table.numbers("controls_pass"));
     let judged: Vec<bool> = judged.flatten().map(|pass| pass == 1.0).collect();

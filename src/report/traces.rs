@@ -6,19 +6,12 @@ use super::{FinishedRun, FinishedStage};
 /// A curve over α.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Trace {
-    /// The stage that swept.
     pub(crate) stage: String,
-    /// Name of the model.
     pub(crate) model: String,
-    /// The layer steered.
     pub(crate) layer: i64,
-    /// The prompts.
     pub(crate) set: String,
-    /// α, ascending.
     pub(crate) alphas: Vec<f64>,
-    /// Mean scores, by α.
     pub(crate) means: Vec<f64>,
-    /// Refusal rates, by α.
     pub(crate) rates: Vec<f64>,
 }
 

@@ -10,7 +10,6 @@ use super::figures::{Context, generate, operating, patch, score, sweep, sweep_ty
 /// How a product is shown.
 #[derive(Clone, Copy)]
 pub(crate) struct View {
-    /// Its figures.
     pub(super) figures: fn(&Context<'_>, &FinishedStage) -> Vec<Figure>,
     /// What its main table says of single prompts.
     pub(super) by_prompt: ByPrompt,

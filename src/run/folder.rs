@@ -107,7 +107,6 @@ impl RunFolder {
         json!({ "stage": spec.name, "kind": spec.kind.name, "run": self.manifest.run })
     }
 
-    /// The folder.
     pub(super) fn path(&self) -> &Path {
         self.folder.path()
     }

@@ -208,17 +208,17 @@ fn check_forced(
     wanted: &BTreeSet<String>,
     forced: &[String],
 ) -> Result<(), RunError> {
-    for stage in forced.iter().filter(|stage| !wanted.contains(*stage)) {
-        let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-        return Err(RunError::UnknownStage(match study.unknown_stage(stage) {
-            Some(hint) => format!("the study has no stage `{stage}` to run with `--force`; {hint}"),
-            None => format!(
-                "stage `{stage}` is to be computed again with `--force`, but is not among the stages to run: `{}`",
-                wanted.join("`, `")
-            ),
-        }));
-    }
-    Ok(())
+    let Some(stage) = forced.iter().find(|stage| !wanted.contains(*stage)) else {
+        return Ok(());
+    };
+    let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+    Err(RunError::UnknownStage(match study.unknown_stage(stage) {
+        Some(hint) => format!("the study has no stage `{stage}` to run with `--force`; {hint}"),
+        None => format!(
+            "stage `{stage}` is to be computed again with `--force`, but is not among the stages to run: `{}`",
+            wanted.join("`, `")
+        ),
+    }))
 }
 
 /// Waits while somebody deletes from the cache, who may have looked for runs before this one was there.

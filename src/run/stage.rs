@@ -96,7 +96,7 @@ impl Runner<'_> {
         state: Result<State, CacheError>,
         walk: &Walk<'_>,
         report: &mut StageReport,
-    ) -> Result<(StageRecord, Artifacts), StageError> {
+    ) -> Result<(Box<StageRecord>, Artifacts), StageError> {
         let started = Instant::now();
         let key = plan::key_of(&stage.key_parts);
         let output = self.output(stage, (&key, state), walk, report);
@@ -119,7 +119,7 @@ impl Runner<'_> {
         (key, state): (&Key, Result<State, CacheError>),
         walk: &Walk<'_>,
         report: &mut StageReport,
-    ) -> Result<(StageRecord, Artifacts), StageError> {
+    ) -> Result<(Box<StageRecord>, Artifacts), StageError> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(StageError::Interrupted);
         }
@@ -155,7 +155,7 @@ impl Runner<'_> {
         }
         walk.cache.put_stage_record(key, &record)?;
         let artifacts = plan::stored_artifacts(&record, directions, walk.cache);
-        Ok((record, artifacts))
+        Ok((Box::new(record), artifacts))
     }
 
     /// Runs a stage, its cached cells computed `again` or not, and stores what it gives, but not yet its record. Also its directions.

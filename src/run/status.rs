@@ -10,34 +10,28 @@ use crate::files;
 use crate::manifest::{Manifest, RunStatus, Stage, StageStatus};
 
 /// How a run stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum RunState {
-    /// It is alive.
     Running,
     /// Every stage that it was to run gave its output.
     Complete,
-    /// A stage failed.
     Failed,
-    /// A person stopped it.
     Interrupted,
     /// It ended without saying so.
     Killed,
-    /// Its `run.json` cannot be read.
+    #[default]
     Unreadable,
 }
 
 /// A run as its folder tells.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct RunSummary {
-    /// Name of the study.
     pub(crate) study: String,
-    /// Its folder.
     #[serde(serialize_with = "files::as_text::serialize")]
     pub(crate) run_dir: PathBuf,
     /// When it started, as RFC 3339 in UTC.
     pub(crate) started: String,
-    /// How it stands.
     pub(crate) state: RunState,
     /// Stages that gave their output.
     pub(crate) stages_done: usize,
@@ -52,7 +46,6 @@ pub struct RunSummary {
     pub(crate) cells_in_hand: Option<(u64, u64)>,
     /// Wall time, in seconds, where it ended by itself.
     pub(crate) seconds: Option<f64>,
-    /// Why it failed.
     pub(crate) error: Option<String>,
     /// Whether a later run of the same study is complete and ran all of its stages.
     pub(crate) done_since: bool,
@@ -61,7 +54,6 @@ pub struct RunSummary {
     /// The folder it was started in.
     #[serde(serialize_with = "files::as_text::optional")]
     pub(crate) directory: Option<PathBuf>,
-    /// The study's file.
     #[serde(serialize_with = "files::as_text::optional")]
     pub(crate) file: Option<PathBuf>,
     /// Of a run that is open: the files of the study that are not any more what it was given, or are gone.
@@ -107,20 +99,8 @@ fn unreadable(study: &Path, folder: &Path, error: &std::io::Error) -> RunSummary
     RunSummary {
         study: name.into_owned(),
         run_dir: folder.to_path_buf(),
-        started: String::new(),
-        state: RunState::Unreadable,
-        stages_done: 0,
-        stages_planned: 0,
-        stages_in_hand: Vec::new(),
-        cells_computed: 0,
-        cells_in_hand: None,
-        seconds: None,
         error: Some(format!("its `run.json` cannot be read: {error}")),
-        done_since: false,
-        command: Vec::new(),
-        directory: None,
-        file: None,
-        edited: Vec::new(),
+        ..RunSummary::default()
     }
 }
 

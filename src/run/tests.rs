@@ -47,7 +47,7 @@ impl Bench {
     fn new() -> Self {
         let bench = Bench(tempfile::tempdir().unwrap());
         std::fs::create_dir(bench.path("model")).unwrap();
-        crate::model::checkpoint::tests::write_any_model(&bench.path("model"));
+        crate::model::write_any_model(&bench.path("model"));
         let prompts = (0..PROMPTS).map(|number| {
             let text = "?".repeat(1 + number);
             format!("{{\"id\": \"p{number}\", \"prompt\": \"{text}\", \"split\": \"s\", \"category\": \"c\"}}\n")

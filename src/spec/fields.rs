@@ -4,6 +4,7 @@ use serde_json::Value as Json;
 
 use super::decode::Decode;
 use super::diagnostic::{Problems, suggest};
+use super::load::Document;
 use super::source::Location;
 use super::tree::{Node, Table};
 
@@ -16,6 +17,7 @@ pub(crate) struct Fields<'n, 'p> {
     at: &'n Location,
     problems: &'p mut Problems,
     known: Vec<&'static str>,
+    study: Option<&'n Document>,
 }
 
 impl<'n, 'p> Fields<'n, 'p> {
@@ -30,7 +32,19 @@ impl<'n, 'p> Fields<'n, 'p> {
             at: &node.at,
             problems,
             known: Vec::new(),
+            study: None,
         })
+    }
+
+    /// The same, of a table of that study.
+    pub(crate) fn of(mut self, study: &'n Document) -> Self {
+        self.study = Some(study);
+        self
+    }
+
+    /// The study that the table is of, where that is known.
+    pub(crate) fn study(&self) -> Option<&'n Document> {
+        self.study
     }
 
     /// The value of a field, not decoded; the field counts as known.
@@ -71,6 +85,12 @@ impl<'n, 'p> Fields<'n, 'p> {
     pub(crate) fn or<T: Decode>(&mut self, name: &'static str, default: &Json) -> Option<T> {
         self.optional(name)
             .or_else(|| T::decode(&Node::of_json(default, self.at), self.problems))
+    }
+
+    /// The names of the fields asked for so far.
+    #[cfg(test)]
+    pub(crate) fn known(&self) -> &[&'static str] {
+        &self.known
     }
 
     /// Where the table was written.
@@ -128,7 +148,7 @@ mod tests {
             let name = fields.optional("name");
             fields.finish();
             Some(Self {
-                alpha: alpha?.iter().copied().collect(),
+                alpha: alpha?.values().copied().collect(),
                 layer: layer?,
                 threshold: threshold?,
                 name,

@@ -60,8 +60,16 @@ pub(crate) struct OneOrMany<T>(pub(crate) Vec<Spanned<T>>);
 
 impl<T> OneOrMany<T> {
     /// The values, in the order written.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|item| &item.value)
+    }
+}
+
+impl<T> std::ops::Deref for OneOrMany<T> {
+    type Target = [Spanned<T>];
+
+    fn deref(&self) -> &[Spanned<T>] {
+        &self.0
     }
 }
 
@@ -252,7 +260,7 @@ mod tests {
     }
 
     fn numbers(value: &str) -> Result<Vec<f64>, Vec<String>> {
-        decode::<OneOrMany<f64>>(value).map(|list| list.iter().copied().collect())
+        decode::<OneOrMany<f64>>(value).map(|list| list.values().copied().collect())
     }
 
     #[test]

@@ -39,7 +39,7 @@ mod tree;
 pub(crate) use decode::{Choice, Decode, Spanned, choice};
 pub(crate) use diagnostic::{Diagnostics, Problems, Severity, suggest};
 pub(crate) use fields::Fields;
-pub(crate) use lists::{Layers, OneOrMany, Seeds};
+pub(crate) use lists::{Distinct, Layers, OneOrMany, Seeds};
 pub use load::load;
 pub(crate) use load::{Document, load_text};
 pub(crate) use source::{Location, field_path};

@@ -25,12 +25,17 @@
 
 use std::path::PathBuf;
 
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 
-use crate::spec::{Choice, Decode, Fields, Layers, Node, Problems, Seeds, Spanned};
+use crate::spec::{
+    Choice, Decode, Distinct, Fields, Layers, Node, OneOrMany, Problems, Seeds, Spanned,
+};
 
 use super::Needs;
 use super::settings::Settings;
+
+/// The parameters in a stage's key, by name.
+pub(crate) type KeyParts = Map<String, Json>;
 
 /// How a field decides the key of its stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +44,8 @@ pub(crate) enum Keyed {
     ByValue,
     /// By the content of what it names: a model, a prompt set, a file, the output of a stage.
     ByContent,
+    /// So too, and by whether it is there: the content alone does not say whose it is.
+    IfGiven,
     /// Not at all: no number depends on it.
     No,
 }
@@ -58,13 +65,24 @@ pub(crate) struct Field {
 }
 
 impl Field {
+    /// A field that may be left out.
+    pub(crate) fn optional<T: FieldType>(name: &'static str, about: &'static str) -> Self {
+        let default = None;
+        let declared = Declared {
+            name,
+            about,
+            default,
+        };
+        declared.field::<T>(false)
+    }
+
     /// The schema of its value with all that is told of it.
     pub(crate) fn described(&self) -> Json {
         let mut schema = self.schema.clone();
         let of_type = schema["description"].as_str().unwrap_or_default();
         let no_number = match self.keyed {
             Keyed::No => "No number depends on it.",
-            Keyed::ByValue | Keyed::ByContent => "",
+            _ => "",
         };
         let told = [self.about.as_str(), of_type, no_number];
         let told: Vec<&str> = told.into_iter().filter(|text| !text.is_empty()).collect();
@@ -74,26 +92,17 @@ impl Field {
         }
         schema
     }
-
-    /// A field that may be left out.
-    pub(crate) fn of<T: FieldType>(name: &'static str, about: &str) -> Self {
-        Declared {
-            name,
-            about,
-            default: None,
-        }
-        .field::<T>(false)
-    }
 }
 
 /// A field as it is written in a declaration.
-pub(crate) struct Declared<'a> {
+#[derive(Default)]
+pub(crate) struct Declared {
     pub(crate) name: &'static str,
-    pub(crate) about: &'a str,
+    pub(crate) about: &'static str,
     pub(crate) default: Option<Json>,
 }
 
-impl Declared<'_> {
+impl Declared {
     fn field<T: FieldType>(&self, is_required: bool) -> Field {
         let lines: Vec<&str> = self.about.lines().map(str::trim).collect();
         Field {
@@ -121,35 +130,26 @@ pub(crate) trait FieldType: Decode {
     fn refer(&self, _needs: &mut Needs) {}
 }
 
-/// One or several fields of a table.
+/// One or several fields of a table, or what goes with them.
 pub(crate) trait Parameter: Sized {
     /// Reads it; `None`, with the problem pushed, where a stage cannot do without.
-    fn read_from(
-        fields: &mut Fields<'_, '_>,
-        declared: &Declared<'_>,
-        settings: &Settings,
-    ) -> Option<Self>;
+    fn read(fields: &mut Fields<'_, '_>, declared: &Declared, study: &Settings) -> Option<Self>;
 
     /// Adds what decides the output to the parameters in the key. `name` is its name in the declaration.
-    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>);
+    fn add_key(&self, name: &'static str, key: &mut KeyParts);
 
     /// Adds the names that it stands for.
-    fn add_needs(&self, needs: &mut Needs);
+    fn add_needs(&self, _needs: &mut Needs) {}
 
-    fn list(declared: &Declared<'_>) -> Vec<Field>;
+    fn list(_declared: &Declared) -> Vec<Field> {
+        Vec::new()
+    }
 }
 
 /// Fields that mean something together: which are needed depends on what others say.
 pub(crate) trait Together: Sized {
     /// Reads them; those that have no meaning here are told, or not asked for and so told as unknown.
-    fn read_together(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Self>;
-}
-
-/// Parameters of which all is declared.
-pub(crate) trait Parameters: Sized {
-    fn read(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Self>;
-
-    fn fields() -> Vec<Field>;
+    fn read_together(fields: &mut Fields<'_, '_>, study: &Settings) -> Option<Self>;
 }
 
 /// What the declaration of a stage's parameters makes of them.
@@ -161,21 +161,31 @@ pub trait Declaration {
     fn parameters(&self) -> Json;
 }
 
+impl<T: Parameter> Declaration for T {
+    fn needs(&self) -> Needs {
+        let mut needs = Needs::default();
+        self.add_needs(&mut needs);
+        needs
+    }
+
+    fn parameters(&self) -> Json {
+        let mut key = KeyParts::new();
+        self.add_key("", &mut key);
+        key.into()
+    }
+}
+
 impl<T: FieldType> Parameter for T {
-    fn read_from(
-        fields: &mut Fields<'_, '_>,
-        declared: &Declared<'_>,
-        _settings: &Settings,
-    ) -> Option<Self> {
+    fn read(fields: &mut Fields<'_, '_>, declared: &Declared, _: &Settings) -> Option<Self> {
         match &declared.default {
             None => fields.required(declared.name),
             Some(default) => fields.or(declared.name, default),
         }
     }
 
-    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
+    fn add_key(&self, name: &'static str, key: &mut KeyParts) {
         if T::KEYED == Keyed::ByValue {
-            parts.insert(name.to_string(), self.key());
+            key.insert(name.to_string(), self.key());
         }
     }
 
@@ -183,73 +193,42 @@ impl<T: FieldType> Parameter for T {
         self.refer(needs);
     }
 
-    fn list(declared: &Declared<'_>) -> Vec<Field> {
+    fn list(declared: &Declared) -> Vec<Field> {
         vec![declared.field::<T>(declared.default.is_none())]
     }
 }
 
 /// A field that may be left out.
 impl<T: FieldType> Parameter for Option<T> {
-    fn read_from(
-        fields: &mut Fields<'_, '_>,
-        declared: &Declared<'_>,
-        _settings: &Settings,
-    ) -> Option<Self> {
+    fn read(fields: &mut Fields<'_, '_>, declared: &Declared, _: &Settings) -> Option<Self> {
         Some(fields.optional(declared.name))
     }
 
-    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
-        if T::KEYED == Keyed::ByValue {
-            parts.insert(name.to_string(), self.as_ref().map(T::key).into());
-        }
+    fn add_key(&self, name: &'static str, key: &mut KeyParts) {
+        let value: Json = match T::KEYED {
+            Keyed::ByValue => self.as_ref().map(T::key).into(),
+            Keyed::IfGiven => self.is_some().into(),
+            Keyed::ByContent | Keyed::No => return,
+        };
+        key.insert(name.to_string(), value);
     }
 
     fn add_needs(&self, needs: &mut Needs) {
         self.iter().for_each(|value| value.refer(needs));
     }
 
-    fn list(declared: &Declared<'_>) -> Vec<Field> {
+    fn list(declared: &Declared) -> Vec<Field> {
         vec![declared.field::<T>(false)]
     }
 }
 
-/// A name that may be left out; the key says whether it is there, since its content alone does not say whose it is.
-#[derive(Clone, Debug)]
-pub(crate) struct IfGiven<T>(pub(crate) Option<T>);
-
-impl<T: FieldType> Parameter for IfGiven<T> {
-    fn read_from(
-        fields: &mut Fields<'_, '_>,
-        declared: &Declared<'_>,
-        _settings: &Settings,
-    ) -> Option<Self> {
-        Some(Self(fields.optional(declared.name)))
-    }
-
-    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
-        parts.insert(name.to_string(), self.0.is_some().into());
-    }
-
-    fn add_needs(&self, needs: &mut Needs) {
-        self.0.add_needs(needs);
-    }
-
-    fn list(declared: &Declared<'_>) -> Vec<Field> {
-        vec![declared.field::<T>(false)]
-    }
-}
-
-/// What is hashed with the content that it leads to.
-#[derive(Clone, Debug)]
-pub(crate) struct ByContent<T>(pub(crate) T);
-
-/// A table inside another.
+/// A table by itself, or inside another.
 pub(crate) struct Table<T>(pub(crate) T);
 
-impl<T: Parameters> Decode for Table<T> {
+impl<T: Parameter> Decode for Table<T> {
     fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
         let mut fields = Fields::new(node, problems)?;
-        let read = T::read(&mut fields, &Settings::default());
+        let read = T::read(&mut fields, &Declared::default(), &Settings::default());
         fields.finish();
         read.map(Self)
     }
@@ -259,9 +238,9 @@ impl<T: Parameters> Decode for Table<T> {
     }
 }
 
-impl<T: Parameters + Declaration> FieldType for Table<T> {
+impl<T: Parameter> FieldType for Table<T> {
     fn schema() -> Json {
-        object(&T::fields())
+        object(&fields_of::<T>())
     }
 
     fn key(&self) -> Json {
@@ -269,37 +248,63 @@ impl<T: Parameters + Declaration> FieldType for Table<T> {
     }
 }
 
-/// What no number depends on.
-#[derive(Clone, Debug)]
-pub(crate) struct Unkeyed<T>(pub(crate) T);
+/// The fields of a table.
+pub(crate) fn fields_of<T: Parameter>() -> Vec<Field> {
+    T::list(&Declared::default())
+}
 
-macro_rules! keyed_otherwise {
-    ($($wrapper:ident: $keyed:expr),+) => {$(
-        impl<T: Decode> Decode for $wrapper<T> {
-            fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-                T::decode(node, problems).map(Self)
-            }
+/// Types that are another but for how they are keyed, or what they refer to.
+macro_rules! wrappers {
+    ($($(#[doc = $doc:literal])* $name:ident $(<$inner_type:ident>)? ($inner:ty): $keyed:ident, |$value:ident, $needs:ident| $refer:expr;)+) => {$(
+        $(#[doc = $doc])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub(crate) struct $name $(<$inner_type>)? (pub(crate) $inner);
 
-            fn expected() -> String {
-                T::expected()
+        impl $(<$inner_type>)? std::ops::Deref for $name $(<$inner_type>)? {
+            type Target = $inner;
+
+            fn deref(&self) -> &$inner {
+                &self.0
             }
         }
 
-        impl<T: FieldType> FieldType for $wrapper<T> {
-            const KEYED: Keyed = $keyed;
+        impl $(<$inner_type: Decode>)? Decode for $name $(<$inner_type>)? {
+            fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+                <$inner>::decode(node, problems).map(Self)
+            }
+
+            fn expected() -> String {
+                <$inner>::expected()
+            }
+        }
+
+        impl $(<$inner_type: FieldType>)? FieldType for $name $(<$inner_type>)? {
+            const KEYED: Keyed = Keyed::$keyed;
 
             fn schema() -> Json {
-                T::schema()
+                <$inner>::schema()
             }
 
             fn key(&self) -> Json {
                 self.0.key()
             }
+
+            fn refer(&self, $needs: &mut Needs) {
+                let $value = &self.0;
+                $refer
+            }
         }
     )+};
 }
 
-keyed_otherwise!(ByContent: Keyed::ByContent, Unkeyed: Keyed::No);
+wrappers! {
+    /// What is hashed with the content that it leads to.
+    ByContent<T>(T): ByContent, |inner, needs| inner.refer(needs);
+    /// What is in the key by its content, and by whether it is there.
+    Given<T>(T): IfGiven, |inner, needs| inner.refer(needs);
+    /// What no number depends on.
+    Unkeyed<T>(T): No, |inner, needs| inner.refer(needs);
+}
 
 impl<T: FieldType> FieldType for Spanned<T> {
     const KEYED: Keyed = T::KEYED;
@@ -322,11 +327,11 @@ macro_rules! plain {
     ($($type:ty: $schema:tt),+ $(,)?) => {$(
         impl FieldType for $type {
             fn schema() -> Json {
-                serde_json::json!($schema)
+                json!($schema)
             }
 
             fn key(&self) -> Json {
-                serde_json::json!(self)
+                json!(self)
             }
         }
     )+};
@@ -334,6 +339,7 @@ macro_rules! plain {
 
 plain! {
     bool: { "type": "boolean" },
+    i64: { "type": "integer" },
     f64: { "type": "number" },
     u64: { "type": "integer", "minimum": 0 },
     usize: { "type": "integer", "minimum": 0 },
@@ -341,25 +347,32 @@ plain! {
     PathBuf: { "type": "string", "minLength": 1 },
 }
 
-/// A value or a list of at least one, none twice.
-pub(crate) fn one_or_many(schema: &Json) -> Json {
-    serde_json::json!({ "anyOf": [schema, { "type": "array", "items": schema, "minItems": 1, "uniqueItems": true }] })
+/// Of several values at least one, none twice.
+fn list_of(schema: &Json) -> Json {
+    json!({ "type": "array", "items": schema, "minItems": 1, "uniqueItems": true })
 }
 
-/// Integers in one of the ways a study has for them, and perhaps others.
-fn integers(others: &[Json]) -> Json {
-    let mut ways = vec![
-        usize::schema(),
-        serde_json::json!({ "type": "array", "items": usize::schema(), "minItems": 1, "uniqueItems": true }),
-        serde_json::json!({ "type": "string", "pattern": r"^\s*[0-9]+\s*\.\.\s*[0-9]+\s*$" }),
-    ];
-    ways.extend_from_slice(others);
-    serde_json::json!({ "anyOf": ways })
+/// A value or a list.
+pub(crate) fn one_or_many(schema: &Json) -> Json {
+    json!({ "anyOf": [schema, list_of(schema)] })
 }
+
+impl<T: FieldType + Distinct> FieldType for OneOrMany<T> {
+    fn schema() -> Json {
+        one_or_many(&T::schema())
+    }
+
+    fn key(&self) -> Json {
+        self.values().map(FieldType::key).collect()
+    }
+}
+
+const RANGE: &str = r"^\s*[0-9]+\s*\.\.\s*[0-9]+\s*$";
 
 impl FieldType for Seeds {
     fn schema() -> Json {
-        integers(&[])
+        let one = u64::schema();
+        json!({ "anyOf": [one, list_of(&one), { "type": "string", "pattern": RANGE }] })
     }
 
     fn key(&self) -> Json {
@@ -369,7 +382,8 @@ impl FieldType for Seeds {
 
 impl FieldType for Layers {
     fn schema() -> Json {
-        integers(&[serde_json::json!({ "const": "all" })])
+        let one = usize::schema();
+        json!({ "anyOf": [one, list_of(&one), { "type": "string", "pattern": RANGE }, { "const": "all" }] })
     }
 
     fn key(&self) -> Json {
@@ -383,11 +397,9 @@ impl FieldType for Layers {
 impl<T: Choice> FieldType for T {
     fn schema() -> Json {
         let described = T::CHOICES.iter().filter(|(_, _, about)| !about.is_empty());
-        let described: Vec<String> = described
-            .map(|(name, _, about)| format!("`{name}`: {about}"))
-            .collect();
+        let described = described.map(|(name, _, about)| format!("`{name}`: {about}"));
         let names: Vec<&str> = T::CHOICES.iter().map(|(name, ..)| *name).collect();
-        serde_json::json!({ "enum": names, "description": described.join("; ") })
+        json!({ "enum": names, "description": described.collect::<Vec<_>>().join("; ") })
     }
 
     fn key(&self) -> Json {
@@ -395,7 +407,28 @@ impl<T: Choice> FieldType for T {
     }
 }
 
-/// A parameter of a kind or section as the macro below takes it apart.
+/// The JSON Schema of a table of these fields and no others.
+pub(crate) fn object(fields: &[Field]) -> Json {
+    let properties = fields.iter().map(|f| (f.name.to_string(), f.described()));
+    let required = fields.iter().filter(|field| field.is_required);
+    let required: Vec<&str> = required.map(|field| field.name).collect();
+    json!({
+        "type": "object",
+        "properties": properties.collect::<KeyParts>(),
+        "additionalProperties": false,
+        "required": required,
+    })
+}
+
+/// Fields that some tables have to have and others may not have.
+pub(crate) fn as_needed(mut fields: Vec<Field>) -> Vec<Field> {
+    fields
+        .iter_mut()
+        .for_each(|field| field.is_required = false);
+    fields
+}
+
+/// A field as the macro below takes it apart.
 macro_rules! declared {
     ([$($doc:literal)*] $field:ident $($default:expr)?) => {
         $crate::stages::declare::Declared {
@@ -409,60 +442,13 @@ macro_rules! declared {
 /// Declares the parameters of a table; see the head of this file.
 macro_rules! parameters {
     // Fields that are read one by one.
-    (
-        $(#[$meta:meta])*
-        $visibility:vis struct $name:ident {
-            $($(#[doc = $doc:literal])* $field:ident: $type:ty $(= $default:expr)?),+ $(,)?
-        }
-    ) => {
-        parameters! {
-            @struct $(#[$meta])* $visibility $name
-            { $([$($doc)*] $field: $type $(= $default)?),+ }
-        }
-
-        impl $crate::stages::declare::Parameters for $name {
-            fn read(
-                fields: &mut $crate::spec::Fields<'_, '_>,
-                settings: &$crate::stages::Settings,
-            ) -> Option<Self> {
-                $(let $field = <$type as $crate::stages::declare::Parameter>::read_from(
-                    fields,
-                    &declared!([$($doc)*] $field $($default)?),
-                    settings,
-                );)+
-                Some(Self { $($field: $field?),+ })
-            }
-
-            fn fields() -> Vec<$crate::stages::declare::Field> {
-                Self::all_fields()
-            }
-        }
+    ($(#[$meta:meta])* $visibility:vis struct $($rest:tt)+) => {
+        parameters! { @table one_by_one $(#[$meta])* $visibility $($rest)+ }
     };
 
     // Fields of which some decide what others mean.
-    (
-        $(#[$meta:meta])*
-        $visibility:vis group $name:ident {
-            $($(#[doc = $doc:literal])* $field:ident: $type:ty $(= $default:expr)?),+ $(,)?
-        }
-    ) => {
-        parameters! {
-            @struct $(#[$meta])* $visibility $name
-            { $([$($doc)*] $field: $type $(= $default)?),+ }
-        }
-
-        impl $crate::stages::declare::Parameters for $name {
-            fn read(
-                fields: &mut $crate::spec::Fields<'_, '_>,
-                settings: &$crate::stages::Settings,
-            ) -> Option<Self> {
-                <Self as $crate::stages::declare::Together>::read_together(fields, settings)
-            }
-
-            fn fields() -> Vec<$crate::stages::declare::Field> {
-                $crate::stages::declare::as_needed(Self::all_fields())
-            }
-        }
+    ($(#[$meta:meta])* $visibility:vis group $($rest:tt)+) => {
+        parameters! { @table together $(#[$meta])* $visibility $($rest)+ }
     };
 
     // One of several sets of fields, as the field `$tag` says, with a key of its own.
@@ -480,153 +466,91 @@ macro_rules! parameters {
             $($(#[$variant_meta])* $variant { $($(#[doc = $doc])* $field: $type),+ }),+
         }
 
-        impl $crate::stages::declare::Parameter for $name {
-            fn read_from(
-                fields: &mut $crate::spec::Fields<'_, '_>,
-                _: &$crate::stages::declare::Declared<'_>,
-                settings: &$crate::stages::Settings,
-            ) -> Option<Self> {
-                <Self as $crate::stages::declare::Together>::read_together(fields, settings)
-            }
+        const _: () = {
+            use $crate::stages::declare::prelude::*;
 
-            fn add_key(
-                &self,
-                name: &'static str,
-                parts: &mut serde_json::Map<String, serde_json::Value>,
-            ) {
-                use $crate::stages::declare::Parameter;
-                let mut own = serde_json::Map::new();
-                match self {
-                    $(Self::$variant { $($field),+ } => {
-                        $(Parameter::add_key(
-                            $field,
-                            [$($key,)? stringify!($field)][0],
-                            &mut own,
-                        );)+
-                    })+
+            impl Parameter for $name {
+                parameters! { @read together }
+
+                fn add_key(&self, name: &'static str, key: &mut KeyParts) {
+                    let mut own = KeyParts::new();
+                    match self {
+                        $(Self::$variant { $($field),+ } => {
+                            $($field.add_key([$($key,)? stringify!($field)][0], &mut own);)+
+                        })+
+                    }
+                    key.insert(name.to_string(), own.into());
                 }
-                parts.insert(name.to_string(), own.into());
-            }
 
-            fn add_needs(&self, needs: &mut $crate::stages::Needs) {
-                match self {
-                    $(Self::$variant { $($field),+ } => {
-                        $($crate::stages::declare::Parameter::add_needs($field, needs);)+
-                    })+
+                fn add_needs(&self, needs: &mut Needs) {
+                    match self {
+                        $(Self::$variant { $($field),+ } => { $($field.add_needs(needs);)+ })+
+                    }
+                }
+
+                fn list(_: &Declared) -> Vec<Field> {
+                    let tag = <$tag_type as Parameter>::list(&declared!([$($tag_doc)*] $tag $($tag_default)?));
+                    let others = [$($(<$type as Parameter>::list(&declared!([$($doc)*] $field $($default)?))),+),+];
+                    [tag, as_needed(others.concat())].concat()
                 }
             }
-
-            fn list(_: &$crate::stages::declare::Declared<'_>) -> Vec<$crate::stages::declare::Field> {
-                use $crate::stages::declare::Parameter;
-                let mut fields = <$tag_type as Parameter>::list(&declared!([$($tag_doc)*] $tag $($tag_default)?));
-                let mut needed = Vec::new();
-                $($(needed.extend(<$type as Parameter>::list(&declared!([$($doc)*] $field $($default)?)));)+)+
-                fields.extend($crate::stages::declare::as_needed(needed));
-                fields
-            }
-        }
+        };
     };
 
-    (@struct $(#[$meta:meta])* $visibility:vis $name:ident {
-        $([$($doc:literal)*] $field:ident: $type:ty $(= $default:expr)?),+
-    }) => {
+    (
+        @table $how:ident $(#[$meta:meta])*
+        $visibility:vis $name:ident {
+            $($(#[doc = $doc:literal])* $field:ident: $type:ty $(= $default:expr)?),+ $(,)?
+        }
+    ) => {
         $(#[$meta])*
         $visibility struct $name {
             $($(#[doc = $doc])* pub(crate) $field: $type),+
         }
 
-        impl $name {
-            fn all_keys(&self, parts: &mut serde_json::Map<String, serde_json::Value>) {
-                let Self { $($field),+ } = self;
-                $($crate::stages::declare::Parameter::add_key(
-                    $field,
-                    stringify!($field).trim_start_matches("r#"),
-                    parts,
-                );)+
-            }
+        const _: () = {
+            use $crate::stages::declare::prelude::*;
 
-            fn all_needs(&self, needs: &mut $crate::stages::Needs) {
-                let Self { $($field),+ } = self;
-                $($crate::stages::declare::Parameter::add_needs($field, needs);)+
-            }
+            impl Parameter for $name {
+                parameters! { @read $how $($field: $type, declared!([$($doc)*] $field $($default)?));+ }
 
-            fn all_fields() -> Vec<$crate::stages::declare::Field> {
-                let mut fields = Vec::new();
-                $(fields.extend(<$type as $crate::stages::declare::Parameter>::list(
-                    &declared!([$($doc)*] $field $($default)?),
-                ));)+
-                fields
-            }
-        }
+                fn add_key(&self, _: &'static str, key: &mut KeyParts) {
+                    $(self.$field.add_key(declared!([] $field).name, key);)+
+                }
 
-        impl $crate::stages::declare::Declaration for $name {
-            fn needs(&self) -> $crate::stages::Needs {
-                let mut needs = $crate::stages::Needs::default();
-                self.all_needs(&mut needs);
-                needs
-            }
+                fn add_needs(&self, needs: &mut Needs) {
+                    $(self.$field.add_needs(needs);)+
+                }
 
-            fn parameters(&self) -> serde_json::Value {
-                let mut parts = serde_json::Map::new();
-                self.all_keys(&mut parts);
-                parts.into()
+                fn list(_: &Declared) -> Vec<Field> {
+                    let fields = [$(<$type as Parameter>::list(&declared!([$($doc)*] $field $($default)?))),+];
+                    parameters! { @list $how fields.concat() }
+                }
             }
-        }
+        };
+    };
 
-        // As part of another table.
-        impl $crate::stages::declare::Parameter for $name {
-            fn read_from(
-                fields: &mut $crate::spec::Fields<'_, '_>,
-                _: &$crate::stages::declare::Declared<'_>,
-                settings: &$crate::stages::Settings,
-            ) -> Option<Self> {
-                <Self as $crate::stages::declare::Parameters>::read(fields, settings)
-            }
-
-            fn add_key(&self, _: &'static str, parts: &mut serde_json::Map<String, serde_json::Value>) {
-                self.all_keys(parts);
-            }
-
-            fn add_needs(&self, needs: &mut $crate::stages::Needs) {
-                self.all_needs(needs);
-            }
-
-            fn list(
-                _: &$crate::stages::declare::Declared<'_>,
-            ) -> Vec<$crate::stages::declare::Field> {
-                <Self as $crate::stages::declare::Parameters>::fields()
-            }
+    (@read together $($rest:tt)*) => {
+        fn read(fields: &mut Fields<'_, '_>, _: &Declared, study: &Settings) -> Option<Self> {
+            <Self as Together>::read_together(fields, study)
         }
     };
+    (@read one_by_one $($field:ident: $type:ty, $declared:expr);+) => {
+        fn read(fields: &mut Fields<'_, '_>, _: &Declared, study: &Settings) -> Option<Self> {
+            $(let $field = <$type as Parameter>::read(fields, &$declared, study);)+
+            Some(Self { $($field: $field?),+ })
+        }
+    };
+
+    (@list together $fields:expr) => { as_needed($fields) };
+    (@list one_by_one $fields:expr) => { $fields };
 }
 
-/// The JSON Schema of a table of these fields and no others.
-pub(crate) fn object(fields: &[Field]) -> Json {
-    let properties = fields
-        .iter()
-        .map(|field| (field.name.to_string(), field.described()));
-    let required = fields.iter().filter(|field| field.is_required);
-    let required: Vec<&str> = required.map(|field| field.name).collect();
-    let mut schema = serde_json::json!({
-        "type": "object",
-        "properties": properties.collect::<Map<_, _>>(),
-        "additionalProperties": false,
-    });
-    if !required.is_empty() {
-        schema["required"] = serde_json::json!(required);
-    }
-    schema
-}
+pub(crate) use {declared, parameters, wrappers};
 
-/// Fields that some tables have to have and others may not have.
-pub(crate) fn as_needed(fields: Vec<Field>) -> Vec<Field> {
-    fields
-        .into_iter()
-        .map(|field| Field {
-            is_required: false,
-            ..field
-        })
-        .collect()
+/// What the macro names.
+pub(crate) mod prelude {
+    pub(crate) use super::{Declared, Field, KeyParts, Parameter, Together, as_needed};
+    pub(crate) use crate::spec::Fields;
+    pub(crate) use crate::stages::{Needs, Settings};
 }
-
-pub(crate) use {declared, parameters};

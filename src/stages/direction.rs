@@ -23,7 +23,7 @@ use crate::stats;
 
 use super::declare::{Together, declared, parameters};
 use super::forecast::{check_scores, directions_of};
-use super::parameters::{self, GroupSize, Label, Model, Position, PromptsName, Scores, StageOf};
+use super::parameters::{self, GroupSize, Model, Position, PromptsName, Scores, StageOf};
 use super::settings::Settings;
 use super::table;
 use super::{Cost, Evaluate, Forecast, Inputs, Kind, Name, Output, Product, Stage, StageError};
@@ -52,7 +52,7 @@ parameters! {
         /// Scores of the prompts, by which those of A and B are chosen.
         scores: StageOf<Scores>,
         /// The split that A and B are chosen from.
-        split: Label,
+        split: Name,
         select: Select,
         /// Layers of the activations: a direction for each.
         layer: Layers,
@@ -190,7 +190,7 @@ impl Stage for Extract {
             prompts,
             layers: &layers,
             site: self.site,
-            position: *self.position,
+            position: self.position.value,
             label: self.select.label(),
             seed: None,
             settings: &self.settings,

@@ -13,19 +13,17 @@ mod tables;
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value as Json, json};
+use serde_json::json;
 
 use crate::model::{Cell, ModelHandle, Positions, Readout, Sampling, Tokens, Value};
 use crate::prompts::PromptSet;
-use crate::spec::{Choice, Decode, Fields, Node, Problems, Spanned};
+use crate::spec::{Choice, Fields, Problems, Spanned};
 
-use super::declare::{Declared, Field, FieldType, Parameter, as_needed, declared, parameters};
-use super::parameters::{self, Count, Labels, Models, PromptsName};
+use super::declare::{Declared, Field, KeyParts, Parameter, declared, parameters};
+use super::parameters::{self, Count, Models, Names, PromptsName, StopAtEnd, Temperature};
 use super::settings::Settings;
 use super::sweep::{self, Line};
-use super::{
-    Cost, Evaluate, Forecast, Inputs, Kind, Needs, Output, Product, Stage, StageError, product,
-};
+use super::{Cost, Evaluate, Forecast, Inputs, Kind, Output, Product, Stage, StageError, product};
 
 use steering::{Acts, Steering};
 pub(super) use tables::{Answer, Row, agreement, main_table, rates};
@@ -52,7 +50,7 @@ parameters! {
         /// The prompts.
         prompts: PromptsName,
         /// Splits that are continued, in this order; all where left out.
-        split: Option<Labels>,
+        split: Option<Names>,
         /// How many prompts of each split at most.
         limit: Option<Count>,
         steering: Option<Steering>,
@@ -89,67 +87,9 @@ impl Choice for Scope {
     ];
 }
 
-/// Whether a text ends with an end-of-text token: which these are, the models say.
-struct StopAtEnd(bool);
-
-impl Decode for StopAtEnd {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-        bool::decode(node, problems).map(Self)
-    }
-
-    fn expected() -> String {
-        bool::expected()
-    }
-}
-
-impl FieldType for StopAtEnd {
-    fn schema() -> Json {
-        bool::schema()
-    }
-
-    fn key(&self) -> Json {
-        self.0.into()
-    }
-
-    fn refer(&self, needs: &mut Needs) {
-        needs.ends = self.0;
-    }
-}
-
-/// A temperature above 0.
-struct Temperature(f64);
-
-impl Decode for Temperature {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-        let temperature = Spanned::<f64>::decode(node, problems)?;
-        if temperature.value > 0.0 {
-            return Some(Self(temperature.value));
-        }
-        let message = format!("temperature `{}` is not above 0", temperature.value);
-        problems
-            .error_at(&temperature.at, message)
-            .label("leave it out for the most probable token each time");
-        None
-    }
-
-    fn expected() -> String {
-        f64::expected()
-    }
-}
-
-impl FieldType for Temperature {
-    fn schema() -> Json {
-        json!({ "type": "number", "exclusiveMinimum": 0 })
-    }
-
-    fn key(&self) -> Json {
-        self.0.into()
-    }
-}
-
 /// `temperature` and `seed`; greedy without a temperature.
 impl Parameter for Sampling {
-    fn read_from(fields: &mut Fields<'_, '_>, _: &Declared<'_>, _: &Settings) -> Option<Self> {
+    fn read(fields: &mut Fields<'_, '_>, _: &Declared, _: &Settings) -> Option<Self> {
         let is_greedy = fields.node("temperature").is_none();
         let temperature = fields.optional::<Temperature>("temperature");
         let seed = fields.optional::<Spanned<u64>>("seed");
@@ -164,33 +104,31 @@ impl Parameter for Sampling {
             }
             _ if is_greedy => Some(Sampling::Greedy),
             seed => Some(Sampling::Seeded {
-                temperature: temperature?.0,
+                temperature: temperature?.value,
                 seed: seed.map_or(0, |seed| seed.value),
             }),
         }
     }
 
-    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
-        let key = match *self {
+    fn add_key(&self, name: &'static str, key: &mut KeyParts) {
+        let drawn = match *self {
             Sampling::Greedy => json!("greedy"),
             Sampling::Seeded { temperature, seed } => {
                 json!({ "temperature": temperature, "seed": seed })
             }
         };
-        parts.insert(name.to_string(), key);
+        key.insert(name.to_string(), drawn);
     }
 
-    fn add_needs(&self, _: &mut Needs) {}
-
-    fn list(_: &Declared<'_>) -> Vec<Field> {
+    fn list(_: &Declared) -> Vec<Field> {
         let temperature = "Tokens are drawn from softmax(logits / temperature); the most probable one is taken where it is left out.";
-        as_needed(vec![
-            Field::of::<Temperature>("temperature", temperature),
-            Field::of::<u64>(
+        vec![
+            Field::optional::<Temperature>("temperature", temperature),
+            Field::optional::<u64>(
                 "seed",
                 "Seed of the drawing, with `temperature`; 0 where left out.",
             ),
-        ])
+        ]
     }
 }
 

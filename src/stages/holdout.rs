@@ -7,18 +7,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Value as Json, json};
-
 use crate::model::Site;
 use crate::prompts::PromptSet;
-use crate::spec::{Decode, Layers, Node, Problems, Seeds, Spanned};
+use crate::spec::{Layers, Problems, Seeds};
 use crate::stats;
 
-use super::declare::{Declaration, FieldType, declared, parameters};
+use super::declare::{Declaration, declared, parameters};
 use super::direction::{self, Direction, Groups, Recipe};
 use super::forecast::{check_scores, check_widths, directions_of};
 use super::parameters::{
-    self, Alphas, GroupSize, Label, Model, Models, Position, PromptsName, Scores, StageOf,
+    self, Alphas, Fraction, GroupSize, Model, Models, Position, PromptsName, Scores, StageOf,
 };
 use super::settings::Settings;
 use super::steer::line_of;
@@ -44,9 +42,9 @@ parameters! {
         /// Scores of the prompts, by which those that make a direction are chosen.
         scores: StageOf<Scores>,
         /// The split that is divided into a half that makes a direction and a half that it is tried on.
-        split: Label,
+        split: Name,
         /// Another split that the directions are tried on, for comparison.
-        compare: Label,
+        compare: Name,
         /// One division, and one direction a layer, for each seed.
         seed: Seeds,
         /// The share of the split that makes the direction.
@@ -66,37 +64,6 @@ parameters! {
         /// Position of activations and edits, counted from the end of the prompt: -1 is its last token.
         position: Position = -1,
         settings: Settings,
-    }
-}
-
-/// The share of the prompts in the training half.
-struct Fraction(f64);
-
-impl Decode for Fraction {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-        let fraction = Spanned::<f64>::decode(node, problems)?;
-        if fraction.value > 0.0 && fraction.value < 1.0 {
-            return Some(Self(fraction.value));
-        }
-        let message = format!("fraction `{}` leaves one half empty", fraction.value);
-        problems
-            .error_at(&fraction.at, message)
-            .label("expected a number between 0 and 1");
-        None
-    }
-
-    fn expected() -> String {
-        f64::expected()
-    }
-}
-
-impl FieldType for Fraction {
-    fn schema() -> Json {
-        json!({ "type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1 })
-    }
-
-    fn key(&self) -> Json {
-        json!(self.0)
     }
 }
 
@@ -174,7 +141,7 @@ impl Stage for Holdout {
             prompts,
             lines: Vec::new(),
             alphas: &self.alpha,
-            position: *self.position,
+            position: self.position.value,
             mode: Mode::Add,
             settings: &self.settings,
         };
@@ -207,7 +174,7 @@ impl Holdout {
             .iter()
             .map(|&i| prompts.prompts[i].id.as_str())
             .collect();
-        let halves = stats::holdout_split(seed, &ids, self.fraction.0);
+        let halves = stats::holdout_split(seed, &ids, self.fraction.value);
         [halves.train, halves.holdout].map(|half| half.iter().map(|&k| of_split[k]).collect())
     }
 
@@ -305,7 +272,7 @@ impl Holdout {
                 prompts: inputs.prompt_set(&self.prompts)?,
                 layers: &layers,
                 site: self.site,
-                position: *self.position,
+                position: self.position.value,
                 label: format!("holdout_{}", self.n.value),
                 seed: Some(split.seed),
                 settings: &self.settings,

@@ -11,28 +11,44 @@
 //!   them it is, to the digits written.
 //! - `members` and `selection` say which prompts built the direction, where the file (or the one named by `builders`) says so. With `scores` the
 //!   selection is made again from the scores, and a finding says whether it is the published one, to the id.
+//!
+//! ```text
+//! shapes       what the files of the published study call things, and where they have them
+//! read         CSV and JSON as rows with named columns
+//! rows         such rows, and a table of them
+//! tables       the tables of the stage stood for
+//! selection    who built the directions
+//! statistics   published statistics beside the study's own
+//! ```
 
-mod groups;
-mod recomputed;
+mod read;
 mod rows;
-mod sweep_table;
-mod texts;
+mod selection;
+mod shapes;
+mod statistics;
+mod tables;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde_json::{Map, Value as Json};
+use polars::prelude::DataFrame;
+use serde_json::Value as Json;
 
 use crate::model::Site;
-use crate::spec::{Choice, Fields, Location, OneOrMany, Problems, Seeds, Spanned};
+use crate::spec::{Choice, Decode, Document, Fields, OneOrMany, Problems, Seeds, Spanned};
 
 use super::declare::{
-    ByContent, Declared, Field, Parameter, Parameters, Together, as_needed, declared, parameters,
+    ByContent, Declared, Field, KeyParts, Parameter, Table, Together, declared, parameters,
 };
-use super::parameters::{Label, Labels, PromptsName, Scores, StageOf, Summaries};
-use super::published::{self, Measured, Published};
+use super::parameters::{Names, PromptsName, Scores, StageOf, Summaries};
 use super::settings::Settings;
-use super::{Cost, Evaluate, Forecast, Inputs, Kind, Needs, Output, Product, Stage, StageError};
+use super::{
+    Cost, Evaluate, Forecast, Gives, InputFile, Inputs, Kind, Name, Needs, Output, Product, Stage,
+    StageError,
+};
+use read::{Builders, Published};
+use rows::{ImportError, Row};
 
 pub(super) static KIND: Kind = super::kind::<Import>(
     "import",
@@ -50,22 +66,15 @@ parameters! {
         prompts: Option<PromptsName>,
         /// Scores of the prompts: published texts are compared with them, and the selection behind a direction is made again.
         scores: Option<StageOf<Scores>>,
-        selection: Option<Selection>,
+        /// The model whose scores chose the prompts behind a direction; where `scores` are given for a sweep.
+        direction_model: Option<Name>,
+        /// The split that they were chosen from; where `scores` are given for a sweep.
+        split: Option<Name>,
         /// The summaries that a table of statistics is compared with; with `as = "summary"`.
         summaries: Summaries,
         /// Site of the directions, where the file does not say it.
         site: Site = "resid_pre",
         study: FromStudy,
-    }
-}
-
-parameters! {
-    /// How the published selection is made again.
-    struct Selection {
-        /// The model whose scores chose the prompts; where `scores` are given for a sweep.
-        direction_model: Label,
-        /// The split that they were chosen from; where `scores` are given for a sweep.
-        split: Label,
     }
 }
 
@@ -97,19 +106,22 @@ impl Choice for StandsFor {
 }
 
 impl Together for Import {
-    fn read_together(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Self> {
+    fn read_together(fields: &mut Fields<'_, '_>, study: &Settings) -> Option<Self> {
         let r#as = fields.required::<StandsFor>("as");
-        let files = Files::read(fields, settings);
+        let undeclared = Declared::default();
+        let files = Files::read(fields, &undeclared, study);
         let prompts = fields.optional("prompts");
         let scores = fields.optional("scores");
         let gives = |wanted| r#as.is_some_and(|r#as| r#as.product == wanted);
-        let selection = match scores.is_some() && gives(Product::Sweep) {
-            true => Selection::read(fields, settings).map(Some),
+        let is_selected = scores.is_some() && gives(Product::Sweep);
+        let mut selected_by = |field| match is_selected {
+            true => fields.required::<Name>(field).map(Some),
             false => Some(None),
         };
+        let (direction_model, split) = (selected_by("direction_model"), selected_by("split"));
         let summaries = match gives(Product::Summary) {
             true => fields.required("summaries"),
-            false => Some(Summaries(Vec::new())),
+            false => Some(Summaries(OneOrMany(Vec::new()))),
         };
         let site = fields.optional("site").unwrap_or(Site::ResidPre);
         Some(Import {
@@ -117,38 +129,12 @@ impl Together for Import {
             files: files?,
             prompts,
             scores,
-            selection: selection?,
+            direction_model: direction_model?,
+            split: split?,
             summaries: summaries?,
             site,
-            study: FromStudy {
-                layer: settings.import.layer,
-                threshold: settings.score.threshold,
-            },
+            study: FromStudy::read(fields, &undeclared, study)?,
         })
-    }
-}
-
-impl Parameter for Option<Selection> {
-    fn read_from(
-        fields: &mut Fields<'_, '_>,
-        _: &Declared<'_>,
-        settings: &Settings,
-    ) -> Option<Self> {
-        Some(Selection::read(fields, settings))
-    }
-
-    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
-        for field in Selection::fields() {
-            parts.insert(field.name.to_string(), Json::Null);
-        }
-        self.iter()
-            .for_each(|selection| selection.add_key(name, parts));
-    }
-
-    fn add_needs(&self, _: &mut Needs) {}
-
-    fn list(_: &Declared<'_>) -> Vec<Field> {
-        as_needed(<Selection as Parameters>::fields())
     }
 }
 
@@ -160,24 +146,24 @@ struct FromStudy {
     threshold: f64,
 }
 
+/// How the published selection is made again.
+struct Selection<'a> {
+    model: &'a Name,
+    split: &'a Name,
+}
+
 impl Parameter for FromStudy {
-    fn read_from(_: &mut Fields<'_, '_>, _: &Declared<'_>, settings: &Settings) -> Option<Self> {
+    fn read(fields: &mut Fields<'_, '_>, _: &Declared, settings: &Settings) -> Option<Self> {
         Some(FromStudy {
-            layer: settings.import.layer,
+            layer: Section::of(fields).layer,
             threshold: settings.score.threshold,
         })
     }
 
-    fn add_key(&self, _: &'static str, parts: &mut Map<String, Json>) {
+    fn add_key(&self, _: &'static str, key: &mut KeyParts) {
         let FromStudy { layer, threshold } = *self;
-        parts.insert("layer".to_string(), layer.into());
-        parts.insert("threshold".to_string(), threshold.into());
-    }
-
-    fn add_needs(&self, _: &mut Needs) {}
-
-    fn list(_: &Declared<'_>) -> Vec<Field> {
-        Vec::new()
+        key.insert("layer".to_string(), layer.into());
+        key.insert("threshold".to_string(), threshold.into());
     }
 }
 
@@ -191,13 +177,33 @@ parameters! {
     }
 }
 
-/// Where published files lie, for every import of a study.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct ImportSettings {
-    /// The folder that file names start from.
-    pub(crate) folder: PathBuf,
-    /// What `{layer}` in a file name stands for, and the layer of files that name none.
-    pub(crate) layer: Option<u64>,
+/// Where files lie, for all imports of a study.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Section {
+    pub(super) folder: PathBuf,
+    layer: Option<u64>,
+}
+
+impl Section {
+    pub(super) fn read(study: &Document, problems: &mut Problems) -> Self {
+        let node = study.root.as_table().and_then(|root| root.get(KIND.name));
+        let said = node.and_then(|node| Table::<ImportSection>::decode(node, problems));
+        let said = said.map(|section| section.0);
+        let layer = said.as_ref().and_then(|said| said.layer);
+        let folder = match said.and_then(|said| said.folder) {
+            Some(path) => study.sources.resolve_path(&path.0.at, path.0.value),
+            None => study.sources.resolve_path(&study.root.at, ""),
+        };
+        Section { folder, layer }
+    }
+
+    /// That of the study that a stage is in; what is wrong in it has been told once for all stages.
+    fn of(fields: &Fields<'_, '_>) -> Self {
+        let study = fields.study();
+        study.map_or_else(Section::default, |study| {
+            Section::read(study, &mut Problems::default())
+        })
+    }
 }
 
 /// A file to read.
@@ -215,11 +221,18 @@ struct Files {
 }
 
 impl Files {
-    fn read(fields: &mut Fields<'_, '_>, settings: &Settings) -> Option<Self> {
+    fn all(&self) -> impl Iterator<Item = &File> {
+        self.named.iter().chain(&self.builders)
+    }
+}
+
+impl Parameter for Files {
+    fn read(fields: &mut Fields<'_, '_>, _: &Declared, _: &Settings) -> Option<Self> {
+        let section = Section::of(fields);
         let seeds = fields.optional::<Seeds>("seed");
         let names = fields.required::<OneOrMany<String>>("file");
         let builders = fields.optional::<Spanned<String>>("builders");
-        let mut resolve = |name: &Spanned<String>| files(name, seeds.as_ref(), settings, fields);
+        let mut resolve = |name: &Spanned<String>| files(name, seeds.as_ref(), &section, fields);
         let names = names.map(|names| names.0.iter().map(&mut resolve).collect::<Option<Vec<_>>>());
         let builders = builders.map(|name| resolve(&name));
         Some(Files {
@@ -231,46 +244,32 @@ impl Files {
         })
     }
 
-    fn all(&self) -> impl Iterator<Item = &File> {
-        self.named.iter().chain(&self.builders)
-    }
-}
-
-impl Parameter for Files {
-    fn read_from(
-        fields: &mut Fields<'_, '_>,
-        _: &Declared<'_>,
-        settings: &Settings,
-    ) -> Option<Self> {
-        Files::read(fields, settings)
-    }
-
     /// File names say what is in files; their content is in the key already.
-    fn add_key(&self, _: &'static str, parts: &mut Map<String, Json>) {
+    fn add_key(&self, _: &'static str, key: &mut KeyParts) {
         let seeds = self.named.iter().map(|file| Json::from(file.seed));
-        parts.insert("names".to_string(), self.all().map(name_of).collect());
-        parts.insert("seeds".to_string(), seeds.collect());
-        parts.insert("builders".to_string(), self.builders.is_some().into());
+        key.insert("names".to_string(), self.all().map(name_of).collect());
+        key.insert("seeds".to_string(), seeds.collect());
+        key.insert("builders".to_string(), self.builders.is_some().into());
     }
 
     fn add_needs(&self, needs: &mut Needs) {
         needs.files.extend(self.all().map(|file| file.path.clone()));
     }
 
-    fn list(_: &Declared<'_>) -> Vec<Field> {
+    fn list(_: &Declared) -> Vec<Field> {
         vec![
-            Field::of::<Seeds>(
+            Field::optional::<Seeds>(
                 "seed",
                 "What `{seed}` in a file name stands for: a file for each.",
             ),
             Field {
                 is_required: true,
-                ..Field::of::<Labels>(
+                ..Field::optional::<Names>(
                     "file",
                     "The file, or several, in the folder `import.folder`; `{layer}` in a name stands for `import.layer`.",
                 )
             },
-            Field::of::<String>(
+            Field::optional::<String>(
                 "builders",
                 "The file that says which prompts built the directions, where it is another one.",
             ),
@@ -282,59 +281,59 @@ impl Parameter for Files {
 fn files(
     name: &Spanned<String>,
     seeds: Option<&Seeds>,
-    settings: &Settings,
+    section: &Section,
     fields: &mut Fields<'_, '_>,
 ) -> Option<Vec<File>> {
+    let mut missing = |what: &str, are_missing: &str, help: &str| {
+        let text = &name.value;
+        let message = format!("file name `{text}` has `{{{what}}}`, but {are_missing} given");
+        fields.problems().error_at(&name.at, message).help(help);
+    };
     let mut text = name.value.clone();
     if text.contains("{layer}") {
-        let Some(layer) = settings.import.layer else {
-            let message = format!("file name `{text}` has `{{layer}}`, but no layer is given");
-            let problem = fields.problems().error_at(&name.at, message);
-            problem.help("give `layer` in the section `[import]`, e.g. `--set import.layer=20`");
+        let Some(layer) = section.layer else {
+            let help = "give `layer` in the section `[import]`, e.g. `--set import.layer=20`";
+            missing("layer", "no layer is", help);
             return None;
         };
         text = text.replace("{layer}", &layer.to_string());
     }
-    let path = |text: &str| Spanned {
-        value: settings.import.folder.join(text),
-        at: name.at.clone(),
+    let file = |text: &str, seed: Option<u64>| File {
+        path: Spanned {
+            value: section.folder.join(text),
+            at: name.at.clone(),
+        },
+        seed,
     };
     if !text.contains("{seed}") {
-        let seed = None;
-        return Some(vec![File {
-            path: path(&text),
-            seed,
-        }]);
+        return Some(vec![file(&text, None)]);
     }
     let Some(seeds) = seeds else {
-        let message = format!("file name `{text}` has `{{seed}}`, but no seeds are given");
-        let problem = fields.problems().error_at(&name.at, message);
-        problem.help("give the stage `seed`, e.g. `seed = \"0..5\"`");
+        let help = "give the stage `seed`, e.g. `seed = \"0..5\"`";
+        missing("seed", "no seeds are", help);
         return None;
     };
-    let of_seed = |seed: u64| File {
-        path: path(&text.replace("{seed}", &seed.to_string())),
-        seed: Some(seed),
-    };
+    let of_seed = |seed: u64| file(&text.replace("{seed}", &seed.to_string()), Some(seed));
     Some(seeds.iter().map(of_seed).collect())
 }
 
 impl Stage for Import {
-    fn stands_for(&self) -> Option<(&'static str, Product)> {
-        match self.r#as.product {
-            // It has none of a summary's tables.
-            Product::Summary => Some((KIND.name, self.r#as.product)),
-            _ => Some((self.r#as.kind, self.r#as.product)),
-        }
+    fn gives(&self) -> Option<Gives> {
+        Some(Gives {
+            product: self.r#as.product,
+            tables: match self.r#as.product {
+                Product::Summary => KIND.name, // it has none of a summary's
+                _ => self.r#as.kind,
+            },
+        })
     }
 
     fn forecast(&self, inputs: &Inputs) -> Forecast {
-        let mut problems = Problems::default();
-        let rows = self.read(inputs, &mut problems);
-        let rows = || rows.iter().flat_map(|file| &file.rows);
-        let distinct = |of: fn(&published::Of) -> &Option<String>| {
+        let files = self.read(inputs, &mut Problems::default());
+        let rows = || files.iter().flat_map(|file| &file.rows);
+        let distinct = |of: fn(&Row) -> &Option<String>| {
             let mut found: Vec<String> = Vec::new();
-            for name in rows().filter_map(|row| of(&row.of).as_ref()) {
+            for name in rows().filter_map(|row| of(row).as_ref()) {
                 if !found.contains(name) {
                     found.push(name.clone());
                 }
@@ -343,8 +342,8 @@ impl Stage for Import {
         };
         Forecast {
             prompts: self.prompts.as_ref().map(|name| name.value.clone()),
-            models: distinct(|of| &of.model),
-            sets: distinct(|of| &of.set),
+            models: distinct(|row| &row.model),
+            sets: distinct(|row| &row.set),
             has_alpha: self.r#as.product == Product::Sweep,
             ..Forecast::default()
         }
@@ -353,7 +352,7 @@ impl Stage for Import {
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         let files = self.read(inputs, problems);
         if problems.is_empty()
-            && let Err(error) = self.output(&files, inputs, true)
+            && let Err(error) = self.output(files, inputs, true)
         {
             let at = self.files.named.first().map(|file| &file.path.at);
             let message = error.to_string();
@@ -376,11 +375,18 @@ impl Stage for Import {
                 "an imported file changed after it was checked".to_string(),
             ));
         }
-        self.output(&files, inputs, false)
+        self.output(files, inputs, false)
     }
 }
 
 impl Import {
+    fn selection(&self) -> Option<Selection<'_>> {
+        Some(Selection {
+            model: self.direction_model.as_ref()?,
+            split: self.split.as_ref()?,
+        })
+    }
+
     /// What each of the files holds; those that cannot be read are told.
     fn read(&self, inputs: &Inputs, problems: &mut Problems) -> Vec<Published> {
         if self.r#as.product == Product::Summary {
@@ -394,87 +400,65 @@ impl Import {
 
     fn read_one(&self, file: &File, inputs: &Inputs, problems: &mut Problems) -> Option<Published> {
         let content = inputs.files.get(&file.path.value)?;
-        let tell = |at: &Location, note: String, problems: &mut Problems| {
-            let message = format!("`{}` cannot be read as `{}`", name_of(file), self.r#as.kind);
-            problems.error_at(at, message).note(note);
-        };
-        let Ok(text) = std::str::from_utf8(&content.bytes) else {
-            let before =
-                std::str::from_utf8(&content.bytes).map_or_else(|e| e.valid_up_to(), |_| 0);
-            let lines = content.bytes.iter().take(before).filter(|b| **b == b'\n');
-            let note = format!("{}:{}: not UTF-8 text", name_of(file), 1 + lines.count());
-            tell(&file.path.at, note, problems);
-            return None;
-        };
-        match published::read(self.r#as.kind, &name_of(file), text) {
+        let name = name_of(file);
+        let text = text_of(&name, content);
+        match text.and_then(|text| read::read(self.r#as.kind, &name, text)) {
             Ok(mut read) => {
-                self.complete(&mut read, file.seed);
+                for row in &mut read.rows {
+                    row.seed = row.seed.or(file.seed);
+                }
                 Some(read)
             }
             Err(error) => {
-                tell(&file.path.at, error.to_string(), problems);
+                let message = format!("`{name}` cannot be read as `{}`", self.r#as.kind);
+                let note = error.to_string();
+                problems.error_at(&file.path.at, message).note(note);
                 None
             }
-        }
-    }
-
-    /// Adds what the study says and the file does not.
-    fn complete(&self, read: &mut Published, seed: Option<u64>) {
-        for row in &mut read.rows {
-            row.of.seed = row.of.seed.or(seed);
-            row.of.layer = match self.r#as.product {
-                Product::Sweep => row.of.layer.or(self.study.layer),
-                _ => row.of.layer,
-            };
         }
     }
 
     /// The tables and findings. `is_check` leaves out what other stages' outputs decide.
     fn output(
         &self,
-        files: &[Published],
+        files: Vec<Published>,
         inputs: &Inputs,
         is_check: bool,
     ) -> Result<Output, StageError> {
-        let mut output = match self.r#as.product {
-            Product::Scores => rows::scores(files, self.study.threshold)?,
-            Product::Patches => rows::patches(files)?,
-            Product::Summary => recomputed::output(self, inputs, is_check)?,
-            Product::Texts => texts::output(self, files, inputs, is_check)?,
-            _ => sweep_table::output(self, files, inputs)?,
-        };
-        if self.r#as.product == Product::Sweep {
-            groups::add(self, files, inputs, is_check, &mut output)?;
+        let (rows, builders): (Vec<_>, Vec<_>) = files
+            .into_iter()
+            .map(|file| (file.rows, file.builders))
+            .unzip();
+        let rows: Vec<Row> = rows.into_iter().flatten().collect();
+        match (self.r#as.product, &self.scores) {
+            (Product::Scores, _) => tables::scores(&rows, self.study.threshold),
+            (Product::Patches, _) => tables::patches(rows),
+            (Product::Summary, _) => statistics::output(self, inputs, is_check),
+            (Product::Texts, Some(scores)) if !is_check => {
+                tables::scored_texts(&rows, scores, self.study.threshold, inputs)
+            }
+            (Product::Texts, _) => tables::texts(&rows),
+            _ => {
+                let builders = match &self.files.builders {
+                    None => builders.into_iter().flatten().collect(),
+                    Some(file) => vec![self.builders_of(file, inputs)?],
+                };
+                let mut output = tables::sweep(self, rows, &builders, inputs)?;
+                selection::add(self, &builders, inputs, is_check, &mut output)?;
+                Ok(output)
+            }
         }
-        Ok(output)
     }
 
-    /// Who built the directions: of the file named by `builders`, or of the files themselves.
-    fn builders(
-        &self,
-        files: &[Published],
-        inputs: &Inputs,
-    ) -> Result<Vec<published::Builders>, StageError> {
-        let Some(file) = &self.files.builders else {
-            return Ok(files.iter().filter_map(|f| f.builders.clone()).collect());
-        };
-        let mut problems = Problems::default();
-        let read = self.read_one(file, inputs, &mut problems);
-        match read.and_then(|read| read.builders) {
-            Some(builders) => Ok(vec![builders]),
-            None => Err(StageError::Data(format!(
+    /// Who built the directions, of the file that is named for it.
+    fn builders_of(&self, file: &File, inputs: &Inputs) -> Result<Builders, StageError> {
+        let read = self.read_one(file, inputs, &mut Problems::default());
+        read.and_then(|read| read.builders).ok_or_else(|| {
+            StageError::Data(format!(
                 "`{}` does not say which prompts built a direction; expected JSON with `top_ids` and `bottom_ids` under `direction` or `balanced_selection`",
                 name_of(file)
-            ))),
-        }
-    }
-
-    /// The texts of the prompts, by id; none where no prompt set is named.
-    fn texts<'a>(&self, inputs: &'a Inputs) -> BTreeMap<&'a str, &'a str> {
-        let set = self.prompts.as_ref();
-        let set = set.and_then(|name| inputs.prompts.get(&name.value));
-        let prompts = set.into_iter().flat_map(|set| &set.prompts);
-        prompts.map(|p| (p.id.as_str(), p.text.as_str())).collect()
+            ))
+        })
     }
 }
 
@@ -483,10 +467,36 @@ fn name_of(file: &File) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// Whether every row is of single prompts (`Some(true)`), of groups (`Some(false)`), or mixed (`None`).
-fn by_prompt(files: &[Published]) -> Option<bool> {
-    let mut kinds = files.iter().flat_map(|file| &file.rows);
-    let is_score = |row: &published::PublishedRow| matches!(row.measured, Measured::Score { .. });
-    let first = is_score(kinds.next()?);
-    kinds.all(|row| is_score(row) == first).then_some(first)
+fn text_of<'a>(name: &str, file: &'a InputFile) -> Result<&'a str, ImportError> {
+    std::str::from_utf8(&file.bytes).map_err(|error| {
+        let before = file.bytes.iter().take(error.valid_up_to());
+        let line = 1 + before.filter(|byte| **byte == b'\n').count();
+        ImportError {
+            place: format!("{name}:{line}"),
+            message: "not UTF-8 text".to_string(),
+        }
+    })
+}
+
+/// The kind of stage that a file of this name is of, where the name says it.
+pub(crate) fn kind_of(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase();
+    shapes::KINDS.into_iter().find(|kind| name.contains(kind))
+}
+
+/// What a published file holds, as a table with the columns of stages' tables; none for a file that has not the shape of one.
+///
+/// # Errors
+/// As for an import: text that is not CSV or JSON, columns that are missing, values that are not of their type; with the place.
+pub(crate) fn published_table(
+    kind: &str,
+    name: &str,
+    text: &str,
+) -> Result<Option<DataFrame>, StageError> {
+    if !read::is_published_shape(name, text) {
+        return Ok(None);
+    }
+    let read = read::read(kind, name, text);
+    let read = read.map_err(|error| StageError::Data(error.to_string()))?;
+    rows::frame(&read.rows).map(Some)
 }

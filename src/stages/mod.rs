@@ -2,7 +2,8 @@
 //!
 //! A stage asks a model for **cells** through [`Evaluate`] and assembles their values into tables, where ids, splits, categories and
 //! thresholds join. Each kind is one file that decodes its own parameters, says what it needs and costs, and runs. Adding a kind is one
-//! file and one line in [`KINDS`].
+//! file and one line in [`KINDS`]: it is shown as its [`Product`] is, and what else is to be drawn of it, it says itself
+//! ([`Kind::figures`]).
 //!
 //! A stage runs in rounds: it evaluates some cells, and what it learns (a direction, a donor's activations) may decide the next.
 //! That is why it is handed an evaluator instead of returning one list of cells: a plan runs the same code with an evaluator that only
@@ -19,10 +20,12 @@ use serde::{Deserialize, Serialize};
 use crate::figure::Figure;
 use crate::model::{Cell, Cells, ModelError, ModelHandle, Value};
 use crate::prompts::PromptSet;
-use crate::spec::{Fields, Location, Problems, Spanned};
+use crate::spec::{Document, Fields, Location, Problems, Spanned};
 
 mod artifacts;
 pub(crate) mod declare;
+#[cfg(test)]
+pub(crate) mod declare_tests;
 mod direction;
 mod forecast;
 mod generate;
@@ -30,7 +33,6 @@ mod holdout;
 mod import;
 mod parameters;
 mod patch;
-pub(crate) mod published;
 mod random;
 mod score;
 mod settings;
@@ -42,16 +44,18 @@ mod vocabulary;
 mod xstest;
 
 pub(crate) use artifacts::Artifacts;
-pub(crate) use declare::{Declaration, Field, Parameters};
+pub(crate) use declare::Declaration;
+use declare::{Declared, Field, Parameter};
 pub(crate) use direction::Direction;
 pub(crate) use forecast::{Forecast, Forecasts};
-pub(crate) use import::{ImportSection, ImportSettings};
+pub(crate) use import::{ImportSection, kind_of, published_table};
 pub(crate) use settings::{ScoreRule, Settings};
 pub(crate) use vocabulary::{check_prompts, check_score};
 
 pub(crate) use table::{Parts, read_parquet, read_parquet_parts, write_csv, write_parquet};
 
 /// What a stage produces, as other stages and views see it; a reference to a stage of another product is an error.
+/// What is shown first of a run is shown in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Product {
@@ -143,6 +147,14 @@ impl Default for Splits {
 /// Figures of the tables that a stage of that name has left. What is not there is not drawn.
 pub(crate) type OwnFigures = fn(&str, &Artifacts) -> Result<Vec<Figure>, StageError>;
 
+/// What a stage gives: to other stages a product, to whoever looks at it the tables of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gives {
+    pub(crate) product: Product,
+    /// Name of the kind.
+    pub(crate) tables: &'static str,
+}
+
 /// A kind of stage: its name in study files, the version of its semantics, what it produces, and how it is decoded.
 pub(crate) struct Kind {
     /// The name, e.g. `steer`.
@@ -162,7 +174,7 @@ pub(crate) struct Kind {
 }
 
 /// A kind whose stages are `S`.
-const fn kind<S: Stage + Parameters + 'static>(
+const fn kind<S: Stage + Parameter + 'static>(
     name: &'static str,
     version: u32,
     product: Product,
@@ -174,8 +186,8 @@ const fn kind<S: Stage + Parameters + 'static>(
         product,
         figures: None,
         about,
-        fields: S::fields,
-        decode: |fields, settings| Some(Box::new(S::read(fields, settings)?)),
+        fields: declare::fields_of::<S>,
+        decode: |fields, study| Some(Box::new(S::read(fields, &Declared::default(), study)?)),
     }
 }
 
@@ -205,6 +217,17 @@ pub(crate) static KINDS: &[&Kind] = &[
 /// The kind of that name.
 pub(crate) fn kind_named(name: &str) -> Option<&'static Kind> {
     KINDS.iter().copied().find(|kind| kind.name == name)
+}
+
+/// Checks the sections of a study that are one kind's own; the stages of that kind read them.
+pub(crate) fn check_sections(study: &Document, problems: &mut Problems) {
+    import::Section::read(study, problems);
+}
+
+/// The field of such a section that says where the files lie that stages need, and the folder that is meant.
+pub(crate) fn folder_of_files(study: &Document) -> ([&'static str; 2], PathBuf) {
+    let folder = import::Section::read(study, &mut Problems::default()).folder;
+    ([import::KIND.name, "folder"], folder.join("."))
 }
 
 /// A name written in a study file, with the place where it was written.
@@ -277,8 +300,8 @@ pub(crate) fn product(counts: &[usize]) -> u64 {
 
 /// One stage with its parameters decoded.
 pub trait Stage: Declaration + Send + Sync {
-    /// For a stage that stands for one of another kind: the name of that kind, and what it gives.
-    fn stands_for(&self) -> Option<(&'static str, Product)> {
+    /// What it gives, where its parameters decide that; otherwise its kind says it.
+    fn gives(&self) -> Option<Gives> {
         None
     }
 

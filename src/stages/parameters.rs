@@ -9,131 +9,140 @@ use crate::model::Site;
 use crate::prompts::{Prompt, PromptSet};
 use crate::spec::{Choice, Decode, Layers, Node, OneOrMany, Problems, Spanned};
 
-use super::declare::{FieldType, Keyed, one_or_many};
+use super::declare::{FieldType, Keyed, wrappers};
 use super::{Inputs, Name, Needs, Product, StageError, check_layer};
 
-/// Types that are written as another one is: how they are decoded, and what stands behind them.
-macro_rules! written_as {
-    ($($(#[doc = $doc:literal])* $name:ident($inner:ty) from $written:ty, $build:expr;)+) => {$(
+wrappers! {
+    /// The name of a model. It is shown in tables, and so is in the key beside the model's content.
+    Model(Name): ByValue, |name, needs| needs.add_model(name);
+    /// Names of models, in the order of the table's rows.
+    Models(Names): ByValue, |names, needs| names.0.iter().for_each(|name| needs.add_model(name));
+    /// The name of a prompt set.
+    PromptsName(Name): ByContent, |name, needs| needs.prompts.push(name.clone());
+    /// Names of summaries, which are shown.
+    Summaries(Names): ByValue, |names, needs| {
+        let summaries = names.0.iter().map(|name| (name.clone(), Product::Summary));
+        needs.stages.extend(summaries);
+    };
+    /// Layers that each of several models is edited at. Which these are depends on the models, where it is said with `all`.
+    LayersOfEach(Layers): ByValue, |layers, needs| needs.depths |= *layers == Layers::All;
+    /// Whether a text ends with an end-of-text token: which these are, the models say.
+    StopAtEnd(bool): ByValue, |stops, needs| needs.ends = *stops;
+}
+
+/// Names, none twice.
+pub(super) type Names = OneOrMany<String>;
+
+/// Numbers that are not just any: what is asked of one, and what is told of others.
+macro_rules! bounded {
+    ($($(#[doc = $doc:literal])* $name:ident($inner:ty): $bounds:tt, |$is:ident| $test:expr, |$at:ident, $value:ident| $message:expr, $label:expr;)+) => {$(
         $(#[doc = $doc])*
         #[derive(Clone, Debug, PartialEq)]
-        pub(super) struct $name(pub(super) $inner);
+        pub(super) struct $name(pub(super) Spanned<$inner>);
 
         impl Deref for $name {
-            type Target = $inner;
+            type Target = Spanned<$inner>;
 
-            fn deref(&self) -> &$inner {
+            fn deref(&self) -> &Spanned<$inner> {
                 &self.0
             }
         }
 
         impl Decode for $name {
             fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-                let written = <$written>::decode(node, problems)?;
-                let build: fn($written, &mut Problems) -> Option<$inner> = $build;
-                build(written, problems).map(Self)
+                let number = Spanned::<$inner>::decode(node, problems)?;
+                let $is = number.value;
+                if $test {
+                    return Some(Self(number));
+                }
+                let ($at, $value) = (number.at.field(), number.value);
+                let problem = problems.error_at(&number.at, $message);
+                let label: Option<&str> = $label;
+                if let Some(label) = label {
+                    problem.label(label);
+                }
+                None
             }
 
             fn expected() -> String {
-                <$written>::expected()
+                <$inner>::expected()
             }
         }
-    )+};
-}
 
-written_as! {
-    /// The name of a model. It is shown in tables, and so is in the key beside the model's content.
-    Model(Name) from Name, |name, _| Some(name);
-    /// Names of models, in the order of the table's rows.
-    Models(Vec<Name>) from OneOrMany<String>, |names, _| Some(names.0);
-    /// The name of a prompt set.
-    PromptsName(Name) from Name, |name, _| Some(name);
-    /// The name of a split of the prompts, or of a field that they have.
-    Label(Name) from Name, |name, _| Some(name);
-    /// Names of splits.
-    Labels(Vec<Name>) from OneOrMany<String>, |names, _| Some(names.0);
-    /// Names of summaries, which are shown.
-    Summaries(Vec<Name>) from OneOrMany<String>, |names, _| Some(names.0);
-    /// Values of α.
-    Alphas(Vec<f64>) from OneOrMany<f64>, |alphas, _| Some(alphas.iter().copied().collect());
-    /// Layers that each of several models is edited at. Which these are depends on the models, where it is said with `all`.
-    LayersOfEach(Layers) from Layers, |layers, _| Some(layers);
-    /// A position counted from the end of the prompt: −1 is the last token.
-    Position(i64) from Spanned<i64>, |position, problems| {
-        if position.value >= 0 {
-            let message = format!("position `{}` is not counted from the end", position.value);
-            problems
-                .error_at(&position.at, message)
-                .label("expected -1 (the last prompt token) or less");
-            return None;
-        }
-        Some(position.value)
-    };
-    /// How many: at least 1.
-    Count(Spanned<usize>) from Spanned<usize>, |count, problems| at_least_one(count, "", problems);
-    /// How many prompts are at the top of a ranking, and at the bottom.
-    GroupSize(Spanned<usize>) from Spanned<usize>, |n, problems| {
-        at_least_one(n, ": a direction is made of two groups of prompts", problems)
-    };
-}
-
-fn at_least_one(
-    count: Spanned<usize>,
-    why: &str,
-    problems: &mut Problems,
-) -> Option<Spanned<usize>> {
-    if count.value == 0 {
-        let message = format!("`{}` must be at least 1{why}", count.at.field());
-        problems.error_at(&count.at, message);
-        return None;
-    }
-    Some(count)
-}
-
-/// What a schema and a key say of the types above.
-macro_rules! field_types {
-    ($($name:ident $(($keyed:expr))?: $schema:expr, |$value:ident| $key:expr $(, refers |$needs:ident| $refer:expr)?;)+) => {$(
         impl FieldType for $name {
-            $(const KEYED: Keyed = $keyed;)?
-
             fn schema() -> Json {
-                $schema
+                let mut schema = <$inner>::schema();
+                if let (Json::Object(schema), Json::Object(bounds)) = (&mut schema, json!($bounds)) {
+                    schema.extend(bounds);
+                }
+                schema
             }
 
             fn key(&self) -> Json {
-                let $value = &self.0;
-                $key
+                self.0.key()
             }
-
-            $(fn refer(&self, $needs: &mut Needs) {
-                let $value = &self.0;
-                $refer
-            })?
         }
     )+};
 }
 
-field_types! {
-    Model: json!({ "type": "string" }), |name| json!(name.value), refers |needs| needs.add_model(name);
-    Models: one_or_many(&json!({ "type": "string" })), |names| labels(names),
-        refers |needs| names.iter().for_each(|name| needs.add_model(name));
-    PromptsName (Keyed::ByContent): json!({ "type": "string" }), |name| json!(name.value),
-        refers |needs| needs.prompts.push(name.clone());
-    Label: json!({ "type": "string" }), |name| json!(name.value);
-    Labels: one_or_many(&json!({ "type": "string" })), |names| labels(names);
-    Summaries: one_or_many(&json!({ "type": "string" })), |names| labels(names),
-        refers |needs| needs.stages.extend(names.iter().map(|name| (name.clone(), Product::Summary)));
-    Alphas: one_or_many(&f64::schema()), |alphas| json!(alphas);
-    LayersOfEach: Layers::schema(), |layers| layers.key(),
-        refers |needs| needs.depths |= *layers == Layers::All;
-    Position: json!({ "type": "integer", "maximum": -1 }), |position| json!(position);
-    Count: json!({ "type": "integer", "minimum": 1 }), |count| json!(count.value);
-    GroupSize: json!({ "type": "integer", "minimum": 1 }), |n| json!(n.value);
+bounded! {
+    /// A position counted from the end of the prompt: −1 is the last token.
+    Position(i64): { "maximum": -1 }, |x| x < 0,
+        |_name, x| format!("position `{x}` is not counted from the end"),
+        Some("expected -1 (the last prompt token) or less");
+    /// How many: at least 1.
+    Count(usize): { "minimum": 1 }, |x| x > 0, |name, _x| format!("`{name}` must be at least 1"), None;
+    /// How many prompts are at the top of a ranking, and at the bottom.
+    GroupSize(usize): { "minimum": 1 }, |x| x > 0,
+        |name, _x| format!("`{name}` must be at least 1: a direction is made of two groups of prompts"), None;
+    /// The share of the prompts in the training half.
+    Fraction(f64): { "exclusiveMinimum": 0, "exclusiveMaximum": 1 }, |x| x > 0.0 && x < 1.0,
+        |_name, x| format!("fraction `{x}` leaves one half empty"),
+        Some("expected a number between 0 and 1");
+    /// A difference of scores below which there is no effect to recover.
+    Floor(f64): { "exclusiveMinimum": 0 }, |x| x > 0.0, |_name, x| format!("floor `{x}` is not above 0"),
+        Some("where donor and recipient score the same there is nothing to recover");
+    /// A temperature of sampling.
+    Temperature(f64): { "exclusiveMinimum": 0 }, |x| x > 0.0,
+        |_name, x| format!("temperature `{x}` is not above 0"),
+        Some("leave it out for the most probable token each time");
+    /// A rate of refusals.
+    Rate(f64): { "minimum": 0, "maximum": 1 }, |x| (0.0..=1.0).contains(&x),
+        |name, x| format!("{name} `{x}` is not a rate"),
+        Some("expected a number from 0 to 1");
 }
 
-/// Names in the key.
-fn labels(names: &[Name]) -> Json {
-    names.iter().map(|name| name.value.as_str()).collect()
+/// Values of α.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Alphas(pub(super) Vec<f64>);
+
+impl Deref for Alphas {
+    type Target = [f64];
+
+    fn deref(&self) -> &[f64] {
+        &self.0
+    }
+}
+
+impl Decode for Alphas {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let alphas = OneOrMany::<f64>::decode(node, problems)?;
+        Some(Self(alphas.values().copied().collect()))
+    }
+
+    fn expected() -> String {
+        OneOrMany::<f64>::expected()
+    }
+}
+
+impl FieldType for Alphas {
+    fn schema() -> Json {
+        OneOrMany::<f64>::schema()
+    }
+
+    fn key(&self) -> Json {
+        json!(self.0)
+    }
 }
 
 /// What a stage of another kind has to give; see [`StageOf`].

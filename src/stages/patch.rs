@@ -13,22 +13,19 @@
 mod experiment;
 mod pairing;
 
-use serde_json::{Map, Value as Json, json};
+use serde_json::Value as Json;
 
 use crate::model::{HookPoint, ModelHandle, Site};
 use crate::prompts::PromptSet;
 use crate::spec::{Choice, Decode, Fields, Layers, Node, OneOrMany, Problems, Spanned, suggest};
 
 use super::declare::{
-    Declaration, Declared, Field, FieldType, Parameter, as_needed, declared, one_or_many,
-    parameters,
+    Declaration, Declared, Field, FieldType, KeyParts, Parameter, declared, one_or_many, parameters,
 };
-use super::parameters::{self, Count, Position, PromptsName};
+use super::parameters::{self, Count, Floor, Position, PromptsName};
 use super::settings::Settings;
 use super::sweep;
-use super::{
-    Cost, Evaluate, Forecast, Inputs, Kind, Needs, Output, Product, Stage, StageError, product,
-};
+use super::{Cost, Evaluate, Forecast, Inputs, Kind, Output, Product, Stage, StageError, product};
 
 use experiment::{Effects, Experiment, Side, Variant};
 use pairing::Pairing;
@@ -76,7 +73,7 @@ impl Choice for LastK {
 
 /// `cumulative` or `layer`, of which there must be one.
 impl Parameter for Depth {
-    fn read_from(fields: &mut Fields<'_, '_>, _: &Declared<'_>, _: &Settings) -> Option<Self> {
+    fn read(fields: &mut Fields<'_, '_>, _: &Declared, _: &Settings) -> Option<Self> {
         let Some(node) = fields.node("cumulative") else {
             return fields.required("layer").map(Depth::Each);
         };
@@ -92,23 +89,21 @@ impl Parameter for Depth {
         last_k.map(|LastK| Depth::LastK)
     }
 
-    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
-        let key = match self {
+    fn add_key(&self, name: &'static str, key: &mut KeyParts) {
+        let patched = match self {
             Depth::Each(layers) => layers.key(),
             Depth::LastK => LastK.name().into(),
         };
-        parts.insert(name.to_string(), key);
+        key.insert(name.to_string(), patched);
     }
 
-    fn add_needs(&self, _: &mut Needs) {}
-
-    fn list(_: &Declared<'_>) -> Vec<Field> {
+    fn list(_: &Declared) -> Vec<Field> {
         let layer =
             "Layers that are patched, one at a time. One of `layer` and `cumulative` is given.";
-        as_needed(vec![
-            Field::of::<LastK>("cumulative", "Patches several layers at once."),
-            Field::of::<Layers>("layer", layer),
-        ])
+        vec![
+            Field::optional::<LastK>("cumulative", "Patches several layers at once."),
+            Field::optional::<Layers>("layer", layer),
+        ]
     }
 }
 
@@ -158,36 +153,6 @@ fn unknown_site(name: &Spanned<String>, problems: &mut Problems) {
         .help(format!("sites: `{}`", known.join("`, `")));
     if let Some(meant) = suggest(&name.value, known) {
         diagnostic.label(format!("did you mean `{meant}`?"));
-    }
-}
-
-/// A difference of scores below which there is no effect to recover.
-struct Floor(f64);
-
-impl Decode for Floor {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-        let floor = Spanned::<f64>::decode(node, problems)?;
-        if floor.value > 0.0 {
-            return Some(Self(floor.value));
-        }
-        problems
-            .error_at(&floor.at, format!("floor `{}` is not above 0", floor.value))
-            .label("where donor and recipient score the same there is nothing to recover");
-        None
-    }
-
-    fn expected() -> String {
-        f64::expected()
-    }
-}
-
-impl FieldType for Floor {
-    fn schema() -> Json {
-        json!({ "type": "number", "exclusiveMinimum": 0 })
-    }
-
-    fn key(&self) -> Json {
-        json!(self.0)
     }
 }
 
@@ -262,7 +227,7 @@ impl Stage for Patch {
                 (String::new(), experiment.table(&effects, number)?),
                 (
                     "mean".to_string(),
-                    experiment.means(&effects, number, self.floor.0)?,
+                    experiment.means(&effects, number, self.floor.value)?,
                 ),
             ],
             findings: self.findings(experiment.prompts, &effects),
@@ -291,7 +256,7 @@ impl Patch {
         Ok(Experiment {
             variants: self.layer.variants(&self.site.0, recipient.n_layers),
             pairs: self.pairing.pairs(prompts, self.limit()),
-            position: *self.position,
+            position: self.position.value,
             donor,
             recipient,
             prompts,
@@ -311,20 +276,21 @@ impl Patch {
     fn findings(&self, prompts: &PromptSet, effects: &Effects) -> Vec<String> {
         let mut findings: Vec<String> = self.pairing.finding(prompts).into_iter().collect();
         let scores = effects.donor.iter().zip(&effects.recipient);
-        let close = scores.filter(|(donor, recipient)| (*donor - *recipient).abs() < self.floor.0);
+        let close =
+            scores.filter(|(donor, recipient)| (*donor - *recipient).abs() < self.floor.value);
         let left_out = close.count();
         if left_out > 0 {
             findings.push(format!(
                 "{left_out} of {} pairs are left out of the recovery: donor and recipient differ by less than {}",
                 effects.donor.len(),
-                self.floor.0
+                self.floor.value
             ));
         }
         let sites = self.site.0.iter();
         let streams = sites.filter(|site| HookPoint::block(0, **site).is_stream());
         let streams: Vec<&str> = streams.map(|site| site.short_name()).collect();
         // At an earlier position the keys and values of the layers patched still differ from K to K.
-        if matches!(self.layer, Depth::LastK) && *self.position == -1 && !streams.is_empty() {
+        if matches!(self.layer, Depth::LastK) && self.position.value == -1 && !streams.is_empty() {
             findings.push(format!(
                 "`{}`: one number for every K by construction, since replacing the stream at the last layer overwrites all below",
                 streams.join("`, `")

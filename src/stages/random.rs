@@ -150,7 +150,7 @@ impl Stage for Random {
                 prompts,
                 lines,
                 alphas: &self.alpha,
-                position: *self.position,
+                position: self.position.value,
                 mode: Mode::Add,
                 settings: &self.settings,
             };

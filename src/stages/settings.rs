@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 
 use crate::model::{Chat, ModelHandle, Readout, ScoreDtype, TokenSets};
 use crate::spec::{Choice, Decode, Fields, Node, OneOrMany, Problems};
 
-use super::declare::{Declaration, Declared, Field, FieldType, Parameter, declared, parameters};
-use super::{ImportSettings, Needs, StageError};
+use super::StageError;
+use super::declare::{
+    Declaration, Declared, FieldType, KeyParts, Parameter, declared, one_or_many, parameters,
+};
 
 /// The published study's openings.
 const REFUSE: [&str; 4] = ["I'm", "I", "Sorry", "I\u{2019}m"];
@@ -69,7 +71,7 @@ impl Decode for Words {
                 .error_at(&word.at, message)
                 .label("expected the opening of an answer, e.g. `\"Sorry\"`");
         }
-        Some(Self(list.iter().cloned().collect()))
+        Some(Self(list.values().cloned().collect()))
     }
 
     fn expected() -> String {
@@ -79,7 +81,7 @@ impl Decode for Words {
 
 impl FieldType for Words {
     fn schema() -> Json {
-        super::declare::one_or_many(&json!({ "type": "string", "minLength": 1 }))
+        one_or_many(&json!({ "type": "string", "minLength": 1 }))
     }
 
     fn key(&self) -> Json {
@@ -94,25 +96,17 @@ pub(crate) struct Settings {
     pub(crate) chat: Chat,
     /// The score rule.
     pub(crate) score: ScoreRule,
-    /// Where published files lie.
-    pub(crate) import: ImportSettings,
 }
 
 /// Chat and score rule are parameters of every stage that asks a model.
 impl Parameter for Settings {
-    fn read_from(_: &mut Fields<'_, '_>, _: &Declared<'_>, settings: &Settings) -> Option<Self> {
+    fn read(_: &mut Fields<'_, '_>, _: &Declared, settings: &Settings) -> Option<Self> {
         Some(settings.clone())
     }
 
-    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
+    fn add_key(&self, name: &'static str, key: &mut KeyParts) {
         let own = json!({ "chat": self.chat.key(), "score": self.score.parameters() });
-        parts.insert(name.to_string(), own);
-    }
-
-    fn add_needs(&self, _: &mut Needs) {}
-
-    fn list(_: &Declared<'_>) -> Vec<Field> {
-        Vec::new()
+        key.insert(name.to_string(), own);
     }
 }
 

@@ -167,7 +167,7 @@ impl Stage for Steer {
             prompts,
             lines: Vec::new(),
             alphas: &self.strength.alpha,
-            position: *self.position,
+            position: self.position.value,
             mode: self.strength.mode,
             settings: &self.settings,
         };

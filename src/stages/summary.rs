@@ -23,15 +23,14 @@
 //! are over prompts: see `summary/pool.rs`.
 
 use polars::prelude::DataFrame;
-use serde_json::{Map, Value as Json, json};
 
-use crate::spec::{Decode, Fields, Node, Problems, Spanned};
+use crate::spec::{Fields, Problems};
 use crate::stats::{self, StatsError, Targets};
 
 use super::declare::{
-    Declared, Field, FieldType, IfGiven, Parameter, as_needed, declared, parameters,
+    Declared, Field, FieldType, Given, KeyParts, Parameter, declared, parameters,
 };
-use super::parameters::{Label, StageOf, Sweep, Texts};
+use super::parameters::{Rate, StageOf, Sweep, Texts};
 use super::settings::Settings;
 use super::table;
 use super::{
@@ -61,18 +60,17 @@ parameters! {
     struct Summary {
         sources: Sources,
         /// The split of prompts that should be answered.
-        edge: Label = "edge",
+        edge: Name = "edge",
         /// The split of prompts that should be refused.
-        harmful: Label = "harmful",
+        harmful: Name = "harmful",
         /// The rate of refusals among `edge` prompts to stay at or below.
         edge_target: Rate = Targets::default().edge,
         /// The rate of refusals among `harmful` prompts to stay at or above.
         harmful_target: Rate = Targets::default().harmful,
         /// Seed of the bootstrap.
         seed: u64 = 0,
-        resamples: Resamples,
         /// A stage of texts, whose agreement with the score is told.
-        generate: IfGiven<StageOf<Texts>>,
+        generate: Option<Given<StageOf<Texts>>>,
     }
 }
 
@@ -80,7 +78,7 @@ parameters! {
 struct Sources(Vec<(Source, StageOf<Sweep>)>);
 
 impl Parameter for Sources {
-    fn read_from(fields: &mut Fields<'_, '_>, _: &Declared<'_>, _: &Settings) -> Option<Self> {
+    fn read(fields: &mut Fields<'_, '_>, _: &Declared, _: &Settings) -> Option<Self> {
         let found = Source::ALL
             .into_iter()
             .filter_map(|source| Some((source, fields.optional(source.name())?)));
@@ -98,17 +96,18 @@ impl Parameter for Sources {
         (!found.is_empty()).then_some(Self(found))
     }
 
-    /// Which input is which; their content is in the key already.
-    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
+    /// Which input is which; their content is in the key already. How often the bootstrap draws, no study says.
+    fn add_key(&self, name: &'static str, key: &mut KeyParts) {
         let given = self.0.iter().map(|(source, _)| source.name());
-        parts.insert(name.to_string(), given.collect());
+        key.insert(name.to_string(), given.collect());
+        key.insert("resamples".to_string(), stats::BOOTSTRAP_RESAMPLES.into());
     }
 
     fn add_needs(&self, needs: &mut Needs) {
         self.0.iter().for_each(|(_, stage)| stage.refer(needs));
     }
 
-    fn list(_: &Declared<'_>) -> Vec<Field> {
+    fn list(_: &Declared) -> Vec<Field> {
         let about = |source| match source {
             Source::Steer => "The sweep of the learned direction. At least one sweep is given.",
             Source::Holdout => "A sweep with directions made of one half of the prompts.",
@@ -116,58 +115,8 @@ impl Parameter for Sources {
             Source::XsTest => "A sweep over prompts of XSTest's form.",
         };
         let sources = Source::ALL.into_iter();
-        let fields = sources.map(|s| Field::of::<StageOf<Sweep>>(s.name(), about(s)));
-        as_needed(fields.collect())
-    }
-}
-
-/// A rate of refusals, 0 to 1.
-struct Rate(f64);
-
-impl Decode for Rate {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-        let rate = Spanned::<f64>::decode(node, problems)?;
-        if (0.0..=1.0).contains(&rate.value) {
-            return Some(Self(rate.value));
-        }
-        let message = format!("{} `{}` is not a rate", rate.at.field(), rate.value);
-        problems
-            .error_at(&rate.at, message)
-            .label("expected a number from 0 to 1");
-        None
-    }
-
-    fn expected() -> String {
-        f64::expected()
-    }
-}
-
-impl FieldType for Rate {
-    fn schema() -> Json {
-        json!({ "type": "number", "minimum": 0, "maximum": 1 })
-    }
-
-    fn key(&self) -> Json {
-        self.0.into()
-    }
-}
-
-/// How often the bootstrap draws; no study says it, but keys do.
-struct Resamples;
-
-impl Parameter for Resamples {
-    fn read_from(_: &mut Fields<'_, '_>, _: &Declared<'_>, _: &Settings) -> Option<Self> {
-        Some(Self)
-    }
-
-    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
-        parts.insert(name.to_string(), stats::BOOTSTRAP_RESAMPLES.into());
-    }
-
-    fn add_needs(&self, _: &mut Needs) {}
-
-    fn list(_: &Declared<'_>) -> Vec<Field> {
-        Vec::new()
+        let fields = sources.map(|s| Field::optional::<StageOf<Sweep>>(s.name(), about(s)));
+        fields.collect()
     }
 }
 
@@ -227,7 +176,7 @@ impl Stage for Summary {
                 cosines = Some(stability::table(&swept.table("cosine")?)?);
             }
         }
-        if let Some(name) = &self.generate.0 {
+        if let Some(name) = &self.generate {
             let texts = inputs.stage(name)?;
             if texts.has_table("agreement") {
                 agreement = Some(texts.table("agreement")?);
@@ -275,15 +224,15 @@ impl Summary {
 
     fn targets(&self) -> Targets {
         Targets {
-            edge: self.edge_target.0,
-            harmful: self.harmful_target.0,
+            edge: self.edge_target.value,
+            harmful: self.harmful_target.value,
         }
     }
 
     /// Checks that a sweep has the two sets that are compared.
     fn check_sets(&self, source: Source, sweep: &Name, sets: &[String], problems: &mut Problems) {
         // Where a name is not written, its place is that of the stage.
-        let place = |label: &'_ Label, name| (label.at.field() == name).then(|| label.at.clone());
+        let place = |label: &Name, name| (label.at.field() == name).then(|| label.at.clone());
         let wanted = [
             (source.edge_set(&self.splits()), place(&self.edge, "edge")),
             (self.harmful.value.clone(), place(&self.harmful, "harmful")),

@@ -109,7 +109,7 @@ impl Stage for XsTest {
             prompts,
             lines,
             alphas: &self.alpha,
-            position: *self.position,
+            position: self.position.value,
             mode: Mode::Add,
             settings: &self.settings,
         };

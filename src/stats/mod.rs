@@ -23,9 +23,6 @@ mod significance;
 mod slope;
 mod sweep;
 
-#[cfg(test)]
-mod published_tests;
-
 pub(crate) use agreement::{cohens_kappa, cosine};
 pub(crate) use bootstrap::{BOOTSTRAP_RESAMPLES, bootstrap_mean};
 pub(crate) use describe::{mean, newcombe, std, wilson};

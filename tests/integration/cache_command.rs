@@ -104,7 +104,7 @@ fn what_the_cache_holds_and_for_whom() {
     runs/study/[time]-[key] [size] [size]
 
     [size] in all, [size] of it used by no run (`dial cache gc --unreferenced`)
-    [size] of it drawn for 2 reports
+    [size] of it drawn for reports
     ");
     let json = cache(&bench, &["stats", "--format", "json"]).stdout;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -40,17 +40,21 @@ pub struct Recipe {
     pub strength: f32,
     /// Seed of everything random but r and the embeddings.
     pub seed: u64,
+    /// Number of blocks.
+    pub layers: usize,
 }
 
 /// The recipe of the model that refuses.
 pub const INSTRUCT: Recipe = Recipe {
     strength: 4.0,
     seed: 1,
+    layers: N_LAYERS,
 };
 /// The same network with a weaker circuit.
 pub const BASE: Recipe = Recipe {
     strength: 1.0,
     seed: 1,
+    layers: N_LAYERS,
 };
 
 /// Folders of the two models, `inst` and `base`, written once per process.
@@ -175,7 +179,7 @@ fn tensors(recipe: Recipe) -> Tensors {
     put("lm_head.weight", &[d_vocab, D_MODEL], rows(0.3, 3, reading));
     put("model.norm.weight", &[D_MODEL], vec![1.0; D_MODEL]);
     let mut noise = Noise(recipe.seed);
-    for layer in 0..N_LAYERS {
+    for layer in 0..recipe.layers {
         let mut put = |name: &str, shape: &[usize], values: Vec<f32>| {
             put(&format!("model.layers.{layer}.{name}"), shape, values)
         };
@@ -268,8 +272,10 @@ pub fn write(folder: &Path, recipe: Recipe) {
     let an_hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
     let file = std::fs::File::options().write(true).open(path).unwrap();
     file.set_modified(an_hour_ago).unwrap();
+    let mut config = config();
+    config["num_hidden_layers"] = recipe.layers.into();
     let files = [
-        ("config.json", config()),
+        ("config.json", config),
         ("tokenizer.json", tokenizer()),
         ("tokenizer_config.json", tokenizer_config()),
     ];

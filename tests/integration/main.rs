@@ -9,6 +9,7 @@ mod chat;
 mod checkpoint;
 mod commands;
 mod data_fetch;
+mod depths;
 mod earlier_runs;
 mod end_of_text;
 mod explain;

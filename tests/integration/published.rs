@@ -251,6 +251,62 @@ fn pareto_tables_come_from_five_random_directions() {
     }
 }
 
+/// No published table holds the front itself. Every α left out must be matched or beaten on both rates by one kept, and none kept by
+/// another.
+#[test]
+fn the_front_of_the_published_sweeps_is_undominated() {
+    let Some((bench, run)) = run() else { return };
+    let (controls, fronts) = (
+        run.table(bench, "summary.controls"),
+        run.table(bench, "summary.pareto"),
+    );
+    for model in ["base", "inst"] {
+        let of_holdout = [("model", model), ("source", "holdout")];
+        let front = fronts.with(&of_holdout);
+        let points = |table: &Table, edge: &str, harmful: &str| -> Vec<(f64, f64, f64)> {
+            let numbers = [
+                table.numbers("alpha"),
+                table.numbers(edge),
+                table.numbers(harmful),
+            ];
+            (0..numbers[0].len())
+                .map(|i| (numbers[0][i], numbers[1][i], numbers[2][i]))
+                .collect()
+        };
+        let kept = points(&front, "edge_rate", "harmful_rate");
+        let all = points(&controls.with(&of_holdout), "edge_mean", "harmful_mean");
+        assert_eq!(all.len(), ALPHAS.len());
+        for point in &all {
+            let reaches = |other: &&(f64, f64, f64)| {
+                other.0 != point.0 && other.1 <= point.1 && other.2 >= point.2
+            };
+            let is_kept = kept.iter().any(|other| other.0 == point.0);
+            let is_beaten = kept.iter().find(reaches).is_some();
+            assert_ne!(is_kept, is_beaten, "{model} {point:?}");
+        }
+        if model == "inst" {
+            // The harmful rate reaches 1 at -2, so no larger α can be on the front.
+            assert_eq!(front.numbers("alpha"), [-10.0, -8.0, -6.0, -4.0, -2.0]);
+        }
+    }
+}
+
+/// Every learned holdout slope is above every one of the 20 random slopes, so that p is 1 / 21.
+#[test]
+fn learned_slopes_stand_out_from_the_published_random_ones() {
+    let Some((bench, run)) = run() else { return };
+    let learned = run.table(bench, "summary_twenty.learned_vs_random");
+    let slopes = learned.with(&[("learned_from", "holdout"), ("statistic", "slope")]);
+    assert_eq!(slopes.0.len(), 2 * 2);
+    for row in &slopes.0 {
+        assert_eq!(row.number("n_random"), 20.0);
+        for p in ["p_one_sided", "p_two_sided"] {
+            assert_eq!(row.number(p), 1.0 / 21.0, "{row:?}");
+        }
+        assert!(row.number("z") > 3.0, "{row:?}");
+    }
+}
+
 /// Rates by type, and the whole set's means with ddof 1.
 #[test]
 fn xstest_rates() {
@@ -418,6 +474,47 @@ fn files_that_are_not_what_they_should_be() {
             .message(2)
             .contains("but `patches` gives patching effects")
     );
+}
+
+/// Where no folder is named, files lie beside the study, and `resolved.yaml` says where that is.
+#[test]
+fn the_resolved_study_finds_the_files_again() {
+    let bench = Workbench::new(&[]);
+    bench.write("sweep_layer20.csv", SWEEP);
+    for study in [
+        STUDY.to_string(),
+        STUDY
+            .replace("{layer}", "20")
+            .replace("[import]\nlayer = 20", ""),
+    ] {
+        let run = bench.run(&study).ok();
+        let again = bench.run_file(&run.file(&bench, "resolved.yaml"), &[]);
+        assert_eq!(again.ok().status("steer"), "cached", "{study}");
+    }
+}
+
+/// The section is one for all stages: what is wrong in it is told once, and also where nothing is imported.
+#[test]
+fn a_section_that_is_wrong_is_told_once() {
+    let bench = Workbench::new(&[]);
+    bench.write("sweep_layer20.csv", SWEEP);
+    let wrong = STUDY.replace("layer = 20", "layer = \"x\"\nfoldr = 1");
+    let two = format!(
+        "{wrong}[stages.other]\nkind = \"import\"\nas = \"score\"\nfile = \"sweep_layer20.csv\"\n"
+    );
+    for study in [
+        two.replace("sweep_layer{layer}", "sweep_layer20"),
+        "[import]\nlayer = \"x\"\nfoldr = 1\n".to_string(),
+    ] {
+        let said = bench.refusal(&study);
+        let message = said.message(2);
+        for part in [
+            "`import.layer` is the string `x`",
+            "`import` has an unknown field `foldr`",
+        ] {
+            assert_eq!(message.matches(part).count(), 1, "{part} in {message}");
+        }
+    }
 }
 
 /// Content and layer are in the key; the folder is not.

@@ -88,6 +88,7 @@ fn help() {
       dag      Print a study's pipeline for Mermaid or Graphviz
       data     Fetch public prompt sets from their homes
       init     Write a commented study file to start from
+      schema   Print the JSON Schema of study files, by which editors complete and check them
       help     Print this message or the help of the given subcommand(s)
 
     Options:

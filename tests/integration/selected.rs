@@ -61,10 +61,30 @@ fn a_layer_that_another_stage_asks_for_in_vain_is_a_warning() {
     let study = format!("{SOUND}{TOO_DEEP}");
     let said = run(&bench, &study, &["--only", "score"]);
     assert_eq!(said.code, 0, "{said:?}");
-    assert_snapshot!(redacted(&said.stderr), @"");
+    assert_snapshot!(redacted(&said.stderr), @r#"
+    warning: layer `99` is out of range for model `inst`
+      --> study.toml:19:9
+       |
+    19 | layer = 99
+       |         ^^ the model has 4 layers, 0 to 3
+
+    note: `--only score` needs none of this
+
+    run folder runs/study/[time]-[key]
+    score      loading model `inst`
+    score      computed          10 computed        0 from cache  [time]
+    done in [time]: 10 cells computed, standing for 10 forward passes of a script
+    report in runs/study/[time]-[key]/report.html
+    "#);
     // The whole study, and what needs the stage, is refused as before.
     let whole = run(&bench, &study, &[]);
-    assert_snapshot!(whole.message(2), @"");
+    assert_snapshot!(whole.message(2), @r#"
+    error: layer `99` is out of range for model `inst`
+      --> study.toml:19:9
+       |
+    19 | layer = 99
+       |         ^^ the model has 4 layers, 0 to 3
+    "#);
     assert_eq!(
         run(&bench, &study, &["--only", "random"]).message(2),
         whole.message(2)
@@ -80,9 +100,61 @@ fn a_layer_that_another_stage_asks_for_in_vain_is_a_warning() {
 
 #[test]
 fn what_keeps_other_stages_from_being_read_is_a_warning() {
-    assert_snapshot!(warning("[stages.random]\nmodle = \"inst\"\nprompts = \"none\"\nseed = \"many\"\nlayer = 1\nalpha = 1\n[stages.x]\nkind = \"steer\"\nmodel = \"inst\"\nprompts = \"main\"\ndirection = \"score\"\nalpha = 1\n"), @"");
+    assert_snapshot!(warning("[stages.random]\nmodle = \"inst\"\nprompts = \"none\"\nseed = \"many\"\nlayer = 1\nalpha = 1\n[stages.x]\nkind = \"steer\"\nmodel = \"inst\"\nprompts = \"main\"\ndirection = \"score\"\nalpha = 1\n"), @r#"
+    warning: `stages.random` has no field `model`
+      --> study.toml:15:1
+       |
+    15 | [stages.random]
+       | ^^^^^^^^^^^^^^^ `model` is missing
+       |
+       = help: give it a string or a list
+
+    warning: `stages.random` has an unknown field `modle`
+      --> study.toml:16:1
+       |
+    16 | modle = "inst"
+       | ^^^^^ did you mean `model`?
+       |
+       = help: known fields: `kind`, `model`, `prompts`, `seed`, `layer`, `site`, `alpha`, `alpha_unit`, `position`
+
+    warning: `stages.random.seed` is the string `many`, not an integer of 0 or more, a list of them or a range such as `"0..20"`
+      --> study.toml:18:8
+       |
+    18 | seed = "many"
+       |        ^^^^^^ expected an integer of 0 or more, a list of them or a range such as `"0..20"`
+
+    warning: stage `x` wants directions, but `score` gives scores
+      --> study.toml:25:13
+       |
+    25 | direction = "score"
+       |             ^^^^^^^ expected a stage that gives directions
+       |
+       = help: these do: `direction`
+
+    note: `--only direction` needs none of this
+    "#);
     // They wait for each other, and the stages that run still come each after those it needs.
-    assert_snapshot!(warning("[stages.one]\nkind = \"summary\"\nsteer = \"two\"\n[stages.two]\nkind = \"summary\"\nsteer = \"one\"\n"), @"");
+    assert_snapshot!(warning("[stages.one]\nkind = \"summary\"\nsteer = \"two\"\n[stages.two]\nkind = \"summary\"\nsteer = \"one\"\n"), @r#"
+    warning: stage `one` wants a sweep of steered scores, but `two` gives a summary
+      --> study.toml:17:9
+       |
+    17 | steer = "two"
+       |         ^^^^^ expected a stage that gives a sweep of steered scores
+
+    warning: stages `one` and `two` wait for each other
+      --> study.toml:17:9
+       |
+    17 | steer = "two"
+       |         ^^^^^ this reference closes the circle
+
+    warning: stage `two` wants a sweep of steered scores, but `one` gives a summary
+      --> study.toml:20:9
+       |
+    20 | steer = "one"
+       |         ^^^^^ expected a stage that gives a sweep of steered scores
+
+    note: `--only direction` needs none of this
+    "#);
 }
 
 #[test]
@@ -113,7 +185,23 @@ prompts = "further"
     let said = run(&bench, &study, &["--from", "direction", "--format", "json"]);
     assert_eq!(said.code, 0, "{said:?}");
     let (before, _) = said.stderr.split_once("run folder").unwrap();
-    assert_snapshot!(before.trim_end(), @"");
+    assert_snapshot!(before.trim_end(), @r#"
+    warning: model `gone` cannot be used: model source `nowhere`: `nowhere` does not exist; expected a Hugging Face folder, a `.gguf` file, or `hf:org/name@revision`
+      --> study.toml:16:10
+       |
+    16 | source = "nowhere"
+       |          ^^^^^^^^^ this source
+
+    warning: prompt set `lost` cannot be used
+      --> study.toml:22:8
+       |
+    22 | path = "lost.jsonl"
+       |        ^^^^^^^^^^^^
+       |
+       = note: lost.jsonl: cannot read the prompts: No such file or directory (os error 2); check the `path` of the prompt set
+
+    note: `--from direction` needs none of this
+    "#);
     let run_json: Value = serde_json::from_str(&said.stdout).unwrap();
     let folder = bench.path(run_json["run_dir"].as_str().unwrap());
     let manifest = std::fs::read_to_string(folder.join("run.json")).unwrap();
@@ -127,7 +215,7 @@ prompts = "further"
     assert!(folder.join("report.html").is_file());
     // The study as a whole cannot be opened.
     let whole = run(&bench, &study, &[]);
-    assert_eq!(whole.message(2).matches("error: ").count(), 2, "{whole:?}");
+    assert_eq!(whole.message(2).matches("error: ").count(), 3, "{whole:?}");
 }
 
 #[test]
@@ -139,7 +227,21 @@ fn what_is_needed_is_checked_at_once() {
     );
     let study = format!("{study}{TOO_DEEP}");
     let said = run(&bench, &study, &["--only", "direction", "--runs", "never"]);
-    assert_snapshot!(said.message(2), @"");
+    assert_snapshot!(said.message(2), @r#"
+    error: `models.inst.dtype` cannot be `float8`
+     --> study.toml:3:9
+      |
+    3 | dtype = "float8"
+      |         ^^^^^^^^ did you mean `float32`?
+      |
+      = help: it is one of `float32`, `bfloat16`, `float16`
+
+    error: `n = 20` asks for 20 prompts at the top and 20 at the bottom, but split `edge` has 6 prompts
+      --> study.toml:14:5
+       |
+    14 | n = 20
+       |     ^^ at most 3
+    "#);
     assert!(!bench.path("never").exists());
 }
 

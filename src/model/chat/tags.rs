@@ -29,9 +29,9 @@ pub(super) fn without_generation(source: &str) -> Result<String, String> {
             }
             _ => 1,
         };
-        let (done, left) = from.split_at(length);
-        result.push_str(done);
-        rest = left;
+        let (kept, behind) = from.split_at(length);
+        result.push_str(kept);
+        rest = behind;
     }
     result.push_str(rest);
     Ok(result)

@@ -1,7 +1,7 @@
 //! A GGUF file (llama.cpp's format): metadata, tokenizer and quantised weights in one file.
 //!
 //! `gguf_header` reads what stands before the data, `gguf_metadata` makes the configuration of it, `gguf_tokenizer` the tokenizer;
-//! `gguf_tensors` finds and de-quantises the weights.
+//! `gguf_tensors` finds the weights.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     let header = gguf_header::read(&map).map_err(here)?;
     let metadata = Metadata(header.metadata);
     let section = Section::find(&metadata).map_err(here)?;
-    let tensors = Tensors::place(path, Arc::clone(&map), header.data_start, header.tensors);
+    let tensors = Tensors::place(path, &map, header.data_start, header.tensors);
     let mut tensors = tensors.map_err(here)?;
     let config = section
         .config(tensors.facts().map_err(here)?)
         .map_err(here)?;
     if section.architecture == Architecture::Llama {
-        tensors.rows_per_head = Some(config.d_head);
+        tensors.unpair(config.d_head);
     }
     let tokenizer = tokenizer(&metadata).and_then(|tokenizer| tokenizer.build());
     let tokenizer = tokenizer.map_err(here)?;
@@ -44,7 +44,8 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
         path: path.to_path_buf(),
         files: vec![file],
         chat_template,
-        weights: Box::new(tensors),
+        weights: tensors.weights,
+        unknown: tensors.unknown,
         tokenizer,
         config,
         // The metadata names all of them, and they are in the configuration.

@@ -32,21 +32,21 @@ const LIST: u32 = 9;
 
 /// What the header says. Borrows the file's bytes.
 pub(super) struct Header<'a> {
-    pub(crate) metadata: BTreeMap<String, Value<'a>>,
+    pub(super) metadata: BTreeMap<String, Value<'a>>,
     /// In the order of the file; names may repeat.
-    pub(crate) tensors: Vec<TensorInfo>,
+    pub(super) tensors: Vec<TensorInfo>,
     /// Where the tensors' offsets count from.
-    pub(crate) data_start: usize,
+    pub(super) data_start: usize,
 }
 
 /// What the header says of a tensor; nothing of it is checked.
 pub(super) struct TensorInfo {
-    pub(crate) name: String,
+    pub(super) name: String,
     /// Outermost first: `[out, in]` for matrices.
-    pub(crate) shape: Vec<u64>,
-    pub(crate) kind: u32,
+    pub(super) shape: Vec<u64>,
+    pub(super) kind: u32,
     /// Bytes from the start of the data.
-    pub(crate) offset: u64,
+    pub(super) offset: u64,
 }
 
 #[derive(Clone, Debug, PartialEq)]

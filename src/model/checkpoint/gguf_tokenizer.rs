@@ -168,9 +168,10 @@ impl Parts {
         if vocab.len() != n_tokens {
             return Err("the vocabulary lists a token twice".into());
         }
-        let pairs: Option<Vec<(String, String)>> =
-            self.merges.iter().map(|merge| pair(merge)).collect();
-        let merges = pairs.ok_or("a merge is not two tokens with a space between")?;
+        let pairs = self.merges.iter().map(|merge| merge.split_once(' '));
+        let pairs = pairs.map(|pair| pair.map(|(one, next)| (one.to_string(), next.to_string())));
+        let merges: Option<Vec<(String, String)>> = pairs.collect();
+        let merges = merges.ok_or("a merge is not two tokens with a space between")?;
         let model = BPE::builder()
             .vocab_and_merges(vocab, merges)
             .ignore_merges(self.pre == PreTokenizer::Llama3)
@@ -185,11 +186,6 @@ impl Parts {
         tokenizer.add_tokens(whole)?;
         Ok(tokenizer)
     }
-}
-
-fn pair(merge: &str) -> Option<(String, String)> {
-    let (left, right) = merge.split_once(' ')?;
-    Some((left.to_string(), right.to_string()))
 }
 
 /// The special tokens that a chat template may name.

@@ -65,9 +65,6 @@ pub fn locate(source: &str, base: &Path) -> Result<PathBuf> {
 }
 
 /// As [`locate`], but fetches nothing: none where the hub would have to be asked.
-///
-/// # Errors
-/// As [`locate`], but for those of the hub.
 pub fn locate_without_fetching(source: &str, base: &Path) -> Result<Option<PathBuf>> {
     match Place::of(source, base)? {
         Place::Disk(path) => Ok(Some(path)),
@@ -108,12 +105,12 @@ impl Place {
 
 /// A hub and the cache before it. It has no `Debug`, so that the token is nowhere shown.
 pub(super) struct Hub {
-    pub(crate) endpoint: String,
+    pub(super) endpoint: String,
     /// The folder of `models--…` folders.
-    pub(crate) cache: PathBuf,
-    pub(crate) token: Option<String>,
-    pub(crate) offline: bool,
-    pub(crate) patience: Patience,
+    pub(super) cache: PathBuf,
+    pub(super) token: Option<String>,
+    pub(super) offline: bool,
+    pub(super) patience: Patience,
 }
 
 enum Cached {

@@ -16,7 +16,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::shards::{self, Shards};
+use super::shards;
 pub(super) use super::shards::{INDEX, SINGLE, shard_names};
 use super::{Checkpoint, WeightFile, other_files, read_optional_text, read_text};
 use crate::files;
@@ -38,11 +38,11 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
     }
     let files = chosen.files.iter().map(|path| WeightFile::open(path));
     let files: Vec<WeightFile> = files.collect::<Result<_, _>>()?;
-    let weights = Shards::open(&files, &chosen)?;
+    let weights = shards::open(&files, &chosen)?;
     let mut findings = chosen.findings;
     findings.extend(code_of_its_own(&config_text));
     findings.extend(other_files::adapter_beside(folder));
-    if config.tied_embeddings && weights.has_head_of_its_own() {
+    if config.tied_embeddings && shards::has_head_of_its_own(&weights) {
         config.tied_embeddings = false;
         findings.push(
             "says `tie_word_embeddings: true`, but holds an `lm_head.weight` that differs from its embedding; the head is used as it is stored"
@@ -62,7 +62,8 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
         config,
         tokenizer,
         chat_template: template.transpose()?,
-        weights: Box::new(weights),
+        weights,
+        unknown: Vec::new(),
         files,
         findings,
     })

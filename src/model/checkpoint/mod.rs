@@ -3,8 +3,9 @@
 //! A [`Checkpoint`] is opened from a Hugging Face folder (`hugging_face`, its weights in `shards`) or a GGUF file (`gguf`). Both answer to
 //! the parameter names of Hugging Face; opening checks that every parameter the configuration asks for is there with its shape, so that what
 //! follows may rely on it. No number from a file is multiplied or allocated by before it was held against what the file has. What holds no
-//! such model is told apart in `other_files`. `hub` brings a model from the hub to disk. Weights are memory-mapped, and hashed and loaded through the same map: a file that is replaced while
-//! a study runs changes nothing, and one that is written into is an error when the weights are loaded.
+//! such model is told apart in `other_files`. `hub` brings a model from the hub to disk. Weights are memory-mapped, and hashed and loaded
+//! through the same map: a file that is replaced while a study runs changes nothing, and one that is written into is an error when the weights
+//! are loaded.
 
 mod gguf;
 mod gguf_header;
@@ -18,10 +19,11 @@ mod hugging_face;
 mod other_files;
 mod safetensors_header;
 mod shards;
+mod stored;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +36,7 @@ pub(crate) use hash::{FileStamp, HashShortcut};
 pub(crate) use host_tensor::HostTensor;
 pub use hub::{locate, locate_without_fetching};
 use other_files::not_weights;
+use stored::Stored;
 
 use super::chat::ChatTemplate;
 use super::config::{Dtype, ModelConfig};
@@ -41,21 +44,17 @@ use super::error::{ModelError, Result};
 use super::tokenizer::Tokenizer;
 use crate::files;
 
-/// The weights of one format, by Hugging Face name.
-trait Weights: Send + Sync {
-    fn shape(&self, name: &str) -> Option<Vec<usize>>;
-    fn names(&self) -> Vec<String>;
-    fn read(&self, name: &str, dtype: Dtype) -> Result<Option<HostTensor>>;
-}
-
-pub(crate) struct Checkpoint {
+pub(super) struct Checkpoint {
     path: PathBuf,
     /// In an order that depends on nothing but their names.
     files: Vec<WeightFile>,
     config: ModelConfig,
     tokenizer: Tokenizer,
     chat_template: Option<ChatTemplate>,
-    weights: Box<dyn Weights>,
+    /// By Hugging Face name.
+    weights: BTreeMap<String, Stored>,
+    /// Names of tensors that have none.
+    unknown: Vec<String>,
     /// Tokens that end a text beside those of `config`, ascending. No part of the fingerprint.
     further_ends: Vec<u32>,
     findings: Vec<String>,
@@ -67,7 +66,7 @@ impl Checkpoint {
     /// # Errors
     /// A file is missing, truncated or malformed; the model needs something that is not supported; or its weights
     /// do not fit its configuration.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let metadata = path.metadata();
         let metadata = metadata.map_err(|error| ModelError::read(path, error))?;
         let checkpoint = match metadata.is_dir() {
@@ -83,20 +82,20 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    pub(crate) fn config(&self) -> &ModelConfig {
+    pub(super) fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    pub(crate) fn tokenizer(&self) -> &Tokenizer {
+    pub(super) fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 
     /// The chat template; base models often have none.
-    pub(crate) fn chat_template(&self) -> Option<&ChatTemplate> {
+    pub(super) fn chat_template(&self) -> Option<&ChatTemplate> {
         self.chat_template.as_ref()
     }
 
-    pub(crate) fn further_ends(&self) -> &[u32] {
+    pub(super) fn further_ends(&self) -> &[u32] {
         &self.further_ends
     }
 
@@ -109,44 +108,46 @@ impl Checkpoint {
     }
 
     /// What a reader should know of these files, as fragments (`holds a second head that differs from its embedding: …`).
-    pub(crate) fn findings(&self) -> &[String] {
+    pub(super) fn findings(&self) -> &[String] {
         &self.findings
     }
 
     /// Fails where a weight file was written into since it was opened.
-    pub(crate) fn check_unchanged(&self) -> Result<()> {
+    pub(super) fn check_unchanged(&self) -> Result<()> {
         self.files.iter().try_for_each(WeightFile::check_unchanged)
     }
 
     /// The shape of a tensor by its Hugging Face name; matrices are `[out, in]`.
-    pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        self.weights.shape(name).ok_or_else(|| self.missing(name))
+    pub(super) fn shape(&self, name: &str) -> Result<&[usize]> {
+        Ok(&self.stored(name)?.shape)
     }
 
     /// A tensor by its Hugging Face name (`model.layers.3.self_attn.q_proj.weight`), its elements in `dtype`.
     pub(super) fn tensor(&self, name: &str, dtype: Dtype) -> Result<HostTensor> {
-        let tensor = self.weights.read(name, dtype)?;
-        tensor.ok_or_else(|| self.missing(name))
+        self.stored(name)?.read(dtype)
     }
 
-    fn missing(&self, name: &str) -> ModelError {
-        ModelError::invalid(&self.path, format!("tensor `{name}` is missing"))
+    fn stored(&self, name: &str) -> Result<&Stored> {
+        let missing = || format!("tensor `{name}` is missing");
+        let stored = self.weights.get(name);
+        stored.ok_or_else(|| ModelError::invalid(&self.path, missing()))
     }
 
     /// Every parameter must be there in its shape, and nothing else of the transformer's: an extra tensor is a
     /// sign of a computation that would be left out. The error is a fragment.
     fn check_parameters(&self) -> Result<(), String> {
-        let mut others: BTreeSet<String> = self.weights.names().into_iter().collect();
+        let names = self.weights.keys().chain(&self.unknown);
+        let mut others: BTreeSet<&str> = names.map(String::as_str).collect();
         // One after the other, because the configuration may ask for more layers than could be listed.
         for (name, shape) in self.config.parameters() {
-            let found = self.weights.shape(&name);
+            let found = self.weights.get(&name).map(|stored| &stored.shape);
             let found = found.ok_or_else(|| self.without(&name, &others))?;
-            if found != shape {
+            if *found != shape {
                 return Err(format!(
                     "tensor `{name}` has shape `{found:?}`, expected `{shape:?}` by the configuration"
                 ));
             }
-            others.remove(&name);
+            others.remove(name.as_str());
         }
         let harmless =
             |name: &str| name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq");
@@ -159,7 +160,7 @@ impl Checkpoint {
     }
 
     /// What it means that the weights lack a parameter, where they have these `others`. A fragment.
-    fn without(&self, name: &str, others: &BTreeSet<String>) -> String {
+    fn without(&self, name: &str, others: &BTreeSet<&str>) -> String {
         if name == "lm_head.weight" {
             return format!(
                 "tensor `{name}` is missing: these are the weights of a backbone without a head; name the folder of the whole model, or, if its head is its embedding, set `tie_word_embeddings` to `true` in `config.json`"

@@ -32,11 +32,11 @@ const OF_QUANTISED: [&str; 8] = [
 
 /// A tensor that lies within its file.
 pub(super) struct Tensor {
-    pub(crate) name: String,
-    pub(crate) shape: Vec<usize>,
-    pub(crate) dtype: Dtype,
+    pub(super) name: String,
+    pub(super) shape: Vec<usize>,
+    pub(super) dtype: Dtype,
     /// Of the file.
-    pub(crate) range: Range<usize>,
+    pub(super) range: Range<usize>,
 }
 
 /// A tensor as the header has it.

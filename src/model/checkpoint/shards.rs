@@ -5,16 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::Mmap;
 use serde::Deserialize;
 
-use super::host_tensor::{CHUNK, Data, HostTensor, convert, decode};
-use super::{WeightFile, Weights, read_optional_text, safetensors_header};
-use crate::model::config::Dtype;
+use super::host_tensor::{CHUNK, decode};
+use super::stored::{Format, Stored};
+use super::{WeightFile, read_optional_text, safetensors_header};
 use crate::model::error::{ModelError, Result};
 use crate::model::json;
 
@@ -50,10 +48,10 @@ fn weight_map(path: &Path, index: &str) -> Result<BTreeMap<String, String>> {
 #[derive(Default)]
 pub(super) struct Chosen {
     /// In the order of their names.
-    pub(crate) files: Vec<PathBuf>,
+    pub(super) files: Vec<PathBuf>,
     /// The name of the shard of each tensor; empty without an index.
     places: BTreeMap<String, String>,
-    pub(crate) findings: Vec<String>,
+    pub(super) findings: Vec<String>,
 }
 
 /// The weight files to read; no files where the folder has none.
@@ -91,70 +89,48 @@ fn passed_over(folder: &Path, index: &Path) -> Option<String> {
     ))
 }
 
-pub(super) struct Shards {
-    tensors: BTreeMap<String, Stored>,
-}
-
-struct Stored {
-    map: Arc<Mmap>,
-    range: Range<usize>,
-    shape: Vec<usize>,
-    dtype: Dtype,
-    shard: PathBuf,
-}
-
-impl Stored {
-    fn bytes(&self) -> &[u8] {
-        self.map.get(self.range.clone()).unwrap_or_default()
-    }
-}
-
-impl Shards {
-    pub(super) fn open(files: &[WeightFile], chosen: &Chosen) -> Result<Self> {
-        let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
-        for WeightFile { path, map, .. } in files {
-            let listed = safetensors_header::read(map).map_err(|problem| problem.at(path))?;
-            for tensor in listed {
-                let stored = Stored {
-                    map: Arc::clone(map),
-                    range: tensor.range,
-                    shape: tensor.shape,
-                    dtype: tensor.dtype,
-                    shard: path.clone(),
-                };
-                let stored = match tensors.remove(&tensor.name) {
-                    None => stored,
-                    Some(other) => chosen.one_of(&tensor.name, other, stored)?,
-                };
-                tensors.insert(tensor.name, stored);
-            }
+pub(super) fn open(files: &[WeightFile], chosen: &Chosen) -> Result<BTreeMap<String, Stored>> {
+    let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
+    for WeightFile { path, map, .. } in files {
+        let listed = safetensors_header::read(map).map_err(|problem| problem.at(path))?;
+        for tensor in listed {
+            let stored = Stored {
+                path: path.clone(),
+                map: Arc::clone(map),
+                range: tensor.range,
+                shape: tensor.shape,
+                format: Format::Plain(tensor.dtype),
+                pairs: None,
+            };
+            let stored = match tensors.remove(&tensor.name) {
+                None => stored,
+                Some(other) => chosen.one_of(&tensor.name, other, stored)?,
+            };
+            tensors.insert(tensor.name, stored);
         }
-        Ok(Self {
-            tensors: with_prefix(tensors)?,
-        })
     }
+    with_prefix(tensors)
+}
 
-    /// Whether there is a head that differs from the embedding.
-    pub(super) fn has_head_of_its_own(&self) -> bool {
-        let (head, embedding) = (self.tensors.get(HEAD), self.tensors.get(EMBEDDING));
-        head.zip(embedding)
-            .is_some_and(|(head, embedding)| !holds_the_same(head, embedding))
-    }
+/// Whether there is a head that differs from the embedding.
+pub(super) fn has_head_of_its_own(tensors: &BTreeMap<String, Stored>) -> bool {
+    let pair = tensors.get(HEAD).zip(tensors.get(EMBEDDING));
+    pair.is_some_and(|(head, embedding)| !holds_the_same(head, embedding))
 }
 
 impl Chosen {
     /// Of a tensor that is in two shards, the one where the index places it.
     fn one_of(&self, name: &str, one: Stored, other: Stored) -> Result<Stored> {
         let place = self.places.get(name).map(OsStr::new);
-        let is_there = |stored: &Stored| place.is_some() && stored.shard.file_name() == place;
+        let is_there = |stored: &Stored| place.is_some() && stored.path.file_name() == place;
         match (is_there(&one), is_there(&other)) {
             (true, _) => Ok(one),
             (_, true) => Ok(other),
             _ => Err(ModelError::invalid(
-                &other.shard,
+                &other.path,
                 format!(
                     "tensor `{name}` is in `{}` too, and the index places it in neither",
-                    one.shard.display()
+                    one.path.display()
                 ),
             )),
         }
@@ -168,7 +144,7 @@ fn with_prefix(tensors: BTreeMap<String, Stored>) -> Result<BTreeMap<String, Sto
     let twice = names.find_map(|name| tensors.get_key_value(&format!("model.{name}")));
     if let Some((name, stored)) = twice {
         return Err(ModelError::invalid(
-            &stored.shard,
+            &stored.path,
             format!(
                 "tensors `{name}` and `{}` are one parameter under two names, expected one of them",
                 &name["model.".len()..]
@@ -192,43 +168,20 @@ fn holds_the_same(one: &Stored, other: &Stored) -> bool {
     if one.shape != other.shape {
         return false;
     }
-    if one.dtype == other.dtype {
+    let (Format::Plain(one_dtype), Format::Plain(other_dtype)) = (one.format, other.format) else {
+        return false;
+    };
+    if one_dtype == other_dtype {
         return one.bytes() == other.bytes();
     }
-    let chunks = |stored: &Stored| CHUNK * stored.dtype.size();
     let (mut one_values, mut other_values) = (vec![0.0; CHUNK], vec![0.0; CHUNK]);
-    let pairs = one.bytes().chunks(chunks(one));
-    let mut pairs = pairs.zip(other.bytes().chunks(chunks(other)));
+    let pairs = one.bytes().chunks(CHUNK * one_dtype.size());
+    let mut pairs = pairs.zip(other.bytes().chunks(CHUNK * other_dtype.size()));
     pairs.all(|(a, b)| {
-        let count = a.len() / one.dtype.size();
-        decode(a, one.dtype, &mut one_values);
-        decode(b, other.dtype, &mut other_values);
+        let count = a.len() / one_dtype.size();
+        decode(a, one_dtype, &mut one_values);
+        decode(b, other_dtype, &mut other_values);
         let mut pairs = one_values[..count].iter().zip(&other_values[..count]);
         pairs.all(|(one, other)| one.to_bits() == other.to_bits())
     })
-}
-
-impl Weights for Shards {
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.tensors.get(name).map(|stored| stored.shape.clone())
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.tensors.keys().cloned().collect()
-    }
-
-    fn read(&self, name: &str, dtype: Dtype) -> Result<Option<HostTensor>> {
-        let Some(stored) = self.tensors.get(name) else {
-            return Ok(None);
-        };
-        let data = match stored.dtype == dtype {
-            true => Data::Mapped(Arc::clone(&stored.map), stored.range.clone()),
-            false => Data::Owned(convert(stored.bytes(), stored.dtype, dtype)?),
-        };
-        Ok(Some(HostTensor {
-            shape: stored.shape.clone(),
-            dtype,
-            data,
-        }))
-    }
 }

@@ -22,7 +22,7 @@ impl Loader<'_> {
     /// The named tensors, one below the other. Each is read, copied to its place and let go before the next is read, so that beside the
     /// weights themselves never more than one tensor is in memory.
     fn stacked(&self, names: &[String]) -> Result<Tensor> {
-        let mut shape = self.checkpoint.shape(&names[0])?;
+        let mut shape = self.checkpoint.shape(&names[0])?.to_vec();
         shape[0] = 0;
         for name in names {
             shape[0] += self.checkpoint.shape(name)?[0];

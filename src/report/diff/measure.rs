@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::report::Table;
-use crate::stages::published::{Measured, Of, Published};
 
 /// What was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,29 +63,14 @@ pub(super) struct Measurements {
 /// Conditions by name.
 pub(super) type Conditions = BTreeMap<&'static str, String>;
 
-/// What a published row is of, as conditions.
-fn conditions(of: &Of) -> Conditions {
-    let number = |value: Option<u64>| value.map(|value| value.to_string());
-    let named = [
-        ("model", of.model.clone()),
-        ("layer", number(of.layer)),
-        ("k", number(of.k)),
-        ("site", of.site.clone()),
-        ("seed", number(of.seed)),
-        ("alpha", of.alpha.map(|alpha| alpha.to_string())),
-        ("set", of.set.clone()),
-        ("type", of.category.clone()),
-        ("id", of.id.clone()),
-    ];
-    let said = named.into_iter();
-    said.filter_map(|(name, value)| Some((name, value?)))
-        .collect()
-}
-
 impl Measurements {
-    /// Of a stage's table.
+    /// Of a table with the columns of a stage's.
     pub(super) fn of(kind: &str, name: &str, table: &Table) -> Self {
-        let mut measurements = Measurements::empty(kind, name);
+        let mut measurements = Measurements {
+            kind: kind.to_string(),
+            name: name.to_string(),
+            ..Measurements::default()
+        };
         let conditions: Vec<(&'static str, Vec<String>)> = CONDITIONS
             .iter()
             .filter_map(|(name, others)| {
@@ -116,44 +100,6 @@ impl Measurements {
         }
         measurements.add_means_and_rates();
         measurements
-    }
-
-    /// Of a published file.
-    pub(super) fn of_published(kind: &str, name: &str, read: &Published) -> Self {
-        let mut measurements = Measurements::empty(kind, name);
-        for row in &read.rows {
-            let at = conditions(&row.of);
-            match row.measured {
-                Measured::Score { score, refused } => {
-                    measurements.push(at.clone(), Quantity::Score, score);
-                    let refused = refused.map(|refused| (at, f64::from(u8::from(refused))));
-                    measurements.refusals.extend(refused);
-                }
-                // Rates by type are not in the tables they are compared with.
-                Measured::Group { mean, rate, .. } if row.of.category.is_none() => {
-                    for (quantity, value) in [(Quantity::Mean, mean), (Quantity::RefusalRate, rate)]
-                    {
-                        if let Some(value) = value {
-                            measurements.push(at.clone(), quantity, value);
-                        }
-                    }
-                }
-                Measured::Effect { delta, .. } => {
-                    measurements.push(at, Quantity::MeanDelta, delta);
-                }
-                Measured::Group { .. } | Measured::Text(_) => {}
-            }
-        }
-        measurements.add_means_and_rates();
-        measurements
-    }
-
-    fn empty(kind: &str, name: &str) -> Self {
-        Measurements {
-            kind: kind.to_string(),
-            name: name.to_string(),
-            ..Measurements::default()
-        }
     }
 
     pub(super) fn push(&mut self, at: Conditions, quantity: Quantity, value: f64) {
@@ -250,14 +196,13 @@ fn quantities(table: &Table) -> Vec<(Quantity, Vec<Option<f64>>)> {
         .collect()
 }
 
-/// A condition's value as both sides would write it: `-10` for `-10.0`, `resid_pre` for `hook_resid_pre`, `harmful` for `harm`.
+/// A condition's value as both sides would write it: `-10` for `-10.0`, `resid_pre` for `hook_resid_pre`.
 pub(super) fn normal(name: &str, value: &str) -> String {
     match name {
         "alpha" | "layer" | "seed" | "k" => value
             .parse::<f64>()
             .map_or_else(|_| value.to_string(), |number| (number + 0.0).to_string()),
         "site" => value.trim_start_matches("hook_").to_string(),
-        "set" if value == "harm" => "harmful".to_string(),
         _ => value.to_string(),
     }
 }

@@ -34,7 +34,6 @@ pub struct Tolerances {
 /// A parameter that is not the same on both sides.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Parameter {
-    /// Its path in the study.
     pub(crate) path: String,
     /// Its value there; empty for none.
     pub(crate) left: String,
@@ -45,30 +44,23 @@ pub(crate) struct Parameter {
 /// One value on both sides.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Row {
-    /// The kind of stage.
     pub(crate) kind: String,
     /// `score`, `refusal_rate`, `mean`, `mean_delta`, `cosine`.
     pub(crate) quantity: String,
     /// The conditions, `name=value` in words.
     pub(crate) at: String,
-    /// The value there.
     pub(crate) left: f64,
-    /// The value here.
     pub(crate) right: f64,
     /// `right − left`; for a cosine what it lacks to 1.
     pub(crate) difference: f64,
-    /// Whether it is within the tolerance.
     pub(crate) within: bool,
 }
 
 /// A quantity of a kind on both sides.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Comparison {
-    /// The kind of stage.
     pub(crate) kind: String,
-    /// The quantity.
     pub(crate) quantity: String,
-    /// Rows on both sides.
     pub(crate) matched: usize,
     /// Rows of the left side that the right one has not.
     pub(crate) only_left: usize,
@@ -76,11 +68,8 @@ pub(crate) struct Comparison {
     pub(crate) only_right: usize,
     /// Mean of the differences' sizes.
     pub(crate) mean_difference: f64,
-    /// The largest difference's size.
     pub(crate) largest_difference: f64,
-    /// Where that is.
     pub(crate) largest_at: String,
-    /// What is allowed.
     pub(crate) tolerance: f64,
     /// Whether every matched row is within it.
     pub(crate) within: bool,
@@ -91,18 +80,15 @@ pub(crate) struct Comparison {
 pub struct Difference {
     /// Parameters that differ, where both sides are runs.
     pub(crate) parameters: Vec<Parameter>,
-    /// By kind and quantity.
     pub(crate) comparisons: Vec<Comparison>,
     /// What should agree even where numbers differ by rounding.
     pub(crate) agreements: Vec<Agreement>,
-    /// Every matched row.
     pub(crate) rows: Vec<Row>,
     /// What could not be compared, and why.
     pub(crate) notes: Vec<String>,
 }
 
 impl Difference {
-    /// Whether something was compared and all of it is within tolerance.
     pub(crate) fn is_within(&self) -> bool {
         !self.comparisons.is_empty() && self.comparisons.iter().all(|c| c.within)
     }

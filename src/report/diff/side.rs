@@ -7,7 +7,7 @@ use crate::files;
 use crate::manifest::{self, file_stem};
 use crate::report::{FinishedRun, ReportError, Table};
 use crate::spec;
-use crate::stages::published;
+use crate::stages::{kind_of, published_table};
 
 use super::measure::Measurements;
 
@@ -51,7 +51,6 @@ impl Side {
         Ok(side)
     }
 
-    /// What it has, in words.
     pub(super) fn contents(&self) -> String {
         let names: Vec<String> = self
             .measurements
@@ -69,17 +68,16 @@ impl Side {
 /// counts where no column says it.
 fn of_file(path: &Path) -> Result<Option<Measurements>, ReportError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let Some(kind) = published::kind_of(&name) else {
+    let Some(kind) = kind_of(&name) else {
         return Ok(None);
     };
     let text = files::read_text(path, files::DATA_BYTES)
         .map_err(|error| ReportError::unreadable(path, error))?;
-    if published::is_published_shape(&name, &text) {
-        let read = published::read(kind, &name, &text)
-            .map_err(|error| ReportError::unreadable(path, error))?;
-        return Ok(Some(Measurements::of_published(kind, &name, &read)));
-    }
-    let table = Table::from_csv(&text, &path.display().to_string())?;
+    let published = published_table(kind, &name, &text);
+    let table = match published.map_err(|error| ReportError::unreadable(path, error))? {
+        Some(published) => Table::from(&published),
+        None => Table::from_csv(&text, &path.display().to_string())?,
+    };
     Ok(Some(Measurements::of(kind, &name, &table)))
 }
 

@@ -228,7 +228,7 @@ impl Baseline {
     /// Of all the run's random stages.
     pub(super) fn of(run: &FinishedRun, by_category: bool) -> Self {
         let tables = run
-            .of(Product::RandomSweep)
+            .with(Product::RandomSweep)
             .filter_map(|stage| stage.table(""));
         Baseline {
             samples: tables

@@ -194,16 +194,16 @@
     const chart = (set, index) => {
       const places = [...new Set(set.sweeps.map(s => s.place))], panels = [];
       // One legend for all panels: a direction keeps its colour where others are missing.
-      const names = [...new Set(set.sweeps.filter(s => s.kind !== "random").map(s => s.name))];
+      const names = [...new Set(set.sweeps.filter(s => !s.random).map(s => s.name))];
       for (const place of places) {
         const marks = [], of = set.sweeps.filter(s => s.place === place), n = s => s.alphas.length;
-        for (const s of of.filter(s => s.kind === "random")) {
+        for (const s of of.filter(s => s.random)) {
           const from = index * n(s), cut = key => s[key].slice(from, from + n(s));
           if (cut("mean")[0] === null) continue;
           if (s.low.length) marks.push({ name: s.name, colour: data.baseline, shape: "band", x: s.alphas, y: cut("mean"), low: cut("low"), high: cut("high"), labels: [], values: [] });
           marks.push({ name: s.name, colour: data.baseline, shape: "dashed", x: s.alphas, y: cut("mean"), low: [], high: [], labels: [], values: [] });
         }
-        for (const s of of.filter(s => s.kind !== "random")) {
+        for (const s of of.filter(s => !s.random)) {
           const values = s.mean.slice(index * n(s), (index + 1) * n(s)), kept = values.map((v, i) => i).filter(i => values[i] !== null);
           if (kept.length) marks.push({ name: s.name, colour: data.palette[names.indexOf(s.name) % data.palette.length], shape: "line", x: kept.map(i => s.alphas[i]), y: kept.map(i => values[i]), low: [], high: [], labels: [], values: [] });
         }

@@ -67,7 +67,7 @@ pub(super) fn prompts(study: &Study, inputs: &Inputs, folder: &Path) -> BTreeMap
         let splits = set.splits().into_iter();
         let said = Prompts {
             path: path.map(files::text_of),
-            path_from_run: from_run.map(|path| path.unwrap_or_else(|path| files::text_of(path))),
+            path_from_run: from_run.map(|path| path.unwrap_or_else(files::text_of)),
             content: set.content_hash().to_hex().to_string(),
             splits: splits.map(|s| (s.to_string(), count(s))).collect(),
         };

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use crate::plan::Study;
-use crate::prompts::Draw;
 
 /// Bytes of the name of an extended file that its copy keeps.
 const LONGEST_COPY: usize = 200;
@@ -50,41 +49,12 @@ pub(super) fn resolved_yaml(study: &Study, folder: &Path) -> Result<String, serd
                 .or_insert_with(|| study.name.clone().into());
         }
     }
-    let mut set = |keys: [&str; 3], path: &Path| {
-        let at = keys
-            .iter()
-            .try_fold(&mut root, |value, key| value.get_mut(*key));
-        if let (Some(at), Some(path)) = (at, relative(folder, path)) {
-            *at = serde_yaml::Value::String(path.unwrap_or_else(|path| named_in_vain(&path)));
+    for (fields, path) in study.paths() {
+        if let Some(path) = relative(folder, &path) {
+            // All above a field that was read are tables; a section that was left out becomes one.
+            let at = fields.iter().fold(&mut root, |at, field| &mut at[*field]);
+            *at = path.unwrap_or_else(|path| named_in_vain(&path)).into();
         }
-    };
-    for (name, model) in study
-        .models
-        .iter()
-        .filter(|(_, m)| !m.source.value.starts_with("hf:"))
-    {
-        set(
-            ["models", name, "source"],
-            &model.folder.join(&model.source.value),
-        );
-    }
-    for (name, path) in &study.prompts {
-        set(["prompts", name, "path"], &path.value);
-    }
-    for (name, draw) in &study.draws {
-        if let Draw::Selection(path) = draw
-            && let Some(path) = relative(folder, path)
-        {
-            let path = path.unwrap_or_else(|path| named_in_vain(&path));
-            root["prompts"][name.as_str()]["draw"]["selection"] = path.into();
-        }
-    }
-    let folder_of_files = &study.settings.import.folder;
-    if !folder_of_files.as_os_str().is_empty()
-        && let (Some(import), Some(path)) =
-            (root.get_mut("import"), relative(folder, folder_of_files))
-    {
-        import["folder"] = path.unwrap_or_else(|path| named_in_vain(&path)).into();
     }
     serde_yaml::to_string(&root)
 }

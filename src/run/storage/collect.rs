@@ -25,30 +25,23 @@ const HALF_WRITTEN_FOR: Duration = Duration::from_secs(3600);
 /// What to delete: everything that meets any of these.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Criteria {
-    /// What was made longer ago than this.
     pub(crate) older_than: Option<Duration>,
     /// What is too much for this many bytes.
     pub(crate) keep_bytes: Option<u64>,
-    /// What no run refers to.
     pub(crate) unreferenced: bool,
 }
 
 /// What was deleted, or would be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Collected {
-    /// Outputs of stages.
     pub(crate) stages: usize,
     /// What was drawn of runs.
     pub(crate) reports: usize,
     /// Objects, those of the stages and reports among them.
     pub(crate) objects: usize,
-    /// Packs.
     pub(crate) packs: usize,
-    /// Cells in them.
     pub(crate) cells: usize,
-    /// Bytes of all these.
     pub(crate) bytes: u64,
-    /// Bytes that are left.
     pub(crate) kept_bytes: u64,
     /// Files among all these that could not be deleted.
     pub(crate) not_deleted: usize,
@@ -115,7 +108,6 @@ pub(crate) fn collect(
     Ok(collected)
 }
 
-/// Everything that can be deleted.
 fn items(inventory: &Inventory) -> Vec<Item> {
     let mut referred = References::default();
     inventory

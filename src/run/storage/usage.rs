@@ -13,7 +13,6 @@ use super::{Inventory, References};
 /// What the stages of one kind take.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct KindUsage {
-    /// Name of the kind.
     pub(crate) kind: String,
     /// Stages that are cached as a whole.
     pub(crate) stages: usize,
@@ -28,7 +27,6 @@ pub(crate) struct KindUsage {
 /// What was drawn of runs.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct ReportUsage {
-    /// How many reports.
     pub(crate) reports: usize,
     /// Bytes of their records, figures and pages.
     pub(crate) bytes: u64,
@@ -37,7 +35,6 @@ pub(crate) struct ReportUsage {
 /// What one run refers to.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct RunUsage {
-    /// Its folder.
     #[serde(serialize_with = "crate::files::as_text::serialize")]
     pub(crate) run_dir: PathBuf,
     /// Bytes that it refers to.
@@ -51,17 +48,14 @@ pub(crate) struct RunUsage {
 pub struct Usage {
     /// Bytes of all that can be used.
     pub(crate) bytes: u64,
-    /// By kind of stage.
     pub(crate) kinds: Vec<KindUsage>,
     /// What was drawn of runs and is kept for those that have the same tables.
     pub(crate) reports: ReportUsage,
     /// By run, in the order of their folders.
     pub(crate) runs: Vec<RunUsage>,
-    /// Bytes that no run refers to.
     pub(crate) unreferenced_bytes: u64,
     /// Number of damaged files that were moved aside.
     pub(crate) damaged_files: usize,
-    /// Their bytes.
     pub(crate) damaged_bytes: u64,
 }
 

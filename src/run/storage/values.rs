@@ -6,7 +6,7 @@ use crate::cache::{Cache, CacheError, FileKind, Key, StoredFile, Untrusted};
 use crate::model::Value;
 use crate::plan;
 
-use super::Damage;
+use super::verify::Damage;
 
 /// The values of one pack, while it is not known whether the pack is sound.
 #[derive(Default)]

@@ -1,13 +1,11 @@
 //! Which directions act, where and how strongly.
 
-use serde_json::{Map, Value as Json};
-
 use crate::model::Positions;
 use crate::spec::{Choice, Fields};
 
 use super::super::Needs;
 use super::super::declare::{
-    Declared, Field, Parameter, Parameters, as_needed, declared, parameters,
+    Declaration, Declared, Field, KeyParts, Parameter, as_needed, declared, fields_of, parameters,
 };
 use super::super::parameters::{Alphas, Directions, StageOf};
 use super::super::settings::Settings;
@@ -54,32 +52,24 @@ parameters! {
 
 /// Without `direction` there is nothing that the other fields could apply to.
 impl Parameter for Option<Steering> {
-    fn read_from(
-        fields: &mut Fields<'_, '_>,
-        _: &Declared<'_>,
-        settings: &Settings,
-    ) -> Option<Self> {
+    fn read(fields: &mut Fields<'_, '_>, declared: &Declared, study: &Settings) -> Option<Self> {
         match fields.node("direction") {
             None => no_steering(fields).then_some(None),
-            Some(_) => <Steering as Parameters>::read(fields, settings).map(Some),
+            Some(_) => Steering::read(fields, declared, study).map(Some),
         }
     }
 
-    fn add_key(&self, name: &'static str, parts: &mut Map<String, Json>) {
-        let own = self.as_ref().map(|steering| {
-            let mut own = Map::new();
-            steering.add_key(name, &mut own);
-            own
-        });
-        parts.insert(name.to_string(), own.into());
+    fn add_key(&self, name: &'static str, key: &mut KeyParts) {
+        let own = self.as_ref().map(Declaration::parameters);
+        key.insert(name.to_string(), own.into());
     }
 
     fn add_needs(&self, needs: &mut Needs) {
         self.iter().for_each(|steering| steering.add_needs(needs));
     }
 
-    fn list(_: &Declared<'_>) -> Vec<Field> {
-        as_needed(<Steering as Parameters>::fields())
+    fn list(_: &Declared) -> Vec<Field> {
+        as_needed(fields_of::<Steering>())
     }
 }
 

@@ -7,7 +7,7 @@ use crate::model::{Site, Vector};
 use crate::prompts::Prompt;
 use crate::spec::load_text;
 
-use super::super::declare::{Declaration, Parameters};
+use super::super::declare::Declaration;
 use super::*;
 
 const STUDY: &str = "model = \"inst\"\nprompts = \"main\"\n";
@@ -17,7 +17,7 @@ fn decoded(more: &str) -> (Option<Generate>, String) {
     let document = load_text(Path::new("study.toml"), &text, &[]).expect("valid TOML");
     let mut problems = Problems::default();
     let mut fields = Fields::new(&document.root, &mut problems).expect("a table");
-    let stage = Generate::read(&mut fields, &Settings::default());
+    let stage = Generate::read(&mut fields, &Declared::default(), &Settings::default());
     fields.finish();
     let told = problems.finish(&document.sources);
     (

@@ -1,110 +1,182 @@
-//! Scores and patching effects as tables.
+//! Rows of published files: one number or text each, and what it is of. Columns are named as those of stages' tables.
 
-use polars::prelude::DataFrame;
+use std::fmt;
 
-use crate::stages::published::{Measured, Published, PublishedRow};
-use crate::stages::{Output, StageError, score, table};
+use polars::prelude::{DataFrame, NamedFrom, Series};
 
-/// What the score stage would have left.
-pub(super) fn scores(files: &[Published], threshold: f64) -> Result<Output, StageError> {
-    let rows: Vec<&PublishedRow> = files.iter().flat_map(|file| &file.rows).collect();
-    let mut scored: Vec<score::Scored> = Vec::new();
-    let mut models: Vec<&str> = Vec::new();
-    for row in &rows {
-        let model = row.of.model.as_deref().unwrap_or_default();
-        if !models.contains(&model) {
-            models.push(model);
+use crate::stages::{StageError, table};
+
+use super::shapes;
+
+/// One row; what the file does not say is `None`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Row {
+    /// The line it stands in, from 1; 0 in JSON.
+    pub(super) line: usize,
+    pub(super) model: Option<String>,
+    /// Seed of the direction.
+    pub(super) seed: Option<u64>,
+    /// Layer of the edit.
+    pub(super) layer: Option<u64>,
+    /// How many of the last layers were patched.
+    pub(super) k: Option<u64>,
+    /// Site of the edit, by its short name: `resid_pre`.
+    pub(super) site: Option<String>,
+    pub(super) alpha: Option<f64>,
+    /// The prompts, by name: `harmful`, `edge_train`.
+    pub(super) set: Option<String>,
+    pub(super) id: Option<String>,
+    pub(super) category: Option<String>,
+    /// The prompt's text.
+    pub(super) prompt: Option<String>,
+    /// Of a prompt, in logits.
+    pub(super) score: Option<f64>,
+    pub(super) refused: Option<bool>,
+    /// How many prompts the numbers below are of.
+    pub(super) n: Option<u64>,
+    pub(super) mean: Option<f64>,
+    pub(super) std: Option<f64>,
+    pub(super) refusal_rate: Option<f64>,
+    /// Mean effect of a patch, in logits.
+    pub(super) mean_delta: Option<f64>,
+    /// What a model wrote.
+    pub(super) text: Option<String>,
+}
+
+/// A value as it stands in a file.
+pub(super) struct Cell<'a> {
+    pub(super) file: &'a str,
+    /// In CSV the line, the column from 1 and its heading.
+    pub(super) column: Option<(usize, usize, &'a str)>,
+    /// In JSON the path.
+    pub(super) path: &'a str,
+    pub(super) text: &'a str,
+}
+
+/// Why a file could not be read as what it was said to be.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ImportError {
+    /// The file, with line and column where they are known.
+    pub(super) place: String,
+    /// What is wrong, what was expected.
+    pub(super) message: String,
+}
+
+impl fmt::Display for ImportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)
+    }
+}
+
+impl std::error::Error for ImportError {}
+
+impl Row {
+    /// Fills a column. Where a text may be left out, an empty one changes nothing.
+    pub(super) fn put(&mut self, column: &str, cell: &Cell<'_>) -> Result<(), ImportError> {
+        let text = || Some(cell.text.to_string()).filter(|text| !text.is_empty());
+        match column {
+            "model" => self.model = text(),
+            "seed" => self.seed = cell.integer()?.or(self.seed),
+            "layer" => self.layer = cell.integer()?.or(self.layer),
+            "k" => self.k = cell.integer()?,
+            "site" if cell.text.is_empty() => {}
+            "site" => self.site = Some(shapes::site(cell.text).to_string()),
+            // Of the two zeros one is as good as the other, but they are not written alike.
+            "alpha" => self.alpha = Some(cell.number()? + 0.0),
+            "set" => self.set = text().map(|set| shapes::set(&set).to_string()),
+            "id" if cell.text.is_empty() => return Err(cell.wrong("a name")),
+            "id" => self.id = text(),
+            "category" => self.category = text(),
+            "prompt" => self.prompt = text(),
+            "score" => self.score = Some(cell.number()?),
+            "refused" => self.refused = cell.flag()?,
+            "n" => self.n = cell.integer()?,
+            "mean" => self.mean = Some(cell.number()?),
+            "std" => self.std = Some(cell.number()?),
+            "refusal_rate" => self.refusal_rate = Some(cell.number()?),
+            "mean_delta" => self.mean_delta = Some(cell.number()?),
+            "text" => self.text = Some(cell.text.to_string()),
+            _ => {}
         }
+        Ok(())
     }
-    // A wide table has the models side by side; a score stage has one below the other.
-    for model in models {
-        let of_model = rows.iter().filter(|r| r.of.model.as_deref() == Some(model));
-        scored.extend(of_model.filter_map(|row| {
-            let Measured::Score { score, .. } = row.measured else {
-                return None;
-            };
-            Some(score::Scored {
-                model: model.to_string(),
-                id: row.of.id.clone().unwrap_or_default(),
-                split: row.of.set.clone().unwrap_or_default(),
-                category: row.of.category.clone().unwrap_or_default(),
-                score,
-            })
-        }));
-    }
-    Ok(Output {
-        tables: score::tables(&scored, threshold)?,
-        ..Output::default()
-    })
 }
 
-/// What the patch stage would have left of its means.
-pub(super) fn patches(files: &[Published]) -> Result<Output, StageError> {
-    let effects: Vec<(&PublishedRow, u64, f64)> = files
-        .iter()
-        .flat_map(|file| &file.rows)
-        .filter_map(|row| match row.measured {
-            Measured::Effect { n, delta } => Some((row, n.unwrap_or_default(), delta)),
-            _ => None,
-        })
-        .collect();
-    let is_last_k = effects.iter().any(|(row, ..)| row.of.k.is_some());
-    let number = match is_last_k {
-        true => "k",
-        false => "layer",
-    };
-    let of = |(row, ..): &(&PublishedRow, u64, f64)| match is_last_k {
-        true => row.of.k,
-        false => row.of.layer,
-    };
-    let site = |row: &PublishedRow| row.of.site.clone().unwrap_or_default();
-    let none: Vec<Option<f64>> = vec![None; effects.len()];
-    let means = table::frame(vec![
-        table::text("site", effects.iter().map(|(row, ..)| site(row))),
-        table::optional_integers(number, effects.iter().map(of)),
-        table::text(
-            "split",
-            effects
-                .iter()
-                .map(|(row, ..)| row.of.set.clone().unwrap_or_default()),
-        ),
-        table::integers("n", effects.iter().map(|(_, n, _)| *n as usize)),
-        table::numbers("mean_delta", effects.iter().map(|(.., d)| *d).collect()),
-        table::optional_numbers("mean_recovery", none),
-    ])?;
-    Ok(Output {
-        findings: constant(&means, number)?.into_iter().collect(),
-        tables: vec![("mean".to_string(), means)],
-        ..Output::default()
-    })
-}
-
-/// Of a last-K curve of a residual site: the last layer's patch overwrites the others, so that K cannot matter.
-fn constant(means: &DataFrame, number: &str) -> Result<Option<String>, StageError> {
-    let sites = table::read_text(means, "site")?;
-    let is_residual = sites.iter().all(|site| site.starts_with("resid"));
-    if number != "k" || !is_residual {
-        return Ok(None);
-    }
-    let splits = table::read_text(means, "split")?;
-    let deltas = table::read_numbers(means, "mean_delta")?;
-    let mut values: Vec<(&str, f64)> = Vec::new();
-    for (split, delta) in splits.iter().zip(&deltas) {
-        match values.iter().find(|(known, _)| known == split) {
-            Some((_, known)) if known == delta => {}
-            Some(_) => {
-                return Ok(Some("the last-K curve of a residual site varies with K, although the last layer's patch overwrites the others: it was not made as described".to_string()));
+impl Cell<'_> {
+    /// The error that it is not what is expected there.
+    pub(super) fn wrong(&self, expected: &str) -> ImportError {
+        let (place, subject) = match self.column {
+            Some((line, column, heading)) => {
+                let place = format!("{}:{line}:{column}", self.file);
+                (place, format!("column `{heading}`"))
             }
-            None => values.push((split, *delta)),
+            None => (
+                self.file.to_string(),
+                format!("`{}`", self.path.replace('/', ".")),
+            ),
+        };
+        let message = format!("{subject} is `{}`; expected {expected}", self.text);
+        ImportError { place, message }
+    }
+
+    pub(super) fn number(&self) -> Result<f64, ImportError> {
+        let number = self.text.parse::<f64>().ok();
+        let number = number.filter(|number| number.is_finite());
+        number.ok_or_else(|| self.wrong("a finite number"))
+    }
+
+    fn integer(&self) -> Result<Option<u64>, ImportError> {
+        let parsed = || self.text.parse::<u64>();
+        match self.text.is_empty() {
+            true => Ok(None),
+            false => parsed()
+                .map(Some)
+                .map_err(|_| self.wrong("an integer of 0 or more")),
         }
     }
-    let values: Vec<String> = values
-        .iter()
-        .map(|(split, delta)| format!("{delta:.5} {split}"))
-        .collect();
-    let count = means.height() / values.len().max(1);
-    Ok(Some(format!(
-        "the last-K curve of a residual site is one number for all {count} K ({}) by construction: the last layer's patch overwrites the others",
-        values.join(", ")
-    )))
+
+    fn flag(&self) -> Result<Option<bool>, ImportError> {
+        match self.text.to_ascii_lowercase().as_str() {
+            "" => Ok(None),
+            "0" | "false" => Ok(Some(false)),
+            "1" | "true" => Ok(Some(true)),
+            _ => Err(self.wrong("0 or 1")),
+        }
+    }
+}
+
+/// The rows as a table, with every column; gaps in text are empty.
+pub(super) fn frame(rows: &[Row]) -> Result<DataFrame, StageError> {
+    let text = |name, of: fn(&Row) -> &Option<String>| {
+        table::text(
+            name,
+            rows.iter()
+                .map(|row| of(row).as_deref().unwrap_or_default()),
+        )
+    };
+    let integer =
+        |name, of: fn(&Row) -> Option<u64>| table::optional_integers(name, rows.iter().map(of));
+    let number = |name, of: fn(&Row) -> Option<f64>| {
+        table::optional_numbers(name, rows.iter().map(of).collect())
+    };
+    let refused: Vec<Option<bool>> = rows.iter().map(|row| row.refused).collect();
+    table::frame(vec![
+        text("model", |row| &row.model),
+        integer("seed", |row| row.seed),
+        integer("layer", |row| row.layer),
+        integer("k", |row| row.k),
+        text("site", |row| &row.site),
+        number("alpha", |row| row.alpha),
+        text("set", |row| &row.set),
+        text("id", |row| &row.id),
+        text("category", |row| &row.category),
+        number("score", |row| row.score),
+        Series::new("refused".into(), refused).into(),
+        integer("n", |row| row.n),
+        number("mean", |row| row.mean),
+        number("std", |row| row.std),
+        number("refusal_rate", |row| row.refusal_rate),
+        number("mean_delta", |row| row.mean_delta),
+        text("text", |row| &row.text),
+    ])
 }

@@ -9,7 +9,7 @@ use crate::prompts::{Prompt, PromptSet};
 use crate::spec::{Choice, Fields, Problems};
 
 use super::super::declare::{Together, declared, parameters};
-use super::super::parameters::{self, Label, Model};
+use super::super::parameters::{self, Model};
 use super::super::settings::Settings;
 use super::super::{Inputs, Name};
 
@@ -57,11 +57,11 @@ parameters! {
             /// The model; with `pairing = "prompts"`.
             model: Model,
             /// The split of the prompts that give; with `pairing = "prompts"`.
-            donors: Label,
+            donors: Name,
             /// The split of the prompts that receive; with `pairing = "prompts"`.
-            recipients: Label,
+            recipients: Name,
             /// A field of the prompts that both of a pair have the same value of; they are paired by order where it is left out.
-            pair_by: Option<Label>,
+            pair_by: Option<Name>,
         },
     }
 }

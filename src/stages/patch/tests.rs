@@ -4,7 +4,6 @@ use std::path::Path;
 
 use crate::spec::load_text;
 
-use super::super::declare::Parameters;
 use super::*;
 
 const STUDY: &str =
@@ -14,7 +13,7 @@ fn decoded(text: &str) -> (Option<Patch>, String) {
     let document = load_text(Path::new("study.toml"), text, &[]).expect("valid TOML");
     let mut problems = Problems::default();
     let mut fields = Fields::new(&document.root, &mut problems).expect("a table");
-    let patch = Patch::read(&mut fields, &Settings::default());
+    let patch = Patch::read(&mut fields, &Declared::default(), &Settings::default());
     fields.finish();
     let told = problems.finish(&document.sources);
     (
@@ -46,7 +45,7 @@ fn every_site_goes_through_every_layer() {
     assert_eq!(found, expected);
     assert_eq!(patch.layer.column(), "layer");
     assert_eq!(
-        (*patch.position, patch.floor.0, patch.limit()),
+        (patch.position.value, patch.floor.value, patch.limit()),
         (-1, 1.0, None)
     );
 }

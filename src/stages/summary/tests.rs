@@ -1,9 +1,9 @@
-//! Small sweeps to work out by hand, the stage as a whole, and the study's published operating points.
+//! Small sweeps to work out by hand, and the stage as a whole.
 
 mod against_random;
 mod tables;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::grid::collect;
@@ -313,41 +313,4 @@ fn rates_on_the_front_have_the_intervals_of_the_main_table() {
             }
         }
     }
-}
-
-#[test]
-fn the_published_operating_points_reproduce() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../shared/seed-results/steering_exact_layer20_hook_resid_pre_dump.csv");
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        eprintln!("skipped: the published scores under ../shared/seed-results cannot be read");
-        return;
-    };
-    let number = |text: &str| text.parse::<f64>().expect("a number");
-    let rows = text.lines().skip(1).map(|line| {
-        let field: Vec<&str> = line.split(',').collect();
-        let row = row(None, field[1], field[0], number(field[4]), number(field[5]));
-        Row {
-            model: field[3],
-            ..row
-        }
-    });
-    let grids = collect(Source::Steer, rows).expect("a complete sweep");
-    let targets = Targets::default();
-    // Model, gap at 0, α at the edge and harmful targets, α and size of the largest gap; published to four digits.
-    let published = [
-        ("base", 0.0667, Some(-1.0), Some(0.0), 4.0, 0.1625),
-        ("inst", 0.0917, None, None, -10.0, 0.4917),
-    ];
-    for (grid, (model, zero, edge, harmful, alpha, gap)) in grids.iter().zip(published) {
-        let points = operating::points(grid, &splits(), targets).expect("points");
-        let largest = points.gap.expect("a gap");
-        assert_eq!(grid.model, model);
-        assert!((points.zero.expect("α = 0").gap() - zero).abs() < 5e-5);
-        assert_eq!(points.edge.map(|point| point.alpha), edge);
-        assert_eq!(points.harmful.map(|point| point.alpha), harmful);
-        assert_eq!(largest.alpha, alpha);
-        assert!((largest.gap() - gap).abs() < 5e-5);
-    }
-    assert_eq!(grids.len(), 2);
 }

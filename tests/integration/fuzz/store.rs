@@ -57,6 +57,10 @@ pub const TARGETS: &[Target] = &[
             "running",
             "failed",
             "computed",
+            "sweep",
+            "random_sweep",
+            "held_out_sweep",
+            "texts",
         ],
         read: read_manifest,
         ..Target::JSON
@@ -326,7 +330,13 @@ fn manifest() -> Json {
             "tables": [{"name": "", "rows": 4, "csv": key("csv"), "parquet": key(name)}],
         })
     };
+    let node = |name: &str, product: &str, stages: Json| json!({ "name": name, "kind": name, "shown_as": name, "product": product, "prompts": ["main"], "stages": stages });
     json!({
+        "format": 2, "graph": [
+            node("score", "scores", json!([])),
+            node("steer", "sweep", json!([{"field": "direction", "stage": "score"}])),
+            node("summary", "summary", json!([{"field": "steer", "stage": "steer"}])),
+        ],
         "study": "study", "run": "study/one", "question": "why?", "key": key("study"), "status": "complete",
         "started": "2026-01-01T00:00:00Z", "seconds": 3.5, "equivalent_forward_passes": 100, "command": ["run", "study.toml"],
         "directory": "somewhere", "cache": "nowhere", "planned": ["score", "steer"], "overrides": [], "findings": [],
@@ -348,6 +358,7 @@ fn manifest_seeds() -> Vec<Seed> {
         with(seed, &|manifest| {
             for stage in [0, 1] {
                 manifest["stages"][stage]["name"] = json!(name);
+                manifest["graph"][stage]["name"] = json!(name);
             }
         })
     };
@@ -359,6 +370,24 @@ fn manifest_seeds() -> Vec<Seed> {
     let text = manifest().to_string();
     vec![
         with("plain", &|_| {}),
+        with("plain-of-0.1", &|manifest| {
+            for name in ["format", "graph"] {
+                manifest.as_object_mut().unwrap().remove(name);
+            }
+        }),
+        with("format-later", &|manifest| manifest["format"] = json!(3)),
+        with("format-huge", &|manifest| manifest["format"] = json!(1e300)),
+        with("product-of-another-stage", &|manifest| {
+            manifest["graph"][0]["product"] = json!("summary");
+            manifest["graph"][1]["product"] = json!("sweep_by_type");
+        }),
+        with("edges-that-lead-nowhere", &|manifest| {
+            manifest["graph"][0]["stages"] =
+                json!([{"field": "steer", "stage": "score"}, {"stage": "gone"}, {}]);
+        }),
+        with("prompts-from-the-run-on", &|manifest| {
+            manifest["prompts"]["main"]["path_from_run"] = json!("../../../../../../dev/zero");
+        }),
         with("killed", &|manifest| manifest["status"] = json!("running")),
         // A table that exists, of another run: figures drawn under its name would lie there.
         stage_named("stage-of-another-run", "../../other/tables/score"),

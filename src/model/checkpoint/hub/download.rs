@@ -215,8 +215,8 @@ impl<'a> Download<'a> {
         Address::parse(&address).map_err(FetchError::Refused)
     }
 
-    fn check_commit(&self, commit: Option<&str>) -> Result<(), FetchError> {
-        match commit {
+    fn check_commit(&self, announced: Option<&str>) -> Result<(), FetchError> {
+        match announced {
             Some(commit) if !commit.eq_ignore_ascii_case(self.commit()) => {
                 let commit = printable(commit);
                 let problem = format!("the hub answers with a file of the commit `{commit}`");

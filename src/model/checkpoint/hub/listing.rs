@@ -15,16 +15,16 @@ const LARGEST: u64 = 1 << 40;
 /// The files of one commit. Everything in it was checked.
 pub(super) struct Listing {
     /// 40 or 64 hexadecimal digits.
-    pub(crate) commit: String,
+    pub(super) commit: String,
     /// By names that are safe below any folder.
-    pub(crate) files: BTreeMap<String, Listed>,
+    pub(super) files: BTreeMap<String, Listed>,
 }
 
 /// What the hub says of a file; not every mirror does.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Listed {
-    pub(crate) bytes: Option<u64>,
-    pub(crate) digest: Option<Digest>,
+    pub(super) bytes: Option<u64>,
+    pub(super) digest: Option<Digest>,
 }
 
 #[derive(Deserialize)]

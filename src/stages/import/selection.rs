@@ -1,42 +1,43 @@
 //! Who built the directions: `members` and `selection`, and the same selection made again from the scores.
 
-use crate::stages::published::{Builders, Published};
+use polars::prelude::DataFrame;
+
 use crate::stages::{Inputs, Output, StageError, table};
 use crate::stats::{self, StatsError};
 
+use super::read::Builders;
 use super::{Import, Selection};
 
 /// Adds the two tables and their findings, where the files name the prompts.
 pub(super) fn add(
     import: &Import,
-    files: &[Published],
+    all: &[Builders],
     inputs: &Inputs,
     is_check: bool,
     output: &mut Output,
 ) -> Result<(), StageError> {
-    let all = import.builders(files, inputs)?;
     if all.is_empty() {
-        return match &import.selection {
+        return match import.selection() {
             Some(_) => Err(StageError::Data("`scores` is given to make the selection again, but no file says which prompts built the direction".to_string())),
             None => Ok(()),
         };
     }
     let mut remade: Vec<Option<Remade>> = vec![None; all.len()];
-    if let (Some(scores), Some(selection), false) = (&import.scores, &import.selection, is_check) {
+    if let (Some(scores), Some(selection), false) = (&import.scores, import.selection(), is_check) {
         let table = inputs.stage(scores)?.table("")?;
-        let ranked = Ranked::read(&table, selection)?;
+        let ranked = Ranked::read(&table, &selection)?;
         for (builders, remade) in all.iter().zip(&mut remade) {
             *remade = Some(ranked.select(builders)?);
         }
-        output.findings.extend(agreement(&all, &remade));
+        output.findings.extend(agreement(all, &remade));
     }
-    for builders in &all {
+    for builders in all {
         output.findings.extend(overlap_finding(builders));
     }
-    output.tables.push(("members".to_string(), members(&all)?));
+    output.tables.push(("members".to_string(), members(all)?));
     output
         .tables
-        .push(("selection".to_string(), selections(&all, &remade)?));
+        .push(("selection".to_string(), selections(all, &remade)?));
     Ok(())
 }
 
@@ -69,8 +70,8 @@ fn overlap_finding(builders: &Builders) -> Option<String> {
 /// A selection made again.
 #[derive(Clone, Debug)]
 struct Remade {
-    train: u64,
-    holdout: u64,
+    /// Sizes of the training half and of the half held out.
+    halves: (u64, u64),
     is_same: bool,
 }
 
@@ -81,22 +82,19 @@ struct Ranked {
 }
 
 impl Ranked {
-    fn read(
-        scores: &polars::prelude::DataFrame,
-        selection: &Selection,
-    ) -> Result<Self, StageError> {
+    fn read(scores: &DataFrame, selection: &Selection<'_>) -> Result<Self, StageError> {
         let models = table::read_text(scores, "model")?;
         let splits = table::read_text(scores, "split")?;
         let ids = table::read_text(scores, "id")?;
         let values = table::read_numbers(scores, "score")?;
         let is_wanted = |row: &usize| {
-            models[*row] == selection.direction_model.value && splits[*row] == selection.split.value
+            models[*row] == selection.model.value && splits[*row] == selection.split.value
         };
         let rows: Vec<usize> = (0..ids.len()).filter(is_wanted).collect();
         if rows.is_empty() {
             return Err(StageError::Data(format!(
                 "the scores have no prompt of split `{}` for model `{}`",
-                selection.split.value, selection.direction_model.value
+                selection.split.value, selection.model.value
             )));
         }
         Ok(Ranked {
@@ -119,8 +117,7 @@ impl Ranked {
         let (Some(seed), Some(fraction)) = (published.seed, published.fraction) else {
             let found = stats::top_bottom(&self.scores, n).map_err(failed)?;
             return Ok(Remade {
-                train: all.len() as u64,
-                holdout: 0,
+                halves: (all.len() as u64, 0),
                 is_same: is_same(&all, &found),
             });
         };
@@ -130,8 +127,7 @@ impl Ranked {
         let found = stats::top_bottom_descending(&ids, &scores, n).map_err(failed)?;
         let halves = (split.train.len() as u64, split.holdout.len() as u64);
         Ok(Remade {
-            train: halves.0,
-            holdout: halves.1,
+            halves,
             is_same: is_same(&ids, &found) && published.halves.is_none_or(|said| said == halves),
         })
     }
@@ -141,32 +137,26 @@ impl Ranked {
 fn agreement(all: &[Builders], remade: &[Option<Remade>]) -> Vec<String> {
     let named = |wanted: bool| -> Vec<String> {
         let pairs = all.iter().zip(remade);
+        let pairs =
+            pairs.filter(|(_, remade)| remade.as_ref().is_some_and(|r| r.is_same == wanted));
+        let seed = |builders: &Builders| builders.seed.map(|seed| format!("seed {seed}"));
         pairs
-            .filter(|(_, remade)| remade.as_ref().is_some_and(|r| r.is_same == wanted))
-            .map(|(b, _)| {
-                b.seed
-                    .map_or("whole set".to_string(), |seed| format!("seed {seed}"))
-            })
+            .map(|(b, _)| seed(b).unwrap_or("whole set".to_string()))
             .collect()
     };
-    let (same, other) = (named(true), named(false));
-    let mut findings = Vec::new();
-    if !same.is_empty() {
-        findings.push(format!(
-            "the published splits and selections follow from the scores, to the id: {}",
-            same.join(", ")
-        ));
-    }
-    if !other.is_empty() {
-        findings.push(format!(
-            "the published splits and selections do not follow from the scores: {}",
-            other.join(", ")
-        ));
-    }
-    findings
+    let verdicts = [
+        (named(true), "follow from the scores, to the id"),
+        (named(false), "do not follow from the scores"),
+    ];
+    let said = verdicts.into_iter().filter(|(names, _)| !names.is_empty());
+    said.map(|(names, verdict)| {
+        let names = names.join(", ");
+        format!("the published splits and selections {verdict}: {names}")
+    })
+    .collect()
 }
 
-fn members(all: &[Builders]) -> Result<polars::prelude::DataFrame, StageError> {
+fn members(all: &[Builders]) -> Result<DataFrame, StageError> {
     let mut rows: Vec<(&Builders, &str, usize, &String)> = Vec::new();
     for builders in all {
         for (group, ids) in [("top", &builders.top), ("bottom", &builders.bottom)] {
@@ -184,17 +174,10 @@ fn members(all: &[Builders]) -> Result<polars::prelude::DataFrame, StageError> {
 }
 
 /// Columns: `seed, layer, n_top, n_bottom, overlap, train, holdout, follows_from_scores`; the last is `yes`, `no`, or empty without scores.
-fn selections(
-    all: &[Builders],
-    remade: &[Option<Remade>],
-) -> Result<polars::prelude::DataFrame, StageError> {
-    let half = |of: fn((u64, u64)) -> u64, made: fn(&Remade) -> u64| {
-        let pairs = all.iter().zip(remade);
-        let sizes: Vec<Option<u64>> = pairs
-            .map(|(b, r)| b.halves.map(of).or_else(|| r.as_ref().map(made)))
-            .collect();
-        sizes
-    };
+fn selections(all: &[Builders], remade: &[Option<Remade>]) -> Result<DataFrame, StageError> {
+    let pairs = all.iter().zip(remade);
+    let halves = pairs.map(|(b, r)| b.halves.or(r.as_ref().map(|remade| remade.halves)));
+    let halves: Vec<Option<(u64, u64)>> = halves.collect();
     let verdict = |remade: &Option<Remade>| match remade {
         None => "",
         Some(Remade { is_same: true, .. }) => "yes",
@@ -206,8 +189,8 @@ fn selections(
         table::integers("n_top", all.iter().map(|b| b.top.len())),
         table::integers("n_bottom", all.iter().map(|b| b.bottom.len())),
         table::integers("overlap", all.iter().map(|b| overlap(b).len())),
-        table::optional_integers("train", half(|halves| halves.0, |made| made.train)),
-        table::optional_integers("holdout", half(|halves| halves.1, |made| made.holdout)),
+        table::optional_integers("train", halves.iter().map(|h| h.map(|h| h.0))),
+        table::optional_integers("holdout", halves.iter().map(|h| h.map(|h| h.1))),
         table::text("follows_from_scores", remade.iter().map(verdict)),
     ])
 }

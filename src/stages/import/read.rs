@@ -1,0 +1,381 @@
+//! CSV with a row a prompt, and JSON that nests seeds, models, sets, layers and α, as rows with named columns.
+//!
+//! What columns are called and where JSON has rows is in [`super::shapes`]. What they do not say (a layer, a seed, a site), the file's
+//! name or its other fields may.
+
+use csv::StringRecord;
+use regex::Regex;
+use serde_json::Value as Json;
+
+use super::rows::{Cell, ImportError, Row};
+use super::shapes::{self, Holds};
+
+/// A file, read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Published {
+    /// In file order.
+    pub(super) rows: Vec<Row>,
+    /// The prompts behind the direction, where the file names them.
+    pub(super) builders: Option<Builders>,
+}
+
+/// The prompts that built a direction.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Builders {
+    /// Seed of the split, where there was one.
+    pub(super) seed: Option<u64>,
+    /// Layer of the direction.
+    pub(super) layer: Option<u64>,
+    /// Share held out, where there was a split.
+    pub(super) fraction: Option<f64>,
+    /// Ids of the highest scoring, in the order given.
+    pub(super) top: Vec<String>,
+    /// Ids of the lowest scoring.
+    pub(super) bottom: Vec<String>,
+    /// Sizes of the training half and of the half held out.
+    pub(super) halves: Option<(u64, u64)>,
+}
+
+/// Whether a CSV or JSON file has the shape of a published one, so that it is to be read here: JSON always has, and CSV where a
+/// column is called as only a published table calls it.
+pub(super) fn is_published_shape(name: &str, text: &str) -> bool {
+    let header = text.lines().next().unwrap_or_default();
+    let mut names = header.trim_start_matches('\u{feff}').split(',');
+    is_json(name) || names.any(|name| shapes::PUBLISHED_COLUMNS.contains(&name.trim()))
+}
+
+/// The rows of a file of that name. `kind` is the kind of stage that would have made it.
+///
+/// # Errors
+/// Text that is not CSV or JSON, columns or fields that are missing, values that are not of their type; with the place.
+pub(super) fn read(kind: &str, name: &str, text: &str) -> Result<Published, ImportError> {
+    let mut said = Row::default();
+    for pattern in shapes::FILE_NAMES.iter().filter_map(|p| Regex::new(p).ok()) {
+        // A number in a name that is none is no layer and no seed.
+        put_groups(&pattern, name, name, &mut said).ok();
+    }
+    match is_json(name) {
+        true => read_json(kind, name, text, said),
+        false => Ok(Published {
+            rows: read_csv(kind, name, text, &said)?,
+            builders: None,
+        }),
+    }
+}
+
+fn is_json(name: &str) -> bool {
+    name.to_ascii_lowercase().ends_with(".json")
+}
+
+fn wrong(place: &str, message: String) -> ImportError {
+    let place = place.to_string();
+    ImportError { place, message }
+}
+
+/// Fills the columns that the pattern's groups are named after.
+fn put_groups(pattern: &Regex, file: &str, path: &str, row: &mut Row) -> Result<(), ImportError> {
+    let found = pattern.captures(path);
+    for column in pattern.capture_names().flatten() {
+        if let Some(group) = found.as_ref().and_then(|found| found.name(column)) {
+            row.put(column, &field(file, path, group.as_str()))?;
+        }
+    }
+    Ok(())
+}
+
+fn field<'a>(file: &'a str, path: &'a str, text: &'a str) -> Cell<'a> {
+    Cell {
+        file,
+        column: None,
+        path,
+        text,
+    }
+}
+
+/// A CSV file: its header, and its rows with the lines that they stand in.
+pub(super) struct Sheet<'a> {
+    pub(super) name: &'a str,
+    pub(super) header: StringRecord,
+    pub(super) rows: Vec<Result<(usize, StringRecord), ImportError>>,
+}
+
+impl<'a> Sheet<'a> {
+    pub(super) fn read(name: &'a str, text: &str) -> Result<Self, ImportError> {
+        let mut reader = csv::Reader::from_reader(text.trim_start_matches('\u{feff}').as_bytes());
+        let unreadable = |error: csv::Error| {
+            let line = error.position().map_or(1, csv::Position::line);
+            let message = match error.kind() {
+                csv::ErrorKind::UnequalLengths {
+                    expected_len, len, ..
+                } => format!("the row has {len} fields; expected {expected_len}, as in the header"),
+                csv::ErrorKind::Utf8 { .. } => "the row is not UTF-8 text".to_string(),
+                _ => format!("the row is not CSV: {error}"),
+            };
+            wrong(&format!("{name}:{line}"), message)
+        };
+        let header = reader.headers().map_err(unreadable)?.clone();
+        let rows = reader.records().map(|record| {
+            let record = record.map_err(unreadable)?;
+            let line = record.position().map_or(0, |place| place.line() as usize);
+            Ok((line, record))
+        });
+        let rows = rows.collect();
+        Ok(Sheet { name, header, rows })
+    }
+
+    /// The place of the column that has one of these names, the first of them that there is.
+    pub(super) fn column(&self, names: &[&str]) -> Option<usize> {
+        let place = |wanted: &&str| self.header.iter().position(|name| name.trim() == *wanted);
+        names.iter().find_map(place)
+    }
+
+    /// A row's value in that column.
+    pub(super) fn cell<'s>(&'s self, row: &'s (usize, StringRecord), column: usize) -> Cell<'s> {
+        let heading = self.header.get(column).unwrap_or_default();
+        Cell {
+            file: self.name,
+            column: Some((row.0, column + 1, heading)),
+            path: "",
+            text: row.1.get(column).unwrap_or_default().trim(),
+        }
+    }
+}
+
+fn names_of(column: &str) -> &'static [&'static str] {
+    let known = shapes::COLUMNS.iter().find(|(name, _)| *name == column);
+    known.map_or(&[], |(_, names)| names)
+}
+
+/// A row for each of the file's, or, where a column is the scores of one model, for each of those columns.
+fn read_csv(kind: &str, name: &str, text: &str, said: &Row) -> Result<Vec<Row>, ImportError> {
+    let sheet = Sheet::read(name, text)?;
+    let scores_of = |name: &str| Some(name.strip_prefix(shapes::SCORES_OF_A_MODEL)?.to_string());
+    let headings = sheet.header.iter().map(str::trim).enumerate();
+    let side_by_side: Vec<(usize, String)> = headings
+        .filter(|(_, name)| kind == "score" && *name != shapes::DIFFERENCE_OF_SCORES)
+        .filter_map(|(place, name)| Some((place, scores_of(name)?)))
+        .collect();
+    check_columns(kind, &sheet, side_by_side.is_empty())?;
+    let measured: &[&str] = match kind {
+        _ if !side_by_side.is_empty() => &[],
+        "generate" => &["text"],
+        _ => &["score", "refused"],
+    };
+    let wanted = shapes::OF_PROMPTS.iter().chain(measured);
+    let columns: Vec<(&str, usize)> = wanted
+        .filter_map(|column| Some((*column, sheet.column(names_of(column))?)))
+        .collect();
+    let mut rows = Vec::new();
+    for entry in &sheet.rows {
+        let entry = entry.as_ref().map_err(Clone::clone)?;
+        let mut row = Row {
+            line: entry.0,
+            ..said.clone()
+        };
+        for (column, place) in &columns {
+            row.put(column, &sheet.cell(entry, *place))?;
+        }
+        for (place, model) in &side_by_side {
+            row.model = Some(model.clone());
+            row.put("score", &sheet.cell(entry, *place))?;
+            rows.push(row.clone());
+        }
+        if side_by_side.is_empty() {
+            rows.push(row);
+        }
+    }
+    match rows.is_empty() {
+        true => Err(wrong(
+            name,
+            "no rows below the header; expected at least one".to_string(),
+        )),
+        false => Ok(rows),
+    }
+}
+
+/// Checks that the columns are there without which a table of that kind says nothing.
+fn check_columns(kind: &str, sheet: &Sheet<'_>, is_long: bool) -> Result<(), ImportError> {
+    let measured: &[&str] = match kind {
+        "generate" => names_of("text"),
+        "score" if is_long => &["s_<model>", "score"],
+        _ => names_of("score"),
+    };
+    let is_sweep = matches!(kind, "steer" | "holdout" | "random" | "xstest");
+    let required = [
+        (is_long, measured),
+        (true, names_of("id")),
+        (is_long, names_of("model")),
+        (is_sweep, names_of("alpha")),
+    ];
+    for (_, names) in required.iter().filter(|(is_required, _)| *is_required) {
+        if sheet.column(names).is_none() {
+            let message = format!(
+                "a table of kind `{kind}` needs a column `{}`; the columns are `{}`",
+                names.join("` or `"),
+                sheet.header.iter().collect::<Vec<_>>().join("`, `")
+            );
+            return Err(wrong(&format!("{}:1", sheet.name), message));
+        }
+    }
+    Ok(())
+}
+
+fn read_json(kind: &str, name: &str, text: &str, mut said: Row) -> Result<Published, ImportError> {
+    let json: Json = serde_json::from_str(text).map_err(|error| {
+        let place = format!("{name}:{}:{}", error.line(), error.column());
+        wrong(&place, format!("not JSON: {error}"))
+    })?;
+    for (column, pointer) in shapes::OF_ALL {
+        if let Some(value) = json.pointer(pointer) {
+            let text = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_string);
+            said.put(column, &field(name, pointer, &text)).ok();
+        }
+    }
+    let builders = builders(&json, &said);
+    if kind == "patch" && said.site.is_none() {
+        said.site = Some(shapes::SITE_OF_PATCHES.to_string());
+    }
+    let places = shapes::places(kind, name).iter();
+    let mut reader = JsonReader {
+        name,
+        said,
+        counts: counts(&json),
+        places: places
+            .filter_map(|(path, holds)| Some((Regex::new(path).ok()?, *holds)))
+            .collect(),
+        rows: Vec::new(),
+    };
+    reader.walk("", &json)?;
+    if reader.rows.is_empty() && builders.is_none() {
+        let results = shapes::RESULTS;
+        return Err(wrong(
+            name,
+            format!(
+                "nothing of kind `{kind}` in the file; expected results under one of {results}"
+            ),
+        ));
+    }
+    Ok(Published {
+        rows: reader.rows,
+        builders,
+    })
+}
+
+/// How many prompts each set has, where the file says so.
+fn counts(json: &Json) -> Vec<(String, u64)> {
+    let objects = |pointer: &str| json.pointer(pointer).and_then(Json::as_object);
+    let said = shapes::COUNTS
+        .iter()
+        .filter_map(|pointer| objects(pointer))
+        .flatten();
+    let mut counts: Vec<(String, u64)> = said
+        .filter_map(|(set, count)| Some((shapes::set(set).to_string(), count.as_u64()?)))
+        .collect();
+    let groups = objects(shapes::EDGE_COUNTS).into_iter().flatten();
+    let total: u64 = groups
+        .filter_map(|(_, count)| count.as_u64())
+        .fold(0, u64::saturating_add);
+    if total > 0 {
+        counts.push(("edge".to_string(), total));
+    }
+    counts
+}
+
+/// The ids of the prompts behind the direction.
+fn builders(json: &Json, said: &Row) -> Option<Builders> {
+    let ids = |list: &Json| -> Option<Vec<String>> {
+        let ids = list.as_array()?.iter().map(|id| id.as_str());
+        ids.map(|id| id.map(str::to_string)).collect()
+    };
+    let number = |pointer: &str| json.pointer(pointer).and_then(Json::as_u64);
+    shapes::SELECTIONS.iter().find_map(|pointer| {
+        let selection = json.pointer(pointer)?;
+        Some(Builders {
+            seed: said.seed,
+            layer: said.layer,
+            fraction: json.pointer(shapes::HELD_OUT).and_then(Json::as_f64),
+            top: ids(&selection["top_ids"])?,
+            bottom: ids(&selection["bottom_ids"])?,
+            halves: number(shapes::HALVES[0]).zip(number(shapes::HALVES[1])),
+        })
+    })
+}
+
+struct JsonReader<'a> {
+    name: &'a str,
+    /// What is said of all rows.
+    said: Row,
+    counts: Vec<(String, u64)>,
+    places: Vec<(Regex, Holds)>,
+    rows: Vec<Row>,
+}
+
+impl JsonReader<'_> {
+    /// Reads the rows at and below a value.
+    fn walk(&mut self, path: &str, value: &Json) -> Result<(), ImportError> {
+        self.row(path, value)?;
+        let below = |name: &str| match path {
+            "" => name.to_string(),
+            path => format!("{path}/{name}"),
+        };
+        for (name, value) in value.as_object().into_iter().flatten() {
+            self.walk(&below(name), value)?;
+        }
+        if !shapes::LISTS.contains(&path) {
+            return Ok(());
+        }
+        for item in value.as_array().into_iter().flatten() {
+            let key = &item[shapes::LISTED_BY];
+            let text = key.to_string();
+            if !key.is_number() {
+                let path = below(&format!("[…]/{}", shapes::LISTED_BY));
+                return Err(field(self.name, &path, &text).wrong("a number"));
+            }
+            self.walk(&below(&text), item)?;
+        }
+        Ok(())
+    }
+
+    /// The row of a value, where one is.
+    fn row(&mut self, path: &str, value: &Json) -> Result<(), ImportError> {
+        let mut places = self.places.iter();
+        let Some((pattern, holds)) = places.find(|(pattern, _)| pattern.is_match(path)) else {
+            return Ok(());
+        };
+        let mut row = self.said.clone();
+        put_groups(pattern, self.name, path, &mut row)?;
+        let mut put = |column: &str, path: &str, value: &Json| {
+            row.put(column, &field(self.name, path, &value.to_string()))
+        };
+        match (holds, value) {
+            (Holds::Number(column), value) => put(column, path, value)?,
+            (Holds::List(columns), Json::Array(list)) if list.len() == columns.len() => {
+                for (column, value) in columns.iter().zip(list) {
+                    put(column, path, value)?;
+                }
+            }
+            (Holds::List(columns), value) => {
+                let expected = format!("[{}]", columns.join(", "));
+                return Err(field(self.name, path, &value.to_string()).wrong(&expected));
+            }
+            (Holds::Fields(columns), value) => {
+                for column in *columns {
+                    let mut names = names_of(column).iter();
+                    if let Some(name) = names.find(|name| !value[**name].is_null()) {
+                        put(column, &format!("{path}/{name}"), &value[*name])?;
+                    }
+                }
+                if row.mean.is_none() && row.refusal_rate.is_none() {
+                    return Ok(());
+                }
+            }
+        }
+        let mut counts = self.counts.iter();
+        let count = counts.find(|(set, _)| Some(set) == row.set.as_ref());
+        row.n = row.n.or(count.map(|(_, count)| *count));
+        self.rows.push(row);
+        Ok(())
+    }
+}

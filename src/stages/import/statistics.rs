@@ -1,0 +1,196 @@
+//! A published table of statistics beside the same numbers of this study's summaries: which of them is it, to the digit?
+
+use polars::prelude::DataFrame;
+
+use crate::stages::{Inputs, Name, Output, StageError, table};
+
+use super::read::Sheet;
+use super::rows::ImportError;
+use super::shapes::{self, Statistic};
+use super::{File, Import, name_of, text_of};
+
+/// A published number, and where a summary has it.
+#[derive(Clone, Debug)]
+struct Number {
+    model: String,
+    alpha: Option<f64>,
+    /// None where the table is blank: no α serves.
+    value: Option<f64>,
+    of: Statistic,
+}
+
+/// The main table: every published number with that of each summary. Findings say which summary each file is of.
+pub(super) fn output(
+    import: &Import,
+    inputs: &Inputs,
+    is_check: bool,
+) -> Result<Output, StageError> {
+    let mut read = Vec::new();
+    for file in &import.files.named {
+        read.push((file, numbers(import, file, inputs)?));
+    }
+    if is_check {
+        return Ok(Output::default());
+    }
+    let mut output = Output::default();
+    let mut columns: Vec<Vec<Option<f64>>> = vec![Vec::new(); import.summaries.len()];
+    for (file, numbers) in &read {
+        for (name, column) in import.summaries.iter().zip(&mut columns) {
+            let tables = inputs.stage(name)?.tables()?;
+            let found = numbers.iter().map(|number| look_up(number, &tables));
+            let found = found.collect::<Result<Vec<_>, _>>()?;
+            output
+                .findings
+                .push(verdict(&name_of(file), name, numbers, &found, &tables)?);
+            column.extend(found);
+        }
+    }
+    let all = || {
+        read.iter()
+            .flat_map(|(file, numbers)| numbers.iter().map(move |n| (file, n)))
+    };
+    let mut frame = vec![
+        table::text("file", all().map(|(file, _)| name_of(file))),
+        table::text("model", all().map(|(_, n)| &n.model)),
+        table::text("source", all().map(|(_, n)| n.of.source)),
+        table::optional_numbers("alpha", all().map(|(_, n)| n.alpha).collect()),
+        table::text("quantity", all().map(|(_, n)| n.of.column)),
+        table::optional_numbers("published", all().map(|(_, n)| n.value).collect()),
+    ];
+    for (name, values) in import.summaries.iter().zip(columns) {
+        frame.push(table::optional_numbers(&name.value, values));
+    }
+    output.tables.push((String::new(), table::frame(frame)?));
+    Ok(output)
+}
+
+/// One sentence on a file and a summary.
+fn verdict(
+    file: &str,
+    summary: &Name,
+    numbers: &[Number],
+    found: &[Option<f64>],
+    tables: &[(String, DataFrame)],
+) -> Result<String, StageError> {
+    let mut differing = 0;
+    let mut largest = 0.0_f64;
+    for (number, found) in numbers.iter().zip(found) {
+        match (number.value, found) {
+            (None, None) => {}
+            (Some(published), Some(found)) => {
+                let difference = (published - found).abs();
+                largest = largest.max(difference);
+                differing += usize::from(difference > number.of.tolerance);
+            }
+            _ => differing += 1,
+        }
+    }
+    let has_random = numbers.iter().any(|number| number.of.source == "random");
+    let seeds = match random_seeds(tables)? {
+        Some(seeds) if has_random => format!(", {seeds} random directions"),
+        _ => String::new(),
+    };
+    let summary = format!("`{}`{seeds}", summary.value);
+    Ok(match differing {
+        0 => format!(
+            "all {} numbers of `{file}` are those of {summary}, to the digits written",
+            numbers.len()
+        ),
+        _ => format!(
+            "{differing} of {} numbers of `{file}` are not those of {summary}: the largest difference is {largest:.4}",
+            numbers.len()
+        ),
+    })
+}
+
+fn random_seeds(tables: &[(String, DataFrame)]) -> Result<Option<i64>, StageError> {
+    let Some((_, controls)) = tables.iter().find(|(name, _)| name == "controls") else {
+        return Ok(None);
+    };
+    let sources = table::read_text(controls, "source")?;
+    let seeds = table::read_integers(controls, "seeds")?;
+    let mut random = sources.iter().zip(seeds);
+    Ok(random
+        .find(|(source, _)| *source == "random")
+        .and_then(|(_, n)| n))
+}
+
+/// The number of a summary, `None` where it is blank there.
+fn look_up(number: &Number, tables: &[(String, DataFrame)]) -> Result<Option<f64>, StageError> {
+    let Some((_, rows)) = tables.iter().find(|(name, _)| name == number.of.table) else {
+        return Ok(None);
+    };
+    let models = table::read_text(rows, "model")?;
+    let sources = match rows.column("source") {
+        Ok(_) => table::read_text(rows, "source")?,
+        Err(_) => vec![number.of.source.to_string(); rows.height()],
+    };
+    let alphas = match number.alpha {
+        Some(_) => table::read_numbers(rows, "alpha")?
+            .into_iter()
+            .map(Some)
+            .collect(),
+        None => vec![None; rows.height()],
+    };
+    let row = (0..rows.height()).find(|&row| {
+        models[row] == number.model
+            && sources[row] == number.of.source
+            && alphas[row] == number.alpha
+    });
+    let Some(row) = row else { return Ok(None) };
+    Ok(rows.column(number.of.column)?.f64()?.get(row))
+}
+
+/// Every number of a file that a summary also has.
+fn numbers(import: &Import, file: &File, inputs: &Inputs) -> Result<Vec<Number>, StageError> {
+    let name = name_of(file);
+    let content = inputs
+        .files
+        .get(&file.path.value)
+        .ok_or_else(|| StageError::Internal(format!("file `{name}` was not provided")))?;
+    let text = text_of(&name, content).map_err(data)?;
+    let sheet = Sheet::read(&name, text).map_err(data)?;
+    let headings = sheet.header.iter().map(str::trim).enumerate();
+    let columns: Vec<(usize, Statistic)> = headings
+        .filter_map(|(place, name)| Some((place, shapes::statistic(name)?)))
+        .collect();
+    if columns.is_empty() {
+        let found = sheet.header.iter().collect::<Vec<_>>().join("`, `");
+        return Err(StageError::Data(format!(
+            "{name}:1: no table of statistics that is known; expected rates over seeds (`edge_mean_holdout`, …), a summary of controls (`holdout_gen_gap_mean`, …) or operating points (`best_gap`, …), found the columns `{found}`"
+        )));
+    }
+    let [run, model, alpha] = ["run", "model", "alpha"].map(|name| sheet.column(&[name]));
+    let mut numbers = Vec::new();
+    for row in &sheet.rows {
+        let row = row.as_ref().map_err(|error| data(error.clone()))?;
+        let text = |place: usize| sheet.cell(row, place).text;
+        let number = |place: usize| -> Result<Option<f64>, StageError> {
+            let filled = Some(sheet.cell(row, place)).filter(|cell| !cell.text.is_empty());
+            filled.map(|cell| cell.number()).transpose().map_err(data)
+        };
+        if let (Some(run), Some(layer)) = (run, import.study.layer)
+            && !shapes::is_of_layer(text(run), layer)
+        {
+            continue;
+        }
+        for (place, statistic) in &columns {
+            let alpha = alpha.filter(|_| statistic.table == "controls");
+            numbers.push(Number {
+                model: model.map_or(shapes::model_in(&name), text).to_string(),
+                alpha: alpha
+                    .map(number)
+                    .transpose()?
+                    .flatten()
+                    .map(|alpha| alpha + 0.0),
+                value: number(*place)?,
+                of: *statistic,
+            });
+        }
+    }
+    Ok(numbers)
+}
+
+fn data(error: ImportError) -> StageError {
+    StageError::Data(error.to_string())
+}
