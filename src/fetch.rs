@@ -195,11 +195,11 @@ impl Client {
     /// No successful answer came, or the way to it led where no way should.
     pub(crate) fn get(&self, address: &Address, range: Option<&str>) -> Result<Answer, FetchError> {
         let mut origin_headers = HeaderMap::new();
-        let mut here = address.clone();
+        let mut current = address.clone();
         for _ in 0..=REDIRECTS {
-            let response = self.ask(&here, range)?;
+            let response = self.ask(&current, range)?;
             // What the first origin says of a file goes before what its storage says.
-            if here.origin() == address.origin() {
+            if current.origin() == address.origin() {
                 for (name, value) in response.headers() {
                     origin_headers.insert(name.clone(), value.clone());
                 }
@@ -221,7 +221,7 @@ impl Client {
             let location = header(LOCATION).ok_or_else(|| {
                 FetchError::Refused(format!("the server answered `{code}` without an address"))
             })?;
-            here = here.redirected(location).map_err(FetchError::Refused)?;
+            current = current.redirected(location).map_err(FetchError::Refused)?;
         }
         Err(FetchError::Refused(format!(
             "it was redirected more than {REDIRECTS} times"

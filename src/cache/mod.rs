@@ -71,7 +71,7 @@ pub(crate) use weights::{WeightHashes, WeightStamp};
 use layout::Layout;
 
 /// The version of the layout drawn in the module documentation, as the file `VERSION` states it.
-pub(crate) const LAYOUT_VERSION: u32 = 1;
+const LAYOUT_VERSION: u32 = 1;
 
 /// An open cache folder. Several threads may use one value, and several processes one folder.
 pub struct Cache {

@@ -18,7 +18,7 @@ pub struct Untrusted {
 
 impl Untrusted {
     /// Packs that hold one cell with different values.
-    pub(crate) fn at_odds(mut packs: Vec<Key>) -> Self {
+    pub(super) fn at_odds(mut packs: Vec<Key>) -> Self {
         packs.sort_unstable();
         // A pack may hold a cell twice.
         packs.dedup();

@@ -30,7 +30,7 @@ pub(crate) struct Extent {
 
 impl Answer {
     /// What the origin that was asked says under a name; never what it redirected to says.
-    pub(crate) fn told(&self, name: &str) -> Option<&str> {
+    pub(crate) fn origin_header(&self, name: &str) -> Option<&str> {
         self.origin_headers.get(name)?.to_str().ok()
     }
 

@@ -19,8 +19,8 @@ pub(crate) struct Progress {
     before: u64,
     started: Instant,
     /// Bytes of those that were there before anything was fetched.
-    found: Option<u64>,
-    said: Instant,
+    there_before: Option<u64>,
+    last_line: Instant,
 }
 
 impl Progress {
@@ -32,8 +32,8 @@ impl Progress {
             total,
             before: 0,
             started: Instant::now(),
-            found: None,
-            said: Instant::now(),
+            there_before: None,
+            last_line: Instant::now(),
         };
         let much = total.map_or(String::new(), |bytes| format!(": {}", DecimalBytes(bytes)));
         progress.say(&format!("fetching {name}{much}"));
@@ -56,13 +56,13 @@ impl Progress {
     /// So many bytes of the file in hand are there.
     pub(crate) fn at(&mut self, bytes: u64) {
         let done = self.before.saturating_add(bytes);
-        let found = *self.found.get_or_insert(done);
+        let there_before = *self.there_before.get_or_insert(done);
         match &self.bar {
             Some(bar) => bar.set_position(done),
-            None if self.said.elapsed() >= INTERVAL => {
-                self.said = Instant::now();
+            None if self.last_line.elapsed() >= INTERVAL => {
+                self.last_line = Instant::now();
                 let seconds = self.started.elapsed().as_secs_f64();
-                let rate = (done.saturating_sub(found) as f64 / seconds) as u64;
+                let rate = (done.saturating_sub(there_before) as f64 / seconds) as u64;
                 let line = line(&self.name, done, self.total, rate);
                 self.say(&line);
             }
@@ -113,8 +113,8 @@ fn line(name: &str, done: u64, total: Option<u64>, rate: u64) -> String {
         line += &format!(" of {}", DecimalBytes(total));
     }
     line += &format!(", {}/s", DecimalBytes(rate));
-    let left = total.and_then(|total| total.saturating_sub(done).checked_div(rate));
-    if let Some(seconds) = left {
+    let seconds = total.and_then(|total| total.saturating_sub(done).checked_div(rate));
+    if let Some(seconds) = seconds {
         line += &format!(", {} left", HumanDuration(Duration::from_secs(seconds)));
     }
     line

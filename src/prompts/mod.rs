@@ -30,7 +30,7 @@ pub(crate) use error::PromptErrors;
 use collect::Collector;
 
 /// The split of a prompt whose file names none.
-pub(crate) const DEFAULT_SPLIT: &str = "unknown";
+const DEFAULT_SPLIT: &str = "unknown";
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Prompt {

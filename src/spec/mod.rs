@@ -44,5 +44,5 @@ pub use load::load;
 pub(crate) use load::{Document, load_text};
 pub(crate) use source::{Location, field_path};
 #[cfg(test)]
-pub(crate) use tree::to_yaml;
+use tree::to_yaml;
 pub(crate) use tree::{Key, Node, Value};

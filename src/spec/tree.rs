@@ -218,6 +218,6 @@ impl Serialize for Node {
 
 /// Writes a tree as YAML, fields in the order of the tree, places forgotten.
 #[cfg(test)]
-pub(crate) fn to_yaml(node: &Node) -> Result<String, serde_yaml::Error> {
+pub(super) fn to_yaml(node: &Node) -> Result<String, serde_yaml::Error> {
     serde_yaml::to_string(node)
 }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Process {
     /// The running kernel and the namespace in which `id` is counted; none where the system does not tell.
-    here: Option<String>,
+    #[serde(rename = "here")]
+    machine: Option<String>,
     pub(super) id: u32,
     /// When it started, in the kernel's count: an id may be given again.
     started: Option<String>,
@@ -16,7 +17,7 @@ impl Process {
     pub(super) fn this() -> Self {
         let id = std::process::id();
         Process {
-            here: here(),
+            machine: this_machine(),
             id,
             started: started(id),
         }
@@ -24,7 +25,7 @@ impl Process {
 
     /// Whether it runs where the reader runs, so that [`Process::is_gone`] can tell.
     pub(super) fn is_here(&self) -> bool {
-        self.here.is_some() && self.started.is_some() && self.here == here()
+        self.machine.is_some() && self.started.is_some() && self.machine == this_machine()
     }
 
     /// Whether it is known to have ended. Of a process elsewhere nothing is known, nor of one that the system does not show to this user.
@@ -50,7 +51,7 @@ fn exists(id: u32) -> bool {
 }
 
 /// The machine, its boot and the namespace of process ids. Machines that were copied while they ran share their boot, but not their name.
-fn here() -> Option<String> {
+fn this_machine() -> Option<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
@@ -111,7 +112,7 @@ mod tests {
     #[test]
     fn of_a_process_elsewhere_nothing_is_known() {
         let elsewhere = Process {
-            here: Some("another boot".to_string()),
+            machine: Some("another boot".to_string()),
             id: u32::MAX,
             started: Some("1".to_string()),
         };

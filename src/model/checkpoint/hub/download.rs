@@ -188,8 +188,10 @@ impl<'a> Download<'a> {
     /// Asks the hub what a file has to be, where its list does not say it.
     fn announced(&self, name: &str, listed: &Listed) -> Result<Expected, FetchError> {
         let answer = no_page(self.client.get(&self.address(name)?, Some("bytes=0-0"))?)?;
-        self.check_commit(answer.told("x-repo-commit"))?;
-        let etag = answer.told("x-linked-etag").or_else(|| answer.told("etag"));
+        self.check_commit(answer.origin_header("x-repo-commit"))?;
+        let etag = answer
+            .origin_header("x-linked-etag")
+            .or_else(|| answer.origin_header("etag"));
         let etag = etag.ok_or_else(|| {
             FetchError::Wrong("the hub does not tell its digest (`etag`)".to_string())
         })?;
@@ -198,7 +200,7 @@ impl<'a> Download<'a> {
             let etag = printable(etag);
             FetchError::Refused(format!("the hub answers with the `etag` `{etag}`, expected a digest of 40 or 64 hexadecimal digits"))
         })?;
-        let linked = answer.told("x-linked-size");
+        let linked = answer.origin_header("x-linked-size");
         let linked = linked.and_then(|size| size.trim().parse().ok());
         Ok(Expected {
             bytes: listed.bytes.or(linked).or(answer.extent()?.total),
@@ -263,7 +265,7 @@ impl<'a> Download<'a> {
             (answer, _) => answer?,
         };
         let answer = no_page(answer)?;
-        self.check_commit(answer.told("x-repo-commit"))?;
+        self.check_commit(answer.origin_header("x-repo-commit"))?;
         let extent = answer.extent()?;
         if let (Some(total), Some(bytes)) = (extent.total, partial.expected.bytes)
             && total != bytes
