@@ -111,7 +111,8 @@ fn with_point<'a, R>(
     name: &str,
     of: impl Fn(&'a R) -> Option<&'a Rated>,
 ) -> Rows<'a, R> {
-    let values: [(&str, fn(RatePoint) -> f64); 3] = [
+    type Of = fn(RatePoint) -> f64;
+    let values: [(&str, Of); 3] = [
         ("alpha", |point| point.alpha),
         ("edge_rate", |point| point.edge_rate),
         ("harmful_rate", |point| point.harmful_rate),
