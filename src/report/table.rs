@@ -55,19 +55,14 @@ impl Table {
     pub(crate) fn append(&mut self, rows: &DataFrame) -> PolarsResult<()> {
         let mut columns = std::mem::take(&mut self.frame).into_columns();
         if columns.is_empty() {
-            let empty = |column: &Column| match column.dtype() {
-                DataType::String => {
-                    Column::new_empty(column.name().clone(), &categories(CategoricalPhysical::U8))
-                }
-                _ => as_shown(column).clear(),
+            let empty = |column: &Column| {
+                let name = column.name().clone();
+                Column::new_empty(name, &widths(column.dtype())[0])
             };
             columns = rows.columns().iter().map(empty).collect();
         }
         for (column, more) in columns.iter_mut().zip(rows.columns()) {
-            match more.dtype() {
-                DataType::String => append_texts(column, more)?,
-                _ => column.append_owned(as_shown(more)).map(|_| ())?,
-            }
+            append(column, more)?;
         }
         *self = Table::new(columns)?;
         Ok(())
@@ -190,33 +185,33 @@ impl fmt::Display for Cell<'_> {
     }
 }
 
-/// Categories of a column's own.
-fn categories(width: CategoricalPhysical) -> DataType {
-    DataType::from_categories(Categories::random(PlSmallStr::EMPTY, width))
+/// How the values of a column can be held, the shortest first. What is neither text nor flag is a number.
+fn widths(kind: &DataType) -> Vec<DataType> {
+    let categories =
+        |width| DataType::from_categories(Categories::random(PlSmallStr::EMPTY, width));
+    match kind {
+        DataType::String => vec![
+            categories(CategoricalPhysical::U8),
+            categories(CategoricalPhysical::U16),
+            categories(CategoricalPhysical::U32),
+        ],
+        DataType::Boolean => vec![DataType::Boolean],
+        kind if kind.is_integer() => vec![DataType::Int32, DataType::Int64],
+        _ => vec![DataType::Float64],
+    }
 }
 
-/// Adds texts to a column of categories, which becomes wider where they are too many.
-fn append_texts(column: &mut Column, texts: &Column) -> PolarsResult<()> {
-    let mut more = texts.cast(column.dtype());
-    for width in [CategoricalPhysical::U16, CategoricalPhysical::U32] {
-        if more.is_err() {
-            *column = column.cast(&categories(width))?;
-            more = texts.cast(column.dtype());
+/// Adds values to a column, which becomes wider where they do not fit.
+fn append(column: &mut Column, more: &Column) -> PolarsResult<()> {
+    for wider in widths(more.dtype()).iter().skip(1) {
+        match more.strict_cast(column.dtype()) {
+            Ok(more) => return column.append_owned(more).map(|_| ()),
+            Err(_) => *column = column.cast(wider)?,
         }
     }
-    column.append_owned(more?)?;
-    Ok(())
-}
-
-/// Flags and numbers as they are; of anything else what is a number.
-fn as_shown(column: &Column) -> Column {
-    let kind = column.dtype();
-    if kind.is_bool() || kind.is_primitive_numeric() {
-        return column.clone();
-    }
-    let numbers = column.cast(&DataType::Float64);
-    let gaps = || Column::full_null(column.name().clone(), column.len(), &DataType::Float64);
-    numbers.unwrap_or_else(|_| gaps())
+    let gaps = |_| Column::full_null(more.name().clone(), more.len(), column.dtype());
+    let more = more.strict_cast(column.dtype()).unwrap_or_else(gaps);
+    column.append_owned(more).map(|_| ())
 }
 
 /// Numbers or flags where every cell that is not empty is one; otherwise text.
@@ -297,6 +292,42 @@ mod tests {
             let expected = (0..count).map(|row| Some(row as f64 / -3.0));
             let expected = expected.chain([None, Some(-0.0)]).map(bits);
             assert!(numbers.eq(expected));
+        }
+    }
+
+    #[test]
+    fn whole_numbers_become_wider_and_stay_whole() {
+        let mut table = Table::default();
+        for numbers in [[1, -2], [3, i64::from(i32::MAX) + 1]] {
+            let column = Column::new("seed".into(), numbers);
+            table
+                .append(&Table::new(vec![column]).unwrap().frame)
+                .unwrap();
+        }
+        assert!(table.columns()[0].dtype().is_integer());
+        assert_eq!(table.texts("seed"), ["1", "-2", "3", "2147483648"]);
+    }
+
+    /// Rows of categories are grouped as rows of texts are.
+    #[test]
+    fn what_is_shown_is_grouped() {
+        let texts = (0..600).map(|row| format!("t{}", row % 300));
+        let columns = vec![
+            Column::new("text".into(), texts.collect::<Vec<_>>()),
+            Column::new("few".into(), vec!["a"; 600]),
+            Column::new("number".into(), vec![0.5; 600]),
+        ];
+        let plain = Table::new(columns).unwrap().frame;
+        let mut table = Table::default();
+        table.append(&plain).unwrap();
+        for by in [
+            &["text"][..],
+            &["few"],
+            &["few", "text"],
+            &["few", "number", "text"],
+        ] {
+            let found = stages::groups(table.frame(), by).unwrap();
+            assert_eq!(found, stages::groups(&plain, by).unwrap());
         }
     }
 

@@ -7,8 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use polars::prelude::{
-    AnyValue, Column, CsvWriter, DataFrame, GroupsIndicator, NamedFrom, ParquetReader,
-    ParquetWriter, PolarsResult, SerReader, SerWriter, Series,
+    AnyValue, Column, CsvWriter, DataFrame, GroupsIndicator, IntoColumn, NamedFrom, ParquetReader,
+    ParquetWriter, PolarsResult, SerReader, SerWriter, Series, UInt32Chunked,
 };
 
 use super::StageError;
@@ -119,6 +119,7 @@ pub(crate) fn text_of<'a>(cell: &AnyValue<'a>) -> Option<&'a str> {
 /// each in the table's order, so that sums over them are those over the table.
 pub(crate) fn groups(table: &DataFrame, by: &[&str]) -> Result<Vec<Vec<usize>>> {
     let keys = table.select_to_vec(by)?;
+    let keys = keys.iter().map(key).collect();
     let groups = table.group_by_with_series(keys, false, true)?.into_groups();
     let rows = |group: GroupsIndicator<'_>| match group {
         GroupsIndicator::Idx((_, rows)) => rows.iter().map(|&row| row as usize).collect(),
@@ -127,6 +128,16 @@ pub(crate) fn groups(table: &DataFrame, by: &[&str]) -> Result<Vec<Vec<usize>>> 
         }
     };
     Ok(groups.iter().map(rows).collect())
+}
+
+/// What rows are grouped by: of a column of small categories their codes, since polars makes no series of bytes unless it is built to.
+fn key(column: &Column) -> Column {
+    let codes: UInt32Chunked = match (column.try_cat8(), column.try_cat16()) {
+        (Some(texts), _) => texts.physical().iter().map(|c| c.map(u32::from)).collect(),
+        (_, Some(texts)) => texts.physical().iter().map(|c| c.map(u32::from)).collect(),
+        (None, None) => return column.clone(),
+    };
+    codes.with_name(column.name().clone()).into_column()
 }
 
 /// A data frame of columns of one length, in which no number is NaN or infinite.
