@@ -146,7 +146,8 @@ fn parameters(run: &FinishedRun) -> BTreeMap<String, String> {
         parameters.insert(format!("provenance.{name}"), value.to_string());
     }
     // Where files lie says nothing about what is in them.
-    parameters.retain(|path, _| !path.ends_with(".source") && !path.ends_with(".path"));
+    let places = [".source", ".path", "import.folder"];
+    parameters.retain(|path, _| !places.iter().any(|place| path.ends_with(place)));
     parameters
 }
 
