@@ -23,7 +23,6 @@ pub(crate) struct Figure {
     pub(crate) title: String,
     /// How it is to be read: what bands are, what was left out.
     pub(crate) note: String,
-    /// At least one.
     pub(crate) panels: Vec<Panel>,
     /// Panels in a row, where there is room.
     pub(crate) columns: usize,

@@ -81,7 +81,6 @@ pub(super) fn persist(
     Ok(())
 }
 
-/// The folder that a path is in.
 fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

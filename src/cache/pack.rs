@@ -83,7 +83,6 @@ struct Places {
 enum Lengths {
     /// All of one length, as scores are: nothing is kept for each cell.
     Even(u64),
-    /// Where each ends.
     Ends(Vec<u64>),
 }
 

@@ -20,7 +20,6 @@ pub(crate) struct Node {
     pub(crate) product: Option<Product>,
     /// Names of the prompt sets it refers to.
     pub(crate) prompts: Vec<String>,
-    /// The stages it refers to, in order.
     pub(crate) stages: Vec<Edge>,
     /// The splits that it compares, where it does.
     #[serde(skip_serializing_if = "Option::is_none")]

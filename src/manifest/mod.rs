@@ -34,7 +34,6 @@ pub(crate) const FORMAT: u64 = 2;
 #[serde(default)]
 pub(crate) struct Manifest {
     pub(crate) format: u64,
-    /// Name of the study.
     pub(crate) study: String,
     /// `<study>/<folder>`, as packs of cells name it. The folder may have been given another name since.
     pub(crate) run: String,
@@ -105,17 +104,12 @@ impl RunStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum StageStatus {
-    /// Its output was in the cache.
     Cached,
-    /// It ran.
     Computed,
     /// It ran although it was cached, and gave the same bits.
     Recomputed,
-    /// It failed.
     Failed,
-    /// A stage that it needs failed.
     Blocked,
-    /// The person stopped it.
     Interrupted,
 }
 
@@ -149,7 +143,6 @@ pub(crate) struct Stage {
     pub(crate) kind: String,
     #[serde(deserialize_with = "known")]
     pub(crate) status: Option<StageStatus>,
-    /// Wall time in this run.
     pub(crate) seconds: f64,
     /// Of its record in the cache, where it has one.
     #[serde(deserialize_with = "known", skip_serializing_if = "Option::is_none")]
@@ -157,7 +150,6 @@ pub(crate) struct Stage {
     /// What its key was made of, in canonical form.
     #[serde(skip_serializing_if = "Json::is_null")]
     pub(crate) inputs: Json,
-    /// Sentences worth a reader's attention.
     pub(crate) findings: Vec<String>,
     pub(crate) tables: Vec<Table>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -168,7 +160,6 @@ pub(crate) struct Stage {
     pub(crate) cells_cached: u64,
 }
 
-/// A table of a stage.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Table {
@@ -181,7 +172,6 @@ pub(crate) struct Table {
     pub(crate) parquet: Option<Key>,
 }
 
-/// A model of the study.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Model {
@@ -211,9 +201,7 @@ pub(crate) struct Config {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Example {
-    /// Name of the prompt set.
     pub(crate) prompts: String,
-    /// Id of the prompt.
     pub(crate) prompt: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rendered: Option<String>,
@@ -221,7 +209,6 @@ pub(crate) struct Example {
     pub(crate) error: Option<String>,
 }
 
-/// A prompt set of the study.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Prompts {
@@ -229,7 +216,6 @@ pub(crate) struct Prompts {
     pub(crate) path: Option<String>,
     /// The same from the run's folder on, which holds where both have been moved together.
     pub(crate) path_from_run: Option<String>,
-    /// Hash of its content.
     pub(crate) content: String,
     /// How many prompts are in each split.
     pub(crate) splits: BTreeMap<String, u64>,

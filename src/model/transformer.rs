@@ -196,7 +196,6 @@ impl Transformer {
         Ok(self.unit_rms(x)?.f_mul_(gain)?)
     }
 
-    /// x / rms(x).
     fn unit_rms(&self, x: &Tensor) -> Result<Tensor> {
         let wide = x.f_to_kind(Kind::Float)?;
         let mut mean_square = wide.f_square()?.f_mean_dim(-1i64, true, Kind::Float)?;

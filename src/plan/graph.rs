@@ -34,7 +34,6 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// Checks that a name is one of them.
     pub(super) fn check(&self, name: &Name, problems: &mut Problems) -> bool {
         if self.all.contains(name.value.as_str()) {
             return true;

@@ -23,16 +23,13 @@ pub(crate) struct TableRecord {
     #[serde(deserialize_with = "plain_name")]
     pub(crate) name: String,
     pub(crate) rows: usize,
-    /// The object that holds it as CSV.
     pub(crate) csv: Key,
-    /// The object that holds it as Parquet.
     pub(crate) parquet: Key,
 }
 
 /// Another artifact of a stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ArtifactRecord {
-    /// File name in a run folder.
     #[serde(deserialize_with = "plain_name")]
     pub(crate) file: String,
     pub(crate) key: Key,
@@ -55,13 +52,11 @@ pub struct StageRecord {
     pub(crate) tables: Vec<TableRecord>,
     /// Its directions: a safetensors file with a JSON description each, in order.
     pub(crate) directions: Vec<(ArtifactRecord, ArtifactRecord)>,
-    /// Sentences worth a reader's attention.
     pub(crate) findings: Vec<String>,
     /// What its key was made of.
     pub(crate) key_parts: serde_json::Value,
     /// Seconds that it took when it was computed.
     pub(crate) seconds: f64,
-    /// Number of distinct cells it asked for.
     pub(crate) cells: u64,
     /// The packs that held its cells when it was made. They may go: a stage that is cached needs none of them.
     #[serde(default)]

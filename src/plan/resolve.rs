@@ -23,14 +23,15 @@ use super::study::{ModelSpec, StageSpec, Study};
 /// Why there is no plan.
 #[derive(Debug)]
 pub enum PlanError {
-    /// The study cannot be done as written.
     Study(Diagnostics),
     /// There is no stage of that name to run.
     UnknownStage(String),
-    /// The cache cannot be used.
     Cache(CacheError),
     /// A stage's inputs do not allow it, found while looking what is cached.
-    Stage { stage: String, error: StageError },
+    Stage {
+        stage: String,
+        error: StageError,
+    },
 }
 
 impl fmt::Display for PlanError {
@@ -76,9 +77,7 @@ impl From<&FileStamp> for WeightStamp {
 /// Whether a model that is not on this machine may be fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fetch {
-    /// It is fetched.
     AsNeeded,
-    /// It is left out of the inputs.
     Never,
 }
 
@@ -101,7 +100,6 @@ pub struct Opened {
     pub inputs: Inputs,
     /// Where its cells and artifacts are kept.
     pub cache: Cache,
-    /// Names of the stages to run.
     pub(crate) wanted: BTreeSet<String>,
     /// What is wrong with the rest of the study.
     pub(crate) warnings: Diagnostics,

@@ -19,11 +19,9 @@ pub(crate) enum Selection {
 
 /// What the stages to run need.
 pub(super) struct Needed {
-    /// Names of the stages themselves.
     pub(super) stages: BTreeSet<String>,
     /// Names of the models, with those that lend them a template.
     pub(super) models: BTreeSet<String>,
-    /// Names of the prompt sets.
     pub(super) prompts: BTreeSet<String>,
     /// The paths of their entries in the study; none where everything is needed.
     entries: Option<Vec<String>>,

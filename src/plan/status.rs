@@ -16,7 +16,6 @@ use super::why::in_a_few_words;
 /// What a stage would do.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Status {
-    /// Its output is in the cache.
     Cached,
     /// It would run, and what it needs is there.
     Run {
@@ -28,9 +27,13 @@ pub(crate) enum Status {
         reason: String,
     },
     /// It would run once these models are fetched; what is cached shows only then.
-    Unfetched { models: Vec<String> },
+    Unfetched {
+        models: Vec<String>,
+    },
     /// It waits for other stages, whose output decides its cells.
-    Waits { stages: Vec<String> },
+    Waits {
+        stages: Vec<String>,
+    },
 }
 
 /// One line of a plan.
@@ -38,10 +41,8 @@ pub(crate) enum Status {
 pub(crate) struct PlannedStage {
     pub(crate) name: String,
     pub(crate) kind: &'static str,
-    /// Names of the stages it refers to.
     pub(crate) after: Vec<String>,
     pub(crate) status: Status,
-    /// What it costs at most.
     pub(crate) cost: Cost,
     /// How long what is missing would take, roughly; prefills not included.
     pub(crate) seconds: f64,
@@ -50,7 +51,6 @@ pub(crate) struct PlannedStage {
 /// A study's stages and what each would do.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// In the order of running.
     pub(crate) stages: Vec<PlannedStage>,
     /// Time for the prefills, if any stage has to compute.
     prefill_seconds: f64,
@@ -60,7 +60,6 @@ pub struct Plan {
 struct LookUp<'a> {
     cache: &'a Cache,
     inputs: &'a Inputs,
-    /// Distinct cells found so far.
     found: CellSet,
     /// Cells asked for so far, equal ones counted as often as they were given.
     asked: u64,

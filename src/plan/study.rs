@@ -26,7 +26,6 @@ pub(crate) struct ModelSpec {
     /// The folder that a relative path starts from.
     pub(crate) folder: PathBuf,
     pub(crate) dtype: Dtype,
-    /// The model that lends its chat template.
     pub(crate) template_from: Option<Name>,
 }
 

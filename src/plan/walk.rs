@@ -27,7 +27,6 @@ pub(crate) enum State {
         models: Vec<String>,
         stages: Vec<String>,
     },
-    /// Nothing.
     Missing,
     /// Its record, but an artifact that the record names is gone.
     Incomplete(Box<StageRecord>),
@@ -39,11 +38,9 @@ pub(crate) enum State {
 pub(crate) enum Next {
     /// The stage's output is known, and may have been loaded.
     Known(Box<StageRecord>, Option<Artifacts>),
-    /// It is not.
     Unknown,
     /// What has been learned so far rests on what turned out to be wrong, and is gone by now: from the first stage again.
     StartOver,
-    /// No further stage.
     End,
 }
 

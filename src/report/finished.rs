@@ -10,7 +10,6 @@ use crate::stages::{Artifacts, Product, StageError, read_parquet, read_parquet_p
 use super::views::MainTable;
 use super::{ReportError, Table};
 
-/// A stage as the run left it.
 #[derive(Clone, Debug)]
 pub(crate) struct FinishedStage {
     pub(crate) name: String,
@@ -53,18 +52,15 @@ impl FinishedStage {
         SweepFrame::read(table.frame()).ok()
     }
 
-    /// How it ended, in a word.
     pub(crate) fn status(&self) -> &'static str {
         let status = self.result.as_ref().and_then(|result| result.status);
         status.map_or("not run", StageStatus::name)
     }
 
-    /// Wall time of this run, in seconds.
     pub(crate) fn seconds(&self) -> f64 {
         self.result.as_ref().map_or(0.0, |result| result.seconds)
     }
 
-    /// Sentences worth a reader's attention.
     pub(crate) fn findings(&self) -> &[String] {
         let findings = self.result.as_ref().map(|result| &result.findings);
         findings.map_or(&[], Vec::as_slice)

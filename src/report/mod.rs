@@ -54,13 +54,9 @@ pub(crate) use write::write_with;
 /// Why nothing can be shown.
 #[derive(Debug)]
 pub enum ReportError {
-    /// The folder is no run's.
     NotARun(PathBuf),
-    /// A file cannot be read or understood.
     Unreadable { path: PathBuf, why: String },
-    /// A file cannot be written.
     Unwritable { path: PathBuf, why: String },
-    /// A figure cannot be drawn.
     Drawing(String),
 }
 

@@ -41,7 +41,6 @@ pub use storage::{usage, verify};
 pub(crate) struct Options {
     /// The folder that holds one folder per study.
     pub(crate) runs: PathBuf,
-    /// Where models run.
     pub(crate) device: DeviceName,
     /// Bytes that the keys, values and residual streams of prefilled prompts may take, for each model; half of the free memory where none
     /// is given. What does not fit is computed again.
@@ -64,7 +63,6 @@ pub(crate) struct StageReport {
     pub(crate) cells_computed: u64,
     /// Distinct cells found in the cache; for a stage that is cached as a whole, all that it had asked for.
     pub(crate) cells_cached: u64,
-    /// Wall time.
     pub(crate) seconds: f64,
 }
 
@@ -78,7 +76,6 @@ pub(crate) struct RunReport {
     pub(crate) outputs: BTreeMap<String, std::sync::Arc<Artifacts>>,
     /// Full forward passes that a script would make for the stages that are done.
     pub(crate) equivalent_forward_passes: u64,
-    /// Wall time.
     pub(crate) seconds: f64,
     /// Why stages gave no output, each with the name of the stage; one at most unless the run was to keep going.
     pub(crate) failures: Vec<(String, StageError)>,
@@ -87,7 +84,6 @@ pub(crate) struct RunReport {
 /// What happens while a study runs.
 #[derive(Debug)]
 pub(crate) enum Event<'a> {
-    /// The run's folder was made.
     Started {
         run_dir: &'a std::path::Path,
         /// What a reader should know of models and prompt sets.
@@ -112,7 +108,6 @@ pub(crate) enum Event<'a> {
     },
     StageEnded {
         report: &'a StageReport,
-        /// Sentences worth a reader's attention.
         findings: &'a [String],
     },
 }

@@ -35,7 +35,6 @@ pub struct RunSummary {
     pub(crate) state: RunState,
     /// Stages that gave their output.
     pub(crate) stages_done: usize,
-    /// Stages that it was to run.
     pub(crate) stages_planned: usize,
     /// The stages that it failed or stopped in, or that it is computing.
     pub(crate) stages_in_hand: Vec<String>,

@@ -18,7 +18,6 @@ pub(crate) trait Decode: Sized {
 /// A decoded value that remembers where it was written.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Spanned<T> {
-    /// The value.
     pub(crate) value: T,
     /// Where it was written.
     pub(crate) at: Location,

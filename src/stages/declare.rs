@@ -36,7 +36,6 @@ pub(crate) type KeyParts = Map<String, Json>;
 /// How a field decides the key of its stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keyed {
-    /// By its value.
     ByValue,
     /// By the content of what it names: a model, a prompt set, a file, the output of a stage.
     ByContent,
@@ -112,7 +111,6 @@ impl Declared {
     }
 }
 
-/// The type of one field.
 pub(crate) trait FieldType: Decode {
     const KEYED: Keyed = Keyed::ByValue;
 

@@ -70,7 +70,6 @@ parameters! {
 /// What the regex classifier reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scope {
-    /// The continuation.
     Continuation,
     /// The rendered prompt and the continuation, as the study did.
     Full,

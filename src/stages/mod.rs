@@ -212,7 +212,6 @@ pub(crate) static KINDS: &[&Kind] = &[
     &import::KIND,
 ];
 
-/// The kind of that name.
 pub(crate) fn kind_named(name: &str) -> Option<&'static Kind> {
     KINDS.iter().copied().find(|kind| kind.name == name)
 }
@@ -361,7 +360,6 @@ pub(crate) struct InputFile {
 pub struct Inputs {
     /// By name in the study file.
     pub models: BTreeMap<String, Arc<ModelHandle>>,
-    /// By name in the study file.
     pub(crate) prompts: BTreeMap<String, Arc<PromptSet>>,
     pub(crate) files: BTreeMap<PathBuf, Arc<InputFile>>,
     /// By name in the study file.
@@ -373,14 +371,12 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// The model of that name.
     pub(crate) fn model(&self, name: &Name) -> Result<&Arc<ModelHandle>, StageError> {
         self.models
             .get(&name.value)
             .ok_or_else(|| StageError::Internal(format!("model `{}` was not provided", name.value)))
     }
 
-    /// The models of those names.
     pub(crate) fn models_named(
         &self,
         names: &[Name],
@@ -388,7 +384,6 @@ impl Inputs {
         names.iter().map(|name| self.model(name)).collect()
     }
 
-    /// The prompt set of that name.
     pub(crate) fn prompt_set(&self, name: &Name) -> Result<&Arc<PromptSet>, StageError> {
         self.prompts.get(&name.value).ok_or_else(|| {
             StageError::Internal(format!("prompt set `{}` was not provided", name.value))
@@ -421,9 +416,7 @@ pub struct Output {
 pub enum StageError {
     /// A plan's evaluator found that many cells missing and does not compute.
     Missing(u64),
-    /// The person asked to stop.
     Interrupted,
-    /// The model could not do it.
     Model(ModelError),
     /// The inputs do not allow it; says what to change.
     Data(String),
@@ -434,7 +427,6 @@ pub enum StageError {
     /// The cache held what cannot be right; it was moved aside, and what has been made so far may rest on it. Whoever runs stages starts
     /// again.
     Untrusted(String),
-    /// The program is at fault.
     Internal(String),
 }
 

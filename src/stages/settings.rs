@@ -91,9 +91,7 @@ impl FieldType for Words {
 /// What every stage of a study is told.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Settings {
-    /// The messages around a prompt.
     pub(crate) chat: Chat,
-    /// The score rule.
     pub(crate) score: ScoreRule,
 }
 

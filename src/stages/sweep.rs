@@ -35,7 +35,6 @@ pub(crate) enum Mode {
     AblateEverywhere,
 }
 
-/// The unit of α.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AlphaUnit {
     /// The unit direction.
@@ -106,13 +105,10 @@ pub(crate) struct Line {
     pub(crate) direction: String,
     /// The seed behind it, if there is one.
     pub(crate) seed: Option<u64>,
-    /// Layer of the edit.
     pub(crate) layer: usize,
-    /// Site of the edit.
     pub(crate) site: Site,
     /// The unit direction, `[d_model]`.
     pub(crate) vector: Arc<Vector>,
-    /// Length of one unit of α.
     pub(crate) unit_length: f64,
     /// Named groups of prompts; lines share them.
     pub(crate) sets: Arc<[Set]>,
@@ -120,21 +116,17 @@ pub(crate) struct Line {
     pub(crate) builders: Arc<HashSet<String>>,
 }
 
-/// A whole sweep.
 pub(crate) struct Sweep<'a> {
     /// Models, in the order of the table.
     pub(crate) models: Vec<&'a Arc<ModelHandle>>,
     /// The prompts the lines' indices point into.
     pub(crate) prompts: &'a Arc<PromptSet>,
-    /// Directions and places.
     pub(crate) lines: Vec<Line>,
     /// α, in the lines' units.
     pub(crate) alphas: &'a Alphas,
     /// Position of the edit, counted from the end of the prompt.
     pub(crate) position: i64,
-    /// What is done.
     pub(crate) mode: Mode,
-    /// Chat and score rule.
     pub(crate) settings: &'a Settings,
 }
 

@@ -15,14 +15,12 @@ use super::StageError;
 
 type Result<T> = std::result::Result<T, StageError>;
 
-/// A text column.
 pub(super) fn text<S: AsRef<str>>(name: &str, values: impl IntoIterator<Item = S>) -> Column {
     let values: Vec<S> = values.into_iter().collect();
     let values: Vec<&str> = values.iter().map(AsRef::as_ref).collect();
     Series::new(name.into(), values).into()
 }
 
-/// A float64 column.
 pub(super) fn numbers(name: &str, values: Vec<f64>) -> Column {
     Series::new(name.into(), values).into()
 }
@@ -47,7 +45,6 @@ pub(super) fn optional_integers(
     Series::new(name.into(), values).into()
 }
 
-/// A true/false column.
 pub(super) fn flags(name: &str, values: Vec<bool>) -> Column {
     Series::new(name.into(), values).into()
 }
@@ -294,7 +291,6 @@ fn damaged() -> StageError {
     StageError::Internal("it is damaged, or no Parquet file".to_string())
 }
 
-/// The whole of a table.
 pub(super) fn whole(table: &dyn Parts) -> Result<DataFrame> {
     stacked(parts(table))
 }

@@ -11,7 +11,6 @@ use super::measure::{Matched, MatchedRow, Quantity};
 /// How far two sides agree beyond single numbers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Agreement {
-    /// The kind of stage.
     pub(crate) kind: String,
     /// `signs of slopes on α`, or `ranking of patches`.
     pub(crate) what: String,

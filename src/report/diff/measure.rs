@@ -15,11 +15,8 @@ use crate::stages::{Rows, StageError, groups, read_numbers, read_text};
 pub(super) enum Quantity {
     /// Of a prompt.
     Score,
-    /// Mean score of a set.
     Mean,
-    /// Share of a set that is refused.
     RefusalRate,
-    /// Mean effect of a patch.
     MeanDelta,
 }
 
@@ -88,7 +85,6 @@ fn said(value: Option<impl ToString>) -> String {
 pub(super) struct Measurements {
     /// The kind of stage that it is of.
     pub(crate) kind: String,
-    /// The file's name.
     pub(crate) name: String,
     /// Columns: `quantity`, a text for each condition, `value`.
     frames: BTreeMap<Quantity, DataFrame>,

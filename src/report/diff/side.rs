@@ -11,7 +11,6 @@ use crate::stages::{kind_of, published_table};
 
 use super::measure::Measurements;
 
-/// What a side has.
 #[derive(Debug, Default)]
 pub(super) struct Side {
     /// Of a run, by path in the study.

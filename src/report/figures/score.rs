@@ -4,7 +4,6 @@ use crate::report::{Axis, Figure, FinishedStage, Mark, Panel, Shape, colour};
 
 use super::swept::distinct;
 
-/// Bars in a histogram.
 const BINS: usize = 24;
 /// Bars drawn: ends are rounded outwards.
 const DRAWN: usize = BINS + 1;

@@ -45,7 +45,6 @@ pub(crate) struct Direction {
 /// What two groups of prompts have given.
 #[derive(Default)]
 pub(in crate::stages) struct Extracted {
-    /// At least one.
     pub(crate) directions: Vec<Direction>,
     /// The layers at which the means of the two groups are the same.
     pub(crate) without: Vec<usize>,

@@ -305,7 +305,6 @@ fn builders(json: &Json, said: &Row) -> Option<Builders> {
 
 struct JsonReader<'a> {
     name: &'a str,
-    /// What is said of all rows.
     said: Row,
     counts: Vec<(String, u64)>,
     places: Vec<(Regex, Holds)>,
@@ -338,7 +337,6 @@ impl JsonReader<'_> {
         Ok(())
     }
 
-    /// The row of a value, where one is.
     fn row(&mut self, path: &str, value: &Json) -> Result<(), ImportError> {
         let mut places = self.places.iter();
         let Some((pattern, holds)) = places.find(|(pattern, _)| pattern.is_match(path)) else {

@@ -16,7 +16,6 @@ pub(super) struct Row {
     pub(super) model: Option<String>,
     /// Seed of the direction.
     pub(super) seed: Option<u64>,
-    /// Layer of the edit.
     pub(super) layer: Option<u64>,
     /// How many of the last layers were patched.
     pub(super) k: Option<u64>,

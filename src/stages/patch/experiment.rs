@@ -15,7 +15,6 @@ use super::pairing::Pair;
 /// One way of patching.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Variant {
-    /// The site, one for all layers.
     pub(crate) site: Site,
     /// The layer, or K.
     pub(crate) number: usize,
@@ -53,7 +52,6 @@ pub(super) struct Experiment<'a> {
     pub(crate) recipient: Side,
     /// The prompts that the pairs point into.
     pub(crate) prompts: &'a PromptSet,
-    /// Who gives to whom.
     pub(crate) pairs: Vec<Pair>,
     pub(crate) variants: Vec<Variant>,
     /// Position read and patched, counted from the end of each prompt.

@@ -12,7 +12,6 @@ use super::data;
 use super::grid::{Cell, Grid, Prompt, with_place};
 use super::pool::{self, Estimate, Observation, Tally};
 
-/// One row.
 #[derive(Clone, Debug)]
 pub(super) struct Description<'a> {
     pub(crate) grid: &'a Grid,

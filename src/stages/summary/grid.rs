@@ -67,15 +67,12 @@ pub(super) struct Grid {
     pub(crate) model: String,
     pub(crate) layer: i64,
     pub(crate) site: String,
-    /// The direction's label.
     pub(crate) direction: String,
-    /// Ascending, each once.
     pub(crate) alphas: Vec<f64>,
     /// One per seed, at least one.
     pub(crate) lines: Vec<Line>,
 }
 
-/// One direction.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
     pub(crate) seed: Option<i64>,
@@ -105,13 +102,10 @@ pub(super) struct Prompt {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cell {
     pub(crate) alpha: f64,
-    /// How many prompts.
     pub(crate) n: u64,
-    /// Their mean score.
     pub(crate) score: f64,
     /// With ddof 0.
     pub(crate) std: f64,
-    /// How many of them are refused.
     pub(crate) refused: u64,
 }
 
@@ -123,7 +117,6 @@ pub(super) struct Rates {
 }
 
 impl Line {
-    /// The set of that name.
     pub(super) fn set(&self, name: &str) -> Option<&Set> {
         self.sets.iter().find(|set| set.name == name)
     }

@@ -20,7 +20,6 @@ pub(super) struct Points {
     pub(crate) edge: Option<RatePoint>,
     /// Smallest |α| at which the harmful rate meets its target.
     pub(crate) harmful: Option<RatePoint>,
-    /// The largest gap.
     pub(crate) gap: Option<RatePoint>,
 }
 

@@ -13,7 +13,6 @@ use crate::stats::{self, Interval, StatsError};
 /// A number of one prompt, and how much it counts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Observation<'a> {
-    /// Id of the prompt.
     pub(crate) prompt: &'a str,
     pub(crate) value: f64,
     /// Weight, above 0.
@@ -68,9 +67,7 @@ pub(super) fn mean(
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(crate) rows: u64,
-    /// Rows refused.
     pub(crate) refused: u64,
-    /// Distinct prompts among the rows.
     pub(crate) prompts: u64,
 }
 

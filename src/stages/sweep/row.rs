@@ -42,7 +42,6 @@ pub(crate) struct SweptPrompt<'a> {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct SweptGroup {
-    /// How many prompts.
     pub(crate) n: Option<i64>,
     pub(crate) mean: Option<f64>,
     /// With the ddof of the source.

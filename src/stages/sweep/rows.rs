@@ -4,7 +4,6 @@ use super::Line;
 
 /// One row of the table, before its score.
 pub(super) struct Row<'a> {
-    /// Number of the model.
     pub(super) model: usize,
     pub(super) line: &'a Line,
     pub(super) alpha: f64,

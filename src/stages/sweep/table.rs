@@ -23,7 +23,6 @@ pub(crate) struct SweepTable {
     /// Scores above it are refusals.
     pub(super) threshold: f64,
     pub(super) rows: Rows,
-    /// By row.
     pub(super) scores: Vec<f64>,
 }
 
