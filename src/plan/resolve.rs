@@ -77,7 +77,9 @@ impl From<&FileStamp> for WeightStamp {
 /// Whether a model that is not on this machine may be fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fetch {
+    /// It is fetched.
     AsNeeded,
+    /// It is left out of the inputs.
     Never,
 }
 

@@ -416,7 +416,9 @@ pub struct Output {
 pub enum StageError {
     /// A plan's evaluator found that many cells missing and does not compute.
     Missing(u64),
+    /// The person asked to stop.
     Interrupted,
+    /// The model could not do it.
     Model(ModelError),
     /// The inputs do not allow it; says what to change.
     Data(String),
@@ -427,6 +429,7 @@ pub enum StageError {
     /// The cache held what cannot be right; it was moved aside, and what has been made so far may rest on it. Whoever runs stages starts
     /// again.
     Untrusted(String),
+    /// The program is at fault.
     Internal(String),
 }
 
