@@ -24,6 +24,11 @@ pub(super) struct InitArguments {
 pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
     let file = &arguments.file;
     let name = shown(file);
+    if file.extension().is_none_or(|ending| ending != "toml") {
+        return Err(Failure::Usage(format!(
+            "`{name}` does not end in `.toml`, as what is written does; name such a file"
+        )));
+    }
     write_new(file, STARTER).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => Failure::Usage(format!(
             "`{name}` exists already; name another file, or remove it"

@@ -51,7 +51,17 @@ impl Address {
         };
         let host = uri.host().filter(|host| !host.is_empty());
         let host = host.ok_or_else(invalid)?.to_ascii_lowercase();
-        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let (_, place) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let port = match (uri.port_u16(), place.rsplit_once(':')) {
+            (Some(port), _) => port,
+            // A number that is no port's; of an IPv6 address the last colon stands in brackets.
+            (None, Some((_, port))) if !port.is_empty() && !port.ends_with(']') => {
+                return Err(format!("its port `{port}` is none: expected 1 to 65535"));
+            }
+            (None, _) if https => 443,
+            (None, _) => 80,
+        };
         let origin = Origin { https, host, port };
         Ok(Self { uri, origin })
     }
@@ -132,8 +142,12 @@ mod tests {
         assert!(!same("https://hub.test/a", "https://hub.test:8443/a"));
         assert!(!same("https://hub.test/a", "https://hub.test.evil.test/a"));
         assert!(!same("http://127.0.0.1:80/", "http://localhost/"));
+        assert!(same("http://[::1]/", "http://[::1]:80/"));
+        assert!(same("https://me:secret@hub.test/", "https://hub.test/"));
         for bad in [
             "",
+            "https://hub.test:99999/",
+            "http://[::1]:99999/",
             "hub.test",
             "/path",
             "ftp://hub.test/",

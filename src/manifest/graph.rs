@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::files;
 use crate::plan::{StageSpec, Study};
 use crate::stages::{Name, Product, Splits};
 
@@ -84,7 +85,9 @@ fn field_of(spec: &StageSpec, name: &Name) -> String {
     field.unwrap_or_default().to_string()
 }
 
-/// The stages of a study, each after those it refers to.
+/// The stages of a study, each after those it refers to. One whose name cannot name files, which is never run, is left out.
 pub(crate) fn graph(study: &Study) -> Vec<Node> {
-    study.stages.iter().map(Node::of).collect()
+    let stages = study.stages.iter();
+    let named = stages.filter(|spec| files::is_plain_name(&spec.name));
+    named.map(Node::of).collect()
 }

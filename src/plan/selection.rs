@@ -25,6 +25,8 @@ pub(super) struct Needed {
     pub(super) prompts: BTreeSet<String>,
     /// The paths of their entries in the study; none where everything is needed.
     entries: Option<Vec<String>>,
+    /// Whether one of them may import files, and so reads the section for that.
+    imports: bool,
 }
 
 /// Sections whose entries are needed one by one.
@@ -89,11 +91,16 @@ impl Needed {
                 entries = Some(paths.collect());
             }
         }
+        let imports = stages.iter().any(|name| {
+            let decoded = study.stages.iter().find(|spec| spec.name == *name);
+            decoded.is_none_or(|spec| !spec.stage.needs().files.is_empty())
+        });
         Ok(Needed {
             stages,
             models,
             prompts,
             entries,
+            imports,
         })
     }
 
@@ -109,7 +116,10 @@ impl Needed {
         let is_of_an_entry = SECTIONS
             .iter()
             .any(|section| is_below(section) && at.path() != *section);
-        !is_of_an_entry || entries.iter().any(|entry| is_below(entry))
+        match is_of_an_entry {
+            true => entries.iter().any(|entry| is_below(entry)),
+            false => self.imports || !is_below("import"),
+        }
     }
 }
 

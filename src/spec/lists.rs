@@ -208,7 +208,12 @@ where
 /// `"0..20"` as numbers; `None` where the text is not of that form.
 fn range(text: &str) -> Option<Range<u64>> {
     let (start, end) = text.split_once("..")?;
-    Some(start.trim().parse().ok()?..end.trim().parse().ok()?)
+    // Without a sign, which `parse` would take.
+    let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => text.parse().ok(),
+        false => None,
+    };
+    Some(number(start.trim())?..number(end.trim())?)
 }
 
 fn check_range(node: &Node, range: Range<u64>, problems: &mut Problems) -> Option<Range<u64>> {
@@ -341,6 +346,7 @@ error: `alpha` holds the number `1.0` twice
         };
         assert_eq!(list("20"), vec![20]);
         assert_eq!(list("[20, 23]"), vec![20, 23]);
+        assert!(decode::<Layers>("\"+2..4\"").is_err());
         assert_eq!(list("\"2..4\""), vec![2, 3]);
     }
 }

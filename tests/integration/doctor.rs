@@ -142,7 +142,7 @@ fn a_sound_machine_before_and_after_a_run() {
     let files = files_below(&bench.path("cache"));
     let after = doctor(&bench, &[]);
     assert_eq!(after.code, 0, "{after:?}");
-    assert_snapshot!(redacted(line(&after, "cache")), @"ok       cache       [n] files, [size]");
+    assert_snapshot!(redacted(line(&after, "cache")), @"ok       cache       [n] files, [size], of which records and headers were read");
     assert_snapshot!(redacted(line(&after, "cache disk")), @"ok       cache disk  `cache` can be written, [size] are free on its disk");
     assert_eq!(
         files_below(&bench.path("cache")),

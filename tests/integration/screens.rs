@@ -454,6 +454,8 @@ fn a_starter_file_is_written_once_and_can_be_planned_but_for_its_inputs() {
     ");
     let text = std::fs::read_to_string(bench.path("mine.toml")).unwrap();
     assert_snapshot!(bench.dial(&["init", "mine.toml"]).message(2), @"error: `mine.toml` exists already; name another file, or remove it");
+    assert_snapshot!(bench.dial(&["init", "mine.yaml"]).message(2), @"error: `mine.yaml` does not end in `.toml`, as what is written does; name such a file");
+    assert!(!bench.path("mine.yaml").exists());
     assert_eq!(
         std::fs::read_to_string(bench.path("mine.toml")).unwrap(),
         text

@@ -263,3 +263,32 @@ fn a_stage_that_cannot_be_read_is_needed_where_it_names_what_runs() {
     assert_eq!(said.code, 0, "{said:?}");
     assert!(said.stderr.contains("warning: "), "{said:?}");
 }
+
+#[test]
+fn a_section_that_no_selected_stage_reads_is_not_needed() {
+    let said = warning("[import]\nlayer = \"x\"\n");
+    assert!(
+        said.contains("warning: `import.layer` is the string `x`"),
+        "{said}"
+    );
+}
+
+/// It is in no file of the run's folder, which can be read again.
+#[test]
+fn a_stage_that_cannot_name_files_is_left_out_of_the_run() {
+    let bench = bench();
+    let study = format!(
+        "{SOUND}[stages.\"a/b\"]\nkind = \"score\"\nmodel = \"inst\"\nprompts = \"main\"\n"
+    );
+    let said = run(&bench, &study, &["--only", "score"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(
+        said.stderr
+            .contains("warning: stage name `a/b` cannot name a file"),
+        "{said:?}"
+    );
+    for command in ["report", "show"] {
+        let again = bench.dial(&[command, "runs/study/latest"]);
+        assert_eq!(again.code, 0, "{again:?}");
+    }
+}

@@ -114,7 +114,7 @@ pub(super) fn cache(place: &Path) -> Vec<Check> {
 fn content(health: &Health) -> Check {
     const NAME: &str = "cache";
     let mut parts = vec![format!(
-        "{}, {}",
+        "{}, {}, of which records and headers were read",
         counted(health.files, "file"),
         DecimalBytes(health.bytes)
     )];
