@@ -38,7 +38,7 @@ pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
     let beside = file.with_file_name(SCHEMA);
     let schema_name = shown(&beside);
     let text = schema::text();
-    let told = match write_new(&beside, &text) {
+    let written = match write_new(&beside, &text) {
         Ok(()) => format!("wrote {name} and, for editors, {schema_name}"),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             if files::read_text(&beside, files::SETTINGS_BYTES).is_ok_and(|found| found == text) {
@@ -56,7 +56,7 @@ pub(super) fn init(arguments: &InitArguments) -> Result<(), Failure> {
         }
     };
     tell(&format!(
-        "{told}\nedit its models and prompts, then: dial plan {name}"
+        "{written}\nedit its models and prompts, then: dial plan {name}"
     ));
     Ok(())
 }

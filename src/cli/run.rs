@@ -179,10 +179,10 @@ fn ending(report: &RunReport, has_page: bool) -> Result<(), Failure> {
         }
         return Ok(());
     };
-    let told = |(stage, error): &(String, StageError)| format!("stage `{stage}`: {error}");
+    let of_stage = |(stage, error): &(String, StageError)| format!("stage `{stage}`: {error}");
     if let StageError::Interrupted = last {
         for failed in &report.failures[..report.failures.len() - 1] {
-            tell(&format!("error: {}", told(failed)));
+            tell(&format!("error: {}", of_stage(failed)));
         }
         tell(&format!(
             "interrupted in stage `{stage}`; all that was computed is kept"
@@ -196,7 +196,7 @@ fn ending(report: &RunReport, has_page: bool) -> Result<(), Failure> {
     let mut message = report
         .failures
         .iter()
-        .map(told)
+        .map(of_stage)
         .collect::<Vec<_>>()
         .join("\nerror: ");
     let blocked = report

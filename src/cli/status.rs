@@ -105,14 +105,14 @@ fn to_resume(resumes: Vec<Resume>) -> String {
             commands.push(command);
         }
     }
-    let told = by_remark.into_iter().map(|(remark, commands)| {
+    let parts = by_remark.into_iter().map(|(remark, commands)| {
         let heading = match remark {
             None => "to resume".to_string(),
             Some(remark) => format!("to resume as it was ({remark})"),
         };
         format!("\n{heading}:\n    {}\n", commands.join("\n    "))
     });
-    told.collect()
+    parts.collect()
 }
 
 /// The commands that draw reports of runs that were stopped when all else was done.

@@ -145,7 +145,7 @@ pub(crate) struct Stage {
     pub(crate) status: Option<StageStatus>,
     pub(crate) seconds: f64,
     /// Of its record in the cache, where it has one.
-    #[serde(deserialize_with = "known", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<Key>,
     /// What its key was made of, in canonical form.
     #[serde(skip_serializing_if = "Json::is_null")]

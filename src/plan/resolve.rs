@@ -137,7 +137,9 @@ pub(crate) fn open_selected(
     let sources = document.sources.clone();
     let mut problems = Problems::default();
     let Some(study) = Study::read(document, default_name, &mut problems) else {
-        return Err(PlanError::Study(problems.told(&sources, Severity::Error)));
+        return Err(PlanError::Study(
+            problems.into_diagnostics(&sources, Severity::Error),
+        ));
     };
     let needed = Needed::new(selection, &study).map_err(PlanError::UnknownStage)?;
     let mut opening = Opening {
@@ -166,12 +168,16 @@ pub(crate) fn open_selected(
     let (errors, warnings) = problems.split(|at| needed.concerns(at));
     let cache = match cache {
         Some(cache) if errors.is_empty() => cache,
-        _ => return Err(PlanError::Study(errors.told(&sources, Severity::Error))),
+        _ => {
+            return Err(PlanError::Study(
+                errors.into_diagnostics(&sources, Severity::Error),
+            ));
+        }
     };
     inputs.findings = findings(&study, &inputs);
     Ok(Opened {
         wanted: needed.stages,
-        warnings: warnings.told(&sources, Severity::Warning),
+        warnings: warnings.into_diagnostics(&sources, Severity::Warning),
         study,
         inputs,
         cache,
@@ -293,12 +299,18 @@ impl<'s> Opening<'s> {
             let forecast = spec.stage.forecast(inputs);
             inputs.forecasts.insert(spec.name.clone(), forecast);
         }
-        let mut told = BTreeSet::new();
+        let mut reported = BTreeSet::new();
         for spec in self.stages() {
             let (inputs, problems) = (&self.inputs, &mut self.problems);
             spec.stage.check(inputs, problems);
             let needs = spec.stage.needs();
-            check_prompts(&needs, &self.study.settings, inputs, &mut told, problems);
+            check_prompts(
+                &needs,
+                &self.study.settings,
+                inputs,
+                &mut reported,
+                problems,
+            );
             check_size(spec, inputs, problems);
         }
         let asked = self.study.stages.iter();

@@ -73,7 +73,7 @@ pub(crate) fn set_aside_records(
     is_wrong: impl Fn(&StageRecord) -> bool,
 ) -> Result<Vec<StoredFile>, CacheError> {
     let files = cache.files(FileKind::Record)?.into_iter();
-    let mut left: Vec<(StoredFile, StageRecord)> = files
+    let mut trusted: Vec<(StoredFile, StageRecord)> = files
         .filter_map(|file| {
             let record = cache.record_in(&file)?;
             Some((file, record))
@@ -82,7 +82,7 @@ pub(crate) fn set_aside_records(
     let mut contents: HashSet<String> = HashSet::new();
     let mut set_aside = Vec::new();
     loop {
-        let (wrong, sound): (Vec<_>, Vec<_>) = left.into_iter().partition(|(_, record)| {
+        let (wrong, sound): (Vec<_>, Vec<_>) = trusted.into_iter().partition(|(_, record)| {
             let inputs = record.key_parts["stages"].as_array();
             let mut inputs = inputs.into_iter().flatten().filter_map(Json::as_str);
             inputs.any(|content| contents.contains(content)) || is_wrong(record)
@@ -95,6 +95,6 @@ pub(crate) fn set_aside_records(
             contents.insert(record.content().to_string());
             set_aside.push(file);
         }
-        left = sound;
+        trusted = sound;
     }
 }

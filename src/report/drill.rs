@@ -92,8 +92,9 @@ pub(super) fn drilled(run: &FinishedRun) -> Vec<DrilledSet> {
         };
         sets[at].add(stage, by_prompt, table);
     }
-    let mut left = TEXT_BYTES;
-    sets.iter_mut().for_each(|set| set.keep_texts(&mut left));
+    let mut free_bytes = TEXT_BYTES;
+    sets.iter_mut()
+        .for_each(|set| set.keep_texts(&mut free_bytes));
     sets
 }
 
@@ -171,6 +172,10 @@ impl DrilledSet {
 
     fn add_scores(&mut self, table: &Table, prompts: &[usize]) {
         let (models, scores) = (table.texts("model"), table.numbers("score"));
+        // Another stage of scores may have had fewer prompts.
+        for earlier in &mut self.scores {
+            earlier.values.resize(self.prompts.len(), None);
+        }
         for (row, &prompt) in prompts.iter().enumerate() {
             let at = match self.scores.iter().position(|s| s.model == models[row]) {
                 Some(at) => at,
@@ -350,15 +355,31 @@ mod tests {
             texts: [0, 1, 2, 3, 0, 1, 2, 3].map(text).into(),
             ..DrilledSet::default()
         };
-        let mut left = 170;
-        set.keep_texts(&mut left);
+        let mut free_bytes = 170;
+        set.keep_texts(&mut free_bytes);
         let kept: Vec<usize> = set.texts.iter().map(|text| text.prompt).collect();
-        assert_eq!((kept, set.without_texts, left), (vec![0, 1, 0, 1], 2, 0));
+        assert_eq!(
+            (kept, set.without_texts, free_bytes),
+            (vec![0, 1, 0, 1], 2, 0)
+        );
         let mut small = DrilledSet {
             texts: vec![text(0)],
             ..DrilledSet::default()
         };
         small.keep_texts(&mut 40);
         assert_eq!((small.texts.len(), small.without_texts), (1, 0));
+    }
+
+    #[test]
+    fn a_second_stage_of_scores_may_have_further_prompts() {
+        let table = |text: &str| Table::from_csv(text, "scores.csv").unwrap();
+        let few = table("model,id,split,category,score\nm,a,s,c,1\n");
+        let more = table("model,id,split,category,score\nm,b,s,c,2\nm,a,s,c,3\n");
+        let mut set = DrilledSet::default();
+        for scores in [&few, &more] {
+            let prompts = set.prompts_of(scores);
+            set.add_scores(scores, &prompts);
+        }
+        assert_eq!(set.scores[0].values, [Some(3.0), Some(2.0)]);
     }
 }

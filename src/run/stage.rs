@@ -142,8 +142,8 @@ impl Runner<'_> {
         }
         self.folder.stage_computes(name)?;
         // One that is not cached is just run: its cells may be what a forced run that was killed has left.
-        let again = forced && cached.is_some();
-        let (record, directions) = self.compute(stage, walk, again, report)?;
+        let recompute = forced && cached.is_some();
+        let (record, directions) = self.compute(stage, walk, recompute, report)?;
         report.status = StageStatus::Computed;
         if let (Some(cached), true) = (&cached, forced) {
             if record.content() != cached.content() {
@@ -158,17 +158,17 @@ impl Runner<'_> {
         Ok((Box::new(record), artifacts))
     }
 
-    /// Runs a stage, its cached cells computed `again` or not, and stores what it gives, but not yet its record. Also its directions.
+    /// Runs a stage, its cached cells, too, with `recompute`, and stores what it gives, but not yet its record. Also its directions.
     fn compute(
         &mut self,
         stage: &Visited<'_>,
         walk: &Walk<'_>,
-        again: bool,
+        recompute: bool,
         report: &mut StageReport,
     ) -> Result<(StageRecord, Vec<Direction>), StageError> {
         let started = Instant::now();
         let weights = weights(stage.spec, &walk.inputs);
-        let (mut output, packs) = self.evaluate(stage.spec, walk, (again, &weights), report)?;
+        let (mut output, packs) = self.evaluate(stage.spec, walk, (recompute, &weights), report)?;
         output.findings.extend(rounding(stage.spec, &walk.inputs));
         let stored = StoredOutput::store(&output, walk.cache)?;
         let record = StageRecord {
@@ -191,7 +191,7 @@ impl Runner<'_> {
         &mut self,
         spec: &StageSpec,
         walk: &Walk<'_>,
-        (again, weights): (bool, &[Key]),
+        (recompute, weights): (bool, &[Key]),
         report: &mut StageReport,
     ) -> Result<(Output, Vec<Key>), StageError> {
         let mut origin = self.folder.origin(spec);
@@ -212,7 +212,7 @@ impl Runner<'_> {
             self.stop,
             &mut on_event,
         );
-        if again {
+        if recompute {
             evaluator.values.compare();
         }
         let outcome = spec.stage.run(&walk.inputs, &mut evaluator);

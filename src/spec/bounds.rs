@@ -31,9 +31,9 @@ impl Room {
     /// Takes room for a value with so many bytes of text and path. Whether there is enough.
     pub(super) fn take(&mut self, text_bytes: usize) -> bool {
         let bytes = text_bytes.saturating_add(BYTES_OF_A_VALUE);
-        let left = self.bytes.checked_sub(bytes);
-        self.bytes = left.unwrap_or(0);
-        left.is_some()
+        let remaining = self.bytes.checked_sub(bytes);
+        self.bytes = remaining.unwrap_or(0);
+        remaining.is_some()
     }
 
     /// What to say once there is no room; none when it has been said.

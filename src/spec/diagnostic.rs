@@ -276,12 +276,12 @@ impl Problems {
     pub(crate) fn finish(self, sources: &Sources) -> Result<(), Diagnostics> {
         match self.kept.is_empty() {
             true => Ok(()),
-            false => Err(self.told(sources, Severity::Error)),
+            false => Err(self.into_diagnostics(sources, Severity::Error)),
         }
     }
 
     /// All that was collected, in the order of the files.
-    pub(crate) fn told(mut self, sources: &Sources, severity: Severity) -> Diagnostics {
+    pub(crate) fn into_diagnostics(mut self, sources: &Sources, severity: Severity) -> Diagnostics {
         self.kept.sort_by_key(|diagnostic| {
             let at = diagnostic.at.as_ref()?;
             Some((at.source(), at.span().map(|span| span.start)))

@@ -79,9 +79,9 @@ impl Field {
             Keyed::No => "No number depends on it.",
             _ => "",
         };
-        let told = [self.about.as_str(), of_type, no_number];
-        let told: Vec<&str> = told.into_iter().filter(|text| !text.is_empty()).collect();
-        schema["description"] = told.join(" ").into();
+        let texts = [self.about.as_str(), of_type, no_number];
+        let texts: Vec<&str> = texts.into_iter().filter(|text| !text.is_empty()).collect();
+        schema["description"] = texts.join(" ").into();
         if let Some(default) = &self.default {
             schema["default"] = default.clone();
         }

@@ -221,12 +221,12 @@ pub(super) fn check_layers(
             continue;
         };
         let n_layers = model.config().n_layers;
-        let mut told = None;
+        let mut reported = None;
         for layer in list {
             // The layers of a range stand in one place; one of them is enough.
-            if layer.value >= n_layers && told != Some(&layer.at) {
+            if layer.value >= n_layers && reported != Some(&layer.at) {
                 check_layer(layer.value, &layer.at, &name.value, n_layers, problems);
-                told = Some(&layer.at);
+                reported = Some(&layer.at);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What is said for all stages of a study: the chat around a prompt, the score rule, and where published files lie.
+//! What is said for all stages of a study: the chat around a prompt and the score rule.
 
 use std::sync::Arc;
 

@@ -184,18 +184,18 @@ fn choose(mut items: Vec<Item>, total_bytes: u64, criteria: &Criteria) -> Vec<Wh
     };
     let per_byte = |item: &Item| item.seconds / item.bytes.max(1) as f64;
     items.sort_by(|a, b| per_byte(a).total_cmp(&per_byte(b)));
-    let mut left = total_bytes;
+    let mut kept_bytes = total_bytes;
     let mut chosen = Vec::new();
     let (now_gone, rest): (Vec<Item>, Vec<Item>) = items
         .into_iter()
         .partition(|item| is_old(item) || criteria.unreferenced && !item.referenced);
     for item in now_gone {
-        left = left.saturating_sub(item.bytes);
+        kept_bytes = kept_bytes.saturating_sub(item.bytes);
         chosen.push(item.what);
     }
     for item in rest {
-        if criteria.keep_bytes.is_some_and(|most| left > most) {
-            left = left.saturating_sub(item.bytes);
+        if criteria.keep_bytes.is_some_and(|most| kept_bytes > most) {
+            kept_bytes = kept_bytes.saturating_sub(item.bytes);
             chosen.push(item.what);
         }
     }
