@@ -4,7 +4,8 @@
 //! The folder goes into RUNPATH rather than RPATH: the loader reads `LD_LIBRARY_PATH` before it, which lets
 //! one binary run against another installation of the same version, say a PyTorch with CUDA. RUNPATH does not
 //! reach the libraries that libtorch_cpu.so itself needs; those it finds beside itself, by its own `$ORIGIN`.
-//! Nothing here forces libtorch_cuda.so to be linked: the program opens it when a CUDA device is asked for.
+//! Nothing here forces libtorch_cuda.so to be linked: the program opens it when a CUDA device is asked for. And `dial` is kept from being linked
+//! with libtorch at all, so that it starts at once; `dial-engine` is.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -16,12 +17,35 @@ const FETCHED_LIBRARIES: &str = "third_party/libtorch/lib";
 const PRINT_TORCH_FOLDER: &str = "import importlib.util as util; \
     print(util.find_spec('torch').submodule_search_locations[0])";
 
+/// What the initialisers of the bindings' C++ part use of libtorch.
+const USED_BY_INITIALISERS: [&str; 7] = [
+    "_ZN3c1019UndefinedTensorImpl10_singletonE",
+    "_ZN3c106detail23torchInternalAssertFailEPKcS2_jS2_RKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE",
+    "_ZN3c106detail23torchInternalAssertFailEPKcS2_jS2_S2_",
+    "_ZN5torch3jit6tracer12TracingStateD1Ev",
+    "_ZNK3c1010TensorImpl15decref_pyobjectEv",
+    "_ZNK3c1010TensorImpl15incref_pyobjectEv",
+    "_ZNK3c106IValue12isTensorListEv",
+];
+
+/// Leaves those initialisers out of the program.
+const LEAVES_OUT_INITIALISERS: &str = "\
+SECTIONS
+{
+  /DISCARD/ : { *torch_api*(.init_array) }
+}
+INSERT AFTER .text;
+";
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     match linked_libraries() {
         Ok(folder) => {
             println!("cargo::rerun-if-changed={}", folder.display());
             emit_link_arguments(&folder);
+            if let Err(error) = keep_libtorch_out_of_dial() {
+                println!("cargo::error=cannot write the linker's script: {error}");
+            }
         }
         Err(message) => println!("cargo::error={message}"),
     }
@@ -41,6 +65,24 @@ fn emit_link_arguments(linked: &Path) {
     emit_runpath(&format!("$ORIGIN/../../{FETCHED_LIBRARIES}"));
     emit_runpath(&format!("$ORIGIN/../../../{FETCHED_LIBRARIES}"));
     emit_runpath(&fetched.display().to_string());
+}
+
+/// `dial` reaches nothing of libtorch (`src/model/linked.rs`), and the linker leaves out what is not reached, and libraries of which nothing is
+/// left. But it takes every initialiser of an object file for reached, and the bindings' C++ part has two, for globals that only its functions
+/// use. They are left out here, and what they alone use becomes the address of `main`, which nobody calls. Where a linker does otherwise, or
+/// another version uses other symbols, libtorch is loaded when `dial` starts: slower, and as right. A test holds that it is not.
+fn keep_libtorch_out_of_dial() -> std::io::Result<()> {
+    if !env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
+        return Ok(());
+    }
+    let folder = env::var_os("OUT_DIR").unwrap_or_default();
+    let script = Path::new(&folder).join("leave-out-initialisers.ld");
+    std::fs::write(&script, LEAVES_OUT_INITIALISERS)?;
+    println!("cargo::rustc-link-arg-bin=dial=-Wl,-T,{}", script.display());
+    for symbol in USED_BY_INITIALISERS {
+        println!("cargo::rustc-link-arg-bin=dial=-Wl,--defsym={symbol}=main");
+    }
+    Ok(())
 }
 
 fn emit_runpath(folder: &str) {

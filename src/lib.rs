@@ -29,6 +29,8 @@ mod spec;
 mod stages;
 mod stats;
 
+pub use model::link_libtorch;
+
 /// What the benchmarks, and the tests that feed the readers odd bytes, use of the inside: no promise to anybody else.
 #[doc(hidden)]
 pub mod inside {
@@ -38,8 +40,8 @@ pub mod inside {
     pub mod model {
         pub use crate::model::{
             Cell, Cells, DeviceName, Edit, Evaluator, HookPoint, Intervention, ModelConfig,
-            ModelHandle, Positions, Readout, Site, Step, Tokens, Value, Vector, locate,
-            locate_without_fetching, random_unit_vector, set_threads,
+            ModelHandle, Positions, Readout, Site, Step, Tokens, Value, Vector, link_libtorch,
+            locate, locate_without_fetching, random_unit_vector, set_threads,
         };
         pub mod config {
             pub use crate::model::config::{Architecture, Rope, RopeScaling};

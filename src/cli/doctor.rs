@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::waiting::Waiting;
 use super::{Exit, Failure, Format, print, print_json};
-use crate::harmless;
+use crate::{harmless, model};
 
 #[derive(Args)]
 pub(super) struct DoctorArguments {
@@ -97,6 +97,7 @@ impl Check {
 }
 
 pub(super) fn doctor(arguments: &DoctorArguments) -> Result<(), Failure> {
+    model::check_linked().map_err(|_| Failure::NeedsLibtorch)?;
     let waiting = Waiting::for_("looking at the machine, the hub and the cache");
     let mut checks = vec![
         machine::libtorch(),

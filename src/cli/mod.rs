@@ -10,6 +10,7 @@ mod dag;
 mod data;
 mod diff;
 mod doctor;
+mod engine;
 mod exit;
 mod explain;
 mod init;
@@ -32,9 +33,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use exit::Exit;
 
-use crate::model::DeviceName;
+use crate::model::{DeviceName, ModelError};
 use crate::plan::{Fetch, Opened, PlanError, Selection, open_selected};
 use crate::spec;
+use crate::stages::StageError;
 use crate::{files, harmless, machine};
 
 /// Run activation-steering studies of language models, described in one TOML file.
@@ -120,6 +122,22 @@ enum Failure {
     Other(Exit, String),
     /// The person stopped it; the message was given.
     Interrupted,
+    /// Nothing has been done yet, and what is to be done takes libtorch, which this program is not linked with.
+    NeedsLibtorch,
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::Study(diagnostics) => Failure::Study(diagnostics),
+            PlanError::UnknownStage(message) => Failure::Usage(message),
+            PlanError::Stage {
+                error: StageError::Model(ModelError::NeedsLibtorch),
+                ..
+            } => Failure::NeedsLibtorch,
+            other => Failure::Failed(other.to_string()),
+        }
+    }
 }
 
 /// Runs the program, and ends the process.
@@ -153,6 +171,7 @@ pub fn main() -> ! {
         Err(Failure::Failed(message)) => complain(&message, Exit::Failed),
         Err(Failure::Other(exit, message)) => complain(&message, exit),
         Err(Failure::Interrupted) => Exit::Interrupted,
+        Err(Failure::NeedsLibtorch) => complain(&engine::go_on(), Exit::Failed),
     };
     let _ = std::io::stdout().flush();
     // Every file is closed by now. Taking libtorch down piece by piece would cost more than a rerun that has nothing to do.
@@ -242,12 +261,7 @@ fn open(
         .map(|stem| stem.to_string_lossy());
     let name = name.as_deref().unwrap_or("study");
     let name = &name.replace(char::REPLACEMENT_CHARACTER, "_");
-    let opened = open_selected(document, name, &arguments.cache, fetch, selection);
-    let opened = opened.map_err(|error| match error {
-        PlanError::Study(diagnostics) => Failure::Study(diagnostics),
-        PlanError::UnknownStage(message) => Failure::Usage(message),
-        other => Failure::Failed(other.to_string()),
-    })?;
+    let opened = open_selected(document, name, &arguments.cache, fetch, selection)?;
     Ok((opened, threads))
 }
 

@@ -19,8 +19,7 @@ pub(super) struct PlanArguments {
 pub(super) fn plan(arguments: &PlanArguments) -> Result<(), Failure> {
     let (opened, threads) = open(&arguments.study, Fetch::Never, &Selection::All)?;
     let waiting = Waiting::for_("looking for what is cached");
-    let plan = Plan::new(&opened.study, &opened.inputs, &opened.cache, threads);
-    let plan = plan.map_err(|error| Failure::Failed(error.to_string()))?;
+    let plan = Plan::new(&opened.study, &opened.inputs, &opened.cache, threads)?;
     drop(waiting);
     match arguments.study.format {
         Format::Json => print_json(&as_json(&plan, &opened.inputs.findings)),

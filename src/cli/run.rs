@@ -52,7 +52,6 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
         (None, None) => Selection::All,
     };
     let (opened, _) = open(&arguments.study, Fetch::AsNeeded, &selection)?;
-    tell_warnings(&opened, &selection);
     let stop = stop_on_interrupt();
     let options = Options {
         runs: arguments.runs.clone(),
@@ -71,16 +70,18 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
         .unwrap_or(0);
     let mut console = Console::new(width);
     let mut on_event = |event: Event<'_>| {
-        if let Event::Started { run_dir, .. } = &event
-            && let Err(error) = log.write_to(run_dir)
-        {
-            tell(&format!("warning: no log.jsonl is written: {error}"));
+        if let Event::Started { run_dir, .. } = &event {
+            tell_warnings(&opened, &selection);
+            if let Err(error) = log.write_to(run_dir) {
+                tell(&format!("warning: no log.jsonl is written: {error}"));
+            }
         }
         console.show(&event);
     };
     let report = run::run(&opened, &options, &stop, &mut on_event);
     let report = report.map_err(|error| match error {
         run::RunError::UnknownStage(message) => Failure::Usage(message),
+        run::RunError::NeedsLibtorch => Failure::NeedsLibtorch,
         other => Failure::Failed(other.to_string()),
     })?;
     let drawn = crate::report::write_with(&report.run_dir, &opened.cache);

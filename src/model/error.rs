@@ -48,6 +48,8 @@ pub enum ModelError {
     },
     /// There is not enough memory; says for what.
     Memory(String),
+    /// It takes libtorch, which this program is not linked with.
+    NeedsLibtorch,
     /// The device, the tensor library or an invariant of the evaluation failed.
     Internal(String),
 }
@@ -186,6 +188,9 @@ impl fmt::Display for ModelError {
                 f,
                 "{first} ({more} more cells like this; all others are kept)"
             ),
+            Self::NeedsLibtorch => {
+                f.write_str("it takes libtorch, which is loaded by `dial-engine`")
+            }
             Self::Internal(problem) => f.write_str(problem),
         }
     }

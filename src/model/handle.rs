@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tch::{Device, Kind, Tensor};
-
-use super::cell::{Tokens, Vector};
+use super::cell::Tokens;
 use super::chat::{Chat, ChatTemplate, inserted};
 use super::checkpoint::{Checkpoint, HashShortcut};
 use super::config::{Dtype, ModelConfig};
@@ -272,22 +270,10 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// A unit vector `[d_model]` from a standard normal drawn with libtorch's CPU generator after `manual_seed(seed)`, float32.
-pub fn random_unit_vector(seed: u64, d_model: usize) -> Result<Vector> {
-    // The generator is the process's: nobody else is to seed it in between.
-    static DRAWING: Mutex<()> = Mutex::new(());
-    let _drawing = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
-    tch::manual_seed(seed as i64);
-    let drawn = Tensor::f_randn([d_model as i64], (Kind::Float, Device::Cpu))?;
-    let values = Vec::<f32>::try_from(drawn)?;
-    let squares = values.iter().map(|&x| f64::from(x) * f64::from(x));
-    let norm = squares.sum::<f64>().sqrt();
-    let unit = values.iter().map(|&x| (f64::from(x) / norm) as f32);
-    Ok(Vector::new(unit.collect()))
-}
-
 #[cfg(test)]
 mod tests {
+    use tch::{Device, Kind, Tensor};
+
     use super::*;
 
     /// The allocator really refuses: no machine has a pebibyte.

@@ -9,6 +9,7 @@
 //! transformer                           the arithmetic of a block
 //! prefix, evaluate, generate            cells → values, with as little of that arithmetic as causality allows
 //! parallel, guard, device, libtorch     by how many at a time, with errors that end nothing, where it runs and on what
+//! linked                                what is done with libtorch, as functions that a program need not have
 //! grouped, json                         things that share a key, JSON in which no key is given twice
 //! confined                              templates and tokenizers, which come from outside, within an allowance of memory
 //! ```
@@ -32,6 +33,7 @@ mod guard;
 mod handle;
 mod hooks;
 pub(crate) mod libtorch;
+mod linked;
 mod parallel;
 #[cfg(test)]
 mod parity_tests;
@@ -53,9 +55,11 @@ pub(crate) use checkpoint::{FileStamp, HashShortcut, HubAnswer, HubHealth};
 pub use checkpoint::{locate, locate_without_fetching};
 pub(crate) use config::Dtype;
 pub use config::ModelConfig;
+pub(crate) use device::Provenance;
 pub use device::{DeviceName, set_threads};
-pub(crate) use device::{Provenance, cuda_devices};
 pub(crate) use error::ModelError;
 pub use evaluate::{Evaluator, Step};
-pub use handle::{ModelHandle, random_unit_vector};
+pub use handle::ModelHandle;
 pub use hooks::{HookPoint, Site};
+pub(crate) use linked::{Evaluate, check_linked, cuda_devices, load};
+pub use linked::{link_libtorch, random_unit_vector};

@@ -152,6 +152,11 @@ impl RunFolder {
         self.manifest.stages.clear();
     }
 
+    /// Removes what was written, of a run that has not begun.
+    pub(super) fn discard(self) -> Result<(), CacheError> {
+        self.folder.remove()
+    }
+
     /// Copies a stage's tables and directions out of the cache.
     pub(super) fn add_stage(
         &mut self,

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use crate::machine;
 use crate::model::{
-    self, Cells, DeviceName, Evaluator, ModelConfig, ModelError, ModelHandle, Provenance,
+    self, Cells, DeviceName, Evaluate, ModelConfig, ModelError, ModelHandle, Provenance,
 };
 use crate::stages::Inputs;
 
@@ -21,7 +21,7 @@ pub(super) struct LocalEngine {
     prefix_bytes: Option<usize>,
     /// By fingerprint.
     models: HashMap<blake3::Hash, Arc<ModelHandle>>,
-    loaded: HashMap<blake3::Hash, Evaluator>,
+    loaded: HashMap<blake3::Hash, Box<dyn Evaluate>>,
 }
 
 impl LocalEngine {
@@ -38,7 +38,7 @@ impl LocalEngine {
     }
 
     /// Loads a model. Two models are never needed at once, so the others go where memory is short.
-    fn load(&mut self, model: &ModelHandle) -> Result<Evaluator, ModelError> {
+    fn load(&mut self, model: &ModelHandle) -> Result<Box<dyn Evaluate>, ModelError> {
         let needed = weight_bytes(model);
         if machine::memory().is_some_and(|memory| needed * 2 > memory.available_bytes) {
             self.loaded.clear();
@@ -49,7 +49,7 @@ impl LocalEngine {
         };
         let budget = self.prefix_bytes.unwrap_or_else(half_of_free);
         let started = Instant::now();
-        let evaluator = model.load(self.device, budget)?;
+        let evaluator = model::load(model, self.device, budget)?;
         tracing::info!(
             model = model.name(),
             seconds = started.elapsed().as_secs_f64(),

@@ -13,6 +13,7 @@ mod storage;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,8 +22,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::cache::{CacheError, Lease};
-use crate::model::DeviceName;
-use crate::plan::{Opened, StageSpec, Study, Walk};
+use crate::model::{self, DeviceName, ModelError};
+use crate::plan::{Next, Opened, StageSpec, State, Study, Visited, Visitor, Walk};
 use crate::stages::{Artifacts, StageError};
 
 use engine::Engine;
@@ -117,6 +118,8 @@ pub(crate) enum Event<'a> {
 pub(crate) enum RunError {
     /// There is no stage of that name to compute again.
     UnknownStage(String),
+    /// Cells must be computed, which takes libtorch, and this program is not linked with it. No run has begun.
+    NeedsLibtorch,
     /// The cache or the run's folder cannot be written.
     Cache(CacheError),
 }
@@ -125,6 +128,7 @@ impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RunError::UnknownStage(message) => f.write_str(message),
+            RunError::NeedsLibtorch => write!(f, "{}", ModelError::NeedsLibtorch),
             RunError::Cache(error) => write!(f, "{error}"),
         }
     }
@@ -149,6 +153,9 @@ pub(crate) fn run(
     stop: &AtomicBool,
     on_event: &mut dyn FnMut(Event<'_>),
 ) -> Result<RunReport, RunError> {
+    if !options.force.is_empty() || !all_cached(opened) {
+        model::check_linked().map_err(|_| RunError::NeedsLibtorch)?;
+    }
     let mut engine = LocalEngine::new(&opened.inputs, options.device, options.prefix_bytes);
     run_on(&mut engine, opened, options, stop, on_event)
 }
@@ -191,10 +198,55 @@ fn run_on(
     let mut walk = Walk::new(inputs, cache);
     let stages = study.stages.iter().filter(|s| wanted.contains(&s.name));
     let Ok(()) = walk.go(stages, &mut runner);
+    if report
+        .failures
+        .iter()
+        .any(|(_, error)| needs_libtorch(error))
+    {
+        // Something cached turned out to be damaged.
+        folder.discard()?;
+        return Err(RunError::NeedsLibtorch);
+    }
     report.outputs = walk.inputs.stages;
     report.seconds = started.elapsed().as_secs_f64();
     folder.finish(&report)?;
     Ok(report)
+}
+
+/// Whether the cache has every stage that is to be run.
+fn all_cached(opened: &Opened) -> bool {
+    let stages = &opened.study.stages;
+    let stages = stages.iter().filter(|s| opened.wanted.contains(&s.name));
+    let mut all = AllCached(true);
+    let Ok(()) = Walk::new(&opened.inputs, &opened.cache).go(stages, &mut all);
+    all.0
+}
+
+struct AllCached(bool);
+
+impl Visitor for AllCached {
+    type Error = Infallible;
+
+    fn visit(
+        &mut self,
+        _: Visited<'_>,
+        state: Result<State, CacheError>,
+        _: &mut Walk<'_>,
+    ) -> Result<Next, Infallible> {
+        Ok(match state {
+            Ok(State::Cached(record)) => Next::Known(record, None),
+            _ => {
+                self.0 = false;
+                Next::End
+            }
+        })
+    }
+
+    fn start_over(&mut self) {}
+}
+
+fn needs_libtorch(error: &StageError) -> bool {
+    matches!(error, StageError::Model(ModelError::NeedsLibtorch))
 }
 
 /// Checks that the stages to compute again are among those to run.

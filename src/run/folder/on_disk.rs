@@ -83,6 +83,16 @@ impl OnDisk {
         write_atomically(&self.path.join(file), bytes)
     }
 
+    /// Removes the folder with all that is in it.
+    pub(super) fn remove(self) -> Result<(), CacheError> {
+        self.check_is_there()?;
+        std::fs::remove_dir_all(&self.path).map_err(|source| CacheError::Io {
+            operation: "remove the folder",
+            path: self.path,
+            source,
+        })
+    }
+
     /// Copies an artifact out of the cache.
     pub(super) fn copy(
         &mut self,
