@@ -14,8 +14,10 @@ pub(super) fn go_on() -> String {
         Err(error) => return format!("the program does not find itself: {error}"),
     };
     let engine = here.with_file_name(NAME);
+    let mut arguments = std::env::args_os();
     let error = Command::new(&engine)
-        .args(std::env::args_os().skip(1))
+        .arg0(arguments.next().unwrap_or_default())
+        .args(arguments)
         .exec();
     format!(
         "cannot start `{}`: {error}; it computes with libtorch and belongs beside `dial`: build both with `cargo build --release`, and copy both",

@@ -34,6 +34,7 @@ mod run_folder;
 mod schema;
 mod screens;
 mod selected;
+mod start;
 mod terminal;
 mod two_runs;
 mod untrusted;

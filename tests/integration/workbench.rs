@@ -75,7 +75,12 @@ impl Workbench {
 
     /// The program with these arguments, to be run in the folder.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dial"));
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_dial")), arguments)
+    }
+
+    /// The same of a copy of the program.
+    pub fn command_of(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.current_dir(self.folder.path()).args(arguments);
         command
             .env_remove("RUST_BACKTRACE")
