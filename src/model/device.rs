@@ -7,6 +7,7 @@ use tch::{Cuda, Device};
 
 use super::error::{ModelError, Result};
 use super::libtorch;
+use crate::machine;
 
 /// A device as a person names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +64,7 @@ impl DeviceName {
 ///
 /// # Errors
 /// No CUDA libraries on the library path.
-pub(crate) fn cuda_devices() -> Result<i64> {
+pub(super) fn cuda_devices() -> Result<i64> {
     load_cuda()?;
     Ok(Cuda::device_count())
 }
@@ -89,6 +90,7 @@ fn load_cuda() -> Result<()> {
 pub fn set_threads(count: usize) -> Result<()> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(count)
+        .start_handler(|_| machine::work_in_batches())
         .build_global()
         .map_err(|error| ModelError::Internal(format!("threads: {error}")))
 }
