@@ -13,6 +13,9 @@ use super::Mode;
 use super::row::{Measured, SweepRow, SweptPrompt};
 use super::rows::Rows;
 
+/// Rows that are made before they become columns, which take less memory.
+const ROWS_AT_ONCE: usize = 1 << 12;
+
 /// A sweep that has been run. An ablation has no α.
 #[derive(Debug)]
 pub(crate) struct SweepTable {
@@ -56,8 +59,16 @@ impl Parts for SweepTable {
     }
 
     fn part(&self, rows: Range<usize>) -> Result<DataFrame, StageError> {
-        let rows: Vec<SweepRow<'_>> = rows.map(|number| self.row(number)).collect();
-        SweepRow::table_of_prompts(&rows)
+        let starts = (rows.start..rows.end.max(rows.start + 1)).step_by(ROWS_AT_ONCE);
+        let pieces = starts.map(|start| {
+            let numbers = start..(start + ROWS_AT_ONCE).min(rows.end);
+            let rows: Vec<SweepRow<'_>> = numbers.map(|number| self.row(number)).collect();
+            SweepRow::table_of_prompts(&rows)
+        });
+        let mut table = table::stacked(pieces)?;
+        // In one piece, as it is written.
+        table.rechunk_mut();
+        Ok(table)
     }
 }
 
