@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::quantized::GgmlDType;
 use memmap2::Mmap;
 
 use super::gguf_header::TensorInfo;
 use super::gguf_metadata::TensorFacts;
 use super::host_tensor::decode;
+use super::quantised::Quantisation::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use super::stored::{Format, Stored};
 use crate::model::config::Dtype;
 use crate::model::error::Problem;
@@ -39,21 +39,21 @@ const ROPE_DIVISORS: &str = "rope_freqs.weight";
 /// The most rope divisors: one per pair of a head.
 const MOST_DIVISORS: usize = 1 << 16;
 
-fn supported_type(number: u32) -> Option<GgmlDType> {
+fn supported_type(number: u32) -> Option<Format> {
     Some(match number {
-        0 => GgmlDType::F32,
-        1 => GgmlDType::F16,
-        2 => GgmlDType::Q4_0,
-        3 => GgmlDType::Q4_1,
-        6 => GgmlDType::Q5_0,
-        7 => GgmlDType::Q5_1,
-        8 => GgmlDType::Q8_0,
-        10 => GgmlDType::Q2K,
-        11 => GgmlDType::Q3K,
-        12 => GgmlDType::Q4K,
-        13 => GgmlDType::Q5K,
-        14 => GgmlDType::Q6K,
-        30 => GgmlDType::BF16,
+        0 => Format::Plain(Dtype::Float32),
+        1 => Format::Plain(Dtype::Float16),
+        2 => Format::Quantised(Q4_0),
+        3 => Format::Quantised(Q4_1),
+        6 => Format::Quantised(Q5_0),
+        7 => Format::Quantised(Q5_1),
+        8 => Format::Quantised(Q8_0),
+        10 => Format::Quantised(Q2K),
+        11 => Format::Quantised(Q3K),
+        12 => Format::Quantised(Q4K),
+        13 => Format::Quantised(Q5K),
+        14 => Format::Quantised(Q6K),
+        30 => Format::Plain(Dtype::BFloat16),
         _ => return None,
     })
 }
@@ -119,9 +119,9 @@ impl Tensors {
         let mut all = BTreeMap::new();
         for info in infos {
             let name = info.name.clone();
-            let kind = supported_type(info.kind);
-            let kind = kind.ok_or_else(|| unsupported_type(&name, info.kind))?;
-            let placed = place(path, map, data_start, &info, kind);
+            let format = supported_type(info.kind);
+            let format = format.ok_or_else(|| unsupported_type(&name, info.kind))?;
+            let placed = place(path, map, data_start, &info, format);
             let placed = placed.map_err(|problem| format!("tensor `{name}` {problem}"))?;
             if all.insert(name.clone(), placed).is_some() {
                 return Err(Problem::Invalid(format!(
@@ -193,12 +193,12 @@ fn place(
     map: &Arc<Mmap>,
     data_start: usize,
     info: &TensorInfo,
-    kind: GgmlDType,
+    format: Format,
 ) -> Result<Stored, String> {
     let sizes = info.shape.iter().map_while(|n| (*n).try_into().ok());
     let shape: Vec<usize> = sizes.collect();
     let columns = shape.last().copied().unwrap_or(0);
-    let block = kind.block_size();
+    let block = format.block_elements();
     if shape.len() != info.shape.len() || shape.is_empty() || shape.contains(&0) {
         return Err(format!(
             "has shape `{:?}`, expected dimensions of at least 1 that fit into memory",
@@ -211,7 +211,7 @@ fn place(
         ));
     }
     let elements = shape.iter().try_fold(1usize, |all, n| all.checked_mul(*n));
-    let bytes = elements.and_then(|n| (n / block).checked_mul(kind.type_size()));
+    let bytes = elements.and_then(|n| (n / block).checked_mul(format.block_bytes()));
     let offset = usize::try_from(info.offset).ok();
     let start = offset.and_then(|offset| data_start.checked_add(offset));
     let end = bytes.and_then(|bytes| start?.checked_add(bytes));
@@ -222,12 +222,7 @@ fn place(
             map: Arc::clone(map),
             range: start..end,
             shape,
-            format: match kind {
-                GgmlDType::F32 => Format::Plain(Dtype::Float32),
-                GgmlDType::F16 => Format::Plain(Dtype::Float16),
-                GgmlDType::BF16 => Format::Plain(Dtype::BFloat16),
-                quantised => Format::Quantised(quantised),
-            },
+            format,
             pairs: None,
         }),
         _ => Err("does not lie within the file; download it again".to_string()),

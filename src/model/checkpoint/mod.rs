@@ -17,6 +17,7 @@ mod host_tensor;
 mod hub;
 mod hugging_face;
 mod other_files;
+mod quantised;
 mod safetensors_header;
 mod shards;
 mod stored;

@@ -3,18 +3,17 @@
 //! Quantised ones are read row by row, in parallel. llama.cpp's converter reorders the rows of the query and key projections of `llama`
 //! models, from halves (x₀ x₁ … | y₀ y₁ …, the layout of Hugging Face) to pairs (x₀ y₀ x₁ y₁ …) within each head; reading undoes that.
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use candle_core::quantized::GgmlDType;
 use memmap2::Mmap;
 use rayon::prelude::*;
 
 use super::host_tensor::{CHUNK, Data, HostTensor, convert, decode, encode, zeros};
+use super::quantised::Quantisation;
 use crate::model::config::Dtype;
-use crate::model::error::{ModelError, Result};
+use crate::model::error::Result;
 
 pub(super) struct Stored {
     /// The file, for messages.
@@ -32,15 +31,22 @@ pub(super) struct Stored {
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Format {
     Plain(Dtype),
-    Quantised(GgmlDType),
+    Quantised(Quantisation),
 }
 
 impl Format {
-    /// Bytes of so many elements, which are whole blocks.
-    fn bytes(self, elements: usize) -> usize {
+    /// Numbers that are stored together.
+    pub(super) fn block_elements(self) -> usize {
         match self {
-            Self::Plain(dtype) => elements * dtype.size(),
-            Self::Quantised(kind) => elements / kind.block_size() * kind.type_size(),
+            Self::Plain(_) => 1,
+            Self::Quantised(kind) => kind.block_elements(),
+        }
+    }
+
+    pub(super) fn block_bytes(self) -> usize {
+        match self {
+            Self::Plain(dtype) => dtype.size(),
+            Self::Quantised(kind) => kind.block_bytes(),
         }
     }
 }
@@ -75,41 +81,28 @@ impl Stored {
             ([_], Some(_)) => 1,
             (shape, _) => shape.last().copied().unwrap_or(1),
         };
-        let stored_row_bytes = self.format.bytes(columns);
+        let stored_row_bytes = columns / self.format.block_elements() * self.format.block_bytes();
         let mut data = zeros(self.elements(), dtype)?;
         let chunk_rows = (CHUNK / columns).max(1);
         let row_bytes = columns * dtype.size();
         let chunks = data.par_chunks_mut(chunk_rows * row_bytes).enumerate();
-        chunks.try_for_each_init(
+        chunks.for_each_init(
             || vec![0.0; columns],
-            |values, (chunk, out)| -> Result<()> {
+            |values, (chunk, out)| {
                 for (i, out) in out.chunks_mut(row_bytes).enumerate() {
                     let row = chunk * chunk_rows + i;
                     let stored = self.pairs.map_or(row, |width| row_of_pairs(row, width));
                     let start = stored * stored_row_bytes;
                     let bytes = self.bytes().get(start..start + stored_row_bytes);
-                    self.decode_row(bytes.unwrap_or_default(), values)?;
+                    match self.format {
+                        Format::Plain(own) => decode(bytes.unwrap_or_default(), own, values),
+                        Format::Quantised(kind) => kind.decode(bytes.unwrap_or_default(), values),
+                    }
                     encode(values, dtype, out);
                 }
-                Ok(())
             },
-        )?;
+        );
         Ok(data)
-    }
-
-    fn decode_row(&self, bytes: &[u8], values: &mut [f32]) -> Result<()> {
-        let failed = |error: candle_core::Error| {
-            ModelError::invalid(&self.path, format!("cannot de-quantise: {error}"))
-        };
-        match self.format {
-            Format::Plain(dtype) => decode(bytes, dtype, values),
-            Format::Quantised(kind) => {
-                let blocks = kind.from_data(Cow::Borrowed(bytes));
-                let storage = blocks.dequantize(values.len()).map_err(failed)?;
-                values.copy_from_slice(storage.as_slice().map_err(failed)?);
-            }
-        }
-        Ok(())
     }
 }
 
