@@ -3,21 +3,24 @@
 //! `make bench` prints every figure with its bar and writes `target/bench/study.json`. In one invocation on one machine:
 //!
 //! 1. `study`, `program`: `dial run` on the whole study from an empty cache: wall time, peak memory; then again, with nothing to compute
-//! 2. `linear`: small sweeps with 1×, 2× and 4× the prompts, α and seeds
-//! 3. `peers`: the Python scripts that do the same work, where they are installed (`scripts/bench-peers.sh`)
-//! 4. `inside`: prefill and one more α, through the library
-//! 5. `kernels`, `arithmetic`: the rate of matrix products at the study's shapes, and the least arithmetic that the study needs
+//! 2. `start`: how soon commands answer that compute nothing; `beside`: several runs that share the cores
+//! 3. `linear`: small sweeps with 1×, 2× and 4× the prompts, α and seeds
+//! 4. `peers`: the Python scripts that do the same work, where they are installed (`scripts/bench-peers.sh`)
+//! 5. `inside`: prefill and one more α, through the library
+//! 6. `kernels`, `arithmetic`: the rate of matrix products at the study's shapes, and the least arithmetic that the study needs
 //!
 //! A bar that is missed is said, and is no failure: the exit code tells whether everything could run. Close other programs before;
 //! `cargo bench --profile release --bench study -- --quick` tries the benchmark itself out on a study of some seconds.
 
 mod arithmetic;
+mod beside;
 mod inside;
 mod kernels;
 mod linear;
 mod peers;
 mod program;
 mod report;
+mod start;
 mod study;
 
 use std::path::Path;
@@ -25,14 +28,10 @@ use std::process::ExitCode;
 
 use inside::Finished;
 use peers::Peers;
-use program::Run;
 use report::Measured;
 use study::{Data, Files, Size};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
-
-/// Runs with nothing to compute; the shortest counts.
-const NOOP_RUNS: usize = 5;
 
 fn main() -> ExitCode {
     match bench(std::env::args().any(|argument| argument == "--quick")) {
@@ -60,13 +59,16 @@ fn bench(quick: bool) -> Result<()> {
     say(&format!("the study, with the prompts of {}", data.name));
     let cold = files.run(None)?;
     let threads = cold.report.threads()?;
-    say(&format!("the same again, {NOOP_RUNS} times"));
-    let noop_seconds = shortest_noop(&files, threads)?;
+    say("commands that compute nothing");
+    let answers = start::measure(&files)?;
+    say("runs beside one another");
+    let beside = beside::measure(root, &folder.join("beside"), &data, threads)?;
     say("small sweeps that grow");
     let axes = linear::measure(root, &folder.join("sweep"), &data, threads)?;
     say("the peers");
     let (peers, advice) = peers(root, &files, &size, threads)?;
     say("prefill and one more α, inside this process");
+    refusal_dial::link_libtorch();
     refusal_dial::inside::model::set_threads(threads)?;
     let finished = Finished::new(&files)?;
     let marginal = finished.marginal(&size)?;
@@ -74,7 +76,8 @@ fn bench(quick: bool) -> Result<()> {
     let copies = finished.config()?.n_layers - size.layers[0];
     let measured = Measured {
         cold: &cold,
-        noop_seconds,
+        answers: &answers,
+        beside: &beside,
         marginal: &marginal,
         work: &finished.work()?,
         rates: &kernels::rates(finished.config()?, copies, threads)?,
@@ -90,6 +93,11 @@ fn bench(quick: bool) -> Result<()> {
     println!("{}\n\n{}\n", measured.stages(), measured.rates());
     println!("{}\n", report::growth(&axes, marginal.load_seconds));
     println!("{}\n", measured.marginal());
+    println!(
+        "{}\n\n{}\n",
+        report::answers(&answers),
+        report::beside(&beside)
+    );
     if let Some(peers) = &peers {
         println!("{}\n", peers.table());
     }
@@ -109,20 +117,6 @@ fn load_average() -> String {
 
 fn say(what: &str) {
     eprintln!("bench: {what}");
-}
-
-/// The shortest wall time of runs that find everything in the cache.
-fn shortest_noop(files: &Files, threads: usize) -> Result<f64> {
-    let mut shortest = f64::INFINITY;
-    for _ in 0..NOOP_RUNS {
-        let run: Run = files.run(Some(threads))?;
-        let computed: u64 = run.report.stages.iter().map(|s| s.cells_computed).sum();
-        if computed > 0 {
-            return Err(format!("a run that has nothing to do computed {computed} cells").into());
-        }
-        shortest = shortest.min(run.seconds);
-    }
-    Ok(shortest)
 }
 
 /// The peers' figures, or what to do to have them.
