@@ -157,7 +157,7 @@ pub fn main() -> ! {
     let _ = std::io::stdout().flush();
     // Every file is closed by now. Taking libtorch down piece by piece would cost more than a rerun that has nothing to do.
     // SAFETY: ends the process, and does nothing else.
-    unsafe { libc::_exit(i32::from(code.code())) }
+    unsafe { libc::_exit(code as i32) }
 }
 
 /// Ends the program as the command line asks for: with help, or with what is wrong with it.
