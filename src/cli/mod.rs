@@ -68,7 +68,7 @@ enum Command {
     /// Fetch public prompt sets from their homes.
     Data(data::DataArguments),
     /// Look at libtorch, devices, disks, the hub and the cache: what would keep a run from working.
-    Doctor(doctor::DoctorArguments),
+    Doctor(cache::Place),
     /// Write a commented study file to start from, and the schema by which editors complete and check it.
     Init(init::InitArguments),
     /// Print the JSON Schema of study files, by which editors complete and check them.
