@@ -149,7 +149,7 @@ impl Credential {
     /// # Errors
     /// The token has characters that no token has; the error does not show them.
     pub(crate) fn bearer(token: &str, address: &Address) -> Result<Option<Self>, String> {
-        let origin = address.origin().clone();
+        let origin = address.origin.clone();
         if !origin.is_private() {
             return Ok(None);
         }
@@ -199,7 +199,7 @@ impl Client {
         for _ in 0..=REDIRECTS {
             let response = self.ask(&current, range)?;
             // What the first origin says of a file goes before what its storage says.
-            if current.origin() == address.origin() {
+            if current.origin == address.origin {
                 for (name, value) in response.headers() {
                     origin_headers.insert(name.clone(), value.clone());
                 }
@@ -230,17 +230,17 @@ impl Client {
 
     /// One request, to one server.
     fn ask(&self, address: &Address, range: Option<&str>) -> Result<Response<Body>, FetchError> {
-        let mut request = self.agent.get(address.uri());
+        let mut request = self.agent.get(&address.uri);
         // A length and a digest are those of the bytes as they are.
         request = request.header(ACCEPT_ENCODING, "identity");
         if let Some(range) = range {
             request = request.header(RANGE, range);
         }
         let credential = self.credential.as_ref();
-        if let Some(credential) = credential.filter(|c| &c.origin == address.origin()) {
+        if let Some(credential) = credential.filter(|c| c.origin == address.origin) {
             request = request.header(AUTHORIZATION, credential.header.clone());
         }
-        if address.origin().is_loopback() {
+        if address.origin.is_loopback() {
             // A proxy would see what is meant for this machine alone.
             request = request.config().proxy(None).build();
         }

@@ -12,12 +12,17 @@ use super::CacheError;
 /// Writes `bytes` to `path`, creating its folder and replacing any file there. Whoever opens `path` at any
 /// instant, and after a crash or an error, finds the old content or the new one, never a part.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CacheError> {
-    replace_file(path, Durability::OnDisk, |file| {
-        file.write_all(bytes)
+    write_parts(path, &[bytes])
+}
+
+/// The same for what lies in parts, one behind the other.
+pub(super) fn write_parts(path: &Path, parts: &[&[u8]]) -> Result<(), CacheError> {
+    let mut file = temporary_in(folder_of(path), Durability::OnDisk)?;
+    for part in parts {
+        file.write_all(part)
             .map_err(|error| CacheError::io("write", path, error))?;
-        Ok(true)
-    })?;
-    Ok(())
+    }
+    persist(file, path, Durability::OnDisk)
 }
 
 /// What a new file has to survive.
@@ -30,23 +35,7 @@ pub(super) enum Durability {
     Copy,
 }
 
-/// Lets `fill` write a temporary file beside `path`, and renames it to `path` once it is on the disk (where that is asked for).
-/// Returns what `fill` answers: on `false`, as on an error, the temporary file is removed and `path` is as
-/// it was.
-pub(super) fn replace_file(
-    path: &Path,
-    durability: Durability,
-    fill: impl FnOnce(&mut File) -> Result<bool, CacheError>,
-) -> Result<bool, CacheError> {
-    let mut temporary = temporary_in(folder_of(path), durability)?;
-    if !fill(temporary.as_file_mut())? {
-        return Ok(false);
-    }
-    persist(temporary, path, durability)?;
-    Ok(true)
-}
-
-/// A temporary file in a folder, which is created where it is missing.
+/// A temporary file in a folder, which is created where it is missing. Dropped before it is [persisted](persist) it leaves nothing.
 pub(super) fn temporary_in(
     folder: &Path,
     durability: Durability,
@@ -81,7 +70,7 @@ pub(super) fn persist(
     Ok(())
 }
 
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -164,20 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_or_withdrawn_filling_leaves_the_old_file_alone() {
+    fn an_unfinished_file_leaves_the_old_one_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         write_atomically(&path, b"old").unwrap();
-        let withdrawn = replace_file(&path, Durability::OnDisk, |file| {
-            file.write_all(b"new").unwrap();
-            Ok(false)
-        });
-        assert!(!withdrawn.unwrap());
-        let failed = replace_file(&path, Durability::OnDisk, |file| {
-            file.write_all(b"ne").unwrap();
-            Err(CacheError::io("write", &path, io::Error::other("full")))
-        });
-        assert!(failed.is_err());
+        let mut unfinished = temporary_in(folder.path(), Durability::OnDisk).unwrap();
+        unfinished.write_all(b"ne").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        drop(unfinished);
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(entries(folder.path()), 1);
     }

@@ -7,13 +7,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex};
 
-use super::atomic::{Durability, replace_file};
+use super::atomic::write_parts;
 use super::index::{CellSet, Index, Place};
-use super::layout::Layout;
+use super::layout::{FileKind, Layout};
 use super::pack::{self, Batch, Pack};
-use super::reading::{Fault, is_gone};
+use super::reading::Fault;
 use super::{CacheError, Key, Untrusted, lock};
 
 /// Packs held open at once, well below the usual limit of 1,024 files per process.
@@ -23,7 +23,7 @@ const OPEN_PACKS: usize = 64;
 pub struct CellStore {
     layout: Layout,
     /// `None` until it is first needed.
-    index: RwLock<Option<Index>>,
+    index: Mutex<Option<Index>>,
     /// Files of packs that were read lately, so that a read costs no opening.
     open_packs: Mutex<HashMap<Key, Arc<File>>>,
 }
@@ -32,15 +32,20 @@ impl CellStore {
     pub(super) fn new(layout: Layout) -> Self {
         Self {
             layout,
-            index: RwLock::new(None),
+            index: Mutex::default(),
             open_packs: Mutex::default(),
         }
+    }
+
+    /// The cells that packs hold more than once, by the first halves of their keys.
+    pub(crate) fn held_twice(&self) -> Result<Vec<[u8; 16]>, CacheError> {
+        self.with_index(Index::held_twice)
     }
 
     /// Where a pack states that it holds the cell; none where no pack does. [`get`](Self::get) may still find that pack damaged, and then
     /// the cell is missing from there on.
     pub(crate) fn place(&self, key: &Key) -> Result<Option<Place>, CacheError> {
-        self.with_index(|index| index.place(key))
+        self.with_index(|index| index.place(&key.prefix()))
     }
 
     /// The packs that hold any of the cells, in order.
@@ -64,8 +69,16 @@ impl CellStore {
 
     /// As [`CellStore::get`], and where the cell is. A cell that several packs hold is read from each of them, and compared.
     pub(crate) fn find(&self, key: &Key) -> Result<Option<(Place, Vec<u8>)>, CacheError> {
+        self.find_prefix(&key.prefix())
+    }
+
+    /// The same for the [first half](Key::prefix) of a key.
+    pub(crate) fn find_prefix(
+        &self,
+        prefix: &[u8; 16],
+    ) -> Result<Option<(Place, Vec<u8>)>, CacheError> {
         'packs: loop {
-            let holders = self.with_index(|index| index.holders(key))?;
+            let holders = self.with_index(|index| index.holders(prefix))?;
             let mut found: Option<(Place, Vec<u8>)> = None;
             for (place, pack) in &holders {
                 // Without that pack, it may be that another still holds the cell.
@@ -88,11 +101,11 @@ impl CellStore {
 
     /// The value at a place. None if the pack is of no use, which is dropped then.
     fn value(&self, place: Place, pack: &Pack) -> Result<Option<Vec<u8>>, CacheError> {
-        let path = self.layout.pack(&pack.name);
+        let path = self.layout.file(FileKind::Pack, &pack.name);
         let value = self
             .open(pack, &path)
             .and_then(|file| pack.value(&file, place.cell as usize));
-        if matches!(&value, Err(Fault::Io(error)) if is_gone(error)) {
+        if let Err(Fault::Gone) = value {
             let shown = path.display();
             tracing::warn!("`{shown}` has vanished; what it held is computed again");
         }
@@ -121,45 +134,33 @@ impl CellStore {
         let provenance = serde_json::to_vec(provenance).map_err(CacheError::Encode)?;
         let header = pack::header(batch, &provenance);
         let name = pack::name(&header, batch);
-        let path = self.layout.pack(&name);
-        replace_file(&path, Durability::OnDisk, |file| {
-            pack::write(file, &header, batch)
-                .map_err(|error| CacheError::io("write", &path, error))?;
-            Ok(true)
-        })?;
-        let mut index = self.index_to_change();
-        match index.as_mut() {
-            Some(index) => index.add(&self.layout, name),
-            // The pack will be found when the index is loaded.
-            None => Ok(()),
-        }
+        let path = self.layout.file(FileKind::Pack, &name);
+        write_parts(&path, &[&header, &batch.values])?;
+        // Where there is no index yet, the pack will be found when it is loaded.
+        let mut index = lock(&self.index);
+        let add = |index: &mut Index| index.add(&self.layout, name);
+        index.as_mut().map_or(Ok(()), add)
     }
 
     /// Looks for packs that other processes have committed since the index was loaded.
     pub(crate) fn refresh(&self) -> Result<(), CacheError> {
-        let mut index = self.index_to_change();
-        match index.as_mut() {
-            Some(index) => index.scan(&self.layout),
-            None => Ok(()),
-        }
+        let mut index = lock(&self.index);
+        let scan = |index: &mut Index| index.scan(&self.layout);
+        index.as_mut().map_or(Ok(()), scan)
     }
 
     /// Answers from the index, loading it first if nobody has.
     fn with_index<R>(&self, answer: impl FnOnce(&Index) -> R) -> Result<R, CacheError> {
-        if let Some(index) = &*self.index.read().unwrap_or_else(PoisonError::into_inner) {
-            return Ok(answer(index));
-        }
-        let mut guard = self.index_to_change();
-        if let Some(index) = &*guard {
-            return Ok(answer(index));
-        }
-        let mut index = Index::default();
-        index.scan(&self.layout)?;
-        Ok(answer(guard.insert(index)))
-    }
-
-    fn index_to_change(&self) -> RwLockWriteGuard<'_, Option<Index>> {
-        self.index.write().unwrap_or_else(PoisonError::into_inner)
+        let mut index = lock(&self.index);
+        let index = match &mut *index {
+            Some(index) => index,
+            none => {
+                let mut loaded = Index::default();
+                loaded.scan(&self.layout)?;
+                none.insert(loaded)
+            }
+        };
+        Ok(answer(index))
     }
 
     fn open(&self, pack: &Pack, path: &Path) -> Result<Arc<File>, Fault> {
@@ -177,11 +178,8 @@ impl CellStore {
 
     /// Drops a pack that cannot be used, from the index and the open files.
     pub(super) fn forget(&self, pack: &Key) {
-        let mut index = self.index_to_change();
-        if let Some(index) = index.as_mut()
-            && let Some(number) = index.number(pack)
-        {
-            index.forget(number);
+        if let Some(index) = lock(&self.index).as_mut() {
+            index.forget(pack);
         }
         lock(&self.open_packs).remove(pack);
     }

@@ -24,11 +24,6 @@ pub enum CacheError {
         /// What it says.
         found: String,
     },
-    /// An artifact that was just there is not to be had any more.
-    Gone {
-        /// The file it was to be copied to.
-        to: PathBuf,
-    },
     /// A run's folder, or files that were written into it, are not there any more.
     Vanished {
         /// The run's folder.
@@ -36,26 +31,17 @@ pub enum CacheError {
         /// The files, as paths in the folder; none where the folder itself was deleted, moved or replaced.
         files: Vec<PathBuf>,
     },
-    /// What a run refers to is not known, and so not what may be deleted.
-    UnknownUse {
-        /// The run's `run.json`.
-        path: PathBuf,
-        why: String,
-    },
-    /// Whoever deletes from the cache was stopped so long that runs have taken it for dead, and do not wait for it any more.
-    Overtaken {
-        /// Files deleted by then, of how many.
-        deleted: usize,
-        of: usize,
-    },
     /// Packs that hold what cannot be right.
     Untrusted(Untrusted),
     /// A record or a provenance has no JSON form.
     Encode(serde_json::Error),
+    /// Something else, as it is told.
+    Other(String),
 }
 
 impl CacheError {
-    pub(super) fn io(operation: &'static str, path: &Path, source: io::Error) -> Self {
+    /// `operation` as it reads after "cannot".
+    pub(crate) fn io(operation: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io {
             operation,
             path: path.to_owned(),
@@ -64,29 +50,34 @@ impl CacheError {
     }
 }
 
-/// What to do about a failure that a person can mend, in their words; `None` for the rest.
-fn advice(kind: ErrorKind) -> Option<&'static str> {
-    match kind {
-        ErrorKind::StorageFull => Some(
+/// What is wrong and what to do about it, in a person's words where it is theirs to mend.
+fn advice(source: &io::Error) -> String {
+    let known = match source.kind() {
+        ErrorKind::StorageFull => {
             "the disk is full; free some space, or choose a folder on another disk (`--cache`, `--runs`), \
-             and run the same command again: what is already stored is kept",
-        ),
-        ErrorKind::QuotaExceeded => Some(
+             and run the same command again: what is already stored is kept"
+        }
+        ErrorKind::QuotaExceeded => {
             "your disk quota is used up; free some space, or choose a folder on another disk (`--cache`, \
-             `--runs`), and run the same command again: what is already stored is kept",
-        ),
-        ErrorKind::ReadOnlyFilesystem => Some(
-            "the file system is read-only; choose a folder that can be written (`--cache`, `--runs`)",
-        ),
-        ErrorKind::PermissionDenied => Some(
+             `--runs`), and run the same command again: what is already stored is kept"
+        }
+        ErrorKind::ReadOnlyFilesystem => {
+            "the file system is read-only; choose a folder that can be written (`--cache`, `--runs`)"
+        }
+        ErrorKind::PermissionDenied => {
             "permission denied; check its owner and mode, or choose a folder of your own (`--cache`, \
-             `--runs`)",
-        ),
-        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => Some(
-            "a file stands where a folder is needed; choose another folder (`--cache`, `--runs`)",
-        ),
-        _ => None,
-    }
+             `--runs`)"
+        }
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            "a file stands where a folder is needed; choose another folder (`--cache`, `--runs`)"
+        }
+        _ => {
+            return format!(
+                "{source}; check the disk and the path, then run the same command again: what is already stored is kept"
+            );
+        }
+    };
+    known.to_string()
 }
 
 /// Says of a run's folder, or of files of it, that they are gone.
@@ -128,32 +119,18 @@ impl fmt::Display for CacheError {
                 operation,
                 path,
                 source,
-            } => {
-                let other = || {
-                    format!(
-                        "{source}; check the disk and the path, then run the same command again: what is already stored is kept"
-                    )
-                };
-                let what = advice(source.kind()).map_or_else(other, str::to_string);
-                format!("cannot {operation} `{}`: {what}", path.display())
-            }
+            } => format!(
+                "cannot {operation} `{}`: {}",
+                path.display(),
+                advice(source)
+            ),
             Self::Version { path, found } => other_version(path, found),
-            Self::Gone { to } => format!(
-                "cannot write `{}`: the artifact is not in the cache any more; run the same command again to have it computed",
-                to.display()
-            ),
             Self::Vanished { run, files } => vanished(run, files),
-            Self::UnknownUse { path, why } => format!(
-                "nothing was deleted: `{}` cannot be read ({why}), and so it is not known what that run refers to; mend or remove its folder",
-                path.display()
-            ),
-            Self::Overtaken { deleted, of } => format!(
-                "only {deleted} of {of} files were deleted: this process stood still for so long that runs may not wait for it any more; start it again"
-            ),
             Self::Untrusted(untrusted) => {
                 format!("{untrusted}; `dial cache verify` moves them aside")
             }
             Self::Encode(source) => format!("cannot write a cache record as JSON: {source}"),
+            Self::Other(told) => told.clone(),
         };
         formatter.write_str(&text)
     }

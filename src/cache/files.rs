@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::layout::FileKind;
 use super::pack::{self, Pack};
-use super::reading::{Fault, is_gone, list};
+use super::reading::{Fault, damage, is_gone, list};
 use super::{Cache, CacheError, Key, object, record};
 
 #[derive(Clone, Debug)]
@@ -29,6 +29,7 @@ pub(crate) struct PackContent {
 }
 
 /// What is in a cache besides its files.
+#[derive(Debug)]
 pub(crate) struct Leftovers {
     /// Temporary files, of the living as well as of the dead.
     pub(crate) half_written: Vec<PathBuf>,
@@ -56,26 +57,24 @@ impl Cache {
     }
 
     /// Reads a file whole and checks it. What is damaged is moved aside, and the reason given; none for a sound file, or one that has gone.
-    /// `on_cell` hears key and value of every cell of a pack, before it is known whether the pack is sound.
+    /// `on_value` hears the value of every cell of a pack, before it is known whether the pack is sound.
     pub(crate) fn check(
         &self,
         file: &StoredFile,
-        on_cell: &mut dyn FnMut(&Key, &[u8]),
+        on_value: &mut dyn FnMut(&[u8]),
     ) -> Result<Option<&'static str>, CacheError> {
         let checked = match file.kind {
             FileKind::Object => object::check(&file.path, &file.name),
-            FileKind::Record | FileKind::WeightHash => record::check(&file.path, &file.name),
-            FileKind::Pack => whole_pack(file, on_cell),
-        };
-        match checked {
-            Ok(()) => Ok(None),
-            Err(Fault::Damaged(reason)) => {
-                self.set_aside(file, reason);
-                Ok(Some(reason))
+            FileKind::Record | FileKind::WeightHash => {
+                record::read(&file.path, &file.name).map(drop)
             }
-            Err(Fault::Io(error)) if is_gone(&error) => Ok(None),
-            Err(Fault::Io(error)) => Err(CacheError::io("read", &file.path, error)),
+            FileKind::Pack => whole_pack(file, on_value),
+        };
+        let damage = damage(&file.path, checked)?;
+        if let Some(reason) = damage {
+            self.set_aside(file, reason);
         }
+        Ok(damage)
     }
 
     /// Moves a file to `damaged/` and says so.
@@ -85,7 +84,7 @@ impl Cache {
 
     /// What a pack's header says; none where it is damaged or gone.
     pub(crate) fn pack_content(&self, file: &StoredFile) -> Option<PackContent> {
-        let header = pack::read_header(&crate::files::open(&file.path).ok()?).ok()?;
+        let (_, header) = pack::open(&file.path).ok()?;
         Some(PackContent {
             cells: header.cells(),
             provenance: serde_json::from_slice(&header.provenance).unwrap_or_default(),
@@ -116,14 +115,8 @@ impl Cache {
     }
 }
 
-fn whole_pack(file: &StoredFile, on_cell: &mut dyn FnMut(&Key, &[u8])) -> Result<(), Fault> {
-    let open = crate::files::open(&file.path)?;
-    let header = pack::read_header(&open)?;
-    let keys: Vec<Key> = header.keys().collect();
-    Pack::new(file.name, header).check(&open, &mut |cell, value| {
-        if let Some(key) = keys.get(cell) {
-            on_cell(key, value);
-        }
-    })?;
+fn whole_pack(file: &StoredFile, on_value: &mut dyn FnMut(&[u8])) -> Result<(), Fault> {
+    let (open, header) = pack::open(&file.path)?;
+    Pack::new(file.name, header).check(&open, on_value)?;
     Ok(())
 }

@@ -3,8 +3,9 @@
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use super::reading::{Fault, is_gone};
-use super::{Cache, CacheError, FileKind, StoredFile, User, lease, pack, record};
+use super::files::Leftovers;
+use super::reading::damage;
+use super::{Cache, CacheError, FileKind, StoredFile, Users, lease, pack, record};
 
 /// Files of one kind that are looked at, the newest first.
 const MOST_FILES: usize = 1000;
@@ -15,13 +16,10 @@ pub(crate) struct Health {
     pub(crate) files: usize,
     pub(crate) bytes: u64,
     /// Who is at work on it.
-    pub(crate) users: Vec<User>,
+    pub(crate) users: Users,
     /// Leases of runs that were killed; the next run removes them.
     pub(crate) dead_leases: usize,
-    /// Files that are being written, or were when their writer was killed.
-    pub(crate) half_written: usize,
-    /// Files that were moved aside because they were damaged.
-    pub(crate) set_aside: usize,
+    pub(crate) leftovers: Leftovers,
     /// Damaged files among those that were looked at: records, and headers of packs.
     pub(crate) damaged: Vec<PathBuf>,
     /// Files that cannot be read, and why.
@@ -35,16 +33,14 @@ impl Cache {
     /// # Errors
     /// [`CacheError::Io`] for a folder that cannot be listed.
     pub(crate) fn health(&self) -> Result<Health, CacheError> {
-        let leftovers = self.leftovers()?;
-        let users = self.users()?;
+        let (leftovers, users) = (self.leftovers()?, self.users()?);
         let leases = lease::count(&self.layout)?;
         let mut health = Health {
             files: 0,
             bytes: 0,
-            dead_leases: leases.saturating_sub(users.len()),
+            dead_leases: leases.saturating_sub(users.runs.len() + users.collections),
             users,
-            half_written: leftovers.half_written.len(),
-            set_aside: leftovers.damaged_files,
+            leftovers,
             damaged: Vec::new(),
             unreadable: Vec::new(),
         };
@@ -54,9 +50,9 @@ impl Cache {
             health.bytes += files.iter().map(|file| file.bytes).sum::<u64>();
             files.sort_by_key(|file| std::cmp::Reverse(file.modified));
             for file in files.into_iter().take(MOST_FILES) {
-                match is_damaged(&file) {
-                    Ok(true) => health.damaged.push(file.path),
-                    Ok(false) => {}
+                match glance(&file) {
+                    Ok(None) => {}
+                    Ok(Some(_)) => health.damaged.push(file.path),
                     Err(error) => health.unreadable.push(error),
                 }
             }
@@ -65,22 +61,14 @@ impl Cache {
     }
 }
 
-/// Whether a record, or the header of a pack, is damaged; of an artifact nothing is looked at.
-fn is_damaged(file: &StoredFile) -> Result<bool, CacheError> {
+/// What is wrong with a record, or with the header of a pack; of an artifact nothing is looked at.
+fn glance(file: &StoredFile) -> Result<Option<&'static str>, CacheError> {
     let looked_at = match file.kind {
         FileKind::Object => Ok(()),
-        FileKind::Record | FileKind::WeightHash => record::check(&file.path, &file.name),
-        FileKind::Pack => {
-            let header = crate::files::open(&file.path).map_err(Fault::from);
-            header.and_then(|open| pack::read_header(&open)).map(drop)
-        }
+        FileKind::Record | FileKind::WeightHash => record::read(&file.path, &file.name).map(drop),
+        FileKind::Pack => pack::open(&file.path).map(drop),
     };
-    match looked_at {
-        Ok(()) => Ok(false),
-        Err(Fault::Damaged(_)) => Ok(true),
-        Err(Fault::Io(error)) if is_gone(&error) => Ok(false),
-        Err(Fault::Io(error)) => Err(CacheError::io("read", &file.path, error)),
-    }
+    damage(&file.path, looked_at)
 }
 
 /// Writes a file into a folder and removes it again. Where there is no such folder yet, the one that it would be made in is tried.
@@ -134,7 +122,7 @@ mod tests {
         let health = cache.health().unwrap();
         assert_eq!((health.files, health.damaged.len()), (3, 2));
         assert!(health.damaged.iter().all(|path| path.exists()));
-        assert_eq!(health.set_aside, 0);
+        assert_eq!(health.leftovers.damaged_files, 0);
     }
 
     #[test]

@@ -1,17 +1,17 @@
 //! Which pack holds which cell, from the packs' headers.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use super::layout::{FileKind, Layout};
 use super::pack::{self, Pack};
-use super::reading::{Fault, is_gone};
+use super::reading::Fault;
 use super::{CacheError, Key};
 
 /// Where a cell's value is: its pack by the number that this index gave it, and its number in that pack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(super) pack: u32,
     pub(super) cell: u32,
@@ -24,8 +24,8 @@ pub(super) struct Index {
     cells: HashMap<[u8; 16], Place, BuildHasherDefault<OfHash>>,
     /// By number; none where a pack cannot be used.
     packs: Vec<Option<Arc<Pack>>>,
-    /// The packs that were looked at, whether they hold cells of the index or turned out to be unusable.
-    seen_packs: HashSet<Key>,
+    /// The numbers of the packs that were looked at; none for those that cannot be used.
+    numbers: HashMap<Key, Option<u32>>,
     /// The further places of cells that are held more than once, by the same half of the key.
     doubles: HashMap<[u8; 16], Vec<Place>, BuildHasherDefault<OfHash>>,
 }
@@ -47,23 +47,24 @@ impl Hasher for OfHash {
 }
 
 impl Index {
-    pub(super) fn place(&self, key: &Key) -> Option<Place> {
-        self.cells.get(&key.prefix()).copied()
+    pub(super) fn place(&self, cell: &[u8; 16]) -> Option<Place> {
+        self.cells.get(cell).copied()
     }
 
     /// Every place where the cell is said to be, with the pack; first the one of [`Index::place`].
-    pub(super) fn holders(&self, key: &Key) -> Vec<(Place, Arc<Pack>)> {
-        let further = self.doubles.get(&key.prefix()).into_iter().flatten();
-        let places = self.place(key).into_iter().chain(further.copied());
+    pub(super) fn holders(&self, cell: &[u8; 16]) -> Vec<(Place, Arc<Pack>)> {
+        let further = self.doubles.get(cell).into_iter().flatten();
+        let places = self.place(cell).into_iter().chain(further.copied());
         places
             .filter_map(|place| Some((place, Arc::clone(self.pack(place.pack)?))))
             .collect()
     }
 
-    /// The number of the pack of that name, if it can be used.
-    pub(super) fn number(&self, name: &Key) -> Option<u32> {
-        let is_it = |pack: &Option<Arc<Pack>>| pack.as_ref().is_some_and(|pack| pack.name == *name);
-        u32::try_from(self.packs.iter().position(is_it)?).ok()
+    /// The cells that are held more than once, in the order in which that came out.
+    pub(super) fn held_twice(&self) -> Vec<[u8; 16]> {
+        let mut doubles: Vec<_> = self.doubles.iter().collect();
+        doubles.sort_unstable_by_key(|(_, places)| places.first());
+        doubles.into_iter().map(|(cell, _)| *cell).collect()
     }
 
     /// The pack of that number, if it can be used.
@@ -74,7 +75,7 @@ impl Index {
     /// Adds the packs on the disk that have not been looked at.
     pub(super) fn scan(&mut self, layout: &Layout) -> Result<(), CacheError> {
         for (name, _) in layout.files(FileKind::Pack)? {
-            if !self.seen_packs.contains(&name) {
+            if !self.numbers.contains_key(&name) {
                 self.add(layout, name)?;
             }
         }
@@ -83,29 +84,26 @@ impl Index {
 
     /// Adds the cells of one pack, or moves it aside if its header is damaged.
     pub(super) fn add(&mut self, layout: &Layout, name: Key) -> Result<(), CacheError> {
-        let path = layout.pack(&name);
-        let header = crate::files::open(&path)
-            .map_err(Fault::from)
-            .and_then(|file| pack::read_header(&file));
-        if matches!(&header, Err(Fault::Io(error)) if is_gone(error)) {
+        let path = layout.file(FileKind::Pack, &name);
+        let header = pack::open(&path).map(|(_, header)| header);
+        if let Err(Fault::Gone) = header {
             return Ok(());
         }
         // One file that cannot be used must not keep every study from running.
         if let Some(header) = layout.usable(&path, header)? {
             // Several threads, or processes, may commit the same pack.
-            if self.seen_packs.contains(&name)
-                && let Some(number) = self.number(&name)
-            {
-                if self.pack(number).is_some_and(|pack| pack.has(&header)) {
-                    return Ok(());
-                }
-                self.forget(number);
+            let same = self.numbers.get(&name).copied().flatten();
+            let same = same.and_then(|number| self.pack(number));
+            if same.is_some_and(|pack| pack.has(&header)) {
+                return Ok(());
             }
+            self.forget(&name);
             let number = u32::try_from(self.packs.len()).unwrap_or(u32::MAX);
             self.insert(number, &header);
             self.packs.push(Some(Arc::new(Pack::new(name, header))));
+            self.numbers.insert(name, Some(number));
         }
-        self.seen_packs.insert(name);
+        self.numbers.entry(name).or_default();
         Ok(())
     }
 
@@ -122,13 +120,11 @@ impl Index {
     }
 
     /// Drops a pack that cannot be used, so that those of its cells that no other pack holds count as missing.
-    pub(super) fn forget(&mut self, number: u32) {
-        let Some(slot) = self.packs.get_mut(number as usize) else {
+    pub(super) fn forget(&mut self, pack: &Key) {
+        let Some(number) = self.numbers.get_mut(pack).and_then(Option::take) else {
             return;
         };
-        if slot.take().is_none() {
-            return;
-        }
+        self.packs[number as usize] = None;
         self.doubles.retain(|_, places| {
             places.retain(|place| place.pack != number);
             !places.is_empty()

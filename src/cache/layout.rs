@@ -3,18 +3,18 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::reading::{Fault, is_gone, is_of_one_file, list, pass_over};
+use super::reading::{Fault, is_of_one_file, list};
 use super::{CacheError, Key, LAYOUT_VERSION};
 
-/// What a file of the cache is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a file of the cache is, in the order in which files are deleted: what names others goes before them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum FileKind {
-    /// An artifact.
-    Object,
-    /// A batch of cells.
-    Pack,
     /// A stage record.
     Record,
+    /// A batch of cells.
+    Pack,
+    /// An artifact.
+    Object,
     /// The known hash of a weight file.
     WeightHash,
 }
@@ -52,23 +52,7 @@ impl Layout {
         }
     }
 
-    pub(super) fn object(&self, key: &Key) -> PathBuf {
-        self.file(FileKind::Object, key)
-    }
-
-    pub(super) fn pack(&self, name: &Key) -> PathBuf {
-        self.file(FileKind::Pack, name)
-    }
-
-    pub(super) fn stage(&self, key: &Key) -> PathBuf {
-        self.file(FileKind::Record, key)
-    }
-
-    pub(super) fn weight(&self, key: &Key) -> PathBuf {
-        self.file(FileKind::WeightHash, key)
-    }
-
-    fn file(&self, kind: FileKind, key: &Key) -> PathBuf {
+    pub(super) fn file(&self, kind: FileKind, key: &Key) -> PathBuf {
         let (folder, suffix) = kind.place();
         let name = key.to_string();
         let shelf = name.get(..2).unwrap_or_default();
@@ -76,16 +60,23 @@ impl Layout {
         self.root.join(folder).join(shelf).join(name)
     }
 
+    /// All that lies on the shelves of one kind, with its name.
+    fn shelved(&self, kind: FileKind) -> Result<Vec<(String, PathBuf)>, CacheError> {
+        let mut shelved = Vec::new();
+        for shelf in list(&self.root.join(kind.place().0))? {
+            let named = |path: PathBuf| Some((path.file_name()?.to_str()?.to_string(), path));
+            shelved.extend(list(&shelf)?.into_iter().filter_map(named));
+        }
+        Ok(shelved)
+    }
+
     /// The files of one kind, by name. Other files in their folders are passed over.
     pub(super) fn files(&self, kind: FileKind) -> Result<Vec<(Key, PathBuf)>, CacheError> {
-        let (folder, suffix) = kind.place();
-        let mut files = Vec::new();
-        for shelf in list(&self.root.join(folder))? {
-            files.extend(list(&shelf)?.into_iter().filter_map(|path| {
-                let name = path.file_name()?.to_str()?;
-                Some((name.strip_suffix(suffix)?.parse().ok()?, path))
-            }));
-        }
+        let (_, suffix) = kind.place();
+        let shelved = self.shelved(kind)?.into_iter();
+        let mut files: Vec<(Key, PathBuf)> = shelved
+            .filter_map(|(name, path)| Some((name.strip_suffix(suffix)?.parse().ok()?, path)))
+            .collect();
         files.sort_unstable();
         Ok(files)
     }
@@ -94,13 +85,9 @@ impl Layout {
     pub(super) fn temporary_files(&self) -> Result<Vec<PathBuf>, CacheError> {
         let mut temporary = Vec::new();
         for kind in FileKind::ALL {
-            for shelf in list(&self.root.join(kind.place().0))? {
-                let is_temporary = |path: &PathBuf| {
-                    let name = path.file_name().and_then(|name| name.to_str());
-                    name.is_some_and(|name| name.starts_with(".tmp-"))
-                };
-                temporary.extend(list(&shelf)?.into_iter().filter(is_temporary));
-            }
+            let mut shelved = self.shelved(kind)?;
+            shelved.retain(|(name, _)| name.starts_with(".tmp-"));
+            temporary.extend(shelved.into_iter().map(|(_, path)| path));
         }
         Ok(temporary)
     }
@@ -145,8 +132,11 @@ impl Layout {
         match read {
             Ok(value) => return Ok(Some(value)),
             Err(Fault::Damaged(reason)) => self.set_aside(path, reason),
-            Err(Fault::Io(error)) if is_gone(&error) => {}
-            Err(Fault::Io(error)) if is_of_one_file(&error) => pass_over(path, &error),
+            Err(Fault::Gone) => {}
+            Err(Fault::Io(error)) if is_of_one_file(&error) => tracing::warn!(
+                "`{}` cannot be read ({error}); it is not used, and what it holds is computed again",
+                path.display()
+            ),
             Err(Fault::Io(error)) => return Err(CacheError::io("read", path, error)),
         }
         Ok(None)
@@ -200,19 +190,19 @@ mod tests {
         let key = Key::from([0xab; 32]);
         let name = "ab".repeat(32);
         assert_eq!(
-            layout.object(&key),
+            layout.file(FileKind::Object, &key),
             Path::new(&format!("c/v1/objects/ab/{name}"))
         );
         assert_eq!(
-            layout.pack(&key),
+            layout.file(FileKind::Pack, &key),
             Path::new(&format!("c/v1/packs/ab/{name}.pack"))
         );
         assert_eq!(
-            layout.stage(&key),
+            layout.file(FileKind::Record, &key),
             Path::new(&format!("c/v1/stages/ab/{name}.json"))
         );
         assert_eq!(
-            layout.weight(&key),
+            layout.file(FileKind::WeightHash, &key),
             Path::new(&format!("c/v1/weights/ab/{name}.json"))
         );
     }

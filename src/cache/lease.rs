@@ -20,7 +20,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -30,12 +31,10 @@ use super::{Cache, CacheError, Key, lock, record};
 mod files;
 mod others;
 mod process;
-mod watch;
 
 use files::{Beat, Prefix, Purpose, beats, encode_claim, remove};
-use others::{Other, Others};
+use others::{Other, Others, STALE_AFTER, Watch};
 use process::Process;
-use watch::{STALE_AFTER, Watch};
 
 /// How often a holder raises its counter.
 const BEAT: Duration = Duration::from_secs(2);
@@ -50,12 +49,12 @@ const SETTLED_WITHIN: Duration = if cfg!(test) {
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Who is at work on a cache.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum User {
-    /// A run, by its folder: an absolute path on its own machine.
-    Run(PathBuf),
-    /// Somebody who deletes what is not needed.
-    Collection,
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Users {
+    /// Runs, by their folders: absolute paths on their own machines.
+    pub(crate) runs: Vec<PathBuf>,
+    /// Number of those who delete what is not needed.
+    pub(crate) collections: usize,
 }
 
 /// A missing cell that a run would compute.
@@ -69,7 +68,8 @@ pub(crate) struct Wanted {
 /// The lease of this run, held and kept alive by a thread until it is dropped.
 pub(crate) struct Lease {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    /// With what is dropped to end it; none where the system gave no thread.
+    thread: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
 struct Shared {
@@ -87,8 +87,6 @@ struct Shared {
     written: Mutex<Option<Instant>>,
     /// Whether others may have taken this one for dead at some time.
     lapsed: AtomicBool,
-    ended: Mutex<bool>,
-    end: Condvar,
 }
 
 impl Cache {
@@ -102,18 +100,18 @@ impl Cache {
     ///
     /// # Errors
     /// Who else is at work on it; nothing may be deleted then.
-    pub(crate) fn lease_to_collect(&self) -> Result<Result<Lease, Vec<User>>, CacheError> {
+    pub(crate) fn lease_to_collect(&self) -> Result<Result<Lease, Users>, CacheError> {
         let lease = Lease::start(&self.layout, PathBuf::new(), Purpose::Collection);
         // The lease is taken first and looked at after, and a run does the same: one of the two sees the other.
-        let live = users(&self.layout, Some(&lease))?;
-        Ok(match live.is_empty() {
+        let others = users(&self.layout, Some(&lease))?;
+        Ok(match others == Users::default() {
             true => Ok(lease),
-            false => Err(live),
+            false => Err(others),
         })
     }
 
     /// Who is at work on the cache, on this machine or another. Takes up to 10 s where one is on another machine.
-    pub(crate) fn users(&self) -> Result<Vec<User>, CacheError> {
+    pub(crate) fn users(&self) -> Result<Users, CacheError> {
         users(&self.layout, None)
     }
 }
@@ -145,17 +143,16 @@ impl Lease {
             is_overruled: AtomicBool::new(false),
             written: Mutex::default(),
             lapsed: AtomicBool::new(false),
-            ended: Mutex::new(false),
-            end: Condvar::new(),
         });
         shared.publish(Vec::new(), true, Vec::new());
+        let (held, is_held) = channel();
         let beating = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("lease".to_string())
-            .spawn(move || beating.keep_alive());
+            .spawn(move || beating.keep_alive(&is_held));
         Lease {
             shared,
-            thread: thread.ok(),
+            thread: thread.ok().map(|thread| (held, thread)),
         }
     }
 
@@ -166,13 +163,14 @@ impl Lease {
         let is_waited_for = shared.is_waited_for.swap(false, Ordering::Relaxed);
         shared.is_overruled.store(false, Ordering::Relaxed);
         let others = shared.live_others();
+        let prefix = |i: usize| cells[i].key.prefix();
         let mut free: Vec<usize> = (0..cells.len())
-            .filter(|&i| !others.iter().any(|other| other.claims(&cells[i].key)))
+            .filter(|&i| !others.iter().any(|other| other.claims(&prefix(i))))
             .collect();
         if is_waited_for {
             free = first_half(free, cells);
         }
-        let prefixes = |claimed: &[usize]| claimed.iter().map(|&i| cells[i].key.prefix()).collect();
+        let prefixes = |claimed: &[usize]| claimed.iter().map(|&i| prefix(i)).collect();
         if !free.is_empty() {
             shared.publish(prefixes(&free), false, Vec::new());
             shared.withdraw(&mut free, cells);
@@ -184,8 +182,10 @@ impl Lease {
     /// Says that there is nothing left to do here but these cells, which others have claimed: they will hear of it and share. Look for the
     /// cells in the cache in a while, and [claim](Lease::claim) what is missing still.
     pub(crate) fn wait_for(&self, cells: &[Wanted]) {
-        let waits_for = waited_for(cells, &self.shared.live_others());
-        self.shared.publish(Vec::new(), true, waits_for);
+        let others = self.shared.live_others();
+        let holds = |other: &&Other| cells.iter().any(|cell| other.claims(&cell.key.prefix()));
+        let waits_for = others.iter().filter(holds).map(|other| other.id);
+        self.shared.publish(Vec::new(), true, waits_for.collect());
     }
 
     /// Whether another run waits for cells that this one has claimed, and would take over half of them: to be answered by another
@@ -224,9 +224,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        *lock(&self.shared.ended) = true;
-        self.shared.end.notify_all();
-        if let Some(thread) = self.thread.take() {
+        if let Some((held, thread)) = self.thread.take() {
+            drop(held);
             let _ = thread.join();
         }
         remove(&self.shared.layout, &self.shared.id);
@@ -234,39 +233,20 @@ impl Drop for Lease {
 }
 
 /// The cells of the first half of the prompts among `free`, at least one prompt's.
-fn first_half(free: Vec<usize>, cells: &[Wanted]) -> Vec<usize> {
+fn first_half(mut free: Vec<usize>, cells: &[Wanted]) -> Vec<usize> {
     let mut seen = HashSet::new();
-    let prompts: Vec<u32> = free
-        .iter()
-        .map(|&i| cells[i].prompt)
-        .filter(|&prompt| seen.insert(prompt))
-        .collect();
-    let kept: HashSet<u32> = prompts[..prompts.len().div_ceil(2)]
-        .iter()
-        .copied()
-        .collect();
-    free.into_iter()
-        .filter(|&i| kept.contains(&cells[i].prompt))
-        .collect()
-}
-
-/// Those that have claimed some of the cells.
-fn waited_for(cells: &[Wanted], others: &[Other]) -> Vec<Key> {
-    let holds = |other: &&Other| cells.iter().any(|cell| other.claims(&cell.key));
-    others.iter().filter(holds).map(|other| other.id).collect()
+    let mut prompts: Vec<u32> = free.iter().map(|&i| cells[i].prompt).collect();
+    prompts.retain(|&prompt| seen.insert(prompt));
+    prompts.truncate(prompts.len().div_ceil(2));
+    let kept: HashSet<u32> = prompts.into_iter().collect();
+    free.retain(|&i| kept.contains(&cells[i].prompt));
+    free
 }
 
 impl Shared {
-    /// Raises the counter until the lease is dropped, and listens for those who wait.
-    fn keep_alive(&self) {
-        let mut ended = lock(&self.ended);
-        loop {
-            let waited = self.end.wait_timeout(ended, BEAT);
-            ended = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if *ended {
-                return;
-            }
-            drop(ended);
+    /// Raises the counter as long as the lease is held, and listens for those who wait.
+    fn keep_alive(&self, is_held: &Receiver<()>) {
+        while is_held.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
             self.beat();
             let others = self.live_others();
             if others.iter().any(|o| o.beat.waits_for.contains(&self.id)) {
@@ -275,7 +255,6 @@ impl Shared {
             if self.is_overruled_by(&others) {
                 self.is_overruled.store(true, Ordering::Relaxed);
             }
-            ended = lock(&self.ended);
         }
     }
 
@@ -294,7 +273,7 @@ impl Shared {
     fn is_overruled_by(&self, others: &[Other]) -> bool {
         let is_settled = lock(&self.own).settled;
         let claimed = lock(&self.claimed);
-        let overlaps = |other: &Other| claimed.iter().any(|cell| other.claims_prefix(cell));
+        let overlaps = |other: &Other| claimed.iter().any(|cell| other.claims(cell));
         let mut better = others.iter().filter(|o| o.beat.settled && o.id < self.id);
         is_settled && better.any(overlaps)
     }
@@ -304,13 +283,12 @@ impl Shared {
         let started = Instant::now();
         loop {
             let others = self.live_others();
-            let keeps = |other: &Other, i: usize| {
-                (other.beat.settled || other.id < self.id) && other.claims(&cells[i].key)
-            };
+            let claims = |other: &Other, i: usize| other.claims(&cells[i].key.prefix());
+            let has_right = |other: &Other| other.beat.settled || other.id < self.id;
+            let keeps = |other: &Other, i: usize| has_right(other) && claims(other, i);
             claimed.retain(|&i| !others.iter().any(|other| keeps(other, i)));
-            let unsettled = others.iter().any(|other| {
-                !other.beat.settled && claimed.iter().any(|&i| other.claims(&cells[i].key))
-            });
+            let mut unsettled = others.iter().filter(|other| !other.beat.settled);
+            let unsettled = unsettled.any(|other| claimed.iter().any(|&i| claims(other, i)));
             if !unsettled || started.elapsed() > SETTLED_WITHIN {
                 return;
             }
@@ -372,12 +350,12 @@ pub(super) fn count(layout: &Layout) -> Result<usize, CacheError> {
 }
 
 /// Who is at work on the cache, but one. Blocks until each lease has been seen to change, or unchanged for 10 s.
-fn users(layout: &Layout, except: Option<&Lease>) -> Result<Vec<User>, CacheError> {
+fn users(layout: &Layout, except: Option<&Lease>) -> Result<Users, CacheError> {
     let own = except.map(|lease| lease.shared.id);
     let mut watch = Watch::default();
     loop {
         let now = Instant::now();
-        let mut live = Vec::new();
+        let mut live = Users::default();
         let mut undecided = false;
         for (id, beat) in beats(layout)? {
             let Some(beat) = beat else {
@@ -389,10 +367,10 @@ fn users(layout: &Layout, except: Option<&Lease>) -> Result<Vec<User>, CacheErro
                 continue;
             }
             undecided |= !beat.process.is_here() && !watch.has_moved(&id);
-            live.push(match beat.purpose {
-                Purpose::Run => User::Run(beat.run),
-                Purpose::Collection => User::Collection,
-            });
+            match beat.purpose {
+                Purpose::Run => live.runs.push(beat.run),
+                Purpose::Collection => live.collections += 1,
+            }
         }
         if !undecided {
             return Ok(live);

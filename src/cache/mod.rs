@@ -63,10 +63,9 @@ pub(crate) use health::{Health, existing_part, try_writing};
 pub(crate) use index::{CellSet, Place};
 pub use key::Key;
 pub(crate) use layout::FileKind;
-pub(crate) use lease::{Lease, User, Wanted};
+pub(crate) use lease::{Lease, Users, Wanted};
 pub use pack::Batch;
 pub(crate) use untrusted::Untrusted;
-pub(crate) use weights::{WeightHashes, WeightStamp};
 
 use layout::Layout;
 
@@ -75,10 +74,9 @@ const LAYOUT_VERSION: u32 = 1;
 
 /// An open cache folder. Several threads may use one value, and several processes one folder.
 pub struct Cache {
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
     layout: Layout,
     cells: CellStore,
-    weight_hashes: WeightHashes,
 }
 
 impl Cache {
@@ -92,13 +90,8 @@ impl Cache {
         Ok(Self {
             folder: folder.to_path_buf(),
             cells: CellStore::new(layout.clone()),
-            weight_hashes: WeightHashes::new(layout.clone()),
             layout,
         })
-    }
-
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
     }
 
     /// Whether the folder holds a cache, of whatever version.
@@ -109,11 +102,6 @@ impl Cache {
     /// The cells: evaluated readouts by cell key.
     pub fn cells(&self) -> &CellStore {
         &self.cells
-    }
-
-    /// The shortcut past re-hashing weight files.
-    pub(crate) fn weight_hashes(&self) -> &WeightHashes {
-        &self.weight_hashes
     }
 }
 

@@ -7,8 +7,8 @@ use tempfile::NamedTempFile;
 
 use crate::files;
 
-use super::atomic::{Durability, persist, replace_file, temporary_in, write_atomically};
-use super::layout::Layout;
+use super::atomic::{Durability, folder_of, persist, temporary_in, write_atomically};
+use super::layout::{FileKind, Layout};
 use super::reading::Fault;
 use super::{Cache, CacheError, Key};
 
@@ -24,7 +24,7 @@ impl Cache {
         let key = Key::of(bytes);
         // Reading back costs less than a sync, and lets a read-only cache answer.
         if !self.is_object_intact(&key)? {
-            write_atomically(&self.layout.object(&key), bytes)?;
+            write_atomically(&self.layout.file(FileKind::Object, &key), bytes)?;
         }
         Ok(key)
     }
@@ -40,14 +40,18 @@ impl Cache {
         })
     }
 
-    /// The artifacts, for whoever reads one when the cache is out of reach.
-    pub(crate) fn objects(&self) -> Objects {
-        Objects(self.layout.clone())
-    }
-
     /// The bytes of the artifact `key`, checked against it; `None` if it is absent or was damaged.
     pub(crate) fn object(&self, key: &Key) -> Result<Option<Vec<u8>>, CacheError> {
         get(&self.layout, key)
+    }
+
+    /// Reads the artifact `key`, as [`Cache::object`], when the cache is out of reach.
+    pub(crate) fn object_reader(
+        &self,
+        key: Key,
+    ) -> impl Fn() -> Result<Option<Vec<u8>>, CacheError> + use<> {
+        let layout = self.layout.clone();
+        move || get(&layout, &key)
     }
 
     /// Whether the artifact `key` is there and whole; a damaged one is moved aside.
@@ -57,66 +61,53 @@ impl Cache {
 
     /// Whether a file stands where the artifact `key` belongs. Its content is not looked at.
     pub(crate) fn has_object(&self, key: &Key) -> bool {
-        self.layout.object(key).is_file()
+        self.layout.file(FileKind::Object, key).is_file()
     }
 
     /// Copies the artifact `key` to the file `target`, creating its folder; `false` if the artifact is absent
     /// or was damaged, and then `target` is as it was. The copy is checked before it takes its place.
     pub(crate) fn copy_object_to(&self, key: &Key, target: &Path) -> Result<bool, CacheError> {
-        let path = self.layout.object(key);
+        let path = self.layout.file(FileKind::Object, key);
         let opened = files::open(&path).map_err(Fault::from);
         let Some(mut file) = self.layout.usable(&path, opened)? else {
             return Ok(false);
         };
-        let copied = replace_file(target, Durability::Copy, |copy| {
-            let mut hasher = blake3::Hasher::new();
-            let mut chunk = vec![0; CHUNK_BYTES];
-            loop {
-                let length = file
-                    .read(&mut chunk)
-                    .map_err(|error| CacheError::io("read", &path, error))?;
-                let Some(part) = chunk.get(..length).filter(|part| !part.is_empty()) else {
-                    return Ok(Key::from(hasher.finalize()) == *key);
-                };
-                hasher.update(part);
-                copy.write_all(part)
-                    .map_err(|error| CacheError::io("write", target, error))?;
+        let mut copy = temporary_in(folder_of(target), Durability::Copy)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            let length = file
+                .read(&mut chunk)
+                .map_err(|error| CacheError::io("read", &path, error))?;
+            if length == 0 {
+                break;
             }
-        })?;
-        if !copied {
-            self.layout.set_aside(&path, WRONG_CONTENT);
+            hasher.update(&chunk[..length]);
+            copy.write_all(&chunk[..length])
+                .map_err(|error| CacheError::io("write", target, error))?;
         }
-        Ok(copied)
-    }
-}
-
-/// The artifacts of a cache.
-#[derive(Clone)]
-pub(crate) struct Objects(Layout);
-
-impl Objects {
-    /// As [`Cache::object`].
-    pub(crate) fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, CacheError> {
-        get(&self.0, key)
+        if Key::from(hasher.finalize()) != *key {
+            self.layout.set_aside(&path, WRONG_CONTENT);
+            return Ok(false);
+        }
+        persist(copy, target, Durability::Copy)?;
+        Ok(true)
     }
 }
 
 fn get(layout: &Layout, key: &Key) -> Result<Option<Vec<u8>>, CacheError> {
-    let path = layout.object(key);
-    layout.usable(&path, read(&path, key))
-}
-
-fn read(path: &Path, key: &Key) -> Result<Vec<u8>, Fault> {
-    let mut bytes = Vec::new();
-    files::open(path)?.read_to_end(&mut bytes)?;
-    match Key::of(&bytes) == *key {
-        true => Ok(bytes),
-        false => Err(Fault::Damaged(WRONG_CONTENT)),
-    }
+    let read = |path: &Path| -> Result<Vec<u8>, Fault> {
+        let mut bytes = Vec::new();
+        files::open(path)?.read_to_end(&mut bytes)?;
+        expect(Key::of(&bytes), key)?;
+        Ok(bytes)
+    };
+    let path = layout.file(FileKind::Object, key);
+    layout.usable(&path, read(&path))
 }
 
 fn is_intact(layout: &Layout, key: &Key) -> Result<bool, CacheError> {
-    let path = layout.object(key);
+    let path = layout.file(FileKind::Object, key);
     let checked = layout.usable(&path, check(&path, key))?;
     Ok(checked.is_some())
 }
@@ -125,7 +116,11 @@ fn is_intact(layout: &Layout, key: &Key) -> Result<bool, CacheError> {
 pub(super) fn check(path: &Path, key: &Key) -> Result<(), Fault> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(files::open(path)?)?;
-    match Key::from(hasher.finalize()) == *key {
+    expect(hasher.finalize().into(), key)
+}
+
+fn expect(found: Key, key: &Key) -> Result<(), Fault> {
+    match found == *key {
         true => Ok(()),
         false => Err(Fault::Damaged(WRONG_CONTENT)),
     }
@@ -151,7 +146,7 @@ impl NewObject {
     /// replaced.
     pub(crate) fn finish(self) -> Result<Key, CacheError> {
         let key = Key::from(self.hasher.finalize());
-        let path = self.layout.object(&key);
+        let path = self.layout.file(FileKind::Object, &key);
         if is_intact(&self.layout, &key)? {
             return Ok(key);
         }
@@ -220,7 +215,7 @@ mod tests {
     #[test]
     fn what_is_written_in_pieces_is_the_same_object() {
         let (folder, cache, key) = stored(b"in pieces");
-        std::fs::remove_file(cache.layout.object(&key)).unwrap();
+        std::fs::remove_file(cache.layout.file(FileKind::Object, &key)).unwrap();
         for _ in 0..2 {
             let mut object = cache.new_object().unwrap();
             object.write_all(b"in ").unwrap();
@@ -257,9 +252,9 @@ mod tests {
         }
         for damage in damages {
             let (folder, cache, key) = stored(&bytes);
-            std::fs::write(cache.layout.object(&key), &damage).unwrap();
+            std::fs::write(cache.layout.file(FileKind::Object, &key), &damage).unwrap();
             assert!(cache.object(&key).unwrap().is_none());
-            assert!(!cache.layout.object(&key).exists());
+            assert!(!cache.layout.file(FileKind::Object, &key).exists());
             let kept = folder.path().join(format!("v1/damaged/{key}"));
             assert_eq!(std::fs::read(kept).unwrap(), damage);
         }
@@ -268,7 +263,7 @@ mod tests {
     #[test]
     fn copying_a_damaged_object_leaves_the_target_as_it_was() {
         let (folder, cache, key) = stored(b"good");
-        std::fs::write(cache.layout.object(&key), b"bad").unwrap();
+        std::fs::write(cache.layout.file(FileKind::Object, &key), b"bad").unwrap();
         let copy = folder.path().join("copy");
         std::fs::write(&copy, b"before").unwrap();
         assert!(!cache.copy_object_to(&key, &copy).unwrap());
@@ -280,11 +275,15 @@ mod tests {
     fn storing_again_keeps_an_intact_file_and_mends_a_damaged_one() {
         use std::os::unix::fs::MetadataExt;
         let (folder, cache, key) = stored(b"good");
-        let inode = || std::fs::metadata(cache.layout.object(&key)).unwrap().ino();
+        let inode = || {
+            std::fs::metadata(cache.layout.file(FileKind::Object, &key))
+                .unwrap()
+                .ino()
+        };
         let before = inode();
         cache.put_object(b"good").unwrap();
         assert_eq!(inode(), before);
-        std::fs::write(cache.layout.object(&key), b"bad!").unwrap();
+        std::fs::write(cache.layout.file(FileKind::Object, &key), b"bad!").unwrap();
         cache.put_object(b"good").unwrap();
         assert_eq!(cache.object(&key).unwrap().unwrap(), b"good");
         assert_eq!(damaged_count(&folder), 1);

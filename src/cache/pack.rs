@@ -21,7 +21,7 @@
 //! Files are read at positions, not mapped: a mapped file that another machine truncates kills its reader.
 
 use std::fs::File;
-use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -42,7 +42,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 #[derive(Default)]
 pub struct Batch {
     entries: Vec<(Key, usize)>,
-    values: Vec<u8>,
+    pub(super) values: Vec<u8>,
 }
 
 impl Batch {
@@ -128,11 +128,6 @@ pub(super) fn name(header: &[u8], batch: &Batch) -> Key {
     hasher.finalize().into()
 }
 
-pub(super) fn write(file: &mut File, header: &[u8], batch: &Batch) -> io::Result<()> {
-    file.write_all(header)?;
-    file.write_all(&batch.values)
-}
-
 /// A pack's header, read back and checked.
 #[derive(Debug)]
 pub(super) struct Header {
@@ -156,31 +151,32 @@ impl Header {
     }
 }
 
-pub(super) fn read_header(file: &File) -> Result<Header, Fault> {
+/// A pack's file, and its header.
+pub(super) fn open(path: &Path) -> Result<(File, Header), Fault> {
+    let file = crate::files::open(path)?;
+    let header = read_header(&file)?;
+    Ok((file, header))
+}
+
+fn read_header(file: &File) -> Result<Header, Fault> {
     const DISAGREES: Fault = Fault::Damaged("its length does not agree with its header");
     let file_bytes = file.metadata()?.len();
-    let mut prelude = [0; PRELUDE_BYTES];
-    file.read_exact_at(&mut prelude, 0)?;
-    let (magic, numbers) = prelude.split_at(MAGIC.len());
-    let mut numbers = numbers.chunks_exact(8).filter_map(integer);
-    if magic != MAGIC || numbers.next() != Some(FORMAT_VERSION) {
+    let mut prelude = [[0; 8]; PRELUDE_BYTES / 8];
+    file.read_exact_at(prelude.as_flattened_mut(), 0)?;
+    let [magic, numbers @ ..] = prelude;
+    let [version, provenance_bytes, count, value_bytes] = numbers.map(u64::from_le_bytes);
+    if magic != *MAGIC || version != FORMAT_VERSION {
         return Err(Fault::Damaged("it does not start as a pack does"));
     }
-    let mut number = || numbers.next().ok_or(DISAGREES);
-    let (provenance_bytes, count, value_bytes) = (number()?, number()?, number()?);
-    let entries_start = (PRELUDE_BYTES as u64).checked_add(provenance_bytes);
-    let hash_start = count
-        .checked_mul(ENTRY_BYTES as u64)
-        .and_then(|entries| entries.checked_add(entries_start?));
-    let values_start = hash_start.and_then(|start| start.checked_add(HASH_BYTES as u64));
-    let end = values_start.and_then(|start| start.checked_add(value_bytes));
-    // From here on every number is at most the file's length, so what is allocated is too.
-    let (Some(entries_start), Some(values_start)) = (entries_start, values_start) else {
-        return Err(DISAGREES);
-    };
-    if end != Some(file_bytes) {
+    // Numbers of 64 bits add up in 128.
+    let entries_start = PRELUDE_BYTES as u128 + u128::from(provenance_bytes);
+    let hash_start = entries_start + u128::from(count) * ENTRY_BYTES as u128;
+    let values_end = hash_start + HASH_BYTES as u128 + u128::from(value_bytes);
+    if values_end != u128::from(file_bytes) {
         return Err(DISAGREES);
     }
+    // From here on every number is at most the file's length, so what is allocated is too.
+    let values_start = file_bytes - value_bytes;
     let mut header = vec![0; usize::try_from(values_start).map_err(|_| DISAGREES)?];
     file.read_exact_at(&mut header, 0)?;
     let (header, stated_hash) = header.split_last_chunk::<HASH_BYTES>().ok_or(DISAGREES)?;
@@ -200,29 +196,26 @@ pub(super) fn read_header(file: &File) -> Result<Header, Fault> {
     })
 }
 
-/// Where a header's entries put the values, which must fill the file from `values_start` to `file_bytes`.
-fn lay_out(entries: &[u8], values_start: u64, file_bytes: u64) -> Option<Places> {
+/// Where a header's entries put the values, which must fill the file from `start` to `file_bytes`.
+fn lay_out(entries: &[u8], start: u64, file_bytes: u64) -> Option<Places> {
     let lengths = || {
         let entries = entries.chunks_exact(ENTRY_BYTES);
         entries.filter_map(|entry| integer(entry.get(KEY_BYTES..)?))
     };
-    let end = lengths().try_fold(values_start, u64::checked_add);
+    let end = lengths().try_fold(start, u64::checked_add);
     if end != Some(file_bytes) {
         return None;
     }
     let first = lengths().next().unwrap_or(0);
-    let mut end = values_start;
-    let ends = lengths().map(|length| {
-        end += length;
-        end
+    let ends = lengths().scan(start, |end, length| {
+        *end += length;
+        Some(*end)
     });
-    Some(Places {
-        start: values_start,
-        lengths: match lengths().all(|length| length == first) {
-            true => Lengths::Even(first),
-            false => Lengths::Ends(ends.collect()),
-        },
-    })
+    let lengths = match lengths().all(|length| length == first) {
+        true => Lengths::Even(first),
+        false => Lengths::Ends(ends.collect()),
+    };
+    Some(Places { start, lengths })
 }
 
 fn integer(bytes: &[u8]) -> Option<u64> {
@@ -261,7 +254,7 @@ impl Pack {
         let file = crate::files::open(path)?;
         let mut sums = lock(&self.sums);
         if sums.is_none() {
-            *sums = Some(self.check(&file, &mut |_, _| {})?.into());
+            *sums = Some(self.check(&file, &mut |_| {})?.into());
         }
         Ok(file)
     }
@@ -282,11 +275,11 @@ impl Pack {
     }
 
     /// Reads the file whole. It must match the pack's name and be the one that was indexed. Returns a short hash of each value.
-    /// `on_value` hears of every value with the number of its cell, before it is known whether the file is sound.
+    /// `on_value` hears of every value, before it is known whether the file is sound.
     pub(super) fn check(
         &self,
         file: &File,
-        on_value: &mut dyn FnMut(usize, &[u8]),
+        on_value: &mut dyn FnMut(&[u8]),
     ) -> Result<Vec<u64>, Fault> {
         const WRONG: Fault = Fault::Damaged("its content does not match its name");
         let mut reader = BufReader::with_capacity(CHUNK_BYTES, At { file, position: 0 });
@@ -299,7 +292,7 @@ impl Pack {
             // A wrong file may have been indexed under this name, and another process have mended it since:
             // then the places that were indexed are those of a file that is gone.
             return Err(match Key::from(hasher.finalize()) == self.name {
-                true => Fault::Io(ErrorKind::NotFound.into()),
+                true => Fault::Gone,
                 false => WRONG,
             });
         }
@@ -313,7 +306,7 @@ impl Pack {
             reader.read_exact(&mut value)?;
             hasher.update(&value);
             sums.push(short_hash(&value));
-            on_value(cell, &value);
+            on_value(&value);
         }
         let is_longer = reader.read(&mut [0])? > 0;
         match is_longer || Key::from(hasher.finalize()) != self.name {
@@ -345,6 +338,8 @@ impl Read for At<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -352,15 +347,12 @@ mod tests {
     type Cell = (Key, Vec<u8>);
 
     fn bytes_of(cells: &[Cell], provenance: &[u8]) -> Vec<u8> {
-        let mut file = tempfile::tempfile().unwrap();
         let mut batch = Batch::default();
         cells
             .iter()
             .for_each(|(key, value)| batch.push(*key, value));
         let header = header(&batch, provenance);
-        write(&mut file, &header, &batch).unwrap();
-        let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
-        file.read_exact_at(&mut bytes, 0).unwrap();
+        let bytes = [&header[..], &batch.values].concat();
         assert_eq!(Key::of(&bytes), name(&header, &batch));
         bytes
     }
@@ -397,7 +389,7 @@ mod tests {
             prop_assert_eq!(header.cells(), cells.len());
             prop_assert!(header.keys().eq(cells.iter().map(|(key, _)| *key)));
             let pack = Pack::new(Key::of(&bytes), header);
-            *pack.sums.lock().unwrap() = Some(pack.check(&file, &mut |_, _| {}).unwrap().into());
+            *pack.sums.lock().unwrap() = Some(pack.check(&file, &mut |_| {}).unwrap().into());
             for (number, (_, value)) in cells.iter().enumerate() {
                 prop_assert_eq!(&pack.value(&file, number).unwrap(), value);
             }

@@ -10,6 +10,8 @@ use super::CacheError;
 pub(super) enum Fault {
     /// The file is not what its name or its header says.
     Damaged(&'static str),
+    /// It was removed by another process, here or on another machine of a network file system.
+    Gone,
     /// The file system refused.
     Io(io::Error),
 }
@@ -18,6 +20,7 @@ impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             ErrorKind::UnexpectedEof => Self::Damaged("it is cut short"),
+            _ if is_gone(&error) => Self::Gone,
             _ => Self::Io(error),
         }
     }
@@ -25,20 +28,27 @@ impl From<io::Error> for Fault {
 
 /// The paths in a folder; none if there is no such folder, or a file in its place.
 pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, CacheError> {
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if is_gone(&error) || error.kind() == ErrorKind::NotADirectory => {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(CacheError::io("list", folder, error)),
-    };
-    entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()
-        .map_err(|error| CacheError::io("list", folder, error))
+    let paths = std::fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    match paths {
+        Err(error) if is_gone(&error) || error.kind() == ErrorKind::NotADirectory => Ok(Vec::new()),
+        paths => paths.map_err(|error| CacheError::io("list", folder, error)),
+    }
 }
 
-/// Whether a file was removed by another process, here or on another machine of a network file system.
+/// What is wrong with a file, by what came of reading it; none where it is sound, or gone.
+pub(super) fn damage<T>(
+    path: &Path,
+    read: Result<T, Fault>,
+) -> Result<Option<&'static str>, CacheError> {
+    match read {
+        Ok(_) | Err(Fault::Gone) => Ok(None),
+        Err(Fault::Damaged(reason)) => Ok(Some(reason)),
+        Err(Fault::Io(error)) => Err(CacheError::io("read", path, error)),
+    }
+}
+
+/// See [`Fault::Gone`].
 pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -49,21 +59,11 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
 /// Whether an error is that of one file, and says nothing of others: its mode, its length, a bad block under it, a folder or a pipe in its
 /// place.
 pub(super) fn is_of_one_file(error: &io::Error) -> bool {
-    /// Input or output error, on Linux and macOS.
-    const EIO: i32 = 5;
     matches!(
         error.kind(),
         ErrorKind::PermissionDenied
             | ErrorKind::IsADirectory
             | ErrorKind::InvalidInput
             | ErrorKind::FileTooLarge
-    ) || error.raw_os_error() == Some(EIO)
-}
-
-/// Says that a file is not used because it cannot be read.
-pub(super) fn pass_over(path: &Path, error: &io::Error) {
-    tracing::warn!(
-        "`{}` cannot be read ({error}); it is not used, and what it holds is computed again",
-        path.display()
-    );
+    ) || error.raw_os_error() == Some(libc::EIO)
 }

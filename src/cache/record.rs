@@ -24,7 +24,7 @@ impl Cache {
     /// The record stored under the stage key `key`; `None` if there is none, if it was damaged, or if it
     /// does not decode as a `T` (a record of another program version).
     pub fn stage_record<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>, CacheError> {
-        get(&self.layout, &self.layout.stage(key), key)
+        get(&self.layout, &self.layout.file(FileKind::Record, key), key)
     }
 
     /// Every sound stage record of this version, of any study; a damaged one is left for whoever asks for it by its key.
@@ -45,7 +45,7 @@ impl Cache {
         key: &Key,
         record: &T,
     ) -> Result<(), CacheError> {
-        put(&self.layout.stage(key), key, record)
+        put(&self.layout.file(FileKind::Record, key), key, record)
     }
 }
 
@@ -85,12 +85,8 @@ pub(super) fn read_sound<T: DeserializeOwned>(path: &Path, key: &Key) -> Option<
     serde_json::from_slice(&read(path, key).ok()?).ok()
 }
 
-pub(super) fn check(path: &Path, key: &Key) -> Result<(), Fault> {
-    read(path, key).map(drop)
-}
-
 /// The text of the record in a file.
-fn read(path: &Path, key: &Key) -> Result<Vec<u8>, Fault> {
+pub(super) fn read(path: &Path, key: &Key) -> Result<Vec<u8>, Fault> {
     let text = files::read(path, files::DATA_BYTES)?;
     let record = verified_record(&text, key).map(<[u8]>::to_vec);
     record.ok_or(Fault::Damaged("its content does not match its checksum"))
@@ -143,7 +139,7 @@ mod tests {
     fn records_round_trip_and_are_plain_json() {
         let (_folder, cache, key, record) = stored();
         assert_eq!(cache.stage_record(&key).unwrap(), Some(record.clone()));
-        let text = std::fs::read_to_string(cache.layout.stage(&key)).unwrap();
+        let text = std::fs::read_to_string(cache.layout.file(FileKind::Record, &key)).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json["key"], key.to_string());
         assert_eq!(json["record"]["kind"], record.kind);
@@ -160,7 +156,7 @@ mod tests {
     #[test]
     fn every_truncation_and_every_flip_is_missing_and_moved_aside() {
         let (folder, cache, key, record) = stored();
-        let path = cache.layout.stage(&key);
+        let path = cache.layout.file(FileKind::Record, &key);
         let good = std::fs::read(&path).unwrap();
         let truncations = (0..good.len()).map(|length| good[..length].to_vec());
         let flips = (0..good.len()).map(|position| {
@@ -185,9 +181,9 @@ mod tests {
     fn a_record_under_another_key_is_not_believed() {
         let (_folder, cache, key, _) = stored();
         let other = Key::of(b"other stage");
-        let path = cache.layout.stage(&other);
+        let path = cache.layout.file(FileKind::Record, &other);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::copy(cache.layout.stage(&key), &path).unwrap();
+        std::fs::copy(cache.layout.file(FileKind::Record, &key), &path).unwrap();
         assert_eq!(cache.stage_record::<Record>(&other).unwrap(), None);
         assert!(!path.exists());
     }

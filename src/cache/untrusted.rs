@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::{Cache, Key};
+use super::{Cache, FileKind, Key};
 
 /// Packs that are not to be used, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Cache {
     /// Moves packs aside and says so; their cells count as missing from here on, unless other packs hold them.
     pub(crate) fn discard(&self, untrusted: &Untrusted) {
         for pack in &untrusted.packs {
-            let path = self.layout.pack(pack);
+            let path = self.layout.file(FileKind::Pack, pack);
             self.layout.set_aside(&path, &untrusted.reason);
             self.cells.forget(pack);
         }

@@ -1,79 +1,68 @@
 //! The known hashes of weight files, so that gigabytes are not read again at every start.
 //!
-//! This is the one place where a file's size, times and inode are taken for its content. A check of everything must not use it.
+//! This is the one place where a file's size, times and inode are taken for its content. A check of everything must not use it. How a file
+//! looks, short of being read, is told by a stamp, which whoever hashes it takes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::layout::Layout;
-use super::{CacheError, FileKind, Key, StoredFile, record};
-
-/// Remembers the BLAKE3 hash of a weight file for as long as the file looks unchanged.
-pub(crate) struct WeightHashes {
-    layout: Layout,
-}
-
-/// How a weight file looks, short of being read. Whoever writes into a file and sets its modification time back cannot set back the time of
-/// that change itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct WeightStamp {
-    /// Where it is, as an absolute path.
-    #[serde(with = "crate::files::as_text")]
-    pub(crate) path: PathBuf,
-    pub(crate) size_bytes: u64,
-    /// When its content was last changed, in nanoseconds since 1970.
-    pub(crate) mtime_ns: i128,
-    /// When anything of it was last changed, in nanoseconds since 1970.
-    #[serde(default)]
-    pub(crate) ctime_ns: i128,
-    pub(crate) inode: u64,
-}
+use super::{Cache, CacheError, FileKind, Key, StoredFile, record};
 
 #[derive(Serialize, Deserialize)]
-struct KnownHash {
-    stamp: WeightStamp,
+struct KnownHash<S> {
+    stamp: S,
     blake3: Key,
 }
 
-impl WeightHashes {
-    pub(super) fn new(layout: Layout) -> Self {
-        Self { layout }
-    }
-
-    /// The hash that was stored for the file when it looked like this; `None` if anything differs, or nothing (readable) is stored.
-    pub(crate) fn get(&self, stamp: &WeightStamp) -> Option<blake3::Hash> {
-        let key = path_key(&stamp.path);
-        let stored = self.layout.weight(&key);
-        let known: KnownHash = match record::get(&self.layout, &stored, &key) {
-            Ok(known) => known?,
-            Err(error) => {
-                tracing::warn!("{error}; the weights are hashed again");
-                return None;
-            }
-        };
+impl Cache {
+    /// The hash that was stored for the weight file when it had this stamp; `None` if anything differs, or nothing (readable) is stored.
+    pub(crate) fn weight_hash<S: DeserializeOwned + PartialEq>(
+        &self,
+        path: &Path,
+        stamp: &S,
+    ) -> Option<blake3::Hash> {
+        let key = path_key(path);
+        let known = record::get(
+            &self.layout,
+            &self.layout.file(FileKind::WeightHash, &key),
+            &key,
+        );
+        let known: KnownHash<S> = known.unwrap_or_else(|error| {
+            tracing::warn!("{error}; the weights are hashed again");
+            None
+        })?;
         (known.stamp == *stamp).then(|| blake3::Hash::from_bytes(*known.blake3.as_bytes()))
     }
 
-    /// What a file of kind [`WeightHash`](super::FileKind::WeightHash) remembers; none if it is damaged or gone.
-    pub(crate) fn known(&self, file: &StoredFile) -> Option<(WeightStamp, blake3::Hash)> {
+    /// What a file of kind [`WeightHash`](FileKind::WeightHash) remembers; none if it is damaged or gone.
+    pub(crate) fn known_weight_hash<S: DeserializeOwned>(
+        &self,
+        file: &StoredFile,
+    ) -> Option<(S, Key)> {
         if file.kind != FileKind::WeightHash {
             return None;
         }
-        let known: KnownHash = record::read_sound(&file.path, &file.name)?;
-        let hash = blake3::Hash::from_bytes(*known.blake3.as_bytes());
-        Some((known.stamp, hash))
+        let known: KnownHash<S> = record::read_sound(&file.path, &file.name)?;
+        Some((known.stamp, known.blake3))
     }
 
-    /// Stores the hash of a file, replacing what was stored for its path. The stamp must have been taken *before* the file was hashed and
-    /// found the same afterwards, or a change in between is missed.
-    pub(crate) fn put(&self, stamp: &WeightStamp, hash: blake3::Hash) -> Result<(), CacheError> {
-        let key = path_key(&stamp.path);
-        let known = KnownHash {
-            stamp: stamp.clone(),
-            blake3: hash.into(),
-        };
-        record::put(&self.layout.weight(&key), &key, &known)
+    /// Stores the hash of a weight file, replacing what was stored for its path. The stamp must have been taken *before* the file was hashed
+    /// and found the same afterwards, or a change in between is missed.
+    pub(crate) fn put_weight_hash<S: Serialize>(
+        &self,
+        path: &Path,
+        stamp: &S,
+        hash: blake3::Hash,
+    ) -> Result<(), CacheError> {
+        let key = path_key(path);
+        let blake3 = hash.into();
+        record::put(
+            &self.layout.file(FileKind::WeightHash, &key),
+            &key,
+            &KnownHash { stamp, blake3 },
+        )
     }
 }
 
@@ -87,62 +76,80 @@ fn path_key(path: &Path) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::FileStamp;
 
-    fn stamp(path: &str) -> WeightStamp {
-        WeightStamp {
+    fn stamp(path: &str) -> FileStamp {
+        FileStamp {
             path: path.into(),
-            size_bytes: 10,
-            mtime_ns: 20,
-            ctime_ns: 30,
+            size: 10,
+            modified_nanoseconds: 20,
+            changed_nanoseconds: 30,
             inode: 40,
         }
     }
 
+    /// A cache in a folder of its own that knows the hash of the file with this stamp.
+    fn knowing(file: &FileStamp, hash: blake3::Hash) -> (tempfile::TempDir, Cache) {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        assert_eq!(cache.weight_hash(&file.path, file), None);
+        cache.put_weight_hash(&file.path, file, hash).unwrap();
+        (folder, cache)
+    }
+
     #[test]
     fn a_hash_is_known_only_while_nothing_differs() {
-        let folder = tempfile::tempdir().unwrap();
-        let known = WeightHashes::new(Layout::new(folder.path()));
         let (file, hash) = (stamp("/models/a.safetensors"), blake3::hash(b"weights"));
-        assert_eq!(known.get(&file), None);
-        known.put(&file, hash).unwrap();
-        assert_eq!(known.get(&file), Some(hash));
+        let (_folder, cache) = knowing(&file, hash);
+        let known = |file: &FileStamp| cache.weight_hash(&file.path, file);
+        assert_eq!(known(&file), Some(hash));
         for change in [
-            |file: &mut WeightStamp| file.size_bytes += 1,
-            |file: &mut WeightStamp| file.mtime_ns += 1,
-            |file: &mut WeightStamp| file.ctime_ns += 1,
-            |file: &mut WeightStamp| file.inode += 1,
+            |file: &mut FileStamp| file.size += 1,
+            |file: &mut FileStamp| file.modified_nanoseconds += 1,
+            |file: &mut FileStamp| file.changed_nanoseconds += 1,
+            |file: &mut FileStamp| file.inode += 1,
         ] {
             let mut changed = file.clone();
             change(&mut changed);
-            assert_eq!(known.get(&changed), None, "{changed:?}");
+            assert_eq!(known(&changed), None, "{changed:?}");
         }
-        assert_eq!(known.get(&stamp("/models/b.safetensors")), None);
+        assert_eq!(known(&stamp("/models/b.safetensors")), None);
     }
 
     #[test]
     fn times_before_1970_and_far_ahead_round_trip() {
-        let folder = tempfile::tempdir().unwrap();
-        let known = WeightHashes::new(Layout::new(folder.path()));
         let hash = blake3::hash(b"weights");
-        for mtime_ns in [-1, 0, i128::from(u64::MAX) * 1000] {
-            let file = WeightStamp {
-                mtime_ns,
+        for nanoseconds in [-1, 0, i128::from(u64::MAX) * 1000] {
+            let file = FileStamp {
+                modified_nanoseconds: nanoseconds.unsigned_abs(),
+                changed_nanoseconds: nanoseconds,
                 ..stamp("/w")
             };
-            known.put(&file, hash).unwrap();
-            assert_eq!(known.get(&file), Some(hash));
+            let (_folder, cache) = knowing(&file, hash);
+            assert_eq!(cache.weight_hash(&file.path, &file), Some(hash));
         }
+    }
+
+    /// The stored form stays the same, so that a cache of an earlier dial still serves.
+    #[test]
+    fn a_stamp_is_stored_by_these_names() {
+        let stored = serde_json::to_string(&stamp("/w")).unwrap();
+        let expected = r#"{"path":"/w","size_bytes":10,"mtime_ns":20,"ctime_ns":30,"inode":40}"#;
+        assert_eq!(stored, expected);
+        let early = r#"{"path":"/w","size_bytes":10,"mtime_ns":20,"inode":40}"#;
+        let early: FileStamp = serde_json::from_str(early).unwrap();
+        assert_eq!(early.changed_nanoseconds, 0);
     }
 
     #[test]
     fn a_damaged_entry_is_unknown() {
-        let folder = tempfile::tempdir().unwrap();
-        let known = WeightHashes::new(Layout::new(folder.path()));
         let file = stamp("/w");
-        known.put(&file, blake3::hash(b"weights")).unwrap();
-        let stored = known.layout.weight(&path_key(&file.path));
+        let (_folder, cache) = knowing(&file, blake3::hash(b"weights"));
+        let stored = cache
+            .layout
+            .file(FileKind::WeightHash, &path_key(&file.path));
         std::fs::write(&stored, b"{}").unwrap();
-        assert_eq!(known.get(&file), None);
+        assert_eq!(cache.weight_hash(&file.path, &file), None);
         assert!(!stored.exists());
     }
 }

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use indicatif::DecimalBytes;
 use serde_json::json;
 
-use crate::cache::{Cache, CacheError, User};
+use crate::cache::{Cache, CacheError, Users};
 use crate::run::{self, Criteria, Usage};
 
 use super::console;
@@ -32,16 +32,16 @@ enum CacheCommand {
 }
 
 #[derive(Args)]
-struct Place {
+pub(super) struct Place {
     /// The folder of computed cells and artifacts.
     #[arg(long, value_name = "DIR", default_value = "cache")]
-    cache: PathBuf,
+    pub(super) cache: PathBuf,
     /// The folder that has a folder per study and run.
     #[arg(long, value_name = "DIR", default_value = "runs")]
-    runs: PathBuf,
+    pub(super) runs: PathBuf,
     /// How the result is written to stdout.
     #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    pub(super) format: Format,
 }
 
 #[derive(Args)]
@@ -84,12 +84,8 @@ impl Place {
     }
 }
 
-fn busy(users: Vec<User>) -> Failure {
-    let runs = users.into_iter().filter_map(|user| match user {
-        User::Run(run) => Some(shown(&run)),
-        User::Collection => None,
-    });
-    let runs: Vec<String> = runs.collect();
+fn busy(users: Users) -> Failure {
+    let runs: Vec<String> = users.runs.iter().map(|run| shown(run)).collect();
     let why = match runs.is_empty() {
         true => "another `dial cache gc` is deleting from the cache; wait for it".to_string(),
         false => format!(

@@ -1,9 +1,8 @@
 //! What a person sees while a study runs, on stderr: a bar with rate and time left on a terminal, plain lines elsewhere.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::harmless;
 use crate::run::{Event, StageReport, StageStatus};
@@ -75,14 +74,7 @@ impl Console {
             seconds = report.seconds,
             "stage ended"
         );
-        let status = match report.status {
-            StageStatus::Cached => "cached",
-            StageStatus::Computed => "computed",
-            StageStatus::Recomputed => "recomputed",
-            StageStatus::Blocked => "blocked",
-            StageStatus::Failed => "failed",
-            StageStatus::Interrupted => "interrupted",
-        };
+        let status = report.status.name();
         let (computed, cached) = (report.cells_computed, report.cells_cached);
         let took = duration(report.seconds);
         self.of_stage(
@@ -114,11 +106,7 @@ impl Console {
 
 /// A bar on stderr, where that is a terminal.
 pub(super) fn bar(template: &str) -> ProgressBar {
-    let target = match std::io::stderr().is_terminal() {
-        true => ProgressDrawTarget::stderr(),
-        false => ProgressDrawTarget::hidden(),
-    };
-    ProgressBar::with_draw_target(None, target).with_style(style(template))
+    ProgressBar::no_length().with_style(style(template))
 }
 
 pub(super) fn style(template: &str) -> ProgressStyle {

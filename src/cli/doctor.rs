@@ -3,28 +3,13 @@
 mod machine;
 mod storage;
 
-use std::path::PathBuf;
-
-use clap::Args;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::cache::Place;
 use super::waiting::Waiting;
 use super::{Exit, Failure, Format, print, print_json};
 use crate::{harmless, model};
-
-#[derive(Args)]
-pub(super) struct DoctorArguments {
-    /// The folder of computed cells and artifacts.
-    #[arg(long, value_name = "DIR", default_value = "cache")]
-    cache: PathBuf,
-    /// The folder that has a folder per study and run.
-    #[arg(long, value_name = "DIR", default_value = "runs")]
-    runs: PathBuf,
-    /// How the result is written to stdout.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
-}
 
 /// How bad what a check found is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -37,11 +22,9 @@ enum State {
     Problem,
 }
 
-/// One thing that was looked at.
+/// What a look at one thing found.
 #[derive(Debug, Serialize)]
 struct Check {
-    /// What was looked at.
-    name: &'static str,
     state: State,
     found: String,
     /// What to do; none where nothing need be done, or `found` says it.
@@ -49,73 +32,83 @@ struct Check {
 }
 
 impl Check {
-    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+    fn ok(found: impl Into<String>) -> Self {
         Check {
-            name,
             state: State::Ok,
             found: found.into(),
             advice: None,
         }
     }
 
-    fn warning(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+    fn warning(found: impl Into<String>, advice: impl Into<String>) -> Self {
         Check {
             state: State::Warning,
             advice: Some(advice.into()),
-            ..Check::ok(name, found)
+            ..Check::ok(found)
         }
     }
 
-    fn problem(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+    fn problem(found: impl Into<String>, advice: impl Into<String>) -> Self {
         Check {
             state: State::Problem,
-            ..Check::warning(name, found, advice)
+            ..Check::warning(found, advice)
         }
     }
 
     /// A problem whose message ends with what to do.
-    fn failed(name: &'static str, message: impl ToString) -> Self {
+    fn failed(message: impl ToString) -> Self {
         Check {
             state: State::Problem,
-            ..Check::ok(name, message.to_string())
+            ..Check::ok(message.to_string())
         }
     }
 
-    fn as_text(&self) -> String {
+    fn as_text(&self, name: &str) -> String {
         let state = match self.state {
             State::Ok => "ok",
             State::Warning => "warning",
             State::Problem => "problem",
         };
         let found = harmless::line(&self.found);
-        let mut text = format!("{state:7}  {:10}  {found}\n", self.name);
+        let mut text = format!("{state:7}  {name:10}  {found}\n");
         if let Some(advice) = &self.advice {
             text += &format!("{:21}to do: {}\n", "", harmless::line(advice));
         }
         text
     }
+
+    fn as_json(&self, name: &str) -> Value {
+        let mut check = json!(self);
+        check["name"] = json!(name);
+        check
+    }
 }
 
-pub(super) fn doctor(arguments: &DoctorArguments) -> Result<(), Failure> {
+/// A check, after the name of what was looked at.
+type Named = (&'static str, Check);
+
+pub(super) fn doctor(arguments: &Place) -> Result<(), Failure> {
     model::check_linked().map_err(|_| Failure::NeedsLibtorch)?;
     let waiting = Waiting::for_("looking at the machine, the hub and the cache");
-    let mut checks = vec![
-        machine::libtorch(),
-        machine::devices(),
-        machine::threads(),
-        machine::memory(),
+    let mut checks: Vec<Named> = vec![
+        ("libtorch", machine::libtorch()),
+        ("devices", machine::devices()),
+        ("threads", machine::threads()),
+        ("memory", machine::memory()),
     ];
     checks.extend(storage::hub());
-    checks.push(storage::folder("runs", &arguments.runs, "`--runs`"));
+    checks.push(("runs", storage::folder(&arguments.runs, "`--runs`")));
     checks.extend(storage::cache(&arguments.cache));
     drop(waiting);
-    let count = |state: State| checks.iter().filter(|check| check.state == state).count();
+    let count = |state: State| checks.iter().filter(|(_, c)| c.state == state).count();
     let (problems, warnings) = (count(State::Problem), count(State::Warning));
+    let checks = checks.iter();
     match arguments.format {
         Format::Json => {
+            let checks: Vec<Value> = checks.map(|(name, c)| c.as_json(name)).collect();
             print_json(&json!({ "checks": checks, "problems": problems, "warnings": warnings }))?
         }
-        Format::Text => print(&checks.iter().map(Check::as_text).collect::<String>())?,
+        Format::Text => print(&checks.map(|(name, c)| c.as_text(name)).collect::<String>())?,
     }
     match problems {
         0 => Ok(()),

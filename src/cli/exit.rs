@@ -4,31 +4,18 @@ use clap::ValueEnum;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Exit {
-    Done,
-    Failed,
-    Usage,
-    Damaged,
-    NotReproduced,
-    Busy,
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    Damaged = 3,
+    NotReproduced = 4,
+    Busy = 5,
     /// `doctor` found what a run would fail on.
-    Unfit,
-    Interrupted,
+    Unfit = 6,
+    Interrupted = 130,
 }
 
 impl Exit {
-    pub(crate) fn code(self) -> u8 {
-        match self {
-            Exit::Done => 0,
-            Exit::Failed => 1,
-            Exit::Usage => 2,
-            Exit::Damaged => 3,
-            Exit::NotReproduced => 4,
-            Exit::Busy => 5,
-            Exit::Unfit => 6,
-            Exit::Interrupted => 130,
-        }
-    }
-
     fn meaning(self) -> &'static str {
         match self {
             Exit::Done => "done",
@@ -48,7 +35,7 @@ impl Exit {
 
     /// The part of `dial --help` about exit codes.
     pub(super) fn help() -> String {
-        let line = |exit: &Exit| format!("  {:>3}  {}\n", exit.code(), exit.meaning());
+        let line = |exit: &Exit| format!("  {:>3}  {}\n", *exit as u8, exit.meaning());
         let lines: String = Exit::value_variants().iter().map(line).collect();
         format!("Exit codes:\n{}", lines.trim_end())
     }
@@ -63,7 +50,7 @@ mod tests {
     fn every_code_is_documented() {
         let page = include_str!("../../docs/commands.md");
         for exit in Exit::value_variants() {
-            let row = format!("| {} | {} |", exit.code(), exit.meaning());
+            let row = format!("| {} | {} |", *exit as u8, exit.meaning());
             assert!(page.contains(&row), "docs/commands.md lacks {row}");
         }
     }

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -27,10 +26,11 @@ impl Log {
     /// Starts logging, once per process.
     pub(super) fn start() -> Self {
         let log = Log::default();
+        let written = log.clone();
         let to_file = tracing_subscriber::fmt::layer()
             .json()
             .log_internal_errors(false)
-            .with_writer(log.clone())
+            .with_writer(move || written.clone())
             .with_filter(LevelFilter::INFO);
         let to_stderr = tracing_subscriber::fmt::layer()
             .without_time()
@@ -70,14 +70,6 @@ impl Write for Shown {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Log;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        self.clone()
     }
 }
 

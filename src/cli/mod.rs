@@ -70,7 +70,7 @@ enum Command {
     /// Fetch public prompt sets from their homes.
     Data(data::DataArguments),
     /// Look at libtorch, devices, disks, the hub and the cache: what would keep a run from working.
-    Doctor(doctor::DoctorArguments),
+    Doctor(cache::Place),
     /// Write a commented study file to start from, and the schema by which editors complete and check it.
     Init(init::InitArguments),
     /// Print the JSON Schema of study files, by which editors complete and check them.
@@ -176,7 +176,7 @@ pub fn main() -> ! {
     let _ = std::io::stdout().flush();
     // Every file is closed by now. Taking libtorch down piece by piece would cost more than a rerun that has nothing to do.
     // SAFETY: ends the process, and does nothing else.
-    unsafe { libc::_exit(i32::from(code.code())) }
+    unsafe { libc::_exit(code as i32) }
 }
 
 /// Ends the program as the command line asks for: with help, or with what is wrong with it.

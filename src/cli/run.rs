@@ -128,7 +128,7 @@ fn stop_on_interrupt() -> Arc<AtomicBool> {
             );
         }
         Some(asked) if asked.elapsed() > SAME_REQUEST => {
-            std::process::exit(i32::from(Exit::Interrupted.code()));
+            std::process::exit(Exit::Interrupted as i32);
         }
         Some(_) => {}
     });

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use serde::Serialize;
 use serde_json::json;
 
 use crate::files;
@@ -35,18 +34,12 @@ pub(super) fn status(arguments: &StatusArguments) -> Result<(), Failure> {
     }
 }
 
-/// A run with the command that resumes it.
-#[derive(Serialize)]
-struct Listed<'a> {
-    #[serde(flatten)]
-    run: &'a RunSummary,
-    resume: Option<String>,
-}
-
+/// The runs, each with the command that resumes it.
 fn as_json(runs: &[RunSummary]) -> serde_json::Value {
-    let listed = runs.iter().map(|run| Listed {
-        run,
-        resume: resume(run).map(|resume| resume.command),
+    let listed = runs.iter().map(|run| {
+        let mut listed = json!(run);
+        listed["resume"] = json!(resume(run).map(|resume| resume.command));
+        listed
     });
     json!({ "runs": listed.collect::<Vec<_>>() })
 }
@@ -70,7 +63,9 @@ fn as_text(runs: &[RunSummary], arguments: &StatusArguments) -> String {
         0 => {}
         older => text += &format!("… and {older} older; `--format json` has all\n"),
     }
-    text + &to_resume(resumes.into_iter().flatten().collect()) + &to_draw(&listed)
+    text + &why_unreadable(&listed)
+        + &to_resume(resumes.into_iter().flatten().collect())
+        + &to_draw(&listed)
 }
 
 /// A line for every run.
@@ -94,6 +89,16 @@ fn overview(runs: &[&RunSummary]) -> String {
         "took",
     ];
     grid(&header, rows.collect())
+}
+
+/// A line for every run of which nothing else is known.
+fn why_unreadable(runs: &[&RunSummary]) -> String {
+    let unreadable = runs.iter().filter(|run| run.state == RunState::Unreadable);
+    let lines = unreadable.filter_map(|run| {
+        let why = run.error.as_ref()?;
+        Some(format!("\n`{}`: {why}\n", shown(&run.run_dir)))
+    });
+    lines.collect()
 }
 
 /// The commands that resume runs, under what is to be said of them. One resumes every run that was started with it, and is told once.
@@ -122,12 +127,7 @@ fn to_draw(runs: &[&RunSummary]) -> String {
     };
     let commands = runs.iter().filter(lacks_page);
     let commands: Vec<String> = commands
-        .map(|run| {
-            command_line(&[
-                "report".to_string(),
-                files::text_of(from_here(&run.run_dir)),
-            ])
-        })
+        .map(|run| command_line(&["report".into(), files::text_of(from_here(&run.run_dir))]))
         .collect();
     match commands.is_empty() {
         true => String::new(),

@@ -8,17 +8,14 @@ use ureq::http::Uri;
 /// A scheme, a host and a port: what a secret is given for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
-    https: bool,
+    /// `https` or `http`.
+    scheme: &'static str,
     /// In lower case; an IPv6 address in brackets.
     host: String,
     port: u16,
 }
 
 impl Origin {
-    fn scheme(&self) -> &'static str {
-        if self.https { "https" } else { "http" }
-    }
-
     /// Whether the host is this machine.
     pub(super) fn is_loopback(&self) -> bool {
         let host = self.host.trim_matches(['[', ']']);
@@ -27,15 +24,15 @@ impl Origin {
 
     /// Whether nobody on the way can read what is sent.
     pub(super) fn is_private(&self) -> bool {
-        self.https || self.is_loopback()
+        self.scheme == "https" || self.is_loopback()
     }
 }
 
 /// An `http` or `https` address. It is shown without its query, which may be a signature, and without a name and password.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Address {
-    uri: Uri,
-    origin: Origin,
+    pub(super) uri: Uri,
+    pub(super) origin: Origin,
 }
 
 impl Address {
@@ -44,9 +41,9 @@ impl Address {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let invalid = || "it is not an address that begins with `https://`".to_string();
         let uri: Uri = text.parse().map_err(|_| invalid())?;
-        let https = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
+        let (scheme, usual_port) = match uri.scheme_str() {
+            Some("https") => ("https", 443),
+            Some("http") => ("http", 80),
             _ => return Err(invalid()),
         };
         let host = uri.host().filter(|host| !host.is_empty());
@@ -59,19 +56,10 @@ impl Address {
             (None, Some((_, port))) if !port.is_empty() && !port.ends_with(']') => {
                 return Err(format!("its port `{port}` is none: expected 1 to 65535"));
             }
-            (None, _) if https => 443,
-            (None, _) => 80,
+            (None, _) => usual_port,
         };
-        let origin = Origin { https, host, port };
+        let origin = Origin { scheme, host, port };
         Ok(Self { uri, origin })
-    }
-
-    pub(super) fn uri(&self) -> &Uri {
-        &self.uri
-    }
-
-    pub(super) fn origin(&self) -> &Origin {
-        &self.origin
     }
 
     /// Where a `Location` leads that was answered here.
@@ -84,8 +72,7 @@ impl Address {
             let shown = shown.rsplit('@').next().unwrap_or_default();
             format!("it was redirected to `{}`, {why}", super::printable(shown))
         };
-        let scheme = self.origin.scheme();
-        let Origin { host, port, .. } = &self.origin;
+        let Origin { scheme, host, port } = &self.origin;
         let location = location.split('#').next().unwrap_or_default();
         let text = if location.contains("://") {
             location.to_string()
@@ -103,7 +90,7 @@ impl Address {
         if authority.is_some_and(|authority| authority.as_str().contains('@')) {
             return Err(refused("an address with a name and a password"));
         }
-        if self.origin.https && !next.origin.https {
+        if *scheme == "https" && next.origin.scheme == "http" {
             return Err(refused("from https to plain http"));
         }
         Ok(next)
@@ -112,7 +99,7 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.origin.scheme(), self.origin.host)?;
+        write!(f, "{}://{}", self.origin.scheme, self.origin.host)?;
         if let Some(port) = self.uri.port_u16() {
             write!(f, ":{port}")?;
         }
@@ -136,7 +123,7 @@ mod tests {
 
     #[test]
     fn an_origin_is_scheme_host_and_port() {
-        let same = |a: &str, b: &str| address(a).origin() == address(b).origin();
+        let same = |a: &str, b: &str| address(a).origin == address(b).origin;
         assert!(same("https://hub.test/a", "HTTPS://Hub.Test:443/b?c"));
         assert!(!same("https://hub.test/a", "http://hub.test/a"));
         assert!(!same("https://hub.test/a", "https://hub.test:8443/a"));
@@ -169,7 +156,7 @@ mod tests {
             ("http://127.0.0.9", true),
             ("http://[::1]:80/", true),
         ] {
-            assert_eq!(address(text).origin().is_private(), private, "{text}");
+            assert_eq!(address(text).origin.is_private(), private, "{text}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! How far a download is, on stderr: a bar with rate and time left on a terminal, a plain line now and then elsewhere.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,14 +10,11 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The progress of one or more files.
 pub(crate) struct Progress {
-    /// None where stderr is no terminal.
-    bar: Option<ProgressBar>,
+    /// Hidden where stderr is no terminal. Its length is that of all files, where each is known.
+    bar: ProgressBar,
     name: String,
-    /// Bytes of all files, where each is known.
-    total: Option<u64>,
     /// Bytes of the files that are done.
     before: u64,
-    started: Instant,
     /// Bytes of those that were there before anything was fetched.
     there_before: Option<u64>,
     last_line: Instant,
@@ -26,47 +23,35 @@ pub(crate) struct Progress {
 impl Progress {
     /// Says what is fetched, and how much where that is known.
     pub(crate) fn new(name: &str, total: Option<u64>) -> Self {
-        let mut progress = Self {
-            bar: None,
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
+        let progress = Self {
+            bar: bar.with_style(style(total.is_some())),
             name: name.to_string(),
-            total,
             before: 0,
-            started: Instant::now(),
             there_before: None,
             last_line: Instant::now(),
         };
         let much = total.map_or(String::new(), |bytes| format!(": {}", DecimalBytes(bytes)));
         progress.say(&format!("fetching {name}{much}"));
-        if std::io::stderr().is_terminal() {
-            let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
-            bar.set_style(style(total.is_some()));
-            progress.bar = Some(bar);
-        }
+        progress.bar.set_draw_target(ProgressDrawTarget::stderr());
         progress
     }
 
     pub(crate) fn expect(&mut self, total: u64) {
-        self.total = Some(total);
-        if let Some(bar) = &self.bar {
-            bar.set_length(total);
-            bar.set_style(style(true));
-        }
+        self.bar.set_length(total);
+        self.bar.set_style(style(true));
     }
 
     /// So many bytes of the file in hand are there.
     pub(crate) fn at(&mut self, bytes: u64) {
         let done = self.before.saturating_add(bytes);
         let there_before = *self.there_before.get_or_insert(done);
-        match &self.bar {
-            Some(bar) => bar.set_position(done),
-            None if self.last_line.elapsed() >= INTERVAL => {
-                self.last_line = Instant::now();
-                let seconds = self.started.elapsed().as_secs_f64();
-                let rate = (done.saturating_sub(there_before) as f64 / seconds) as u64;
-                let line = line(&self.name, done, self.total, rate);
-                self.say(&line);
-            }
-            None => {}
+        self.bar.set_position(done);
+        if self.bar.is_hidden() && self.last_line.elapsed() >= INTERVAL {
+            self.last_line = Instant::now();
+            let seconds = self.bar.elapsed().as_secs_f64();
+            let rate = (done.saturating_sub(there_before) as f64 / seconds) as u64;
+            self.say(&line(&self.name, done, self.bar.length(), rate));
         }
     }
 
@@ -78,21 +63,15 @@ impl Progress {
 
     /// A line for the person who waits.
     pub(crate) fn say(&self, text: &str) {
-        let write = || {
+        self.bar.suspend(|| {
             let _ = writeln!(std::io::stderr().lock(), "{text}");
-        };
-        match &self.bar {
-            Some(bar) => bar.suspend(write),
-            None => write(),
-        }
+        });
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.bar.finish_and_clear();
     }
 }
 

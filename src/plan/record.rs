@@ -293,9 +293,9 @@ pub(crate) fn stored_artifacts(
 ) -> Artifacts {
     let mut artifacts = Artifacts::of_directions(directions);
     for table in &record.tables {
-        let (objects, key) = (cache.objects(), table.parquet);
+        let (key, read) = (table.parquet, cache.object_reader(table.parquet));
         artifacts.add_table(&table.name, move || {
-            let bytes = objects.get(&key).map_err(failed)?;
+            let bytes = read().map_err(failed)?;
             let gone = || {
                 StageError::Cache(format!(
                     "the artifact {key} has gone from the cache since it was checked; run the same command again"

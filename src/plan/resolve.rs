@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cache::{Cache, CacheError, WeightHashes, WeightStamp};
+use crate::cache::{Cache, CacheError};
 use crate::files;
 use crate::model::{
     FileStamp, HashShortcut, ModelError, ModelHandle, locate, locate_without_fetching,
@@ -48,28 +48,16 @@ impl fmt::Display for PlanError {
 impl std::error::Error for PlanError {}
 
 /// Hashes of weight files that the cache remembers.
-struct Remembered<'a>(&'a WeightHashes);
+struct Remembered<'a>(&'a Cache);
 
 impl HashShortcut for Remembered<'_> {
     fn get(&self, file: &FileStamp) -> Option<blake3::Hash> {
-        self.0.get(&file.into())
+        self.0.weight_hash(&file.path, file)
     }
 
     fn put(&self, file: &FileStamp, hash: blake3::Hash) {
-        if let Err(error) = self.0.put(&file.into(), hash) {
+        if let Err(error) = self.0.put_weight_hash(&file.path, file, hash) {
             tracing::warn!("the hash of a weight file was not remembered: {error}");
-        }
-    }
-}
-
-impl From<&FileStamp> for WeightStamp {
-    fn from(file: &FileStamp) -> Self {
-        WeightStamp {
-            path: file.path.clone(),
-            size_bytes: file.size,
-            mtime_ns: file.modified_nanoseconds as i128,
-            ctime_ns: file.changed_nanoseconds,
-            inode: file.inode,
         }
     }
 }
@@ -155,7 +143,7 @@ pub(crate) fn open_selected(
         true => None,
     };
     match &cache {
-        Some(cache) => opening.open_models(&Remembered(cache.weight_hashes()), fetch),
+        Some(cache) => opening.open_models(&Remembered(cache), fetch),
         None => opening.open_models(&NotHashed, Fetch::Never),
     }
     opening.check();

@@ -41,7 +41,7 @@ const WRITTEN_EVERY: Duration = Duration::from_secs(2);
 
 /// A run's folder while the run goes on.
 pub(super) struct RunFolder {
-    folder: OnDisk,
+    pub(super) disk: OnDisk,
     manifest: Manifest,
     /// When it was last written down how far the stage in hand is.
     progress_written: Option<Instant>,
@@ -61,7 +61,8 @@ impl RunFolder {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let planned = study.stages.iter().map(|stage| &stage.name);
         let planned = planned.filter(|name| wanted.contains(*name));
-        let copies = given(study).into_iter();
+        let given = given(study);
+        let copies = given.iter();
         let manifest = Manifest {
             format: manifest::FORMAT,
             study: study.name.clone(),
@@ -74,7 +75,7 @@ impl RunFolder {
             directory: std::env::current_dir().ok().map(files::text_of),
             cache: absolute(cache),
             files: copies
-                .map(|(copy, from, _)| (copy, absolute(from)))
+                .map(|(copy, from, _)| (copy.clone(), absolute(from)))
                 .collect(),
             overrides: study.document.sources.overrides().map(Into::into).collect(),
             memory_bytes: options.prefix_bytes.map(|bytes| bytes as u64),
@@ -87,16 +88,16 @@ impl RunFolder {
             ..Manifest::default()
         };
         let mut run = RunFolder {
-            folder: OnDisk::open(path.clone())?,
+            disk: OnDisk::open(path.clone())?,
             manifest,
             progress_written: None,
         };
-        for (copy, _, text) in given(study) {
-            run.folder.write(copy.into(), text.as_bytes())?;
+        for (copy, _, text) in given {
+            run.disk.write(copy.into(), text.as_bytes())?;
         }
         let yaml =
             resolved_yaml(study, &path).unwrap_or_else(|error| format!("# not written: {error}\n"));
-        run.folder.write("resolved.yaml".into(), yaml.as_bytes())?;
+        run.disk.write("resolved.yaml".into(), yaml.as_bytes())?;
         run.write_manifest()?;
         point_latest(&of_study, &path)?;
         Ok(run)
@@ -105,20 +106,6 @@ impl RunFolder {
     /// What the packs of a stage say of where they come from.
     pub(super) fn origin(&self, spec: &StageSpec) -> Json {
         json!({ "stage": spec.name, "kind": spec.kind.name, "run": self.manifest.run })
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// Fails where the folder's name does not lead to it any more.
-    pub(super) fn check_is_there(&self) -> Result<(), CacheError> {
-        self.folder.check_is_there()
-    }
-
-    /// Counts a file that somebody else keeps in the folder, if there is one, among those that must be there in the end.
-    pub(super) fn expect(&mut self, file: &str) {
-        self.folder.expect(file);
     }
 
     /// Writes down how far the run has got, before a stage that may take long.
@@ -169,13 +156,13 @@ impl RunFolder {
             let stem = manifest::file_stem(name, &table.name);
             for (key, suffix) in [(&table.csv, "csv"), (&table.parquet, "parquet")] {
                 let file = format!("tables/{stem}.{suffix}");
-                self.folder.copy(cache, key, file.into())?;
+                self.disk.copy(cache, key, file.into())?;
             }
         }
         for (tensors, description) in &record.directions {
             for artifact in [tensors, description] {
                 let file = format!("directions/{name}.{}", artifact.file);
-                self.folder.copy(cache, &artifact.key, file.into())?;
+                self.disk.copy(cache, &artifact.key, file.into())?;
             }
         }
         let mut stage = Stage {
@@ -197,18 +184,16 @@ impl RunFolder {
     /// # Errors
     /// [`CacheError::Vanished`] where the folder, or a file of it, is not there any more: that run has failed, however well its stages went.
     pub(super) fn finish(&mut self, report: &RunReport) -> Result<(), CacheError> {
-        self.folder.check_is_there()?;
-        let missing = self.folder.missing();
+        self.disk.check_is_there()?;
+        let missing = self.disk.missing();
         for of_stage in &report.stages {
-            let mut stages = self.manifest.stages.iter_mut();
-            match stages.find(|stage| stage.name == of_stage.name) {
-                Some(stage) => ended(stage, of_stage),
-                None => {
-                    let mut stage = Stage::default();
-                    ended(&mut stage, of_stage);
-                    self.manifest.stages.push(stage);
-                }
-            }
+            let stages = &mut self.manifest.stages;
+            let place = stages.iter().position(|s| s.name == of_stage.name);
+            let place = place.unwrap_or_else(|| {
+                stages.push(Stage::default());
+                stages.len() - 1
+            });
+            ended(&mut stages[place], of_stage);
         }
         self.manifest.status = Some(match (report.failures.last(), &missing) {
             (None, None) => RunStatus::Complete,
@@ -227,7 +212,7 @@ impl RunFolder {
         self.manifest.equivalent_forward_passes = Some(report.equivalent_forward_passes);
         self.write_manifest()?;
         // Whoever clears a folder may have done so under the last write, which makes what is missing.
-        self.folder.check_is_there()?;
+        self.disk.check_is_there()?;
         missing.map_or(Ok(()), Err)
     }
 
@@ -235,7 +220,7 @@ impl RunFolder {
     fn write_manifest(&self) -> Result<(), CacheError> {
         let mut text = serde_json::to_vec_pretty(&self.manifest).map_err(CacheError::Encode)?;
         text.push(b'\n');
-        self.folder.rewrite(manifest::FILE, &text)
+        self.disk.rewrite(manifest::FILE, &text)
     }
 }
 
@@ -265,7 +250,7 @@ mod tests {
     fn folder_at(path: &Path) -> RunFolder {
         std::fs::create_dir_all(path).unwrap();
         RunFolder {
-            folder: OnDisk::open(path.to_path_buf()).unwrap(),
+            disk: OnDisk::open(path.to_path_buf()).unwrap(),
             manifest: Manifest::default(),
             progress_written: None,
         }
@@ -276,12 +261,10 @@ mod tests {
         let above = tempfile::tempdir().unwrap();
         let path = above.path().join("run");
         let mut folder = folder_at(&path);
-        folder.folder.write("tables/a.csv".into(), b"a").unwrap();
+        folder.disk.write("tables/a.csv".into(), b"a").unwrap();
         std::fs::rename(&path, above.path().join("moved")).unwrap();
         let is_vanished = |result: Result<(), CacheError>| matches!(result, Err(CacheError::Vanished { files, .. }) if files.is_empty());
-        assert!(is_vanished(
-            folder.folder.write("tables/b.csv".into(), b"b")
-        ));
+        assert!(is_vanished(folder.disk.write("tables/b.csv".into(), b"b")));
         assert!(!path.exists());
         std::fs::create_dir(&path).unwrap();
         assert!(is_vanished(folder.write_manifest()));
@@ -297,9 +280,9 @@ mod tests {
         let path = above.path().join("run");
         let mut folder = folder_at(&path);
         std::fs::write(path.join("log.jsonl"), "").unwrap();
-        folder.expect("log.jsonl");
-        folder.expect("never-there");
-        folder.folder.write("tables/a.csv".into(), b"a").unwrap();
+        folder.disk.expect("log.jsonl");
+        folder.disk.expect("never-there");
+        folder.disk.write("tables/a.csv".into(), b"a").unwrap();
         let report = RunReport::of(&folder);
         folder.finish(&report).unwrap();
         assert_eq!(folder.manifest.status, Some(RunStatus::Complete));

@@ -177,13 +177,13 @@ fn run_on(
         ..
     } = opened;
     check_forced(study, wanted, &options.force)?;
-    let mut folder = RunFolder::create(study, inputs, (cache.folder(), options, wanted))?;
+    let mut folder = RunFolder::create(study, inputs, (&cache.folder, options, wanted))?;
     on_event(Event::Started {
-        run_dir: folder.path(),
+        run_dir: &folder.disk.path,
         findings: &inputs.findings,
     });
-    folder.expect("log.jsonl");
-    let lease = cache.lease(folder.path());
+    folder.disk.expect("log.jsonl");
+    let lease = cache.lease(&folder.disk.path);
     wait_for_collection(&lease, stop);
     let mut report = RunReport::of(&folder);
     let mut runner = Runner {
@@ -300,7 +300,7 @@ impl RunReport {
     /// Of a run that has only begun.
     fn of(folder: &RunFolder) -> Self {
         RunReport {
-            run_dir: folder.path().to_path_buf(),
+            run_dir: folder.disk.path.clone(),
             stages: Vec::new(),
             outputs: BTreeMap::new(),
             equivalent_forward_passes: 0,

@@ -64,7 +64,7 @@ impl Visitor for Runner<'_> {
                 self.ended(report, &[]);
                 let ends = !self.options.keep_going
                     || matches!(error, StageError::Interrupted)
-                    || self.folder.check_is_there().is_err();
+                    || self.folder.disk.check_is_there().is_err();
                 self.report.failures.push((spec.name.clone(), error));
                 match ends {
                     true => Next::End,

@@ -1,11 +1,12 @@
 //! The runs there are, from the `run.json` of each, and whether those that say they are running are alive.
 
 use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::cache::{Cache, CacheError, User};
+use crate::cache::{Cache, CacheError};
 use crate::files;
 use crate::manifest::{Manifest, RunStatus, Stage, StageStatus};
 
@@ -69,31 +70,28 @@ pub fn run_summaries(runs: &Path) -> Result<Vec<RunSummary>, CacheError> {
     let mut summaries = Vec::new();
     let mut alive = Alive::default();
     for study in folders(runs)? {
-        let mut newest: Vec<(Option<Manifest>, RunSummary)> = Vec::new();
-        for folder in folders(&study)?.into_iter().rev() {
-            let manifest = match Manifest::read(&folder) {
-                Ok(Some(manifest)) => manifest,
-                Ok(None) => continue,
-                Err(error) => {
-                    newest.push((None, unreadable(&study, &folder, &error)));
-                    continue;
+        // From the newest on: those that are complete, and what there is to say of each.
+        let (mut complete, mut newest) = (Vec::new(), Vec::new());
+        for (folder, manifest) in manifests(&study)?.into_iter().rev() {
+            newest.push(match manifest {
+                Err(error) => unreadable(&study, &folder, &error),
+                Ok(manifest) => {
+                    let mut summary = summary(&folder, &manifest, &mut alive);
+                    match summary.state {
+                        RunState::Complete => complete.push(manifest),
+                        _ => summary.done_since = complete.iter().any(|c| covers(c, &manifest)),
+                    }
+                    summary
                 }
-            };
-            let mut summary = summary(&folder, &manifest, &mut alive);
-            let covers = |(later, of): &(Option<Manifest>, RunSummary)| {
-                let later = later.as_ref().filter(|_| of.state == RunState::Complete);
-                later.is_some_and(|later| covers(later, &manifest))
-            };
-            summary.done_since = summary.state != RunState::Complete && newest.iter().any(covers);
-            newest.push((Some(manifest), summary));
+            });
         }
-        summaries.extend(newest.into_iter().rev().map(|(_, summary)| summary));
+        summaries.extend(newest.into_iter().rev());
     }
     Ok(summaries)
 }
 
 /// What there is to say of a run whose `run.json` cannot be read.
-fn unreadable(study: &Path, folder: &Path, error: &std::io::Error) -> RunSummary {
+fn unreadable(study: &Path, folder: &Path, error: &io::Error) -> RunSummary {
     let name = study.file_name().unwrap_or_default().to_string_lossy();
     RunSummary {
         study: name.into_owned(),
@@ -119,20 +117,21 @@ fn summary(folder: &Path, manifest: &Manifest, alive: &mut Alive) -> RunSummary 
         _ => RunState::Killed,
     };
     let stages = &manifest.stages;
-    let is_done = |stage: &&Stage| stage.status.is_none_or(StageStatus::is_done);
-    let done = stages.iter().filter(is_done).count();
-    let stopped_in = stages.iter().filter(|stage| {
-        let status = stage.status;
-        status == Some(StageStatus::Failed) || status == Some(StageStatus::Interrupted)
-    });
-    let stopped_in = stopped_in.map(|stage| &stage.name);
+    let is_done = |stage: &&Stage| stage.status.is_some_and(StageStatus::is_done);
+    let has_stopped = |stage: &&Stage| {
+        matches!(
+            stage.status,
+            Some(StageStatus::Failed | StageStatus::Interrupted)
+        )
+    };
+    let stopped_in = stages.iter().filter(has_stopped).map(|stage| &stage.name);
     let counts = stages.iter().map(|stage| stage.cells_computed);
     RunSummary {
         study: manifest.study.clone(),
         run_dir: folder.to_path_buf(),
         started: manifest.started.clone(),
         state,
-        stages_done: done,
+        stages_done: stages.iter().filter(is_done).count(),
         stages_planned: manifest.planned.as_ref().map_or(stages.len(), Vec::len),
         stages_in_hand: stopped_in.chain(&manifest.computing).cloned().collect(),
         cells_computed: counts.fold(0, u64::saturating_add),
@@ -180,12 +179,8 @@ impl Alive {
                 return Vec::new();
             }
             let users = Cache::open(cache).and_then(|cache| cache.users());
-            let users = users.unwrap_or_default().into_iter();
-            let runs = users.filter_map(|user| match user {
-                User::Run(run) => Some(real(&run)),
-                User::Collection => None,
-            });
-            runs.collect()
+            let runs = users.unwrap_or_default().runs.into_iter();
+            runs.map(|run| real(&run)).collect()
         });
         runs.contains(&real(folder))
     }
@@ -195,18 +190,22 @@ fn real(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
 }
 
+/// The runs of a study, the oldest first: the folder of each, and its `run.json` or why that cannot be read. A folder without one is passed
+/// over.
+pub(super) fn manifests(study: &Path) -> Result<Vec<(PathBuf, io::Result<Manifest>)>, CacheError> {
+    let mut found = Vec::new();
+    for folder in folders(study)? {
+        let read = Manifest::read(&folder).transpose();
+        found.extend(read.map(|manifest| (folder, manifest)));
+    }
+    Ok(found)
+}
+
 /// The folders in a folder, by name; links such as `latest` are passed over. None where it is not there.
 pub(super) fn folders(folder: &Path) -> Result<Vec<PathBuf>, CacheError> {
     let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => {
-            return Err(CacheError::Io {
-                operation: "list",
-                path: folder.to_path_buf(),
-                source,
-            });
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|error| CacheError::io("list", folder, error))?,
     };
     let entries = entries.flatten();
     let real = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));

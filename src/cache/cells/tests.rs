@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::super::layout::FileKind;
 use super::*;
 
 type Cell = (Key, Vec<u8>);
@@ -286,7 +285,7 @@ fn a_pack_that_cannot_be_read_is_passed_over() {
     store(&folder).commit(&batch(&cells), &json!({})).unwrap();
     // A folder in the place of a pack cannot be read, not even by root.
     let name = Key::of(b"a folder");
-    std::fs::create_dir_all(Layout::new(folder.path()).pack(&name)).unwrap();
+    std::fs::create_dir_all(Layout::new(folder.path()).file(FileKind::Pack, &name)).unwrap();
     let store = store(&folder);
     assert_holds(&store, &cells);
     assert_eq!(store.get(&name).unwrap(), None);

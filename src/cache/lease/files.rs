@@ -1,6 +1,7 @@
 //! The files of leases: what stands in them, and which there are.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,8 @@ use crate::cache::{CacheError, Key, record};
 
 /// [`Key::prefix`].
 pub(super) type Prefix = [u8; 16];
+/// The number of a claim, and its cells in order.
+pub(super) type Claim = (u64, Arc<[Prefix]>);
 
 /// What a lease file says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -66,8 +69,8 @@ pub(super) fn encode_claim(claim: u64, cells: &[Prefix]) -> Vec<u8> {
     bytes
 }
 
-/// The claim's number and its cells in order; none for a file that is not whole.
-pub(super) fn decode_claim(bytes: &[u8]) -> Option<(u64, Vec<Prefix>)> {
+/// None for a file that is not whole.
+pub(super) fn decode_claim(bytes: &[u8]) -> Option<Claim> {
     let (bytes, stated) = bytes.split_last_chunk::<32>()?;
     if blake3::hash(bytes) != *stated {
         return None;
@@ -76,5 +79,5 @@ pub(super) fn decode_claim(bytes: &[u8]) -> Option<(u64, Vec<Prefix>)> {
     let (cells, []) = cells.as_chunks::<16>() else {
         return None;
     };
-    Some((u64::from_le_bytes(*number), cells.to_vec()))
+    Some((u64::from_le_bytes(*number), cells.into()))
 }

@@ -1,13 +1,58 @@
-//! What a run sees of the others.
+//! What a run sees of the others, and how it tells the living from the dead by its own clock.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::files::{Beat, Prefix, beats, decode_claim, remove};
-use super::watch::Watch;
+use super::files::{Beat, Claim, Prefix, beats, decode_claim, remove};
 use crate::cache::Key;
 use crate::cache::layout::Layout;
+
+/// A counter that has not moved for so long is that of a dead run.
+pub(super) const STALE_AFTER: Duration = Duration::from_secs(10);
+
+/// The counters that a reader has seen, and when it first saw each at its present value.
+#[derive(Default)]
+pub(super) struct Watch {
+    seen: HashMap<Key, Seen>,
+}
+
+struct Seen {
+    counter: u64,
+    since: Instant,
+    has_moved: bool,
+}
+
+impl Watch {
+    /// Whether a run whose counter stands at `counter` at the reader's time `now` may be alive.
+    pub(super) fn is_alive(&mut self, id: Key, counter: u64, now: Instant) -> bool {
+        let seen = self.seen.entry(id).or_insert(Seen {
+            counter,
+            since: now,
+            has_moved: false,
+        });
+        if seen.counter != counter {
+            *seen = Seen {
+                counter,
+                since: now,
+                has_moved: true,
+            };
+        }
+        now.saturating_duration_since(seen.since) < STALE_AFTER
+    }
+
+    /// Whether the run's counter has been seen to move.
+    pub(super) fn has_moved(&self, id: &Key) -> bool {
+        self.seen.get(id).is_some_and(|seen| seen.has_moved)
+    }
+
+    /// Lets time pass.
+    #[cfg(test)]
+    pub(super) fn age(&mut self, by: Duration) {
+        for seen in self.seen.values_mut() {
+            seen.since = seen.since.checked_sub(by).unwrap();
+        }
+    }
+}
 
 /// What is known of the other runs.
 #[derive(Default)]
@@ -22,25 +67,13 @@ pub(super) struct Others {
 pub(super) struct Other {
     pub(super) id: Key,
     pub(super) beat: Beat,
+    /// What it had claimed when that was read.
     claim: Claim,
 }
 
-/// What a run has claimed.
-#[derive(Clone)]
-struct Claim {
-    /// The number that it had when it was read.
-    number: u64,
-    /// In order.
-    cells: Arc<[Prefix]>,
-}
-
 impl Other {
-    pub(super) fn claims(&self, key: &Key) -> bool {
-        self.claims_prefix(&key.prefix())
-    }
-
-    pub(super) fn claims_prefix(&self, prefix: &Prefix) -> bool {
-        self.claim.cells.binary_search(prefix).is_ok()
+    pub(super) fn claims(&self, cell: &Prefix) -> bool {
+        self.claim.1.binary_search(cell).is_ok()
     }
 }
 
@@ -76,24 +109,35 @@ impl Others {
 /// What a run has claimed, read again if it has claimed anew. Where it cannot be read now, or is another claim yet, it is read again
 /// at the next look.
 fn claim_of(layout: &Layout, id: &Key, beat: &Beat, known: Option<&Other>) -> Claim {
-    let nothing = |number| Claim {
-        number,
-        cells: Arc::from([]),
-    };
     if beat.cells == 0 {
-        return nothing(beat.claim);
+        return (beat.claim, [].into());
     }
     let known = known.map(|known| &known.claim);
-    if let Some(known) = known.filter(|known| known.number == beat.claim) {
+    if let Some(known) = known.filter(|(number, _)| *number == beat.claim) {
         return known.clone();
     }
     let path = layout.lease(id, "cells");
     let bytes = crate::files::read(&path, crate::files::DATA_BYTES).unwrap_or_default();
-    match decode_claim(&bytes) {
-        Some((number, cells)) => Claim {
-            number,
-            cells: cells.into(),
-        },
-        None => known.cloned().unwrap_or_else(|| nothing(u64::MAX)),
+    decode_claim(&bytes)
+        .or_else(|| known.cloned())
+        .unwrap_or_else(|| (u64::MAX, [].into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_that_stands_still_for_ten_seconds_is_a_dead_run_s() {
+        let (mut watch, id, start) = (Watch::default(), Key::of(b"run"), Instant::now());
+        let mut alive = |counter, milliseconds| {
+            watch.is_alive(id, counter, start + Duration::from_millis(milliseconds))
+        };
+        assert!(alive(7, 0));
+        assert!(alive(7, 9_999));
+        assert!(alive(8, 10_500), "it was slow, and is alive");
+        assert!(alive(8, 20_499));
+        assert!(!alive(8, 20_500));
+        assert!(alive(3, 21_000), "any other value is a sign of life");
     }
 }

@@ -1,4 +1,3 @@
-use super::watch::STALE_AFTER;
 use super::*;
 use crate::cache::reading::list;
 
@@ -122,11 +121,14 @@ fn a_dead_run_s_cells_are_taken_over_when_its_time_is_up() {
 fn users_are_those_here_that_have_not_ended() {
     let folder = tempfile::tempdir().unwrap();
     let layout = Layout::new(folder.path());
-    assert_eq!(users(&layout, None).unwrap(), []);
+    assert_eq!(users(&layout, None).unwrap(), Users::default());
     let holder = lease(&folder);
     holder.claim(&cells(0..5));
-    let expected = User::Run(PathBuf::from("/runs/one"));
-    assert_eq!(users(&layout, None).unwrap(), [expected]);
+    let expected = Users {
+        runs: vec!["/runs/one".into()],
+        collections: 0,
+    };
+    assert_eq!(users(&layout, None).unwrap(), expected);
 }
 
 #[test]
@@ -194,12 +196,15 @@ fn who_collects_and_who_runs_see_each_other() {
     let running = cache.lease(Path::new("/runs/one"));
     assert!(!running.sees_collection());
     let users = cache.lease_to_collect().unwrap().err().unwrap();
-    assert_eq!(users, [User::Run(PathBuf::from("/runs/one"))]);
+    assert_eq!(
+        (users.runs, users.collections),
+        (vec!["/runs/one".into()], 0)
+    );
     drop(running);
     let collecting = cache.lease_to_collect().unwrap().ok().unwrap();
     assert!(cache.lease(Path::new("/runs/two")).sees_collection());
     let users = cache.lease_to_collect().unwrap().err().unwrap();
-    assert_eq!(users, [User::Collection]);
+    assert_eq!((users.runs.len(), users.collections), (0, 1));
     drop(collecting);
     assert!(!cache.lease(Path::new("/runs/two")).sees_collection());
 }

@@ -11,12 +11,11 @@ use crate::model::{DeviceName, Provenance, cuda_devices};
 const LITTLE_MEMORY: usize = 1 << 30;
 
 pub(super) fn libtorch() -> Check {
-    const NAME: &str = "libtorch";
     let other = format!(
         "`dial` is made for {MADE_FOR}: run `scripts/setup.sh libtorch`, or put the `lib` folder of that version first in `LD_LIBRARY_PATH`"
     );
     let Some(libtorch) = Libtorch::loaded() else {
-        return Check::warning(NAME, "it does not say which version it is", other);
+        return Check::warning("it does not say which version it is", other);
     };
     let parts = match libtorch.has_cuda() {
         true => "with CUDA",
@@ -28,32 +27,29 @@ pub(super) fn libtorch() -> Check {
         libtorch.path.display()
     );
     match libtorch.version == MADE_FOR {
-        true => Check::ok(NAME, found),
-        false => Check::warning(NAME, found, other),
+        true => Check::ok(found),
+        false => Check::warning(found, other),
     }
 }
 
 pub(super) fn devices() -> Check {
-    const NAME: &str = "devices";
     let cpu = match Provenance::here(DeviceName::Cpu).cpu {
         Some(name) => format!("cpu ({name})"),
         None => "cpu".to_string(),
     };
     if !has_cuda_driver() {
-        return Check::ok(NAME, format!("{cpu}; no NVIDIA driver"));
+        return Check::ok(format!("{cpu}; no NVIDIA driver"));
     }
     match cuda_devices() {
         Ok(0) => Check::warning(
-            NAME,
             format!("{cpu}; an NVIDIA driver is there, but libtorch sees no CUDA device"),
             "check `nvidia-smi` and `CUDA_VISIBLE_DEVICES`, or compute with `--device cpu`",
         ),
         Ok(count) => {
             let names = (0..count).map(|number| format!(", cuda:{number}"));
-            Check::ok(NAME, cpu + &names.collect::<String>())
+            Check::ok(cpu + &names.collect::<String>())
         }
         Err(error) => Check::warning(
-            NAME,
             format!("{cpu}; an NVIDIA driver is there, and cannot be used"),
             error.to_string(),
         ),
@@ -62,18 +58,14 @@ pub(super) fn devices() -> Check {
 
 pub(super) fn threads() -> Check {
     let (cores, processors) = (machine::physical_cores(), machine::logical_processors());
-    Check::ok(
-        "threads",
-        format!(
-            "{cores} unless `--threads` says otherwise (physical cores; {processors} processors)"
-        ),
-    )
+    Check::ok(format!(
+        "{cores} unless `--threads` says otherwise (physical cores; {processors} processors)"
+    ))
 }
 
 pub(super) fn memory() -> Check {
-    const NAME: &str = "memory";
     let Some(memory) = machine::memory() else {
-        return Check::ok(NAME, "the system does not tell how much there is");
+        return Check::ok("the system does not tell how much there is");
     };
     let shown = |bytes: usize| BinaryBytes(bytes as u64).to_string();
     let found = format!(
@@ -82,9 +74,8 @@ pub(super) fn memory() -> Check {
         shown(memory.total_bytes)
     );
     match memory.available_bytes < LITTLE_MEMORY {
-        false => Check::ok(NAME, found),
+        false => Check::ok(found),
         true => Check::warning(
-            NAME,
             found,
             format!(
                 "end other programs, take a smaller model, or bound what is kept of prompts with `--memory`: a small model takes {}",

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use indicatif::DecimalBytes;
 
-use super::{Check, State, counted};
-use crate::cache::{Cache, Health, User, existing_part, try_writing};
+use super::{Check, Named, State, counted};
+use crate::cache::{Cache, Health, existing_part, try_writing};
 use crate::cli::shown;
 use crate::machine::free_bytes;
 use crate::model::{HubAnswer, HubHealth};
@@ -15,14 +15,13 @@ use crate::model::{HubAnswer, HubHealth};
 const LITTLE_ROOM: u64 = 2_000_000_000;
 
 /// Whether there is a folder, or could be, into which files can be written, and room for them. `option` names what chooses another.
-pub(super) fn folder(name: &'static str, folder: &Path, option: &str) -> Check {
+pub(super) fn folder(folder: &Path, option: &str) -> Check {
     if let Err(error) = try_writing(folder) {
         let advice = match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
             _ => "check its owner, its mode and its file system",
         };
         return Check::problem(
-            name,
             format!(
                 "`{}` cannot be written: {error}",
                 shown(existing_part(folder))
@@ -35,13 +34,12 @@ pub(super) fn folder(name: &'static str, folder: &Path, option: &str) -> Check {
         false => format!("`{}` is not there yet and can be made", shown(folder)),
     };
     let Some(free) = free_bytes(existing_part(folder)) else {
-        return Check::ok(name, place);
+        return Check::ok(place);
     };
     let found = format!("{place}, {} are free on its disk", DecimalBytes(free));
     match free < LITTLE_ROOM {
-        false => Check::ok(name, found),
+        false => Check::ok(found),
         true => Check::warning(
-            name,
             found,
             format!("free some space, or choose a folder on another disk with {option}"),
         ),
@@ -49,42 +47,37 @@ pub(super) fn folder(name: &'static str, folder: &Path, option: &str) -> Check {
 }
 
 /// The hub's folder on this machine, and whether the hub answers.
-pub(super) fn hub() -> Vec<Check> {
+pub(super) fn hub() -> Vec<Named> {
     match HubHealth::look() {
         Ok(hub) => {
-            let mut folder = folder("hub folder", &hub.folder, "`HF_HUB_CACHE`");
+            let mut folder = folder(&hub.folder, "`HF_HUB_CACHE`");
             // Models that are there can be read all the same.
             if folder.state == State::Problem {
                 folder.state = State::Warning;
             }
-            vec![folder, answer(&hub)]
+            vec![("hub folder", folder), ("hub", answer(&hub))]
         }
-        Err(problem) => vec![Check::failed("hub folder", problem)],
+        Err(problem) => vec![("hub folder", Check::failed(problem))],
     }
 }
 
 fn answer(hub: &HubHealth) -> Check {
-    const NAME: &str = "hub";
     let endpoint = &hub.endpoint;
     let fetched = "what is in the hub folder can be used all the same";
     match &hub.answer {
-        HubAnswer::Answered => Check::ok(NAME, format!("`{endpoint}` answers")),
-        HubAnswer::Offline => Check::ok(
-            NAME,
-            "it is not asked, because `HF_HUB_OFFLINE` is set; nothing is fetched",
-        ),
+        HubAnswer::Answered => Check::ok(format!("`{endpoint}` answers")),
+        HubAnswer::Offline => {
+            Check::ok("it is not asked, because `HF_HUB_OFFLINE` is set; nothing is fetched")
+        }
         HubAnswer::Unusable(problem) => Check::problem(
-            NAME,
             problem.as_str(),
             "correct the variable, or unset it; `dial` uses the same as Python's `huggingface_hub`",
         ),
         HubAnswer::Refused(status) => Check::warning(
-            NAME,
             format!("`{endpoint}` answers `{status}`"),
             format!("check `HF_TOKEN`, or the token's file; {fetched}"),
         ),
         HubAnswer::Silent(problem) => Check::warning(
-            NAME,
             format!("`{endpoint}` gives nothing: {problem}"),
             format!(
                 "check the network, the proxy and `HF_ENDPOINT`, or set `HF_HUB_OFFLINE=1`; {fetched}"
@@ -94,45 +87,43 @@ fn answer(hub: &HubHealth) -> Check {
 }
 
 /// The cache's folder, and the state of what is in it.
-pub(super) fn cache(place: &Path) -> Vec<Check> {
-    const NAME: &str = "cache";
+pub(super) fn cache(place: &Path) -> [Named; 2] {
     // Looked at before anything is written into it.
     let content = match std::fs::read_dir(place) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            Check::ok(NAME, "there is none yet; the first run makes it")
+            Check::ok("there is none yet; the first run makes it")
         }
-        Ok(_) if !Cache::is_in(place) => Check::ok(NAME, "it is empty; the first run begins it"),
+        Ok(_) if !Cache::is_in(place) => {
+            Check::ok("there is none in it yet; the first run begins it")
+        }
         // What cannot be listed, the cache says itself, with what to do.
         _ => match Cache::open(place).and_then(|cache| cache.health()) {
             Ok(health) => content(&health),
-            Err(error) => Check::failed(NAME, error),
+            Err(error) => Check::failed(error),
         },
     };
-    vec![folder("cache disk", place, "`--cache`"), content]
+    let disk = folder(place, "`--cache`");
+    [("cache disk", disk), ("cache", content)]
 }
 
 fn content(health: &Health) -> Check {
-    const NAME: &str = "cache";
     let mut parts = vec![format!(
         "{}, {}, of which records and headers were read",
         counted(health.files, "file"),
         DecimalBytes(health.bytes)
     )];
-    let runs = health
-        .users
-        .iter()
-        .filter(|user| matches!(user, User::Run(_)));
-    let collections = health.users.len() - runs.clone().count();
+    let half_written = health.leftovers.half_written.len();
+    let damaged_files = health.leftovers.damaged_files;
     for (count, what, more) in [
-        (runs.count(), "run", "at work"),
-        (collections, "`dial cache gc`", "at work"),
+        (health.users.runs.len(), "run", "at work"),
+        (health.users.collections, "`dial cache gc`", "at work"),
         (
             health.dead_leases,
             "lease",
             "of killed runs, which the next run removes",
         ),
         (
-            health.half_written,
+            half_written,
             "file",
             "half written, which `dial cache gc` removes after an hour",
         ),
@@ -150,20 +141,17 @@ fn content(health: &Health) -> Check {
         );
     }
     if let Some(error) = health.unreadable.first() {
-        let count = health.unreadable.len();
-        parts.push(format!("{} that cannot be read", counted(count, "file")));
+        let count = counted(health.unreadable.len(), "file");
+        parts.push(format!("{count} that cannot be read"));
         advice.push(error.to_string());
     }
-    if health.set_aside > 0 {
-        parts.push(format!(
-            "{} in `damaged`",
-            counted(health.set_aside, "file")
-        ));
+    if damaged_files > 0 {
+        parts.push(format!("{} in `damaged`", counted(damaged_files, "file")));
         advice.push("look at what is in `damaged` and delete it; damage that comes back is a sign of a failing disk".to_string());
     }
     let found = parts.join("; ");
     match advice.is_empty() {
-        true => Check::ok(NAME, found),
-        false => Check::warning(NAME, found, advice.join("; ")),
+        true => Check::ok(found),
+        false => Check::warning(found, advice.join("; ")),
     }
 }

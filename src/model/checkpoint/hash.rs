@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
 use super::hub::check_by_name;
 use super::{Checkpoint, WeightFile};
 use crate::model::chat::ChatTemplate;
@@ -16,14 +18,18 @@ use crate::model::tokenizer::Tokenizer;
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
 /// What tells, short of reading it, that a weight file is the one that was hashed before.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FileStamp {
     /// The file, with symbolic links resolved.
+    #[serde(with = "crate::files::as_text")]
     pub(crate) path: PathBuf,
+    #[serde(rename = "size_bytes")]
     pub(crate) size: u64,
     /// When its content was last changed, in nanoseconds since 1970.
+    #[serde(rename = "mtime_ns")]
     pub(crate) modified_nanoseconds: u128,
     /// When anything of it was last changed, its times and names among that, in nanoseconds since 1970; 0 where the system does not tell.
+    #[serde(rename = "ctime_ns", default)]
     pub(crate) changed_nanoseconds: i128,
     /// Its number in the file system; 0 where there is none.
     pub(crate) inode: u64,

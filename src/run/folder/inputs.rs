@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::files;
-use crate::manifest::{Config, Example, Model, Prompts};
+use crate::manifest::{Example, Model, Prompts};
 use crate::model::ModelHandle;
 use crate::plan::Study;
 use crate::stages::Inputs;
@@ -20,18 +20,15 @@ pub(super) fn models(study: &Study, inputs: &Inputs) -> BTreeMap<String, Model> 
             source: study.models.get(name).map(|m| m.source.value.clone()),
             dtype: model.dtype().name().to_string(),
             fingerprint: model.fingerprint().to_hex().to_string(),
-            config: config(model),
+            config: serde_json::to_value(model.config())
+                .and_then(serde_json::from_value)
+                .unwrap_or_default(),
             end_of_text: serde_json::to_value(model.end_of_text()).unwrap_or_default(),
             example: example(name, model, study, inputs),
         };
         (name.clone(), said)
     };
     inputs.models.iter().map(model).collect()
-}
-
-fn config(model: &ModelHandle) -> Config {
-    let config = serde_json::to_value(model.config());
-    config.and_then(serde_json::from_value).unwrap_or_default()
 }
 
 /// The first prompt that a model is asked, as it reads it; none for one that is asked none.
@@ -59,8 +56,7 @@ fn example(name: &str, model: &ModelHandle, study: &Study, inputs: &Inputs) -> O
 }
 
 pub(super) fn prompts(study: &Study, inputs: &Inputs, folder: &Path) -> BTreeMap<String, Prompts> {
-    let mut sets = BTreeMap::new();
-    for (name, set) in &inputs.prompts {
+    let sets = inputs.prompts.iter().map(|(name, set)| {
         let path = study.prompts.get(name).map(|path| path.value.as_path());
         let from_run = path.and_then(|path| relative(folder, path));
         let count = |split: &str| set.split(split).count() as u64;
@@ -71,7 +67,7 @@ pub(super) fn prompts(study: &Study, inputs: &Inputs, folder: &Path) -> BTreeMap
             content: set.content_hash().to_hex().to_string(),
             splits: splits.map(|s| (s.to_string(), count(s))).collect(),
         };
-        sets.insert(name.clone(), said);
-    }
-    sets
+        (name.clone(), said)
+    });
+    sets.collect()
 }

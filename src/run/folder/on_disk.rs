@@ -11,8 +11,8 @@ use jiff::{Timestamp, ToSpan};
 use crate::cache::{Cache, CacheError, Key, write_atomically};
 
 /// A folder that was made, and what has been written into it.
-pub(super) struct OnDisk {
-    path: PathBuf,
+pub(in crate::run) struct OnDisk {
+    pub(in crate::run) path: PathBuf,
     /// The folder itself, whatever becomes of its name.
     handle: File,
     /// The files that have been written, as paths in the folder.
@@ -22,11 +22,8 @@ pub(super) struct OnDisk {
 impl OnDisk {
     /// Opens a folder that was just made.
     pub(super) fn open(path: PathBuf) -> Result<Self, CacheError> {
-        let handle = File::open(&path).map_err(|source| CacheError::Io {
-            operation: "open the folder",
-            path: path.clone(),
-            source,
-        })?;
+        let handle =
+            File::open(&path).map_err(|error| CacheError::io("open the folder", &path, error))?;
         Ok(OnDisk {
             path,
             handle,
@@ -34,13 +31,9 @@ impl OnDisk {
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Fails where the folder's name does not lead to it any more. Nothing is written then: it would be a part of a run, in a place that
     /// somebody has cleared.
-    pub(super) fn check_is_there(&self) -> Result<(), CacheError> {
+    pub(in crate::run) fn check_is_there(&self) -> Result<(), CacheError> {
         let which = |metadata: &Metadata| (metadata.dev(), metadata.ino());
         match (self.handle.metadata(), self.path.metadata()) {
             (Ok(made), Ok(named)) if which(&made) == which(&named) => Ok(()),
@@ -64,7 +57,7 @@ impl OnDisk {
     }
 
     /// Counts a file that somebody else keeps in the folder, if there is one, among those that must be there in the end.
-    pub(super) fn expect(&mut self, file: &str) {
+    pub(in crate::run) fn expect(&mut self, file: &str) {
         if self.path.join(file).is_file() {
             self.written.insert(file.into());
         }
@@ -103,7 +96,10 @@ impl OnDisk {
         self.check_is_there()?;
         let to = self.path.join(&file);
         if !cache.copy_object_to(key, &to)? {
-            return Err(CacheError::Gone { to });
+            return Err(CacheError::Other(format!(
+                "cannot write `{}`: the artifact is not in the cache any more; run the same command again to have it computed",
+                to.display()
+            )));
         }
         self.written.insert(file);
         Ok(())
@@ -116,11 +112,7 @@ pub(super) fn new_folder(
     mut now: Timestamp,
     key: &Key,
 ) -> Result<(Timestamp, PathBuf), CacheError> {
-    let failed = |path: &Path, source| CacheError::Io {
-        operation: "create the folder",
-        path: path.to_path_buf(),
-        source,
-    };
+    let failed = |path: &Path, error| CacheError::io("create the folder", path, error);
     std::fs::create_dir_all(of_study).map_err(|error| failed(of_study, error))?;
     loop {
         let time = now.strftime("%Y%m%dT%H%M%S%.3fZ");
@@ -143,11 +135,7 @@ pub(super) fn point_latest(of_study: &Path, run: &Path) -> Result<(), CacheError
         .prefix(".latest-")
         .make_in(of_study, |beside| std::os::unix::fs::symlink(name, beside))
         .and_then(|link| link.into_temp_path().persist(&latest).map_err(|e| e.error));
-    linked.map_err(|source| CacheError::Io {
-        operation: "point to the newest run",
-        path: latest,
-        source,
-    })
+    linked.map_err(|error| CacheError::io("point to the newest run", &latest, error))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The study as files of the run's folder: as given, and as resolved.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::plan::Study;
 
@@ -86,12 +86,8 @@ pub(super) fn relative(folder: &Path, path: &Path) -> Option<Result<String, Path
         .zip(path.components())
         .take_while(|(a, b)| a == b)
         .count();
-    let up = folder.components().skip(shared).map(|_| "..".as_ref());
-    let down = path.components().skip(shared).map(|part| part.as_os_str());
-    let joined: PathBuf = up
-        .chain(down)
-        .collect::<Vec<&std::ffi::OsStr>>()
-        .iter()
-        .collect();
+    let up = folder.components().skip(shared);
+    let up = up.map(|_| Component::ParentDir);
+    let joined: PathBuf = up.chain(path.components().skip(shared)).collect();
     Some(joined.into_os_string().into_string().map_err(PathBuf::from))
 }

@@ -7,17 +7,17 @@
 //! Down to a size, what is cheapest to have again per byte goes first. What it costs is what it took: the seconds that a stage ran, or
 //! that a pack's cells were computed in. (A stage's seconds include those of its cells, so outputs, which are small, go last.)
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::cache::{Cache, CacheError, Key, Lease, StoredFile};
+use crate::cache::{Cache, CacheError, FileKind, Lease, StoredFile};
 use crate::plan::Record;
 
-use super::{Inventory, References};
+use super::{Content, Inventory, Name, objects_of};
 
 /// A temporary file of that age belongs to a process that is gone.
 const HALF_WRITTEN_FOR: Duration = Duration::from_secs(3600);
@@ -47,29 +47,21 @@ pub(crate) struct Collected {
     pub(crate) not_deleted: usize,
 }
 
-/// Something that is deleted as a whole.
-struct Item {
-    what: What,
+/// Something that is deleted as a whole: a record with its objects, a pack, or an object that no record names.
+struct Candidate {
+    name: Name,
     bytes: u64,
     seconds: f64,
     made: SystemTime,
     referenced: bool,
 }
 
-#[derive(Clone, Copy)]
-enum What {
-    Record(usize),
-    Pack(usize),
-    /// An object that no record names.
-    Object(Key),
-}
-
 /// Deletes from the cache what meets the criteria, for the runs in the folder `runs`; without a lease
 /// ([`Cache::lease_to_collect`]) it only says what that would be.
 ///
 /// # Errors
-/// [`CacheError::UnknownUse`] where a run cannot be read; [`CacheError::Io`] where a folder cannot be listed; [`CacheError::Overtaken`]
-/// where the lease has lapsed.
+/// A run cannot be read, so that it is not known what it refers to; a folder cannot be listed; the lease has lapsed, because this process
+/// was stopped so long that runs have taken it for dead, and do not wait for it any more.
 pub(crate) fn collect(
     cache: &Cache,
     runs: &Path,
@@ -77,10 +69,13 @@ pub(crate) fn collect(
     lease: Option<&Lease>,
 ) -> Result<Collected, CacheError> {
     let mut inventory = Inventory::of(cache, runs)?;
-    if let Some(unreadable) = inventory.unreadable.pop() {
-        return Err(unreadable);
+    if let Some((path, why)) = inventory.unreadable.pop() {
+        return Err(CacheError::Other(format!(
+            "nothing was deleted: `{}` cannot be read ({why}), and so it is not known what that run refers to; mend or remove its folder",
+            path.display()
+        )));
     }
-    let chosen = choose(items(&inventory), inventory.bytes, criteria);
+    let chosen = choose(candidates(&inventory), inventory.bytes, criteria);
     let (files, mut collected) = files_of(&inventory, &chosen);
     collected.kept_bytes = inventory.bytes.saturating_sub(collected.bytes);
     let Some(lease) = lease else {
@@ -88,8 +83,10 @@ pub(crate) fn collect(
     };
     for (deleted, file) in files.iter().enumerate() {
         if !lease.is_held() {
-            let of = files.len();
-            return Err(CacheError::Overtaken { deleted, of });
+            return Err(CacheError::Other(format!(
+                "only {deleted} of {} files were deleted: this process stood still for so long that runs may not wait for it any more; start it again",
+                files.len()
+            )));
         }
         if let Err(error) = cache.remove(file) {
             tracing::warn!("{error}");
@@ -108,61 +105,46 @@ pub(crate) fn collect(
     Ok(collected)
 }
 
-fn items(inventory: &Inventory) -> Vec<Item> {
-    let mut referred = References::default();
-    inventory
-        .references()
-        .iter()
-        .for_each(|of_run| referred.add(of_run));
-    let names = names_of(inventory);
-    let mut items = Vec::new();
-    for (index, record) in inventory.records.iter().enumerate() {
-        let objects = record.objects();
-        let share = |key: &Key| {
-            let bytes = inventory.objects.get(key).map_or(0, |file| file.bytes);
-            bytes / names.get(key).copied().unwrap_or(1) as u64
+fn candidates(inventory: &Inventory) -> Vec<Candidate> {
+    let runs = inventory.runs.iter();
+    let referred: BTreeSet<Name> = runs.flat_map(|run| inventory.references(run)).collect();
+    let naming = naming(inventory);
+    let mut candidates = Vec::new();
+    for (name, item) in &inventory.items {
+        let mut bytes = item.file.bytes;
+        let (seconds, created) = match &item.content {
+            Content::Record(record) => {
+                // What several records name counts for each in part.
+                let share = |object: &Name| inventory.bytes_of([object]) / naming[object];
+                bytes += objects_of(record).iter().map(share).sum::<u64>();
+                (record.seconds(), record.created())
+            }
+            Content::Pack { origin, .. } => (origin.seconds, origin.created.as_str()),
+            Content::Object if naming.contains_key(name) => continue,
+            Content::Object => (0.0, ""),
         };
-        items.push(Item {
-            what: What::Record(index),
-            bytes: record.file.bytes + objects.iter().map(share).sum::<u64>(),
-            seconds: record.record.seconds(),
-            made: made(record.record.created(), &record.file),
-            referenced: referred.records.contains(&index),
+        candidates.push(Candidate {
+            name: *name,
+            bytes,
+            seconds,
+            made: made(created, &item.file),
+            referenced: referred.contains(name),
         });
     }
-    for (index, pack) in inventory.packs.iter().enumerate() {
-        items.push(Item {
-            what: What::Pack(index),
-            bytes: pack.file.bytes,
-            seconds: pack.origin.seconds,
-            made: made(&pack.origin.created, &pack.file),
-            referenced: referred.packs.contains(&index),
-        });
-    }
-    let nameless = inventory.objects.iter();
-    items.extend(
-        nameless
-            .filter(|(key, _)| !names.contains_key(key))
-            .map(|(key, file)| Item {
-                what: What::Object(*key),
-                bytes: file.bytes,
-                seconds: 0.0,
-                made: made("", file),
-                referenced: false,
-            }),
-    );
-    items
+    candidates
 }
 
 /// How many records name each object.
-fn names_of(inventory: &Inventory) -> HashMap<Key, usize> {
-    let mut names = HashMap::new();
-    for record in &inventory.records {
-        for key in record.objects() {
-            *names.entry(key).or_insert(0) += 1;
+fn naming(inventory: &Inventory) -> HashMap<Name, u64> {
+    let mut naming = HashMap::new();
+    for item in inventory.items.values() {
+        if let Content::Record(record) = &item.content {
+            for object in objects_of(record) {
+                *naming.entry(object).or_default() += 1;
+            }
         }
     }
-    names
+    naming
 }
 
 /// When something was made: as it says itself, or else as its file does.
@@ -176,68 +158,60 @@ fn made(created: &str, file: &StoredFile) -> SystemTime {
         .unwrap_or_else(SystemTime::now)
 }
 
-fn choose(mut items: Vec<Item>, total_bytes: u64, criteria: &Criteria) -> Vec<What> {
+fn choose(mut candidates: Vec<Candidate>, total_bytes: u64, criteria: &Criteria) -> Vec<Name> {
     let now = SystemTime::now();
-    let is_old = |item: &Item| {
-        let age = now.duration_since(item.made).unwrap_or_default();
-        criteria.older_than.is_some_and(|oldest| age > oldest)
+    let goes = |candidate: &Candidate| {
+        let age = now.duration_since(candidate.made).unwrap_or_default();
+        let is_old = criteria.older_than.is_some_and(|oldest| age > oldest);
+        is_old || criteria.unreferenced && !candidate.referenced
     };
-    let per_byte = |item: &Item| item.seconds / item.bytes.max(1) as f64;
-    items.sort_by(|a, b| per_byte(a).total_cmp(&per_byte(b)));
+    let per_byte = |candidate: &Candidate| candidate.seconds / candidate.bytes.max(1) as f64;
+    candidates.sort_by(|a, b| per_byte(a).total_cmp(&per_byte(b)));
+    // What goes anyway makes room for the rest.
+    candidates.sort_by_key(|candidate| !goes(candidate));
     let mut kept_bytes = total_bytes;
-    let mut chosen = Vec::new();
-    let (now_gone, rest): (Vec<Item>, Vec<Item>) = items
-        .into_iter()
-        .partition(|item| is_old(item) || criteria.unreferenced && !item.referenced);
-    for item in now_gone {
-        kept_bytes = kept_bytes.saturating_sub(item.bytes);
-        chosen.push(item.what);
-    }
-    for item in rest {
-        if criteria.keep_bytes.is_some_and(|most| kept_bytes > most) {
-            kept_bytes = kept_bytes.saturating_sub(item.bytes);
-            chosen.push(item.what);
+    candidates.retain(|candidate| {
+        let is_too_much = criteria.keep_bytes.is_some_and(|most| kept_bytes > most);
+        let is_chosen = goes(candidate) || is_too_much;
+        if is_chosen {
+            kept_bytes = kept_bytes.saturating_sub(candidate.bytes);
         }
-    }
-    chosen
+        is_chosen
+    });
+    candidates.into_iter().map(|chosen| chosen.name).collect()
 }
 
 /// The files of what was chosen, records first, and their count.
-fn files_of<'a>(inventory: &'a Inventory, chosen: &[What]) -> (Vec<&'a StoredFile>, Collected) {
-    let mut names = names_of(inventory);
+fn files_of<'a>(inventory: &'a Inventory, chosen: &[Name]) -> (Vec<&'a StoredFile>, Collected) {
+    let mut naming = naming(inventory);
     let mut collected = Collected::default();
-    let (mut files, mut objects) = (Vec::new(), Vec::new());
-    for what in chosen {
-        match what {
-            What::Record(index) => {
-                let record = &inventory.records[*index];
-                match &record.record {
+    let mut files = Vec::new();
+    for item in chosen.iter().filter_map(|name| inventory.items.get(name)) {
+        files.push(&item.file);
+        match &item.content {
+            Content::Object => {}
+            Content::Pack { cells, .. } => {
+                collected.packs += 1;
+                collected.cells += cells;
+            }
+            Content::Record(record) => {
+                match record {
                     Record::Stage(_) => collected.stages += 1,
                     Record::Drawn(_) => collected.reports += 1,
                 }
-                files.push(&record.file);
-                for key in record.objects() {
-                    let count = names.entry(key).or_insert(1);
+                for object in objects_of(record) {
+                    let count = naming.entry(object).or_insert(1);
                     *count -= 1;
                     if *count == 0 {
-                        objects.extend(inventory.objects.get(&key));
+                        files.extend(inventory.items.get(&object).map(|item| &item.file));
                     }
                 }
             }
-            What::Object(key) => objects.extend(inventory.objects.get(key)),
-            What::Pack(_) => {}
         }
     }
-    collected.objects = objects.len();
-    files.extend(objects);
-    for what in chosen {
-        if let What::Pack(index) = what {
-            let pack = &inventory.packs[*index];
-            collected.packs += 1;
-            collected.cells += pack.cells;
-            files.push(&pack.file);
-        }
-    }
+    files.sort_by_key(|file| file.kind);
+    let objects = files.iter().filter(|file| file.kind == FileKind::Object);
+    collected.objects = objects.count();
     collected.bytes = files.iter().map(|file| file.bytes).sum();
     (files, collected)
 }

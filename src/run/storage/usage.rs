@@ -1,6 +1,6 @@
 //! How much of a cache is whose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::cache::{Cache, CacheError};
 use crate::plan::Record;
 
-use super::{Inventory, References};
+use super::{Content, Inventory, Name, objects_of};
 
 /// What the stages of one kind take.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -65,80 +65,71 @@ pub struct Usage {
 /// [`CacheError::Io`] where the cache or the folder cannot be read.
 pub fn usage(cache: &Cache, runs: &Path) -> Result<Usage, CacheError> {
     let inventory = Inventory::of(cache, runs)?;
-    for error in &inventory.unreadable {
-        if let CacheError::UnknownUse { path, why } = error {
-            tracing::warn!(
-                "`{}` cannot be read ({why}); what that run refers to is not counted",
-                path.display()
-            );
-        }
+    for (path, why) in &inventory.unreadable {
+        tracing::warn!(
+            "`{}` cannot be read ({why}); what that run refers to is not counted",
+            path.display()
+        );
     }
-    let references = inventory.references();
-    let leftovers = cache.leftovers()?;
-    let mut referred = References::default();
-    references.iter().for_each(|of_run| referred.add(of_run));
-    let runs = inventory.runs.iter().zip(&references).enumerate();
-    let runs = runs.map(|(number, (run, of_run))| {
-        let mut others = References::default();
-        let rest = references.iter().enumerate();
-        rest.filter(|(other, _)| *other != number)
-            .for_each(|(_, of_other)| others.add(of_other));
-        RunUsage {
-            run_dir: run.folder.clone(),
-            bytes: of_run.bytes(&inventory),
-            own_bytes: of_run.without(&others).bytes(&inventory),
-        }
+    let runs = inventory.runs.iter();
+    let references: Vec<_> = runs.map(|run| inventory.references(run)).collect();
+    // By how many runs.
+    let mut referred: HashMap<&Name, usize> = HashMap::new();
+    for name in references.iter().flatten() {
+        *referred.entry(name).or_default() += 1;
+    }
+    let names = inventory.items.keys();
+    let unreferenced = names.filter(|name| !referred.contains_key(name));
+    let runs = inventory.runs.iter().zip(&references);
+    let runs = runs.map(|(run, names)| RunUsage {
+        run_dir: run.folder.clone(),
+        bytes: inventory.bytes_of(names),
+        own_bytes: inventory.bytes_of(names.iter().filter(|name| referred[name] == 1)),
     });
-    let everything = References {
-        records: (0..inventory.records.len()).collect(),
-        packs: (0..inventory.packs.len()).collect(),
-        objects: inventory.objects.keys().copied().collect(),
-    };
+    let leftovers = cache.leftovers()?;
+    let (kinds, reports) = by_kind(&inventory);
     Ok(Usage {
         bytes: inventory.bytes,
-        kinds: by_kind(&inventory),
-        reports: of_reports(&inventory),
+        kinds,
+        reports,
         runs: runs.collect(),
-        unreferenced_bytes: everything.without(&referred).bytes(&inventory),
+        unreferenced_bytes: inventory.bytes_of(unreferenced),
         damaged_files: leftovers.damaged_files,
         damaged_bytes: leftovers.damaged_bytes,
     })
 }
 
-fn of_reports(inventory: &Inventory) -> ReportUsage {
-    let mut drawn = References::default();
-    for (index, record) in inventory.records.iter().enumerate() {
-        if let Record::Drawn(_) = record.record {
-            drawn.records.insert(index);
-            drawn.objects.extend(record.objects());
+fn by_kind(inventory: &Inventory) -> (Vec<KindUsage>, ReportUsage) {
+    let mut kinds: BTreeMap<&str, (KindUsage, BTreeSet<Name>)> = BTreeMap::new();
+    let (mut reports, mut drawn) = (0, BTreeSet::new());
+    for (name, item) in &inventory.items {
+        match &item.content {
+            Content::Record(record) => {
+                let (count, outputs) = match record {
+                    Record::Stage(of_stage) => {
+                        let (usage, outputs) = kinds.entry(of_stage.kind()).or_default();
+                        (&mut usage.stages, outputs)
+                    }
+                    Record::Drawn(_) => (&mut reports, &mut drawn),
+                };
+                *count += 1;
+                outputs.insert(*name);
+                outputs.extend(objects_of(record));
+            }
+            Content::Pack { cells, origin } => {
+                let (usage, _) = kinds.entry(&origin.kind).or_default();
+                usage.cells += cells;
+                usage.cell_bytes += item.file.bytes;
+            }
+            Content::Object => {}
         }
     }
-    ReportUsage {
-        reports: drawn.records.len(),
-        bytes: drawn.bytes(inventory),
-    }
-}
-
-fn by_kind(inventory: &Inventory) -> Vec<KindUsage> {
-    let mut kinds: BTreeMap<&str, (KindUsage, References)> = BTreeMap::new();
-    for (index, record) in inventory.records.iter().enumerate() {
-        let Record::Stage(of_stage) = &record.record else {
-            continue;
-        };
-        let (usage, outputs) = kinds.entry(of_stage.kind()).or_default();
-        usage.stages += 1;
-        outputs.records.insert(index);
-        outputs.objects.extend(record.objects());
-    }
-    for pack in &inventory.packs {
-        let (usage, _) = kinds.entry(pack.kind()).or_default();
-        usage.cells += pack.cells;
-        usage.cell_bytes += pack.file.bytes;
-    }
-    let finish = |(kind, (usage, outputs)): (&str, (KindUsage, References))| KindUsage {
+    let kinds = kinds.into_iter();
+    let kinds = kinds.map(|(kind, (usage, outputs))| KindUsage {
         kind: kind.to_string(),
-        output_bytes: outputs.bytes(inventory),
+        output_bytes: inventory.bytes_of(&outputs),
         ..usage
-    };
-    kinds.into_iter().map(finish).collect()
+    });
+    let bytes = inventory.bytes_of(&drawn);
+    (kinds.collect(), ReportUsage { reports, bytes })
 }

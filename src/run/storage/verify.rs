@@ -5,12 +5,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::cache::{Cache, CacheError, FileKind, Key, StoredFile, WeightStamp};
-use crate::model::FileStamp;
+use crate::cache::{Cache, CacheError, FileKind, Key, StoredFile, Untrusted};
+use crate::model::{FileStamp, Value};
 use crate::plan::{self, Record, StageRecord};
 
 use super::PackOrigin;
-use super::values::{KnownValues, Values};
 
 /// A file that failed its check.
 #[derive(Clone, Debug, Serialize)]
@@ -21,7 +20,7 @@ pub struct Damage {
 }
 
 impl Damage {
-    pub(super) fn of(file: &StoredFile, reason: &str) -> Self {
+    fn of(file: &StoredFile, reason: &str) -> Self {
         Damage {
             path: file.path.clone(),
             reason: reason.to_string(),
@@ -50,26 +49,21 @@ pub fn verify(
     on_progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Verified, CacheError> {
     let mut files = Vec::new();
-    // Records last: by then the objects that they name have been checked.
-    let in_order = [
-        FileKind::Object,
-        FileKind::Pack,
-        FileKind::WeightHash,
-        FileKind::Record,
-    ];
-    for kind in in_order {
+    for kind in FileKind::ALL {
         files.extend(cache.files(kind)?);
     }
-    let weights =
-        |file: &StoredFile| known_weights(cache, file).map_or(0, |(known, _)| known.size_bytes);
+    // Records last: by then the objects that they name have been checked.
+    files.sort_by_key(|file| file.kind == FileKind::Record);
+    let weights = |file: &StoredFile| known_weights(cache, file).map_or(0, |(known, _)| known.size);
     let total = files.iter().map(|file| file.bytes + weights(file)).sum();
     let mut verified = Verified::default();
     let (mut sound_objects, mut changed_weights) = (HashSet::new(), HashSet::new());
-    let mut known = KnownValues::default();
+    // Packs with a value that no evaluation gives.
+    let mut impossible = Vec::new();
     for file in files {
-        let mut values = Values::default();
-        let checked = cache.check(&file, &mut |key, value| values.add(key, value));
-        let reason = match checked {
+        let mut has_impossible = false;
+        let mut on_value = |value: &[u8]| has_impossible |= Value::is_impossible(value);
+        let reason = match cache.check(&file, &mut on_value) {
             Ok(Some(reason)) => Some(reason.to_string()),
             Ok(None) => unsound(cache, &file, &sound_objects, &mut changed_weights),
             // The others are checked all the same.
@@ -78,19 +72,19 @@ pub fn verify(
                 Some(error.to_string())
             }
         };
-        if reason.is_none() && file.kind == FileKind::Object {
-            sound_objects.insert(file.name);
-        }
-        if reason.is_none() && file.kind == FileKind::Pack {
-            known.join(&file, values);
-        }
         verified.files += 1;
         verified.bytes += file.bytes + weights(&file);
-        let damage = reason.map(|reason| Damage::of(&file, &reason));
-        verified.damaged.extend(damage);
+        match (reason, file.kind) {
+            (Some(reason), _) => verified.damaged.push(Damage::of(&file, &reason)),
+            (None, FileKind::Object) => drop(sound_objects.insert(file.name)),
+            (None, FileKind::Pack) if has_impossible => impossible.push(file.name),
+            (None, _) => {}
+        }
         on_progress(verified.bytes, total);
     }
-    verified.damaged.extend(known.discard_untrusted(cache)?);
+    verified
+        .damaged
+        .extend(discard_untrusted(cache, impossible)?);
     if !changed_weights.is_empty() {
         verified
             .damaged
@@ -99,22 +93,50 @@ pub fn verify(
     Ok(verified)
 }
 
+/// Moves aside the packs with impossible values and those that are at odds, and all that was made from them.
+fn discard_untrusted(cache: &Cache, impossible: Vec<Key>) -> Result<Vec<Damage>, CacheError> {
+    let mut damaged = Vec::new();
+    let mut discard = |untrusted: &Untrusted| -> Result<(), CacheError> {
+        let mut packs = cache.files(FileKind::Pack)?;
+        packs.retain(|pack| untrusted.packs.contains(&pack.name));
+        let records = plan::discard(cache, untrusted)?;
+        damaged.extend(packs.iter().map(|p| Damage::of(p, &untrusted.reason)));
+        let reason = "it was made from cells of a pack that cannot be trusted";
+        damaged.extend(records.iter().map(|record| Damage::of(record, reason)));
+        Ok(())
+    };
+    for pack in impossible {
+        let reason = "it holds a value that is not finite, or not written as values are";
+        discard(&Untrusted {
+            packs: vec![pack],
+            reason: reason.to_string(),
+        })?;
+    }
+    for cell in cache.cells().held_twice()? {
+        // Those that went with an earlier cell are not asked any more.
+        match cache.cells().find_prefix(&cell) {
+            Err(CacheError::Untrusted(untrusted)) => discard(&untrusted)?,
+            found => drop(found?),
+        }
+    }
+    Ok(damaged)
+}
+
 /// Moves aside the packs and records that were computed with some weight files, and the records of stages that build on these.
 fn computed_with(cache: &Cache, weights: &HashSet<Key>) -> Result<Vec<Damage>, CacheError> {
     let reason = "it was computed with a weight file that is not what it was";
+    let is_of_these = |with: &[Key]| with.iter().any(|hash| weights.contains(hash));
     let mut damaged = Vec::new();
     for file in cache.files(FileKind::Pack)? {
-        let content = cache.pack_content(&file);
-        let origin = content.map(|content| PackOrigin::of(content.provenance));
-        let with = origin.unwrap_or_default().weights;
-        if with.iter().any(|hash| weights.contains(hash)) {
+        if let Some(content) = cache.pack_content(&file)
+            && is_of_these(&PackOrigin::of(&content.provenance).weights)
+        {
             cache.set_aside(&file, reason);
             damaged.push(Damage::of(&file, reason));
         }
     }
-    let is_of_these =
-        |record: &StageRecord| record.weights.iter().any(|hash| weights.contains(hash));
-    let records = plan::set_aside_records(cache, reason, is_of_these)?;
+    let is_wrong = |record: &StageRecord| is_of_these(&record.weights);
+    let records = plan::set_aside_records(cache, reason, is_wrong)?;
     damaged.extend(records.iter().map(|file| Damage::of(file, reason)));
     Ok(damaged)
 }
@@ -143,9 +165,10 @@ fn unsound(
             let mut hasher = blake3::Hasher::new();
             hasher.update_mmap_rayon(&known.path).ok()?;
             // One that was replaced while it was read is another file, and says nothing of this one.
-            let is_changed = hasher.finalize() != hash && known_weights(cache, file).is_some();
+            let is_changed =
+                Key::from(hasher.finalize()) != hash && known_weights(cache, file).is_some();
             is_changed.then(|| {
-                changed_weights.insert(hash.into());
+                changed_weights.insert(hash);
                 format!(
                     "`{}` is not what it was when it was hashed, though its size, times and inode are",
                     known.path.display()
@@ -160,8 +183,7 @@ fn unsound(
 }
 
 /// The weight file whose hash a file of the cache remembers, if it is there and looks as it did.
-fn known_weights(cache: &Cache, file: &StoredFile) -> Option<(WeightStamp, blake3::Hash)> {
-    let (known, hash) = cache.weight_hashes().known(file)?;
-    let now = WeightStamp::from(&FileStamp::of(&known.path).ok()?);
-    (now == known).then_some((known, hash))
+fn known_weights(cache: &Cache, file: &StoredFile) -> Option<(FileStamp, Key)> {
+    let (known, hash) = cache.known_weight_hash::<FileStamp>(file)?;
+    (FileStamp::of(&known.path).ok()? == known).then_some((known, hash))
 }
