@@ -190,7 +190,9 @@ fn run_on(
     };
     let mut walk = Walk::new(inputs, cache);
     let stages = study.stages.iter().filter(|s| wanted.contains(&s.name));
-    let Ok(()) = walk.go(stages, &mut runner);
+    let Ok(()) = walk.go(stages, |stage, state, walk| {
+        runner.visit(stage, state, walk)
+    });
     report.outputs = walk.inputs.stages;
     report.seconds = started.elapsed().as_secs_f64();
     folder.finish(&report)?;
