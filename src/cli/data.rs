@@ -10,31 +10,16 @@ use crate::files;
 
 use super::{Failure, shown, tell};
 
-/// A set that can be fetched.
-struct Public {
-    name: &'static str,
-    /// Where files of a commit are served: `{host}/{repository}/{commit}/{file}`.
-    host: &'static str,
-    repository: &'static str,
-    /// The commit that has this file.
-    commit: &'static str,
-    file: &'static str,
-    /// Lower-case hexadecimal.
-    sha256: &'static str,
-    /// Who made it, under which licence.
-    notice: &'static str,
-}
-
-/// XSTest v2, 450 prompts.
-const XSTEST: Public = Public {
-    name: "xstest",
-    host: "https://raw.githubusercontent.com",
-    repository: "paul-rottger/xstest",
-    commit: "475f10bf0a3d6a9dfb174b6de1a38afbfdff98a5",
-    file: "xstest_prompts.csv",
-    sha256: "11783fb294ed017473ee53c207d71f2161c7672c8d0b037501e78387f801cb5a",
-    notice: "XSTest v2: 450 prompts. Röttger, Kirk, Vidgen, Attanasio, Bianchi, Hovy: \"XSTest: A Test Suite for Identifying Exaggerated Safety\nBehaviours in Large Language Models\", NAACL 2024. https://github.com/paul-rottger/xstest\nLicence: Creative Commons Attribution 4.0 International (CC BY 4.0), https://creativecommons.org/licenses/by/4.0/\n",
-};
+/// Where the files of XSTest v2 are served: `{HOST}/{PLACE}`.
+const HOST: &str = "https://raw.githubusercontent.com";
+/// Repository, commit and file.
+const PLACE: &str =
+    "paul-rottger/xstest/475f10bf0a3d6a9dfb174b6de1a38afbfdff98a5/xstest_prompts.csv";
+const FILE: &str = "xstest_prompts.csv";
+/// Lower-case hexadecimal.
+const SHA256: &str = "11783fb294ed017473ee53c207d71f2161c7672c8d0b037501e78387f801cb5a";
+/// Who made it, under which licence.
+const NOTICE: &str = "XSTest v2: 450 prompts. Röttger, Kirk, Vidgen, Attanasio, Bianchi, Hovy: \"XSTest: A Test Suite for Identifying Exaggerated Safety\nBehaviours in Large Language Models\", NAACL 2024. https://github.com/paul-rottger/xstest\nLicence: Creative Commons Attribution 4.0 International (CC BY 4.0), https://creativecommons.org/licenses/by/4.0/\n";
 
 /// Larger answers are not the file.
 const LARGEST: u64 = 16 << 20;
@@ -68,16 +53,13 @@ enum SetName {
 }
 
 pub(super) fn data(arguments: &DataArguments) -> Result<(), Failure> {
-    let DataCommand::Fetch(fetch) = &arguments.command;
-    let set = match fetch.set {
-        SetName::Xstest => &XSTEST,
-    };
-    let folder = match &fetch.to {
-        Some(folder) => folder.clone(),
-        None => Path::new("data").join(set.name),
-    };
-    let path = folder.join(set.file);
-    let is_there = files::read(&path, LARGEST).is_ok_and(|bytes| sha256(&bytes) == set.sha256);
+    let DataCommand::Fetch(FetchArguments {
+        set: SetName::Xstest,
+        to,
+    }) = &arguments.command;
+    let folder = to.as_deref().unwrap_or(Path::new("data/xstest"));
+    let path = folder.join(FILE);
+    let is_there = files::read(&path, LARGEST).is_ok_and(|bytes| sha256(&bytes) == SHA256);
     if is_there {
         tell(&format!(
             "{} is there already, and is the file it should be",
@@ -85,13 +67,20 @@ pub(super) fn data(arguments: &DataArguments) -> Result<(), Failure> {
         ));
         return Ok(());
     }
-    let address = address(set);
-    let bytes = fetch_bytes(set, &address).map_err(|why| by_hand(set, &path, &address, &why))?;
+    let address = address();
+    let bytes = fetch_bytes(&address).map_err(|why| {
+        Failure::Failed(format!(
+            "`xstest` was not fetched: {why}\n\
+             get {address}\n\
+             from a machine with a network and put it at {}; its sha256 is {SHA256}",
+            shown(&path)
+        ))
+    })?;
     let notice = folder.join("LICENCE.txt");
-    for (path, bytes) in [(&notice, set.notice.as_bytes()), (&path, &bytes[..])] {
+    for (path, bytes) in [(&notice, NOTICE.as_bytes()), (&path, &bytes[..])] {
         write_atomically(path, bytes).map_err(|error| Failure::Failed(error.to_string()))?;
     }
-    tell(set.notice.trim_end());
+    tell(NOTICE.trim_end());
     tell(&format!(
         "wrote {}; name it in a study as the `path` of a prompt set",
         shown(&path)
@@ -100,36 +89,24 @@ pub(super) fn data(arguments: &DataArguments) -> Result<(), Failure> {
 }
 
 /// The file's address; `DIAL_DATA_HOST` names a mirror that serves the same paths.
-fn address(set: &Public) -> String {
+fn address() -> String {
     let mirror = std::env::var("DIAL_DATA_HOST").ok();
     let host = mirror.filter(|host| !host.is_empty());
-    let host = host.as_deref().unwrap_or(set.host).trim_end_matches('/');
-    format!("{host}/{}/{}/{}", set.repository, set.commit, set.file)
+    let host = host.as_deref().unwrap_or(HOST).trim_end_matches('/');
+    format!("{host}/{PLACE}")
 }
 
 /// The file at the address, once it has the checksum that it should have.
-fn fetch_bytes(set: &Public, address: &str) -> Result<Vec<u8>, String> {
+fn fetch_bytes(address: &str) -> Result<Vec<u8>, String> {
     let parsed = Address::parse(address)?;
     let client = Client::new(Patience::default(), None);
     let mut progress = Progress::new(address, None);
     let fetched = client.patiently(|| {
         let bytes = client.bytes(&parsed, LARGEST, &mut progress)?;
         match sha256(&bytes) {
-            found if found == set.sha256 => Ok(bytes),
+            found if found == SHA256 => Ok(bytes),
             found => Err(FetchError::Wrong(format!("it has the checksum {found}"))),
         }
     });
     fetched.map_err(|error| error.to_string())
-}
-
-/// What to do where the file cannot be had.
-fn by_hand(set: &Public, path: &Path, address: &str, why: &str) -> Failure {
-    Failure::Failed(format!(
-        "`{}` was not fetched: {why}\n\
-         get {address}\n\
-         from a machine with a network and put it at {}; its sha256 is {}",
-        set.name,
-        shown(path),
-        set.sha256
-    ))
 }

@@ -1,7 +1,7 @@
 //! `dial explain`: which stages are cached, and what exactly keeps the others from being.
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::plan::{self, Explanation, Fetch, Nearest, Selection};
 
@@ -40,24 +40,24 @@ pub(super) fn explain(arguments: &ExplainArguments) -> Result<(), Failure> {
         explanations.retain(|explanation| explanation.stage == *stage);
     }
     match arguments.study.format {
-        Format::Json => print_json(&json!({ "stages": stages(&explanations) })),
+        Format::Json => {
+            let stages: Json = explanations.iter().map(as_json).collect();
+            print_json(&json!({ "stages": stages }))
+        }
         Format::Text => print(&as_text(&explanations, arguments.stage.is_some())),
     }
 }
 
-fn stages(explanations: &[Explanation]) -> Vec<serde_json::Value> {
-    let one = |explanation: &Explanation| {
-        json!({
-            "name": explanation.stage,
-            "kind": explanation.kind,
-            "status": status(explanation),
-            "waits_for": explanation.waits_for,
-            "unfetched": explanation.unfetched,
-            "created": explanation.created,
-            "nearest": explanation.nearest,
-        })
-    };
-    explanations.iter().map(one).collect()
+fn as_json(explanation: &Explanation) -> Json {
+    json!({
+        "name": explanation.stage,
+        "kind": explanation.kind,
+        "status": status(explanation),
+        "waits_for": explanation.waits_for,
+        "unfetched": explanation.unfetched,
+        "created": explanation.created,
+        "nearest": explanation.nearest,
+    })
 }
 
 fn status(explanation: &Explanation) -> &'static str {
@@ -74,14 +74,11 @@ fn as_text(explanations: &[Explanation], alone: bool) -> String {
         return table(explanations.iter(), ALL_LISTED, LONGEST_ALONE);
     }
     // As many differences of each stage as fit a screen, and at least one.
-    let height = |listed: usize| -> usize {
-        let lines = explanations
-            .iter()
-            .map(|e| differences(e, listed, LONGEST).len());
-        lines.map(|lines| lines.max(1)).sum()
+    let fits = |listed: &usize| {
+        let lines = |e| differences(e, *listed, LONGEST).len().max(1);
+        explanations.iter().map(lines).sum::<usize>() < SCREEN
     };
-    let fits = (1..=LISTED).rev().find(|listed| height(*listed) < SCREEN);
-    if let Some(listed) = fits {
+    if let Some(listed) = (1..=LISTED).rev().find(fits) {
         return table(explanations.iter(), listed, LONGEST);
     }
     let (cached, others): (Vec<&Explanation>, Vec<&Explanation>) =
@@ -109,20 +106,14 @@ fn table<'a>(
     let mut rows = Vec::new();
     for explanation in explanations {
         let mut lines = differences(explanation, listed, longest);
-        let mut first = vec![explanation.stage.clone(), in_words(explanation)];
-        match lines.is_empty() {
-            true => first.push(remark(explanation)),
-            false => first.append(&mut lines.remove(0)),
+        if lines.is_empty() {
+            lines.push([remark(explanation), String::new()]);
         }
-        rows.push(first);
+        let mut stage = [explanation.stage.clone(), in_words(explanation)];
         for line in lines {
-            let mut row = vec![String::new(), String::new()];
-            row.extend(line);
-            rows.push(row);
+            // Only the first of its lines names the stage.
+            rows.push([std::mem::take(&mut stage), line].concat());
         }
-    }
-    for row in &mut rows {
-        row.resize(4, String::new());
     }
     grid(&["stage", "would", "what differs", "old → new"], rows)
 }
@@ -138,11 +129,9 @@ fn in_words(explanation: &Explanation) -> String {
 /// What is to be said of a stage without differences.
 fn remark(explanation: &Explanation) -> String {
     match &explanation.nearest {
-        None if explanation.cached => match explanation.created.is_empty() {
-            true => String::new(),
-            false => format!("made {}", day_and_time(&explanation.created)),
-        },
-        None => "no earlier output".to_string(),
+        None if !explanation.cached => "no earlier output".to_string(),
+        None if explanation.created.is_empty() => String::new(),
+        None => format!("made {}", day_and_time(&explanation.created)),
         Some(_) if !explanation.waits_for.is_empty() => {
             "nothing else; cached if that gives what it gave before".to_string()
         }
@@ -151,13 +140,13 @@ fn remark(explanation: &Explanation) -> String {
 }
 
 /// Lines of what differs and old → new, with a line for those that are not listed, and one for what they were compared with.
-fn differences(explanation: &Explanation, listed: usize, longest: usize) -> Vec<Vec<String>> {
+fn differences(explanation: &Explanation, listed: usize, longest: usize) -> Vec<[String; 2]> {
     let Some(nearest) = &explanation.nearest else {
         return Vec::new();
     };
     let line = |difference: &plan::Difference| {
         let (old, new) = difference.values(longest);
-        vec![difference.subject(), format!("{old} → {new}")]
+        [difference.subject(), format!("{old} → {new}")]
     };
     let differences = &nearest.differences;
     // What is left out takes a line, too: where one is allowed, the first difference says that there are more.
@@ -165,21 +154,14 @@ fn differences(explanation: &Explanation, listed: usize, longest: usize) -> Vec<
         true => listed.saturating_sub(1).max(1),
         false => listed,
     };
-    let mut lines: Vec<Vec<String>> = differences.iter().take(shown).map(line).collect();
+    let mut lines: Vec<[String; 2]> = differences.iter().take(shown).map(line).collect();
     match differences.len().saturating_sub(shown) {
         0 => {}
-        more if listed == 1 => {
-            if let Some(subject) = lines.first_mut().and_then(|line| line.first_mut()) {
-                *subject += &format!(" and {more} more");
-            }
-        }
-        more => lines.push(vec![format!("and {more} more")]),
+        more if listed == 1 => lines[0][0] += &format!(" and {more} more"),
+        more => lines.push([format!("and {more} more"), String::new()]),
     }
-    if let (Some(last), Some(since)) = (lines.last_mut(), since(explanation, nearest)) {
-        last.resize(2, String::new());
-        if let Some(cell) = last.last_mut() {
-            *cell = format!("{cell}  {since}").trim_start().to_string();
-        }
+    if let (Some([_, values]), Some(since)) = (lines.last_mut(), since(explanation, nearest)) {
+        *values = format!("{values}  {since}").trim_start().to_string();
     }
     lines
 }
@@ -198,11 +180,10 @@ fn since(explanation: &Explanation, nearest: &Nearest) -> Option<String> {
 
 /// A time as people say it, in UTC to the minute.
 fn day_and_time(created: &str) -> String {
-    let time: Result<jiff::Timestamp, _> = created.parse();
-    time.map_or_else(
-        |_| created.to_string(),
-        |time| time.strftime("%Y-%m-%d %H:%M UTC").to_string(),
-    )
+    match created.parse::<jiff::Timestamp>() {
+        Ok(time) => time.strftime("%Y-%m-%d %H:%M UTC").to_string(),
+        Err(_) => created.to_string(),
+    }
 }
 
 #[cfg(test)]

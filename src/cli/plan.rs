@@ -1,7 +1,7 @@
 //! `dial plan`: the graph, what would run and why, and what it would cost.
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::plan::{Fetch, Plan, PlannedStage, Selection, Status};
 
@@ -47,81 +47,67 @@ fn as_text(plan: &Plan, findings: &[String]) -> String {
         "forward passes of a script",
     ];
     let table = grid(&header, rows.collect());
-    let unfetched = plan
-        .stages
-        .iter()
-        .any(|s| matches!(s.status, Status::Unfetched { .. }));
-    let waiting = plan.stages.iter().any(|s| s.status != Status::Cached);
-    let time = if unfetched {
-        "models that are not on this machine are fetched by `dial run`; until then `layer = \"all\"` counts no layers\n".to_string()
-    } else if waiting {
+    let mut statuses = plan.stages.iter().map(|stage| &stage.status);
+    let time = if statuses
+        .clone()
+        .any(|s| matches!(s, Status::Unfetched { .. }))
+    {
+        "models that are not on this machine are fetched by `dial run`; until then `layer = \"all\"` counts no layers".to_string()
+    } else if statuses.all(|status| *status == Status::Cached) {
+        "nothing to compute".to_string()
+    } else {
         format!(
-            "about {} on this machine, roughly\n",
+            "about {} on this machine, roughly",
             duration(plan.seconds())
         )
-    } else {
-        "nothing to compute\n".to_string()
     };
     let notes: String = findings.iter().map(|f| format!("note: {f}\n")).collect();
-    format!(
-        "{table}\nequivalent forward passes: {}\n{time}{notes}",
-        plan.equivalent_forward_passes()
-    )
+    let passes = plan.equivalent_forward_passes();
+    format!("{table}\nequivalent forward passes: {passes}\n{time}\n{notes}")
 }
 
 fn what(stage: &PlannedStage) -> String {
+    let cells_at_most = stage.cost.cells_at_most;
     match &stage.status {
         Status::Cached => "cached".to_string(),
         Status::Run {
-            at_most: 0, reason, ..
-        } => format!("run, all cells cached; {reason}"),
-        Status::Run {
             missing,
             at_most,
             reason,
-        } if missing == at_most => format!("run, {missing} cells missing; {reason}"),
-        Status::Run {
-            missing,
-            at_most,
-            reason,
-        } => format!("run, {missing} cells missing, {at_most} at most; {reason}"),
-        Status::Waits { stages } if stage.cost.cells_at_most == 0 => {
-            format!("waits for {}", stages.join(", "))
-        }
-        Status::Waits { stages } => format!(
-            "waits for {} (at most {} cells)",
-            stages.join(", "),
-            stage.cost.cells_at_most
-        ),
+        } => match at_most {
+            0 => format!("run, all cells cached; {reason}"),
+            most if most == missing => format!("run, {missing} cells missing; {reason}"),
+            most => format!("run, {missing} cells missing, {most} at most; {reason}"),
+        },
+        Status::Waits { stages } => match cells_at_most {
+            0 => format!("waits for {}", stages.join(", ")),
+            most => format!("waits for {} (at most {most} cells)", stages.join(", ")),
+        },
         Status::Unfetched { models } => format!("run, once fetched: {}", models.join(", ")),
     }
 }
 
-fn as_json(plan: &Plan, findings: &[String]) -> serde_json::Value {
-    let stages: Vec<serde_json::Value> = plan
-        .stages
-        .iter()
-        .map(|stage| {
-            let status = match &stage.status {
-                Status::Cached => "cached",
-                Status::Run { .. } => "run",
-                Status::Waits { .. } => "waits",
-                Status::Unfetched { .. } => "unfetched",
-            };
-            json!({
-                "name": stage.name,
-                "kind": stage.kind,
-                "after": stage.after,
-                "status": status,
-                "reason": what(stage),
-                "cells_at_most": stage.cost.cells_at_most,
-                "computes_at_most": stage.computes_at_most(),
-                "equivalent_forward_passes": stage.cost.equivalent_forward_passes,
-            })
+fn as_json(plan: &Plan, findings: &[String]) -> Json {
+    let stages = plan.stages.iter().map(|stage| {
+        let status = match &stage.status {
+            Status::Cached => "cached",
+            Status::Run { .. } => "run",
+            Status::Waits { .. } => "waits",
+            Status::Unfetched { .. } => "unfetched",
+        };
+        json!({
+            "name": stage.name,
+            "kind": stage.kind,
+            "after": stage.after,
+            "status": status,
+            "reason": what(stage),
+            "cells_at_most": stage.cost.cells_at_most,
+            "computes_at_most": stage.computes_at_most(),
+            "equivalent_forward_passes": stage.cost.equivalent_forward_passes,
         })
-        .collect();
+    });
     json!({
-        "stages": stages,
+        "stages": stages.collect::<Json>(),
         "findings": findings,
         "equivalent_forward_passes": plan.equivalent_forward_passes(),
         "estimated_seconds": plan.seconds(),

@@ -1,5 +1,7 @@
 //! The stages of a study and what each refers to.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::files;
@@ -40,17 +42,13 @@ pub(crate) struct Edge {
 impl Node {
     /// Names of the stages it refers to, each once.
     pub(crate) fn after(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = Vec::new();
-        for edge in &self.stages {
-            if !names.contains(&edge.stage.as_str()) {
-                names.push(&edge.stage);
-            }
-        }
-        names
+        let mut seen = HashSet::new();
+        let names = self.stages.iter().map(|edge| edge.stage.as_str());
+        names.filter(|name| seen.insert(*name)).collect()
     }
 
     fn of(spec: &StageSpec) -> Self {
-        let (needs, shown_as) = (spec.stage.needs(), spec.shown_as());
+        let (needs, shown_as) = (spec.stage.needs(), spec.shown_as);
         let edge = |(name, _): &(Name, Product)| Edge {
             field: field_of(spec, name),
             stage: name.value.clone(),
@@ -79,7 +77,7 @@ impl Edge {
 
 /// The field of a stage in which a name is written: of `stages.summary.steer` and `stages.import.summaries[1]` the third part.
 fn field_of(spec: &StageSpec, name: &Name) -> String {
-    let field = name.at.path().strip_prefix(spec.at.path());
+    let field = name.at.path.strip_prefix(&*spec.at.path);
     let field = field.and_then(|field| field.strip_prefix('.'));
     let field = field.and_then(|field| field.split(['.', '[']).next());
     field.unwrap_or_default().to_string()

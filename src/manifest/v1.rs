@@ -17,9 +17,9 @@ pub(super) fn complete(manifest: &mut Manifest, folder: &Path) {
         Some(study) => graph(study),
         None => manifest.stages.iter().map(alone).collect(),
     };
-    for (name, path) in study.iter().flat_map(|study| &study.prompts) {
+    for (name, spec) in study.iter().flat_map(|study| &study.prompts) {
         if let Some(set) = manifest.prompts.get_mut(name) {
-            set.path_from_run = Some(files::text_of(&path.value));
+            set.path_from_run = Some(files::text_of(&spec.path.value));
         }
     }
 }

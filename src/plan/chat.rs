@@ -1,7 +1,5 @@
 //! The section `[chat]`: how it is read, whether the models can be spoken to that way, and what a reader should know of it.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Map, Value as Json};
 
 use crate::model::{Chat, ModelHandle, SpecialTokens, reserved_variable};
@@ -11,7 +9,7 @@ use crate::stages::Inputs;
 use crate::stages::declare::Table;
 
 use super::sections::{ChatSection, TemplateArguments};
-use super::study::{ModelSpec, Study};
+use super::study::{ModelSpec, Study, models_with_prompts};
 
 /// Prompts that a sentence names; the others are counted.
 const NAMED: usize = 3;
@@ -25,7 +23,7 @@ pub(super) fn decode(node: &Node, problems: &mut Problems) -> (Chat, Option<Loca
     chat.template_arguments = section.template_arguments.0;
     chat.special_tokens = section.special_tokens;
     let system_at = section.system.map(|system| {
-        chat.system = system.text;
+        chat.system = system.value.0;
         system.at
     });
     (chat, system_at)
@@ -34,11 +32,9 @@ pub(super) fn decode(node: &Node, problems: &mut Problems) -> (Chat, Option<Loca
 /// Variables for the template: any values, under names that the program does not set itself.
 pub(super) fn decode_arguments(node: &Node, problems: &mut Problems) -> Option<Map<String, Json>> {
     let Some(table) = node.as_table() else {
-        problems.mismatch(node, &TemplateArguments::expected());
-        return None;
+        return TemplateArguments::mismatch(node, problems).map(|arguments| arguments.0);
     };
-    let mut arguments = Map::new();
-    for (key, node) in table.iter() {
+    for (key, _) in table.iter() {
         let name = key.name.as_str();
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if name.is_empty()
@@ -49,48 +45,27 @@ pub(super) fn decode_arguments(node: &Node, problems: &mut Problems) -> Option<M
                 .error_at(&key.at, format!("no template can have a variable `{name}`"))
                 .label("expected letters, digits and `_`");
         } else if let Some(why) = reserved_variable(name) {
-            problems
-                .error_at(
-                    &key.at,
-                    format!("template argument `{name}` cannot be given: {why}"),
-                )
-                .label("remove it");
-        }
-        if let Some(value) = json(node, problems) {
-            arguments.insert(name.to_string(), value);
+            let message = format!("template argument `{name}` cannot be given: {why}");
+            problems.error_at(&key.at, message).label("remove it");
         }
     }
-    Some(arguments)
+    check_finite(node, problems);
+    let arguments = serde_json::to_value(node).ok()?;
+    arguments.as_object().cloned()
 }
 
-/// A value as templates and keys take it.
-fn json(node: &Node, problems: &mut Problems) -> Option<Json> {
-    Some(match &node.value {
-        Value::String(text) => Json::from(text.as_str()),
-        Value::Integer(number) => Json::from(*number),
-        Value::Boolean(flag) => Json::from(*flag),
-        Value::Float(number) if number.is_finite() => Json::from(*number),
-        Value::Float(_) => {
+/// Says of every number in a value that it should be finite, where it is not.
+fn check_finite(node: &Node, problems: &mut Problems) {
+    match &node.value {
+        Value::Float(number) if !number.is_finite() => {
             problems.mismatch(node, "a finite number");
-            return None;
         }
-        Value::Array(items) => {
-            let items = items.iter().map(|item| json(item, problems));
-            Json::Array(
-                items
-                    .collect::<Vec<_>>()
-                    .into_iter()
-                    .collect::<Option<_>>()?,
-            )
-        }
-        Value::Table(table) => {
-            let entries = table
-                .iter()
-                .map(|(key, node)| Some((key.name.clone(), json(node, problems)?)));
-            let entries: Vec<Option<(String, Json)>> = entries.collect();
-            Json::Object(entries.into_iter().collect::<Option<_>>()?)
-        }
-    })
+        Value::Array(items) => items.iter().for_each(|item| check_finite(item, problems)),
+        Value::Table(table) => table
+            .iter()
+            .for_each(|(_, node)| check_finite(node, problems)),
+        _ => {}
+    }
 }
 
 /// Checks that a model has a template that takes this chat and hands the prompt on.
@@ -107,45 +82,31 @@ pub(super) fn check(study: &Study, spec: &ModelSpec, model: &ModelHandle, proble
             .label("this model");
         return;
     }
+    let (at, label) = match &study.system_at {
+        Some(at) => (at, "this system message"),
+        None => (&spec.source.at, "this model"),
+    };
     let message = format!("model `{}` takes no system message: {error}", model.name());
-    let diagnostic = match &study.system_at {
-        Some(at) => problems.error_at(at, message),
-        None => problems.error_at(&spec.source.at, message),
-    };
-    match &study.system_at {
-        Some(_) => diagnostic.label("this system message"),
-        None => diagnostic.label("this model"),
-    };
-    diagnostic.help("leave it out with `[chat] system = false`");
+    problems
+        .error_at(at, message)
+        .label(label)
+        .help("leave it out with `[chat] system = false`");
 }
 
 /// What a reader should know of the prompts in their chat: text that templates insert, and control tokens in the study's own texts.
 pub(super) fn findings(study: &Study, inputs: &Inputs) -> Vec<String> {
     let chat = &study.settings.chat;
-    let mut pairs: BTreeSet<(String, String)> = BTreeSet::new();
-    let mut models: BTreeSet<String> = BTreeSet::new();
-    for needs in study.stages.iter().map(|spec| spec.stage.needs()) {
-        for model in &needs.models {
-            models.insert(model.value.clone());
-            let sets = needs.prompts.iter();
-            pairs.extend(sets.map(|set| (model.value.clone(), set.value.clone())));
-        }
-    }
     let mut findings = Vec::new();
-    for name in &models {
-        let Some(model) = inputs.models.get(name) else {
+    for (name, sets) in models_with_prompts(&study.stages) {
+        let Some(model) = inputs.models.get(&name) else {
             continue;
         };
         let of_template = model.findings_in(chat).unwrap_or_default();
-        findings.extend(
-            of_template
-                .into_iter()
-                .map(|finding| format!("model `{name}`: {finding}")),
-        );
+        let of_template = of_template.into_iter();
+        findings.extend(of_template.map(|finding| format!("model `{name}`: {finding}")));
         if chat.special_tokens == SpecialTokens::Parsed {
-            let sets = pairs.iter().filter(|(model, _)| model == name);
-            let sets = sets.filter_map(|(_, set)| Some((set, inputs.prompts.get(set)?)));
-            findings.extend(sets.filter_map(|(name, set)| spelt_out(name, set, model)));
+            let sets = sets.iter();
+            findings.extend(sets.filter_map(|set| spelt_out(set, inputs.prompts.get(set)?, model)));
             let system = chat.system.as_deref().unwrap_or_default();
             if let Some(token) = model.control_tokens(system).first() {
                 findings.push(format!(

@@ -1,10 +1,9 @@
 //! A rough estimate of time, so that a person can tell minutes from days. It is arithmetic divided by an assumed rate; nothing depends on it.
 
-use std::collections::BTreeSet;
-
+use crate::model::ModelConfig;
 use crate::stages::Inputs;
 
-use super::study::StageSpec;
+use super::study::{StageSpec, models_with_prompts};
 
 /// Multiply-adds per second and thread that float32 matrix products of these sizes reach on a common server CPU, times two.
 const FLOPS_PER_THREAD: f64 = 5.0e10;
@@ -16,14 +15,11 @@ const TOKENS_PER_PROMPT: f64 = 16.0;
 /// Seconds for a share (0 to 1) of what a stage would compute, prefills not included.
 pub(super) fn stage(spec: &StageSpec, inputs: &Inputs, share: f64, threads: usize) -> f64 {
     let passes = share * spec.stage.cost(inputs).token_passes as f64;
-    let parameters = spec
-        .stage
-        .needs()
-        .models
-        .iter()
-        .filter_map(|name| inputs.models.get(&name.value))
-        .map(|model| block_parameters(model.config()))
-        .fold(0.0, f64::max);
+    let needs = spec.stage.needs();
+    let models = needs.models.iter();
+    let models = models.filter_map(|name| inputs.models.get(&name.value));
+    let parameters = models.map(|model| block_parameters(model.config()));
+    let parameters = parameters.fold(0.0, f64::max);
     seconds(2.0 * parameters * SHARE_OF_BLOCKS * passes, threads)
 }
 
@@ -33,22 +29,15 @@ pub(super) fn prefills<'s>(
     inputs: &Inputs,
     threads: usize,
 ) -> f64 {
-    let mut pairs = BTreeSet::new();
-    for spec in stages {
-        let needs = spec.stage.needs();
-        let models = needs.models.into_iter().map(|name| name.value);
-        let prompts: Vec<String> = needs.prompts.into_iter().map(|name| name.value).collect();
-        pairs.extend(models.flat_map(|model| {
-            let prompts = prompts.iter().cloned();
-            prompts.map(move |set| (model.clone(), set))
-        }));
+    let asked = models_with_prompts(stages).into_iter();
+    let mut flops = 0.0;
+    for (model, sets) in asked.filter_map(|(name, sets)| Some((inputs.models.get(&name)?, sets))) {
+        let of_a_prompt = 2.0 * block_parameters(model.config()) * TOKENS_PER_PROMPT;
+        for set in sets.iter().filter_map(|name| inputs.prompts.get(name)) {
+            flops += of_a_prompt * set.prompts.len() as f64;
+        }
     }
-    let flops = pairs.iter().filter_map(|(model, set)| {
-        let parameters = block_parameters(inputs.models.get(model)?.config());
-        let prompts = inputs.prompts.get(set)?.prompts.len();
-        Some(2.0 * parameters * TOKENS_PER_PROMPT * prompts as f64)
-    });
-    seconds(flops.sum(), threads)
+    seconds(flops, threads)
 }
 
 fn seconds(flops: f64, threads: usize) -> f64 {
@@ -56,7 +45,7 @@ fn seconds(flops: f64, threads: usize) -> f64 {
 }
 
 /// Number of weights in the blocks.
-fn block_parameters(config: &crate::model::ModelConfig) -> f64 {
+fn block_parameters(config: &ModelConfig) -> f64 {
     let attention = config.d_model * config.d_head * 2 * (config.n_heads + config.n_kv_heads);
     let mlp = 3 * config.d_model * config.d_mlp;
     (config.n_layers * (attention + mlp)) as f64

@@ -4,11 +4,11 @@ use crate::cache::{Cache, CacheError};
 use crate::stages::Inputs;
 
 use super::study::Study;
-use super::walk::{Next, State, Visited, Visitor, Walk};
+use super::walk::{Next, State, Walk};
 use super::why::Nearest;
 
 /// Whether a stage is cached, and if not, what keeps it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Explanation {
     pub(crate) stage: String,
     pub(crate) kind: &'static str,
@@ -32,30 +32,12 @@ pub(crate) fn explain(
     inputs: &Inputs,
     cache: &Cache,
 ) -> Result<Vec<Explanation>, CacheError> {
-    let mut explainer = Explainer(Vec::new());
-    Walk::new(inputs, cache).go(study.stages.iter(), &mut explainer)?;
-    Ok(explainer.0)
-}
-
-struct Explainer(Vec<Explanation>);
-
-impl Visitor for Explainer {
-    type Error = CacheError;
-
-    fn visit(
-        &mut self,
-        stage: Visited<'_>,
-        state: Result<State, CacheError>,
-        walk: &mut Walk<'_>,
-    ) -> Result<Next, CacheError> {
+    let mut explanations = Vec::new();
+    Walk::new(inputs, cache).go(study.stages.iter(), |stage, state, walk| {
         let mut explanation = Explanation {
             stage: stage.spec.name.clone(),
             kind: stage.spec.kind.name,
-            cached: false,
-            waits_for: Vec::new(),
-            unfetched: Vec::new(),
-            created: String::new(),
-            nearest: None,
+            ..Explanation::default()
         };
         let next = match state? {
             State::Cached(record) => {
@@ -71,11 +53,8 @@ impl Visitor for Explainer {
                 Next::Unknown
             }
         };
-        self.0.push(explanation);
+        explanations.push(explanation);
         Ok(next)
-    }
-
-    fn start_over(&mut self) {
-        self.0.clear();
-    }
+    })?;
+    Ok(explanations)
 }

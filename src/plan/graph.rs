@@ -7,7 +7,7 @@ use petgraph::Direction;
 use petgraph::algo::tarjan_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 
-use crate::spec::{Problems, suggest};
+use crate::spec::Problems;
 use crate::stages::{Name, Product};
 
 use super::study::StageSpec;
@@ -20,17 +20,19 @@ const LISTED: usize = 20;
 /// The names of one kind of thing that a study has.
 pub(super) struct Known<'a> {
     what: &'static str,
-    in_order: &'a [&'a str],
+    in_order: Vec<&'a str>,
     all: HashSet<&'a str>,
 }
 
 impl<'a> Known<'a> {
-    /// The names of `what` ("model"), in the order of the file.
-    pub(super) fn new(what: &'static str, names: &'a [&'a str]) -> Self {
+    /// The names of `what` ("model"), in the order of the file: also of what cannot be decoded, since a mistake in an entry is not a
+    /// missing name.
+    pub(super) fn new(what: &'static str, names: impl Iterator<Item = &'a str>) -> Self {
+        let in_order: Vec<&str> = names.collect();
         Known {
             what,
-            in_order: names,
-            all: names.iter().copied().collect(),
+            all: in_order.iter().copied().collect(),
+            in_order,
         }
     }
 
@@ -39,37 +41,29 @@ impl<'a> Known<'a> {
             return true;
         }
         let what = self.what;
-        let message = format!("there is no {what} `{}`", name.value);
-        let diagnostic = problems.error_at(&name.at, message);
         let listed = self.in_order.iter().take(LISTED);
         let mut listed: Vec<String> = listed.map(|name| format!("`{name}`")).collect();
         let more = self.in_order.len() - listed.len();
         listed.extend((more > 0).then(|| format!("{more} more")));
+        let there_are = match listed.is_empty() {
+            true => format!("the study has no {what}"),
+            false => format!("the study has {}", listed.join(", ")),
+        };
         // A list so long was written by a program, which makes no slips of the pen.
         let near = self.in_order.iter().copied().take(SUGGESTED_FROM);
-        match suggest(&name.value, near) {
-            Some(meant) => diagnostic.label(format!("did you mean `{meant}`?")),
-            None if listed.is_empty() => diagnostic.label(format!("the study has no {what}")),
-            None => diagnostic.label(format!("the study has {}", listed.join(", "))),
-        };
+        problems
+            .error_at(&name.at, format!("there is no {what} `{}`", name.value))
+            .suggest(&name.value, near, &there_are);
         false
     }
 }
 
-/// Checks that every name stands for something, and every stage for the right product.
+/// Checks that every name stands for something, and every stage for the right product. Known are models, prompt sets and stages.
 pub(super) fn check_names(
     stages: &[StageSpec],
-    names: &[String],
-    models: &[&str],
-    prompts: &[&str],
+    [models, prompts, names]: &[Known<'_>; 3],
     problems: &mut Problems,
 ) {
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let names = Known::new("stage", &names);
-    let (models, prompts) = (
-        Known::new("model", models),
-        Known::new("prompt set", prompts),
-    );
     let by_name = stages.iter().map(|spec| (spec.name.as_str(), spec));
     let by_name: HashMap<&str, &StageSpec> = by_name.collect();
     for spec in stages {
@@ -84,7 +78,7 @@ pub(super) fn check_names(
             let given = by_name.get(name.value.as_str());
             if names.check(name, problems)
                 && let Some(given) = given
-                && !given.product().serves(*wanted)
+                && !given.product.serves(*wanted)
             {
                 wrong_product(spec, name, *wanted, (given, stages), problems);
             }
@@ -100,36 +94,36 @@ fn wrong_product(
     (given, stages): (&StageSpec, &[StageSpec]),
     problems: &mut Problems,
 ) {
-    let makers = stages.iter().filter(|s| s.product().serves(wanted));
+    let makers = stages.iter().filter(|s| s.product.serves(wanted));
     let makers: Vec<&str> = makers.map(|s| s.name.as_str()).take(LISTED).collect();
+    let (name, at, wanted, gives) = (&name.value, &name.at, wanted.noun(), given.product.noun());
     let diagnostic = problems.error_at(
-        &name.at,
+        at,
         format!(
-            "stage `{}` wants {}, but `{}` gives {}",
-            spec.name,
-            wanted.noun(),
-            name.value,
-            given.product().noun()
+            "stage `{}` wants {wanted}, but `{name}` gives {gives}",
+            spec.name
         ),
     );
-    diagnostic.label(format!("expected a stage that gives {}", wanted.noun()));
+    diagnostic.label(format!("expected a stage that gives {wanted}"));
     if !makers.is_empty() {
         diagnostic.help(format!("these do: `{}`", makers.join("`, `")));
     }
 }
 
+/// Stages by their places in the file, each behind those it refers to.
+type Graph = DiGraph<(), ()>;
+
 /// Puts stages after those they refer to, otherwise in the order of the file; a cycle is a problem, and those in it and behind it come last.
 pub(super) fn sort(stages: Vec<StageSpec>, problems: &mut Problems) -> Vec<StageSpec> {
-    let mut graph: DiGraph<usize, ()> = DiGraph::new();
-    let nodes: Vec<NodeIndex> = (0..stages.len()).map(|i| graph.add_node(i)).collect();
-    let by_name = stages.iter().zip(&nodes);
-    let by_name: HashMap<&str, NodeIndex> = by_name
-        .map(|(spec, node)| (spec.name.as_str(), *node))
-        .collect();
-    for (spec, node) in stages.iter().zip(&nodes) {
+    let mut graph = Graph::new();
+    let nodes = stages
+        .iter()
+        .map(|spec| (spec.name.as_str(), graph.add_node(())));
+    let nodes: HashMap<&str, NodeIndex> = nodes.collect();
+    for spec in &stages {
         for (name, _) in spec.stage.needs().stages {
-            if let Some(from) = by_name.get(name.value.as_str()) {
-                graph.add_edge(*from, *node, ());
+            if let Some(from) = nodes.get(name.value.as_str()) {
+                graph.add_edge(*from, nodes[spec.name.as_str()], ());
             }
         }
     }
@@ -148,14 +142,14 @@ pub(super) fn sort(stages: Vec<StageSpec>, problems: &mut Problems) -> Vec<Stage
 }
 
 /// A topological order that takes, of the stages that are ready, the first in the file; without those in a cycle and behind it.
-fn file_order(graph: &DiGraph<usize, ()>) -> Vec<usize> {
+fn file_order(graph: &Graph) -> Vec<usize> {
     let needed = |node: NodeIndex| graph.edges_directed(node, Direction::Incoming).count();
     let mut waits_for: Vec<usize> = graph.node_indices().map(needed).collect();
     let ready = graph.node_indices().filter(|node| needed(*node) == 0);
     let mut ready: BinaryHeap<Reverse<NodeIndex>> = ready.map(Reverse).collect();
     let mut order: Vec<usize> = Vec::with_capacity(waits_for.len());
     while let Some(Reverse(node)) = ready.pop() {
-        order.push(graph[node]);
+        order.push(node.index());
         for next in graph.neighbors_directed(node, Direction::Outgoing) {
             waits_for[next.index()] -= 1;
             if waits_for[next.index()] == 0 {
@@ -166,32 +160,25 @@ fn file_order(graph: &DiGraph<usize, ()>) -> Vec<usize> {
     order
 }
 
-fn report_cycle(
-    cycle: &[NodeIndex],
-    graph: &DiGraph<usize, ()>,
-    stages: &[StageSpec],
-    problems: &mut Problems,
-) {
-    let on_itself = cycle.len() == 1 && graph.contains_edge(cycle[0], cycle[0]);
-    if cycle.len() < 2 && !on_itself {
+fn report_cycle(cycle: &[NodeIndex], graph: &Graph, stages: &[StageSpec], problems: &mut Problems) {
+    if let [alone] = *cycle
+        && !graph.contains_edge(alone, alone)
+    {
         return;
     }
-    let mut members: Vec<usize> = cycle.iter().map(|&node| graph[node]).collect();
+    let mut members: Vec<usize> = cycle.iter().map(|node| node.index()).collect();
     members.sort_unstable();
-    let names: Vec<String> = members
-        .iter()
-        .map(|&i| format!("`{}`", stages[i].name))
-        .collect();
+    let members: Vec<&StageSpec> = members.into_iter().map(|place| &stages[place]).collect();
+    let names = members.iter().map(|spec| format!("`{}`", spec.name));
+    let names: Vec<String> = names.collect();
     let message = match names.as_slice() {
         [one] => format!("stage {one} waits for itself"),
         several => format!("stages {} wait for each other", several.join(" and ")),
     };
-    let Some(first) = members.first() else { return };
-    let needs = stages[*first].stage.needs().stages;
-    let into = needs
-        .iter()
-        .find(|(name, _)| members.iter().any(|&i| stages[i].name == name.value));
-    let at = into.map_or(&stages[*first].at, |(name, _)| &name.at);
+    let needs = members[0].stage.needs().stages;
+    let is_member = |name: &Name| members.iter().any(|spec| spec.name == name.value);
+    let into = needs.iter().find(|(name, _)| is_member(name));
+    let at = into.map_or(&members[0].at, |(name, _)| &name.at);
     problems
         .error_at(at, message)
         .label("this reference closes the circle");
@@ -203,8 +190,8 @@ mod tests {
 
     /// The order of stages of which some wait for others, each pair (earlier, later).
     fn order(count: usize, edges: &[(usize, usize)]) -> Vec<usize> {
-        let mut graph: DiGraph<usize, ()> = DiGraph::new();
-        let nodes: Vec<NodeIndex> = (0..count).map(|number| graph.add_node(number)).collect();
+        let mut graph = Graph::new();
+        let nodes: Vec<NodeIndex> = (0..count).map(|_| graph.add_node(())).collect();
         for (from, to) in edges {
             graph.add_edge(nodes[*from], nodes[*to], ());
         }
@@ -222,7 +209,6 @@ mod tests {
     #[test]
     fn a_name_that_is_unknown_among_many_is_told_shortly() {
         let names: Vec<String> = (0..50).map(|number| format!("stage{number:03}")).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let document = crate::spec::load_text(std::path::Path::new("s.toml"), "x = \"y\"\n", &[]);
         let document = document.unwrap();
         let at = document
@@ -238,7 +224,8 @@ mod tests {
             at,
         };
         let mut problems = Problems::default();
-        assert!(!Known::new("stage", &names).check(&name, &mut problems));
+        let known = Known::new("stage", names.iter().map(String::as_str));
+        assert!(!known.check(&name, &mut problems));
         let message = problems.finish(&document.sources).unwrap_err().to_string();
         assert!(message.contains("`stage019`, 30 more"), "{message}");
         assert!(!message.contains("stage020"), "{message}");

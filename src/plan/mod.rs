@@ -4,11 +4,9 @@
 //! output depends on; a [`Walk`] goes over the stages and knows which are cached; on it, [`Plan`] counts what each would compute,
 //! [`explain`] says what has changed since the most similar earlier run, and `run` runs them.
 
-mod any_record;
 mod chat;
 mod estimate;
 mod explain;
-mod findings;
 mod graph;
 mod key;
 mod record;
@@ -27,12 +25,13 @@ mod why;
 use crate::cache::CacheError;
 use crate::stages::StageError;
 
-pub(crate) use any_record::{DrawnRecord, Record};
 pub(crate) use explain::{Explanation, explain};
 #[cfg(test)]
 pub(crate) use key::stage_key;
 pub(crate) use key::{key_of, study_key};
-pub(crate) use record::{ArtifactRecord, StoredOutput, TableRecord, stored_artifacts};
+pub(crate) use record::{
+    ArtifactRecord, DrawnRecord, Record, TableRecord, store, stored_artifacts,
+};
 pub use record::{StageRecord, load_artifacts};
 pub use resolve::{Fetch, Opened, open_study};
 pub(crate) use resolve::{PlanError, open_selected};
@@ -42,7 +41,7 @@ pub use status::Plan;
 pub(crate) use status::{PlannedStage, Status};
 pub(crate) use study::{StageSpec, Study};
 pub(crate) use trust::{cached_value, discard, set_aside_records};
-pub(crate) use walk::{Next, State, Visited, Visitor, Walk};
+pub(crate) use walk::{Next, State, Visited, Walk};
 #[cfg(test)]
 pub(crate) use why::Part;
 pub(crate) use why::{Difference, Nearest};

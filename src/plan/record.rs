@@ -1,20 +1,24 @@
-//! Stage records: what a stage's key maps to. Outputs are stored as content-addressed objects (tables as Parquet and CSV, directions
-//! as safetensors), so that a rerun that changes nothing reads one small record per stage.
+//! The records of a cache: what a stage left, which the stage's key maps to, or what was drawn of a run's tables. Outputs are stored as
+//! content-addressed objects (tables as Parquet and CSV, directions as safetensors), so that a rerun that changes nothing reads one small
+//! record per stage.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::io::Write;
 use std::sync::Arc;
 
 use safetensors::tensor::{Dtype as TensorDtype, SafeTensors, TensorView};
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Value as Json, json};
 
-use crate::cache::{Cache, CacheError, Key};
+use crate::cache::{Cache, Key};
 use crate::files;
 use crate::model::{Site, Vector};
 use crate::stages::{
     Artifacts, Direction, Output, Parts, StageError, read_parquet, write_csv, write_parquet,
 };
+
+use super::key::key_of;
 
 /// A table's two forms.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -54,7 +58,7 @@ pub struct StageRecord {
     pub(crate) directions: Vec<(ArtifactRecord, ArtifactRecord)>,
     pub(crate) findings: Vec<String>,
     /// What its key was made of.
-    pub(crate) key_parts: serde_json::Value,
+    pub(crate) key_parts: Json,
     /// Seconds that it took when it was computed.
     pub(crate) seconds: f64,
     pub(crate) cells: u64,
@@ -81,84 +85,168 @@ impl StageRecord {
 
     /// Name of the kind of stage.
     pub(crate) fn kind(&self) -> &str {
-        let kind = self.key_parts.get("kind").and_then(|kind| kind.as_str());
-        kind.unwrap_or("unknown")
+        self.key_parts["kind"].as_str().unwrap_or("unknown")
     }
 
     /// Hash of the content, by which other stages know it: a stage that is computed again and leaves the same stops the wave there.
     pub fn content(&self) -> Key {
-        let tables: Vec<(&str, String)> = self
-            .tables
-            .iter()
-            .map(|t| (t.name.as_str(), t.csv.to_string()))
-            .collect();
-        let directions: Vec<(String, String)> = self
-            .directions
-            .iter()
-            .map(|(a, b)| (a.key.to_string(), b.key.to_string()))
-            .collect();
-        Key::of(
-            serde_json::json!({ "tables": tables, "directions": directions })
-                .to_string()
-                .as_bytes(),
-        )
+        let tables = self.tables.iter().map(|t| json!([t.name, t.csv]));
+        let directions = self.directions.iter().map(|(a, b)| json!([a.key, b.key]));
+        key_of(&json!({
+            "tables": tables.collect::<Json>(),
+            "directions": directions.collect::<Json>(),
+        }))
     }
+}
+
+/// What was drawn of a run's tables, for the next run that has the same.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DrawnRecord {
+    /// The keys of the run's stages.
+    pub(crate) drawn_of: Vec<Key>,
+    /// The figures' files, and what the page shows.
+    pub(crate) files: Vec<ArtifactRecord>,
+    /// When it was made, as RFC 3339 in UTC.
+    pub(crate) created: String,
+}
+
+/// Any record of the cache.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Record {
+    Drawn(#[serde(deserialize_with = "drawn")] DrawnRecord),
+    Stage(StageRecord),
+}
+
+impl Record {
+    pub(crate) fn objects(&self) -> Box<dyn Iterator<Item = &Key> + '_> {
+        match self {
+            Record::Stage(record) => Box::new(record.objects()),
+            Record::Drawn(record) => Box::new(record.files.iter().map(|file| &file.key)),
+        }
+    }
+
+    /// When it was made, as RFC 3339 in UTC; empty where it does not say.
+    pub(crate) fn created(&self) -> &str {
+        match self {
+            Record::Stage(record) => &record.created,
+            Record::Drawn(record) => &record.created,
+        }
+    }
+
+    /// Seconds that it took; drawing takes too few to count.
+    pub(crate) fn seconds(&self) -> f64 {
+        match self {
+            Record::Stage(record) => record.seconds,
+            Record::Drawn(_) => 0.0,
+        }
+    }
+}
+
+/// As it is written, and as 0.1 wrote it: as a stage's record with files.
+fn drawn<'de, D: Deserializer<'de>>(from: D) -> Result<DrawnRecord, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Now(DrawnRecord),
+        Before {
+            key_parts: Of,
+            files: Vec<ArtifactRecord>,
+            created: String,
+        },
+    }
+    #[derive(Deserialize)]
+    struct Of {
+        drawn_of: Vec<Key>,
+    }
+    Ok(match Written::deserialize(from)? {
+        Written::Now(record) => record,
+        Written::Before {
+            key_parts: Of { drawn_of },
+            files,
+            created,
+        } => DrawnRecord {
+            drawn_of,
+            files,
+            created,
+        },
+    })
 }
 
 /// A direction's description, beside its safetensors file.
 #[derive(Serialize, Deserialize)]
-struct DirectionDescription {
+#[serde(remote = "Direction")]
+struct Description {
     label: String,
     seed: Option<u64>,
     model: String,
-    model_fingerprint: String,
+    #[serde(rename = "model_fingerprint")]
+    fingerprint: String,
     layer: usize,
-    site: String,
+    #[serde(serialize_with = "short_name", deserialize_with = "site")]
+    site: Site,
     position: i64,
+    /// It is in the safetensors file.
+    #[serde(skip, default = "no_vector")]
+    vector: Arc<Vector>,
     pre_norm: f64,
     resid_norm: f64,
-    top_ids: Vec<String>,
-    bottom_ids: Vec<String>,
+    #[serde(rename = "top_ids")]
+    top: Vec<String>,
+    #[serde(rename = "bottom_ids")]
+    bottom: Vec<String>,
     top_scores: (f64, f64),
     bottom_scores: (f64, f64),
-    prompts: Vec<String>,
+    #[serde(
+        rename = "prompts",
+        serialize_with = "sorted",
+        deserialize_with = "shared"
+    )]
+    builders: Arc<HashSet<String>>,
 }
 
-/// Where an output went.
-pub(crate) struct StoredOutput {
-    pub(crate) tables: Vec<TableRecord>,
-    pub(crate) directions: Vec<(ArtifactRecord, ArtifactRecord)>,
+fn short_name<S: Serializer>(site: &Site, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(site.short_name())
 }
 
-impl StoredOutput {
-    /// Writes an output's tables and directions to the cache.
-    ///
-    /// # Errors
-    /// A cache that cannot be written.
-    pub(crate) fn store(output: &Output, cache: &Cache) -> Result<Self, StageError> {
-        let mut tables = Vec::new();
-        let main = output.parts.iter().map(|parts| ("", parts.as_ref()));
-        let others = output.tables.iter();
-        let others = others.map(|(name, table)| (name.as_str(), table as &dyn Parts));
-        for (name, table) in main.chain(others) {
-            tables.push(TableRecord {
-                name: name.to_string(),
-                rows: table.height(),
-                csv: put_with(cache, |writer| write_csv(table, writer))?,
-                parquet: put_with(cache, |writer| write_parquet(table, writer))?,
-            });
-        }
-        let directions = output
-            .directions
-            .iter()
-            .map(|d| store_direction(d, cache))
-            .collect::<Result<_, _>>()?;
-        Ok(StoredOutput { tables, directions })
+fn site<'de, D: Deserializer<'de>>(from: D) -> Result<Site, D::Error> {
+    let name = String::deserialize(from)?;
+    Site::from_name(&name).ok_or_else(|| D::Error::custom("no site"))
+}
+
+fn no_vector() -> Arc<Vector> {
+    Arc::new(Vector::new(Vec::new()))
+}
+
+fn sorted<S: Serializer>(texts: &HashSet<String>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(texts.iter().collect::<BTreeSet<_>>())
+}
+
+fn shared<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<HashSet<String>>, D::Error> {
+    HashSet::deserialize(from).map(Arc::new)
+}
+
+/// Writes an output's tables and directions to the cache. The record says where they are, and nothing else yet.
+///
+/// # Errors
+/// A cache that cannot be written.
+pub(crate) fn store(output: &Output, cache: &Cache) -> Result<StageRecord, StageError> {
+    let mut record = StageRecord::default();
+    let main = output.parts.iter().map(|parts| ("", parts.as_ref()));
+    let others = output.tables.iter();
+    let others = others.map(|(name, table)| (name.as_str(), table as &dyn Parts));
+    for (name, table) in main.chain(others) {
+        record.tables.push(TableRecord {
+            name: name.to_string(),
+            rows: table.height(),
+            csv: put_with(cache, |writer| write_csv(table, writer))?,
+            parquet: put_with(cache, |writer| write_parquet(table, writer))?,
+        });
     }
-}
-
-fn put(cache: &Cache, bytes: &[u8]) -> Result<Key, StageError> {
-    cache.put_object(bytes).map_err(failed)
+    for direction in &output.directions {
+        record.directions.push(store_direction(direction, cache)?);
+    }
+    Ok(record)
 }
 
 /// Stores what is written piece by piece.
@@ -166,80 +254,41 @@ fn put_with(
     cache: &Cache,
     write: impl FnOnce(&mut dyn Write) -> Result<(), StageError>,
 ) -> Result<Key, StageError> {
-    let mut object = cache.new_object().map_err(failed)?;
+    let mut object = cache.new_object()?;
     match write(&mut object) {
-        Ok(()) => object.finish().map_err(failed),
+        Ok(()) => Ok(object.finish()?),
         // The disk's own words are better than those of whoever wrote to it.
-        Err(error) => Err(object.failure().map_or(error, failed)),
+        Err(error) => Err(object.failure().map_or(error, StageError::from)),
     }
-}
-
-fn failed(error: CacheError) -> StageError {
-    StageError::Cache(error.to_string())
 }
 
 fn store_direction(
     direction: &Direction,
     cache: &Cache,
 ) -> Result<(ArtifactRecord, ArtifactRecord), StageError> {
-    let vector: Vec<u8> = direction
-        .vector
-        .values()
-        .iter()
-        .flat_map(|v| v.to_le_bytes())
-        .collect();
+    let values = direction.vector.values();
+    let vector: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     let pre_norm = (direction.pre_norm as f32).to_le_bytes();
-    let internal =
-        |error: safetensors::SafeTensorError| StageError::Internal(format!("safetensors: {error}"));
-    let tensors = BTreeMap::from([
-        (
-            "direction",
-            TensorView::new(
-                TensorDtype::F32,
-                vec![direction.vector.values().len()],
-                &vector,
-            )
-            .map_err(internal)?,
-        ),
-        (
-            "pre_norm",
-            TensorView::new(TensorDtype::F32, vec![1], &pre_norm).map_err(internal)?,
-        ),
-    ]);
-    let bytes = safetensors::serialize(&tensors, None).map_err(internal)?;
-    let mut prompts: Vec<String> = direction.builders.iter().cloned().collect();
-    prompts.sort();
-    let description = DirectionDescription {
-        label: direction.label.clone(),
-        seed: direction.seed,
-        model: direction.model.clone(),
-        model_fingerprint: direction.fingerprint.clone(),
-        layer: direction.layer,
-        site: direction.site.short_name().to_string(),
-        position: direction.position,
-        pre_norm: direction.pre_norm,
-        resid_norm: direction.resid_norm,
-        top_ids: direction.top.clone(),
-        bottom_ids: direction.bottom.clone(),
-        top_scores: direction.top_scores,
-        bottom_scores: direction.bottom_scores,
-        prompts,
-    };
-    let text =
-        serde_json::to_vec_pretty(&description).map_err(|e| StageError::Internal(e.to_string()))?;
-    let seed = direction
-        .seed
-        .map(|s| format!(".seed{s}"))
-        .unwrap_or_default();
-    let stem = format!(
-        "layer{}.{}{seed}",
-        direction.layer,
-        direction.site.short_name()
-    );
+    let tensor = |count: usize, bytes| TensorView::new(TensorDtype::F32, vec![count], bytes);
+    let bytes = tensor(values.len(), &vector).and_then(|direction| {
+        let tensors = [
+            ("direction", direction),
+            ("pre_norm", tensor(1, &pre_norm)?),
+        ];
+        safetensors::serialize(tensors, None)
+    });
+    let bytes = bytes.map_err(|error| StageError::Internal(format!("safetensors: {error}")))?;
+    let mut text = Vec::new();
+    let mut json = serde_json::Serializer::pretty(&mut text);
+    Description::serialize(direction, &mut json)
+        .map_err(|error| StageError::Internal(error.to_string()))?;
+    let seed = direction.seed.map(|seed| format!(".seed{seed}"));
+    let (layer, site) = (direction.layer, direction.site.short_name());
+    let stem = format!("layer{layer}.{site}{}", seed.unwrap_or_default());
     let record = |suffix: &str, bytes: &[u8]| -> Result<ArtifactRecord, StageError> {
         Ok(ArtifactRecord {
             file: format!("{stem}.{suffix}"),
-            key: put(cache, bytes)?,
+            key: cache.put_object(bytes)?,
         })
     };
     Ok((record("safetensors", &bytes)?, record("json", &text)?))
@@ -253,31 +302,23 @@ pub fn load_artifacts(
     record: &StageRecord,
     cache: &Cache,
 ) -> Result<Option<Artifacts>, StageError> {
-    for object in record.objects() {
-        if !cache.has_object(object) {
-            tracing::warn!(
-                "an artifact of stage `{}` is gone from the cache ({object}); it is made again from its cells",
-                record.stage
-            );
-            return Ok(None);
-        }
+    if let Some(object) = record.objects().find(|object| !cache.has_object(object)) {
+        tracing::warn!(
+            "an artifact of stage `{}` is gone from the cache ({object}); it is made again from its cells",
+            record.stage
+        );
+        return Ok(None);
     }
     // Those of tables are only checked here, and read when somebody asks for the table.
-    let of_tables = record.tables.iter().flat_map(|t| [&t.csv, &t.parquet]);
-    for object in of_tables {
-        if !cache.is_object_intact(object).map_err(failed)? {
+    for object in record.tables.iter().flat_map(|t| [&t.csv, &t.parquet]) {
+        if !cache.is_object_intact(object)? {
             return Ok(None);
         }
     }
     let mut directions = Vec::new();
     for (tensors, description) in &record.directions {
-        let (tensors, description) = (cache.object(&tensors.key), cache.object(&description.key));
-        let (Some(tensors), Some(description)) =
-            (tensors.map_err(failed)?, description.map_err(failed)?)
-        else {
-            return Ok(None);
-        };
-        let Some(direction) = read_direction(&tensors, &description) else {
+        let (tensors, description) = (cache.object(&tensors.key)?, cache.object(&description.key)?);
+        let Some(direction) = tensors.zip(description).and_then(read_direction) else {
             return Ok(None);
         };
         directions.push(direction);
@@ -295,7 +336,7 @@ pub(crate) fn stored_artifacts(
     for table in &record.tables {
         let (key, read) = (table.parquet, cache.object_reader(table.parquet));
         artifacts.add_table(&table.name, move || {
-            let bytes = read().map_err(failed)?;
+            let bytes = read()?;
             let gone = || {
                 StageError::Cache(format!(
                     "the artifact {key} has gone from the cache since it was checked; run the same command again"
@@ -307,29 +348,49 @@ pub(crate) fn stored_artifacts(
     artifacts
 }
 
-fn read_direction(tensors: &[u8], description: &[u8]) -> Option<Direction> {
-    let tensors = SafeTensors::deserialize(tensors).ok()?;
-    let words = tensors.tensor("direction").ok()?.data().to_vec();
-    let values = words
-        .chunks_exact(4)
-        .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
-        .collect();
-    let d: DirectionDescription = serde_json::from_slice(description).ok()?;
-    Some(Direction {
-        label: d.label,
-        seed: d.seed,
-        model: d.model,
-        fingerprint: d.model_fingerprint,
-        layer: d.layer,
-        site: Site::from_name(&d.site)?,
-        position: d.position,
-        vector: Arc::new(Vector::new(values)),
-        pre_norm: d.pre_norm,
-        resid_norm: d.resid_norm,
-        top: d.top_ids,
-        bottom: d.bottom_ids,
-        top_scores: d.top_scores,
-        bottom_scores: d.bottom_scores,
-        builders: Arc::new(d.prompts.into_iter().collect::<HashSet<String>>()),
-    })
+fn read_direction((tensors, description): (Vec<u8>, Vec<u8>)) -> Option<Direction> {
+    let tensors = SafeTensors::deserialize(&tensors).ok()?;
+    let tensor = tensors.tensor("direction").ok()?;
+    let words = tensor.data().chunks_exact(4);
+    let values = words.map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]));
+    let mut json = serde_json::Deserializer::from_slice(&description);
+    let mut direction = Description::deserialize(&mut json).ok()?;
+    json.end().ok()?;
+    direction.vector = Arc::new(Vector::new(values.collect()));
+    Some(direction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the cache of an earlier dial holds it: a stage's record without tables, of the kind `report`.
+    #[test]
+    fn what_0_1_drew_is_no_stages_and_keeps_its_files() {
+        let (stage, figure) = (Key::of(b"stage"), Key::of(b"figure"));
+        let drawn = json!({
+            "tables": [], "directions": [], "files": [{ "file": "steer.gap.svg", "key": figure }], "findings": [],
+            "key_parts": { "kind": "report", "drawn_of": [stage] }, "seconds": 0.0, "cells": 0, "packs": [], "weights": [],
+            "stage": "", "created": "2026-01-02T03:04:05Z",
+        });
+        let Ok(Record::Drawn(record)) = serde_json::from_value(drawn) else {
+            panic!("it is another's")
+        };
+        assert_eq!(record.drawn_of, [stage]);
+        let now = serde_json::to_value(&record).unwrap();
+        let Ok(again @ Record::Drawn(_)) = serde_json::from_value(now) else {
+            panic!("it is another's")
+        };
+        assert_eq!(again.objects().collect::<Vec<_>>(), [&figure]);
+        assert!(again.created().starts_with("2026"));
+        let of_stage = StageRecord {
+            key_parts: json!({ "kind": "steer" }),
+            ..StageRecord::default()
+        };
+        let of_stage = serde_json::to_value(of_stage).unwrap();
+        assert!(matches!(
+            serde_json::from_value(of_stage),
+            Ok(Record::Stage(record)) if record.kind() == "steer"
+        ));
+    }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::{Value as Json, json};
 
-use super::key::{key_of, known_parts};
+use super::key::{key_of, key_parts};
 use super::{Fetch, Study, open_study, stage_key};
 use crate::cache::Key;
 use crate::spec::{self, Document, Problems};
@@ -31,7 +31,7 @@ fn of_pipelines() -> BTreeMap<String, Json> {
         let file = path.file_name().unwrap().to_string_lossy().into_owned();
         let study = Study::read(document(&path), "study", &mut Problems::default()).unwrap();
         for spec in &study.stages {
-            let parts = known_parts(spec, &Inputs::default(), &BTreeMap::new());
+            let parts = key_parts(spec, &Inputs::default(), &BTreeMap::new());
             let entry = json!({
                 "kind": parts["kind"], "version": parts["version"], "parameters": parts["parameters"],
                 "key": key_of(&parts).to_string(),

@@ -13,12 +13,11 @@ use crate::model::{
 };
 use crate::prompts::PromptSet;
 use crate::spec::{Diagnostics, Document, Problems, Severity};
-use crate::stages::{InputFile, Inputs, StageError, check_prompts, check_score};
+use crate::stages::{InputFile, Inputs, Name, StageError, check_prompts, check_score};
 
 use super::chat;
-use super::findings::findings;
 use super::selection::{Needed, Selection};
-use super::study::{ModelSpec, StageSpec, Study};
+use super::study::{ModelSpec, PromptsSpec, StageSpec, Study, models_with_prompts};
 
 /// Why there is no plan.
 #[derive(Debug)]
@@ -48,15 +47,13 @@ impl fmt::Display for PlanError {
 impl std::error::Error for PlanError {}
 
 /// Hashes of weight files that the cache remembers.
-struct Remembered<'a>(&'a Cache);
-
-impl HashShortcut for Remembered<'_> {
+impl HashShortcut for Cache {
     fn get(&self, file: &FileStamp) -> Option<blake3::Hash> {
-        self.0.weight_hash(&file.path, file)
+        self.weight_hash(&file.path, file)
     }
 
     fn put(&self, file: &FileStamp, hash: blake3::Hash) {
-        if let Err(error) = self.0.put_weight_hash(&file.path, file, hash) {
+        if let Err(error) = self.put_weight_hash(&file.path, file, hash) {
             tracing::warn!("the hash of a weight file was not remembered: {error}");
         }
     }
@@ -143,17 +140,13 @@ pub(crate) fn open_selected(
         true => None,
     };
     match &cache {
-        Some(cache) => opening.open_models(&Remembered(cache), fetch),
+        Some(cache) => opening.open_models(cache, fetch),
         None => opening.open_models(&NotHashed, Fetch::Never),
     }
     opening.check();
     opening.forget_what_is_not_needed();
-    let Opening {
-        mut inputs,
-        problems,
-        ..
-    } = opening;
-    let (errors, warnings) = problems.split(|at| needed.concerns(at));
+    let mut inputs = opening.inputs;
+    let (errors, warnings) = opening.problems.split(|at| needed.concerns(at));
     let cache = match cache {
         Some(cache) if errors.is_empty() => cache,
         _ => {
@@ -181,20 +174,18 @@ struct Opening<'s> {
 }
 
 impl<'s> Opening<'s> {
-    /// The stages to run, and then the others: what two have in common is told where the first has it.
-    fn stages(&self) -> Vec<&'s StageSpec> {
+    /// The stages that are to be run, and the others.
+    fn stages(&self) -> (Vec<&'s StageSpec>, Vec<&'s StageSpec>) {
         let is_needed = |spec: &&StageSpec| self.needed.stages.contains(&spec.name);
-        let (needed, others): (Vec<_>, Vec<_>) = self.study.stages.iter().partition(is_needed);
-        needed.into_iter().chain(others).collect()
+        self.study.stages.iter().partition(is_needed)
     }
 
     fn open_prompts(&mut self) {
-        for (name, path) in &self.study.prompts {
-            let loaded =
-                PromptSet::load(&path.value).and_then(|set| match self.study.draws.get(name) {
-                    None => Ok(set),
-                    Some(draw) => set.drawn(&path.value, draw),
-                });
+        for (name, PromptsSpec { path, draw }) in &self.study.prompts {
+            let loaded = PromptSet::load(&path.value).and_then(|set| match draw {
+                None => Ok(set),
+                Some(draw) => set.drawn(&path.value, draw),
+            });
             match loaded {
                 Ok(set) => {
                     self.inputs.prompts.insert(name.clone(), Arc::new(set));
@@ -266,16 +257,17 @@ impl<'s> Opening<'s> {
         hashes: &dyn HashShortcut,
         fetch: Fetch,
     ) -> Result<Option<ModelHandle>, ModelError> {
-        let lender = spec.template_from.as_ref();
-        let lender = lender.and_then(|lender| self.inputs.models.get(&lender.value));
-        if spec.template_from.is_some() && lender.is_none() {
-            return Ok(None); // its own problem has been told
-        }
+        let lender = match &spec.template_from {
+            None => None,
+            Some(lender) => match self.inputs.models.get(&lender.value) {
+                None => return Ok(None), // its own problem has been told
+                Some(lender) => Some(lender.as_ref()),
+            },
+        };
         let path = match fetch {
             Fetch::AsNeeded => Some(locate(&spec.source.value, &spec.folder)?),
             Fetch::Never => locate_without_fetching(&spec.source.value, &spec.folder)?,
         };
-        let lender = lender.map(Arc::as_ref);
         path.map(|path| ModelHandle::open(name, &path, spec.dtype, lender, hashes))
             .transpose()
     }
@@ -287,38 +279,27 @@ impl<'s> Opening<'s> {
             let forecast = spec.stage.forecast(inputs);
             inputs.forecasts.insert(spec.name.clone(), forecast);
         }
+        let (needed, others) = self.stages();
+        let (study, inputs, problems) = (self.study, &self.inputs, &mut self.problems);
         let mut reported = BTreeSet::new();
-        for spec in self.stages() {
-            let (inputs, problems) = (&self.inputs, &mut self.problems);
+        // What two have in common is told where the first has it.
+        for spec in needed.iter().chain(&others) {
             spec.stage.check(inputs, problems);
             let needs = spec.stage.needs();
-            check_prompts(
-                &needs,
-                &self.study.settings,
-                inputs,
-                &mut reported,
-                problems,
-            );
+            check_prompts(&needs, &study.settings, inputs, &mut reported, problems);
             check_size(spec, inputs, problems);
         }
-        let asked = self.study.stages.iter();
-        let asked = asked.filter(|spec| self.needed.stages.contains(&spec.name));
-        let asked = asked.flat_map(|spec| spec.stage.needs().models);
-        let asked: BTreeSet<String> = asked.map(|name| name.value).collect();
-        for name in asked {
-            if let (Some(spec), Some(model)) =
-                (self.study.models.get(&name), self.inputs.models.get(&name))
-            {
-                check_settings(self.study, spec, model, &mut self.problems);
+        for name in models_with_prompts(needed).into_keys() {
+            if let (Some(spec), Some(model)) = (study.models.get(&name), inputs.models.get(&name)) {
+                check_settings(study, spec, model, problems);
             }
         }
     }
 
     /// What only the stages that are not to be run use was opened to be checked.
     fn forget_what_is_not_needed(&mut self) {
-        let stages = self.study.stages.iter();
-        let stages = stages.filter(|spec| self.needed.stages.contains(&spec.name));
-        let files = stages.flat_map(|spec| spec.stage.needs().files);
+        let files = self.stages().0.into_iter();
+        let files = files.flat_map(|spec| spec.stage.needs().files);
         let files: HashSet<PathBuf> = files.map(|file| file.value).collect();
         self.inputs.files.retain(|path, _| files.contains(path));
         let prompts = &self.needed.prompts;
@@ -350,11 +331,8 @@ fn check_size(spec: &StageSpec, inputs: &Inputs, problems: &mut Problems) {
 fn check_settings(study: &Study, spec: &ModelSpec, model: &ModelHandle, problems: &mut Problems) {
     chat::check(study, spec, model, problems);
     let words = &study.settings.score;
-    let is_told = words
-        .refuse
-        .iter()
-        .chain(words.comply.iter())
-        .any(String::is_empty);
+    let mut words = words.refuse.iter().chain(words.comply.iter());
+    let is_told = words.any(String::is_empty);
     let at = study.score_at.as_ref().unwrap_or(&spec.source.at);
     match study.settings.readout(model) {
         Ok(readout) => check_score(&readout, model, at, problems),
@@ -370,22 +348,34 @@ fn check_settings(study: &Study, spec: &ModelSpec, model: &ModelHandle, problems
 /// Names of the models that stages use, and of those that lend them a template; lenders first.
 fn used_models(study: &Study) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    for spec in &study.stages {
-        for name in spec.stage.needs().models {
-            let lender = study
-                .models
-                .get(&name.value)
-                .and_then(|m| m.template_from.as_ref());
-            for wanted in lender
-                .map(|l| l.value.clone())
-                .into_iter()
-                .chain([name.value])
-            {
-                if !names.contains(&wanted) {
-                    names.push(wanted);
-                }
+    for name in study
+        .stages
+        .iter()
+        .flat_map(|spec| spec.stage.needs().models)
+    {
+        let lender = study.models.get(&name.value);
+        let lender = lender.and_then(|model| model.template_from.clone());
+        for Name { value, .. } in lender.into_iter().chain([name]) {
+            if !names.contains(&value) {
+                names.push(value);
             }
         }
     }
     names
+}
+
+/// What a reader should know of models and prompt sets before any number, in the order of their names, then of prompts in their chat:
+/// nothing that stops a run, but nothing to pass over. Each begins with what it speaks of.
+fn findings(study: &Study, inputs: &Inputs) -> Vec<String> {
+    let mut all = Vec::new();
+    for (name, model) in &inputs.models {
+        let findings = model.findings().iter();
+        all.extend(findings.map(|finding| format!("model `{name}`: {finding}")));
+    }
+    for (name, set) in &inputs.prompts {
+        let findings = set.findings().into_iter();
+        all.extend(findings.map(|finding| format!("prompt set `{name}`: {finding}")));
+    }
+    all.extend(chat::findings(study, inputs));
+    all
 }

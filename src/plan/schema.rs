@@ -12,36 +12,33 @@ use crate::stages::{ImportSection, KINDS, Kind, ScoreRule};
 
 use super::sections::{About, ChatSection, ModelEntry, PromptsEntry};
 
-/// What is told of the sections.
-const STUDY: &str = "What the study is called and asks.";
-const MODELS: &str = "The models, by names of your choice.";
-const PROMPTS: &str = "The prompt sets, by names of your choice.";
-const CHAT: &str = "The messages around every prompt.";
-const SCORE: &str = "The score: logsumexp of the logits of refusing first tokens − logsumexp of those of complying ones.";
-const IMPORT: &str = "Where published files lie, for stages of kind `import`.";
-const STAGES: &str = "What is done. A stage that is not named after its kind says it with `kind`.";
-const EXTENDS: &str =
-    "Study files that this one adds to; what it says itself wins. Paths start from its folder.";
-
 /// The JSON Schema of a study file.
 pub(crate) fn schema() -> Json {
-    let models = map_of(&section::<ModelEntry>(MODELS));
-    let prompts = map_of(&section::<PromptsEntry>(PROMPTS));
+    let extends = with_description(
+        one_or_many(&json!({ "type": "string" })),
+        "Study files that this one adds to; what it says itself wins. Paths start from its folder.",
+    );
+    let models = section::<ModelEntry>("The models, by names of your choice.");
+    let prompts = section::<PromptsEntry>("The prompt sets, by names of your choice.");
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A study for `dial`",
         "type": "object",
         "properties": {
-            "extends": with_description(one_or_many(&json!({ "type": "string" })), EXTENDS),
-            "study": section::<About>(STUDY),
-            "models": models,
-            "prompts": prompts,
-            "chat": section::<ChatSection>(CHAT),
-            "score": section::<ScoreRule>(SCORE),
-            "import": section::<ImportSection>(IMPORT),
+            "extends": extends,
+            "study": section::<About>("What the study is called and asks."),
+            "models": map_of(&models),
+            "prompts": map_of(&prompts),
+            "chat": section::<ChatSection>("The messages around every prompt."),
+            "score": section::<ScoreRule>(
+                "The score: logsumexp of the logits of refusing first tokens − logsumexp of those of complying ones."
+            ),
+            "import": section::<ImportSection>(
+                "Where published files lie, for stages of kind `import`."
+            ),
             "stages": {
                 "type": "object",
-                "description": STAGES,
+                "description": "What is done. A stage that is not named after its kind says it with `kind`.",
                 "properties": by_kind(shown_as),
                 "additionalProperties": { "type": "object", "properties": { "kind": kind_names() } },
             },
@@ -66,7 +63,11 @@ pub(crate) fn schema() -> Json {
 }
 
 fn definitions() -> Json {
-    let mut definitions = by_kind(|kind| with_description(object_of(kind), kind.about));
+    let mut definitions = by_kind(|kind| {
+        let mut schema = without_required(object(&(kind.fields)()));
+        schema["properties"]["kind"] = kind_names();
+        with_description(schema, kind.about)
+    });
     definitions.insert("whole".to_string(), of_kind_said(whole));
     let any: Vec<Json> = KINDS.iter().map(|kind| reference(kind.name)).collect();
     let part = json!({
@@ -93,13 +94,6 @@ fn section<T: Parameter>(about: &str) -> Json {
 /// A table whose keys are names that the user chooses.
 fn map_of(entry: &Json) -> Json {
     json!({ "type": "object", "description": entry["description"], "additionalProperties": entry })
-}
-
-/// A stage's table, `kind` among its fields.
-fn object_of(kind: &Kind) -> Json {
-    let mut schema = without_required(object(&(kind.fields)()));
-    schema["properties"]["kind"] = kind_names();
-    schema
 }
 
 /// All that a stage of a kind must have.
@@ -133,15 +127,12 @@ fn kind_names() -> Json {
 }
 
 fn by_kind(schema: fn(&Kind) -> Json) -> Map<String, Json> {
-    let kinds = KINDS.iter();
-    kinds
-        .map(|kind| (kind.name.to_string(), schema(kind)))
-        .collect()
+    let named = |kind: &&Kind| (kind.name.to_string(), schema(kind));
+    KINDS.iter().map(named).collect()
 }
 
-fn required(fields: &[Field]) -> Vec<&'static str> {
-    let required = fields.iter().filter(|field| field.is_required);
-    required.map(|field| field.name).collect()
+fn required(fields: &[Field]) -> Json {
+    object(fields)["required"].clone()
 }
 
 fn reference(definition: &str) -> Json {

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use serde_json::{Map, Value as Json, json};
 
 use crate::model::{Dtype, SpecialTokens};
-use crate::spec::{Choice, Decode, Fields, Location, Node, Problems, Spanned, Value};
-use crate::stages::declare::{FieldType, Table, Together, declared, parameters};
+use crate::spec::{Choice, Decode, Fields, Node, Problems, Spanned, Value};
+use crate::stages::declare::{
+    Declared, FieldType, Parameter, Table, Together, declared, parameters,
+};
 use crate::stages::field_types::{ByContent, Unkeyed};
 use crate::stages::{Name, Settings};
 
@@ -49,6 +51,14 @@ parameters! {
     pub(super) group DrawEntry {
         /// A file that names the prompts by `xstest_id`, in place of all else here.
         selection: Option<Spanned<PathBuf>>,
+        caps: Caps,
+    }
+}
+
+parameters! {
+    /// What a seed draws: so many prompts of each kind.
+    #[derive(Default)]
+    pub(super) struct Caps {
         /// Seed of the order in which prompts are drawn.
         seed: u64 = 0,
         /// How many unsafe prompts at most; all where left out.
@@ -61,22 +71,13 @@ parameters! {
 }
 
 impl Together for DrawEntry {
-    fn read_together(fields: &mut Fields<'_, '_>, _: &Settings) -> Option<Self> {
+    fn read_together(fields: &mut Fields<'_, '_>, study: &Settings) -> Option<Self> {
         let selection = fields.optional("selection");
-        let mut draw = DrawEntry {
-            selection,
-            seed: 0,
-            harmful: None,
-            edge: None,
-            benign: 0,
+        let caps = match &selection {
+            None => Caps::read(fields, &Declared::default(), study)?,
+            Some(_) => Caps::default(),
         };
-        if draw.selection.is_none() {
-            draw.seed = fields.optional("seed").unwrap_or(0);
-            draw.harmful = fields.optional("harmful");
-            draw.edge = fields.optional("edge");
-            draw.benign = fields.optional("benign").unwrap_or(0);
-        }
-        Some(draw)
+        Some(DrawEntry { selection, caps })
     }
 }
 
@@ -84,7 +85,7 @@ parameters! {
     /// The section `[chat]`.
     pub(super) struct ChatSection {
         /// The system message, `You are a helpful assistant.` where left out; `false` for none, so that the template's own default applies.
-        system: Option<System>,
+        system: Option<Spanned<System>>,
         /// Variables that chat templates see beside their own, e.g. `{ enable_thinking = false }`.
         template_arguments: TemplateArguments = {},
         /// How control tokens are read that a prompt spells out itself.
@@ -106,11 +107,9 @@ impl Decode for StudyName {
         if fits && !name.starts_with('.') && name.chars().all(good) {
             return Some(Self(name));
         }
+        let message = format!("study name `{name}` cannot name a folder");
         problems
-            .error_at(
-                &node.at,
-                format!("study name `{name}` cannot name a folder"),
-            )
+            .error_at(&node.at, message)
             .label("expected letters, digits, spaces, `-`, `_` and `.`, and 200 bytes at most");
         None
     }
@@ -145,24 +144,16 @@ impl Choice for SpecialTokens {
     ];
 }
 
-/// The system message, none to leave it out, and where it is written.
-pub(super) struct System {
-    pub(super) text: Option<String>,
-    pub(super) at: Location,
-}
+/// The system message, none to leave it out.
+pub(super) struct System(pub(super) Option<String>);
 
 impl Decode for System {
     fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-        let text = match &node.value {
-            Value::Boolean(false) => None,
-            Value::String(text) => Some(text.clone()),
-            _ => {
-                problems.mismatch(node, &Self::expected());
-                return None;
-            }
-        };
-        let at = node.at.clone();
-        Some(Self { text, at })
+        match &node.value {
+            Value::Boolean(false) => Some(Self(None)),
+            Value::String(text) => Some(Self(Some(text.clone()))),
+            _ => Self::mismatch(node, problems),
+        }
     }
 
     fn expected() -> String {
@@ -176,7 +167,7 @@ impl FieldType for System {
     }
 
     fn key(&self) -> Json {
-        json!(self.text)
+        json!(self.0)
     }
 }
 

@@ -56,9 +56,11 @@ impl Selection {
         }
         let mut stages = BTreeSet::from([stage.to_string()]);
         if let Selection::From(_) = self {
-            add_downstream(&mut stages, study, &undecoded);
+            grow(&mut stages, |stages| {
+                add_downstream(stages, study, &undecoded)
+            });
         }
-        add_upstream(&mut stages, study);
+        grow(&mut stages, |stages| add_upstream(stages, study));
         Ok(stages)
     }
 }
@@ -75,22 +77,25 @@ impl Needed {
             models.extend(needs.models.into_iter().map(|name| name.value));
             prompts.extend(needs.prompts.into_iter().map(|name| name.value));
         }
-        let used = models.iter().filter_map(|name| study.models.get(name));
-        let lenders = used.filter_map(|model| Some(model.template_from.as_ref()?.value.clone()));
-        let lenders: Vec<String> = lenders.collect();
-        models.extend(lenders);
-        let mut entries = None;
-        match selection {
-            // Also those that no stage uses.
-            Selection::All => prompts.extend(study.prompts.keys().cloned()),
+        for model in models.clone() {
+            let lender = study.models.get(&model);
+            let lender = lender.and_then(|model| model.template_from.clone());
+            models.extend(lender.map(|name| name.value));
+        }
+        let entries = match selection {
+            Selection::All => {
+                // Also those that no stage uses.
+                prompts.extend(study.prompts.keys().cloned());
+                None
+            }
             _ => {
                 let names = SECTIONS.into_iter().zip([&stages, &models, &prompts]);
                 let paths = names.flat_map(|(section, names)| {
                     names.iter().map(move |name| field_path(section, name))
                 });
-                entries = Some(paths.collect());
+                Some(paths.collect())
             }
-        }
+        };
         let imports = stages.iter().any(|name| {
             let decoded = study.stages.iter().find(|spec| spec.name == *name);
             decoded.is_none_or(|spec| !spec.stage.needs().files.is_empty())
@@ -110,13 +115,11 @@ impl Needed {
             return true;
         };
         let is_below = |outer: &str| {
-            let rest = at.path().strip_prefix(outer);
+            let rest = at.path.strip_prefix(outer);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
         };
-        let is_of_an_entry = SECTIONS
-            .iter()
-            .any(|section| is_below(section) && at.path() != *section);
-        match is_of_an_entry {
+        let is_entry_of = |section: &&str| is_below(section) && *at.path != **section;
+        match SECTIONS.iter().any(is_entry_of) {
             true => entries.iter().any(|entry| is_below(entry)),
             false => self.imports || !is_below("import"),
         }
@@ -135,40 +138,37 @@ fn undecoded(study: &Study) -> Vec<(&str, &Node)> {
         .collect()
 }
 
-/// Adds every stage that builds on one of these. One that could not be decoded counts as such where it holds the name of one.
+/// Adds stages until there are none to add. Stages come after those they need, where nothing is wrong with them: one walk finds everything
+/// then.
+fn grow(stages: &mut BTreeSet<String>, add: impl Fn(&mut BTreeSet<String>)) {
+    let mut before = 0;
+    while stages.len() > before {
+        before = stages.len();
+        add(stages);
+    }
+}
+
+/// Adds stages that build on one of these. One that could not be decoded counts as such where it holds the name of one.
 fn add_downstream(stages: &mut BTreeSet<String>, study: &Study, undecoded: &[(&str, &Node)]) {
-    loop {
-        let before = stages.len();
-        for spec in &study.stages {
-            let needs = spec.stage.needs().stages;
-            if needs.iter().any(|(name, _)| stages.contains(&name.value)) {
-                stages.insert(spec.name.clone());
-            }
+    for spec in &study.stages {
+        let needs = spec.stage.needs().stages;
+        if needs.iter().any(|(name, _)| stages.contains(&name.value)) {
+            stages.insert(spec.name.clone());
         }
-        for (name, node) in undecoded {
-            if holds_any(node, stages) {
-                stages.insert(name.to_string());
-            }
-        }
-        if stages.len() == before {
-            return;
+    }
+    for (name, node) in undecoded {
+        if holds_any(node, stages) {
+            stages.insert(name.to_string());
         }
     }
 }
 
-/// Adds every stage that one of these needs.
+/// Adds stages that one of these needs.
 fn add_upstream(stages: &mut BTreeSet<String>, study: &Study) {
-    loop {
-        let before = stages.len();
-        // Stages come after those they need, where nothing is wrong with them: one walk backwards finds everything then.
-        for spec in study.stages.iter().rev() {
-            if stages.contains(&spec.name) {
-                let needed = spec.stage.needs().stages.into_iter();
-                stages.extend(needed.map(|(name, _)| name.value));
-            }
-        }
-        if stages.len() == before {
-            return;
+    for spec in study.stages.iter().rev() {
+        if stages.contains(&spec.name) {
+            let needed = spec.stage.needs().stages.into_iter();
+            stages.extend(needed.map(|(name, _)| name.value));
         }
     }
 }

@@ -10,7 +10,7 @@ use super::estimate;
 use super::resolve::PlanError;
 use super::study::{StageSpec, Study};
 use super::trust::cached_value;
-use super::walk::{Next, State, Visited, Visitor, Walk};
+use super::walk::{Next, State, Visited, Walk};
 use super::why::in_a_few_words;
 
 /// What a stage would do.
@@ -116,7 +116,9 @@ impl Plan {
             damaged: BTreeSet::new(),
             stages: Vec::new(),
         };
-        Walk::new(inputs, cache).go(study.stages.iter(), &mut planner)?;
+        Walk::new(inputs, cache).go(study.stages.iter(), |stage, state, walk| {
+            planner.visit(&stage, state, walk)
+        })?;
         let stages = planner.stages;
         let planned = study.stages.iter().zip(&stages);
         let would_run = planned.filter(|(_, planned)| planned.computes_at_most() > 0);
@@ -129,10 +131,8 @@ impl Plan {
 
     /// Full forward passes that a script would make for all stages.
     pub(crate) fn equivalent_forward_passes(&self) -> u64 {
-        self.stages
-            .iter()
-            .map(|s| s.cost.equivalent_forward_passes)
-            .fold(0, u64::saturating_add)
+        let passes = self.stages.iter().map(|s| s.cost.equivalent_forward_passes);
+        passes.fold(0, u64::saturating_add)
     }
 
     /// Seconds that the missing work would take, roughly.
@@ -149,12 +149,10 @@ struct Planner {
     stages: Vec<PlannedStage>,
 }
 
-impl Visitor for Planner {
-    type Error = PlanError;
-
+impl Planner {
     fn visit(
         &mut self,
-        stage: Visited<'_>,
+        stage: &Visited<'_>,
         state: Result<State, CacheError>,
         walk: &mut Walk<'_>,
     ) -> Result<Next, PlanError> {
@@ -168,35 +166,34 @@ impl Visitor for Planner {
             }
             Ok(State::Unknown { stages, .. }) => Ok((Status::Waits { stages }, 0)),
             Ok(_) => match walk.load_needs(stage.spec) {
-                Ok(None) => missing(&stage, walk),
+                Ok(None) => missing(stage, walk),
                 Ok(Some(damaged)) => {
                     self.damaged.insert(damaged);
-                    return Ok(Next::StartOver);
+                    return Ok(self.start_over());
                 }
                 Err(error) => Err(error),
             },
             Err(error) => Err(error),
         };
         match planned {
-            Ok((status, found)) => self.add(stage.spec, status, found, walk),
-            // What rested on it is gone from the cache by now.
-            Err(StageError::Untrusted(_)) => return Ok(Next::StartOver),
-            Err(error) => {
-                return Err(PlanError::Stage {
-                    stage: stage.spec.name.clone(),
-                    error,
-                });
+            Ok((status, found)) => {
+                self.add(stage.spec, status, found, walk);
+                Ok(Next::Unknown)
             }
+            // What rested on it is gone from the cache by now.
+            Err(StageError::Untrusted(_)) => Ok(self.start_over()),
+            Err(error) => Err(PlanError::Stage {
+                stage: stage.spec.name.clone(),
+                error,
+            }),
         }
-        Ok(Next::Unknown)
     }
 
-    fn start_over(&mut self) {
+    fn start_over(&mut self) -> Next {
         self.stages.clear();
+        Next::StartOver
     }
-}
 
-impl Planner {
     /// `found` distinct cells of the stage were found before the first that are missing.
     fn add(&mut self, spec: &StageSpec, status: Status, found: u64, walk: &Walk<'_>) {
         let cost = spec.stage.cost(&walk.inputs);
@@ -231,17 +228,14 @@ fn missing(stage: &Visited<'_>, walk: &mut Walk<'_>) -> Result<(Status, u64), St
     };
     let found = look_up.found.count();
     let most = stage.spec.stage.cost(&walk.inputs).cells_at_most;
-    // What it has not asked for yet depends on what is missing.
-    let asks_for_more = missing > 0 && look_up.asked < most;
-    let at_most = match asks_for_more {
-        true => most.saturating_sub(found).max(missing),
-        false => missing,
-    };
-    let nearest = walk.nearest(stage)?;
     let status = Status::Run {
         missing,
-        at_most,
-        reason: in_a_few_words(nearest.as_ref()),
+        // What it has not asked for yet depends on what is missing.
+        at_most: match missing > 0 && look_up.asked < most {
+            true => most.saturating_sub(found).max(missing),
+            false => missing,
+        },
+        reason: in_a_few_words(walk.nearest(stage)?.as_ref()),
     };
     Ok((status, found))
 }

@@ -1,6 +1,6 @@
 //! The study: one file resolved into typed models, prompt sets and stages, with every problem told at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::model::Dtype;
@@ -8,11 +8,9 @@ use crate::prompts::Draw;
 use crate::spec::{
     Decode, Document, Fields, Key, Location, Node, Problems, Spanned, choice, suggest,
 };
-use crate::stages::declare::Table;
+use crate::stages::declare::{Parameter, Table};
 use crate::stages::field_types::ByContent;
-use crate::stages::{
-    self, Gives, KINDS, Kind, Name, Product, ScoreRule, Settings, Stage, kind_named,
-};
+use crate::stages::{self, KINDS, Kind, Name, Product, Settings, Stage, kind_named};
 
 use super::chat;
 use super::graph::{Known, check_names, sort};
@@ -29,25 +27,38 @@ pub(crate) struct ModelSpec {
     pub(crate) template_from: Option<Name>,
 }
 
+/// A prompt set as the study names it.
+pub(crate) struct PromptsSpec {
+    /// Its file, with the place where it is written.
+    pub(crate) path: Spanned<PathBuf>,
+    /// What is drawn out of the file; none for all of it.
+    pub(crate) draw: Option<Draw>,
+}
+
 /// A stage as the study names it.
 pub struct StageSpec {
     pub name: String,
     pub(crate) at: Location,
     pub(crate) kind: &'static Kind,
     pub stage: Box<dyn Stage>,
-    gives: Gives,
+    /// What it gives to other stages.
+    pub(crate) product: Product,
+    /// The kind whose tables it leaves.
+    pub(crate) shown_as: &'static Kind,
 }
 
-impl StageSpec {
-    /// The kind whose tables it leaves.
-    pub(crate) fn shown_as(&self) -> &'static Kind {
-        kind_named(self.gives.tables).unwrap_or(self.kind)
+/// The models that stages ask, each with the prompt sets that it is asked.
+pub(super) fn models_with_prompts<'s>(
+    stages: impl IntoIterator<Item = &'s StageSpec>,
+) -> BTreeMap<String, BTreeSet<String>> {
+    let mut asked: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for needs in stages.into_iter().map(|spec| spec.stage.needs()) {
+        let sets: BTreeSet<String> = needs.prompts.into_iter().map(|set| set.value).collect();
+        for model in needs.models {
+            asked.entry(model.value).or_default().extend(sets.clone());
+        }
     }
-
-    /// What it gives to other stages.
-    pub(crate) fn product(&self) -> Product {
-        self.gives.product
-    }
+    asked
 }
 
 /// A study file, decoded and checked as far as possible without touching a model.
@@ -56,10 +67,7 @@ pub struct Study {
     pub(crate) name: String,
     pub(crate) question: Option<String>,
     pub(crate) models: BTreeMap<String, ModelSpec>,
-    /// Files of the prompt sets by name, with the place where each is written.
-    pub(crate) prompts: BTreeMap<String, Spanned<PathBuf>>,
-    /// What is drawn out of the files of prompt sets, by name.
-    pub(crate) draws: BTreeMap<String, Draw>,
+    pub(crate) prompts: BTreeMap<String, PromptsSpec>,
     /// The chat around every prompt, and the score rule.
     pub(crate) settings: Settings,
     pub(crate) system_at: Option<Location>,
@@ -85,29 +93,37 @@ impl Study {
         ]
         .map(|name| fields.node(name));
         fields.finish();
-        let [study, models, prompts, chat_section, score, _, stages] = sections;
+        let [about, models, prompts, chat, score, _, stages] = sections;
         stages::check_sections(&document, problems);
-        let (name, question) = study.map_or((None, None), |node| decode_study(node, problems));
-        let (model_names, prompt_names) = (keys(models), keys(prompts));
-        let models = models.map(|node| decode_models(node, &document, problems));
-        let mut draws = BTreeMap::new();
-        let prompts = prompts.map(|node| decode_prompts(node, &document, &mut draws, problems));
-        let chat = chat_section.map(|node| chat::decode(node, problems));
+        let about = about.and_then(|node| fields_of::<About>(node, problems));
+        let (name, question) = about.map_or((None, None), |about| (about.name, about.question));
+        let [models, prompts, stages] =
+            [models, prompts, stages].map(|section| entries(section, problems));
+        let known = [
+            ("model", &models),
+            ("prompt set", &prompts),
+            ("stage", &stages),
+        ];
+        let known = known.map(|(what, entries)| {
+            Known::new(what, entries.iter().map(|(key, _)| key.name.as_str()))
+        });
+        let models = decode_models(&models, &document, problems);
+        check_lenders(&models, &known[0], problems);
+        let prompts = decode_prompts(&prompts, &document, problems);
+        let chat = chat.map(|node| chat::decode(node, problems));
         let (chat, system_at) = chat.unwrap_or_default();
+        let rule = score.and_then(|node| fields_of(node, problems));
         let settings = Settings {
             chat,
-            score: score
-                .and_then(|node| Table::<ScoreRule>::decode(node, problems).map(|table| table.0))
-                .unwrap_or_default(),
+            score: rule.unwrap_or_default(),
         };
-        let (stages, names) = decode_stages(stages, &document, &settings, problems);
-        check_names(&stages, &names, &model_names, &prompt_names, problems);
+        let stages = decode_stages(&stages, &document, &settings, problems);
+        check_names(&stages, &known, problems);
         Some(Study {
-            name: name.unwrap_or_else(|| default_name.to_string()),
-            question,
-            models: models.unwrap_or_default(),
-            prompts: prompts.unwrap_or_default(),
-            draws,
+            name: name.map_or_else(|| default_name.to_string(), |name| name.0.0),
+            question: question.map(|question| question.0),
+            models,
+            prompts,
             settings,
             system_at,
             score_at: score.map(|node| node.at.clone()),
@@ -115,9 +131,7 @@ impl Study {
             document: document.clone(),
         })
     }
-}
 
-impl Study {
     /// The paths that its file holds: the fields that lead to each, and what is meant.
     pub(crate) fn paths(&self) -> Vec<(Vec<&str>, PathBuf)> {
         let mut paths = Vec::new();
@@ -127,20 +141,15 @@ impl Study {
                 paths.push((vec!["models", name, "source"], path));
             }
         }
-        for (name, path) in &self.prompts {
-            paths.push((vec!["prompts", name, "path"], path.value.clone()));
-        }
-        for (name, draw) in &self.draws {
-            if let Draw::Selection(path) = draw {
+        for (name, set) in &self.prompts {
+            paths.push((vec!["prompts", name, "path"], set.path.value.clone()));
+            if let Some(Draw::Selection(path)) = &set.draw {
                 let fields = vec!["prompts", name, "draw", "selection"];
                 paths.push((fields, path.clone()));
             }
         }
-        if self
-            .stages
-            .iter()
-            .any(|spec| !spec.stage.needs().files.is_empty())
-        {
+        let mut needs = self.stages.iter().map(|spec| spec.stage.needs());
+        if needs.any(|needs| !needs.files.is_empty()) {
             let (fields, path) = stages::folder_of_files(&self.document);
             paths.push((fields.to_vec(), path));
         }
@@ -155,76 +164,59 @@ impl Study {
         }
         Some(match suggest(stage, names.clone()) {
             Some(meant) => format!("did you mean `{meant}`?"),
-            None => format!(
-                "its stages are `{}`",
-                names.collect::<Vec<_>>().join("`, `")
-            ),
+            None => {
+                let names: Vec<&str> = names.collect();
+                format!("its stages are `{}`", names.join("`, `"))
+            }
         })
     }
 }
 
-fn decode_study(node: &Node, problems: &mut Problems) -> (Option<String>, Option<String>) {
-    let about = Table::<About>::decode(node, problems).map(|table| table.0);
-    about.map_or((None, None), |about| {
-        let name = about.name.map(|name| name.0.0);
-        (name, about.question.map(|question| question.0))
-    })
+/// A table of declared fields.
+fn fields_of<T: Parameter>(node: &Node, problems: &mut Problems) -> Option<T> {
+    Table::decode(node, problems).map(|Table(fields)| fields)
 }
 
 /// The entries of a section whose keys are names that the user chooses.
-fn entries<'n>(node: &'n Node, problems: &mut Problems) -> Vec<(&'n Key, &'n Node)> {
-    match node.as_table() {
-        Some(table) => table.iter().collect(),
-        None => {
-            problems.mismatch(node, "a table");
-            Vec::new()
-        }
-    }
-}
-
-/// The names in a section, those included whose entries cannot be decoded: a mistake in an entry is not a missing name.
-fn keys(section: Option<&Node>) -> Vec<&str> {
-    let table = section.and_then(Node::as_table);
-    table.map_or(Vec::new(), |table| {
-        table.iter().map(|(key, _)| key.name.as_str()).collect()
-    })
+fn entries<'n>(section: Option<&'n Node>, problems: &mut Problems) -> Vec<(&'n Key, &'n Node)> {
+    let Some(node) = section else {
+        return Vec::new();
+    };
+    let Some(table) = node.as_table() else {
+        problems.mismatch(node, "a table");
+        return Vec::new();
+    };
+    table.iter().collect()
 }
 
 fn decode_models(
-    node: &Node,
+    entries: &[(&Key, &Node)],
     document: &Document,
     problems: &mut Problems,
 ) -> BTreeMap<String, ModelSpec> {
-    let mut models = BTreeMap::new();
-    for (name, node) in entries(node, problems) {
-        let Some(Table(entry)) = Table::<ModelEntry>::decode(node, problems) else {
-            continue;
-        };
+    let model = |(key, node): &(&Key, &Node)| {
+        let entry: ModelEntry = fields_of(node, problems)?;
         let spec = ModelSpec {
             folder: document.sources.resolve_path(&entry.source.0.at, ""),
             source: entry.source.0,
             dtype: entry.dtype.0,
             template_from: entry.template_from.map(|name| name.0),
         };
-        models.insert(name.name.clone(), spec);
-    }
-    check_lenders(&models, &keys(Some(node)), problems);
-    models
+        Some((key.name.clone(), spec))
+    };
+    entries.iter().filter_map(model).collect()
 }
 
 /// Checks that a template is borrowed from a model that has one of its own: no chains, and so no circles.
-fn check_lenders(models: &BTreeMap<String, ModelSpec>, names: &[&str], problems: &mut Problems) {
-    let names = Known::new("model", names);
+fn check_lenders(models: &BTreeMap<String, ModelSpec>, names: &Known<'_>, problems: &mut Problems) {
     for lender in models.values().filter_map(|m| m.template_from.as_ref()) {
         if !names.check(lender, problems) {
             continue;
         }
-        let borrowed = models.get(&lender.value).map(|m| m.template_from.as_ref());
-        if let Some(Some(further)) = borrowed {
-            let message = format!(
-                "model `{}` has no template of its own to lend",
-                lender.value
-            );
+        let borrowed = models.get(&lender.value);
+        if let Some(further) = borrowed.and_then(|m| m.template_from.as_ref()) {
+            let name = &lender.value;
+            let message = format!("model `{name}` has no template of its own to lend");
             problems
                 .error_at(&lender.at, message)
                 .label("expected a model without `template_from`")
@@ -234,78 +226,66 @@ fn check_lenders(models: &BTreeMap<String, ModelSpec>, names: &[&str], problems:
 }
 
 fn decode_prompts(
-    node: &Node,
+    entries: &[(&Key, &Node)],
     document: &Document,
-    draws: &mut BTreeMap<String, Draw>,
     problems: &mut Problems,
-) -> BTreeMap<String, Spanned<PathBuf>> {
-    let mut prompts = BTreeMap::new();
-    for (name, node) in entries(node, problems) {
-        let Some(Table(entry)) = Table::<PromptsEntry>::decode(node, problems) else {
-            continue;
-        };
-        let path = document
-            .sources
-            .resolve_path(&entry.path.0.at, &entry.path.0.value);
+) -> BTreeMap<String, PromptsSpec> {
+    let set = |(key, node): &(&Key, &Node)| {
+        let entry: PromptsEntry = fields_of(node, problems)?;
+        let resolve =
+            |path: &Spanned<PathBuf>| document.sources.resolve_path(&path.at, &path.value);
         let draw = entry
             .draw
             .map(|ByContent(Table(draw))| match draw.selection {
-                Some(file) => Draw::Selection(document.sources.resolve_path(&file.at, &file.value)),
+                Some(file) => Draw::Selection(resolve(&file)),
                 None => Draw::Seeded {
-                    seed: draw.seed,
-                    harmful: draw.harmful,
-                    edge: draw.edge,
-                    benign: draw.benign,
+                    seed: draw.caps.seed,
+                    harmful: draw.caps.harmful,
+                    edge: draw.caps.edge,
+                    benign: draw.caps.benign,
                 },
             });
-        draws.extend(draw.map(|draw| (name.name.clone(), draw)));
-        let at = entry.path.0.at;
-        prompts.insert(name.name.clone(), Spanned { value: path, at });
-    }
-    prompts
+        let path = Spanned {
+            value: resolve(&entry.path),
+            at: entry.path.0.at,
+        };
+        Some((key.name.clone(), PromptsSpec { path, draw }))
+    };
+    entries.iter().filter_map(set).collect()
 }
 
-/// The stages that could be decoded, and the names of all.
+/// The stages that could be decoded.
 fn decode_stages(
-    node: Option<&Node>,
+    entries: &[(&Key, &Node)],
     document: &Document,
     settings: &Settings,
     problems: &mut Problems,
-) -> (Vec<StageSpec>, Vec<String>) {
-    let mut stages = Vec::new();
-    let mut names = Vec::new();
-    let entries = node.map_or(Vec::new(), |node| entries(node, problems));
+) -> Vec<StageSpec> {
     if entries.is_empty() && problems.is_empty() {
         problems
             .error("the study has no stages")
             .help("add at least one, e.g. `[stages.score]` with `model` and `prompts`");
     }
-    for (key, node) in entries {
-        let name = key.name.as_str();
-        names.push(name.to_string());
+    let stage = |(key, node): &(&Key, &Node)| {
         check_stage_name(key, problems);
-        let Some(fields) = Fields::new(node, problems) else {
-            continue;
-        };
-        let mut fields = fields.of(document);
-        let Some(kind) = stage_kind(name, &mut fields) else {
-            continue;
-        };
+        let mut fields = Fields::new(node, problems)?.of(document);
+        let kind = stage_kind(&key.name, &mut fields)?;
         let stage = (kind.decode)(&mut fields, settings);
-        let at = fields.at().clone();
         fields.finish();
-        stages.extend(stage.map(|stage| StageSpec {
-            name: name.to_string(),
-            at,
+        let stage = stage?;
+        let gives = stage.gives();
+        Some(StageSpec {
+            name: key.name.clone(),
+            at: node.at.clone(),
             kind,
-            gives: stage.gives().unwrap_or(Gives {
-                product: kind.product,
-                tables: kind.name,
-            }),
+            product: gives.map_or(kind.product, |gives| gives.product),
+            shown_as: gives
+                .and_then(|gives| kind_named(gives.tables))
+                .unwrap_or(kind),
             stage,
-        }));
-    }
-    (stages, names)
+        })
+    };
+    entries.iter().filter_map(stage).collect()
 }
 
 /// Bytes of a stage's name, so that the longest name of a file of it is one that a file can have.
@@ -315,48 +295,43 @@ const LONGEST_STAGE: usize = 150;
 fn check_stage_name(key: &Key, problems: &mut Problems) {
     if key.name.len() > LONGEST_STAGE {
         let bytes = key.name.len();
+        let message = format!("a stage's name of {bytes} bytes cannot name files");
         problems
-            .error_at(
-                &key.at,
-                format!("a stage's name of {bytes} bytes cannot name files"),
-            )
+            .error_at(&key.at, message)
             .label(format!("expected {LONGEST_STAGE} bytes at most"));
     }
     let good = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_');
     if key.name.is_empty() || !key.name.chars().all(good) {
+        let message = format!("stage name `{}` cannot name a file", key.name);
         problems
-            .error_at(
-                &key.at,
-                format!("stage name `{}` cannot name a file", key.name),
-            )
+            .error_at(&key.at, message)
             .label("expected letters, digits, `-` and `_`");
     }
 }
 
 /// The stage's `kind`, or the kind that its name is.
 fn stage_kind(name: &str, fields: &mut Fields<'_, '_>) -> Option<&'static Kind> {
-    let kinds: Vec<(&str, &'static Kind)> = KINDS.iter().map(|kind| (kind.name, *kind)).collect();
     if let Some(node) = fields.node("kind") {
+        let kinds: Vec<_> = KINDS.iter().map(|kind| (kind.name, *kind)).collect();
         return choice(node, fields.problems(), &kinds);
     }
-    let named = KINDS.iter().find(|kind| kind.name == name);
+    let named = kind_named(name);
     if named.is_none() {
-        let known = KINDS.iter().map(|kind| kind.name);
-        let at = fields.at().clone();
-        let diagnostic = fields
-            .problems()
-            .error_at(&at, format!("stage `{name}` has no field `kind`"));
-        match suggest(name, known.clone()) {
-            Some(meant) => diagnostic.label(format!("did you mean the stage `{meant}`?")),
-            None => diagnostic.label("`kind` is missing"),
+        let known = || KINDS.iter().map(|kind| kind.name);
+        let quoted: Vec<String> = known().map(|kind| format!("`{kind}`")).collect();
+        let label = match suggest(name, known()) {
+            Some(meant) => format!("did you mean the stage `{meant}`?"),
+            None => "`kind` is missing".to_string(),
         };
-        diagnostic.help(format!(
-            "a stage that is not named after its kind needs `kind`, one of {}",
-            known
-                .map(|k| format!("`{k}`"))
-                .collect::<Vec<_>>()
-                .join(", ")
-        ));
+        let at = fields.at();
+        fields
+            .problems()
+            .error_at(at, format!("stage `{name}` has no field `kind`"))
+            .label(label)
+            .help(format!(
+                "a stage that is not named after its kind needs `kind`, one of {}",
+                quoted.join(", ")
+            ));
     }
-    named.copied()
+    named
 }

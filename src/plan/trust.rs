@@ -73,16 +73,12 @@ pub(crate) fn set_aside_records(
     is_wrong: impl Fn(&StageRecord) -> bool,
 ) -> Result<Vec<StoredFile>, CacheError> {
     let files = cache.files(FileKind::Record)?.into_iter();
-    let mut trusted: Vec<(StoredFile, StageRecord)> = files
-        .filter_map(|file| {
-            let record = cache.record_in(&file)?;
-            Some((file, record))
-        })
-        .collect();
+    let records = files.filter_map(|file| Some((cache.record_in(&file)?, file)));
+    let mut trusted: Vec<(StageRecord, StoredFile)> = records.collect();
     let mut contents: HashSet<String> = HashSet::new();
     let mut set_aside = Vec::new();
     loop {
-        let (wrong, sound): (Vec<_>, Vec<_>) = trusted.into_iter().partition(|(_, record)| {
+        let (wrong, sound): (Vec<_>, Vec<_>) = trusted.into_iter().partition(|(record, _)| {
             let inputs = record.key_parts["stages"].as_array();
             let mut inputs = inputs.into_iter().flatten().filter_map(Json::as_str);
             inputs.any(|content| contents.contains(content)) || is_wrong(record)
@@ -90,7 +86,7 @@ pub(crate) fn set_aside_records(
         if wrong.is_empty() {
             return Ok(set_aside);
         }
-        for (file, record) in wrong {
+        for (record, file) in wrong {
             cache.set_aside(&file, reason);
             contents.insert(record.content().to_string());
             set_aside.push(file);

@@ -1,5 +1,5 @@
 //! The one walk over a study's stages: each after those it needs, its key worked out of what those gave, its record looked up. What is done
-//! at a stage is a [`Visitor`]'s: a plan counts, an explanation compares, a run runs.
+//! at a stage is its caller's: a plan counts, an explanation compares, a run runs.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use crate::cache::{Cache, CacheError, Key};
 use crate::stages::{Artifacts, Inputs, StageError};
 
-use super::key::{key_of, key_parts, known_parts};
+use super::key::{are_known, key_of, key_parts};
 use super::record::{StageRecord, load_artifacts};
 use super::study::StageSpec;
 use super::why::{Nearest, nearest};
@@ -39,25 +39,10 @@ pub(crate) enum Next {
     /// The stage's output is known, and may have been loaded.
     Known(Box<StageRecord>, Option<Artifacts>),
     Unknown,
-    /// What has been learned so far rests on what turned out to be wrong, and is gone by now: from the first stage again.
+    /// What has been learned so far rests on what turned out to be wrong, and is gone by now: from the first stage again. All stages that
+    /// were visited come once more.
     StartOver,
     End,
-}
-
-/// What is done at each stage.
-pub(crate) trait Visitor {
-    type Error;
-
-    /// Hears of a stage and of what the cache has of it, if it can be read. The walk knows what the stages before gave.
-    fn visit(
-        &mut self,
-        stage: Visited<'_>,
-        state: Result<State, CacheError>,
-        walk: &mut Walk<'_>,
-    ) -> Result<Next, Self::Error>;
-
-    /// Forgets the stages that it has heard of: they come again.
-    fn start_over(&mut self);
 }
 
 /// What has been learned on the way over the stages.
@@ -84,19 +69,24 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Goes over stages, which come after those they need.
+    /// Goes over stages, which come after those they need. `visit` is told of each, and what the cache has of it, if that can be read; the
+    /// walk knows what the stages before gave.
     ///
     /// # Errors
-    /// The visitor's.
-    pub(crate) fn go<'s, V: Visitor>(
+    /// Those of `visit`.
+    pub(crate) fn go<'s, E>(
         &mut self,
         stages: impl Iterator<Item = &'s StageSpec> + Clone,
-        visitor: &mut V,
-    ) -> Result<(), V::Error> {
+        mut visit: impl FnMut(Visited<'s>, Result<State, CacheError>, &mut Self) -> Result<Next, E>,
+    ) -> Result<(), E> {
         let mut rest = stages.clone();
         while let Some(spec) = rest.next() {
-            let (stage, state) = self.come_to(spec);
-            match visitor.visit(stage, state, self)? {
+            let key_parts = key_parts(spec, &self.inputs, &self.contents);
+            let state = match are_known(&key_parts) {
+                true => self.recorded(&key_of(&key_parts)),
+                false => Ok(self.unknown(spec)),
+            };
+            match visit(Visited { spec, key_parts }, state, self)? {
                 Next::Known(record, artifacts) => self.carry_on(&spec.name, record, artifacts),
                 Next::Unknown => {}
                 Next::StartOver => {
@@ -104,27 +94,12 @@ impl<'a> Walk<'a> {
                     self.records.clear();
                     self.inputs.stages.clear();
                     self.all_records = None;
-                    visitor.start_over();
                     rest = stages.clone();
                 }
                 Next::End => break,
             }
         }
         Ok(())
-    }
-
-    fn come_to<'s>(&self, spec: &'s StageSpec) -> (Visited<'s>, Result<State, CacheError>) {
-        let (key_parts, state) = match key_parts(spec, &self.inputs, &self.contents) {
-            Some(parts) => {
-                let state = self.recorded(&key_of(&parts));
-                (parts, state)
-            }
-            None => {
-                let parts = known_parts(spec, &self.inputs, &self.contents);
-                (parts, Ok(self.unknown(spec)))
-            }
-        };
-        (Visited { spec, key_parts }, state)
     }
 
     fn recorded(&self, key: &Key) -> Result<State, CacheError> {

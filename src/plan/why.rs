@@ -1,9 +1,9 @@
 //! Why a stage would run: what its key is made of, against the most similar record in the cache.
 
-use std::collections::HashSet;
-
 use serde::Serialize;
 use serde_json::Value as Json;
+
+use crate::stages::Name;
 
 use super::record::StageRecord;
 use super::study::StageSpec;
@@ -57,9 +57,8 @@ pub(crate) struct Nearest {
 /// The record of the stage's kind that differs least, the newest of those that differ equally. Inputs that are not known yet (null in
 /// `parts`) are not compared.
 pub(super) fn nearest(spec: &StageSpec, parts: &Json, records: &[StageRecord]) -> Option<Nearest> {
-    let of_kind = records
-        .iter()
-        .filter(|record| record.key_parts["kind"] == parts["kind"]);
+    let of_kind = records.iter();
+    let of_kind = of_kind.filter(|record| record.key_parts["kind"] == parts["kind"]);
     let compared = of_kind.map(|record| Nearest {
         stage: record.stage.clone(),
         created: record.created.clone(),
@@ -113,17 +112,17 @@ impl Difference {
 
     /// Before and now, each at most some `longest` characters, with what differs in them.
     pub(crate) fn values(&self, longest: usize) -> (String, String) {
-        if self.part == Part::Parameter
-            && let (Json::Array(old), Json::Array(new)) = (&self.old, &self.new)
-            && [&self.old, &self.new].map(|v| text(v).chars().count() > longest) != [false; 2]
-        {
-            return lists(old, new, longest);
-        }
-        match self.part {
-            Part::Model | Part::Prompts | Part::Input | Part::File => {
-                (hash(&self.old), hash(&self.new))
+        let (old, new) = (text(&self.old), text(&self.new));
+        match (self.part, &self.old, &self.new) {
+            (Part::Model | Part::Prompts | Part::Input | Part::File, old, new) => {
+                (hash(old), hash(new))
             }
-            _ => where_they_part(&text(&self.old), &text(&self.new), longest),
+            (Part::Parameter, Json::Array(before), Json::Array(now))
+                if old.chars().count() > longest || new.chars().count() > longest =>
+            {
+                lists(before, now, longest)
+            }
+            _ => where_they_part(&old, &new, longest),
         }
     }
 }
@@ -142,35 +141,33 @@ fn text(value: &Json) -> String {
 
 /// Long lists as their lengths, and what is in one of them only: their beginnings are mostly the same.
 fn lists(old: &[Json], new: &[Json], longest: usize) -> (String, String) {
-    let of = |these: &[Json], those: &[Json], sign: &str| {
-        let those: HashSet<String> = those.iter().map(Json::to_string).collect();
-        let only = these
-            .iter()
-            .filter(|value| !those.contains(&value.to_string()));
-        let only: Vec<Json> = only.cloned().collect();
-        let count = format!("{} values", these.len());
-        if only.is_empty() {
-            return count;
-        }
-        let only = cut(
-            &Json::Array(only).to_string(),
-            0,
-            longest.saturating_sub(12),
-        );
-        format!("{count} ({sign} {only})")
-    };
     let sorted = |list: &[Json]| {
         let mut texts: Vec<String> = list.iter().map(Json::to_string).collect();
         texts.sort_unstable();
         texts
     };
-    match sorted(old) == sorted(new) {
-        true => (
-            format!("{} values", old.len()),
-            "the same in another order".to_string(),
-        ),
-        false => (of(old, new, "−"), of(new, old, "+")),
+    let (sorted_old, sorted_new) = (sorted(old), sorted(new));
+    if sorted_old == sorted_new {
+        let count = format!("{} values", old.len());
+        return (count, "the same in another order".to_string());
     }
+    let of = |these: &[Json], those: &[String], sign: &str| {
+        let is_only_here = |value: &&Json| those.binary_search(&value.to_string()).is_err();
+        let only: Vec<Json> = these.iter().filter(is_only_here).cloned().collect();
+        let count = these.len();
+        match only.is_empty() {
+            true => format!("{count} values"),
+            false => {
+                let only = cut(
+                    &Json::Array(only).to_string(),
+                    0,
+                    longest.saturating_sub(12),
+                );
+                format!("{count} values ({sign} {only})")
+            }
+        }
+    };
+    (of(old, &sorted_new, "−"), of(new, &sorted_old, "+"))
 }
 
 /// Two texts, where they are too long each from a little before their first difference on.
@@ -203,42 +200,30 @@ fn differences(spec: &StageSpec, earlier: &Json, now: &Json) -> Vec<Difference> 
         (Part::StageVersion, "version"),
         (Part::ModelCode, "evaluation"),
     ] {
-        if earlier[field] != now[field] {
-            list.push(Difference {
-                part,
-                name: String::new(),
-                old: earlier[field].clone(),
-                new: now[field].clone(),
-            });
-        }
+        compare(part, "", &earlier[field], &now[field], &mut list);
     }
     let needs = spec.stage.needs();
-    let names = |list: &[crate::stages::Name]| list.iter().map(|n| n.value.clone()).collect();
-    let stages: Vec<_> = needs.stages.iter().map(|(n, _)| n.clone()).collect();
+    let names = |list: Vec<Name>| list.into_iter().map(|name| name.value).collect();
+    let stages = needs.stages.into_iter().map(|(name, _)| name);
     let files = needs.files.iter();
     let files = files.map(|file| file.value.display().to_string());
     let inputs: [(Part, &str, Vec<String>); 4] = [
-        (Part::Model, "models", names(&needs.models)),
-        (Part::Prompts, "prompts", names(&needs.prompts)),
-        (Part::Input, "stages", names(&stages)),
+        (Part::Model, "models", names(needs.models)),
+        (Part::Prompts, "prompts", names(needs.prompts)),
+        (Part::Input, "stages", names(stages.collect())),
         (Part::File, "files", files.collect()),
     ];
     for (part, field, names) in inputs {
         compare_inputs(part, &names, &earlier[field], &now[field], &mut list);
     }
-    compare(
-        "further end-of-text tokens",
-        &earlier["further_ends"],
-        &now["further_ends"],
-        &mut list,
-    );
-    compare(
-        "number of layers of each model",
-        &earlier["depths"],
-        &now["depths"],
-        &mut list,
-    );
-    compare("", &earlier["parameters"], &now["parameters"], &mut list);
+    for (name, field) in [
+        ("further end-of-text tokens", "further_ends"),
+        ("number of layers of each model", "depths"),
+        ("", "parameters"),
+    ] {
+        let (earlier, now) = (&earlier[field], &now[field]);
+        compare(Part::Parameter, name, earlier, now, &mut list);
+    }
     list
 }
 
@@ -303,16 +288,16 @@ fn unmatched(earlier: &[Json], now: &[Json]) -> (Vec<usize>, Vec<usize>) {
     (gone, come)
 }
 
-/// Lists the parameters that differ.
-fn compare(name: &str, earlier: &Json, now: &Json, list: &mut Vec<Difference>) {
+/// Lists what differs; of tables each field.
+fn compare(part: Part, name: &str, earlier: &Json, now: &Json, list: &mut Vec<Difference>) {
     if let (Json::Object(before), Json::Object(after)) = (earlier, now) {
         let gone = before.keys().filter(|key| !after.contains_key(*key));
         for key in after.keys().chain(gone) {
-            compare(&name_in(name, key), &earlier[key], &now[key], list);
+            compare(part, &name_in(name, key), &earlier[key], &now[key], list);
         }
     } else if earlier != now {
         list.push(Difference {
-            part: Part::Parameter,
+            part,
             name: name.to_string(),
             old: earlier.clone(),
             new: now.clone(),

@@ -1,6 +1,6 @@
 //! The rules that every format shares: which fields a prompt must have, of which type, and that ids are unique.
 //!
-//! A format's reader hands over one [`Draft`] per prompt and reports what only it can see (syntax, encoding, columns).
+//! A format's reader hands over the fields of one prompt after the other and reports what only it can see (syntax, encoding, columns).
 
 use std::collections::HashMap;
 
@@ -9,31 +9,18 @@ use serde_json::{Map, Value};
 use super::error::{Problem, quoted, quoted_list};
 use super::{DEFAULT_SPLIT, Prompt};
 
-/// The names under which an id is looked for; the first one present is it.
+/// The names of the four fields with a meaning: id, text, split and category; of several, the first that is there counts. Of a field whose
+/// whole column is missing, which has been reported once and is not repeated for every row, there are none.
+pub(super) type Names = [&'static [&'static str]; 4];
+
+/// The names under which an id is looked for.
 pub(super) const ID_NAMES: &[&str] = &["id", "prompt_id", "uid"];
 
 /// The names under which a prompt's text is looked for.
 pub(super) const TEXT_NAMES: &[&str] = &["prompt", "text"];
 
-/// One of the four fields with a meaning, as a format's reader found it.
-pub(super) enum Field {
-    /// The prompt does not have it.
-    Absent,
-    /// Its whole column is missing, which has been reported once and is not repeated for every row.
-    Reported,
-    /// Its name in the file and its value.
-    Present(String, Value),
-}
-
-/// A prompt as read, not yet checked.
-pub(super) struct Draft {
-    pub(super) line: usize,
-    pub(super) id: Field,
-    pub(super) text: Field,
-    pub(super) split: Field,
-    pub(super) category: Field,
-    pub(super) other: Map<String, Value>,
-}
+/// A field of a prompt: the name that it has in the file, and its value.
+type Found<'n> = Option<(&'n str, Value)>;
 
 /// The prompts and problems of one file, so far.
 #[derive(Default)]
@@ -58,46 +45,43 @@ impl Collector {
     }
 
     /// Checks a prompt and keeps it if it is sound; all that is wrong with it is reported.
-    pub(super) fn add(&mut self, draft: Draft) {
-        let line = draft.line;
-        let id = self.id(line, draft.id);
-        let text = self.text(line, draft.text);
-        let split = self.optional(line, draft.split, DEFAULT_SPLIT);
-        let category = self.optional(line, draft.category, "");
+    pub(super) fn add(&mut self, line: usize, mut fields: Map<String, Value>, names: &Names) {
+        let [id, text, split, category] = names.map(|names| take_first(&mut fields, names));
+        let id = self.id(line, names[0], id);
+        let text = self.text(line, names[1], text);
+        let split = self.optional(line, split, DEFAULT_SPLIT);
+        let category = self.optional(line, category, "");
         if let (Some(id), Some(text), Some(split), Some(category)) = (id, text, split, category) {
             self.prompts.push(Prompt {
                 id,
                 text,
                 split,
                 category,
-                other: draft.other,
+                other: fields,
                 line,
             });
         }
     }
 
-    fn id(&mut self, line: usize, field: Field) -> Option<String> {
-        let (name, id) = match field {
-            Field::Reported => return None,
-            Field::Absent => (ID_NAMES[0].to_owned(), String::new()),
-            Field::Present(name, Value::Number(number)) if !number.is_f64() => {
-                (name, number.to_string())
-            }
-            Field::Present(name, value) => {
-                let id = self.string(line, &name, value, "a string or an integer")?;
+    fn id(&mut self, line: usize, names: &[&str], found: Found<'_>) -> Option<String> {
+        let (name, id) = match found {
+            None => (*names.first()?, String::new()),
+            Some((name, Value::Number(number))) if !number.is_f64() => (name, number.to_string()),
+            Some((name, value)) => {
+                let id = self.string(line, name, value, "a string or an integer")?;
                 (name, id)
             }
         };
         if id.trim().is_empty() {
-            let names = quoted_list(ID_NAMES);
-            let message = format!("missing {}; give each prompt one of {names}", quoted(&name));
+            let (name, names) = (quoted(name), quoted_list(names));
+            let message = format!("missing {name}; give each prompt one of {names}");
             self.report(line, message);
             return None;
         }
         if let Some(first_line) = self.first_line_of_id.get(&id) {
             let message = format!(
                 "duplicate {} {}, first used in line {first_line}; give each prompt an id of its own",
-                quoted(&name),
+                quoted(name),
                 quoted(&id)
             );
             self.report(line, message);
@@ -107,36 +91,29 @@ impl Collector {
         Some(id)
     }
 
-    fn text(&mut self, line: usize, field: Field) -> Option<String> {
-        match field {
-            Field::Reported => None,
-            Field::Absent => {
-                let names = quoted_list(TEXT_NAMES);
-                let message = format!("missing `prompt`; expected a text under one of {names}");
-                self.report(line, message);
-                None
-            }
-            Field::Present(name, value) => {
-                let text = self.string(line, &name, value, "a string")?;
-                if !text.trim().is_empty() {
-                    return Some(text);
-                }
-                let name = quoted(&name);
-                self.report(
-                    line,
-                    format!("empty {name}; write a text or remove the prompt"),
-                );
-                None
-            }
+    fn text(&mut self, line: usize, names: &[&str], found: Found<'_>) -> Option<String> {
+        let Some((name, value)) = found else {
+            let (name, names) = (quoted(names.first()?), quoted_list(names));
+            let message = format!("missing {name}; expected a text under one of {names}");
+            self.report(line, message);
+            return None;
+        };
+        let text = self.string(line, name, value, "a string")?;
+        if text.trim().is_empty() {
+            let name = quoted(name);
+            let message = format!("empty {name}; write a text or remove the prompt");
+            self.report(line, message);
+            return None;
         }
+        Some(text)
     }
 
     /// A field that may be left out or empty, which both mean `default`: a CSV cannot tell the two apart.
-    fn optional(&mut self, line: usize, field: Field, default: &str) -> Option<String> {
-        let Field::Present(name, value) = field else {
-            return Some(default.to_owned());
+    fn optional(&mut self, line: usize, found: Found<'_>, default: &str) -> Option<String> {
+        let text = match found {
+            Some((name, value)) => self.string(line, name, value, "a string")?,
+            None => String::new(),
         };
-        let text = self.string(line, &name, value, "a string")?;
         Some(match text.trim().is_empty() {
             true => default.to_owned(),
             false => text,
@@ -152,4 +129,12 @@ impl Collector {
         self.report(line, message);
         None
     }
+}
+
+/// Takes the first of `names` that is there and not null out of the fields; nulls before it go too, since null means absent.
+fn take_first<'n>(fields: &mut Map<String, Value>, names: &[&'n str]) -> Found<'n> {
+    names.iter().find_map(|name| {
+        let value = fields.remove(*name)?;
+        (!value.is_null()).then_some((*name, value))
+    })
 }

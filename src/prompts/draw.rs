@@ -38,65 +38,69 @@ impl PromptSet {
     /// A label that is neither `safe` nor `unsafe`, a cap larger than what there is, and for a selection a file that cannot be read,
     /// a prompt without `xstest_id`, or one that is not in this set.
     pub(crate) fn drawn(&self, path: &Path, draw: &Draw) -> Result<PromptSet, PromptErrors> {
-        match draw {
-            Draw::Selection(file) => self.selected(path, file),
+        let prompts = match draw {
+            Draw::Selection(file) => self.selected(path, file)?,
             &Draw::Seeded {
                 seed,
                 harmful,
                 edge,
                 benign,
             } => {
-                let [safe, unsafe_] = self.by_label(path)?.map(|mut list| {
-                    list.sort_by_key(|prompt| place(seed, &prompt.id));
-                    list
-                });
-                let enough = |what: &str, cap: usize, there: usize| match cap <= there {
-                    true => Ok(()),
-                    false => Err(PromptErrors::whole_file(
-                        path,
-                        format!("{cap} {what} prompts are to be drawn, but there are {there}"),
-                    )),
-                };
-                enough("harmful", harmful.unwrap_or(0), unsafe_.len())?;
-                enough("benign and edge", benign + edge.unwrap_or(0), safe.len())?;
+                let [safe, unsafe_] = self.by_label(path, seed)?;
+                for (what, cap, there) in [
+                    ("harmful", harmful.unwrap_or(0), unsafe_.len()),
+                    ("benign and edge", benign + edge.unwrap_or(0), safe.len()),
+                ] {
+                    if cap > there {
+                        let message =
+                            format!("{cap} {what} prompts are to be drawn, but there are {there}");
+                        return Err(PromptErrors::whole_file(path, message));
+                    }
+                }
                 let (apart, rest) = safe.split_at(benign);
-                let capped = |list: &[&Prompt], cap: Option<usize>| -> Vec<Prompt> {
-                    let count = cap.unwrap_or(list.len());
-                    list.iter().take(count).map(|p| (*p).clone()).collect()
-                };
                 let groups = [
-                    ("harmful", capped(&unsafe_, harmful)),
-                    ("edge", capped(rest, edge)),
-                    ("benign", capped(apart, None)),
+                    (
+                        "harmful",
+                        unsafe_.iter().take(harmful.unwrap_or(usize::MAX)),
+                    ),
+                    ("edge", rest.iter().take(edge.unwrap_or(usize::MAX))),
+                    ("benign", apart.iter().take(benign)),
                 ];
                 let named = groups.into_iter().flat_map(|(split, prompts)| {
-                    let numbered = prompts.into_iter().enumerate();
-                    numbered.map(move |(i, prompt)| renamed(prompt, split, i + 1))
+                    let numbered = prompts.zip(1..);
+                    numbered.map(move |(prompt, number)| Prompt {
+                        id: format!("{}{number:03}", &split[..1]),
+                        split: split.to_string(),
+                        ..with_origin(prompt)
+                    })
                 });
-                whole(path, named.collect())
+                named.collect()
             }
+        };
+        if prompts.is_empty() {
+            let message = "nothing was drawn; raise a cap".to_string();
+            return Err(PromptErrors::whole_file(path, message));
         }
+        Ok(PromptSet { prompts })
     }
 
-    /// The safe and the unsafe prompts.
-    fn by_label(&self, path: &Path) -> Result<[Vec<&Prompt>; 2], PromptErrors> {
-        let of = |label: &str| self.split(label).collect::<Vec<&Prompt>>();
-        let other = self
-            .splits()
-            .into_iter()
-            .find(|s| !["safe", "unsafe"].contains(s));
-        match other {
-            None => Ok([of("safe"), of("unsafe")]),
-            Some(other) => Err(PromptErrors::whole_file(
-                path,
-                format!(
-                    "label `{other}` is not one that prompts are drawn by; expected `safe` and `unsafe`"
-                ),
-            )),
+    /// The safe and the unsafe prompts, each in the order of the seed.
+    fn by_label(&self, path: &Path, seed: u64) -> Result<[Vec<&Prompt>; 2], PromptErrors> {
+        let labels = ["safe", "unsafe"];
+        if let Some(other) = self.splits().into_iter().find(|s| !labels.contains(s)) {
+            let message = format!(
+                "label `{other}` is not one that prompts are drawn by; expected `safe` and `unsafe`"
+            );
+            return Err(PromptErrors::whole_file(path, message));
         }
+        Ok(labels.map(|label| {
+            let mut list: Vec<&Prompt> = self.split(label).collect();
+            list.sort_by_key(|prompt| place(seed, &prompt.id));
+            list
+        }))
     }
 
-    fn selected(&self, path: &Path, file: &Path) -> Result<PromptSet, PromptErrors> {
+    fn selected(&self, path: &Path, file: &Path) -> Result<Vec<Prompt>, PromptErrors> {
         let selection = PromptSet::load(file)?;
         let by_id: HashMap<&str, &Prompt> =
             self.prompts.iter().map(|p| (p.id.as_str(), p)).collect();
@@ -113,10 +117,9 @@ impl PromptSet {
                 _ => return Err(wrong(format!("has no `{ORIGIN}`"))),
             };
             let Some(found) = by_id.get(origin.as_str()) else {
-                let name = path.display();
-                return Err(wrong(format!(
-                    "is `{ORIGIN}` {origin}, which `{name}` does not have"
-                )));
+                let path = path.display();
+                let message = format!("is `{ORIGIN}` {origin}, which `{path}` does not have");
+                return Err(wrong(message));
             };
             if !seen.insert(origin.clone()) {
                 return Err(wrong(format!("names `{ORIGIN}` {origin} again")));
@@ -124,32 +127,15 @@ impl PromptSet {
             prompts.push(Prompt {
                 id: named.id.clone(),
                 split: named.split.clone(),
-                ..with_origin((*found).clone())
+                ..with_origin(found)
             });
         }
-        whole(path, prompts)
+        Ok(prompts)
     }
 }
 
-fn whole(path: &Path, prompts: Vec<Prompt>) -> Result<PromptSet, PromptErrors> {
-    match prompts.is_empty() {
-        false => Ok(PromptSet { prompts }),
-        true => Err(PromptErrors::whole_file(
-            path,
-            "nothing was drawn; raise a cap".to_string(),
-        )),
-    }
-}
-
-fn renamed(prompt: Prompt, split: &str, number: usize) -> Prompt {
-    Prompt {
-        id: format!("{}{number:03}", &split[..1]),
-        split: split.to_string(),
-        ..with_origin(prompt)
-    }
-}
-
-fn with_origin(mut prompt: Prompt) -> Prompt {
+fn with_origin(prompt: &Prompt) -> Prompt {
+    let mut prompt = prompt.clone();
     let origin = Value::String(prompt.id.clone());
     prompt.other.insert(ORIGIN.to_string(), origin);
     prompt

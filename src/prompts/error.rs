@@ -17,8 +17,8 @@ const QUOTED_CHARACTERS: usize = 60;
 /// column is known) and says how many more there are.
 #[derive(Debug)]
 pub struct PromptErrors {
-    path: PathBuf,
-    problems: Vec<Problem>,
+    pub(super) path: PathBuf,
+    pub(super) problems: Vec<Problem>,
 }
 
 /// One problem: where it is (lines and columns count from 1, columns in characters) and what it is.
@@ -30,20 +30,17 @@ pub(super) struct Problem {
 }
 
 impl PromptErrors {
-    pub(super) fn new(path: &Path, problems: Vec<Problem>) -> Self {
-        Self {
-            path: path.to_owned(),
-            problems,
-        }
-    }
-
     pub(super) fn whole_file(path: &Path, message: String) -> Self {
         let problem = Problem {
             line: None,
             column: None,
             message,
         };
-        Self::new(path, vec![problem])
+        let path = path.to_owned();
+        Self {
+            path,
+            problems: vec![problem],
+        }
     }
 }
 
@@ -70,12 +67,10 @@ impl std::error::Error for PromptErrors {}
 
 /// A value from the file in backticks, on one line and not too long.
 pub(super) fn quoted(value: &str) -> String {
-    let end = value.char_indices().nth(QUOTED_CHARACTERS);
-    let (start, more) = match end {
-        Some((end, _)) => (&value[..end], "…"),
-        None => (value, ""),
-    };
-    format!("`{}{more}`", harmless::line(start))
+    match value.char_indices().nth(QUOTED_CHARACTERS) {
+        Some((end, _)) => format!("`{}…`", harmless::line(&value[..end])),
+        None => format!("`{}`", harmless::line(value)),
+    }
 }
 
 /// Names in backticks, joined by commas.
@@ -94,7 +89,9 @@ mod tests {
             column: None,
             message: "wrong".to_owned(),
         };
-        PromptErrors::new(Path::new("a.csv"), (1..=count).map(problem).collect()).to_string()
+        let problems = (1..=count).map(problem).collect();
+        let path = "a.csv".into();
+        PromptErrors { path, problems }.to_string()
     }
 
     #[test]

@@ -10,37 +10,27 @@ use super::{Prompt, PromptSet};
 /// How many groups of names are listed of each kind; the rest are counted.
 const LISTED: usize = 3;
 
-/// What names are of, where a prompt has it, and what comes of two that look alike.
-type Kind = (&'static str, fn(&Prompt) -> &str, &'static str);
-
 /// A name and the line of the file where it is first used.
 type Named<'a> = (&'a str, usize);
 
 impl PromptSet {
     /// What a reader should know of the set: fragments that follow its name.
     pub(crate) fn findings(&self) -> Vec<String> {
-        let kinds: [Kind; 3] = [
-            (
-                "ids",
-                |prompt| &prompt.id,
-                "they count as different prompts",
-            ),
-            (
-                "splits",
-                |prompt| &prompt.split,
-                "a stage that names one leaves the others out",
-            ),
-            (
+        let finding = |kind, name_of: fn(&Prompt) -> &str, consequence| {
+            let alike = look_alike(self.prompts.iter().map(|p| (name_of(p), p.line)));
+            (!alike.is_empty()).then(|| sentence(kind, &alike, consequence))
+        };
+        let different = "they count as different prompts";
+        let left_out = "a stage that names one leaves the others out";
+        let findings = [
+            finding("ids", |prompt| &prompt.id, different),
+            finding("splits", |prompt| &prompt.split, left_out),
+            finding(
                 "categories",
                 |prompt| &prompt.category,
                 "tables keep them apart",
             ),
         ];
-        let findings = kinds.map(|(kind, name_of, consequence)| {
-            let names = self.prompts.iter().map(|p| (name_of(p), p.line));
-            let alike = look_alike(names);
-            (!alike.is_empty()).then(|| sentence(kind, &alike, consequence))
-        });
         findings.into_iter().flatten().collect()
     }
 }
@@ -54,10 +44,8 @@ fn look_alike<'a>(names: impl Iterator<Item = Named<'a>>) -> Vec<Vec<Named<'a>>>
             group.push((name, line));
         }
     }
-    let mut alike: Vec<_> = by_look
-        .into_values()
-        .filter(|group| group.len() > 1)
-        .collect();
+    let mut alike: Vec<_> = by_look.into_values().collect();
+    alike.retain(|group| group.len() > 1);
     alike.sort_by_key(|group| group[0].1);
     alike
 }

@@ -82,7 +82,8 @@ impl PromptSet {
         let mut collector = Collector::default();
         reader(content, &mut collector);
         if !collector.problems.is_empty() {
-            return Err(PromptErrors::new(path, collector.problems));
+            let (path, problems) = (path.to_owned(), collector.problems);
+            return Err(PromptErrors { path, problems });
         }
         if collector.prompts.is_empty() {
             let message =
@@ -103,12 +104,9 @@ impl PromptSet {
 
     /// The splits, in order of first appearance.
     pub fn splits(&self) -> Vec<&str> {
-        in_order(self.prompts.iter().map(|prompt| prompt.split.as_str()))
-    }
-
-    /// The categories, in order of first appearance; among them the empty one, if a prompt has none.
-    pub fn categories(&self) -> Vec<&str> {
-        in_order(self.prompts.iter().map(|prompt| prompt.category.as_str()))
+        let mut seen = HashSet::new();
+        let splits = self.prompts.iter().map(|prompt| prompt.split.as_str());
+        splits.filter(|split| seen.insert(*split)).collect()
     }
 
     /// A hash of all that a table can show: id, text, split, category and other fields of every prompt, and their order. Path,
@@ -139,11 +137,6 @@ fn reader_for(path: &Path) -> Result<Reader, PromptErrors> {
             Err(PromptErrors::whole_file(path, message))
         }
     }
-}
-
-fn in_order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut seen = HashSet::new();
-    names.filter(|name| seen.insert(*name)).collect()
 }
 
 // Every part goes in behind its length, so that moving a boundary between two parts changes the hash.

@@ -4,11 +4,15 @@
 use csv::ByteRecord;
 use serde_json::{Map, Value};
 
-use super::collect::{Collector, Draft, Field, ID_NAMES, TEXT_NAMES};
+use super::collect::{Collector, ID_NAMES, Names, TEXT_NAMES};
 use super::error::{quoted, quoted_list};
 
-const SPLIT_NAMES: &[&str] = &["label", "split"];
-const CATEGORY_NAMES: &[&str] = &["type", "category"];
+const NAMES: Names = [
+    ID_NAMES,
+    TEXT_NAMES,
+    &["label", "split"],
+    &["type", "category"],
+];
 
 /// A row of our own behind the file's last: it comes back as it is, unless a quote is still open above it.
 const LAST_ROW: &str = "end";
@@ -64,19 +68,16 @@ fn split_rows(content: &[u8]) -> Result<Vec<Row>, csv::Error> {
     rows.collect()
 }
 
-/// The names of the columns, and where the four with a meaning are.
 #[derive(Default)]
 struct Header {
-    names: Vec<String>,
-    id: Option<usize>,
-    text: Option<usize>,
-    split: Option<usize>,
-    category: Option<usize>,
+    columns: Vec<String>,
+    /// Of the fields with a meaning, those that rows can have.
+    names: Names,
 }
 
 impl Header {
     fn read(row: &Row, collector: &mut Collector) -> Self {
-        let mut names: Vec<String> = Vec::with_capacity(row.fields.len());
+        let mut columns: Vec<String> = Vec::with_capacity(row.fields.len());
         for bytes in &row.fields {
             let name = String::from_utf8_lossy(bytes).trim().to_owned();
             let shown = quoted(&name);
@@ -85,93 +86,60 @@ impl Header {
                     format!("bad UTF-8 in the column name {shown}; save the file as UTF-8");
                 collector.report(row.line, message);
             }
-            if names.contains(&name) {
+            if columns.contains(&name) {
                 let message =
                     format!("two columns are named {shown}; give each column a name of its own");
                 collector.report(row.line, message);
             }
-            names.push(name);
+            columns.push(name);
         }
-        let find = |wanted: &[&str]| {
-            let mut places = wanted.iter();
-            places.find_map(|wanted| names.iter().position(|name| name == wanted))
-        };
-        for wanted in [ID_NAMES, TEXT_NAMES] {
-            if find(wanted).is_none() {
+        let mut names = NAMES;
+        for wanted in &mut names[..2] {
+            if !columns.iter().any(|name| wanted.contains(&name.as_str())) {
                 let message = format!(
                     "the header has no column {}; expected one of {} (columns found, separated by commas: {})",
                     quoted(wanted[0]),
                     quoted_list(wanted),
-                    quoted_list(&names)
+                    quoted_list(&columns)
                 );
                 collector.report(row.line, message);
+                *wanted = &[];
             }
         }
-        Self {
-            id: find(ID_NAMES),
-            text: find(TEXT_NAMES),
-            split: find(SPLIT_NAMES),
-            category: find(CATEGORY_NAMES),
-            names,
-        }
+        Self { columns, names }
     }
 
     /// A column's name for a message; a row may have more fields than the header.
     fn name(&self, column: usize) -> String {
-        match self.names.get(column) {
+        match self.columns.get(column) {
             Some(name) => quoted(name),
             None => format!("field {}", column + 1),
         }
     }
 
     fn read_row(&self, row: &Row, collector: &mut Collector) {
-        if row.fields.len() != self.names.len() {
+        if row.fields.len() != self.columns.len() {
             let message = format!(
                 "wrong number of fields: {}; expected {}, as in the header ({}); put double quotes around a field with a comma",
                 row.fields.len(),
-                self.names.len(),
-                quoted_list(&self.names)
+                self.columns.len(),
+                quoted_list(&self.columns)
             );
             return collector.report(row.line, message);
         }
-        let mut values = Vec::with_capacity(self.names.len());
-        for (column, bytes) in row.fields.iter().enumerate() {
-            match std::str::from_utf8(bytes) {
-                Ok(text) => values.push(text),
-                Err(_) => {
-                    let name = self.name(column);
-                    let message = format!("bad UTF-8 in {name}; save the file as UTF-8");
-                    collector.report(row.line, message);
-                }
-            }
+        let problems_before = collector.problems.len();
+        let mut fields = Map::new();
+        for (name, bytes) in self.columns.iter().zip(&row.fields) {
+            let Ok(text) = std::str::from_utf8(bytes) else {
+                let message = format!("bad UTF-8 in {}; save the file as UTF-8", quoted(name));
+                collector.report(row.line, message);
+                continue;
+            };
+            // Of two columns of one name, which have been reported, the first.
+            fields.entry(name).or_insert_with(|| Value::from(text));
         }
-        if values.len() == self.names.len() {
-            collector.add(self.draft(row.line, &values));
-        }
-    }
-
-    fn draft(&self, line: usize, values: &[&str]) -> Draft {
-        let field = |column: Option<usize>, otherwise| {
-            let present = column.and_then(|column| self.names.get(column).zip(values.get(column)));
-            match present {
-                Some((name, value)) => Field::Present(name.clone(), Value::from(*value)),
-                None => otherwise,
-            }
-        };
-        let with_meaning = [self.id, self.text, self.split, self.category];
-        let mut other = Map::new();
-        for (column, (name, value)) in self.names.iter().zip(values).enumerate() {
-            if !with_meaning.contains(&Some(column)) {
-                other.insert(name.clone(), Value::from(*value));
-            }
-        }
-        Draft {
-            line,
-            id: field(self.id, Field::Reported),
-            text: field(self.text, Field::Reported),
-            split: field(self.split, Field::Absent),
-            category: field(self.category, Field::Absent),
-            other,
+        if collector.problems.len() == problems_before {
+            collector.add(row.line, fields, &self.names);
         }
     }
 }

@@ -4,8 +4,10 @@ use serde_json::{Map, Value};
 
 use crate::json;
 
-use super::collect::{Collector, Draft, Field, ID_NAMES, TEXT_NAMES};
+use super::collect::{Collector, ID_NAMES, Names, TEXT_NAMES};
 use super::error::{quoted, quoted_list};
+
+const NAMES: Names = [ID_NAMES, TEXT_NAMES, &["split"], &["category"]];
 
 /// Reads every line of a file's content (without byte order mark).
 pub(super) fn read(content: &[u8], collector: &mut Collector) {
@@ -17,9 +19,8 @@ pub(super) fn read(content: &[u8], collector: &mut Collector) {
         match std::str::from_utf8(bytes) {
             Ok(text) => read_line(line, text, collector),
             Err(error) => {
-                let message = bad_utf8(bytes);
                 let column = column_after(bytes, error.valid_up_to()) + 1;
-                collector.report_at(line, Some(column), message);
+                collector.report_at(line, Some(column), bad_utf8(bytes));
             }
         }
     }
@@ -29,7 +30,7 @@ fn read_line(line: usize, text: &str, collector: &mut Collector) {
     match serde_json::from_str(text) {
         // Readers differ in which of two values they take.
         Ok(Value::Object(object)) => match json::key_given_twice(text) {
-            None => collector.add(draft(line, object)),
+            None => collector.add(line, object, &NAMES),
             Some((key, start)) => {
                 let column = column_after(text.as_bytes(), start) + 1;
                 let message = format!(
@@ -60,28 +61,6 @@ fn read_line(line: usize, text: &str, collector: &mut Collector) {
 /// What a line looks like, for messages.
 const EXAMPLE: &str = r#"`{"id": "e1", "prompt": "…"}`"#;
 
-fn draft(line: usize, mut object: Map<String, Value>) -> Draft {
-    Draft {
-        line,
-        id: take_first(&mut object, ID_NAMES),
-        text: take_first(&mut object, TEXT_NAMES),
-        split: take_first(&mut object, &["split"]),
-        category: take_first(&mut object, &["category"]),
-        other: object,
-    }
-}
-
-/// Takes the first of `names` that is there and not null out of an object; nulls before it go too, since null means absent.
-fn take_first(object: &mut Map<String, Value>, names: &[&str]) -> Field {
-    for &name in names {
-        match object.remove(name) {
-            None | Some(Value::Null) => {}
-            Some(value) => return Field::Present(name.to_owned(), value),
-        }
-    }
-    Field::Absent
-}
-
 /// Names the fields that hold the bad bytes, if the line is JSON apart from them.
 fn bad_utf8(bytes: &[u8]) -> String {
     let repaired = String::from_utf8_lossy(bytes);
@@ -91,10 +70,9 @@ fn bad_utf8(bytes: &[u8]) -> String {
     };
     let object: Map<String, Value> = serde_json::from_str(&repaired).unwrap_or_default();
     let bad = object.into_iter().filter(is_bad).map(|(name, _)| name);
-    let bad: Vec<String> = bad.collect();
-    let place = match bad.is_empty() {
-        true => String::new(),
-        false => format!(" in {}", quoted_list(&bad)),
+    let place = match bad.collect::<Vec<String>>().as_slice() {
+        [] => String::new(),
+        bad => format!(" in {}", quoted_list(bad)),
     };
     format!("bad UTF-8{place}; save the file as UTF-8")
 }

@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::cache::{CacheError, Lease};
 use crate::model::{self, DeviceName, ModelError};
-use crate::plan::{Next, Opened, StageSpec, State, Study, Visited, Visitor, Walk};
+use crate::plan::{Next, Opened, StageSpec, State, Study, Walk};
 use crate::stages::{Artifacts, StageError};
 
 use engine::Engine;
@@ -197,12 +197,12 @@ fn run_on(
     };
     let mut walk = Walk::new(inputs, cache);
     let stages = study.stages.iter().filter(|s| wanted.contains(&s.name));
-    let Ok(()) = walk.go(stages, &mut runner);
-    if report
-        .failures
-        .iter()
-        .any(|(_, error)| needs_libtorch(error))
-    {
+    let Ok(()) = walk.go(stages, |stage, state, walk| {
+        runner.visit(stage, state, walk)
+    });
+    let needs_libtorch =
+        |error: &StageError| matches!(error, StageError::Model(ModelError::NeedsLibtorch));
+    if report.failures.iter().any(|(_, error)| needs_libtorch(error)) {
         // Something cached turned out to be damaged.
         folder.discard()?;
         return Err(RunError::NeedsLibtorch);
@@ -217,36 +217,17 @@ fn run_on(
 fn all_cached(opened: &Opened) -> bool {
     let stages = &opened.study.stages;
     let stages = stages.iter().filter(|s| opened.wanted.contains(&s.name));
-    let mut all = AllCached(true);
-    let Ok(()) = Walk::new(&opened.inputs, &opened.cache).go(stages, &mut all);
-    all.0
-}
-
-struct AllCached(bool);
-
-impl Visitor for AllCached {
-    type Error = Infallible;
-
-    fn visit(
-        &mut self,
-        _: Visited<'_>,
-        state: Result<State, CacheError>,
-        _: &mut Walk<'_>,
-    ) -> Result<Next, Infallible> {
-        Ok(match state {
+    let mut all = true;
+    let Ok(()) = Walk::new(&opened.inputs, &opened.cache).go(stages, |_, state, _| {
+        Ok::<Next, Infallible>(match state {
             Ok(State::Cached(record)) => Next::Known(record, None),
             _ => {
-                self.0 = false;
+                all = false;
                 Next::End
             }
         })
-    }
-
-    fn start_over(&mut self) {}
-}
-
-fn needs_libtorch(error: &StageError) -> bool {
-    matches!(error, StageError::Model(ModelError::NeedsLibtorch))
+    });
+    all
 }
 
 /// Checks that the stages to compute again are among those to run.

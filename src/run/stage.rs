@@ -9,9 +9,7 @@ use serde_json::json;
 
 use crate::cache::{CacheError, Key, Lease};
 use crate::model::Dtype;
-use crate::plan::{
-    self, Next, StageRecord, StageSpec, State, StoredOutput, Visited, Visitor, Walk,
-};
+use crate::plan::{self, Next, StageRecord, StageSpec, State, Visited, Walk};
 use crate::stages::{Artifacts, Direction, Inputs, Output, StageError};
 
 use super::engine::Engine;
@@ -30,10 +28,8 @@ pub(super) struct Runner<'a> {
     pub(super) report: &'a mut RunReport,
 }
 
-impl Visitor for Runner<'_> {
-    type Error = Infallible;
-
-    fn visit(
+impl Runner<'_> {
+    pub(super) fn visit(
         &mut self,
         stage: Visited<'_>,
         state: Result<State, CacheError>,
@@ -56,7 +52,11 @@ impl Visitor for Runner<'_> {
                 Next::Known(record, Some(artifacts))
             }
             // What is wrong has been moved aside, so that starting over comes to an end.
-            Err(StageError::Untrusted(_)) => Next::StartOver,
+            Err(StageError::Untrusted(_)) => {
+                *self.report = RunReport::of(self.folder);
+                self.folder.start_over();
+                Next::StartOver
+            }
             Err(error) => {
                 if let StageError::Interrupted = error {
                     report.status = StageStatus::Interrupted;
@@ -74,13 +74,6 @@ impl Visitor for Runner<'_> {
         })
     }
 
-    fn start_over(&mut self) {
-        *self.report = RunReport::of(self.folder);
-        self.folder.start_over();
-    }
-}
-
-impl Runner<'_> {
     fn ended(&mut self, report: StageReport, findings: &[String]) {
         (self.on_event)(Event::StageEnded {
             report: &report,
@@ -170,10 +163,8 @@ impl Runner<'_> {
         let weights = weights(stage.spec, &walk.inputs);
         let (mut output, packs) = self.evaluate(stage.spec, walk, (recompute, &weights), report)?;
         output.findings.extend(rounding(stage.spec, &walk.inputs));
-        let stored = StoredOutput::store(&output, walk.cache)?;
+        let stored = plan::store(&output, walk.cache)?;
         let record = StageRecord {
-            tables: stored.tables,
-            directions: stored.directions,
             findings: output.findings,
             key_parts: stage.key_parts.clone(),
             seconds: started.elapsed().as_secs_f64(),
@@ -182,6 +173,7 @@ impl Runner<'_> {
             weights,
             stage: stage.spec.name.clone(),
             created: jiff::Timestamp::now().to_string(),
+            ..stored
         };
         Ok((record, output.directions))
     }

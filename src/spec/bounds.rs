@@ -10,22 +10,23 @@ const BYTES_OF_A_VALUE: usize = 128;
 
 /// The room that is left for values.
 pub(super) struct Room {
-    bytes: usize,
+    pub(super) bytes: usize,
     is_refused: bool,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self::of(MOST_BYTES)
+        Self {
+            bytes: MOST_BYTES,
+            is_refused: false,
+        }
     }
 }
 
 impl Room {
-    pub(super) fn of(bytes: usize) -> Self {
-        Self {
-            bytes,
-            is_refused: false,
-        }
+    /// Whether no further value fits.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes < BYTES_OF_A_VALUE
     }
 
     /// Takes room for a value with so many bytes of text and path. Whether there is enough.
@@ -48,12 +49,12 @@ impl Room {
     }
 }
 
-/// The start of a name that is too long, for a message.
-pub(super) fn shortened(name: &str) -> String {
+/// A text for a message: its start where it is long.
+pub(super) fn shortened(text: &str) -> String {
     const SHOWN: usize = 40;
-    match name.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &name[..end]),
-        None => name.to_string(),
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_string(),
     }
 }
 

@@ -37,6 +37,19 @@ impl Diagnostic {
         self
     }
 
+    /// Labels it with the name in `known` that `name` was probably meant to be, or with `otherwise`.
+    pub(crate) fn suggest<'a>(
+        &mut self,
+        name: &str,
+        known: impl IntoIterator<Item = &'a str>,
+        otherwise: &str,
+    ) -> &mut Self {
+        match suggest(name, known) {
+            Some(meant) => self.label(format!("did you mean `{meant}`?")),
+            None => self.label(otherwise),
+        }
+    }
+
     pub(crate) fn related(&mut self, at: &Location, label: impl Into<String>) -> &mut Self {
         self.related.push((at.clone(), label.into()));
         self
@@ -53,16 +66,32 @@ impl Diagnostic {
     }
 
     fn render(&self, severity: Severity, sources: &Sources, renderer: &Renderer) -> String {
-        let level = match severity {
-            Severity::Error => Level::ERROR,
-            Severity::Warning => Level::WARNING,
-        };
-        let mut group = Group::with_title(level.primary_title(harmless::text(&self.message)));
-        for id in self.texts() {
-            let marks = self.marks(id, sources);
-            group = match marks.is_empty() {
-                true => group.element(Origin::path(harmless::line(sources.name(id)))),
-                false => group.element(snippet(sources, id).annotations(marks)),
+        let title = severity
+            .level()
+            .primary_title(harmless::text(&self.message));
+        let mut group = Group::with_title(title);
+        let mut shown = Vec::new();
+        for (_, at, _) in self.places() {
+            if shown.contains(&at.source) {
+                continue;
+            }
+            shown.push(at.source);
+            let source = sources.get(at.source);
+            let name = harmless::line(&source.name);
+            let here = self
+                .places()
+                .filter(|(_, other, _)| other.source == at.source);
+            let marks = here.filter_map(|(kind, at, label)| {
+                let span = first_line(&source.text, at.span.clone()?);
+                Some(kind.span(span).label(label.map(harmless::text)))
+            });
+            let marks: Vec<Annotation<'_>> = marks.collect();
+            let snippet = Snippet::source(&source.text);
+            group = match (marks.is_empty(), &source.path) {
+                (true, _) => group.element(Origin::path(name)),
+                // What was typed on the command line has no file name and no line numbers.
+                (false, None) => group.element(snippet.line_numbering(false).annotations(marks)),
+                (false, Some(_)) => group.element(snippet.path(name).annotations(marks)),
             };
         }
         let help = self.help.iter().map(|help| (Level::HELP, help));
@@ -72,45 +101,13 @@ impl Diagnostic {
         renderer.render(&[group.elements(remarks)])
     }
 
-    /// The texts to show: that of the place itself first, each once.
-    fn texts(&self) -> Vec<SourceId> {
-        let related = self.related.iter().map(|(at, _)| at);
-        let mut texts = Vec::new();
-        for at in self.at.iter().chain(related) {
-            if !texts.contains(&at.source()) {
-                texts.push(at.source());
-            }
-        }
-        texts
-    }
-
-    fn marks<'a>(&'a self, id: SourceId, sources: &Sources) -> Vec<Annotation<'a>> {
-        let text = sources.text(id);
-        let mark = |kind: AnnotationKind, at: &Location, label: Option<&'a str>| {
-            let span = at.span().filter(|_| at.source() == id)?;
-            Some(
-                kind.span(first_line(text, span))
-                    .label(label.map(harmless::text)),
-            )
-        };
-        let primary = self
-            .at
-            .iter()
-            .filter_map(|at| mark(AnnotationKind::Primary, at, self.label.as_deref()));
-        let related = self
-            .related
-            .iter()
-            .filter_map(|(at, label)| mark(AnnotationKind::Context, at, Some(label)));
-        primary.chain(related).collect()
-    }
-}
-
-/// What was typed on the command line is shown without a file name and line numbers, which it has not.
-fn snippet<'a>(sources: &'a Sources, id: SourceId) -> Snippet<'a, Annotation<'a>> {
-    let snippet = Snippet::source(sources.text(id));
-    match sources.is_command_line(id) {
-        true => snippet.line_numbering(false),
-        false => snippet.path(harmless::line(sources.name(id))),
+    /// The places to mark, each with its label; that of the problem itself first.
+    fn places(&self) -> impl Iterator<Item = (AnnotationKind, &Location, Option<&str>)> {
+        let own = self.at.iter();
+        let own = own.map(|at| (AnnotationKind::Primary, at, self.label.as_deref()));
+        let related = self.related.iter();
+        let related = related.map(|(at, label)| (AnnotationKind::Context, at, Some(&**label)));
+        own.chain(related)
     }
 }
 
@@ -130,6 +127,13 @@ pub(crate) enum Severity {
 }
 
 impl Severity {
+    fn level(self) -> Level<'static> {
+        match self {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        }
+    }
+
     fn noun(self) -> &'static str {
         match self {
             Severity::Error => "error",
@@ -156,11 +160,10 @@ impl Diagnostics {
             true => Renderer::styled(),
             false => Renderer::plain(),
         };
-        let shown = self.list.iter().take(SHOWN);
-        let rendered =
-            shown.map(|diagnostic| diagnostic.render(self.severity, &self.sources, &renderer));
-        let mut rendered: Vec<String> = rendered.collect();
         let noun = self.severity.noun();
+        let render =
+            |diagnostic: &Diagnostic| diagnostic.render(self.severity, &self.sources, &renderer);
+        let mut rendered: Vec<String> = self.list.iter().take(SHOWN).map(render).collect();
         match self.list.len().saturating_sub(SHOWN) + self.more {
             0 => {}
             1 => rendered.push(format!("… and 1 more {noun}")),
@@ -235,7 +238,7 @@ impl Problems {
     /// Adds the error that a file is not in the syntax of its format: why, at the place or, where that is not known, behind it.
     pub(super) fn syntax(&mut self, at: &Location, format: &str, why: impl Into<String>) {
         let diagnostic = self.error_at(at, format!("the file is not valid {format}"));
-        match at.span() {
+        match at.span {
             Some(_) => diagnostic.label(why),
             None => diagnostic.note(why),
         };
@@ -262,13 +265,10 @@ impl Problems {
         if self.counted > 0 {
             return (self, Problems::default());
         }
+        let (mut here, mut elsewhere) = (Problems::default(), Problems::default());
         let kept = self.kept.into_iter();
-        let (here, elsewhere) = kept.partition(|problem| matters(problem.at.as_ref()));
-        let of = |kept| Problems {
-            kept,
-            ..Problems::default()
-        };
-        (of(here), of(elsewhere))
+        (here.kept, elsewhere.kept) = kept.partition(|problem| matters(problem.at.as_ref()));
+        (here, elsewhere)
     }
 
     /// # Errors
@@ -284,7 +284,7 @@ impl Problems {
     pub(crate) fn into_diagnostics(mut self, sources: &Sources, severity: Severity) -> Diagnostics {
         self.kept.sort_by_key(|diagnostic| {
             let at = diagnostic.at.as_ref()?;
-            Some((at.source(), at.span().map(|span| span.start)))
+            Some((at.source, at.span.as_ref().map(|span| span.start)))
         });
         Diagnostics {
             severity,

@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 
 use super::decode::Decode;
-use super::diagnostic::{Problems, suggest};
+use super::diagnostic::Problems;
 use super::load::Document;
 use super::source::Location;
 use super::tree::{Node, Table};
@@ -113,10 +113,7 @@ impl<'n, 'p> Fields<'n, 'p> {
             }
             let message = format!("{subject} has an unknown field `{}`", key.name);
             let diagnostic = self.problems.error_at(&key.at, message);
-            match suggest(&key.name, self.known.iter().copied()) {
-                Some(meant) => diagnostic.label(format!("did you mean `{meant}`?")),
-                None => diagnostic.label("unknown field"),
-            };
+            diagnostic.suggest(&key.name, self.known.iter().copied(), "unknown field");
             if (1..=LONGEST_HELP).contains(&quoted.len()) {
                 diagnostic.help(format!("known fields: {}", quoted.join(", ")));
             }

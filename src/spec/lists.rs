@@ -1,7 +1,7 @@
 //! The list forms of a study: sweeps, seeds, layers, and tables whose names the user chooses.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 
 use super::decode::{Decode, Spanned};
@@ -13,44 +13,23 @@ use super::tree::{Node, Value};
 const LONGEST_RANGE: u64 = 1_000_000;
 
 /// What may stand in a list that holds nothing twice.
-pub(crate) trait Distinct {
-    /// The same for values that count as one.
-    type Identity: Eq + Hash;
-
-    /// What tells this value from others.
-    fn identity(&self) -> Self::Identity;
-}
-
-impl Distinct for String {
-    type Identity = String;
-
+pub(crate) trait Distinct: ToString {
+    /// What tells this value from others: the same for values that count as one.
     fn identity(&self) -> String {
-        self.clone()
+        self.to_string()
     }
 }
+
+impl Distinct for String {}
+
+impl Distinct for u64 {}
+
+impl Distinct for usize {}
 
 /// Zero is zero whatever its sign.
 impl Distinct for f64 {
-    type Identity = u64;
-
-    fn identity(&self) -> u64 {
-        (self + 0.0).to_bits()
-    }
-}
-
-impl Distinct for u64 {
-    type Identity = u64;
-
-    fn identity(&self) -> u64 {
-        *self
-    }
-}
-
-impl Distinct for usize {
-    type Identity = usize;
-
-    fn identity(&self) -> usize {
-        *self
+    fn identity(&self) -> String {
+        (self + 0.0).to_string()
     }
 }
 
@@ -100,30 +79,28 @@ fn distinct<T: Decode + Distinct>(
         return None;
     }
     let mut values: Vec<Spanned<T>> = Vec::with_capacity(items.len());
-    let mut places: HashMap<T::Identity, &Location> = HashMap::with_capacity(items.len());
-    let mut is_good = true;
+    let mut places: HashMap<String, &Location> = HashMap::with_capacity(items.len());
     for item in items {
         let Some(value) = Spanned::<T>::decode(item, problems) else {
-            is_good = false;
             continue;
         };
-        match places.get(&value.value.identity()) {
-            Some(earlier) => {
+        match places.entry(value.value.identity()) {
+            Entry::Vacant(place) => {
+                place.insert(&item.at);
+                values.push(value);
+            }
+            Entry::Occupied(first) => {
                 let found = item.value.describe();
                 let message = format!("{} holds {found} twice", node.at.subject());
                 problems
                     .error_at(&item.at, message)
                     .label("again here")
-                    .related(earlier, "first here");
-                is_good = false;
-            }
-            None => {
-                places.insert(value.value.identity(), &item.at);
-                values.push(value);
+                    .related(first.get(), "first here");
             }
         }
     }
-    is_good.then_some(values)
+    // Whatever is wrong with an item has been told.
+    (values.len() == items.len()).then_some(values)
 }
 
 /// Seeds: `3`, `[0, 1]`, or the half-open range `"0..20"` (0 to 19); at least one and none twice.
@@ -175,26 +152,15 @@ fn integers<T>(node: &Node, expected: &str, problems: &mut Problems) -> Option<V
 where
     T: Decode + Distinct + TryFrom<u64>,
 {
-    let numbers: Range<u64> = match &node.value {
+    let numbers = match &node.value {
         Value::Array(items) => return distinct(node, items, problems),
-        Value::Integer(number) => match u64::try_from(*number) {
-            Ok(number) => number..number + 1,
-            Err(_) => {
-                problems.mismatch(node, expected);
-                return None;
-            }
-        },
-        Value::String(text) => match range(text) {
-            Some(range) => check_range(node, range, problems)?,
-            None => {
-                problems.mismatch(node, expected);
-                return None;
-            }
-        },
-        _ => {
-            problems.mismatch(node, expected);
-            return None;
-        }
+        Value::Integer(number) => u64::try_from(*number).ok().map(|number| number..number + 1),
+        Value::String(text) => range(text),
+        _ => None,
+    };
+    let Some(numbers) = numbers else {
+        problems.mismatch(node, expected);
+        return None;
     };
     let spanned = |number| {
         Some(Spanned {
@@ -202,7 +168,7 @@ where
             at: node.at.clone(),
         })
     };
-    numbers.map(spanned).collect()
+    check_range(node, numbers, problems)?.map(spanned).collect()
 }
 
 /// `"0..20"` as numbers; `None` where the text is not of that form.
@@ -217,24 +183,21 @@ fn range(text: &str) -> Option<Range<u64>> {
 }
 
 fn check_range(node: &Node, range: Range<u64>, problems: &mut Problems) -> Option<Range<u64>> {
-    let subject = node.at.subject();
     let Range { start, end } = range;
-    if start >= end {
-        problems
-            .error_at(&node.at, format!("{subject} is an empty range"))
-            .label(format!("runs from {start} to just before {end}"));
-        return None;
-    }
-    if end - start > LONGEST_RANGE {
-        problems
-            .error_at(
-                &node.at,
-                format!("{subject} is a range of {} numbers", end - start),
-            )
-            .label(format!("expected {LONGEST_RANGE} at most"));
-        return None;
-    }
-    Some(range)
+    let (wrong, label) = match end.saturating_sub(start) {
+        0 => (
+            "an empty range".to_string(),
+            format!("runs from {start} to just before {end}"),
+        ),
+        1..=LONGEST_RANGE => return Some(range),
+        count => (
+            format!("a range of {count} numbers"),
+            format!("expected {LONGEST_RANGE} at most"),
+        ),
+    };
+    let message = format!("{} is {wrong}", node.at.subject());
+    problems.error_at(&node.at, message).label(label);
+    None
 }
 
 #[cfg(test)]

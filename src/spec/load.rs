@@ -9,8 +9,8 @@ use super::bounds::Room;
 use super::decode::Decode;
 use super::diagnostic::{Diagnostics, Problems};
 use super::lists::OneOrMany;
-use super::source::{Location, Sources};
-use super::tree::{Node, Table, Value};
+use super::source::{Location, SourceId, Sources};
+use super::tree::{Node, Value};
 use super::{overrides, read_toml, read_yaml};
 use crate::files;
 
@@ -60,19 +60,14 @@ pub(crate) fn load_text(
 /// How often files are named by `extends` in a study, at most.
 const MOST_EXTENDED: usize = 100;
 
-#[derive(Clone, Copy)]
-enum Format {
-    Toml,
-    Yaml,
-}
+type Reader = fn(&str, SourceId, &mut Room, &mut Problems) -> Option<Node>;
 
-impl Format {
-    fn of(path: &Path) -> Option<Self> {
-        match path.extension()?.to_str()? {
-            "toml" => Some(Self::Toml),
-            "yaml" | "yml" => Some(Self::Yaml),
-            _ => None,
-        }
+/// The reader of a file's format, which its name says.
+fn reader_for(path: &Path) -> Option<Reader> {
+    match path.extension()?.to_str()? {
+        "toml" => Some(read_toml::read),
+        "yaml" | "yml" => Some(read_yaml::read),
+        _ => None,
     }
 }
 
@@ -94,11 +89,8 @@ struct Loader {
 type Identity = (PathBuf, Option<PathBuf>);
 
 fn identity(path: &Path) -> Option<Identity> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => fs::canonicalize(folder),
-        _ => fs::canonicalize("."),
-    };
-    Some((fs::canonicalize(path).ok()?, folder.ok()))
+    let folder = Path::new(".").join(path.parent().unwrap_or(path));
+    Some((fs::canonicalize(path).ok()?, fs::canonicalize(folder).ok()))
 }
 
 impl Loader {
@@ -106,10 +98,7 @@ impl Loader {
         // With no tree the overrides are checked against an empty one, so that their own mistakes are told too.
         let mut root = root.unwrap_or_else(|| {
             let source = self.sources.add_command_line(String::new());
-            Node {
-                value: Value::Table(Table::default()),
-                at: Location::new(source, None, ""),
-            }
+            Node::empty_table(&Location::new(source, None, ""))
         });
         for text in overrides {
             overrides::apply(&mut root, text, &mut self.sources, &mut self.problems);
@@ -163,17 +152,13 @@ impl Loader {
 
     /// Reads a file whose text is at hand, and what it extends.
     fn text(&mut self, path: &Path, text: String, named_by: Option<&Location>) -> Option<Node> {
-        let Some(format) = Format::of(path) else {
+        let Some(read) = reader_for(path) else {
             let reason = "a study file ends in `.toml`, `.yaml` or `.yml`";
             return self.unreadable(path, reason, named_by);
         };
         self.bytes += text.len() as u64;
         let id = self.sources.add_file(path, text.clone());
-        let (room, problems) = (&mut self.room, &mut self.problems);
-        let root = match format {
-            Format::Toml => read_toml::read(&text, id, room, problems),
-            Format::Yaml => read_yaml::read(&text, id, room, problems),
-        }?;
+        let root = read(&text, id, &mut self.room, &mut self.problems)?;
         let canonical = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
         self.open.push((canonical, path.display().to_string()));
         let root = self.extend(root);
@@ -192,28 +177,27 @@ impl Loader {
         let Some(files) = OneOrMany::<String>::decode(&extends, &mut self.problems) else {
             return root;
         };
-        let mut base: Option<Node> = None;
+        let mut base = Node::empty_table(&root.at);
         for file in files.0 {
             let path = self.sources.resolve_path(&file.at, &file.value);
             self.named += 1;
             if self.named > MOST_EXTENDED {
-                self.report_too_many(&file.at);
+                // Once, where it comes to that.
+                if self.named == MOST_EXTENDED + 1 {
+                    let message = format!("`extends` names files more than {MOST_EXTENDED} times");
+                    self.problems
+                        .error_at(&file.at, message)
+                        .label("from here on");
+                }
                 break;
             }
             if self.is_circle(&path, &file.at) {
                 continue;
             }
-            let Some(next) = self.extended(&path, &file.at) else {
-                continue;
-            };
-            match &mut base {
-                Some(base) => base.lay(next),
-                None => base = Some(next),
+            if let Some(next) = self.extended(&path, &file.at) {
+                base.lay(next);
             }
         }
-        let Some(mut base) = base else {
-            return root;
-        };
         base.lay(root);
         base
     }
@@ -231,19 +215,10 @@ impl Loader {
         node
     }
 
-    /// Once, where it comes to that.
-    fn report_too_many(&mut self, at: &Location) {
-        if self.named == MOST_EXTENDED + 1 {
-            let message = format!("`extends` names files more than {MOST_EXTENDED} times");
-            self.problems.error_at(at, message).label("from here on");
-        }
-    }
-
     fn is_circle(&mut self, path: &Path, named_by: &Location) -> bool {
-        let Ok(canonical) = fs::canonicalize(path) else {
-            return false;
-        };
-        let Some(start) = self.open.iter().position(|(open, _)| *open == canonical) else {
+        let canonical = fs::canonicalize(path).ok();
+        let mut open = self.open.iter().map(|(path, _)| path);
+        let Some(start) = open.position(|open| canonical.as_ref() == Some(open)) else {
             return false;
         };
         let circle = self.open[start..].iter().map(|(_, name)| name.as_str());

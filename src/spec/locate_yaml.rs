@@ -107,16 +107,12 @@ impl Walk {
     fn item(&mut self, column: usize, span: Range<usize>) -> bool {
         // A list may stand in the same column as the key that holds it.
         self.close(|open| open.column > column || (open.column == column && open.is_item));
-        let path = match self.open.last_mut() {
-            Some(parent) => {
-                parent.items += 1;
-                item_path(&parent.path, parent.items - 1)
-            }
-            None => {
-                self.root_items += 1;
-                item_path("", self.root_items - 1)
-            }
+        let (parent, items) = match self.open.last_mut() {
+            Some(parent) => (&*parent.path, &mut parent.items),
+            None => ("", &mut self.root_items),
         };
+        let path = item_path(parent, *items);
+        *items += 1;
         self.enter(column, path, true, span)
     }
 

@@ -5,7 +5,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::Problems;
 use super::read_toml;
 use super::source::{Location, SourceId, Sources, field_path};
-use super::tree::{Key, Node, Table, Value};
+use super::tree::{Key, Node, Value};
 
 /// Comes before every override in its source, so that messages show what was typed.
 const FLAG: &str = "--set ";
@@ -28,7 +28,7 @@ pub(super) fn apply(root: &mut Node, text: &str, sources: &mut Sources, problems
         malformed(problems, "what stands before `=` is not a dotted path");
         return;
     };
-    let Some(target) = keys.last().map(|key| key.at.path()) else {
+    let Some(target) = keys.last().map(|key| &*key.at.path) else {
         return;
     };
     let indent = value.len() - value.trim_start().len();
@@ -49,7 +49,7 @@ fn keys(path: &str, source: SourceId) -> Option<Vec<Key>> {
     let mut keys: Vec<Key> = Vec::new();
     loop {
         let (name, value) = table.iter().next()?;
-        let parent = keys.last().map_or("", |key| key.at.path());
+        let parent = keys.last().map_or("", |key| &key.at.path);
         let at = field_path(parent, name.get_ref());
         let span = name.span().start + FLAG.len()..name.span().end + FLAG.len();
         keys.push(Key {
@@ -88,11 +88,7 @@ fn put(root: &mut Node, keys: Vec<Key>, node: Node, problems: &mut Problems) {
             table.insert(key, node);
             return;
         }
-        parent = table.entry(&key.name.clone(), || {
-            let at = key.at.clone();
-            let value = Value::Table(Table::default());
-            (key, Node { value, at })
-        });
+        parent = table.entry(&key);
     }
 }
 

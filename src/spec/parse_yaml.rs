@@ -24,45 +24,34 @@ pub(super) enum Refused {
 }
 
 pub(super) fn parse(text: &str, room: &mut Room) -> Result<Yaml, Refused> {
-    let brackets = text.bytes().filter(|byte| matches!(byte, b'[' | b'{'));
-    let brackets = brackets.count();
+    let brackets = text.matches(['[', '{']).count();
     if brackets.saturating_mul(text.len()) > MOST_WORK {
         return Err(Refused::Brackets(brackets));
     }
-    let mut is_full = false;
-    let values = Values {
-        room,
-        is_full: &mut is_full,
-    };
-    let parsed = values.deserialize(serde_yaml::Deserializer::from_str(text));
-    match (parsed, is_full) {
-        (_, true) => Err(Refused::Full),
-        (parsed, false) => parsed.map_err(Refused::Invalid),
-    }
+    let parsed = Values(room).deserialize(serde_yaml::Deserializer::from_str(text));
+    parsed.map_err(|error| match room.is_full() {
+        true => Refused::Full,
+        false => Refused::Invalid(error),
+    })
 }
 
 /// Makes values as long as there is room for them.
-struct Values<'r> {
-    room: &'r mut Room,
-    is_full: &'r mut bool,
-}
+struct Values<'r>(&'r mut Room);
 
 impl Values<'_> {
-    fn inner(&mut self) -> Values<'_> {
-        Values {
-            room: self.room,
-            is_full: self.is_full,
-        }
-    }
-
     fn made<E: Error>(self, value: Yaml) -> Result<Yaml, E> {
         let text_bytes = value.as_str().map_or(0, str::len);
-        if self.room.take(text_bytes) {
-            return Ok(value);
+        match self.0.take(text_bytes) {
+            true => Ok(value),
+            false => Err(E::custom("no room is left")),
         }
-        *self.is_full = true;
-        Err(E::custom("no room is left"))
     }
+}
+
+macro_rules! scalars {
+    ($($visit:ident: $kind:ty),*) => {
+        $(fn $visit<E: Error>(self, value: $kind) -> Result<Yaml, E> { self.made(value.into()) })*
+    };
 }
 
 impl<'de> DeserializeSeed<'de> for Values<'_> {
@@ -80,25 +69,7 @@ impl<'de> Visitor<'de> for Values<'_> {
         formatter.write_str("any YAML value")
     }
 
-    fn visit_bool<E: Error>(self, flag: bool) -> Result<Yaml, E> {
-        self.made(flag.into())
-    }
-
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Yaml, E> {
-        self.made(number.into())
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Yaml, E> {
-        self.made(number.into())
-    }
-
-    fn visit_f64<E: Error>(self, number: f64) -> Result<Yaml, E> {
-        self.made(number.into())
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Yaml, E> {
-        self.made(text.into())
-    }
+    scalars!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str);
 
     fn visit_unit<E: Error>(self) -> Result<Yaml, E> {
         self.made(Yaml::Null)
@@ -108,18 +79,18 @@ impl<'de> Visitor<'de> for Values<'_> {
         self.made(Yaml::Null)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<Yaml, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Yaml, A::Error> {
         let mut values = Vec::new();
-        while let Some(value) = items.next_element_seed(self.inner())? {
+        while let Some(value) = items.next_element_seed(Values(self.0))? {
             values.push(value);
         }
         self.made(values.into())
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<Yaml, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Yaml, A::Error> {
         let mut values = serde_yaml::Mapping::new();
-        while let Some(key) = entries.next_key_seed(self.inner())? {
-            let value = entries.next_value_seed(self.inner())?;
+        while let Some(key) = entries.next_key_seed(Values(self.0))? {
+            let value = entries.next_value_seed(Values(self.0))?;
             // In the library's words.
             if let (true, Some(name)) = (values.contains_key(&key), key.as_str()) {
                 let message = format!("duplicate entry with key {name:?}");
@@ -130,9 +101,9 @@ impl<'de> Visitor<'de> for Values<'_> {
         self.made(values.into())
     }
 
-    fn visit_enum<A: EnumAccess<'de>>(mut self, tagged: A) -> Result<Yaml, A::Error> {
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Yaml, A::Error> {
         let (tag, content) = tagged.variant::<String>()?;
-        let value = content.newtype_variant_seed(self.inner())?;
+        let value = content.newtype_variant_seed(Values(self.0))?;
         let tag = Tag::new(tag);
         self.made(Yaml::Tagged(Box::new(TaggedValue { tag, value })))
     }
@@ -161,10 +132,9 @@ mod tests {
             )
         };
         let is_full = |count| {
-            matches!(
-                parse(&text(count), &mut Room::of(20_000)),
-                Err(Refused::Full)
-            )
+            let mut room = Room::default();
+            room.bytes = 20_000;
+            matches!(parse(&text(count), &mut room), Err(Refused::Full))
         };
         assert!(!is_full(10));
         assert!(is_full(20));

@@ -70,8 +70,8 @@ fn report(error: &serde_yaml::Error, text: &str, source: SourceId, problems: &mu
     let Some(place) = error.location() else {
         return problems.syntax(&Location::new(source, None, ""), "YAML", message);
     };
-    let start = offset(text, place.line(), place.column());
-    let at = Location::new(source, start.map(|start| start..start), "");
+    let start = offset(text, place.index());
+    let at = Location::new(source, Some(start..start), "");
     let echo = format!(" at line {} column {}", place.line(), place.column());
     problems.syntax(&at, "YAML", message.replacen(&echo, "", 1));
 }
@@ -101,15 +101,11 @@ fn is_inside(path: &str, outer: &str) -> bool {
         .is_some_and(|rest| rest.starts_with(['.', '[']))
 }
 
-/// The byte at which a line and column, both from 1 and the latter in characters, stand.
-fn offset(text: &str, line: usize, column: usize) -> Option<usize> {
+/// The byte at which a character stands, counted as the YAML parser counts.
+fn offset(text: &str, character: usize) -> usize {
     let body = without_mark(text);
-    let lines = body.split_inclusive('\n').take(line.checked_sub(1)?);
-    let start = text.len() - body.len() + lines.map(str::len).sum::<usize>();
-    let rest = text.get(start..)?;
-    let characters = rest.char_indices().map(|(index, _)| index);
-    let within = characters.chain([rest.len()]).nth(column.checked_sub(1)?);
-    Some(start + within.unwrap_or(rest.len()))
+    let within = body.char_indices().nth(character);
+    text.len() - body.len() + within.map_or(body.len(), |(byte, _)| byte)
 }
 
 /// Turns the YAML crate's values into ours.
@@ -123,9 +119,9 @@ struct Reader<'r> {
 impl Reader<'_> {
     /// The place of the value at `path`, or else of the value that it is in.
     fn at(&self, path: &str, outer: Option<&Location>) -> Location {
-        let own = self.places.get(path).cloned();
-        let span = own.or_else(|| outer.and_then(Location::span));
-        Location::new(self.source, span, path)
+        let own = self.places.get(path);
+        let span = own.or_else(|| outer?.span.as_ref());
+        Location::new(self.source, span.cloned(), path)
     }
 
     fn node(&mut self, yaml: Yaml, path: &str, outer: Option<&Location>) -> Option<Node> {
@@ -186,7 +182,7 @@ impl Reader<'_> {
                 self.problems.long_name(outer, &name);
                 continue;
             }
-            let path = field_path(outer.path(), &name);
+            let path = field_path(&outer.path, &name);
             let at = self.at(&path, Some(outer));
             if let Some(node) = self.node(value, &path, Some(outer)) {
                 table.insert(Key { name, at }, node);
@@ -340,8 +336,8 @@ error: `a` has no value
 
     #[test]
     fn columns_are_characters() {
-        assert_eq!(super::offset("ä: é\nüx\n", 2, 2), Some(9));
-        assert_eq!(super::offset("a\n", 9, 1), Some(2));
-        assert_eq!(super::offset("\u{feff}ab\n", 1, 2), Some(4));
+        assert_eq!(super::offset("ä: é\nüx\n", 6), 9);
+        assert_eq!(super::offset("a\n", 9), 2);
+        assert_eq!(super::offset("\u{feff}ab\n", 1), 4);
     }
 }

@@ -8,15 +8,14 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SourceId(usize);
 
-/// Where a value was written: the text, the bytes in it, and the value's dotted path in the study.
-///
-/// The span is absent where the place is not known, which happens for some YAML values; the path is always there, so
-/// that a message can name the value without a caret.
+/// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Location {
-    source: SourceId,
-    span: Option<Range<usize>>,
-    path: Arc<str>,
+    pub(super) source: SourceId,
+    /// Its bytes in the text; none where the place is not known, which happens for some YAML values.
+    pub(super) span: Option<Range<usize>>,
+    /// Its dotted path in the study, such as `stages.steer.alpha[2]`; empty for the study as a whole.
+    pub(crate) path: Arc<str>,
 }
 
 impl Location {
@@ -26,20 +25,6 @@ impl Location {
             span,
             path: path.into(),
         }
-    }
-
-    pub(crate) fn source(&self) -> SourceId {
-        self.source
-    }
-
-    /// The byte range of the value in its text, where it is known.
-    pub(crate) fn span(&self) -> Option<Range<usize>> {
-        self.span.clone()
-    }
-
-    /// The dotted path of the value, such as `stages.steer.alpha[2]`; empty for the study as a whole.
-    pub(crate) fn path(&self) -> &str {
-        &self.path
     }
 
     /// The name of the field itself: the last part of its path.
@@ -79,11 +64,12 @@ pub(super) fn item_path(parent: &str, index: usize) -> String {
 pub(crate) struct Sources(Vec<Source>);
 
 #[derive(Clone, Debug)]
-struct Source {
-    name: String,
-    text: String,
+pub(super) struct Source {
+    /// A file's path as the user gave it, or `--set path.to.key=value`.
+    pub(super) name: String,
+    pub(super) text: String,
     /// Where it was read; `None` for the command line.
-    path: Option<PathBuf>,
+    pub(super) path: Option<PathBuf>,
 }
 
 impl Sources {
@@ -113,37 +99,22 @@ impl Sources {
         typed.map(|source| source.text.as_str())
     }
 
-    /// The name of a text: a file's path as the user gave it, or `--set path.to.key=value`.
-    pub(crate) fn name(&self, id: SourceId) -> &str {
-        self.0.get(id.0).map_or("", |source| &source.name)
-    }
-
-    pub(crate) fn text(&self, id: SourceId) -> &str {
-        self.0.get(id.0).map_or("", |source| &source.text)
+    pub(super) fn get(&self, id: SourceId) -> &Source {
+        &self.0[id.0]
     }
 
     /// The path that `path`, written at `at`, means: relative to the folder of the file it is written in, or to the
     /// current directory for an override. An absolute path stays as it is.
     pub(crate) fn resolve_path(&self, at: &Location, path: impl AsRef<Path>) -> PathBuf {
-        match self.folder(at.source) {
-            Some(folder) => folder.join(path),
-            None => path.as_ref().to_path_buf(),
-        }
+        let file = self.get(at.source).path.as_deref();
+        let folder = file.and_then(Path::parent).unwrap_or(Path::new(""));
+        folder.join(path)
     }
 
     /// The text of the study file itself, byte for byte as given.
     #[cfg(test)]
     pub(super) fn main_text(&self) -> &str {
-        self.text(SourceId(0))
-    }
-
-    pub(super) fn is_command_line(&self, id: SourceId) -> bool {
-        self.folder(id).is_none()
-    }
-
-    fn folder(&self, id: SourceId) -> Option<&Path> {
-        let path = self.0.get(id.0)?.path.as_deref()?;
-        Some(path.parent().unwrap_or(Path::new("")))
+        &self.0[0].text
     }
 }
 

@@ -2,22 +2,25 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
-use serde::ser::{SerializeMap, Serializer};
+use serde::{Serialize, Serializer};
 use serde_json::Value as Json;
 
+use super::bounds::shortened;
 use super::source::Location;
 
 /// One value and where it was written.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(transparent)]
 pub(crate) struct Node {
     pub(crate) value: Value,
     /// Where it was written: the value itself in TOML, the key before it in YAML, the header of a TOML table.
+    #[serde(skip)]
     pub(crate) at: Location,
 }
 
 /// What a study file can say. There are no dates and no nulls.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
 pub(crate) enum Value {
     String(String),
     Integer(i64),
@@ -36,7 +39,7 @@ pub(crate) struct Key {
 }
 
 /// Named values in the order they were written; every name occurs once.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Table {
     entries: Vec<(Key, Node)>,
     /// Where each name stands among the entries.
@@ -54,10 +57,6 @@ impl Table {
         self.entries.iter().map(|(key, node)| (key, node))
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     pub(super) fn remove(&mut self, name: &str) -> Option<Node> {
         let place = self.places.remove(name)?;
         for later in self.places.values_mut().filter(|later| **later > place) {
@@ -70,60 +69,43 @@ impl Table {
     pub(super) fn insert(&mut self, key: Key, node: Node) {
         match self.places.get(&key.name) {
             Some(&place) => self.entries[place] = (key, node),
-            None => self.push(key, node),
-        }
-    }
-
-    /// Lays a value over the one of its name; what is new stands at the end.
-    pub(super) fn lay(&mut self, key: Key, node: Node) {
-        match self.places.get(&key.name) {
-            Some(&place) => {
-                let (old_key, old) = &mut self.entries[place];
-                *old_key = key;
-                old.lay(node);
+            None => {
+                self.places.insert(key.name.clone(), self.entries.len());
+                self.entries.push((key, node));
             }
-            None => self.push(key, node),
         }
     }
 
-    fn push(&mut self, key: Key, node: Node) {
-        self.places.insert(key.name.clone(), self.entries.len());
-        self.entries.push((key, node));
-    }
-
-    /// The value named `name`, put in from `new` if it was not there.
-    pub(super) fn entry(&mut self, name: &str, new: impl FnOnce() -> (Key, Node)) -> &mut Node {
-        let place = self.places.get(name).copied().unwrap_or_else(|| {
-            let (key, node) = new();
-            self.push(key, node);
-            self.entries.len() - 1
-        });
-        &mut self.entries[place].1
-    }
-}
-
-impl PartialEq for Table {
-    fn eq(&self, other: &Self) -> bool {
-        self.entries == other.entries
-    }
-}
-
-impl IntoIterator for Table {
-    type Item = (Key, Node);
-    type IntoIter = std::vec::IntoIter<(Key, Node)>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.entries.into_iter()
+    /// The value of that name; an empty table is put in where there is none.
+    pub(super) fn entry(&mut self, key: &Key) -> &mut Node {
+        if !self.places.contains_key(&key.name) {
+            self.insert(key.clone(), Node::empty_table(&key.at));
+        }
+        &mut self.entries[self.places[&key.name]].1
     }
 }
 
 impl Node {
+    pub(super) fn empty_table(at: &Location) -> Self {
+        Self {
+            value: Value::Table(Table::default()),
+            at: at.clone(),
+        }
+    }
+
     /// Lays `over` on this: tables are merged field by field, anything else is replaced.
     pub(super) fn lay(&mut self, over: Node) {
         match (&mut self.value, over.value) {
             (Value::Table(table), Value::Table(over)) => {
-                for (key, node) in over {
-                    table.lay(key, node);
+                for (key, node) in over.entries {
+                    match table.places.get(&key.name) {
+                        Some(&place) => {
+                            let (old_key, old) = &mut table.entries[place];
+                            *old_key = key;
+                            old.lay(node);
+                        }
+                        None => table.insert(key, node),
+                    }
                 }
             }
             (value, over) => *value = over,
@@ -147,14 +129,9 @@ impl Node {
             Json::Object(entries) => {
                 let mut table = Table::default();
                 for (name, value) in entries {
-                    let (name, node) = (name.clone(), Self::of_json(value, at));
-                    table.push(
-                        Key {
-                            name,
-                            at: at.clone(),
-                        },
-                        node,
-                    );
+                    let (name, at) = (name.clone(), at.clone());
+                    let node = Self::of_json(value, &at);
+                    table.insert(Key { name, at }, node);
                 }
                 Value::Table(table)
             }
@@ -181,13 +158,8 @@ impl Node {
 impl Value {
     /// The value in words for a message: "the string `ten`", "a list".
     pub(crate) fn describe(&self) -> String {
-        const LONGEST: usize = 40;
         match self {
-            Self::String(text) if text.chars().count() > LONGEST => {
-                let start: String = text.chars().take(LONGEST).collect();
-                format!("the string `{start}…`")
-            }
-            Self::String(text) => format!("the string `{text}`"),
+            Self::String(text) => format!("the string `{}`", shortened(text)),
             Self::Integer(number) => format!("the integer `{number}`"),
             Self::Float(number) => format!("the number `{number:?}`"),
             Self::Boolean(flag) => format!("the boolean `{flag}`"),
@@ -197,22 +169,9 @@ impl Value {
     }
 }
 
-impl Serialize for Node {
+impl Serialize for Table {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.value {
-            Value::String(text) => serializer.serialize_str(text),
-            Value::Integer(number) => serializer.serialize_i64(*number),
-            Value::Float(number) => serializer.serialize_f64(*number),
-            Value::Boolean(flag) => serializer.serialize_bool(*flag),
-            Value::Array(items) => serializer.collect_seq(items),
-            Value::Table(table) => {
-                let mut map = serializer.serialize_map(Some(table.len()))?;
-                for (key, node) in table.iter() {
-                    map.serialize_entry(&key.name, node)?;
-                }
-                map.end()
-            }
-        }
+        serializer.collect_map(self.iter().map(|(key, node)| (&key.name, node)))
     }
 }
 

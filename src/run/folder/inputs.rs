@@ -57,7 +57,7 @@ fn example(name: &str, model: &ModelHandle, study: &Study, inputs: &Inputs) -> O
 
 pub(super) fn prompts(study: &Study, inputs: &Inputs, folder: &Path) -> BTreeMap<String, Prompts> {
     let sets = inputs.prompts.iter().map(|(name, set)| {
-        let path = study.prompts.get(name).map(|path| path.value.as_path());
+        let path = study.prompts.get(name).map(|set| set.path.value.as_path());
         let from_run = path.and_then(|path| relative(folder, path));
         let count = |split: &str| set.split(split).count() as u64;
         let splits = set.splits().into_iter();

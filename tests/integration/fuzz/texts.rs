@@ -196,7 +196,7 @@ fn study(case: &Case, name: &str) -> bool {
 fn prompts(case: &Case, name: &str) -> bool {
     let set = PromptSet::load(&case.write(name, case.input)).map_err(|errors| errors.to_string());
     if let Ok(set) = &set {
-        drop((set.content_hash(), set.splits(), set.categories()));
+        drop((set.content_hash(), set.splits()));
     }
     set.is_ok()
 }
