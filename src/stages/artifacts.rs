@@ -54,9 +54,6 @@ impl Artifacts {
     }
 
     /// All tables by name, in order.
-    ///
-    /// # Errors
-    /// Those of reading them.
     pub(crate) fn tables(&self) -> Result<Vec<(String, DataFrame)>, StageError> {
         let read = |(name, read): &(String, Arc<Read>)| Ok((name.clone(), read()?));
         self.tables.iter().map(read).collect()

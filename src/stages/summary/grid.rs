@@ -164,24 +164,16 @@ impl Grid {
     }
 
     /// Refusal rates on that set, `[seed][alpha]`.
-    ///
-    /// # Errors
-    /// As [`Grid::set`].
     pub(super) fn set_rates(&self, name: &str) -> Result<Vec<Vec<f64>>, StageError> {
         Ok(self.set(name)?.into_iter().map(Set::rates).collect())
     }
 
     /// Refusal rates on the two splits, `[seed]`.
-    ///
-    /// # Errors
-    /// As [`Grid::set`].
     pub(super) fn rates(&self, splits: &Splits) -> Result<Vec<Rates>, StageError> {
         let edge = self.set_rates(&self.source.edge_set(splits))?;
         let harmful = self.set_rates(&splits.harmful)?;
-        let pairs = edge.into_iter().zip(harmful);
-        Ok(pairs
-            .map(|(edge, harmful)| Rates { edge, harmful })
-            .collect())
+        let rates = |(edge, harmful)| Rates { edge, harmful };
+        Ok(edge.into_iter().zip(harmful).map(rates).collect())
     }
 
     /// Whether both are of the same model, layer and site.
@@ -193,6 +185,12 @@ impl Grid {
     pub(super) fn place(&self) -> String {
         format!("model `{}`, layer {}", self.model, self.layer)
     }
+}
+
+/// A table of rows that belong to grids: the columns `source, model, layer, site`.
+pub(super) fn of_sources<R>(rows: &[R], grid: impl Fn(&R) -> &Grid) -> Rows<'_, R> {
+    let table = Rows::of(rows).text("source", |row| grid(row).source.name());
+    with_place(table, grid)
 }
 
 /// The columns `model, layer, site` of rows that belong to grids.
