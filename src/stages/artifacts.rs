@@ -37,7 +37,6 @@ impl Artifacts {
         self.tables.push((name.to_string(), Arc::new(read)));
     }
 
-    /// Whether there is a table of that name.
     pub(crate) fn has_table(&self, name: &str) -> bool {
         self.tables.iter().any(|(n, _)| n == name)
     }

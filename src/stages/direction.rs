@@ -133,9 +133,9 @@ impl Stage for Extract {
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         let model = std::slice::from_ref(&*self.model);
-        parameters::check_layers(&self.layer, model, inputs, problems);
+        inputs.check_layers(&self.layer, model, problems);
         check_scores(&self.scores, &self.model, &self.prompts, inputs, problems);
-        let known = parameters::check_split(&self.split, &self.prompts, inputs, problems);
+        let known = inputs.check_split(&self.split, &self.prompts, problems);
         if let (true, Select::TopBottom { n }) = (known, &self.select) {
             let of_split = self.of_split(inputs);
             let whose = format!("split `{}` has {of_split} prompts", self.split);

@@ -107,7 +107,7 @@ pub(super) fn check_directions(
             value: direction.model.clone(),
             at: stage.at.clone(),
         };
-        check_widths(&maker, models, inputs, problems);
+        inputs.check_widths(&maker, models, problems);
     }
     for name in models.iter().filter(|_| own_layers) {
         let n_layers = inputs.n_layers(&name.value);
@@ -125,24 +125,22 @@ pub(super) fn check_directions(
     }
 }
 
-/// Checks that directions made in one model can be added to the residual streams of others.
-pub(super) fn check_widths(
-    maker: &Name,
-    models: &[Name],
-    inputs: &Inputs,
-    problems: &mut Problems,
-) {
-    let width = |name: &Name| inputs.models.get(&name.value).map(|m| m.config().d_model);
-    for name in models {
-        let (Some(made), Some(steered)) = (width(maker), width(name)) else {
-            continue;
-        };
-        if made != steered {
-            let message = format!("directions made in model `{maker}` do not fit model `{name}`");
-            problems
-                .error_at(&name.at, message)
-                .label(format!("of width {steered}"))
-                .related(&maker.at, format!("of width {made}"));
+impl Inputs {
+    /// Checks that directions made in one model can be added to the residual streams of others.
+    pub(super) fn check_widths(&self, maker: &Name, models: &[Name], problems: &mut Problems) {
+        let width = |name: &Name| Some(self.models.get(&name.value)?.config().d_model);
+        for name in models {
+            let (Some(made), Some(steered)) = (width(maker), width(name)) else {
+                continue;
+            };
+            if made != steered {
+                let message =
+                    format!("directions made in model `{maker}` do not fit model `{name}`");
+                problems
+                    .error_at(&name.at, message)
+                    .label(format!("of width {steered}"))
+                    .related(&maker.at, format!("of width {made}"));
+            }
         }
     }
 }

@@ -129,7 +129,7 @@ impl Stage for Generate {
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         for split in self.split.iter().flat_map(|splits| splits.iter()) {
-            parameters::check_split(split, &self.prompts, inputs, problems);
+            inputs.check_split(split, &self.prompts, problems);
         }
         if let Some(steering) = &self.steering {
             let places = &steering.places;
@@ -193,10 +193,7 @@ impl Stage for Generate {
             };
             answered.push((row, self.answer(score, text, &before)));
         }
-        Ok(Output {
-            tables: tables(&answered)?,
-            ..Output::default()
-        })
+        Ok(Output::of(tables(&answered)?))
     }
 }
 
@@ -278,9 +275,7 @@ impl Generate {
             None => prompts.splits(),
         };
         let limit = self.limit.as_ref().map_or(usize::MAX, |limit| limit.value);
-        let of_split = |split| parameters::split_indices(prompts, split).into_iter();
-        let of_splits = splits.into_iter().map(of_split);
-        of_splits.flat_map(|split| split.take(limit)).collect()
+        parameters::first_indices(prompts, &splits, limit)
     }
 
     /// The rows of one model, each with the index of its prompt.

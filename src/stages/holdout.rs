@@ -14,7 +14,7 @@ use crate::stats;
 
 use super::declare::Declaration;
 use super::direction::{self, Direction, Groups, Recipe, Scored};
-use super::forecast::{check_scores, check_widths, directions_of};
+use super::forecast::{check_scores, directions_of};
 use super::parameters::{
     self, Alphas, Fraction, GroupSize, Model, Models, Position, PromptsName, ScoreStage,
 };
@@ -87,12 +87,12 @@ impl Stage for Holdout {
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
-        parameters::check_layers(&self.layer, &self.needs().models, inputs, problems);
-        parameters::check_split(&self.compare, &self.prompts, inputs, problems);
+        inputs.check_layers(&self.layer, &self.needs().models, problems);
+        inputs.check_split(&self.compare, &self.prompts, problems);
         let maker = &self.direction_model;
         check_scores(&self.scores, maker, &self.prompts, inputs, problems);
-        check_widths(maker, &self.model, inputs, problems);
-        if parameters::check_split(&self.split, &self.prompts, inputs, problems) {
+        inputs.check_widths(maker, &self.model, problems);
+        if inputs.check_split(&self.split, &self.prompts, problems) {
             self.check_halves(inputs, problems);
         }
     }

@@ -196,7 +196,6 @@ impl Section {
     }
 }
 
-/// A file to read.
 #[derive(Clone, Debug)]
 struct File {
     path: Spanned<PathBuf>,
@@ -204,7 +203,6 @@ struct File {
     seed: Option<u64>,
 }
 
-/// The files that are read.
 struct Files {
     named: Vec<File>,
     builders: Option<File>,
@@ -224,13 +222,10 @@ impl Parameter for Files {
         let builders = fields.optional::<Spanned<String>>("builders");
         let mut resolve = |name: &Spanned<String>| files(name, seeds.as_ref(), &section, fields);
         let names = names.map(|names| names.0.iter().map(&mut resolve).collect::<Option<Vec<_>>>());
-        let builders = builders.map(|name| resolve(&name));
+        let builders = builders.map_or(Some(vec![]), |name| resolve(&name));
         Some(Files {
             named: names??.into_iter().flatten().collect(),
-            builders: match builders {
-                None => None,
-                Some(files) => files?.into_iter().next(),
-            },
+            builders: builders?.into_iter().next(),
         })
     }
 

@@ -411,6 +411,16 @@ pub struct Output {
     pub(crate) findings: Vec<String>,
 }
 
+impl Output {
+    /// Tables, and no more.
+    fn of(tables: Vec<(String, DataFrame)>) -> Self {
+        Output {
+            tables,
+            ..Output::default()
+        }
+    }
+}
+
 /// Each of some values once, in the order of first appearance.
 fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
     let mut once = Vec::new();

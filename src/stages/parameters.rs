@@ -165,52 +165,42 @@ pub(super) fn known_layers(n_layers: usize) -> String {
     format!("the model has {n_layers} layers, 0 to {}", n_layers - 1)
 }
 
-/// Checks a layer list against every model named.
-pub(super) fn check_layers(
-    wanted: &Layers,
-    names: &[Name],
-    inputs: &Inputs,
-    problems: &mut Problems,
-) {
-    let Layers::List(list) = wanted else { return };
-    for name in names {
-        let Some(model) = inputs.models.get(&name.value) else {
-            continue;
-        };
-        let n_layers = model.config().n_layers;
-        let beyond: Vec<_> = list.iter().filter(|l| l.value >= n_layers).collect();
-        // The layers of a range stand in one place; one of them is enough.
-        for layers in beyond.chunk_by(|a, b| a.at == b.at) {
-            let layer = layers[0].value;
-            let message = format!("layer `{layer}` is out of range for model `{name}`");
-            problems
-                .error_at(&layers[0].at, message)
-                .label(known_layers(n_layers));
+impl Inputs {
+    /// Checks a layer list against every model named.
+    pub(super) fn check_layers(&self, wanted: &Layers, names: &[Name], problems: &mut Problems) {
+        let Layers::List(list) = wanted else { return };
+        for name in names {
+            let n_layers = self.n_layers(&name.value);
+            let is_beyond = |layer: usize| n_layers > 0 && layer >= n_layers;
+            let beyond: Vec<_> = list.iter().filter(|l| is_beyond(l.value)).collect();
+            // The layers of a range stand in one place; one of them is enough.
+            for layers in beyond.chunk_by(|a, b| a.at == b.at) {
+                let layer = layers[0].value;
+                let message = format!("layer `{layer}` is out of range for model `{name}`");
+                problems
+                    .error_at(&layers[0].at, message)
+                    .label(known_layers(n_layers));
+            }
         }
     }
-}
 
-/// Checks that a prompt set has the split that a stage names. Whether it has.
-pub(super) fn check_split(
-    split: &Name,
-    prompts: &Name,
-    inputs: &Inputs,
-    problems: &mut Problems,
-) -> bool {
-    let Some(set) = inputs.prompts.get(&prompts.value) else {
-        return false;
-    };
-    let known = set.splits();
-    let is_known = known.contains(&split.value.as_str());
-    if !is_known {
-        let message = format!("prompt set `{prompts}` has no split `{split}`");
-        let label = match suggest(&split.value, known.iter().copied()) {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None => format!("its splits are `{}`", known.join("`, `")),
+    /// Checks that a prompt set has the split that a stage names. Whether it has.
+    pub(super) fn check_split(&self, split: &Name, set: &Name, problems: &mut Problems) -> bool {
+        let Some(prompts) = self.prompts.get(&set.value) else {
+            return false;
         };
-        problems.error_at(&split.at, message).label(label);
+        let known = prompts.splits();
+        let is_known = known.contains(&split.value.as_str());
+        if !is_known {
+            let message = format!("prompt set `{set}` has no split `{split}`");
+            let label = match suggest(&split.value, known.iter().copied()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("its splits are `{}`", known.join("`, `")),
+            };
+            problems.error_at(&split.at, message).label(label);
+        }
+        is_known
     }
-    is_known
 }
 
 /// Checks that a ranking of `available` prompts has n at the top and n at the bottom; `whose` says whose they are.
@@ -237,6 +227,12 @@ pub(super) fn check_group_size(
     if !allow_overlap && count <= available {
         diagnostic.help("lower `n`, or set `allow_overlap = true` to let prompts be in both groups and have it recorded");
     }
+}
+
+/// Indices of at most `limit` prompts of each split, split by split.
+pub(super) fn first_indices(set: &PromptSet, splits: &[&str], limit: usize) -> Vec<usize> {
+    let of_split = |split: &&str| split_indices(set, split).into_iter().take(limit);
+    splits.iter().flat_map(of_split).collect()
 }
 
 /// Indices of a split's prompts, in file order.

@@ -22,7 +22,7 @@ use crate::prompts::PromptSet;
 use crate::spec::{Choice, Decode, Fields, Layers, Node, OneOrMany, Spanned, suggest};
 
 use super::declare::{Declaration, Declared, Field, FieldType, KeyParts, Parameter};
-use super::field_types::one_or_many;
+use super::field_types::{choices, one_or_many};
 use super::parameters::{self, Count, Floor, Position, PromptsName};
 use super::prelude::*;
 use super::sweep;
@@ -63,12 +63,11 @@ enum Depth {
     LastK,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-struct LastK;
-
-impl Choice for LastK {
-    const CHOICES: &'static [(&'static str, Self, &'static str)] =
-        &[("last_k", LastK, "the last K layers, for every K")];
+choices! {
+    enum Cumulative {
+        /// the last K layers, for every K
+        LastK = "last_k",
+    }
 }
 
 /// `cumulative` or `layer`, of which there must be one.
@@ -77,7 +76,7 @@ impl Parameter for Depth {
         let Some(node) = fields.node("cumulative") else {
             return fields.required("layer").map(Depth::Each);
         };
-        let last_k = fields.optional::<LastK>("cumulative");
+        let cumulative = fields.optional::<Cumulative>("cumulative");
         if let Some(layer) = fields.node("layer") {
             fields
                 .problems()
@@ -86,13 +85,13 @@ impl Parameter for Depth {
                 .related(&node.at, "given here");
             return None;
         }
-        last_k.map(|LastK| Depth::LastK)
+        cumulative.map(|Cumulative::LastK| Depth::LastK)
     }
 
     fn add_key(&self, name: &'static str, key: &mut KeyParts) {
         let patched = match self {
             Depth::Each(layers) => layers.key(),
-            Depth::LastK => LastK.name().into(),
+            Depth::LastK => Cumulative::LastK.name().into(),
         };
         key.insert(name.to_string(), patched);
     }
@@ -101,7 +100,7 @@ impl Parameter for Depth {
         let layer =
             "Layers that are patched, one at a time. One of `layer` and `cumulative` is given.";
         vec![
-            Field::optional::<LastK>("cumulative", "Patches several layers at once."),
+            Field::optional::<Cumulative>("cumulative", "Patches several layers at once."),
             Field::optional::<Layers>("layer", layer),
         ]
     }
@@ -192,7 +191,7 @@ impl Stage for Patch {
         if let Depth::Each(layers) = &self.layer {
             // Of two models of one depth, which `pairing` asks for, one is enough.
             let (_, recipient) = self.pairing.models();
-            parameters::check_layers(layers, std::slice::from_ref(recipient), inputs, problems);
+            inputs.check_layers(layers, std::slice::from_ref(recipient), problems);
         }
     }
 

@@ -73,7 +73,7 @@ impl Stage for Random {
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
-        parameters::check_layers(&self.layer, &self.model, inputs, problems);
+        inputs.check_layers(&self.layer, &self.model, problems);
         let Some(reference) = &self.unit.reference else {
             return;
         };

@@ -43,40 +43,28 @@ impl Stage for Score {
         let fed = sweep::tokens_of_each(&models, prompts, &self.settings)?;
         for (model, tokens) in models.iter().zip(fed) {
             let readout = self.settings.readout(model)?;
-            let n_layers = model.config().n_layers;
-            cells.extend(tokens.into_iter().map(|tokens| {
-                Cell::new(
-                    model.fingerprint(),
-                    tokens,
-                    vec![],
-                    readout.clone(),
-                    n_layers,
-                )
-            }));
+            let (model, n_layers) = (model.fingerprint(), model.config().n_layers);
+            let cell = |tokens| Cell::new(model, tokens, vec![], readout.clone(), n_layers);
+            cells.extend(tokens.into_iter().map(cell));
         }
         let scores = sweep::scores(evaluator.evaluate(&cells)?)?;
         let prompts_of = self.model.iter().flat_map(|model| {
             let all = prompts.prompts.iter();
             all.map(move |prompt| (model, prompt))
         });
-        let scored: Vec<Scored<'_>> = prompts_of
-            .zip(scores)
-            .map(|((model, prompt), score)| Scored {
-                model: &model.value,
-                id: &prompt.id,
-                split: &prompt.split,
-                category: &prompt.category,
-                score,
-            })
-            .collect();
-        Ok(Output {
-            tables: tables(&scored, self.settings.score.threshold)?,
-            ..Output::default()
-        })
+        let scored = prompts_of.zip(scores);
+        let scored = scored.map(|((model, prompt), score)| Scored {
+            model: &model.value,
+            id: &prompt.id,
+            split: &prompt.split,
+            category: &prompt.category,
+            score,
+        });
+        let scored: Vec<Scored<'_>> = scored.collect();
+        Ok(Output::of(tables(&scored, self.settings.score.threshold)?))
     }
 }
 
-/// A prompt's score on a model.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scored<'a> {
     pub(crate) model: &'a str,
@@ -114,7 +102,6 @@ fn long(scored: &[Scored<'_>], threshold: f64) -> Result<DataFrame, StageError> 
         .frame()
 }
 
-/// The scores of a model and split, described.
 struct Described<'a> {
     first: Scored<'a>,
     n: usize,

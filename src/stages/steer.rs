@@ -132,7 +132,7 @@ impl Places {
         problems: &mut Problems,
     ) {
         if let Some(layers) = &self.layer {
-            parameters::check_layers(layers, models, inputs, problems);
+            inputs.check_layers(layers, models, problems);
         }
         check_directions(direction, self.layer.is_none(), models, inputs, problems);
     }

@@ -24,7 +24,7 @@
 
 use polars::prelude::DataFrame;
 
-use crate::spec::Fields;
+use crate::spec::{Choice, Fields};
 use crate::stats::{self, Targets};
 
 use super::Needs;
@@ -68,15 +68,17 @@ parameters! {
     }
 }
 
-/// The sweeps that are summarised: at least one, in the order of [`Source::ALL`].
+/// The sweeps that are summarised: at least one, in the order of [`Source`].
 struct Sources(Vec<(Source, SweepStage)>);
 
 impl Parameter for Sources {
     fn read(fields: &mut Fields<'_, '_>, _: &Declared, _: &Settings) -> Option<Self> {
-        let all = Source::ALL.into_iter();
-        let given = |source: Source| Some((source, fields.optional(source.name())?));
-        let found: Vec<_> = all.clone().filter_map(given).collect();
-        if all.into_iter().all(|s| fields.node(s.name()).is_none()) {
+        let mut found = Vec::new();
+        for (name, source, _) in Source::CHOICES {
+            found.extend(fields.optional(name).map(|stage| (*source, stage)));
+        }
+        let mut names = Source::CHOICES.iter().map(|(name, ..)| name);
+        if names.all(|name| fields.node(name).is_none()) {
             let at = fields.at();
             let expected = "`steer`, `holdout`, `random` or `xstest`, with the name of a stage";
             fields
@@ -99,14 +101,9 @@ impl Parameter for Sources {
     }
 
     fn list(_: &Declared) -> Vec<Field> {
-        let about = |source| match source {
-            Source::Steer => "The sweep of the learned direction. At least one sweep is given.",
-            Source::Holdout => "A sweep with directions made of one half of the prompts.",
-            Source::Random => "A sweep with random directions.",
-            Source::XsTest => "A sweep over prompts of XSTest's form.",
-        };
-        let field = |source: Source| Field::optional::<SweepStage>(source.name(), about(source));
-        Source::ALL.into_iter().map(field).collect()
+        let all = Source::CHOICES.iter();
+        let fields = all.map(|(name, _, about)| Field::optional::<SweepStage>(name, about));
+        fields.collect()
     }
 }
 

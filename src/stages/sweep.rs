@@ -127,14 +127,10 @@ impl Cells for SweepCells<'_> {
         let row = self.rows.row(number);
         let model = self.models[row.model];
         let (tokens, position) = &self.prompts[row.model][row.prompt];
-        let n_layers = model.config().n_layers;
-        Cell::new(
-            model.fingerprint(),
-            Arc::clone(tokens),
-            interventions(self.mode, &row, Positions::At(*position), n_layers),
-            self.readouts[row.model].clone(),
-            n_layers,
-        )
+        let (fingerprint, n_layers) = (model.fingerprint(), model.config().n_layers);
+        let edits = interventions(self.mode, &row, Positions::At(*position), n_layers);
+        let readout = self.readouts[row.model].clone();
+        Cell::new(fingerprint, Arc::clone(tokens), edits, readout, n_layers)
     }
 }
 
@@ -301,7 +297,6 @@ pub(super) fn tokens_of_each(
     Ok(fed)
 }
 
-/// The scores among values.
 pub(super) fn scores(values: Vec<Value>) -> Result<Vec<f64>, StageError> {
     values.into_iter().map(score).collect()
 }

@@ -105,13 +105,10 @@ impl Stage for XsTest {
         let lines = |_: &ModelHandle| Ok(taken().map(line).collect());
         let rows = table::whole(&sweep.run(|_, _| true, lines, evaluator)?)?;
         let rates = summary::xstest_rates(&rows)?;
-        let mut findings = Vec::new();
-        if built > 0 {
-            findings.push(format!("{built} of the {} prompts helped to build the direction; rates are given with and without them", prompts.prompts.len()));
-        }
+        let finding = (built > 0).then(|| format!("{built} of the {} prompts helped to build the direction; rates are given with and without them", prompts.prompts.len()));
         Ok(Output {
             tables: vec![(String::new(), rows), ("rates".to_string(), rates)],
-            findings,
+            findings: finding.into_iter().collect(),
             ..Output::default()
         })
     }

@@ -80,7 +80,6 @@ fn require_finite(what: &str, values: &[f64]) -> Result<(), StatsError> {
     }
 }
 
-/// Passes when `found` equals `expected`.
 fn require_length(what: &str, found: usize, expected: usize) -> Result<(), StatsError> {
     match found == expected {
         true => Ok(()),

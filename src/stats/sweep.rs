@@ -113,7 +113,6 @@ pub(crate) fn operating_points(
     })
 }
 
-/// A mean over seeds with its spread.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct MeanStd {
     pub(crate) mean: f64,

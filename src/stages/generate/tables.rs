@@ -40,14 +40,6 @@ impl Row<'_> {
         self.line.map(of_line).into_iter().collect()
     }
 
-    fn direction(&self) -> &str {
-        self.line.map_or(NONE, |line| &line.direction)
-    }
-
-    fn site(&self) -> &str {
-        self.line.map_or(NONE, |line| line.site.short_name())
-    }
-
     /// Whether both stand in the same rows of `agreement`.
     fn is_with(&self, other: &Row<'_>) -> bool {
         let line = |row: &Row<'_>| row.line.map(std::ptr::from_ref);
@@ -70,7 +62,6 @@ pub(in crate::stages) struct Answer {
 /// A row and what was found for it.
 pub(in crate::stages) type Answered<'a> = (Row<'a>, Answer);
 
-/// The stage's tables.
 pub(in crate::stages) fn tables(
     all: &[Answered<'_>],
 ) -> Result<Vec<(String, DataFrame)>, StageError> {
@@ -99,10 +90,14 @@ fn main_table(all: &[Answered<'_>]) -> Result<DataFrame, StageError> {
 fn with_place<'a, R>(rows: Rows<'a, R>, of: impl Fn(&'a R) -> &'a Row<'a>) -> Rows<'a, R> {
     let line = |row| of(row).line;
     rows.text("model", |row| of(row).model)
-        .text("direction", |row| of(row).direction())
+        .text("direction", |row| {
+            line(row).map_or(NONE, |line| &line.direction)
+        })
         .integer("seed", |row| line(row)?.seed.map(|seed| seed as i64))
         .integer("layer", |row| line(row).map(|line| line.layer as i64))
-        .text("site", |row| of(row).site())
+        .text("site", |row| {
+            line(row).map_or(NONE, |line| line.site.short_name())
+        })
         .number("alpha", |row| of(row).alpha)
 }
 

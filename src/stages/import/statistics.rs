@@ -66,7 +66,6 @@ pub(super) fn output(
     })
 }
 
-/// One sentence on a file and a summary.
 fn verdict(
     file: &str,
     summary: &Name,

@@ -26,10 +26,8 @@ pub(super) fn scores(rows: &[Row], threshold: f64) -> Result<Output, StageError>
             score: row.score?,
         })
     });
-    Ok(Output {
-        tables: score::tables(&scored.collect::<Vec<_>>(), threshold)?,
-        ..Output::default()
-    })
+    let scored: Vec<score::Scored<'_>> = scored.collect();
+    Ok(Output::of(score::tables(&scored, threshold)?))
 }
 
 /// What the patch stage would have left of its means.
@@ -96,10 +94,7 @@ pub(super) fn texts(rows: &[Row]) -> Result<Output, StageError> {
         .text("text", |(row, _)| text(&row.text))
         .flag("regex", |(_, (regex, _))| *regex)
         .flag("xstest_prefix", |(_, (_, xstest_prefix))| *xstest_prefix);
-    Ok(Output {
-        tables: vec![(String::new(), main.frame()?)],
-        ..Output::default()
-    })
+    Ok(Output::of(vec![(String::new(), main.frame()?)]))
 }
 
 /// The texts as the generate stage leaves them, and how far classifiers and scores agree.
@@ -140,10 +135,7 @@ pub(super) fn scored_texts(
         };
         answered.push((place, answer));
     }
-    Ok(Output {
-        tables: generate::tables(&answered)?,
-        ..Output::default()
-    })
+    Ok(Output::of(generate::tables(&answered)?))
 }
 
 fn prompt(row: &Row) -> Prompt {

@@ -85,7 +85,6 @@ impl Experiment<'_> {
     /// # Errors
     /// Those of the evaluator; a prompt without the position asked for.
     pub(super) fn measure(&self, evaluator: &mut dyn Evaluate) -> Result<Effects, StageError> {
-        let places = self.places();
         // What is wrong with them is told before anything is computed.
         let pairs = || self.pairs.iter();
         let positions = pairs().map(|pair| self.position(&self.recipient, pair.recipient));
@@ -93,23 +92,23 @@ impl Experiment<'_> {
         let donors = pairs().map(|pair| self.donor.score(pair.donor, vec![]));
         let recipients = pairs().map(|pair| self.recipient.score(pair.recipient, vec![]));
         let mut cells: Vec<Cell> = donors.chain(recipients).collect();
-        for &hook in &places {
-            for pair in &self.pairs {
+        let mut taken = Vec::new();
+        for hook in self.places() {
+            for (index, pair) in self.pairs.iter().enumerate() {
                 let position = self.position(&self.donor, pair.donor)?;
                 let readout = Readout::Activation { hook, position };
                 cells.push(self.donor.cell(pair.donor, vec![], readout));
+                taken.push((hook, index));
             }
         }
         let mut values = evaluator.evaluate(&cells)?;
         let activations = sweep::activations(values.split_off(2 * self.pairs.len()))?;
         let mut donor = sweep::scores(values)?;
         let recipient = donor.split_off(self.pairs.len());
-        let each_pair = 0..self.pairs.len();
-        let keys = places.iter();
-        let keys = keys.flat_map(|&hook| each_pair.clone().map(move |pair| (hook, pair)));
         let vectors = activations.into_iter();
         let vectors = vectors.map(|values| Arc::new(Vector::new(values)));
-        let patched = self.patched_cells(&positions, &keys.zip(vectors).collect())?;
+        let vectors = taken.into_iter().zip(vectors).collect();
+        let patched = self.patched_cells(&positions, &vectors)?;
         let patched = evaluator.evaluate(&patched)?;
         Ok(Effects {
             donor,
@@ -119,13 +118,13 @@ impl Experiment<'_> {
     }
 
     /// The hook points whose donor activations are needed, each once.
-    fn places(&self) -> Vec<HookPoint> {
-        let mut places = BTreeSet::new();
-        for variant in &self.variants {
-            let layers = variant.layers.iter();
-            places.extend(layers.map(|&layer| HookPoint::block(layer, variant.site)));
-        }
-        places.into_iter().collect()
+    fn places(&self) -> BTreeSet<HookPoint> {
+        let hooks = |variant: &Variant| {
+            let site = variant.site;
+            let layers = variant.layers.clone().into_iter();
+            layers.map(move |layer| HookPoint::block(layer, site))
+        };
+        self.variants.iter().flat_map(hooks).collect()
     }
 
     /// The cells of every variant and pair, by the recipients' patched positions and the donors' activations.

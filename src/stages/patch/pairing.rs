@@ -103,10 +103,8 @@ impl Pairing {
         let limit = limit.unwrap_or(usize::MAX);
         match self {
             Pairing::Models { .. } => {
-                let splits = prompts.splits().into_iter();
-                let of_splits = splits.map(|split| parameters::split_indices(prompts, split));
-                let chosen = of_splits.flat_map(|split| split.into_iter().take(limit));
-                in_order(chosen.map(|prompt| (prompt, prompt)))
+                let chosen = parameters::first_indices(prompts, &prompts.splits(), limit);
+                in_order(chosen.into_iter().map(|prompt| (prompt, prompt)))
             }
             Pairing::Prompts {
                 donors,
@@ -160,8 +158,8 @@ impl Pairing {
                 pair_by,
                 ..
             } => {
-                let are_known = [donors, recipients]
-                    .map(|split| parameters::check_split(split, set, inputs, problems));
+                let are_known =
+                    [donors, recipients].map(|split| inputs.check_split(split, set, problems));
                 let prompts = inputs.prompts.get(&set.value);
                 if are_known == [true; 2]
                     && let (Some(field), Some(prompts)) = (pair_by, prompts)

@@ -5,7 +5,9 @@
 
 use polars::prelude::DataFrame;
 
+use crate::spec::Choice;
 use crate::stages::StageError;
+use crate::stages::field_types::choices;
 use crate::stages::sweep::{Measured, SweepFrame, SweepRow};
 use crate::stages::table::Rows;
 
@@ -14,36 +16,24 @@ pub(super) use crate::stages::Splits;
 /// How far a published rate may lie from a whole number of prompts, as a share: the rounding of one division.
 const ROUNDING: f64 = 1e-9;
 
-/// What a sweep is to the summary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
-    /// The learned direction.
-    Steer,
-    /// Directions made from one half of the edge prompts.
-    Holdout,
-    /// Random directions.
-    Random,
-    /// XSTest prompts.
-    XsTest,
+choices! {
+    /// What a sweep is to the summary, in the order of the tables.
+    pub(super) enum Source {
+        /// The sweep of the learned direction. At least one sweep is given.
+        Steer = "steer",
+        /// A sweep with directions made of one half of the prompts.
+        Holdout = "holdout",
+        /// A sweep with random directions.
+        Random = "random",
+        /// A sweep over prompts of XSTest's form.
+        XsTest = "xstest",
+    }
 }
 
 impl Source {
-    /// All, in the order of the tables.
-    pub(super) const ALL: [Source; 4] = [
-        Source::Steer,
-        Source::Holdout,
-        Source::Random,
-        Source::XsTest,
-    ];
-
     /// The name in study files and in the column `source`.
     pub(super) fn name(self) -> &'static str {
-        match self {
-            Source::Steer => "steer",
-            Source::Holdout => "holdout",
-            Source::Random => "random",
-            Source::XsTest => "xstest",
-        }
+        Choice::name(self)
     }
 
     /// Degrees of freedom taken off by the standard deviation of scores, as the published study did.

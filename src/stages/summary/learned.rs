@@ -44,7 +44,6 @@ pub(super) struct Comparison<'a> {
     pub(crate) pass: Option<bool>,
 }
 
-/// The sweeps at one place.
 struct Place<'a> {
     learned: &'a Grid,
     holdout: Option<&'a Grid>,

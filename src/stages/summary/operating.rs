@@ -135,7 +135,6 @@ pub(super) fn front(grid: &Grid, splits: &Splits) -> Result<Vec<Rated>, StageErr
     Ok(kept.into_iter().map(|index| all[index]).collect())
 }
 
-/// The operating points of a grid.
 pub(super) fn points(grid: &Grid, splits: &Splits, targets: Targets) -> Result<Points, StageError> {
     let all = rated(grid, splits)?;
     let points: Vec<RatePoint> = all.iter().map(|rated| rated.point).collect();
