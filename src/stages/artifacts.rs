@@ -37,7 +37,6 @@ impl Artifacts {
         self.tables.push((name.to_string(), Arc::new(read)));
     }
 
-    /// Whether there is a table of that name.
     pub(crate) fn has_table(&self, name: &str) -> bool {
         self.tables.iter().any(|(n, _)| n == name)
     }
@@ -54,9 +53,6 @@ impl Artifacts {
     }
 
     /// All tables by name, in order.
-    ///
-    /// # Errors
-    /// Those of reading them.
     pub(crate) fn tables(&self) -> Result<Vec<(String, DataFrame)>, StageError> {
         let read = |(name, read): &(String, Arc<Read>)| Ok((name.clone(), read()?));
         self.tables.iter().map(read).collect()

@@ -242,7 +242,6 @@ impl<T: Parameter> FieldType for Table<T> {
     }
 }
 
-/// The fields of a table.
 pub(crate) fn fields_of<T: Parameter>() -> Vec<Field> {
     T::list(&Declared::default())
 }

@@ -13,35 +13,36 @@ mod tables;
 
 use std::collections::HashMap;
 
-use polars::prelude::DataFrame;
 use serde_json::json;
 
 use crate::model::Site;
 use crate::prompts::PromptSet;
-use crate::spec::{Choice, Fields, Layers, Problems};
+use crate::spec::{Choice, Fields, Layers};
 use crate::stats;
 
-use super::declare::{Together, declared, parameters};
+use super::declare::Together;
+use super::field_types::choices;
 use super::forecast::{check_scores, directions_of};
-use super::parameters::{self, GroupSize, Model, Position, PromptsName, Scores, StageOf};
-use super::settings::Settings;
+use super::parameters::{self, GroupSize, Model, Position, PromptsName, ScoreStage};
+use super::prelude::*;
 use super::table;
-use super::{Cost, Evaluate, Forecast, Inputs, Kind, Name, Output, Product, Stage, StageError};
 
 pub(crate) use extract::Direction;
 pub(super) use extract::{Groups, Recipe};
 pub(super) use figures::figures;
 pub(super) use findings::findings;
 use tables::shuffled;
-pub(super) use tables::{cosines, describe, members};
+pub(super) use tables::{cosines, describe, members, members_of};
 
-pub(super) static KIND: Kind = super::kind::<Extract>(
-    "direction",
-    2,
-    Product::Directions,
-    "difference of mean activations of high- and low-scoring prompts",
-)
-.with_figures(figures);
+pub(super) static KIND: Kind = Kind {
+    figures: Some(figures),
+    ..super::kind::<Extract>(
+        "direction",
+        2,
+        Product::Directions,
+        "difference of mean activations of high- and low-scoring prompts",
+    )
+};
 
 parameters! {
     struct Extract {
@@ -50,7 +51,7 @@ parameters! {
         /// The prompts.
         prompts: PromptsName,
         /// Scores of the prompts, by which those of A and B are chosen.
-        scores: StageOf<Scores>,
+        scores: ScoreStage,
         /// The split that A and B are chosen from.
         split: Name,
         select: Select,
@@ -66,26 +67,14 @@ parameters! {
     }
 }
 
-/// What A and B are chosen by.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum By {
-    Rank,
-    Threshold,
-}
-
-impl Choice for By {
-    const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
-        (
-            "top_bottom",
-            Self::Rank,
-            "the `n` highest and the `n` lowest scores",
-        ),
-        (
-            "threshold",
-            Self::Threshold,
-            "scores above `t`, and the others",
-        ),
-    ];
+choices! {
+    /// What A and B are chosen by.
+    enum By {
+        /// the `n` highest and the `n` lowest scores
+        Rank = "top_bottom",
+        /// scores above `t`, and the others
+        Threshold = "threshold",
+    }
 }
 
 parameters! {
@@ -111,27 +100,16 @@ impl Together for Select {
             None => Some(By::Rank),
             Some(_) => fields.optional("select"),
         };
-        let Some(by) = by else {
-            fields.pass_over(&["n", "t"]);
-            return None;
-        };
-        let belongs_elsewhere = |name, by: By, fields: &mut Fields<'_, '_>| {
-            if let Some(node) = fields.node(name) {
-                let message = format!("`{name}` belongs to `select = \"{}\"`", by.name());
+        for (name, of) in [("n", By::Rank), ("t", By::Threshold)] {
+            let node = fields.node(name);
+            if let Some(node) = node.filter(|_| by.is_some_and(|by| by != of)) {
+                let message = format!("`{name}` belongs to `select = \"{}\"`", of.name());
                 fields.problems().error_at(&node.at, message);
             }
-        };
-        match by {
-            By::Rank => {
-                let n = fields.required("n");
-                belongs_elsewhere("t", By::Threshold, fields);
-                Some(Select::TopBottom { n: n? })
-            }
-            By::Threshold => {
-                belongs_elsewhere("n", By::Rank, fields);
-                let t = fields.or("t", &json!(0.0))?;
-                Some(Select::Threshold { t })
-            }
+        }
+        match by? {
+            By::Rank => fields.required("n").map(|n| Select::TopBottom { n }),
+            By::Threshold => fields.or("t", &json!(0.0)).map(|t| Select::Threshold { t }),
         }
     }
 }
@@ -154,17 +132,13 @@ impl Stage for Extract {
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
-        parameters::check_layers(
-            &self.layer,
-            std::slice::from_ref(&self.model),
-            inputs,
-            problems,
-        );
+        let model = std::slice::from_ref(&*self.model);
+        inputs.check_layers(&self.layer, model, problems);
         check_scores(&self.scores, &self.model, &self.prompts, inputs, problems);
-        let known = parameters::check_split(&self.split, &self.prompts, inputs, problems);
+        let known = inputs.check_split(&self.split, &self.prompts, problems);
         if let (true, Select::TopBottom { n }) = (known, &self.select) {
             let of_split = self.of_split(inputs);
-            let whose = format!("split `{}` has {of_split} prompts", self.split.value);
+            let whose = format!("split `{}` has {of_split} prompts", self.split);
             parameters::check_group_size(n, of_split, &whose, self.allow_overlap, problems);
         }
     }
@@ -175,15 +149,15 @@ impl Stage for Extract {
             Select::TopBottom { n } => n.value.saturating_mul(2).min(of_split),
             Select::Threshold { .. } => of_split,
         };
-        Cost::of_cells(&[members, self.forecast(inputs).directions.len()])
+        let directions = self.forecast(inputs).directions.len();
+        Cost::of_cells(product(&[members, directions]))
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let model = inputs.model(&self.model)?;
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let table = inputs.stage(&self.scores)?.table("")?;
-        let scores = scores_of(&table, &self.model, prompts)?;
-        let (groups, mut found) = self.groups(prompts, &scores)?;
+        let scores = Scored::read(&self.scores, &self.model, prompts, inputs)?;
+        let (groups, overlap) = self.groups(&scores)?;
         let layers = parameters::layers(&self.layer, model.config().n_layers);
         let recipe = Recipe {
             model,
@@ -196,20 +170,17 @@ impl Stage for Extract {
             settings: &self.settings,
         };
         let activations = recipe.activations(&groups, evaluator)?;
-        let extracted = recipe.directions(&groups, &activations, &scores)?;
-        if !extracted.without.is_empty() {
-            found.push(recipe.left_out(&extracted.without));
-        }
-        let directions = extracted.directions;
+        let (directions, without) = recipe.directions(&groups, &activations, &scores)?;
+        let mut found: Vec<String> = overlap.into_iter().collect();
+        found.extend(recipe.left_out(&without));
         found.extend(findings(&directions));
-        let tables = vec![
-            (String::new(), describe(&directions)?),
-            ("members".to_string(), members(&directions)?),
-            ("cosine".to_string(), cosines(&directions)?),
-            ("shuffled".to_string(), shuffled(&directions, &activations)?),
-        ];
         Ok(Output {
-            tables,
+            tables: vec![
+                (String::new(), describe(&directions)?),
+                ("members".to_string(), members_of(&directions)?),
+                ("cosine".to_string(), cosines(&directions)?),
+                ("shuffled".to_string(), shuffled(&directions, &activations)?),
+            ],
             directions,
             findings: found,
             ..Output::default()
@@ -224,92 +195,110 @@ impl Extract {
         set.map_or(0, |set| set.split(&self.split.value).count())
     }
 
-    fn groups(
-        &self,
-        prompts: &PromptSet,
-        scores: &[Option<f64>],
-    ) -> Result<(Groups, Vec<String>), StageError> {
-        let of_split = parameters::split_indices(prompts, &self.split.value);
-        let score = |&i: &usize| {
-            scores[i].ok_or_else(|| {
-                StageError::Data(format!(
-                    "stage `{}` has no score for prompt `{}`",
-                    self.scores.value, prompts.prompts[i].id
-                ))
-            })
-        };
-        let values = of_split.iter().map(score).collect::<Result<Vec<_>, _>>()?;
-        let prompts_at = |places: &[usize]| places.iter().map(|&k| of_split[k]).collect();
+    fn groups(&self, scores: &Scored<'_>) -> Result<(Groups, Option<String>), StageError> {
+        let of_split = parameters::split_indices(scores.prompts, &self.split.value);
+        let values = scores.of(&of_split)?;
         match &self.select {
             Select::Threshold { t } => {
-                let (top, bottom): (Vec<usize>, _) =
-                    (0..values.len()).partition(|&k| values[k] > *t);
+                let (above, others): (Vec<_>, Vec<_>) = of_split
+                    .into_iter()
+                    .zip(values)
+                    .partition(|(_, score)| score > t);
+                let indices =
+                    |group: Vec<(usize, f64)>| group.into_iter().map(|(i, _)| i).collect();
                 let groups = Groups {
-                    top: prompts_at(&top),
-                    bottom: prompts_at(&bottom),
+                    top: indices(above),
+                    bottom: indices(others),
                 };
-                Ok((groups, vec![]))
+                Ok((groups, None))
             }
             Select::TopBottom { n } => {
-                let selection = stats::top_bottom(&values, n.value)
-                    .map_err(|e| StageError::Data(e.to_string()))?;
-                let groups = Groups {
-                    top: prompts_at(&selection.top),
-                    bottom: prompts_at(&selection.bottom),
-                };
-                let overlap: Vec<usize> = prompts_at(&selection.overlap);
-                let finding =
-                    overlap_finding(&overlap, prompts, self.allow_overlap, "the direction")?;
-                Ok((groups, finding.into_iter().collect()))
+                let selection = stats::top_bottom(&values, n.value)?;
+                scores.groups(&of_split, &selection, self.allow_overlap, "the direction")
             }
         }
     }
 }
 
-/// What to say of prompts that are in A and in B: an error, or a finding where overlap is allowed.
-pub(super) fn overlap_finding(
-    overlap: &[usize],
-    prompts: &PromptSet,
-    allowed: bool,
-    what: &str,
-) -> Result<Option<String>, StageError> {
-    if overlap.is_empty() {
-        return Ok(None);
+/// The prompts of a set with their scores on a model.
+pub(super) struct Scored<'a> {
+    prompts: &'a PromptSet,
+    /// Name of the score stage.
+    stage: &'a Name,
+    /// By index into the prompt set.
+    scores: Vec<Option<f64>>,
+}
+
+impl<'a> Scored<'a> {
+    pub(super) fn read(
+        stage: &'a Name,
+        model: &Name,
+        prompts: &'a PromptSet,
+        inputs: &Inputs,
+    ) -> Result<Self, StageError> {
+        let table = &inputs.stage(stage)?.table("")?;
+        let models = table::read_text(table, "model")?;
+        let ids = table::read_text(table, "id")?;
+        let scores = table::read_numbers(table, "score")?;
+        let rows = models.iter().zip(ids.into_iter().zip(scores));
+        let of_model = rows.filter(|(name, _)| **name == model.value);
+        let by_id: HashMap<String, f64> = of_model.map(|(_, row)| row).collect();
+        if by_id.is_empty() {
+            return Err(StageError::Data(format!(
+                "the scores hold nothing of model `{model}`; add it to the score stage"
+            )));
+        }
+        let all = prompts.prompts.iter();
+        Ok(Scored {
+            prompts,
+            stage,
+            scores: all.map(|p| by_id.get(&p.id).copied()).collect(),
+        })
     }
-    let ids = overlap.iter().map(|&i| prompts.prompts[i].id.as_str());
-    let ids: Vec<&str> = ids.collect();
-    let message = format!(
-        "{what}: {} prompts are both among the highest and the lowest scores: `{}`",
-        ids.len(),
-        ids.join("`, `")
-    );
-    match allowed {
-        true => Ok(Some(message)),
-        false => Err(StageError::Data(format!(
-            "{message}; lower `n`, or set `allow_overlap = true` to record this and go on"
-        ))),
+
+    /// The scores of prompts, all of which must have one.
+    pub(super) fn of(&self, prompts: &[usize]) -> Result<Vec<f64>, StageError> {
+        let score = |&i: &usize| {
+            let (stage, id) = (self.stage, &self.prompts.prompts[i].id);
+            let missing = || format!("stage `{stage}` has no score for prompt `{id}`");
+            self.scores[i].ok_or_else(|| StageError::Data(missing()))
+        };
+        prompts.iter().map(score).collect()
+    }
+
+    /// The groups selected from some of the prompts, and what to say of prompts that are in both: an error unless that is allowed.
+    pub(super) fn groups(
+        &self,
+        from: &[usize],
+        selection: &stats::Selection,
+        allow_overlap: bool,
+        what: &str,
+    ) -> Result<(Groups, Option<String>), StageError> {
+        let pick = |places: &[usize]| places.iter().map(|&place| from[place]).collect();
+        let overlap = selection.overlap.iter();
+        let ids: Vec<&String> = overlap
+            .map(|&k| &self.prompts.prompts[from[k]].id)
+            .collect();
+        let finding = (!ids.is_empty()).then(|| in_both_groups(what, &ids));
+        let groups = Groups {
+            top: pick(&selection.top),
+            bottom: pick(&selection.bottom),
+        };
+        match finding {
+            Some(finding) if !allow_overlap => Err(StageError::Data(format!(
+                "{finding}; lower `n`, or set `allow_overlap = true` to record this and go on"
+            ))),
+            finding => Ok((groups, finding)),
+        }
     }
 }
 
-/// The score of each prompt of the set on the named model, from a score stage's table.
-pub(super) fn scores_of(
-    table: &DataFrame,
-    model: &Name,
-    prompts: &PromptSet,
-) -> Result<Vec<Option<f64>>, StageError> {
-    let models = table::read_text(table, "model")?;
-    let ids = table::read_text(table, "id")?;
-    let scores = table::read_numbers(table, "score")?;
-    let rows = models.iter().zip(ids).zip(scores);
-    let of_model = rows.filter(|((name, _), _)| **name == model.value);
-    let by_id = of_model.map(|((_, id), score)| (id, score));
-    let by_id: HashMap<String, f64> = by_id.collect();
-    if by_id.is_empty() {
-        return Err(StageError::Data(format!(
-            "the scores hold nothing of model `{}`; add it to the score stage",
-            model.value
-        )));
-    }
-    let prompts = prompts.prompts.iter();
-    Ok(prompts.map(|p| by_id.get(&p.id).copied()).collect())
+/// What to say of prompts that are in A and in B.
+pub(super) fn in_both_groups<S: AsRef<str>>(what: &str, ids: &[S]) -> String {
+    let ids: Vec<&str> = ids.iter().map(AsRef::as_ref).collect();
+    format!(
+        "{what}: {} prompts are both among the highest and the lowest scores: `{}`",
+        ids.len(),
+        ids.join("`, `")
+    )
 }

@@ -9,9 +9,9 @@ use crate::spec::{Choice, Decode, Distinct, Layers, Node, OneOrMany, Problems, S
 use super::Needs;
 use super::declare::{FieldType, Keyed};
 
-/// Types that are another but for how they are keyed, or what they refer to.
+/// Types that are another but for how they are keyed, what they refer to, or what is told of them.
 macro_rules! wrappers {
-    ($($(#[doc = $doc:literal])* $name:ident $(<$inner_type:ident>)? ($inner:ty): $keyed:ident, |$value:ident, $needs:ident| $refer:expr;)+) => {$(
+    ($($(#[doc = $doc:literal])* $name:ident $(<$inner_type:ident>)? ($inner:ty): $keyed:ident, |$value:ident, $needs:ident| $refer:expr $(, $about:expr)?;)+) => {$(
         $(#[doc = $doc])*
         #[derive(Clone, Debug, PartialEq)]
         pub(crate) struct $name $(<$inner_type>)? (pub(crate) $inner);
@@ -38,7 +38,9 @@ macro_rules! wrappers {
             const KEYED: Keyed = Keyed::$keyed;
 
             fn schema() -> Json {
-                <$inner>::schema()
+                let schema = <$inner>::schema();
+                $(let schema = $crate::stages::field_types::described(schema, $about);)?
+                schema
             }
 
             fn key(&self) -> Json {
@@ -103,6 +105,25 @@ plain! {
     PathBuf: { "type": "string", "minLength": 1 },
 }
 
+pub(crate) fn described(mut schema: Json, about: String) -> Json {
+    schema["description"] = about.into();
+    schema
+}
+
+/// An enum of which each value has a name in study files, and as its documentation what is told of it.
+macro_rules! choices {
+    ($(#[doc = $doc:literal])* $visibility:vis enum $name:ident { $(#[doc = $about:literal] $value:ident = $word:literal),+ $(,)? }) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        $visibility enum $name { $(#[doc = $about] $value),+ }
+
+        impl $crate::spec::Choice for $name {
+            const CHOICES: &'static [(&'static str, Self, &'static str)] =
+                &[$(($word, Self::$value, $about.trim_ascii())),+];
+        }
+    };
+}
+
 /// Of several values at least one, none twice.
 fn list_of(schema: &Json) -> Json {
     json!({ "type": "array", "items": schema, "minItems": 1, "uniqueItems": true })
@@ -163,4 +184,4 @@ impl<T: Choice> FieldType for T {
     }
 }
 
-pub(crate) use wrappers;
+pub(crate) use {choices, wrappers};

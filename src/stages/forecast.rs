@@ -107,50 +107,40 @@ pub(super) fn check_directions(
             value: direction.model.clone(),
             at: stage.at.clone(),
         };
-        check_widths(&maker, models, inputs, problems);
+        inputs.check_widths(&maker, models, problems);
     }
     for name in models.iter().filter(|_| own_layers) {
         let n_layers = inputs.n_layers(&name.value);
-        let deep = directions
-            .iter()
-            .find(|d| n_layers > 0 && d.layer >= n_layers);
-        if let Some(direction) = deep {
+        let mut deep = directions.iter().filter(|d| d.layer >= n_layers);
+        if let (Some(direction), true) = (deep.next(), n_layers > 0) {
+            let layer = direction.layer;
             let message = format!(
-                "stage `{}` makes a direction at layer {}, which model `{}` does not have",
-                stage.value, direction.layer, name.value
+                "stage `{stage}` makes a direction at layer {layer}, which model `{name}` does not have"
             );
             problems
                 .error_at(&stage.at, message)
-                .label(format!(
-                    "the model has {n_layers} layers, 0 to {}",
-                    n_layers - 1
-                ))
+                .label(parameters::known_layers(n_layers))
                 .help("name the layers to act at with `layer`, or steer another model");
         }
     }
 }
 
-/// Checks that directions made in one model can be added to the residual streams of others.
-pub(super) fn check_widths(
-    maker: &Name,
-    models: &[Name],
-    inputs: &Inputs,
-    problems: &mut Problems,
-) {
-    let width = |name: &Name| inputs.models.get(&name.value).map(|m| m.config().d_model);
-    for name in models {
-        let (Some(made), Some(steered)) = (width(maker), width(name)) else {
-            continue;
-        };
-        if made != steered {
-            let message = format!(
-                "directions made in model `{}` do not fit model `{}`",
-                maker.value, name.value
-            );
-            problems
-                .error_at(&name.at, message)
-                .label(format!("of width {steered}"))
-                .related(&maker.at, format!("of width {made}"));
+impl Inputs {
+    /// Checks that directions made in one model can be added to the residual streams of others.
+    pub(super) fn check_widths(&self, maker: &Name, models: &[Name], problems: &mut Problems) {
+        let width = |name: &Name| Some(self.models.get(&name.value)?.config().d_model);
+        for name in models {
+            let (Some(made), Some(steered)) = (width(maker), width(name)) else {
+                continue;
+            };
+            if made != steered {
+                let message =
+                    format!("directions made in model `{maker}` do not fit model `{name}`");
+                problems
+                    .error_at(&name.at, message)
+                    .label(format!("of width {steered}"))
+                    .related(&maker.at, format!("of width {made}"));
+            }
         }
     }
 }
@@ -172,10 +162,7 @@ pub(super) fn check_scores(
         .as_ref()
         .filter(|set| **set != prompts.value && inputs.prompts.contains_key(*set));
     if let Some(set) = other {
-        let message = format!(
-            "stage `{}` scores the prompts of `{set}`, not of `{}`",
-            scores.value, prompts.value
-        );
+        let message = format!("stage `{scores}` scores the prompts of `{set}`, not of `{prompts}`");
         problems
             .error_at(&scores.at, message)
             .label("expected scores of the same prompts")
@@ -183,17 +170,13 @@ pub(super) fn check_scores(
     }
     let known = |name: &String| inputs.models.contains_key(name);
     if !forecast.models.contains(&model.value) && forecast.models.iter().all(known) {
-        let message = format!(
-            "stage `{}` does not score model `{}`",
-            scores.value, model.value
-        );
+        let message = format!("stage `{scores}` does not score model `{model}`");
         problems
             .error_at(&scores.at, message)
             .label(format!("it scores `{}`", forecast.models.join("`, `")))
             .related(&model.at, "the model of this stage")
             .help(format!(
-                "add `{}` to the field `model` of stage `{}`",
-                model.value, scores.value
+                "add `{model}` to the field `model` of stage `{scores}`"
             ));
     }
 }

@@ -17,16 +17,16 @@ use serde_json::json;
 
 use crate::model::{Cell, ModelHandle, Positions, Readout, Sampling, Tokens, Value};
 use crate::prompts::PromptSet;
-use crate::spec::{Choice, Fields, Problems, Spanned};
+use crate::spec::{Fields, Spanned};
 
-use super::declare::{Declared, Field, KeyParts, Parameter, declared, parameters};
+use super::declare::{Declared, Field, KeyParts, Parameter};
+use super::field_types::choices;
 use super::parameters::{self, Count, Models, Names, PromptsName, StopAtEnd, Temperature};
-use super::settings::Settings;
+use super::prelude::*;
 use super::sweep::{self, Line};
-use super::{Cost, Evaluate, Forecast, Inputs, Kind, Output, Product, Stage, StageError, product};
 
 use steering::{Acts, Steering};
-pub(super) use tables::{Answer, Row, agreement, main_table, rates};
+pub(super) use tables::{Answer, Answered, Row, tables};
 
 /// What the two text classifiers call a continuation: by the study's patterns, and by XSTest's openings.
 pub(super) fn classified(text: &str, normalize_quotes: bool) -> (bool, bool) {
@@ -67,23 +67,14 @@ parameters! {
     }
 }
 
-/// What the regex classifier reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scope {
-    Continuation,
-    /// The rendered prompt and the continuation, as the study did.
-    Full,
-}
-
-impl Choice for Scope {
-    const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
-        ("continuation", Self::Continuation, "the continuation"),
-        (
-            "full",
-            Self::Full,
-            "the rendered prompt and the continuation",
-        ),
-    ];
+choices! {
+    /// What the regex classifier reads; the study had it read all.
+    enum Scope {
+        /// the continuation
+        Continuation = "continuation",
+        /// the rendered prompt and the continuation
+        Full = "full",
+    }
 }
 
 /// `temperature` and `seed`; greedy without a temperature.
@@ -138,7 +129,7 @@ impl Stage for Generate {
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         for split in self.split.iter().flat_map(|splits| splits.iter()) {
-            parameters::check_split(split, &self.prompts, inputs, problems);
+            inputs.check_split(split, &self.prompts, problems);
         }
         if let Some(steering) = &self.steering {
             let places = &steering.places;
@@ -149,20 +140,21 @@ impl Stage for Generate {
 
     /// A script runs the model once per token generated, and once for the score.
     fn cost(&self, inputs: &Inputs) -> Cost {
-        let steered = match &self.steering {
-            None => [self.model.len(), 1],
-            Some(steering) => {
-                let places = &steering.places;
-                let lines = places.count(&steering.direction, &self.model, inputs);
-                [lines, steering.alpha.len()]
-            }
+        let (lines, alphas) = match &self.steering {
+            None => (self.model.len(), 1),
+            Some(Steering {
+                direction,
+                places,
+                alpha,
+                ..
+            }) => (places.count(direction, &self.model, inputs), alpha.len()),
         };
         let set = inputs.prompts.get(&self.prompts.value);
         let prompts = set.map_or(0, |set| self.chosen(set).len());
-        let rows = [steered[0], steered[1], prompts];
-        let passes = product(&rows).saturating_mul(self.max_new_tokens.value as u64 + 1);
+        let rows = product(&[lines, alphas, prompts]);
+        let passes = rows.saturating_mul(self.max_new_tokens.value as u64 + 1);
         Cost {
-            cells_at_most: product(&rows).saturating_mul(2),
+            cells_at_most: rows.saturating_mul(2),
             equivalent_forward_passes: passes,
             token_passes: passes,
         }
@@ -174,30 +166,34 @@ impl Stage for Generate {
         let lines = models.iter().map(|model| self.lines(model, inputs));
         let lines = lines.collect::<Result<Vec<_>, _>>()?;
         let mut rows: Vec<(&ModelHandle, Row<'_>)> = Vec::new();
-        let (mut scored, mut continued) = (Vec::new(), Vec::new());
+        let (mut cells, mut continued) = (Vec::new(), Vec::new());
         let fed = sweep::tokens_of_each(&models, prompts, &self.settings)?;
         for ((model, lines), tokens) in models.into_iter().zip(&lines).zip(fed) {
             let readout = self.settings.readout(model)?;
             for (index, row) in self.rows(model.name(), lines, prompts) {
                 let [score, text] = self.cells(model, &row, &tokens[index], &readout);
-                scored.push(score);
+                cells.push(score);
                 continued.push(text);
                 rows.push((model, row));
             }
         }
-        scored.append(&mut continued);
-        let mut values = evaluator.evaluate(&scored)?;
+        cells.append(&mut continued);
+        let mut values = evaluator.evaluate(&cells)?;
         let texts = values.split_off(rows.len());
-        let answers = self.answers(&rows, sweep::scores(values)?, texts)?;
-        let rows: Vec<Row<'_>> = rows.into_iter().map(|(_, row)| row).collect();
-        Ok(Output {
-            tables: vec![
-                (String::new(), main_table(&rows, &answers)?),
-                ("agreement".to_string(), agreement(&rows, &answers)?),
-                ("rates".to_string(), rates(&rows, &answers)?),
-            ],
-            ..Output::default()
-        })
+        let mut answered: Vec<Answered<'_>> = Vec::with_capacity(rows.len());
+        for (((model, row), score), text) in rows.into_iter().zip(sweep::scores(values)?).zip(texts)
+        {
+            let Value::Generation(ids) = text else {
+                return Err(sweep::unexpected("a continuation", &text));
+            };
+            let text = model.decode(&ids)?;
+            let before = match self.scope {
+                Scope::Continuation => String::new(),
+                Scope::Full => model.render(&row.prompt.text, &self.settings.chat)?,
+            };
+            answered.push((row, self.answer(score, text, &before)));
+        }
+        Ok(Output::of(tables(&answered)?))
     }
 }
 
@@ -208,16 +204,11 @@ impl Generate {
             let model = inputs.models.get(&name.value);
             let context = model.map_or(usize::MAX, |model| model.config().context_length);
             if self.max_new_tokens.value >= context {
-                let message = format!(
-                    "`max_new_tokens = {}` leaves no room for a prompt",
-                    self.max_new_tokens.value
-                );
+                let (asked, model) = (self.max_new_tokens.value, &name.value);
+                let message = format!("`max_new_tokens = {asked}` leaves no room for a prompt");
                 problems
                     .error_at(&self.max_new_tokens.at, message)
-                    .label(format!(
-                        "model `{}` reads at most {context} tokens",
-                        name.value
-                    ));
+                    .label(format!("model `{model}` reads at most {context} tokens"));
             }
         }
     }
@@ -228,9 +219,8 @@ impl Generate {
             return Ok(Vec::new());
         };
         let directions = &inputs.stage(&steering.direction)?.directions;
-        let n_layers = model.config().n_layers;
-        let places = &steering.places;
-        Ok(places.lines(directions, steering.alpha_unit, n_layers))
+        let (places, n_layers) = (&steering.places, model.config().n_layers);
+        Ok(places.lines(directions, steering.alpha_unit, &Arc::from([]), n_layers))
     }
 
     /// Where the direction acts; of no consequence without one.
@@ -242,9 +232,7 @@ impl Generate {
 
     /// Where the score's run is edited: at the last prompt token, if that is edited at all.
     fn score_position(&self, length: usize) -> Option<Positions> {
-        self.acts()
-            .reaches_prompt()
-            .then(|| Acts::LastPrompt.positions(length))
+        (self.acts() != Acts::Generated).then(|| Acts::LastPrompt.positions(length))
     }
 
     /// The cells of a row: its score, and its continuation.
@@ -287,9 +275,7 @@ impl Generate {
             None => prompts.splits(),
         };
         let limit = self.limit.as_ref().map_or(usize::MAX, |limit| limit.value);
-        let of_split = |split| parameters::split_indices(prompts, split).into_iter();
-        let of_splits = splits.into_iter().map(of_split);
-        of_splits.flat_map(|split| split.take(limit)).collect()
+        parameters::first_indices(prompts, &splits, limit)
     }
 
     /// The rows of one model, each with the index of its prompt.
@@ -299,54 +285,30 @@ impl Generate {
         lines: &'a [Line],
         prompts: &'a PromptSet,
     ) -> Vec<(usize, Row<'a>)> {
-        let mut steered: Vec<(Option<&Line>, f64)> = Vec::new();
-        match &self.steering {
-            None => steered.push((None, 0.0)),
+        let steered: Vec<(Option<&Line>, f64)> = match &self.steering {
+            None => vec![(None, 0.0)],
             Some(steering) => {
-                for line in lines {
-                    let alphas = steering.alpha.values();
-                    steered.extend(alphas.map(|&alpha| (Some(line), alpha)));
-                }
-            }
-        }
-        let chosen = self.chosen(prompts);
-        let mut rows = Vec::with_capacity(steered.len() * chosen.len());
-        for (line, alpha) in steered {
-            rows.extend(chosen.iter().map(|&index| {
-                let prompt = &prompts.prompts[index];
-                let row = Row {
-                    model,
-                    line,
-                    alpha,
-                    prompt,
+                let alphas = |line| {
+                    steering
+                        .alpha
+                        .values()
+                        .map(move |alpha| (Some(line), *alpha))
                 };
-                (index, row)
-            }));
-        }
-        rows
-    }
-
-    fn answers(
-        &self,
-        rows: &[(&ModelHandle, Row<'_>)],
-        scores: Vec<f64>,
-        texts: Vec<Value>,
-    ) -> Result<Vec<Answer>, StageError> {
-        let found = rows.iter().zip(scores).zip(texts);
-        let answer = |(((model, row), score), value): ((&(&ModelHandle, Row<'_>), f64), Value)| {
-            let Value::Generation(ids) = value else {
-                return Err(StageError::Internal(format!(
-                    "expected a continuation, found {value:?}"
-                )));
-            };
-            let text = model.decode(&ids)?;
-            let before = match self.scope {
-                Scope::Continuation => String::new(),
-                Scope::Full => model.render(&row.prompt.text, &self.settings.chat)?,
-            };
-            Ok(self.answer(score, text, &before))
+                lines.iter().flat_map(alphas).collect()
+            }
         };
-        found.map(answer).collect()
+        let chosen = self.chosen(prompts);
+        let of_line = |(line, alpha)| {
+            let row = move |prompt| Row {
+                model,
+                line,
+                alpha,
+                prompt,
+            };
+            let chosen = chosen.iter();
+            chosen.map(move |&index| (index, row(&prompts.prompts[index])))
+        };
+        steered.into_iter().flat_map(of_line).collect()
     }
 
     /// Judges a continuation; the regex reads what comes `before` it too.

@@ -7,29 +7,30 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::model::Site;
+use crate::model::{ModelHandle, Site};
 use crate::prompts::PromptSet;
-use crate::spec::{Layers, Problems, Seeds};
+use crate::spec::{Layers, Seeds};
 use crate::stats;
 
-use super::declare::{Declaration, declared, parameters};
-use super::direction::{self, Direction, Groups, Recipe};
-use super::forecast::{check_scores, check_widths, directions_of};
+use super::declare::Declaration;
+use super::direction::{self, Direction, Groups, Recipe, Scored};
+use super::forecast::{check_scores, directions_of};
 use super::parameters::{
-    self, Alphas, Fraction, GroupSize, Model, Models, Position, PromptsName, Scores, StageOf,
+    self, Alphas, Fraction, GroupSize, Model, Models, Position, PromptsName, ScoreStage,
 };
-use super::settings::Settings;
-use super::steer::line_of;
+use super::prelude::*;
+use super::steer::{are_of_one_depth, line_of};
 use super::sweep::{AlphaUnit, Line, Mode, Sweep};
-use super::{Cost, Evaluate, Forecast, Inputs, Kind, Name, Output, Product, Stage, StageError};
 
-pub(super) static KIND: Kind = super::kind::<Holdout>(
-    "holdout",
-    2,
-    Product::HeldOutSweep,
-    "directions from half of the prompts, tried on the other half",
-)
-.with_figures(direction::figures);
+pub(super) static KIND: Kind = Kind {
+    figures: Some(direction::figures),
+    ..super::kind::<Holdout>(
+        "holdout",
+        2,
+        Product::HeldOutSweep,
+        "directions from half of the prompts, tried on the other half",
+    )
+};
 
 parameters! {
     struct Holdout {
@@ -40,7 +41,7 @@ parameters! {
         /// The prompts.
         prompts: PromptsName,
         /// Scores of the prompts, by which those that make a direction are chosen.
-        scores: StageOf<Scores>,
+        scores: ScoreStage,
         /// The split that is divided into a half that makes a direction and a half that it is tried on.
         split: Name,
         /// Another split that the directions are tried on, for comparison.
@@ -78,30 +79,20 @@ struct Split {
 impl Stage for Holdout {
     fn forecast(&self, inputs: &Inputs) -> Forecast {
         let seeds: Vec<Option<u64>> = self.seed.iter().map(Some).collect();
-        let split = &self.split.value;
         Forecast {
             directions: directions_of(&self.direction_model, &seeds, &self.layer, inputs),
-            sets: vec![
-                format!("{split}_train"),
-                format!("{split}_holdout"),
-                self.compare.value.clone(),
-            ],
+            sets: self.sets().to_vec(),
             ..Forecast::of_sweep(&self.model, &self.prompts, inputs)
         }
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
-        parameters::check_layers(&self.layer, &self.needs().models, inputs, problems);
-        parameters::check_split(&self.compare, &self.prompts, inputs, problems);
-        check_scores(
-            &self.scores,
-            &self.direction_model,
-            &self.prompts,
-            inputs,
-            problems,
-        );
-        check_widths(&self.direction_model, &self.model, inputs, problems);
-        if parameters::check_split(&self.split, &self.prompts, inputs, problems) {
+        inputs.check_layers(&self.layer, &self.needs().models, problems);
+        inputs.check_split(&self.compare, &self.prompts, problems);
+        let maker = &self.direction_model;
+        check_scores(&self.scores, maker, &self.prompts, inputs, problems);
+        inputs.check_widths(maker, &self.model, problems);
+        if inputs.check_split(&self.split, &self.prompts, problems) {
             self.check_halves(inputs, problems);
         }
     }
@@ -112,34 +103,33 @@ impl Stage for Holdout {
         };
         let tried = set.split(&self.split.value).count() + set.split(&self.compare.value).count();
         let directions = self.forecast(inputs).directions;
-        let members = Cost::of_cells(&[2, self.n.value, directions.len()]);
         let in_model = |model: &Name| {
             let n_layers = inputs.n_layers(&model.value);
-            let there = directions.iter();
-            let there = there.filter(|d| n_layers == 0 || d.layer < n_layers);
-            there.count()
+            let is_there = |layer| n_layers == 0 || layer < n_layers;
+            directions.iter().filter(|d| is_there(d.layer)).count()
         };
         let lines = self.model.iter().map(in_model).sum();
-        let steered = Cost::of_cells(&[lines, self.alpha.len(), tried]);
-        members.and(steered)
+        let members = product(&[2, self.n.value, directions.len()]);
+        let steered = product(&[lines, self.alpha.len(), tried]);
+        Cost::of_cells(members.saturating_add(steered))
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let table = inputs.stage(&self.scores)?.table("")?;
-        let scores = direction::scores_of(&table, &self.direction_model, prompts)?;
+        let scores = Scored::read(&self.scores, &self.direction_model, prompts, inputs)?;
         let mut findings = Vec::new();
-        let splits = self
-            .seed
-            .iter()
-            .map(|seed| self.split(seed, prompts, &scores, &mut findings))
-            .collect::<Result<Vec<_>, _>>()?;
-        let directions = self.directions(&splits, inputs, (&scores, &mut findings), evaluator)?;
+        let mut splits = Vec::new();
+        for seed in self.seed.iter() {
+            let (split, overlap) = self.split(seed, prompts, &scores)?;
+            splits.push(split);
+            findings.extend(overlap);
+        }
+        let (directions, without) = self.directions(&splits, inputs, &scores, evaluator)?;
+        findings.extend(without);
         findings.extend(direction::findings(&directions));
         let sweep = Sweep {
             models: inputs.models_named(&self.model)?,
             prompts,
-            lines: Vec::new(),
             alphas: &self.alpha,
             position: self.position.value,
             mode: Mode::Add,
@@ -147,19 +137,18 @@ impl Stage for Holdout {
         };
         let lines = self.lines(&splits, &directions, prompts);
         // A direction acts at its own layer, in every model that has it.
-        let lines_in = |n_layers| {
-            let there = lines.iter().filter(|line| line.layer < n_layers);
-            there.cloned().collect()
+        let lines_in = |model: &ModelHandle| {
+            let there = |line: &&Line| line.layer < model.config().n_layers;
+            Ok(lines.iter().filter(there).cloned().collect())
         };
-        let swept = sweep.run_by_depth(lines_in, evaluator)?;
-        let tables = vec![
-            ("directions".to_string(), direction::describe(&directions)?),
-            ("members".to_string(), direction::members(&directions)?),
-            ("cosine".to_string(), direction::cosines(&directions)?),
-        ];
+        let swept = sweep.run(are_of_one_depth, lines_in, evaluator)?;
         Ok(Output {
             parts: Some(Arc::new(swept)),
-            tables,
+            tables: vec![
+                ("directions".to_string(), direction::describe(&directions)?),
+                ("members".to_string(), direction::members_of(&directions)?),
+                ("cosine".to_string(), direction::cosines(&directions)?),
+            ],
             directions,
             findings,
         })
@@ -170,10 +159,7 @@ impl Holdout {
     /// The training half and the half held out, by index into the prompt set.
     fn halves(&self, seed: u64, prompts: &PromptSet) -> [Vec<usize>; 2] {
         let of_split = parameters::split_indices(prompts, &self.split.value);
-        let ids: Vec<&str> = of_split
-            .iter()
-            .map(|&i| prompts.prompts[i].id.as_str())
-            .collect();
+        let ids = ids_of(prompts, &of_split);
         let halves = stats::holdout_split(seed, &ids, self.fraction.value);
         [halves.train, halves.holdout].map(|half| half.iter().map(|&k| of_split[k]).collect())
     }
@@ -189,13 +175,11 @@ impl Holdout {
         });
         let sizes: Vec<(usize, usize, u64)> = sizes.collect();
         if let Some((_, _, seed)) = sizes.iter().find(|(_, holdout, _)| *holdout == 0) {
-            let message = format!(
-                "seed {seed} holds out none of the prompts of `{}`",
-                self.split.value
-            );
+            let split = &self.split;
+            let message = format!("seed {seed} holds out none of the prompts of `{split}`");
             let at = self.seed.0.iter().find(|s| s.value == *seed);
             problems
-                .error_at(at.map_or(&self.split.at, |seed| &seed.at), message)
+                .error_at(at.map_or(&split.at, |seed| &seed.at), message)
                 .label("leaves nothing to try the direction on")
                 .help("lower `fraction`, or add prompts to the split");
         }
@@ -205,63 +189,37 @@ impl Holdout {
         }
     }
 
+    /// The halves and groups of a seed, and what to say of prompts that are in both groups.
     fn split(
         &self,
         seed: u64,
         prompts: &PromptSet,
-        scores: &[Option<f64>],
-        findings: &mut Vec<String>,
-    ) -> Result<Split, StageError> {
+        scores: &Scored<'_>,
+    ) -> Result<(Split, Option<String>), StageError> {
         let [train, holdout] = self.halves(seed, prompts);
-        let train_ids: Vec<&str> = train
-            .iter()
-            .map(|&i| prompts.prompts[i].id.as_str())
-            .collect();
-        let train_scores = train
-            .iter()
-            .map(|&i| {
-                scores[i].ok_or_else(|| {
-                    StageError::Data(format!(
-                        "stage `{}` has no score for prompt `{}`",
-                        self.scores.value, prompts.prompts[i].id
-                    ))
-                })
-            })
-            .collect::<Result<Vec<f64>, _>>()?;
-        let selection = stats::top_bottom_descending(&train_ids, &train_scores, self.n.value)
+        let (ids, n) = (ids_of(prompts, &train), self.n.value);
+        let selection = stats::top_bottom_descending(&ids, &scores.of(&train)?, n)
             .map_err(|error| StageError::Data(format!("holdout seed {seed}: {error}")))?;
-        let pick = |list: &[usize]| list.iter().map(|&k| train[k]).collect::<Vec<_>>();
-        let what = format!(
-            "holdout seed {seed}, {} training prompts for {} + {}",
-            train.len(),
-            self.n.value,
-            self.n.value
-        );
-        findings.extend(direction::overlap_finding(
-            &pick(&selection.overlap),
-            prompts,
-            self.allow_overlap,
-            &what,
-        )?);
-        Ok(Split {
+        let count = train.len();
+        let what = format!("holdout seed {seed}, {count} training prompts for {n} + {n}");
+        let (groups, overlap) = scores.groups(&train, &selection, self.allow_overlap, &what)?;
+        let split = Split {
             seed,
-            groups: Groups {
-                top: pick(&selection.top),
-                bottom: pick(&selection.bottom),
-            },
             train,
             holdout,
-        })
+            groups,
+        };
+        Ok((split, overlap))
     }
 
-    /// The directions of all seeds, layer by layer within a seed. Layers that have none, as a rule for every seed, are told.
+    /// The directions of all seeds, layer by layer within a seed, and what to say of layers that have none, as a rule for every seed.
     fn directions(
         &self,
         splits: &[Split],
         inputs: &Inputs,
-        (scores, findings): (&[Option<f64>], &mut Vec<String>),
+        scores: &Scored<'_>,
         evaluator: &mut dyn Evaluate,
-    ) -> Result<Vec<Direction>, StageError> {
+    ) -> Result<(Vec<Direction>, Vec<String>), StageError> {
         let model = inputs.model(&self.direction_model)?;
         let layers = parameters::layers(&self.layer, model.config().n_layers);
         let mut directions = Vec::new();
@@ -278,43 +236,56 @@ impl Holdout {
                 settings: &self.settings,
             };
             let activations = recipe.activations(&split.groups, evaluator)?;
-            let extracted = recipe.directions(&split.groups, &activations, scores)?;
-            directions.extend(extracted.directions);
-            if !extracted.without.is_empty() {
-                let finding = recipe.left_out(&extracted.without);
+            let (found, without) = recipe.directions(&split.groups, &activations, scores)?;
+            directions.extend(found);
+            if let Some(finding) = recipe.left_out(&without) {
                 let seeds = seeds_by_finding.entry(finding).or_default();
                 seeds.push(split.seed.to_string());
             }
         }
-        findings.extend(seeds_by_finding.into_iter().map(|(finding, seeds)| {
-            match seeds.len() == splits.len() {
-                true => finding,
-                false => format!("holdout seed {}: {finding}", seeds.join(", ")),
-            }
-        }));
-        Ok(directions)
+        let of_seeds = |(finding, seeds): (String, Vec<String>)| match seeds.len() == splits.len() {
+            true => finding,
+            false => format!("holdout seed {}: {finding}", seeds.join(", ")),
+        };
+        Ok((
+            directions,
+            seeds_by_finding.into_iter().map(of_seeds).collect(),
+        ))
     }
 
     fn lines(&self, splits: &[Split], directions: &[Direction], prompts: &PromptSet) -> Vec<Line> {
         let compare = parameters::split_indices(prompts, &self.compare.value);
-        let sets_of = |seed: Option<u64>| {
-            let of_seed = splits.iter().filter(|s| Some(s.seed) == seed);
-            of_seed
-                .flat_map(|s| {
-                    [
-                        (format!("{}_train", self.split.value), s.train.clone()),
-                        (format!("{}_holdout", self.split.value), s.holdout.clone()),
-                        (self.compare.value.clone(), compare.clone()),
-                    ]
-                })
-                .collect()
+        let sets_of = |s: &Split| {
+            let [train, holdout, compared] = self.sets();
+            [
+                (train, s.train.clone()),
+                (holdout, s.holdout.clone()),
+                (compared, compare.clone()),
+            ]
         };
-        directions
-            .iter()
-            .map(|direction| Line {
-                sets: sets_of(direction.seed),
-                ..line_of(direction, self.alpha_unit)
-            })
-            .collect()
+        let line = |direction: &Direction| {
+            let of_seed = splits.iter().filter(|s| Some(s.seed) == direction.seed);
+            line_of(
+                direction,
+                self.alpha_unit,
+                of_seed.flat_map(sets_of).collect(),
+            )
+        };
+        directions.iter().map(line).collect()
     }
+
+    /// Names of the sets that each direction is tried on.
+    fn sets(&self) -> [String; 3] {
+        let split = &self.split.value;
+        [
+            format!("{split}_train"),
+            format!("{split}_holdout"),
+            self.compare.value.clone(),
+        ]
+    }
+}
+
+fn ids_of<'a>(prompts: &'a PromptSet, indices: &[usize]) -> Vec<&'a str> {
+    let prompts = indices.iter().map(|&i| &prompts.prompts[i]);
+    prompts.map(|prompt| prompt.id.as_str()).collect()
 }

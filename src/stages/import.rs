@@ -36,18 +36,15 @@ use polars::prelude::DataFrame;
 use serde_json::Value as Json;
 
 use crate::model::Site;
-use crate::spec::{Choice, Decode, Document, Fields, OneOrMany, Problems, Seeds, Spanned};
+use crate::spec::{Choice, Decode, Document, Fields, OneOrMany, Seeds, Spanned};
 
-use super::declare::{Declared, Field, KeyParts, Parameter, Table, Together, declared, parameters};
+use super::declare::{Declared, Field, KeyParts, Parameter, Table, Together};
 use super::field_types::ByContent;
-use super::parameters::{Names, PromptsName, Scores, StageOf, Summaries};
-use super::settings::Settings;
-use super::{
-    Cost, Evaluate, Forecast, Gives, InputFile, Inputs, Kind, Name, Needs, Output, Product, Stage,
-    StageError,
-};
+use super::parameters::{Names, PromptsName, ScoreStage, Summaries};
+use super::prelude::*;
+use super::{Gives, InputFile, Needs, distinct};
 use read::{Builders, Published};
-use rows::{ImportError, Row};
+use rows::Row;
 
 pub(super) static KIND: Kind = super::kind::<Import>(
     "import",
@@ -64,7 +61,7 @@ parameters! {
         /// The prompts that the file is about, for their texts.
         prompts: Option<PromptsName>,
         /// Scores of the prompts: published texts are compared with them, and the selection behind a direction is made again.
-        scores: Option<StageOf<Scores>>,
+        scores: Option<ScoreStage>,
         /// The model whose scores chose the prompts behind a direction; where `scores` are given for a sweep.
         direction_model: Option<Name>,
         /// The split that they were chosen from; where `scores` are given for a sweep.
@@ -145,12 +142,6 @@ struct FromStudy {
     threshold: f64,
 }
 
-/// How the published selection is made again.
-struct Selection<'a> {
-    model: &'a Name,
-    split: &'a Name,
-}
-
 impl Parameter for FromStudy {
     fn read(fields: &mut Fields<'_, '_>, _: &Declared, settings: &Settings) -> Option<Self> {
         Some(FromStudy {
@@ -205,7 +196,6 @@ impl Section {
     }
 }
 
-/// A file to read.
 #[derive(Clone, Debug)]
 struct File {
     path: Spanned<PathBuf>,
@@ -213,7 +203,6 @@ struct File {
     seed: Option<u64>,
 }
 
-/// The files that are read.
 struct Files {
     named: Vec<File>,
     builders: Option<File>,
@@ -233,13 +222,10 @@ impl Parameter for Files {
         let builders = fields.optional::<Spanned<String>>("builders");
         let mut resolve = |name: &Spanned<String>| files(name, seeds.as_ref(), &section, fields);
         let names = names.map(|names| names.0.iter().map(&mut resolve).collect::<Option<Vec<_>>>());
-        let builders = builders.map(|name| resolve(&name));
+        let builders = builders.map_or(Some(vec![]), |name| resolve(&name));
         Some(Files {
             named: names??.into_iter().flatten().collect(),
-            builders: match builders {
-                None => None,
-                Some(files) => files?.into_iter().next(),
-            },
+            builders: builders?.into_iter().next(),
         })
     }
 
@@ -329,20 +315,15 @@ impl Stage for Import {
 
     fn forecast(&self, inputs: &Inputs) -> Forecast {
         let files = self.read(inputs, &mut Problems::default());
-        let rows = || files.iter().flat_map(|file| &file.rows);
-        let distinct = |of: fn(&Row) -> &Option<String>| {
-            let mut found: Vec<String> = Vec::new();
-            for name in rows().filter_map(|row| of(row).as_ref()) {
-                if !found.contains(name) {
-                    found.push(name.clone());
-                }
-            }
-            found
+        let names = |of: fn(&Row) -> &Option<String>| {
+            let rows = files.iter().flat_map(|file| &file.rows);
+            let names = distinct(rows.filter_map(|row| of(row).as_ref()));
+            names.into_iter().cloned().collect()
         };
         Forecast {
             prompts: self.prompts.as_ref().map(|name| name.value.clone()),
-            models: distinct(|row| &row.model),
-            sets: distinct(|row| &row.set),
+            models: names(|row| &row.model),
+            sets: names(|row| &row.set),
             has_alpha: self.r#as.product == Product::Sweep,
             ..Forecast::default()
         }
@@ -353,17 +334,12 @@ impl Stage for Import {
         if problems.is_empty()
             && let Err(error) = self.output(files, inputs, true)
         {
-            let at = self.files.named.first().map(|file| &file.path.at);
             let message = error.to_string();
-            match at {
-                Some(at) => problems.error_at(at, message),
+            match self.files.named.first() {
+                Some(file) => problems.error_at(&file.path.at, message),
                 None => problems.error(message),
             };
         }
-    }
-
-    fn cost(&self, _inputs: &Inputs) -> Cost {
-        Cost::default()
     }
 
     fn run(&self, inputs: &Inputs, _evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
@@ -379,22 +355,13 @@ impl Stage for Import {
 }
 
 impl Import {
-    fn selection(&self) -> Option<Selection<'_>> {
-        Some(Selection {
-            model: self.direction_model.as_ref()?,
-            split: self.split.as_ref()?,
-        })
-    }
-
     /// What each of the files holds; those that cannot be read are told.
     fn read(&self, inputs: &Inputs, problems: &mut Problems) -> Vec<Published> {
         if self.r#as.product == Product::Summary {
             return Vec::new(); // rows of statistics are read beside those they are compared with
         }
-        let files = self.files.named.iter();
-        files
-            .filter_map(|file| self.read_one(file, inputs, problems))
-            .collect()
+        let read = |file| self.read_one(file, inputs, problems);
+        self.files.named.iter().filter_map(read).collect()
     }
 
     fn read_one(&self, file: &File, inputs: &Inputs, problems: &mut Problems) -> Option<Published> {
@@ -424,10 +391,8 @@ impl Import {
         inputs: &Inputs,
         is_check: bool,
     ) -> Result<Output, StageError> {
-        let (rows, builders): (Vec<_>, Vec<_>) = files
-            .into_iter()
-            .map(|file| (file.rows, file.builders))
-            .unzip();
+        let files = files.into_iter().map(|file| (file.rows, file.builders));
+        let (rows, builders): (Vec<_>, Vec<_>) = files.unzip();
         let rows: Vec<Row> = rows.into_iter().flatten().collect();
         match (self.r#as.product, &self.scores) {
             (Product::Scores, _) => tables::scores(&rows, self.study.threshold),
@@ -466,14 +431,11 @@ fn name_of(file: &File) -> String {
     name.to_string_lossy().into_owned()
 }
 
-fn text_of<'a>(name: &str, file: &'a InputFile) -> Result<&'a str, ImportError> {
+fn text_of<'a>(name: &str, file: &'a InputFile) -> Result<&'a str, StageError> {
     std::str::from_utf8(&file.bytes).map_err(|error| {
         let before = file.bytes.iter().take(error.valid_up_to());
         let line = 1 + before.filter(|byte| **byte == b'\n').count();
-        ImportError {
-            place: format!("{name}:{line}"),
-            message: "not UTF-8 text".to_string(),
-        }
+        rows::wrong(&format!("{name}:{line}"), "not UTF-8 text")
     })
 }
 
@@ -495,7 +457,5 @@ pub(crate) fn published_table(
     if !read::is_published_shape(name, text) {
         return Ok(None);
     }
-    let read = read::read(kind, name, text);
-    let read = read.map_err(|error| StageError::Data(error.to_string()))?;
-    rows::frame(&read.rows).map(Some)
+    rows::frame(&read::read(kind, name, text)?.rows).map(Some)
 }

@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use crate::figure::Figure;
 use crate::model::{Cell, Cells, ModelError, ModelHandle, Value};
 use crate::prompts::PromptSet;
-use crate::spec::{Document, Fields, Location, Problems, Spanned};
+use crate::spec::{Document, Fields, Problems, Spanned};
+use crate::stats::StatsError;
 
 mod artifacts;
 pub(crate) mod declare;
@@ -57,6 +58,14 @@ pub(crate) use table::{
     Parts, Rows, cell, groups, read_numbers, read_parquet, read_parquet_parts, read_text, text_of,
     write_csv, write_parquet,
 };
+
+/// What the file of a kind needs, whatever kind it is.
+mod prelude {
+    pub(super) use super::declare::{declared, parameters};
+    pub(super) use super::{Cost, Evaluate, Forecast, Inputs, Kind, Name, Output, Product};
+    pub(super) use super::{Settings, Stage, StageError, product};
+    pub(super) use crate::spec::Problems;
+}
 
 /// What a stage produces, as other stages and views see it; a reference to a stage of another product is an error.
 /// What is shown first of a run is shown in this order.
@@ -189,15 +198,6 @@ const fn kind<S: Stage + Parameter + 'static>(
     }
 }
 
-impl Kind {
-    const fn with_figures(self, figures: OwnFigures) -> Self {
-        Kind {
-            figures: Some(figures),
-            ..self
-        }
-    }
-}
-
 /// Every kind of stage, in the order of a study.
 pub(crate) static KINDS: &[&Kind] = &[
     &score::KIND,
@@ -230,6 +230,12 @@ pub(crate) fn folder_of_files(study: &Document) -> ([&'static str; 2], PathBuf) 
 /// A name written in a study file, with the place where it was written.
 pub(crate) type Name = Spanned<String>;
 
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.value)
+    }
+}
+
 /// The names a stage refers to; each is an edge of the study's graph or an input.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
@@ -252,6 +258,10 @@ impl Needs {
             self.models.push(name.clone());
         }
     }
+
+    fn add_stage(&mut self, name: &Name, wanted: Product) {
+        self.stages.push((name.clone(), wanted));
+    }
 }
 
 /// What a stage would ask of a model, for a plan.
@@ -266,23 +276,12 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// The product of some counts, as many cells as a script makes forward passes; the largest number there is where it would not fit.
-    pub(crate) fn of_cells(counts: &[usize]) -> Self {
-        let count = product(counts);
+    /// As many cells as a script makes forward passes.
+    pub(crate) fn of_cells(count: u64) -> Self {
         Cost {
             cells_at_most: count,
             equivalent_forward_passes: count,
             token_passes: count,
-        }
-    }
-
-    /// Both together.
-    pub(crate) fn and(self, other: Self) -> Self {
-        let sum = |of: fn(&Cost) -> u64| of(&self).saturating_add(of(&other));
-        Cost {
-            cells_at_most: sum(|c| c.cells_at_most),
-            equivalent_forward_passes: sum(|c| c.equivalent_forward_passes),
-            token_passes: sum(|c| c.token_passes),
         }
     }
 }
@@ -307,14 +306,18 @@ pub trait Stage: Declaration + Send + Sync {
     }
 
     /// What is known of the output before it is there. The forecasts of the stages it needs are among the inputs.
-    fn forecast(&self, inputs: &Inputs) -> Forecast;
+    fn forecast(&self, _inputs: &Inputs) -> Forecast {
+        Forecast::default()
+    }
 
     /// Checks what can only be known from the models' configurations, the prompt sets and the other stages' forecasts (layer ranges,
     /// split names, sizes of groups), collecting problems with their places.
-    fn check(&self, inputs: &Inputs, problems: &mut Problems);
+    fn check(&self, _inputs: &Inputs, _problems: &mut Problems) {}
 
     /// What it would ask of a model. Sizes come from the prompt sets and the other stages' forecasts.
-    fn cost(&self, inputs: &Inputs) -> Cost;
+    fn cost(&self, _inputs: &Inputs) -> Cost {
+        Cost::default()
+    }
 
     /// Computes the output.
     ///
@@ -372,9 +375,8 @@ pub struct Inputs {
 
 impl Inputs {
     pub(crate) fn model(&self, name: &Name) -> Result<&Arc<ModelHandle>, StageError> {
-        self.models
-            .get(&name.value)
-            .ok_or_else(|| StageError::Internal(format!("model `{}` was not provided", name.value)))
+        let missing = || StageError::Internal(format!("model `{name}` was not provided"));
+        self.models.get(&name.value).ok_or_else(missing)
     }
 
     pub(crate) fn models_named(
@@ -385,16 +387,14 @@ impl Inputs {
     }
 
     pub(crate) fn prompt_set(&self, name: &Name) -> Result<&Arc<PromptSet>, StageError> {
-        self.prompts.get(&name.value).ok_or_else(|| {
-            StageError::Internal(format!("prompt set `{}` was not provided", name.value))
-        })
+        let missing = || StageError::Internal(format!("prompt set `{name}` was not provided"));
+        self.prompts.get(&name.value).ok_or_else(missing)
     }
 
     /// What the stage of that name left.
     pub(crate) fn stage(&self, name: &Name) -> Result<&Arc<Artifacts>, StageError> {
-        self.stages
-            .get(&name.value)
-            .ok_or_else(|| StageError::Internal(format!("stage `{}` has not run", name.value)))
+        let missing = || StageError::Internal(format!("stage `{name}` has not run"));
+        self.stages.get(&name.value).ok_or_else(missing)
     }
 }
 
@@ -409,6 +409,27 @@ pub struct Output {
     pub(crate) directions: Vec<Direction>,
     /// Sentences worth a reader's attention (an overlap, prompts left out).
     pub(crate) findings: Vec<String>,
+}
+
+impl Output {
+    /// Tables, and no more.
+    fn of(tables: Vec<(String, DataFrame)>) -> Self {
+        Output {
+            tables,
+            ..Output::default()
+        }
+    }
+}
+
+/// Each of some values once, in the order of first appearance.
+fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut once = Vec::new();
+    for value in values {
+        if !once.contains(&value) {
+            once.push(value);
+        }
+    }
+    once
 }
 
 /// Why a stage gave no output.
@@ -458,23 +479,15 @@ impl From<ModelError> for StageError {
     }
 }
 
-impl From<polars::error::PolarsError> for StageError {
-    fn from(error: polars::error::PolarsError) -> Self {
-        StageError::Internal(format!("table: {error}"))
+/// A statistic that cannot be computed is the data's fault.
+impl From<StatsError> for StageError {
+    fn from(error: StatsError) -> Self {
+        StageError::Data(error.to_string())
     }
 }
 
-/// Says that a layer does not exist in a model, at the place where it was written.
-fn check_layer(layer: usize, at: &Location, model: &str, n_layers: usize, problems: &mut Problems) {
-    if layer >= n_layers {
-        problems
-            .error_at(
-                at,
-                format!("layer `{layer}` is out of range for model `{model}`"),
-            )
-            .label(format!(
-                "the model has {n_layers} layers, 0 to {}",
-                n_layers - 1
-            ));
+impl From<polars::error::PolarsError> for StageError {
+    fn from(error: polars::error::PolarsError) -> Self {
+        StageError::Internal(format!("table: {error}"))
     }
 }

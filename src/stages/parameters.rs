@@ -1,17 +1,16 @@
 //! Types of parameters that stages share, and checks of them against models and prompt sets.
 
-use std::marker::PhantomData;
 use std::ops::Deref;
 
 use serde_json::{Value as Json, json};
 
 use crate::model::Site;
 use crate::prompts::{Prompt, PromptSet};
-use crate::spec::{Choice, Decode, Layers, Node, OneOrMany, Problems, Spanned};
+use crate::spec::{Choice, Decode, Layers, Node, OneOrMany, Problems, Spanned, suggest};
 
 use super::declare::{FieldType, Keyed};
 use super::field_types::wrappers;
-use super::{Inputs, Name, Needs, Product, StageError, check_layer};
+use super::{Inputs, Name, Needs, Product, StageError};
 
 wrappers! {
     /// The name of a model. It is shown in tables, and so is in the key beside the model's content.
@@ -21,14 +20,25 @@ wrappers! {
     /// The name of a prompt set.
     PromptsName(Name): ByContent, |name, needs| needs.prompts.push(name.clone());
     /// Names of summaries, which are shown.
-    Summaries(Names): ByValue, |names, needs| {
-        let summaries = names.0.iter().map(|name| (name.clone(), Product::Summary));
-        needs.stages.extend(summaries);
-    };
+    Summaries(Names): ByValue, |names, needs| names.0.iter().for_each(|name| needs.add_stage(name, Product::Summary));
     /// Layers that each of several models is edited at. Which these are depends on the models, where it is said with `all`.
     LayersOfEach(Layers): ByValue, |layers, needs| needs.depths |= *layers == Layers::All;
     /// Whether a text ends with an end-of-text token: which these are, the models say.
     StopAtEnd(bool): ByValue, |stops, needs| needs.ends = *stops;
+}
+
+/// Names of stages, by what the stages give.
+macro_rules! stages_of {
+    ($($name:ident: $product:ident),+) => {$(
+        wrappers! {
+            $name(Name): ByContent, |name, needs| needs.add_stage(name, Product::$product),
+                format!("The name of a stage that gives {}.", Product::$product.noun());
+        }
+    )+};
+}
+
+stages_of! {
+    ScoreStage: Scores, DirectionStage: Directions, SweepStage: Sweep, TextStage: Texts
 }
 
 /// Names, none twice.
@@ -116,63 +126,6 @@ bounded! {
         Some("expected a number from 0 to 1");
 }
 
-/// What a stage of another kind has to give; see [`StageOf`].
-pub(super) trait Makes {
-    const PRODUCT: Product;
-}
-
-macro_rules! products {
-    ($($name:ident),+) => {$(
-        #[derive(Clone, Debug)]
-        pub(super) struct $name;
-
-        impl Makes for $name {
-            const PRODUCT: Product = Product::$name;
-        }
-    )+};
-}
-
-products!(Scores, Directions, Sweep, Texts);
-
-/// The name of a stage that gives `P`.
-#[derive(Clone, Debug)]
-pub(super) struct StageOf<P>(Name, PhantomData<P>);
-
-impl<P> Deref for StageOf<P> {
-    type Target = Name;
-
-    fn deref(&self) -> &Name {
-        &self.0
-    }
-}
-
-impl<P: Makes> Decode for StageOf<P> {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-        Name::decode(node, problems).map(|name| Self(name, PhantomData))
-    }
-
-    fn expected() -> String {
-        Name::expected()
-    }
-}
-
-impl<P: Makes> FieldType for StageOf<P> {
-    const KEYED: Keyed = Keyed::ByContent;
-
-    fn schema() -> Json {
-        let wanted = P::PRODUCT.noun();
-        json!({ "type": "string", "description": format!("The name of a stage that gives {wanted}.") })
-    }
-
-    fn key(&self) -> Json {
-        json!(self.0.value)
-    }
-
-    fn refer(&self, needs: &mut Needs) {
-        needs.stages.push((self.0.clone(), P::PRODUCT));
-    }
-}
-
 /// Sites of the width of the residual stream, by their short names and those of TransformerLens.
 impl Choice for Site {
     const CHOICES: &'static [(&'static str, Self, &'static str)] = &RESIDUAL_SITES;
@@ -208,57 +161,46 @@ pub(super) fn layers(wanted: &Layers, n_layers: usize) -> Vec<usize> {
     }
 }
 
-/// Checks a layer list against every model named.
-pub(super) fn check_layers(
-    wanted: &Layers,
-    names: &[Name],
-    inputs: &Inputs,
-    problems: &mut Problems,
-) {
-    let Layers::List(list) = wanted else { return };
-    for name in names {
-        let Some(model) = inputs.models.get(&name.value) else {
-            continue;
-        };
-        let n_layers = model.config().n_layers;
-        let mut reported = None;
-        for layer in list {
+pub(super) fn known_layers(n_layers: usize) -> String {
+    format!("the model has {n_layers} layers, 0 to {}", n_layers - 1)
+}
+
+impl Inputs {
+    /// Checks a layer list against every model named.
+    pub(super) fn check_layers(&self, wanted: &Layers, names: &[Name], problems: &mut Problems) {
+        let Layers::List(list) = wanted else { return };
+        for name in names {
+            let n_layers = self.n_layers(&name.value);
+            let is_beyond = |layer: usize| n_layers > 0 && layer >= n_layers;
+            let beyond: Vec<_> = list.iter().filter(|l| is_beyond(l.value)).collect();
             // The layers of a range stand in one place; one of them is enough.
-            if layer.value >= n_layers && reported != Some(&layer.at) {
-                check_layer(layer.value, &layer.at, &name.value, n_layers, problems);
-                reported = Some(&layer.at);
+            for layers in beyond.chunk_by(|a, b| a.at == b.at) {
+                let layer = layers[0].value;
+                let message = format!("layer `{layer}` is out of range for model `{name}`");
+                problems
+                    .error_at(&layers[0].at, message)
+                    .label(known_layers(n_layers));
             }
         }
     }
-}
 
-/// Checks that a prompt set has the split that a stage names. Whether it has.
-pub(super) fn check_split(
-    split: &Name,
-    prompts: &Name,
-    inputs: &Inputs,
-    problems: &mut Problems,
-) -> bool {
-    let Some(set) = inputs.prompts.get(&prompts.value) else {
-        return false;
-    };
-    let known = set.splits();
-    let is_known = known.contains(&split.value.as_str());
-    if !is_known {
-        let diagnostic = problems.error_at(
-            &split.at,
-            format!(
-                "prompt set `{}` has no split `{}`",
-                prompts.value, split.value
-            ),
-        );
-        let meant = crate::spec::suggest(&split.value, known.iter().copied());
-        match meant {
-            Some(meant) => diagnostic.label(format!("did you mean `{meant}`?")),
-            None => diagnostic.label(format!("its splits are `{}`", known.join("`, `"))),
+    /// Checks that a prompt set has the split that a stage names. Whether it has.
+    pub(super) fn check_split(&self, split: &Name, set: &Name, problems: &mut Problems) -> bool {
+        let Some(prompts) = self.prompts.get(&set.value) else {
+            return false;
         };
+        let known = prompts.splits();
+        let is_known = known.contains(&split.value.as_str());
+        if !is_known {
+            let message = format!("prompt set `{set}` has no split `{split}`");
+            let label = match suggest(&split.value, known.iter().copied()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("its splits are `{}`", known.join("`, `")),
+            };
+            problems.error_at(&split.at, message).label(label);
+        }
+        is_known
     }
-    is_known
 }
 
 /// Checks that a ranking of `available` prompts has n at the top and n at the bottom; `whose` says whose they are.
@@ -269,15 +211,14 @@ pub(super) fn check_group_size(
     allow_overlap: bool,
     problems: &mut Problems,
 ) {
-    let most = if allow_overlap {
-        available
-    } else {
-        available / 2
+    let most = match allow_overlap {
+        true => available,
+        false => available / 2,
     };
-    if n.value <= most {
+    let count = n.value;
+    if count <= most {
         return;
     }
-    let count = n.value;
     let message = format!(
         "`n = {count}` asks for {count} prompts at the top and {count} at the bottom, but {whose}"
     );
@@ -286,6 +227,12 @@ pub(super) fn check_group_size(
     if !allow_overlap && count <= available {
         diagnostic.help("lower `n`, or set `allow_overlap = true` to let prompts be in both groups and have it recorded");
     }
+}
+
+/// Indices of at most `limit` prompts of each split, split by split.
+pub(super) fn first_indices(set: &PromptSet, splits: &[&str], limit: usize) -> Vec<usize> {
+    let of_split = |split: &&str| split_indices(set, split).into_iter().take(limit);
+    splits.iter().flat_map(of_split).collect()
 }
 
 /// Indices of a split's prompts, in file order.

@@ -13,20 +13,19 @@
 mod experiment;
 mod pairing;
 
+use std::sync::Arc;
+
 use serde_json::Value as Json;
 
 use crate::model::{HookPoint, ModelHandle, Site};
 use crate::prompts::PromptSet;
-use crate::spec::{Choice, Decode, Fields, Layers, Node, OneOrMany, Problems, Spanned, suggest};
+use crate::spec::{Choice, Decode, Fields, Layers, Node, OneOrMany, Spanned, suggest};
 
-use super::declare::{
-    Declaration, Declared, Field, FieldType, KeyParts, Parameter, declared, parameters,
-};
-use super::field_types::one_or_many;
+use super::declare::{Declaration, Declared, Field, FieldType, KeyParts, Parameter};
+use super::field_types::{choices, one_or_many};
 use super::parameters::{self, Count, Floor, Position, PromptsName};
-use super::settings::Settings;
+use super::prelude::*;
 use super::sweep;
-use super::{Cost, Evaluate, Forecast, Inputs, Kind, Output, Product, Stage, StageError, product};
 
 use experiment::{Effects, Experiment, Side, Variant};
 use pairing::Pairing;
@@ -64,12 +63,11 @@ enum Depth {
     LastK,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-struct LastK;
-
-impl Choice for LastK {
-    const CHOICES: &'static [(&'static str, Self, &'static str)] =
-        &[("last_k", LastK, "the last K layers, for every K")];
+choices! {
+    enum Cumulative {
+        /// the last K layers, for every K
+        LastK = "last_k",
+    }
 }
 
 /// `cumulative` or `layer`, of which there must be one.
@@ -78,7 +76,7 @@ impl Parameter for Depth {
         let Some(node) = fields.node("cumulative") else {
             return fields.required("layer").map(Depth::Each);
         };
-        let last_k = fields.optional::<LastK>("cumulative");
+        let cumulative = fields.optional::<Cumulative>("cumulative");
         if let Some(layer) = fields.node("layer") {
             fields
                 .problems()
@@ -87,13 +85,13 @@ impl Parameter for Depth {
                 .related(&node.at, "given here");
             return None;
         }
-        last_k.map(|LastK| Depth::LastK)
+        cumulative.map(|Cumulative::LastK| Depth::LastK)
     }
 
     fn add_key(&self, name: &'static str, key: &mut KeyParts) {
         let patched = match self {
             Depth::Each(layers) => layers.key(),
-            Depth::LastK => LastK.name().into(),
+            Depth::LastK => Cumulative::LastK.name().into(),
         };
         key.insert(name.to_string(), patched);
     }
@@ -102,7 +100,7 @@ impl Parameter for Depth {
         let layer =
             "Layers that are patched, one at a time. One of `layer` and `cumulative` is given.";
         vec![
-            Field::optional::<LastK>("cumulative", "Patches several layers at once."),
+            Field::optional::<Cumulative>("cumulative", "Patches several layers at once."),
             Field::optional::<Layers>("layer", layer),
         ]
     }
@@ -146,11 +144,9 @@ impl FieldType for Sites {
 
 fn unknown_site(name: &Spanned<String>, problems: &mut Problems) {
     let known = Site::RESIDUAL.map(Site::short_name);
+    let message = format!("`{name}` is not a site that can be patched");
     let diagnostic = problems
-        .error_at(
-            &name.at,
-            format!("`{}` is not a site that can be patched", name.value),
-        )
+        .error_at(&name.at, message)
         .help(format!("sites: `{}`", known.join("`, `")));
     if let Some(meant) = suggest(&name.value, known) {
         diagnostic.label(format!("did you mean `{meant}`?"));
@@ -168,25 +164,20 @@ impl Depth {
 
     /// What is patched, site by site.
     fn variants(&self, sites: &[Site], n_layers: usize) -> Vec<Variant> {
-        let layers: Vec<(usize, Vec<usize>)> = match self {
-            Depth::Each(layers) => {
-                let layers = parameters::layers(layers, n_layers).into_iter();
-                layers.map(|layer| (layer, vec![layer])).collect()
-            }
-            Depth::LastK => {
-                let last = |k| (k, (n_layers - k..n_layers).collect());
-                (1..=n_layers).map(last).collect()
-            }
+        let numbers = match self {
+            Depth::Each(layers) => parameters::layers(layers, n_layers),
+            Depth::LastK => (1..=n_layers).collect(),
         };
-        let mut variants = Vec::with_capacity(sites.len() * layers.len());
-        for &site in sites {
-            variants.extend(layers.iter().cloned().map(|(number, layers)| Variant {
-                site,
-                number,
-                layers,
-            }));
-        }
-        variants
+        let variant = |site, number| Variant {
+            site,
+            number,
+            layers: match self {
+                Depth::Each(_) => vec![number],
+                Depth::LastK => (n_layers - number..n_layers).collect(),
+            },
+        };
+        let of_site = |&site| numbers.iter().map(move |&number| variant(site, number));
+        sites.iter().flat_map(of_site).collect()
     }
 }
 
@@ -200,7 +191,7 @@ impl Stage for Patch {
         if let Depth::Each(layers) = &self.layer {
             // Of two models of one depth, which `pairing` asks for, one is enough.
             let (_, recipient) = self.pairing.models();
-            parameters::check_layers(layers, std::slice::from_ref(recipient), inputs, problems);
+            inputs.check_layers(layers, std::slice::from_ref(recipient), problems);
         }
     }
 
@@ -223,13 +214,11 @@ impl Stage for Patch {
         let experiment = self.experiment(inputs)?;
         let effects = experiment.measure(evaluator)?;
         let number = self.layer.column();
+        let means = experiment.means(&effects, number, self.floor.value)?;
         Ok(Output {
             tables: vec![
                 (String::new(), experiment.table(&effects, number)?),
-                (
-                    "mean".to_string(),
-                    experiment.means(&effects, number, self.floor.value)?,
-                ),
+                ("mean".to_string(), means),
             ],
             findings: self.findings(experiment.prompts, &effects),
             ..Output::default()
@@ -244,47 +233,40 @@ impl Patch {
 
     fn experiment<'a>(&self, inputs: &'a Inputs) -> Result<Experiment<'a>, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let (donor_name, recipient_name) = self.pairing.models();
-        let donor = self.side(inputs.model(donor_name)?, prompts)?;
-        let recipient = match recipient_name.value == donor_name.value {
-            true => donor.clone(),
-            false => self.side(inputs.model(recipient_name)?, prompts)?,
+        let (donor, recipient) = self.pairing.models();
+        let models = [inputs.model(donor)?, inputs.model(recipient)?];
+        let fed = sweep::tokens_of_each(&models, prompts, &self.settings)?;
+        let mut fed = fed.into_iter();
+        let mut side = |model: &Arc<ModelHandle>| -> Result<Side, StageError> {
+            Ok(Side {
+                name: model.name().to_string(),
+                fingerprint: model.fingerprint(),
+                n_layers: model.config().n_layers,
+                tokens: fed.next().unwrap_or_default(),
+                readout: self.settings.readout(model)?,
+            })
         };
-        if matches!(self.pairing, Pairing::Models { .. }) {
-            let models = [inputs.model(donor_name)?, inputs.model(recipient_name)?];
-            sweep::tokens_of_each(&models, prompts, &self.settings)?;
-        }
+        let [donor, recipient] = models.map(&mut side);
+        let recipient = recipient?;
         Ok(Experiment {
             variants: self.layer.variants(&self.site.0, recipient.n_layers),
             pairs: self.pairing.pairs(prompts, self.limit()),
             position: self.position.value,
-            donor,
+            donor: donor?,
             recipient,
             prompts,
         })
     }
 
-    fn side(&self, model: &ModelHandle, prompts: &PromptSet) -> Result<Side, StageError> {
-        Ok(Side {
-            name: model.name().to_string(),
-            fingerprint: model.fingerprint(),
-            n_layers: model.config().n_layers,
-            tokens: sweep::tokens_of(model, prompts, &self.settings)?,
-            readout: self.settings.readout(model)?,
-        })
-    }
-
     fn findings(&self, prompts: &PromptSet, effects: &Effects) -> Vec<String> {
         let mut findings: Vec<String> = self.pairing.finding(prompts).into_iter().collect();
+        let (all, floor) = (effects.donor.len(), self.floor.value);
         let scores = effects.donor.iter().zip(&effects.recipient);
-        let close =
-            scores.filter(|(donor, recipient)| (*donor - *recipient).abs() < self.floor.value);
+        let close = scores.filter(|(donor, recipient)| (*donor - *recipient).abs() < floor);
         let left_out = close.count();
         if left_out > 0 {
             findings.push(format!(
-                "{left_out} of {} pairs are left out of the recovery: donor and recipient differ by less than {}",
-                effects.donor.len(),
-                self.floor.value
+                "{left_out} of {all} pairs are left out of the recovery: donor and recipient differ by less than {floor}"
             ));
         }
         let sites = self.site.0.iter();

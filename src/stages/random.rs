@@ -3,17 +3,17 @@
 //! A vector depends on (seed, d_model) alone, so layers share it: libtorch's CPU generator with `manual_seed(seed)`, float32. (The
 //! published study drew on the GPU; its vectors cannot be made again elsewhere, their distribution can.) Table: that of a sweep.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::model::{Site, random_unit_vector};
-use crate::spec::{Fields, Layers, Problems, Seeds};
+use crate::model::{ModelHandle, Site, random_unit_vector};
+use crate::spec::{Fields, Layers, Seeds};
 
-use super::declare::{Together, declared, parameters};
-use super::parameters::{self, Alphas, Directions, Models, Position, PromptsName, StageOf};
-use super::settings::Settings;
-use super::sweep::{self, AlphaUnit, Line, Mode, Sweep};
-use super::{Cost, Evaluate, Forecast, Inputs, Kind, Name, Output, Product, Stage, StageError};
+use super::declare::Together;
+use super::direction::Direction;
+use super::parameters::{self, Alphas, DirectionStage, Models, Position, PromptsName};
+use super::prelude::*;
+use super::sweep::{self, AlphaUnit, Line, Mode, Set, Sweep};
 
 pub(super) static KIND: Kind = super::kind::<Random>(
     "random",
@@ -49,7 +49,7 @@ parameters! {
         /// The unit of α.
         alpha_unit: AlphaUnit = "unit",
         /// The stage whose direction at a layer says how long a unit is there; where `alpha_unit` is not `unit`.
-        reference: Option<StageOf<Directions>>,
+        reference: Option<DirectionStage>,
     }
 }
 
@@ -73,25 +73,21 @@ impl Stage for Random {
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
-        parameters::check_layers(&self.layer, &self.model, inputs, problems);
+        inputs.check_layers(&self.layer, &self.model, problems);
         let Some(reference) = &self.unit.reference else {
             return;
         };
-        let learned: Vec<usize> = inputs
-            .expected_directions(reference)
-            .iter()
-            .map(|direction| direction.layer)
-            .collect();
-        let deepest = self.model.iter().map(|m| inputs.n_layers(&m.value)).max();
-        let layers = parameters::layers(&self.layer, deepest.unwrap_or(0));
+        let expected = inputs.expected_directions(reference).iter();
+        let learned: Vec<usize> = expected.map(|direction| direction.layer).collect();
+        let layers = self.layers(inputs);
         let without = layers.iter().find(|layer| !learned.contains(layer));
         if let (false, Some(layer)) = (learned.is_empty(), without) {
+            let Name { value: stage, at } = &**reference;
             let message = format!(
-                "stage `{}` makes no direction at layer {layer} to take the unit of α from",
-                reference.value
+                "stage `{stage}` makes no direction at layer {layer} to take the unit of α from"
             );
             problems
-                .error_at(&reference.at, message)
+                .error_at(at, message)
                 .label(format!("it makes directions at {learned:?}"));
         }
     }
@@ -101,63 +97,31 @@ impl Stage for Random {
             let n_layers = inputs.n_layers(&model.value);
             parameters::layers(&self.layer, n_layers).len()
         };
-        Cost::of_cells(&[
+        Cost::of_cells(product(&[
             self.seed.0.len(),
             self.model.iter().map(layers).sum(),
             self.alpha.len(),
             sweep::prompt_count(inputs, &self.prompts),
-        ])
+        ]))
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let models = inputs.models_named(&self.model)?;
-        if models.len() > 1 {
-            sweep::tokens_of_each(&models, prompts, &self.settings)?;
-        }
+        let sweep = Sweep {
+            models: inputs.models_named(&self.model)?,
+            prompts,
+            alphas: &self.alpha,
+            position: self.position.value,
+            mode: Mode::Add,
+            settings: &self.settings,
+        };
         let sets = sweep::sets_by_split(prompts);
-        let builders = Arc::new(HashSet::new());
-        let (mut sweeps, mut without) = (Vec::new(), BTreeSet::new());
+        let mut without = BTreeSet::new();
+        let lines = |model: &ModelHandle| self.lines(model, &sets, inputs, &mut without);
         // Models of different width need vectors of different length.
-        for model in models {
-            let config = model.config();
-            let vectors = self
-                .seed
-                .iter()
-                .map(|seed| Ok((seed, Arc::new(random_unit_vector(seed, config.d_model)?))))
-                .collect::<Result<Vec<_>, StageError>>()?;
-            let mut lines = Vec::new();
-            for layer in parameters::layers(&self.layer, config.n_layers) {
-                let Some(unit_length) = self.unit_length(layer, inputs)? else {
-                    without.insert(layer);
-                    continue;
-                };
-                for (seed, vector) in &vectors {
-                    lines.push(Line {
-                        direction: "random".to_string(),
-                        seed: Some(*seed),
-                        layer,
-                        site: self.site,
-                        vector: Arc::clone(vector),
-                        unit_length,
-                        sets: Arc::clone(&sets),
-                        builders: Arc::clone(&builders),
-                    });
-                }
-            }
-            let sweep = Sweep {
-                models: vec![model],
-                prompts,
-                lines,
-                alphas: &self.alpha,
-                position: self.position.value,
-                mode: Mode::Add,
-                settings: &self.settings,
-            };
-            sweeps.push(sweep.run(evaluator)?);
-        }
+        let swept = sweep.run(|_, _| false, lines, evaluator)?;
         Ok(Output {
-            parts: Some(Arc::new(sweeps)),
+            parts: Some(Arc::new(swept)),
             findings: self.left_out(&without).into_iter().collect(),
             ..Output::default()
         })
@@ -165,24 +129,55 @@ impl Stage for Random {
 }
 
 impl Random {
+    /// All layers that are named, of the deepest model.
+    fn layers(&self, inputs: &Inputs) -> Vec<usize> {
+        let deepest = self.model.iter().map(|m| inputs.n_layers(&m.value)).max();
+        parameters::layers(&self.layer, deepest.unwrap_or(0))
+    }
+
+    /// Every vector at every layer of a model; layers that have none are added to those `without`.
+    fn lines(
+        &self,
+        model: &ModelHandle,
+        sets: &Arc<[Set]>,
+        inputs: &Inputs,
+        without: &mut BTreeSet<usize>,
+    ) -> Result<Vec<Line>, StageError> {
+        let config = model.config();
+        let vector = |seed| Ok((seed, Arc::new(random_unit_vector(seed, config.d_model)?)));
+        let vectors = self.seed.iter().map(vector);
+        let vectors = vectors.collect::<Result<Vec<_>, StageError>>()?;
+        let mut lines = Vec::new();
+        for layer in parameters::layers(&self.layer, config.n_layers) {
+            let Some(unit_length) = self.unit_length(layer, inputs)? else {
+                without.insert(layer);
+                continue;
+            };
+            lines.extend(vectors.iter().map(|(seed, vector)| Line {
+                direction: "random".to_string(),
+                seed: Some(*seed),
+                layer,
+                site: self.site,
+                vector: Arc::clone(vector),
+                unit_length,
+                sets: Arc::clone(sets),
+                builders: Arc::default(),
+            }));
+        }
+        Ok(lines)
+    }
+
     /// Length of one unit of α at a layer, by the reference direction there; none where it has none, as long as it has one elsewhere.
     fn unit_length(&self, layer: usize, inputs: &Inputs) -> Result<Option<f64>, StageError> {
         let Some(name) = &self.unit.reference else {
             return Ok(Some(1.0));
         };
-        let output = inputs.stage(name)?;
-        let at = |layer| output.directions.iter().find(|d| d.layer == layer);
-        if let Some(direction) = at(layer) {
-            return Ok(Some(
-                self.unit
-                    .alpha_unit
-                    .length(direction.pre_norm, direction.resid_norm),
-            ));
-        }
-        let deepest = self.model.iter().map(|m| inputs.n_layers(&m.value)).max();
-        let layers = parameters::layers(&self.layer, deepest.unwrap_or(0));
-        match layers.into_iter().any(|layer| at(layer).is_some()) {
-            true => Ok(None),
+        let directions = &inputs.stage(name)?.directions;
+        let at = |layer| directions.iter().find(|d| d.layer == layer);
+        let length = |d: &Direction| self.unit.alpha_unit.length(d.pre_norm, d.resid_norm);
+        let found = at(layer).map(length);
+        match found.is_some() || self.layers(inputs).into_iter().any(|l| at(l).is_some()) {
+            true => Ok(found),
             false => Err(StageError::Data(format!(
                 "stage `{}` has no direction at layer {layer} to take the unit of α from",
                 name.value
@@ -192,11 +187,8 @@ impl Random {
 
     /// What to say of layers that were left out.
     fn left_out(&self, layers: &BTreeSet<usize>) -> Option<String> {
-        let reference = self
-            .unit
-            .reference
-            .as_ref()
-            .filter(|_| !layers.is_empty())?;
+        let reference = self.unit.reference.as_ref();
+        let reference = reference.filter(|_| !layers.is_empty())?;
         let numbers: Vec<String> = layers.iter().map(usize::to_string).collect();
         Some(format!(
             "left out at layer {}: stage `{}` has no direction there to take the unit of α from",

@@ -6,15 +6,12 @@
 use polars::prelude::DataFrame;
 
 use crate::model::Cell;
-use crate::spec::Problems;
 use crate::stats;
 
-use super::declare::{declared, parameters};
 use super::parameters::{Models, PromptsName};
-use super::settings::Settings;
+use super::prelude::*;
 use super::sweep;
 use super::table::{self, Rows};
-use super::{Cost, Evaluate, Forecast, Inputs, Kind, Output, Product, Stage, StageError};
 
 pub(super) static KIND: Kind =
     super::kind::<Score>("score", 2, Product::Scores, "refusal score of every prompt");
@@ -34,10 +31,9 @@ impl Stage for Score {
         Forecast::about(&self.model, &self.prompts)
     }
 
-    fn check(&self, _inputs: &Inputs, _problems: &mut Problems) {}
-
     fn cost(&self, inputs: &Inputs) -> Cost {
-        Cost::of_cells(&[self.model.len(), sweep::prompt_count(inputs, &self.prompts)])
+        let prompts = sweep::prompt_count(inputs, &self.prompts);
+        Cost::of_cells(product(&[self.model.len(), prompts]))
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
@@ -47,58 +43,46 @@ impl Stage for Score {
         let fed = sweep::tokens_of_each(&models, prompts, &self.settings)?;
         for (model, tokens) in models.iter().zip(fed) {
             let readout = self.settings.readout(model)?;
-            let n_layers = model.config().n_layers;
-            cells.extend(tokens.into_iter().map(|tokens| {
-                Cell::new(
-                    model.fingerprint(),
-                    tokens,
-                    vec![],
-                    readout.clone(),
-                    n_layers,
-                )
-            }));
+            let (model, n_layers) = (model.fingerprint(), model.config().n_layers);
+            let cell = |tokens| Cell::new(model, tokens, vec![], readout.clone(), n_layers);
+            cells.extend(tokens.into_iter().map(cell));
         }
         let scores = sweep::scores(evaluator.evaluate(&cells)?)?;
         let prompts_of = self.model.iter().flat_map(|model| {
             let all = prompts.prompts.iter();
             all.map(move |prompt| (model, prompt))
         });
-        let scored: Vec<Scored> = prompts_of
-            .zip(scores)
-            .map(|((model, prompt), score)| Scored {
-                model: model.value.clone(),
-                id: prompt.id.clone(),
-                split: prompt.split.clone(),
-                category: prompt.category.clone(),
-                score,
-            })
-            .collect();
-        Ok(Output {
-            tables: tables(&scored, self.settings.score.threshold)?,
-            ..Output::default()
-        })
+        let scored = prompts_of.zip(scores);
+        let scored = scored.map(|((model, prompt), score)| Scored {
+            model: &model.value,
+            id: &prompt.id,
+            split: &prompt.split,
+            category: &prompt.category,
+            score,
+        });
+        let scored: Vec<Scored<'_>> = scored.collect();
+        Ok(Output::of(tables(&scored, self.settings.score.threshold)?))
     }
 }
 
-/// A prompt's score on a model.
-#[derive(Clone, Debug)]
-pub(super) struct Scored {
-    pub(crate) model: String,
-    pub(crate) id: String,
-    pub(crate) split: String,
-    pub(crate) category: String,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scored<'a> {
+    pub(crate) model: &'a str,
+    pub(crate) id: &'a str,
+    pub(crate) split: &'a str,
+    pub(crate) category: &'a str,
     pub(crate) score: f64,
 }
 
 /// The stage's tables. Rows come model by model.
 pub(super) fn tables(
-    scored: &[Scored],
+    scored: &[Scored<'_>],
     threshold: f64,
 ) -> Result<Vec<(String, DataFrame)>, StageError> {
     let long = long(scored, threshold)?;
     let means = means(scored, &long, threshold)?;
     let mut tables = vec![(String::new(), long), ("means".to_string(), means)];
-    let models: Vec<&[Scored]> = scored.chunk_by(|a, b| a.model == b.model).collect();
+    let models: Vec<&[Scored<'_>]> = scored.chunk_by(|a, b| a.model == b.model).collect();
     if let [first, second] = models[..]
         && first.len() == second.len()
     {
@@ -107,20 +91,19 @@ pub(super) fn tables(
     Ok(tables)
 }
 
-fn long(scored: &[Scored], threshold: f64) -> Result<DataFrame, StageError> {
+fn long(scored: &[Scored<'_>], threshold: f64) -> Result<DataFrame, StageError> {
     Rows::of(scored)
-        .text("model", |row| &row.model)
-        .text("id", |row| &row.id)
-        .text("split", |row| &row.split)
-        .text("category", |row| &row.category)
+        .text("model", |row| row.model)
+        .text("id", |row| row.id)
+        .text("split", |row| row.split)
+        .text("category", |row| row.category)
         .number("score", |row| row.score)
         .flag("refused", |row| row.score > threshold)
         .frame()
 }
 
-/// The scores of a model and split, described.
 struct Described<'a> {
-    first: &'a Scored,
+    first: Scored<'a>,
     n: usize,
     mean: Option<f64>,
     mean_interval: Option<stats::Interval>,
@@ -129,49 +112,38 @@ struct Described<'a> {
 }
 
 /// Mean score with a bootstrap interval and refusal rate with a Wilson interval, both 95 %, per model and split.
-fn means(scored: &[Scored], long: &DataFrame, threshold: f64) -> Result<DataFrame, StageError> {
-    let failed = |error: stats::StatsError| StageError::Internal(error.to_string());
+fn means(scored: &[Scored<'_>], long: &DataFrame, threshold: f64) -> Result<DataFrame, StageError> {
     let mut described = Vec::new();
     for rows in table::groups(long, &["model", "split"])? {
         let scores: Vec<f64> = rows.iter().map(|&row| scored[row].score).collect();
         let refused = scores.iter().filter(|&&s| s > threshold).count() as u64;
         described.push(Described {
-            first: &scored[rows[0]],
+            first: scored[rows[0]],
             n: rows.len(),
-            mean: stats::mean(&scores).map_err(failed)?,
-            mean_interval: stats::bootstrap_mean(&scores, 0).map_err(failed)?,
+            mean: stats::mean(&scores)?,
+            mean_interval: stats::bootstrap_mean(&scores, 0)?,
             rate: refused as f64 / scores.len() as f64,
-            rate_interval: stats::wilson(refused, scores.len() as u64).map_err(failed)?,
+            rate_interval: stats::wilson(refused, scores.len() as u64)?,
         });
     }
     Rows::of(&described)
-        .text("model", |row| &row.first.model)
-        .text("split", |row| &row.first.split)
+        .text("model", |row| row.first.model)
+        .text("split", |row| row.first.split)
         .integer("n", |row| row.n as i64)
         .number("mean", |row| row.mean)
-        .number("mean_low", |row| {
-            row.mean_interval.map(|interval| interval.low)
-        })
-        .number("mean_high", |row| {
-            row.mean_interval.map(|interval| interval.high)
-        })
+        .ends(["mean_low", "mean_high"], |row| row.mean_interval)
         .number("refusal_rate", |row| row.rate)
-        .number("rate_low", |row| {
-            row.rate_interval.map(|interval| interval.low)
-        })
-        .number("rate_high", |row| {
-            row.rate_interval.map(|interval| interval.high)
-        })
+        .ends(["rate_low", "rate_high"], |row| row.rate_interval)
         .frame()
 }
 
-fn wide(first: &[Scored], second: &[Scored]) -> Result<DataFrame, StageError> {
-    let pairs: Vec<(&Scored, &Scored)> = first.iter().zip(second).collect();
-    let name = |of: &[Scored]| format!("s_{}", of.first().map_or("", |row| &row.model));
+fn wide(first: &[Scored<'_>], second: &[Scored<'_>]) -> Result<DataFrame, StageError> {
+    let pairs: Vec<(&Scored<'_>, &Scored<'_>)> = first.iter().zip(second).collect();
+    let name = |of: &[Scored<'_>]| format!("s_{}", of.first().map_or("", |row| row.model));
     Rows::of(&pairs)
-        .text("id", |(a, _)| &a.id)
-        .text("split", |(a, _)| &a.split)
-        .text("category", |(a, _)| &a.category)
+        .text("id", |(a, _)| a.id)
+        .text("split", |(a, _)| a.split)
+        .text("category", |(a, _)| a.category)
         .number(&name(first), |(a, _)| a.score)
         .number(&name(second), |(_, b)| b.score)
         .number("s_gap", |(a, b)| b.score - a.score)

@@ -1,5 +1,6 @@
 //! What is said for all stages of a study: the chat around a prompt and the score rule.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
@@ -111,13 +112,9 @@ impl Settings {
     /// The score readout for a model: sorted unique first tokens of the two lists.
     pub(crate) fn readout(&self, model: &ModelHandle) -> Result<Readout, StageError> {
         let ids = |words: &[String]| -> Result<Vec<u32>, StageError> {
-            let mut ids = words
-                .iter()
-                .map(|word| model.first_token(word))
-                .collect::<Result<Vec<_>, _>>()?;
-            ids.sort_unstable();
-            ids.dedup();
-            Ok(ids)
+            let ids = words.iter().map(|word| model.first_token(word));
+            let ids = ids.collect::<Result<BTreeSet<_>, _>>()?;
+            Ok(ids.into_iter().collect())
         };
         let (refuse, comply) = (ids(&self.score.refuse)?, ids(&self.score.comply)?);
         if let Some(shared) = refuse.iter().find(|id| comply.contains(id)) {

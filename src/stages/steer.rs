@@ -5,18 +5,17 @@
 
 use std::sync::Arc;
 
-use crate::model::Site;
-use crate::spec::{Fields, OneOrMany, Problems, Spanned};
+use crate::model::{ModelHandle, Site};
+use crate::spec::{Fields, OneOrMany, Spanned};
 
-use super::declare::{Together, declared, parameters};
+use super::declare::Together;
 use super::direction::Direction;
 use super::forecast::check_directions;
 use super::parameters::{
-    self, Alphas, Directions, LayersOfEach, Models, Position, PromptsName, StageOf,
+    self, Alphas, DirectionStage, LayersOfEach, Models, Position, PromptsName,
 };
-use super::settings::Settings;
-use super::sweep::{self, AlphaUnit, Line, Mode, Sweep};
-use super::{Cost, Evaluate, Forecast, Inputs, Kind, Name, Output, Product, Stage, StageError};
+use super::prelude::*;
+use super::sweep::{self, AlphaUnit, Line, Mode, Set, Sweep};
 
 pub(super) static KIND: Kind = super::kind::<Steer>(
     "steer",
@@ -32,7 +31,7 @@ parameters! {
         /// The prompts that are scored.
         prompts: PromptsName,
         /// The directions that act.
-        direction: StageOf<Directions>,
+        direction: DirectionStage,
         places: Places,
         strength: Strength,
         /// Position of the edit, counted from the end of the prompt: -1 is its last token.
@@ -66,52 +65,50 @@ parameters! {
 impl Together for Strength {
     fn read_together(fields: &mut Fields<'_, '_>, _: &Settings) -> Option<Self> {
         let mode = fields.optional("mode").unwrap_or(Mode::Add);
+        let mut alpha = Some(OneOrMany(vec![Spanned {
+            value: 0.0,
+            at: fields.at().clone(),
+        }]));
+        let mut alpha_unit = AlphaUnit::Unit;
         if mode == Mode::Add {
-            let alpha = fields.required("alpha");
-            let alpha_unit = fields.optional("alpha_unit").unwrap_or(AlphaUnit::Unit);
-            return Some(Self {
-                mode,
-                alpha: alpha?,
-                alpha_unit,
-            });
+            alpha = fields.required("alpha");
+            alpha_unit = fields.optional("alpha_unit").unwrap_or(alpha_unit);
         }
-        let given = ["alpha", "alpha_unit"].map(|name| (name, fields.node(name)));
-        for (name, node) in given {
-            let Some(node) = node else { continue };
+        for name in ["alpha", "alpha_unit"] {
+            let Some(node) = fields.node(name).filter(|_| mode != Mode::Add) else {
+                continue;
+            };
             let message = format!("`{name}` is given, but `mode` is an ablation");
             fields
                 .problems()
                 .error_at(&node.at, message)
                 .label("plays no part")
                 .help(format!("remove `{name}`, or set `mode = \"add\"`"));
+            alpha = None;
         }
-        let no_alpha = Spanned {
-            value: 0.0,
-            at: fields.at().clone(),
-        };
-        let is_alone = given.iter().all(|(_, node)| node.is_none());
-        is_alone.then_some(Self {
+        Some(Self {
             mode,
-            alpha: OneOrMany(vec![no_alpha]),
-            alpha_unit: AlphaUnit::Unit,
+            alpha: alpha?,
+            alpha_unit,
         })
     }
 }
 
 impl Places {
-    /// Every direction at every layer at which it acts in a model of so many layers, without prompts yet.
+    /// Every direction at every layer at which it acts in a model of so many layers.
     pub(super) fn lines(
         &self,
         directions: &[Direction],
         unit: AlphaUnit,
+        sets: &Arc<[Set]>,
         n_layers: usize,
     ) -> Vec<Line> {
-        let of_direction = |direction| {
-            let line = line_of(direction, unit);
+        let of_direction = |direction: &Direction| {
             let layers = match &self.layer {
-                None => vec![line.layer],
+                None => vec![direction.layer],
                 Some(layers) => parameters::layers(layers, n_layers),
             };
+            let line = line_of(direction, unit, Arc::clone(sets));
             let places = layers.into_iter();
             places.map(move |layer| moved(line.clone(), layer, self.site))
         };
@@ -135,7 +132,7 @@ impl Places {
         problems: &mut Problems,
     ) {
         if let Some(layers) = &self.layer {
-            parameters::check_layers(layers, models, inputs, problems);
+            inputs.check_layers(layers, models, problems);
         }
         check_directions(direction, self.layer.is_none(), models, inputs, problems);
     }
@@ -155,11 +152,11 @@ impl Stage for Steer {
     }
 
     fn cost(&self, inputs: &Inputs) -> Cost {
-        Cost::of_cells(&[
+        Cost::of_cells(product(&[
             self.places.count(&self.direction, &self.model, inputs),
             sweep::prompt_count(inputs, &self.prompts),
             self.strength.alpha.len(),
-        ])
+        ]))
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
@@ -169,31 +166,28 @@ impl Stage for Steer {
         let sweep = Sweep {
             models: inputs.models_named(&self.model)?,
             prompts,
-            lines: Vec::new(),
             alphas: &self.strength.alpha,
             position: self.position.value,
             mode: self.strength.mode,
             settings: &self.settings,
         };
-        let lines = |n_layers| {
-            let lines = self
-                .places
-                .lines(directions, self.strength.alpha_unit, n_layers);
-            let with_sets = lines.into_iter().map(|line| Line {
-                sets: Arc::clone(&sets),
-                ..line
-            });
-            with_sets.collect()
+        let (places, unit) = (&self.places, self.strength.alpha_unit);
+        let lines = |model: &ModelHandle| {
+            Ok(places.lines(directions, unit, &sets, model.config().n_layers))
         };
         Ok(Output {
-            parts: Some(Arc::new(sweep.run_by_depth(lines, evaluator)?)),
+            parts: Some(Arc::new(sweep.run(are_of_one_depth, lines, evaluator)?)),
             ..Output::default()
         })
     }
 }
 
-/// A direction at its own place, without prompts yet.
-pub(super) fn line_of(direction: &Direction, unit: AlphaUnit) -> Line {
+pub(super) fn are_of_one_depth(one: &ModelHandle, other: &ModelHandle) -> bool {
+    one.config().n_layers == other.config().n_layers
+}
+
+/// A direction at its own place.
+pub(super) fn line_of(direction: &Direction, unit: AlphaUnit, sets: Arc<[Set]>) -> Line {
     Line {
         direction: direction.label.clone(),
         seed: direction.seed,
@@ -201,7 +195,7 @@ pub(super) fn line_of(direction: &Direction, unit: AlphaUnit) -> Line {
         site: direction.site,
         vector: Arc::clone(&direction.vector),
         unit_length: unit.length(direction.pre_norm, direction.resid_norm),
-        sets: Arc::from([]),
+        sets,
         builders: Arc::clone(&direction.builders),
     }
 }
@@ -209,14 +203,12 @@ pub(super) fn line_of(direction: &Direction, unit: AlphaUnit) -> Line {
 /// A line at another layer, and perhaps another site. Away from home a direction says where it came from, so that its rows can be told
 /// from those of a direction that is at home there.
 fn moved(line: Line, layer: usize, site: Option<Site>) -> Line {
-    if layer == line.layer {
-        return Line {
-            site: site.unwrap_or(line.site),
-            ..line
-        };
-    }
+    let direction = match layer == line.layer {
+        true => line.direction,
+        false => format!("{}_from_layer_{}", line.direction, line.layer),
+    };
     Line {
-        direction: format!("{}_from_layer_{}", line.direction, line.layer),
+        direction,
         layer,
         site: site.unwrap_or(line.site),
         ..line

@@ -13,7 +13,7 @@
 //! | `operating_points` | the α that a reader asks for first | `summary/operating.rs` |
 //! | `learned_vs_random` | slope and largest gap against random directions | `summary/learned.rs` |
 //! | `xstest` | rates by label and type, with and without builders | `summary/xstest.rs` |
-//! | `direction_cosines` | how much the holdout directions of different seeds and layers have in common | `summary/stability.rs` |
+//! | `direction_cosines` | how much the holdout directions of different seeds and layers have in common | `summary/controls.rs` |
 //! | `agreement` | generated texts against the score (κ), of the stage that `generate` names | `generate/tables.rs` |
 //!
 //! An imported sweep may have a row for each group of prompts instead of one for each prompt (`summary/grid.rs`): the same tables, but
@@ -24,16 +24,14 @@
 
 use polars::prelude::DataFrame;
 
-use crate::spec::{Fields, Problems};
-use crate::stats::{self, StatsError, Targets};
+use crate::spec::{Choice, Fields};
+use crate::stats::{self, Targets};
 
-use super::declare::{Declared, Field, FieldType, KeyParts, Parameter, declared, parameters};
+use super::Needs;
+use super::declare::{Declared, Field, FieldType, KeyParts, Parameter};
 use super::field_types::Given;
-use super::parameters::{Rate, StageOf, Sweep, Texts};
-use super::settings::Settings;
-use super::{
-    Cost, Evaluate, Forecast, Inputs, Kind, Name, Needs, Output, Product, Stage, StageError,
-};
+use super::parameters::{Rate, SweepStage, TextStage};
+use super::prelude::*;
 
 mod controls;
 mod describe;
@@ -41,7 +39,6 @@ mod grid;
 mod learned;
 mod operating;
 mod pool;
-mod stability;
 mod xstest;
 
 use grid::{Source, Splits};
@@ -67,28 +64,27 @@ parameters! {
         /// Seed of the bootstrap.
         seed: u64 = 0,
         /// A stage of texts, whose agreement with the score is told.
-        generate: Option<Given<StageOf<Texts>>>,
+        generate: Option<Given<TextStage>>,
     }
 }
 
-/// The sweeps that are summarised: at least one, in the order of [`Source::ALL`].
-struct Sources(Vec<(Source, StageOf<Sweep>)>);
+/// The sweeps that are summarised: at least one, in the order of [`Source`].
+struct Sources(Vec<(Source, SweepStage)>);
 
 impl Parameter for Sources {
     fn read(fields: &mut Fields<'_, '_>, _: &Declared, _: &Settings) -> Option<Self> {
-        let found = Source::ALL
-            .into_iter()
-            .filter_map(|source| Some((source, fields.optional(source.name())?)));
-        let found: Vec<_> = found.collect();
-        let mut all = Source::ALL.into_iter();
-        if all.all(|source| fields.node(source.name()).is_none()) {
+        let mut found = Vec::new();
+        for (name, source, _) in Source::CHOICES {
+            found.extend(fields.optional(name).map(|stage| (*source, stage)));
+        }
+        let mut names = Source::CHOICES.iter().map(|(name, ..)| name);
+        if names.all(|name| fields.node(name).is_none()) {
             let at = fields.at();
+            let expected = "`steer`, `holdout`, `random` or `xstest`, with the name of a stage";
             fields
                 .problems()
                 .error_at(at, "a summary needs at least one sweep")
-                .label(
-                    "expected `steer`, `holdout`, `random` or `xstest`, with the name of a stage",
-                );
+                .label(format!("expected {expected}"));
         }
         (!found.is_empty()).then_some(Self(found))
     }
@@ -105,14 +101,8 @@ impl Parameter for Sources {
     }
 
     fn list(_: &Declared) -> Vec<Field> {
-        let about = |source| match source {
-            Source::Steer => "The sweep of the learned direction. At least one sweep is given.",
-            Source::Holdout => "A sweep with directions made of one half of the prompts.",
-            Source::Random => "A sweep with random directions.",
-            Source::XsTest => "A sweep over prompts of XSTest's form.",
-        };
-        let sources = Source::ALL.into_iter();
-        let fields = sources.map(|s| Field::optional::<StageOf<Sweep>>(s.name(), about(s)));
+        let all = Source::CHOICES.iter();
+        let fields = all.map(|(name, _, about)| Field::optional::<SweepStage>(name, about));
         fields.collect()
     }
 }
@@ -122,21 +112,15 @@ impl Stage for Summary {
         Some(self.splits())
     }
 
-    fn forecast(&self, _inputs: &Inputs) -> Forecast {
-        Forecast::default()
-    }
-
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         for (source, name) in &self.sources.0 {
             let Some(forecast) = inputs.forecast(name) else {
                 continue;
             };
             if !forecast.has_alpha && !forecast.sets.is_empty() {
+                let message = format!("stage `{}` has no α to summarise", name.value);
                 problems
-                    .error_at(
-                        &name.at,
-                        format!("stage `{}` has no α to summarise", name.value),
-                    )
+                    .error_at(&name.at, message)
                     .label("an ablation is one setting, not a sweep");
             }
             if *source != Source::XsTest {
@@ -145,66 +129,50 @@ impl Stage for Summary {
         }
     }
 
-    fn cost(&self, _inputs: &Inputs) -> Cost {
-        Cost::default()
-    }
-
     fn run(&self, inputs: &Inputs, _evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let mut grids = Vec::new();
+        let mut cosines = None;
         for (source, name) in &self.sources.0 {
             let swept = inputs.stage(name)?;
+            let name = &name.value;
             if !swept.has_table("") {
                 return Err(StageError::Data(format!(
-                    "stage `{}` has no scores of prompts and no rates of groups to summarise",
-                    name.value
+                    "stage `{name}` has no scores of prompts and no rates of groups to summarise"
                 )));
             }
-            let found = grid::read(*source, &swept.table("")?).map_err(|problem| {
-                StageError::Data(format!("stage `{}`: {problem}", name.value))
-            })?;
+            let found = grid::read(*source, &swept.table("")?)
+                .map_err(|problem| StageError::Data(format!("stage `{name}`: {problem}")))?;
             grids.extend(found);
-        }
-        let mut cosines = None;
-        let mut agreement = None;
-        for (source, name) in &self.sources.0 {
             // An imported holdout has no directions, and so no cosines.
-            let swept = inputs.stage(name)?;
             if *source == Source::Holdout && swept.has_table("cosine") {
-                cosines = Some(stability::table(&swept.table("cosine")?)?);
-            }
-        }
-        if let Some(name) = &self.generate {
-            let texts = inputs.stage(name)?;
-            if texts.has_table("agreement") {
-                agreement = Some(texts.table("agreement")?);
+                cosines = Some(controls::direction_cosines(&swept.table("cosine")?)?);
             }
         }
         let splits = self.splits();
         let comparisons = learned::compare(&grids, &splits, self.seed)?;
-        let candidates = [
+        let points = operating::table(&grids, &splits, self.targets())?;
+        let mut tables = vec![
             ("", describe::table(&grids, self.seed)?),
             ("controls", controls::table(&grids, &splits)?),
             ("generalisation", controls::generalisation(&grids, &splits)?),
             ("pareto", operating::pareto(&grids, &splits)?),
-            (
-                "operating_points",
-                operating::table(&grids, &splits, self.targets())?,
-            ),
+            ("operating_points", points),
             ("learned_vs_random", learned::table(&comparisons)?),
         ];
-        let others = [("direction_cosines", cosines), ("agreement", agreement)];
-        let others = others.into_iter();
-        let kept = candidates
-            .into_iter()
-            .chain(others.filter_map(|(name, table)| Some((name, table?))))
-            .filter(|(_, table)| table.height() > 0);
+        tables.extend(cosines.map(|table| ("direction_cosines", table)));
+        if let Some(name) = &self.generate {
+            let texts = inputs.stage(name)?;
+            if texts.has_table("agreement") {
+                tables.push(("agreement", texts.table("agreement")?));
+            }
+        }
+        tables.retain(|(_, table)| table.height() > 0);
         let mut findings = self.missing();
         findings.extend(learned::findings(&comparisons, &grids));
         findings.extend(xstest::finding(&grids));
+        let named = |(name, table): (&str, _)| (name.to_string(), table);
         Ok(Output {
-            tables: kept
-                .map(|(name, table)| (name.to_string(), table))
-                .collect(),
+            tables: tables.into_iter().map(named).collect(),
             findings,
             ..Output::default()
         })
@@ -236,7 +204,7 @@ impl Summary {
         ];
         for (set, at) in wanted {
             if !sets.is_empty() && !sets.contains(&set) {
-                let message = format!("stage `{}` has no prompts called `{set}`", sweep.value);
+                let message = format!("stage `{sweep}` has no prompts called `{set}`");
                 problems
                     .error_at(at.as_ref().unwrap_or(&sweep.at), message)
                     .label(format!("it has `{}`", sets.join("`, `")))
@@ -265,11 +233,6 @@ impl Summary {
 /// Refusal rates of an XSTest sweep by label and type: the `rates` of the xstest stage.
 pub(super) fn xstest_rates(rows: &DataFrame) -> Result<DataFrame, StageError> {
     xstest::table(&grid::read(Source::XsTest, rows)?)
-}
-
-/// A statistic that could not be computed is the data's fault.
-fn data(error: StatsError) -> StageError {
-    StageError::Data(error.to_string())
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use crate::model::{
     Value, Vector,
 };
 use crate::prompts::PromptSet;
-use crate::spec::Choice;
 
+use super::field_types::choices;
 use super::parameters::{self, Alphas};
 use super::settings::Settings;
 use super::{Evaluate, Inputs, Name, StageError};
@@ -24,53 +24,28 @@ pub(crate) use row::{Measured, SweepFrame, SweepRow, SweptGroup, SweptPrompt};
 use rows::{Row, Rows};
 pub(crate) use table::SweepTable;
 
-/// What a sweep does with a direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// h ← h + α·v.
-    Add,
-    /// h ← h − (h·v)v at the line's own layer; α plays no part.
-    Ablate,
-    /// The same at every layer.
-    AblateEverywhere,
+choices! {
+    /// What a sweep does with a direction, at the line's own layer unless it says more.
+    pub(crate) enum Mode {
+        /// h ← h + α·v
+        Add = "add",
+        /// h ← h − (h·v)v, without α
+        Ablate = "ablate",
+        /// the same at every layer
+        AblateEverywhere = "ablate_all",
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AlphaUnit {
-    /// The unit direction.
-    Unit,
-    /// The norm of the difference of means, before it was normalised.
-    PreNorm,
-    /// The mean norm of the residual stream at the direction's site.
-    ResidNorm,
-}
-
-impl Choice for Mode {
-    const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
-        ("add", Self::Add, "h ← h + α·v"),
-        ("ablate", Self::Ablate, "h ← h − (h·v)v, without α"),
-        (
-            "ablate_all",
-            Self::AblateEverywhere,
-            "the same at every layer",
-        ),
-    ];
-}
-
-impl Choice for AlphaUnit {
-    const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
-        ("unit", Self::Unit, "the unit direction"),
-        (
-            "pre_norm",
-            Self::PreNorm,
-            "the norm of the difference of means",
-        ),
-        (
-            "resid_norm",
-            Self::ResidNorm,
-            "the mean norm of the residual stream",
-        ),
-    ];
+choices! {
+    /// What α is counted in. Norms are those of a direction's own site, before it was normalised.
+    pub(crate) enum AlphaUnit {
+        /// the unit direction
+        Unit = "unit",
+        /// the norm of the difference of means
+        PreNorm = "pre_norm",
+        /// the mean norm of the residual stream
+        ResidNorm = "resid_norm",
+    }
 }
 
 impl AlphaUnit {
@@ -121,7 +96,6 @@ pub(crate) struct Sweep<'a> {
     pub(crate) models: Vec<&'a Arc<ModelHandle>>,
     /// The prompts the lines' indices point into.
     pub(crate) prompts: &'a Arc<PromptSet>,
-    pub(crate) lines: Vec<Line>,
     /// α, in the lines' units.
     pub(crate) alphas: &'a Alphas,
     /// Position of the edit, counted from the end of the prompt.
@@ -153,48 +127,62 @@ impl Cells for SweepCells<'_> {
         let row = self.rows.row(number);
         let model = self.models[row.model];
         let (tokens, position) = &self.prompts[row.model][row.prompt];
-        let n_layers = model.config().n_layers;
-        Cell::new(
-            model.fingerprint(),
-            Arc::clone(tokens),
-            interventions(self.mode, &row, Positions::At(*position), n_layers),
-            self.readouts[row.model].clone(),
-            n_layers,
-        )
+        let (fingerprint, n_layers) = (model.fingerprint(), model.config().n_layers);
+        let edits = interventions(self.mode, &row, Positions::At(*position), n_layers);
+        let readout = self.readouts[row.model].clone();
+        Cell::new(fingerprint, Arc::clone(tokens), edits, readout, n_layers)
     }
 }
 
 impl Sweep<'_> {
-    /// Scores every combination.
+    /// Scores every combination, along the lines that there are in each model. Models that stand beside each other and are alike have the
+    /// same lines, and are swept together.
     ///
     /// # Errors
     /// Those of the evaluator; a prompt without the position asked for.
-    pub(crate) fn run(mut self, evaluator: &mut dyn Evaluate) -> Result<SweepTable, StageError> {
-        let prompts = self.prompts_of_each()?;
-        for line in &mut self.lines {
+    pub(crate) fn run(
+        &self,
+        are_alike: fn(&ModelHandle, &ModelHandle) -> bool,
+        mut lines: impl FnMut(&ModelHandle) -> Result<Vec<Line>, StageError>,
+        evaluator: &mut dyn Evaluate,
+    ) -> Result<Vec<SweepTable>, StageError> {
+        let groups: Vec<_> = self.models.chunk_by(|a, b| are_alike(a, b)).collect();
+        if groups.len() > 1 {
+            tokens_of_each(&self.models, self.prompts, self.settings)?;
+        }
+        let sweep = |models: &[_]| self.of_models(models, lines(models[0])?, evaluator);
+        groups.into_iter().map(sweep).collect()
+    }
+
+    fn of_models(
+        &self,
+        models: &[&Arc<ModelHandle>],
+        mut lines: Vec<Line>,
+        evaluator: &mut dyn Evaluate,
+    ) -> Result<SweepTable, StageError> {
+        let prompts = self.prompts_of_each(models, &lines)?;
+        for line in &mut lines {
             line.direction = self.mode.label(&line.direction);
         }
         let alphas = self.alphas.values().copied().collect();
-        let rows = Rows::new(self.models.len(), self.lines, alphas);
-        let readouts = self.models.iter().map(|m| self.settings.readout(m));
+        let rows = Rows::new(models.len(), lines, alphas);
+        let readouts = models.iter().map(|m| self.settings.readout(m));
         let cells = SweepCells {
             rows: &rows,
-            models: &self.models,
+            models,
             mode: self.mode,
             readouts: readouts.collect::<Result<_, _>>()?,
             prompts,
         };
         let mut scores = vec![f64::NAN; rows.count()];
-        let mut other = None;
-        evaluator.evaluate_each(&cells, &mut |number, value| match value {
-            Value::Score(score) => scores[number] = score,
-            value => other = Some(value),
+        let mut told = Ok(());
+        evaluator.evaluate_each(&cells, &mut |number, value| match score(value) {
+            Ok(score) => scores[number] = score,
+            Err(error) => told = Err(error),
         })?;
-        if let Some(other) = other {
-            return Err(not_a_score(&other));
-        }
+        told?;
         Ok(SweepTable {
-            models: self.models.iter().map(|m| m.name().to_string()).collect(),
+            models: models.iter().map(|m| m.name().to_string()).collect(),
             prompts: Arc::clone(self.prompts),
             mode: self.mode,
             threshold: self.settings.score.threshold,
@@ -203,43 +191,21 @@ impl Sweep<'_> {
         })
     }
 
-    /// The same for models that may differ in depth, along the lines that there are in a model of so many layers. Models of one depth that
-    /// stand beside each other are swept together.
-    pub(crate) fn run_by_depth(
-        self,
-        lines: impl Fn(usize) -> Vec<Line>,
-        evaluator: &mut dyn Evaluate,
-    ) -> Result<Vec<SweepTable>, StageError> {
-        let depth = |model: &ModelHandle| model.config().n_layers;
-        let groups: Vec<&[&Arc<ModelHandle>]> =
-            self.models.chunk_by(|a, b| depth(a) == depth(b)).collect();
-        if groups.len() > 1 {
-            tokens_of_each(&self.models, self.prompts, self.settings)?;
-        }
-        let sweeps = groups.into_iter().map(|models| {
-            let sweep = Sweep {
-                models: models.to_vec(),
-                lines: lines(models.first().map_or(0, |model| depth(model))),
-                ..self
-            };
-            sweep.run(evaluator)
-        });
-        sweeps.collect()
-    }
-
     /// The prompts that the lines point to, as each of the models sees them, and where they are edited. Of a prompt that no line points
     /// to the position is of no consequence.
-    fn prompts_of_each(&self) -> Result<Vec<Vec<Placed>>, StageError> {
+    fn prompts_of_each(
+        &self,
+        models: &[&Arc<ModelHandle>],
+        lines: &[Line],
+    ) -> Result<Vec<Vec<Placed>>, StageError> {
         let mut is_used = vec![false; self.prompts.prompts.len()];
-        let sets = self.lines.iter().flat_map(|line| line.sets.iter());
+        let sets = lines.iter().flat_map(|line| line.sets.iter());
         sets.for_each(|(_, prompts)| prompts.iter().for_each(|&prompt| is_used[prompt] = true));
-        let fed = tokens_of_each(&self.models, self.prompts, self.settings)?;
+        let fed = tokens_of_each(models, self.prompts, self.settings)?;
         let place = |(index, tokens): (usize, Arc<Tokens>)| {
+            let prompt = &self.prompts.prompts[index];
             let position = match is_used[index] {
-                true => {
-                    let prompt = &self.prompts.prompts[index];
-                    parameters::index_of(self.position, tokens.len(), prompt)?
-                }
+                true => parameters::index_of(self.position, tokens.len(), prompt)?,
                 false => 0,
             };
             Ok((tokens, position))
@@ -331,19 +297,19 @@ pub(super) fn tokens_of_each(
     Ok(fed)
 }
 
-/// The scores among values.
 pub(super) fn scores(values: Vec<Value>) -> Result<Vec<f64>, StageError> {
-    values
-        .into_iter()
-        .map(|value| match value {
-            Value::Score(score) => Ok(score),
-            other => Err(not_a_score(&other)),
-        })
-        .collect()
+    values.into_iter().map(score).collect()
 }
 
-fn not_a_score(value: &Value) -> StageError {
-    StageError::Internal(format!("expected a score, found {value:?}"))
+fn score(value: Value) -> Result<f64, StageError> {
+    match value {
+        Value::Score(score) => Ok(score),
+        other => Err(unexpected("a score", &other)),
+    }
+}
+
+pub(super) fn unexpected(wanted: &str, found: &Value) -> StageError {
+    StageError::Internal(format!("expected {wanted}, found {found:?}"))
 }
 
 /// The activations among values, `[d_model]` each.
@@ -352,9 +318,7 @@ pub(super) fn activations(values: Vec<Value>) -> Result<Vec<Vec<f32>>, StageErro
         .into_iter()
         .map(|value| match value {
             Value::Activation(vector) => Ok(vector),
-            other => Err(StageError::Internal(format!(
-                "expected an activation, found {other:?}"
-            ))),
+            other => Err(unexpected("an activation", &other)),
         })
         .collect()
 }
@@ -363,14 +327,10 @@ pub(super) fn activations(values: Vec<Value>) -> Result<Vec<Vec<f32>>, StageErro
 pub(super) fn sets_by_split(prompts: &PromptSet) -> Arc<[Set]> {
     let splits = prompts.splits();
     let numbers: HashMap<&str, usize> = splits.iter().copied().zip(0..).collect();
-    let mut sets: Vec<Set> = splits
-        .iter()
-        .map(|split| (split.to_string(), vec![]))
-        .collect();
+    let set = |split: &&str| (split.to_string(), vec![]);
+    let mut sets: Vec<Set> = splits.iter().map(set).collect();
     for (index, prompt) in prompts.prompts.iter().enumerate() {
-        if let Some(number) = numbers.get(prompt.split.as_str()) {
-            sets[*number].1.push(index);
-        }
+        sets[numbers[prompt.split.as_str()]].1.push(index);
     }
     sets.into()
 }

@@ -11,43 +11,11 @@ use polars::prelude::{
     ParquetWriter, PolarsResult, SerReader, SerWriter, Series, UInt32Chunked,
 };
 
+use crate::stats::Interval;
+
 use super::StageError;
 
 type Result<T> = std::result::Result<T, StageError>;
-
-pub(super) fn text<S: AsRef<str>>(name: &str, values: impl IntoIterator<Item = S>) -> Column {
-    let values: Vec<S> = values.into_iter().collect();
-    let values: Vec<&str> = values.iter().map(AsRef::as_ref).collect();
-    Series::new(name.into(), values).into()
-}
-
-pub(super) fn numbers(name: &str, values: Vec<f64>) -> Column {
-    Series::new(name.into(), values).into()
-}
-
-/// A float64 column with gaps.
-pub(super) fn optional_numbers(name: &str, values: Vec<Option<f64>>) -> Column {
-    Series::new(name.into(), values).into()
-}
-
-/// An int64 column.
-pub(super) fn integers(name: &str, values: impl IntoIterator<Item = usize>) -> Column {
-    let values: Vec<i64> = values.into_iter().map(|v| v as i64).collect();
-    Series::new(name.into(), values).into()
-}
-
-/// An int64 column with gaps.
-pub(super) fn optional_integers(
-    name: &str,
-    values: impl IntoIterator<Item = Option<u64>>,
-) -> Column {
-    let values: Vec<Option<i64>> = values.into_iter().map(|v| v.map(|v| v as i64)).collect();
-    Series::new(name.into(), values).into()
-}
-
-pub(super) fn flags(name: &str, values: Vec<bool>) -> Column {
-    Series::new(name.into(), values).into()
-}
 
 /// A data frame made of rows, column by column.
 pub(crate) struct Rows<'a, R> {
@@ -68,8 +36,9 @@ impl<'a, R> Rows<'a, R> {
 
     /// Adds a text column.
     pub(crate) fn text<S: AsRef<str>>(self, name: &str, of: impl Fn(&'a R) -> S) -> Self {
-        let column = text(name, self.rows.iter().map(of));
-        self.with(column)
+        let values: Vec<S> = self.rows.iter().map(of).collect();
+        let values: Vec<&str> = values.iter().map(AsRef::as_ref).collect();
+        self.with(Series::new(name.into(), values).into())
     }
 
     /// Adds an int64 column, with gaps where there is none.
@@ -80,14 +49,24 @@ impl<'a, R> Rows<'a, R> {
 
     /// Adds a float64 column, with gaps where there is none.
     pub(crate) fn number<N: Into<Option<f64>>>(self, name: &str, of: impl Fn(&'a R) -> N) -> Self {
-        let values = self.rows.iter().map(|row| of(row).into()).collect();
-        self.with(optional_numbers(name, values))
+        let values: Vec<Option<f64>> = self.rows.iter().map(|row| of(row).into()).collect();
+        self.with(Series::new(name.into(), values).into())
     }
 
     /// Adds a true/false column, with gaps where there is none.
     pub(crate) fn flag<N: Into<Option<bool>>>(self, name: &str, of: impl Fn(&'a R) -> N) -> Self {
         let values: Vec<Option<bool>> = self.rows.iter().map(|row| of(row).into()).collect();
         self.with(Series::new(name.into(), values).into())
+    }
+
+    /// Adds the columns of both ends of an interval.
+    pub(crate) fn ends(
+        self,
+        [low, high]: [&str; 2],
+        of: impl Fn(&'a R) -> Option<Interval>,
+    ) -> Self {
+        self.number(low, |row| Some(of(row)?.low))
+            .number(high, |row| Some(of(row)?.high))
     }
 
     /// As [`frame`].
@@ -329,20 +308,14 @@ mod tests {
     }
 
     fn numbered(height: usize) -> DataFrame {
-        let gap = |row: usize| (!row.is_multiple_of(3)).then_some(row as u64);
-        frame(vec![
-            text(
-                "id",
-                (0..height).map(|row| format!("row {}, {row}", row % 7)),
-            ),
-            optional_integers("seed", (0..height).map(gap)),
-            numbers("score", (0..height).map(|row| row as f64 / 3.0).collect()),
-            flags(
-                "refused",
-                (0..height).map(|row| row.is_multiple_of(2)).collect(),
-            ),
-        ])
-        .unwrap()
+        let rows: Vec<usize> = (0..height).collect();
+        let gap = |row: &usize| (!row.is_multiple_of(3)).then_some(*row as i64);
+        let table = Rows::of(&rows)
+            .text("id", |row| format!("row {}, {row}", row % 7))
+            .integer("seed", gap)
+            .number("score", |row| *row as f64 / 3.0)
+            .flag("refused", |row| row.is_multiple_of(2));
+        table.frame().unwrap()
     }
 
     /// Whatever falls on a boundary between parts: the files are those of the table in one piece.
@@ -382,12 +355,18 @@ mod tests {
 
     #[test]
     fn groups_stand_in_the_order_of_their_rows() {
-        let table = frame(vec![
-            text("set", ["b", "a", "b", "b", "a"]),
-            optional_integers("seed", [Some(1), None, Some(1), None, None]),
-            numbers("alpha", vec![0.0, 1.0, 0.0, 2.0, 1.0]),
-        ])
-        .unwrap();
+        let rows = [
+            ("b", Some(1), 0.0),
+            ("a", None, 1.0),
+            ("b", Some(1), 0.0),
+            ("b", None, 2.0),
+            ("a", None, 1.0),
+        ];
+        let table = Rows::of(&rows)
+            .text("set", |row| row.0)
+            .integer("seed", |row| row.1)
+            .number("alpha", |row| row.2);
+        let table = table.frame().unwrap();
         let of = |by: &[&str]| groups(&table, by).unwrap();
         assert_eq!(of(&["set"]), [vec![0, 2, 3], vec![1, 4]]);
         assert_eq!(of(&["seed", "set"]), [vec![0, 2], vec![1, 4], vec![3]]);
@@ -405,10 +384,10 @@ mod tests {
             .flag("flag", |row| row.2)
             .text("text", |row| row.3);
         let of_values = frame(vec![
-            numbers("number", vec![1.5, -0.5]),
-            integers("integer", [2, 3]),
-            flags("flag", vec![true, false]),
-            text("text", ["a", "b"]),
+            Column::new("number".into(), [1.5, -0.5]),
+            Column::new("integer".into(), [2_i64, 3]),
+            Column::new("flag".into(), [true, false]),
+            Column::new("text".into(), ["a", "b"]),
         ]);
         let written = |table: DataFrame| {
             let (mut csv, mut parquet) = (Vec::new(), Vec::new());

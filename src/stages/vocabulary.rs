@@ -18,12 +18,10 @@ pub(crate) fn check_prompts(
     problems: &mut Problems,
 ) {
     for name in &needs.models {
-        let Some(model) = inputs.models.get(&name.value) else {
+        let model = inputs.models.get(&name.value);
+        let Some(model) = model.filter(|model| model.lacks_embeddings()) else {
             continue;
         };
-        if !model.lacks_embeddings() {
-            continue;
-        }
         for set in &needs.prompts {
             let Some(prompts) = inputs.prompts.get(&set.value) else {
                 continue;
@@ -42,20 +40,15 @@ pub(crate) fn check_prompts(
             let wrong: Vec<(&String, String)> = wrong.collect();
             if let Some((id, token)) = wrong.first() {
                 let message = format!(
-                    "prompt `{id}` of `{}` has {token}, for which model `{}` has no embedding",
-                    set.value, name.value
+                    "prompt `{id}` of `{set}` has {token}, for which model `{name}` has no embedding"
                 );
+                let (n, all, rows) = (wrong.len(), tokens.len(), model.config().d_vocab);
+                let tokenizer = "the tokenizer that belongs to the weights";
                 problems
                     .error_at(&name.at, message)
-                    .label(format!("its embedding has {} rows", model.config().d_vocab))
-                    .note(format!(
-                        "so it is with {} of {} prompts",
-                        wrong.len(),
-                        tokens.len()
-                    ))
-                    .help(
-                        "use the tokenizer that belongs to the weights, or leave these prompts out",
-                    );
+                    .label(format!("its embedding has {rows} rows"))
+                    .note(format!("so it is with {n} of {all} prompts"))
+                    .help(format!("use {tokenizer}, or leave these prompts out"));
             }
         }
     }

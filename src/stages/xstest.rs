@@ -7,17 +7,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::spec::{Problems, Seeds};
+use crate::model::ModelHandle;
+use crate::spec::Seeds;
 
-use super::declare::{declared, parameters};
 use super::forecast::check_directions;
-use super::parameters::{Alphas, Directions, Models, Position, PromptsName, StageOf};
-use super::settings::Settings;
+use super::parameters::{Alphas, DirectionStage, Models, Position, PromptsName};
+use super::prelude::*;
 use super::steer::line_of;
 use super::summary;
-use super::sweep::{self, AlphaUnit, Line, Mode, Sweep};
+use super::sweep::{self, AlphaUnit, Mode, Sweep};
 use super::table;
-use super::{Cost, Evaluate, Forecast, Inputs, Kind, Output, Product, Stage, StageError};
 
 pub(super) static KIND: Kind = super::kind::<XsTest>(
     "xstest",
@@ -33,7 +32,7 @@ parameters! {
         /// Prompts of XSTest's form.
         prompts: PromptsName,
         /// The directions that act, each at its own layer and site.
-        direction: StageOf<Directions>,
+        direction: DirectionStage,
         /// Which of the directions act, by the seed behind them; all where left out.
         seed: Option<Seeds>,
         /// How much of the direction is added, in units of `alpha_unit`.
@@ -57,10 +56,8 @@ impl Stage for XsTest {
         let made: BTreeSet<u64> = expected.iter().filter_map(|d| d.seed).collect();
         for seed in self.seed.iter().flat_map(|seeds| &seeds.0) {
             if !expected.is_empty() && !made.contains(&seed.value) {
-                let message = format!(
-                    "stage `{}` makes no direction with seed {}",
-                    self.direction.value, seed.value
-                );
+                let (stage, missing) = (&self.direction.value, seed.value);
+                let message = format!("stage `{stage}` makes no direction with seed {missing}");
                 problems
                     .error_at(&seed.at, message)
                     .label(match made.is_empty() {
@@ -76,52 +73,42 @@ impl Stage for XsTest {
 
     fn cost(&self, inputs: &Inputs) -> Cost {
         let expected = inputs.expected_directions(&self.direction).iter();
-        Cost::of_cells(&[
+        Cost::of_cells(product(&[
             expected.filter(|d| self.takes(d.seed)).count(),
             self.alpha.len(),
             self.model.len(),
             sweep::prompt_count(inputs, &self.prompts),
-        ])
+        ]))
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
         let directions = &inputs.stage(&self.direction)?.directions;
-        let sets = sweep::sets_by_split(prompts);
-        let lines: Vec<Line> = directions
-            .iter()
-            .filter(|direction| self.takes(direction.seed))
-            .map(|direction| Line {
-                sets: Arc::clone(&sets),
-                ..line_of(direction, self.alpha_unit)
-            })
-            .collect();
-        let built = lines.iter().map(|l| {
-            prompts
-                .prompts
-                .iter()
-                .filter(|p| l.builders.contains(&p.text))
+        let taken = || directions.iter().filter(|d| self.takes(d.seed));
+        let built = taken().map(|direction| {
+            let texts = prompts.prompts.iter().map(|prompt| &prompt.text);
+            texts
+                .filter(|text| direction.builders.contains(*text))
                 .count()
         });
         let built = built.max().unwrap_or(0);
+        let sets = sweep::sets_by_split(prompts);
+        let line = |direction| line_of(direction, self.alpha_unit, Arc::clone(&sets));
         let sweep = Sweep {
             models: inputs.models_named(&self.model)?,
             prompts,
-            lines,
             alphas: &self.alpha,
             position: self.position.value,
             mode: Mode::Add,
             settings: &self.settings,
         };
-        let rows = table::whole(&sweep.run(evaluator)?)?;
+        let lines = |_: &ModelHandle| Ok(taken().map(line).collect());
+        let rows = table::whole(&sweep.run(|_, _| true, lines, evaluator)?)?;
         let rates = summary::xstest_rates(&rows)?;
-        let mut findings = Vec::new();
-        if built > 0 {
-            findings.push(format!("{built} of the {} prompts helped to build the direction; rates are given with and without them", prompts.prompts.len()));
-        }
+        let finding = (built > 0).then(|| format!("{built} of the {} prompts helped to build the direction; rates are given with and without them", prompts.prompts.len()));
         Ok(Output {
             tables: vec![(String::new(), rows), ("rates".to_string(), rates)],
-            findings,
+            findings: finding.into_iter().collect(),
             ..Output::default()
         })
     }

@@ -18,9 +18,6 @@ pub(crate) fn cohens_kappa(table: [[u64; 2]; 2]) -> Option<f64> {
 }
 
 /// Cosine of the angle between two vectors of one length, -1 to 1. `None` when either is zero.
-///
-/// # Errors
-/// Vectors of different length; an element that is not finite.
 pub(crate) fn cosine(a: &[f64], b: &[f64]) -> Result<Option<f64>, StatsError> {
     require_length("the second vector", b.len(), a.len())?;
     require_finite("the first vector", a)?;

@@ -34,9 +34,6 @@ impl SplitMix64 {
 /// 95 % percentile bootstrap interval of the mean: [`BOOTSTRAP_RESAMPLES`] resamples of the values with replacement, each as
 /// large as the list, and the 2.5th and 97.5th percentiles of their means. `None` for fewer than two values: one says nothing of
 /// how far others are from it. The result is a function of the values, their order and `seed` alone.
-///
-/// # Errors
-/// A value that is not finite.
 pub(crate) fn bootstrap_mean(values: &[f64], seed: u64) -> Result<Option<Interval>, StatsError> {
     require_finite("the values to resample", values)?;
     if values.len() < 2 {
@@ -44,14 +41,11 @@ pub(crate) fn bootstrap_mean(values: &[f64], seed: u64) -> Result<Option<Interva
     }
     let count = values.len();
     let mut generator = SplitMix64 { state: seed };
-    let mut means: Vec<f64> = (0..BOOTSTRAP_RESAMPLES)
-        .map(|_| {
-            let sum: f64 = (0..count)
-                .map(|_| values[generator.index_below(count)])
-                .sum();
-            sum / count as f64
-        })
-        .collect();
+    let mut mean = |_| {
+        let resample = (0..count).map(|_| values[generator.index_below(count)]);
+        resample.sum::<f64>() / count as f64
+    };
+    let mut means: Vec<f64> = (0..BOOTSTRAP_RESAMPLES).map(&mut mean).collect();
     means.sort_by(f64::total_cmp);
     let low = sorted_percentile(&means, 2.5);
     let high = sorted_percentile(&means, 97.5);
@@ -127,10 +121,8 @@ mod tests {
     fn edge_cases() {
         assert_eq!(bootstrap_mean(&[], 0), Ok(None));
         assert_eq!(bootstrap_mean(&[2.5], 0), Ok(None), "not [2.5, 2.5]");
-        assert!(matches!(
-            bootstrap_mean(&[0.0, f64::NAN], 0),
-            Err(StatsError::NonFinite { index: 1, .. })
-        ));
+        let found = bootstrap_mean(&[0.0, f64::NAN], 0);
+        assert!(found.is_err_and(|error| error.0.contains("`NaN` at index 1 of")));
         assert_ne!(bootstrap_mean(&spread(), 1), bootstrap_mean(&spread(), 2));
     }
 }

@@ -6,9 +6,6 @@ use super::{Interval, StatsError, require_finite};
 const Z_95: f64 = 1.959963984540054;
 
 /// Arithmetic mean; `None` for an empty list.
-///
-/// # Errors
-/// A value that is not finite.
 pub(crate) fn mean(values: &[f64]) -> Result<Option<f64>, StatsError> {
     require_finite("the values to average", values)?;
     Ok(finite_mean(values))
@@ -21,9 +18,6 @@ pub(super) fn finite_mean(values: &[f64]) -> Option<f64> {
 
 /// Standard deviation with `ddof` degrees of freedom taken off the divisor: sqrt(sum of squared deviations / (n - ddof)).
 /// `ddof` 0 describes the values themselves, 1 estimates the population they were drawn from. `None` unless n > `ddof`.
-///
-/// # Errors
-/// A value that is not finite.
 pub(crate) fn std(values: &[f64], ddof: usize) -> Result<Option<f64>, StatsError> {
     let Some(center) = mean(values)? else {
         return Ok(None);
@@ -58,7 +52,9 @@ pub(super) fn sorted_percentile(sorted: &[f64], percent: f64) -> Option<f64> {
 /// `count` larger than `total`.
 pub(crate) fn wilson(count: u64, total: u64) -> Result<Option<Interval>, StatsError> {
     if count > total {
-        return Err(StatsError::CountExceedsTotal { count, total });
+        return Err(StatsError(format!(
+            "count `{count}` out of {total}: expected at most {total}; check how the two were counted"
+        )));
     }
     if total == 0 {
         return Ok(None);
@@ -146,10 +142,7 @@ mod tests {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             let values = [1.0, 2.0, bad];
             for result in [mean(&values), std(&values, 1)] {
-                assert!(matches!(
-                    result,
-                    Err(StatsError::NonFinite { index: 2, .. })
-                ));
+                assert!(result.is_err_and(|error| error.0.contains(" at index 2 of")));
             }
         }
     }
@@ -188,9 +181,6 @@ mod tests {
             close(Some(interval.high), high);
         }
         assert_eq!(wilson(0, 0), Ok(None));
-        assert_eq!(
-            wilson(3, 2),
-            Err(StatsError::CountExceedsTotal { count: 3, total: 2 })
-        );
+        assert!(wilson(3, 2).is_err_and(|error| error.0.contains("count `3` out of 2")));
     }
 }

@@ -12,7 +12,8 @@
 //! | `agreement` | Cohen's kappa, cosine |
 //!
 //! Two rules hold throughout. A value that cannot be computed (an empty set, no variance) is `None`, a blank cell in a table. A
-//! value that is not finite is a [`StatsError`] that says where it stood, so that NaN never passes silently into a table.
+//! value that is not finite is a [`StatsError`] that says where it stood, so that NaN never passes silently into a table; so are lists
+//! that go together and differ in length.
 
 mod agreement;
 mod bootstrap;
@@ -31,7 +32,7 @@ pub(crate) use selection::{Selection, top_bottom, top_bottom_descending};
 pub(crate) use significance::{EmpiricalP, empirical_p, z_score};
 pub(crate) use slope::{ols_slope, per_prompt_slopes};
 pub(crate) use sweep::{
-    ControlRow, GeneralisationGap, MeanStd, RatePoint, Targets, control_row, generalisation_gap,
+    ControlRow, GeneralisationGap, RatePoint, Targets, control_row, generalisation_gap,
     operating_points, pareto_front,
 };
 
@@ -51,100 +52,41 @@ impl Interval {
     }
 }
 
-/// Why a statistic could not be computed from the numbers given.
+/// Why a statistic could not be computed from the numbers given: what was found where, and what was expected.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum StatsError {
-    /// A NaN or an infinity among the numbers.
-    NonFinite {
-        /// What the numbers are, such as `scores`.
-        what: &'static str,
-        /// Position of the first such number, from 0.
-        index: usize,
-        value: f64,
-    },
-    /// Two lists that go together differ in length.
-    LengthMismatch {
-        what: &'static str,
-        found: usize,
-        expected: usize,
-    },
-    /// More prompts are wanted at each end of a ranking than there are, or none.
-    SelectionSize {
-        /// Prompts wanted at each end.
-        wanted: usize,
-        available: usize,
-    },
-    /// A count of successes larger than the number of trials.
-    CountExceedsTotal { count: u64, total: u64 },
-    /// An error in one row of a table.
-    InRow {
-        /// What a row is, such as `prompt`.
-        row: &'static str,
-        /// Position of the row, from 0.
-        index: usize,
-        error: Box<StatsError>,
-    },
+pub(crate) struct StatsError(String);
+
+impl StatsError {
+    /// An error in one row of a table, by its position from 0.
+    fn in_row(self, row: &str, index: usize) -> Self {
+        Self(format!("in {row} {index}: {self}"))
+    }
 }
 
 impl fmt::Display for StatsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NonFinite { what, index, value } => write!(
-                f,
-                "`{value}` at index {index} of {what}: expected a finite number; find the step that produced it"
-            ),
-            Self::LengthMismatch {
-                what,
-                found,
-                expected,
-            } => write!(
-                f,
-                "{what} has `{found}` values: expected {expected}; give one value for each"
-            ),
-            Self::SelectionSize {
-                wanted: 0,
-                available,
-            } => write!(
-                f,
-                "n = `0` prompts at each end of the ranking: expected 1 to {available}; raise n"
-            ),
-            Self::SelectionSize { wanted, available } => write!(
-                f,
-                "n = `{wanted}` prompts at each end of the ranking, but there are only {available}: lower n or add prompts"
-            ),
-            Self::CountExceedsTotal { count, total } => write!(
-                f,
-                "count `{count}` out of {total}: expected at most {total}; check how the two were counted"
-            ),
-            Self::InRow { row, index, error } => write!(f, "in {row} {index}: {error}"),
-        }
+        f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for StatsError {}
-
-/// Passes when every value is finite; otherwise an error naming the first that is not.
-fn require_finite(what: &'static str, values: &[f64]) -> Result<(), StatsError> {
+/// Passes when every value is finite; otherwise an error naming the first that is not. `what` the values are, such as `scores`.
+fn require_finite(what: &str, values: &[f64]) -> Result<(), StatsError> {
     match values.iter().position(|value| !value.is_finite()) {
         None => Ok(()),
-        Some(index) => Err(StatsError::NonFinite {
-            what,
-            index,
-            value: values[index],
-        }),
+        Some(index) => Err(StatsError(format!(
+            "`{}` at index {index} of {what}: expected a finite number; find the step that produced it",
+            values[index]
+        ))),
     }
 }
 
-/// Passes when `found` equals `expected`.
-fn require_length(what: &'static str, found: usize, expected: usize) -> Result<(), StatsError> {
-    if found == expected {
-        return Ok(());
+fn require_length(what: &str, found: usize, expected: usize) -> Result<(), StatsError> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(StatsError(format!(
+            "{what} has `{found}` values: expected {expected}; give one value for each"
+        ))),
     }
-    Err(StatsError::LengthMismatch {
-        what,
-        found,
-        expected,
-    })
 }
 
 #[cfg(test)]
@@ -168,10 +110,7 @@ mod tests {
             nan.to_string(),
             "`NaN` at index 1 of scores: expected a finite number; find the step that produced it"
         );
-        let size = StatsError::SelectionSize {
-            wanted: 30,
-            available: 12,
-        };
+        let size = top_bottom(&[0.0; 12], 30).unwrap_err();
         assert_eq!(
             size.to_string(),
             "n = `30` prompts at each end of the ranking, but there are only 12: lower n or add prompts"

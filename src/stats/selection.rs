@@ -30,10 +30,7 @@ pub(crate) fn top_bottom(scores: &[f64], n: usize) -> Result<Selection, StatsErr
     require_selectable(scores, n)?;
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| compare(scores[a], scores[b]));
-    Ok(select(
-        order[order.len() - n..].to_vec(),
-        order[..n].to_vec(),
-    ))
+    Ok(select(&order[order.len() - n..], &order[..n]))
 }
 
 /// The holdout ranking: prompts in lexicographic order of `ids`, then a stable *descending* sort by score, so that ties stay in
@@ -50,10 +47,7 @@ pub(crate) fn top_bottom_descending<S: AsRef<str>>(
     require_selectable(scores, n)?;
     let mut order = lexicographic_order(ids);
     order.sort_by(|&a, &b| compare(scores[b], scores[a]));
-    Ok(select(
-        order[..n].to_vec(),
-        order[order.len() - n..].to_vec(),
-    ))
+    Ok(select(&order[..n], &order[order.len() - n..]))
 }
 
 /// Order of finite scores. Not `total_cmp`, which would put -0.0 below 0.0 and so break a tie.
@@ -63,25 +57,24 @@ fn compare(a: f64, b: f64) -> Ordering {
 
 fn require_selectable(scores: &[f64], n: usize) -> Result<(), StatsError> {
     require_finite("the scores to rank", scores)?;
-    if n == 0 || n > scores.len() {
-        return Err(StatsError::SelectionSize {
-            wanted: n,
-            available: scores.len(),
-        });
+    let (n_of, available) = ("prompts at each end of the ranking", scores.len());
+    match n {
+        0 => Err(StatsError(format!(
+            "n = `0` {n_of}: expected 1 to {available}; raise n"
+        ))),
+        n if n > available => Err(StatsError(format!(
+            "n = `{n}` {n_of}, but there are only {available}: lower n or add prompts"
+        ))),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
-fn select(top: Vec<usize>, bottom: Vec<usize>) -> Selection {
-    let overlap = top
-        .iter()
-        .copied()
-        .filter(|index| bottom.contains(index))
-        .collect();
+fn select(top: &[usize], bottom: &[usize]) -> Selection {
+    let overlap = top.iter().filter(|index| bottom.contains(index));
     Selection {
-        top,
-        bottom,
-        overlap,
+        overlap: overlap.copied().collect(),
+        top: top.to_vec(),
+        bottom: bottom.to_vec(),
     }
 }
 
@@ -124,19 +117,21 @@ mod tests {
 
     #[test]
     fn bad_input_is_an_error() {
-        assert!(matches!(
-            top_bottom(&[1.0, f64::NAN, 2.0], 1),
-            Err(StatsError::NonFinite { index: 1, .. })
-        ));
-        assert!(matches!(
-            top_bottom_descending(&["a", "b"], &[f64::INFINITY, 0.0], 1),
-            Err(StatsError::NonFinite { index: 0, .. })
-        ));
-        for n in [0, 3] {
-            let expected = Err(StatsError::SelectionSize {
-                wanted: n,
-                available: 2,
-            });
+        let nan = top_bottom(&[1.0, f64::NAN, 2.0], 1);
+        assert!(nan.is_err_and(|error| error.0.contains("`NaN` at index 1 of")));
+        let infinite = top_bottom_descending(&["a", "b"], &[f64::INFINITY, 0.0], 1);
+        assert!(infinite.is_err_and(|error| error.0.contains("`inf` at index 0 of")));
+        for (n, message) in [
+            (
+                0,
+                "n = `0` prompts at each end of the ranking: expected 1 to 2; raise n",
+            ),
+            (
+                3,
+                "n = `3` prompts at each end of the ranking, but there are only 2: lower n or add prompts",
+            ),
+        ] {
+            let expected = Err(StatsError(message.to_string()));
             assert_eq!(top_bottom(&[1.0, 2.0], n), expected);
             assert_eq!(top_bottom_descending(&["a", "b"], &[1.0, 2.0], n), expected);
         }

@@ -19,18 +19,14 @@ pub(crate) struct EmpiricalP {
 /// Exact empirical p of `learned` among `random` (Phipson & Smyth, "Permutation p-values should never be zero", 2010): the
 /// learned value counts as one of the draws. A random value within rounding of the learned one counts as a tie, and so
 /// against it. Without random values both are 1.
-///
-/// # Errors
-/// A value that is not finite.
 pub(crate) fn empirical_p(learned: f64, random: &[f64]) -> Result<EmpiricalP, StatsError> {
     require_finite("the learned statistic", &[learned])?;
     require_finite("the random statistics", random)?;
     let slack = TIE_TOLERANCE * learned.abs();
     let p = |at_or_above: usize| (1 + at_or_above) as f64 / (1 + random.len()) as f64;
-    let above = random.iter().filter(|value| **value >= learned - slack);
-    let above_in_size = random
-        .iter()
-        .filter(|value| value.abs() >= learned.abs() - slack);
+    let all = random.iter();
+    let above = all.clone().filter(|value| **value >= learned - slack);
+    let above_in_size = all.filter(|value| value.abs() >= learned.abs() - slack);
     Ok(EmpiricalP {
         one_sided: p(above.count()),
         two_sided: p(above_in_size.count()),
@@ -39,17 +35,13 @@ pub(crate) fn empirical_p(learned: f64, random: &[f64]) -> Result<EmpiricalP, St
 
 /// (learned - mean of random) / standard deviation of random, the latter with ddof 1. `None` for fewer than two random values,
 /// or when they do not vary beyond rounding.
-///
-/// # Errors
-/// A value that is not finite.
 pub(crate) fn z_score(learned: f64, random: &[f64]) -> Result<Option<f64>, StatsError> {
     require_finite("the learned statistic", &[learned])?;
     let (Some(center), Some(spread)) = (mean(random)?, std(random, 1)?) else {
         return Ok(None);
     };
-    let size = random
-        .iter()
-        .fold(0.0_f64, |size, value| size.max(value.abs()));
+    let size = random.iter().map(|value| value.abs());
+    let size = size.fold(0.0, f64::max);
     if spread <= TIE_TOLERANCE * size {
         return Ok(None);
     }

@@ -8,9 +8,6 @@ use super::describe::finite_mean;
 use super::{StatsError, require_finite, require_length};
 
 /// Slope of the ordinary least-squares line of `y` on `x`, in units of y per unit of x. `None` unless `x` has two different values.
-///
-/// # Errors
-/// Lists of different length; a value that is not finite.
 pub(crate) fn ols_slope(x: &[f64], y: &[f64]) -> Result<Option<f64>, StatsError> {
     require_length("the list of y values", y.len(), x.len())?;
     require_finite("the x values", x)?;
@@ -23,29 +20,18 @@ pub(crate) fn ols_slope(x: &[f64], y: &[f64]) -> Result<Option<f64>, StatsError>
         return Ok(None);
     }
     let squares: f64 = x.iter().map(|value| (value - x_mean).powi(2)).sum();
-    let products: f64 = x
-        .iter()
-        .zip(y)
-        .map(|(x, y)| (x - x_mean) * (y - y_mean))
-        .sum();
-    Ok(Some(products / squares))
+    let products = x.iter().zip(y).map(|(x, y)| (x - x_mean) * (y - y_mean));
+    Ok(Some(products.sum::<f64>() / squares))
 }
 
 /// [`ols_slope`] of each prompt's scores `[prompt][alpha]` on the alphas, score per unit of alpha. `None` unless there are two
 /// different alphas.
-///
-/// # Errors
-/// A prompt whose number of scores is not that of the alphas; a value that is not finite.
 pub(crate) fn per_prompt_slopes(
     alphas: &[f64],
     scores: &[Vec<f64>],
 ) -> Result<Option<Vec<f64>>, StatsError> {
     let slope_of = |(index, prompt): (usize, &Vec<f64>)| {
-        ols_slope(alphas, prompt).map_err(|error| StatsError::InRow {
-            row: "prompt",
-            index,
-            error: Box::new(error),
-        })
+        ols_slope(alphas, prompt).map_err(|error| error.in_row("prompt", index))
     };
     scores.iter().enumerate().map(slope_of).collect()
 }
@@ -78,10 +64,8 @@ mod tests {
     #[test]
     fn bad_input_is_an_error() {
         assert!(ols_slope(&[1.0, 2.0], &[1.0]).is_err());
-        assert!(matches!(
-            ols_slope(&[1.0, 2.0], &[1.0, f64::NAN]),
-            Err(StatsError::NonFinite { index: 1, .. })
-        ));
+        let found = ols_slope(&[1.0, 2.0], &[1.0, f64::NAN]);
+        assert!(found.is_err_and(|error| error.0.contains("`NaN` at index 1 of")));
         let ragged = per_prompt_slopes(&[1.0, 2.0], &[vec![0.0, 1.0], vec![0.0]]).unwrap_err();
         assert_eq!(
             ragged.to_string(),

@@ -10,6 +10,8 @@ use crate::stages::settings::Settings;
 use crate::stages::sweep;
 use crate::stages::{Evaluate, StageError};
 
+use super::Scored;
+
 /// A direction in the residual stream and where it came from.
 #[derive(Clone, Debug)]
 pub(crate) struct Direction {
@@ -40,26 +42,6 @@ pub(crate) struct Direction {
     pub(crate) bottom_scores: (f64, f64),
     /// Texts of A and B: they decide which prompts count as having built the direction.
     pub(crate) builders: Arc<HashSet<String>>,
-}
-
-/// What two groups of prompts have given.
-#[derive(Default)]
-pub(in crate::stages) struct Extracted {
-    pub(crate) directions: Vec<Direction>,
-    /// The layers at which the means of the two groups are the same.
-    pub(crate) without: Vec<usize>,
-}
-
-impl Extracted {
-    /// Fails where no layer has a direction.
-    fn checked(self) -> Result<Self, StageError> {
-        match (self.directions.is_empty(), self.without.first()) {
-            (true, Some(layer)) => Err(StageError::Data(format!(
-                "the direction at layer {layer} is zero or not finite (norm 0): the two groups do not differ"
-            ))),
-            _ => Ok(self),
-        }
-    }
 }
 
 /// Two groups of prompts, by index into a prompt set.
@@ -123,17 +105,18 @@ impl Recipe<'_> {
         Ok(self.layers.iter().map(at_layer).collect())
     }
 
-    /// The directions, one for each layer that has one. `scores` are those of the prompt set's prompts.
+    /// The directions, one for each layer that has one, and the layers at which the means of the two groups are the same. Fails where no
+    /// layer has a direction.
     pub(in crate::stages) fn directions(
         &self,
         groups: &Groups,
         activations: &[Activations],
-        scores: &[Option<f64>],
-    ) -> Result<Extracted, StageError> {
+        scores: &Scored<'_>,
+    ) -> Result<(Vec<Direction>, Vec<usize>), StageError> {
         let prompt = |&i: &usize| &self.prompts.prompts[i];
         let ids = |list: &[usize]| list.iter().map(|i| prompt(i).id.clone()).collect();
         let range = |list: &[usize]| {
-            let values = list.iter().filter_map(|&i| scores[i]);
+            let values = list.iter().filter_map(|&i| scores.scores[i]);
             values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), s| {
                 (low.min(s), high.max(s))
             })
@@ -141,7 +124,7 @@ impl Recipe<'_> {
         let members = groups.top.iter().chain(&groups.bottom);
         let builders: HashSet<String> = members.map(|i| prompt(i).text.clone()).collect();
         let builders = Arc::new(builders);
-        let mut extracted = Extracted::default();
+        let (mut directions, mut without) = (Vec::new(), Vec::new());
         for at_layer in activations {
             let layer = at_layer.layer;
             let difference = difference_of_means(&at_layer.top, &at_layer.bottom);
@@ -149,12 +132,12 @@ impl Recipe<'_> {
                 StageError::Data(format!("the direction at layer {layer} {problem}"))
             })?;
             let Some((vector, pre_norm)) = difference else {
-                extracted.without.push(layer);
+                without.push(layer);
                 continue;
             };
             let all = at_layer.top.iter().chain(&at_layer.bottom);
             let norms: Vec<f64> = all.map(|v| norm(v.iter().map(|&x| f64::from(x)))).collect();
-            extracted.directions.push(Direction {
+            directions.push(Direction {
                 label: self.label.clone(),
                 seed: self.seed,
                 model: self.model.name().to_string(),
@@ -172,23 +155,29 @@ impl Recipe<'_> {
                 builders: Arc::clone(&builders),
             });
         }
-        extracted.checked()
+        match (directions.is_empty(), without.first()) {
+            (true, Some(layer)) => Err(StageError::Data(format!(
+                "the direction at layer {layer} is zero or not finite (norm 0): the two groups do not differ"
+            ))),
+            _ => Ok((directions, without)),
+        }
     }
 
     /// What to say of layers that have no direction.
-    pub(in crate::stages) fn left_out(&self, layers: &[usize]) -> String {
+    pub(in crate::stages) fn left_out(&self, layers: &[usize]) -> Option<String> {
         let numbers: Vec<String> = layers.iter().map(usize::to_string).collect();
         let (s, is) = match layers {
+            [] => return None,
             [_] => ("", "is"),
             _ => ("s", "are"),
         };
-        format!(
+        Some(format!(
             "layer{s} {} {is} left out: at `{}`, position {}, the mean activations of the two groups are the same there, so there is no \
              direction (nothing tells prompts apart at a token that all of them have, before attention has read the others)",
             numbers.join(", "),
             self.site.short_name(),
             self.position
-        )
+        ))
     }
 }
 

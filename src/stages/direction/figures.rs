@@ -3,7 +3,7 @@
 use polars::prelude::DataFrame;
 
 use crate::figure::{Axis, ColourScale, Figure, Mark, Panel, Shape, colour};
-use crate::stages::{Artifacts, StageError, table};
+use crate::stages::{Artifacts, StageError, distinct, table};
 
 pub(in crate::stages) fn figures(stage: &str, left: &Artifacts) -> Result<Vec<Figure>, StageError> {
     let mut figures = Vec::new();
@@ -22,10 +22,8 @@ fn names(table: &DataFrame, end: &str) -> Result<Vec<String>, StageError> {
     let layers = table::read_integers(table, &format!("layer_{end}"))?;
     let name = |(seed, layer): (Option<i64>, Option<i64>)| {
         let layer = layer.map_or(String::new(), |layer| layer.to_string());
-        match seed {
-            None => format!("layer {layer}"),
-            Some(seed) => format!("layer {layer}, seed {seed}"),
-        }
+        let seed = seed.map_or(String::new(), |seed| format!(", seed {seed}"));
+        format!("layer {layer}{seed}")
     };
     Ok(seeds.into_iter().zip(layers).map(name).collect())
 }
@@ -74,16 +72,11 @@ fn cosines(stage: &str, table: &DataFrame) -> Result<Option<Figure>, StageError>
 fn shuffled(stage: &str, table: &DataFrame) -> Result<Figure, StageError> {
     let [layers, shuffles] = ["layer", "shuffle"].map(|name| table::read_integers(table, name));
     let (layers, shuffles) = (layers?, shuffles?);
-    let mut layers_once: Vec<i64> = Vec::new();
-    for layer in layers.iter().flatten() {
-        if !layers_once.contains(layer) {
-            layers_once.push(*layer);
-        }
-    }
+    let layers_once = distinct(layers.iter().flatten());
     let marks = |column: &str| -> Result<Vec<Mark>, StageError> {
         let values: Vec<Option<f64>> = table.column(column)?.f64()?.iter().collect();
-        let mark = |(index, layer): (usize, &i64)| {
-            let rows = (0..table.height()).filter(|&row| layers[row] == Some(*layer));
+        let mark = |(index, layer): (usize, &&i64)| {
+            let rows = (0..table.height()).filter(|&row| layers[row] == Some(**layer));
             let points = rows.filter_map(|row| Some((shuffles[row]? as f64, values[row]?)));
             let name = format!("layer {layer}");
             Mark::new(name, colour(index), Shape::Points, points)

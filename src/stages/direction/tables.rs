@@ -2,7 +2,8 @@
 
 use polars::prelude::DataFrame;
 
-use crate::stages::{StageError, table};
+use crate::stages::StageError;
+use crate::stages::table::Rows;
 use crate::stats;
 
 use super::extract::{Activations, Direction, difference_of_means};
@@ -12,73 +13,71 @@ const SHUFFLES: u64 = 20;
 
 /// One row per direction.
 pub(in crate::stages) fn describe(directions: &[Direction]) -> Result<DataFrame, StageError> {
-    let all = || directions.iter();
-    table::frame(vec![
-        table::text("model", all().map(|d| &d.model)),
-        table::text("direction", all().map(|d| &d.label)),
-        table::optional_integers("seed", all().map(|d| d.seed)),
-        table::integers("layer", all().map(|d| d.layer)),
-        table::text("site", all().map(|d| d.site.short_name())),
-        table::integers("n_top", all().map(|d| d.top.len())),
-        table::integers("n_bottom", all().map(|d| d.bottom.len())),
-        table::numbers("top_score_low", all().map(|d| d.top_scores.0).collect()),
-        table::numbers("top_score_high", all().map(|d| d.top_scores.1).collect()),
-        table::numbers(
-            "bottom_score_low",
-            all().map(|d| d.bottom_scores.0).collect(),
-        ),
-        table::numbers(
-            "bottom_score_high",
-            all().map(|d| d.bottom_scores.1).collect(),
-        ),
-        table::numbers("pre_norm", all().map(|d| d.pre_norm).collect()),
-        table::numbers("resid_norm", all().map(|d| d.resid_norm).collect()),
-        table::numbers(
-            "pre_norm_over_resid_norm",
-            all().map(|d| d.pre_norm / d.resid_norm).collect(),
-        ),
-    ])
+    Rows::of(directions)
+        .text("model", |d| &d.model)
+        .text("direction", |d| &d.label)
+        .integer("seed", |d| d.seed.map(|seed| seed as i64))
+        .integer("layer", |d| d.layer as i64)
+        .text("site", |d| d.site.short_name())
+        .integer("n_top", |d| d.top.len() as i64)
+        .integer("n_bottom", |d| d.bottom.len() as i64)
+        .number("top_score_low", |d| d.top_scores.0)
+        .number("top_score_high", |d| d.top_scores.1)
+        .number("bottom_score_low", |d| d.bottom_scores.0)
+        .number("bottom_score_high", |d| d.bottom_scores.1)
+        .number("pre_norm", |d| d.pre_norm)
+        .number("resid_norm", |d| d.resid_norm)
+        .number("pre_norm_over_resid_norm", |d| d.pre_norm / d.resid_norm)
+        .frame()
 }
 
 /// The prompts behind each direction.
-pub(in crate::stages) fn members(directions: &[Direction]) -> Result<DataFrame, StageError> {
-    let mut rows: Vec<(&Direction, &str, usize, &String)> = Vec::new();
-    for direction in directions {
-        for (group, ids) in [("top", &direction.top), ("bottom", &direction.bottom)] {
+pub(in crate::stages) fn members_of(directions: &[Direction]) -> Result<DataFrame, StageError> {
+    let all = directions.iter();
+    members(all.map(|d| (d.seed, Some(d.layer as u64), [&d.top, &d.bottom])))
+}
+
+/// The prompts behind directions, by seed, layer, and the ids of A and of B.
+pub(in crate::stages) fn members<'a>(
+    all: impl Iterator<Item = (Option<u64>, Option<u64>, [&'a Vec<String>; 2])>,
+) -> Result<DataFrame, StageError> {
+    let mut rows = Vec::new();
+    for (seed, layer, groups) in all {
+        for (group, ids) in ["top", "bottom"].into_iter().zip(groups) {
             let ranked = ids.iter().enumerate();
-            rows.extend(ranked.map(|(rank, id)| (direction, group, rank, id)));
+            rows.extend(ranked.map(|(rank, id)| (seed, layer, group, rank, id)));
         }
     }
-    table::frame(vec![
-        table::optional_integers("seed", rows.iter().map(|r| r.0.seed)),
-        table::integers("layer", rows.iter().map(|r| r.0.layer)),
-        table::text("group", rows.iter().map(|r| r.1)),
-        table::integers("rank", rows.iter().map(|r| r.2)),
-        table::text("id", rows.iter().map(|r| r.3)),
-    ])
+    Rows::of(&rows)
+        .integer("seed", |(seed, ..)| seed.map(|seed| seed as i64))
+        .integer("layer", |(_, layer, ..)| layer.map(|layer| layer as i64))
+        .text("group", |(_, _, group, ..)| group)
+        .integer("rank", |(.., rank, _)| *rank as i64)
+        .text("id", |(.., id)| id)
+        .frame()
 }
 
 /// Cosine between every two directions.
 pub(in crate::stages) fn cosines(directions: &[Direction]) -> Result<DataFrame, StageError> {
-    let each = directions.iter().enumerate();
-    let pairs = each.flat_map(|(i, a)| directions[i..].iter().map(move |b| (a, b)));
-    let pairs: Vec<(&Direction, &Direction)> = pairs.collect();
-    let values = pairs.iter();
-    let values = values.map(|(a, b)| cosine(a.vector.values(), b.vector.values()));
-    let values = values.collect::<Result<Vec<_>, _>>()?;
-    table::frame(vec![
-        table::optional_integers("seed_a", pairs.iter().map(|(a, _)| a.seed)),
-        table::integers("layer_a", pairs.iter().map(|(a, _)| a.layer)),
-        table::optional_integers("seed_b", pairs.iter().map(|(_, b)| b.seed)),
-        table::integers("layer_b", pairs.iter().map(|(_, b)| b.layer)),
-        table::optional_numbers("cosine", values),
-    ])
+    let mut rows = Vec::new();
+    for (i, a) in directions.iter().enumerate() {
+        for b in &directions[i..] {
+            rows.push((a, b, cosine(a.vector.values(), b.vector.values())?));
+        }
+    }
+    Rows::of(&rows)
+        .integer("seed_a", |(a, ..)| a.seed.map(|seed| seed as i64))
+        .integer("layer_a", |(a, ..)| a.layer as i64)
+        .integer("seed_b", |(_, b, _)| b.seed.map(|seed| seed as i64))
+        .integer("layer_b", |(_, b, _)| b.layer as i64)
+        .number("cosine", |(.., cosine)| *cosine)
+        .frame()
 }
 
 /// Cosine of two float32 vectors, in float64.
 fn cosine(a: &[f32], b: &[f32]) -> Result<Option<f64>, StageError> {
     let wide = |v: &[f32]| v.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
-    stats::cosine(&wide(a), &wide(b)).map_err(|error| StageError::Data(error.to_string()))
+    Ok(stats::cosine(&wide(a), &wide(b))?)
 }
 
 /// The negative control: the same difference of means with the labels of A and B shuffled. A real direction has a larger norm than these
@@ -104,12 +103,12 @@ pub(super) fn shuffled(
             rows.push((at_layer.layer, seed, pre_norm, cosine));
         }
     }
-    table::frame(vec![
-        table::integers("layer", rows.iter().map(|r| r.0)),
-        table::integers("shuffle", rows.iter().map(|r| r.1 as usize)),
-        table::numbers("pre_norm", rows.iter().map(|r| r.2).collect()),
-        table::optional_numbers("cosine", rows.iter().map(|r| r.3).collect()),
-    ])
+    Rows::of(&rows)
+        .integer("layer", |(layer, ..)| *layer as i64)
+        .integer("shuffle", |(_, shuffle, ..)| *shuffle as i64)
+        .number("pre_norm", |(.., pre_norm, _)| *pre_norm)
+        .number("cosine", |(.., cosine)| *cosine)
+        .frame()
 }
 
 /// A permutation of 0..n that depends on (n, seed) alone: indices sorted by blake3(seed, index).

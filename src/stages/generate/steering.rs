@@ -1,45 +1,35 @@
 //! Which directions act, where and how strongly.
 
 use crate::model::Positions;
-use crate::spec::{Choice, Fields};
+use crate::spec::Fields;
 
 use super::super::Needs;
 use super::super::declare::{
     Declaration, Declared, Field, KeyParts, Parameter, as_needed, declared, fields_of, parameters,
 };
-use super::super::parameters::{Alphas, Directions, StageOf};
+use super::super::field_types::choices;
+use super::super::parameters::{Alphas, DirectionStage};
 use super::super::settings::Settings;
 use super::super::steer::Places;
 use super::super::sweep::AlphaUnit;
 
-/// Where a direction acts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Acts {
-    /// At the last prompt token.
-    LastPrompt,
-    /// At every generated token.
-    Generated,
-    /// At every token from the last of the prompt on.
-    Both,
-}
-
-impl Choice for Acts {
-    const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
-        (
-            "last_prompt",
-            Self::LastPrompt,
-            "the last token of the prompt",
-        ),
-        ("generated", Self::Generated, "every generated token"),
-        ("both", Self::Both, "both"),
-    ];
+choices! {
+    /// Where a direction acts.
+    pub(super) enum Acts {
+        /// the last token of the prompt
+        LastPrompt = "last_prompt",
+        /// every generated token
+        Generated = "generated",
+        /// both
+        Both = "both",
+    }
 }
 
 parameters! {
     /// A direction of another stage and how it acts.
     pub(super) struct Steering {
         /// The directions that act; nothing is steered where it is left out.
-        direction: StageOf<Directions>,
+        direction: DirectionStage,
         places: Places,
         /// How much of the direction is added, in units of `alpha_unit`.
         alpha: Alphas,
@@ -75,28 +65,23 @@ impl Parameter for Option<Steering> {
 
 /// Whether no field asks for steering; α = 0 asks for none.
 fn no_steering(fields: &mut Fields<'_, '_>) -> bool {
-    let mut given: Vec<&'static str> = Vec::new();
-    for name in ["layer", "site", "alpha_unit", "positions"] {
-        given.extend(fields.node(name).map(|_| name));
-    }
-    if fields.node("alpha").is_some()
-        && fields
-            .optional::<Alphas>("alpha")
-            .is_none_or(|alphas| !alphas.values().eq(&[0.0]))
-    {
-        given.push("alpha");
-    }
-    for name in &given {
+    let mut is_alone = true;
+    for name in ["layer", "site", "alpha_unit", "positions", "alpha"] {
         let Some(node) = fields.node(name) else {
             continue;
         };
+        let is_zero = |alphas: Alphas| alphas.values().eq(&[0.0]);
+        if name == "alpha" && fields.optional(name).is_some_and(is_zero) {
+            continue;
+        }
+        is_alone = false;
         fields
             .problems()
             .error_at(&node.at, format!("`{name}` is given, but no `direction`"))
             .label("nothing is steered")
             .help("name the stage that makes the direction: `direction = \"…\"`");
     }
-    given.is_empty()
+    is_alone
 }
 
 impl Acts {
@@ -108,10 +93,5 @@ impl Acts {
             Acts::Generated => Positions::From(length),
             Acts::Both => Positions::From(last),
         }
-    }
-
-    /// Whether the last prompt token, and so the score, is edited.
-    pub(super) fn reaches_prompt(self) -> bool {
-        self != Acts::Generated
     }
 }

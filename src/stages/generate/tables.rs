@@ -40,14 +40,6 @@ impl Row<'_> {
         self.line.map(of_line).into_iter().collect()
     }
 
-    fn direction(&self) -> &str {
-        self.line.map_or(NONE, |line| &line.direction)
-    }
-
-    fn site(&self) -> &str {
-        self.line.map_or(NONE, |line| line.site.short_name())
-    }
-
     /// Whether both stand in the same rows of `agreement`.
     fn is_with(&self, other: &Row<'_>) -> bool {
         let line = |row: &Row<'_>| row.line.map(std::ptr::from_ref);
@@ -68,15 +60,21 @@ pub(in crate::stages) struct Answer {
 }
 
 /// A row and what was found for it.
-type Answered<'a> = (&'a Row<'a>, &'a Answer);
+pub(in crate::stages) type Answered<'a> = (Row<'a>, Answer);
+
+pub(in crate::stages) fn tables(
+    all: &[Answered<'_>],
+) -> Result<Vec<(String, DataFrame)>, StageError> {
+    Ok(vec![
+        (String::new(), main_table(all)?),
+        ("agreement".to_string(), agreement(all)?),
+        ("rates".to_string(), rates(all)?),
+    ])
+}
 
 /// One row per model, direction, place, α and prompt.
-pub(in crate::stages) fn main_table(
-    rows: &[Row<'_>],
-    answers: &[Answer],
-) -> Result<DataFrame, StageError> {
-    let all: Vec<Answered<'_>> = rows.iter().zip(answers).collect();
-    with_place(Rows::of(&all), |(row, _)| row)
+fn main_table(all: &[Answered<'_>]) -> Result<DataFrame, StageError> {
+    with_place(Rows::of(all), |(row, _)| row)
         .text("id", |(row, _)| &row.prompt.id)
         .text("split", |(row, _)| &row.prompt.split)
         .text("category", |(row, _)| &row.prompt.category)
@@ -92,10 +90,14 @@ pub(in crate::stages) fn main_table(
 fn with_place<'a, R>(rows: Rows<'a, R>, of: impl Fn(&'a R) -> &'a Row<'a>) -> Rows<'a, R> {
     let line = |row| of(row).line;
     rows.text("model", |row| of(row).model)
-        .text("direction", |row| of(row).direction())
+        .text("direction", |row| {
+            line(row).map_or(NONE, |line| &line.direction)
+        })
         .integer("seed", |row| line(row)?.seed.map(|seed| seed as i64))
         .integer("layer", |row| line(row).map(|line| line.layer as i64))
-        .text("site", |row| of(row).site())
+        .text("site", |row| {
+            line(row).map_or(NONE, |line| line.site.short_name())
+        })
         .number("alpha", |row| of(row).alpha)
 }
 
@@ -109,18 +111,11 @@ const CLASSIFIERS: [(&str, Refuses); 2] = [
 ];
 
 /// Each text classifier against the logit score. κ is null where both gave every text one and the same label.
-pub(in crate::stages) fn agreement(
-    rows: &[Row<'_>],
-    answers: &[Answer],
-) -> Result<DataFrame, StageError> {
-    type Counted<'a> = (&'a Row<'a>, &'static str, [[u64; 2]; 2]);
-    let mut groups: Vec<Counted<'_>> = Vec::new();
-    let mut later = answers;
-    for group in rows.chunk_by(|a, b| a.is_with(b)) {
-        let of_group;
-        (of_group, later) = later.split_at(group.len().min(later.len()));
+fn agreement(all: &[Answered<'_>]) -> Result<DataFrame, StageError> {
+    let mut groups = Vec::new();
+    for group in all.chunk_by(|(a, _), (b, _)| a.is_with(b)) {
         for (name, refuses) in CLASSIFIERS {
-            groups.push((&group[0], name, count(of_group, refuses)));
+            groups.push((&group[0].0, name, count(group, refuses)));
         }
     }
     with_place(Rows::of(&groups), |(row, ..)| row)
@@ -134,69 +129,47 @@ pub(in crate::stages) fn agreement(
         .frame()
 }
 
-/// One row of `rates`.
-struct Rate<'a> {
-    row: &'a Row<'a>,
-    classifier: &'static str,
-    n: u64,
-    refused: u64,
-    interval: Option<stats::Interval>,
-}
-
 /// How many texts of each split every classifier calls refusals, with Wilson's interval; `score` is the logit score's own verdict.
-pub(in crate::stages) fn rates(
-    rows: &[Row<'_>],
-    answers: &[Answer],
-) -> Result<DataFrame, StageError> {
+fn rates(all: &[Answered<'_>]) -> Result<DataFrame, StageError> {
     let verdicts: [(&str, Refuses); 3] = [
         ("score", |answer| answer.refused),
         CLASSIFIERS[0],
         CLASSIFIERS[1],
     ];
-    let mut groups: Vec<Vec<Answered<'_>>> = Vec::new();
-    for (row, answer) in rows.iter().zip(answers) {
-        let is_with = |group: &&mut Vec<Answered<'_>>| {
-            group[0].0.is_with(row) && group[0].0.prompt.split == row.prompt.split
+    let mut groups: Vec<(&Row<'_>, Vec<&Answer>)> = Vec::new();
+    for (row, answer) in all {
+        let is_with = |(of, _): &&mut (&Row<'_>, Vec<&Answer>)| {
+            of.is_with(row) && of.prompt.split == row.prompt.split
         };
         match groups.iter_mut().find(is_with) {
-            Some(group) => group.push((row, answer)),
-            None => groups.push(vec![(row, answer)]),
+            Some((_, answers)) => answers.push(answer),
+            None => groups.push((row, vec![answer])),
         }
     }
     let mut rates = Vec::new();
-    for group in &groups {
+    for (row, answers) in &groups {
         for (classifier, refuses) in verdicts {
-            let n = group.len() as u64;
-            let refused = group.iter().filter(|(_, answer)| refuses(answer)).count() as u64;
-            let interval = stats::wilson(refused, n);
-            rates.push(Rate {
-                row: group[0].0,
-                classifier,
-                n,
-                refused,
-                interval: interval.map_err(|error| StageError::Internal(error.to_string()))?,
-            });
+            let n = answers.len() as u64;
+            let refused = answers.iter().filter(|answer| refuses(answer)).count() as u64;
+            rates.push((*row, classifier, [refused, n], stats::wilson(refused, n)?));
         }
     }
-    with_place(Rows::of(&rates), |rate| rate.row)
-        .text("split", |rate| &rate.row.prompt.split)
-        .text("classifier", |rate| rate.classifier)
-        .integer("n", |rate| rate.n as i64)
-        .integer("refused", |rate| rate.refused as i64)
-        .number("refusal_rate", |rate| rate.refused as f64 / rate.n as f64)
-        .number("rate_low", |rate| {
-            rate.interval.map(|interval| interval.low)
+    with_place(Rows::of(&rates), |(row, ..)| row)
+        .text("split", |(row, ..)| &row.prompt.split)
+        .text("classifier", |(_, classifier, ..)| classifier)
+        .integer("n", |(.., [_, n], _)| *n as i64)
+        .integer("refused", |(.., [refused, _], _)| *refused as i64)
+        .number("refusal_rate", |(.., [refused, n], _)| {
+            *refused as f64 / *n as f64
         })
-        .number("rate_high", |rate| {
-            rate.interval.map(|interval| interval.high)
-        })
+        .ends(["rate_low", "rate_high"], |(.., interval)| *interval)
         .frame()
 }
 
 /// Counts of `[score][text]`, index 0 a refusal and 1 none.
-fn count(answers: &[Answer], refuses: Refuses) -> [[u64; 2]; 2] {
+fn count(all: &[Answered<'_>], refuses: Refuses) -> [[u64; 2]; 2] {
     let mut counts = [[0; 2]; 2];
-    for answer in answers {
+    for (_, answer) in all {
         counts[usize::from(!answer.refused)][usize::from(!refuses(answer))] += 1;
     }
     counts
@@ -273,15 +246,14 @@ mod tests {
             alpha,
             prompt: &prompt,
         };
-        let rows = [row(0.0), row(0.0), row(0.0), row(0.0), row(8.0)];
-        let answers = [
-            answer(true, true, false),
-            answer(true, false, false),
-            answer(false, true, true),
-            answer(true, true, false),
-            answer(false, false, false),
+        let all = [
+            (row(0.0), answer(true, true, false)),
+            (row(0.0), answer(true, false, false)),
+            (row(0.0), answer(false, true, true)),
+            (row(0.0), answer(true, true, false)),
+            (row(8.0), answer(false, false, false)),
         ];
-        let table = agreement(&rows, &answers).expect("finite numbers");
+        let table = agreement(&all).expect("finite numbers");
         let names = ["regex", "xstest_prefix", "regex", "xstest_prefix"]
             .map(str::to_string)
             .to_vec();
@@ -322,9 +294,11 @@ mod tests {
             alpha,
             prompt: &prompt,
         };
-        let rows = [row(Some(&line), 8.0), row(None, 0.0)];
-        let answers = [answer(true, false, true), answer(false, false, false)];
-        let table = main_table(&rows, &answers).expect("finite numbers");
+        let all = [
+            (row(Some(&line), 8.0), answer(true, false, true)),
+            (row(None, 0.0), answer(false, false, false)),
+        ];
+        let table = main_table(&all).expect("finite numbers");
         let text = |name| read_text(&table, name).unwrap_or_default();
         assert_eq!(text("direction"), ["top_bottom_2", NONE]);
         assert_eq!(text("site"), ["resid_mid", NONE]);

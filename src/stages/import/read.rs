@@ -7,7 +7,9 @@ use csv::StringRecord;
 use regex::Regex;
 use serde_json::Value as Json;
 
-use super::rows::{Cell, ImportError, Row};
+use crate::stages::StageError;
+
+use super::rows::{Cell, Row, wrong};
 use super::shapes::{self, Holds};
 
 /// A file, read.
@@ -48,32 +50,27 @@ pub(super) fn is_published_shape(name: &str, text: &str) -> bool {
 ///
 /// # Errors
 /// Text that is not CSV or JSON, columns or fields that are missing, values that are not of their type; with the place.
-pub(super) fn read(kind: &str, name: &str, text: &str) -> Result<Published, ImportError> {
+pub(super) fn read(kind: &str, name: &str, text: &str) -> Result<Published, StageError> {
     let mut said = Row::default();
     for pattern in shapes::FILE_NAMES.iter().filter_map(|p| Regex::new(p).ok()) {
         // A number in a name that is none is no layer and no seed.
         put_groups(&pattern, name, name, &mut said).ok();
     }
-    match is_json(name) {
-        true => read_json(kind, name, text, said),
-        false => Ok(Published {
-            rows: read_csv(kind, name, text, &said)?,
-            builders: None,
-        }),
+    if is_json(name) {
+        return read_json(kind, name, text, said);
     }
+    Ok(Published {
+        rows: read_csv(kind, name, text, &said)?,
+        builders: None,
+    })
 }
 
 fn is_json(name: &str) -> bool {
     name.to_ascii_lowercase().ends_with(".json")
 }
 
-fn wrong(place: &str, message: String) -> ImportError {
-    let place = place.to_string();
-    ImportError { place, message }
-}
-
 /// Fills the columns that the pattern's groups are named after.
-fn put_groups(pattern: &Regex, file: &str, path: &str, row: &mut Row) -> Result<(), ImportError> {
+fn put_groups(pattern: &Regex, file: &str, path: &str, row: &mut Row) -> Result<(), StageError> {
     let found = pattern.captures(path);
     for column in pattern.capture_names().flatten() {
         if let Some(group) = found.as_ref().and_then(|found| found.name(column)) {
@@ -92,15 +89,17 @@ fn field<'a>(file: &'a str, path: &'a str, text: &'a str) -> Cell<'a> {
     }
 }
 
-/// A CSV file: its header, and its rows with the lines that they stand in.
+/// A CSV file with its header.
 pub(super) struct Sheet<'a> {
     pub(super) name: &'a str,
     pub(super) header: StringRecord,
-    pub(super) rows: Vec<Result<(usize, StringRecord), ImportError>>,
 }
 
+/// The rows of such a file, with their places in it; of some that cannot be read, what is wrong.
+type Records = Vec<Result<StringRecord, StageError>>;
+
 impl<'a> Sheet<'a> {
-    pub(super) fn read(name: &'a str, text: &str) -> Result<Self, ImportError> {
+    pub(super) fn read(name: &'a str, text: &str) -> Result<(Self, Records), StageError> {
         let mut reader = csv::Reader::from_reader(text.trim_start_matches('\u{feff}').as_bytes());
         let unreadable = |error: csv::Error| {
             let line = error.position().map_or(1, csv::Position::line);
@@ -111,16 +110,11 @@ impl<'a> Sheet<'a> {
                 csv::ErrorKind::Utf8 { .. } => "the row is not UTF-8 text".to_string(),
                 _ => format!("the row is not CSV: {error}"),
             };
-            wrong(&format!("{name}:{line}"), message)
+            wrong(&format!("{name}:{line}"), &message)
         };
         let header = reader.headers().map_err(unreadable)?.clone();
-        let rows = reader.records().map(|record| {
-            let record = record.map_err(unreadable)?;
-            let line = record.position().map_or(0, |place| place.line() as usize);
-            Ok((line, record))
-        });
-        let rows = rows.collect();
-        Ok(Sheet { name, header, rows })
+        let records = reader.records().map(|record| record.map_err(unreadable));
+        Ok((Sheet { name, header }, records.collect()))
     }
 
     /// The place of the column that has one of these names, the first of them that there is.
@@ -130,15 +124,24 @@ impl<'a> Sheet<'a> {
     }
 
     /// A row's value in that column.
-    pub(super) fn cell<'s>(&'s self, row: &'s (usize, StringRecord), column: usize) -> Cell<'s> {
+    pub(super) fn cell<'s>(&'s self, row: &'s StringRecord, column: usize) -> Cell<'s> {
         let heading = self.header.get(column).unwrap_or_default();
         Cell {
             file: self.name,
-            column: Some((row.0, column + 1, heading)),
+            column: Some((line_of(row), column + 1, heading)),
             path: "",
-            text: row.1.get(column).unwrap_or_default().trim(),
+            text: row.get(column).unwrap_or_default().trim(),
         }
     }
+
+    /// The columns, for a message.
+    pub(super) fn columns(&self) -> String {
+        self.header.iter().collect::<Vec<_>>().join("`, `")
+    }
+}
+
+fn line_of(row: &StringRecord) -> usize {
+    row.position().map_or(0, |place| place.line() as usize)
 }
 
 fn names_of(column: &str) -> &'static [&'static str] {
@@ -147,13 +150,12 @@ fn names_of(column: &str) -> &'static [&'static str] {
 }
 
 /// A row for each of the file's, or, where a column is the scores of one model, for each of those columns.
-fn read_csv(kind: &str, name: &str, text: &str, said: &Row) -> Result<Vec<Row>, ImportError> {
-    let sheet = Sheet::read(name, text)?;
-    let scores_of = |name: &str| Some(name.strip_prefix(shapes::SCORES_OF_A_MODEL)?.to_string());
+fn read_csv(kind: &str, name: &str, text: &str, said: &Row) -> Result<Vec<Row>, StageError> {
+    let (sheet, records) = Sheet::read(name, text)?;
     let headings = sheet.header.iter().map(str::trim).enumerate();
-    let side_by_side: Vec<(usize, String)> = headings
+    let side_by_side: Vec<(usize, &str)> = headings
         .filter(|(_, name)| kind == "score" && *name != shapes::DIFFERENCE_OF_SCORES)
-        .filter_map(|(place, name)| Some((place, scores_of(name)?)))
+        .filter_map(|(place, name)| Some((place, name.strip_prefix(shapes::SCORES_OF_A_MODEL)?)))
         .collect();
     check_columns(kind, &sheet, side_by_side.is_empty())?;
     let measured: &[&str] = match kind {
@@ -166,35 +168,33 @@ fn read_csv(kind: &str, name: &str, text: &str, said: &Row) -> Result<Vec<Row>, 
         .filter_map(|column| Some((*column, sheet.column(names_of(column))?)))
         .collect();
     let mut rows = Vec::new();
-    for entry in &sheet.rows {
-        let entry = entry.as_ref().map_err(Clone::clone)?;
+    for record in records {
+        let record = record?;
         let mut row = Row {
-            line: entry.0,
+            line: line_of(&record),
             ..said.clone()
         };
         for (column, place) in &columns {
-            row.put(column, &sheet.cell(entry, *place))?;
+            row.put(column, &sheet.cell(&record, *place))?;
         }
         for (place, model) in &side_by_side {
-            row.model = Some(model.clone());
-            row.put("score", &sheet.cell(entry, *place))?;
+            row.model = Some((*model).to_string());
+            row.put("score", &sheet.cell(&record, *place))?;
             rows.push(row.clone());
         }
         if side_by_side.is_empty() {
             rows.push(row);
         }
     }
-    match rows.is_empty() {
-        true => Err(wrong(
-            name,
-            "no rows below the header; expected at least one".to_string(),
-        )),
-        false => Ok(rows),
+    if rows.is_empty() {
+        let message = "no rows below the header; expected at least one";
+        return Err(wrong(name, message));
     }
+    Ok(rows)
 }
 
 /// Checks that the columns are there without which a table of that kind says nothing.
-fn check_columns(kind: &str, sheet: &Sheet<'_>, is_long: bool) -> Result<(), ImportError> {
+fn check_columns(kind: &str, sheet: &Sheet<'_>, is_long: bool) -> Result<(), StageError> {
     let measured: &[&str] = match kind {
         "generate" => names_of("text"),
         "score" if is_long => &["s_<model>", "score"],
@@ -212,24 +212,23 @@ fn check_columns(kind: &str, sheet: &Sheet<'_>, is_long: bool) -> Result<(), Imp
             let message = format!(
                 "a table of kind `{kind}` needs a column `{}`; the columns are `{}`",
                 names.join("` or `"),
-                sheet.header.iter().collect::<Vec<_>>().join("`, `")
+                sheet.columns()
             );
-            return Err(wrong(&format!("{}:1", sheet.name), message));
+            return Err(wrong(&format!("{}:1", sheet.name), &message));
         }
     }
     Ok(())
 }
 
-fn read_json(kind: &str, name: &str, text: &str, mut said: Row) -> Result<Published, ImportError> {
+fn read_json(kind: &str, name: &str, text: &str, mut said: Row) -> Result<Published, StageError> {
     let json: Json = serde_json::from_str(text).map_err(|error| {
         let place = format!("{name}:{}:{}", error.line(), error.column());
-        wrong(&place, format!("not JSON: {error}"))
+        wrong(&place, &format!("not JSON: {error}"))
     })?;
     for (column, pointer) in shapes::OF_ALL {
         if let Some(value) = json.pointer(pointer) {
-            let text = value
-                .as_str()
-                .map_or_else(|| value.to_string(), str::to_string);
+            let text = value.as_str().map(str::to_string);
+            let text = text.unwrap_or_else(|| value.to_string());
             said.put(column, &field(name, pointer, &text)).ok();
         }
     }
@@ -237,46 +236,39 @@ fn read_json(kind: &str, name: &str, text: &str, mut said: Row) -> Result<Publis
     if kind == "patch" && said.site.is_none() {
         said.site = Some(shapes::SITE_OF_PATCHES.to_string());
     }
-    let places = shapes::places(kind, name).iter();
+    let place = |(path, holds): &shapes::Place| Some((Regex::new(path).ok()?, *holds));
     let mut reader = JsonReader {
         name,
         said,
         counts: counts(&json),
-        places: places
-            .filter_map(|(path, holds)| Some((Regex::new(path).ok()?, *holds)))
+        places: shapes::places(kind, name)
+            .iter()
+            .filter_map(place)
             .collect(),
         rows: Vec::new(),
     };
     reader.walk("", &json)?;
-    if reader.rows.is_empty() && builders.is_none() {
+    let rows = reader.rows;
+    if rows.is_empty() && builders.is_none() {
         let results = shapes::RESULTS;
-        return Err(wrong(
-            name,
-            format!(
-                "nothing of kind `{kind}` in the file; expected results under one of {results}"
-            ),
-        ));
+        let message = format!(
+            "nothing of kind `{kind}` in the file; expected results under one of {results}"
+        );
+        return Err(wrong(name, &message));
     }
-    Ok(Published {
-        rows: reader.rows,
-        builders,
-    })
+    Ok(Published { rows, builders })
 }
 
 /// How many prompts each set has, where the file says so.
 fn counts(json: &Json) -> Vec<(String, u64)> {
-    let objects = |pointer: &str| json.pointer(pointer).and_then(Json::as_object);
-    let said = shapes::COUNTS
-        .iter()
-        .filter_map(|pointer| objects(pointer))
-        .flatten();
-    let mut counts: Vec<(String, u64)> = said
-        .filter_map(|(set, count)| Some((shapes::set(set).to_string(), count.as_u64()?)))
-        .collect();
-    let groups = objects(shapes::EDGE_COUNTS).into_iter().flatten();
-    let total: u64 = groups
-        .filter_map(|(_, count)| count.as_u64())
-        .fold(0, u64::saturating_add);
+    let numbers = |pointer: &&str| {
+        let object = json.pointer(pointer).and_then(Json::as_object);
+        let fields = object.into_iter().flatten();
+        fields.filter_map(|(set, count)| Some((shapes::set(set).to_string(), count.as_u64()?)))
+    };
+    let mut counts: Vec<_> = shapes::COUNTS.iter().flat_map(numbers).collect();
+    let groups = numbers(&shapes::EDGE_COUNTS).map(|(_, count)| count);
+    let total = groups.fold(0, u64::saturating_add);
     if total > 0 {
         counts.push(("edge".to_string(), total));
     }
@@ -286,8 +278,8 @@ fn counts(json: &Json) -> Vec<(String, u64)> {
 /// The ids of the prompts behind the direction.
 fn builders(json: &Json, said: &Row) -> Option<Builders> {
     let ids = |list: &Json| -> Option<Vec<String>> {
-        let ids = list.as_array()?.iter().map(|id| id.as_str());
-        ids.map(|id| id.map(str::to_string)).collect()
+        let ids = list.as_array()?.iter();
+        ids.map(|id| Some(id.as_str()?.to_string())).collect()
     };
     let number = |pointer: &str| json.pointer(pointer).and_then(Json::as_u64);
     shapes::SELECTIONS.iter().find_map(|pointer| {
@@ -313,7 +305,7 @@ struct JsonReader<'a> {
 
 impl JsonReader<'_> {
     /// Reads the rows at and below a value.
-    fn walk(&mut self, path: &str, value: &Json) -> Result<(), ImportError> {
+    fn walk(&mut self, path: &str, value: &Json) -> Result<(), StageError> {
         self.row(path, value)?;
         let below = |name: &str| match path {
             "" => name.to_string(),
@@ -337,7 +329,7 @@ impl JsonReader<'_> {
         Ok(())
     }
 
-    fn row(&mut self, path: &str, value: &Json) -> Result<(), ImportError> {
+    fn row(&mut self, path: &str, value: &Json) -> Result<(), StageError> {
         let mut places = self.places.iter();
         let Some((pattern, holds)) = places.find(|(pattern, _)| pattern.is_match(path)) else {
             return Ok(());

@@ -1,10 +1,9 @@
 //! Rows of published files: one number or text each, and what it is of. Columns are named as those of stages' tables.
 
-use std::fmt;
+use polars::prelude::DataFrame;
 
-use polars::prelude::{DataFrame, NamedFrom, Series};
-
-use crate::stages::{StageError, table};
+use crate::stages::StageError;
+use crate::stages::table::Rows;
 
 use super::shapes;
 
@@ -52,26 +51,14 @@ pub(super) struct Cell<'a> {
     pub(super) text: &'a str,
 }
 
-/// Why a file could not be read as what it was said to be.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct ImportError {
-    /// The file, with line and column where they are known.
-    pub(super) place: String,
-    /// What is wrong, what was expected.
-    pub(super) message: String,
+/// Why a file could not be read as what it was said to be: the place, with line and column where they are known, and what was expected there.
+pub(super) fn wrong(place: &str, message: &str) -> StageError {
+    StageError::Data(format!("{place}: {message}"))
 }
-
-impl fmt::Display for ImportError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)
-    }
-}
-
-impl std::error::Error for ImportError {}
 
 impl Row {
     /// Fills a column. Where a text may be left out, an empty one changes nothing.
-    pub(super) fn put(&mut self, column: &str, cell: &Cell<'_>) -> Result<(), ImportError> {
+    pub(super) fn put(&mut self, column: &str, cell: &Cell<'_>) -> Result<(), StageError> {
         let text = || Some(cell.text.to_string()).filter(|text| !text.is_empty());
         match column {
             "model" => self.model = text(),
@@ -103,38 +90,34 @@ impl Row {
 
 impl Cell<'_> {
     /// The error that it is not what is expected there.
-    pub(super) fn wrong(&self, expected: &str) -> ImportError {
+    pub(super) fn wrong(&self, expected: &str) -> StageError {
+        let (file, path) = (self.file, self.path.replace('/', "."));
         let (place, subject) = match self.column {
-            Some((line, column, heading)) => {
-                let place = format!("{}:{line}:{column}", self.file);
-                (place, format!("column `{heading}`"))
-            }
-            None => (
-                self.file.to_string(),
-                format!("`{}`", self.path.replace('/', ".")),
+            Some((line, column, heading)) => (
+                format!("{file}:{line}:{column}"),
+                format!("column `{heading}`"),
             ),
+            None => (file.to_string(), format!("`{path}`")),
         };
         let message = format!("{subject} is `{}`; expected {expected}", self.text);
-        ImportError { place, message }
+        wrong(&place, &message)
     }
 
-    pub(super) fn number(&self) -> Result<f64, ImportError> {
+    pub(super) fn number(&self) -> Result<f64, StageError> {
         let number = self.text.parse::<f64>().ok();
         let number = number.filter(|number| number.is_finite());
         number.ok_or_else(|| self.wrong("a finite number"))
     }
 
-    fn integer(&self) -> Result<Option<u64>, ImportError> {
-        let parsed = || self.text.parse::<u64>();
-        match self.text.is_empty() {
-            true => Ok(None),
-            false => parsed()
-                .map(Some)
-                .map_err(|_| self.wrong("an integer of 0 or more")),
+    fn integer(&self) -> Result<Option<u64>, StageError> {
+        if self.text.is_empty() {
+            return Ok(None);
         }
+        let number = self.text.parse().map(Some);
+        number.map_err(|_| self.wrong("an integer of 0 or more"))
     }
 
-    fn flag(&self) -> Result<Option<bool>, ImportError> {
+    fn flag(&self) -> Result<Option<bool>, StageError> {
         match self.text.to_ascii_lowercase().as_str() {
             "" => Ok(None),
             "0" | "false" => Ok(Some(false)),
@@ -146,36 +129,29 @@ impl Cell<'_> {
 
 /// The rows as a table, with every column; gaps in text are empty.
 pub(super) fn frame(rows: &[Row]) -> Result<DataFrame, StageError> {
-    let text = |name, of: fn(&Row) -> &Option<String>| {
-        table::text(
-            name,
-            rows.iter()
-                .map(|row| of(row).as_deref().unwrap_or_default()),
-        )
-    };
-    let integer =
-        |name, of: fn(&Row) -> Option<u64>| table::optional_integers(name, rows.iter().map(of));
-    let number = |name, of: fn(&Row) -> Option<f64>| {
-        table::optional_numbers(name, rows.iter().map(of).collect())
-    };
-    let refused: Vec<Option<bool>> = rows.iter().map(|row| row.refused).collect();
-    table::frame(vec![
-        text("model", |row| &row.model),
-        integer("seed", |row| row.seed),
-        integer("layer", |row| row.layer),
-        integer("k", |row| row.k),
-        text("site", |row| &row.site),
-        number("alpha", |row| row.alpha),
-        text("set", |row| &row.set),
-        text("id", |row| &row.id),
-        text("category", |row| &row.category),
-        number("score", |row| row.score),
-        Series::new("refused".into(), refused).into(),
-        integer("n", |row| row.n),
-        number("mean", |row| row.mean),
-        number("std", |row| row.std),
-        number("refusal_rate", |row| row.refusal_rate),
-        number("mean_delta", |row| row.mean_delta),
-        text("text", |row| &row.text),
-    ])
+    let integer = |value: Option<u64>| value.map(|value| value as i64);
+    Rows::of(rows)
+        .text("model", |row| text(&row.model))
+        .integer("seed", |row| integer(row.seed))
+        .integer("layer", |row| integer(row.layer))
+        .integer("k", |row| integer(row.k))
+        .text("site", |row| text(&row.site))
+        .number("alpha", |row| row.alpha)
+        .text("set", |row| text(&row.set))
+        .text("id", |row| text(&row.id))
+        .text("category", |row| text(&row.category))
+        .number("score", |row| row.score)
+        .flag("refused", |row| row.refused)
+        .integer("n", |row| integer(row.n))
+        .number("mean", |row| row.mean)
+        .number("std", |row| row.std)
+        .number("refusal_rate", |row| row.refusal_rate)
+        .number("mean_delta", |row| row.mean_delta)
+        .text("text", |row| text(&row.text))
+        .frame()
+}
+
+/// A text; none is empty.
+pub(super) fn text(value: &Option<String>) -> &str {
+    value.as_deref().unwrap_or_default()
 }

@@ -2,10 +2,10 @@
 
 use polars::prelude::DataFrame;
 
-use crate::stages::{Inputs, Name, Output, StageError, table};
+use crate::stages::table::{self, Rows};
+use crate::stages::{Inputs, Name, Output, StageError};
 
 use super::read::Sheet;
-use super::rows::ImportError;
 use super::shapes::{self, Statistic};
 use super::{File, Import, name_of, text_of};
 
@@ -27,44 +27,45 @@ pub(super) fn output(
 ) -> Result<Output, StageError> {
     let mut read = Vec::new();
     for file in &import.files.named {
-        read.push((file, numbers(import, file, inputs)?));
+        read.push((name_of(file), numbers(import, file, inputs)?));
     }
     if is_check {
         return Ok(Output::default());
     }
-    let mut output = Output::default();
-    let mut columns: Vec<Vec<Option<f64>>> = vec![Vec::new(); import.summaries.len()];
+    let (mut findings, mut rows) = (Vec::new(), Vec::new());
     for (file, numbers) in &read {
-        for (name, column) in import.summaries.iter().zip(&mut columns) {
+        let mut of_file: Vec<_> = numbers
+            .iter()
+            .map(|number| (file, number, vec![]))
+            .collect();
+        for name in import.summaries.iter() {
             let tables = inputs.stage(name)?.tables()?;
             let found = numbers.iter().map(|number| look_up(number, &tables));
             let found = found.collect::<Result<Vec<_>, _>>()?;
-            output
-                .findings
-                .push(verdict(&name_of(file), name, numbers, &found, &tables)?);
-            column.extend(found);
+            findings.push(verdict(file, name, numbers, &found, &tables)?);
+            let all = of_file.iter_mut().zip(found);
+            all.for_each(|((.., of_each), found)| of_each.push(found));
         }
+        rows.extend(of_file);
     }
-    let all = || {
-        read.iter()
-            .flat_map(|(file, numbers)| numbers.iter().map(move |n| (file, n)))
-    };
-    let mut frame = vec![
-        table::text("file", all().map(|(file, _)| name_of(file))),
-        table::text("model", all().map(|(_, n)| &n.model)),
-        table::text("source", all().map(|(_, n)| n.of.source)),
-        table::optional_numbers("alpha", all().map(|(_, n)| n.alpha).collect()),
-        table::text("quantity", all().map(|(_, n)| n.of.column)),
-        table::optional_numbers("published", all().map(|(_, n)| n.value).collect()),
-    ];
-    for (name, values) in import.summaries.iter().zip(columns) {
-        frame.push(table::optional_numbers(&name.value, values));
-    }
-    output.tables.push((String::new(), table::frame(frame)?));
-    Ok(output)
+    let table = Rows::of(&rows)
+        .text("file", |(file, ..)| file)
+        .text("model", |(_, number, _)| &number.model)
+        .text("source", |(_, number, _)| number.of.source)
+        .number("alpha", |(_, number, _)| number.alpha)
+        .text("quantity", |(_, number, _)| number.of.column)
+        .number("published", |(_, number, _)| number.value);
+    let summaries = import.summaries.iter().enumerate();
+    let table = summaries.fold(table, |table, (place, name)| {
+        table.number(&name.value, move |(.., found)| found[place])
+    });
+    Ok(Output {
+        tables: vec![(String::new(), table.frame()?)],
+        findings,
+        ..Output::default()
+    })
 }
 
-/// One sentence on a file and a summary.
 fn verdict(
     file: &str,
     summary: &Name,
@@ -90,15 +91,11 @@ fn verdict(
         Some(seeds) if has_random => format!(", {seeds} random directions"),
         _ => String::new(),
     };
-    let summary = format!("`{}`{seeds}", summary.value);
+    let (summary, all) = (format!("`{summary}`{seeds}"), numbers.len());
     Ok(match differing {
-        0 => format!(
-            "all {} numbers of `{file}` are those of {summary}, to the digits written",
-            numbers.len()
-        ),
+        0 => format!("all {all} numbers of `{file}` are those of {summary}, to the digits written"),
         _ => format!(
-            "{differing} of {} numbers of `{file}` are not those of {summary}: the largest difference is {largest:.4}",
-            numbers.len()
+            "{differing} of {all} numbers of `{file}` are not those of {summary}: the largest difference is {largest:.4}"
         ),
     })
 }
@@ -109,10 +106,8 @@ fn random_seeds(tables: &[(String, DataFrame)]) -> Result<Option<i64>, StageErro
     };
     let sources = table::read_text(controls, "source")?;
     let seeds = table::read_integers(controls, "seeds")?;
-    let mut random = sources.iter().zip(seeds);
-    Ok(random
-        .find(|(source, _)| *source == "random")
-        .and_then(|(_, n)| n))
+    let random = sources.iter().position(|source| source == "random");
+    Ok(random.and_then(|row| seeds[row]))
 }
 
 /// The number of a summary, `None` where it is blank there.
@@ -125,17 +120,12 @@ fn look_up(number: &Number, tables: &[(String, DataFrame)]) -> Result<Option<f64
         Ok(_) => table::read_text(rows, "source")?,
         Err(_) => vec![number.of.source.to_string(); rows.height()],
     };
-    let alphas = match number.alpha {
-        Some(_) => table::read_numbers(rows, "alpha")?
-            .into_iter()
-            .map(Some)
-            .collect(),
-        None => vec![None; rows.height()],
-    };
+    let alphas = number.alpha.map(|_| table::read_numbers(rows, "alpha"));
+    let alphas = alphas.transpose()?;
     let row = (0..rows.height()).find(|&row| {
         models[row] == number.model
             && sources[row] == number.of.source
-            && alphas[row] == number.alpha
+            && alphas.as_ref().map(|alphas| alphas[row]) == number.alpha
     });
     let Some(row) = row else { return Ok(None) };
     Ok(rows.column(number.of.column)?.f64()?.get(row))
@@ -148,26 +138,25 @@ fn numbers(import: &Import, file: &File, inputs: &Inputs) -> Result<Vec<Number>,
         .files
         .get(&file.path.value)
         .ok_or_else(|| StageError::Internal(format!("file `{name}` was not provided")))?;
-    let text = text_of(&name, content).map_err(data)?;
-    let sheet = Sheet::read(&name, text).map_err(data)?;
+    let (sheet, records) = Sheet::read(&name, text_of(&name, content)?)?;
     let headings = sheet.header.iter().map(str::trim).enumerate();
     let columns: Vec<(usize, Statistic)> = headings
         .filter_map(|(place, name)| Some((place, shapes::statistic(name)?)))
         .collect();
     if columns.is_empty() {
-        let found = sheet.header.iter().collect::<Vec<_>>().join("`, `");
+        let found = sheet.columns();
         return Err(StageError::Data(format!(
             "{name}:1: no table of statistics that is known; expected rates over seeds (`edge_mean_holdout`, …), a summary of controls (`holdout_gen_gap_mean`, …) or operating points (`best_gap`, …), found the columns `{found}`"
         )));
     }
     let [run, model, alpha] = ["run", "model", "alpha"].map(|name| sheet.column(&[name]));
     let mut numbers = Vec::new();
-    for row in &sheet.rows {
-        let row = row.as_ref().map_err(|error| data(error.clone()))?;
-        let text = |place: usize| sheet.cell(row, place).text;
-        let number = |place: usize| -> Result<Option<f64>, StageError> {
-            let filled = Some(sheet.cell(row, place)).filter(|cell| !cell.text.is_empty());
-            filled.map(|cell| cell.number()).transpose().map_err(data)
+    for record in records {
+        let record = record?;
+        let text = |place: usize| sheet.cell(&record, place).text;
+        let number = |place: usize| {
+            let filled = Some(sheet.cell(&record, place)).filter(|cell| !cell.text.is_empty());
+            filled.map(|cell| cell.number()).transpose()
         };
         if let (Some(run), Some(layer)) = (run, import.study.layer)
             && !shapes::is_of_layer(text(run), layer)
@@ -176,21 +165,14 @@ fn numbers(import: &Import, file: &File, inputs: &Inputs) -> Result<Vec<Number>,
         }
         for (place, statistic) in &columns {
             let alpha = alpha.filter(|_| statistic.table == "controls");
+            let alpha = alpha.map(number).transpose()?.flatten();
             numbers.push(Number {
                 model: model.map_or(shapes::model_in(&name), text).to_string(),
-                alpha: alpha
-                    .map(number)
-                    .transpose()?
-                    .flatten()
-                    .map(|alpha| alpha + 0.0),
+                alpha: alpha.map(|alpha| alpha + 0.0),
                 value: number(*place)?,
                 of: *statistic,
             });
         }
     }
     Ok(numbers)
-}
-
-fn data(error: ImportError) -> StageError {
-    StageError::Data(error.to_string())
 }

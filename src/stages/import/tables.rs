@@ -3,80 +3,64 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::prompts::Prompt;
-use crate::stages::generate::{self, Answer, agreement, classified, main_table, rates};
+use crate::stages::generate::{self, Answer, classified};
 use crate::stages::sweep::{Measured, SweepRow, SweptGroup, SweptPrompt};
-use crate::stages::{Inputs, Name, Output, StageError, score, summary, table};
+use crate::stages::table::{self, Rows};
+use crate::stages::{Inputs, Name, Output, StageError, distinct, score, summary};
 
 use super::read::Builders;
-use super::rows::{Row, frame};
+use super::rows::{Row, text};
 use super::{Import, shapes};
 
 /// What the score stage would have left.
 pub(super) fn scores(rows: &[Row], threshold: f64) -> Result<Output, StageError> {
-    let mut models: Vec<&Option<String>> = Vec::new();
-    for row in rows {
-        if !models.contains(&&row.model) {
-            models.push(&row.model);
-        }
-    }
     // A wide table has the models side by side; a score stage has one below the other.
-    let sorted = models.iter().flat_map(|model| {
-        let of_model = move |row: &&Row| row.model == **model;
-        rows.iter().filter(of_model)
-    });
-    let scored: Vec<score::Scored> = sorted
-        .filter_map(|row| {
-            Some(score::Scored {
-                model: row.model.clone().unwrap_or_default(),
-                id: row.id.clone().unwrap_or_default(),
-                split: row.set.clone().unwrap_or_default(),
-                category: row.category.clone().unwrap_or_default(),
-                score: row.score?,
-            })
+    let models = distinct(rows.iter().map(|row| &row.model)).into_iter();
+    let sorted = models.flat_map(|model| rows.iter().filter(move |row| row.model == *model));
+    let scored = sorted.filter_map(|row| {
+        Some(score::Scored {
+            model: text(&row.model),
+            id: text(&row.id),
+            split: text(&row.set),
+            category: text(&row.category),
+            score: row.score?,
         })
-        .collect();
-    Ok(Output {
-        tables: score::tables(&scored, threshold)?,
-        ..Output::default()
-    })
+    });
+    let scored: Vec<score::Scored<'_>> = scored.collect();
+    Ok(Output::of(score::tables(&scored, threshold)?))
 }
 
 /// What the patch stage would have left of its means.
 pub(super) fn patches(mut rows: Vec<Row>) -> Result<Output, StageError> {
     rows.retain(|row| row.mean_delta.is_some());
-    for row in &mut rows {
-        row.n = row.n.or(Some(0));
-    }
-    let number = match rows.iter().any(|row| row.k.is_some()) {
-        true => "k",
-        false => "layer",
+    let is_last_k = rows.iter().any(|row| row.k.is_some());
+    let (name, number): (_, fn(&Row) -> Option<u64>) = match is_last_k {
+        true => ("k", |row| row.k),
+        false => ("layer", |row| row.layer),
     };
-    let mut means = frame(&rows)?.select(["site", number, "set", "n", "mean_delta"])?;
-    means.rename("set", "split".into())?;
-    means.with_column(table::optional_numbers(
-        "mean_recovery",
-        vec![None; rows.len()],
-    ))?;
+    let means = Rows::of(&rows)
+        .text("site", |row| text(&row.site))
+        .integer(name, |row| number(row).map(|number| number as i64))
+        .text("split", |row| text(&row.set))
+        .integer("n", |row| row.n.unwrap_or(0) as i64)
+        .number("mean_delta", |row| row.mean_delta)
+        .number("mean_recovery", |_| None::<f64>);
     Ok(Output {
         findings: constant(&rows).into_iter().collect(),
-        tables: vec![("mean".to_string(), means)],
+        tables: vec![("mean".to_string(), means.frame()?)],
         ..Output::default()
     })
 }
 
 /// Of a last-K curve of a residual site: the last layer's patch overwrites the others, so that K cannot matter.
 fn constant(rows: &[Row]) -> Option<String> {
-    let is_residual = |row: &Row| {
-        row.site
-            .as_ref()
-            .is_some_and(|site| site.starts_with("resid"))
-    };
+    let is_residual = |row: &Row| text(&row.site).starts_with("resid");
     if !rows.iter().any(|row| row.k.is_some()) || !rows.iter().all(is_residual) {
         return None;
     }
     let mut values: Vec<(&str, f64)> = Vec::new();
     for row in rows {
-        let (split, delta) = (row.set.as_deref().unwrap_or_default(), row.mean_delta?);
+        let (split, delta) = (text(&row.set), row.mean_delta?);
         match values.iter().find(|(known, _)| *known == split) {
             Some((_, known)) if *known == delta => {}
             Some(_) => {
@@ -97,26 +81,20 @@ fn constant(rows: &[Row]) -> Option<String> {
 
 /// The texts with what classifiers call them.
 pub(super) fn texts(rows: &[Row]) -> Result<Output, StageError> {
-    let verdicts: Vec<(bool, bool)> = rows
-        .iter()
-        .map(|row| classified(text(&row.text), true))
-        .collect();
-    let columns = ["model", "layer", "alpha", "id", "set", "category", "text"];
-    let mut main = frame(rows)?.select(columns)?;
-    main.rename("set", "split".into())?;
-    main.insert_column(1, table::text("direction", rows.iter().map(|_| "none")))?;
-    main.with_column(table::flags(
-        "regex",
-        verdicts.iter().map(|(regex, _)| *regex).collect(),
-    ))?;
-    main.with_column(table::flags(
-        "xstest_prefix",
-        verdicts.iter().map(|(_, p)| *p).collect(),
-    ))?;
-    Ok(Output {
-        tables: vec![(String::new(), main)],
-        ..Output::default()
-    })
+    let verdicts = rows.iter().map(|row| classified(text(&row.text), true));
+    let all: Vec<(&Row, (bool, bool))> = rows.iter().zip(verdicts).collect();
+    let main = Rows::of(&all)
+        .text("model", |(row, _)| text(&row.model))
+        .text("direction", |_| "none")
+        .integer("layer", |(row, _)| row.layer.map(|layer| layer as i64))
+        .number("alpha", |(row, _)| row.alpha)
+        .text("id", |(row, _)| text(&row.id))
+        .text("split", |(row, _)| text(&row.set))
+        .text("category", |(row, _)| text(&row.category))
+        .text("text", |(row, _)| text(&row.text))
+        .flag("regex", |(_, (regex, _))| *regex)
+        .flag("xstest_prefix", |(_, (_, xstest_prefix))| *xstest_prefix);
+    Ok(Output::of(vec![(String::new(), main.frame()?)]))
 }
 
 /// The texts as the generate stage leaves them, and how far classifiers and scores agree.
@@ -127,45 +105,37 @@ pub(super) fn scored_texts(
     inputs: &Inputs,
 ) -> Result<Output, StageError> {
     let scored = &inputs.stage(scores)?.table("")?;
-    let (models, ids) = (
-        table::read_text(scored, "model")?,
-        table::read_text(scored, "id")?,
-    );
+    let [models, ids] = ["model", "id"].map(|name| table::read_text(scored, name));
+    let (models, ids) = (models?, ids?);
     let values = table::read_numbers(scored, "score")?;
     let prompts: Vec<Prompt> = rows.iter().map(prompt).collect();
-    let (mut places, mut answers) = (Vec::new(), Vec::new());
+    let mut answered = Vec::new();
     for (row, prompt) in rows.iter().zip(&prompts) {
         let model = text(&row.model);
         let of_row = (0..ids.len()).find(|&i| models[i] == model && ids[i] == prompt.id);
         let score = of_row.map(|i| values[i]).ok_or_else(|| {
+            let id = &prompt.id;
             StageError::Data(format!(
-                "stage `{}` has no score of model `{model}` for prompt `{}`",
-                scores.value, prompt.id
+                "stage `{scores}` has no score of model `{model}` for prompt `{id}`"
             ))
         })?;
         let (regex, xstest_prefix) = classified(text(&row.text), true);
-        places.push(generate::Row {
+        let place = generate::Row {
             model,
             line: None,
             alpha: row.alpha.unwrap_or_default(),
             prompt,
-        });
-        answers.push(Answer {
+        };
+        let answer = Answer {
             score,
             refused: score > threshold,
             text: text(&row.text).to_string(),
             regex,
             xstest_prefix,
-        });
+        };
+        answered.push((place, answer));
     }
-    Ok(Output {
-        tables: vec![
-            (String::new(), main_table(&places, &answers)?),
-            ("agreement".to_string(), agreement(&places, &answers)?),
-            ("rates".to_string(), rates(&places, &answers)?),
-        ],
-        ..Output::default()
-    })
+    Ok(Output::of(generate::tables(&answered)?))
 }
 
 fn prompt(row: &Row) -> Prompt {
@@ -190,10 +160,9 @@ pub(super) fn sweep(
         let site = || import.site.short_name().to_string();
         row.site.get_or_insert_with(site);
         let label = row.category.as_deref().map(shapes::xstest_label);
-        let set = label
-            .filter(|_| import.r#as.kind == "xstest")
-            .unwrap_or("all");
-        row.set.get_or_insert_with(|| set.to_string());
+        let label = label.filter(|_| import.r#as.kind == "xstest");
+        let set = || label.unwrap_or("all").to_string();
+        row.set.get_or_insert_with(set);
         row.layer = row.layer.or(import.study.layer);
         if row.layer.is_none() {
             return Err(StageError::Data(format!(
@@ -233,25 +202,24 @@ fn prompts(
         ));
     }
     let built = Built::new(import, builders, inputs);
-    let flags: Vec<bool> = rows.iter().map(|row| built.has(row)).collect();
-    output.findings.extend(built.finding(&rows, &flags));
-    let swept = rows.iter().zip(&flags).map(|(row, built)| {
+    output.findings.extend(built.finding(&rows));
+    let swept = rows.iter().map(|row| {
         let prompt = SweptPrompt {
             id: text(&row.id),
             split: split(text(&row.set)),
             category: text(&row.category),
             score: row.score.unwrap_or(f64::NAN),
             refused: row.refused == Some(true),
-            built: *built,
+            built: built.has(row),
         };
         swept_row(import, row, Measured::Prompt(prompt))
     });
     let main = SweepRow::table_of_prompts(&swept.collect::<Vec<_>>())?;
-    if import.r#as.kind == "xstest" {
-        let rates = summary::xstest_rates(&main)?;
+    let rates = (import.r#as.kind == "xstest").then(|| summary::xstest_rates(&main));
+    output.tables.push((String::new(), main));
+    if let Some(rates) = rates.transpose()? {
         output.tables.push(("rates".to_string(), rates));
     }
-    output.tables.insert(0, (String::new(), main));
     Ok(output)
 }
 
@@ -268,14 +236,15 @@ fn groups(import: &Import, rows: &[Row]) -> Result<Output, StageError> {
     });
     let main = SweepRow::table_of_groups(&swept.collect::<Vec<_>>())?;
     let is_whole = |row: &Row| row.refusal_rate.is_some() && row.n.is_some();
-    let mut output = Output::default();
-    if rows.iter().all(is_whole) {
-        output.tables.push((String::new(), main));
-    } else {
-        output.findings.push("means of groups without their refusal rates or sizes were published: they are in the table `means`, which a summary cannot use".to_string());
-        output.tables.push(("means".to_string(), main));
-    }
-    Ok(output)
+    let (name, findings) = match rows.iter().all(is_whole) {
+        true => ("", vec![]),
+        false => ("means", vec!["means of groups without their refusal rates or sizes were published: they are in the table `means`, which a summary cannot use".to_string()]),
+    };
+    Ok(Output {
+        tables: vec![(name.to_string(), main)],
+        findings,
+        ..Output::default()
+    })
 }
 
 fn swept_row<'a>(import: &Import, row: &'a Row, measured: Measured<'a>) -> SweepRow<'a> {
@@ -302,73 +271,52 @@ fn split(set: &str) -> &str {
     split.unwrap_or(set)
 }
 
-fn text(value: &Option<String>) -> &str {
-    value.as_deref().unwrap_or_default()
-}
-
 /// The prompts that built the directions, by seed, as ids and as texts.
-struct Built {
-    ids: HashMap<Option<u64>, HashSet<String>>,
-    texts: HashMap<Option<u64>, HashSet<String>>,
-}
+struct Built<'a>(HashMap<Option<u64>, [HashSet<&'a str>; 2]>);
 
-impl Built {
-    fn new(import: &Import, builders: &[Builders], inputs: &Inputs) -> Self {
+impl<'a> Built<'a> {
+    fn new(import: &Import, builders: &'a [Builders], inputs: &'a Inputs) -> Self {
         let set = import.prompts.as_ref();
         let set = set.and_then(|name| inputs.prompts.get(&name.value));
         let prompts = set.into_iter().flat_map(|set| &set.prompts);
-        let by_id: HashMap<&str, &String> = prompts.map(|p| (p.id.as_str(), &p.text)).collect();
-        let mut built = Built {
-            ids: HashMap::new(),
-            texts: HashMap::new(),
+        let by_id: HashMap<&str, &str> =
+            prompts.map(|p| (p.id.as_str(), p.text.as_str())).collect();
+        let of_seed = |of: &'a Builders| {
+            let ids = of.top.iter().chain(&of.bottom).map(String::as_str);
+            let texts = ids
+                .clone()
+                .filter_map(|id| by_id.get(id).copied())
+                .collect();
+            (of.seed, [ids.collect(), texts])
         };
-        for Builders {
-            seed, top, bottom, ..
-        } in builders
-        {
-            let ids: HashSet<String> = top.iter().chain(bottom).cloned().collect();
-            let texts = ids.iter().filter_map(|id| by_id.get(id.as_str()));
-            built
-                .texts
-                .insert(*seed, texts.map(|text| (*text).clone()).collect());
-            built.ids.insert(*seed, ids);
-        }
-        built
+        Built(builders.iter().map(of_seed).collect())
     }
 
     /// Whether a row's prompt built the direction: by its text where the row has it (ids differ between prompt sets), else by id.
     fn has(&self, row: &Row) -> bool {
-        let (sets, value) = match row.prompt.is_some() {
-            true => (&self.texts, &row.prompt),
-            false => (&self.ids, &row.id),
-        };
-        let set = sets.get(&row.seed).or_else(|| sets.get(&None));
-        let both = set.zip(value.as_ref());
-        both.is_some_and(|(set, value)| set.contains(value))
+        let of_seed = self.0.get(&row.seed).or_else(|| self.0.get(&None));
+        of_seed.is_some_and(|[ids, texts]| match &row.prompt {
+            Some(prompt) => texts.contains(prompt.as_str()),
+            None => row.id.as_ref().is_some_and(|id| ids.contains(id.as_str())),
+        })
     }
 
     /// How many prompts are not independent of the direction, where prompts are told by their texts.
-    fn finding(&self, rows: &[Row], flags: &[bool]) -> Option<String> {
-        let distinct = |wanted: bool| -> HashSet<&str> {
-            let rows = rows.iter().zip(flags);
-            rows.filter(|(_, built)| **built || !wanted)
-                .filter_map(|(row, _)| row.prompt.as_deref())
-                .collect()
+    fn finding(&self, rows: &[Row]) -> Option<String> {
+        let count = |only_built: bool| {
+            let rows = rows.iter().filter(|row| !only_built || self.has(row));
+            let texts = rows.filter_map(|row| row.prompt.as_deref());
+            texts.collect::<HashSet<_>>().len()
         };
-        let (found, all) = (distinct(true).len(), distinct(false).len());
-        let builders: HashSet<&String> = self.texts.values().flatten().collect();
-        if found == 0 {
-            return None;
-        }
-        let how_many = match found == builders.len() {
+        let (found, all) = (count(true), count(false));
+        let builders = self.0.values().flat_map(|[_, texts]| texts);
+        let builders = builders.collect::<HashSet<_>>().len();
+        let how_many = match found == builders {
             true => format!("every one of the {found} prompts that built the direction is also"),
-            false => format!(
-                "{found} of the {} prompts that built the direction are also",
-                builders.len()
-            ),
+            false => format!("{found} of the {builders} prompts that built the direction are also"),
         };
-        Some(format!(
-            "{how_many} among the {all} that it is tried on; rates are given with and without them"
-        ))
+        (found > 0).then(|| {
+            format!("{how_many} among the {all} that it is tried on; rates are given with and without them")
+        })
     }
 }

@@ -9,7 +9,8 @@ use crate::model::{Cell, Edit, HookPoint, Intervention, Positions, Readout, Site
 use crate::prompts::PromptSet;
 use crate::stats;
 
-use super::super::{Evaluate, StageError, parameters, sweep, table};
+use super::super::table::Rows;
+use super::super::{Evaluate, StageError, distinct, parameters, sweep};
 use super::pairing::Pair;
 
 /// One way of patching.
@@ -68,9 +69,13 @@ pub(super) struct Effects {
 impl Effects {
     /// (Δ, donor − recipient) of a pair under a variant.
     fn of(&self, variant: usize, pair: usize) -> (f64, f64) {
-        let patched = self.patched[variant * self.donor.len() + pair];
         let recipient = self.recipient[pair];
+        let patched = self.patched(variant, pair);
         (patched - recipient, self.donor[pair] - recipient)
+    }
+
+    fn patched(&self, variant: usize, pair: usize) -> f64 {
+        self.patched[variant * self.donor.len() + pair]
     }
 }
 
@@ -80,7 +85,6 @@ impl Experiment<'_> {
     /// # Errors
     /// Those of the evaluator; a prompt without the position asked for.
     pub(super) fn measure(&self, evaluator: &mut dyn Evaluate) -> Result<Effects, StageError> {
-        let places = self.places();
         // What is wrong with them is told before anything is computed.
         let pairs = || self.pairs.iter();
         let positions = pairs().map(|pair| self.position(&self.recipient, pair.recipient));
@@ -88,23 +92,23 @@ impl Experiment<'_> {
         let donors = pairs().map(|pair| self.donor.score(pair.donor, vec![]));
         let recipients = pairs().map(|pair| self.recipient.score(pair.recipient, vec![]));
         let mut cells: Vec<Cell> = donors.chain(recipients).collect();
-        for &hook in &places {
-            for pair in &self.pairs {
+        let mut taken = Vec::new();
+        for hook in self.places() {
+            for (index, pair) in self.pairs.iter().enumerate() {
                 let position = self.position(&self.donor, pair.donor)?;
                 let readout = Readout::Activation { hook, position };
                 cells.push(self.donor.cell(pair.donor, vec![], readout));
+                taken.push((hook, index));
             }
         }
         let mut values = evaluator.evaluate(&cells)?;
         let activations = sweep::activations(values.split_off(2 * self.pairs.len()))?;
         let mut donor = sweep::scores(values)?;
         let recipient = donor.split_off(self.pairs.len());
-        let each_pair = 0..self.pairs.len();
-        let keys = places.iter();
-        let keys = keys.flat_map(|&hook| each_pair.clone().map(move |pair| (hook, pair)));
         let vectors = activations.into_iter();
         let vectors = vectors.map(|values| Arc::new(Vector::new(values)));
-        let patched = self.patched_cells(&positions, &keys.zip(vectors).collect())?;
+        let vectors = taken.into_iter().zip(vectors).collect();
+        let patched = self.patched_cells(&positions, &vectors)?;
         let patched = evaluator.evaluate(&patched)?;
         Ok(Effects {
             donor,
@@ -114,13 +118,13 @@ impl Experiment<'_> {
     }
 
     /// The hook points whose donor activations are needed, each once.
-    fn places(&self) -> Vec<HookPoint> {
-        let mut places = BTreeSet::new();
-        for variant in &self.variants {
-            let layers = variant.layers.iter();
-            places.extend(layers.map(|&layer| HookPoint::block(layer, variant.site)));
-        }
-        places.into_iter().collect()
+    fn places(&self) -> BTreeSet<HookPoint> {
+        let hooks = |variant: &Variant| {
+            let site = variant.site;
+            let layers = variant.layers.clone().into_iter();
+            layers.map(move |layer| HookPoint::block(layer, site))
+        };
+        self.variants.iter().flat_map(hooks).collect()
     }
 
     /// The cells of every variant and pair, by the recipients' patched positions and the donors' activations.
@@ -159,30 +163,28 @@ impl Experiment<'_> {
 
     /// One row per variant and pair.
     pub(super) fn table(&self, effects: &Effects, number: &str) -> Result<DataFrame, StageError> {
-        let rows = || {
-            let of_variant = |variant| self.pairs.iter().map(move |pair| (variant, pair));
-            self.variants.iter().flat_map(of_variant)
-        };
-        let donors = || rows().map(|(_, pair)| &self.prompts.prompts[pair.donor]);
-        let recipients = || rows().map(|(_, pair)| &self.prompts.prompts[pair.recipient]);
-        let each = |of: &dyn Fn(usize, usize) -> f64| -> Vec<f64> {
-            let of_variant = |variant| (0..self.pairs.len()).map(move |pair| of(variant, pair));
-            (0..self.variants.len()).flat_map(of_variant).collect()
-        };
-        table::frame(vec![
-            table::text("donor_model", rows().map(|_| &self.donor.name)),
-            table::text("recipient_model", rows().map(|_| &self.recipient.name)),
-            table::text("donor", donors().map(|prompt| &prompt.id)),
-            table::text("recipient", recipients().map(|prompt| &prompt.id)),
-            table::text("split", recipients().map(|prompt| &prompt.split)),
-            table::text("category", recipients().map(|prompt| &prompt.category)),
-            table::text("site", rows().map(|(variant, _)| variant.site.short_name())),
-            table::integers(number, rows().map(|(variant, _)| variant.number)),
-            table::numbers("score_donor", each(&|_, pair| effects.donor[pair])),
-            table::numbers("score_recipient", each(&|_, pair| effects.recipient[pair])),
-            table::numbers("score_patched", effects.patched.clone()),
-            table::numbers("delta", each(&|variant, pair| effects.of(variant, pair).0)),
-        ])
+        let of_variant = |variant| (0..self.pairs.len()).map(move |pair| (variant, pair));
+        let rows: Vec<_> = (0..self.variants.len()).flat_map(of_variant).collect();
+        let prompt = |index: usize| &self.prompts.prompts[index];
+        let donor = |pair: &usize| prompt(self.pairs[*pair].donor);
+        let recipient = |pair: &usize| prompt(self.pairs[*pair].recipient);
+        let variant = |index: &usize| &self.variants[*index];
+        Rows::of(&rows)
+            .text("donor_model", |_| &self.donor.name)
+            .text("recipient_model", |_| &self.recipient.name)
+            .text("donor", |(_, pair)| &donor(pair).id)
+            .text("recipient", |(_, pair)| &recipient(pair).id)
+            .text("split", |(_, pair)| &recipient(pair).split)
+            .text("category", |(_, pair)| &recipient(pair).category)
+            .text("site", |(index, _)| variant(index).site.short_name())
+            .integer(number, |(index, _)| variant(index).number as i64)
+            .number("score_donor", |(_, pair)| effects.donor[*pair])
+            .number("score_recipient", |(_, pair)| effects.recipient[*pair])
+            .number("score_patched", |(index, pair)| {
+                effects.patched(*index, *pair)
+            })
+            .number("delta", |(index, pair)| effects.of(*index, *pair).0)
+            .frame()
     }
 
     /// One row per variant and split of the recipients.
@@ -193,12 +195,7 @@ impl Experiment<'_> {
         floor: f64,
     ) -> Result<DataFrame, StageError> {
         let split_of = |pair: &Pair| self.prompts.prompts[pair.recipient].split.as_str();
-        let mut splits: Vec<&str> = Vec::new();
-        for pair in &self.pairs {
-            if !splits.contains(&split_of(pair)) {
-                splits.push(split_of(pair));
-            }
-        }
+        let splits = distinct(self.pairs.iter().map(split_of));
         let mut rows: Vec<(&Variant, &str, Mean)> = Vec::new();
         for (index, variant) in self.variants.iter().enumerate() {
             for &split in &splits {
@@ -208,23 +205,17 @@ impl Experiment<'_> {
                 rows.push((variant, split, Mean::of(&values, floor)?));
             }
         }
-        let means = || rows.iter().map(|(_, _, mean)| mean);
-        let end = |name: &str, of: fn(stats::Interval) -> f64| {
-            let ends = means().map(|mean| mean.interval.map(of));
-            table::optional_numbers(name, ends.collect())
-        };
-        table::frame(vec![
-            table::text("site", rows.iter().map(|row| row.0.site.short_name())),
-            table::integers(number, rows.iter().map(|row| row.0.number)),
-            table::text("split", rows.iter().map(|row| row.1)),
-            table::integers("n", means().map(|mean| mean.n)),
-            table::numbers("mean_delta", means().map(|mean| mean.delta).collect()),
-            end("delta_low", |interval| interval.low),
-            end("delta_high", |interval| interval.high),
-            table::optional_numbers("mean_recovery", means().map(|mean| mean.recovery).collect()),
-            table::integers("n_recovery", means().map(|mean| mean.n_recovery)),
-            table::integers("n_left_out", means().map(|mean| mean.n - mean.n_recovery)),
-        ])
+        Rows::of(&rows)
+            .text("site", |(variant, ..)| variant.site.short_name())
+            .integer(number, |(variant, ..)| variant.number as i64)
+            .text("split", |(_, split, _)| split)
+            .integer("n", |(.., mean)| mean.n as i64)
+            .number("mean_delta", |(.., mean)| mean.delta)
+            .ends(["delta_low", "delta_high"], |(.., mean)| mean.interval)
+            .number("mean_recovery", |(.., mean)| mean.recovery)
+            .integer("n_recovery", |(.., mean)| mean.n_recovery as i64)
+            .integer("n_left_out", |(.., mean)| (mean.n - mean.n_recovery) as i64)
+            .frame()
     }
 }
 
@@ -247,12 +238,10 @@ impl Mean {
         let ratios: Vec<f64> = above.map(|(delta, gap)| delta / gap).collect();
         let mean = |sum: f64, n: usize| sum / n as f64;
         let deltas: Vec<f64> = values.iter().map(|(delta, _)| *delta).collect();
-        let interval = stats::bootstrap_mean(&deltas, 0)
-            .map_err(|error| StageError::Data(error.to_string()))?;
         Ok(Mean {
             n: values.len(),
             delta: mean(deltas.iter().sum(), values.len()),
-            interval,
+            interval: stats::bootstrap_mean(&deltas, 0)?,
             recovery: (!ratios.is_empty()).then(|| mean(ratios.iter().sum(), ratios.len())),
             n_recovery: ratios.len(),
         })

@@ -6,9 +6,10 @@ use serde_json::json;
 
 use crate::model::ModelConfig;
 use crate::prompts::{Prompt, PromptSet};
-use crate::spec::{Choice, Fields, Problems};
+use crate::spec::{Fields, Problems};
 
 use super::super::declare::{Together, declared, parameters};
+use super::super::field_types::choices;
 use super::super::parameters::{self, Model};
 use super::super::settings::Settings;
 use super::super::{Inputs, Name};
@@ -20,22 +21,14 @@ pub(super) struct Pair {
     pub(crate) recipient: usize,
 }
 
-/// Whose runs are paired.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Between {
-    Models,
-    Prompts,
-}
-
-impl Choice for Between {
-    const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
-        ("models", Self::Models, "the same prompt in two models"),
-        (
-            "prompts",
-            Self::Prompts,
-            "prompts of two splits in one model",
-        ),
-    ];
+choices! {
+    /// Whose runs are paired.
+    pub(super) enum Between {
+        /// the same prompt in two models
+        Models = "models",
+        /// prompts of two splits in one model
+        Prompts = "prompts",
+    }
 }
 
 parameters! {
@@ -69,14 +62,8 @@ parameters! {
 impl Together for Pairing {
     fn read_together(fields: &mut Fields<'_, '_>, _: &Settings) -> Option<Self> {
         let Some(between) = fields.required("pairing") else {
-            fields.pass_over(&[
-                "donor",
-                "recipient",
-                "model",
-                "donors",
-                "recipients",
-                "pair_by",
-            ]);
+            fields.pass_over(&["donor", "recipient", "model"]);
+            fields.pass_over(&["donors", "recipients", "pair_by"]);
             return None;
         };
         match between {
@@ -116,41 +103,23 @@ impl Pairing {
         let limit = limit.unwrap_or(usize::MAX);
         match self {
             Pairing::Models { .. } => {
-                let splits = prompts.splits().into_iter();
-                let of_splits = splits.map(|split| parameters::split_indices(prompts, split));
-                let chosen = of_splits.flat_map(|split| split.into_iter().take(limit));
-                let with_itself = chosen.map(|i| Pair {
-                    donor: i,
-                    recipient: i,
-                });
-                with_itself.collect()
+                let chosen = parameters::first_indices(prompts, &prompts.splits(), limit);
+                in_order(chosen.into_iter().map(|prompt| (prompt, prompt)))
             }
-            Pairing::Prompts { .. } => {
-                let mut pairs = self.all_pairs(prompts);
+            Pairing::Prompts {
+                donors,
+                recipients,
+                pair_by,
+                ..
+            } => {
+                let donors = parameters::split_indices(prompts, &donors.value);
+                let recipients = parameters::split_indices(prompts, &recipients.value);
+                let mut pairs = match pair_by {
+                    Some(field) => by_field(prompts, &donors, &recipients, &field.value),
+                    None => in_order(donors.into_iter().zip(recipients)),
+                };
                 pairs.truncate(limit);
                 pairs
-            }
-        }
-    }
-
-    fn all_pairs(&self, prompts: &PromptSet) -> Vec<Pair> {
-        let Pairing::Prompts {
-            donors,
-            recipients,
-            pair_by,
-            ..
-        } = self
-        else {
-            return Vec::new();
-        };
-        let donors = parameters::split_indices(prompts, &donors.value);
-        let recipients = parameters::split_indices(prompts, &recipients.value);
-        match pair_by {
-            Some(field) => by_field(prompts, &donors, &recipients, &field.value),
-            None => {
-                let pairs = donors.into_iter().zip(recipients);
-                let pairs = pairs.map(|(donor, recipient)| Pair { donor, recipient });
-                pairs.collect()
             }
         }
     }
@@ -166,14 +135,13 @@ impl Pairing {
         else {
             return None;
         };
-        let paired = self.all_pairs(prompts).len();
+        let paired = self.pairs(prompts, None).len();
         let without =
             |split: &Name| parameters::split_indices(prompts, &split.value).len() - paired;
         let (donors, recipients) = (without(donors), without(recipients));
         (donors + recipients > 0).then(|| {
             format!(
-                "{donors} donors and {recipients} recipients are left out: they have no partner with the same `{}`",
-                field.value
+                "{donors} donors and {recipients} recipients are left out: they have no partner with the same `{field}`"
             )
         })
     }
@@ -190,17 +158,15 @@ impl Pairing {
                 pair_by,
                 ..
             } => {
-                let are_known = [donors, recipients]
-                    .map(|split| parameters::check_split(split, set, inputs, problems))
-                    .into_iter()
-                    .all(|known| known);
-                let (Some(field), Some(prompts)) = (pair_by, inputs.prompts.get(&set.value)) else {
-                    return;
-                };
-                if are_known && self.all_pairs(prompts).is_empty() {
-                    let (donors, recipients) = (&donors.value, &recipients.value);
+                let are_known =
+                    [donors, recipients].map(|split| inputs.check_split(split, set, problems));
+                let prompts = inputs.prompts.get(&set.value);
+                if are_known == [true; 2]
+                    && let (Some(field), Some(prompts)) = (pair_by, prompts)
+                    && self.pairs(prompts, None).is_empty()
+                {
                     problems
-                        .error_at(&field.at, format!("no prompts can be paired by `{}`", field.value))
+                        .error_at(&field.at, format!("no prompts can be paired by `{field}`"))
                         .label(format!("no `{donors}` prompt has the same value of it as a `{recipients}` prompt"))
                         .help("name a field of the prompt file, or leave `pair_by` out to pair by order");
                 }
@@ -216,10 +182,7 @@ fn check_shapes(donor: &Name, recipient: &Name, inputs: &Inputs, problems: &mut 
         return;
     };
     if (from.n_layers, from.d_model) != (to.n_layers, to.d_model) {
-        let message = format!(
-            "model `{}` cannot receive activations of `{}`",
-            recipient.value, donor.value
-        );
+        let message = format!("model `{recipient}` cannot receive activations of `{donor}`");
         let shape =
             |of: &ModelConfig| format!("has {} layers of width {}", of.n_layers, of.d_model);
         problems
@@ -227,6 +190,11 @@ fn check_shapes(donor: &Name, recipient: &Name, inputs: &Inputs, problems: &mut 
             .label(shape(to))
             .related(&donor.at, shape(from));
     }
+}
+
+fn in_order(pairs: impl Iterator<Item = (usize, usize)>) -> Vec<Pair> {
+    let pair = |(donor, recipient)| Pair { donor, recipient };
+    pairs.map(pair).collect()
 }
 
 /// The i-th donor with a value and the i-th recipient with that value, in the order of the recipients.

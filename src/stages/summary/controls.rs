@@ -1,13 +1,12 @@
-//! Tables over seeds: `controls` and `generalisation`.
+//! Tables over seeds: `controls`, `generalisation` and `direction_cosines`.
 
 use polars::prelude::DataFrame;
 
 use crate::stages::StageError;
-use crate::stages::table::Rows;
-use crate::stats::{self, ControlRow, GeneralisationGap, MeanStd};
+use crate::stages::table::{self, Rows};
+use crate::stats::{self, ControlRow, GeneralisationGap};
 
-use super::data;
-use super::grid::{Grid, Source, Splits, with_place};
+use super::grid::{Grid, Source, Splits, of_sources, with_place};
 
 /// Columns: `source, model, layer, site, alpha, seeds, edge_mean, edge_std, harmful_mean, harmful_std, gap_mean, gap_std`; deviations are
 /// over seeds with ddof 1, blank for one seed. Edge is the held-out half for holdout, and all edge prompts for random.
@@ -18,22 +17,16 @@ pub(super) fn table(grids: &[Grid], splits: &Splits) -> Result<DataFrame, StageE
         let of_grid = control_rows(grid, splits)?.into_iter();
         rows.extend(of_grid.map(|(alpha, row)| (grid, alpha, row)));
     }
-    type Of = fn(&ControlRow) -> MeanStd;
-    let measures: [(&str, Of); 3] = [
-        ("edge", |row| row.edge),
-        ("harmful", |row| row.harmful),
-        ("gap", |row| row.gap),
-    ];
-    let table = Rows::of(&rows).text("source", |(grid, ..)| grid.source.name());
-    let table = with_place(table, |(grid, ..)| grid)
+    of_sources(&rows, |(grid, ..)| grid)
         .number("alpha", |(_, alpha, _)| *alpha)
-        .integer("seeds", |(grid, ..)| grid.lines.len() as i64);
-    let table = measures.into_iter().fold(table, |table, (name, of)| {
-        table
-            .number(&format!("{name}_mean"), |(.., row)| of(row).mean)
-            .number(&format!("{name}_std"), |(.., row)| of(row).std)
-    });
-    table.frame()
+        .integer("seeds", |(grid, ..)| grid.lines.len() as i64)
+        .number("edge_mean", |(.., row)| row.edge.mean)
+        .number("edge_std", |(.., row)| row.edge.std)
+        .number("harmful_mean", |(.., row)| row.harmful.mean)
+        .number("harmful_std", |(.., row)| row.harmful.std)
+        .number("gap_mean", |(.., row)| row.gap.mean)
+        .number("gap_std", |(.., row)| row.gap.std)
+        .frame()
 }
 
 /// Each α with its rates over seeds.
@@ -46,11 +39,7 @@ pub(super) fn control_rows(
     for (k, &alpha) in grid.alphas.iter().enumerate() {
         let edge: Vec<f64> = rates.iter().map(|rates| rates.edge[k]).collect();
         let harmful: Vec<f64> = rates.iter().map(|rates| rates.harmful[k]).collect();
-        rows.extend(
-            stats::control_row(&edge, &harmful)
-                .map_err(data)?
-                .map(|row| (alpha, row)),
-        );
+        rows.extend(stats::control_row(&edge, &harmful)?.map(|row| (alpha, row)));
     }
     Ok(rows)
 }
@@ -76,5 +65,72 @@ pub(super) fn generalisation_gap(
 ) -> Result<Option<GeneralisationGap>, StageError> {
     let train = grid.set_rates(&format!("{}_train", splits.edge))?;
     let holdout = grid.set_rates(&Source::Holdout.edge_set(splits))?;
-    stats::generalisation_gap(&train, &holdout).map_err(data)
+    Ok(stats::generalisation_gap(&train, &holdout)?)
+}
+
+/// Is it one direction? Cosines between the holdout directions, over pairs of seeds, by pair of layers. Columns: `layer_a, layer_b, pairs,
+/// cosine_mean, cosine_low, cosine_high`; the last two are the smallest and the largest. Of one layer the pairs are of different seeds; of
+/// two layers they are of the same seed.
+pub(super) fn direction_cosines(cosines: &DataFrame) -> Result<DataFrame, StageError> {
+    let integers = |name| table::read_integers(cosines, name);
+    let (seeds_a, seeds_b) = (integers("seed_a")?, integers("seed_b")?);
+    let (layers_a, layers_b) = (integers("layer_a")?, integers("layer_b")?);
+    let cosine = cosines.column("cosine")?.f64()?;
+    let mut rows: Vec<(i64, i64, Vec<f64>)> = Vec::new();
+    for group in table::groups(cosines, &["layer_a", "layer_b"])? {
+        let (Some(a), Some(b)) = (layers_a[group[0]], layers_b[group[0]]) else {
+            continue;
+        };
+        let is_pair = |row: &usize| (a == b) != (seeds_a[*row] == seeds_b[*row]);
+        let pairs = group.into_iter().filter(is_pair);
+        let values: Vec<f64> = pairs.filter_map(|row| cosine.get(row)).collect();
+        if !values.is_empty() {
+            rows.push((a, b, values));
+        }
+    }
+    rows.sort_by_key(|(a, b, _)| (*a, *b));
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let end = |values: &[f64], of: fn(f64, f64) -> f64| values.iter().copied().reduce(of);
+    Rows::of(&rows)
+        .integer("layer_a", |(a, ..)| *a)
+        .integer("layer_b", |(_, b, _)| *b)
+        .integer("pairs", |(.., values)| values.len() as i64)
+        .number("cosine_mean", |(.., values)| mean(values))
+        .number("cosine_low", |(.., values)| end(values, f64::min))
+        .number("cosine_high", |(.., values)| end(values, f64::max))
+        .frame()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_within_a_layer_and_layers_within_a_seed() {
+        // Seeds 0, 1, 2 at layer 3, and seeds 0, 1 at layer 4.
+        let rows = [
+            ((0, 3), (0, 3), 1.0),
+            ((0, 3), (1, 3), 0.5),
+            ((0, 3), (2, 3), 0.75),
+            ((1, 3), (2, 3), 1.0),
+            ((0, 3), (0, 4), 0.25),
+            ((1, 3), (1, 4), 0.75),
+            ((0, 3), (1, 4), 0.0),
+        ];
+        let cosines = Rows::of(&rows)
+            .integer("seed_a", |(a, ..)| a.0)
+            .integer("layer_a", |(a, ..)| a.1)
+            .integer("seed_b", |(_, b, _)| b.0)
+            .integer("layer_b", |(_, b, _)| b.1)
+            .number("cosine", |(.., cosine)| *cosine);
+        let found = direction_cosines(&cosines.frame().unwrap()).unwrap();
+        let numbers = |name| table::read_numbers(&found, name).unwrap();
+        assert_eq!(
+            table::read_integers(&found, "pairs").unwrap(),
+            [Some(3), Some(2)]
+        );
+        assert_eq!(numbers("cosine_mean"), [0.75, 0.5]);
+        assert_eq!(numbers("cosine_low"), [0.5, 0.25]);
+        assert_eq!(numbers("cosine_high"), [1.0, 0.75]);
+    }
 }

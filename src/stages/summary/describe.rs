@@ -4,12 +4,10 @@ use std::collections::HashSet;
 
 use polars::prelude::DataFrame;
 
-use crate::stages::StageError;
-use crate::stages::table::Rows;
+use crate::stages::{StageError, distinct};
 use crate::stats;
 
-use super::data;
-use super::grid::{Cell, Grid, Prompt, with_place};
+use super::grid::{Cell, Grid, Prompt, of_sources};
 use super::pool::{self, Estimate, Observation, Tally};
 
 #[derive(Clone, Debug)]
@@ -33,29 +31,25 @@ pub(super) fn table(grids: &[Grid], seed: u64) -> Result<DataFrame, StageError> 
     for grid in grids {
         rows.extend(describe(grid, seed)?);
     }
-    let table = Rows::of(&rows).text("source", |row| row.grid.source.name());
-    let table = with_place(table, |row| row.grid)
+    of_sources(&rows, |row| row.grid)
         .text("direction", |row| &row.grid.direction)
         .number("alpha", |row| row.alpha)
         .text("set", |row| row.set)
         .integer("n", |row| row.tally.rows as i64)
-        .integer("prompts", |row| row.tally.prompts as i64);
-    let table = pool::with_values(table, "mean", |row| row.mean)
+        .integer("prompts", |row| row.tally.prompts as i64)
+        .number("mean", |row| Some(row.mean?.value))
         .number("std", |row| row.std)
-        .integer("ddof", |row| row.grid.source.ddof() as i64);
-    let table = pool::with_ends(table, ["mean_low", "mean_high"], |row| row.mean);
-    let table = pool::with_values(table, "refusal_rate", |row| row.rate);
-    pool::with_ends(table, ["rate_low", "rate_high"], |row| row.rate).frame()
+        .integer("ddof", |row| row.grid.source.ddof() as i64)
+        .ends(["mean_low", "mean_high"], |row| row.mean?.interval)
+        .number("refusal_rate", |row| Some(row.rate?.value))
+        .ends(["rate_low", "rate_high"], |row| row.rate?.interval)
+        .frame()
 }
 
 /// One row for each α and set, α ascending.
 pub(super) fn describe(grid: &Grid, seed: u64) -> Result<Vec<Description<'_>>, StageError> {
-    let mut sets: Vec<&str> = Vec::new();
-    for set in grid.lines.iter().flat_map(|line| &line.sets) {
-        if !sets.contains(&set.name.as_str()) {
-            sets.push(&set.name);
-        }
-    }
+    let sets = grid.lines.iter().flat_map(|line| &line.sets);
+    let sets = distinct(sets.map(|set| set.name.as_str()));
     let mut rows = Vec::new();
     for (k, &alpha) in grid.alphas.iter().enumerate() {
         for set in &sets {
@@ -80,17 +74,15 @@ fn describe_set<'a>(
     let (mean, std) = match ids {
         Some(ids) => {
             let scores: Vec<f64> = cells().map(|cell| cell.score).collect();
+            let weight = 1.0;
             let observations = ids.into_iter().zip(&scores);
             let observations = observations.map(|(prompt, &value)| Observation {
                 prompt,
                 value,
-                weight: 1.0,
+                weight,
             });
-            let observations: Vec<_> = observations.collect();
-            (
-                pool::mean(&observations, seed).map_err(data)?,
-                stats::std(&scores, grid.source.ddof()).map_err(data)?,
-            )
+            let mean = pool::mean(&observations.collect::<Vec<_>>(), seed)?;
+            (mean, stats::std(&scores, grid.source.ddof())?)
         }
         None => {
             let count = tally.rows as f64;
@@ -112,7 +104,7 @@ fn describe_set<'a>(
         tally,
         mean,
         std,
-        rate: tally.rate().map_err(data)?,
+        rate: tally.rate()?,
     })
 }
 
@@ -124,7 +116,7 @@ fn prompts_of<'a>(grid: &'a Grid, set: &str) -> impl Iterator<Item = &'a Prompt>
 
 /// The refusal rate of a set at the grid's k-th α, rows of all seeds pooled, its interval with the number of distinct prompts.
 pub(super) fn rate(grid: &Grid, k: usize, set: &str) -> Result<Option<Estimate>, StageError> {
-    tally(grid, k, set).rate().map_err(data)
+    Ok(tally(grid, k, set).rate()?)
 }
 
 /// Where single prompts were not published, as many count as distinct as one seed has: seeds repeat the prompts of a set that is no half of

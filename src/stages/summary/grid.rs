@@ -5,7 +5,9 @@
 
 use polars::prelude::DataFrame;
 
+use crate::spec::Choice;
 use crate::stages::StageError;
+use crate::stages::field_types::choices;
 use crate::stages::sweep::{Measured, SweepFrame, SweepRow};
 use crate::stages::table::Rows;
 
@@ -14,36 +16,24 @@ pub(super) use crate::stages::Splits;
 /// How far a published rate may lie from a whole number of prompts, as a share: the rounding of one division.
 const ROUNDING: f64 = 1e-9;
 
-/// What a sweep is to the summary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
-    /// The learned direction.
-    Steer,
-    /// Directions made from one half of the edge prompts.
-    Holdout,
-    /// Random directions.
-    Random,
-    /// XSTest prompts.
-    XsTest,
+choices! {
+    /// What a sweep is to the summary, in the order of the tables.
+    pub(super) enum Source {
+        /// The sweep of the learned direction. At least one sweep is given.
+        Steer = "steer",
+        /// A sweep with directions made of one half of the prompts.
+        Holdout = "holdout",
+        /// A sweep with random directions.
+        Random = "random",
+        /// A sweep over prompts of XSTest's form.
+        XsTest = "xstest",
+    }
 }
 
 impl Source {
-    /// All, in the order of the tables.
-    pub(super) const ALL: [Source; 4] = [
-        Source::Steer,
-        Source::Holdout,
-        Source::Random,
-        Source::XsTest,
-    ];
-
     /// The name in study files and in the column `source`.
     pub(super) fn name(self) -> &'static str {
-        match self {
-            Source::Steer => "steer",
-            Source::Holdout => "holdout",
-            Source::Random => "random",
-            Source::XsTest => "xstest",
-        }
+        Choice::name(self)
     }
 
     /// Degrees of freedom taken off by the standard deviation of scores, as the published study did.
@@ -164,24 +154,16 @@ impl Grid {
     }
 
     /// Refusal rates on that set, `[seed][alpha]`.
-    ///
-    /// # Errors
-    /// As [`Grid::set`].
     pub(super) fn set_rates(&self, name: &str) -> Result<Vec<Vec<f64>>, StageError> {
         Ok(self.set(name)?.into_iter().map(Set::rates).collect())
     }
 
     /// Refusal rates on the two splits, `[seed]`.
-    ///
-    /// # Errors
-    /// As [`Grid::set`].
     pub(super) fn rates(&self, splits: &Splits) -> Result<Vec<Rates>, StageError> {
         let edge = self.set_rates(&self.source.edge_set(splits))?;
         let harmful = self.set_rates(&splits.harmful)?;
-        let pairs = edge.into_iter().zip(harmful);
-        Ok(pairs
-            .map(|(edge, harmful)| Rates { edge, harmful })
-            .collect())
+        let rates = |(edge, harmful)| Rates { edge, harmful };
+        Ok(edge.into_iter().zip(harmful).map(rates).collect())
     }
 
     /// Whether both are of the same model, layer and site.
@@ -193,6 +175,12 @@ impl Grid {
     pub(super) fn place(&self) -> String {
         format!("model `{}`, layer {}", self.model, self.layer)
     }
+}
+
+/// A table of rows that belong to grids: the columns `source, model, layer, site`.
+pub(super) fn of_sources<R>(rows: &[R], grid: impl Fn(&R) -> &Grid) -> Rows<'_, R> {
+    let table = Rows::of(rows).text("source", |row| grid(row).source.name());
+    with_place(table, grid)
 }
 
 /// The columns `model, layer, site` of rows that belong to grids.

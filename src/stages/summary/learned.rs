@@ -11,7 +11,6 @@ use crate::stages::StageError;
 use crate::stages::table::Rows;
 use crate::stats::{self, EmpiricalP};
 
-use super::data;
 use super::grid::{Grid, Prompt, Rates, Set, Source, Splits, with_place};
 use super::pool::{self, Estimate, Observation};
 
@@ -45,7 +44,6 @@ pub(super) struct Comparison<'a> {
     pub(crate) pass: Option<bool>,
 }
 
-/// The sweeps at one place.
 struct Place<'a> {
     learned: &'a Grid,
     holdout: Option<&'a Grid>,
@@ -57,28 +55,26 @@ struct Place<'a> {
 impl<'a> Place<'a> {
     fn new(learned: &'a Grid, grids: &'a [Grid]) -> Self {
         let beside = |source: Source| {
-            grids
-                .iter()
-                .find(|grid| grid.source == source && grid.is_beside(learned))
+            let mut of_source = grids.iter().filter(|grid| grid.source == source);
+            of_source.find(|grid| grid.is_beside(learned))
         };
         let (holdout, random) = (beside(Source::Holdout), beside(Source::Random));
-        let others: Vec<&Grid> = holdout.into_iter().chain(random).collect();
-        let is_shared = |alpha: &f64| others.iter().all(|grid| grid.alphas.contains(alpha));
-        let alphas = learned.alphas.iter().copied().filter(is_shared).collect();
+        let is_shared = |alpha: &f64| {
+            let mut others = holdout.iter().chain(&random);
+            others.all(|grid| grid.alphas.contains(alpha))
+        };
         Place {
             learned,
             holdout,
             random,
-            alphas,
+            alphas: learned.alphas.iter().copied().filter(is_shared).collect(),
         }
     }
 
     fn is_cut(&self) -> bool {
         let present = [Some(self.learned), self.holdout, self.random];
-        present
-            .into_iter()
-            .flatten()
-            .any(|grid| grid.alphas.len() > self.alphas.len())
+        let mut present = present.into_iter().flatten();
+        present.any(|grid| grid.alphas.len() > self.alphas.len())
     }
 
     fn compare(
@@ -87,7 +83,10 @@ impl<'a> Place<'a> {
         splits: &Splits,
         seed: u64,
     ) -> Result<Comparison<'a>, StageError> {
-        let estimate = |grid: &Grid| slope(grid, &set_of(grid, set, splits), &self.alphas, seed);
+        let estimate = |grid: &Grid| match set == splits.edge {
+            true => slope(grid, &grid.source.edge_set(splits), &self.alphas, seed),
+            false => slope(grid, set, &self.alphas, seed),
+        };
         let random = match self.random {
             Some(grid) => line_slopes(grid, set, &self.alphas)?,
             None => Vec::new(),
@@ -100,8 +99,7 @@ impl<'a> Place<'a> {
         let gaps = |grid: &Grid| largest_gaps(grid, splits, &self.alphas);
         let random = self.random.map(gaps).transpose()?.unwrap_or_default();
         let mean = |grid: &Grid| -> Result<Option<Estimate>, StageError> {
-            let value = stats::mean(&gaps(grid)?).map_err(data)?;
-            Ok(value.map(Estimate::without_interval))
+            Ok(stats::mean(&gaps(grid)?)?.map(Estimate::without_interval))
         };
         let holdout = self.holdout.map(mean).transpose()?.flatten();
         self.comparison("gap", "max_gap", mean(self.learned)?, holdout, &random)
@@ -116,14 +114,9 @@ impl<'a> Place<'a> {
         random: &[f64],
     ) -> Result<Comparison<'a>, StageError> {
         let against = learned.filter(|_| !random.is_empty());
-        let p = against
-            .map(|learned| stats::empirical_p(learned.value, random))
-            .transpose()
-            .map_err(data)?;
-        let z = against
-            .map(|learned| stats::z_score(learned.value, random))
-            .transpose()
-            .map_err(data)?;
+        let p = against.map(|learned| stats::empirical_p(learned.value, random));
+        let p = p.transpose()?;
+        let z = against.map(|learned| stats::z_score(learned.value, random));
         let interval = holdout.and_then(|holdout| holdout.interval);
         Ok(Comparison {
             learned_grid: self.learned,
@@ -133,23 +126,15 @@ impl<'a> Place<'a> {
             is_cut: self.is_cut(),
             learned,
             holdout,
-            random_mean: stats::mean(random).map_err(data)?,
-            random_std: stats::std(random, 1).map_err(data)?,
+            random_mean: stats::mean(random)?,
+            random_std: stats::std(random, 1)?,
             n_random: random.len(),
-            z: z.flatten(),
+            z: z.transpose()?.flatten(),
             p,
             pass: interval.zip(p).map(|(interval, p)| {
                 interval.excludes(0.0) && p.one_sided <= LEVEL && p.two_sided <= LEVEL
             }),
         })
-    }
-}
-
-impl Comparison<'_> {
-    /// Whether a slope was held out, and only the interval is missing that would judge it.
-    fn lacks_interval(&self) -> bool {
-        let interval = self.holdout.map(|holdout| holdout.interval);
-        self.statistic != "max_gap" && self.p.is_some() && interval == Some(None)
     }
 }
 
@@ -172,15 +157,6 @@ pub(super) fn compare<'a>(
     Ok(rows)
 }
 
-/// The name a split's prompts go by in a source's sweep.
-fn set_of(grid: &Grid, split: &str, splits: &Splits) -> String {
-    if split == splits.edge {
-        grid.source.edge_set(splits)
-    } else {
-        split.to_string()
-    }
-}
-
 /// Ids and slopes of a line's prompts.
 type PromptSlopes<'a> = Vec<(&'a str, f64)>;
 
@@ -190,11 +166,7 @@ fn prompt_slopes<'a>(
     set: &str,
     alphas: &[f64],
 ) -> Result<Option<Vec<PromptSlopes<'a>>>, StageError> {
-    let is_used: Vec<bool> = grid
-        .alphas
-        .iter()
-        .map(|alpha| alphas.contains(alpha))
-        .collect();
+    let is_used: Vec<bool> = grid.alphas.iter().map(|a| alphas.contains(a)).collect();
     let sets = grid.set(set)?;
     let of_set = |set: &&'a Set| -> Result<Option<PromptSlopes<'a>>, StageError> {
         let used = |prompt: &Prompt| {
@@ -202,43 +174,39 @@ fn prompt_slopes<'a>(
             cells.map(|(cell, _)| cell.score).collect()
         };
         let scores: Vec<Vec<f64>> = set.prompts.iter().map(used).collect();
-        let slopes = stats::per_prompt_slopes(alphas, &scores).map_err(data)?;
-        let ids = set
-            .prompts
-            .iter()
-            .map(|prompt| prompt.id.as_deref().unwrap_or_default());
+        let slopes = stats::per_prompt_slopes(alphas, &scores)?;
+        let ids = set.prompts.iter().map(|prompt| prompt.id.as_deref());
+        let ids = ids.map(Option::unwrap_or_default);
         Ok(slopes.map(|slopes| ids.zip(slopes).collect()))
     };
     sets.iter().map(of_set).collect()
 }
 
 /// The mean over lines of each one's slope of mean score on α, its interval over prompts.
-fn slope(
-    grid: &Grid,
+fn slope<'a>(
+    grid: &'a Grid,
     set: &str,
     alphas: &[f64],
     seed: u64,
 ) -> Result<Option<Estimate>, StageError> {
     if grid.set(set)?.iter().any(|set| !set.is_by_prompt()) {
-        let value = stats::mean(&line_slopes(grid, set, alphas)?).map_err(data)?;
+        let value = stats::mean(&line_slopes(grid, set, alphas)?)?;
         return Ok(value.map(Estimate::without_interval));
     }
     let Some(lines) = prompt_slopes(grid, set, alphas)? else {
         return Ok(None);
     };
     // Lines count alike, however many prompts each has.
-    let observations: Vec<Observation<'_>> = lines
-        .iter()
-        .flat_map(|line| {
-            let weight = 1.0 / line.len() as f64;
-            line.iter().map(move |&(prompt, value)| Observation {
-                prompt,
-                value,
-                weight,
-            })
+    let of_line = |line: PromptSlopes<'a>| {
+        let weight = 1.0 / line.len() as f64;
+        line.into_iter().map(move |(prompt, value)| Observation {
+            prompt,
+            value,
+            weight,
         })
-        .collect();
-    pool::mean(&observations, seed).map_err(data)
+    };
+    let observations: Vec<_> = lines.into_iter().flat_map(of_line).collect();
+    Ok(pool::mean(&observations, seed)?)
 }
 
 /// Each line's slope of mean score on α: the mean of its prompts' slopes, or the slope of its published means, which is the same. Empty with
@@ -265,22 +233,15 @@ fn largest_gaps(grid: &Grid, splits: &Splits, alphas: &[f64]) -> Result<Vec<f64>
 /// Columns: `model, layer, site, learned_from, set, statistic, n_alpha, learned, learned_low, learned_high, holdout, holdout_low, holdout_high,
 /// random_mean, random_std, n_random, z, p_one_sided, p_two_sided, controls_pass`.
 pub(super) fn table(rows: &[Comparison<'_>]) -> Result<DataFrame, StageError> {
-    let mut table = with_place(Rows::of(rows), |row| row.learned_grid)
+    with_place(Rows::of(rows), |row| row.learned_grid)
         .text("learned_from", |row| row.learned_grid.source.name())
         .text("set", |row| row.set)
         .text("statistic", |row| row.statistic)
-        .integer("n_alpha", |row| row.n_alpha as i64);
-    type Of = fn(&Comparison<'_>) -> Option<Estimate>;
-    let estimates: [(&str, Of); 2] = [
-        ("learned", |row| row.learned),
-        ("holdout", |row| row.holdout),
-    ];
-    for (name, of) in estimates {
-        let ends = ["low", "high"].map(|end| format!("{name}_{end}"));
-        table = pool::with_values(table, name, of);
-        table = pool::with_ends(table, ends, of);
-    }
-    table
+        .integer("n_alpha", |row| row.n_alpha as i64)
+        .number("learned", |row| Some(row.learned?.value))
+        .ends(["learned_low", "learned_high"], |row| row.learned?.interval)
+        .number("holdout", |row| Some(row.holdout?.value))
+        .ends(["holdout_low", "holdout_high"], |row| row.holdout?.interval)
         .number("random_mean", |row| row.random_mean)
         .number("random_std", |row| row.random_std)
         .integer("n_random", |row| row.n_random as i64)
@@ -295,12 +256,15 @@ pub(super) fn table(rows: &[Comparison<'_>]) -> Result<DataFrame, StageError> {
 pub(super) fn findings(rows: &[Comparison<'_>], grids: &[Grid]) -> Vec<String> {
     let mut findings = Vec::new();
     for of_place in rows.chunk_by(|a, b| std::ptr::eq(a.learned_grid, b.learned_grid)) {
-        let Some(first) = of_place.first() else {
-            continue;
-        };
+        let first = &of_place[0];
         let place = first.learned_grid.place();
         findings.extend(verdict(of_place).map(|verdict| format!("{place}: {verdict}")));
-        for row in of_place.iter().filter(|row| row.lacks_interval()) {
+        // A slope was held out, and only the interval is missing that would judge it.
+        let lacks_interval = |row: &&Comparison<'_>| {
+            let interval = row.holdout.map(|holdout| holdout.interval);
+            row.statistic != "max_gap" && row.p.is_some() && interval == Some(None)
+        };
+        for row in of_place.iter().filter(lacks_interval) {
             findings.push(format!("{place}: `{}` has no interval over prompts (one prompt gives none), so its controls are not judged", row.set));
         }
         for source in [Source::Holdout, Source::Random] {
@@ -326,20 +290,16 @@ pub(super) fn findings(rows: &[Comparison<'_>], grids: &[Grid]) -> Vec<String> {
 /// One sentence on the sets of a place that could be judged.
 fn verdict(rows: &[Comparison<'_>]) -> Option<String> {
     let named = |wanted: bool| {
-        let sets = rows
-            .iter()
-            .filter(|row| row.pass == Some(wanted))
-            .map(|row| format!("`{}`", row.set));
-        sets.collect::<Vec<_>>().join(" and ")
+        let sets = rows.iter().filter(|row| row.pass == Some(wanted));
+        let sets: Vec<String> = sets.map(|row| format!("`{}`", row.set)).collect();
+        (!sets.is_empty()).then(|| sets.join(" and "))
     };
-    match (named(true), named(false)) {
-        (passed, failed) if passed.is_empty() && failed.is_empty() => None,
-        (passed, failed) if failed.is_empty() => Some(format!("the controls pass on {passed}")),
-        (passed, failed) if passed.is_empty() => {
-            Some(format!("the controls do not pass on {failed}"))
+    Some(match (named(true), named(false)) {
+        (None, None) => return None,
+        (Some(passed), None) => format!("the controls pass on {passed}"),
+        (None, Some(failed)) => format!("the controls do not pass on {failed}"),
+        (Some(passed), Some(failed)) => {
+            format!("the controls pass on {passed}, but not on {failed}")
         }
-        (passed, failed) => Some(format!(
-            "the controls pass on {passed}, but not on {failed}"
-        )),
-    }
+    })
 }

@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 
-use crate::stages::table::Rows;
 use crate::stats::{self, Interval, StatsError};
 
 /// A number of one prompt, and how much it counts.
@@ -36,9 +35,6 @@ impl Estimate {
 /// The weighted mean of the observations, with the seeded percentile bootstrap interval that resamples prompts. With `m` the mean, `P`
 /// prompts and `W` the sum of all weights, prompt i contributes `m + P / W · Σ w (v − m)` over its own observations: the mean of
 /// the contributions is `m`, and resampling them is resampling prompts, to first order. `None` without observations.
-///
-/// # Errors
-/// A value that is not finite.
 pub(super) fn mean(
     observations: &[Observation<'_>],
     seed: u64,
@@ -83,10 +79,8 @@ impl Tally {
             return Ok(None);
         }
         let scaled = self.refused * self.prompts;
-        let (whole, part) = (
-            scaled / self.rows,
-            (scaled % self.rows) as f64 / self.rows as f64,
-        );
+        let whole = scaled / self.rows;
+        let part = (scaled % self.rows) as f64 / self.rows as f64;
         let below = stats::wilson(whole, self.prompts)?;
         let above = stats::wilson(whole + u64::from(part > 0.0), self.prompts)?;
         let between = |low: f64, high: f64| low + part * (high - low);
@@ -97,23 +91,4 @@ impl Tally {
         let value = self.refused as f64 / self.rows as f64;
         Ok(Some(Estimate { value, interval }))
     }
-}
-
-/// Adds a column of estimates' values.
-pub(super) fn with_values<'a, R>(
-    rows: Rows<'a, R>,
-    name: &str,
-    of: impl Fn(&'a R) -> Option<Estimate>,
-) -> Rows<'a, R> {
-    rows.number(name, |row| of(row).map(|estimate| estimate.value))
-}
-
-/// Adds two columns of the ends of estimates' intervals.
-pub(super) fn with_ends<'a, R>(
-    rows: Rows<'a, R>,
-    [low, high]: [impl AsRef<str>; 2],
-    of: impl Fn(&'a R) -> Option<Estimate>,
-) -> Rows<'a, R> {
-    rows.number(low.as_ref(), |row| Some(of(row)?.interval?.low))
-        .number(high.as_ref(), |row| Some(of(row)?.interval?.high))
 }

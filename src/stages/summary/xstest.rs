@@ -7,9 +7,8 @@ use polars::prelude::DataFrame;
 use crate::stages::StageError;
 use crate::stages::table::Rows;
 
-use super::data;
 use super::grid::{Grid, Prompt, Source, with_place};
-use super::pool::{self, Estimate, Tally};
+use super::pool::Tally;
 
 /// The column `type` of a row about a whole label.
 const ALL_TYPES: &str = "all";
@@ -30,33 +29,31 @@ pub(super) struct TypeRate<'a> {
 /// Columns: `model, layer, site, alpha, label, type, n` (rows), `prompts` (distinct), `refusal_rate, rate_low, rate_high`, and the same with
 /// `_without`. Rows of all seeds are pooled; type `all` is the whole label.
 pub(super) fn table(grids: &[Grid]) -> Result<DataFrame, StageError> {
-    type Row<'a> = (TypeRate<'a>, [Option<Estimate>; 2]);
-    let mut rows: Vec<Row<'_>> = Vec::new();
+    let mut rows = Vec::new();
     for row in of_xstest(grids).flat_map(type_rates) {
-        let rate = |tally: Tally| tally.rate().map_err(data);
-        let rates = [rate(row.with)?, rate(row.without)?];
+        let rates = [row.with.rate()?, row.without.rate()?];
         rows.push((row, rates));
     }
-    let mut table = with_place(Rows::of(&rows), |(row, _)| row.grid)
+    with_place(Rows::of(&rows), |(row, _)| row.grid)
         .number("alpha", |(row, _)| row.alpha)
         .text("label", |(row, _)| row.label)
-        .text("type", |(row, _)| row.kind);
-    type Of = fn(&Row<'_>) -> (Tally, Option<Estimate>);
-    let selections: [(&str, Of); 2] = [
-        ("", |(row, [rate, _])| (row.with, *rate)),
-        ("_without", |(row, [_, rate])| (row.without, *rate)),
-    ];
-    for (suffix, of) in selections {
-        let name = |column: &str| format!("{column}{suffix}");
-        table = table
-            .integer(&name("n"), |row| of(row).0.rows as i64)
-            .integer(&name("prompts"), |row| of(row).0.prompts as i64);
-        table = pool::with_values(table, &name("refusal_rate"), |row| of(row).1);
-        table = pool::with_ends(table, [name("rate_low"), name("rate_high")], |row| {
-            of(row).1
-        });
-    }
-    table.frame()
+        .text("type", |(row, _)| row.kind)
+        .integer("n", |(row, _)| row.with.rows as i64)
+        .integer("prompts", |(row, _)| row.with.prompts as i64)
+        .number("refusal_rate", |(_, [with, _])| Some((*with)?.value))
+        .ends(["rate_low", "rate_high"], |(_, [with, _])| {
+            (*with)?.interval
+        })
+        .integer("n_without", |(row, _)| row.without.rows as i64)
+        .integer("prompts_without", |(row, _)| row.without.prompts as i64)
+        .number("refusal_rate_without", |(_, [_, without])| {
+            Some((*without)?.value)
+        })
+        .ends(
+            ["rate_low_without", "rate_high_without"],
+            |(_, [_, without])| (*without)?.interval,
+        )
+        .frame()
 }
 
 fn of_xstest(grids: &[Grid]) -> impl Iterator<Item = &Grid> {
@@ -75,28 +72,24 @@ pub(super) fn type_rates(grid: &Grid) -> Vec<TypeRate<'_>> {
     let mut groups: Vec<(&str, &str, Vec<&Prompt>)> = Vec::new();
     for (label, prompt) in prompts(grid) {
         for kind in [ALL_TYPES, &prompt.category] {
-            match groups
-                .iter_mut()
-                .find(|(l, k, _)| (*l, *k) == (label, kind))
-            {
+            let mut known = groups.iter_mut();
+            match known.find(|(l, k, _)| (*l, *k) == (label, kind)) {
                 Some((.., prompts)) => prompts.push(prompt),
                 None => groups.push((label, kind, vec![prompt])),
             }
         }
     }
-    let alphas = grid.alphas.iter().enumerate();
-    alphas
-        .flat_map(|(k, &alpha)| {
-            groups.iter().map(move |(label, kind, prompts)| TypeRate {
-                grid,
-                alpha,
-                label,
-                kind,
-                with: tally(prompts.iter().copied(), k),
-                without: tally(prompts.iter().copied().filter(|prompt| !prompt.built), k),
-            })
+    let of_alpha = |(k, &alpha)| {
+        groups.iter().map(move |(label, kind, prompts)| TypeRate {
+            grid,
+            alpha,
+            label,
+            kind,
+            with: tally(prompts.iter().copied(), k),
+            without: tally(prompts.iter().copied().filter(|prompt| !prompt.built), k),
         })
-        .collect()
+    };
+    grid.alphas.iter().enumerate().flat_map(of_alpha).collect()
 }
 
 /// Counts at the grid's k-th α.

@@ -105,17 +105,11 @@ impl<'a> SweepRow<'a> {
     }
 
     /// The table of rows that are all of prompts.
-    ///
-    /// # Errors
-    /// A number that is not finite.
     pub(crate) fn table_of_prompts(rows: &[Self]) -> Result<DataFrame, StageError> {
         written(rows, &PROMPT)
     }
 
     /// The table of rows that are all of groups.
-    ///
-    /// # Errors
-    /// A number that is not finite.
     pub(crate) fn table_of_groups(rows: &[Self]) -> Result<DataFrame, StageError> {
         written(rows, &GROUP)
     }
@@ -133,21 +127,13 @@ fn written(rows: &[SweepRow<'_>], measured: &[(&str, Value)]) -> Result<DataFram
 }
 
 impl Value {
-    fn is_held_by(&self, column: &DataType) -> bool {
+    /// What a column of it holds, in words and as a type.
+    fn held(&self) -> (&'static str, fn(&DataType) -> bool) {
         match self {
-            Value::Text(_) => column.is_string() || column.is_categorical(),
-            Value::Integer(_) => column.is_integer(),
-            Value::Number(_) => column.is_float(),
-            Value::Flag(_) => column.is_bool(),
-        }
-    }
-
-    fn noun(&self) -> &'static str {
-        match self {
-            Value::Text(_) => "texts",
-            Value::Integer(_) => "whole numbers",
-            Value::Number(_) => "numbers",
-            Value::Flag(_) => "true and false",
+            Value::Text(_) => ("texts", |of| of.is_string() || of.is_categorical()),
+            Value::Integer(_) => ("whole numbers", DataType::is_integer),
+            Value::Number(_) => ("numbers", DataType::is_float),
+            Value::Flag(_) => ("true and false", DataType::is_bool),
         }
     }
 }
@@ -249,9 +235,6 @@ impl<'a> SweepFrame<'a> {
     }
 
     /// As [`table::groups`].
-    ///
-    /// # Errors
-    /// As [`table::groups`].
     pub(crate) fn groups(&self, by: &[&str]) -> Result<Vec<Vec<usize>>, StageError> {
         table::groups(self.frame, by)
     }
@@ -263,9 +246,9 @@ fn found<'a, const N: usize>(
 ) -> Result<[&'a Column; N], StageError> {
     let mut columns = Vec::new();
     for (name, value) in wanted {
-        let noun = value.noun();
+        let (noun, is_held_by) = value.held();
         match frame.column(name) {
-            Ok(column) if value.is_held_by(column.dtype()) => columns.push(column),
+            Ok(column) if is_held_by(column.dtype()) => columns.push(column),
             Ok(column) => {
                 return Err(StageError::Data(format!(
                     "column `{name}` of a sweep's table holds `{}`, where {noun} are expected",

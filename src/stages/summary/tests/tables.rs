@@ -162,21 +162,22 @@ fn operating_points_meet_the_targets_nearest_to_zero() {
         harmful: 0.5,
     };
     let points = operating::points(&grid, &splits(), targets).unwrap();
-    assert_eq!(points.zero.map(|point| point.gap()), Some(0.0));
-    assert_eq!(points.edge.map(|point| point.alpha), Some(-1.0));
-    assert_eq!(points.harmful.map(|point| point.harmful_rate), Some(0.0));
+    assert_eq!(points.zero.map(|rated| rated.point.gap()), Some(0.0));
+    let alpha = |rated: Option<operating::Rated>| rated.map(|rated| rated.point.alpha);
+    assert_eq!(alpha(points.edge), Some(-1.0));
+    assert_eq!(points.harmful.map(|r| r.point.harmful_rate), Some(0.0));
     // All gaps are 0: the smallest α.
-    assert_eq!(points.gap.map(|point| point.alpha), Some(-1.0));
+    assert_eq!(alpha(points.gap), Some(-1.0));
     let anything = Targets {
         edge: 1.0,
         harmful: 1.0,
     };
     let points = operating::points(&grid, &splits(), anything).unwrap();
-    assert_eq!(points.edge.map(|point| point.alpha), Some(0.0));
+    assert_eq!(alpha(points.edge), Some(0.0));
     let front = operating::front(&grid, &splits()).unwrap();
     let rates: Vec<(f64, f64)> = front
         .iter()
-        .map(|p| (p.edge_rate, p.harmful_rate))
+        .map(|r| (r.point.edge_rate, r.point.harmful_rate))
         .collect();
     assert_eq!(rates, [(0.0, 0.0), (1.0, 1.0)]);
 }
