@@ -44,7 +44,8 @@ mod pool;
 mod stability;
 mod xstest;
 
-use grid::{Source, Splits};
+pub(crate) use grid::Source;
+use grid::Splits;
 
 pub(super) static KIND: Kind = super::kind::<Summary>(
     "summary",

@@ -16,7 +16,7 @@ const ROUNDING: f64 = 1e-9;
 
 /// What a sweep is to the summary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub(crate) enum Source {
     /// The learned direction.
     Steer,
     /// Directions made from one half of the edge prompts.
@@ -37,7 +37,7 @@ impl Source {
     ];
 
     /// The name in study files and in the column `source`.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Source::Steer => "steer",
             Source::Holdout => "holdout",
