@@ -139,6 +139,19 @@ impl Figure {
     }
 }
 
+impl Panel {
+    /// A panel of numbers along both axes.
+    pub(crate) fn new(title: impl Into<String>, x: Axis, y: Axis, marks: Vec<Mark>) -> Self {
+        Panel {
+            title: title.into(),
+            x,
+            y,
+            marks,
+            colours: None,
+        }
+    }
+}
+
 impl Axis {
     /// An axis of numbers.
     pub(crate) fn of(label: impl Into<String>) -> Self {
@@ -251,4 +264,11 @@ impl ColourScale {
 /// The colour of the `index`-th series.
 pub(crate) fn colour(index: usize) -> &'static str {
     PALETTE[index % PALETTE.len()]
+}
+
+/// The lowest and the highest of some numbers; infinite and the wrong way round where there are none.
+pub(crate) fn ends(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
+    let none = (f64::INFINITY, f64::NEG_INFINITY);
+    let wider = |(low, high): (f64, f64), value: f64| (low.min(value), high.max(value));
+    values.into_iter().fold(none, wider)
 }

@@ -66,12 +66,11 @@ impl<'de> Visitor<'de> for Unique<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let mut keys = HashSet::new();
         while let Some(key) = map.next_key::<String>()? {
-            if keys.contains(&key) {
+            if let Some(key) = keys.replace(key) {
                 let message = format!("key `{key}` is given twice");
                 self.0.replace(Some(key));
                 return Err(A::Error::custom(message));
             }
-            keys.insert(key);
             map.next_value_seed(self)?;
         }
         Ok(())

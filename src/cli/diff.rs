@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use crate::report::{self, Difference, Tolerances};
 
 use super::report::failure;
-use super::tables::grid;
+use super::tables::{cut, grid};
 use super::{Failure, print, print_csv, print_json};
 
 /// Rows that a terminal shows, the largest differences first.
@@ -76,16 +76,13 @@ fn as_text(difference: &Difference) -> String {
     let mut text = String::new();
     if !difference.parameters.is_empty() {
         let rows = difference.parameters.iter();
-        let rows = rows
-            .map(|p| vec![p.path.clone(), cut(&p.left), cut(&p.right)])
-            .collect();
-        text += &format!("{}\n", grid(&["parameter", "left", "right"], rows));
+        let rows = rows.map(|p| vec![p.path.clone(), cut(&p.left, 48), cut(&p.right, 48)]);
+        text += &grid(&["parameter", "left", "right"], rows.collect());
+        text.push('\n');
     }
     let number = |value: f64| format!("{value:.4}");
-    let rows: Vec<Vec<String>> = difference
-        .comparisons
-        .iter()
-        .map(|c| {
+    if !difference.comparisons.is_empty() {
+        let rows = difference.comparisons.iter().map(|c| {
             vec![
                 c.kind.clone(),
                 c.quantity.clone(),
@@ -97,21 +94,19 @@ fn as_text(difference: &Difference) -> String {
                 number(c.tolerance),
                 if c.within { "within" } else { "outside" }.to_string(),
             ]
-        })
-        .collect();
-    let header = [
-        "kind",
-        "quantity",
-        "matched",
-        "only left",
-        "only right",
-        "mean |Δ|",
-        "largest |Δ|",
-        "tolerance",
-        "verdict",
-    ];
-    if !rows.is_empty() {
-        text += &grid(&header, rows);
+        });
+        let header = [
+            "kind",
+            "quantity",
+            "matched",
+            "only left",
+            "only right",
+            "mean |Δ|",
+            "largest |Δ|",
+            "tolerance",
+            "verdict",
+        ];
+        text += &grid(&header, rows.collect());
     }
     text += &agreements(difference);
     let mut outside: Vec<_> = difference.rows.iter().filter(|row| !row.within).collect();
@@ -127,13 +122,8 @@ fn as_text(difference: &Difference) -> String {
                 number(row.difference),
             ]
         });
-        text += &format!(
-            "\n{}",
-            grid(
-                &["kind", "quantity", "at", "left", "right", "Δ"],
-                rows.collect()
-            )
-        );
+        let header = ["kind", "quantity", "at", "left", "right", "Δ"];
+        text += &format!("\n{}", grid(&header, rows.collect()));
     }
     for note in &difference.notes {
         text += &format!("note: {note}\n");
@@ -157,14 +147,6 @@ fn agreements(difference: &Difference) -> String {
     });
     let header = ["kind", "what should agree", "n", "agreement", ""];
     format!("\n{}", grid(&header, rows.collect()))
-}
-
-/// A value short enough for a line.
-fn cut(value: &str) -> String {
-    match value.char_indices().nth(48) {
-        Some((end, _)) => format!("{}…", &value[..end]),
-        None => value.to_string(),
-    }
 }
 
 fn as_csv(difference: &Difference) -> String {

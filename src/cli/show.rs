@@ -4,18 +4,20 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use crate::harmless;
 use crate::manifest::{RunStatus, file_stem};
-use crate::report::{Cell, FinishedRun, FinishedStage, Table, Trace, cell, is_numeric, traces};
+use crate::report::{self, FinishedRun, FinishedStage, Table, cell, grouped, points};
 
 use super::report::failure;
-use super::tables::grid;
+use super::tables::{brief, cut, grid};
 use super::{Failure, console::duration, print, print_csv, print_json};
 
 /// Rows of a table that a terminal shows.
 const ROWS: usize = 40;
+/// Characters of a cell that are shown.
+const CHARACTERS: usize = 70;
 
 #[derive(Args)]
 pub(super) struct ShowArguments {
@@ -100,25 +102,14 @@ fn as_text(run: &FinishedRun, tables: &[Named<'_>], stage: Option<&str>) -> Stri
         }
         text.push('\n');
     }
-    text += &charts(&traces(run, stage));
+    text += &charts(run, stage);
     for (name, table) in tables {
-        let rows: Vec<Vec<String>> = (0..table.height().min(ROWS))
-            .map(|row| {
-                table
-                    .columns()
-                    .iter()
-                    .map(|column| brief(cell(column, row)))
-                    .collect()
-            })
-            .collect();
-        let header: Vec<&str> = table.columns().iter().map(|c| c.name().as_str()).collect();
-        let _ = writeln!(text, "{name}\n{}", grid(&header, rows).trim_end());
+        let rows = (0..table.height().min(ROWS)).map(|row| brief_row(table, row));
+        let grid = grid(&header(table), rows.collect());
+        let _ = writeln!(text, "{name}\n{}", grid.trim_end());
         if table.height() > ROWS {
-            let _ = writeln!(
-                text,
-                "… and {} more rows: `--format csv` has all",
-                table.height() - ROWS
-            );
+            let more = table.height() - ROWS;
+            let _ = writeln!(text, "… and {more} more rows: `--format csv` has all");
         }
         text.push('\n');
     }
@@ -126,7 +117,9 @@ fn as_text(run: &FinishedRun, tables: &[Named<'_>], stage: Option<&str>) -> Stri
         None => run.conclusions().collect(),
         Some(name) => run
             .stage(name)
-            .map_or(Vec::new(), |s| s.findings().iter().collect()),
+            .map_or(&[][..], FinishedStage::findings)
+            .iter()
+            .collect(),
     };
     for finding in findings {
         let _ = writeln!(text, "note: {}", harmless::line(finding));
@@ -134,72 +127,64 @@ fn as_text(run: &FinishedRun, tables: &[Named<'_>], stage: Option<&str>) -> Stri
     text
 }
 
-/// Sweeps as lines, one for each curve.
-fn charts(traces: &[Trace]) -> String {
-    let row = |trace: &Trace| {
-        let ends = |values: &[f64]| match (values.first(), values.last()) {
-            (Some(first), Some(last)) => format!("{first:.2} … {last:.2}"),
-            _ => String::new(),
-        };
-        vec![
-            trace.stage.clone(),
-            trace.model.clone(),
-            trace.layer.to_string(),
-            trace.set.clone(),
-            format!(
-                "{} … {}",
-                trace.alphas.first().unwrap_or(&0.0),
-                trace.alphas.last().unwrap_or(&0.0)
-            ),
-            sparkline(&trace.means, None),
-            ends(&trace.means),
-            sparkline(&trace.rates, Some((0.0, 1.0))),
-            ends(&trace.rates),
-        ]
-    };
-    if traces.is_empty() {
+/// The sweeps of all stages or of one as lines, one for each curve over α.
+fn charts(run: &FinishedRun, only: Option<&str>) -> String {
+    let mut rows = Vec::new();
+    let stages = run.stages.iter();
+    for stage in stages.filter(|stage| only.is_none_or(|name| name == stage.name)) {
+        for (place, mut curve) in grouped(points(run, stage), |point| point.place) {
+            curve.sort_by(|a, b| a.alpha.total_cmp(&b.alpha));
+            let means: Vec<f64> = curve.iter().map(|point| point.mean.value).collect();
+            let rates: Vec<f64> = curve.iter().map(|point| point.rate.value).collect();
+            let last = curve.len() - 1;
+            let ends = |values: &[f64]| format!("{:.2} … {:.2}", values[0], values[last]);
+            rows.push(vec![
+                stage.name.clone(),
+                place.model.to_string(),
+                place.layer.to_string(),
+                place.set.to_string(),
+                format!("{} … {}", curve[0].alpha, curve[last].alpha),
+                sparkline(&means, None),
+                ends(&means),
+                sparkline(&rates, Some((0.0, 1.0))),
+                ends(&rates),
+            ]);
+        }
+    }
+    if rows.is_empty() {
         return String::new();
     }
     let header = [
         "sweep", "model", "layer", "set", "α", "score", "", "refused", "",
     ];
-    format!("{}\n", grid(&header, traces.iter().map(row).collect()))
+    format!("{}\n", grid(&header, rows))
 }
 
 /// Numbers as blocks of eight heights, from the lowest to the highest or between given ends.
 fn sparkline(values: &[f64], ends: Option<(f64, f64)>) -> String {
     const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let (low, high) = ends.unwrap_or((low, high));
+    let (low, high) = ends.unwrap_or_else(|| report::ends(values.iter().copied()));
     let block = |value: &f64| {
-        let share = if high > low {
-            (value - low) / (high - low)
-        } else {
-            0.5
+        let share = match high > low {
+            true => (value - low) / (high - low),
+            false => 0.5,
         };
         BLOCKS[(share.clamp(0.0, 1.0) * 7.0).round() as usize]
     };
     values.iter().map(block).collect()
 }
 
-/// A cell for people: three decimals.
-fn brief(cell: Option<Cell<'_>>) -> String {
-    match cell {
-        None => String::new(),
-        Some(Cell::Number(value)) if value.fract() == 0.0 && value.abs() < 1e6 => {
-            format!("{value}")
-        }
-        Some(Cell::Number(value)) => format!("{value:.3}"),
-        Some(Cell::Flag(flag)) => flag.to_string(),
-        Some(Cell::Text(text)) => {
-            let text = harmless::line(text);
-            match text.char_indices().nth(70) {
-                Some((cut, _)) => format!("{}…", &text[..cut]),
-                None => text.into_owned(),
-            }
-        }
-    }
+fn header(table: &Table) -> Vec<&str> {
+    let columns = table.columns().iter();
+    columns.map(|column| column.name().as_str()).collect()
+}
+
+/// A row for people.
+fn brief_row(table: &Table, row: usize) -> Vec<String> {
+    let columns = table.columns().iter();
+    columns
+        .map(|column| cut(&brief(cell(column, row)), CHARACTERS))
+        .collect()
 }
 
 fn as_csv(tables: &[Named<'_>]) -> String {
@@ -210,11 +195,11 @@ fn as_csv(tables: &[Named<'_>]) -> String {
         }
         let mut writer = csv::Writer::from_writer(Vec::new());
         // Writing to memory cannot fail, and every row has as many cells as the header.
-        let _ = writer.write_record(table.columns().iter().map(|c| c.name().as_str()));
+        let _ = writer.write_record(header(table));
         for row in 0..table.height() {
             let cells = table.columns().iter().map(|column| cell(column, row));
-            let text = |cell: Option<Cell<'_>>| cell.map_or(String::new(), |c| c.to_string());
-            let _ = writer.write_record(cells.map(text));
+            let texts = cells.map(|cell| cell.map_or(String::new(), |cell| cell.to_string()));
+            let _ = writer.write_record(texts);
         }
         text += &String::from_utf8_lossy(&writer.into_inner().unwrap_or_default());
     }
@@ -222,54 +207,38 @@ fn as_csv(tables: &[Named<'_>]) -> String {
 }
 
 fn as_json(tables: &[Named<'_>]) -> Json {
-    let rows = |table: &Table| -> Vec<Json> {
-        let row = |row: usize| {
-            let cells = table.columns().iter().map(|column| {
-                let value = serde_json::json!(cell(column, row));
-                (column.name().to_string(), value)
-            });
-            Json::Object(cells.collect())
-        };
-        (0..table.height()).map(row).collect()
+    let row = |table: &Table, row: usize| -> Json {
+        let cells = table.columns().iter().map(|column| {
+            let value = serde_json::json!(cell(column, row));
+            (column.name().to_string(), value)
+        });
+        cells.collect()
     };
-    let all: Map<String, Json> = tables
-        .iter()
-        .map(|(name, table)| (name.clone(), Json::Array(rows(table))))
-        .collect();
-    Json::Object(all)
+    let tables = tables.iter().map(|(name, table)| {
+        let rows: Json = (0..table.height()).map(|at| row(table, at)).collect();
+        (name.clone(), rows)
+    });
+    tables.collect()
+}
+
+/// A line of a Markdown table.
+fn line<S: AsRef<str>>(cells: &[S]) -> String {
+    let cells = cells.iter().map(|cell| cell.as_ref().replace('|', "\\|"));
+    format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
 }
 
 fn as_markdown(tables: &[Named<'_>]) -> String {
     let mut text = String::new();
-    let line = |cells: Vec<String>| {
-        let cells: Vec<String> = cells.into_iter().map(|c| c.replace('|', "\\|")).collect();
-        format!("| {} |\n", cells.join(" | "))
-    };
     for (name, table) in tables {
         let _ = writeln!(text, "**{name}**\n");
-        text += &line(
-            table
-                .columns()
-                .iter()
-                .map(|c| c.name().to_string())
-                .collect(),
-        );
-        let rule = table
-            .columns()
-            .iter()
-            .map(|column| match is_numeric(column) {
-                true => "---:".to_string(),
-                false => "---".to_string(),
-            });
-        text += &line(rule.collect());
+        text += &line(&header(table));
+        let rule = table.columns().iter().map(|column| match column.dtype() {
+            kind if kind.is_primitive_numeric() => "---:",
+            _ => "---",
+        });
+        text += &line(&rule.collect::<Vec<_>>());
         for row in 0..table.height() {
-            text += &line(
-                table
-                    .columns()
-                    .iter()
-                    .map(|column| brief(cell(column, row)))
-                    .collect(),
-            );
+            text += &line(&brief_row(table, row));
         }
         text.push('\n');
     }

@@ -1,19 +1,20 @@
 //! Tables for a terminal: plain text, legible without colour, of what matters most in a run.
 
+use std::fmt::Display;
+
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use polars::prelude::{AnyValue, DataFrame};
+use polars::prelude::DataFrame;
 
 use crate::harmless;
-use crate::report::{AtEnd, view};
+use crate::report::{AtEnd, Cell, cell, distinct, view};
 use crate::run::RunReport;
-use crate::stages::{Artifacts, kind_named};
+use crate::stages::{Artifacts, Source, kind_named};
 
 /// Rows of text under a header, columns of numbers to the right.
-pub(super) fn grid(header: &[&str], rows: Vec<Vec<String>>) -> String {
+pub(super) fn grid<S: Display>(header: &[S], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled);
+    table.load_preset(presets::NOTHING);
+    table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header);
     for (index, column) in table.column_iter_mut().enumerate() {
         let numeric = |text: &String| text.is_empty() || text.parse::<f64>().is_ok();
@@ -23,11 +24,8 @@ pub(super) fn grid(header: &[&str], rows: Vec<Vec<String>>) -> String {
         column.set_padding((0, 2));
     }
     table.add_rows(rows);
-    let lines: Vec<String> = table
-        .lines()
-        .map(|line| line.trim_end().to_string())
-        .collect();
-    lines.join("\n") + "\n"
+    let lines = table.lines();
+    lines.map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 /// The tables of a run that answer its question first: scores, the sweep, and the learned direction against its controls.
@@ -63,46 +61,37 @@ fn steered(stage: &str, output: &Artifacts) -> String {
         "rate_low",
         "rate_high",
     ];
-    let Ok(table) = output.table("") else {
+    let Ok(table) = output
+        .table("")
+        .and_then(|table| Ok(table.select(columns)?))
+    else {
         return String::new();
     };
-    let Ok(table) = table.select(columns) else {
-        return String::new();
-    };
-    let rows = rows(&table);
-    let steered: Vec<&Vec<String>> = rows.iter().filter(|row| row[0] == "steer").collect();
-    let mut sets: Vec<&String> = Vec::new();
-    for row in &steered {
-        if !sets.contains(&&row[5]) {
-            sets.push(&row[5]);
-        }
-    }
+    let mut rows = rows(&table);
+    rows.retain(|row| row[0] == Source::Steer.name());
+    let sets = distinct(rows.iter().map(|row| &row[5]));
     let mut lines: Vec<Vec<String>> = Vec::new();
-    for same in steered.chunk_by(|a, b| a[1..5] == b[1..5]) {
+    for same in rows.chunk_by(|a, b| a[1..5] == b[1..5]) {
         let mut line = same[0][1..5].to_vec();
         for set in &sets {
-            let of_set = same.iter().find(|row| row[5] == **set);
-            line.push(of_set.map_or_else(String::new, |row| row[6].clone()));
-            line.push(
-                of_set.map_or_else(String::new, |row| match row[8].is_empty() {
-                    true => row[7].clone(),
-                    false => format!("{} [{}, {}]", row[7], row[8], row[9]),
-                }),
-            );
+            line.extend(match same.iter().find(|row| row[5] == **set) {
+                None => [String::new(), String::new()],
+                Some(row) if row[8].is_empty() => [row[6].clone(), row[7].clone()],
+                Some(row) => [
+                    row[6].clone(),
+                    format!("{} [{}, {}]", row[7], row[8], row[9]),
+                ],
+            });
         }
         lines.push(line);
     }
     if lines.is_empty() {
         return String::new();
     }
-    let mut header: Vec<String> = ["model", "layer", "direction", "alpha"]
-        .map(str::to_string)
-        .to_vec();
-    header.extend(
-        sets.iter()
-            .flat_map(|set| [format!("{set} score"), format!("{set} refused [95 %]")]),
-    );
-    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let mut header: Vec<String> = columns[1..5].iter().map(ToString::to_string).collect();
+    for set in sets {
+        header.extend([format!("{set} score"), format!("{set} refused [95 %]")]);
+    }
     format!(
         "{stage}: steered scores and refusal rates\n{}\n",
         grid(&header, lines)
@@ -122,26 +111,28 @@ fn shown_table(stage: &str, output: &Artifacts, name: &str, columns: &[&str]) ->
 }
 
 fn rows(table: &DataFrame) -> Vec<Vec<String>> {
-    (0..table.height())
-        .map(|row| {
-            table
-                .columns()
-                .iter()
-                .map(|column| column.get(row).map_or_else(|_| String::new(), |v| cell(&v)))
-                .collect()
-        })
-        .collect()
+    let row = |row: usize| {
+        let cells = table.columns().iter().map(|column| cell(column, row));
+        cells.map(brief).collect()
+    };
+    (0..table.height()).map(row).collect()
 }
 
-fn cell(value: &AnyValue<'_>) -> String {
-    match value {
-        AnyValue::Null => String::new(),
-        AnyValue::Float64(number) if number.fract() == 0.0 && number.abs() < 1e6 => {
-            format!("{number}")
-        }
-        AnyValue::Float64(number) => format!("{number:.3}"),
-        AnyValue::String(text) => harmless::line(text).into_owned(),
-        other => other.to_string(),
+/// A cell for people: three decimals, none of a whole number.
+pub(super) fn brief(cell: Option<Cell<'_>>) -> String {
+    match cell {
+        None => String::new(),
+        Some(Cell::Number(value)) if value.fract() != 0.0 => format!("{value:.3}"),
+        Some(Cell::Text(text)) => harmless::line(text).into_owned(),
+        Some(cell) => cell.to_string(),
+    }
+}
+
+/// The first so many characters of a text that is longer.
+pub(super) fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_string(),
     }
 }
 

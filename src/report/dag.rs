@@ -11,13 +11,12 @@ use super::{FinishedRun, FinishedStage};
 /// A Mermaid flowchart. Stage names are letters, digits, `-` and `_`; nodes are numbered, because Mermaid reserves some words.
 pub(crate) fn mermaid(nodes: &[Node]) -> String {
     let mut text = "flowchart LR\n".to_string();
-    let number = numbers(nodes);
     for (index, node) in nodes.iter().enumerate() {
         let kind = kind_after("<br/>", node);
         let _ = writeln!(text, "    s{index}[\"{}{kind}\"]", node.name);
     }
     for (index, node) in nodes.iter().enumerate() {
-        for before in numbers_before(node, &number) {
+        for before in numbers_before(node, nodes) {
             let _ = writeln!(text, "    s{before} --> s{index}");
         }
     }
@@ -51,17 +50,11 @@ fn kind_after(joint: &str, node: &Node) -> String {
     }
 }
 
-fn numbers(nodes: &[Node]) -> HashMap<&str, usize> {
-    let numbered = nodes.iter().enumerate();
-    numbered.map(|(i, node)| (node.name.as_str(), i)).collect()
-}
-
 /// The numbers of the stages that one refers to.
-fn numbers_before(node: &Node, numbers: &HashMap<&str, usize>) -> Vec<usize> {
+fn numbers_before(node: &Node, nodes: &[Node]) -> Vec<usize> {
     let names = node.after().into_iter();
-    names
-        .filter_map(|name| numbers.get(name).copied())
-        .collect()
+    let number = |name: &str| nodes.iter().position(|node| node.name == name);
+    names.filter_map(number).collect()
 }
 
 /// Size of a box, and from one box to the next, in pixels.
@@ -71,10 +64,9 @@ const STEP: (f64, f64) = (226.0, 66.0);
 /// The stages of a run as SVG, left to right, with statuses and times: one stands a column after the last that it refers to.
 pub(super) fn svg(run: &FinishedRun) -> String {
     let nodes = &run.manifest.graph;
-    let number = numbers(nodes);
     let mut columns: Vec<usize> = Vec::new();
     for node in nodes {
-        let before = numbers_before(node, &number).into_iter();
+        let before = numbers_before(node, nodes).into_iter();
         let before = before.filter_map(|index| columns.get(index));
         columns.push(before.max().map_or(0, |last| last + 1));
     }
@@ -91,7 +83,7 @@ pub(super) fn svg(run: &FinishedRun) -> String {
         "<svg class=\"dag\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" style=\"max-width:{width:.0}px\" font-family=\"inherit\" role=\"img\" aria-label=\"the stages and what each refers to\">\n"
     );
     for (node, place) in nodes.iter().zip(&places) {
-        for before in numbers_before(node, &number) {
+        for before in numbers_before(node, nodes) {
             edge(&mut text, places[before], *place);
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use polars::prelude::Column;
 use serde::Serialize;
 
 use crate::files;
@@ -10,6 +11,7 @@ use crate::prompts::{Prompt, PromptSet};
 use crate::stages::sweep::{SweepFrame, SweepRow};
 use crate::stages::{Product, groups};
 
+use super::figures::{Spread, grouped};
 use super::views::ByPrompt;
 use super::{FinishedRun, FinishedStage, Table};
 
@@ -77,19 +79,15 @@ pub(super) fn drilled(run: &FinishedRun) -> Vec<DrilledSet> {
     for stage in &run.stages {
         let by_prompt = stage.view().by_prompt;
         let table = stage.table("").filter(|table| table.has("id"));
-        let (Some(name), Some(table)) = (stage.node.prompts.first(), table) else {
+        let name = stage.node.prompts.first();
+        let (Some(by_prompt), Some(table), Some(name)) = (by_prompt, table, name) else {
             continue;
         };
-        if by_prompt == ByPrompt::Nothing {
-            continue;
-        }
-        let at = match sets.iter().position(|set| set.name == *name) {
-            Some(at) => at,
-            None => {
-                sets.push(DrilledSet::with_texts(run, name));
-                sets.len() - 1
-            }
-        };
+        let known = sets.iter().position(|set| set.name == *name);
+        let at = known.unwrap_or_else(|| {
+            sets.push(DrilledSet::with_texts(run, name));
+            sets.len() - 1
+        });
         sets[at].add(stage, by_prompt, table);
     }
     let mut free_bytes = TEXT_BYTES;
@@ -140,7 +138,7 @@ impl DrilledSet {
     fn prompts_of(&mut self, table: &Table) -> Vec<usize> {
         let columns = ["id", "split", "category"].map(|name| table.text_at(name));
         let mut prompts = vec![0; table.height()];
-        for rows in groups(table.frame(), &["id"]).unwrap_or_default() {
+        for rows in groups(&table.frame, &["id"]).unwrap_or_default() {
             let [id, split, category] = columns.each_ref().map(|text| text(rows[0]).to_string());
             let prompt = *self.index.entry(id.clone()).or_insert_with(|| {
                 self.prompts.push(DrilledPrompt {
@@ -159,7 +157,6 @@ impl DrilledSet {
     fn add(&mut self, stage: &FinishedStage, by_prompt: ByPrompt, table: &Table) {
         let prompts = self.prompts_of(table);
         match by_prompt {
-            ByPrompt::Nothing => {}
             ByPrompt::Scores => self.add_scores(table, &prompts),
             ByPrompt::Texts => self.add_texts(table, &prompts),
             ByPrompt::Sweep => {
@@ -171,53 +168,55 @@ impl DrilledSet {
     }
 
     fn add_scores(&mut self, table: &Table, prompts: &[usize]) {
-        let (models, scores) = (table.texts("model"), table.numbers("score"));
+        let (models, scores) = (table.text_at("model"), table.numbers("score"));
         // Another stage of scores may have had fewer prompts.
         for earlier in &mut self.scores {
             earlier.values.resize(self.prompts.len(), None);
         }
-        for (row, &prompt) in prompts.iter().enumerate() {
-            let at = match self.scores.iter().position(|s| s.model == models[row]) {
-                Some(at) => at,
-                None => {
-                    self.scores.push(Scores {
-                        model: models[row].clone(),
-                        values: vec![None; self.prompts.len()],
-                    });
-                    self.scores.len() - 1
-                }
-            };
-            self.scores[at].values[prompt] = scores[row];
+        for (model, rows) in grouped(0..table.height(), |&row| models(row)) {
+            let known = self.scores.iter().position(|scores| scores.model == model);
+            let at = known.unwrap_or_else(|| {
+                self.scores.push(Scores {
+                    model: model.to_string(),
+                    values: vec![None; self.prompts.len()],
+                });
+                self.scores.len() - 1
+            });
+            for row in rows {
+                self.scores[at].values[prompts[row]] = scores[row];
+            }
         }
     }
 
     fn add_texts(&mut self, table: &Table, prompts: &[usize]) {
-        let (models, layers) = (table.texts("model"), table.texts("layer"));
-        let (directions, texts) = (table.texts("direction"), table.texts("text"));
-        let alphas = table.numbers("alpha");
-        let classifiers: Vec<(&str, Vec<Option<f64>>)> = table
+        let [models, directions, texts] =
+            ["model", "direction", "text"].map(|name| table.text_at(name));
+        let (layers, alphas) = (table.texts("layer"), table.numbers("alpha"));
+        let flags = table
             .columns()
             .iter()
-            .filter(|column| column.dtype().is_bool())
-            .map(|column| (column.name().as_str(), table.numbers(column.name())))
-            .collect();
-        let named = |name: &str| match name {
-            "refused" => "score".to_string(),
-            other => other.to_string(),
+            .filter(|column| column.dtype().is_bool());
+        let classifier = |column: &Column| {
+            let name = match column.name().as_str() {
+                "refused" => "score",
+                other => other,
+            };
+            (name.to_string(), table.numbers(column.name()))
         };
+        let classifiers: Vec<(String, Vec<Option<f64>>)> = flags.map(classifier).collect();
         for (row, &prompt) in prompts.iter().enumerate() {
             let layer = match layers[row].as_str() {
                 "" => String::new(),
                 layer => format!(", layer {layer}"),
             };
-            let verdicts = classifiers
-                .iter()
-                .filter_map(|(name, flags)| Some((named(name), flags[row]? == 1.0)));
+            let verdicts = classifiers.iter();
+            let verdicts =
+                verdicts.filter_map(|(name, flags)| Some((name.clone(), flags[row]? == 1.0)));
             self.texts.push(Text {
                 prompt,
-                place: format!("{}, {}{layer}", models[row], directions[row]),
+                place: format!("{}, {}{layer}", models(row), directions(row)),
                 alpha: alphas[row],
-                text: texts[row].clone(),
+                text: texts(row).to_string(),
                 verdicts: verdicts.collect(),
             });
         }
@@ -238,35 +237,47 @@ impl DrilledSet {
                 direction,
                 ..
             } = sweep.row(rows[0]);
-            let mut gathered = Gathered::new(self.prompts.len() * grid.len());
+            let mut scores: Vec<Vec<f64>> = vec![Vec::new(); self.prompts.len() * grid.len()];
             for row in rows {
                 if let (Some(alpha), Some(score)) = (sweep.alpha(row), sweep.mean(row)) {
                     let of_alpha = grid.partition_point(|known| *known < alpha);
-                    gathered.add(prompts[row] * grid.len() + of_alpha, score);
+                    if let Some(cell) = scores.get_mut(prompts[row] * grid.len() + of_alpha) {
+                        cell.push(score);
+                    }
                 }
             }
-            if gathered.is_empty() {
+            if scores.iter().all(Vec::is_empty) {
                 continue;
             }
-            let (is_random, is_one) = (stage.is(Product::RandomSweep), gathered.is_one());
+            let is_one = scores.iter().all(|scores| scores.len() <= 1);
+            let ranges = grid.iter().cycle().zip(&scores);
+            let ranges: Vec<Option<Spread>> = ranges
+                .map(|(alpha, scores)| (!scores.is_empty()).then(|| Spread::of(*alpha, scores)))
+                .collect();
+            // Thousandths are finer than a line on a screen.
+            let rounded = |value: f64| (value * 1e3).round() / 1e3;
+            let each = |of: fn(&Spread) -> f64| -> Vec<Option<f64>> {
+                let values = ranges.iter().map(|range| range.as_ref().map(of));
+                values.map(|value| value.map(rounded)).collect()
+            };
+            let is_random = stage.is(Product::RandomSweep);
             let name = match (is_random, is_one) {
                 (_, true) => format!("{} ({direction})", stage.name),
                 (true, false) => "random directions (range and mean)".to_string(),
                 (false, false) => format!("{} ({direction}, mean over seeds)", stage.name),
             };
-            let has_range = is_random && !is_one;
-            let ends = |of: fn(&Cell) -> f64| match has_range {
-                true => gathered.each(of),
-                false => Vec::new(),
+            let [low, high] = match is_random && !is_one {
+                true => [each(|range| range.low), each(|range| range.high)],
+                false => [Vec::new(), Vec::new()],
             };
             self.sweeps.push(DrilledSweep {
                 place: format!("{model}, layer {layer}, {site}"),
                 name,
                 random: is_random,
                 alphas: grid.clone(),
-                mean: gathered.each(|cell| cell.sum / f64::from(cell.count)),
-                low: ends(|cell| cell.low),
-                high: ends(|cell| cell.high),
+                mean: each(|range| range.mean),
+                low,
+                high,
             });
         }
     }
@@ -282,60 +293,6 @@ fn prompts(run: &FinishedRun, said: &Prompts) -> Option<Vec<Prompt>> {
         (said.content == set.content_hash().to_hex().as_str()).then_some(set)
     });
     set.map(|set| set.prompts)
-}
-
-/// The scores of each prompt and α.
-struct Gathered {
-    cells: Vec<Cell>,
-}
-
-/// Sum, count and ends of some scores.
-#[derive(Clone, Copy)]
-struct Cell {
-    sum: f64,
-    count: u32,
-    low: f64,
-    high: f64,
-}
-
-impl Gathered {
-    fn new(size: usize) -> Self {
-        let empty = Cell {
-            sum: 0.0,
-            count: 0,
-            low: f64::INFINITY,
-            high: f64::NEG_INFINITY,
-        };
-        Gathered {
-            cells: vec![empty; size],
-        }
-    }
-
-    fn add(&mut self, at: usize, score: f64) {
-        if let Some(cell) = self.cells.get_mut(at) {
-            cell.sum += score;
-            cell.count += 1;
-            cell.low = cell.low.min(score);
-            cell.high = cell.high.max(score);
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.cells.iter().all(|cell| cell.count == 0)
-    }
-
-    fn is_one(&self) -> bool {
-        self.cells.iter().all(|cell| cell.count <= 1)
-    }
-
-    /// A value of every cell, none for those without scores; to thousandths, which are finer than a line on a screen.
-    fn each(&self, of: impl Fn(&Cell) -> f64) -> Vec<Option<f64>> {
-        let rounded = |value: f64| (value * 1e3).round() / 1e3;
-        let cells = self.cells.iter();
-        cells
-            .map(|cell| (cell.count > 0).then(|| rounded(of(cell))))
-            .collect()
-    }
 }
 
 #[cfg(test)]

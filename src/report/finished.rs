@@ -23,16 +23,6 @@ pub(crate) struct FinishedStage {
 }
 
 impl FinishedStage {
-    fn of(node: &Node, manifest: &Manifest) -> Self {
-        FinishedStage {
-            name: node.name.clone(),
-            kind: node.shown_as.clone(),
-            node: node.clone(),
-            result: manifest.stage(&node.name).cloned(),
-            tables: Vec::new(),
-        }
-    }
-
     pub(crate) fn is(&self, product: Product) -> bool {
         self.node.product == Some(product)
     }
@@ -49,7 +39,7 @@ impl FinishedStage {
     /// Its main table, if it is a sweep's.
     pub(crate) fn sweep(&self) -> Option<SweepFrame<'_>> {
         let table = self.table("").filter(|_| self.is_sweep())?;
-        SweepFrame::read(table.frame()).ok()
+        SweepFrame::read(&table.frame).ok()
     }
 
     pub(crate) fn status(&self) -> &'static str {
@@ -92,22 +82,27 @@ impl FinishedRun {
     /// # Errors
     /// As [`FinishedRun::read`].
     pub(crate) fn open(path: &Path) -> Result<Self, ReportError> {
-        let unreadable = |why: String| ReportError::unreadable(&path.join(FILE), why);
-        let manifest = Manifest::read(path).map_err(|error| unreadable(error.to_string()))?;
+        let file = path.join(FILE);
+        let manifest = Manifest::read(path).map_err(ReportError::unreadable(&file))?;
         let manifest = manifest.ok_or_else(|| ReportError::NotARun(path.to_path_buf()))?;
         let run = FinishedRun::of(path, manifest);
         let checked = run.stages.iter().try_for_each(check_names);
-        checked.map_err(unreadable)?;
+        checked.map_err(ReportError::unreadable(&file))?;
         Ok(run)
     }
 
     /// Of a manifest, without tables.
     pub(super) fn of(path: &Path, manifest: Manifest) -> Self {
-        let stages = manifest.graph.iter();
-        let stages = stages.map(|node| FinishedStage::of(node, &manifest));
+        let stage = |node: &Node| FinishedStage {
+            name: node.name.clone(),
+            kind: node.shown_as.clone(),
+            node: node.clone(),
+            result: manifest.stage(&node.name).cloned(),
+            tables: Vec::new(),
+        };
         FinishedRun {
             path: path.to_path_buf(),
-            stages: stages.collect(),
+            stages: manifest.graph.iter().map(stage).collect(),
             manifest,
         }
     }
@@ -202,14 +197,13 @@ fn tables(folder: &Path, stage: &FinishedStage) -> Result<Vec<(String, Table)>, 
     let mut tables = Vec::new();
     for entry in stage.result.iter().flat_map(|result| &result.tables) {
         let path = table_path(folder, &stage.name, &entry.name);
-        let bytes =
-            files::read(&path, u64::MAX).map_err(|error| ReportError::unreadable(&path, error))?;
+        let bytes = files::read(&path, u64::MAX).map_err(ReportError::unreadable(&path))?;
         let mut table = Table::default();
         let mut read = read_parquet_parts(bytes, &mut |part| Ok(table.append(part)?));
         if entry.name.is_empty() && stage.is_sweep() {
-            read = read.and_then(|()| SweepFrame::read(table.frame()).map(|_| ()));
+            read = read.and_then(|()| SweepFrame::read(&table.frame).map(|_| ()));
         }
-        read.map_err(|error| ReportError::unreadable(&path, error))?;
+        read.map_err(ReportError::unreadable(&path))?;
         tables.push((entry.name.clone(), table));
     }
     Ok(tables)

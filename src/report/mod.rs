@@ -14,7 +14,6 @@
 //! drawn        what was drawn before, in the cache
 //! drill        what the page shows of one prompt
 //! page         `report.html`
-//! traces       sweeps as plain curves
 //! write        the files in a run's folder
 //! ```
 
@@ -27,7 +26,6 @@ mod finished;
 mod page;
 mod svg;
 mod table;
-mod traces;
 mod views;
 mod write;
 
@@ -35,18 +33,17 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub(crate) use crate::figure::{
-    Axis, BASELINE, ColourScale, Figure, Mark, PALETTE, Panel, Shape, colour,
+    Axis, BASELINE, ColourScale, Figure, Mark, PALETTE, Panel, Shape, colour, ends,
 };
 pub(crate) use dag::{graphviz, mermaid};
 pub(crate) use diff::Difference;
 pub use diff::{Tolerances, diff};
-pub(crate) use figures::figures;
+pub(crate) use figures::{distinct, figures, grouped, points};
 pub use finished::FinishedRun;
 pub(crate) use finished::FinishedStage;
 pub(crate) use svg::{png, svg};
 pub use table::Table;
-pub(crate) use table::{Cell, cell, cells, is_numeric};
-pub(crate) use traces::{Trace, traces};
+pub(crate) use table::{Cell, cell, cells};
 pub(crate) use views::{AtEnd, view};
 pub use write::write;
 pub(crate) use write::write_with;
@@ -61,8 +58,9 @@ pub enum ReportError {
 }
 
 impl ReportError {
-    fn unreadable(path: &Path, error: impl fmt::Display) -> Self {
-        ReportError::Unreadable {
+    /// What becomes of an error of reading a file.
+    fn unreadable<E: fmt::Display>(path: &Path) -> impl Fn(E) -> Self {
+        |error| ReportError::Unreadable {
             path: path.to_path_buf(),
             why: error.to_string(),
         }

@@ -32,50 +32,18 @@ const MOST_ROWS: usize = 5000;
 /// So is one with more text: of what models wrote, the prompts carry the first part.
 const MOST_TEXT_BYTES: usize = 500_000;
 
-/// What the page shows of a run's tables; the same for every run that has the same tables.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// What the page shows of a run's tables, as the template takes it; the same for every run that has the same tables.
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Content {
-    verdict: Verdict,
-    /// The tables at the top.
-    main_tables: Vec<ShownTable>,
-    /// By stage.
-    stages: BTreeMap<String, Shown>,
+    /// Whether the controls pass: `class` and `headline`.
+    verdict: Json,
+    /// The tables at the top: `id`, their place among the tables of the data, `title` and `note`.
+    main_tables: Vec<Json>,
+    /// By stage, its `figures` and `tables`.
+    stages: BTreeMap<String, Json>,
     has_prompts: bool,
     /// Figures, tables and prompts, as JSON.
     data: String,
-}
-
-/// Whether the controls pass.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Verdict {
-    class: String,
-    headline: String,
-}
-
-/// The figures and tables of a stage.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Shown {
-    figures: Vec<ShownFigure>,
-    tables: Vec<ShownTable>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct ShownFigure {
-    /// Its place among the figures of the data.
-    index: usize,
-    title: String,
-    note: String,
-    name: String,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct ShownTable {
-    /// Its place among the tables of the data; none for one that is linked only.
-    id: Option<usize>,
-    title: String,
-    /// The name of its files.
-    stem: String,
-    note: String,
 }
 
 impl Content {
@@ -139,7 +107,6 @@ pub(super) fn page(run: &FinishedRun, content: &Content) -> Result<String, Repor
         "main_tables": content.main_tables,
         "stages": stages,
         "has_prompts": content.has_prompts,
-        "data": in_script(&content.data),
         "nonce": nonce,
     });
     let values = context! { data => in_script(&harmless::json(&content.data)), style => STYLE, script => SCRIPT, library => ECHARTS, ..in_template(&values) };
@@ -211,41 +178,33 @@ fn provenance(manifest: &Manifest) -> String {
 }
 
 /// Whether the controls pass, as the run's summaries judge them.
-fn verdict(run: &FinishedRun) -> Verdict {
+fn verdict(run: &FinishedRun) -> Json {
     let tables = run.with(Product::Summary);
     let tables = tables.filter_map(|stage| stage.table("learned_vs_random"));
     let judged = tables.flat_map(|table| table.numbers("controls_pass"));
     let judged: Vec<bool> = judged.flatten().map(|pass| pass == 1.0).collect();
-    let passed = judged.iter().filter(|pass| **pass).count();
-    let (class, headline) = match (passed, judged.len()) {
+    let (passed, all) = (judged.iter().filter(|pass| **pass).count(), judged.len());
+    let (class, headline) = match (passed, all) {
         (_, 0) => ("", "The controls are not judged in this run".to_string()),
         (passed, all) if passed == all => (
             "pass",
             format!("The controls pass ({passed} of {all} comparisons)"),
         ),
-        (passed, all) => (
+        _ => (
             "fail",
             format!("The controls do not all pass ({passed} of {all} comparisons)"),
         ),
     };
-    Verdict {
-        class: class.to_string(),
-        headline,
-    }
+    json!({ "class": class, "headline": headline })
 }
 
 /// The tables that answer the study's question first.
-fn main_tables(run: &FinishedRun, tables: &mut Vec<PackedTable>) -> Vec<ShownTable> {
+fn main_tables(run: &FinishedRun, tables: &mut Vec<Json>) -> Vec<Json> {
     let main_tables = run.main_tables().into_iter();
     let shown = main_tables.map(|(stage, main, table)| {
-        tables.push(PackedTable::of(&at_a_glance(table)));
-        let stem = file_stem(&stage.name, main.name);
-        ShownTable {
-            id: Some(tables.len() - 1),
-            title: main.title.to_string(),
-            note: format!("{} ({stem})", main.note),
-            stem,
-        }
+        tables.push(packed(&at_a_glance(table)));
+        let note = format!("{} ({})", main.note, file_stem(&stage.name, main.name));
+        json!({ "id": tables.len() - 1, "title": main.title, "note": note })
     });
     shown.collect()
 }
@@ -312,39 +271,28 @@ fn with_interval(table: &Table, name: &str, low: &str, high: &str) -> Column {
     Column::new(name.into(), texts)
 }
 
-/// What the page shows of a stage's tables.
-fn shown(stage: &FinishedStage, figures: &[Figure], tables: &mut Vec<PackedTable>) -> Shown {
-    let of_stage = figures.iter().enumerate();
-    let of_stage = of_stage.filter(|(_, figure)| figure.stage == stage.name);
-    let figure = |(index, figure): (usize, &Figure)| ShownFigure {
-        index,
-        title: figure.title.clone(),
-        note: figure.note.clone(),
-        name: figure.name.clone(),
-    };
+/// What the page shows of a stage's tables: its figures, each with its place among the figures of the data, and its tables, each with its
+/// place among those of the data, or none where it is linked only.
+fn shown(stage: &FinishedStage, figures: &[Figure], tables: &mut Vec<Json>) -> Json {
+    let figures = figures.iter().enumerate();
+    let figures = figures.filter(|(_, figure)| figure.stage == stage.name);
+    let figure = |(index, figure): (usize, &Figure)| json!({ "index": index, "title": figure.title, "note": figure.note, "name": figure.name });
     let table = |(name, table): &(String, Table)| {
         let (rows, stem) = (table.height(), file_stem(&stage.name, name));
-        let id = (rows <= MOST_ROWS && text_bytes(table) <= MOST_TEXT_BYTES).then(|| {
-            tables.push(PackedTable::of(table));
-            tables.len() - 1
-        });
-        let note = match id {
-            Some(_) => String::new(),
-            None => format!(
+        let is_sent = rows <= MOST_ROWS && text_bytes(table) <= MOST_TEXT_BYTES;
+        if !is_sent {
+            let note = format!(
                 "{rows} rows, too much to send along; the figures and the prompts above show them."
-            ),
-        };
-        ShownTable {
-            id,
-            title: stem.clone(),
-            stem,
-            note,
+            );
+            return json!({ "id": null, "stem": stem, "note": note });
         }
+        tables.push(packed(table));
+        json!({ "id": tables.len() - 1, "stem": stem, "note": "" })
     };
-    Shown {
-        figures: of_stage.map(figure).collect(),
-        tables: stage.tables.iter().map(table).collect(),
-    }
+    json!({
+        "figures": figures.map(figure).collect::<Vec<_>>(),
+        "tables": stage.tables.iter().map(table).collect::<Vec<_>>(),
+    })
 }
 
 /// Bytes of the column of what models wrote, if a table has one.
@@ -356,7 +304,7 @@ fn text_bytes(table: &Table) -> usize {
 }
 
 /// What the template shows of a stage.
-fn section(stage: &FinishedStage, shown: Option<&Shown>) -> Json {
+fn section(stage: &FinishedStage, shown: Option<&Json>) -> Json {
     let nothing = Stage::default();
     let result = stage.result.as_ref().unwrap_or(&nothing);
     let when_computed = match result.status {
@@ -368,86 +316,40 @@ fn section(stage: &FinishedStage, shown: Option<&Shown>) -> Json {
         "status": stage.status(), "seconds": seconds(result.seconds), "when_computed": when_computed.unwrap_or_default(),
         "cells": format!("{} cells computed, {} from the cache", result.cells_computed, result.cells_cached),
         "findings": result.findings,
-        "figures": shown.map(|shown| &shown.figures), "tables": shown.map(|shown| &shown.tables),
+        "figures": shown.map(|shown| &shown["figures"]), "tables": shown.map(|shown| &shown["tables"]),
         "key": result.key,
         "inputs": serde_json::to_string_pretty(&result.inputs).unwrap_or_default(),
     })
 }
 
-/// A table as the page carries it: each distinct text once, numbers to six digits.
-#[derive(Serialize)]
-struct PackedTable {
-    rows: usize,
-    columns: Vec<PackedColumn>,
+/// A table as the page carries it.
+fn packed(table: &Table) -> Json {
+    let columns: Vec<Json> = table.columns().iter().map(packed_column).collect();
+    json!({ "rows": table.height(), "columns": columns })
 }
 
-#[derive(Serialize)]
-struct PackedColumn {
-    name: String,
-    #[serde(flatten)]
-    values: Packed,
-}
-
-#[derive(Serialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-enum Packed {
-    Number {
-        values: Vec<Json>,
-    },
-    Flag {
-        values: Vec<Option<u8>>,
-    },
-    /// Each value is the place of its word.
-    Text {
-        words: Vec<String>,
-        values: Vec<Option<usize>>,
-    },
-}
-
-impl PackedTable {
-    fn of(table: &Table) -> Self {
-        let columns = table.columns().iter().map(|column| PackedColumn {
-            name: column.name().to_string(),
-            values: pack(column),
-        });
-        PackedTable {
-            rows: table.height(),
-            columns: columns.collect(),
-        }
-    }
-}
-
-fn pack(column: &Column) -> Packed {
-    let kind = column.dtype();
-    if kind.is_primitive_numeric() {
-        let number = |cell| match cell {
-            Some(Cell::Number(value)) => six_digits(value),
-            _ => Json::Null,
-        };
-        return Packed::Number {
-            values: cells(column).map(number).collect(),
-        };
-    }
-    if kind.is_bool() {
-        let flag = |cell| match cell {
-            Some(Cell::Flag(flag)) => Some(u8::from(flag)),
-            _ => None,
-        };
-        return Packed::Flag {
-            values: cells(column).map(flag).collect(),
-        };
-    }
-    let mut words: Vec<String> = Vec::new();
-    let mut places = HashMap::new();
-    let places = cells(column).map(|cell| match cell {
-        Some(Cell::Text(text)) => Some(*places.entry(text).or_insert_with(|| {
-            words.push(text.to_string());
+/// Numbers to six digits, flags as 0 and 1, each distinct text once and then its place among these words.
+fn packed_column(column: &Column) -> Json {
+    let mut words: Vec<&str> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    let values = cells(column).map(|cell| match cell {
+        None => Json::Null,
+        Some(Cell::Number(value)) => six_digits(value),
+        Some(Cell::Flag(flag)) => json!(u8::from(flag)),
+        Some(Cell::Text(text)) => json!(*places.entry(text).or_insert_with(|| {
+            words.push(text);
             words.len() - 1
         })),
-        _ => None,
     });
-    let values = places.collect();
-    Packed::Text { words, values }
+    let values: Vec<Json> = values.collect();
+    let name = column.name().as_str();
+    match column.dtype() {
+        kind if kind.is_primitive_numeric() => {
+            json!({ "name": name, "type": "number", "values": values })
+        }
+        kind if kind.is_bool() => json!({ "name": name, "type": "flag", "values": values }),
+        _ => json!({ "name": name, "type": "text", "words": words, "values": values }),
+    }
 }
 
 /// A number to six digits, a whole one as such.

@@ -4,6 +4,7 @@
 //! thousands of rows.
 
 use std::fmt;
+use std::path::Path;
 
 use polars::prelude::{
     AnyValue, CategoricalPhysical, Categories, Column, DataFrame, DataType, PlSmallStr,
@@ -18,7 +19,7 @@ use super::ReportError;
 /// A table of a run, or of a file.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
-    frame: DataFrame,
+    pub(crate) frame: DataFrame,
 }
 
 /// What a cell holds that is not empty.
@@ -33,8 +34,7 @@ pub(crate) enum Cell<'a> {
 
 impl Table {
     pub(crate) fn new(columns: Vec<Column>) -> PolarsResult<Self> {
-        let height = columns.first().map_or(0, Column::len);
-        let frame = DataFrame::new(height, columns)?;
+        let frame = DataFrame::new_infer_height(columns)?;
         Ok(Table { frame })
     }
 
@@ -66,10 +66,6 @@ impl Table {
         }
         *self = Table::new(columns)?;
         Ok(())
-    }
-
-    pub(crate) fn frame(&self) -> &DataFrame {
-        &self.frame
     }
 
     /// Text, numbers or flags each.
@@ -125,18 +121,13 @@ impl Table {
     /// # Errors
     /// [`ReportError::Unreadable`] for anything but a rectangular table.
     pub fn from_csv(text: &str, name: &str) -> Result<Self, ReportError> {
-        let unreadable = |why: String| ReportError::Unreadable {
-            path: name.into(),
-            why,
-        };
+        let path = Path::new(name);
         let mut reader = csv::Reader::from_reader(text.as_bytes());
-        let headers = reader
-            .headers()
-            .map_err(|error| unreadable(error.to_string()))?;
+        let headers = reader.headers().map_err(ReportError::unreadable(path))?;
         let names: Vec<PlSmallStr> = headers.iter().map(PlSmallStr::from).collect();
         let mut cells: Vec<Vec<String>> = vec![Vec::new(); names.len()];
         for record in reader.records() {
-            let record = record.map_err(|error| unreadable(error.to_string()))?;
+            let record = record.map_err(ReportError::unreadable(path))?;
             for (column, cell) in cells.iter_mut().zip(&record) {
                 column.push(cell.to_string());
             }
@@ -149,13 +140,8 @@ impl Table {
             }
         }
         let read = Table::new(columns).and_then(|plain| Table::of(&plain.frame));
-        read.map_err(|error| unreadable(error.to_string()))
+        read.map_err(ReportError::unreadable(path))
     }
-}
-
-/// Whether a column is of numbers.
-pub(crate) fn is_numeric(column: &Column) -> bool {
-    column.dtype().is_primitive_numeric()
 }
 
 /// The cells of a column; none for a gap.
@@ -216,18 +202,21 @@ fn append(column: &mut Column, more: &Column) -> PolarsResult<()> {
 
 /// Numbers or flags where every cell that is not empty is one; otherwise text.
 fn guess(name: PlSmallStr, cells: &[String]) -> Column {
-    let filled = || cells.iter().filter(|cell| !cell.is_empty());
-    let some = filled().next().is_some();
+    let filled = cells.iter().filter(|cell| !cell.is_empty()).count();
     let number = |cell: &String| cell.trim().parse::<f64>().ok().filter(|n| n.is_finite());
+    let numbers: Vec<Option<f64>> = cells.iter().map(number).collect();
+    if filled > 0 && numbers.iter().flatten().count() == filled {
+        return Column::new(name, numbers);
+    }
     let flag = |cell: &String| cell.to_ascii_lowercase().parse::<bool>().ok();
-    if some && filled().all(|cell| number(cell).is_some()) {
-        return Column::new(name, cells.iter().map(number).collect::<Vec<_>>());
+    let flags: Vec<Option<bool>> = cells.iter().map(flag).collect();
+    if filled > 0 && flags.iter().flatten().count() == filled {
+        return Column::new(name, flags);
     }
-    if some && filled().all(|cell| flag(cell).is_some()) {
-        return Column::new(name, cells.iter().map(flag).collect::<Vec<_>>());
-    }
-    let text = |cell: &'_ String| (!cell.is_empty()).then(|| cell.clone());
-    Column::new(name, cells.iter().map(text).collect::<Vec<_>>())
+    let texts = cells
+        .iter()
+        .map(|cell| Some(cell.as_str()).filter(|cell| !cell.is_empty()));
+    Column::new(name, texts.collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -326,7 +315,7 @@ mod tests {
             &["few", "text"],
             &["few", "number", "text"],
         ] {
-            let found = stages::groups(table.frame(), by).unwrap();
+            let found = stages::groups(&table.frame, by).unwrap();
             assert_eq!(found, stages::groups(&plain, by).unwrap());
         }
     }

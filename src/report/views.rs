@@ -11,8 +11,8 @@ use super::figures::{Context, generate, operating, patch, score, sweep, sweep_ty
 #[derive(Clone, Copy)]
 pub(crate) struct View {
     pub(super) figures: fn(&Context<'_>, &FinishedStage) -> Vec<Figure>,
-    /// What its main table says of single prompts.
-    pub(super) by_prompt: ByPrompt,
+    /// What its main table says of single prompts, if anything.
+    pub(super) by_prompt: Option<ByPrompt>,
     /// The table that is compared with another run's or a published one; the main one's name is empty.
     pub(super) compared: Option<&'static str>,
     /// The tables that answer a study's question first, in this order.
@@ -24,9 +24,8 @@ pub(crate) struct View {
 }
 
 /// What a table says of single prompts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum ByPrompt {
-    Nothing,
     /// A score of each model.
     Scores,
     /// Scores against α.
@@ -55,7 +54,7 @@ pub(crate) enum AtEnd {
 /// What is shown of a product that has no more, or that this dial does not know: its tables, and what its kind draws.
 const TABLES_ONLY: View = View {
     figures: |_, _| Vec::new(),
-    by_prompt: ByPrompt::Nothing,
+    by_prompt: None,
     compared: None,
     main_tables: &[],
     at_end: &[],
@@ -64,7 +63,7 @@ const TABLES_ONLY: View = View {
 
 const SWEEP: View = View {
     figures: sweep::figures,
-    by_prompt: ByPrompt::Sweep,
+    by_prompt: Some(ByPrompt::Sweep),
     compared: Some(""),
     ..TABLES_ONLY
 };
@@ -74,7 +73,7 @@ pub(crate) fn view(product: Product) -> View {
     match product {
         Product::Scores => View {
             figures: |_, stage| score::figures(stage),
-            by_prompt: ByPrompt::Scores,
+            by_prompt: Some(ByPrompt::Scores),
             compared: Some(""),
             main_tables: &[MEANS],
             at_end: &[AtEnd::Columns("means", MEANS_COLUMNS)],
@@ -93,7 +92,7 @@ pub(crate) fn view(product: Product) -> View {
         },
         Product::Texts => View {
             figures: |_, stage| generate::figures(stage),
-            by_prompt: ByPrompt::Texts,
+            by_prompt: Some(ByPrompt::Texts),
             ..TABLES_ONLY
         },
         Product::Summary => View {

@@ -52,11 +52,11 @@ pub(crate) use direction::Direction;
 pub(crate) use forecast::{Forecast, Forecasts};
 pub(crate) use import::{ImportSection, kind_of, published_table};
 pub(crate) use settings::{ScoreRule, Settings};
+pub(crate) use summary::Source;
 pub(crate) use vocabulary::{check_prompts, check_score};
 
 pub(crate) use table::{
-    Parts, Rows, cell, groups, read_numbers, read_parquet, read_parquet_parts, read_text, text_of,
-    write_csv, write_parquet,
+    Parts, cell, groups, read_parquet, read_parquet_parts, text_of, write_csv, write_parquet,
 };
 
 /// What the file of a kind needs, whatever kind it is.

@@ -41,7 +41,8 @@ mod operating;
 mod pool;
 mod xstest;
 
-use grid::{Source, Splits};
+pub(crate) use grid::Source;
+use grid::Splits;
 
 pub(super) static KIND: Kind = super::kind::<Summary>(
     "summary",

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::stats;
 
-use super::measure::{Matched, MatchedRow, Quantity};
+use super::measure::{Matched, Quantity};
 
 /// How far two sides agree beyond single numbers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -24,44 +24,41 @@ pub(crate) struct Agreement {
 
 /// What the two sides of a quantity agree in, of the rows that both have.
 pub(super) fn agreements(kind: &str, quantity: Quantity, matched: &Matched) -> Vec<Agreement> {
-    let conditions = &matched.conditions;
-    let at = |name: &str| conditions.iter().position(|condition| *condition == name);
     match quantity {
-        Quantity::Score | Quantity::Mean => match at("alpha") {
-            Some(alpha) => slopes(kind, alpha, at("id"), matched),
-            None => Vec::new(),
-        },
-        Quantity::MeanDelta => rankings(kind, at("set"), &matched.rows),
+        Quantity::Score | Quantity::Mean => slopes(kind, matched).into_iter().collect(),
+        Quantity::MeanDelta => rankings(kind, matched),
         Quantity::RefusalRate => Vec::new(),
     }
 }
 
 /// Sums by α: left, right, count.
-type Sums = BTreeMap<String, (f64, f64, f64)>;
+type Sums<'a> = BTreeMap<&'a str, [f64; 3]>;
 
-fn slopes(kind: &str, alpha: usize, id: Option<usize>, matched: &Matched) -> Vec<Agreement> {
-    let mut groups: BTreeMap<Vec<String>, Sums> = BTreeMap::new();
+fn slopes(kind: &str, matched: &Matched) -> Option<Agreement> {
+    let alpha = matched
+        .conditions
+        .iter()
+        .position(|name| *name == "alpha")?;
+    let mut groups: BTreeMap<Vec<String>, Sums<'_>> = BTreeMap::new();
     for row in &matched.rows {
-        let kept = row.at.iter().zip(&matched.conditions).enumerate();
-        let kept = kept.filter(|(index, _)| *index != alpha && Some(*index) != id);
-        let named = kept.map(|(_, (value, name))| format!("{name}={value}"));
-        let sums = groups.entry(named.collect()).or_default();
-        let sum = sums.entry(row.at[alpha].clone()).or_default();
-        *sum = (sum.0 + row.left, sum.1 + row.right, sum.2 + 1.0);
+        let at = matched.conditions.iter().zip(&row.at);
+        let at = at.filter(|(name, _)| !["alpha", "id"].contains(name));
+        let at = at.map(|(name, value)| format!("{name}={value}"));
+        let sums = groups.entry(at.collect()).or_default();
+        let sum = sums.entry(&row.at[alpha]).or_default();
+        *sum = [sum[0] + row.left, sum[1] + row.right, sum[2] + 1.0];
     }
     let mut differing = Vec::new();
     let mut n = 0;
     for (name, sums) in &groups {
-        let points: Vec<(f64, f64, f64)> = sums
-            .iter()
-            .filter_map(|(alpha, sum)| Some((alpha.parse().ok()?, sum.0 / sum.2, sum.1 / sum.2)))
-            .collect();
-        let alphas: Vec<f64> = points.iter().map(|point| point.0).collect();
-        let slope = |of: fn(&(f64, f64, f64)) -> f64| {
-            let means: Vec<f64> = points.iter().map(of).collect();
+        let slope = |side: usize| {
+            let points = sums.iter();
+            let points = points
+                .filter_map(|(alpha, sum)| Some((alpha.parse::<f64>().ok()?, sum[side] / sum[2])));
+            let (alphas, means): (Vec<f64>, Vec<f64>) = points.unzip();
             stats::ols_slope(&alphas, &means).ok().flatten()
         };
-        let (Some(a), Some(b)) = (slope(|point| point.1), slope(|point| point.2)) else {
+        let (Some(a), Some(b)) = (slope(0), slope(1)) else {
             continue;
         };
         n += 1;
@@ -69,10 +66,7 @@ fn slopes(kind: &str, alpha: usize, id: Option<usize>, matched: &Matched) -> Vec
             differing.push(format!("{} ({a:.3} and {b:.3})", name.join(" ")));
         }
     }
-    if n == 0 {
-        return Vec::new();
-    }
-    vec![Agreement {
+    (n > 0).then(|| Agreement {
         kind: kind.to_string(),
         what: "signs of slopes on α".to_string(),
         n,
@@ -81,40 +75,35 @@ fn slopes(kind: &str, alpha: usize, id: Option<usize>, matched: &Matched) -> Vec
             true => "all the same".to_string(),
             false => format!("differ at {}", differing.join("; ")),
         },
-    }]
+    })
 }
 
-fn rankings(kind: &str, set: Option<usize>, rows: &[MatchedRow]) -> Vec<Agreement> {
-    let mut groups: BTreeMap<String, Vec<(String, f64, f64)>> = BTreeMap::new();
-    for row in rows {
-        let name = set.map_or(String::new(), |set| row.at[set].clone());
-        let place = row.at.iter().enumerate().filter(|(i, _)| Some(*i) != set);
-        let place: Vec<&str> = place.map(|(_, value)| value.as_str()).collect();
+fn rankings(kind: &str, matched: &Matched) -> Vec<Agreement> {
+    let set = matched.conditions.iter().position(|name| *name == "set");
+    let mut groups: BTreeMap<&str, Vec<(String, f64, f64)>> = BTreeMap::new();
+    for row in &matched.rows {
+        let mut place: Vec<&str> = row.at.iter().map(String::as_str).collect();
+        let name = set.map_or("", |set| place.remove(set));
         let group = groups.entry(name).or_default();
         group.push((place.join(" "), row.left, row.right));
     }
-    let mut found = Vec::new();
-    for (name, mut effects) in groups {
+    let ranking = |(name, mut effects): (&str, Vec<(String, f64, f64)>)| {
         effects.sort_by(|a, b| a.0.cmp(&b.0));
-        let values =
-            |of: fn(&(String, f64, f64)) -> f64| effects.iter().map(of).collect::<Vec<_>>();
-        let (a, b) = (values(|effect| effect.1), values(|effect| effect.2));
-        let Some(agreement) = spearman(&a, &b) else {
-            continue;
-        };
+        let a: Vec<f64> = effects.iter().map(|effect| effect.1).collect();
+        let b: Vec<f64> = effects.iter().map(|effect| effect.2).collect();
         let top = |of: &[f64]| {
             let largest = (0..of.len()).max_by(|&i, &j| of[i].total_cmp(&of[j]));
             largest.map_or("", |index| &effects[index].0)
         };
-        found.push(Agreement {
+        Some(Agreement {
             kind: kind.to_string(),
             what: format!("ranking of patches, {name}"),
             n: effects.len(),
-            agreement,
+            agreement: spearman(&a, &b)?,
             detail: format!("largest at {} and at {}", top(&a), top(&b)),
-        });
-    }
-    found
+        })
+    };
+    groups.into_iter().filter_map(ranking).collect()
 }
 
 /// Spearman's rank correlation, ties with their mean rank; none with fewer than two values or where all of a side are equal.
@@ -134,6 +123,7 @@ fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::diff::measure::MatchedRow;
 
     #[test]
     fn rank_correlation_with_ties() {

@@ -1,17 +1,12 @@
 //! A table as measurements under conditions, whatever its author called the columns.
 
 use std::collections::BTreeMap;
-
-use polars::prelude::{
-    DataFrame, DataFrameJoinOps, IdxCa, IdxSize, JoinArgs, JoinType, SortMultipleOptions,
-};
+use std::rc::Rc;
 
 use crate::report::Table;
-use crate::stages::sweep::{Measured, SweepFrame, SweepRow};
-use crate::stages::{Rows, StageError, groups, read_numbers, read_text};
 
 /// What was measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Quantity {
     /// Of a prompt.
     Score,
@@ -51,34 +46,15 @@ const CONDITIONS: [(&str, &[&str]); 9] = [
     ("id", &[]),
 ];
 
-/// Where the conditions start that single prompts have and sets have not.
-const OF_PROMPT: usize = 7;
+/// The places of the last two, which single prompts have and sets have not.
+const TYPE: usize = 7;
+const ID: usize = 8;
 
 /// A value for each of [`CONDITIONS`], empty where nothing says it.
 type Conditions = [String; CONDITIONS.len()];
 
-/// What every frame of measurements has beside conditions.
-const QUANTITY: &str = "quantity";
-const VALUE: &str = "value";
-
-fn of_sweep(row: &SweepRow<'_>) -> Conditions {
-    let prompt = row.prompt();
-    [
-        row.model.to_string(),
-        row.layer.to_string(),
-        String::new(),
-        normal("site", row.site),
-        said(row.seed),
-        said(row.alpha.map(|alpha| alpha + 0.0)),
-        normal("set", row.set),
-        prompt.category.to_string(),
-        prompt.id.to_string(),
-    ]
-}
-
-fn said(value: Option<impl ToString>) -> String {
-    value.map_or(String::new(), |value| value.to_string())
-}
+/// Values and where they were measured.
+type Values = Vec<(Rc<Conditions>, f64)>;
 
 /// The measurements of a table.
 #[derive(Clone, Debug)]
@@ -86,175 +62,103 @@ pub(super) struct Measurements {
     /// The kind of stage that it is of.
     pub(crate) kind: String,
     pub(crate) name: String,
-    /// Columns: `quantity`, a text for each condition, `value`.
-    frames: BTreeMap<Quantity, DataFrame>,
-}
-
-/// Measurements that are being read.
-#[derive(Default)]
-struct Collected {
-    values: BTreeMap<Quantity, Vec<(Conditions, f64)>>,
-    /// Of single prompts, until they are made into rates.
-    refusals: Vec<(Conditions, f64)>,
-}
-
-impl Collected {
-    fn push(&mut self, at: &Conditions, quantity: Quantity, value: Option<f64>) {
-        let values = self.values.entry(quantity).or_default();
-        values.extend(value.map(|value| (at.clone(), value)));
-    }
-
-    /// From scores and refusals of single prompts the mean and the rate of each set.
-    fn add_means_and_rates(&mut self) {
-        let scores = self.values.get(&Quantity::Score).cloned();
-        let refusals = std::mem::take(&mut self.refusals);
-        let of_prompts = [
-            (Quantity::Mean, scores.unwrap_or_default()),
-            (Quantity::RefusalRate, refusals),
-        ];
-        for (quantity, values) in of_prompts {
-            let mut sums: BTreeMap<Conditions, (f64, f64)> = BTreeMap::new();
-            for (mut at, value) in values {
-                at[OF_PROMPT..].iter_mut().for_each(String::clear);
-                let sum = sums.entry(at).or_default();
-                *sum = (sum.0 + value, sum.1 + 1.0);
-            }
-            for (at, (sum, count)) in sums {
-                self.push(&at, quantity, Some(sum / count));
-            }
-        }
-    }
-}
-
-fn frame(quantity: Quantity, values: &[(Conditions, f64)]) -> Result<DataFrame, StageError> {
-    let rows = Rows::of(values).text(QUANTITY, |_| quantity.name());
-    let conditions = CONDITIONS.iter().enumerate();
-    let rows = conditions.fold(rows, |rows, (index, (name, _))| {
-        rows.text(name, |(at, _)| &at[index])
-    });
-    rows.number(VALUE, |(_, value)| *value).frame()
+    /// Of each quantity that the table has.
+    values: BTreeMap<Quantity, Values>,
 }
 
 impl Measurements {
-    /// Of a table with columns of these names.
-    pub(super) fn of(kind: &str, name: &str, table: &Table) -> Result<Self, StageError> {
-        let conditions = CONDITIONS.map(|(name, others)| {
-            let mut names = std::iter::once(&name).chain(others);
-            let column = names.find_map(|name| table.column(name))?;
-            let texts = table.texts(column.name()).into_iter();
-            Some(texts.map(|text| normal(name, &text)).collect::<Vec<_>>())
+    /// Of a table with columns of these names; from scores and refusals of single prompts also the mean and the rate of each set.
+    pub(super) fn of(kind: &str, name: &str, table: &Table) -> Self {
+        let columns = CONDITIONS.map(|(condition, others)| {
+            let mut names = std::iter::once(&condition).chain(others);
+            let found = names.find(|name| table.has(name))?;
+            Some((condition, table.texts(found)))
         });
-        let columns = Quantity::ALL.map(|quantity| (quantity, table.numbers(quantity.name())));
-        let refused = table.numbers("refused");
-        let is_by_prompt = table.has("id");
-        let mut found = Collected::default();
-        for row in 0..table.height() {
-            let at = conditions.each_ref().map(|texts| match texts {
-                Some(texts) => texts[row].clone(),
+        let at = |row: usize| {
+            let values = columns.each_ref().map(|column| match column {
+                Some((condition, texts)) => normal(condition, &texts[row]),
                 None => String::new(),
             });
-            for (quantity, values) in &columns {
-                found.push(&at, *quantity, values[row]);
-            }
-            if let (true, Some(refused)) = (is_by_prompt, refused[row]) {
-                found.refusals.push((at, refused));
-            }
+            Rc::new(values)
+        };
+        let at: Vec<Rc<Conditions>> = (0..table.height()).map(at).collect();
+        let measured = |column: &str| -> Values {
+            let values = at.iter().cloned().zip(table.numbers(column));
+            values
+                .filter_map(|(at, value)| Some((at, value?)))
+                .collect()
+        };
+        let of_quantity = |quantity: Quantity| (quantity, measured(quantity.name()));
+        let mut values = BTreeMap::from(Quantity::ALL.map(of_quantity));
+        let mut of_sets = vec![(Quantity::Mean, means_of_sets(&values[&Quantity::Score]))];
+        if table.has("id") {
+            of_sets.push((Quantity::RefusalRate, means_of_sets(&measured("refused"))));
         }
-        Measurements::new(kind, name, found)
-    }
-
-    pub(super) fn of_sweep(
-        kind: &str,
-        name: &str,
-        sweep: &SweepFrame<'_>,
-    ) -> Result<Self, StageError> {
-        let mut found = Collected::default();
-        for row in sweep.rows() {
-            let at = of_sweep(&row);
-            match row.measured {
-                Measured::Prompt(prompt) => {
-                    found.push(&at, Quantity::Score, Some(prompt.score));
-                    found
-                        .refusals
-                        .push((at, f64::from(u8::from(prompt.refused))));
-                }
-                Measured::Group(group) => {
-                    found.push(&at, Quantity::Mean, group.mean);
-                    found.push(&at, Quantity::RefusalRate, group.refusal_rate);
-                }
-            }
+        for (quantity, means) in of_sets {
+            values.entry(quantity).or_default().extend(means);
         }
-        Measurements::new(kind, name, found)
-    }
-
-    fn new(kind: &str, name: &str, mut found: Collected) -> Result<Self, StageError> {
-        found.add_means_and_rates();
-        found.values.retain(|_, values| !values.is_empty());
-        let frames = found.values.iter();
-        let frames = frames.map(|(quantity, values)| Ok((*quantity, frame(*quantity, values)?)));
-        Ok(Measurements {
+        values.retain(|_, values| !values.is_empty());
+        Measurements {
             kind: kind.to_string(),
             name: name.to_string(),
-            frames: frames.collect::<Result<_, StageError>>()?,
-        })
+            values,
+        }
     }
 
     /// Whether the two are of the same thing: of one kind, and both by prompt or both not.
     pub(super) fn belongs_with(&self, other: &Measurements) -> bool {
-        self.kind == other.kind && self.frames.keys().any(|quantity| other.has(*quantity))
+        self.kind == other.kind && self.values.keys().any(|quantity| other.has(*quantity))
     }
 
     pub(super) fn has(&self, quantity: Quantity) -> bool {
-        self.frames.contains_key(&quantity)
+        self.values.contains_key(&quantity)
     }
 
-    /// The conditions of a quantity that both name. A prompt is known by its id; what type it is of may be called otherwise elsewhere.
-    pub(super) fn shared_conditions(
-        &self,
-        other: &Measurements,
-        quantity: Quantity,
-    ) -> Vec<&'static str> {
-        let named = |side: &Measurements, name: &str| {
-            let frame = side.frames.get(&quantity);
-            frame.is_some_and(|frame| texts(frame, name).iter().any(|text| !text.is_empty()))
-        };
-        let names = CONDITIONS.iter().map(|(name, _)| *name);
-        let mut shared: Vec<&'static str> = names
-            .filter(|name| named(self, name) && named(other, name))
-            .collect();
-        if shared.contains(&"id") {
-            shared.retain(|name| *name != "type");
-        }
-        shared
+    /// Whether a quantity's values say anything of a condition.
+    fn names(&self, quantity: Quantity, condition: usize) -> bool {
+        let mut values = self.values.get(&quantity).into_iter().flatten();
+        values.any(|(at, _)| !at[condition].is_empty())
     }
 
     /// A quantity's values by these conditions, each once.
     ///
     /// # Errors
     /// What to say where several values that differ have the same conditions.
-    fn by_condition(&self, quantity: Quantity, by: &[&str]) -> Result<DataFrame, String> {
-        let Some(frame) = self.frames.get(&quantity) else {
-            return Ok(DataFrame::default());
-        };
-        let groups = groups(frame, by).map_err(|error| error.to_string())?;
-        let values = numbers(frame, VALUE);
-        if groups
-            .iter()
-            .any(|rows| rows.iter().any(|&row| values[row] != values[rows[0]]))
-        {
-            let conditions = by.iter().filter(|name| **name != QUANTITY).copied();
-            return Err(format!(
-                "several rows of `{}` have the same {}, so they are not compared",
-                self.name,
-                conditions.collect::<Vec<_>>().join(", ")
-            ));
+    fn by_condition(
+        &self,
+        quantity: Quantity,
+        by: &[usize],
+    ) -> Result<BTreeMap<Vec<&str>, f64>, String> {
+        let mut found = BTreeMap::new();
+        for (at, value) in self.values.get(&quantity).into_iter().flatten() {
+            let at = by.iter().map(|&condition| at[condition].as_str());
+            if *found.entry(at.collect()).or_insert(*value) != *value {
+                let names = by.iter().map(|&condition| CONDITIONS[condition].0);
+                return Err(format!(
+                    "several rows of `{}` have the same {}, so they are not compared",
+                    self.name,
+                    names.collect::<Vec<_>>().join(", ")
+                ));
+            }
         }
-        let firsts: Vec<IdxSize> = groups.iter().map(|rows| rows[0] as IdxSize).collect();
-        let columns = by.iter().chain([&VALUE]).copied();
-        let once = frame.take(&IdxCa::from_vec(VALUE.into(), firsts));
-        once.and_then(|frame| frame.select(columns))
-            .map_err(|error| error.to_string())
+        Ok(found)
     }
+}
+
+/// The mean of every set from the values of its prompts.
+fn means_of_sets(values: &[(Rc<Conditions>, f64)]) -> Values {
+    let mut sums: BTreeMap<Conditions, (f64, f64)> = BTreeMap::new();
+    for (at, value) in values {
+        let mut of_set = Conditions::clone(at);
+        of_set[TYPE..].iter_mut().for_each(String::clear);
+        let (sum, count) = sums.entry(of_set).or_default();
+        *sum += value;
+        *count += 1.0;
+    }
+    let means = sums.into_iter();
+    means
+        .map(|(at, (sum, count))| (at.into(), sum / count))
+        .collect()
 }
 
 /// A value of both sides.
@@ -276,46 +180,39 @@ pub(super) struct Matched {
 
 impl Matched {
     /// # Errors
-    /// What to say where the two cannot be compared.
+    /// What to say where the two cannot be compared, or no row of the one matches one of the other.
     pub(super) fn new(
         left: &Measurements,
         right: &Measurements,
         quantity: Quantity,
     ) -> Result<Self, String> {
-        let conditions = left.shared_conditions(right, quantity);
-        let mut by = vec![QUANTITY];
-        by.extend(&conditions);
+        let is_shared = |at: usize| left.names(quantity, at) && right.names(quantity, at);
+        let mut by: Vec<usize> = (0..CONDITIONS.len()).filter(|&at| is_shared(at)).collect();
+        // A prompt is known by its id; what type it is of may be called otherwise elsewhere.
+        if is_shared(ID) {
+            by.retain(|&at| at != TYPE);
+        }
         let of_left = left.by_condition(quantity, &by)?;
         let of_right = right.by_condition(quantity, &by)?;
-        let joined = of_left
-            .join(&of_right, &by, &by, JoinArgs::new(JoinType::Inner), None)
-            .and_then(|both| both.sort(&by, SortMultipleOptions::default()))
-            .map_err(|error| error.to_string())?;
-        let at: Vec<Vec<String>> = conditions.iter().map(|name| texts(&joined, name)).collect();
-        let values = numbers(&joined, VALUE)
-            .into_iter()
-            .zip(numbers(&joined, "value_right"));
-        let rows = values.enumerate().map(|(row, (left, right))| MatchedRow {
-            at: at.iter().map(|texts| texts[row].clone()).collect(),
-            left,
-            right,
+        let of_both = of_left.iter().filter_map(|(at, left)| {
+            Some(MatchedRow {
+                right: *of_right.get(at)?,
+                left: *left,
+                at: at.iter().map(ToString::to_string).collect(),
+            })
         });
+        let rows: Vec<MatchedRow> = of_both.collect();
+        if rows.is_empty() {
+            let (left, right) = (&left.name, &right.name);
+            return Err(format!("no row of {left} matches one of {right}"));
+        }
         Ok(Matched {
-            rows: rows.collect(),
-            only_left: of_left.height() - joined.height(),
-            only_right: of_right.height() - joined.height(),
-            conditions,
+            conditions: by.iter().map(|&at| CONDITIONS[at].0).collect(),
+            only_left: of_left.len() - rows.len(),
+            only_right: of_right.len() - rows.len(),
+            rows,
         })
     }
-}
-
-/// A column of a frame of measurements, which has no gaps.
-fn texts(frame: &DataFrame, name: &str) -> Vec<String> {
-    read_text(frame, name).unwrap_or_default()
-}
-
-fn numbers(frame: &DataFrame, name: &str) -> Vec<f64> {
-    read_numbers(frame, name).unwrap_or_default()
 }
 
 /// A condition's value as both sides would write it: `-10` for `-10.0`, `resid_pre` for `hook_resid_pre`.

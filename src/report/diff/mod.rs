@@ -10,7 +10,7 @@ mod side;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Serialize;
@@ -92,6 +92,28 @@ impl Difference {
     pub(crate) fn is_within(&self) -> bool {
         !self.comparisons.is_empty() && self.comparisons.iter().all(|c| c.within)
     }
+
+    /// Adds the matched rows of a quantity, if there are any, and what they come to.
+    fn add(&mut self, rows: Vec<Row>, only_left: usize, only_right: usize, tolerance: f64) {
+        let size = |row: &Row| row.difference.abs();
+        let by_size = |a: &&Row, b: &&Row| size(a).total_cmp(&size(b));
+        let Some(largest) = rows.iter().max_by(by_size) else {
+            return;
+        };
+        self.comparisons.push(Comparison {
+            kind: largest.kind.clone(),
+            quantity: largest.quantity.clone(),
+            matched: rows.len(),
+            only_left,
+            only_right,
+            mean_difference: rows.iter().map(size).sum::<f64>() / rows.len() as f64,
+            largest_difference: size(largest),
+            largest_at: largest.at.clone(),
+            tolerance,
+            within: rows.iter().all(|row| row.within),
+        });
+        self.rows.extend(rows);
+    }
 }
 
 /// Compares two runs' folders, folders of tables, or files.
@@ -141,21 +163,16 @@ fn parameters(left: &BTreeMap<String, String>, right: &BTreeMap<String, String>)
     if left.is_empty() || right.is_empty() {
         return Vec::new();
     }
-    let mut paths: Vec<&String> = left.keys().chain(right.keys()).collect();
-    paths.sort();
-    paths.dedup();
+    let paths: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
     let value = |side: &BTreeMap<String, String>, path: &String| {
         side.get(path).cloned().unwrap_or_default()
     };
-    paths
-        .into_iter()
-        .map(|path| Parameter {
-            path: path.clone(),
-            left: value(left, path),
-            right: value(right, path),
-        })
-        .filter(|parameter| parameter.left != parameter.right)
-        .collect()
+    let parameters = paths.into_iter().map(|path| Parameter {
+        path: path.clone(),
+        left: value(left, path),
+        right: value(right, path),
+    });
+    parameters.filter(|p| p.left != p.right).collect()
 }
 
 /// Compares the quantities of two tables on the conditions that both have.
@@ -181,61 +198,24 @@ fn compare(
             Quantity::RefusalRate => tolerances.rate,
             _ => tolerances.score,
         };
-        let rows = matched_rows(&left.kind, quantity, &matched, allowed);
-        if rows.is_empty() {
-            difference.notes.push(format!(
-                "{} {}: no row of {} matches one of {}",
-                left.kind,
-                quantity.name(),
-                left.name,
-                right.name
-            ));
-            continue;
-        }
-        let unmatched = (matched.only_left, matched.only_right);
-        difference
-            .comparisons
-            .push(comparison(&rows, unmatched, allowed));
+        let row = |row: &MatchedRow| {
+            let at = matched.conditions.iter().zip(&row.at);
+            let at = at.map(|(name, value)| format!("{name}={value}"));
+            Row {
+                kind: left.kind.clone(),
+                quantity: quantity.name().to_string(),
+                at: at.collect::<Vec<_>>().join(" "),
+                left: row.left,
+                right: row.right,
+                difference: row.right - row.left,
+                // A billionth beyond is rounding of the tolerance itself.
+                within: (row.right - row.left).abs() <= allowed + 1e-9,
+            }
+        };
+        let rows = matched.rows.iter().map(row).collect();
+        difference.add(rows, matched.only_left, matched.only_right, allowed);
         let agreements = agreement::agreements(&left.kind, quantity, &matched);
         difference.agreements.extend(agreements);
-        difference.rows.extend(rows);
-    }
-}
-
-fn matched_rows(kind: &str, quantity: Quantity, matched: &Matched, allowed: f64) -> Vec<Row> {
-    let row = |row: &MatchedRow| {
-        let at = matched.conditions.iter().zip(&row.at);
-        let at = at.map(|(name, value)| format!("{name}={value}"));
-        Row {
-            kind: kind.to_string(),
-            quantity: quantity.name().to_string(),
-            at: at.collect::<Vec<_>>().join(" "),
-            left: row.left,
-            right: row.right,
-            difference: row.right - row.left,
-            // A billionth beyond is rounding of the tolerance itself.
-            within: (row.right - row.left).abs() <= allowed + 1e-9,
-        }
-    };
-    matched.rows.iter().map(row).collect()
-}
-
-fn comparison(rows: &[Row], unmatched: (usize, usize), tolerance: f64) -> Comparison {
-    let size = |row: &Row| row.difference.abs();
-    let largest = rows.iter().max_by(|a, b| size(a).total_cmp(&size(b)));
-    Comparison {
-        kind: rows.first().map_or(String::new(), |row| row.kind.clone()),
-        quantity: rows
-            .first()
-            .map_or(String::new(), |row| row.quantity.clone()),
-        matched: rows.len(),
-        only_left: unmatched.0,
-        only_right: unmatched.1,
-        mean_difference: rows.iter().map(size).sum::<f64>() / rows.len().max(1) as f64,
-        largest_difference: largest.map_or(0.0, size),
-        largest_at: largest.map_or(String::new(), |row| row.at.clone()),
-        tolerance,
-        within: rows.iter().all(|row| row.within),
     }
 }
 
@@ -246,13 +226,10 @@ fn directions(left: &Side, right: &Side, tolerances: Tolerances, difference: &mu
         let Some(b) = right.directions.get(name) else {
             continue;
         };
-        let cosine = match crate::stats::cosine(a, b) {
-            Ok(Some(cosine)) => cosine,
-            Ok(None) | Err(_) => {
-                let note = format!("direction {name}: widths differ or a vector is zero");
-                difference.notes.push(note);
-                continue;
-            }
+        let Ok(Some(cosine)) = crate::stats::cosine(a, b) else {
+            let note = format!("direction {name}: widths differ or a vector is zero");
+            difference.notes.push(note);
+            continue;
         };
         rows.push(Row {
             kind: "direction".to_string(),
@@ -264,15 +241,7 @@ fn directions(left: &Side, right: &Side, tolerances: Tolerances, difference: &mu
             within: cosine >= tolerances.cosine,
         });
     }
-    if rows.is_empty() {
-        return;
-    }
-    let unmatched = (
-        left.directions.len() - rows.len(),
-        right.directions.len() - rows.len(),
-    );
-    difference
-        .comparisons
-        .push(comparison(&rows, unmatched, 1.0 - tolerances.cosine));
-    difference.rows.extend(rows);
+    let unmatched = |side: &Side| side.directions.len() - rows.len();
+    let (only_left, only_right) = (unmatched(left), unmatched(right));
+    difference.add(rows, only_left, only_right, 1.0 - tolerances.cosine);
 }

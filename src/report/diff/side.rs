@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use safetensors::SafeTensors;
+
 use crate::files;
 use crate::manifest::{self, file_stem};
 use crate::report::{FinishedRun, ReportError, Table};
@@ -43,11 +45,7 @@ impl Side {
             let name = stage.view().compared;
             if let Some((name, table)) = name.and_then(|name| Some((name, stage.table(name)?))) {
                 let stem = file_stem(&stage.name, name);
-                let found = match stage.sweep() {
-                    Some(sweep) => Measurements::of_sweep(&stage.kind, &stem, &sweep),
-                    None => Measurements::of(&stage.kind, &stem, table),
-                };
-                let found = found.map_err(|error| ReportError::unreadable(path, error))?;
+                let found = Measurements::of(&stage.kind, &stem, table);
                 side.measurements.push(found);
             }
         }
@@ -55,14 +53,11 @@ impl Side {
     }
 
     pub(super) fn contents(&self) -> String {
-        let names: Vec<String> = self
-            .measurements
-            .iter()
-            .map(|m| format!("{} `{}`", m.kind, m.name))
-            .collect();
-        match names.is_empty() {
+        let tables = self.measurements.iter();
+        let names = tables.map(|table| format!("{} `{}`", table.kind, table.name));
+        match self.measurements.is_empty() {
             true => "no table that is known".to_string(),
-            false => names.join(", "),
+            false => names.collect::<Vec<_>>().join(", "),
         }
     }
 }
@@ -74,18 +69,13 @@ fn of_file(path: &Path) -> Result<Option<Measurements>, ReportError> {
     let Some(kind) = kind_of(&name) else {
         return Ok(None);
     };
-    let text = files::read_text(path, files::DATA_BYTES)
-        .map_err(|error| ReportError::unreadable(path, error))?;
-    let published = published_table(kind, &name, &text);
-    let table = match published.map_err(|error| ReportError::unreadable(path, error))? {
-        Some(published) => Table::of(&published),
-        None => Ok(Table::from_csv(&text, &path.display().to_string())?),
+    let text = files::read_text(path, files::DATA_BYTES).map_err(ReportError::unreadable(path))?;
+    let published = published_table(kind, &name, &text).map_err(ReportError::unreadable(path))?;
+    let table = match published {
+        Some(published) => Table::of(&published).map_err(ReportError::unreadable(path))?,
+        None => Table::from_csv(&text, &path.display().to_string())?,
     };
-    let table = table.map_err(|error| ReportError::unreadable(path, error))?;
-    let found = Measurements::of(kind, &name, &table);
-    Ok(Some(
-        found.map_err(|error| ReportError::unreadable(path, error))?,
-    ))
+    Ok(Some(Measurements::of(kind, &name, &table)))
 }
 
 /// The tables in a folder, or the file itself.
@@ -93,10 +83,9 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, ReportError> {
     if path.is_file() {
         return Ok(vec![path.to_path_buf()]);
     }
-    let entries = std::fs::read_dir(path).map_err(|error| ReportError::Unreadable {
-        path: path.to_path_buf(),
-        why: format!("{error}; expected a run's folder, a folder of tables, or a CSV or JSON file"),
-    })?;
+    let expected = "expected a run's folder, a folder of tables, or a CSV or JSON file";
+    let entries = std::fs::read_dir(path)
+        .map_err(|error| ReportError::unreadable(path)(format!("{error}; {expected}")))?;
     let is_table = |path: &PathBuf| {
         path.is_file() && path.extension().is_some_and(|e| e == "csv" || e == "json")
     };
@@ -108,35 +97,31 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, ReportError> {
     Ok(files)
 }
 
-/// The resolved study, a line for every value.
+/// The resolved study as it is written, a line for every value; none of it where it is not there, or holds what a study may not hold.
 fn parameters(run: &FinishedRun) -> BTreeMap<String, String> {
-    fn walk(path: &str, value: &serde_yaml::Value, into: &mut BTreeMap<String, String>) {
-        match value {
-            serde_yaml::Value::Mapping(entries) => {
-                for (name, value) in entries {
-                    let name = name.as_str().unwrap_or_default();
-                    let path = if path.is_empty() {
-                        name.to_string()
-                    } else {
-                        format!("{path}.{name}")
-                    };
-                    walk(&path, value, into);
-                }
-            }
-            value => {
-                let text = serde_json::to_string(value).unwrap_or_default();
-                into.insert(path.to_string(), text);
+    fn walk(path: &str, node: &spec::Node, into: &mut BTreeMap<String, String>) {
+        let Some(fields) = node.as_table() else {
+            let text = serde_json::to_string(node).unwrap_or_default();
+            into.insert(path.to_string(), text);
+            return;
+        };
+        for (key, node) in fields.iter() {
+            match path {
+                "" => walk(&key.name, node, into),
+                path => walk(&format!("{path}.{}", key.name), node, into),
             }
         }
     }
     let mut parameters = BTreeMap::new();
-    walk("", &resolved(&run.path), &mut parameters);
+    let name = Path::new("resolved.yaml");
+    let text = files::read_text(&run.path.join(name), files::SETTINGS_BYTES).unwrap_or_default();
+    if let Ok(study) = spec::load_text(name, &text, &[]) {
+        walk("", &study.root, &mut parameters);
+    }
     let manifest = &run.manifest;
     for (name, model) in &manifest.models {
-        parameters.insert(
-            format!("models.{name} (content)"),
-            model.fingerprint.clone(),
-        );
+        let content = model.fingerprint.clone();
+        parameters.insert(format!("models.{name} (content)"), content);
     }
     for (name, set) in &manifest.prompts {
         parameters.insert(format!("prompts.{name} (content)"), set.content.clone());
@@ -150,44 +135,24 @@ fn parameters(run: &FinishedRun) -> BTreeMap<String, String> {
     parameters
 }
 
-/// The resolved study of a run, as it is written; nothing where it is not there, or holds what a study may not hold.
-fn resolved(folder: &Path) -> serde_yaml::Value {
-    let name = Path::new("resolved.yaml");
-    let text = files::read_text(&folder.join(name), files::SETTINGS_BYTES).unwrap_or_default();
-    match spec::load_text(name, &text, &[]) {
-        Ok(_) => serde_yaml::from_str(&text).unwrap_or_default(),
-        Err(_) => serde_yaml::Value::Null,
-    }
-}
-
 /// The directions of a run; none where it has no such folder.
 fn directions(folder: &Path) -> Result<BTreeMap<String, Vec<f64>>, ReportError> {
     let mut directions = BTreeMap::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        if path
-            .extension()
-            .is_none_or(|extension| extension != "safetensors")
-        {
+        if path.extension() != Some("safetensors".as_ref()) {
             continue;
         }
-        let bytes = files::read(&path, files::DATA_BYTES)
-            .map_err(|error| ReportError::unreadable(&path, error))?;
-        let tensors = safetensors::SafeTensors::deserialize(&bytes)
-            .map_err(|error| ReportError::unreadable(&path, error))?;
+        let bytes =
+            files::read(&path, files::DATA_BYTES).map_err(ReportError::unreadable(&path))?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(ReportError::unreadable(&path))?;
         let tensor = tensors
             .tensor("direction")
-            .map_err(|error| ReportError::unreadable(&path, error))?;
-        let values = tensor
-            .data()
-            .chunks_exact(4)
-            .map(|bytes| f64::from(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])));
-        let name = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        directions.insert(name, values.collect());
+            .map_err(ReportError::unreadable(&path))?;
+        let words = tensor.data().as_chunks::<4>().0.iter();
+        let values = words.map(|word| f64::from(f32::from_le_bytes(*word)));
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        directions.insert(name.into_owned(), values.collect());
     }
     Ok(directions)
 }

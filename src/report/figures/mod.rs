@@ -19,15 +19,19 @@ mod tests;
 use crate::stages::{Splits, kind_named};
 
 use super::{Figure, FinishedRun, FinishedStage};
-use swept::{Baseline, splits_of};
-pub(super) use swept::{distinct, points};
+use swept::Baseline;
+pub(super) use swept::Spread;
+pub(crate) use swept::{distinct, grouped, points};
 
 /// Every figure of a run, in the order of its stages.
 pub(crate) fn figures(run: &FinishedRun) -> Vec<Figure> {
+    // The two splits that are compared: those of the run's first summary, or the default.
+    let mut stages = run.stages.iter();
+    let splits = stages.find_map(|stage| stage.node.splits.clone());
     let context = Context {
         run,
         baseline: Baseline::of(run, false),
-        splits: splits_of(run),
+        splits: splits.unwrap_or_default(),
     };
     let stages = run.stages.iter();
     let figures = stages.flat_map(|stage| {
@@ -65,6 +69,18 @@ const SCORE: &str = "mean score (logit difference)";
 /// The label of an axis of refusal rates.
 const RATE: &str = "refusal rate";
 
+/// A figure of one of a stage's models, without panels yet; where there are several, its name and its title say which.
+fn of_model(stage: &str, models: &[String], model: &str, kind: &str, title: &str) -> Figure {
+    let of_model = match models.len() {
+        0 | 1 => String::new(),
+        _ => format!(", model {model}"),
+    };
+    Figure {
+        title: format!("{title}{of_model}"),
+        ..Figure::of(stage, &format!("{kind}{}", suffix(models, model)))
+    }
+}
+
 /// The suffix of a figure's name where a stage has several models. A model may be called anything, a file may not: what could lead out of
 /// the folder is replaced, and the model's place then keeps names apart.
 fn suffix(models: &[String], model: &str) -> String {
@@ -78,12 +94,4 @@ fn suffix(models: &[String], model: &str) -> String {
     let plain = model.replace(|c: char| !is_plain(c), "_");
     let place = models.iter().position(|known| known == model);
     format!(".{plain}-{}", place.unwrap_or_default())
-}
-
-/// What a title says of the model where a stage has several.
-fn of_model(models: &[String], model: &str) -> String {
-    match models.len() {
-        0 | 1 => String::new(),
-        _ => format!(", model {model}"),
-    }
 }

@@ -2,17 +2,17 @@
 
 use crate::report::{Axis, ColourScale, Figure, FinishedStage, Mark, Panel, Shape, Table, colour};
 
-use super::swept::distinct;
+use super::swept::{distinct, grouped};
 
 /// The label of an axis of effects.
 const DELTA: &str = "Δscore (patched − recipient)";
 
 /// One row of the table of means.
-struct Effect {
-    site: String,
+struct Effect<'a> {
+    site: &'a str,
     /// The layer, or K.
     number: i64,
-    split: String,
+    split: &'a str,
     delta: f64,
     recovery: Option<f64>,
 }
@@ -30,15 +30,15 @@ pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
     figures
 }
 
-fn effects(table: &Table, number: &str) -> Vec<Effect> {
-    let (sites, splits) = (table.texts("site"), table.texts("split"));
-    let numbers = table.numbers(number);
-    let (deltas, recoveries) = (table.numbers("mean_delta"), table.numbers("mean_recovery"));
+fn effects<'a>(table: &'a Table, number: &str) -> Vec<Effect<'a>> {
+    let (sites, splits) = (table.text_at("site"), table.text_at("split"));
+    let columns = [number, "mean_delta", "mean_recovery"];
+    let [numbers, deltas, recoveries] = columns.map(|name| table.numbers(name));
     let effect = |row: usize| {
         Some(Effect {
-            site: sites[row].clone(),
+            site: sites(row),
             number: numbers[row]? as i64,
-            split: splits[row].clone(),
+            split: splits(row),
             delta: deltas[row]?,
             recovery: recoveries[row],
         })
@@ -46,29 +46,30 @@ fn effects(table: &Table, number: &str) -> Vec<Effect> {
     (0..table.height()).filter_map(effect).collect()
 }
 
-fn heatmap(stage: &FinishedStage, effects: &[Effect]) -> Option<Figure> {
-    let sites = distinct(effects.iter().map(|effect| effect.site.clone()));
+fn heatmap(stage: &FinishedStage, effects: &[Effect<'_>]) -> Option<Figure> {
+    let sites = distinct(effects.iter().map(|effect| effect.site));
     let layers = distinct(effects.iter().map(|effect| effect.number));
     if layers.len() < 2 {
         return None;
     }
     let values: Vec<Option<f64>> = effects.iter().map(|effect| Some(effect.delta)).collect();
-    let panel = |split: &str| {
-        let of_split = effects.iter().filter(|effect| effect.split == split);
-        let cells = of_split.filter_map(|effect| {
+    let panel = |(split, effects): (&str, Vec<&Effect<'_>>)| {
+        let cells = effects.iter().filter_map(|effect| {
             let x = layers.iter().position(|layer| *layer == effect.number)?;
             let y = sites.iter().position(|site| *site == effect.site)?;
             Some((x, y, Some(effect.delta)))
         });
         Panel {
-            title: split.to_string(),
-            x: Axis::named("layer", layers.iter().map(i64::to_string).collect()),
-            y: Axis::named("site", sites.clone()),
-            marks: vec![Mark::cells("mean Δscore", cells)],
             colours: Some(ColourScale::diverging(DELTA, &values)),
+            ..Panel::new(
+                split,
+                Axis::named("layer", layers.iter().map(i64::to_string).collect()),
+                Axis::named("site", sites.iter().map(ToString::to_string).collect()),
+                vec![Mark::cells("mean Δscore", cells)],
+            )
         }
     };
-    let splits = distinct(effects.iter().map(|effect| effect.split.as_str()));
+    let splits = grouped(effects, |effect| effect.split);
     Some(Figure {
         title: "Where the score is carried: Δscore by site and layer".to_string(),
         note: "Mean over pairs of the change in score when the recipient's vector at one site and layer is the donor's.".to_string(),
@@ -79,17 +80,17 @@ fn heatmap(stage: &FinishedStage, effects: &[Effect]) -> Option<Figure> {
 }
 
 /// Effects along the layers: of the residual stream where it was patched, otherwise of every site.
-fn curves(stage: &FinishedStage, effects: &[Effect]) -> Option<Figure> {
-    let is_stream = |site: &str| site == "resid_pre" || site == "resid_post";
-    let has_stream = effects.iter().any(|effect| is_stream(&effect.site));
+fn curves(stage: &FinishedStage, effects: &[Effect<'_>]) -> Option<Figure> {
+    let is_stream = |effect: &&Effect<'_>| ["resid_pre", "resid_post"].contains(&effect.site);
+    let has_stream = effects.iter().any(|effect| is_stream(&effect));
     let kept = effects
         .iter()
-        .filter(|effect| !has_stream || is_stream(&effect.site));
-    let kept: Vec<&Effect> = kept.collect();
+        .filter(|effect| !has_stream || is_stream(effect));
+    let kept: Vec<&Effect<'_>> = kept.collect();
     if distinct(kept.iter().map(|effect| effect.number)).len() < 2 {
         return None;
     }
-    let along = |value: fn(&Effect) -> Option<f64>| {
+    let along = |value: fn(&Effect<'_>) -> Option<f64>| {
         lines(&kept, |series| {
             let points = series.iter().map(|e| Some((e.number as f64, value(e)?)));
             points.flatten().collect()
@@ -112,16 +113,16 @@ fn curves(stage: &FinishedStage, effects: &[Effect]) -> Option<Figure> {
 }
 
 /// Patching the last K layers at once, and what the K-th adds.
-fn last_k(stage: &FinishedStage, effects: &[Effect]) -> Option<Figure> {
+fn last_k(stage: &FinishedStage, effects: &[Effect<'_>]) -> Option<Figure> {
     let n_layers = effects.iter().map(|effect| effect.number).max()?;
-    let all: Vec<&Effect> = effects.iter().collect();
-    let curve = |series: &[&Effect]| {
+    let all: Vec<&Effect<'_>> = effects.iter().collect();
+    let curve = |series: &[&Effect<'_>]| {
         let points = series.iter().map(|e| (e.number as f64, e.delta));
         let mut curve: Vec<(f64, f64)> = points.collect();
         curve.sort_by(|a, b| a.0.total_cmp(&b.0));
         curve
     };
-    let added = |series: &[&Effect]| {
+    let added = |series: &[&Effect<'_>]| {
         let curve = curve(series);
         let before = std::iter::once(0.0).chain(curve.iter().map(|(_, delta)| *delta));
         // With K layers patched, the one that the K-th adds is n − K.
@@ -159,25 +160,17 @@ fn last_k(stage: &FinishedStage, effects: &[Effect]) -> Option<Figure> {
 }
 
 /// A line for every site and split.
-fn lines(effects: &[&Effect], points: impl Fn(&[&Effect]) -> Vec<(f64, f64)>) -> Vec<Mark> {
-    let series = distinct(effects.iter().map(|e| (e.site.as_str(), e.split.as_str())));
-    let line = |(index, (site, split)): (usize, (&str, &str))| {
-        let of_series = effects
-            .iter()
-            .filter(|e| e.site == site && e.split == split);
-        let of_series: Vec<&Effect> = of_series.copied().collect();
+fn lines(effects: &[&Effect<'_>], points: impl Fn(&[&Effect<'_>]) -> Vec<(f64, f64)>) -> Vec<Mark> {
+    let series = grouped(effects.iter().copied(), |effect| {
+        (effect.site, effect.split)
+    });
+    let line = |(index, ((site, split), series)): (usize, (_, Vec<&Effect<'_>>))| {
         let name = format!("{site}, {split}");
-        Mark::new(name, colour(index), Shape::Line, points(&of_series))
+        Mark::new(name, colour(index), Shape::Line, points(&series))
     };
     series.into_iter().enumerate().map(line).collect()
 }
 
 fn panel(title: &str, x: &str, y: &str, marks: Vec<Mark>) -> Panel {
-    Panel {
-        title: title.to_string(),
-        x: Axis::of(x),
-        y: Axis::of(y),
-        marks,
-        ..Panel::default()
-    }
+    Panel::new(title, Axis::of(x), Axis::of(y), marks)
 }

@@ -3,7 +3,7 @@
 
 use crate::harmless;
 use crate::report::svg::height;
-use crate::report::{Figure, Panel};
+use crate::report::{Figure, Mark, Panel};
 
 /// Pixels that the panels of a figure may take, one row of them at least.
 const MOST_HEIGHT: f64 = 2400.0;
@@ -16,11 +16,7 @@ const COLUMNS: usize = 200;
 
 /// The figure as a reader can take it.
 pub(super) fn readable(mut figure: Figure) -> Figure {
-    figure.each_text(&mut |text| {
-        if let std::borrow::Cow::Owned(shown) = harmless::label(text) {
-            *text = shown;
-        }
-    });
+    figure.each_text(&mut |text| *text = harmless::label(text).into_owned());
     let said = [cut_heatmaps(&mut figure), cut_panels(&mut figure)];
     for sentence in said.into_iter().flatten() {
         figure.note = format!("{} {sentence}", figure.note).trim().to_string();
@@ -63,19 +59,12 @@ fn cut_cells(panel: &mut Panel, rows: usize, columns: usize) {
     panel.y.categories.truncate(rows);
     panel.x.categories.truncate(columns);
     for mark in &mut panel.marks {
-        let places = mark.x.iter().zip(&mark.y);
-        let kept: Vec<bool> = places
-            .map(|(x, y)| *x < columns as f64 && *y < rows as f64)
-            .collect();
-        let keep = |list: &mut Vec<f64>| {
-            let mut kept = kept.iter();
-            list.retain(|_| kept.next().is_some_and(|kept| *kept));
-        };
-        keep(&mut mark.x);
-        keep(&mut mark.y);
-        let mut kept = kept.iter();
-        mark.values
-            .retain(|_| kept.next().is_some_and(|kept| *kept));
+        let places = mark.x.iter().zip(&mark.y).zip(&mark.values);
+        let cells = places.map(|((x, y), value)| (*x as usize, *y as usize, *value));
+        *mark = Mark::cells(
+            &mark.name,
+            cells.filter(|(x, y, _)| *x < columns && *y < rows),
+        );
     }
 }
 
@@ -100,7 +89,7 @@ fn cut_panels(figure: &mut Figure) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Axis, ColourScale, Mark, Shape};
+    use crate::report::{Axis, ColourScale, Shape};
 
     fn figure(panels: Vec<Panel>, columns: usize) -> Figure {
         Figure {

@@ -1,8 +1,8 @@
 //! Scores: a histogram per split, models overlaid, and one model against the other.
 
-use crate::report::{Axis, Figure, FinishedStage, Mark, Panel, Shape, colour};
+use crate::report::{Axis, Figure, FinishedStage, Mark, Panel, Shape, colour, ends};
 
-use super::swept::distinct;
+use super::swept::{distinct, grouped};
 
 const BINS: usize = 24;
 /// Bars drawn: ends are rounded outwards.
@@ -24,48 +24,37 @@ fn histogram(stage: &FinishedStage) -> Option<Figure> {
     // Ends and widths that an axis can write.
     let width = (width * 20.0).ceil() / 20.0;
     let low = (low / width).floor() * width;
-    let counts = |model: &str, split: &str| {
-        let mut counts = [0.0; DRAWN];
-        for (row, score) in scores.iter().enumerate() {
-            if let Some(score) = score
-                && models[row] == model
-                && splits[row] == split
-            {
+    let all_models = distinct(&models);
+    let panel = |(split, rows): (&String, Vec<usize>)| {
+        let mark = |(index, model): (usize, &&String)| {
+            let mut counts = [0.0; DRAWN];
+            let of_model = rows.iter().filter(|&&row| models[row] == **model);
+            for score in of_model.filter_map(|&row| scores[row]) {
                 counts[(((score - low) / width) as usize).min(DRAWN - 1)] += 1.0;
             }
-        }
-        counts
+            let bars = counts.into_iter().enumerate();
+            let bars = bars.map(|(bin, n)| (low + width * (bin as f64 + 0.5), n));
+            Mark::new(model.as_str(), colour(index), Shape::Bars, bars)
+        };
+        let x = Axis {
+            low: Some(low),
+            high: Some(low + width * DRAWN as f64),
+            ..Axis::of("score (logit difference)")
+        };
+        let y = Axis {
+            low: Some(0.0),
+            ..Axis::of("prompts")
+        };
+        let marks = all_models.iter().enumerate().map(mark);
+        Panel::new(split, x, y, marks.collect())
     };
-    let panels = distinct(splits.iter().map(String::as_str))
-        .into_iter()
-        .map(|split| {
-            let models = distinct(models.iter().map(String::as_str)).into_iter();
-            let mark = |(index, model): (usize, &str)| {
-                let bars = counts(model, split).into_iter().enumerate();
-                let bars = bars.map(|(bin, n)| (low + width * (bin as f64 + 0.5), n));
-                Mark::new(model, colour(index), Shape::Bars, bars)
-            };
-            Panel {
-                title: split.to_string(),
-                x: Axis {
-                    low: Some(low),
-                    high: Some(low + width * DRAWN as f64),
-                    ..Axis::of("score (logit difference)")
-                },
-                y: Axis {
-                    low: Some(0.0),
-                    ..Axis::of("prompts")
-                },
-                marks: models.enumerate().map(mark).collect(),
-                ..Panel::default()
-            }
-        });
+    let panels = grouped(0..table.height(), |&row| &splits[row]).into_iter();
     Some(Figure {
         title: "How scores are distributed".to_string(),
         note: format!(
             "Prompts by score, in bins of width {width:.2}; above the threshold (0 unless the study says otherwise) a prompt counts as refused."
         ),
-        panels: panels.collect(),
+        panels: panels.map(panel).collect(),
         columns: 2,
         ..Figure::of(&stage.name, "histogram")
     })
@@ -81,39 +70,28 @@ fn scatter(stage: &FinishedStage) -> Option<Figure> {
     };
     let [x, y] = [first, second].map(|name| table.numbers(&format!("s_{name}")));
     let (splits, ids) = (table.texts("split"), table.texts("id"));
-    let of_split = |(index, split): (usize, String)| {
-        let rows: Vec<usize> = (0..table.height())
-            .filter(|&row| splits[row] == split && x[row].is_some() && y[row].is_some())
-            .collect();
-        let points = rows.iter().filter_map(|&row| Some((x[row]?, y[row]?)));
-        Mark::new(split, colour(index), Shape::Cloud, points)
-            .labelled(rows.iter().map(|&row| ids[row].clone()).collect())
+    let of_split = |(index, (split, rows)): (usize, (&String, Vec<usize>))| {
+        let scored = rows
+            .iter()
+            .filter_map(|&row| Some(((x[row]?, y[row]?), ids[row].clone())));
+        let (points, labels): (Vec<(f64, f64)>, Vec<String>) = scored.unzip();
+        Mark::new(split, colour(index), Shape::Cloud, points).labelled(labels)
     };
-    let mut marks: Vec<Mark> = distinct(splits.iter().cloned())
-        .into_iter()
-        .enumerate()
-        .map(of_split)
-        .collect();
+    let by_split = grouped(0..table.height(), |&row| &splits[row]).into_iter();
+    let mut marks: Vec<Mark> = by_split.enumerate().map(of_split).collect();
     let (low, high) = ends(x.iter().chain(&y).flatten().copied());
     let equal = [(low, low), (high, high)];
     marks.push(Mark::new("equal scores", "#666666", Shape::Dashed, equal));
     Some(Figure {
         title: format!("Scores of {first} against {second}"),
         note: "A point is a prompt; on the broken line both models score it alike.".to_string(),
-        panels: vec![Panel {
-            x: Axis::of(format!("score, {first} (logit difference)")),
-            y: Axis::of(format!("score, {second} (logit difference)")),
+        panels: vec![Panel::new(
+            "",
+            Axis::of(format!("score, {first} (logit difference)")),
+            Axis::of(format!("score, {second} (logit difference)")),
             marks,
-            ..Panel::default()
-        }],
+        )],
         columns: 1,
         ..Figure::of(&stage.name, "scatter")
-    })
-}
-
-/// The lowest and the highest value; the wrong way round where there is none.
-fn ends(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
-        (low.min(value), high.max(value))
     })
 }

@@ -3,35 +3,29 @@
 use crate::report::{Axis, BASELINE, Figure, FinishedStage, Mark, Panel, Shape, colour};
 use crate::stages::Product;
 
-use super::swept::{Baseline, Level, Point, Sample, Spread, distinct, points, samples, spread};
-use super::{ALPHA, Context, RATE, SCORE, of_model, suffix, sweep_gap};
+use super::swept::{Baseline, Level, Point, Spread, distinct, grouped, points, samples, spread};
+use super::{ALPHA, Context, RATE, SCORE, of_model, sweep_gap};
 
 /// A quantity that is drawn against α.
 #[derive(Clone, Copy)]
-pub(super) struct Quantity {
+struct Quantity {
     key: &'static str,
     title: &'static str,
-    axis: fn(&str) -> Axis,
-    label: &'static str,
-    of_point: fn(&Point<'_>) -> Level,
-    of_sample: fn(&Sample<'_>) -> f64,
+    axis: fn() -> Axis,
+    of: fn(&Point<'_>) -> Level,
 }
 
 const MEAN: Quantity = Quantity {
     key: "score",
     title: "Mean score against α",
-    axis: |label| Axis::of(label),
-    label: SCORE,
-    of_point: |point| point.mean,
-    of_sample: |sample| sample.mean,
+    axis: || Axis::of(SCORE),
+    of: |point| point.mean,
 };
 const REFUSALS: Quantity = Quantity {
     key: "refusals",
     title: "Refusal rate against α",
-    axis: |label| Axis::rate(label),
-    label: RATE,
-    of_point: |point| point.rate,
-    of_sample: |sample| sample.rate,
+    axis: || Axis::rate(RATE),
+    of: |point| point.rate,
 };
 
 /// The figures of one sweep, model by model.
@@ -77,16 +71,9 @@ impl Sweep<'_> {
         distinct(self.points.iter().map(|point| point.place.set))
     }
 
-    pub(super) fn name(&self, figure: &str) -> String {
-        format!(
-            "{}.{figure}{}",
-            self.stage.name,
-            suffix(self.models, self.model)
-        )
-    }
-
-    pub(super) fn titled(&self, title: &str) -> String {
-        format!("{title}{}", of_model(self.models, self.model))
+    /// A figure without panels yet.
+    pub(super) fn figure(&self, kind: &str, title: &str) -> Figure {
+        of_model(&self.stage.name, self.models, self.model, kind, title)
     }
 
     /// What to say of the grey band.
@@ -100,71 +87,49 @@ impl Sweep<'_> {
         }
     }
 
-    /// What random directions do here, at a layer (or at all that this sweep has), on a set's split.
-    pub(super) fn spread(
-        &self,
-        layer: Option<i64>,
-        set: &str,
-        value: impl Fn(&Sample<'_>) -> f64,
-    ) -> Vec<Spread> {
+    /// What random directions do here on a set's split, at a layer or at all that this sweep has.
+    fn random(&self, layer: Option<i64>, set: &str, quantity: Quantity) -> Vec<Mark> {
+        let baseline = &self.context.baseline;
         let split = self.context.splits.split_of(set);
-        let layers = self.layers();
-        let here = |sample: &Sample<'_>| {
-            sample.place.model == self.model
-                && sample.place.set == split
-                && layer.map_or(layers.contains(&sample.place.layer), |l| {
-                    sample.place.layer == l
-                })
+        let layers = layer.map_or_else(|| self.layers(), |layer| vec![layer]);
+        let here = |sample: &Point<'_>| {
+            let place = sample.place;
+            place.model == self.model && place.set == split && layers.contains(&place.layer)
         };
-        self.context.baseline.spread(here, value)
+        baseline_marks(baseline, &baseline.spread(here, quantity.of))
     }
 
     /// A panel per layer and set, one direction a line.
     fn by_layer(&self, quantity: Quantity) -> Figure {
         let sets = self.sets();
-        let mut panels = Vec::new();
-        for layer in self.layers() {
-            for set in &sets {
-                panels.push(self.panel_of_layer(layer, set, quantity));
-            }
-        }
+        let layers = self.layers().into_iter();
+        let places = layers.flat_map(|layer| sets.iter().map(move |set| (layer, *set)));
         let bands = match self.stage.is(Product::RandomSweep) {
-            true => String::new(),
-            false => {
-                "Coloured bands: 95 % intervals over prompts (none of a single one). ".to_string()
-            }
+            true => "",
+            false => "Coloured bands: 95 % intervals over prompts (none of a single one). ",
         };
         Figure {
-            name: self.name(quantity.key),
-            stage: self.stage.name.clone(),
-            title: self.titled(quantity.title),
-            note: bands + &self.baseline_note(),
-            panels,
+            note: format!("{bands}{}", self.baseline_note()),
+            panels: places
+                .map(|(layer, set)| self.panel_of_layer(layer, set, quantity))
+                .collect(),
             columns: sets.len().min(3),
+            ..self.figure(quantity.key, quantity.title)
         }
     }
 
     fn panel_of_layer(&self, layer: i64, set: &str, quantity: Quantity) -> Panel {
-        let spread = self.spread(Some(layer), set, quantity.of_sample);
-        let mut marks = baseline_marks(&self.context.baseline, &spread);
-        let points = self.points.iter().copied();
+        let mut marks = self.random(Some(layer), set, quantity);
+        let is_random = self.stage.is(Product::RandomSweep);
+        let points = self.points.iter().filter(|_| !is_random);
         let here = points.filter(|p| p.place.layer == layer && p.place.set == set);
-        let here: Vec<&Point<'_>> = here.collect();
-        if !self.stage.is(Product::RandomSweep) {
-            for (index, place) in distinct(here.iter().map(|p| p.place)).iter().enumerate() {
-                let of_direction = here.iter().filter(|p| p.place == *place);
-                let levels = of_direction.map(|p| (p.alpha, (quantity.of_point)(p)));
-                let name = format!("{} ({})", self.stage.name, place.direction);
-                marks.extend(level_marks(&name, colour(index), levels));
-            }
+        for (index, (place, points)) in grouped(here, |p| p.place).into_iter().enumerate() {
+            let levels = points.iter().map(|p| (p.alpha, (quantity.of)(p)));
+            let name = format!("{} ({})", self.stage.name, place.direction);
+            marks.extend(level_marks(&name, colour(index), levels));
         }
-        Panel {
-            title: format!("layer {layer}, {set}"),
-            x: Axis::of(ALPHA),
-            y: (quantity.axis)(quantity.label),
-            marks,
-            colours: None,
-        }
+        let title = format!("layer {layer}, {set}");
+        Panel::new(title, Axis::of(ALPHA), (quantity.axis)(), marks)
     }
 
     /// A panel per set, one layer a line.
@@ -174,38 +139,28 @@ impl Sweep<'_> {
             return None;
         }
         let panel = |set: &&str| {
-            let spread = self.spread(None, set, quantity.of_sample);
-            let mut marks = baseline_marks(&self.context.baseline, &spread);
+            let mut marks = self.random(None, set, quantity);
             for (index, layer) in layers.iter().enumerate() {
                 let here = |p: &&&Point<'_>| p.place.layer == *layer && p.place.set == *set;
-                let levels = self.points.iter().filter(here);
-                let levels = levels.map(|p| (p.alpha, (quantity.of_point)(p).value));
-                marks.push(Mark::new(
-                    format!("layer {layer}"),
-                    colour(index),
-                    Shape::Line,
-                    levels,
-                ));
+                let points = self.points.iter().filter(here);
+                let points = points.map(|p| (p.alpha, (quantity.of)(p).value));
+                let name = format!("layer {layer}");
+                marks.push(Mark::new(name, colour(index), Shape::Line, points));
             }
-            Panel {
-                title: (*set).to_string(),
-                x: Axis::of(ALPHA),
-                y: (quantity.axis)(quantity.label),
-                marks,
-                colours: None,
-            }
+            Panel::new(*set, Axis::of(ALPHA), (quantity.axis)(), marks)
         };
         let sets = self.sets();
         Some(Figure {
-            name: self.name(&format!("layers_{}", quantity.key)),
-            stage: self.stage.name.clone(),
-            title: self.titled(&format!("{}, layers overlaid", quantity.title)),
             note: format!(
                 "{} The range is over all these layers.",
                 self.baseline_note()
             ),
             panels: sets.iter().map(panel).collect(),
             columns: sets.len().min(3),
+            ..self.figure(
+                &format!("layers_{}", quantity.key),
+                &format!("{}, layers overlaid", quantity.title),
+            )
         })
     }
 
@@ -215,69 +170,41 @@ impl Sweep<'_> {
         mine.retain(|sample| {
             sample.place.model == self.model && !sample.place.set.ends_with("_train")
         });
-        let keys = distinct(
-            mine.iter()
-                .map(|sample| (sample.place.set, sample.category)),
-        );
-        if keys.len() < 2 {
+        let groups = grouped(&mine, |sample| (sample.place.set, sample.category));
+        if groups.len() < 2 {
             return None;
         }
         let random = Baseline::of(self.context.run, true);
-        let is_in_two = |category: &str| keys.iter().filter(|(_, c)| *c == category).count() > 1;
-        let title = |set: &str, category: &str| match is_in_two(category) {
-            true => format!("{category}, {set}"),
-            false => category.to_string(),
+        let panel = |((set, category), samples): &((&str, &str), Vec<&Point<'_>>)| {
+            let of_category = groups.iter().filter(|((_, other), _)| other == category);
+            let title = match of_category.count() > 1 {
+                true => format!("{category}, {set}"),
+                false => category.to_string(),
+            };
+            let split = self.context.splits.split_of(set);
+            let here = |sample: &Point<'_>| {
+                let at = (sample.place.model, sample.place.set, sample.category);
+                at == (self.model, split, *category)
+            };
+            let mut marks = baseline_marks(&random, &random.spread(here, |sample| sample.rate));
+            let by_layer = grouped(samples, |sample| sample.place.layer).into_iter();
+            for (index, (layer, samples)) in by_layer.enumerate() {
+                let rates = spread(samples.iter().map(|s| (s.alpha, s.rate.value)));
+                let rates = rates.iter().map(|s| (s.alpha, s.mean));
+                let name = format!("layer {layer}");
+                marks.push(Mark::new(name, colour(index), Shape::Line, rates));
+            }
+            Panel::new(title, Axis::of("α"), Axis::rate(RATE), marks)
         };
-        let panels = keys.iter().map(|&(set, category)| {
-            let here = |s: &&Sample<'_>| s.place.set == set && s.category == category;
-            let of_panel: Vec<&Sample<'_>> = mine.iter().filter(here).collect();
-            self.category_panel(title(set, category), (set, category), &of_panel, &random)
-        });
         Some(Figure {
-            name: self.name("categories"),
-            stage: self.stage.name.clone(),
-            title: self.titled("Refusal rate against α by category"),
             note: format!(
                 "{} The range is over all these layers; a category has few prompts, so single steps are coarse.",
                 self.baseline_note()
             ),
-            panels: panels.collect(),
+            panels: groups.iter().map(panel).collect(),
             columns: 4,
+            ..self.figure("categories", "Refusal rate against α by category")
         })
-    }
-
-    fn category_panel(
-        &self,
-        title: String,
-        (set, category): (&str, &str),
-        samples: &[&Sample<'_>],
-        random: &Baseline<'_>,
-    ) -> Panel {
-        let split = self.context.splits.split_of(set);
-        let here = |sample: &Sample<'_>| {
-            sample.place.model == self.model
-                && sample.place.set == split
-                && sample.category == category
-        };
-        let mut marks = baseline_marks(random, &random.spread(here, |sample| sample.rate));
-        let layers = distinct(samples.iter().map(|sample| sample.place.layer));
-        for (index, layer) in layers.into_iter().enumerate() {
-            let of_layer = samples.iter().filter(|sample| sample.place.layer == layer);
-            let rates = spread(of_layer.map(|sample| (sample.alpha, sample.rate)));
-            marks.push(Mark::new(
-                format!("layer {layer}"),
-                colour(index),
-                Shape::Line,
-                rates.iter().map(|s| (s.alpha, s.mean)),
-            ));
-        }
-        Panel {
-            title,
-            x: Axis::of("α"),
-            y: Axis::rate(RATE),
-            marks,
-            colours: None,
-        }
     }
 }
 
@@ -305,12 +232,8 @@ pub(super) fn level_marks(
         .iter()
         .map(|(alpha, level)| Some((*alpha, level.low?, level.high?)))
         .collect();
-    let line = Mark::new(
-        name,
-        colour,
-        Shape::Line,
-        levels.iter().map(|(alpha, level)| (*alpha, level.value)),
-    );
+    let points = levels.iter().map(|(alpha, level)| (*alpha, level.value));
+    let line = Mark::new(name, colour, Shape::Line, points);
     let band = edges.map(|edges| Mark::band(name, colour, edges));
     band.into_iter().chain([line]).collect()
 }

@@ -1,12 +1,14 @@
 //! Selectivity: the gap between harmful and edge refusal rates against α, and the one against the other.
 
+use std::collections::HashMap;
+
 use crate::report::{Axis, BASELINE, Figure, Mark, Panel, Shape, colour};
 use crate::stages::Product;
 use crate::stats;
 
 use super::ALPHA;
 use super::sweep::{Sweep, baseline_marks, level_marks};
-use super::swept::{Level, Place, Point, Sample, spread};
+use super::swept::{Level, Place, Point, spread};
 
 /// Rates of the two splits at one α.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +19,11 @@ struct Pair {
 }
 
 impl Pair {
+    /// Edge rate across, harmful rate upwards.
+    fn point(&self) -> (f64, f64) {
+        (self.edge.value, self.harmful.value)
+    }
+
     /// Harmful minus edge, with Newcombe's interval for a difference of two rates.
     fn gap(&self) -> Level {
         let interval = |level: &Level| {
@@ -25,9 +32,9 @@ impl Pair {
                 high: level.high?,
             })
         };
-        let ends = interval(&self.harmful)
-            .zip(interval(&self.edge))
-            .map(|(h, e)| stats::newcombe((self.harmful.value, h), (self.edge.value, e)));
+        let intervals = interval(&self.harmful).zip(interval(&self.edge));
+        let ends =
+            intervals.map(|(h, e)| stats::newcombe((self.harmful.value, h), (self.edge.value, e)));
         Level {
             value: self.harmful.value - self.edge.value,
             low: ends.map(|ends| ends.low),
@@ -36,138 +43,122 @@ impl Pair {
     }
 }
 
+/// What is drawn at a layer.
+struct AtLayer {
+    layer: i64,
+    /// By α.
+    learned: Vec<Pair>,
+    /// Of every random direction at every α.
+    random: Vec<Pair>,
+}
+
 /// Gap and Pareto figures; none where the sweep has not both splits.
 pub(super) fn figures(sweep: &Sweep<'_>) -> Vec<Figure> {
-    let layers = sweep.layers();
-    let pairs: Vec<(i64, Vec<Pair>)> = layers
-        .into_iter()
-        .map(|layer| (layer, pairs(sweep, layer)))
-        .collect();
-    if pairs.iter().all(|(_, pairs)| pairs.is_empty()) {
+    let splits = &sweep.context.splits;
+    // Of a holdout sweep the half that was held out.
+    let edge = match sweep.stage.is(Product::HeldOutSweep) {
+        true => format!("{}_holdout", splits.edge),
+        false => splits.edge.clone(),
+    };
+    let at_layer = |layer: i64| {
+        let here =
+            |point: &&Point<'_>| (point.place.model, point.place.layer) == (sweep.model, layer);
+        let learned: Vec<_> = sweep.points.iter().copied().filter(here).collect();
+        let random: Vec<_> = sweep.context.baseline.samples.iter().filter(here).collect();
+        AtLayer {
+            layer,
+            learned: pairs(&learned, &edge, &splits.harmful),
+            random: pairs(&random, &splits.edge, &splits.harmful),
+        }
+    };
+    let layers: Vec<AtLayer> = sweep.layers().into_iter().map(at_layer).collect();
+    if layers.iter().all(|at| at.learned.is_empty()) {
         return Vec::new();
     }
-    vec![gap(sweep, &pairs), pareto(sweep, &pairs)]
+    vec![gap(sweep, &layers), pareto(sweep, &layers)]
 }
 
-/// The sets that are compared: of a holdout sweep the half that was held out.
-fn is_edge(sweep: &Sweep<'_>, set: &str) -> bool {
-    let edge = &sweep.context.splits.edge;
-    match sweep.stage.is(Product::HeldOutSweep) {
-        true => set.strip_prefix(edge) == Some("_holdout"),
-        false => set == edge,
-    }
-}
-
-fn pairs(sweep: &Sweep<'_>, layer: i64) -> Vec<Pair> {
-    let of_layer = || sweep.points.iter().filter(move |p| p.place.layer == layer);
-    let edge = of_layer().filter(|p| is_edge(sweep, p.place.set));
-    let pair = |edge: &&Point<'_>| {
+/// The rates of each direction on two sets, by α.
+fn pairs<'a>(points: &[&'a Point<'a>], edge: &str, harmful: &'a str) -> Vec<Pair> {
+    let key = |point: &Point<'a>| {
         let place = Place {
-            set: &sweep.context.splits.harmful,
-            ..edge.place
+            set: harmful,
+            ..point.place
         };
-        let harmful = of_layer().find(|p| p.place == place && p.alpha == edge.alpha)?;
+        (place, point.seed, point.alpha.to_bits())
+    };
+    // Of equal ones the first counts.
+    let of_harmful = points
+        .iter()
+        .rev()
+        .filter(|point| point.place.set == harmful);
+    let rates: HashMap<_, Level> = of_harmful.map(|point| (key(point), point.rate)).collect();
+    let of_edge = points.iter().filter(|point| point.place.set == edge);
+    let pair = |edge: &&Point<'a>| {
         Some(Pair {
             alpha: edge.alpha,
             edge: edge.rate,
-            harmful: harmful.rate,
+            harmful: *rates.get(&key(edge))?,
         })
     };
-    let mut pairs: Vec<Pair> = edge.filter_map(pair).collect();
+    let mut pairs: Vec<Pair> = of_edge.filter_map(pair).collect();
     pairs.sort_by(|a, b| a.alpha.total_cmp(&b.alpha));
     pairs
 }
 
-/// (seed, α, edge rate, harmful rate) of every random direction at a layer.
-fn random(sweep: &Sweep<'_>, layer: i64) -> Vec<(Option<i64>, f64, f64, f64)> {
-    let splits = &sweep.context.splits;
-    let here = |set: &str| {
-        let samples = sweep.context.baseline.samples(|sample| {
-            (sample.place.model, sample.place.layer, sample.place.set) == (sweep.model, layer, set)
-        });
-        samples.collect::<Vec<_>>()
-    };
-    let (edge, harmful) = (here(&splits.edge), here(&splits.harmful));
-    let pair = |edge: &&Sample<'_>| {
-        let same = |h: &&&Sample<'_>| h.seed == edge.seed && h.alpha == edge.alpha;
-        let harmful = harmful.iter().find(same)?;
-        Some((edge.seed, edge.alpha, edge.rate, harmful.rate))
-    };
-    edge.iter().filter_map(pair).collect()
-}
-
-fn gap(sweep: &Sweep<'_>, pairs: &[(i64, Vec<Pair>)]) -> Figure {
-    let panel = |(layer, pairs): &(i64, Vec<Pair>)| {
-        let gaps = random(sweep, *layer)
-            .into_iter()
-            .map(|(_, alpha, edge, harmful)| (alpha, harmful - edge));
-        let mut marks = baseline_marks(&sweep.context.baseline, &spread(gaps));
-        let learned = pairs.iter().map(|pair| (pair.alpha, pair.gap()));
+fn gap(sweep: &Sweep<'_>, layers: &[AtLayer]) -> Figure {
+    let panel = |at: &AtLayer| {
+        let random = at.random.iter();
+        let gaps = spread(random.map(|pair| (pair.alpha, pair.harmful.value - pair.edge.value)));
+        let mut marks = baseline_marks(&sweep.context.baseline, &gaps);
+        let learned = at.learned.iter().map(|pair| (pair.alpha, pair.gap()));
         marks.extend(level_marks(&sweep.stage.name, colour(0), learned));
-        Panel {
-            title: format!("layer {layer}"),
-            x: Axis::of(ALPHA),
-            y: Axis::of("gap (harmful − edge refusal rate)"),
-            marks,
-            colours: None,
-        }
+        let y = Axis::of("gap (harmful − edge refusal rate)");
+        Panel::new(format!("layer {}", at.layer), Axis::of(ALPHA), y, marks)
     };
     Figure {
-        name: sweep.name("gap"),
-        stage: sweep.stage.name.clone(),
-        title: sweep.titled("Selectivity: the gap against α"),
         note: format!(
             "Coloured band: 95 % interval of the difference of two rates (Newcombe's). {}",
             sweep.baseline_note()
         ),
-        panels: pairs.iter().map(panel).collect(),
-        columns: pairs.len().min(3),
+        panels: layers.iter().map(panel).collect(),
+        columns: layers.len().min(3),
+        ..sweep.figure("gap", "Selectivity: the gap against α")
     }
 }
 
-fn pareto(sweep: &Sweep<'_>, pairs: &[(i64, Vec<Pair>)]) -> Figure {
-    let panel = |(layer, pairs): &(i64, Vec<Pair>)| {
-        let mut marks = random_region(&random(sweep, *layer));
-        let points: Vec<(f64, f64)> = pairs
-            .iter()
-            .map(|pair| (pair.edge.value, pair.harmful.value))
-            .collect();
-        let labels = pairs.iter().map(|pair| format!("{}", pair.alpha)).collect();
-        marks.push(Mark::new(
-            "equal rates",
-            "#666666",
-            Shape::Dashed,
-            [(0.0, 0.0), (1.0, 1.0)],
-        ));
-        marks.push(
-            Mark::new(&sweep.stage.name, colour(0), Shape::Points, points.clone()).labelled(labels),
-        );
+fn pareto(sweep: &Sweep<'_>, layers: &[AtLayer]) -> Figure {
+    let panel = |at: &AtLayer| {
+        let points: Vec<(f64, f64)> = at.learned.iter().map(Pair::point).collect();
+        let labels = at.learned.iter().map(|pair| pair.alpha.to_string());
         let front = stats::pareto_front(&points).unwrap_or_default();
-        let front = front
-            .into_iter()
-            .filter_map(|index| points.get(index).copied());
-        marks.push(Mark::new("Pareto front", colour(1), Shape::Line, front));
-        Panel {
-            title: format!("layer {layer}"),
-            x: Axis::rate("edge refusal rate"),
-            y: Axis::rate("harmful refusal rate"),
+        let front: Vec<(f64, f64)> = front.into_iter().map(|index| points[index]).collect();
+        let equal = [(0.0, 0.0), (1.0, 1.0)];
+        let mut marks = random_region(&at.random);
+        marks.extend([
+            Mark::new("equal rates", "#666666", Shape::Dashed, equal),
+            Mark::new(&sweep.stage.name, colour(0), Shape::Points, points)
+                .labelled(labels.collect()),
+            Mark::new("Pareto front", colour(1), Shape::Line, front),
+        ]);
+        Panel::new(
+            format!("layer {}", at.layer),
+            Axis::rate("edge refusal rate"),
+            Axis::rate("harmful refusal rate"),
             marks,
-            colours: None,
-        }
+        )
     };
     Figure {
-        name: sweep.name("pareto"),
-        stage: sweep.stage.name.clone(),
-        title: sweep.titled("Pareto front: few edge refusals, many harmful ones"),
         note: "A point is an α (written beside it where there is room); up and to the left is better. Grey: the convex hull of all random directions at all α.".to_string(),
-        panels: pairs.iter().map(panel).collect(),
-        columns: pairs.len().min(2),
+        panels: layers.iter().map(panel).collect(),
+        columns: layers.len().min(2),
+        ..sweep.figure("pareto", "Pareto front: few edge refusals, many harmful ones")
     }
 }
 
 /// The smallest convex area that holds every random direction at every α.
-fn random_region(random: &[(Option<i64>, f64, f64, f64)]) -> Vec<Mark> {
-    let mut points: Vec<(f64, f64)> = random.iter().map(|r| (r.2, r.3)).collect();
+fn random_region(random: &[Pair]) -> Vec<Mark> {
+    let mut points: Vec<(f64, f64)> = random.iter().map(Pair::point).collect();
     points.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
     points.dedup();
     let lower = chain(points.iter().copied());
@@ -226,7 +217,12 @@ mod tests {
             (1.0, 1.0),
             (0.5, 1.5),
         ];
-        let random: Vec<_> = points.iter().map(|(x, y)| (None, 0.0, *x, *y)).collect();
+        let pair = |(edge, harmful)| Pair {
+            alpha: 0.0,
+            edge: Level::of(edge),
+            harmful: Level::of(harmful),
+        };
+        let random = points.map(pair);
         let region = &random_region(&random)[0];
         assert_eq!(region.x, [0.0, 0.5, 1.0]);
         assert_eq!(region.low, [0.0, 0.0, 0.0], "the inner point is no corner");

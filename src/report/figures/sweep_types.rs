@@ -3,8 +3,11 @@
 use crate::report::{Axis, ColourScale, Figure, FinishedStage, Mark, Panel, Table, colour};
 
 use super::sweep::level_marks;
-use super::swept::{Level, distinct, levels};
-use super::{ALPHA, Context, RATE, of_model, suffix};
+use super::swept::{Level, distinct, grouped, levels};
+use super::{ALPHA, Context, RATE, of_model};
+
+/// The type of rows of all types.
+const ALL: &str = "all";
 
 /// One row of the table of rates.
 struct Rate<'a> {
@@ -21,31 +24,30 @@ pub(in crate::report) fn figures(_context: &Context<'_>, stage: &FinishedStage) 
         return Vec::new();
     };
     let rates = rates(table);
-    let models = distinct(rates.iter().map(|rate| rate.model.to_string()));
-    let mut figures = Vec::new();
-    for model in &models {
-        let of_this: Vec<&Rate<'_>> = rates.iter().filter(|r| r.model == model).collect();
-        let name = |figure: &str| format!("{}.{figure}{}", stage.name, suffix(&models, model));
-        let title = |title: &str| format!("{title}{}", of_model(&models, model));
+    let by_model = grouped(&rates, |rate| rate.model);
+    let models: Vec<String> = by_model
+        .iter()
+        .map(|(model, _)| model.to_string())
+        .collect();
+    let figures = by_model.iter().flat_map(|(model, rates)| {
+        let figure = |kind: &str, title: &str| of_model(&stage.name, &models, model, kind, title);
         let note = "No random directions were tried on these prompts.";
-        figures.push(Figure {
-            name: name("labels"),
-            stage: stage.name.clone(),
-            title: title("XSTest refusal rates against α"),
-            note: format!("Bands: Wilson 95 % intervals. Safe prompts should be answered, unsafe ones refused. {note}"),
-            panels: panels_by_label(&of_this),
-            columns: 3,
-        });
-        figures.push(Figure {
-            name: name("types"),
-            stage: stage.name.clone(),
-            title: title("XSTest refusal rates by type and α"),
-            note: format!("All prompts; the table has the rates without those that built the direction, too. {note}"),
-            panels: heatmaps(&of_this),
-            columns: 2,
-        });
-    }
-    figures
+        [
+            Figure {
+                note: format!("Bands: Wilson 95 % intervals. Safe prompts should be answered, unsafe ones refused. {note}"),
+                panels: panels_by_label(rates),
+                columns: 3,
+                ..figure("labels", "XSTest refusal rates against α")
+            },
+            Figure {
+                note: format!("All prompts; the table has the rates without those that built the direction, too. {note}"),
+                panels: heatmaps(rates),
+                columns: 2,
+                ..figure("types", "XSTest refusal rates by type and α")
+            },
+        ]
+    });
+    figures.collect()
 }
 
 fn rates(table: &Table) -> Vec<Rate<'_>> {
@@ -68,55 +70,40 @@ fn rates(table: &Table) -> Vec<Rate<'_>> {
 
 fn panels_by_label(rates: &[&Rate<'_>]) -> Vec<Panel> {
     let labels = distinct(rates.iter().map(|rate| rate.label));
-    let panel = |layer: i64| {
+    let panel = |(layer, rates): (i64, Vec<&&Rate<'_>>)| {
         let marks = labels.iter().enumerate().flat_map(|(index, label)| {
-            let here = rates
-                .iter()
-                .filter(|r| r.layer == layer && r.label == *label && r.kind == "all");
+            let here = rates.iter().filter(|r| r.label == *label && r.kind == ALL);
             level_marks(label, colour(index), here.map(|r| (r.alpha, r.level)))
         });
-        Panel {
-            title: format!("layer {layer}"),
-            x: Axis::of(ALPHA),
-            y: Axis::rate(RATE),
-            marks: marks.collect(),
-            colours: None,
-        }
+        let (x, y) = (Axis::of(ALPHA), Axis::rate(RATE));
+        Panel::new(format!("layer {layer}"), x, y, marks.collect())
     };
-    distinct(rates.iter().map(|rate| rate.layer))
-        .into_iter()
-        .map(panel)
-        .collect()
+    let by_layer = grouped(rates, |rate| rate.layer);
+    by_layer.into_iter().map(panel).collect()
 }
 
 fn heatmaps(rates: &[&Rate<'_>]) -> Vec<Panel> {
-    let typed: Vec<&&Rate<'_>> = rates.iter().filter(|rate| rate.kind != "all").collect();
-    let panel = |(layer, label): (i64, &str)| {
-        let here: Vec<&&&Rate<'_>> = typed
-            .iter()
-            .filter(|rate| rate.layer == layer && rate.label == label)
-            .collect();
-        let mut alphas = distinct(here.iter().map(|rate| rate.alpha));
+    let panel = |((layer, label), rates): ((i64, &str), Vec<&&Rate<'_>>)| {
+        let mut alphas = distinct(rates.iter().map(|rate| rate.alpha));
         alphas.sort_by(f64::total_cmp);
-        let kinds = distinct(here.iter().map(|rate| rate.kind));
-        let cells = here.iter().filter_map(|rate| {
+        let kinds = distinct(rates.iter().map(|rate| rate.kind));
+        let cells = rates.iter().filter_map(|rate| {
             let x = alphas.iter().position(|alpha| *alpha == rate.alpha)?;
             let y = kinds.iter().position(|kind| *kind == rate.kind)?;
             Some((x, y, Some(rate.level.value)))
         });
+        let names = kinds.iter().map(|kind| kind.replace('_', " "));
         Panel {
-            title: format!("layer {layer}, {label}"),
-            x: Axis::named(ALPHA, alphas.iter().map(f64::to_string).collect()),
-            y: Axis::named(
-                "type",
-                kinds.iter().map(|kind| kind.replace('_', " ")).collect(),
-            ),
-            marks: vec![Mark::cells(RATE, cells)],
             colours: Some(ColourScale::rates(RATE)),
+            ..Panel::new(
+                format!("layer {layer}, {label}"),
+                Axis::named(ALPHA, alphas.iter().map(f64::to_string).collect()),
+                Axis::named("type", names.collect()),
+                vec![Mark::cells(RATE, cells)],
+            )
         }
     };
-    distinct(typed.iter().map(|rate| (rate.layer, rate.label)))
-        .into_iter()
-        .map(panel)
-        .collect()
+    let typed = rates.iter().filter(|rate| rate.kind != ALL);
+    let by_label = grouped(typed, |rate| (rate.layer, rate.label));
+    by_label.into_iter().map(panel).collect()
 }

@@ -1,30 +1,32 @@
 //! What a sweep says, gathered from tables: levels with intervals, and what random directions do at the same place.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 
-use crate::report::{FinishedRun, FinishedStage, Table};
-use crate::stages::{Product, Splits};
-
-/// The two splits that are compared: those of the run's first summary, or the default.
-pub(super) fn splits_of(run: &FinishedRun) -> Splits {
-    let said = run
-        .stages
-        .iter()
-        .find_map(|stage| stage.node.splits.as_ref());
-    said.cloned().unwrap_or_default()
-}
+use crate::report::{FinishedRun, FinishedStage, Table, ends};
+use crate::stages::Product;
 
 /// A value with its 95 % interval, where one is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(in crate::report) struct Level {
+pub(crate) struct Level {
     pub(crate) value: f64,
     pub(crate) low: Option<f64>,
     pub(crate) high: Option<f64>,
 }
 
+impl Level {
+    /// Without an interval.
+    pub(crate) fn of(value: f64) -> Self {
+        Level {
+            value,
+            ..Level::default()
+        }
+    }
+}
+
 /// Where in a model, on which prompts, and in which direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::report) struct Place<'a> {
+pub(crate) struct Place<'a> {
     pub(crate) model: &'a str,
     pub(crate) layer: i64,
     pub(crate) site: &'a str,
@@ -32,32 +34,21 @@ pub(in crate::report) struct Place<'a> {
     pub(crate) direction: &'a str,
 }
 
-/// One α of a direction at a place.
-#[derive(Clone, Debug, PartialEq)]
-pub(in crate::report) struct Point<'a> {
+/// What a direction does at a place at one α, over prompts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Point<'a> {
     pub(crate) place: Place<'a>,
+    /// Of the prompts; empty where all are taken together.
+    pub(crate) category: &'a str,
+    /// None where seeds are taken together.
+    pub(crate) seed: Option<i64>,
     pub(crate) alpha: f64,
     pub(crate) mean: Level,
     pub(crate) rate: Level,
 }
 
-/// A mean over prompts of one direction at one α.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Sample<'a> {
-    pub(crate) place: Place<'a>,
-    /// Empty where all prompts are taken together.
-    pub(crate) category: &'a str,
-    pub(crate) seed: Option<i64>,
-    pub(crate) alpha: f64,
-    pub(crate) mean: f64,
-    pub(crate) rate: f64,
-}
-
 /// The points of a sweep: from a summary that describes it, with intervals; otherwise averaged over seeds here, without.
-pub(in crate::report) fn points<'a>(
-    run: &'a FinishedRun,
-    stage: &'a FinishedStage,
-) -> Vec<Point<'a>> {
+pub(crate) fn points<'a>(run: &'a FinishedRun, stage: &'a FinishedStage) -> Vec<Point<'a>> {
     let described = run.described(&stage.name);
     match described.and_then(|(summary, source)| Some((summary.table("")?, source))) {
         Some((table, source)) => described_points(table, source),
@@ -93,6 +84,8 @@ fn described_points<'a>(table: &'a Table, source: &str) -> Vec<Point<'a>> {
                 set: sets(row),
                 direction: directions(row),
             },
+            category: "",
+            seed: None,
             alpha: alphas[row]?,
             mean: means[row]?,
             rate: rates[row]?,
@@ -103,47 +96,33 @@ fn described_points<'a>(table: &'a Table, source: &str) -> Vec<Point<'a>> {
 }
 
 fn averaged_points(stage: &FinishedStage) -> Vec<Point<'_>> {
-    let mut points: Vec<(Point<'_>, f64)> = Vec::new();
-    let mut index: HashMap<(Place<'_>, u64), usize> = HashMap::new();
-    for sample in samples(stage, false) {
-        let key = (sample.place, sample.alpha.to_bits());
-        let at = *index.entry(key).or_insert_with(|| {
-            let point = Point {
-                place: sample.place,
-                alpha: sample.alpha,
-                mean: Level::default(),
-                rate: Level::default(),
-            };
-            points.push((point, 0.0));
-            points.len() - 1
+    let of_seeds = grouped(samples(stage, false), |point| {
+        (point.place, point.alpha.to_bits())
+    });
+    let mut points: Vec<Point<'_>> = Vec::new();
+    for (_, of_seeds) in of_seeds {
+        let mean = |of: fn(&Point<'_>) -> Level| {
+            let values = of_seeds.iter().map(|point| of(point).value);
+            Level::of(values.sum::<f64>() / of_seeds.len() as f64)
+        };
+        points.push(Point {
+            seed: None,
+            mean: mean(|point| point.mean),
+            rate: mean(|point| point.rate),
+            ..of_seeds[0]
         });
-        let (point, count) = &mut points[at];
-        point.mean.value += sample.mean;
-        point.rate.value += sample.rate;
-        *count += 1.0;
     }
-    for (point, count) in &mut points {
-        point.mean.value /= *count;
-        point.rate.value /= *count;
-    }
-    points.into_iter().map(|(point, _)| point).collect()
+    points
 }
 
 /// Means over the prompts of a set by direction and seed, and if asked for by category, in the order of first appearance; rows without α
 /// (ablations) are left out.
-pub(super) fn samples(stage: &FinishedStage, by_category: bool) -> Vec<Sample<'_>> {
+pub(super) fn samples(stage: &FinishedStage, by_category: bool) -> Vec<Point<'_>> {
     let Some(sweep) = stage.sweep() else {
         return Vec::new();
     };
-    let mut by = vec![
-        "model",
-        "site",
-        "set",
-        "direction",
-        "layer",
-        "seed",
-        "alpha",
-    ];
+    let place = ["model", "site", "set", "direction", "layer"];
+    let mut by = [&place[..], &["seed", "alpha"]].concat();
     if by_category && sweep.is_by_prompt() {
         by.push("category");
     }
@@ -157,7 +136,7 @@ pub(super) fn samples(stage: &FinishedStage, by_category: bool) -> Vec<Sample<'_
                 count += 1.0;
             }
         }
-        Some(Sample {
+        let point = Point {
             place: Place {
                 model: first.model,
                 layer: first.layer,
@@ -171,47 +150,28 @@ pub(super) fn samples(stage: &FinishedStage, by_category: bool) -> Vec<Sample<'_
             },
             seed: first.seed,
             alpha: first.alpha?,
-            mean: mean / count,
-            rate: rate / count,
-        })
-        .filter(|_| count > 0.0)
+            mean: Level::of(mean / count),
+            rate: Level::of(rate / count),
+        };
+        (count > 0.0).then_some(point)
     };
     let groups = sweep.groups(&by).unwrap_or_default();
     groups.into_iter().filter_map(sample).collect()
 }
 
-/// What random directions do: for every place and α, a value of every seed.
-#[derive(Clone, Debug, Default)]
+/// What random directions do: a point for every place, α and seed.
 pub(super) struct Baseline<'a> {
-    samples: Vec<Sample<'a>>,
-}
-
-/// The range of random directions at one α.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Spread {
-    pub(crate) alpha: f64,
-    pub(crate) low: f64,
-    pub(crate) mean: f64,
-    pub(crate) high: f64,
+    pub(super) samples: Vec<Point<'a>>,
 }
 
 impl<'a> Baseline<'a> {
     /// Of all the run's random stages.
     pub(super) fn of(run: &'a FinishedRun, by_category: bool) -> Self {
         let stages = run.with(Product::RandomSweep);
+        let samples = stages.flat_map(|stage| samples(stage, by_category));
         Baseline {
-            samples: stages
-                .flat_map(|stage| samples(stage, by_category))
-                .collect(),
+            samples: samples.collect(),
         }
-    }
-
-    /// The samples at places and of prompts that are asked for.
-    pub(super) fn samples(
-        &self,
-        wanted: impl Fn(&Sample<'a>) -> bool,
-    ) -> impl Iterator<Item = &Sample<'a>> {
-        self.samples.iter().filter(move |sample| wanted(sample))
     }
 
     /// The distinct random seeds.
@@ -220,42 +180,70 @@ impl<'a> Baseline<'a> {
         seeds.len()
     }
 
-    /// Lowest, mean and highest of a value over directions, by α.
+    /// The range over directions of a value, by α, of the samples that are wanted.
     pub(super) fn spread(
         &self,
-        wanted: impl Fn(&Sample<'a>) -> bool,
-        value: impl Fn(&Sample<'a>) -> f64,
+        wanted: impl Fn(&Point<'a>) -> bool,
+        value: fn(&Point<'_>) -> Level,
     ) -> Vec<Spread> {
-        spread(
-            self.samples(wanted)
-                .map(|sample| (sample.alpha, value(sample))),
-        )
+        let wanted = self.samples.iter().filter(|sample| wanted(sample));
+        spread(wanted.map(|sample| (sample.alpha, value(sample).value)))
     }
 }
 
-/// Lowest, mean and highest of values by α, α ascending.
-pub(super) fn spread(values: impl IntoIterator<Item = (f64, f64)>) -> Vec<Spread> {
-    let mut by_alpha: BTreeMap<i64, (f64, Vec<f64>)> = BTreeMap::new();
-    for (alpha, value) in values {
-        // α are settings that people write; a millionth apart they are the same.
-        let key = (alpha * 1e6).round() as i64;
-        by_alpha
-            .entry(key)
-            .or_insert((alpha, Vec::new()))
-            .1
-            .push(value);
+/// The range of values at one α.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Spread {
+    pub(crate) alpha: f64,
+    pub(crate) low: f64,
+    pub(crate) mean: f64,
+    pub(crate) high: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(alpha: f64, values: &[f64]) -> Self {
+        let (low, high) = ends(values.iter().copied());
+        Spread {
+            alpha,
+            low,
+            mean: values.iter().sum::<f64>() / values.len() as f64,
+            high,
+        }
     }
-    let of = |(alpha, values): (f64, Vec<f64>)| Spread {
-        alpha,
-        low: values.iter().copied().fold(f64::INFINITY, f64::min),
-        mean: values.iter().sum::<f64>() / values.len() as f64,
-        high: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+}
+
+/// The ranges of values by α, α ascending.
+pub(super) fn spread(values: impl IntoIterator<Item = (f64, f64)>) -> Vec<Spread> {
+    // α are settings that people write; a millionth apart they are the same.
+    let mut groups = grouped(values, |(alpha, _)| (alpha * 1e6).round() as i64);
+    groups.sort_by_key(|(alpha, _)| *alpha);
+    let of = |(_, values): (i64, Vec<(f64, f64)>)| {
+        let (alphas, values): (Vec<f64>, Vec<f64>) = values.into_iter().unzip();
+        Spread::of(alphas[0], &values)
     };
-    by_alpha.into_values().map(of).collect()
+    groups.into_iter().map(of).collect()
+}
+
+/// Items by what they have in common: groups in the order of their first items, the items of each in theirs.
+pub(crate) fn grouped<T, K: Copy + Eq + Hash>(
+    items: impl IntoIterator<Item = T>,
+    key: impl Fn(&T) -> K,
+) -> Vec<(K, Vec<T>)> {
+    let mut groups: Vec<(K, Vec<T>)> = Vec::new();
+    let mut places: HashMap<K, usize> = HashMap::new();
+    for item in items {
+        let key = key(&item);
+        let place = *places.entry(key).or_insert(groups.len());
+        if place == groups.len() {
+            groups.push((key, Vec::new()));
+        }
+        groups[place].1.push(item);
+    }
+    groups
 }
 
 /// The distinct values in the order of first appearance.
-pub(in crate::report) fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
+pub(crate) fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
     let mut distinct = Vec::new();
     for value in values {
         if !distinct.contains(&value) {

@@ -247,18 +247,12 @@ pub(in crate::report) struct Fitted<'a> {
     pub(in crate::report) full: Option<&'a str>,
 }
 
-impl<'a> From<&'a str> for Fitted<'a> {
-    fn from(text: &'a str) -> Self {
+impl<'a, T: AsRef<str> + ?Sized> From<&'a T> for Fitted<'a> {
+    fn from(text: &'a T) -> Self {
         Fitted {
-            shown: Cow::Borrowed(text),
+            shown: Cow::Borrowed(text.as_ref()),
             full: None,
         }
-    }
-}
-
-impl<'a> From<&'a String> for Fitted<'a> {
-    fn from(text: &'a String) -> Self {
-        text.as_str().into()
     }
 }
 

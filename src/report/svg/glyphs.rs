@@ -1,8 +1,8 @@
 //! Which characters the fonts that come with the program can draw. A picture of dots has no other font: what they lack is written as its
 //! number, `[4E2D]`, rather than not at all.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use resvg::usvg::{self, FontResolver, fontdb::Database};
 
@@ -38,26 +38,8 @@ fn numbered(text: &str, lacking: &BTreeSet<char>) -> String {
     numbered
 }
 
-/// Those of the characters that the bundled fonts cannot draw.
+/// Those of the characters that the bundled fonts cannot draw: for which the library looks for another font when it lays out a text of each.
 fn lacking(characters: BTreeSet<char>) -> BTreeSet<char> {
-    static KNOWN: OnceLock<Mutex<HashMap<char, bool>>> = OnceLock::new();
-    let known = KNOWN.get_or_init(Mutex::default);
-    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-    let new: Vec<char> = characters
-        .iter()
-        .copied()
-        .filter(|c| !known.contains_key(c))
-        .collect();
-    let missing = asked_for(&new);
-    known.extend(new.into_iter().map(|c| (c, missing.contains(&c))));
-    characters
-        .into_iter()
-        .filter(|c| known.get(c) == Some(&true))
-        .collect()
-}
-
-/// The characters for which the library looks for another font when it lays out a text of each.
-fn asked_for(characters: &[char]) -> BTreeSet<char> {
     let asked = Arc::new(Mutex::new(BTreeSet::new()));
     let texts = characters
         .iter()
@@ -79,7 +61,7 @@ fn asked_for(characters: &[char]) -> BTreeSet<char> {
         }),
     };
     if usvg::Tree::from_str(&svg, &options).is_err() {
-        return characters.iter().copied().collect();
+        return characters;
     }
     let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
     asked.clone()

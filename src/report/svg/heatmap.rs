@@ -51,12 +51,8 @@ impl<'a> Heatmap<'a> {
     }
 
     pub(super) fn draw(&self, canvas: &mut Canvas) {
-        let Area {
-            left,
-            top,
-            width,
-            height,
-        } = self.area;
+        let Area { left, top, .. } = self.area;
+        let (width, height) = (self.area.width, self.area.height);
         for (row, name) in self.row_names.iter().enumerate() {
             let at = top + ROW * (row as f64 + 0.5) + 3.5;
             canvas.text(left - 6.0, at, name.clone(), tick(Anchor::End));

@@ -8,7 +8,7 @@ mod heatmap;
 mod panel;
 mod scale;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock};
 
 use resvg::{tiny_skia, usvg};
 
@@ -110,11 +110,8 @@ fn legend_rows(figure: &Figure, width: f64) -> Vec<Vec<Entry<'_>>> {
     let marks = figure.panels.iter().flat_map(|panel| &panel.marks);
     for mark in marks.filter(|mark| mark.shape != Shape::Cells) {
         match entries.iter_mut().find(|entry| entry.name == mark.name) {
-            Some(entry) => {
-                if entry.marks.iter().all(|m| m.shape != mark.shape) {
-                    entry.marks.push(mark);
-                }
-            }
+            Some(entry) if entry.marks.iter().any(|m| m.shape == mark.shape) => {}
+            Some(entry) => entry.marks.push(mark),
             None => {
                 let shown = fitted(&mark.name, 12.0, width - 46.0);
                 entries.push(Entry {
@@ -161,36 +158,30 @@ pub(crate) fn png(figure: &Figure) -> Result<Vec<u8>, ReportError> {
         Some(figure) => svg(&figure),
         None => svg(figure),
     };
-    let tree = usvg::Tree::from_str(&svg, &options())
-        .map_err(|error| ReportError::Drawing(error.to_string()))?;
+    let tree = usvg::Tree::from_str(&svg, &options()).map_err(undrawn)?;
     let size = tree.size().to_int_size().scale_by(PNG_SCALE);
     let pixmap = size.and_then(|size| tiny_skia::Pixmap::new(size.width(), size.height()));
-    let mut pixmap =
-        pixmap.ok_or_else(|| ReportError::Drawing("the figure is too large".to_string()))?;
+    let mut pixmap = pixmap.ok_or_else(|| undrawn("the figure is too large"))?;
     let transform = tiny_skia::Transform::from_scale(PNG_SCALE, PNG_SCALE);
     resvg::render(&tree, transform, &mut pixmap.as_mut());
-    pixmap
-        .encode_png()
-        .map_err(|error| ReportError::Drawing(error.to_string()))
+    pixmap.encode_png().map_err(undrawn)
 }
 
-/// Text is drawn with the bundled fonts only.
+fn undrawn(error: impl ToString) -> ReportError {
+    ReportError::Drawing(error.to_string())
+}
+
+/// Text is drawn with the bundled fonts only, which are read once.
 fn options() -> usvg::Options<'static> {
-    usvg::Options {
-        fontdb: fonts(),
-        font_family: "Noto Sans".to_string(),
-        ..usvg::Options::default()
-    }
-}
-
-/// The bundled fonts, read once.
-fn fonts() -> Arc<usvg::fontdb::Database> {
-    static FONTS: OnceLock<Arc<usvg::fontdb::Database>> = OnceLock::new();
-    let load = || {
+    static FONTS: LazyLock<Arc<usvg::fontdb::Database>> = LazyLock::new(|| {
         let mut fonts = usvg::fontdb::Database::new();
         fonts.load_font_data(include_bytes!("../../../assets/fonts/NotoSans-Regular.ttf").to_vec());
         fonts.load_font_data(include_bytes!("../../../assets/fonts/NotoSans-Bold.ttf").to_vec());
         Arc::new(fonts)
-    };
-    Arc::clone(FONTS.get_or_init(load))
+    });
+    usvg::Options {
+        fontdb: Arc::clone(&FONTS),
+        font_family: "Noto Sans".to_string(),
+        ..usvg::Options::default()
+    }
 }

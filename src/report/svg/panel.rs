@@ -50,13 +50,9 @@ pub(super) fn draw(canvas: &mut Canvas, panel: &Panel, title: Fitted<'_>, bounds
     canvas.text(plot.area.left, y, title, TITLE);
     plot.axes(canvas);
     // Points on the edge of the area stay whole.
-    let Area {
-        left,
-        top,
-        width,
-        height,
-    } = plot.area;
-    let whole = [left - 5.0, top - 5.0, width + 10.0, height + 10.0];
+    let Area { left, top, .. } = plot.area;
+    let (width, height) = (plot.area.width + 10.0, plot.area.height + 10.0);
+    let whole = [left - 5.0, top - 5.0, width, height];
     canvas.clipped(whole, |canvas| {
         for mark in &panel.marks {
             plot.mark(canvas, mark);

@@ -1,6 +1,6 @@
 //! From numbers to pixels and colours, and where ticks stand.
 
-use crate::report::ColourScale;
+use crate::report::{ColourScale, ends};
 
 /// A straight map from a range of values to a range of pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,11 +19,7 @@ impl Scale {
 
 /// A range that holds the values, a little wider; around one value, one unit wide.
 pub(super) fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-    for value in values.filter(|value| value.is_finite()) {
-        low = low.min(value);
-        high = high.max(value);
-    }
+    let (low, high) = ends(values.filter(|value| value.is_finite()));
     if low > high {
         return (0.0, 1.0);
     }

@@ -18,7 +18,7 @@ const ROUNDING: f64 = 1e-9;
 
 choices! {
     /// What a sweep is to the summary, in the order of the tables.
-    pub(super) enum Source {
+    pub(crate) enum Source {
         /// The sweep of the learned direction. At least one sweep is given.
         Steer = "steer",
         /// A sweep with directions made of one half of the prompts.
@@ -32,7 +32,7 @@ choices! {
 
 impl Source {
     /// The name in study files and in the column `source`.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         Choice::name(self)
     }
 
