@@ -141,7 +141,7 @@ impl RunFolder {
 
     /// Removes what was written, of a run that has not begun.
     pub(super) fn discard(self) -> Result<(), CacheError> {
-        self.folder.remove()
+        self.disk.remove()
     }
 
     /// Copies a stage's tables and directions out of the cache.
