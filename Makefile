@@ -16,8 +16,10 @@ help:
 	@echo 'make check   formatting and lints'
 	@echo 'make setup   fetch libtorch and the quickstart model into third_party/'
 
-run: setup
-	cargo build --release --locked
+# What is downloaded comes beside what is compiled: crates beside libtorch, the model beside the build.
+run:
+	cargo fetch --locked --quiet & scripts/setup.sh libtorch && wait
+	scripts/setup.sh model & cargo build --release --locked && wait $$!
 	$(dial) run pipelines/quickstart.toml
 
 # The release profile, so that the tests share their dependencies with `make run`.

@@ -93,11 +93,7 @@ fn bench(quick: bool) -> Result<()> {
     println!("{}\n\n{}\n", measured.stages(), measured.rates());
     println!("{}\n", report::growth(&axes, marginal.load_seconds));
     println!("{}\n", measured.marginal());
-    println!(
-        "{}\n\n{}\n",
-        report::answers(&answers),
-        report::beside(&beside)
-    );
+    println!("{}\n", report::beside(&beside));
     if let Some(peers) = &peers {
         println!("{}\n", peers.table());
     }

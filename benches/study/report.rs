@@ -44,12 +44,10 @@ pub struct Figures {
     pub marginal_alpha_ratio: f64,
     /// The largest resident set of the process that ran the study, mapped files included.
     pub peak_rss_bytes: u64,
-    /// Wall time of commands that compute nothing, each the shortest of several, by name.
-    pub answer_seconds: Vec<(&'static str, f64)>,
+    /// Commands that compute nothing: name, the shortest wall time of several, and the longest that it may take, in seconds.
+    pub answers: Vec<(&'static str, f64, Option<f64>)>,
     /// Runs at once, and their wall time ÷ their fair share of the cores.
     pub beside: Vec<(usize, f64)>,
-    #[serde(skip)]
-    answers: Vec<(&'static str, f64, f64)>,
 }
 
 /// Everything that was measured.
@@ -116,13 +114,12 @@ impl Measured<'_> {
             gemm_share: ideal / seconds,
             marginal_alpha_ratio: alpha / self.marginal.prefill_seconds,
             peak_rss_bytes: self.cold.peak_rss_bytes,
-            answer_seconds: self.answers.iter().map(|a| (a.name, a.seconds)).collect(),
-            beside: self.beside.iter().map(|b| (b.count, b.of_fair())).collect(),
             answers: self
                 .answers
                 .iter()
-                .filter_map(|a| Some((a.name, a.seconds, a.bar_seconds?)))
+                .map(|a| (a.name, a.seconds, a.bar_seconds))
                 .collect(),
+            beside: self.beside.iter().map(|b| (b.count, b.of_fair())).collect(),
         })
     }
 
@@ -229,18 +226,6 @@ pub fn growth(axes: &[Axis], load_seconds: f64) -> Table {
     right_aligned(table)
 }
 
-/// How soon commands answer.
-pub fn answers(answers: &[Answer]) -> Table {
-    let mut table = table(&["command, all cached", "ms"]);
-    for answer in answers {
-        table.add_row(vec![
-            answer.name.to_string(),
-            format!("{:.0}", 1e3 * answer.seconds),
-        ]);
-    }
-    right_aligned(table)
-}
-
 /// Runs that share the cores.
 pub fn beside(runs: &[Together]) -> Table {
     let mut table = table(&[
@@ -316,8 +301,8 @@ impl Figures {
         add("peak resident memory", value, "", None);
         for (name, seconds, bar) in &self.answers {
             let value = format!("{:.0} ms", 1e3 * seconds);
-            let bar_text = format!("≤ {:.0} ms", 1e3 * bar);
-            add(name, value, &bar_text, Some(seconds <= bar));
+            let text = bar.map_or_else(String::new, |bar| format!("≤ {:.0} ms", 1e3 * bar));
+            add(name, value, &text, bar.map(|bar| *seconds <= bar));
         }
         for (count, ratio) in &self.beside {
             let bar = if *count <= 3 { 1.15 } else { 1.3 };
