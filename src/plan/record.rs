@@ -103,6 +103,7 @@ impl StageRecord {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct DrawnRecord {
     /// The keys of the run's stages.
+    #[serde(alias = "key_parts", deserialize_with = "drawn_of")]
     pub(crate) drawn_of: Vec<Key>,
     /// The figures' files, and what the page shows.
     pub(crate) files: Vec<ArtifactRecord>,
@@ -114,7 +115,7 @@ pub(crate) struct DrawnRecord {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Record {
-    Drawn(#[serde(deserialize_with = "drawn")] DrawnRecord),
+    Drawn(DrawnRecord),
     Stage(StageRecord),
 }
 
@@ -143,34 +144,17 @@ impl Record {
     }
 }
 
-/// As it is written, and as 0.1 wrote it: as a stage's record with files.
-fn drawn<'de, D: Deserializer<'de>>(from: D) -> Result<DrawnRecord, D::Error> {
+/// As it is written, and as 0.1 wrote it: as what a stage's key was made of.
+fn drawn_of<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Key>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Written {
-        Now(DrawnRecord),
-        Before {
-            key_parts: Of,
-            files: Vec<ArtifactRecord>,
-            created: String,
-        },
+        Now(Vec<Key>),
+        Before { drawn_of: Vec<Key> },
     }
-    #[derive(Deserialize)]
-    struct Of {
-        drawn_of: Vec<Key>,
+    match Written::deserialize(from)? {
+        Written::Now(keys) | Written::Before { drawn_of: keys } => Ok(keys),
     }
-    Ok(match Written::deserialize(from)? {
-        Written::Now(record) => record,
-        Written::Before {
-            key_parts: Of { drawn_of },
-            files,
-            created,
-        } => DrawnRecord {
-            drawn_of,
-            files,
-            created,
-        },
-    })
 }
 
 /// A direction's description, beside its safetensors file.
