@@ -16,6 +16,7 @@ use super::host_tensor::{CHUNK, Data, HostTensor, convert, decode, encode, zeros
 use crate::model::config::Dtype;
 use crate::model::error::{ModelError, Result};
 
+#[derive(Debug)]
 pub(super) struct Stored {
     /// The file, for messages.
     pub(super) path: PathBuf,
@@ -29,7 +30,7 @@ pub(super) struct Stored {
     pub(super) pairs: Option<usize>,
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Format {
     Plain(Dtype),
     Quantised(GgmlDType),
