@@ -33,7 +33,23 @@ pub enum Edit {
     Replace(Arc<Vector>),
 }
 
+/// Which kind of edit, without its vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Operation {
+    Add,
+    Ablate,
+    Replace,
+}
+
 impl Edit {
+    pub(super) fn operation(&self) -> Operation {
+        match self {
+            Edit::Add { .. } => Operation::Add,
+            Edit::Ablate(_) => Operation::Ablate,
+            Edit::Replace(_) => Operation::Replace,
+        }
+    }
+
     pub(super) fn vector(&self) -> &Arc<Vector> {
         let (Edit::Add { vector, .. } | Edit::Ablate(vector) | Edit::Replace(vector)) = self;
         vector

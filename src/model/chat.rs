@@ -90,8 +90,9 @@ pub(super) struct ChatTemplate {
     environment: Environment<'static>,
     special_tokens: BTreeMap<String, String>,
     /// Names that it reads without having set them.
-    variables: Arc<HashSet<String>>,
-    hash: blake3::Hash,
+    pub(super) variables: Arc<HashSet<String>>,
+    /// Of its source and the special tokens.
+    pub(super) hash: blake3::Hash,
 }
 
 impl ChatTemplate {
@@ -102,14 +103,14 @@ impl ChatTemplate {
     pub(crate) fn new(source: &str, special_tokens: BTreeMap<String, String>) -> Result<Self> {
         if source.len() > MOST_SOURCE_BYTES {
             let length = source.len();
-            return Err(ModelError::Template(format!(
+            return Err(ModelError::template(format!(
                 "it is {length} bytes long, expected at most {MOST_SOURCE_BYTES}"
             )));
         }
         let hash = content_hash(source, &special_tokens);
-        let source = tags::without_generation(source).map_err(ModelError::Template)?;
+        let source = tags::without_generation(source).map_err(ModelError::template)?;
         let allowance = Allowance::of_file(source.len());
-        let compiled = confined(allowance, || compiled(source)).map_err(ModelError::Template)?;
+        let compiled = confined(allowance, || compiled(source)).map_err(ModelError::template)?;
         let (environment, variables) = compiled?;
         Ok(Self {
             environment,
@@ -132,7 +133,7 @@ impl ChatTemplate {
         let (template, messages) = (self.clone(), messages.to_vec());
         let length = messages.iter().map(|m| m.content.len()).sum();
         let work = move || template.rendered(&messages, &Map::new(), add_generation_prompt);
-        confined(Allowance::of_text(length), work).map_err(ModelError::Template)?
+        confined(Allowance::of_text(length), work).map_err(ModelError::template)?
     }
 
     /// The same with further variables, on a thread that is confined already.
@@ -144,7 +145,7 @@ impl ChatTemplate {
     ) -> Result<String> {
         let length: usize = messages.iter().map(|m| m.content.len()).sum();
         if length > MOST_TEXT_BYTES {
-            return Err(ModelError::Template(format!(
+            return Err(ModelError::template(format!(
                 "the conversation has {length} bytes of text, expected at most {MOST_TEXT_BYTES}"
             )));
         }
@@ -158,10 +159,12 @@ impl ChatTemplate {
         let mut variables = engine_values(arguments);
         let tokens = self.special_tokens.iter();
         variables.extend(tokens.map(|(name, text)| (name.as_str(), Value::from(text.as_str()))));
-        variables.insert("messages", Value::from(turns));
-        variables.insert("tools", Value::from(()));
-        variables.insert("documents", Value::from(()));
-        variables.insert("add_generation_prompt", Value::from(add_generation_prompt));
+        variables.extend([
+            ("messages", Value::from(turns)),
+            ("tools", Value::from(())),
+            ("documents", Value::from(())),
+            ("add_generation_prompt", Value::from(add_generation_prompt)),
+        ]);
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(FUEL + (length / BYTES_OF_FUEL) as u64));
         let template = environment.get_template(NAME);
@@ -169,18 +172,10 @@ impl ChatTemplate {
         let text = rendered.map_err(failed)?;
         match text.len() {
             0..=MOST_RENDERED_BYTES => Ok(text),
-            length => Err(ModelError::Template(format!(
+            length => Err(ModelError::template(format!(
                 "it makes {length} bytes of text, expected at most {MOST_RENDERED_BYTES}"
             ))),
         }
-    }
-
-    pub(super) fn reads(&self, variable: &str) -> bool {
-        self.variables.contains(variable)
-    }
-
-    pub(crate) fn hash(&self) -> blake3::Hash {
-        self.hash
     }
 }
 
@@ -268,7 +263,7 @@ fn failed(error: Error) -> ModelError {
         text.truncate(end);
         text.push('…');
     }
-    ModelError::Template(text)
+    ModelError::template(text)
 }
 
 #[cfg(test)]
@@ -341,13 +336,10 @@ mod tests {
 
     #[test]
     fn the_hash_covers_the_text_and_the_special_tokens() {
-        let hash = template("a").hash();
-        assert_ne!(hash, template("b").hash());
-        assert_ne!(
-            hash,
-            ChatTemplate::new("a", BTreeMap::new()).unwrap().hash()
-        );
-        assert_eq!(hash, template("a").hash());
+        let hash = template("a").hash;
+        assert_ne!(hash, template("b").hash);
+        assert_ne!(hash, ChatTemplate::new("a", BTreeMap::new()).unwrap().hash);
+        assert_eq!(hash, template("a").hash);
     }
 }
 

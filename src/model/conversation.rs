@@ -10,7 +10,7 @@ use super::tokenizer::Tokenizer;
 /// One prompt with everything that decides its ids.
 pub(super) struct Conversation {
     pub(super) template: Arc<ChatTemplate>,
-    pub(super) tokenizer: Tokenizer,
+    pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) prompt: String,
     pub(super) chat: Chat,
 }
@@ -26,7 +26,7 @@ impl Conversation {
         }
         let bytes = self.chat.texts(&self.prompt).map(str::len).sum();
         confined(Allowance::of_text(bytes), move || work(&self))
-            .map_err(|why| ModelError::Template(format!("rendered or cut into tokens, {why}")))?
+            .map_err(|why| ModelError::template(format!("rendered or cut into tokens, {why}")))?
     }
 
     pub(super) fn rendered(&self) -> Result<String> {
@@ -42,8 +42,8 @@ impl Conversation {
         }
         let masked = self.rendered_with(|text| self.tokenizer.masked(text))?;
         if self.tokenizer.unmasked(&masked) != rendered {
-            return Err(ModelError::Template(
-                "it does something else where a text holds control tokens, which therefore cannot be read as text".to_string(),
+            return Err(ModelError::template(
+                "it does something else where a text holds control tokens, which therefore cannot be read as text",
             ));
         }
         self.tokenizer.ids_of_masked(&masked)

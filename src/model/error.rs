@@ -1,7 +1,7 @@
 //! What can go wrong between a model's name and its numbers, said for the person at the keyboard.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What the model room gives, or why not.
 pub(crate) type Result<T, E = ModelError> = std::result::Result<T, E>;
@@ -9,37 +9,8 @@ pub(crate) type Result<T, E = ModelError> = std::result::Result<T, E>;
 /// An error of the model room. Its text is a lower-case fragment that says where, what and what to do.
 #[derive(Debug)]
 pub enum ModelError {
-    Read {
-        path: PathBuf,
-        problem: String,
-    },
-    /// A file was read, but what it holds is not what it should be.
-    Invalid {
-        path: PathBuf,
-        problem: String,
-    },
-    /// A file is sound, but asks for something this program would not compute correctly.
-    Unsupported {
-        path: PathBuf,
-        /// What was asked for, with the value in backticks.
-        what: String,
-        supported: String,
-    },
-    Tokenizer(String),
-    Template(String),
-    /// A model's `source` does not lead to a model.
-    Source {
-        location: String,
-        /// Why it leads nowhere, and what to write instead.
-        problem: String,
-    },
-    /// The hub did not give what was asked of it.
-    Hub {
-        /// `org/name@revision`.
-        repository: String,
-        problem: String,
-        advice: String,
-    },
+    /// What a model is made of, or where it should come from, is not such that it can be used.
+    Unusable(String),
     /// Cells have no value: no finite one, or none that their model could give. All others were computed.
     Cells {
         /// The first of them by prompt, layer and α, and what to do.
@@ -54,36 +25,9 @@ pub enum ModelError {
     Internal(String),
 }
 
-/// What is wrong with a file, said where it does not matter which file it is.
-#[derive(Debug)]
-pub(super) enum Problem {
-    /// What it holds is not what it should be.
-    Invalid(String),
-    /// It asks for `what`, with the value in backticks, which this program would not compute correctly.
-    Unsupported { what: String, supported: String },
-}
-
-impl Problem {
-    pub(super) fn unsupported(what: impl Into<String>, supported: impl Into<String>) -> Self {
-        Self::Unsupported {
-            what: what.into(),
-            supported: supported.into(),
-        }
-    }
-
-    /// As an error about the file.
-    pub(super) fn at(self, path: &Path) -> ModelError {
-        match self {
-            Self::Invalid(problem) => ModelError::invalid(path, problem),
-            Self::Unsupported { what, supported } => ModelError::unsupported(path, what, supported),
-        }
-    }
-}
-
-impl From<String> for Problem {
-    fn from(problem: String) -> Self {
-        Self::Invalid(problem)
-    }
+/// That a file is sound, but asks for `what`, with the value in backticks, which this program would not compute correctly. A fragment.
+pub(super) fn unsupported(what: impl fmt::Display, supported: impl fmt::Display) -> String {
+    format!("{what} is not supported (supported: {supported})")
 }
 
 impl ModelError {
@@ -128,70 +72,41 @@ impl ModelError {
     }
 
     pub(super) fn read(path: &Path, problem: impl fmt::Display) -> Self {
-        Self::Read {
-            path: path.to_path_buf(),
-            problem: problem.to_string(),
-        }
+        Self::Unusable(format!("cannot read `{}`: {problem}", path.display()))
     }
 
-    pub(super) fn invalid(path: &Path, problem: impl Into<String>) -> Self {
-        Self::Invalid {
-            path: path.to_path_buf(),
-            problem: problem.into(),
-        }
+    /// What a file holds is not what it should be, or asks for what is not supported.
+    pub(super) fn invalid(path: &Path, problem: impl fmt::Display) -> Self {
+        Self::Unusable(format!("`{}`: {problem}", path.display()))
     }
 
-    pub(super) fn unsupported(
-        path: &Path,
-        what: impl Into<String>,
-        supported: impl Into<String>,
-    ) -> Self {
-        Self::Unsupported {
-            path: path.to_path_buf(),
-            what: what.into(),
-            supported: supported.into(),
-        }
+    pub(super) fn tokenizer(problem: impl fmt::Display) -> Self {
+        Self::Unusable(format!("tokenizer: {problem}"))
+    }
+
+    pub(super) fn template(problem: impl fmt::Display) -> Self {
+        Self::Unusable(format!("chat template: {problem}"))
     }
 }
 
 impl fmt::Display for ModelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Read { path, problem } => {
-                write!(f, "cannot read `{}`: {problem}", path.display())
-            }
-            Self::Invalid { path, problem } => write!(f, "`{}`: {problem}", path.display()),
-            Self::Unsupported {
-                path,
-                what,
-                supported,
-            } => write!(
-                f,
-                "`{}`: {what} is not supported (supported: {supported})",
-                path.display()
-            ),
-            Self::Tokenizer(problem) => write!(f, "tokenizer: {problem}"),
-            Self::Template(problem) => write!(f, "chat template: {problem}"),
-            Self::Source { location, problem } => write!(f, "model source `{location}`: {problem}"),
-            Self::Hub {
-                repository,
-                problem,
-                advice,
-            } => write!(f, "hub repository `{repository}`: {problem}; {advice}"),
             Self::Memory(problem) => write!(
                 f,
                 "out of memory: {problem}; close other programs, bound what prefilled prompts take with `--memory`, use fewer `--threads`, or \
                  a smaller dtype for the model"
             ),
-            Self::Cells { first, more: 0 } => f.write_str(first),
-            Self::Cells { first, more } => write!(
+            Self::Cells { first, more } if *more > 0 => write!(
                 f,
                 "{first} ({more} more cells like this; all others are kept)"
             ),
             Self::NeedsLibtorch => {
                 f.write_str("it takes libtorch, which is loaded by `dial-engine`")
             }
-            Self::Internal(problem) => f.write_str(problem),
+            Self::Cells { first: text, .. } | Self::Unusable(text) | Self::Internal(text) => {
+                f.write_str(text)
+            }
         }
     }
 }

@@ -54,7 +54,7 @@ pub struct Evaluator {
 impl Evaluator {
     /// Takes a loaded model; prefixes will take at most about `budget_bytes`.
     pub(super) fn new(transformer: Transformer, budget_bytes: usize) -> Self {
-        if transformer.device() == Device::Cpu {
+        if transformer.device == Device::Cpu {
             // Tiles run side by side instead; see `parallel`.
             tch::set_num_threads(1);
         }
@@ -106,7 +106,7 @@ impl Evaluator {
             .map_err(|_| ModelError::Internal("more than 4 billion cells at once".into()))?;
         Ok(grouped((0..count).filter_map(|number| {
             let cell = cells.cell(number as usize);
-            match check(&cell, self.transformer.config()) {
+            match check(&cell, &self.transformer.config) {
                 Ok(()) => Some((prompt_key(&cell.tokens), number)),
                 Err(problem) => {
                     outcomes.fail(number as usize, format!("{}: {problem}", described(&cell)));
@@ -135,7 +135,7 @@ impl Evaluator {
             tiles.extend(members.chunks(shape.rows()).map(|chunk| (shape, chunk)));
         }
         parallel::run(
-            self.transformer.device(),
+            self.transformer.device,
             &tiles,
             |(shape, chunk)| self.evaluate_tile(cells, shape, chunk),
             &mut |tile| outcomes.take(tile),
@@ -144,7 +144,7 @@ impl Evaluator {
 
     /// Groups of cells of one shape, in the order in which they are computed. Their prompts are held.
     fn by_shape(&self, cells: &dyn Cells, numbers: &[u32]) -> Vec<(Shape, Vec<Member>)> {
-        let n_layers = self.transformer.config().n_layers;
+        let n_layers = self.transformer.config.n_layers;
         let mut groups = grouped(numbers.iter().map(|&number| {
             let cell = cells.cell(number as usize);
             let shape = Shape::of(&cell, n_layers);
@@ -164,7 +164,7 @@ impl Evaluator {
         let row = place.filter(|_| shape.group() > 1).map(|place| place.row);
         let short = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
         Member {
-            entry: entry(cell, self.transformer.config().n_layers),
+            entry: entry(cell, self.transformer.config.n_layers),
             block: place.map_or(0, |place| short(place.block)),
             row: row.map_or(0, short),
             number,

@@ -18,7 +18,7 @@ pub(super) fn continuations(tile: &Tile<'_>, max_new_tokens: usize) -> Result<Ve
     let mut continuation = Continuation::new(tile, max_new_tokens)?;
     let mut x = continuation.read_suffix()?;
     let context = tile.context()?;
-    let layers = 0..tile.transformer.config().n_layers;
+    let layers = 0..tile.transformer.config.n_layers;
     let prefix = layers
         .map(|layer| context.layer(layer))
         .collect::<Result<Vec<_>>>()?;
@@ -46,10 +46,10 @@ struct Continuation<'t> {
 
 impl<'t> Continuation<'t> {
     fn new(tile: &'t Tile<'t>, max_new_tokens: usize) -> Result<Self> {
-        let config = tile.transformer.config();
+        let config = &tile.transformer.config;
         let (n, kv) = (tile.cells.len() as i64, config.n_kv_heads as i64);
         let capacity = (tile.suffix + max_new_tokens) as i64;
-        let options = (tile.transformer.kind(), tile.transformer.device());
+        let options = (tile.transformer.kind, tile.transformer.device);
         let zeros = || KeysValues::zeros([n, kv, capacity, config.d_head as i64], options);
         Ok(Continuation {
             tile,
@@ -110,7 +110,7 @@ impl<'t> Continuation<'t> {
                 }
             };
             row.ids.push(id);
-            let is_end = transformer.config().end_of_text.contains(&id);
+            let is_end = transformer.config.end_of_text.contains(&id);
             row.finished = row.stop_at_end && (is_end || row.further_ends.contains(&id));
         }
         Ok(())

@@ -14,7 +14,6 @@ use super::error::{ModelError, Result};
 use super::evaluate::Evaluator;
 use super::guard::guarded;
 use super::transformer::Transformer;
-use super::vocabulary;
 
 /// A model of a study. Opening it reads the configuration and hashes the weights, but loads none.
 pub struct ModelHandle {
@@ -23,11 +22,8 @@ pub struct ModelHandle {
     dtype: Dtype,
     template: Option<Arc<ChatTemplate>>,
     /// Of each of its files.
-    weight_hashes: Vec<blake3::Hash>,
+    pub(crate) weight_hashes: Vec<blake3::Hash>,
     fingerprint: blake3::Hash,
-    findings: Vec<String>,
-    /// Whether its tokenizer has tokens for which it has no embedding.
-    lacks_embeddings: bool,
     /// By the key of the chat.
     template_ids: Mutex<HashMap<String, Arc<[u32]>>>,
 }
@@ -49,25 +45,18 @@ impl ModelHandle {
         let checkpoint = Checkpoint::open(path)?;
         let template = match template_from {
             Some(other) => other.template.clone(),
-            None => checkpoint.chat_template().cloned().map(Arc::new),
+            None => checkpoint.chat_template.clone().map(Arc::new),
         };
         let weight_hashes = checkpoint.file_hashes(shortcut)?;
         let fingerprint = Checkpoint::fingerprint(
             &weight_hashes,
-            checkpoint.config(),
-            checkpoint.tokenizer(),
+            &checkpoint.config,
+            &checkpoint.tokenizer,
             template.as_deref(),
             dtype,
         );
-        let (tokenizer, config) = (checkpoint.tokenizer(), checkpoint.config());
-        let beyond = vocabulary::largest_beyond(tokenizer, config);
-        let ends = checkpoint.end_of_text();
-        let mut findings = checkpoint.findings().to_vec();
-        findings.extend(vocabulary::findings(tokenizer, config, beyond, &ends));
         Ok(ModelHandle {
             name: name.to_string(),
-            findings,
-            lacks_embeddings: beyond.is_some(),
             checkpoint,
             dtype,
             template,
@@ -83,7 +72,7 @@ impl ModelHandle {
     }
 
     pub fn config(&self) -> &ModelConfig {
-        self.checkpoint.config()
+        &self.checkpoint.config
     }
 
     pub(crate) fn dtype(&self) -> Dtype {
@@ -98,7 +87,7 @@ impl ModelHandle {
     /// Tokens that end a text beside those of its configuration, which `tokenizer_config.json` names: ascending, in no fingerprint, but in
     /// the keys of continuations.
     pub(crate) fn further_ends(&self) -> &[u32] {
-        self.checkpoint.further_ends()
+        &self.checkpoint.further_ends
     }
 
     /// Every token that ends a text, ascending.
@@ -108,11 +97,7 @@ impl ModelHandle {
 
     /// What a reader should know of its files: fragments that follow the model's name.
     pub(crate) fn findings(&self) -> &[String] {
-        &self.findings
-    }
-
-    pub(crate) fn weight_hashes(&self) -> &[blake3::Hash] {
-        &self.weight_hashes
+        &self.checkpoint.findings
     }
 
     /// The user's text in the chat template, with the generation prompt.
@@ -144,14 +129,14 @@ impl ModelHandle {
 
     fn conversation(&self, prompt: &str, chat: &Chat) -> Result<Conversation> {
         let Some(template) = &self.template else {
-            return Err(ModelError::Template(format!(
+            return Err(ModelError::template(format!(
                 "model `{}` has no chat template; name a model that has one with `template_from` under `[models.{}]`",
                 self.name, self.name
             )));
         };
         Ok(Conversation {
             template: Arc::clone(template),
-            tokenizer: self.checkpoint.tokenizer().clone(),
+            tokenizer: self.checkpoint.tokenizer.clone(),
             prompt: prompt.to_string(),
             chat: chat.clone(),
         })
@@ -181,7 +166,7 @@ impl ModelHandle {
         let [one, other] = UNLIKE.map(|text| self.encoded(text, chat));
         match one? == other? {
             false => Ok(()),
-            true => Err(ModelError::Template(format!(
+            true => Err(ModelError::template(format!(
                 "it ignores the prompt: `{}` and `{}` become the same tokens",
                 UNLIKE[0], UNLIKE[1]
             ))),
@@ -195,25 +180,23 @@ impl ModelHandle {
         const PROMPT: &str = "qzxvprompt";
         const SYSTEM: &str = "qzxvsystem";
         const OTHER: &str = "qzxvother";
-        let control = self.checkpoint.tokenizer().added_tokens();
-        let mut findings = Vec::new();
-        let with_system = self.render(PROMPT, &chat.but_system(Some(SYSTEM))).ok();
+        let with = |system| self.render(PROMPT, &chat.but_system(Some(system)));
         let (rendered, instead) = match chat.system.is_some() {
-            true => (self.render(PROMPT, &chat.but_system(Some(SYSTEM)))?, None),
-            false => (self.render(PROMPT, chat)?, with_system.as_deref()),
+            true => (with(SYSTEM)?, None),
+            false => (self.render(PROMPT, chat)?, with(SYSTEM).ok()),
         };
-        for text in inserted(&rendered, instead, &[PROMPT, SYSTEM], control) {
-            findings.push(format!(
-                "its chat template inserts text that the study does not give: {}",
-                quoted(&text)
-            ));
-        }
-        let other = self.render(PROMPT, &chat.but_system(Some(OTHER))).ok();
-        if chat.system.is_some() && with_system == other {
+        let control = self.checkpoint.tokenizer.added.as_ref();
+        let inserted = inserted(&rendered, instead.as_deref(), &[PROMPT, SYSTEM], control);
+        let told = inserted.iter().map(|text| {
+            let text = quoted(text);
+            format!("its chat template inserts text that the study does not give: {text}")
+        });
+        let mut findings: Vec<String> = told.collect();
+        if chat.system.is_some() && with(OTHER).is_ok_and(|other| other == rendered) {
             findings.push("its chat template leaves the system message out".to_string());
         }
         let template = self.template.as_ref();
-        let reads = |name: &str| template.is_some_and(|template| template.reads(name));
+        let reads = |name: &String| template.is_some_and(|t| t.variables.contains(name));
         for name in chat.template_arguments.keys().filter(|name| !reads(name)) {
             findings.push(format!(
                 "its chat template does not read `{name}` of `chat.template_arguments`"
@@ -223,29 +206,29 @@ impl ModelHandle {
     }
 
     pub(crate) fn control_tokens<'t>(&self, text: &'t str) -> Vec<&'t str> {
-        self.checkpoint.tokenizer().control_tokens(text)
+        self.checkpoint.tokenizer.control_tokens(text)
     }
 
     /// Whether its tokenizer has tokens for which it has no embedding.
     pub(crate) fn lacks_embeddings(&self) -> bool {
-        self.lacks_embeddings
+        self.checkpoint.largest_beyond().is_some()
     }
 
     /// The first of some tokens for which it has no embedding, as a person would name it.
     pub(crate) fn without_embedding(&self, ids: &[u32]) -> Option<String> {
         let rows = self.config().d_vocab;
         let id = ids.iter().copied().find(|id| *id as usize >= rows)?;
-        let token = self.checkpoint.tokenizer().token(id).unwrap_or_default();
+        let token = self.checkpoint.tokenizer.token(id).unwrap_or_default();
         Some(format!("token {id} (`{token}`)"))
     }
 
     pub(crate) fn first_token(&self, word: &str) -> Result<u32> {
-        self.checkpoint.tokenizer().first_token(word)
+        self.checkpoint.tokenizer.first_token(word)
     }
 
     /// Text of token ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.checkpoint.tokenizer().decode(ids, true)
+        self.checkpoint.tokenizer.decode(ids, true)
     }
 
     /// Loads the weights onto a device. Prefixes will take at most about `prefix_budget_bytes`.

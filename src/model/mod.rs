@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! config, checkpoint, tokenizer, chat   what a model is: dimensions, weights on disk, text to tokens
-//! vocabulary                            whether tokenizer and embedding go together
 //! conversation                          a prompt in its chat, on the way to token ids
 //! handle                                one model of a study, known but not loaded: fingerprint, tokens of a prompt
 //! hooks, cell                           where, what and what for: hook points, interventions, readouts, keys
@@ -42,7 +41,6 @@ mod prefix;
 mod property_tests;
 mod tokenizer;
 mod transformer;
-mod vocabulary;
 
 use crate::json;
 

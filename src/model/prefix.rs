@@ -216,7 +216,7 @@ impl PrefixStore {
             done += rows;
             on_done(done)
         };
-        let flow = parallel::run(transformer.device(), &pack(blocks), batch, &mut count)?;
+        let flow = parallel::run(transformer.device, &pack(blocks), batch, &mut count)?;
         if flow.is_break() {
             return Ok(flow);
         }
@@ -225,7 +225,7 @@ impl PrefixStore {
             filled.map_err(|error| error.in_prompts(&block.prompts[0].label(), block.prompts.len()))
         };
         let go_on = &mut |()| ControlFlow::Continue(());
-        parallel::run(transformer.device(), blocks, last_layer, go_on)
+        parallel::run(transformer.device, blocks, last_layer, go_on)
     }
 
     /// Blocks for the prompts, each with its template, which is computed if it is not held.
@@ -286,9 +286,9 @@ impl PrefixStore {
 
     /// Bytes that a prompt's keys, values and last-position vectors take.
     fn bytes_of(&self, prompt: &Tokens) -> usize {
-        let config = self.transformer.config();
+        let config = &self.transformer.config;
         let per_layer = 2 * config.n_kv_heads * config.d_head * bucket(prompt) + 3 * config.d_model;
-        per_layer * config.n_layers * self.transformer.kind().elt_size_in_bytes()
+        per_layer * config.n_layers * self.transformer.kind.elt_size_in_bytes()
     }
 }
 
@@ -307,9 +307,9 @@ impl PromptBlock {
         bucket: usize,
         prompts: &[Arc<Tokens>],
     ) -> Result<Self> {
-        let config = transformer.config();
+        let config = &transformer.config;
         let n = prompts.len() as i64;
-        let options = (transformer.kind(), transformer.device());
+        let options = (transformer.kind, transformer.device);
         let (kv, dh) = (config.n_kv_heads as i64, config.d_head as i64);
         let cached = || KeysValues::zeros([n, kv, bucket as i64, dh], options);
         let sites = [Site::ResidPre, Site::AttnOut, Site::MlpOut];

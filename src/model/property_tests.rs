@@ -16,7 +16,7 @@ use serde_json::json;
 use tch::{Kind, Tensor};
 
 use super::parity_tests::{Subject, Worst, all_logits, edit};
-use super::transformer::{Earlier, RowEdit, Tap, TapEdit};
+use super::transformer::{Earlier, Tap, TapEdit};
 use super::*;
 
 const VOCAB: usize = 48;
@@ -228,20 +228,18 @@ fn naive(subject: &Subject, ids: &[u32], edits: &[Intervention]) -> (Vec<Vec<f32
     };
     for i in edits {
         for position in (0..ids.len()).filter(|&p| is_edited(i.positions, p)) {
-            let row = |v: &Vector, scale: f32| {
-                let scaled: Vec<f32> = v.values().iter().map(|x| scale * x).collect();
-                Tensor::from_slice(&scaled).unsqueeze(0)
+            let scale = match &i.edit {
+                Edit::Add { scale, .. } => *scale as f32,
+                Edit::Ablate(_) | Edit::Replace(_) => 1.0,
             };
-            let change = match &i.edit {
-                Edit::Add { vector, scale } => RowEdit::Add(row(vector, *scale as f32)),
-                Edit::Ablate(vector) => RowEdit::Ablate(row(vector, 1.0)),
-                Edit::Replace(vector) => RowEdit::Replace(row(vector, 1.0)),
-            };
+            let values = i.edit.vector().values().iter();
+            let scaled: Vec<f32> = values.map(|x| scale * x).collect();
             tap.edits.push(TapEdit {
                 hook: i.hook,
                 position: position as i64,
                 rows: None,
-                edit: change,
+                operation: i.edit.operation(),
+                vectors: Tensor::from_slice(&scaled).unsqueeze(0),
             });
         }
     }

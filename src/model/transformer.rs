@@ -21,7 +21,7 @@ use attention::{Angles, attend_rows, rotate};
 pub(crate) use attention::{
     Earlier, Groups, KeysValues, Projected, Rotary, Segment, Span, attend_packed,
 };
-pub(crate) use tap::{RowEdit, Tap, TapEdit};
+pub(crate) use tap::{Tap, TapEdit};
 
 /// The libtorch scalar type of a dtype.
 pub(crate) fn kind(dtype: Dtype) -> Kind {
@@ -61,9 +61,10 @@ struct Block {
 
 /// The weights, ready to compute with.
 pub(super) struct Transformer {
-    config: ModelConfig,
-    device: Device,
-    kind: Kind,
+    pub(super) config: ModelConfig,
+    pub(super) device: Device,
+    /// Of weights and activations.
+    pub(super) kind: Kind,
     /// `[d_vocab, d_model]`
     embed_tokens: Tensor,
     layers: Vec<Block>,
@@ -78,19 +79,6 @@ pub(super) struct Transformer {
 unsafe impl Sync for Transformer {}
 
 impl Transformer {
-    pub(crate) fn config(&self) -> &ModelConfig {
-        &self.config
-    }
-
-    pub(crate) fn device(&self) -> Device {
-        self.device
-    }
-
-    /// Of weights and activations.
-    pub(crate) fn kind(&self) -> Kind {
-        self.kind
-    }
-
     /// Whole numbers on the device, `[n]` int64.
     pub(crate) fn index(&self, values: impl IntoIterator<Item = i64>) -> Result<Tensor> {
         let values: Vec<i64> = values.into_iter().collect();
@@ -191,17 +179,16 @@ impl Transformer {
         block.down_proj.forward(&post)
     }
 
-    /// x · gain / rms(x), with the mean square in float32 as in transformers' `LlamaRMSNorm`.
+    /// x · gain / rms(x).
     fn normalize(&self, x: &Tensor, gain: &Tensor) -> Result<Tensor> {
         Ok(self.unit_rms(x)?.f_mul_(gain)?)
     }
 
+    /// x / rms(x), with the mean square in float32 as in transformers' `LlamaRMSNorm`.
     fn unit_rms(&self, x: &Tensor) -> Result<Tensor> {
         let wide = x.f_to_kind(Kind::Float)?;
-        let mut mean_square = wide.f_square()?.f_mean_dim(-1i64, true, Kind::Float)?;
-        let scale = mean_square
-            .f_add_scalar_(self.config.rms_norm_eps)?
-            .f_rsqrt_()?;
+        let mut scale = wide.f_square()?.f_mean_dim(-1i64, true, Kind::Float)?;
+        let _ = scale.f_add_scalar_(self.config.rms_norm_eps)?.f_rsqrt_()?;
         Ok(wide.f_mul(&scale)?.f_to_kind(self.kind)?)
     }
 

@@ -219,7 +219,7 @@ fn weights(spec: &StageSpec, inputs: &Inputs) -> Vec<Key> {
     let needs = spec.stage.needs().models.into_iter();
     let models = needs.filter_map(|name| inputs.models.get(&name.value));
     let hashes: BTreeSet<Key> = models
-        .flat_map(|model| model.weight_hashes().iter().copied().map(Key::from))
+        .flat_map(|model| model.weight_hashes.iter().copied().map(Key::from))
         .collect();
     hashes.into_iter().collect()
 }

@@ -7,20 +7,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::gguf_header;
-use super::gguf_metadata::{Metadata, Section};
+use super::gguf_metadata::Section;
 use super::gguf_tensors::Tensors;
 use super::gguf_tokenizer::{special_tokens, tokenizer};
 use super::{Checkpoint, WeightFile};
 use crate::model::chat::ChatTemplate;
 use crate::model::config::Architecture;
-use crate::model::error::{Problem, Result};
+use crate::model::error::{ModelError, Result};
 
 pub(super) fn open(path: &Path) -> Result<Checkpoint> {
-    let here = |problem: Problem| problem.at(path);
+    let here = |problem: String| ModelError::invalid(path, problem);
     let file = WeightFile::open(path)?;
     let map = Arc::clone(&file.map);
     let header = gguf_header::read(&map).map_err(here)?;
-    let metadata = Metadata(header.metadata);
+    let metadata = header.metadata;
     let section = Section::find(&metadata).map_err(here)?;
     let tensors = Tensors::place(path, &map, header.data_start, header.tensors);
     let mut tensors = tensors.map_err(here)?;
@@ -30,8 +30,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     if section.architecture == Architecture::Llama {
         tensors.unpair(config.d_head);
     }
-    let tokenizer = tokenizer(&metadata).and_then(|tokenizer| tokenizer.build());
-    let tokenizer = tokenizer.map_err(here)?;
+    let tokenizer = tokenizer(&metadata).map_err(here)?;
     let template = metadata.text("tokenizer.chat_template").map_err(here)?;
     let chat_template = match template {
         Some(source) => {

@@ -13,8 +13,8 @@
 
 use std::collections::BTreeMap;
 
+use super::gguf_metadata::Metadata;
 use crate::files;
-use crate::model::error::Problem;
 
 /// The most entries of metadata; the files of large vocabularies have some thirty.
 const MOST_ENTRIES: u64 = 1 << 16;
@@ -32,7 +32,7 @@ const LIST: u32 = 9;
 
 /// What the header says. Borrows the file's bytes.
 pub(super) struct Header<'a> {
-    pub(super) metadata: BTreeMap<String, Value<'a>>,
+    pub(super) metadata: Metadata<'a>,
     /// In the order of the file; names may repeat.
     pub(super) tensors: Vec<TensorInfo>,
     /// Where the tensors' offsets count from.
@@ -62,16 +62,12 @@ pub(super) enum Value<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct List<'a> {
     kind: u32,
-    length: u64,
+    pub(super) length: u64,
     bytes: &'a [u8],
     wide: bool,
 }
 
 impl List<'_> {
-    pub(super) fn len(&self) -> u64 {
-        self.length
-    }
-
     pub(super) fn texts(&self) -> Option<Vec<String>> {
         let mut reader = Reader::of(self.bytes, self.wide);
         let read = (0..self.length).map(|_| reader.text().ok());
@@ -92,27 +88,18 @@ impl List<'_> {
 ///
 /// # Errors
 /// What is there is not a GGUF header, or ends before it is whole, or has a key twice.
-pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, Problem> {
+pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, String> {
     let most = usize::try_from(files::VOCABULARY_BYTES).unwrap_or(usize::MAX);
     let header = bytes.get(..most).unwrap_or(bytes);
-    let read = Reader::of(header, true).header();
-    read.map_err(|fault| match fault {
-        Fault::Ends(_) if header.len() < bytes.len() => Problem::Invalid(format!(
+    let mut reader = Reader::of(header, true);
+    let read = reader.header();
+    match reader.ended && header.len() < bytes.len() {
+        false => read,
+        true => Err(format!(
             "its header is longer than {} MiB, which is the most that one may have",
             most >> 20
         )),
-        Fault::Ends(what) => Problem::Invalid(format!(
-            "not a complete GGUF file (it ends within {what}); download it again"
-        )),
-        Fault::Wrong(problem) => Problem::Invalid(problem),
-    })
-}
-
-enum Fault {
-    /// The bytes end within this.
-    Ends(&'static str),
-    /// A fragment.
-    Wrong(String),
+    }
 }
 
 struct Reader<'a> {
@@ -120,34 +107,47 @@ struct Reader<'a> {
     at: usize,
     /// Whether lengths have 8 bytes rather than the 4 of version 1.
     wide: bool,
+    /// Whether more was asked for than there is.
+    ended: bool,
 }
 
 impl<'a> Reader<'a> {
     fn of(bytes: &'a [u8], wide: bool) -> Self {
-        Self { bytes, at: 0, wide }
+        Self {
+            bytes,
+            at: 0,
+            wide,
+            ended: false,
+        }
     }
 
-    fn take(&mut self, count: u64, what: &'static str) -> Result<&'a [u8], Fault> {
+    /// The error where the bytes end within `what`.
+    fn ends(&mut self, what: &str) -> String {
+        self.ended = true;
+        format!("not a complete GGUF file (it ends within {what}); download it again")
+    }
+
+    fn take(&mut self, count: u64, what: &'static str) -> Result<&'a [u8], String> {
         let end = usize::try_from(count)
             .ok()
             .and_then(|count| self.at.checked_add(count));
         let taken = end.and_then(|end| self.bytes.get(self.at..end));
-        let taken = taken.ok_or(Fault::Ends(what))?;
+        let taken = taken.ok_or_else(|| self.ends(what))?;
         self.at += taken.len();
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], Fault> {
+    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], String> {
         let taken = self.take(N as u64, what)?;
-        taken.try_into().map_err(|_| Fault::Ends(what))
+        taken.try_into().map_err(|_| self.ends(what))
     }
 
-    fn u32(&mut self, what: &'static str) -> Result<u32, Fault> {
+    fn u32(&mut self, what: &'static str) -> Result<u32, String> {
         self.array(what).map(u32::from_le_bytes)
     }
 
     /// A length, a count or a dimension.
-    fn length(&mut self, what: &'static str) -> Result<u64, Fault> {
+    fn length(&mut self, what: &'static str) -> Result<u64, String> {
         match self.wide {
             true => self.array(what).map(u64::from_le_bytes),
             false => self.u32(what).map(u64::from),
@@ -155,7 +155,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A text; what is not UTF-8 in it is replaced, and zeros at its end, which some writers put there, are no part of it.
-    fn text(&mut self) -> Result<String, Fault> {
+    fn text(&mut self) -> Result<String, String> {
         let length = self.length("a text")?;
         let bytes = self.take(length, "a text")?;
         Ok(String::from_utf8_lossy(bytes)
@@ -163,7 +163,7 @@ impl<'a> Reader<'a> {
             .to_string())
     }
 
-    fn header(mut self) -> Result<Header<'a>, Fault> {
+    fn header(&mut self) -> Result<Header<'a>, String> {
         self.version()?;
         let tensors = self.length("its first line")?;
         let entries = self.length("its first line")?;
@@ -172,44 +172,50 @@ impl<'a> Reader<'a> {
             (entries, MOST_ENTRIES, "entries of metadata"),
         ] {
             if count > most {
-                return Err(Fault::Wrong(format!(
+                return Err(format!(
                     "its header tells of `{count}` {what}, expected at most {most}; download it again"
-                )));
+                ));
             }
         }
         let metadata = self.metadata(entries)?;
         let tensors = (0..tensors).map(|_| self.tensor());
         let tensors = tensors.collect::<Result<_, _>>()?;
-        let data_start = self.at.checked_next_multiple_of(alignment(&metadata)?);
+        let alignment =
+            metadata.get("general.alignment", "a power of two", |value| match value {
+                Value::Integer(value) => {
+                    usize::try_from(*value).ok().filter(|n| n.is_power_of_two())
+                }
+                _ => None,
+            })?;
+        let alignment = alignment.unwrap_or(DEFAULT_ALIGNMENT);
+        let data_start = self.at.checked_next_multiple_of(alignment);
         Ok(Header {
             metadata,
             tensors,
-            data_start: data_start.ok_or(Fault::Ends("its header"))?,
+            data_start: data_start.ok_or_else(|| self.ends("its header"))?,
         })
     }
 
-    fn version(&mut self) -> Result<(), Fault> {
+    fn version(&mut self) -> Result<(), String> {
         if self.take(4, "its first line")? != b"GGUF" {
             let found = super::not_weights(self.bytes).unwrap_or("it does not begin with `GGUF`");
-            return Err(Fault::Wrong(format!(
-                "not a GGUF file: {found}; download it again"
-            )));
+            return Err(format!("not a GGUF file: {found}; download it again"));
         }
         let version = self.u32("its first line")?;
         self.wide = version > 1;
         match version {
             1..=3 => Ok(()),
-            _ if (1..=3).contains(&version.swap_bytes()) => Err(Fault::Wrong(
+            _ if (1..=3).contains(&version.swap_bytes()) => Err(
                 "its numbers are big-endian, expected little-endian; convert the model anew"
                     .to_string(),
-            )),
-            _ => Err(Fault::Wrong(format!(
+            ),
+            _ => Err(format!(
                 "version `{version}` of GGUF, expected 1, 2 or 3; convert the model anew"
-            ))),
+            )),
         }
     }
 
-    fn metadata(&mut self, entries: u64) -> Result<BTreeMap<String, Value<'a>>, Fault> {
+    fn metadata(&mut self, entries: u64) -> Result<Metadata<'a>, String> {
         let mut metadata = BTreeMap::new();
         for _ in 0..entries {
             let key = self.text()?;
@@ -220,23 +226,23 @@ impl<'a> Reader<'a> {
                     true => "the same value",
                     false => "different values",
                 };
-                return Err(Fault::Wrong(format!(
+                return Err(format!(
                     "metadata `{key}` is there twice, with {same}, expected once; convert the model anew"
-                )));
+                ));
             }
             metadata.insert(key, value);
         }
-        Ok(metadata)
+        Ok(Metadata(metadata))
     }
 
-    fn tensor(&mut self) -> Result<TensorInfo, Fault> {
+    fn tensor(&mut self) -> Result<TensorInfo, String> {
         const WHAT: &str = "its list of tensors";
         let name = self.text()?;
         let dimensions = self.u32(WHAT)?;
         if dimensions > MOST_DIMENSIONS {
-            return Err(Fault::Wrong(format!(
+            return Err(format!(
                 "tensor `{name}` has `{dimensions}` dimensions, expected at most {MOST_DIMENSIONS}"
-            )));
+            ));
         }
         let shape = (0..dimensions).map(|_| self.length(WHAT));
         let mut shape: Vec<u64> = shape.collect::<Result<_, _>>()?;
@@ -249,7 +255,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn value(&mut self, kind: u32, depth: usize) -> Result<Value<'a>, Fault> {
+    fn value(&mut self, kind: u32, depth: usize) -> Result<Value<'a>, String> {
         const WHAT: &str = "its metadata";
         Ok(match kind {
             0 => Value::Integer(self.array(WHAT).map(u8::from_le_bytes)?.into()),
@@ -270,19 +276,19 @@ impl<'a> Reader<'a> {
     }
 
     /// Goes past a list and keeps its bytes.
-    fn list(&mut self, depth: usize) -> Result<List<'a>, Fault> {
+    fn list(&mut self, depth: usize) -> Result<List<'a>, String> {
         const WHAT: &str = "a list of its metadata";
         if depth == DEEPEST {
-            return Err(Fault::Wrong(format!(
+            return Err(format!(
                 "its metadata has lists in lists, more than {DEEPEST} deep"
-            )));
+            ));
         }
         let kind = self.u32(WHAT)?;
         let length = self.length(WHAT)?;
         let start = self.at;
         match width(kind) {
             Some(width) => {
-                self.take(length.checked_mul(width).ok_or(Fault::Ends(WHAT))?, WHAT)?;
+                self.take(length.saturating_mul(width), WHAT)?;
             }
             // Each has a length of its own, so that there cannot be more of them than bytes.
             None if kind == TEXT => {
@@ -307,10 +313,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn unknown_kind(kind: u32) -> Fault {
-    Fault::Wrong(format!(
-        "its metadata has a value of type `{kind}`, expected 0 to 12; download it again"
-    ))
+fn unknown_kind(kind: u32) -> String {
+    format!("its metadata has a value of type `{kind}`, expected 0 to 12; download it again")
 }
 
 /// Bytes of a number of this type.
@@ -322,15 +326,4 @@ fn width(kind: u32) -> Option<u64> {
         10..=12 => Some(8),
         _ => None,
     }
-}
-
-fn alignment(metadata: &BTreeMap<String, Value>) -> Result<usize, Fault> {
-    let value = match metadata.get("general.alignment") {
-        None => return Ok(DEFAULT_ALIGNMENT),
-        Some(Value::Integer(value)) => usize::try_from(*value).ok(),
-        Some(_) => None,
-    };
-    let value = value.filter(|value| value.is_power_of_two());
-    let problem = "metadata `general.alignment` is not what was expected: a power of two";
-    value.ok_or_else(|| Fault::Wrong(problem.to_string()))
 }

@@ -9,7 +9,7 @@ use super::gguf_header::{List, Value};
 use crate::model::config::{
     Architecture, ModelConfig, Rope, RopeScaling, SUPPORTED_ARCHITECTURES, yarn_attention_factor,
 };
-use crate::model::error::Problem;
+use crate::model::error::unsupported;
 
 /// Keys after `llama.` or `qwen2.` that are read below, or that change nothing.
 const KNOWN: [&str; 19] = [
@@ -54,53 +54,60 @@ pub(super) struct TensorFacts {
 /// The values of the metadata, by their types.
 pub(super) struct Metadata<'a>(pub(super) BTreeMap<String, Value<'a>>);
 
-pub(super) fn invalid(key: &str, problem: &str) -> Problem {
-    Problem::Invalid(format!("metadata `{key}` {problem}"))
+pub(super) fn invalid(key: &str, problem: &str) -> String {
+    format!("metadata `{key}` {problem}")
 }
 
-impl Metadata<'_> {
-    fn integer(&self, key: &str) -> Result<Option<usize>, Problem> {
-        let value = match self.0.get(key) {
-            None => return Ok(None),
-            Some(Value::Integer(value)) => usize::try_from(*value).ok(),
-            Some(_) => None,
-        };
-        let expected = "is not what was expected: one whole number, the same for all layers";
-        value.map(Some).ok_or_else(|| invalid(key, expected))
+impl<'a> Metadata<'a> {
+    /// What `read` makes of a value; none where the key is absent. Where it makes nothing of it, the value is not what was `expected`.
+    pub(super) fn get<'s, T>(
+        &'s self,
+        key: &str,
+        expected: &str,
+        read: impl FnOnce(&'s Value<'a>) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        let problem = || invalid(key, &format!("is not what was expected: {expected}"));
+        let value = self.0.get(key).map(|value| read(value).ok_or_else(problem));
+        value.transpose()
     }
 
-    fn float(&self, key: &str) -> Result<Option<f64>, Problem> {
-        match self.0.get(key) {
-            None => Ok(None),
-            Some(Value::Float(value)) => Ok(Some(*value)),
-            Some(_) => Err(invalid(key, "is not what was expected: a number")),
-        }
+    fn integer(&self, key: &str) -> Result<Option<usize>, String> {
+        let expected = "one whole number, the same for all layers";
+        self.get(key, expected, |value| match value {
+            Value::Integer(value) => usize::try_from(*value).ok(),
+            _ => None,
+        })
     }
 
-    pub(super) fn text(&self, key: &str) -> Result<Option<&str>, Problem> {
-        match self.0.get(key) {
-            None => Ok(None),
-            Some(Value::Text(text)) => Ok(Some(text)),
-            Some(_) => Err(invalid(key, "is not what was expected: text")),
-        }
+    fn float(&self, key: &str) -> Result<Option<f64>, String> {
+        self.get(key, "a number", |value| match value {
+            Value::Float(value) => Some(*value),
+            _ => None,
+        })
+    }
+
+    pub(super) fn text(&self, key: &str) -> Result<Option<&str>, String> {
+        self.get(key, "text", |value| match value {
+            Value::Text(text) => Some(text.as_str()),
+            _ => None,
+        })
     }
 
     /// A token id, as in `tokenizer.ggml.eos_token_id`.
-    pub(super) fn token_id(&self, name: &str) -> Result<Option<u32>, Problem> {
+    pub(super) fn token_id(&self, name: &str) -> Result<Option<u32>, String> {
         let key = format!("tokenizer.ggml.{name}");
         let id = self.integer(&key)?.map(u32::try_from).transpose();
         id.map_err(|_| invalid(&key, "is not a token id"))
     }
 
     /// A list of at most `most` texts.
-    pub(super) fn texts(&self, key: &str, most: u64) -> Result<Vec<String>, Problem> {
-        let list = required(key, self.list(key, most)?)?;
-        let texts = list.texts();
+    pub(super) fn texts(&self, key: &str, most: u64) -> Result<Vec<String>, String> {
+        let texts = required(key, self.list(key, most)?)?.texts();
         texts.ok_or_else(|| invalid(key, "is not a list of texts"))
     }
 
     /// A list of at most `most` whole numbers; empty when it is absent.
-    pub(super) fn integers(&self, key: &str, most: u64) -> Result<Vec<i64>, Problem> {
+    pub(super) fn integers(&self, key: &str, most: u64) -> Result<Vec<i64>, String> {
         let Some(list) = self.list(key, most)? else {
             return Ok(Vec::new());
         };
@@ -108,31 +115,31 @@ impl Metadata<'_> {
         integers.ok_or_else(|| invalid(key, "is not a list of whole numbers"))
     }
 
-    fn list(&self, key: &str, most: u64) -> Result<Option<&List<'_>>, Problem> {
+    fn list(&self, key: &str, most: u64) -> Result<Option<&List<'_>>, String> {
         match self.0.get(key) {
             None => Ok(None),
-            Some(Value::List(list)) if list.len() <= most => Ok(Some(list)),
-            Some(Value::List(list)) => {
-                let problem = format!("has `{}` entries, expected at most {most}", list.len());
+            Some(Value::List(list)) if list.length <= most => Ok(Some(list)),
+            Some(Value::List(List { length, .. })) => {
+                let problem = format!("has `{length}` entries, expected at most {most}");
                 Err(invalid(key, &problem))
             }
             Some(_) => Err(invalid(key, "is not a list")),
         }
     }
 
-    fn refuse_parts(&self) -> Result<(), Problem> {
+    fn refuse_parts(&self) -> Result<(), String> {
         let parts = self.integer("split.count")?.unwrap_or(1);
         if parts < 2 {
             return Ok(());
         }
         let number = self.integer("split.no")?.unwrap_or(0).saturating_add(1);
-        Err(Problem::unsupported(
+        Err(unsupported(
             format!("part {number} of a model split over `{parts}` files"),
             "one file; `llama-gguf-split --merge <first part> <whole>` makes it",
         ))
     }
 
-    fn end_of_text(&self) -> Result<Vec<u32>, Problem> {
+    fn end_of_text(&self) -> Result<Vec<u32>, String> {
         let mut ids = Vec::new();
         for name in ["eos_token_id", "eot_token_id", "eom_token_id"] {
             ids.extend(self.token_id(name)?);
@@ -143,7 +150,7 @@ impl Metadata<'_> {
     }
 }
 
-fn required<T>(key: &str, value: Option<T>) -> Result<T, Problem> {
+fn required<T>(key: &str, value: Option<T>) -> Result<T, String> {
     value.ok_or_else(|| invalid(key, "is missing"))
 }
 
@@ -156,19 +163,19 @@ pub(super) struct Section<'a> {
 
 impl<'a> Section<'a> {
     /// Finds it; an architecture that is not computed here, and a key that may ask for another computation, are refused.
-    pub(super) fn find(metadata: &'a Metadata<'a>) -> Result<Self, Problem> {
+    pub(super) fn find(metadata: &'a Metadata<'a>) -> Result<Self, String> {
         metadata.refuse_parts()?;
         let key = "general.architecture";
         let name = required(key, metadata.text(key)?)?;
         let architecture = Architecture::from_name(name).ok_or_else(|| {
-            Problem::unsupported(format!("architecture `{name}`"), SUPPORTED_ARCHITECTURES)
+            unsupported(format!("architecture `{name}`"), SUPPORTED_ARCHITECTURES)
         })?;
         let prefix = format!("{name}.");
         for key in metadata.0.keys().filter(|key| key.starts_with(&prefix)) {
             let rest = &key[prefix.len()..];
             let off = OFF_WHEN_ZERO.contains(&rest) && metadata.integer(key)? == Some(0);
             if !off && !KNOWN.contains(&rest) {
-                return Err(Problem::unsupported(
+                return Err(unsupported(
                     format!("metadata `{key}`"),
                     "plain llama and qwen2 transformers",
                 ));
@@ -185,15 +192,15 @@ impl<'a> Section<'a> {
         format!("{}.{name}", self.name)
     }
 
-    fn integer(&self, name: &str) -> Result<Option<usize>, Problem> {
+    fn integer(&self, name: &str) -> Result<Option<usize>, String> {
         self.metadata.integer(&self.key(name))
     }
 
-    fn float(&self, name: &str) -> Result<Option<f64>, Problem> {
+    fn float(&self, name: &str) -> Result<Option<f64>, String> {
         self.metadata.float(&self.key(name))
     }
 
-    pub(super) fn config(&self, tensors: TensorFacts) -> Result<ModelConfig, Problem> {
+    pub(super) fn config(&self, tensors: TensorFacts) -> Result<ModelConfig, String> {
         let need = |name: &str| required(&self.key(name), self.integer(name)?);
         let (d_model, n_heads) = (need("embedding_length")?, need("attention.head_count")?);
         let d_head = self.d_head(d_model.checked_div(n_heads).unwrap_or(0))?;
@@ -224,12 +231,12 @@ impl<'a> Section<'a> {
     }
 
     /// The head width: the key length if stated, `quotient` otherwise. Values and rotation must span as much.
-    fn d_head(&self, quotient: usize) -> Result<usize, Problem> {
+    fn d_head(&self, quotient: usize) -> Result<usize, String> {
         let d_head = self.integer("attention.key_length")?.unwrap_or(quotient);
         for name in ["attention.value_length", "rope.dimension_count"] {
             if self.integer(name)?.is_some_and(|length| length != d_head) {
                 let key = self.key(name);
-                return Err(Problem::unsupported(
+                return Err(unsupported(
                     format!("metadata `{key}` other than the head width `{d_head}`"),
                     "values as wide as keys, rotary embeddings of the whole head",
                 ));
@@ -238,13 +245,13 @@ impl<'a> Section<'a> {
         Ok(d_head)
     }
 
-    fn rope(&self, context_length: usize, divisors: Option<Vec<f32>>) -> Result<Rope, Problem> {
+    fn rope(&self, context_length: usize, divisors: Option<Vec<f32>>) -> Result<Rope, String> {
         let theta = self.float("rope.freq_base")?;
         let scaling = match (divisors, self.rope_scaling(context_length)?) {
             (None, scaling) => scaling,
             (Some(divisors), RopeScaling::None) => RopeScaling::Divisors { divisors },
             (Some(_), _) => {
-                return Err(Problem::unsupported(
+                return Err(unsupported(
                     "`rope_freqs.weight` together with `rope.scaling`",
                     "one of them",
                 ));
@@ -256,13 +263,13 @@ impl<'a> Section<'a> {
         })
     }
 
-    fn rope_scaling(&self, context_length: usize) -> Result<RopeScaling, Problem> {
+    fn rope_scaling(&self, context_length: usize) -> Result<RopeScaling, String> {
         let old_factor = self.float("rope.scale_linear")?;
         let factor = self.float("rope.scaling.factor")?.or(old_factor);
         let factor = factor.filter(|factor| *factor != 0.0);
         let attention = "rope.scaling.attn_factor";
         if self.float(attention)?.is_some_and(|factor| factor != 1.0) {
-            return Err(Problem::unsupported(
+            return Err(unsupported(
                 format!("metadata `{}` other than `1`", self.key(attention)),
                 "the attention factor that follows from the scaling",
             ));
@@ -291,7 +298,7 @@ impl<'a> Section<'a> {
                 beta_slow: 1.0,
                 truncate: true,
             }),
-            (other, _) => Err(Problem::unsupported(
+            (other, _) => Err(unsupported(
                 format!("rope scaling `{other}`"),
                 "`none`, `linear`, `yarn`, and Llama 3's `rope_freqs.weight`",
             )),

@@ -12,7 +12,7 @@ use super::host_tensor::decode;
 use super::quantised::Quantisation::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use super::stored::{Format, Stored};
 use crate::model::config::Dtype;
-use crate::model::error::Problem;
+use crate::model::error::unsupported;
 
 const SUPPORTED_TYPES: &str = "`F32`, `F16`, `BF16`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`, `Q2_K`, `Q3_K`, `Q4_K`, `Q5_K`, `Q6_K`";
 
@@ -58,10 +58,10 @@ fn supported_type(number: u32) -> Option<Format> {
     })
 }
 
-fn unsupported_type(tensor: &str, number: u32) -> Problem {
+fn unsupported_type(tensor: &str, number: u32) -> String {
     let known = OTHER_TYPES.iter().find(|(known, _)| *known == number);
     let name = known.map_or(format!("number {number}"), |(_, name)| (*name).to_string());
-    Problem::unsupported(
+    unsupported(
         format!("type `{name}` of tensor `{tensor}`"),
         SUPPORTED_TYPES,
     )
@@ -115,7 +115,7 @@ impl Tensors {
         map: &Arc<Mmap>,
         data_start: usize,
         infos: Vec<TensorInfo>,
-    ) -> Result<Self, Problem> {
+    ) -> Result<Self, String> {
         let mut all = BTreeMap::new();
         for info in infos {
             let name = info.name.clone();
@@ -124,9 +124,9 @@ impl Tensors {
             let placed = place(path, map, data_start, &info, format);
             let placed = placed.map_err(|problem| format!("tensor `{name}` {problem}"))?;
             if all.insert(name.clone(), placed).is_some() {
-                return Err(Problem::Invalid(format!(
+                return Err(format!(
                     "tensor `{name}` is listed twice, expected once; convert the model anew"
-                )));
+                ));
             }
         }
         check_apart(&all)?;
@@ -146,7 +146,7 @@ impl Tensors {
         })
     }
 
-    pub(super) fn facts(&self) -> Result<TensorFacts, Problem> {
+    pub(super) fn facts(&self) -> Result<TensorFacts, String> {
         let has = |name: &str| self.weights.contains_key(name);
         let embedding = self.weights.get("model.embed_tokens.weight");
         let rows = embedding.and_then(|embedding| embedding.shape.first().copied());
@@ -159,7 +159,7 @@ impl Tensors {
         })
     }
 
-    fn rope_divisors(&self) -> Result<Option<Vec<f32>>, Problem> {
+    fn rope_divisors(&self) -> Result<Option<Vec<f32>>, String> {
         let Some(tensor) = &self.rope_divisors else {
             return Ok(None);
         };
@@ -169,9 +169,9 @@ impl Tensors {
                 decode(tensor.bytes(), dtype, &mut values);
                 Ok(Some(values))
             }
-            (shape, _) => Err(Problem::Invalid(format!(
+            (shape, _) => Err(format!(
                 "tensor `{ROPE_DIVISORS}` has shape `{shape:?}`, expected one number per pair of a head"
-            ))),
+            )),
         }
     }
 

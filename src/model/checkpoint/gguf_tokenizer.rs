@@ -6,6 +6,7 @@
 //! as its `tokenizer.json` does. A wrong rule would give wrong ids without a sign, so unknown names are refused.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::unicode::NFC;
@@ -17,7 +18,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use super::gguf_metadata::{Metadata, invalid};
-use crate::model::error::Problem;
+use crate::model::error::unsupported;
 use crate::model::tokenizer::Tokenizer;
 
 /// The pre-tokenisers known here, as error messages list them.
@@ -61,10 +62,8 @@ impl PreTokenizer {
         let digits = match self {
             Self::Gpt2 => return Ok(ByteLevel::new(false, true, true).into()),
             Self::SmolLm => {
-                let steps = vec![
-                    Digits::new(true).into(),
-                    ByteLevel::new(false, true, true).into(),
-                ];
+                let bytes = ByteLevel::new(false, true, true);
+                let steps = vec![Digits::new(true).into(), bytes.into()];
                 return Ok(Sequence::new(steps).into());
             }
             Self::Qwen2 => r"\p{N}",
@@ -86,7 +85,8 @@ impl PreTokenizer {
     }
 }
 
-pub(super) struct Parts {
+/// What the tokenizer is made of.
+struct Parts {
     pre: PreTokenizer,
     tokens: Vec<String>,
     /// One per token, or none at all.
@@ -94,18 +94,17 @@ pub(super) struct Parts {
     merges: Vec<String>,
 }
 
-/// Reads what the tokenizer is made of.
-pub(super) fn tokenizer(metadata: &Metadata) -> Result<Parts, Problem> {
+pub(super) fn tokenizer(metadata: &Metadata) -> Result<Arc<Tokenizer>, String> {
     let model = metadata.text("tokenizer.ggml.model")?.unwrap_or("none");
     if model != "gpt2" {
-        return Err(Problem::unsupported(
+        return Err(unsupported(
             format!("tokenizer `{model}`"),
             "`gpt2`, which is byte-level BPE; for others use the Hugging Face folder",
         ));
     }
     let name = metadata.text("tokenizer.ggml.pre")?.unwrap_or("none");
     let pre = PreTokenizer::from_name(name)
-        .ok_or_else(|| Problem::unsupported(format!("pre-tokeniser `{name}`"), SUPPORTED_PRE))?;
+        .ok_or_else(|| unsupported(format!("pre-tokeniser `{name}`"), SUPPORTED_PRE))?;
     let types_key = "tokenizer.ggml.token_type";
     let parts = Parts {
         pre,
@@ -126,16 +125,12 @@ pub(super) fn tokenizer(metadata: &Metadata) -> Result<Parts, Problem> {
         );
         return Err(invalid(types_key, &problem));
     }
-    Ok(parts)
+    let texts = parts.tokens.iter().chain(&parts.merges);
+    let length = texts.map(String::len).sum();
+    Tokenizer::build(parts.hash(), length, || parts.library_tokenizer())
 }
 
 impl Parts {
-    pub(super) fn build(self) -> Result<Tokenizer, Problem> {
-        let texts = self.tokens.iter().chain(&self.merges);
-        let length = texts.map(String::len).sum();
-        Tokenizer::build(self.hash(), length, || self.library_tokenizer())
-    }
-
     fn hash(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new_derive_key("dial gguf tokenizer v1");
         hasher.update(&[self.pre as u8]);
@@ -154,13 +149,11 @@ impl Parts {
 
     fn library_tokenizer(self) -> tokenizers::Result<tokenizers::Tokenizer> {
         let of_type = |wanted: i64| -> Vec<AddedToken> {
+            let token =
+                |text: &String| AddedToken::from(text.clone(), wanted == CONTROL).normalized(false);
             let typed = self.tokens.iter().zip(&self.types);
-            typed
-                .filter(|(_, kind)| **kind == wanted)
-                .map(|(text, _)| {
-                    AddedToken::from(text.clone(), wanted == CONTROL).normalized(false)
-                })
-                .collect()
+            let typed = typed.filter(|(_, kind)| **kind == wanted);
+            typed.map(|(text, _)| token(text)).collect()
         };
         let (special, whole) = (of_type(CONTROL), of_type(USER_DEFINED));
         let n_tokens = self.tokens.len();
@@ -192,7 +185,7 @@ impl Parts {
 pub(super) fn special_tokens(
     metadata: &Metadata,
     tokenizer: &Tokenizer,
-) -> Result<BTreeMap<String, String>, Problem> {
+) -> Result<BTreeMap<String, String>, String> {
     let mut tokens = BTreeMap::new();
     for (name, key) in [
         ("bos_token", "bos_token_id"),

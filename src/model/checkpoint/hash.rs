@@ -1,7 +1,8 @@
 //! Content hashes of what decides a model's numbers: its weight files, and the model as a whole.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -40,20 +41,17 @@ impl FileStamp {
         Self::new(path, path.metadata())
     }
 
-    /// The stamp of an open file, which was opened at `path`.
-    pub(super) fn of_open(path: &Path, file: &File) -> Result<Self> {
-        Self::new(path, file.metadata())
-    }
-
-    fn new(path: &Path, metadata: io::Result<Metadata>) -> Result<Self> {
+    /// The stamp of a file that was opened at `path`.
+    pub(super) fn new(path: &Path, metadata: io::Result<Metadata>) -> Result<Self> {
         let read = |error| ModelError::read(path, error);
         let metadata = metadata.map_err(read)?;
         Ok(Self {
             path: path.canonicalize().map_err(read)?,
             size: metadata.len(),
             modified_nanoseconds: modified_nanoseconds(&metadata),
-            changed_nanoseconds: changed_nanoseconds(&metadata),
-            inode: inode(&metadata),
+            changed_nanoseconds: i128::from(metadata.ctime()) * 1_000_000_000
+                + i128::from(metadata.ctime_nsec()),
+            inode: metadata.ino(),
         })
     }
 
@@ -61,7 +59,7 @@ impl FileStamp {
     pub(super) fn is_of(&self, metadata: &Metadata) -> bool {
         self.size == metadata.len()
             && self.modified_nanoseconds == modified_nanoseconds(metadata)
-            && self.inode == inode(metadata)
+            && self.inode == metadata.ino()
     }
 }
 
@@ -70,27 +68,6 @@ fn modified_nanoseconds(metadata: &Metadata) -> u128 {
     let modified = metadata.modified().ok();
     let since_1970 = modified.and_then(|modified| modified.duration_since(UNIX_EPOCH).ok());
     since_1970.map_or(0, |since| since.as_nanos())
-}
-
-#[cfg(unix)]
-fn changed_nanoseconds(metadata: &Metadata) -> i128 {
-    use std::os::unix::fs::MetadataExt;
-    i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec())
-}
-
-#[cfg(not(unix))]
-fn changed_nanoseconds(_: &Metadata) -> i128 {
-    0
-}
-
-#[cfg(unix)]
-fn inode(metadata: &Metadata) -> u64 {
-    std::os::unix::fs::MetadataExt::ino(metadata)
-}
-
-#[cfg(not(unix))]
-fn inode(_: &Metadata) -> u64 {
-    0
 }
 
 /// A memory of weight files that were hashed before.
@@ -130,18 +107,18 @@ impl Checkpoint {
         dtype: Dtype,
     ) -> blake3::Hash {
         let mut all_weights = blake3::Hasher::new_derive_key("dial model weights v1");
-        weights.iter().for_each(|hash| {
+        for hash in weights {
             all_weights.update(hash.as_bytes());
-        });
+        }
         // The key order of a derived serialisation is that of the fields, and floats are written so that they
         // read back the same: this text is canonical.
         let config = serde_json::to_vec(config).unwrap_or_default();
-        let template = template.map(ChatTemplate::hash);
+        let template = template.map(|template| template.hash);
         let mut hasher = blake3::Hasher::new_derive_key("dial model fingerprint v1");
         for part in [
             all_weights.finalize().as_bytes().as_slice(),
             &config,
-            tokenizer.hash().as_bytes(),
+            tokenizer.hash.as_bytes(),
             template.as_ref().map_or(&[], |hash| hash.as_bytes()),
             dtype.name().as_bytes(),
         ] {

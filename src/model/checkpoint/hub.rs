@@ -28,6 +28,7 @@ mod listing;
 mod repository;
 mod store;
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 pub(super) use check::check_by_name;
@@ -60,49 +61,48 @@ const OPTIONAL: [&str; 3] = [
 /// # Errors
 /// The path does not exist, the source is malformed, or the hub does not give the files.
 pub fn locate(source: &str, base: &Path) -> Result<PathBuf> {
-    match Place::of(source, base)? {
-        Place::Disk(path) => Ok(path),
-        Place::Hub(repository, hub) => hub.fetch(&repository),
+    match on_hub(source)? {
+        None => on_disk(source, base),
+        Some((repository, hub)) => hub.fetch(&repository),
     }
 }
 
 /// As [`locate`], but fetches nothing: none where the hub would have to be asked.
 pub fn locate_without_fetching(source: &str, base: &Path) -> Result<Option<PathBuf>> {
-    match Place::of(source, base)? {
-        Place::Disk(path) => Ok(Some(path)),
-        Place::Hub(repository, mut hub) => {
-            hub.offline = true;
-            Ok(hub.fetch(&repository).ok())
+    let Some((repository, mut hub)) = on_hub(source)? else {
+        return on_disk(source, base).map(Some);
+    };
+    hub.offline = true;
+    Ok(hub.fetch(&repository).ok())
+}
+
+fn invalid(source: &str, problem: impl Display) -> ModelError {
+    ModelError::Unusable(format!("model source `{source}`: {problem}"))
+}
+
+fn on_disk(source: &str, base: &Path) -> Result<PathBuf> {
+    let path = base.join(source);
+    match path.try_exists() {
+        Ok(true) => Ok(path),
+        Ok(false) => {
+            let expected =
+                "expected a Hugging Face folder, a `.gguf` file, or `hf:org/name@revision`";
+            let problem = format!("`{}` does not exist; {expected}", path.display());
+            Err(invalid(source, problem))
         }
+        Err(error) => Err(ModelError::read(&path, error)),
     }
 }
 
-enum Place {
-    Disk(PathBuf),
-    Hub(Repository, Hub),
-}
-
-impl Place {
-    fn of(source: &str, base: &Path) -> Result<Self> {
-        let invalid = |problem: String| ModelError::Source {
-            location: source.to_string(),
-            problem,
-        };
-        let Some(name) = source.strip_prefix("hf:") else {
-            let path = base.join(source);
-            return match path.try_exists() {
-                Ok(true) => Ok(Self::Disk(path)),
-                Ok(false) => Err(invalid(format!(
-                    "`{}` does not exist; expected a Hugging Face folder, a `.gguf` file, or `hf:org/name@revision`",
-                    path.display()
-                ))),
-                Err(error) => Err(ModelError::read(&path, error)),
-            };
-        };
-        let repository = Repository::parse(name).map_err(invalid)?;
-        let hub = Hub::from_variables(|name| std::env::var_os(name)).map_err(invalid)?;
-        Ok(Self::Hub(repository, hub))
-    }
+/// The repository that the source names, and the hub; none for a path.
+fn on_hub(source: &str) -> Result<Option<(Repository, Hub)>> {
+    let Some(name) = source.strip_prefix("hf:") else {
+        return Ok(None);
+    };
+    let repository = Repository::parse(name).map_err(|problem| invalid(source, problem))?;
+    let hub = Hub::from_variables(|name| std::env::var_os(name));
+    let hub = hub.map_err(|problem| invalid(source, problem))?;
+    Ok(Some((repository, hub)))
 }
 
 /// A hub and the cache before it. It has no `Debug`, so that the token is nowhere shown.
@@ -129,25 +129,19 @@ impl Hub {
         let store = Store::new(&self.cache, &repository.name);
         let commit = store.commit_of(&repository.revision);
         let folder = store.snapshot(&commit);
-        let cached = inspect(&folder)?;
-        // Without this file it is not certain that whoever filled the cache wanted a whole model.
-        let wanted = self.offline || folder.join("tokenizer_config.json").exists();
-        if matches!(cached, Cached::Whole) && wanted {
-            return Ok(folder);
-        }
-        if self.offline {
-            return Err(self.not_in_cache(repository, &cached));
-        }
-        match cached {
+        match inspect(&folder)? {
+            // Without this file it is not certain that whoever filled the cache wanted a whole model.
+            Cached::Whole if self.offline || folder.join("tokenizer_config.json").exists() => {
+                Ok(folder)
+            }
+            cached if self.offline => Err(self.not_in_cache(repository, &cached)),
             Cached::Whole => self.download(repository, &store).or_else(|error| {
                 tracing::warn!("{error}; going on with the files in the cache");
                 Ok(folder)
             }),
             Cached::Damaged(file) => {
-                tracing::warn!(
-                    "`{}` is damaged and is fetched again",
-                    folder.join(file).display()
-                );
+                let file = folder.join(file);
+                tracing::warn!("`{}` is damaged and is fetched again", file.display());
                 // Mended as it was: the branch may have moved.
                 self.download(&repository.at(&commit), &store)
             }
@@ -215,12 +209,12 @@ fn inspect(folder: &Path) -> Result<Cached> {
         let path = folder.join(name);
         (path.is_symlink() && !path.exists()) || !is_sound(&path, None, None)
     };
-    let small = NEEDED.into_iter().chain(OPTIONAL).chain([INDEX]);
-    if let Some(name) = small.into_iter().find(|name| damaged(name)) {
+    let mut small = NEEDED.into_iter().chain(OPTIONAL).chain([INDEX]);
+    if let Some(name) = small.find(|name| damaged(name)) {
         return Ok(Cached::Damaged(name.to_string()));
     }
-    let weights = weight_names(folder)?;
-    if let Some(name) = weights.into_iter().find(|name| damaged(name)) {
+    let mut weights = weight_names(folder)?.into_iter();
+    if let Some(name) = weights.find(|name| damaged(name)) {
         return Ok(Cached::Damaged(name));
     }
     Ok(missing(folder)?.map_or(Cached::Whole, Cached::Incomplete))
@@ -228,12 +222,9 @@ fn inspect(folder: &Path) -> Result<Cached> {
 
 /// The first file that opening the model in `folder` would miss.
 fn missing(folder: &Path) -> Result<Option<String>> {
-    let absent = |name: &str| !folder.join(name).exists();
-    if let Some(name) = NEEDED.into_iter().find(|name| absent(name)) {
-        return Ok(Some(name.to_string()));
-    }
-    let weights = weight_names(folder)?;
-    Ok(weights.into_iter().find(|name| absent(name)))
+    let needed = NEEDED.map(str::to_string).into_iter();
+    let mut needed = needed.chain(weight_names(folder)?);
+    Ok(needed.find(|name| !folder.join(name).exists()))
 }
 
 /// The weight files of the model in `folder`: one, or the shards of its index.

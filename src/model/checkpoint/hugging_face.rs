@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,7 +23,7 @@ use super::{Checkpoint, WeightFile, other_files, read_optional_text, read_text};
 use crate::files;
 use crate::model::chat::{ChatTemplate, SPECIAL_TOKENS};
 use crate::model::config::{ModelConfig, code_of_its_own};
-use crate::model::error::{ModelError, Result};
+use crate::model::error::{ModelError, Result, unsupported};
 use crate::model::tokenizer::Tokenizer;
 
 pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
@@ -71,21 +72,19 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
 
 /// The configuration of a folder whose `config.json` has this text.
 pub(super) fn read_config(folder: &Path, text: &str) -> Result<ModelConfig> {
-    let generation_path = folder.join("generation_config.json");
-    let generation = read_optional_text(&generation_path)?;
-    let generation = generation
-        .as_deref()
-        .map(|text| (generation_path.as_path(), text));
+    let path = folder.join("generation_config.json");
+    let generation = read_optional_text(&path)?;
+    let generation = generation.as_deref().map(|text| (path.as_path(), text));
     ModelConfig::from_hugging_face(&folder.join("config.json"), text, generation)
 }
 
-fn read_tokenizer(folder: &Path) -> Result<Tokenizer> {
+fn read_tokenizer(folder: &Path) -> Result<Arc<Tokenizer>> {
     let path = folder.join("tokenizer.json");
     if !path.exists() && folder.join("tokenizer.model").exists() {
-        return Err(ModelError::unsupported(
+        let sentence_piece = "a SentencePiece tokenizer without `tokenizer.json`";
+        return Err(ModelError::invalid(
             &folder.join("tokenizer.model"),
-            "a SentencePiece tokenizer without `tokenizer.json`",
-            "`tokenizer.json`",
+            unsupported(sentence_piece, "`tokenizer.json`"),
         ));
     }
     let bytes = files::read(&path, files::VOCABULARY_BYTES)
@@ -140,11 +139,10 @@ fn read_chat_template(folder: &Path, listed: Option<RawTemplate>) -> Result<Opti
     match (own_file, listed) {
         (Some(text), _) | (None, Some(RawTemplate::One(text))) => Ok(Some(text)),
         (None, None) => Ok(None),
-        (None, Some(RawTemplate::Named(mut templates))) => {
-            let default = templates
-                .iter()
-                .position(|template| template.name == "default");
-            let default = default.map(|place| templates.swap_remove(place).template);
+        (None, Some(RawTemplate::Named(templates))) => {
+            let mut templates = templates.into_iter();
+            let default = templates.find(|template| template.name == "default");
+            let default = default.map(|named| named.template);
             let problem = "`chat_template` is a list without an entry named `default`";
             let missing = || ModelError::invalid(&folder.join("tokenizer_config.json"), problem);
             default.ok_or_else(missing).map(Some)

@@ -46,20 +46,23 @@ use super::error::{ModelError, Result};
 use super::tokenizer::Tokenizer;
 use crate::files;
 
+#[derive(Debug)]
 pub(super) struct Checkpoint {
     path: PathBuf,
     /// In an order that depends on nothing but their names.
     files: Vec<WeightFile>,
-    config: ModelConfig,
-    tokenizer: Tokenizer,
-    chat_template: Option<ChatTemplate>,
+    pub(super) config: ModelConfig,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    /// Base models often have none.
+    pub(super) chat_template: Option<ChatTemplate>,
     /// By Hugging Face name.
     weights: BTreeMap<String, Stored>,
     /// Names of tensors that have none.
     unknown: Vec<String>,
     /// Tokens that end a text beside those of `config`, ascending. No part of the fingerprint.
-    further_ends: Vec<u32>,
-    findings: Vec<String>,
+    pub(super) further_ends: Vec<u32>,
+    /// What a reader should know of these files, as fragments (`holds a second head that differs from its embedding: …`).
+    pub(super) findings: Vec<String>,
 }
 
 impl Checkpoint {
@@ -71,34 +74,53 @@ impl Checkpoint {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let metadata = path.metadata();
         let metadata = metadata.map_err(|error| ModelError::read(path, error))?;
-        let checkpoint = match metadata.is_dir() {
+        let mut checkpoint = match metadata.is_dir() {
             true => hugging_face::open(path)?,
             false if other_files::is_gguf(path) => gguf::open(path)?,
             false => return Err(other_files::not_gguf(path)),
         };
-        checkpoint.check_parameters().map_err(|problem| {
+        if let Err(problem) = checkpoint.check_parameters() {
             let finding = checkpoint.findings.first();
             let finding = finding.map(|finding| format!(" (the folder {finding})"));
-            ModelError::invalid(path, problem + &finding.unwrap_or_default())
-        })?;
+            return Err(ModelError::invalid(
+                path,
+                problem + &finding.unwrap_or_default(),
+            ));
+        }
+        checkpoint.compare_vocabulary();
         Ok(checkpoint)
     }
 
-    pub(super) fn config(&self) -> &ModelConfig {
-        &self.config
+    /// The tokenizer's largest id, if it is beyond the embedding.
+    pub(super) fn largest_beyond(&self) -> Option<u32> {
+        let largest = self.tokenizer.largest_id;
+        largest.filter(|id| *id as usize >= self.config.d_vocab)
     }
 
-    pub(super) fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
-    }
-
-    /// The chat template; base models often have none.
-    pub(super) fn chat_template(&self) -> Option<&ChatTemplate> {
-        self.chat_template.as_ref()
-    }
-
-    pub(super) fn further_ends(&self) -> &[u32] {
-        &self.further_ends
+    /// Finds whether tokenizer and embedding go together. The tokenizer may name fewer ids than there are rows, as padded embeddings do; more
+    /// of them are of no harm as long as no text uses one.
+    fn compare_vocabulary(&mut self) {
+        let rows = self.config.d_vocab;
+        if let Some(largest) = self.largest_beyond() {
+            let token = self.tokenizer.token(largest).unwrap_or_default();
+            self.findings.push(format!(
+                "its tokenizer has tokens up to {largest} (`{token}`), but its embedding has {rows} rows: prompts and score words must do without \
+                 those from {rows} on"
+            ));
+        }
+        let ends = self.end_of_text();
+        let unreachable = ends.iter().filter(|id| **id as usize >= rows);
+        let unreachable: Vec<String> = unreachable.map(u32::to_string).collect();
+        if !unreachable.is_empty() {
+            let consequence = match unreachable.len() == ends.len() {
+                true => "no text ends before its longest length",
+                false => "no text ends there",
+            };
+            self.findings.push(format!(
+                "its end-of-text token {} is beyond its vocabulary of {rows}: {consequence}",
+                unreachable.join(", ")
+            ));
+        }
     }
 
     /// Every token that ends a text, ascending.
@@ -107,11 +129,6 @@ impl Checkpoint {
         let mut ends: Vec<u32> = ends.copied().collect();
         ends.sort_unstable();
         ends
-    }
-
-    /// What a reader should know of these files, as fragments (`holds a second head that differs from its embedding: …`).
-    pub(super) fn findings(&self) -> &[String] {
-        &self.findings
     }
 
     /// Fails where a weight file was written into since it was opened.
@@ -130,9 +147,8 @@ impl Checkpoint {
     }
 
     fn stored(&self, name: &str) -> Result<&Stored> {
-        let missing = || format!("tensor `{name}` is missing");
-        let stored = self.weights.get(name);
-        stored.ok_or_else(|| ModelError::invalid(&self.path, missing()))
+        let missing = || ModelError::invalid(&self.path, format!("tensor `{name}` is missing"));
+        self.weights.get(name).ok_or_else(missing)
     }
 
     /// Every parameter must be there in its shape, and nothing else of the transformer's: an extra tensor is a
@@ -191,16 +207,8 @@ impl Checkpoint {
     }
 }
 
-impl std::fmt::Debug for Checkpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Checkpoint")
-            .field("path", &self.path)
-            .field("config", &self.config)
-            .finish_non_exhaustive()
-    }
-}
-
 /// A weight file that is open and mapped into memory, read-only.
+#[derive(Debug)]
 struct WeightFile {
     path: PathBuf,
     file: File,
@@ -212,7 +220,7 @@ impl WeightFile {
     fn open(path: &Path) -> Result<Self> {
         let read = |error| ModelError::read(path, error);
         let file = files::open(path).map_err(read)?;
-        let stamp = FileStamp::of_open(path, &file)?;
+        let stamp = FileStamp::new(path, file.metadata())?;
         // SAFETY: the map is read-only, and every access goes through bounds-checked slices. Another process that
         // shortens the file meanwhile ends this one with a bus error; that is the documented condition of use.
         let map = unsafe { Mmap::map(&file) }.map_err(read)?;
@@ -225,9 +233,9 @@ impl WeightFile {
     }
 
     fn check_unchanged(&self) -> Result<()> {
+        let read = |error| ModelError::read(&self.path, error);
         // Of the open file, wherever its name leads by now.
-        let metadata = self.file.metadata();
-        let metadata = metadata.map_err(|error| ModelError::read(&self.path, error))?;
+        let metadata = self.file.metadata().map_err(read)?;
         match self.stamp.is_of(&metadata) {
             true => Ok(()),
             false => Err(ModelError::invalid(
@@ -244,8 +252,9 @@ fn read_text(path: &Path) -> Result<String> {
 
 fn read_optional_text(path: &Path) -> Result<Option<String>> {
     match files::read_text(path, files::SETTINGS_BYTES) {
-        Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(ModelError::read(path, error)),
+        read => read
+            .map(Some)
+            .map_err(|error| ModelError::read(path, error)),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::model::error::ModelError;
+use crate::model::error::{ModelError, unsupported};
 
 /// How weights become safetensors.
 const CONVERT: &str = "`AutoModelForCausalLM.from_pretrained(<folder>).save_pretrained(<new folder>)` in Python writes safetensors";
@@ -129,9 +129,6 @@ pub(super) fn not_gguf(path: &Path) -> ModelError {
         let problem = "a part of a GGUF file, expected the whole one, with a name that ends in `.gguf`; join the parts with `cat`";
         return ModelError::invalid(path, problem);
     }
-    ModelError::unsupported(
-        path,
-        "a model file of this kind",
-        "a Hugging Face folder, a `.gguf` file",
-    )
+    let supported = "a Hugging Face folder, a `.gguf` file";
+    ModelError::invalid(path, unsupported("a model file of this kind", supported))
 }

@@ -8,13 +8,15 @@
 //! the tensors cover what follows without gap or overlap. Source: the format's description at huggingface/safetensors.
 
 use std::fmt;
-use std::ops::Range;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use super::WeightFile;
+use super::stored::{Format, Stored};
 use crate::model::config::Dtype;
-use crate::model::error::Problem;
+use crate::model::error::unsupported;
 
 /// The most bytes of a header, as in the reference implementation.
 const MOST_BYTES: u64 = 100_000_000;
@@ -29,15 +31,6 @@ const OF_QUANTISED: [&str; 8] = [
     ".weight_scale_inv",
     ".weight_packed",
 ];
-
-/// A tensor that lies within its file.
-pub(super) struct Tensor {
-    pub(super) name: String,
-    pub(super) shape: Vec<usize>,
-    pub(super) dtype: Dtype,
-    /// Of the file.
-    pub(super) range: Range<usize>,
-}
 
 /// A tensor as the header has it.
 #[derive(Deserialize)]
@@ -74,11 +67,12 @@ impl<'de> Visitor<'de> for RawHeader {
     }
 }
 
-/// Reads the header of a file of these bytes: its tensors in the order of their names.
+/// The tensors of a file, in the order of their names.
 ///
 /// # Errors
 /// It is not such a file, or not a whole one; a tensor is listed twice, overlaps another, or is stored in a way that is not read here.
-pub(super) fn read(bytes: &[u8]) -> Result<Vec<Tensor>, Problem> {
+pub(super) fn read(file: &WeightFile) -> Result<Vec<(String, Stored)>, String> {
+    let bytes = &file.map[..];
     let incomplete = |what: String| {
         let what = super::not_weights(bytes).map_or(what, str::to_string);
         format!("not a complete safetensors file ({what}); download it again")
@@ -90,9 +84,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Tensor>, Problem> {
     raw.sort_by(|(one, _), (other, _)| one.cmp(other));
     let mut pairs = raw.iter().zip(raw.iter().skip(1));
     if let Some(((name, _), _)) = pairs.find(|((one, _), (next, _))| one == next) {
-        return Err(Problem::Invalid(format!(
+        return Err(format!(
             "tensor `{name}` is listed twice, expected once; convert the model anew"
-        )));
+        ));
     }
     refuse_quantised(&raw)?;
     cover(&raw, data.len()).map_err(incomplete)?;
@@ -100,16 +94,36 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Tensor>, Problem> {
     let tensors = raw.into_iter().map(|(name, raw)| {
         let dtype = stored_dtype(&name, &raw.dtype)?;
         let (from, to) = raw.data_offsets;
-        let tensor = Tensor {
-            name,
-            shape: raw.shape,
-            dtype,
+        let mut sizes = raw.shape.iter().copied().chain([dtype.size()]);
+        let asked = sizes.try_fold(1usize, |product, n| product.checked_mul(n));
+        if asked != Some(to - from) {
+            return Err(format!(
+                "tensor `{name}` has {} bytes, which do not make its shape `{:?}` of {}; download it again",
+                to - from,
+                raw.shape,
+                dtype.name()
+            ));
+        }
+        let stored = Stored {
+            path: file.path.clone(),
+            map: Arc::clone(&file.map),
             range: start + from..start + to,
+            shape: raw.shape,
+            format: Format::Plain(dtype),
+            pairs: None,
         };
-        tensor.check()?;
-        Ok(tensor)
+        Ok((name, stored))
     });
     tensors.collect()
+}
+
+/// Whether a file of these bytes is as long as its header says.
+pub(super) fn is_whole(bytes: &[u8]) -> bool {
+    let is_covered = |(header, data): (&[u8], &[u8])| {
+        let raw = serde_json::from_slice::<RawHeader>(header);
+        raw.is_ok_and(|raw| cover(&raw.0, data.len()).is_ok())
+    };
+    split(bytes).is_ok_and(is_covered)
 }
 
 fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
@@ -165,43 +179,25 @@ fn cover(tensors: &[(String, Raw)], length: usize) -> Result<(), String> {
 }
 
 /// Weights that some other program quantised, told apart from a number format that is not read.
-fn refuse_quantised(tensors: &[(String, Raw)]) -> Result<(), Problem> {
+fn refuse_quantised(tensors: &[(String, Raw)]) -> Result<(), String> {
     let mut names = tensors.iter().map(|(name, _)| name);
     let quantised = names.find(|name| OF_QUANTISED.iter().any(|end| name.ends_with(end)));
     quantised.map_or(Ok(()), |name| {
-        Err(Problem::unsupported(
+        Err(unsupported(
             format!("tensor `{name}`, a part of quantised weights,"),
             "the float32, float16 or bfloat16 model that was quantised, or a GGUF file of it",
         ))
     })
 }
 
-fn stored_dtype(name: &str, dtype: &str) -> Result<Dtype, Problem> {
+fn stored_dtype(name: &str, dtype: &str) -> Result<Dtype, String> {
     match dtype {
         "F32" => Ok(Dtype::Float32),
         "BF16" => Ok(Dtype::BFloat16),
         "F16" => Ok(Dtype::Float16),
-        other => Err(Problem::unsupported(
+        other => Err(unsupported(
             format!("dtype `{other}` of tensor `{name}`"),
             "`F32`, `F16`, `BF16`",
         )),
-    }
-}
-
-impl Tensor {
-    /// Whether the tensor has as many bytes as its shape asks for.
-    fn check(&self) -> Result<(), Problem> {
-        let mut sizes = self.shape.iter().copied().chain([self.dtype.size()]);
-        let bytes = sizes.try_fold(1usize, |product, n| product.checked_mul(n));
-        if bytes == Some(self.range.len()) {
-            return Ok(());
-        }
-        Err(Problem::Invalid(format!(
-            "tensor `{}` has {} bytes, which do not make its shape `{:?}` of {}; download it again",
-            self.name,
-            self.range.len(),
-            self.shape,
-            self.dtype.name()
-        )))
     }
 }

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -91,22 +90,15 @@ fn passed_over(folder: &Path, index: &Path) -> Option<String> {
 
 pub(super) fn open(files: &[WeightFile], chosen: &Chosen) -> Result<BTreeMap<String, Stored>> {
     let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
-    for WeightFile { path, map, .. } in files {
-        let listed = safetensors_header::read(map).map_err(|problem| problem.at(path))?;
-        for tensor in listed {
-            let stored = Stored {
-                path: path.clone(),
-                map: Arc::clone(map),
-                range: tensor.range,
-                shape: tensor.shape,
-                format: Format::Plain(tensor.dtype),
-                pairs: None,
-            };
-            let stored = match tensors.remove(&tensor.name) {
+    for file in files {
+        let listed = safetensors_header::read(file);
+        let listed = listed.map_err(|problem| ModelError::invalid(&file.path, problem))?;
+        for (name, stored) in listed {
+            let stored = match tensors.remove(&name) {
                 None => stored,
-                Some(other) => chosen.one_of(&tensor.name, other, stored)?,
+                Some(other) => chosen.one_of(&name, other, stored)?,
             };
-            tensors.insert(tensor.name, stored);
+            tensors.insert(name, stored);
         }
     }
     with_prefix(tensors)

@@ -15,6 +15,7 @@ use super::quantised::Quantisation;
 use crate::model::config::Dtype;
 use crate::model::error::Result;
 
+#[derive(Debug)]
 pub(super) struct Stored {
     /// The file, for messages.
     pub(super) path: PathBuf,
@@ -28,7 +29,7 @@ pub(super) struct Stored {
     pub(super) pairs: Option<usize>,
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Format {
     Plain(Dtype),
     Quantised(Quantisation),

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use self::rope_parameters::{RawRope, rope};
 use super::{Architecture, ModelConfig, SUPPORTED_ARCHITECTURES};
-use crate::model::error::{ModelError, Problem, Result};
+use crate::model::error::{ModelError, Result, unsupported};
 use crate::model::json;
 
 /// The fields that say whether the others can be understood.
@@ -107,7 +107,8 @@ impl ModelConfig {
         config: &str,
         generation: Option<(&Path, &str)>,
     ) -> Result<Self> {
-        let mut result = read_config(config).map_err(|problem| problem.at(path))?;
+        let mut result =
+            read_config(config).map_err(|problem| ModelError::invalid(path, problem))?;
         if let Some((path, text)) = generation {
             let raw: RawGeneration =
                 json::read(text).map_err(|problem| ModelError::invalid(path, problem))?;
@@ -139,27 +140,23 @@ fn ids(value: Option<OneOrMany>) -> Vec<u32> {
     }
 }
 
-fn read_config(text: &str) -> Result<ModelConfig, Problem> {
+fn read_config(text: &str) -> Result<ModelConfig, String> {
     let kind: Kind = json::read(text)?;
-    let Some(model_type) = kind.model_type else {
-        return Err("`model_type` is missing, expected `llama` or `qwen2`"
-            .to_string()
-            .into());
-    };
-    let Some(architecture) = Architecture::from_name(&model_type) else {
-        return Err(match kind.auto_map {
-            None => Problem::unsupported(
-                format!("`model_type` `{model_type}`"),
-                SUPPORTED_ARCHITECTURES,
+    let model_type = kind.model_type;
+    let model_type = model_type.ok_or("`model_type` is missing, expected `llama` or `qwen2`")?;
+    let architecture = Architecture::from_name(&model_type).ok_or_else(|| {
+        let (own_code, never_run) = match kind.auto_map {
+            None => ("", ""),
+            Some(_) => (
+                ", which is code of the repository's own (`auto_map`, `trust_remote_code`),",
+                "; code that comes with a model is never run",
             ),
-            Some(_) => Problem::unsupported(
-                format!(
-                    "`model_type` `{model_type}`, which is code of the repository's own (`auto_map`, `trust_remote_code`),"
-                ),
-                format!("{SUPPORTED_ARCHITECTURES}; code that comes with a model is never run"),
-            ),
-        });
-    };
+        };
+        unsupported(
+            format!("`model_type` `{model_type}`{own_code}"),
+            format!("{SUPPORTED_ARCHITECTURES}{never_run}"),
+        )
+    })?;
     let raw: RawConfig = json::read(text)?;
     refuse_what_is_not_computed(architecture, &raw)?;
     refuse_foreign_numbers(&json::read(text)?)?;
@@ -190,20 +187,20 @@ fn read_config(text: &str) -> Result<ModelConfig, Problem> {
     Ok(config)
 }
 
-fn d_head(raw: &RawConfig) -> Result<usize, Problem> {
+fn d_head(raw: &RawConfig) -> Result<usize, String> {
     if let Some(d_head) = raw.head_dim {
         return Ok(d_head);
     }
     match raw.hidden_size.checked_rem(raw.num_attention_heads) {
         Some(0) => Ok(raw.hidden_size / raw.num_attention_heads),
-        _ => Err(Problem::Invalid(format!(
+        _ => Err(format!(
             "`hidden_size` is `{}`, expected a multiple of `num_attention_heads`, which is `{}`",
             raw.hidden_size, raw.num_attention_heads
-        ))),
+        )),
     }
 }
 
-fn refuse_what_is_not_computed(architecture: Architecture, raw: &RawConfig) -> Result<(), Problem> {
+fn refuse_what_is_not_computed(architecture: Architecture, raw: &RawConfig) -> Result<(), String> {
     // The second is the same without a head, which its embedding may be.
     let (class, backbone) = match architecture {
         Architecture::Llama => ("LlamaForCausalLM", "LlamaModel"),
@@ -212,32 +209,27 @@ fn refuse_what_is_not_computed(architecture: Architecture, raw: &RawConfig) -> R
     if let Some(classes) = &raw.architectures
         && !classes.iter().any(|name| name == class || name == backbone)
     {
-        return Err(Problem::unsupported(
+        return Err(unsupported(
             format!("`architectures` `{}`", classes.join("`, `")),
             format!("`{class}`"),
         ));
     }
-    match raw.hidden_act.as_deref() {
-        None | Some("silu" | "swish") => {}
-        Some(other) => {
-            return Err(Problem::unsupported(
-                format!("`hidden_act` `{other}`"),
-                "`silu`",
-            ));
-        }
+    if let Some(other) = &raw.hidden_act
+        && !["silu", "swish"].contains(&other.as_str())
+    {
+        return Err(unsupported(format!("`hidden_act` `{other}`"), "`silu`"));
     }
     refuse_quantised(raw)?;
     let windowed = architecture == Architecture::Qwen2
         && raw.use_sliding_window.unwrap_or(false)
         && raw.sliding_window.unwrap_or(4096) > 0
         && raw.max_window_layers.unwrap_or(28) < raw.num_hidden_layers;
-    let other_layers = raw
-        .layer_types
-        .iter()
-        .flatten()
-        .any(|kind| kind != "full_attention");
-    if other_layers || (windowed && raw.layer_types.is_none()) {
-        return Err(Problem::unsupported(
+    let is_full = match &raw.layer_types {
+        Some(layers) => layers.iter().all(|kind| kind == "full_attention"),
+        None => !windowed,
+    };
+    if !is_full {
+        return Err(unsupported(
             "sliding-window attention",
             "full attention in every layer",
         ));
@@ -245,27 +237,25 @@ fn refuse_what_is_not_computed(architecture: Architecture, raw: &RawConfig) -> R
     Ok(())
 }
 
-fn refuse_quantised(raw: &RawConfig) -> Result<(), Problem> {
+fn refuse_quantised(raw: &RawConfig) -> Result<(), String> {
     let places = [
         ("quantization_config", &raw.quantization_config),
         ("quantization", &raw.quantization),
         ("compression_config", &raw.compression_config),
     ];
-    let mut given = places
-        .into_iter()
-        .filter_map(|(place, given)| Some((place, given.as_ref()?)));
-    let Some((place, given)) = given.next() else {
+    let given = |(place, given): (&'static str, &Option<Value>)| Some((place, given.clone()?));
+    let Some((place, given)) = places.into_iter().find_map(given) else {
         return Ok(());
     };
     let method = given.get("quant_method").and_then(Value::as_str);
     let by = method.map_or(String::new(), |method| format!(" by `{method}`"));
-    Err(Problem::unsupported(
+    Err(unsupported(
         format!("a checkpoint whose weights are quantised{by} (`{place}`)"),
         "the float32, float16 or bfloat16 model that was quantised, or a GGUF file of it",
     ))
 }
 
-fn refuse_foreign_numbers(fields: &BTreeMap<String, Value>) -> Result<(), Problem> {
+fn refuse_foreign_numbers(fields: &BTreeMap<String, Value>) -> Result<(), String> {
     let given = |(name, neutral)| Some((name, neutral, fields.get(name)?));
     for (name, neutral, value) in NEUTRAL.into_iter().filter_map(given) {
         let number = match value {
@@ -274,7 +264,7 @@ fn refuse_foreign_numbers(fields: &BTreeMap<String, Value>) -> Result<(), Proble
             value => value.as_f64(),
         };
         if neutral.is_none() || number != neutral {
-            return Err(Problem::unsupported(
+            return Err(unsupported(
                 format!("`{name}` `{value}`"),
                 "plain llama and qwen2 transformers, which have no such number",
             ));

@@ -93,11 +93,25 @@ impl Rope {
             }
             RopeScaling::Yarn {
                 factor,
+                original_context_length,
                 attention_factor,
-                ..
+                beta_fast,
+                beta_slow,
+                truncate,
             } => {
                 attention = *attention_factor;
-                let (low, high) = self.yarn_ramp(d_head);
+                let pair_turning = |turns: &f64| {
+                    let wavelengths = *original_context_length as f64 / (turns * 2.0 * PI);
+                    d_head as f64 * wavelengths.ln() / (2.0 * self.theta.ln())
+                };
+                // The pairs (fractional indices) at which the ramp starts and ends.
+                let (mut low, mut high) = (pair_turning(beta_fast), pair_turning(beta_slow));
+                if *truncate {
+                    (low, high) = (low.floor(), high.ceil());
+                }
+                (low, high) = (low.max(0.0), high.min(d_head as f64 - 1.0));
+                // Keeps the ramp's slope finite, by the same amount as the reference.
+                let high = if low == high { high + 0.001 } else { high };
                 let blend = |(pair, f): (usize, f64)| {
                     let interpolated = ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0);
                     f / factor * interpolated + f * (1.0 - interpolated)
@@ -110,31 +124,6 @@ impl Rope {
                 .collect(),
         };
         (scaled.iter().map(|f| *f as f32).collect(), attention as f32)
-    }
-
-    /// The pairs (fractional indices) at which YaRN's ramp starts and ends.
-    fn yarn_ramp(&self, d_head: usize) -> (f64, f64) {
-        let RopeScaling::Yarn {
-            original_context_length,
-            beta_fast,
-            beta_slow,
-            truncate,
-            ..
-        } = self.scaling
-        else {
-            return (0.0, 1.0);
-        };
-        let pair_turning = |turns: f64| {
-            let wavelengths = original_context_length as f64 / (turns * 2.0 * PI);
-            d_head as f64 * wavelengths.ln() / (2.0 * self.theta.ln())
-        };
-        let (mut low, mut high) = (pair_turning(beta_fast), pair_turning(beta_slow));
-        if truncate {
-            (low, high) = (low.floor(), high.ceil());
-        }
-        (low, high) = (low.max(0.0), high.min(d_head as f64 - 1.0));
-        // Keeps the ramp's slope finite, by the same amount as the reference.
-        (low, if low == high { high + 0.001 } else { high })
     }
 
     /// Whether the numbers make sense for heads of width `d_head`; the error is a fragment naming the field.

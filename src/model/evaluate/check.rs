@@ -44,12 +44,11 @@ fn check_edit(intervention: &Intervention, config: &ModelConfig) -> Result<(), S
     if !hook.is_editable() {
         return Err(format!("`{hook}` can be read but not edited"));
     }
-    let (width, d_model) = (intervention.edit.vector().values().len(), config.d_model);
-    match width == d_model {
-        true => Ok(()),
-        false => Err(format!(
+    match (intervention.edit.vector().values().len(), config.d_model) {
+        (width, d_model) if width != d_model => Err(format!(
             "a vector of {width} elements cannot edit `{hook}`, which has {d_model}"
         )),
+        _ => Ok(()),
     }
 }
 

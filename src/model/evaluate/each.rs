@@ -8,18 +8,18 @@ use std::collections::BTreeMap;
 
 use tch::Tensor;
 
-use super::shape::{Entry, EntryStep, Operation, entry};
+use super::shape::{Entry, EntryStep, entry};
 use super::tile::Tile;
-use crate::model::cell::Edit;
+use crate::model::cell::{Edit, Operation};
 use crate::model::error::{ModelError, Result};
 use crate::model::hooks::{HookPoint, Site};
-use crate::model::transformer::{RowEdit, Tap, TapEdit};
+use crate::model::transformer::{Tap, TapEdit};
 
 impl Tile<'_> {
     /// The stream with which the earliest row starts, `[n, 1, d_model]`, and its layer. The tap gets everything that is to happen to
     /// the rows later on.
     pub(super) fn begin_each(&self, tap: &mut Tap) -> Result<(Tensor, usize)> {
-        let n_layers = self.transformer.config().n_layers;
+        let n_layers = self.transformer.config.n_layers;
         let entries = self.cells.iter().map(|cell| entry(cell, n_layers));
         let entries: Vec<Entry> = entries
             .collect::<Option<_>>()
@@ -64,17 +64,17 @@ impl Tile<'_> {
             }
         }
         for (hook, rows) in starting {
-            let stored = self.rows.entering(hook)?.f_squeeze_dim(1)?;
+            let mut stored = self.rows.entering(hook)?.f_squeeze_dim(1)?;
             let rows = self.index(&rows)?;
-            let stored = match &rows {
-                Some(rows) => stored.f_index_select(0, rows)?,
-                None => stored,
-            };
+            if let Some(rows) = &rows {
+                stored = stored.f_index_select(0, rows)?;
+            }
             tap.edits.push(TapEdit {
                 hook,
                 position: 0,
                 rows,
-                edit: RowEdit::Replace(stored),
+                operation: Operation::Replace,
+                vectors: stored,
             });
         }
         Ok(())
@@ -89,7 +89,7 @@ impl Tile<'_> {
             for (number, i) in cell.interventions.iter().enumerate() {
                 let earlier = &cell.interventions[..number];
                 let rank = earlier.iter().filter(|e| e.hook == i.hook).count();
-                let kind = (i.hook, rank, Operation::of(&i.edit));
+                let kind = (i.hook, rank, i.edit.operation());
                 together.entry(kind).or_default().push((row, &i.edit));
             }
         }
@@ -99,7 +99,8 @@ impl Tile<'_> {
                 hook,
                 position: 0,
                 rows: self.index(&rows)?,
-                edit: self.row_edit(members.iter().map(|(_, edit)| *edit), operation)?,
+                operation,
+                vectors: self.vectors(members.iter().map(|(_, edit)| *edit))?,
             });
         }
         Ok(())
@@ -107,10 +108,8 @@ impl Tile<'_> {
 
     /// Ascending rows as an index, `[n]` int64; none where they are all rows.
     fn index(&self, rows: &[usize]) -> Result<Option<Tensor>> {
-        if rows.len() == self.cells.len() {
-            return Ok(None);
-        }
-        let rows = rows.iter().map(|&row| row as i64);
-        Ok(Some(self.transformer.index(rows)?))
+        let some = (rows.len() < self.cells.len()).then_some(rows);
+        let index = some.map(|rows| self.transformer.index(rows.iter().map(|&row| row as i64)));
+        index.transpose()
     }
 }

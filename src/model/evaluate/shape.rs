@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::model::cell::{Cell, Edit, Positions, Readout, TokenSets};
+use crate::model::cell::{Cell, Operation, Positions, Readout, TokenSets};
 use crate::model::hooks::{HookPoint, Site};
 use crate::model::prefix::{GENERATION_ROWS, SWEEP_ROWS, TILE_POSITIONS, TILE_ROWS, bucket};
 
@@ -36,24 +36,6 @@ pub(super) enum EntryStep {
     Mlp,
     /// The sum at the end of the block.
     Sum,
-}
-
-/// Which kind of edit, without its vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Operation {
-    Add,
-    Ablate,
-    Replace,
-}
-
-impl Operation {
-    pub(super) fn of(edit: &Edit) -> Self {
-        match edit {
-            Edit::Add { .. } => Operation::Add,
-            Edit::Ablate(_) => Operation::Ablate,
-            Edit::Replace(_) => Operation::Replace,
-        }
-    }
 }
 
 /// An edit of a shape: where, at which of the suffix's positions (counted from its first; None beyond the prompt), and what.
@@ -103,7 +85,7 @@ impl Shape {
                 hook: i.hook,
                 offset: i.positions.first() - start,
                 open: matches!(i.positions, Positions::From(_)),
-                operation: Operation::of(&i.edit),
+                operation: i.edit.operation(),
             })
             .collect();
         let readout = match &cell.readout {
@@ -117,15 +99,12 @@ impl Shape {
                 max_new_tokens: *max_new_tokens,
             },
         };
-        let start = match first_hook(cell) {
+        let start = match (first_hook(cell), entry(cell, n_layers), &readout) {
             _ if suffix > 1 || generates => Start::Embedding,
-            Some(HookPoint::Embed) => Start::Embedding,
-            None | Some(HookPoint::FinalNormalized) => Start::Block(n_layers),
-            Some(hook) => match (entry_at(hook, n_layers), &readout) {
-                (None, _) => Start::Block(n_layers),
-                (Some(entry), ReadoutShape::Activation { .. }) => Start::Block(entry.layer),
-                (Some(_), _) => Start::Each(kinds(&edits)),
-            },
+            (Some(HookPoint::Embed), ..) => Start::Embedding,
+            (_, None, _) => Start::Block(n_layers),
+            (_, Some(entry), ReadoutShape::Activation { .. }) => Start::Block(entry.layer),
+            (_, Some(_), _) => Start::Each(kinds(&edits)),
         };
         Shape {
             edits: match start {
@@ -211,7 +190,7 @@ pub(super) fn entry(cell: &Cell, n_layers: usize) -> Option<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::cell::{Intervention, Tokens, Vector};
+    use crate::model::cell::{Edit, Intervention, Tokens, Vector};
 
     #[test]
     fn the_further_back_an_edit_the_fewer_rows() {

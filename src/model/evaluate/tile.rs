@@ -2,12 +2,12 @@
 
 use tch::{Kind, Tensor};
 
-use super::shape::{Operation, Shape, ShapeEdit, Start};
+use super::shape::{Shape, ShapeEdit, Start};
 use crate::model::cell::{Cell, Edit};
 use crate::model::error::Result;
 use crate::model::hooks::{HookPoint, Site};
 use crate::model::prefix::{Context, PrefixStore, Rows};
-use crate::model::transformer::{KeysValues, RowEdit, Tap, TapEdit, Transformer};
+use crate::model::transformer::{KeysValues, Tap, TapEdit, Transformer};
 
 /// Rows of one tile: cells and where their prompts are.
 pub(in crate::model) struct Tile<'a> {
@@ -56,7 +56,8 @@ impl<'a> Tile<'a> {
                         hook: edit.hook,
                         position: position as i64,
                         rows: None,
-                        edit: self.row_edit(each, edit.operation)?,
+                        operation: edit.operation,
+                        vectors: self.vectors(each)?,
                     });
                 }
             }
@@ -64,12 +65,9 @@ impl<'a> Tile<'a> {
         Ok(tap)
     }
 
-    pub(super) fn row_edit<'e>(
-        &self,
-        edits: impl Iterator<Item = &'e Edit>,
-        operation: Operation,
-    ) -> Result<RowEdit> {
-        let width = self.transformer.config().d_model as i64;
+    /// What the edits of some rows add, ablate or put in place, `[n, d_model]`.
+    pub(super) fn vectors<'e>(&self, edits: impl Iterator<Item = &'e Edit>) -> Result<Tensor> {
+        let width = self.transformer.config.d_model as i64;
         let mut data: Vec<f32> = Vec::new();
         for edit in edits {
             let values = edit.vector().values();
@@ -79,21 +77,16 @@ impl<'a> Tile<'a> {
                 Edit::Ablate(_) | Edit::Replace(_) => data.extend(values),
             }
         }
-        let rows = Tensor::f_from_slice(&data)?
+        Ok(Tensor::f_from_slice(&data)?
             .f_view([-1, width])?
-            .f_to_device(self.transformer.device())?
-            .f_to_kind(self.transformer.kind())?;
-        Ok(match operation {
-            Operation::Add => RowEdit::Add(rows),
-            Operation::Ablate => RowEdit::Ablate(rows),
-            Operation::Replace => RowEdit::Replace(rows),
-        })
+            .f_to_device(self.transformer.device)?
+            .f_to_kind(self.transformer.kind)?)
     }
 
     /// Runs from the start to the end of the last block: the residual stream there, `[n, suffix, d_model]`.
     pub(super) fn run(&self, start: &Start, tap: &mut Tap) -> Result<Tensor> {
         let transformer = self.transformer;
-        let n_layers = transformer.config().n_layers;
+        let n_layers = transformer.config.n_layers;
         let (x, next) = match start {
             Start::Embedding => {
                 let x = transformer.embed(&self.suffix_ids()?)?;
@@ -120,7 +113,7 @@ impl<'a> Tile<'a> {
         tap: &mut Tap,
         keep: &mut Keep<'_>,
     ) -> Result<Tensor> {
-        let n_layers = self.transformer.config().n_layers;
+        let n_layers = self.transformer.config.n_layers;
         let mut x = x;
         if from == n_layers {
             return Ok(x);

@@ -120,7 +120,7 @@ impl Batch<'_> {
             .first()
             .and_then(|row| row.block.template.as_deref());
         let layout = self.layout(transformer, template.map_or(0, |template| template.length))?;
-        let n_layers = transformer.config().n_layers;
+        let n_layers = transformer.config.n_layers;
         let sites = [Site::ResidPre, Site::AttnOut, Site::MlpOut];
         let hooks = (0..n_layers).flat_map(|l| sites.map(|site| HookPoint::block(l, site)));
         let last = layout.spans.iter().map(|span| span.start + span.length - 1);
@@ -169,7 +169,7 @@ impl Batch<'_> {
 
 /// Computes the last layer at the last position of a block's prompts.
 pub(super) fn prefill_last_layer(transformer: &Transformer, block: &PromptBlock) -> Result<()> {
-    let layer = transformer.config().n_layers - 1;
+    let layer = transformer.config.n_layers - 1;
     let count = block.prompts.len();
     let padding = BlockRow { block, row: 0 };
     let rows: Vec<_> = block

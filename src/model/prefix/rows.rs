@@ -88,11 +88,8 @@ impl<'s> Rows<'s> {
     /// What each row's last `suffix` positions attend to: those before them.
     pub(in crate::model) fn context(&self, suffix: usize) -> Result<Context<'_>> {
         let in_template = self.template.map_or(0, |template| template.length);
-        let starts = self
-            .attending()
-            .lengths
-            .iter()
-            .map(|length| length - suffix);
+        let lengths = self.attending().lengths.iter();
+        let starts = lengths.map(|length| length - suffix);
         let own = starts
             .clone()
             .map(|start| start.saturating_sub(in_template));
@@ -117,7 +114,7 @@ impl<'s> Rows<'s> {
 
     /// 0 for the first so many columns of each row and −∞ for the others, `[n, 1, 1, width]`.
     fn mask(&self, visible: impl Iterator<Item = usize>, width: usize) -> Result<Tensor> {
-        let (kind, device) = (self.transformer.kind(), self.transformer.device());
+        let (kind, device) = (self.transformer.kind, self.transformer.device);
         let visible = self.transformer.index(visible.map(|count| count as i64))?;
         let (rows, width) = (visible.size()[0], width as i64);
         let columns = Tensor::f_arange(width, (Kind::Int64, device))?;
@@ -132,14 +129,11 @@ impl<'s> Prompts<'s> {
         let run = |run: &[BlockRow<'s>]| -> Result<Run<'s>> {
             let block = run[0].block;
             let numbers = || run.iter().map(|row| row.row);
-            let whole = numbers().eq(0..block.prompts.len());
-            Ok(Run {
-                block,
-                rows: match whole {
-                    true => None,
-                    false => Some(transformer.index(numbers().map(|row| row as i64))?),
-                },
-            })
+            let rows = match numbers().eq(0..block.prompts.len()) {
+                true => None,
+                false => Some(transformer.index(numbers().map(|row| row as i64))?),
+            };
+            Ok(Run { block, rows })
         };
         let in_one_block = rows.chunk_by(|a, b| std::ptr::eq(a.block, b.block));
         Ok(Prompts {
@@ -163,10 +157,10 @@ impl<'s> Prompts<'s> {
                 Some(rows) => tensor.f_index_select(0, rows)?,
             });
         }
-        Ok(Some(match parts.as_slice() {
-            [one] => one.shallow_clone(),
-            several => Tensor::f_cat(several, 0)?,
-        }))
+        match parts.len() {
+            1 => Ok(parts.pop()),
+            _ => Ok(Some(Tensor::f_cat(&parts, 0)?)),
+        }
     }
 }
 

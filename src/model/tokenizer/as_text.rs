@@ -22,11 +22,11 @@ impl Tokenizer {
                 "a text holds characters for private use (U+F0000 to U+FFFFD), which `special_tokens = \"text\"` needs",
             ));
         }
-        let Some(control) = &self.0.control else {
+        let Some(control) = &self.control else {
             return Ok(text.to_string());
         };
         let private = |spelt: &str| {
-            let number = self.0.spellings.iter().position(|known| known == spelt)?;
+            let number = self.spellings.iter().position(|known| known == spelt)?;
             let code = PRIVATE.start.checked_add(u32::try_from(number).ok()?)?;
             PRIVATE.contains(&code).then(|| char::from_u32(code))?
         };
@@ -41,7 +41,7 @@ impl Tokenizer {
         let mut result = String::with_capacity(text.len());
         for character in text.chars() {
             let number = u32::from(character).checked_sub(PRIVATE.start);
-            let spelt = number.and_then(|number| self.0.spellings.get(number as usize));
+            let spelt = number.and_then(|number| self.spellings.get(number as usize));
             match spelt {
                 Some(spelt) => result.push_str(spelt),
                 None => result.push(character),
@@ -55,7 +55,7 @@ impl Tokenizer {
     /// # Errors
     /// A tokenizer for which the pieces between control tokens are not independent, or whose vocabulary has them as words, too.
     pub(in crate::model) fn ids_of_masked(&self, masked: &str) -> Result<Vec<u32>> {
-        let whole = self.0.inner.encode(masked, false).map_err(failed)?;
+        let whole = self.inner.encode(masked, false).map_err(failed)?;
         let pieces = self.pieces(&whole, masked);
         // The masked conversation piece by piece must give the same ids; then it is so with other pieces, too.
         let mut masked_ids = Vec::with_capacity(whole.len());
@@ -104,8 +104,8 @@ impl Tokenizer {
 
     /// Makes the tokenizer that reads everything as text, which is as large as the other: not within what one text may ask for.
     pub(in crate::model) fn ready_for_text(&self) -> &Inner {
-        self.0.as_text.get_or_init(|| {
-            let mut inner = self.0.inner.clone();
+        self.as_text.get_or_init(|| {
+            let mut inner = self.inner.clone();
             inner.set_encode_special_tokens(true);
             inner
         })

@@ -33,7 +33,7 @@ fn file() -> Json {
     })
 }
 
-fn read(file: &Json) -> Result<Tokenizer, String> {
+fn read(file: &Json) -> Result<Arc<Tokenizer>, String> {
     let bytes = file.to_string();
     Tokenizer::from_json(Path::new("tokenizer.json"), bytes.as_bytes())
         .map_err(|error| error.to_string())
@@ -289,7 +289,7 @@ fn control_tokens_in_a_text_are_text_and_those_around_it_are_not() {
     let tokenizer = read(&file()).unwrap();
     let control = |ids: &[u32]| {
         ids.iter()
-            .filter(|id| tokenizer.0.control_ids.contains(id))
+            .filter(|id| tokenizer.control_ids.contains(id))
             .count()
     };
     for before in TEXTS {

@@ -88,7 +88,7 @@ fn sizes(shape: &[usize]) -> Vec<i64> {
 impl Transformer {
     /// Loads the checkpoint's weights in the given dtype onto a device.
     pub(crate) fn load(checkpoint: &Checkpoint, dtype: Dtype, device: Device) -> Result<Self> {
-        let config = checkpoint.config().clone();
+        let config = checkpoint.config.clone();
         let loader = Loader {
             checkpoint,
             dtype,

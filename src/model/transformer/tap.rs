@@ -4,26 +4,20 @@ use std::collections::HashSet;
 
 use tch::Tensor;
 
+use crate::model::cell::Operation;
 use crate::model::error::Result;
 use crate::model::hooks::{HookPoint, Site};
 
-/// What one edit does to n rows of a tile.
-pub(crate) enum RowEdit {
-    /// x + delta, delta `[n, d_model]`
-    Add(Tensor),
-    /// x − (x·v)v, v `[n, d_model]`
-    Ablate(Tensor),
-    /// the given rows instead, `[n, d_model]`
-    Replace(Tensor),
-}
-
+/// What is done to n rows of a tile.
 pub(crate) struct TapEdit {
     pub(crate) hook: HookPoint,
     /// Index among the S positions at hand.
     pub(crate) position: i64,
     /// Which rows, `[n]` int64; all B when none.
     pub(crate) rows: Option<Tensor>,
-    pub(crate) edit: RowEdit,
+    pub(crate) operation: Operation,
+    /// What is added, already times its α; or v, a unit vector; or what comes instead: `[n, d_model]`.
+    pub(crate) vectors: Tensor,
 }
 
 /// Edits to make and vectors to keep while a pass runs.
@@ -75,12 +69,13 @@ fn edited(x: &Tensor, edit: &TapEdit) -> Result<Tensor> {
         Some(rows) => at.f_index_select(0, rows)?,
         None => at,
     };
-    let changed = match &edit.edit {
-        RowEdit::Add(delta) => at.f_add(delta)?,
-        RowEdit::Replace(rows) => rows.shallow_clone(),
-        RowEdit::Ablate(direction) => {
-            let component = at.f_mul(direction)?.f_sum_dim_intlist(-1i64, true, None)?;
-            at.f_sub(&component.f_mul(direction)?)?
+    let vectors = &edit.vectors;
+    let changed = match edit.operation {
+        Operation::Add => at.f_add(vectors)?,
+        Operation::Replace => vectors.shallow_clone(),
+        Operation::Ablate => {
+            let component = at.f_mul(vectors)?.f_sum_dim_intlist(-1i64, true, None)?;
+            at.f_sub(&component.f_mul(vectors)?)?
         }
     };
     if x.size()[1] == 1 && edit.rows.is_none() {

@@ -1,13 +1,10 @@
 //! Whether a file in the cache is what it is said to be.
 
-use std::fs::File;
-use std::io::{self, Read, Seek};
 use std::path::Path;
-
-use serde_json::Value;
 
 use crate::fetch::Digest;
 use crate::files;
+use crate::model::checkpoint::{WeightFile, safetensors_header};
 use crate::model::error::{ModelError, Result};
 
 /// Files up to this size are read as a whole whenever they are used; their digest costs little more.
@@ -31,7 +28,7 @@ pub(super) fn is_sound(path: &Path, expected: Option<&Digest>, bytes: Option<u64
     let is_other = named.as_ref().is_some_and(|named| named != digest);
     let is_weights = path.extension().is_some_and(|end| end == "safetensors");
     let looks_whole = match is_weights {
-        true => has_all_tensors(&mut file, length),
+        true => WeightFile::open(path).is_ok_and(|file| safetensors_header::is_whole(&file.map)),
         false => length > SMALL,
     };
     (looks_whole && !is_other) || digest.is_of_file(&mut file).unwrap_or(true)
@@ -42,27 +39,6 @@ fn digest_in_name(path: &Path) -> Option<Digest> {
     let is_blob = real.parent()?.file_name()? == "blobs";
     let name = real.file_name()?.to_str()?;
     is_blob.then(|| Digest::parse(name)).flatten()
-}
-
-/// Whether a safetensors file is as long as its header says.
-fn has_all_tensors(file: &mut File, length: u64) -> bool {
-    matches!(announced_length(file), Ok(Some(announced)) if announced == length)
-}
-
-fn announced_length(file: &mut File) -> io::Result<Option<u64>> {
-    file.rewind()?;
-    let mut head = [0; 8];
-    file.read_exact(&mut head)?;
-    let size = u64::from_le_bytes(head);
-    if size > files::VOCABULARY_BYTES {
-        return Ok(None);
-    }
-    let mut text = Vec::new();
-    file.take(size).read_to_end(&mut text)?;
-    let header: Value = serde_json::from_slice(&text)?;
-    let tensors = header.as_object().into_iter().flatten();
-    let ends = tensors.filter_map(|(_, tensor)| tensor["data_offsets"][1].as_u64());
-    Ok(ends.max().unwrap_or_default().checked_add(8 + size))
 }
 
 /// Fails where a weight file from the hub's cache does not have the digest that it is named by. Reads the whole of it, once it is read

@@ -45,11 +45,9 @@ impl HubHealth {
     pub(crate) fn look() -> Result<Self, String> {
         let hub = Hub::from_variables(|name| std::env::var_os(name))?;
         let address = Address::parse(&format!("{}/api/models?limit=1", hub.endpoint));
-        let base = Address::parse(&hub.endpoint);
-        let endpoint = base.map_or_else(
-            |_| "HF_ENDPOINT".to_string(),
-            |base| base.to_string().trim_end_matches('/').to_string(),
-        );
+        let endpoint = Address::parse(&hub.endpoint).map_or("HF_ENDPOINT".into(), |base| {
+            base.to_string().trim_end_matches('/').to_string()
+        });
         let answer = match (hub.offline, address) {
             (true, _) => HubAnswer::Offline,
             (false, Ok(address)) => ask(&hub, &address),
@@ -64,18 +62,15 @@ impl HubHealth {
 }
 
 fn ask(hub: &Hub, address: &Address) -> HubAnswer {
-    let credential = match &hub.token {
-        Some(token) => Credential::bearer(token, address),
-        None => Ok(None),
-    };
+    let token = hub.token.as_ref();
+    let credential = token.map_or(Ok(None), |token| Credential::bearer(token, address));
     let credential = match credential {
         Ok(credential) => credential,
         Err(problem) => return HubAnswer::Unusable(format!("the token: {problem}")),
     };
     match Client::new(SHORT, credential).get(address, None) {
         Ok(answer) if answer.is_page() => HubAnswer::Silent(
-            "a page for a browser answers in its place, such as the login page of a network"
-                .to_string(),
+            "a page for a browser answers in its place, such as the login page of a network".into(),
         ),
         Ok(_) => HubAnswer::Answered,
         Err(FetchError::Status { code, .. }) if matches!(code.as_u16(), 401 | 403) => {

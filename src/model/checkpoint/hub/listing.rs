@@ -124,7 +124,7 @@ impl Listing {
                 format!(
                     "it holds {} GGUF files ({})",
                     several.len(),
-                    some_of(several)
+                    some_of(several)?
                 ),
                 format!("choose one, get it ({get} FILE`) and give its path"),
             )),
@@ -138,23 +138,21 @@ impl Listing {
                 "merge it into the model that it was trained on, and give the folder of the result";
             return Some(("it holds an adapter, not a model".into(), advice.into()));
         }
-        let convert = "choose a repository or a revision with safetensors weights, or load it with transformers and give the folder that `save_pretrained` writes";
         if !self.ending_in(&[".safetensors"]).is_empty() {
             return None;
         }
+        let convert = "choose a repository or a revision with safetensors weights, or load it with transformers and give the folder that `save_pretrained` writes";
         let mut pickled = self.ending_in(&[".bin", ".pt", ".pth", ".ckpt", ".pkl"]);
         pickled.retain(|name| !name.contains("training_args") && !name.contains("optimizer"));
-        if !pickled.is_empty() {
-            let which = some_of(&pickled);
-            let problem = format!("its weights are pickled ({which}), and a pickle can run code");
-            return Some((problem, convert.into()));
-        }
         let foreign = self.ending_in(&[".h5", ".msgpack", ".onnx", ".mlmodel", ".tflite"]);
-        let which = some_of(&foreign);
-        (!foreign.is_empty()).then(|| {
-            let problem = format!("its weights are in another format ({which})");
-            (problem, convert.into())
-        })
+        let problem = match (some_of(&pickled), some_of(&foreign)) {
+            (Some(which), _) => {
+                format!("its weights are pickled ({which}), and a pickle can run code")
+            }
+            (None, Some(which)) => format!("its weights are in another format ({which})"),
+            (None, None) => return None,
+        };
+        Some((problem, convert.into()))
     }
 
     fn ending_in(&self, ends: &[&str]) -> Vec<&str> {
@@ -178,15 +176,14 @@ impl RawFile {
             Some(large) => (large.sha256, large.size.or(self.size)),
             None => (self.blob_id, self.size),
         };
-        let digest = digits.as_deref().map(Digest::parse);
-        if digest == Some(None) {
-            let digits = printable(&digits.unwrap_or_default());
+        let digest = digits.as_deref().and_then(Digest::parse);
+        if let (Some(digits), None) = (&digits, &digest) {
+            let digits = printable(digits);
             return wrong(format!("`{name}` with the digest `{digits}`"));
         }
-        if bytes.is_some_and(|bytes| bytes > LARGEST) {
-            return wrong(format!("`{name}` with {} bytes", bytes.unwrap_or_default()));
+        if let Some(bytes) = bytes.filter(|bytes| *bytes > LARGEST) {
+            return wrong(format!("`{name}` with {bytes} bytes"));
         }
-        let digest = digest.flatten();
         Ok((name, Listed { bytes, digest }))
     }
 }
@@ -208,9 +205,10 @@ fn is_part(name: &str) -> bool {
     })
 }
 
-fn some_of(names: &[&str]) -> String {
+/// The first of some names; none of none.
+fn some_of(names: &[&str]) -> Option<String> {
     let shown = names.iter().take(3);
     let shown: Vec<String> = shown.map(|name| format!("`{}`", printable(name))).collect();
     let more = if names.len() > 3 { ", …" } else { "" };
-    shown.join(", ") + more
+    (!shown.is_empty()).then(|| shown.join(", ") + more)
 }

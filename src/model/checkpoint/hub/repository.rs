@@ -1,5 +1,7 @@
 //! The name of a repository, and errors about it.
 
+use std::fmt::Display;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::fetch::FetchError;
@@ -61,16 +63,11 @@ impl Repository {
         format!("{endpoint}/{}/resolve/{commit}/{file}", self.name)
     }
 
-    pub(super) fn error(
-        &self,
-        problem: impl Into<String>,
-        advice: impl Into<String>,
-    ) -> ModelError {
-        ModelError::Hub {
-            repository: format!("{}@{}", self.name, self.revision),
-            problem: problem.into(),
-            advice: advice.into(),
-        }
+    pub(super) fn error(&self, problem: impl Display, advice: impl Display) -> ModelError {
+        let Self { name, revision } = self;
+        ModelError::Unusable(format!(
+            "hub repository `{name}@{revision}`: {problem}; {advice}"
+        ))
     }
 
     /// The client's error about `what`, with what to do about it.

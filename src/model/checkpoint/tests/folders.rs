@@ -59,7 +59,7 @@ fn save_float32(path: &Path, tensors: &Tensors) {
 fn fingerprint(path: &Path) -> blake3::Hash {
     let checkpoint = Checkpoint::open(path).unwrap();
     // Of everything but the bytes of the files.
-    let (config, tokenizer) = (checkpoint.config(), checkpoint.tokenizer());
+    let (config, tokenizer) = (&checkpoint.config, &checkpoint.tokenizer);
     Checkpoint::fingerprint(&[], config, tokenizer, None, Dtype::Float32)
 }
 
@@ -75,17 +75,12 @@ fn a_stored_head_that_differs_from_the_embedding_is_used_and_told() {
     let mut tensors = tensors(&tied(), Dtype::Float32);
     save_float32(&path, &tensors);
     let without = fingerprint(folder.path());
-    assert!(
-        Checkpoint::open(folder.path())
-            .unwrap()
-            .findings()
-            .is_empty()
-    );
+    assert!(Checkpoint::open(folder.path()).unwrap().findings.is_empty());
 
     tensors.insert(HEAD.to_string(), tensors[EMBEDDING].clone());
     save_float32(&path, &tensors);
     let equal = Checkpoint::open(folder.path()).unwrap();
-    assert!(equal.findings().is_empty() && equal.config().tied_embeddings);
+    assert!(equal.findings.is_empty() && equal.config.tied_embeddings);
     assert_eq!(fingerprint(folder.path()), without);
 
     // One bit of the last number.
@@ -94,11 +89,11 @@ fn a_stored_head_that_differs_from_the_embedding_is_used_and_told() {
     bytes[last] ^= 1;
     save_float32(&path, &tensors);
     let other = Checkpoint::open(folder.path()).unwrap();
-    assert!(!other.config().tied_embeddings);
+    assert!(!other.config.tied_embeddings);
     assert_ne!(read(&other, HEAD), read(&other, EMBEDDING));
     assert_ne!(fingerprint(folder.path()), without);
-    let [finding] = other.findings() else {
-        panic!("{:?}", other.findings())
+    let [finding] = &other.findings[..] else {
+        panic!("{:?}", other.findings)
     };
     assert!(
         finding.contains("`lm_head.weight` that differs from its embedding"),
@@ -126,7 +121,7 @@ fn heads_are_compared_by_number_where_they_are_stored_in_other_formats() {
         save(&path, &all);
         Checkpoint::open(folder.path())
             .unwrap()
-            .config()
+            .config
             .tied_embeddings
     };
     // The numbers are such that no format rounds them.
@@ -203,8 +198,8 @@ fn one_file_beside_an_index_of_others_is_read_and_told() {
     save_float32(&single, &tensors);
     let both = Checkpoint::open(folder.path()).unwrap();
     assert_eq!(read(&both, "model.norm.weight"), [1.0; 8]);
-    let [finding] = both.findings() else {
-        panic!("{:?}", both.findings())
+    let [finding] = &both.findings[..] else {
+        panic!("{:?}", both.findings)
     };
     for name in [
         "`model.safetensors`",
@@ -227,12 +222,7 @@ fn one_file_beside_an_index_of_others_is_read_and_told() {
     for name in ["a.safetensors", "b.safetensors"] {
         std::fs::remove_file(folder.path().join(name)).unwrap();
     }
-    assert!(
-        Checkpoint::open(folder.path())
-            .unwrap()
-            .findings()
-            .is_empty()
-    );
+    assert!(Checkpoint::open(folder.path()).unwrap().findings.is_empty());
 }
 
 /// The tensors as `Qwen2Model.save_pretrained` names them.
@@ -462,8 +452,8 @@ fn what_lies_beside_a_whole_model_is_told() {
     config["auto_map"] = json!({"AutoModelForCausalLM": "modeling.Model"});
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
-    let [code, adapter] = checkpoint.findings() else {
-        panic!("{:?}", checkpoint.findings())
+    let [code, adapter] = &checkpoint.findings[..] else {
+        panic!("{:?}", checkpoint.findings)
     };
     assert!(
         code.contains("(`auto_map`: `AutoModelForCausalLM`), which is never run"),
@@ -473,6 +463,6 @@ fn what_lies_beside_a_whole_model_is_told() {
         adapter.contains("(`adapter_config.json`), which is not applied"),
         "{adapter}"
     );
-    assert_eq!(checkpoint.config(), before.config());
+    assert_eq!(checkpoint.config, before.config);
     assert_eq!(checkpoint.file_hashes(&NoShortcut).unwrap(), weights);
 }

@@ -132,7 +132,7 @@ fn a_gguf_file_holds_the_same_model_as_the_folder() {
         // The file stores this number in float32.
         expected.rms_norm_eps = f64::from(1e-5f32);
         expected.d_vocab = 260;
-        assert_eq!(checkpoint.config(), &expected);
+        assert_eq!(checkpoint.config, expected);
         for (name, shape) in expected.parameter_shapes() {
             let tensor = checkpoint.tensor(&name, Dtype::Float32).unwrap();
             assert_eq!(tensor.shape, shape);
@@ -142,16 +142,13 @@ fn a_gguf_file_holds_the_same_model_as_the_folder() {
                 "{section} {name}"
             );
         }
-        let prompt = checkpoint.chat_template().unwrap();
+        let prompt = checkpoint.chat_template.as_ref().unwrap();
         let prompt = prompt
             .render(&[crate::model::chat::Message::new("user", "hi")], true)
             .unwrap();
         assert_eq!(prompt, "<|im_start|>user\nhi<|im_end|>\n");
         let ids = tiny_tokenizer().encode(prompt.as_str(), false).unwrap();
-        assert_eq!(
-            checkpoint.tokenizer().encode(&prompt).unwrap(),
-            ids.get_ids()
-        );
+        assert_eq!(checkpoint.tokenizer.encode(&prompt).unwrap(), ids.get_ids());
     }
 }
 
@@ -175,9 +172,9 @@ fn biases_of_llama_models_are_unpermuted_and_ties_are_seen() {
     }
     write(&path, &metadata("llama"), &tensors);
     let checkpoint = Checkpoint::open(&path).unwrap();
-    assert!(checkpoint.config().tied_embeddings && checkpoint.config().qkv_bias);
+    assert!(checkpoint.config.tied_embeddings && checkpoint.config.qkv_bias);
     assert!(
-        !checkpoint.config().attention_output_bias && checkpoint.shape("lm_head.weight").is_err()
+        !checkpoint.config.attention_output_bias && checkpoint.shape("lm_head.weight").is_err()
     );
     for module in ["q", "k", "v"] {
         let name = format!("model.layers.1.self_attn.{module}_proj.bias");
@@ -250,12 +247,7 @@ fn rope_scaling_is_read() {
     let path = folder.path().join("model.gguf");
     let scaling = |entries: &[(String, Meta)], tensors: &[(String, QTensor)]| {
         write(&path, entries, tensors);
-        Checkpoint::open(&path)
-            .unwrap()
-            .config()
-            .rope
-            .scaling
-            .clone()
+        Checkpoint::open(&path).unwrap().config.rope.scaling.clone()
     };
     let factor = with("llama", "llama.rope.scaling.factor", Meta::F32(4.0));
     assert_eq!(

@@ -51,12 +51,13 @@ fn the_template_writes_the_special_tokens_and_the_tokenizer_reads_them() {
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
     let messages = [Message::new("user", "hi")];
     let text = checkpoint
-        .chat_template()
+        .chat_template
+        .as_ref()
         .unwrap()
         .render(&messages, true)
         .unwrap();
     assert_eq!(text, "<|im_start|>user\nhi<|im_end|>\n");
-    let tokenizer = checkpoint.tokenizer();
+    let tokenizer = &checkpoint.tokenizer;
     let ids = tokenizer.encode(&text).unwrap();
     assert_eq!((ids[0], ids[6], ids[7]), (256, 258, 257));
     assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
@@ -95,7 +96,7 @@ fn truncation_padding_and_added_tokens_of_the_file_do_not_apply() {
         .unwrap();
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
     assert_eq!(
-        checkpoint.tokenizer().encode("hihihi").unwrap(),
+        checkpoint.tokenizer.encode("hihihi").unwrap(),
         [258, 258, 258]
     );
 }
@@ -107,7 +108,8 @@ fn a_template_may_stand_in_a_list_or_in_a_file_of_its_own() {
     let render = || {
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
         checkpoint
-            .chat_template()
+            .chat_template
+            .as_ref()
             .unwrap()
             .render(&[], false)
             .unwrap()
@@ -306,8 +308,8 @@ fn the_fingerprint_depends_on_each_of_its_parts() {
     let folder = tempfile::tempdir().unwrap();
     write_tiny_model(folder.path(), &tiny_config("llama"), Dtype::Float32);
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
-    let (weights, config) = (&[blake3::hash(b"weights")], checkpoint.config().clone());
-    let (tokenizer, template) = (checkpoint.tokenizer(), checkpoint.chat_template());
+    let (weights, config) = (&[blake3::hash(b"weights")], checkpoint.config.clone());
+    let (tokenizer, template) = (&checkpoint.tokenizer, checkpoint.chat_template.as_ref());
     let base = Checkpoint::fingerprint(weights, &config, tokenizer, template, Dtype::Float32);
     assert_eq!(
         base,

@@ -45,7 +45,7 @@ fn user_message(prompt: &str) -> &str {
 #[test]
 fn the_configuration_is_that_of_the_model() {
     let Some(checkpoint) = smollm2() else { return };
-    let config = checkpoint.config();
+    let config = &checkpoint.config;
     assert_eq!(
         (
             config.d_model,
@@ -65,7 +65,7 @@ fn the_configuration_is_that_of_the_model() {
     );
     assert!(config.tied_embeddings && !config.qkv_bias);
     assert_eq!(config.end_of_text, [2]);
-    assert_eq!(checkpoint.tokenizer().d_vocab(), 49152);
+    assert_eq!(checkpoint.tokenizer.d_vocab(), 49152);
     let tensor = checkpoint
         .tensor("model.layers.29.mlp.down_proj.weight", Dtype::BFloat16)
         .unwrap();
@@ -80,7 +80,7 @@ fn prompts_and_ids_equal_those_of_transformers() {
     let (Some(checkpoint), Some(expected)) = (smollm2(), oracle("tokens.json")) else {
         return;
     };
-    let template = checkpoint.chat_template().unwrap();
+    let template = checkpoint.chat_template.as_ref().unwrap();
     let prompts = expected["prompts"].as_array().unwrap();
     assert_eq!(prompts.len(), 200);
     for prompt in prompts {
@@ -92,7 +92,7 @@ fn prompts_and_ids_equal_those_of_transformers() {
         ];
         assert_eq!(template.render(&messages, true).unwrap(), text);
         assert_eq!(
-            checkpoint.tokenizer().encode(text).unwrap(),
+            checkpoint.tokenizer.encode(text).unwrap(),
             ids(&prompt["ids"]),
             "{text}"
         );
@@ -107,7 +107,7 @@ fn first_tokens_equal_those_of_transformers() {
     let first = |words: &[&str]| -> Vec<u32> {
         let ids: std::collections::BTreeSet<u32> = words
             .iter()
-            .map(|word| checkpoint.tokenizer().first_token(word).unwrap())
+            .map(|word| checkpoint.tokenizer.first_token(word).unwrap())
             .collect();
         ids.into_iter().collect()
     };
@@ -128,7 +128,7 @@ fn generated_ids_decode_to_the_texts_of_transformers() {
     };
     for row in expected.as_array().unwrap() {
         let text = checkpoint
-            .tokenizer()
+            .tokenizer
             .decode(&ids(&row["ids"]), false)
             .unwrap();
         assert_eq!(text, row["text"].as_str().unwrap());

@@ -7,8 +7,8 @@ use crate::model::checkpoint::NoShortcut;
 fn fingerprint(path: &Path) -> String {
     let checkpoint = Checkpoint::open(path).unwrap();
     let weights = checkpoint.file_hashes(&NoShortcut).unwrap();
-    let (config, tokenizer) = (checkpoint.config(), checkpoint.tokenizer());
-    let template = checkpoint.chat_template();
+    let (config, tokenizer) = (&checkpoint.config, &checkpoint.tokenizer);
+    let template = checkpoint.chat_template.as_ref();
     let hash = Checkpoint::fingerprint(&weights, config, tokenizer, template, Dtype::Float32);
     hash.to_hex()[..16].to_string()
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::RawConfig;
 use crate::model::config::rope::yarn_attention_factor;
 use crate::model::config::{Rope, RopeScaling};
-use crate::model::error::Problem;
+use crate::model::error::unsupported;
 
 /// `rope_scaling` of older files and `rope_parameters` of newer ones, which also holds θ.
 #[derive(Clone, Default, Deserialize, PartialEq)]
@@ -39,10 +39,10 @@ pub(super) struct RawRope {
 const TYPES: &str = "`default`, `linear`, `dynamic`, `llama3`, `yarn`";
 
 /// The rotary embedding, for contexts of up to `context_length` tokens.
-pub(super) fn rope(raw: &RawConfig, context_length: usize) -> Result<Rope, Problem> {
+pub(super) fn rope(raw: &RawConfig, context_length: usize) -> Result<Rope, String> {
     let given = given(raw)?;
     if let Some(name) = given.unknown.keys().next() {
-        return Err(Problem::unsupported(
+        return Err(unsupported(
             format!("rope parameter `{name}`"),
             "plain rotary embeddings and their scalings",
         ));
@@ -50,33 +50,30 @@ pub(super) fn rope(raw: &RawConfig, context_length: usize) -> Result<Rope, Probl
     let partial = [given.partial_rotary_factor, raw.partial_rotary_factor];
     if let Some(factor) = partial.into_iter().flatten().find(|factor| *factor != 1.0) {
         let what = format!("`partial_rotary_factor` `{factor}`");
-        return Err(Problem::unsupported(what, "`1.0`"));
+        return Err(unsupported(what, "`1.0`"));
     }
     let original = given
         .original_max_position_embeddings
         .or(raw.original_max_position_embeddings)
         .unwrap_or(context_length);
-    let kind = given.kind()?;
-    given.refuse_unused(kind, context_length)?;
+    given.refuse_unused(context_length)?;
     Ok(Rope {
         theta: theta(raw)?,
-        scaling: scaling(&given, kind, original, context_length)?,
+        scaling: given.scaling(original, context_length)?,
     })
 }
 
 /// The parameters; where they stand in both places, they must be the same.
-fn given(raw: &RawConfig) -> Result<RawRope, Problem> {
+fn given(raw: &RawConfig) -> Result<RawRope, String> {
     let (old, new) = (raw.rope_scaling.as_ref(), raw.rope_parameters.as_ref());
     match old.zip(new).is_none_or(|(old, new)| old.says_as(new)) {
         true => Ok(old.or(new).cloned().unwrap_or_default()),
-        false => Err(Problem::Invalid(
-            "`rope_scaling` and `rope_parameters` differ, expected one of them".to_string(),
-        )),
+        false => Err("`rope_scaling` and `rope_parameters` differ, expected one of them".into()),
     }
 }
 
 /// θ; where it stands in several places, it must be the same.
-fn theta(raw: &RawConfig) -> Result<f64, Problem> {
+fn theta(raw: &RawConfig) -> Result<f64, String> {
     let of = |rope: &Option<RawRope>| rope.as_ref().and_then(|rope| rope.rope_theta);
     let places = [
         of(&raw.rope_scaling),
@@ -87,10 +84,10 @@ fn theta(raw: &RawConfig) -> Result<f64, Problem> {
     let theta = stated.next();
     match stated.find(|other| Some(*other) != theta) {
         None => Ok(theta.unwrap_or(10_000.0)),
-        Some(other) => Err(Problem::Invalid(format!(
+        Some(other) => Err(format!(
             "`rope_theta` is given twice, as `{}` among the rope parameters and as `{other}`, expected one of them",
             theta.unwrap_or_default()
-        ))),
+        )),
     }
 }
 
@@ -107,33 +104,32 @@ impl RawRope {
     }
 
     /// The type, `default` where none is named.
-    fn kind(&self) -> Result<&str, Problem> {
+    fn kind(&self) -> Result<&str, String> {
         match (self.rope_type.as_deref(), self.kind.as_deref()) {
-            (Some(new), Some(old)) if new != old => Err(Problem::Invalid(format!(
+            (Some(new), Some(old)) if new != old => Err(format!(
                 "`rope_type` is `{new}`, but `type` is `{old}`, expected one of them"
-            ))),
+            )),
             (Some(kind), _) | (None, Some(kind)) => Ok(kind),
             (None, None) => Ok("default"),
         }
     }
 
     /// Refuses a number that nothing would read, unless it would change nothing.
-    fn refuse_unused(&self, kind: &str, context_length: usize) -> Result<(), Problem> {
-        let Some(read) = self.read_by(kind) else {
-            return Err(Problem::unsupported(format!("rope type `{kind}`"), TYPES));
-        };
-        let changes = |(name, value): (&'static str, Option<f64>)| {
-            let neutral = match name {
+    fn refuse_unused(&self, context_length: usize) -> Result<(), String> {
+        let kind = self.kind()?;
+        let read = self.read_by(kind);
+        let read = read.ok_or_else(|| unsupported(format!("rope type `{kind}`"), TYPES))?;
+        let is_unused = |(name, value): &(&str, f64)| {
+            let neutral = match *name {
                 "factor" => Some(1.0),
                 "original_max_position_embeddings" => Some(context_length as f64),
                 _ => None,
             };
-            value
-                .filter(|value| Some(*value) != neutral)
-                .map(|value| (name, value))
+            !read.contains(name) && Some(*value) != neutral
         };
-        let mut numbers = self.numbers().into_iter().filter_map(changes);
-        let Some((name, value)) = numbers.find(|(name, _)| !read.contains(name)) else {
+        let numbers = self.numbers().into_iter();
+        let mut numbers = numbers.filter_map(|(name, value)| Some((name, value?)));
+        let Some((name, value)) = numbers.find(is_unused) else {
             return Ok(());
         };
         let have = match self.rope_type.is_some() || self.kind.is_some() {
@@ -146,9 +142,9 @@ impl RawRope {
             }
             _ => format!("name the type that reads it ({TYPES}), or leave the number out"),
         };
-        Err(Problem::Invalid(format!(
+        Err(format!(
             "the rope parameters {have}, so that `{name}`, which is `{value}`, would not be used; {advice}"
-        )))
+        ))
     }
 
     /// The numbers that the type reads; none for a type that is not known.
@@ -194,52 +190,43 @@ impl RawRope {
             ("mscale_all_dim", self.mscale_all_dim),
         ]
     }
-}
 
-fn scaling(
-    raw: &RawRope,
-    kind: &str,
-    original: usize,
-    context_length: usize,
-) -> Result<RopeScaling, Problem> {
-    let missing =
-        |name: &str| format!("`{name}` is missing from the rope parameters of type `{kind}`");
-    let need = |name: &str, value: Option<f64>| value.ok_or_else(|| missing(name));
-    let factor = || need("factor", raw.factor);
-    Ok(match kind {
-        "default" => RopeScaling::None,
-        "linear" => RopeScaling::Linear { factor: factor()? },
-        "dynamic" => RopeScaling::Dynamic { factor: factor()? },
-        "llama3" => RopeScaling::Llama3 {
-            factor: factor()?,
-            low_freq_factor: need("low_freq_factor", raw.low_freq_factor)?,
-            high_freq_factor: need("high_freq_factor", raw.high_freq_factor)?,
-            original_context_length: original,
-        },
-        "yarn" => yarn(raw, original, context_length),
-        other => {
-            return Err(Problem::unsupported(format!("rope type `{other}`"), TYPES));
-        }
-    })
-}
-
-/// Where `factor` is absent it is the ratio of the two context lengths, as in transformers.
-fn yarn(raw: &RawRope, original: usize, context_length: usize) -> RopeScaling {
-    let factor = raw
-        .factor
-        .unwrap_or(context_length as f64 / original as f64);
-    let inferred = match (raw.mscale, raw.mscale_all_dim) {
-        (Some(one), Some(all)) if one != 0.0 && all != 0.0 => {
-            yarn_attention_factor(factor, one) / yarn_attention_factor(factor, all)
-        }
-        _ => yarn_attention_factor(factor, 1.0),
-    };
-    RopeScaling::Yarn {
-        factor,
-        original_context_length: original,
-        attention_factor: raw.attention_factor.unwrap_or(inferred),
-        beta_fast: raw.beta_fast.unwrap_or(32.0),
-        beta_slow: raw.beta_slow.unwrap_or(1.0),
-        truncate: raw.truncate.unwrap_or(true),
+    /// How the frequencies are changed. Where YaRN's `factor` is absent it is the ratio of the two context lengths, as in transformers.
+    fn scaling(&self, original: usize, context_length: usize) -> Result<RopeScaling, String> {
+        let kind = self.kind()?;
+        let missing =
+            |name: &str| format!("`{name}` is missing from the rope parameters of type `{kind}`");
+        let need = |name: &str, value: Option<f64>| value.ok_or_else(|| missing(name));
+        let factor = || need("factor", self.factor);
+        Ok(match kind {
+            "linear" => RopeScaling::Linear { factor: factor()? },
+            "dynamic" => RopeScaling::Dynamic { factor: factor()? },
+            "llama3" => RopeScaling::Llama3 {
+                factor: factor()?,
+                low_freq_factor: need("low_freq_factor", self.low_freq_factor)?,
+                high_freq_factor: need("high_freq_factor", self.high_freq_factor)?,
+                original_context_length: original,
+            },
+            "yarn" => {
+                let ratio = context_length as f64 / original as f64;
+                let factor = self.factor.unwrap_or(ratio);
+                let inferred = match (self.mscale, self.mscale_all_dim) {
+                    (Some(one), Some(all)) if one != 0.0 && all != 0.0 => {
+                        yarn_attention_factor(factor, one) / yarn_attention_factor(factor, all)
+                    }
+                    _ => yarn_attention_factor(factor, 1.0),
+                };
+                RopeScaling::Yarn {
+                    factor,
+                    original_context_length: original,
+                    attention_factor: self.attention_factor.unwrap_or(inferred),
+                    beta_fast: self.beta_fast.unwrap_or(32.0),
+                    beta_slow: self.beta_slow.unwrap_or(1.0),
+                    truncate: self.truncate.unwrap_or(true),
+                }
+            }
+            // Unknown ones were refused.
+            _ => RopeScaling::None,
+        })
     }
 }
