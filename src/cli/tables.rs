@@ -138,7 +138,14 @@ pub(super) fn cut(text: &str, most: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::grid;
+    use super::*;
+
+    #[test]
+    fn whole_numbers_have_no_decimals_however_large() {
+        let number = |value: f64| brief(Some(Cell::Number(value)));
+        assert_eq!(number(20_000_003.0), "20000003");
+        assert_eq!(number(-0.5), "-0.500");
+    }
 
     #[test]
     fn numbers_stand_right_and_text_left() {

@@ -16,8 +16,7 @@ use super::{Figure, FinishedRun, ReportError, figures, png, svg};
 /// # Errors
 /// [`ReportError`] where the folder is no run's, a file of it cannot be read, or one cannot be written.
 pub fn write(folder: &Path) -> Result<PathBuf, ReportError> {
-    let mut run = FinishedRun::open(folder)?;
-    run.load_tables()?;
+    let run = FinishedRun::read(folder)?;
     let drawn = draw_into(&figures_folder(&run)?, &run)?;
     save_page(&run, &drawn.content)
 }
@@ -46,8 +45,7 @@ pub(crate) fn write_with(folder: &Path, cache: &Cache) -> Result<PathBuf, Report
 /// The folder of figures, made where it is missing. A link in its place is not followed: its files would be another run's.
 fn figures_folder(run: &FinishedRun) -> Result<PathBuf, ReportError> {
     let folder = run.path.join("figures");
-    let is_link = folder.is_symlink();
-    let made = match is_link {
+    let made = match folder.is_symlink() {
         true => std::fs::remove_file(&folder),
         false => Ok(()),
     }

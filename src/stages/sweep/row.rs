@@ -208,11 +208,6 @@ impl<'a> SweepFrame<'a> {
         }
     }
 
-    pub(crate) fn rows(&self) -> impl Iterator<Item = SweepRow<'a>> {
-        let frame = *self;
-        (0..self.frame.height()).map(move |number| frame.row(number))
-    }
-
     pub(crate) fn alpha(&self, number: usize) -> Option<f64> {
         let [.., alpha, _] = self.place;
         cell(alpha, number).extract()
@@ -304,7 +299,7 @@ mod tests {
         };
         let table = SweepRow::table_of_prompts(&[prompt, other]).unwrap();
         let read = SweepFrame::read(&table).unwrap();
-        assert_eq!(read.rows().collect::<Vec<_>>(), [prompt, other]);
+        assert_eq!([read.row(0), read.row(1)], [prompt, other]);
         assert_eq!(
             (read.mean(0), read.refusal_rate(1)),
             (Some(-0.5), Some(1.0))
@@ -317,7 +312,7 @@ mod tests {
         }));
         let table = SweepRow::table_of_groups(&[group]).unwrap();
         let read = SweepFrame::read(&table).unwrap();
-        assert_eq!(read.rows().collect::<Vec<_>>(), [group]);
+        assert_eq!((table.height(), read.row(0)), (1, group));
         assert_eq!(
             (read.mean(0), read.refusal_rate(0)),
             (Some(0.5), Some(0.25))
