@@ -202,7 +202,11 @@ fn run_on(
     });
     let needs_libtorch =
         |error: &StageError| matches!(error, StageError::Model(ModelError::NeedsLibtorch));
-    if report.failures.iter().any(|(_, error)| needs_libtorch(error)) {
+    if report
+        .failures
+        .iter()
+        .any(|(_, error)| needs_libtorch(error))
+    {
         // Something cached turned out to be damaged.
         folder.discard()?;
         return Err(RunError::NeedsLibtorch);

@@ -3,7 +3,12 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use polars::prelude::{
+    DataFrame, DataFrameJoinOps, IdxCa, IdxSize, JoinArgs, JoinType, SortMultipleOptions,
+};
+
 use crate::report::Table;
+use crate::stages::{Rows, StageError, groups, read_numbers, read_text};
 
 /// What was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +54,10 @@ const CONDITIONS: [(&str, &[&str]); 9] = [
 /// The places of the last two, which single prompts have and sets have not.
 const TYPE: usize = 7;
 const ID: usize = 8;
+
+/// Columns of a frame of measurements beside its conditions.
+const QUANTITY: &str = "quantity";
+const VALUE: &str = "value";
 
 /// A value for each of [`CONDITIONS`], empty where nothing says it.
 type Conditions = [String; CONDITIONS.len()];
@@ -120,29 +129,37 @@ impl Measurements {
         values.any(|(at, _)| !at[condition].is_empty())
     }
 
-    /// A quantity's values by these conditions, each once.
+    /// A quantity's values by these conditions, each once: columns [`QUANTITY`], the conditions as texts, [`VALUE`].
     ///
     /// # Errors
     /// What to say where several values that differ have the same conditions.
-    fn by_condition(
-        &self,
-        quantity: Quantity,
-        by: &[usize],
-    ) -> Result<BTreeMap<Vec<&str>, f64>, String> {
-        let mut found = BTreeMap::new();
-        for (at, value) in self.values.get(&quantity).into_iter().flatten() {
-            let at = by.iter().map(|&condition| at[condition].as_str());
-            if *found.entry(at.collect()).or_insert(*value) != *value {
-                let names = by.iter().map(|&condition| CONDITIONS[condition].0);
-                return Err(format!(
-                    "several rows of `{}` have the same {}, so they are not compared",
-                    self.name,
-                    names.collect::<Vec<_>>().join(", ")
-                ));
-            }
+    fn by_condition(&self, quantity: Quantity, by: &[usize]) -> Result<DataFrame, String> {
+        let values = self.values.get(&quantity).map_or(&[][..], Vec::as_slice);
+        let rows = Rows::of(values).text(QUANTITY, |_| quantity.name());
+        let rows = by.iter().fold(rows, |rows, &condition| {
+            rows.text(CONDITIONS[condition].0, move |(at, _)| &at[condition])
+        });
+        let frame = rows.number(VALUE, |(_, value)| *value).frame();
+        let frame = frame.map_err(|error| error.to_string())?;
+        let groups = groups(&frame, &columns(by)).map_err(|error| error.to_string())?;
+        let differ = |rows: &Vec<usize>| rows.iter().any(|&row| values[row].1 != values[rows[0]].1);
+        if groups.iter().any(differ) {
+            return Err(format!(
+                "several rows of `{}` have the same {}, so they are not compared",
+                self.name,
+                columns(by)[1..].join(", ")
+            ));
         }
-        Ok(found)
+        let firsts = groups.iter().map(|rows| rows[0] as IdxSize);
+        let firsts = IdxCa::from_vec(VALUE.into(), firsts.collect());
+        frame.take(&firsts).map_err(|error| error.to_string())
     }
+}
+
+/// What a frame of a quantity's values is grouped and joined by.
+fn columns(by: &[usize]) -> Vec<&'static str> {
+    let conditions = by.iter().map(|&condition| CONDITIONS[condition].0);
+    std::iter::once(QUANTITY).chain(conditions).collect()
 }
 
 /// The mean of every set from the values of its prompts.
@@ -194,25 +211,40 @@ impl Matched {
         }
         let of_left = left.by_condition(quantity, &by)?;
         let of_right = right.by_condition(quantity, &by)?;
-        let of_both = of_left.iter().filter_map(|(at, left)| {
-            Some(MatchedRow {
-                right: *of_right.get(at)?,
-                left: *left,
-                at: at.iter().map(ToString::to_string).collect(),
-            })
-        });
-        let rows: Vec<MatchedRow> = of_both.collect();
+        let by = columns(&by);
+        let of_both = of_left.join(&of_right, &by, &by, JoinArgs::new(JoinType::Inner), None);
+        let of_both = of_both.and_then(|both| both.sort(&by, SortMultipleOptions::default()));
+        let rows = of_both
+            .map_err(StageError::from)
+            .and_then(|both| rows(&both, &by[1..]));
+        let rows = rows.map_err(|error| error.to_string())?;
         if rows.is_empty() {
             let (left, right) = (&left.name, &right.name);
             return Err(format!("no row of {left} matches one of {right}"));
         }
         Ok(Matched {
-            conditions: by.iter().map(|&at| CONDITIONS[at].0).collect(),
-            only_left: of_left.len() - rows.len(),
-            only_right: of_right.len() - rows.len(),
+            only_left: of_left.height() - rows.len(),
+            only_right: of_right.height() - rows.len(),
+            conditions: by[1..].to_vec(),
             rows,
         })
     }
+}
+
+/// The rows of what two sides' frames were joined to.
+fn rows(both: &DataFrame, conditions: &[&str]) -> Result<Vec<MatchedRow>, StageError> {
+    let texts = conditions.iter().map(|name| read_text(both, name));
+    let texts = texts.collect::<Result<Vec<_>, _>>()?;
+    let (left, right) = (
+        read_numbers(both, VALUE)?,
+        read_numbers(both, "value_right")?,
+    );
+    let row = |(row, (left, right))| MatchedRow {
+        at: texts.iter().map(|texts| texts[row].clone()).collect(),
+        left,
+        right,
+    };
+    Ok(left.into_iter().zip(right).enumerate().map(row).collect())
 }
 
 /// A condition's value as both sides would write it: `-10` for `-10.0`, `resid_pre` for `hook_resid_pre`.
