@@ -72,7 +72,13 @@ pub(super) fn confined<T: Send + 'static>(
     let answer = Arc::new(Mutex::new(None));
     let (watched, given) = (Arc::clone(&watch), Arc::clone(&answer));
     let job = Box::new(move || {
-        let ledger = Ledger::new(allowance, &watched);
+        let ledger = Ledger {
+            allowance,
+            held: Cell::new(0),
+            asked: Cell::new(0),
+            stack_top: stack_pointer(),
+            watch: &*watched,
+        };
         let outcome = ledger.keep(|| caught(work));
         *given.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
         watched.end(DONE);
@@ -167,16 +173,6 @@ thread_local! {
 }
 
 impl Ledger {
-    fn new(allowance: Allowance, watch: &Watch) -> Self {
-        Ledger {
-            allowance,
-            held: Cell::new(0),
-            asked: Cell::new(0),
-            stack_top: stack_pointer(),
-            watch,
-        }
-    }
-
     /// Does the work, with everything this thread asks for counted. The work must not unwind.
     fn keep<T>(&self, work: impl FnOnce() -> T) -> T {
         LEDGER.set(self);

@@ -33,9 +33,6 @@ use shape::{Entry, ReadoutShape, Shape, entry};
 pub(super) use readout::to_rows;
 pub(super) use tile::Tile;
 
-/// Hears of progress and takes values; see [`Evaluator::evaluate`].
-type OnStep<'a> = &'a mut dyn FnMut(Step) -> ControlFlow<()>;
-
 /// What an evaluation tells its caller while it runs.
 #[derive(Debug)]
 pub enum Step {
@@ -77,7 +74,11 @@ impl Evaluator {
         on_step: &mut dyn FnMut(Step) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         let _no_grad = tch::no_grad_guard();
-        let mut outcomes = Outcomes::new(on_step);
+        let mut outcomes = Outcomes {
+            on_step,
+            failures: 0,
+            first: None,
+        };
         let by_prompt = self.by_prompt(cells, &mut outcomes)?;
         let prompt = |(_, numbers): &(_, Vec<u32>)| cells.cell(numbers[0] as usize).tokens;
         let prompts: Vec<Arc<Tokens>> = by_prompt.iter().map(prompt).collect();
@@ -177,10 +178,8 @@ impl Evaluator {
         shape: &Shape,
         members: &[Member],
     ) -> Result<Vec<(usize, Outcome)>> {
-        let rows = members
-            .iter()
-            .map(|member| cells.cell(member.number as usize));
-        let rows: Vec<Cell> = rows.collect();
+        let cell = |member: &Member| cells.cell(member.number as usize);
+        let rows: Vec<Cell> = members.iter().map(cell).collect();
         let values = guarded(|| self.tile_values(&rows, shape));
         let values = values.map_err(|error| error.in_cells(&described(&rows[0]), rows.len()))?;
         let outcomes = members.iter().zip(&rows).zip(values);
@@ -203,11 +202,8 @@ impl Evaluator {
                 return generate::continuations(&tile, *max_new_tokens);
             }
             ReadoutShape::Activation { hook, offset } => {
-                let vectors = activations(shape, &tile, *hook, *offset)?;
-                to_rows(&vectors)?
-                    .into_iter()
-                    .map(Value::Activation)
-                    .collect()
+                let vectors = to_rows(&activations(shape, &tile, *hook, *offset)?)?;
+                vectors.into_iter().map(Value::Activation).collect()
             }
             ReadoutShape::Score(sets) => {
                 let scores = score(transformer, &final_hidden(shape, &tile)?, sets)?;
@@ -236,21 +232,13 @@ type Outcome = Result<Value, String>;
 
 /// Where the outcomes of an evaluation go: values to the caller at once, what is said of cells without one into the error at the end.
 struct Outcomes<'s> {
-    on_step: OnStep<'s>,
+    on_step: &'s mut dyn FnMut(Step) -> ControlFlow<()>,
     failures: usize,
     /// The failed cell that was asked for first.
     first: Option<(usize, String)>,
 }
 
-impl<'s> Outcomes<'s> {
-    fn new(on_step: OnStep<'s>) -> Self {
-        Outcomes {
-            on_step,
-            failures: 0,
-            first: None,
-        }
-    }
-
+impl Outcomes<'_> {
     fn take(&mut self, outcomes: Vec<(usize, Outcome)>) -> ControlFlow<()> {
         let mut values = Vec::with_capacity(outcomes.len());
         for (number, outcome) in outcomes {

@@ -59,17 +59,15 @@ impl Site {
         }
     }
 
-    /// The name used in study files and tables, e.g. `resid_pre`.
     pub(crate) const fn short_name(self) -> &'static str {
         self.names()[0]
     }
 
-    /// The TransformerLens name inside a block, e.g. `hook_resid_pre` or `attn.hook_z`.
     pub(crate) const fn hook_name(self) -> &'static str {
         self.names()[1]
     }
 
-    /// The site with the given short or TransformerLens name, if there is one.
+    /// By either name.
     pub(crate) fn from_name(name: &str) -> Option<Site> {
         Site::ALL
             .into_iter()

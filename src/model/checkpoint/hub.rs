@@ -143,7 +143,9 @@ impl Hub {
                 let file = folder.join(file);
                 tracing::warn!("`{}` is damaged and is fetched again", file.display());
                 // Mended as it was: the branch may have moved.
-                self.download(&repository.at(&commit), &store)
+                let mut repository = repository.clone();
+                repository.revision = commit;
+                self.download(&repository, &store)
             }
             Cached::Incomplete(_) | Cached::Nothing => self.download(repository, &store),
         }
@@ -168,12 +170,12 @@ impl Hub {
         let client = Client::new(self.patience, self.credential(repository, &endpoint)?);
         let download = Download::begin(&client, &self.endpoint, repository, store)?;
         download.all()?;
-        let folder = store.snapshot(download.commit());
+        let folder = store.snapshot(&download.listing.commit);
         if let Some(file) = missing(&folder)? {
             let problem = format!("`{file}` did not arrive");
             return Err(repository.error(problem, "check `HF_ENDPOINT`, or try again"));
         }
-        store.record(&repository.revision, download.commit())?;
+        store.record(&repository.revision, &download.listing.commit)?;
         Ok(folder)
     }
 

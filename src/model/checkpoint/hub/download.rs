@@ -26,7 +26,7 @@ pub(super) struct Download<'a> {
     endpoint: &'a str,
     repository: &'a Repository,
     store: &'a Store,
-    listing: Listing,
+    pub(super) listing: Listing,
 }
 
 /// What a file has to be.
@@ -67,16 +67,12 @@ impl<'a> Download<'a> {
         })
     }
 
-    pub(super) fn commit(&self) -> &str {
-        &self.listing.commit
-    }
-
     /// Fetches what is wanted of the commit and not there yet.
     ///
     /// # Errors
     /// A file cannot be had, or the settings ask for what is not supported: then no weights are fetched.
     pub(super) fn all(&self) -> Result<()> {
-        let folder = self.store.snapshot(self.commit());
+        let folder = self.store.snapshot(&self.listing.commit);
         self.files(&self.listing.settings(), "settings and tokenizer")?;
         self.check_settings(&folder)?;
         let weights = match self.listing.has(SINGLE) {
@@ -110,7 +106,7 @@ impl<'a> Download<'a> {
 
     /// Fetches those of the files that are not there.
     fn files(&self, names: &[String], what: &str) -> Result<()> {
-        let folder = self.store.snapshot(self.commit());
+        let folder = self.store.snapshot(&self.listing.commit);
         let listed = |name: &str| self.listing.files.get(name).cloned().unwrap_or_default();
         let is_there = |name: &str| {
             let (path, listed) = (folder.join(name), listed(name));
@@ -182,7 +178,7 @@ impl<'a> Download<'a> {
             placed.map_err(|error| failed(not_kept(error)))?;
         }
         progress.done(blob.metadata().map_or(0, |metadata| metadata.len()));
-        self.store.link(self.commit(), name, digest)
+        self.store.link(&self.listing.commit, name, digest)
     }
 
     /// Asks the hub what a file has to be, where its list does not say it.
@@ -192,9 +188,8 @@ impl<'a> Download<'a> {
         let etag = answer
             .origin_header("x-linked-etag")
             .or_else(|| answer.origin_header("etag"));
-        let etag = etag.ok_or_else(|| {
-            FetchError::Wrong("the hub does not tell its digest (`etag`)".to_string())
-        })?;
+        let untold = || FetchError::Wrong("the hub does not tell its digest (`etag`)".to_string());
+        let etag = etag.ok_or_else(untold)?;
         let digits = etag.trim().trim_start_matches("W/").trim_matches('"');
         let digest = Digest::parse(digits).ok_or_else(|| {
             let etag = printable(etag);
@@ -211,13 +206,13 @@ impl<'a> Download<'a> {
     fn address(&self, name: &str) -> Result<Address, FetchError> {
         let address = self
             .repository
-            .file_address(self.endpoint, self.commit(), name);
+            .file_address(self.endpoint, &self.listing.commit, name);
         Address::parse(&address).map_err(FetchError::Refused)
     }
 
     fn check_commit(&self, announced: Option<&str>) -> Result<(), FetchError> {
         match announced {
-            Some(commit) if !commit.eq_ignore_ascii_case(self.commit()) => {
+            Some(commit) if !commit.eq_ignore_ascii_case(&self.listing.commit) => {
                 let commit = printable(commit);
                 let problem = format!("the hub answers with a file of the commit `{commit}`");
                 Err(FetchError::Wrong(problem))

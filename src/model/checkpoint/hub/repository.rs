@@ -15,6 +15,7 @@ const SPECIAL: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 
 /// A model on the hub, at a revision.
+#[derive(Clone)]
 pub(in crate::model::checkpoint) struct Repository {
     /// `org/name`
     pub(super) name: String,
@@ -41,13 +42,6 @@ impl Repository {
             name: name.to_string(),
             revision: revision.to_string(),
         })
-    }
-
-    pub(super) fn at(&self, revision: &str) -> Self {
-        Self {
-            name: self.name.clone(),
-            revision: revision.to_string(),
-        }
     }
 
     pub(super) fn list_address(&self, endpoint: &str) -> String {
