@@ -354,6 +354,8 @@ fn nothing_is_deleted_where_it_is_not_known_what_is_used() {
     assert!(!committed_cells(&bench.path("cache")).is_empty());
     let said = bench.dial(&["status"]);
     assert!(said.stdout.contains("unreadable"), "{said:?}");
+    let why = "`: its `run.json` cannot be read: EOF while parsing";
+    assert!(said.stdout.contains(why), "{said:?}");
     let said = cache(&bench, &["gc", "--unreferenced", "--runs", "rums"]);
     assert_snapshot!(said.message(2), @"error: there is no folder of runs `rums`, and so nothing that refers to the cache; name it with `--runs`");
 }

@@ -285,6 +285,15 @@ fn a_hub_that_gives_nothing_is_a_warning_and_one_that_never_can_a_problem() {
 }
 
 #[test]
+fn a_folder_without_a_cache_is_said_to_have_none() {
+    let bench = bench();
+    bench.write("other/notes.txt", "somebody's");
+    let said = doctor(&bench, &["--cache", "other"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_snapshot!(line(&said, "cache"), @"ok       cache       there is none in it yet; the first run begins it");
+}
+
+#[test]
 fn a_hub_is_not_asked_offline() {
     let bench = bench();
     let hub = Hub::sound();
