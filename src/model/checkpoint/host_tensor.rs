@@ -19,7 +19,6 @@ use crate::model::error::{ModelError, Result};
 pub(super) const CHUNK: usize = 1 << 16;
 
 /// A dense row-major tensor in host memory.
-#[derive(Debug)]
 pub(crate) struct HostTensor {
     /// Its dimensions; matrices are `[out, in]`.
     pub(crate) shape: Vec<usize>,
@@ -27,7 +26,6 @@ pub(crate) struct HostTensor {
     pub(super) data: Data,
 }
 
-#[derive(Debug)]
 pub(super) enum Data {
     Owned(Vec<u8>),
     Mapped(Arc<Mmap>, Range<usize>),
@@ -49,6 +47,12 @@ impl HostTensor {
         let mut out = vec![0.0; self.bytes().len() / self.dtype.size()];
         decode(self.bytes(), self.dtype, &mut out);
         out
+    }
+}
+
+impl std::fmt::Debug for HostTensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "HostTensor({:?}, {})", self.shape, self.dtype.name())
     }
 }
 
