@@ -234,12 +234,12 @@ impl Matched {
 /// The rows of what two sides' frames were joined to.
 fn rows(both: &DataFrame, conditions: &[&str]) -> Result<Vec<MatchedRow>, StageError> {
     let texts = conditions.iter().map(|name| read_text(both, name));
-    let texts = texts.collect::<Result<Vec<_>, _>>()?;
+    let texts = texts.collect::<Result<Vec<Vec<String>>, _>>()?;
     let (left, right) = (
         read_numbers(both, VALUE)?,
         read_numbers(both, "value_right")?,
     );
-    let row = |(row, (left, right))| MatchedRow {
+    let row = |(row, (left, right)): (usize, (f64, f64))| MatchedRow {
         at: texts.iter().map(|texts| texts[row].clone()).collect(),
         left,
         right,
