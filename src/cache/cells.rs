@@ -39,6 +39,7 @@ impl CellStore {
 
     /// The cells that packs hold more than once, by the first halves of their keys.
     pub(crate) fn held_twice(&self) -> Result<Vec<[u8; 16]>, CacheError> {
+        self.refresh()?;
         self.with_index(Index::held_twice)
     }
 

@@ -29,7 +29,7 @@ pub(crate) struct PackContent {
 }
 
 /// What is in a cache besides its files.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Leftovers {
     /// Temporary files, of the living as well as of the dead.
     pub(crate) half_written: Vec<PathBuf>,

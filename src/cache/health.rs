@@ -11,7 +11,7 @@ use super::{Cache, CacheError, FileKind, StoredFile, Users, lease, pack, record}
 const MOST_FILES: usize = 1000;
 
 /// What a look at a cache found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Health {
     pub(crate) files: usize,
     pub(crate) bytes: u64,
@@ -36,13 +36,10 @@ impl Cache {
         let (leftovers, users) = (self.leftovers()?, self.users()?);
         let leases = lease::count(&self.layout)?;
         let mut health = Health {
-            files: 0,
-            bytes: 0,
             dead_leases: leases.saturating_sub(users.runs.len() + users.collections),
             users,
             leftovers,
-            damaged: Vec::new(),
-            unreadable: Vec::new(),
+            ..Health::default()
         };
         for kind in FileKind::ALL {
             let mut files = self.files(kind)?;

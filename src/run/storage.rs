@@ -182,3 +182,26 @@ fn is_drawn_of(record: &Record, stages: &HashSet<Key>) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A pack whose run is known is that run's, whatever else it says.
+    #[test]
+    fn what_a_pack_says_is_believed_field_by_field() {
+        let weights = Key::of(b"weights");
+        let origin = PackOrigin::of(&json!({
+            "run": "study/1", "kind": 7, "seconds": null, "weights": [weights, 3], "device": "cpu",
+        }));
+        assert_eq!(origin.run, "study/1");
+        assert_eq!(
+            (origin.kind.as_str(), origin.created.as_str()),
+            ("unknown", "")
+        );
+        assert_eq!((origin.seconds, origin.weights), (0.0, vec![weights]));
+        assert_eq!(PackOrigin::of(&json!("no object")).run, "");
+    }
+}

@@ -53,19 +53,19 @@ pub(super) fn resolved_yaml(study: &Study, folder: &Path) -> Result<String, serd
         if let Some(path) = relative(folder, &path) {
             // All above a field that was read are tables; a section that was left out becomes one.
             let at = fields.iter().fold(&mut root, |at, field| &mut at[*field]);
-            *at = path.unwrap_or_else(|path| named_in_vain(&path)).into();
+            *at = path.unwrap_or_else(named_in_vain).into();
         }
     }
     serde_yaml::to_string(&root)
 }
 
 /// What stands in YAML for a path that is not UTF-8 from the run's folder on, which YAML cannot hold: shown, with a warning.
-fn named_in_vain(path: &Path) -> String {
+fn named_in_vain(path: PathBuf) -> String {
+    let shown = path.display().to_string();
     tracing::warn!(
-        "`{}` is not UTF-8, so that `resolved.yaml` cannot name it; to run the study again, use its own file",
-        path.display()
+        "`{shown}` is not UTF-8, so that `resolved.yaml` cannot name it; to run the study again, use its own file"
     );
-    path.display().to_string()
+    shown
 }
 
 /// `path` as seen from `folder`, as text where it is UTF-8; none where either is not there. A link keeps its own name, which may say what

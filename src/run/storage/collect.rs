@@ -149,13 +149,8 @@ fn naming(inventory: &Inventory) -> HashMap<Name, u64> {
 
 /// When something was made: as it says itself, or else as its file does.
 fn made(created: &str, file: &StoredFile) -> SystemTime {
-    let stated = created.parse::<Timestamp>().map(|time| {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.as_second()).unwrap_or(0))
-    });
-    stated
-        .ok()
-        .or(file.modified)
-        .unwrap_or_else(SystemTime::now)
+    let stated = created.parse::<Timestamp>().map(SystemTime::from).ok();
+    stated.or(file.modified).unwrap_or_else(SystemTime::now)
 }
 
 fn choose(mut candidates: Vec<Candidate>, total_bytes: u64, criteria: &Criteria) -> Vec<Name> {
