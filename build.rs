@@ -82,7 +82,10 @@ fn keep_libtorch_out_of_dial() -> std::io::Result<()> {
     let shown = Path::new(&folder).join("shows-nothing.map");
     std::fs::write(&shown, "{ local: *; };\n")?;
     println!("cargo::rustc-link-arg-bin=dial=-Wl,-T,{}", script.display());
-    println!("cargo::rustc-link-arg-bin=dial=-Wl,--version-script={}", shown.display());
+    println!(
+        "cargo::rustc-link-arg-bin=dial=-Wl,--version-script={}",
+        shown.display()
+    );
     for symbol in USED_BY_INITIALISERS {
         println!("cargo::rustc-link-arg-bin=dial=-Wl,--defsym={symbol}=main");
     }
