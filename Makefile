@@ -3,11 +3,12 @@
 
 dial := $(or $(CARGO_TARGET_DIR),target)/release/dial
 
-.PHONY: help run test busy fuzz bench bench-scale check setup
+.PHONY: help run test test-all busy fuzz bench bench-scale check setup
 
 help:
 	@echo 'make run     set up, build, and run the study pipelines/quickstart.toml'
-	@echo 'make test    set up, build, and run the tests'
+	@echo 'make test    set up, build, and run the tests, but for those that take a browser, other programs or minutes'
+	@echo 'make test-all  all of them'
 	@echo 'make busy    run the tests that interrupt a run, 20 times, beside a busy loop on every core (an hour; BUSY_RUNS=3)'
 	@echo 'make fuzz    read odd and hostile inputs, others every time (FUZZ_SECONDS=60 for each reader, or'
 	@echo '             FUZZ_TARGET=gguf for one; FUZZ_TARGET=gguf FUZZ_INPUT=<file> for one input that was kept)'
@@ -23,8 +24,11 @@ run:
 	$(dial) run pipelines/quickstart.toml
 
 # The release profile, so that the tests share their dependencies with `make run`.
-# The tests of report.html drive a headless Chromium; its screenshots go to target/report/. Those of the schema ask two validators.
 test: setup
+	cargo test --release --locked -- --skip kills:: --skip fuzz:: --skip schema:: --skip report::browser::
+
+# The tests of report.html drive a headless Chromium; its screenshots go to target/report/. Those of the schema ask two validators.
+test-all: setup
 	scripts/test-setup.sh
 	scripts/setup.sh validators
 	scripts/setup-browser.sh

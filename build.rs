@@ -70,7 +70,8 @@ fn emit_link_arguments(linked: &Path) {
 /// `dial` reaches nothing of libtorch (`src/model/linked.rs`), and the linker leaves out what is not reached, and libraries of which nothing is
 /// left. But it takes every initialiser of an object file for reached, and the bindings' C++ part has two, for globals that only its functions
 /// use. They are left out here, and what they alone use becomes the address of `main`, which nobody calls. Where a linker does otherwise, or
-/// another version uses other symbols, libtorch is loaded when `dial` starts: slower, and as right. A test holds that it is not.
+/// another version uses other symbols, libtorch is loaded when `dial` starts: slower, and as right, since the program shows it none of its own
+/// symbols. A test holds that it is not loaded.
 fn keep_libtorch_out_of_dial() -> std::io::Result<()> {
     if !env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
         return Ok(());
@@ -78,7 +79,10 @@ fn keep_libtorch_out_of_dial() -> std::io::Result<()> {
     let folder = env::var_os("OUT_DIR").unwrap_or_default();
     let script = Path::new(&folder).join("leave-out-initialisers.ld");
     std::fs::write(&script, LEAVES_OUT_INITIALISERS)?;
+    let shown = Path::new(&folder).join("shows-nothing.map");
+    std::fs::write(&shown, "{ local: *; };\n")?;
     println!("cargo::rustc-link-arg-bin=dial=-Wl,-T,{}", script.display());
+    println!("cargo::rustc-link-arg-bin=dial=-Wl,--version-script={}", shown.display());
     for symbol in USED_BY_INITIALISERS {
         println!("cargo::rustc-link-arg-bin=dial=-Wl,--defsym={symbol}=main");
     }

@@ -6,7 +6,6 @@ mod prompt_files;
 
 use std::path::Path;
 
-use candle_core::quantized::gguf_file::{self, Value as Meta};
 use insta::assert_snapshot;
 use serde_json::json;
 

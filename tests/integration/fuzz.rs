@@ -10,7 +10,7 @@
 //! `FUZZ_TARGET=gguf FUZZ_INPUT=<file>` an input that was kept.
 
 mod bad;
-mod gguf;
+pub mod gguf;
 mod hub;
 mod models;
 mod mutate;

@@ -1,6 +1,6 @@
 //! What people look at: the page in a real browser, the figures, and the tables in a terminal.
 //!
-//! The page needs Chromium (`scripts/setup-browser.sh`, which `make test` runs). Where there is none the test fails and says so: a page that
+//! The page needs Chromium (`scripts/setup-browser.sh`, which `make test-all` runs). Where there is none the test fails and says so: a page that
 //! nobody opened is not tested. Screenshots are kept in `target/report/`, to be looked at.
 
 mod browser;

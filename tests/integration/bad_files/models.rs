@@ -1,6 +1,7 @@
 //! Models: formats, files and what their configurations ask for.
 
 use super::*;
+use crate::fuzz::gguf::{Gguf, Value};
 
 /// What the program says to a study with this model.
 fn refusal(bench: &Workbench, source: &str) -> String {
@@ -25,41 +26,12 @@ fn with_config(key: &str, value: serde_json::Value) -> String {
     })
 }
 
-/// What the program says to a GGUF file with this metadata and no tensors but an embedding.
-fn refusal_of_gguf(changes: &[(&str, Meta)]) -> String {
-    let text = |text: &str| Meta::String(text.to_string());
-    let number = Meta::U32;
-    let mut metadata = vec![
-        ("general.architecture", text("llama")),
-        ("llama.block_count", number(1)),
-        ("llama.context_length", number(64)),
-        ("llama.embedding_length", number(8)),
-        ("llama.feed_forward_length", number(8)),
-        ("llama.attention.head_count", number(2)),
-        ("llama.attention.layer_norm_rms_epsilon", Meta::F32(1e-5)),
-        ("tokenizer.ggml.model", text("gpt2")),
-        ("tokenizer.ggml.pre", text("gpt-2")),
-        (
-            "tokenizer.ggml.tokens",
-            Meta::Array(vec![text("a"), text("b")]),
-        ),
-        ("tokenizer.ggml.merges", Meta::Array(vec![])),
-    ];
-    for (key, value) in changes {
-        metadata.retain(|(known, _)| known != key);
-        metadata.push((key, value.clone()));
-    }
-    let entries: Vec<(&str, &Meta)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
-    let device = candle_core::Device::Cpu;
-    let embedding = candle_core::Tensor::zeros((2, 8), candle_core::DType::F32, &device).unwrap();
-    let embedding = candle_core::quantized::QTensor::quantize(
-        &embedding,
-        candle_core::quantized::GgmlDType::F32,
-    )
-    .unwrap();
+/// What the program says to a GGUF file that is sound but for this entry of its metadata.
+fn refusal_of_gguf(key: &str, value: &str) -> String {
     let bench = bench();
-    let mut file = std::fs::File::create(bench.path("model.gguf")).unwrap();
-    gguf_file::write(&mut file, &entries, &[("token_embd.weight", &embedding)]).unwrap();
+    let mut file = Gguf::good();
+    file.set(key, Value::Text(value.to_string()));
+    bench.write("model.gguf", file.bytes());
     refusal(&bench, "model.gguf")
 }
 
@@ -97,7 +69,7 @@ fn an_architecture_that_is_not_computed() {
     2 | source = "copy"
       |          ^^^^^^ this source
     "#);
-    assert_snapshot!(refusal_of_gguf(&[("general.architecture", Meta::String("gemma2".to_string()))]), @r#"
+    assert_snapshot!(refusal_of_gguf("general.architecture", "gemma2"), @r#"
     error: model `inst` cannot be used: `model.gguf`: architecture `gemma2` is not supported (supported: `llama`, `qwen2`)
      --> study.toml:2:10
       |
@@ -126,7 +98,7 @@ fn what_would_change_the_computation() {
 
 #[test]
 fn a_pre_tokeniser_that_is_not_known() {
-    assert_snapshot!(refusal_of_gguf(&[("tokenizer.ggml.pre", Meta::String("deepseek-llm".to_string()))]), @r#"
+    assert_snapshot!(refusal_of_gguf("tokenizer.ggml.pre", "deepseek-llm"), @r#"
     error: model `inst` cannot be used: `model.gguf`: pre-tokeniser `deepseek-llm` is not supported (supported: `gpt-2`, `smollm`, `qwen2`, `llama-bpe`)
      --> study.toml:2:10
       |
@@ -135,7 +107,7 @@ fn a_pre_tokeniser_that_is_not_known() {
     "#);
 }
 
-/// Candle writes no such type, so the type's number is put into the file.
+/// The file has nothing but a tensor of this type.
 #[test]
 fn a_quantisation_that_is_not_read() {
     let bench = bench();

@@ -6,7 +6,7 @@ use super::target::Seed;
 
 /// A value of the metadata.
 #[derive(Clone)]
-enum Value {
+pub enum Value {
     U32(u32),
     U64(u64),
     F32(f32),
@@ -28,7 +28,7 @@ struct Tensor {
 
 /// A file in parts.
 #[derive(Clone)]
-struct Gguf {
+pub struct Gguf {
     version: u32,
     metadata: Vec<(String, Value)>,
     tensors: Vec<Tensor>,
@@ -41,7 +41,7 @@ const ALIGNMENT: usize = 32;
 
 impl Gguf {
     /// A model that can be used.
-    fn good() -> Self {
+    pub fn good() -> Self {
         let text = |text: &str| Value::Text(text.to_string());
         let number = |number: usize| Value::U32(number as u32);
         let tokens = "abdehnostw".chars().map(String::from);
@@ -119,7 +119,7 @@ impl Gguf {
     }
 
     /// Puts a value in the place of the one that is there, or adds it.
-    fn set(&mut self, key: &str, value: Value) {
+    pub fn set(&mut self, key: &str, value: Value) {
         self.metadata.retain(|(known, _)| known != key);
         self.metadata.push((key.to_string(), value));
     }
@@ -129,7 +129,7 @@ impl Gguf {
         tensors.find(|tensor| tensor.name == name).unwrap()
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let mut out = b"GGUF".to_vec();
         out.extend(self.version.to_le_bytes());
         let counts = (self.tensors.len() as u64, self.metadata.len() as u64);

@@ -1,9 +1,7 @@
-use std::fs::File;
+use half::{bf16, f16};
 
-use candle_core::quantized::gguf_file::{self, Value as Meta};
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
-
+use super::gguf_file::{Meta, Tensor, float32, write};
+use super::quantised::Golden;
 use super::*;
 use crate::model::config::{Architecture, RopeScaling};
 
@@ -42,11 +40,11 @@ fn permuted(values: &[f32], n_heads: usize, d_head: usize) -> Vec<f32> {
 }
 
 pub(super) fn texts(texts: impl IntoIterator<Item = String>) -> Meta {
-    Meta::Array(texts.into_iter().map(Meta::String).collect())
+    Meta::List(texts.into_iter().map(Meta::Text).collect())
 }
 
 fn text(text: &str) -> Meta {
-    Meta::String(text.to_string())
+    Meta::Text(text.to_string())
 }
 
 pub(super) fn metadata(section: &str) -> Vec<(String, Meta)> {
@@ -72,7 +70,7 @@ pub(super) fn metadata(section: &str) -> Vec<(String, Meta)> {
         ("tokenizer.ggml.model", text("gpt2")),
         ("tokenizer.ggml.pre", text("gpt-2")),
         ("tokenizer.ggml.tokens", texts(tiny_vocabulary())),
-        ("tokenizer.ggml.token_type", Meta::Array(types)),
+        ("tokenizer.ggml.token_type", Meta::List(types)),
         ("tokenizer.ggml.merges", texts(["h i".to_string()])),
         ("tokenizer.ggml.eos_token_id", Meta::U32(257)),
         ("tokenizer.chat_template", text(TINY_TEMPLATE)),
@@ -81,13 +79,8 @@ pub(super) fn metadata(section: &str) -> Vec<(String, Meta)> {
     entries
 }
 
-pub(super) fn quantised(values: Vec<f32>, shape: &[usize], dtype: GgmlDType) -> QTensor {
-    let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
-    QTensor::quantize(&tensor, dtype).unwrap()
-}
-
 /// The tensors of the tiny model as a converter would write them.
-pub(super) fn tensors(section: &str) -> Vec<(String, QTensor)> {
+pub(super) fn tensors(section: &str) -> Vec<(String, Tensor)> {
     let shapes = parsed(&tiny_config(section)).parameter_shapes();
     let convert = |(name, shape): (String, Vec<usize>)| {
         let mut values = numbers(&name, shape.iter().product());
@@ -96,21 +89,9 @@ pub(super) fn tensors(section: &str) -> Vec<(String, QTensor)> {
                 values = permuted(&values, n_heads, 4);
             }
         }
-        (gguf_name(&name), quantised(values, &shape, GgmlDType::F32))
+        (gguf_name(&name), float32(&values, &shape))
     };
     shapes.into_iter().map(convert).collect()
-}
-
-pub(super) fn write(path: &Path, metadata: &[(String, Meta)], tensors: &[(String, QTensor)]) {
-    let metadata: Vec<(&str, &Meta)> = metadata
-        .iter()
-        .map(|(key, value)| (key.as_str(), value))
-        .collect();
-    let tensors: Vec<(&str, &QTensor)> = tensors
-        .iter()
-        .map(|(name, tensor)| (name.as_str(), tensor))
-        .collect();
-    gguf_file::write(&mut File::create(path).unwrap(), &metadata, &tensors).unwrap();
 }
 
 /// Replaces (or adds) one entry of the metadata.
@@ -167,7 +148,7 @@ fn biases_of_llama_models_are_unpermuted_and_ties_are_seen() {
             } else {
                 values
             };
-            tensors.push((gguf_name(&name), quantised(values, &[rows], GgmlDType::F32)));
+            tensors.push((gguf_name(&name), float32(&values, &[rows])));
         }
     }
     write(&path, &metadata("llama"), &tensors);
@@ -183,61 +164,59 @@ fn biases_of_llama_models_are_unpermuted_and_ties_are_seen() {
     }
 }
 
-/// One matrix, of 8 rows and 256 columns, stored in `dtype`, in a model that is otherwise float32.
-fn one_matrix_in(dtype: GgmlDType, name: &str, path: &Path) -> Vec<f32> {
-    let mut entries = with("qwen2", "qwen2.feed_forward_length", Meta::U32(256));
-    entries.retain(|(key, _)| !key.ends_with("block_count"));
-    entries.push(("qwen2.block_count".to_string(), Meta::U32(1)));
+const MATRIX: &str = "model.layers.0.mlp.down_proj.weight";
+
+/// What is read of a matrix of 4 rows and 256 columns that is stored as `data`, in a model that is otherwise float32.
+fn matrix_from(kind: u32, data: &[u8]) -> Vec<f32> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let mut entries = metadata("qwen2");
     let mut config = tiny_config("qwen2");
-    config["num_hidden_layers"] = json!(1);
-    config["intermediate_size"] = json!(256);
-    let mut tensors = Vec::new();
-    let mut whole = Vec::new();
-    for (own, shape) in parsed(&config).parameter_shapes() {
-        let kind = if own == name { dtype } else { GgmlDType::F32 };
-        let tensor = quantised(numbers(&own, shape.iter().product()), &shape, kind);
-        if own == name {
-            let values = tensor.dequantize(&Device::Cpu).unwrap();
-            whole = values.flatten_all().unwrap().to_vec1().unwrap();
-        }
-        tensors.push((gguf_name(&own), tensor));
+    for (key, own_key, number) in [
+        ("num_hidden_layers", "qwen2.block_count", 1),
+        ("hidden_size", "qwen2.embedding_length", 4),
+        ("intermediate_size", "qwen2.feed_forward_length", 256),
+    ] {
+        config[key] = json!(number);
+        entries.retain(|(known, _)| known != own_key);
+        entries.push((own_key.to_string(), Meta::U32(number)));
     }
-    write(path, &entries, &tensors);
-    whole
+    let convert = |(name, shape): (String, Vec<usize>)| {
+        let mut tensor = float32(&numbers(&name, shape.iter().product()), &shape);
+        if name == MATRIX {
+            (tensor.kind, tensor.data) = (kind, data.to_vec());
+        }
+        (gguf_name(&name), tensor)
+    };
+    let shapes = parsed(&config).parameter_shapes().into_iter();
+    write(&path, &entries, &shapes.map(convert).collect::<Vec<_>>());
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let matrix = checkpoint.tensor(MATRIX, Dtype::Float32).unwrap();
+    assert_eq!(matrix.shape, [4, 256]);
+    matrix.to_f32()
 }
 
 #[test]
-fn every_common_type_is_dequantised() {
-    use GgmlDType::*;
-    let name = "model.layers.0.mlp.down_proj.weight";
-    // Largest error, where the largest magnitude is 1; a block's step is about 2 / 2^bits of it.
-    for (dtype, tolerance) in [
-        (F16, 0.0),
-        (BF16, 0.0),
-        (Q8_0, 0.01),
-        (Q6K, 0.05),
-        (Q5_1, 0.05),
-        (Q5_0, 0.08),
-        (Q5K, 0.08),
-        (Q4_1, 0.1),
-        (Q4_0, 0.15),
-        (Q4K, 0.15),
-        (Q3K, 0.3),
-        (Q2K, 0.5),
+fn every_common_type_is_read() {
+    let exact = numbers(MATRIX, 4 * 256);
+    let stored = exact.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes());
+    assert_eq!(matrix_from(1, &stored.collect::<Vec<_>>()), exact);
+    let stored = exact.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes());
+    assert_eq!(matrix_from(30, &stored.collect::<Vec<_>>()), exact);
+    for (kind, name) in [
+        (2, "Q4_0"),
+        (3, "Q4_1"),
+        (6, "Q5_0"),
+        (7, "Q5_1"),
+        (8, "Q8_0"),
+        (10, "Q2_K"),
+        (11, "Q3_K"),
+        (12, "Q4_K"),
+        (13, "Q5_K"),
+        (14, "Q6_K"),
     ] {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.gguf");
-        // The same numbers as the de-quantiser gives for the whole tensor at once.
-        let whole = one_matrix_in(dtype, name, &path);
-        let checkpoint = Checkpoint::open(&path).unwrap();
-        let found = checkpoint.tensor(name, Dtype::Float32).unwrap().to_f32();
-        assert_eq!(found, whole);
-        let errors = found
-            .iter()
-            .zip(numbers(name, 8 * 256))
-            .map(|(a, b)| (a - b).abs());
-        let worst = errors.fold(0.0, f32::max);
-        assert!(worst <= tolerance, "{dtype:?}: {worst}");
+        let golden = Golden::read(name);
+        assert_eq!(matrix_from(kind, &golden.blocks), golden.values, "{name}");
     }
 }
 
@@ -245,7 +224,7 @@ fn every_common_type_is_dequantised() {
 fn rope_scaling_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    let scaling = |entries: &[(String, Meta)], tensors: &[(String, QTensor)]| {
+    let scaling = |entries: &[(String, Meta)], tensors: &[(String, Tensor)]| {
         write(&path, entries, tensors);
         Checkpoint::open(&path).unwrap().config.rope.scaling.clone()
     };
@@ -273,10 +252,7 @@ fn rope_scaling_is_read() {
         (16, 0.1 * 4.0f64.ln() + 1.0)
     );
     let mut with_divisors = tensors("llama");
-    with_divisors.push((
-        "rope_freqs.weight".to_string(),
-        quantised(vec![1.0, 8.0], &[2], GgmlDType::F32),
-    ));
+    with_divisors.push(("rope_freqs.weight".to_string(), float32(&[1.0, 8.0], &[2])));
     let divisors = vec![1.0, 8.0];
     assert_eq!(
         scaling(&metadata("llama"), &with_divisors),
@@ -342,7 +318,7 @@ fn an_unknown_tensor_is_refused() {
     let mut extra = tensors("llama");
     extra.push((
         "blk.0.attn_q_norm.weight".to_string(),
-        quantised(vec![1.0; 4], &[4], GgmlDType::F32),
+        float32(&[1.0; 4], &[4]),
     ));
     write(&path, &metadata("llama"), &extra);
     assert!(refusal(&path).contains("tensor `blk.0.attn_q_norm.weight` is not supported"));

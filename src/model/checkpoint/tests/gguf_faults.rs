@@ -1,9 +1,7 @@
 //! GGUF files whose headers are wrong, by mistake or on purpose.
 
-use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::Value as Meta;
-
-use super::gguf::{metadata, quantised, tensors, texts, with, write};
+use super::gguf::{metadata, tensors, texts, with};
+use super::gguf_file::{Meta, float32, write};
 use super::*;
 
 /// Where `text` ends in the file.
@@ -20,10 +18,7 @@ fn refusal_of(text: &str, offset: usize, bytes: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     let mut tensors = tensors("llama");
-    tensors.push((
-        "rope_freqs.weight".to_string(),
-        quantised(vec![1.0, 8.0], &[2], GgmlDType::F32),
-    ));
+    tensors.push(("rope_freqs.weight".to_string(), float32(&[1.0, 8.0], &[2])));
     write(
         &path,
         &with("llama", "general.alignment", Meta::U32(32)),
@@ -102,10 +97,7 @@ fn rope_divisors_are_one_list() {
     for shape in [vec![1, 2], vec![(1 << 16) + 1]] {
         let mut tensors = tensors("llama");
         let values = vec![1.0; shape.iter().product()];
-        tensors.push((
-            "rope_freqs.weight".to_string(),
-            quantised(values, &shape, GgmlDType::F32),
-        ));
+        tensors.push(("rope_freqs.weight".to_string(), float32(&values, &shape)));
         write(&path, &metadata("llama"), &tensors);
         let message = refusal(&path);
         assert!(
@@ -152,9 +144,9 @@ fn no_count_or_length_is_believed() {
 fn lists_are_bounded_in_depth_and_length() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    let mut deep = Meta::U8(1);
+    let mut deep = Meta::U16(1);
     for _ in 0..40 {
-        deep = Meta::Array(vec![deep]);
+        deep = Meta::List(vec![deep]);
     }
     write(
         &path,
@@ -162,7 +154,7 @@ fn lists_are_bounded_in_depth_and_length() {
         &tensors("llama"),
     );
     assert!(refusal(&path).contains("lists in lists, more than 4 deep"));
-    let whole = Meta::Array(vec![Meta::I32(3); (1 << 16) + 1]);
+    let whole = Meta::List(vec![Meta::I32(3); (1 << 16) + 1]);
     let mut entries = with("llama", "tokenizer.ggml.token_type", whole);
     entries.retain(|(key, _)| key != "tokenizer.ggml.tokens");
     let tokens = texts((0..(1 << 16) + 1).map(|i| format!("t{i}")));
@@ -264,7 +256,7 @@ fn dimensions_that_make_no_model_are_named() {
     let mut entries = with("llama", "llama.rope.scaling.factor", Meta::F32(4.0));
     entries.push((
         "llama.rope.scaling.type".to_string(),
-        Meta::String("none".to_string()),
+        Meta::Text("none".to_string()),
     ));
     write(&path, &entries, &tensors("llama"));
     assert!(refusal(&path).contains("a factor of `4`, which would not be used"));
@@ -276,10 +268,7 @@ fn what_is_there_twice_is_named() {
     let path = folder.path().join("model.gguf");
     let extra = |name: &str, fill: f32| {
         let mut all = tensors("llama");
-        all.push((
-            name.to_string(),
-            quantised(vec![fill; 8], &[8], GgmlDType::F32),
-        ));
+        all.push((name.to_string(), float32(&[fill; 8], &[8])));
         all
     };
     let own = "`output_norm.weight` and `model.norm.weight` are one parameter under two names";

@@ -3,8 +3,10 @@
 mod folders;
 mod gguf;
 mod gguf_faults;
+mod gguf_file;
 mod hub;
 mod hugging_face;
+mod quantised;
 mod real_model;
 mod recorded;
 

@@ -41,7 +41,7 @@ fn gguf_files_keep_their_fingerprints() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     for (section, expected) in [("llama", "bba8970868607df2"), ("qwen2", "d55c0a727094f322")] {
-        gguf::write(&path, &gguf::metadata(section), &gguf::tensors(section));
+        gguf_file::write(&path, &gguf::metadata(section), &gguf::tensors(section));
         assert_eq!(fingerprint(&path), expected, "{section}");
     }
 }
