@@ -32,7 +32,7 @@ pub(super) fn decode(node: &Node, problems: &mut Problems) -> (Chat, Option<Loca
 /// Variables for the template: any values, under names that the program does not set itself.
 pub(super) fn decode_arguments(node: &Node, problems: &mut Problems) -> Option<Map<String, Json>> {
     let Some(table) = node.as_table() else {
-        return TemplateArguments::mismatch(node, problems).map(|arguments| arguments.0);
+        return problems.mismatch(node, &TemplateArguments::expected());
     };
     for (key, _) in table.iter() {
         let name = key.name.as_str();
@@ -58,7 +58,7 @@ pub(super) fn decode_arguments(node: &Node, problems: &mut Problems) -> Option<M
 fn check_finite(node: &Node, problems: &mut Problems) {
     match &node.value {
         Value::Float(number) if !number.is_finite() => {
-            problems.mismatch(node, "a finite number");
+            problems.mismatch::<()>(node, "a finite number");
         }
         Value::Array(items) => items.iter().for_each(|item| check_finite(item, problems)),
         Value::Table(table) => table

@@ -331,7 +331,7 @@ fn check_size(spec: &StageSpec, inputs: &Inputs, problems: &mut Problems) {
 fn check_settings(study: &Study, spec: &ModelSpec, model: &ModelHandle, problems: &mut Problems) {
     chat::check(study, spec, model, problems);
     let words = &study.settings.score;
-    let mut words = words.refuse.iter().chain(words.comply.iter());
+    let mut words = words.refuse.0.iter().chain(&words.comply.0);
     let is_told = words.any(String::is_empty);
     let at = study.score_at.as_ref().unwrap_or(&spec.source.at);
     match study.settings.readout(model) {

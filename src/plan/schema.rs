@@ -6,15 +6,15 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::stages::declare::{Field, Parameter, fields_of, object};
-use crate::stages::field_types::one_or_many;
+use crate::stages::declare::{Parameter, fields_of, object, required};
+use crate::stages::field_types::{one_or_many, with};
 use crate::stages::{ImportSection, KINDS, Kind, ScoreRule};
 
 use super::sections::{About, ChatSection, ModelEntry, PromptsEntry};
 
 /// The JSON Schema of a study file.
 pub(crate) fn schema() -> Json {
-    let extends = with_description(
+    let extends = described(
         one_or_many(&json!({ "type": "string" })),
         "Study files that this one adds to; what it says itself wins. Paths start from its folder.",
     );
@@ -64,9 +64,9 @@ pub(crate) fn schema() -> Json {
 
 fn definitions() -> Json {
     let mut definitions = by_kind(|kind| {
-        let mut schema = without_required(object(&(kind.fields)()));
+        let mut schema = object(&(kind.fields)());
         schema["properties"]["kind"] = kind_names();
-        with_description(schema, kind.about)
+        described(schema, kind.about)
     });
     definitions.insert("whole".to_string(), of_kind_said(whole));
     let any: Vec<Json> = KINDS.iter().map(|kind| reference(kind.name)).collect();
@@ -79,16 +79,9 @@ fn definitions() -> Json {
     definitions.into()
 }
 
-/// A table without required fields. A section has none but in files that stand by themselves.
-fn without_required(mut schema: Json) -> Json {
-    if let Some(schema) = schema.as_object_mut() {
-        schema.remove("required");
-    }
-    schema
-}
-
+/// A section has no required fields but in files that stand by themselves.
 fn section<T: Parameter>(about: &str) -> Json {
-    with_description(without_required(object(&fields_of::<T>())), about)
+    described(object(&fields_of::<T>()), about)
 }
 
 /// A table whose keys are names that the user chooses.
@@ -131,15 +124,10 @@ fn by_kind(schema: fn(&Kind) -> Json) -> Map<String, Json> {
     KINDS.iter().map(named).collect()
 }
 
-fn required(fields: &[Field]) -> Json {
-    object(fields)["required"].clone()
-}
-
 fn reference(definition: &str) -> Json {
     json!({ "$ref": format!("#/$defs/{definition}") })
 }
 
-fn with_description(mut schema: Json, description: &str) -> Json {
-    schema["description"] = description.into();
-    schema
+fn described(schema: Json, about: &str) -> Json {
+    with(schema, &json!({ "description": about }))
 }

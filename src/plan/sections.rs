@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use serde_json::{Map, Value as Json, json};
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
 
 use crate::model::{Dtype, SpecialTokens};
 use crate::spec::{Choice, Decode, Fields, Node, Problems, Spanned, Value};
-use crate::stages::declare::{
-    Declared, FieldType, Parameter, Table, Together, declared, parameters,
-};
-use crate::stages::field_types::{ByContent, Unkeyed};
+use crate::stages::declare::{Declared, Parameter, Table, Together, declared, parameters};
+use crate::stages::field_types::{ByContent, Unkeyed, plain};
 use crate::stages::{Name, Settings};
 
 use super::chat;
@@ -94,6 +93,7 @@ parameters! {
 }
 
 /// The name of a study, which names a folder.
+#[derive(Serialize)]
 pub(super) struct StudyName(pub(super) String);
 
 /// Bytes of a study's name, which is that of a folder.
@@ -119,16 +119,6 @@ impl Decode for StudyName {
     }
 }
 
-impl FieldType for StudyName {
-    fn schema() -> Json {
-        json!({ "type": "string", "minLength": 1, "maxLength": LONGEST_STUDY })
-    }
-
-    fn key(&self) -> Json {
-        json!(self.0)
-    }
-}
-
 impl Choice for Dtype {
     const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
         ("float32", Dtype::Float32, ""),
@@ -145,6 +135,7 @@ impl Choice for SpecialTokens {
 }
 
 /// The system message, none to leave it out.
+#[derive(Serialize)]
 pub(super) struct System(pub(super) Option<String>);
 
 impl Decode for System {
@@ -152,7 +143,7 @@ impl Decode for System {
         match &node.value {
             Value::Boolean(false) => Some(Self(None)),
             Value::String(text) => Some(Self(Some(text.clone()))),
-            _ => Self::mismatch(node, problems),
+            _ => problems.mismatch(node, &Self::expected()),
         }
     }
 
@@ -161,17 +152,8 @@ impl Decode for System {
     }
 }
 
-impl FieldType for System {
-    fn schema() -> Json {
-        json!({ "anyOf": [{ "type": "string" }, { "const": false }] })
-    }
-
-    fn key(&self) -> Json {
-        json!(self.0)
-    }
-}
-
 /// Variables for chat templates.
+#[derive(Serialize)]
 pub(super) struct TemplateArguments(pub(super) Map<String, Json>);
 
 impl Decode for TemplateArguments {
@@ -184,14 +166,10 @@ impl Decode for TemplateArguments {
     }
 }
 
-impl FieldType for TemplateArguments {
-    fn schema() -> Json {
-        json!({ "type": "object" })
-    }
-
-    fn key(&self) -> Json {
-        json!(self.0)
-    }
+plain! {
+    StudyName: { "type": "string", "minLength": 1, "maxLength": LONGEST_STUDY },
+    System: { "anyOf": [{ "type": "string" }, { "const": false }] },
+    TemplateArguments: { "type": "object" },
 }
 
 #[cfg(test)]

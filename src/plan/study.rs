@@ -10,7 +10,7 @@ use crate::spec::{
 };
 use crate::stages::declare::{Parameter, Table};
 use crate::stages::field_types::ByContent;
-use crate::stages::{self, KINDS, Kind, Name, Product, Settings, Stage, kind_named};
+use crate::stages::{KINDS, Kind, Name, Product, PublishedFiles, Settings, Stage, kind_named};
 
 use super::chat;
 use super::graph::{Known, check_names, sort};
@@ -93,8 +93,7 @@ impl Study {
         ]
         .map(|name| fields.node(name));
         fields.finish();
-        let [about, models, prompts, chat, score, _, stages] = sections;
-        stages::check_sections(&document, problems);
+        let [about, models, prompts, chat, score, import, stages] = sections;
         let about = about.and_then(|node| fields_of::<About>(node, problems));
         let (name, question) = about.map_or((None, None), |about| (about.name, about.question));
         let [models, prompts, stages] =
@@ -116,8 +115,9 @@ impl Study {
         let settings = Settings {
             chat,
             score: rule.unwrap_or_default(),
+            import: PublishedFiles::read(import, &document, problems),
         };
-        let stages = decode_stages(&stages, &document, &settings, problems);
+        let stages = decode_stages(&stages, &settings, problems);
         check_names(&stages, &known, problems);
         Some(Study {
             name: name.map_or_else(|| default_name.to_string(), |name| name.0.0),
@@ -150,8 +150,8 @@ impl Study {
         }
         let mut needs = self.stages.iter().map(|spec| spec.stage.needs());
         if needs.any(|needs| !needs.files.is_empty()) {
-            let (fields, path) = stages::folder_of_files(&self.document);
-            paths.push((fields.to_vec(), path));
+            let folder = self.settings.import.folder.join(".");
+            paths.push((vec!["import", "folder"], folder));
         }
         paths
     }
@@ -183,8 +183,7 @@ fn entries<'n>(section: Option<&'n Node>, problems: &mut Problems) -> Vec<(&'n K
         return Vec::new();
     };
     let Some(table) = node.as_table() else {
-        problems.mismatch(node, "a table");
-        return Vec::new();
+        return problems.mismatch(node, "a table").unwrap_or_default();
     };
     table.iter().collect()
 }
@@ -257,7 +256,6 @@ fn decode_prompts(
 /// The stages that could be decoded.
 fn decode_stages(
     entries: &[(&Key, &Node)],
-    document: &Document,
     settings: &Settings,
     problems: &mut Problems,
 ) -> Vec<StageSpec> {
@@ -268,7 +266,7 @@ fn decode_stages(
     }
     let stage = |(key, node): &(&Key, &Node)| {
         check_stage_name(key, problems);
-        let mut fields = Fields::new(node, problems)?.of(document);
+        let mut fields = Fields::new(node, problems)?;
         let kind = stage_kind(&key.name, &mut fields)?;
         let stage = (kind.decode)(&mut fields, settings);
         fields.finish();
@@ -313,7 +311,7 @@ fn check_stage_name(key: &Key, problems: &mut Problems) {
 fn stage_kind(name: &str, fields: &mut Fields<'_, '_>) -> Option<&'static Kind> {
     if let Some(node) = fields.node("kind") {
         let kinds: Vec<_> = KINDS.iter().map(|kind| (kind.name, *kind)).collect();
-        return choice(node, fields.problems(), &kinds);
+        return choice(node, fields.problems, &kinds);
     }
     let named = kind_named(name);
     if named.is_none() {
@@ -323,10 +321,9 @@ fn stage_kind(name: &str, fields: &mut Fields<'_, '_>) -> Option<&'static Kind> 
             Some(meant) => format!("did you mean the stage `{meant}`?"),
             None => "`kind` is missing".to_string(),
         };
-        let at = fields.at();
         fields
-            .problems()
-            .error_at(at, format!("stage `{name}` has no field `kind`"))
+            .problems
+            .error_at(fields.at, format!("stage `{name}` has no field `kind`"))
             .label(label)
             .help(format!(
                 "a stage that is not named after its kind needs `kind`, one of {}",

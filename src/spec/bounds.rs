@@ -4,37 +4,30 @@
 /// Bytes of the longest name of a field; also the longest name that a file can have.
 pub(super) const LONGEST_NAME: usize = 255;
 /// Memory that the values of a study may take, with their names.
-const MOST_BYTES: usize = 1 << 30;
+pub(super) const MOST_BYTES: usize = 1 << 30;
 /// What a value takes beside its text and its dotted path.
 const BYTES_OF_A_VALUE: usize = 128;
 
 /// The room that is left for values.
+#[derive(Default)]
 pub(super) struct Room {
-    pub(super) bytes: usize,
+    /// Bytes that are taken.
+    pub(super) taken: usize,
     is_refused: bool,
-}
-
-impl Default for Room {
-    fn default() -> Self {
-        Self {
-            bytes: MOST_BYTES,
-            is_refused: false,
-        }
-    }
 }
 
 impl Room {
     /// Whether no further value fits.
     pub(super) fn is_full(&self) -> bool {
-        self.bytes < BYTES_OF_A_VALUE
+        self.taken > MOST_BYTES - BYTES_OF_A_VALUE
     }
 
     /// Takes room for a value with so many bytes of text and path. Whether there is enough.
     pub(super) fn take(&mut self, text_bytes: usize) -> bool {
         let bytes = text_bytes.saturating_add(BYTES_OF_A_VALUE);
-        let remaining = self.bytes.checked_sub(bytes);
-        self.bytes = remaining.unwrap_or(0);
-        remaining.is_some()
+        let taken = self.taken.saturating_add(bytes);
+        self.taken = taken.min(MOST_BYTES);
+        taken <= MOST_BYTES
     }
 
     /// What to say once there is no room; none when it has been said.

@@ -13,12 +13,6 @@ pub(crate) trait Decode: Sized {
 
     /// What a value of this type looks like, with its article: "a number", "a string or a list".
     fn expected() -> String;
-
-    /// Adds the problem that a value is none of this type.
-    fn mismatch(node: &Node, problems: &mut Problems) -> Option<Self> {
-        problems.mismatch(node, &Self::expected());
-        None
-    }
 }
 
 /// A decoded value that remembers where it was written.
@@ -52,7 +46,7 @@ macro_rules! scalars {
                     $value $(if $is_good)? => $decoded,
                     _ => None,
                 };
-                decoded.or_else(|| Self::mismatch(node, problems))
+                decoded.or_else(|| problems.mismatch(node, $expected))
             }
 
             fn expected() -> String {
@@ -77,12 +71,9 @@ impl Decode for f64 {
     fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
         match node.value {
             Value::Float(number) if number.is_finite() => Some(number),
-            Value::Float(_) => {
-                problems.mismatch(node, "a finite number");
-                None
-            }
+            Value::Float(_) => problems.mismatch(node, "a finite number"),
             Value::Integer(number) => Some(number as f64),
-            _ => Self::mismatch(node, problems),
+            _ => problems.mismatch(node, &Self::expected()),
         }
     }
 

@@ -65,10 +65,8 @@ impl Diagnostic {
         self
     }
 
-    fn render(&self, severity: Severity, sources: &Sources, renderer: &Renderer) -> String {
-        let title = severity
-            .level()
-            .primary_title(harmless::text(&self.message));
+    fn render(&self, level: Level<'_>, sources: &Sources, renderer: &Renderer) -> String {
+        let title = level.primary_title(harmless::text(&self.message));
         let mut group = Group::with_title(title);
         let mut shown = Vec::new();
         for (_, at, _) in self.places() {
@@ -126,22 +124,6 @@ pub(crate) enum Severity {
     Warning,
 }
 
-impl Severity {
-    fn level(self) -> Level<'static> {
-        match self {
-            Severity::Error => Level::ERROR,
-            Severity::Warning => Level::WARNING,
-        }
-    }
-
-    fn noun(self) -> &'static str {
-        match self {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        }
-    }
-}
-
 /// Everything that is wrong with a study, with the texts to show it in.
 #[derive(Clone, Debug)]
 pub struct Diagnostics {
@@ -160,10 +142,13 @@ impl Diagnostics {
             true => Renderer::styled(),
             false => Renderer::plain(),
         };
-        let noun = self.severity.noun();
-        let render =
-            |diagnostic: &Diagnostic| diagnostic.render(self.severity, &self.sources, &renderer);
-        let mut rendered: Vec<String> = self.list.iter().take(SHOWN).map(render).collect();
+        let (level, noun) = match self.severity {
+            Severity::Error => (Level::ERROR, "error"),
+            Severity::Warning => (Level::WARNING, "warning"),
+        };
+        let shown = self.list.iter().take(SHOWN);
+        let shown = shown.map(|one| one.render(level.clone(), &self.sources, &renderer));
+        let mut rendered: Vec<String> = shown.collect();
         match self.list.len().saturating_sub(SHOWN) + self.more {
             0 => {}
             1 => rendered.push(format!("… and 1 more {noun}")),
@@ -215,12 +200,13 @@ impl Problems {
         diagnostic
     }
 
-    /// Adds the error that `node` is not `expected` ("a number").
-    pub(crate) fn mismatch(&mut self, node: &Node, expected: &str) -> &mut Diagnostic {
+    /// Adds the error that `node` is not `expected` ("a number"), and gives none in its place.
+    pub(crate) fn mismatch<T>(&mut self, node: &Node, expected: &str) -> Option<T> {
         let subject = node.at.subject();
         let message = format!("{subject} is {}, not {expected}", node.value.describe());
         self.error_at(&node.at, message)
-            .label(format!("expected {expected}"))
+            .label(format!("expected {expected}"));
+        None
     }
 
     /// Adds the error that a name is longer than names are, at the place where it stands.

@@ -4,7 +4,6 @@ use serde_json::Value as Json;
 
 use super::decode::Decode;
 use super::diagnostic::Problems;
-use super::load::Document;
 use super::source::Location;
 use super::tree::{Node, Table};
 
@@ -14,37 +13,26 @@ const LONGEST_HELP: usize = 16;
 /// Reads the fields of one table. Ask for every field the table may have, then call [`Fields::finish`].
 pub(crate) struct Fields<'n, 'p> {
     table: &'n Table,
-    at: &'n Location,
-    problems: &'p mut Problems,
-    known: Vec<&'static str>,
-    study: Option<&'n Document>,
+    /// Where the table was written.
+    pub(crate) at: &'n Location,
+    /// The collector, for problems between fields.
+    pub(crate) problems: &'p mut Problems,
+    /// The names of the fields asked for so far.
+    pub(crate) known: Vec<&'static str>,
 }
 
 impl<'n, 'p> Fields<'n, 'p> {
     /// Starts on `node`; `None`, with the problem pushed, where it is not a table.
     pub(crate) fn new(node: &'n Node, problems: &'p mut Problems) -> Option<Self> {
         let Some(table) = node.as_table() else {
-            problems.mismatch(node, "a table");
-            return None;
+            return problems.mismatch(node, "a table");
         };
         Some(Self {
             table,
             at: &node.at,
             problems,
             known: Vec::new(),
-            study: None,
         })
-    }
-
-    /// The same, of a table of that study.
-    pub(crate) fn of(mut self, study: &'n Document) -> Self {
-        self.study = Some(study);
-        self
-    }
-
-    /// The study that the table is of, where that is known.
-    pub(crate) fn study(&self) -> Option<&'n Document> {
-        self.study
     }
 
     /// The value of a field, not decoded; the field counts as known.
@@ -53,13 +41,6 @@ impl<'n, 'p> Fields<'n, 'p> {
             self.known.push(name);
         }
         self.table.get(name)
-    }
-
-    /// Counts fields as known whose meaning is not known, because what decides it is wrong: one mistake should not make a dozen.
-    pub(crate) fn pass_over(&mut self, names: &[&'static str]) {
-        for name in names {
-            self.node(name);
-        }
     }
 
     /// A field that must be there; `None`, with the problem pushed, where it is missing or cannot be decoded.
@@ -85,22 +66,6 @@ impl<'n, 'p> Fields<'n, 'p> {
     pub(crate) fn or<T: Decode>(&mut self, name: &'static str, default: &Json) -> Option<T> {
         self.optional(name)
             .or_else(|| T::decode(&Node::of_json(default, self.at), self.problems))
-    }
-
-    /// The names of the fields asked for so far.
-    #[cfg(test)]
-    pub(crate) fn known(&self) -> &[&'static str] {
-        &self.known
-    }
-
-    /// Where the table was written.
-    pub(crate) fn at(&self) -> &'n Location {
-        self.at
-    }
-
-    /// The collector, for problems between fields.
-    pub(crate) fn problems(&mut self) -> &mut Problems {
-        self.problems
     }
 
     /// Reports every field of the table that was not asked for.

@@ -159,8 +159,7 @@ where
         _ => None,
     };
     let Some(numbers) = numbers else {
-        problems.mismatch(node, expected);
-        return None;
+        return problems.mismatch(node, expected);
     };
     let spanned = |number| {
         Some(Spanned {

@@ -37,13 +37,7 @@ struct Open {
 
 /// Walks `text`, which need not be valid YAML.
 pub(super) fn locate(text: &str) -> Found {
-    let mut walk = Walk {
-        found: Found::default(),
-        open: Vec::new(),
-        bytes_left: MOST_BYTES,
-        root_items: 0,
-        skip_below: None,
-    };
+    let mut walk = Walk::default();
     let body = without_mark(text);
     let mut start = text.len() - body.len();
     for line in body.split_inclusive('\n') {
@@ -56,10 +50,12 @@ pub(super) fn locate(text: &str) -> Found {
     walk.found
 }
 
+#[derive(Default)]
 struct Walk {
     found: Found,
     open: Vec<Open>,
-    bytes_left: usize,
+    /// What the paths take together so far.
+    bytes: usize,
     root_items: usize,
     /// Lines indented deeper than this column belong to a value that is not walked.
     skip_below: Option<usize>,
@@ -68,7 +64,7 @@ struct Walk {
 impl Walk {
     /// Reads one line, without its newline, that starts at byte `start`.
     fn line(&mut self, line: &str, start: usize) {
-        if self.bytes_left == 0 {
+        if self.bytes >= MOST_BYTES {
             return;
         }
         let mut rest = line.trim_start_matches(' ');
@@ -131,8 +127,8 @@ impl Walk {
     }
 
     fn enter(&mut self, column: usize, path: String, is_item: bool, span: Range<usize>) -> bool {
-        self.bytes_left = self.bytes_left.saturating_sub(path.len());
-        if path.len() > LONGEST_PATH || self.bytes_left == 0 {
+        self.bytes = self.bytes.saturating_add(path.len());
+        if path.len() > LONGEST_PATH || self.bytes >= MOST_BYTES {
             return false;
         }
         match self.found.places.get(&path) {

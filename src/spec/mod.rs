@@ -12,7 +12,7 @@
 //! source       texts by id, names as the user gave them, and places in them
 //! tree         the values; YAML output
 //! read_toml    TOML text to a tree
-//! read_yaml    YAML text to a tree; parse_yaml reads the values, locate_yaml finds where their keys stand
+//! read_yaml    YAML text to a tree; parse_yaml makes the values, locate_yaml finds where their keys stand
 //! bounds       how much a study may hold
 //! load         files, `extends`, merging
 //! overrides    `--set path.to.key=value`

@@ -21,12 +21,10 @@ pub(super) fn apply(root: &mut Node, text: &str, sources: &mut Sources, problems
         problems.error_at(&all, message).label(label);
     };
     let Some((path, value)) = text.split_once('=') else {
-        malformed(problems, "there is no `=`");
-        return;
+        return malformed(problems, "there is no `=`");
     };
     let Some(keys) = keys(path, source) else {
-        malformed(problems, "what stands before `=` is not a dotted path");
-        return;
+        return malformed(problems, "what stands before `=` is not a dotted path");
     };
     let Some(target) = keys.last().map(|key| &*key.at.path) else {
         return;

@@ -7,14 +7,19 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use serde::de::DeserializeSeed;
 use serde_yaml::Value as Yaml;
 
 use super::bounds::{LONGEST_NAME, Room};
 use super::diagnostic::Problems;
 use super::locate_yaml::{self, Twice};
-use super::parse_yaml::{self, Refused};
+use super::parse_yaml::Values;
 use super::source::{Location, SourceId, field_path, item_path};
 use super::tree::{Key, Node, Table, Value};
+
+/// The most that opening brackets times bytes of text may come to: some seconds of the YAML library's work, at worst. The library stops at
+/// 128 levels, but only after it has read the whole text, in which every open bracket costs time with every token.
+const MOST_WORK: usize = 4_000_000_000;
 
 /// Reads a YAML document; `None` where it cannot be a study, with the reasons pushed.
 pub(super) fn read(
@@ -23,24 +28,26 @@ pub(super) fn read(
     room: &mut Room,
     problems: &mut Problems,
 ) -> Option<Node> {
-    let yaml = match parse_yaml::parse(without_mark(text), room) {
+    let body = without_mark(text);
+    let brackets = body.matches(['[', '{']).count();
+    if brackets.saturating_mul(body.len()) > MOST_WORK {
+        let message = format!("the file holds {brackets} of the brackets `[` and `{{`");
+        problems
+            .error_at(&Location::new(source, None, ""), message)
+            .note("so many could take hours to read")
+            .help("write a long list with `-` and one value a line, or the study in TOML");
+        return None;
+    }
+    let yaml = match Values(room).deserialize(serde_yaml::Deserializer::from_str(body)) {
         // An empty file is an empty study, as in TOML.
         Ok(Yaml::Null) => Yaml::Mapping(Default::default()),
         Ok(yaml) => yaml,
-        Err(Refused::Invalid(error)) => {
-            report(&error, text, source, problems);
-            return None;
-        }
-        Err(Refused::Brackets(count)) => {
-            let message = format!("the file holds {count} of the brackets `[` and `{{`");
-            problems
-                .error_at(&Location::new(source, None, ""), message)
-                .note("so many could take hours to read")
-                .help("write a long list with `-` and one value a line, or the study in TOML");
-            return None;
-        }
-        Err(Refused::Full) => {
+        Err(_) if room.is_full() => {
             problems.no_room(room, source);
+            return None;
+        }
+        Err(error) => {
+            report(&error, text, source, problems);
             return None;
         }
     };
@@ -52,8 +59,7 @@ pub(super) fn read(
     };
     let root = reader.node(yaml, "", None)?;
     if root.as_table().is_none() {
-        problems.mismatch(&root, "a table of fields");
-        return None;
+        return problems.mismatch(&root, "a table of fields");
     }
     Some(root)
 }
@@ -296,6 +302,8 @@ error: the file holds 100000 of the brackets `[` and `{`
         shown.sort();
         expected.sort();
         assert_eq!(shown, expected);
+        let wide = format!("a: [{}]", "[1],".repeat(10_000));
+        assert!(load_text(Path::new("study.yaml"), &wide, &[]).is_ok());
     }
 
     #[test]

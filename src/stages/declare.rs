@@ -28,6 +28,7 @@ use serde_json::{Map, Value as Json, json};
 use crate::spec::{Decode, Fields, Node, Problems};
 
 use super::Needs;
+use super::field_types::with;
 use super::settings::Settings;
 
 /// The parameters in a stage's key, by name.
@@ -63,12 +64,12 @@ impl Field {
     /// A field that may be left out.
     pub(crate) fn optional<T: FieldType>(name: &'static str, about: &'static str) -> Self {
         let default = None;
-        let declared = Declared {
+        Declared {
             name,
             about,
             default,
-        };
-        declared.field::<T>(false)
+        }
+        .field::<T>(false)
     }
 
     /// The schema of its value with all that is told of it.
@@ -234,7 +235,8 @@ impl<T: Parameter> Decode for Table<T> {
 
 impl<T: Parameter> FieldType for Table<T> {
     fn schema() -> Json {
-        object(&fields_of::<T>())
+        let fields = fields_of::<T>();
+        with(object(&fields), &json!({ "required": required(&fields) }))
     }
 
     fn key(&self) -> Json {
@@ -249,14 +251,14 @@ pub(crate) fn fields_of<T: Parameter>() -> Vec<Field> {
 /// The JSON Schema of a table of these fields and no others.
 pub(crate) fn object(fields: &[Field]) -> Json {
     let properties = fields.iter().map(|f| (f.name.to_string(), f.described()));
+    let properties: KeyParts = properties.collect();
+    json!({ "type": "object", "properties": properties, "additionalProperties": false })
+}
+
+/// The names of the fields that every such table has.
+pub(crate) fn required(fields: &[Field]) -> Json {
     let required = fields.iter().filter(|field| field.is_required);
-    let required: Vec<&str> = required.map(|field| field.name).collect();
-    json!({
-        "type": "object",
-        "properties": properties.collect::<KeyParts>(),
-        "additionalProperties": false,
-        "required": required,
-    })
+    required.map(|field| field.name).collect()
 }
 
 /// Fields that some tables have to have and others may not have.

@@ -95,7 +95,7 @@ fn read(kind: &Kind, table: &Map<String, Json>) -> Option<(Json, Needs, Vec<&'st
     let mut problems = Problems::default();
     let mut fields = Fields::new(&document.root, &mut problems).unwrap();
     let stage = (kind.decode)(&mut fields, &Settings::default());
-    let known = fields.known().to_vec();
+    let known = fields.known.clone();
     fields.finish();
     let stage = stage.filter(|_| problems.is_empty())?;
     Some((stage.parameters(), stage.needs(), known))

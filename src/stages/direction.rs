@@ -104,7 +104,7 @@ impl Together for Select {
             let node = fields.node(name);
             if let Some(node) = node.filter(|_| by.is_some_and(|by| by != of)) {
                 let message = format!("`{name}` belongs to `select = \"{}\"`", of.name());
-                fields.problems().error_at(&node.at, message);
+                fields.problems.error_at(&node.at, message);
             }
         }
         match by? {

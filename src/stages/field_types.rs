@@ -9,9 +9,10 @@ use crate::spec::{Choice, Decode, Distinct, Layers, Node, OneOrMany, Problems, S
 use super::Needs;
 use super::declare::{FieldType, Keyed};
 
-/// Types that are another but for how they are keyed, what they refer to, or what is told of them.
+/// Types that are another but for how they are keyed, what they refer to, what is told of them, or which of its values are good; whatever
+/// is wrong with others the last of these tells.
 macro_rules! wrappers {
-    ($($(#[doc = $doc:literal])* $name:ident $(<$inner_type:ident>)? ($inner:ty): $keyed:ident, |$value:ident, $needs:ident| $refer:expr $(, $about:expr)?;)+) => {$(
+    ($($(#[doc = $doc:literal])* $name:ident $(<$inner_type:ident>)? ($inner:ty): $keyed:ident, |$value:ident, $needs:ident| $refer:expr $(, $told:tt $(, |$read:ident, $problems:ident| $is_good:expr)?)?;)+) => {$(
         $(#[doc = $doc])*
         #[derive(Clone, Debug, PartialEq)]
         pub(crate) struct $name $(<$inner_type>)? (pub(crate) $inner);
@@ -26,7 +27,14 @@ macro_rules! wrappers {
 
         impl $(<$inner_type: Decode>)? Decode for $name $(<$inner_type>)? {
             fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-                <$inner>::decode(node, problems).map(Self)
+                let value = <$inner>::decode(node, problems)?;
+                $($({
+                    let ($read, $problems) = (&value, problems);
+                    if !$is_good {
+                        return None;
+                    }
+                })?)?
+                Some(Self(value))
             }
 
             fn expected() -> String {
@@ -39,7 +47,7 @@ macro_rules! wrappers {
 
             fn schema() -> Json {
                 let schema = <$inner>::schema();
-                $(let schema = $crate::stages::field_types::described(schema, $about);)?
+                $(let schema = $crate::stages::field_types::with(schema, &serde_json::json!($told));)?
                 schema
             }
 
@@ -83,13 +91,13 @@ impl<T: FieldType> FieldType for Spanned<T> {
 /// Types whose value is its own canonical form.
 macro_rules! plain {
     ($($type:ty: $schema:tt),+ $(,)?) => {$(
-        impl FieldType for $type {
-            fn schema() -> Json {
-                json!($schema)
+        impl $crate::stages::declare::FieldType for $type {
+            fn schema() -> serde_json::Value {
+                serde_json::json!($schema)
             }
 
-            fn key(&self) -> Json {
-                json!(self)
+            fn key(&self) -> serde_json::Value {
+                serde_json::json!(self)
             }
         }
     )+};
@@ -105,8 +113,11 @@ plain! {
     PathBuf: { "type": "string", "minLength": 1 },
 }
 
-pub(crate) fn described(mut schema: Json, about: String) -> Json {
-    schema["description"] = about.into();
+/// A schema with more told of its values.
+pub(crate) fn with(mut schema: Json, told: &Json) -> Json {
+    for (name, value) in told.as_object().into_iter().flatten() {
+        schema[name] = value.clone();
+    }
     schema
 }
 
@@ -184,4 +195,4 @@ impl<T: Choice> FieldType for T {
     }
 }
 
-pub(crate) use {choices, wrappers};
+pub(crate) use {choices, plain, wrappers};

@@ -87,7 +87,7 @@ impl Parameter for Sampling {
             Some(seed) if is_greedy => {
                 let message = "`seed` is given, but no `temperature`";
                 fields
-                    .problems()
+                    .problems
                     .error_at(&seed.at, message)
                     .label("without a temperature nothing is drawn");
                 None

@@ -36,7 +36,7 @@ use polars::prelude::DataFrame;
 use serde_json::Value as Json;
 
 use crate::model::Site;
-use crate::spec::{Choice, Decode, Document, Fields, OneOrMany, Seeds, Spanned};
+use crate::spec::{Choice, Decode, Document, Fields, Node, OneOrMany, Seeds, Spanned};
 
 use super::declare::{Declared, Field, KeyParts, Parameter, Table, Together};
 use super::field_types::ByContent;
@@ -143,10 +143,10 @@ struct FromStudy {
 }
 
 impl Parameter for FromStudy {
-    fn read(fields: &mut Fields<'_, '_>, _: &Declared, settings: &Settings) -> Option<Self> {
+    fn read(_: &mut Fields<'_, '_>, _: &Declared, study: &Settings) -> Option<Self> {
         Some(FromStudy {
-            layer: Section::of(fields).layer,
-            threshold: settings.score.threshold,
+            layer: study.import.layer,
+            threshold: study.score.threshold,
         })
     }
 
@@ -167,32 +167,23 @@ parameters! {
     }
 }
 
-/// Where files lie, for all imports of a study.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Section {
-    pub(super) folder: PathBuf,
+/// Where published files lie, for all imports of a study.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct PublishedFiles {
+    pub(crate) folder: PathBuf,
     layer: Option<u64>,
 }
 
-impl Section {
-    pub(super) fn read(study: &Document, problems: &mut Problems) -> Self {
-        let node = study.root.as_table().and_then(|root| root.get(KIND.name));
+impl PublishedFiles {
+    /// What the section `[import]` of a study says, where it has one.
+    pub(crate) fn read(node: Option<&Node>, study: &Document, problems: &mut Problems) -> Self {
         let said = node.and_then(|node| Table::<ImportSection>::decode(node, problems));
-        let said = said.map(|section| section.0);
-        let layer = said.as_ref().and_then(|said| said.layer);
-        let folder = match said.and_then(|said| said.folder) {
-            Some(path) => study.sources.resolve_path(&path.0.at, path.0.value),
+        let (folder, layer) = said.map_or((None, None), |Table(said)| (said.folder, said.layer));
+        let folder = match folder {
+            Some(ByContent(path)) => study.sources.resolve_path(&path.at, path.value),
             None => study.sources.resolve_path(&study.root.at, ""),
         };
-        Section { folder, layer }
-    }
-
-    /// That of the study that a stage is in; what is wrong in it has been told once for all stages.
-    fn of(fields: &Fields<'_, '_>) -> Self {
-        let study = fields.study();
-        study.map_or_else(Section::default, |study| {
-            Section::read(study, &mut Problems::default())
-        })
+        PublishedFiles { folder, layer }
     }
 }
 
@@ -215,12 +206,12 @@ impl Files {
 }
 
 impl Parameter for Files {
-    fn read(fields: &mut Fields<'_, '_>, _: &Declared, _: &Settings) -> Option<Self> {
-        let section = Section::of(fields);
+    fn read(fields: &mut Fields<'_, '_>, _: &Declared, study: &Settings) -> Option<Self> {
         let seeds = fields.optional::<Seeds>("seed");
         let names = fields.required::<OneOrMany<String>>("file");
         let builders = fields.optional::<Spanned<String>>("builders");
-        let mut resolve = |name: &Spanned<String>| files(name, seeds.as_ref(), &section, fields);
+        let mut resolve =
+            |name: &Spanned<String>| files(name, seeds.as_ref(), &study.import, fields);
         let names = names.map(|names| names.0.iter().map(&mut resolve).collect::<Option<Vec<_>>>());
         let builders = builders.map_or(Some(vec![]), |name| resolve(&name));
         Some(Files {
@@ -266,40 +257,42 @@ impl Parameter for Files {
 fn files(
     name: &Spanned<String>,
     seeds: Option<&Seeds>,
-    section: &Section,
+    section: &PublishedFiles,
     fields: &mut Fields<'_, '_>,
 ) -> Option<Vec<File>> {
-    let mut missing = |what: &str, are_missing: &str, help: &str| {
-        let text = &name.value;
-        let message = format!("file name `{text}` has `{{{what}}}`, but {are_missing} given");
-        fields.problems().error_at(&name.at, message).help(help);
+    let text = &name.value;
+    let has_seed = text.contains("{seed}");
+    let missing = match section.layer {
+        None if text.contains("{layer}") => Some((
+            "`{layer}`, but no layer is given",
+            "give `layer` in the section `[import]`, e.g. `--set import.layer=20`",
+        )),
+        _ if has_seed && seeds.is_none() => Some((
+            "`{seed}`, but no seeds are given",
+            "give the stage `seed`, e.g. `seed = \"0..5\"`",
+        )),
+        _ => None,
     };
-    let mut text = name.value.clone();
-    if text.contains("{layer}") {
-        let Some(layer) = section.layer else {
-            let help = "give `layer` in the section `[import]`, e.g. `--set import.layer=20`";
-            missing("layer", "no layer is", help);
-            return None;
-        };
-        text = text.replace("{layer}", &layer.to_string());
+    if let Some((what, help)) = missing {
+        let message = format!("file name `{text}` has {what}");
+        fields.problems.error_at(&name.at, message).help(help);
+        return None;
     }
-    let file = |text: &str, seed: Option<u64>| File {
+    let number = |number: Option<u64>| number.map_or(String::new(), |number| number.to_string());
+    let of_layer = text.replace("{layer}", &number(section.layer));
+    let file = |seed: Option<u64>| File {
         path: Spanned {
-            value: section.folder.join(text),
+            value: section
+                .folder
+                .join(of_layer.replace("{seed}", &number(seed))),
             at: name.at.clone(),
         },
         seed,
     };
-    if !text.contains("{seed}") {
-        return Some(vec![file(&text, None)]);
-    }
-    let Some(seeds) = seeds else {
-        let help = "give the stage `seed`, e.g. `seed = \"0..5\"`";
-        missing("seed", "no seeds are", help);
-        return None;
-    };
-    let of_seed = |seed: u64| file(&text.replace("{seed}", &seed.to_string()), Some(seed));
-    Some(seeds.iter().map(of_seed).collect())
+    Some(match seeds.filter(|_| has_seed) {
+        Some(seeds) => seeds.iter().map(|seed| file(Some(seed))).collect(),
+        None => vec![file(None)],
+    })
 }
 
 impl Stage for Import {

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::figure::Figure;
 use crate::model::{Cell, Cells, ModelError, ModelHandle, Value};
 use crate::prompts::PromptSet;
-use crate::spec::{Document, Fields, Problems, Spanned};
+use crate::spec::{Fields, Problems, Spanned};
 use crate::stats::StatsError;
 
 mod artifacts;
@@ -50,7 +50,7 @@ pub(crate) use declare::Declaration;
 use declare::{Declared, Field, Parameter};
 pub(crate) use direction::Direction;
 pub(crate) use forecast::{Forecast, Forecasts};
-pub(crate) use import::{ImportSection, kind_of, published_table};
+pub(crate) use import::{ImportSection, PublishedFiles, kind_of, published_table};
 pub(crate) use settings::{ScoreRule, Settings};
 pub(crate) use summary::Source;
 pub(crate) use vocabulary::{check_prompts, check_score};
@@ -215,17 +215,6 @@ pub(crate) static KINDS: &[&Kind] = &[
 
 pub(crate) fn kind_named(name: &str) -> Option<&'static Kind> {
     KINDS.iter().copied().find(|kind| kind.name == name)
-}
-
-/// Checks the sections of a study that are one kind's own; the stages of that kind read them.
-pub(crate) fn check_sections(study: &Document, problems: &mut Problems) {
-    import::Section::read(study, problems);
-}
-
-/// The field of such a section that says where the files lie that stages need, and the folder that is meant.
-pub(crate) fn folder_of_files(study: &Document) -> ([&'static str; 2], PathBuf) {
-    let folder = import::Section::read(study, &mut Problems::default()).folder;
-    ([import::KIND.name, "folder"], folder.join("."))
 }
 
 /// A name written in a study file, with the place where it was written.

@@ -1,12 +1,10 @@
 //! Types of parameters that stages share, and checks of them against models and prompt sets.
 
-use std::ops::Deref;
-
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
 use crate::model::Site;
 use crate::prompts::{Prompt, PromptSet};
-use crate::spec::{Choice, Decode, Layers, Node, OneOrMany, Problems, Spanned, suggest};
+use crate::spec::{Choice, Decode, Layers, Node, OneOrMany, Problems, Spanned};
 
 use super::declare::{FieldType, Keyed};
 use super::field_types::wrappers;
@@ -32,7 +30,7 @@ macro_rules! stages_of {
     ($($name:ident: $product:ident),+) => {$(
         wrappers! {
             $name(Name): ByContent, |name, needs| needs.add_stage(name, Product::$product),
-                format!("The name of a stage that gives {}.", Product::$product.noun());
+                { "description": format!("The name of a stage that gives {}.", Product::$product.noun()) };
         }
     )+};
 }
@@ -49,54 +47,24 @@ pub(super) type Alphas = OneOrMany<f64>;
 
 /// Numbers that are not just any: what is asked of one, and what is told of others.
 macro_rules! bounded {
-    ($($(#[doc = $doc:literal])* $name:ident($inner:ty): $bounds:tt, |$is:ident| $test:expr, |$at:ident, $value:ident| $message:expr, $label:expr;)+) => {$(
-        $(#[doc = $doc])*
-        #[derive(Clone, Debug, PartialEq)]
-        pub(super) struct $name(pub(super) Spanned<$inner>);
-
-        impl Deref for $name {
-            type Target = Spanned<$inner>;
-
-            fn deref(&self) -> &Spanned<$inner> {
-                &self.0
-            }
-        }
-
-        impl Decode for $name {
-            fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-                let number = Spanned::<$inner>::decode(node, problems)?;
+    ($($(#[doc = $doc:literal])* $name:ident($inner:ty): $bounds:tt, |$is:ident| $test:expr, |$at:ident, $value:ident| $message:expr, $label:expr;)+) => {
+        wrappers! {$(
+            $(#[doc = $doc])*
+            $name(Spanned<$inner>): ByValue, |_number, _needs| {}, $bounds, |number, problems| {
                 let $is = number.value;
-                if $test {
-                    return Some(Self(number));
+                let is_good = $test;
+                if !is_good {
+                    let ($at, $value) = (number.at.field(), number.value);
+                    let problem = problems.error_at(&number.at, $message);
+                    let label: Option<&str> = $label;
+                    if let Some(label) = label {
+                        problem.label(label);
+                    }
                 }
-                let ($at, $value) = (number.at.field(), number.value);
-                let problem = problems.error_at(&number.at, $message);
-                let label: Option<&str> = $label;
-                if let Some(label) = label {
-                    problem.label(label);
-                }
-                None
-            }
-
-            fn expected() -> String {
-                <$inner>::expected()
-            }
-        }
-
-        impl FieldType for $name {
-            fn schema() -> Json {
-                let mut schema = <$inner>::schema();
-                if let (Json::Object(schema), Json::Object(bounds)) = (&mut schema, json!($bounds)) {
-                    schema.extend(bounds);
-                }
-                schema
-            }
-
-            fn key(&self) -> Json {
-                self.0.key()
-            }
-        }
-    )+};
+                is_good
+            };
+        )+}
+    };
 }
 
 bounded! {
@@ -193,11 +161,10 @@ impl Inputs {
         let is_known = known.contains(&split.value.as_str());
         if !is_known {
             let message = format!("prompt set `{set}` has no split `{split}`");
-            let label = match suggest(&split.value, known.iter().copied()) {
-                Some(meant) => format!("did you mean `{meant}`?"),
-                None => format!("its splits are `{}`", known.join("`, `")),
-            };
-            problems.error_at(&split.at, message).label(label);
+            let splits = format!("its splits are `{}`", known.join("`, `"));
+            problems
+                .error_at(&split.at, message)
+                .suggest(&split.value, known, &splits);
         }
         is_known
     }

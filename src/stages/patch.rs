@@ -79,7 +79,7 @@ impl Parameter for Depth {
         let cumulative = fields.optional::<Cumulative>("cumulative");
         if let Some(layer) = fields.node("layer") {
             fields
-                .problems()
+                .problems
                 .error_at(&layer.at, "`layer` cannot stand beside `cumulative`")
                 .label("`last_k` goes through every number of layers")
                 .related(&node.at, "given here");

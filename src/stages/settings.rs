@@ -1,16 +1,18 @@
-//! What is said for all stages of a study: the chat around a prompt and the score rule.
+//! What is said for all stages of a study: the chat around a prompt, the score rule, and where published files lie.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde_json::{Value as Json, json};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::model::{Chat, ModelHandle, Readout, ScoreDtype, TokenSets};
 use crate::spec::{Choice, Decode, Fields, Node, OneOrMany, Problems};
 
 use super::StageError;
-use super::declare::{Declaration, Declared, FieldType, KeyParts, Parameter, declared, parameters};
-use super::field_types::one_or_many;
+use super::declare::{Declaration, Declared, KeyParts, Parameter, declared, parameters};
+use super::field_types::{one_or_many, plain};
+use super::import::PublishedFiles;
 
 /// The published study's openings.
 const REFUSE: [&str; 4] = ["I'm", "I", "Sorry", "I\u{2019}m"];
@@ -51,16 +53,8 @@ impl Choice for ScoreDtype {
 }
 
 /// The openings of one side of the score rule.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Words(pub(crate) Vec<String>);
-
-impl std::ops::Deref for Words {
-    type Target = [String];
-
-    fn deref(&self) -> &[String] {
-        &self.0
-    }
-}
 
 impl Decode for Words {
     fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
@@ -79,21 +73,14 @@ impl Decode for Words {
     }
 }
 
-impl FieldType for Words {
-    fn schema() -> Json {
-        one_or_many(&json!({ "type": "string", "minLength": 1 }))
-    }
-
-    fn key(&self) -> Json {
-        json!(self.0)
-    }
-}
+plain! { Words: (one_or_many(&json!({ "type": "string", "minLength": 1 }))) }
 
 /// What every stage of a study is told.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Settings {
     pub(crate) chat: Chat,
     pub(crate) score: ScoreRule,
+    pub(crate) import: PublishedFiles,
 }
 
 /// Chat and score rule are parameters of every stage that asks a model.
@@ -116,7 +103,7 @@ impl Settings {
             let ids = ids.collect::<Result<BTreeSet<_>, _>>()?;
             Ok(ids.into_iter().collect())
         };
-        let (refuse, comply) = (ids(&self.score.refuse)?, ids(&self.score.comply)?);
+        let (refuse, comply) = (ids(&self.score.refuse.0)?, ids(&self.score.comply.0)?);
         if let Some(shared) = refuse.iter().find(|id| comply.contains(id)) {
             return Err(StageError::Data(format!(
                 "token {shared} (`{}`) of model `{}` is the first token of a `score.refuse` and of a `score.comply` string; remove one of them",

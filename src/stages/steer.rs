@@ -67,7 +67,7 @@ impl Together for Strength {
         let mode = fields.optional("mode").unwrap_or(Mode::Add);
         let mut alpha = Some(OneOrMany(vec![Spanned {
             value: 0.0,
-            at: fields.at().clone(),
+            at: fields.at.clone(),
         }]));
         let mut alpha_unit = AlphaUnit::Unit;
         if mode == Mode::Add {
@@ -80,7 +80,7 @@ impl Together for Strength {
             };
             let message = format!("`{name}` is given, but `mode` is an ablation");
             fields
-                .problems()
+                .problems
                 .error_at(&node.at, message)
                 .label("plays no part")
                 .help(format!("remove `{name}`, or set `mode = \"add\"`"));

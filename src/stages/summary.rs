@@ -80,10 +80,10 @@ impl Parameter for Sources {
         }
         let mut names = Source::CHOICES.iter().map(|(name, ..)| name);
         if names.all(|name| fields.node(name).is_none()) {
-            let at = fields.at();
+            let at = fields.at;
             let expected = "`steer`, `holdout`, `random` or `xstest`, with the name of a stage";
             fields
-                .problems()
+                .problems
                 .error_at(at, "a summary needs at least one sweep")
                 .label(format!("expected {expected}"));
         }

@@ -76,7 +76,7 @@ fn no_steering(fields: &mut Fields<'_, '_>) -> bool {
         }
         is_alone = false;
         fields
-            .problems()
+            .problems
             .error_at(&node.at, format!("`{name}` is given, but no `direction`"))
             .label("nothing is steered")
             .help("name the stage that makes the direction: `direction = \"…\"`");

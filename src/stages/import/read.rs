@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use crate::stages::StageError;
 
-use super::rows::{Cell, Row, wrong};
+use super::rows::{Row, wrong};
 use super::shapes::{self, Holds};
 
 /// A file, read.
@@ -74,19 +74,17 @@ fn put_groups(pattern: &Regex, file: &str, path: &str, row: &mut Row) -> Result<
     let found = pattern.captures(path);
     for column in pattern.capture_names().flatten() {
         if let Some(group) = found.as_ref().and_then(|found| found.name(column)) {
-            row.put(column, &field(file, path, group.as_str()))?;
+            row.put(column, group.as_str())
+                .map_err(|expected| wrong_value(file, path, group.as_str(), expected))?;
         }
     }
     Ok(())
 }
 
-fn field<'a>(file: &'a str, path: &'a str, text: &'a str) -> Cell<'a> {
-    Cell {
-        file,
-        column: None,
-        path,
-        text,
-    }
+/// The error that what is found at a path of JSON is not what is expected there.
+fn wrong_value(file: &str, path: &str, found: &str, expected: &str) -> StageError {
+    let path = path.replace('/', ".");
+    wrong(file, &format!("`{path}` is `{found}`; expected {expected}"))
 }
 
 /// A CSV file with its header.
@@ -123,15 +121,12 @@ impl<'a> Sheet<'a> {
         names.iter().find_map(place)
     }
 
-    /// A row's value in that column.
-    pub(super) fn cell<'s>(&'s self, row: &'s StringRecord, column: usize) -> Cell<'s> {
-        let heading = self.header.get(column).unwrap_or_default();
-        Cell {
-            file: self.name,
-            column: Some((line_of(row), column + 1, heading)),
-            path: "",
-            text: row.get(column).unwrap_or_default().trim(),
-        }
+    /// The error that a row's value in that column is not what is expected there.
+    pub(super) fn wrong(&self, row: &StringRecord, column: usize, expected: &str) -> StageError {
+        let (heading, found) = (&self.header[column], text_in(row, column));
+        let place = format!("{}:{}:{}", self.name, line_of(row), column + 1);
+        let message = format!("column `{heading}` is `{found}`; expected {expected}");
+        wrong(&place, &message)
     }
 
     /// The columns, for a message.
@@ -140,13 +135,19 @@ impl<'a> Sheet<'a> {
     }
 }
 
+/// A row's value in that column.
+pub(super) fn text_in(row: &StringRecord, column: usize) -> &str {
+    row.get(column).unwrap_or_default().trim()
+}
+
 fn line_of(row: &StringRecord) -> usize {
     row.position().map_or(0, |place| place.line() as usize)
 }
 
-fn names_of(column: &str) -> &'static [&'static str] {
+/// The names that a column has in files.
+fn names_of(column: &'static str) -> Vec<&'static str> {
     let known = shapes::COLUMNS.iter().find(|(name, _)| *name == column);
-    known.map_or(&[], |(_, names)| names)
+    known.map_or_else(|| vec![column], |(_, names)| names.to_vec())
 }
 
 /// A row for each of the file's, or, where a column is the scores of one model, for each of those columns.
@@ -158,14 +159,14 @@ fn read_csv(kind: &str, name: &str, text: &str, said: &Row) -> Result<Vec<Row>, 
         .filter_map(|(place, name)| Some((place, name.strip_prefix(shapes::SCORES_OF_A_MODEL)?)))
         .collect();
     check_columns(kind, &sheet, side_by_side.is_empty())?;
-    let measured: &[&str] = match kind {
+    let measured: &[&'static str] = match kind {
         _ if !side_by_side.is_empty() => &[],
         "generate" => &["text"],
         _ => &["score", "refused"],
     };
     let wanted = shapes::OF_PROMPTS.iter().chain(measured);
     let columns: Vec<(&str, usize)> = wanted
-        .filter_map(|column| Some((*column, sheet.column(names_of(column))?)))
+        .filter_map(|column| Some((*column, sheet.column(&names_of(column))?)))
         .collect();
     let mut rows = Vec::new();
     for record in records {
@@ -174,12 +175,16 @@ fn read_csv(kind: &str, name: &str, text: &str, said: &Row) -> Result<Vec<Row>, 
             line: line_of(&record),
             ..said.clone()
         };
+        let put = |row: &mut Row, column: &str, place: usize| {
+            row.put(column, text_in(&record, place))
+                .map_err(|expected| sheet.wrong(&record, place, expected))
+        };
         for (column, place) in &columns {
-            row.put(column, &sheet.cell(&record, *place))?;
+            put(&mut row, column, *place)?;
         }
         for (place, model) in &side_by_side {
             row.model = Some((*model).to_string());
-            row.put("score", &sheet.cell(&record, *place))?;
+            put(&mut row, "score", *place)?;
             rows.push(row.clone());
         }
         if side_by_side.is_empty() {
@@ -195,9 +200,9 @@ fn read_csv(kind: &str, name: &str, text: &str, said: &Row) -> Result<Vec<Row>, 
 
 /// Checks that the columns are there without which a table of that kind says nothing.
 fn check_columns(kind: &str, sheet: &Sheet<'_>, is_long: bool) -> Result<(), StageError> {
-    let measured: &[&str] = match kind {
+    let measured = match kind {
         "generate" => names_of("text"),
-        "score" if is_long => &["s_<model>", "score"],
+        "score" if is_long => vec!["s_<model>", "score"],
         _ => names_of("score"),
     };
     let is_sweep = matches!(kind, "steer" | "holdout" | "random" | "xstest");
@@ -229,7 +234,7 @@ fn read_json(kind: &str, name: &str, text: &str, mut said: Row) -> Result<Publis
         if let Some(value) = json.pointer(pointer) {
             let text = value.as_str().map(str::to_string);
             let text = text.unwrap_or_else(|| value.to_string());
-            said.put(column, &field(name, pointer, &text)).ok();
+            said.put(column, &text).ok();
         }
     }
     let builders = builders(&json, &said);
@@ -322,7 +327,7 @@ impl JsonReader<'_> {
             let text = key.to_string();
             if !key.is_number() {
                 let path = below(&format!("[…]/{}", shapes::LISTED_BY));
-                return Err(field(self.name, &path, &text).wrong("a number"));
+                return Err(wrong_value(self.name, &path, &text, "a number"));
             }
             self.walk(&below(&text), item)?;
         }
@@ -337,7 +342,9 @@ impl JsonReader<'_> {
         let mut row = self.said.clone();
         put_groups(pattern, self.name, path, &mut row)?;
         let mut put = |column: &str, path: &str, value: &Json| {
-            row.put(column, &field(self.name, path, &value.to_string()))
+            let found = value.to_string();
+            row.put(column, &found)
+                .map_err(|expected| wrong_value(self.name, path, &found, expected))
         };
         match (holds, value) {
             (Holds::Number(column), value) => put(column, path, value)?,
@@ -348,13 +355,14 @@ impl JsonReader<'_> {
             }
             (Holds::List(columns), value) => {
                 let expected = format!("[{}]", columns.join(", "));
-                return Err(field(self.name, path, &value.to_string()).wrong(&expected));
+                let found = value.to_string();
+                return Err(wrong_value(self.name, path, &found, &expected));
             }
             (Holds::Fields(columns), value) => {
                 for column in *columns {
-                    let mut names = names_of(column).iter();
-                    if let Some(name) = names.find(|name| !value[**name].is_null()) {
-                        put(column, &format!("{path}/{name}"), &value[*name])?;
+                    let mut names = names_of(column).into_iter();
+                    if let Some(name) = names.find(|name| !value[*name].is_null()) {
+                        put(column, &format!("{path}/{name}"), &value[name])?;
                     }
                 }
                 if row.mean.is_none() && row.refusal_rate.is_none() {

@@ -41,89 +41,61 @@ pub(super) struct Row {
     pub(super) text: Option<String>,
 }
 
-/// A value as it stands in a file.
-pub(super) struct Cell<'a> {
-    pub(super) file: &'a str,
-    /// In CSV the line, the column from 1 and its heading.
-    pub(super) column: Option<(usize, usize, &'a str)>,
-    /// In JSON the path.
-    pub(super) path: &'a str,
-    pub(super) text: &'a str,
-}
-
 /// Why a file could not be read as what it was said to be: the place, with line and column where they are known, and what was expected there.
 pub(super) fn wrong(place: &str, message: &str) -> StageError {
     StageError::Data(format!("{place}: {message}"))
 }
 
 impl Row {
-    /// Fills a column. Where a text may be left out, an empty one changes nothing.
-    pub(super) fn put(&mut self, column: &str, cell: &Cell<'_>) -> Result<(), StageError> {
-        let text = || Some(cell.text.to_string()).filter(|text| !text.is_empty());
+    /// Fills a column from what a file says; an error is what is expected there. Where a text may be left out, an empty one changes nothing.
+    pub(super) fn put(&mut self, column: &str, said: &str) -> Result<(), &'static str> {
+        let text = || Some(said.to_string()).filter(|text| !text.is_empty());
         match column {
             "model" => self.model = text(),
-            "seed" => self.seed = cell.integer()?.or(self.seed),
-            "layer" => self.layer = cell.integer()?.or(self.layer),
-            "k" => self.k = cell.integer()?,
-            "site" if cell.text.is_empty() => {}
-            "site" => self.site = Some(shapes::site(cell.text).to_string()),
+            "seed" => self.seed = integer(said)?.or(self.seed),
+            "layer" => self.layer = integer(said)?.or(self.layer),
+            "k" => self.k = integer(said)?,
+            "site" if said.is_empty() => {}
+            "site" => self.site = Some(shapes::site(said).to_string()),
             // Of the two zeros one is as good as the other, but they are not written alike.
-            "alpha" => self.alpha = Some(cell.number()? + 0.0),
+            "alpha" => self.alpha = Some(number(said)? + 0.0),
             "set" => self.set = text().map(|set| shapes::set(&set).to_string()),
-            "id" if cell.text.is_empty() => return Err(cell.wrong("a name")),
-            "id" => self.id = text(),
+            "id" => self.id = Some(text().ok_or("a name")?),
             "category" => self.category = text(),
             "prompt" => self.prompt = text(),
-            "score" => self.score = Some(cell.number()?),
-            "refused" => self.refused = cell.flag()?,
-            "n" => self.n = cell.integer()?,
-            "mean" => self.mean = Some(cell.number()?),
-            "std" => self.std = Some(cell.number()?),
-            "refusal_rate" => self.refusal_rate = Some(cell.number()?),
-            "mean_delta" => self.mean_delta = Some(cell.number()?),
-            "text" => self.text = Some(cell.text.to_string()),
+            "score" => self.score = Some(number(said)?),
+            "refused" => self.refused = flag(said)?,
+            "n" => self.n = integer(said)?,
+            "mean" => self.mean = Some(number(said)?),
+            "std" => self.std = Some(number(said)?),
+            "refusal_rate" => self.refusal_rate = Some(number(said)?),
+            "mean_delta" => self.mean_delta = Some(number(said)?),
+            "text" => self.text = Some(said.to_string()),
             _ => {}
         }
         Ok(())
     }
 }
 
-impl Cell<'_> {
-    /// The error that it is not what is expected there.
-    pub(super) fn wrong(&self, expected: &str) -> StageError {
-        let (file, path) = (self.file, self.path.replace('/', "."));
-        let (place, subject) = match self.column {
-            Some((line, column, heading)) => (
-                format!("{file}:{line}:{column}"),
-                format!("column `{heading}`"),
-            ),
-            None => (file.to_string(), format!("`{path}`")),
-        };
-        let message = format!("{subject} is `{}`; expected {expected}", self.text);
-        wrong(&place, &message)
-    }
+/// A number; an error is what is expected in its place, here and below.
+pub(super) fn number(text: &str) -> Result<f64, &'static str> {
+    let number = text.parse::<f64>().ok();
+    let number = number.filter(|number| number.is_finite());
+    number.ok_or("a finite number")
+}
 
-    pub(super) fn number(&self) -> Result<f64, StageError> {
-        let number = self.text.parse::<f64>().ok();
-        let number = number.filter(|number| number.is_finite());
-        number.ok_or_else(|| self.wrong("a finite number"))
-    }
+fn integer(text: &str) -> Result<Option<u64>, &'static str> {
+    let given = Some(text).filter(|text| !text.is_empty());
+    let number = given.map(str::parse).transpose();
+    number.map_err(|_| "an integer of 0 or more")
+}
 
-    fn integer(&self) -> Result<Option<u64>, StageError> {
-        if self.text.is_empty() {
-            return Ok(None);
-        }
-        let number = self.text.parse().map(Some);
-        number.map_err(|_| self.wrong("an integer of 0 or more"))
-    }
-
-    fn flag(&self) -> Result<Option<bool>, StageError> {
-        match self.text.to_ascii_lowercase().as_str() {
-            "" => Ok(None),
-            "0" | "false" => Ok(Some(false)),
-            "1" | "true" => Ok(Some(true)),
-            _ => Err(self.wrong("0 or 1")),
-        }
+fn flag(text: &str) -> Result<Option<bool>, &'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "" => Ok(None),
+        "0" | "false" => Ok(Some(false)),
+        "1" | "true" => Ok(Some(true)),
+        _ => Err("0 or 1"),
     }
 }
 

@@ -25,21 +25,22 @@ pub(super) fn add(
             None => Ok(()),
         };
     }
-    let mut remade: Vec<Option<Remade>> = vec![None; all.len()];
+    let mut all: Vec<Selected<'_>> = all.iter().map(|builders| (builders, None)).collect();
     if let (Some(scores), Some((model, split)), false) = (&import.scores, selection, is_check) {
         let table = inputs.stage(scores)?.table("")?;
         let ranked = Ranked::read(&table, &model.value, &split.value)?;
-        for (builders, remade) in all.iter().zip(&mut remade) {
+        for (builders, remade) in &mut all {
             *remade = Some(ranked.select(builders)?);
         }
-        output.findings.extend(agreement(all, &remade));
+        output.findings.extend(agreement(&all));
     }
-    for builders in all {
+    for (builders, _) in &all {
         output.findings.extend(overlap_finding(builders));
     }
-    let members = members(all.iter().map(|b| (b.seed, b.layer, [&b.top, &b.bottom])))?;
+    let groups = all.iter();
+    let members = members(groups.map(|(b, _)| (b.seed, b.layer, [&b.top, &b.bottom])))?;
     output.tables.push(("members".to_string(), members));
-    let selections = selections(all, &remade)?;
+    let selections = selections(&all)?;
     output.tables.push(("selection".to_string(), selections));
     Ok(())
 }
@@ -60,8 +61,11 @@ fn overlap_finding(builders: &Builders) -> Option<String> {
     (!both.is_empty()).then(|| in_both_groups(&what, &both))
 }
 
+/// A published selection, and the same made again where there are scores.
+type Selected<'a> = (&'a Builders, Option<Remade>);
+
 /// A selection made again.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy)]
 struct Remade {
     /// Sizes of the training half and of the half held out.
     halves: (u64, u64),
@@ -104,37 +108,30 @@ impl Ranked {
         let all: Vec<&str> = self.ids.iter().map(String::as_str).collect();
         let (Some(seed), Some(fraction)) = (published.seed, published.fraction) else {
             let found = stats::top_bottom(&self.scores, n)?;
-            return Ok(Remade {
-                halves: (all.len() as u64, 0),
-                is_same: is_same(&all, &found),
-            });
+            let is_same = is_same(&all, &found);
+            let halves = (all.len() as u64, 0);
+            return Ok(Remade { halves, is_same });
         };
         let split = stats::holdout_split(seed, &all, fraction);
         let ids: Vec<&str> = split.train.iter().map(|&index| all[index]).collect();
         let scores: Vec<f64> = split.train.iter().map(|&i| self.scores[i]).collect();
         let found = stats::top_bottom_descending(&ids, &scores, n)?;
         let halves = (split.train.len() as u64, split.holdout.len() as u64);
-        Ok(Remade {
-            halves,
-            is_same: is_same(&ids, &found) && published.halves.is_none_or(|said| said == halves),
-        })
+        let are_same = published.halves.is_none_or(|said| said == halves);
+        let is_same = are_same && is_same(&ids, &found);
+        Ok(Remade { halves, is_same })
     }
 }
 
 /// Which selections follow from the scores.
-fn agreement(all: &[Builders], remade: &[Option<Remade>]) -> Vec<String> {
+fn agreement(all: &[Selected<'_>]) -> Vec<String> {
+    let name = |(builders, _): &Selected<'_>| match builders.seed {
+        Some(seed) => format!("seed {seed}"),
+        None => "whole set".to_string(),
+    };
     let said = |(wanted, verdict): (bool, &str)| {
-        let is_wanted =
-            |remade: &Option<Remade>| remade.as_ref().is_some_and(|r| r.is_same == wanted);
-        let names: Vec<String> = all
-            .iter()
-            .zip(remade)
-            .filter(|(_, remade)| is_wanted(remade))
-            .map(|(b, _)| {
-                b.seed
-                    .map_or("whole set".to_string(), |seed| format!("seed {seed}"))
-            })
-            .collect();
+        let is_wanted = |(_, remade): &&Selected<'_>| remade.is_some_and(|r| r.is_same == wanted);
+        let names: Vec<String> = all.iter().filter(is_wanted).map(name).collect();
         let names = (!names.is_empty()).then(|| names.join(", "))?;
         Some(format!(
             "the published splits and selections {verdict}: {names}"
@@ -148,15 +145,10 @@ fn agreement(all: &[Builders], remade: &[Option<Remade>]) -> Vec<String> {
 }
 
 /// Columns: `seed, layer, n_top, n_bottom, overlap, train, holdout, follows_from_scores`; the last is `yes`, `no`, or empty without scores.
-fn selections(all: &[Builders], remade: &[Option<Remade>]) -> Result<DataFrame, StageError> {
-    let rows: Vec<(&Builders, &Option<Remade>)> = all.iter().zip(remade).collect();
+fn selections(all: &[Selected<'_>]) -> Result<DataFrame, StageError> {
     let integer = |value: Option<u64>| value.map(|value| value as i64);
-    let halves = |(builders, remade): &(&Builders, &Option<Remade>)| {
-        builders
-            .halves
-            .or(remade.as_ref().map(|remade| remade.halves))
-    };
-    Rows::of(&rows)
+    let halves = |(builders, remade): &Selected<'_>| builders.halves.or(remade.map(|r| r.halves));
+    Rows::of(all)
         .integer("seed", |(b, _)| integer(b.seed))
         .integer("layer", |(b, _)| integer(b.layer))
         .integer("n_top", |(b, _)| b.top.len() as i64)

@@ -13,23 +13,13 @@ pub(super) const FILE_NAMES: [&str; 3] = [
 /// Kinds of stages that the name of a file says; the first counts.
 pub(super) const KINDS: [&str; 6] = ["xstest", "holdout", "random", "patch", "steer", "score"];
 
-/// Columns of CSV, and fields of JSON, by the names they have; the first that is there counts.
-pub(super) const COLUMNS: [(&str, &[&str]); 16] = [
+/// Columns of CSV, and fields of JSON, by the names they have where these are not just their own; the first that is there counts.
+pub(super) const COLUMNS: [(&str, &[&str]); 6] = [
     ("id", &["id", "example_id", "prompt_id"]),
-    ("model", &["model"]),
-    ("layer", &["layer"]),
-    ("seed", &["seed"]),
-    ("site", &["site"]),
-    ("alpha", &["alpha"]),
     ("set", &["eval_set", "set", "split", "label"]),
     ("category", &["category", "type"]),
-    ("prompt", &["prompt"]),
-    ("score", &["score"]),
     ("refused", &["refused", "refuse_flag", "refuse"]),
     ("text", &["text", "completion", "continuation"]),
-    ("n", &["n"]),
-    ("mean", &["mean"]),
-    ("std", &["std"]),
     ("refusal_rate", &["refusal_rate", "refuse_rate"]),
 ];
 

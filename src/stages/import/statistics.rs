@@ -5,7 +5,8 @@ use polars::prelude::DataFrame;
 use crate::stages::table::{self, Rows};
 use crate::stages::{Inputs, Name, Output, StageError};
 
-use super::read::Sheet;
+use super::read::{Sheet, text_in};
+use super::rows;
 use super::shapes::{self, Statistic};
 use super::{File, Import, name_of, text_of};
 
@@ -17,6 +18,8 @@ struct Number {
     /// None where the table is blank: no α serves.
     value: Option<f64>,
     of: Statistic,
+    /// The same in each of the study's summaries, `None` where it is blank there.
+    found: Vec<Option<f64>>,
 }
 
 /// The main table: every published number with that of each summary. Findings say which summary each file is of.
@@ -32,32 +35,30 @@ pub(super) fn output(
     if is_check {
         return Ok(Output::default());
     }
-    let (mut findings, mut rows) = (Vec::new(), Vec::new());
-    for (file, numbers) in &read {
-        let mut of_file: Vec<_> = numbers
-            .iter()
-            .map(|number| (file, number, vec![]))
-            .collect();
+    let mut findings = Vec::new();
+    for (file, numbers) in &mut read {
         for name in import.summaries.iter() {
             let tables = inputs.stage(name)?.tables()?;
-            let found = numbers.iter().map(|number| look_up(number, &tables));
-            let found = found.collect::<Result<Vec<_>, _>>()?;
-            findings.push(verdict(file, name, numbers, &found, &tables)?);
-            let all = of_file.iter_mut().zip(found);
-            all.for_each(|((.., of_each), found)| of_each.push(found));
+            for number in &mut *numbers {
+                number.found.push(look_up(number, &tables)?);
+            }
+            findings.push(verdict(file, name, numbers, &tables)?);
         }
-        rows.extend(of_file);
     }
+    let rows = read
+        .iter()
+        .flat_map(|(file, numbers)| numbers.iter().map(move |n| (file, n)));
+    let rows: Vec<(&String, &Number)> = rows.collect();
     let table = Rows::of(&rows)
-        .text("file", |(file, ..)| file)
-        .text("model", |(_, number, _)| &number.model)
-        .text("source", |(_, number, _)| number.of.source)
-        .number("alpha", |(_, number, _)| number.alpha)
-        .text("quantity", |(_, number, _)| number.of.column)
-        .number("published", |(_, number, _)| number.value);
+        .text("file", |(file, _)| file)
+        .text("model", |(_, number)| &number.model)
+        .text("source", |(_, number)| number.of.source)
+        .number("alpha", |(_, number)| number.alpha)
+        .text("quantity", |(_, number)| number.of.column)
+        .number("published", |(_, number)| number.value);
     let summaries = import.summaries.iter().enumerate();
     let table = summaries.fold(table, |table, (place, name)| {
-        table.number(&name.value, move |(.., found)| found[place])
+        table.number(&name.value, move |(_, number)| number.found[place])
     });
     Ok(Output {
         tables: vec![(String::new(), table.frame()?)],
@@ -66,17 +67,17 @@ pub(super) fn output(
     })
 }
 
+/// Whether the numbers of a file are those of the summary that they were looked up in last.
 fn verdict(
     file: &str,
     summary: &Name,
     numbers: &[Number],
-    found: &[Option<f64>],
     tables: &[(String, DataFrame)],
 ) -> Result<String, StageError> {
     let mut differing = 0;
     let mut largest = 0.0_f64;
-    for (number, found) in numbers.iter().zip(found) {
-        match (number.value, found) {
+    for number in numbers {
+        match (number.value, number.found.last().copied().flatten()) {
             (None, None) => {}
             (Some(published), Some(found)) => {
                 let difference = (published - found).abs();
@@ -153,10 +154,12 @@ fn numbers(import: &Import, file: &File, inputs: &Inputs) -> Result<Vec<Number>,
     let mut numbers = Vec::new();
     for record in records {
         let record = record?;
-        let text = |place: usize| sheet.cell(&record, place).text;
-        let number = |place: usize| {
-            let filled = Some(sheet.cell(&record, place)).filter(|cell| !cell.text.is_empty());
-            filled.map(|cell| cell.number()).transpose()
+        let text = |place: usize| text_in(&record, place);
+        let number = |place: usize| match text(place) {
+            "" => Ok(None),
+            filled => rows::number(filled)
+                .map(Some)
+                .map_err(|expected| sheet.wrong(&record, place, expected)),
         };
         if let (Some(run), Some(layer)) = (run, import.study.layer)
             && !shapes::is_of_layer(text(run), layer)
@@ -171,6 +174,7 @@ fn numbers(import: &Import, file: &File, inputs: &Inputs) -> Result<Vec<Number>,
                 alpha: alpha.map(|alpha| alpha + 0.0),
                 value: number(*place)?,
                 of: *statistic,
+                found: Vec::new(),
             });
         }
     }

@@ -58,21 +58,16 @@ fn constant(rows: &[Row]) -> Option<String> {
     if !rows.iter().any(|row| row.k.is_some()) || !rows.iter().all(is_residual) {
         return None;
     }
-    let mut values: Vec<(&str, f64)> = Vec::new();
-    for row in rows {
-        let (split, delta) = (text(&row.set), row.mean_delta?);
-        match values.iter().find(|(known, _)| *known == split) {
-            Some((_, known)) if *known == delta => {}
-            Some(_) => {
-                return Some("the last-K curve of a residual site varies with K, although the last layer's patch overwrites the others: it was not made as described".to_string());
-            }
-            None => values.push((split, delta)),
-        }
+    let values = rows.iter().map(|row| (text(&row.set), row.mean_delta));
+    let values = distinct(values);
+    let splits = distinct(values.iter().map(|(split, _)| split));
+    if splits.len() < values.len() {
+        return Some("the last-K curve of a residual site varies with K, although the last layer's patch overwrites the others: it was not made as described".to_string());
     }
     let count = rows.len() / values.len().max(1);
     let values = values
         .iter()
-        .map(|(split, delta)| format!("{delta:.5} {split}"));
+        .filter_map(|(split, delta)| Some(format!("{:.5} {split}", (*delta)?)));
     let values = values.collect::<Vec<_>>().join(", ");
     Some(format!(
         "the last-K curve of a residual site is one number for all {count} K ({values}) by construction: the last layer's patch overwrites the others"

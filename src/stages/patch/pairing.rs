@@ -62,8 +62,17 @@ parameters! {
 impl Together for Pairing {
     fn read_together(fields: &mut Fields<'_, '_>, _: &Settings) -> Option<Self> {
         let Some(between) = fields.required("pairing") else {
-            fields.pass_over(&["donor", "recipient", "model"]);
-            fields.pass_over(&["donors", "recipients", "pair_by"]);
+            // What they mean is not known, but one mistake should not make a dozen.
+            for name in [
+                "donor",
+                "recipient",
+                "model",
+                "donors",
+                "recipients",
+                "pair_by",
+            ] {
+                fields.node(name);
+            }
             return None;
         };
         match between {
