@@ -17,6 +17,14 @@ pub(crate) fn line(text: &str) -> Cow<'_, str> {
     escaped(text, is_harmful, escape)
 }
 
+/// The first so many characters of a text that is longer.
+pub(crate) fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_string(),
+    }
+}
+
 /// Text in a picture or on a page, where joiners shape the letters of some scripts and do no harm: what controls a machine or turns
 /// text around is escaped, the rest stays.
 pub(crate) fn label(text: &str) -> Cow<'_, str> {

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use indicatif::DecimalBytes;
 use serde_json::json;
 
-use crate::cache::{Cache, CacheError, Users};
+use crate::cache::{Cache, Users};
 use crate::run::{self, Criteria, Usage};
 
 use super::console;
@@ -80,7 +80,7 @@ impl Place {
                 self.cache.display()
             )));
         }
-        Cache::open(&self.cache).map_err(failed)
+        Ok(Cache::open(&self.cache)?)
     }
 }
 
@@ -94,10 +94,6 @@ fn busy(users: Users) -> Failure {
         ),
     };
     Failure::Other(Exit::Busy, format!("nothing was deleted, because {why}"))
-}
-
-fn failed(error: CacheError) -> Failure {
-    Failure::Failed(error.to_string())
 }
 
 fn size(bytes: u64) -> String {
@@ -114,7 +110,7 @@ fn verify(place: &Place) -> Result<(), Failure> {
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let verified = verified.map_err(failed)?;
+    let verified = verified?;
     let damaged = verified.damaged.len();
     match place.format {
         Format::Json => print_json(&json!(verified))?,
@@ -141,7 +137,7 @@ fn verify(place: &Place) -> Result<(), Failure> {
 
 fn stats(place: &Place) -> Result<(), Failure> {
     let cache = place.open()?;
-    let usage = run::usage(&cache, &place.runs).map_err(failed)?;
+    let usage = run::usage(&cache, &place.runs)?;
     match place.format {
         Format::Json => print_json(&json!(usage)),
         Format::Text => print(&as_text(&usage)),
@@ -205,14 +201,14 @@ fn gc(arguments: &GcArguments) -> Result<(), Failure> {
     // Held until all is deleted.
     let lease = match arguments.dry_run {
         true => None,
-        false => Some(cache.lease_to_collect().map_err(failed)?.map_err(busy)?),
+        false => Some(cache.lease_to_collect()?.map_err(busy)?),
     };
     let criteria = Criteria {
         older_than: arguments.older_than,
         keep_bytes: arguments.keep_size.map(|bytes| bytes as u64),
         unreferenced: arguments.unreferenced,
     };
-    let collected = run::collect(&cache, &place.runs, &criteria, lease.as_ref()).map_err(failed)?;
+    let collected = run::collect(&cache, &place.runs, &criteria, lease.as_ref())?;
     let (deleted, left) = match arguments.dry_run {
         true => ("would delete", "would be left"),
         false => ("deleted", "are left"),

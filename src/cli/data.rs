@@ -78,7 +78,7 @@ pub(super) fn data(arguments: &DataArguments) -> Result<(), Failure> {
     })?;
     let notice = folder.join("LICENCE.txt");
     for (path, bytes) in [(&notice, NOTICE.as_bytes()), (&path, &bytes[..])] {
-        write_atomically(path, bytes).map_err(|error| Failure::Failed(error.to_string()))?;
+        write_atomically(path, bytes)?;
     }
     tell(NOTICE.trim_end());
     tell(&format!(

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::harmless::cut;
 use crate::report::{self, Difference, Tolerances};
 
 use super::report::failure;
-use super::tables::{cut, grid};
+use super::tables::grid;
 use super::{Failure, print, print_csv, print_json};
 
 /// Rows that a terminal shows, the largest differences first.

@@ -64,11 +64,8 @@ impl Check {
     }
 
     fn as_text(&self, name: &str) -> String {
-        let state = match self.state {
-            State::Ok => "ok",
-            State::Warning => "warning",
-            State::Problem => "problem",
-        };
+        let word = json!(self.state);
+        let state = word.as_str().unwrap_or_default();
         let found = harmless::line(&self.found);
         let mut text = format!("{state:7}  {name:10}  {found}\n");
         if let Some(advice) = &self.advice {

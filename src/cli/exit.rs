@@ -1,36 +1,33 @@
-//! How a command ended, as its exit code tells it. The codes are stable: scripts rely on them.
+//! How a command ended, as its exit code tells it. The codes are stable: scripts rely on them. What each means is shown in `dial --help`.
 
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Exit {
+    /// done
     Done = 0,
+    /// a stage failed, or a file could not be read or written; of `diff`: the two differ
     Failed = 1,
+    /// the command line or the study is wrong; nothing was run
     Usage = 2,
+    /// `cache verify` found damage, and moved it aside
     Damaged = 3,
+    /// `run --force` gave other bits than are cached; the cached ones are kept
     NotReproduced = 4,
+    /// `cache gc` deleted nothing, because a run is alive on the cache
     Busy = 5,
-    /// `doctor` found what a run would fail on.
+    /// `doctor` found a problem, which a run would fail on
     Unfit = 6,
+    /// interrupted; what was computed is kept, the same command resumes
     Interrupted = 130,
 }
 
 impl Exit {
-    fn meaning(self) -> &'static str {
-        match self {
-            Exit::Done => "done",
-            Exit::Failed => {
-                "a stage failed, or a file could not be read or written; of `diff`: the two differ"
-            }
-            Exit::Usage => "the command line or the study is wrong; nothing was run",
-            Exit::Damaged => "`cache verify` found damage, and moved it aside",
-            Exit::NotReproduced => {
-                "`run --force` gave other bits than are cached; the cached ones are kept"
-            }
-            Exit::Busy => "`cache gc` deleted nothing, because a run is alive on the cache",
-            Exit::Unfit => "`doctor` found a problem, which a run would fail on",
-            Exit::Interrupted => "interrupted; what was computed is kept, the same command resumes",
-        }
+    fn meaning(self) -> String {
+        let value = self.to_possible_value();
+        let help = value.as_ref().and_then(PossibleValue::get_help);
+        help.map_or(String::new(), ToString::to_string)
     }
 
     /// The part of `dial --help` about exit codes.

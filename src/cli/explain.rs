@@ -29,8 +29,7 @@ pub(super) struct ExplainArguments {
 
 pub(super) fn explain(arguments: &ExplainArguments) -> Result<(), Failure> {
     let (opened, _) = open(&arguments.study, Fetch::Never, &Selection::All)?;
-    let explanations = plan::explain(&opened.study, &opened.inputs, &opened.cache);
-    let mut explanations = explanations.map_err(|error| Failure::Failed(error.to_string()))?;
+    let mut explanations = plan::explain(&opened.study, &opened.inputs, &opened.cache)?;
     if let Some(stage) = &arguments.stage {
         if let Some(hint) = opened.study.unknown_stage(stage) {
             return Err(Failure::Usage(format!(

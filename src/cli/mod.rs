@@ -33,6 +33,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use exit::Exit;
 
+use crate::cache::CacheError;
 use crate::model::{DeviceName, ModelError};
 use crate::plan::{Fetch, Opened, PlanError, Selection, open_selected};
 use crate::spec;
@@ -137,6 +138,12 @@ impl From<PlanError> for Failure {
             } => Failure::NeedsLibtorch,
             other => Failure::Failed(other.to_string()),
         }
+    }
+}
+
+impl From<CacheError> for Failure {
+    fn from(error: CacheError) -> Self {
+        Failure::Failed(error.to_string())
     }
 }
 

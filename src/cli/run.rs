@@ -61,14 +61,8 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
         keep_going: arguments.keep_going,
         command: super::arguments(),
     };
-    let width = opened
-        .study
-        .stages
-        .iter()
-        .map(|s| s.name.len())
-        .max()
-        .unwrap_or(0);
-    let mut console = Console::new(width);
+    let widths = opened.study.stages.iter().map(|s| s.name.len());
+    let mut console = Console::new(widths.max().unwrap_or(0));
     let mut on_event = |event: Event<'_>| {
         if let Event::Started { run_dir, .. } = &event {
             tell_warnings(&opened, &selection);
@@ -82,7 +76,7 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
     let report = report.map_err(|error| match error {
         run::RunError::UnknownStage(message) => Failure::Usage(message),
         run::RunError::NeedsLibtorch => Failure::NeedsLibtorch,
-        other => Failure::Failed(other.to_string()),
+        run::RunError::Cache(error) => error.into(),
     })?;
     let drawn = crate::report::write_with(&report.run_dir, &opened.cache);
     match arguments.study.format {

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::Value as Json;
 
-use crate::harmless;
-use crate::manifest::{RunStatus, file_stem};
+use crate::harmless::{self, cut};
+use crate::manifest::file_stem;
 use crate::report::{self, FinishedRun, FinishedStage, Table, cell, grouped, points};
 
 use super::report::failure;
-use super::tables::{brief, cut, grid};
+use super::tables::{brief, grid};
 use super::{Failure, console::duration, print, print_csv, print_json};
 
 /// Rows of a table that a terminal shows.
@@ -94,7 +94,8 @@ fn as_text(run: &FinishedRun, tables: &[Named<'_>], stage: Option<&str>) -> Stri
     let mut text = String::new();
     if stage.is_none() {
         let manifest = &run.manifest;
-        let status = manifest.status.map_or("", RunStatus::name);
+        let word = serde_json::json!(manifest.status);
+        let status = word.as_str().unwrap_or_default();
         let seconds = manifest.seconds.unwrap_or_default();
         let _ = writeln!(text, "{}: {status}, {}", run.study(), duration(seconds));
         if let Some(question) = &manifest.question {

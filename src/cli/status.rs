@@ -27,7 +27,7 @@ pub(super) struct StatusArguments {
 }
 
 pub(super) fn status(arguments: &StatusArguments) -> Result<(), Failure> {
-    let runs = run_summaries(&arguments.runs).map_err(|e| Failure::Failed(e.to_string()))?;
+    let runs = run_summaries(&arguments.runs)?;
     match arguments.format {
         Format::Json => print_json(&as_json(&runs)),
         Format::Text => print(&as_text(&runs, arguments)),
@@ -139,14 +139,8 @@ fn to_draw(runs: &[&RunSummary]) -> String {
 }
 
 fn state(run: &RunSummary) -> String {
-    let state = match run.state {
-        RunState::Running => "running",
-        RunState::Complete => "complete",
-        RunState::Failed => "failed",
-        RunState::Interrupted => "interrupted",
-        RunState::Killed => "killed",
-        RunState::Unreadable => "unreadable",
-    };
+    let word = json!(run.state);
+    let state = word.as_str().unwrap_or_default();
     match run.done_since {
         true => format!("{state}, done since"),
         false => state.to_string(),

@@ -128,14 +128,6 @@ pub(super) fn brief(cell: Option<Cell<'_>>) -> String {
     }
 }
 
-/// The first so many characters of a text that is longer.
-pub(super) fn cut(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,6 +24,7 @@ pub(crate) use settings::{Chat, SpecialTokens};
 
 use super::confined::{Allowance, confined};
 use super::error::{ModelError, Result};
+use crate::harmless::cut;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -259,11 +260,7 @@ fn failed(error: Error) -> ModelError {
         text.push_str(&format!(": {inner}"));
         cause = inner.source();
     }
-    if let Some((end, _)) = text.char_indices().nth(MOST_ERROR_CHARACTERS) {
-        text.truncate(end);
-        text.push('…');
-    }
-    ModelError::template(text)
+    ModelError::template(cut(&text, MOST_ERROR_CHARACTERS))
 }
 
 #[cfg(test)]

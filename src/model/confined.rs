@@ -225,39 +225,36 @@ struct Counting;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-fn ledger<'a>() -> Option<&'a Ledger> {
+/// Writes an entry into the ledger of this thread, if it is confined.
+fn enter(entry: impl FnOnce(&Ledger)) {
     // SAFETY: set by `Ledger::keep` alone, which takes it back before the ledger ends.
-    unsafe { LEDGER.get().as_ref() }
+    if let Some(ledger) = unsafe { LEDGER.get().as_ref() } {
+        entry(ledger);
+    }
 }
 
 // SAFETY: every call is handed on unchanged; what is done before neither allocates nor unwinds.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if let Some(ledger) = ledger() {
-            ledger.asks_for(layout.size());
-        }
+        enter(|ledger| ledger.asks_for(layout.size()));
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if let Some(ledger) = ledger() {
-            ledger.asks_for(layout.size());
-        }
+        enter(|ledger| ledger.asks_for(layout.size()));
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        if let Some(ledger) = ledger() {
+        enter(|ledger| {
             ledger.gives_back(layout.size());
             ledger.asks_for(size);
-        }
+        });
         unsafe { System.realloc(old, layout, size) }
     }
 
     unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
-        if let Some(ledger) = ledger() {
-            ledger.gives_back(layout.size());
-        }
+        enter(|ledger| ledger.gives_back(layout.size()));
         unsafe { System.dealloc(old, layout) }
     }
 }

@@ -65,25 +65,18 @@ impl DeviceName {
 /// # Errors
 /// No CUDA libraries on the library path.
 pub(super) fn cuda_devices() -> Result<i64> {
-    load_cuda()?;
-    Ok(Cuda::device_count())
-}
-
-/// Makes libtorch's CUDA backend known, before libtorch is first asked about it (it remembers the answer).
-fn load_cuda() -> Result<()> {
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-    // SAFETY: loading a library runs its initialisers; this one registers libtorch's CUDA backend, which is what is wanted.
+    // Before libtorch is first asked about its CUDA backend (it remembers the answer), that is made known.
+    // SAFETY: loading a library runs its initialisers; this one registers the backend, which is what is wanted.
     let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
-    match library {
-        Ok(library) => {
-            // Its registrations must outlive every tensor.
-            std::mem::forget(library);
-            Ok(())
-        }
-        Err(error) => Err(ModelError::Internal(format!(
+    let library = library.map_err(|error| {
+        ModelError::Internal(format!(
             "no CUDA: `libtorch_cuda.so` could not be loaded ({error}); put the `lib` folder of a PyTorch 2.11 installation with CUDA first in `LD_LIBRARY_PATH` (`python3 -c 'import torch; print(torch.__path__[0] + \"/lib\")'` prints it), or use `--device cpu`"
-        ))),
-    }
+        ))
+    })?;
+    // Its registrations must outlive every tensor.
+    std::mem::forget(library);
+    Ok(Cuda::device_count())
 }
 
 /// Sets the number of threads: of tiles evaluated side by side, each of which libtorch works off on one thread, and of everything else.

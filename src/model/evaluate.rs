@@ -33,12 +33,14 @@ use shape::{Entry, ReadoutShape, Shape, entry};
 pub(super) use readout::to_rows;
 pub(super) use tile::Tile;
 
-/// What an evaluation tells its caller while it runs.
+/// What is told while cells are computed.
 #[derive(Debug)]
 pub enum Step {
-    /// So many of the prompts that are needed now.
+    /// The weights of the model of that name are about to be loaded.
+    Loading { model: String },
+    /// So many of the prompts that are needed now are prefilled.
     Prefilled { done: usize, total: usize },
-    /// Values that are final: (number of the cell, value). Cells without a finite value are left out.
+    /// Values that are final: (number of the cell, value), each once. Cells without a finite value are left out.
     Values(Vec<(usize, Value)>),
 }
 

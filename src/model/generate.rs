@@ -93,12 +93,8 @@ impl<'t> Continuation<'t> {
             true => to_rows(&logits)?,
             false => Vec::new(),
         };
-        for (index, row) in self
-            .rows
-            .iter_mut()
-            .enumerate()
-            .filter(|(_, row)| !row.finished)
-        {
+        let rows = self.rows.iter_mut().enumerate();
+        for (index, row) in rows.filter(|(_, row)| !row.finished) {
             if !is_finite[index] {
                 (row.finished, row.is_finite) = (true, false);
                 continue;

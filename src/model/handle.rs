@@ -5,25 +5,29 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cell::Tokens;
-use super::chat::{Chat, ChatTemplate, inserted};
+use super::chat::{Chat, ChatTemplate, Message, SpecialTokens, inserted};
 use super::checkpoint::{Checkpoint, HashShortcut};
 use super::config::{Dtype, ModelConfig};
-use super::conversation::Conversation;
+use super::confined::{Allowance, confined};
 use super::device::DeviceName;
 use super::error::{ModelError, Result};
 use super::evaluate::Evaluator;
 use super::guard::guarded;
+use super::tokenizer::Tokenizer;
 use super::transformer::Transformer;
+use crate::harmless::cut;
 
 /// A model of a study. Opening it reads the configuration and hashes the weights, but loads none.
 pub struct ModelHandle {
-    name: String,
+    /// In the study file, shown in tables.
+    pub(crate) name: String,
     checkpoint: Checkpoint,
-    dtype: Dtype,
+    pub(crate) dtype: Dtype,
     template: Option<Arc<ChatTemplate>>,
     /// Of each of its files.
     pub(crate) weight_hashes: Vec<blake3::Hash>,
-    fingerprint: blake3::Hash,
+    /// blake3 of weights, configuration, tokenizer, chat template and dtype: what the cells of this model are keyed by.
+    pub(crate) fingerprint: blake3::Hash,
     /// By the key of the chat.
     template_ids: Mutex<HashMap<String, Arc<[u32]>>>,
 }
@@ -66,22 +70,8 @@ impl ModelHandle {
         })
     }
 
-    /// The name in the study file, shown in tables.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     pub fn config(&self) -> &ModelConfig {
         &self.checkpoint.config
-    }
-
-    pub(crate) fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    /// blake3 of weights, configuration, tokenizer, chat template and dtype: what the cells of this model are keyed by.
-    pub(crate) fn fingerprint(&self) -> blake3::Hash {
-        self.fingerprint
     }
 
     /// Tokens that end a text beside those of its configuration, which `tokenizer_config.json` names: ascending, in no fingerprint, but in
@@ -105,8 +95,9 @@ impl ModelHandle {
     /// # Errors
     /// A model without a template, or a template that refuses.
     pub(crate) fn render(&self, prompt: &str, chat: &Chat) -> Result<String> {
-        self.conversation(prompt, chat)?
-            .confined(|conversation| conversation.rendered())
+        self.confined(prompt, chat, |conversation| {
+            conversation.rendered(|text| Ok(text.to_string()))
+        })
     }
 
     /// The rendered prompt as token ids; no special tokens are added beyond those that the template writes. Says how many of the ids every
@@ -123,23 +114,34 @@ impl ModelHandle {
     }
 
     fn encoded(&self, prompt: &str, chat: &Chat) -> Result<Vec<u32>> {
-        self.conversation(prompt, chat)?
-            .confined(|conversation| conversation.ids())
+        self.confined(prompt, chat, Conversation::ids)
     }
 
-    fn conversation(&self, prompt: &str, chat: &Chat) -> Result<Conversation> {
+    /// Does something with a prompt in its chat, confined to an allowance.
+    fn confined<T: Send + 'static>(
+        &self,
+        prompt: &str,
+        chat: &Chat,
+        work: impl FnOnce(&Conversation) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let Some(template) = &self.template else {
             return Err(ModelError::template(format!(
                 "model `{}` has no chat template; name a model that has one with `template_from` under `[models.{}]`",
                 self.name, self.name
             )));
         };
-        Ok(Conversation {
+        let conversation = Conversation {
             template: Arc::clone(template),
             tokenizer: self.checkpoint.tokenizer.clone(),
             prompt: prompt.to_string(),
             chat: chat.clone(),
-        })
+        };
+        if chat.special_tokens == SpecialTokens::Text {
+            conversation.tokenizer.ready_for_text();
+        }
+        let bytes = chat.texts(prompt).map(str::len).sum();
+        confined(Allowance::of_text(bytes), move || work(&conversation))
+            .map_err(|why| ModelError::template(format!("rendered or cut into tokens, {why}")))?
     }
 
     /// The ids that come before the user's text: what two texts with nothing in common share, and so the same for every set of prompts.
@@ -244,13 +246,47 @@ impl ModelHandle {
     }
 }
 
+/// One prompt in its chat, on the way to token ids: rendered by the template, cut by the tokenizer, both confined.
+struct Conversation {
+    template: Arc<ChatTemplate>,
+    tokenizer: Arc<Tokenizer>,
+    prompt: String,
+    chat: Chat,
+}
+
+impl Conversation {
+    fn ids(&self) -> Result<Vec<u32>> {
+        let rendered = self.rendered(|text| Ok(text.to_string()))?;
+        let mut texts = self.chat.texts(&self.prompt);
+        let spells_control = texts.any(|text| !self.tokenizer.control_tokens(text).is_empty());
+        if self.chat.special_tokens == SpecialTokens::Parsed || !spells_control {
+            return self.tokenizer.ids(&rendered);
+        }
+        let masked = self.rendered(|text| self.tokenizer.masked(text))?;
+        if self.tokenizer.unmasked(&masked) != rendered {
+            return Err(ModelError::template(
+                "it does something else where a text holds control tokens, which therefore cannot be read as text",
+            ));
+        }
+        self.tokenizer.ids_of_masked(&masked)
+    }
+
+    /// The conversation rendered, each of the study's texts as `written`.
+    fn rendered(&self, written: impl Fn(&str) -> Result<String>) -> Result<String> {
+        let mut messages = Vec::with_capacity(2);
+        if let Some(system) = &self.chat.system {
+            messages.push(Message::new("system", written(system)?));
+        }
+        messages.push(Message::new("user", written(&self.prompt)?));
+        let arguments = &self.chat.template_arguments;
+        self.template.rendered(&messages, arguments, true)
+    }
+}
+
 /// A text in a sentence: in one line, cut where it is long.
 fn quoted(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(QUOTED) {
-        Some((end, _)) => format!("`{}…`", &line[..end]),
-        None => format!("`{line}`"),
-    }
+    format!("`{}`", cut(&line, QUOTED))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Which libtorch this process has loaded, and what CUDA devices it sees.
 
-use std::ffi::CStr;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -27,10 +27,14 @@ impl Libtorch {
         let function = unsafe { process.get::<AbiVersion>(b"aoti_torch_abi_version\0") }.ok()?;
         // SAFETY: it takes nothing and returns a constant.
         let version = unsafe { function() };
-        let path = file_of(*function as *const libc::c_void)?;
+        // The system lists what is mapped into this process, a line each, with the file's path at its end.
+        let mapped = std::fs::read("/proc/self/maps").ok()?;
+        let mut lines = mapped.split(|byte| *byte == b'\n');
+        let line = lines.find(|line| line.ends_with(b"/libtorch_cpu.so"))?;
+        let start = line.iter().position(|byte| *byte == b'/')?;
         Some(Self {
             version: shown(version),
-            path,
+            path: OsStr::from_bytes(&line[start..]).into(),
         })
     }
 
@@ -49,25 +53,6 @@ pub(crate) fn has_cuda_driver() -> bool {
 fn shown(version: u64) -> String {
     let [major, minor, patch, ..] = version.to_be_bytes();
     format!("{major}.{minor}.{patch}")
-}
-
-/// The file that a function was loaded from.
-fn file_of(function: *const libc::c_void) -> Option<PathBuf> {
-    let mut found = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
-    // SAFETY: the call reads no memory through `function`, and fills `found` where it does not return 0.
-    let found = unsafe {
-        match libc::dladdr(function, found.as_mut_ptr()) {
-            0 => return None,
-            _ => found.assume_init(),
-        }
-    };
-    if found.dli_fname.is_null() {
-        return None;
-    }
-    // SAFETY: it is a text that ends in a zero byte, and lives as long as the library, which is not unloaded.
-    let name = unsafe { CStr::from_ptr(found.dli_fname) };
-    let path = PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes()));
-    Some(path.canonicalize().unwrap_or(path))
 }
 
 #[cfg(test)]

@@ -11,31 +11,15 @@ use tch::{Device, Kind, Tensor};
 use super::cell::{Cells, Vector};
 use super::device::{self, DeviceName};
 use super::error::{ModelError, Result};
-use super::evaluate::{Evaluator, Step};
+use super::evaluate::Step;
 use super::handle::ModelHandle;
 
-/// A loaded model, whatever it computes with.
-pub(crate) trait Evaluate {
-    /// As [`Evaluator::evaluate`].
-    fn evaluate(
-        &mut self,
-        cells: &dyn Cells,
-        on_step: &mut dyn FnMut(Step) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>>;
-}
-
-impl Evaluate for Evaluator {
-    fn evaluate(
-        &mut self,
-        cells: &dyn Cells,
-        on_step: &mut dyn FnMut(Step) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>> {
-        Evaluator::evaluate(self, cells, on_step)
-    }
-}
+/// A loaded model, as its [`Evaluator::evaluate`](super::Evaluator::evaluate).
+pub(crate) type LoadedModel = Box<dyn FnMut(&dyn Cells, OnStep<'_>) -> Result<ControlFlow<()>>>;
+type OnStep<'s> = &'s mut dyn FnMut(Step) -> ControlFlow<()>;
 
 struct Linked {
-    load: fn(&ModelHandle, DeviceName, usize) -> Result<Box<dyn Evaluate>>,
+    load: fn(&ModelHandle, DeviceName, usize) -> Result<LoadedModel>,
     random_unit_vector: fn(u64, usize) -> Result<Vector>,
     cuda_devices: fn() -> Result<i64>,
 }
@@ -46,7 +30,10 @@ static LINKED: OnceLock<Linked> = OnceLock::new();
 pub fn link_libtorch() {
     LINKED.get_or_init(|| Linked {
         load: |model, device, prefix_budget_bytes| {
-            Ok(Box::new(model.load(device, prefix_budget_bytes)?))
+            let mut evaluator = model.load(device, prefix_budget_bytes)?;
+            Ok(Box::new(move |cells, on_step| {
+                evaluator.evaluate(cells, on_step)
+            }))
         },
         random_unit_vector: draw_unit_vector,
         cuda_devices: device::cuda_devices,
@@ -72,7 +59,7 @@ pub(crate) fn load(
     model: &ModelHandle,
     device: DeviceName,
     prefix_budget_bytes: usize,
-) -> Result<Box<dyn Evaluate>> {
+) -> Result<LoadedModel> {
     (linked()?.load)(model, device, prefix_budget_bytes)
 }
 

@@ -2,8 +2,7 @@
 //!
 //! ```text
 //! config, checkpoint, tokenizer, chat   what a model is: dimensions, weights on disk, text to tokens
-//! conversation                          a prompt in its chat, on the way to token ids
-//! handle                                one model of a study, known but not loaded: fingerprint, tokens of a prompt
+//! handle                                one model of a study, known but not loaded: fingerprint, tokens of a prompt in its chat
 //! hooks, cell                           where, what and what for: hook points, interventions, readouts, keys
 //! transformer                           the arithmetic of a block
 //! prefix, evaluate, generate            cells → values, with as little of that arithmetic as causality allows
@@ -22,7 +21,6 @@ mod chat;
 mod checkpoint;
 pub mod config;
 mod confined;
-mod conversation;
 mod device;
 mod error;
 mod evaluate;
@@ -59,5 +57,5 @@ pub(crate) use error::ModelError;
 pub use evaluate::{Evaluator, Step};
 pub use handle::ModelHandle;
 pub use hooks::{HookPoint, Site};
-pub(crate) use linked::{Evaluate, check_linked, cuda_devices, load};
+pub(crate) use linked::{LoadedModel, check_linked, cuda_devices, load};
 pub use linked::{link_libtorch, random_unit_vector};

@@ -116,7 +116,7 @@ impl Subject {
     pub(super) fn open(path: &Path, dtype: Dtype, budget_bytes: usize) -> (ModelHandle, Self) {
         let handle = ModelHandle::open("m", path, dtype, None, &checkpoint::NoShortcut).unwrap();
         let subject = Subject {
-            fingerprint: handle.fingerprint(),
+            fingerprint: handle.fingerprint,
             n_layers: handle.config().n_layers,
             evaluator: handle.load(DeviceName::Cpu, budget_bytes).unwrap(),
         };
@@ -268,12 +268,12 @@ fn real_prompts_and_ids() {
         let prompt = row["prompt"].as_str().unwrap();
         let text = real
             .handle
-            .render(prompt, &Chat::with_system(Some(SYSTEM)))
+            .render(prompt, &Chat::default().but_system(Some(SYSTEM)))
             .unwrap();
         assert_eq!(text, expected["text"].as_str().unwrap());
         let tokens = real
             .handle
-            .tokens(prompt, &Chat::with_system(Some(SYSTEM)))
+            .tokens(prompt, &Chat::default().but_system(Some(SYSTEM)))
             .unwrap();
         assert_eq!(tokens.ids(), ids(&expected["ids"]));
         assert_eq!(tokens.template().len(), 14);

@@ -41,10 +41,6 @@ pub(super) struct Tokenizer {
     pub(super) added: Option<Regex>,
 }
 
-fn failed(error: impl std::fmt::Display) -> ModelError {
-    ModelError::tokenizer(error)
-}
-
 impl Tokenizer {
     /// Reads the bytes of a `tokenizer.json` that lies at `path`.
     ///
@@ -104,12 +100,15 @@ impl Tokenizer {
     pub(crate) fn encode(self: &Arc<Self>, text: &str) -> Result<Vec<u32>> {
         let (tokenizer, text) = (Arc::clone(self), text.to_string());
         let allowance = Allowance::of_text(text.len());
-        confined(allowance, move || tokenizer.ids(&text)).map_err(failed)?
+        confined(allowance, move || tokenizer.ids(&text)).map_err(ModelError::tokenizer)?
     }
 
     /// The same on a thread that is confined already.
     pub(super) fn ids(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(failed)?;
+        let encoding = self
+            .inner
+            .encode_fast(text, false)
+            .map_err(ModelError::tokenizer)?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -120,8 +119,13 @@ impl Tokenizer {
     pub(crate) fn decode(self: &Arc<Self>, ids: &[u32], skip_special: bool) -> Result<String> {
         let (tokenizer, ids) = (Arc::clone(self), ids.to_vec());
         let bytes = size_of_val(ids.as_slice());
-        let work = move || tokenizer.inner.decode(&ids, skip_special).map_err(failed);
-        confined(Allowance::of_text(bytes), work).map_err(failed)?
+        let work = move || {
+            tokenizer
+                .inner
+                .decode(&ids, skip_special)
+                .map_err(ModelError::tokenizer)
+        };
+        confined(Allowance::of_text(bytes), work).map_err(ModelError::tokenizer)?
     }
 
     /// The id of the first token of `word`, no special tokens added.
@@ -131,7 +135,7 @@ impl Tokenizer {
     pub(crate) fn first_token(self: &Arc<Self>, word: &str) -> Result<u32> {
         let first = self.encode(word)?.first().copied();
         first.ok_or_else(|| {
-            failed(format!(
+            ModelError::tokenizer(format!(
                 "`{word}` has no tokens, expected a word with at least one"
             ))
         })

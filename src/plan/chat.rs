@@ -86,7 +86,7 @@ pub(super) fn check(study: &Study, spec: &ModelSpec, model: &ModelHandle, proble
         Some(at) => (at, "this system message"),
         None => (&spec.source.at, "this model"),
     };
-    let message = format!("model `{}` takes no system message: {error}", model.name());
+    let message = format!("model `{}` takes no system message: {error}", model.name);
     problems
         .error_at(at, message)
         .label(label)
@@ -135,6 +135,6 @@ fn spelt_out(name: &str, set: &PromptSet, model: &ModelHandle) -> Option<String>
     };
     Some(format!(
         "prompt set `{name}`: a control token of model `{}` that a prompt spells out is read as such ({which}); {AS_TEXT}",
-        model.name()
+        model.name
     ))
 }

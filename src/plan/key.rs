@@ -32,7 +32,7 @@ pub(super) fn key_parts(
     let models: Vec<Option<&Arc<ModelHandle>>> = models.collect();
     let fingerprints = models
         .iter()
-        .map(|model| Some(hex(model.as_ref()?.fingerprint())));
+        .map(|model| Some(hex(model.as_ref()?.fingerprint)));
     let prompts = needs.prompts.iter();
     let prompts = prompts.map(|name| Some(hex(inputs.prompts.get(&name.value)?.content_hash())));
     let stages = needs.stages.iter();
@@ -111,7 +111,7 @@ pub(crate) fn study_key(study: &Study, inputs: &Inputs) -> Key {
         })
     });
     let models = inputs.models.iter();
-    let models = models.map(|(name, model)| (name.clone(), hex(model.fingerprint())));
+    let models = models.map(|(name, model)| (name.clone(), hex(model.fingerprint)));
     let prompts = inputs.prompts.iter();
     let prompts = prompts.map(|(name, set)| (name.clone(), hex(set.content_hash())));
     let mut parts = json!({

@@ -89,7 +89,7 @@ impl Evaluate for LookUp<'_> {
         for number in 0..cells.count() {
             let cell = cells.cell(number);
             let mut models = self.inputs.models.values();
-            let model = models.find(|model| model.fingerprint() == cell.model);
+            let model = models.find(|model| model.fingerprint == cell.model);
             let model = model.ok_or(StageError::Missing(1))?;
             let found = cached_value(self.cache, &cell, &cell.key().into(), model.config())?;
             let (_, value) = found.ok_or(StageError::Missing(1))?;

@@ -118,15 +118,25 @@ impl Evaluate for CachedEvaluator<'_> {
         };
         let mut turns = Turns::new(self.lease, cells, missing.portions(BATCH_CELLS));
         drop(missing);
-        let mut failures = Failures::default();
+        // Of the cells without a value, over all batches, the first and how many more there are.
+        let mut failed: Option<(String, usize)> = None;
         while let Some(mut batch) = turns.next() {
             let asked = batch.asked();
             let worked = self.work_off(&mut batch, progress, take);
             if worked.is_err() {
                 self.lease.release();
             }
-            let Some(has_claimed) = failures.keep(worked)? else {
-                continue;
+            let has_claimed = match worked {
+                Ok(has_claimed) => has_claimed,
+                // The rest of the batch is computed.
+                Err(StageError::Model(ModelError::Cells { first, more })) => {
+                    failed = Some(match failed {
+                        None => (first, more),
+                        Some((first, count)) => (first, count + 1 + more),
+                    });
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             batch.forget_settled();
             let settled = asked - batch.asked();
@@ -134,32 +144,7 @@ impl Evaluate for CachedEvaluator<'_> {
             turns.put_back(batch, !has_claimed && settled == 0);
         }
         self.lease.release();
-        failures.into_result()
-    }
-}
-
-/// Cells without a value, over all batches.
-#[derive(Default)]
-struct Failures(Option<(String, usize)>);
-
-impl Failures {
-    /// What a batch ended with; none if with such cells, the rest of it being computed. Other errors pass.
-    fn keep<T>(&mut self, worked: Result<T>) -> Result<Option<T>> {
-        match worked {
-            Ok(worked) => Ok(Some(worked)),
-            Err(StageError::Model(ModelError::Cells { first, more })) => {
-                match &mut self.0 {
-                    None => self.0 = Some((first, more)),
-                    Some((_, count)) => *count += more + 1,
-                }
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn into_result(self) -> Result<()> {
-        match self.0 {
+        match failed {
             None => Ok(()),
             Some((first, more)) => Err(StageError::Model(ModelError::Cells { first, more })),
         }

@@ -15,7 +15,6 @@
 
 mod inputs;
 mod on_disk;
-mod study_files;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -34,7 +33,6 @@ use crate::stages::{Inputs, StageError};
 use super::{Options, RunReport, StageReport};
 
 use on_disk::{OnDisk, new_folder, point_latest};
-use study_files::{given, resolved_yaml};
 
 /// How often it is written down how far the stage in hand is.
 const WRITTEN_EVERY: Duration = Duration::from_secs(2);
@@ -61,7 +59,7 @@ impl RunFolder {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let planned = study.stages.iter().map(|stage| &stage.name);
         let planned = planned.filter(|name| wanted.contains(*name));
-        let given = given(study);
+        let given = inputs::given(study);
         let copies = given.iter();
         let manifest = Manifest {
             format: manifest::FORMAT,
@@ -95,8 +93,8 @@ impl RunFolder {
         for (copy, _, text) in given {
             run.disk.write(copy.into(), text.as_bytes())?;
         }
-        let yaml =
-            resolved_yaml(study, &path).unwrap_or_else(|error| format!("# not written: {error}\n"));
+        let yaml = inputs::resolved_yaml(study, &path)
+            .unwrap_or_else(|error| format!("# not written: {error}\n"));
         run.disk.write("resolved.yaml".into(), yaml.as_bytes())?;
         run.write_manifest()?;
         point_latest(&of_study, &path)?;
@@ -139,11 +137,6 @@ impl RunFolder {
         self.manifest.stages.clear();
     }
 
-    /// Removes what was written, of a run that has not begun.
-    pub(super) fn discard(self) -> Result<(), CacheError> {
-        self.disk.remove()
-    }
-
     /// Copies a stage's tables and directions out of the cache.
     pub(super) fn add_stage(
         &mut self,
@@ -165,6 +158,12 @@ impl RunFolder {
                 self.disk.copy(cache, &artifact.key, file.into())?;
             }
         }
+        let table = |record: &TableRecord| Table {
+            name: record.name.clone(),
+            rows: record.rows as u64,
+            csv: Some(record.csv),
+            parquet: Some(record.parquet),
+        };
         let mut stage = Stage {
             key: Some(*key),
             inputs: record.key_parts.clone(),
@@ -234,15 +233,6 @@ fn ended(stage: &mut Stage, report: &StageReport) {
     stage.cells_cached = report.cells_cached;
 }
 
-fn table(record: &TableRecord) -> Table {
-    Table {
-        name: record.name.clone(),
-        rows: record.rows as u64,
-        csv: Some(record.csv),
-        parquet: Some(record.parquet),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,7 +259,7 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         assert!(is_vanished(folder.write_manifest()));
         assert!(!folder.stage_has(1, 2));
-        let report = RunReport::of(&folder);
+        let report = RunReport::default();
         assert!(is_vanished(folder.finish(&report)));
         assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
     }
@@ -283,7 +273,7 @@ mod tests {
         folder.disk.expect("log.jsonl");
         folder.disk.expect("never-there");
         folder.disk.write("tables/a.csv".into(), b"a").unwrap();
-        let report = RunReport::of(&folder);
+        let report = RunReport::default();
         folder.finish(&report).unwrap();
         assert_eq!(folder.manifest.status, Some(RunStatus::Complete));
         std::fs::remove_dir_all(path.join("tables")).unwrap();

@@ -5,7 +5,6 @@
 mod engine;
 mod evaluator;
 mod folder;
-mod local;
 mod stage;
 mod status;
 mod storage;
@@ -14,7 +13,6 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -26,9 +24,8 @@ use crate::model::{self, DeviceName, ModelError};
 use crate::plan::{Next, Opened, StageSpec, State, Study, Walk};
 use crate::stages::{Artifacts, StageError};
 
-use engine::Engine;
+use engine::{Engine, LocalEngine};
 use folder::RunFolder;
-use local::LocalEngine;
 use stage::Runner;
 
 pub(crate) use crate::manifest::StageStatus;
@@ -68,7 +65,7 @@ pub(crate) struct StageReport {
 }
 
 /// What became of a run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct RunReport {
     pub(crate) run_dir: PathBuf,
     /// Its stages, as far as it got.
@@ -124,18 +121,6 @@ pub(crate) enum RunError {
     Cache(CacheError),
 }
 
-impl fmt::Display for RunError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RunError::UnknownStage(message) => f.write_str(message),
-            RunError::NeedsLibtorch => write!(f, "{}", ModelError::NeedsLibtorch),
-            RunError::Cache(error) => write!(f, "{error}"),
-        }
-    }
-}
-
-impl std::error::Error for RunError {}
-
 impl From<CacheError> for RunError {
     fn from(error: CacheError) -> Self {
         RunError::Cache(error)
@@ -185,7 +170,7 @@ fn run_on(
     folder.disk.expect("log.jsonl");
     let lease = cache.lease(&folder.disk.path);
     wait_for_collection(&lease, stop);
-    let mut report = RunReport::of(&folder);
+    let mut report = RunReport::default();
     let mut runner = Runner {
         lease: &lease,
         engine,
@@ -200,17 +185,13 @@ fn run_on(
     let Ok(()) = walk.go(stages, |stage, state, walk| {
         runner.visit(stage, state, walk)
     });
-    let needs_libtorch =
-        |error: &StageError| matches!(error, StageError::Model(ModelError::NeedsLibtorch));
-    if report
-        .failures
-        .iter()
-        .any(|(_, error)| needs_libtorch(error))
-    {
+    let mut errors = report.failures.iter().map(|(_, error)| error);
+    if errors.any(|error| matches!(error, StageError::Model(ModelError::NeedsLibtorch))) {
         // Something cached turned out to be damaged.
-        folder.discard()?;
+        folder.disk.remove()?;
         return Err(RunError::NeedsLibtorch);
     }
+    report.run_dir.clone_from(&folder.disk.path);
     report.outputs = walk.inputs.stages;
     report.seconds = started.elapsed().as_secs_f64();
     folder.finish(&report)?;
@@ -277,20 +258,6 @@ impl StageReport {
             cells_computed: 0,
             cells_cached: 0,
             seconds: 0.0,
-        }
-    }
-}
-
-impl RunReport {
-    /// Of a run that has only begun.
-    fn of(folder: &RunFolder) -> Self {
-        RunReport {
-            run_dir: folder.disk.path.clone(),
-            stages: Vec::new(),
-            outputs: BTreeMap::new(),
-            equivalent_forward_passes: 0,
-            seconds: 0.0,
-            failures: Vec::new(),
         }
     }
 }

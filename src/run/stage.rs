@@ -53,7 +53,7 @@ impl Runner<'_> {
             }
             // What is wrong has been moved aside, so that starting over comes to an end.
             Err(StageError::Untrusted(_)) => {
-                *self.report = RunReport::of(self.folder);
+                *self.report = RunReport::default();
                 self.folder.start_over();
                 Next::StartOver
             }
@@ -229,7 +229,7 @@ fn rounding(spec: &StageSpec, inputs: &Inputs) -> Vec<String> {
     let needs = spec.stage.needs();
     let models = needs.models.iter().filter_map(|name| {
         let model = inputs.models.get(&name.value)?;
-        let digits = match model.dtype() {
+        let digits = match model.dtype {
             Dtype::Float32 => return None,
             Dtype::BFloat16 => 8,
             Dtype::Float16 => 11,
@@ -237,7 +237,7 @@ fn rounding(spec: &StageSpec, inputs: &Inputs) -> Vec<String> {
         Some(format!(
             "model `{}` computes in {}: its numbers carry the rounding of {digits} significant bits",
             name.value,
-            model.dtype().name()
+            model.dtype.name()
         ))
     });
     models.collect()

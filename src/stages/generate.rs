@@ -170,7 +170,7 @@ impl Stage for Generate {
         let fed = sweep::tokens_of_each(&models, prompts, &self.settings)?;
         for ((model, lines), tokens) in models.into_iter().zip(&lines).zip(fed) {
             let readout = self.settings.readout(model)?;
-            for (index, row) in self.rows(model.name(), lines, prompts) {
+            for (index, row) in self.rows(&model.name, lines, prompts) {
                 let [score, text] = self.cells(model, &row, &tokens[index], &readout);
                 cells.push(score);
                 continued.push(text);
@@ -243,7 +243,7 @@ impl Generate {
         tokens: &Arc<Tokens>,
         score: &Readout,
     ) -> [Cell; 2] {
-        let (fingerprint, n_layers) = (model.fingerprint(), model.config().n_layers);
+        let (fingerprint, n_layers) = (model.fingerprint, model.config().n_layers);
         let cell = |positions: Option<Positions>, readout: Readout| {
             let edits = positions.map_or(Vec::new(), |positions| row.intervention(positions));
             Cell::new(fingerprint, Arc::clone(tokens), edits, readout, n_layers)

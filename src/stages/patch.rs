@@ -239,8 +239,8 @@ impl Patch {
         let mut fed = fed.into_iter();
         let mut side = |model: &Arc<ModelHandle>| -> Result<Side, StageError> {
             Ok(Side {
-                name: model.name().to_string(),
-                fingerprint: model.fingerprint(),
+                name: model.name.clone(),
+                fingerprint: model.fingerprint,
                 n_layers: model.config().n_layers,
                 tokens: fed.next().unwrap_or_default(),
                 readout: self.settings.readout(model)?,

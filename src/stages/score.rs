@@ -43,7 +43,7 @@ impl Stage for Score {
         let fed = sweep::tokens_of_each(&models, prompts, &self.settings)?;
         for (model, tokens) in models.iter().zip(fed) {
             let readout = self.settings.readout(model)?;
-            let (model, n_layers) = (model.fingerprint(), model.config().n_layers);
+            let (model, n_layers) = (model.fingerprint, model.config().n_layers);
             let cell = |tokens| Cell::new(model, tokens, vec![], readout.clone(), n_layers);
             cells.extend(tokens.into_iter().map(cell));
         }

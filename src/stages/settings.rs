@@ -108,7 +108,7 @@ impl Settings {
             return Err(StageError::Data(format!(
                 "token {shared} (`{}`) of model `{}` is the first token of a `score.refuse` and of a `score.comply` string; remove one of them",
                 model.decode(&[*shared])?,
-                model.name(),
+                model.name,
             )));
         }
         Ok(Readout::Score(Arc::new(TokenSets {

@@ -127,7 +127,7 @@ impl Cells for SweepCells<'_> {
         let row = self.rows.row(number);
         let model = self.models[row.model];
         let (tokens, position) = &self.prompts[row.model][row.prompt];
-        let (fingerprint, n_layers) = (model.fingerprint(), model.config().n_layers);
+        let (fingerprint, n_layers) = (model.fingerprint, model.config().n_layers);
         let edits = interventions(self.mode, &row, Positions::At(*position), n_layers);
         let readout = self.readouts[row.model].clone();
         Cell::new(fingerprint, Arc::clone(tokens), edits, readout, n_layers)
@@ -182,7 +182,7 @@ impl Sweep<'_> {
         })?;
         told?;
         Ok(SweepTable {
-            models: models.iter().map(|m| m.name().to_string()).collect(),
+            models: models.iter().map(|m| m.name.clone()).collect(),
             prompts: Arc::clone(self.prompts),
             mode: self.mode,
             threshold: self.settings.score.threshold,
@@ -259,7 +259,7 @@ pub(super) fn tokens_of(
                 return Err(StageError::Data(format!(
                     "prompt `{}` has {length} tokens in the chat template, but model `{}` reads at most {most}; shorten it or leave it out",
                     prompt.id,
-                    model.name()
+                    model.name
                 )));
             }
             Ok(tokens.labelled(&prompt.id))
@@ -288,9 +288,7 @@ pub(super) fn tokens_of_each(
         if let Some(index) = pairs.position(|(a, b)| a.ids() != b.ids()) {
             return Err(StageError::Data(format!(
                 "models `{}` and `{}` are compared but would be fed different token ids, first for prompt `{}`; give one the other's template with `template_from`, or put them in stages of their own",
-                models[0].name(),
-                model.name(),
-                prompts.prompts[index].id
+                models[0].name, model.name, prompts.prompts[index].id
             )));
         }
     }

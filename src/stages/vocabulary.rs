@@ -68,7 +68,7 @@ pub(crate) fn check_score(
     if let Some(token) = model.without_embedding(&ids) {
         let message = format!(
             "{token} is the first token of a score word, and model `{}` has no row for it",
-            model.name()
+            model.name
         );
         problems
             .error_at(at, message)

@@ -25,20 +25,15 @@ pub(crate) struct Chat {
 
 impl Default for Chat {
     fn default() -> Self {
-        Chat::with_system(Some("You are a helpful assistant."))
-    }
-}
-
-impl Chat {
-    /// Nothing but a system message, or none.
-    pub(crate) fn with_system(system: Option<&str>) -> Self {
         Chat {
-            system: system.map(str::to_string),
+            system: Some("You are a helpful assistant.".to_string()),
             template_arguments: Map::new(),
             special_tokens: SpecialTokens::Parsed,
         }
     }
+}
 
+impl Chat {
     /// The same with another system message, or none.
     pub(crate) fn but_system(&self, system: Option<&str>) -> Self {
         Chat {
@@ -73,7 +68,7 @@ mod tests {
     fn the_key_is_that_of_earlier_versions_where_nothing_new_is_asked() {
         let key = Chat::default().key().to_string();
         assert_eq!(key, r#"{"system":"You are a helpful assistant."}"#);
-        let mut chat = Chat::with_system(None);
+        let mut chat = Chat::default().but_system(None);
         assert_eq!(chat.key().to_string(), r#"{"system":null}"#);
         chat.template_arguments
             .insert("enable_thinking".into(), false.into());

@@ -17,10 +17,9 @@
 //! is used before it was checked (`listing`), nothing is written outside of the repository's folder and its locks (`store`), and nothing
 //! comes under `blobs/` or `snapshots/` but what has the length and the digest that were announced (`download`).
 //!
-//! What lies in the cache already is compared with its name (`check`): settings and tokenizer whenever they are used; weights by their own
+//! What lies in the cache already is compared with its name (`store`): settings and tokenizer whenever they are used; weights by their own
 //! header then, and by their digest when they are first hashed, for they are read as a whole at that time. What is damaged is fetched again.
 
-mod check;
 mod download;
 mod environment;
 mod health;
@@ -31,12 +30,11 @@ mod store;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-pub(super) use check::check_by_name;
-use check::is_sound;
 use download::Download;
 pub(crate) use health::{HubAnswer, HubHealth};
 pub(super) use repository::Repository;
-use store::Store;
+pub(super) use store::check_by_name;
+use store::{Store, is_sound};
 
 use super::hugging_face::{INDEX, SINGLE, shard_names};
 use super::read_text;

@@ -167,10 +167,10 @@ fn first_hook(cell: &Cell) -> Option<HookPoint> {
     cell.interventions.iter().map(|i| i.hook).chain(read).min()
 }
 
-/// The latest place from which everything is computed that an edit or a read at a hook point concerns; none where that is behind the
-/// last block.
-fn entry_at(hook: HookPoint, n_layers: usize) -> Option<Entry> {
-    let HookPoint::Block { layer, site } = hook else {
+/// Where the work of a cell of a shape that starts with [`Start::Each`] begins: the latest place from which everything is computed that its
+/// first edit or read concerns; none where that is behind the last block.
+pub(super) fn entry(cell: &Cell, n_layers: usize) -> Option<Entry> {
+    let HookPoint::Block { layer, site } = first_hook(cell)? else {
         return None;
     };
     let step = match site {
@@ -180,11 +180,6 @@ fn entry_at(hook: HookPoint, n_layers: usize) -> Option<Entry> {
         Site::MlpOut | Site::ResidPost => EntryStep::Sum,
     };
     Some(Entry { layer, step })
-}
-
-/// Where the work of a cell of a shape that starts with [`Start::Each`] begins.
-pub(super) fn entry(cell: &Cell, n_layers: usize) -> Option<Entry> {
-    first_hook(cell).and_then(|hook| entry_at(hook, n_layers))
 }
 
 #[cfg(test)]

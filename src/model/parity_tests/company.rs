@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn real_bits_do_not_depend_on_the_company() {
     let Some(mut real) = real() else { return };
-    let chat = Chat::with_system(Some(SYSTEM));
+    let chat = Chat::default().but_system(Some(SYSTEM));
     let texts = (0..20).map(|i| format!("What is {i} plus {}?", "nine ".repeat(i % 7)));
     let tokens: Vec<Arc<Tokens>> = texts
         .map(|text| real.handle.tokens(&text, &chat).unwrap())

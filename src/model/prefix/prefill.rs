@@ -8,6 +8,8 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use tch::Tensor;
+
 use super::rows::Rows;
 use super::{BlockRow, PromptBlock, SWEEP_ROWS, Template};
 use crate::model::cell::Tokens;
@@ -81,36 +83,32 @@ pub(super) fn prefill_template(transformer: &Transformer, ids: &[u32]) -> Result
     })
 }
 
-/// What a batch is made of, laid out along its positions.
-struct Layout {
-    ids: Vec<i64>,
-    positions: Vec<i64>,
-    spans: Vec<Span>,
-}
-
 impl Batch<'_> {
-    /// `before` is the number of positions of the template.
-    fn layout(&self, transformer: &Transformer, before: usize) -> Result<Layout> {
-        let mut layout = Layout {
-            ids: Vec::with_capacity(self.positions),
-            positions: Vec::with_capacity(self.positions),
-            spans: Vec::with_capacity(self.rows.len()),
-        };
-        for row in &self.rows {
-            let own = row.prompt().own();
-            let mask = transformer.causal_mask(before as i64, own.len() as i64)?;
-            layout.spans.push(Span {
-                start: layout.ids.len() as i64,
-                length: own.len() as i64,
+    /// Where the rows are along the batch's positions; `before` is the number of positions of the template.
+    fn spans(&self, transformer: &Transformer, before: usize) -> Result<Vec<Span>> {
+        let mut start = 0;
+        let spans = self.rows.iter().map(|row| {
+            let length = row.prompt().own().len() as i64;
+            let mask = transformer.causal_mask(before as i64, length)?;
+            let span = Span {
+                start,
+                length,
                 mask: mask.f_squeeze_dim(0)?,
-            });
-            layout.ids.extend(own.iter().map(|&id| i64::from(id)));
-            let positions = before..before + own.len();
-            layout.positions.extend(positions.map(|p| p as i64));
-        }
-        layout.ids.resize(self.positions, 0);
-        layout.positions.resize(self.positions, 0);
-        Ok(layout)
+            };
+            start += length;
+            Ok(span)
+        });
+        spans.collect()
+    }
+
+    /// Numbers along the batch's positions, with 0 for those that belong to no row, `[1, S]` int64.
+    fn padded(
+        &self,
+        transformer: &Transformer,
+        of_rows: impl Iterator<Item = i64>,
+    ) -> Result<Tensor> {
+        let padded = of_rows.chain(std::iter::repeat(0)).take(self.positions);
+        Ok(transformer.index(padded)?.f_unsqueeze(0)?)
     }
 
     /// Computes the batch and leaves the results in the blocks, all but what the last layer makes of the last positions.
@@ -119,24 +117,27 @@ impl Batch<'_> {
             .rows
             .first()
             .and_then(|row| row.block.template.as_deref());
-        let layout = self.layout(transformer, template.map_or(0, |template| template.length))?;
+        let before = template.map_or(0, |template| template.length);
+        let spans = self.spans(transformer, before)?;
         let n_layers = transformer.config.n_layers;
         let sites = [Site::ResidPre, Site::AttnOut, Site::MlpOut];
         let hooks = (0..n_layers).flat_map(|l| sites.map(|site| HookPoint::block(l, site)));
-        let last = layout.spans.iter().map(|span| span.start + span.length - 1);
+        let last = spans.iter().map(|span| span.start + span.length - 1);
         let mut tap = Tap {
             wanted: hooks.collect(),
             kept_rows: Some(transformer.index(last)?),
             ..Tap::default()
         };
-        let positions = transformer.index(layout.positions)?.f_unsqueeze(0)?;
+        let own = || self.rows.iter().map(|row| row.prompt().own());
+        let positions = own().flat_map(|own| before..before + own.len());
+        let positions = self.padded(transformer, positions.map(|p| p as i64))?;
         let rotary = transformer.rotary(&positions)?;
-        let ids = transformer.index(layout.ids)?.f_unsqueeze(0)?;
+        let ids = self.padded(transformer, own().flatten().map(|&id| id.into()))?;
         let mut x = transformer.embed(&ids)?;
         for layer in 0..n_layers {
             x = tap.pass_site(layer, Site::ResidPre, x)?;
             let projected = transformer.project(layer, &x, &rotary)?;
-            for (row, span) in self.rows.iter().zip(&layout.spans) {
+            for (row, span) in self.rows.iter().zip(&spans) {
                 let place = row.block.cached[layer].map(|of| {
                     let of = of.f_select(0, row.row as i64)?;
                     Ok(of.f_narrow(1, 0, span.length)?)
@@ -145,7 +146,7 @@ impl Batch<'_> {
             }
             if layer + 1 < n_layers {
                 let before = template.map(|template| &template.cached[layer]);
-                let z = attend_packed(&projected, before, &layout.spans)?;
+                let z = attend_packed(&projected, before, &spans)?;
                 x = transformer.after_heads(layer, &x, z, &mut tap)?;
             }
             self.store_last(&mut tap)?;

@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use tokenizers::Encoding;
 
-use super::{Inner, Tokenizer, failed};
-use crate::model::error::Result;
+use super::{Inner, Tokenizer};
+use crate::model::error::{ModelError, Result};
 
 /// Characters for private use, of which each stands for one control token.
 const PRIVATE: Range<u32> = 0xF_0000..0xF_FFFE;
@@ -18,7 +18,7 @@ impl Tokenizer {
     /// The text with a private character for each control token that it spells out.
     pub(in crate::model) fn masked(&self, text: &str) -> Result<String> {
         if text.chars().any(|c| PRIVATE.contains(&u32::from(c))) {
-            return Err(failed(
+            return Err(ModelError::tokenizer(
                 "a text holds characters for private use (U+F0000 to U+FFFFD), which `special_tokens = \"text\"` needs",
             ));
         }
@@ -55,7 +55,10 @@ impl Tokenizer {
     /// # Errors
     /// A tokenizer for which the pieces between control tokens are not independent, or whose vocabulary has them as words, too.
     pub(in crate::model) fn ids_of_masked(&self, masked: &str) -> Result<Vec<u32>> {
-        let whole = self.inner.encode(masked, false).map_err(failed)?;
+        let whole = self
+            .inner
+            .encode(masked, false)
+            .map_err(ModelError::tokenizer)?;
         let pieces = self.pieces(&whole, masked);
         // The masked conversation piece by piece must give the same ids; then it is so with other pieces, too.
         let mut masked_ids = Vec::with_capacity(whole.len());
@@ -74,7 +77,7 @@ impl Tokenizer {
             }
         }
         if masked_ids != whole.get_ids() {
-            return Err(failed(
+            return Err(ModelError::tokenizer(
                 "its pieces depend on the control tokens before them, so that `special_tokens = \"text\"` cannot be had with it",
             ));
         }
@@ -114,10 +117,10 @@ impl Tokenizer {
     /// A text in which nothing is a control token.
     fn all_text(&self, text: &str) -> Result<Encoding> {
         let as_text = self.ready_for_text();
-        let encoding = as_text.encode(text, false).map_err(failed)?;
+        let encoding = as_text.encode(text, false).map_err(ModelError::tokenizer)?;
         match (0..encoding.len()).find(|place| self.is_control(&encoding, *place, text)) {
             None => Ok(encoding),
-            Some(place) => Err(failed(format!(
+            Some(place) => Err(ModelError::tokenizer(format!(
                 "control token `{}` is a word of its vocabulary, too, so that it cannot be read as text",
                 encoding.get_tokens().get(place).map_or("", String::as_str)
             ))),

@@ -17,110 +17,98 @@ pub(super) struct Ask {
 /// The distinct cells of some asks.
 pub(super) struct Batch<'a> {
     cells: &'a dyn Cells,
-    /// The first ask for each cell.
-    asks: Vec<Ask>,
-    keys: Vec<Key>,
-    missing: Vec<bool>,
-    /// Further asks for the same cell, by its place here; α = 0 is one cell for every direction.
-    repeats: HashMap<usize, Vec<Ask>>,
+    distinct: Vec<Distinct>,
+}
+
+struct Distinct {
+    key: Key,
+    is_missing: bool,
+    /// The first ask for it.
+    ask: Ask,
+    /// Further asks; α = 0 is one cell for every direction.
+    repeats: Vec<Ask>,
 }
 
 impl<'a> Batch<'a> {
     pub(super) fn new(cells: &'a dyn Cells, mut asks: Vec<Ask>) -> Self {
         // In the order of asking, in which the rows of one variant stand side by side.
         asks.sort_unstable_by_key(|ask| ask.number);
-        let mut batch = Batch {
-            cells,
-            asks: Vec::with_capacity(asks.len()),
-            keys: Vec::with_capacity(asks.len()),
-            missing: Vec::new(),
-            repeats: HashMap::new(),
-        };
+        let mut distinct: Vec<Distinct> = Vec::with_capacity(asks.len());
         let mut known: HashMap<Key, usize> = HashMap::with_capacity(asks.len());
         for ask in asks {
             let key = Key::from(cells.cell(ask.number as usize).key());
-            let place = *known.entry(key).or_insert(batch.asks.len());
-            if place < batch.asks.len() {
-                batch.repeats.entry(place).or_default().push(ask);
-            } else {
-                batch.asks.push(ask);
-                batch.keys.push(key);
+            let place = *known.entry(key).or_insert(distinct.len());
+            match distinct.get_mut(place) {
+                Some(cell) => cell.repeats.push(ask),
+                None => distinct.push(Distinct {
+                    key,
+                    is_missing: true,
+                    ask,
+                    repeats: Vec::new(),
+                }),
             }
         }
-        batch.missing = vec![true; batch.asks.len()];
-        batch
+        Batch { cells, distinct }
     }
 
     /// Number of distinct cells.
     pub(super) fn len(&self) -> usize {
-        self.asks.len()
+        self.distinct.len()
     }
 
     /// Number of asks for them.
     pub(super) fn asked(&self) -> usize {
-        self.asks.len() + self.repeats.values().map(Vec::len).sum::<usize>()
+        self.distinct
+            .iter()
+            .map(|cell| 1 + cell.repeats.len())
+            .sum()
     }
 
     pub(super) fn key(&self, at: usize) -> Key {
-        self.keys[at]
+        self.distinct[at].key
     }
 
     pub(super) fn cell(&self, at: usize) -> Cell {
-        self.cells.cell(self.asks[at].number as usize)
+        self.cells.cell(self.distinct[at].ask.number as usize)
     }
 
     pub(super) fn is_missing(&self, at: usize) -> bool {
-        self.missing[at]
+        self.distinct[at].is_missing
     }
 
     /// Number of the prompt of a cell.
     pub(super) fn prompt(&self, at: usize) -> u32 {
-        self.asks[at].prompt
+        self.distinct[at].ask.prompt
     }
 
     /// The cells as a lease takes them.
     pub(super) fn wanted(&self) -> Vec<Wanted> {
-        let cells = self.keys.iter().zip(&self.asks);
-        let wanted = cells.map(|(key, ask)| Wanted {
-            key: *key,
-            prompt: ask.prompt,
+        let wanted = self.distinct.iter().map(|cell| Wanted {
+            key: cell.key,
+            prompt: cell.ask.prompt,
         });
         wanted.collect()
     }
 
     /// Hands a cell's value to everyone who asked for it. How many that are.
     pub(super) fn settle(&mut self, at: usize, value: Value, take: Take<'_>) -> usize {
-        self.missing[at] = false;
-        let repeats = self.repeats.get(&at).map_or(&[][..], Vec::as_slice);
-        for ask in repeats {
+        let cell = &mut self.distinct[at];
+        cell.is_missing = false;
+        for ask in &cell.repeats {
             take(ask.number as usize, value.clone());
         }
-        take(self.asks[at].number as usize, value);
-        1 + repeats.len()
+        take(cell.ask.number as usize, value);
+        1 + cell.repeats.len()
     }
 
     /// Leaves only what has no value yet.
     pub(super) fn forget_settled(&mut self) {
-        let missing = std::mem::take(&mut self.missing);
-        let mut repeats = HashMap::new();
-        let mut kept = 0;
-        for at in (0..missing.len()).filter(|at| missing[*at]) {
-            self.asks[kept] = self.asks[at];
-            self.keys[kept] = self.keys[at];
-            if let Some(of_cell) = self.repeats.remove(&at) {
-                repeats.insert(kept, of_cell);
-            }
-            kept += 1;
-        }
-        self.asks.truncate(kept);
-        self.keys.truncate(kept);
-        self.repeats = repeats;
-        self.missing = vec![true; kept];
+        self.distinct.retain(|cell| cell.is_missing);
     }
 
     /// Some of the cells, to be evaluated.
     pub(super) fn chosen(&self, places: &[usize]) -> Chosen<'a> {
-        let numbers = places.iter().map(|&at| self.asks[at].number);
+        let numbers = places.iter().map(|&at| self.distinct[at].ask.number);
         Chosen {
             cells: self.cells,
             numbers: numbers.collect(),

@@ -6,15 +6,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-use crate::cache::{self, Cache, Key};
-use crate::model::Value;
+use crate::cache::{self, Cache, Lease};
+use crate::model::{Step, Value};
 use crate::run::Event;
-use crate::run::engine::Step;
 use crate::stages::StageError;
 
 use super::batch::Batch;
 use super::lookup::LookUp;
-use super::sharing::Claim;
 use super::{CachedEvaluator, Progress, Result, Take};
 
 /// Cells are committed as soon as one is there and the last commit, or the beginning of the work, is this long ago: what a kill can cost.
@@ -36,15 +34,20 @@ impl CachedEvaluator<'_> {
         if places.is_empty() {
             return Ok(());
         }
-        let shared = (!self.values.compares()).then_some(self.lease);
-        let claim = Claim::new(shared, batch, &places);
+        let mut prompts = places.iter().map(|&at| batch.prompt(at));
+        let first = prompts.next();
+        let is_divisible = prompts.any(|prompt| Some(prompt) != first);
         let chosen = batch.chosen(&places);
         let mut block = Block {
             places: &places,
             batch,
+            cache: self.cache,
+            provenance: self.provenance.clone(),
+            pending: cache::Batch::default(),
+            began: Instant::now(),
+            lease: (!self.values.compares()).then_some(self.lease),
+            is_divisible,
             values: &mut self.values,
-            pending: Pending::new(self.cache, self.provenance.clone()),
-            claim,
             stop: self.stop,
             on_event: &mut *self.on_event,
             take,
@@ -53,7 +56,7 @@ impl CachedEvaluator<'_> {
         };
         let outcome = self.engine.compute(&chosen, &mut |step| block.hear(step));
         // What was computed is kept even where the rest failed.
-        let committed = block.pending.commit();
+        let committed = block.commit();
         let problem = block.problem.take();
         self.values.mark_computed(batch, &places)?;
         if let Some(error) = problem {
@@ -74,8 +77,16 @@ struct Block<'b, 'c, 'v> {
     places: &'b [usize],
     batch: &'b mut Batch<'c>,
     values: &'b mut LookUp<'v>,
-    pending: Pending<'b>,
-    claim: Claim<'b>,
+    cache: &'b Cache,
+    provenance: Json,
+    /// Cells that are computed but not yet committed.
+    pending: cache::Batch,
+    /// When the work on these began.
+    began: Instant,
+    /// With the claim on the cells; none where they are computed only to be compared: these are nobody else's.
+    lease: Option<&'b Lease>,
+    /// Whether the cells are of several prompts, so that a part can be left to another run: one prompt's are computed by one run.
+    is_divisible: bool,
     stop: &'b AtomicBool,
     on_event: &'b mut dyn FnMut(Event<'_>),
     take: Take<'b>,
@@ -86,29 +97,32 @@ struct Block<'b, 'c, 'v> {
 
 impl Block<'_, '_, '_> {
     /// Hears of a step, and whether there is to be another.
-    fn hear(&mut self, step: Step<'_>) -> ControlFlow<()> {
+    fn hear(&mut self, step: Step) -> ControlFlow<()> {
         let is_over = match step {
             Step::Loading { model } => {
-                (self.on_event)(Event::Loading { model });
+                (self.on_event)(Event::Loading { model: &model });
                 false
             }
             Step::Prefilled { done, total } => {
                 (self.on_event)(Event::Prefilled { done, total });
                 // Not for those who ask for a share: what is prefilled would be lost, and they get it after the first values.
-                self.stop.load(Ordering::Relaxed) || self.claim.is_lost()
+                self.is_stopped()
             }
             Step::Values(values) => {
                 self.problem = self.keep(values).err();
-                self.problem.is_some()
-                    || self.stop.load(Ordering::Relaxed)
-                    || self.claim.is_lost()
-                    || self.claim.is_to_be_shared()
+                let is_asked = || self.lease.is_some_and(Lease::is_asked_to_share);
+                self.problem.is_some() || self.is_stopped() || self.is_divisible && is_asked()
             }
         };
         match is_over {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
+    }
+
+    /// Whether the person wants no more, or another run has claimed the same cells with better right.
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.lease.is_some_and(Lease::is_overruled)
     }
 
     /// Hands values over, and commits them if it is time.
@@ -126,38 +140,14 @@ impl Block<'_, '_, '_> {
         }
         let Progress { done, total } = self.progress;
         (self.on_event)(Event::Computed { done, total });
-        let committed = self.pending.commit_if_due();
+        let committed = self.commit_if_due();
         kept.and(committed)
-    }
-}
-
-/// Cells that are computed but not yet committed.
-struct Pending<'a> {
-    cache: &'a Cache,
-    provenance: Json,
-    batch: cache::Batch,
-    /// When the work on them began.
-    began: Instant,
-}
-
-impl<'a> Pending<'a> {
-    fn new(cache: &'a Cache, provenance: Json) -> Self {
-        Pending {
-            cache,
-            provenance,
-            batch: cache::Batch::default(),
-            began: Instant::now(),
-        }
-    }
-
-    fn push(&mut self, key: Key, value: &[u8]) {
-        self.batch.push(key, value);
     }
 
     fn commit_if_due(&mut self) -> Result<()> {
         let is_due =
-            self.began.elapsed() >= COMMIT_AFTER || self.batch.value_bytes() >= COMMIT_BYTES;
-        match is_due && !self.batch.is_empty() {
+            self.began.elapsed() >= COMMIT_AFTER || self.pending.value_bytes() >= COMMIT_BYTES;
+        match is_due && !self.pending.is_empty() {
             true => self.commit(),
             false => Ok(()),
         }
@@ -167,8 +157,8 @@ impl<'a> Pending<'a> {
         self.provenance["seconds"] = self.began.elapsed().as_secs_f64().into();
         self.provenance["created"] = jiff::Timestamp::now().to_string().into();
         self.began = Instant::now();
-        let committed = self.cache.cells().commit(&self.batch, &self.provenance);
-        self.batch.clear();
+        let committed = self.cache.cells().commit(&self.pending, &self.provenance);
+        self.pending.clear();
         Ok(committed?)
     }
 }

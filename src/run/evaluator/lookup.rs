@@ -71,7 +71,9 @@ impl<'a> LookUp<'a> {
     }
 
     fn config(&self, cell: &Cell) -> Result<&ModelConfig> {
-        self.models.get(&cell.model).ok_or_else(unknown_model)
+        let unknown = "a cell of a model that the study does not name";
+        let unknown = || StageError::Internal(unknown.to_string());
+        self.models.get(&cell.model).ok_or_else(unknown)
     }
 
     /// Hands over what is cached, and says what is missing.
@@ -125,8 +127,7 @@ impl<'a> LookUp<'a> {
     /// Counts those of a batch's cells that have a value now and are in the cache as computed by this stage.
     pub(super) fn mark_computed(&mut self, batch: &Batch<'_>, places: &[usize]) -> Result<()> {
         for &at in places.iter().filter(|&&at| !batch.is_missing(at)) {
-            let place = self.cache.cells().place(&batch.key(at))?;
-            if let Some(place) = place {
+            if let Some(place) = self.cache.cells().place(&batch.key(at))? {
                 self.computed.insert(place);
             }
         }
@@ -203,10 +204,6 @@ impl Missing {
             .chunk_by(move |a, b| model_of(a) == model_of(b))
             .flat_map(move |of_model| of_model.chunks(most))
     }
-}
-
-fn unknown_model() -> StageError {
-    StageError::Internal("a cell of a model that the study does not name".to_string())
 }
 
 fn short(number: usize) -> Result<u32> {

@@ -1,4 +1,4 @@
-//! Sharing: which of the missing cells this run computes, what it leaves to other runs that have claimed it, and how long it waits for them.
+//! Sharing: the missing cells batch by batch, what is left to other runs that have claimed it, and how long they are waited for.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,17 +17,13 @@ const LOOK_RARELY: Duration = Duration::from_secs(2);
 pub(super) struct Turns<'a> {
     lease: &'a Lease,
     cells: &'a dyn Cells,
-    queue: VecDeque<Queued<'a>>,
+    /// What each batch asks for that was not begun.
+    new: std::vec::IntoIter<Vec<Ask>>,
+    /// Those that were put off, or are shared with others.
+    begun: VecDeque<Batch<'a>>,
     /// Batches in a row of which nothing could be had.
     in_vain: usize,
     pause: Duration,
-}
-
-/// Cells that are to be computed.
-enum Queued<'a> {
-    New(Vec<Ask>),
-    /// Put off, or shared with others.
-    Begun(Batch<'a>),
 }
 
 impl<'a> Turns<'a> {
@@ -39,17 +35,21 @@ impl<'a> Turns<'a> {
         Turns {
             lease,
             cells,
-            queue: portions.map(|asks| Queued::New(asks.to_vec())).collect(),
+            new: portions
+                .map(<[Ask]>::to_vec)
+                .collect::<Vec<_>>()
+                .into_iter(),
+            begun: VecDeque::new(),
             in_vain: 0,
             pause: LOOK_AGAIN,
         }
     }
 
     pub(super) fn next(&mut self) -> Option<Batch<'a>> {
-        Some(match self.queue.pop_front()? {
-            Queued::New(asks) => Batch::new(self.cells, asks),
-            Queued::Begun(batch) => batch,
-        })
+        match self.new.next() {
+            Some(asks) => Some(Batch::new(self.cells, asks)),
+            None => self.begun.pop_front(),
+        }
     }
 
     /// Takes back a batch of which only what is missing is left, if anything is. Waits where nothing could be had of any batch.
@@ -58,44 +58,15 @@ impl<'a> Turns<'a> {
             true => self.in_vain += 1,
             false => (self.in_vain, self.pause) = (0, LOOK_AGAIN),
         }
-        let wanted = (self.in_vain > self.queue.len()).then(|| batch.wanted());
+        let others = self.new.len() + self.begun.len();
+        let wanted = (self.in_vain > others).then(|| batch.wanted());
         if batch.len() > 0 {
-            self.queue.push_back(Queued::Begun(batch));
+            self.begun.push_back(batch);
         }
         if let Some(wanted) = wanted {
             self.lease.wait_for(&wanted);
             std::thread::sleep(self.pause);
             self.pause = (2 * self.pause).min(LOOK_RARELY);
         }
-    }
-}
-
-/// A claim on some cells of a batch, while they are computed.
-pub(super) struct Claim<'a> {
-    /// None where cells are computed only to be compared: these are nobody else's.
-    lease: Option<&'a Lease>,
-    /// Whether the cells are of several prompts, so that a part can be left to another run: one prompt's are computed by one run.
-    is_divisible: bool,
-}
-
-impl<'a> Claim<'a> {
-    pub(super) fn new(lease: Option<&'a Lease>, batch: &Batch<'_>, places: &[usize]) -> Self {
-        let mut prompts = places.iter().map(|&at| batch.prompt(at));
-        let first = prompts.next();
-        Claim {
-            lease,
-            is_divisible: prompts.any(|prompt| Some(prompt) != first),
-        }
-    }
-
-    /// Whether another run has claimed the same cells with better right.
-    pub(super) fn is_lost(&self) -> bool {
-        self.lease.is_some_and(Lease::is_overruled)
-    }
-
-    /// Whether another run is to get a share of the cells.
-    pub(super) fn is_to_be_shared(&self) -> bool {
-        let is_asked = || self.lease.is_some_and(Lease::is_asked_to_share);
-        self.is_divisible && is_asked()
     }
 }

@@ -1,25 +1,111 @@
-//! What a run's manifest says of models and prompt sets.
+//! The study as files of the run's folder, as given and as resolved, and what its manifest says of models and prompt sets.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use crate::files;
+use crate::harmless::cut;
 use crate::manifest::{Example, Model, Prompts};
 use crate::model::ModelHandle;
 use crate::plan::Study;
 use crate::stages::Inputs;
 
-use super::study_files::relative;
-
+/// Bytes of the name of an extended file that its copy keeps.
+const LONGEST_COPY: usize = 200;
 /// Characters of a rendered prompt that are shown.
 const EXAMPLE_CHARACTERS: usize = 4000;
+
+/// The study's file and those that it extends: the copy's path in a run's folder, the file's own, and the text as it was read.
+pub(super) fn given(study: &Study) -> Vec<(String, &Path, &str)> {
+    let mut given: Vec<(String, &Path, &str)> = Vec::new();
+    for (path, text) in study.document.sources.files() {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let extension = extension.unwrap_or("toml");
+        if given.is_empty() {
+            given.push((format!("study.{extension}"), path, text));
+            continue;
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // A number before it must not make it longer than a name can be.
+        let name = match name.len() > LONGEST_COPY {
+            true => format!("extended.{extension}").into(),
+            false => name,
+        };
+        // Files of one name may lie in several folders.
+        let is_new = |copy: &String| given.iter().all(|(other, _, _)| other != copy);
+        let mut copies = (1..).map(|number| match number {
+            1 => format!("extends/{name}"),
+            number => format!("extends/{number}-{name}"),
+        });
+        let copy = copies.find(is_new).unwrap_or_default();
+        given.push((copy, path, text));
+    }
+    given
+}
+
+/// The study as resolved, with paths that start from the run's folder, so that this file can be run as it stands.
+pub(super) fn resolved_yaml(study: &Study, folder: &Path) -> Result<String, serde_yaml::Error> {
+    let mut root = serde_yaml::to_value(&study.document.root)?;
+    // Where the file says none, its own name is the study's.
+    if let serde_yaml::Value::Mapping(root) = &mut root {
+        let section = root
+            .entry("study".into())
+            .or_insert_with(|| serde_yaml::Mapping::new().into());
+        if let serde_yaml::Value::Mapping(section) = section {
+            section
+                .entry("name".into())
+                .or_insert_with(|| study.name.clone().into());
+        }
+    }
+    for (fields, path) in study.paths() {
+        if let Some(path) = relative(folder, &path) {
+            // All above a field that was read are tables; a section that was left out becomes one.
+            let at = fields.iter().fold(&mut root, |at, field| &mut at[*field]);
+            *at = path.unwrap_or_else(named_in_vain).into();
+        }
+    }
+    serde_yaml::to_string(&root)
+}
+
+/// What stands in YAML for a path that is not UTF-8 from the run's folder on, which YAML cannot hold: shown, with a warning.
+fn named_in_vain(path: PathBuf) -> String {
+    let shown = path.display().to_string();
+    tracing::warn!(
+        "`{shown}` is not UTF-8, so that `resolved.yaml` cannot name it; to run the study again, use its own file"
+    );
+    shown
+}
+
+/// `path` as seen from `folder`, as text where it is UTF-8; none where either is not there. A link keeps its own name, which may say what
+/// kind of file it is.
+fn relative(folder: &Path, path: &Path) -> Option<Result<String, PathBuf>> {
+    let folder = folder.canonicalize().ok()?;
+    let path = match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if parent != Path::new("") => {
+            parent.canonicalize().ok()?.join(name)
+        }
+        _ => std::path::absolute(path).ok()?,
+    };
+    if !path.exists() {
+        return None;
+    }
+    let shared = folder
+        .components()
+        .zip(path.components())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let up = folder.components().skip(shared);
+    let up = up.map(|_| Component::ParentDir);
+    let joined: PathBuf = up.chain(path.components().skip(shared)).collect();
+    Some(joined.into_os_string().into_string().map_err(PathBuf::from))
+}
 
 pub(super) fn models(study: &Study, inputs: &Inputs) -> BTreeMap<String, Model> {
     let model = |(name, model): (&String, &std::sync::Arc<ModelHandle>)| {
         let said = Model {
             source: study.models.get(name).map(|m| m.source.value.clone()),
-            dtype: model.dtype().name().to_string(),
-            fingerprint: model.fingerprint().to_hex().to_string(),
+            dtype: model.dtype.name().to_string(),
+            fingerprint: model.fingerprint.to_hex().to_string(),
             config: serde_json::to_value(model.config())
                 .and_then(serde_json::from_value)
                 .unwrap_or_default(),
@@ -43,13 +129,7 @@ fn example(name: &str, model: &ModelHandle, study: &Study, inputs: &Inputs) -> O
         ..Example::default()
     };
     match model.render(&prompt.text, &study.settings.chat) {
-        Ok(mut text) => {
-            if let Some((end, _)) = text.char_indices().nth(EXAMPLE_CHARACTERS) {
-                text.truncate(end);
-                text.push('…');
-            }
-            example.rendered = Some(text);
-        }
+        Ok(text) => example.rendered = Some(cut(&text, EXAMPLE_CHARACTERS)),
         Err(error) => example.error = Some(error.to_string()),
     }
     Some(example)

@@ -77,13 +77,10 @@ impl OnDisk {
     }
 
     /// Removes the folder with all that is in it.
-    pub(super) fn remove(self) -> Result<(), CacheError> {
+    pub(in crate::run) fn remove(self) -> Result<(), CacheError> {
         self.check_is_there()?;
-        std::fs::remove_dir_all(&self.path).map_err(|source| CacheError::Io {
-            operation: "remove the folder",
-            path: self.path,
-            source,
-        })
+        let removed = std::fs::remove_dir_all(&self.path);
+        removed.map_err(|error| CacheError::io("remove the folder", &self.path, error))
     }
 
     /// Copies an artifact out of the cache.

@@ -149,7 +149,8 @@ fn naming(inventory: &Inventory) -> HashMap<Name, u64> {
 
 /// When something was made: as it says itself, or else as its file does.
 fn made(created: &str, file: &StoredFile) -> SystemTime {
-    let stated = created.parse::<Timestamp>().map(SystemTime::from).ok();
+    let stated = created.parse::<Timestamp>().ok();
+    let stated = stated.and_then(|time| SystemTime::try_from(time).ok());
     stated.or(file.modified).unwrap_or_else(SystemTime::now)
 }
 

@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicBool;
 use serde_json::{Value as Json, json};
 
 use crate::cache::Key;
-use crate::model::{Cell, Cells, ModelConfig, ModelError, Value};
-use crate::run::engine::{Engine, Step};
+use crate::model::{Cell, Cells, ModelConfig, ModelError, Step, Value};
+use crate::run::engine::Engine;
 use crate::stages::Inputs;
 
 /// Hears, before a block of values, how many cells were computed before it; may wait, or fail.
@@ -52,7 +52,7 @@ impl Fake {
     pub(super) fn know(&mut self, inputs: &Inputs) {
         let models = inputs.models.values();
         self.models = models
-            .map(|model| (model.fingerprint(), model.config().clone()))
+            .map(|model| (model.fingerprint, model.config().clone()))
             .collect();
     }
 }
@@ -76,7 +76,7 @@ impl Engine for Fake {
     fn compute(
         &mut self,
         cells: &dyn Cells,
-        on_step: &mut dyn FnMut(Step<'_>) -> ControlFlow<()>,
+        on_step: &mut dyn FnMut(Step) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, ModelError> {
         let lengths = (0..cells.count()).map(|number| cells.cell(number).tokens.len());
         let longest = lengths.max().unwrap_or_default();

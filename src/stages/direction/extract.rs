@@ -91,7 +91,7 @@ impl Recipe<'_> {
                     hook: HookPoint::block(layer, self.site),
                     position: parameters::index_of(self.position, tokens.len(), prompt)?,
                 };
-                let (model, n_layers) = (self.model.fingerprint(), self.model.config().n_layers);
+                let (model, n_layers) = (self.model.fingerprint, self.model.config().n_layers);
                 let tokens = Arc::clone(tokens);
                 cells.push(Cell::new(model, tokens, vec![], readout, n_layers));
             }
@@ -140,8 +140,8 @@ impl Recipe<'_> {
             directions.push(Direction {
                 label: self.label.clone(),
                 seed: self.seed,
-                model: self.model.name().to_string(),
-                fingerprint: self.model.fingerprint().to_hex().to_string(),
+                model: self.model.name.clone(),
+                fingerprint: self.model.fingerprint.to_hex().to_string(),
                 layer,
                 site: self.site,
                 position: self.position,

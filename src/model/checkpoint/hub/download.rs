@@ -29,13 +29,6 @@ pub(super) struct Download<'a> {
     pub(super) listing: Listing,
 }
 
-/// What a file has to be.
-#[derive(Clone, Debug)]
-struct Expected {
-    bytes: Option<u64>,
-    digest: Digest,
-}
-
 impl<'a> Download<'a> {
     pub(super) fn begin(
         client: &'a Client,
@@ -144,25 +137,22 @@ impl<'a> Download<'a> {
     /// Fetches one file, unless its content is there under another name.
     fn file(&self, name: &str, listed: &Listed, progress: &mut Progress) -> Result<()> {
         let failed = |error: FetchError| self.repository.explain(&format!("`{name}`"), &error);
-        let expected = match listed.digest.clone() {
-            Some(digest) => Expected {
-                bytes: listed.bytes,
-                digest,
-            },
+        let (digest, bytes) = match &listed.digest {
+            Some(digest) => (digest.clone(), listed.bytes),
             None => {
                 let announced = self.client.patiently(|| self.announced(name, listed));
                 announced.map_err(failed)?
             }
         };
-        let digest = &expected.digest;
         let waiting = format!("another process is fetching `{name}`; waiting for it");
-        let lock = self.store.lock(digest, || progress.say(&waiting))?;
-        let blob = self.store.blob(digest);
-        if !is_whole(&blob, &expected) {
-            let (file, path) = self.store.partial(digest, &lock)?;
+        let lock = self.store.lock(&digest, || progress.say(&waiting))?;
+        let blob = self.store.blob(&digest);
+        if !is_whole(&blob, &digest, bytes) {
+            let (file, path) = self.store.partial(&digest, &lock)?;
             let mut partial = Partial {
                 name,
-                expected: &expected,
+                digest: &digest,
+                bytes,
                 file,
                 progress,
             };
@@ -178,11 +168,11 @@ impl<'a> Download<'a> {
             placed.map_err(|error| failed(not_kept(error)))?;
         }
         progress.done(blob.metadata().map_or(0, |metadata| metadata.len()));
-        self.store.link(&self.listing.commit, name, digest)
+        self.store.link(&self.listing.commit, name, &digest)
     }
 
-    /// Asks the hub what a file has to be, where its list does not say it.
-    fn announced(&self, name: &str, listed: &Listed) -> Result<Expected, FetchError> {
+    /// Asks the hub what digest and, if it tells, how many bytes a file has to have, where its list does not say it.
+    fn announced(&self, name: &str, listed: &Listed) -> Result<(Digest, Option<u64>), FetchError> {
         let answer = no_page(self.client.get(&self.address(name)?, Some("bytes=0-0"))?)?;
         self.check_commit(answer.origin_header("x-repo-commit"))?;
         let etag = answer
@@ -197,10 +187,8 @@ impl<'a> Download<'a> {
         })?;
         let linked = answer.origin_header("x-linked-size");
         let linked = linked.and_then(|size| size.trim().parse().ok());
-        Ok(Expected {
-            bytes: listed.bytes.or(linked).or(answer.extent()?.total),
-            digest,
-        })
+        let bytes = listed.bytes.or(linked).or(answer.extent()?.total);
+        Ok((digest, bytes))
     }
 
     fn address(&self, name: &str) -> Result<Address, FetchError> {
@@ -227,7 +215,7 @@ impl<'a> Download<'a> {
             partial.discard()?;
         }
         let have = partial.length()?;
-        if Some(have) != partial.expected.bytes {
+        if Some(have) != partial.bytes {
             let (answer, extent) = self.rest(partial, have)?;
             if extent.from != have && extent.from != 0 {
                 partial.discard()?;
@@ -262,7 +250,7 @@ impl<'a> Download<'a> {
         let answer = no_page(answer)?;
         self.check_commit(answer.origin_header("x-repo-commit"))?;
         let extent = answer.extent()?;
-        if let (Some(total), Some(bytes)) = (extent.total, partial.expected.bytes)
+        if let (Some(total), Some(bytes)) = (extent.total, partial.bytes)
             && total != bytes
         {
             return Err(FetchError::Wrong(format!(
@@ -276,7 +264,8 @@ impl<'a> Download<'a> {
 /// A file on its way: what of it is there, and what it has to be.
 struct Partial<'p> {
     name: &'p str,
-    expected: &'p Expected,
+    digest: &'p Digest,
+    bytes: Option<u64>,
     file: File,
     progress: &'p mut Progress,
 }
@@ -295,7 +284,7 @@ impl Partial<'_> {
             true => UNANNOUNCED_WEIGHTS,
             false => files::VOCABULARY_BYTES,
         };
-        self.expected.bytes.unwrap_or(unannounced)
+        self.bytes.unwrap_or(unannounced)
     }
 
     /// Writes a body to where it belongs in the file.
@@ -311,7 +300,7 @@ impl Partial<'_> {
             self.progress.at(there);
             Ok(())
         })?;
-        match (self.expected.bytes, extent.total) {
+        match (self.bytes, extent.total) {
             // A part that the server chose to end early; the rest follows.
             (Some(bytes), Some(_)) if there < bytes => Err(FetchError::Broken {
                 problem: format!("it ends after {there} of {bytes} bytes"),
@@ -323,19 +312,18 @@ impl Partial<'_> {
 
     fn compare(&mut self) -> Result<(), FetchError> {
         let length = self.length()?;
-        let expected = self.expected;
-        if let Some(bytes) = expected.bytes.filter(|bytes| *bytes != length) {
+        if let Some(bytes) = self.bytes.filter(|bytes| *bytes != length) {
             let problem = format!("{length} bytes arrived, expected {bytes}");
             return Err(FetchError::Wrong(problem));
         }
         if length >= LONG_TO_CHECK {
             self.progress.say(&format!("checking `{}`", self.name));
         }
-        match expected.digest.is_of_file(&mut self.file) {
+        match self.digest.is_of_file(&mut self.file) {
             Ok(true) => Ok(()),
             Ok(false) => Err(FetchError::Wrong(format!(
                 "what arrived does not have the digest `{}`",
-                expected.digest.digits()
+                self.digest.digits()
             ))),
             Err(error) => Err(not_kept(error)),
         }
@@ -343,13 +331,13 @@ impl Partial<'_> {
 }
 
 /// Whether a content is there with all that was announced of it.
-fn is_whole(blob: &Path, expected: &Expected) -> bool {
+fn is_whole(blob: &Path, digest: &Digest, bytes: Option<u64>) -> bool {
     let Ok(mut file) = files::open(blob) else {
         return false;
     };
     let length = file.metadata().map(|metadata| metadata.len()).ok();
-    let fits = expected.bytes.is_none() || length == expected.bytes;
-    fits && expected.digest.is_of_file(&mut file).unwrap_or(false)
+    let fits = bytes.is_none() || length == bytes;
+    fits && digest.is_of_file(&mut file).unwrap_or(false)
 }
 
 fn no_page(answer: Answer) -> Result<Answer, FetchError> {

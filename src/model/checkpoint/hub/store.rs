@@ -1,4 +1,5 @@
-//! One repository's folder in the hub's cache. Nothing is written but in it and among its locks, whatever links lie there.
+//! One repository's folder in the hub's cache, and whether a file in it is what it is said to be. Nothing is written but in it and among its
+//! locks, whatever links lie there.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -7,9 +8,12 @@ use std::path::{Path, PathBuf};
 
 use crate::fetch::Digest;
 use crate::files;
+use crate::model::checkpoint::{WeightFile, safetensors_header};
 use crate::model::error::{ModelError, Result};
 
 const REFERENCE_BYTES: u64 = 4096;
+/// Files up to this size are read as a whole whenever they are used; their digest costs little more.
+const SMALL: u64 = 64 << 20;
 
 pub(super) struct Store {
     cache: PathBuf,
@@ -17,11 +21,8 @@ pub(super) struct Store {
     name: String,
 }
 
-/// Held while a blob is written, against whoever would write it, too; `huggingface_hub` holds the same.
-pub(super) struct BlobLock {
-    /// None on file systems without locks.
-    held: Option<File>,
-}
+/// Held while a blob is written, against whoever would write it, too; `huggingface_hub` holds the same. None on file systems without locks.
+pub(super) struct BlobLock(Option<File>);
 
 impl Store {
     pub(super) fn new(cache: &Path, repository: &str) -> Self {
@@ -95,24 +96,23 @@ impl Store {
         let open = || {
             let file = open_or_create(&path)?;
             match file.try_lock() {
-                Ok(()) => Ok(Some(file)),
+                Ok(()) => Ok(BlobLock(Some(file))),
                 Err(TryLockError::WouldBlock) => {
                     wait();
-                    file.lock().map(|()| Some(file))
+                    file.lock().map(|()| BlobLock(Some(file)))
                 }
                 Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
-                    Ok(None)
+                    Ok(BlobLock(None))
                 }
                 Err(TryLockError::Error(error)) => Err(error),
             }
         };
-        let held = open().map_err(|error| not_written(&path, &error))?;
-        Ok(BlobLock { held })
+        open().map_err(|error| not_written(&path, &error))
     }
 
     /// The file that a content is written to until it is whole; what an earlier attempt left in it is kept.
     pub(super) fn partial(&self, digest: &Digest, lock: &BlobLock) -> Result<(File, PathBuf)> {
-        let name = match lock.held {
+        let name = match lock.0 {
             Some(_) => format!("{}.incomplete", digest.digits()),
             // Nobody is kept out: a file of this process alone.
             None => format!("{}.{}.incomplete", digest.digits(), std::process::id()),
@@ -141,7 +141,7 @@ impl Store {
     /// Removes a partial file that no later attempt could go on from.
     pub(super) fn tidy(path: &Path, lock: &BlobLock) {
         let is_empty = path.metadata().is_ok_and(|metadata| metadata.len() == 0);
-        if is_empty || lock.held.is_none() {
+        if is_empty || lock.0.is_none() {
             // What stays is in nobody's way.
             let _ = std::fs::remove_file(path);
         }
@@ -150,6 +150,49 @@ impl Store {
     /// Bytes that are free where contents lie, where the system tells.
     pub(super) fn free_bytes(&self) -> Option<u64> {
         crate::machine::free_bytes(&self.root().join("blobs"))
+    }
+}
+
+/// Whether the file at `path` has a length and a digest, as far as that can be told at once: weights by their own header, other files by
+/// their digest, and weights by it, too, where they are in doubt. The digest is `expected`, or the name of the blob that the path leads to.
+/// A file that is not there, or cannot be read, is not judged here.
+pub(super) fn is_sound(path: &Path, expected: Option<&Digest>, bytes: Option<u64>) -> bool {
+    let opened = files::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+    let Ok((length, mut file)) = opened else {
+        return true;
+    };
+    if bytes.is_some_and(|bytes| bytes != length) {
+        return false;
+    }
+    let named = digest_in_name(path);
+    let Some(digest) = expected.or(named.as_ref()) else {
+        return true;
+    };
+    let is_other = named.as_ref().is_some_and(|named| named != digest);
+    let is_weights = path.extension().is_some_and(|end| end == "safetensors");
+    let looks_whole = match is_weights {
+        true => WeightFile::open(path).is_ok_and(|file| safetensors_header::is_whole(&file.map)),
+        false => length > SMALL,
+    };
+    (looks_whole && !is_other) || digest.is_of_file(&mut file).unwrap_or(true)
+}
+
+fn digest_in_name(path: &Path) -> Option<Digest> {
+    let real = path.canonicalize().ok()?;
+    let is_blob = real.parent()?.file_name()? == "blobs";
+    let name = real.file_name()?.to_str()?;
+    is_blob.then(|| Digest::parse(name)).flatten()
+}
+
+/// Fails where a weight file from the hub's cache does not have the digest that it is named by. Reads the whole of it, once it is read
+/// anyway.
+pub(in crate::model::checkpoint) fn check_by_name(path: &Path, content: &[u8]) -> Result<()> {
+    match digest_in_name(path) {
+        Some(digest) if !digest.is_of_bytes(content) => Err(ModelError::invalid(
+            path,
+            "it is damaged: its content does not have the digest that it is named by; delete it and run again, and it is fetched again",
+        )),
+        _ => Ok(()),
     }
 }
 
