@@ -1,6 +1,6 @@
 //! What `dial` does without libtorch, and that it goes on as `dial-engine` where it takes it.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::prompts::main_set;
@@ -45,10 +45,11 @@ fn alone(bench: &Workbench, arguments: &[&str]) -> Said {
     Said::of(output.unwrap(), &bench.path(""))
 }
 
+/// The runs there are, each with a folder of its own.
 fn runs(bench: &Workbench) -> usize {
-    let runs = files_below(&bench.path("runs")).into_iter();
-    runs.filter(|path| path.ends_with(Path::new("run.json")))
-        .count()
+    let paths = files_below(&bench.path("runs")).into_iter();
+    let is_run = |path: &PathBuf| path.ends_with("run.json") && !path.ends_with("latest/run.json");
+    paths.filter(is_run).count()
 }
 
 #[test]
