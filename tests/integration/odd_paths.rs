@@ -7,17 +7,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::prompts::main_set;
-use crate::workbench::{Said, Workbench};
-
-const STUDY: &str = r#"
-[models.inst]
-source = "models/inst"
-[prompts.main]
-path = "main.jsonl"
-[stages.score]
-model = "inst"
-prompts = "main"
-"#;
+use crate::workbench::{SCORES, Said, Workbench};
 
 /// A name in Latin-1.
 fn odd(name: &str) -> OsString {
@@ -35,7 +25,7 @@ fn bench() -> (Workbench, PathBuf) {
     }
     let mut name = odd("stud");
     name.push(".toml");
-    std::fs::write(inside.join(name), STUDY).unwrap();
+    std::fs::write(inside.join(name), SCORES).unwrap();
     (bench, inside)
 }
 
@@ -135,7 +125,7 @@ fn a_run_that_failed_is_resumed_by_the_command_that_is_shown() {
     study.push(".toml");
     // Cells that cannot be computed: a position that no prompt has.
     let failing = format!(
-        "{STUDY}\n[stages.random]\nmodel = \"inst\"\nprompts = \"main\"\nseed = 0\nlayer = 1\nalpha = 1\nposition = -1000\n"
+        "{SCORES}\n[stages.random]\nmodel = \"inst\"\nprompts = \"main\"\nseed = 0\nlayer = 1\nalpha = 1\nposition = -1000\n"
     );
     std::fs::write(inside.join(&study), failing).unwrap();
     let os: fn(&str) -> &OsStr = OsStr::new;
@@ -166,7 +156,7 @@ fn a_pipe_is_no_input() {
         "error: cannot read `study.toml`: it is a pipe or a device, expected a regular file"
     );
     pipe("other.jsonl");
-    bench.write("a.toml", STUDY.replace("main.jsonl", "other.jsonl"));
+    bench.write("a.toml", SCORES.replace("main.jsonl", "other.jsonl"));
     let said = bench.dial(&["plan", "a.toml"]);
     assert!(
         said.message(2).contains("it is a pipe or a device"),
@@ -183,7 +173,7 @@ fn a_pipe_is_no_input() {
     );
     std::fs::create_dir(bench.path("cache")).unwrap();
     pipe("cache/VERSION");
-    bench.write("b.toml", STUDY);
+    bench.write("b.toml", SCORES);
     let said = bench.dial(&["plan", "b.toml"]);
     assert!(
         said.message(1).contains("it is a pipe or a device"),

@@ -4,17 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::prompts::main_set;
-use crate::workbench::{Said, Workbench, files_below};
-
-const STUDY: &str = r#"
-[models.inst]
-source = "models/inst"
-[prompts.main]
-path = "main.jsonl"
-[stages.score]
-model = "inst"
-prompts = "main"
-"#;
+use crate::workbench::{SCORES, Said, Workbench, files_below};
 
 const DIAL: &str = env!("CARGO_BIN_EXE_dial");
 const ENGINE: &str = env!("CARGO_BIN_EXE_dial-engine");
@@ -55,7 +45,7 @@ fn runs(bench: &Workbench) -> usize {
 #[test]
 fn what_is_cached_takes_no_libtorch() {
     let bench = Workbench::new(&main_set(3, 2));
-    bench.run(STUDY);
+    bench.run(SCORES);
     let plan = alone(&bench, &["plan", "study.toml"]);
     assert!(
         plan.code == 0 && plan.stdout.contains("nothing to compute"),
@@ -81,7 +71,7 @@ fn what_is_cached_takes_no_libtorch() {
 #[test]
 fn what_must_be_computed_takes_the_engine() {
     let bench = Workbench::new(&main_set(3, 2));
-    bench.write("study.toml", STUDY);
+    bench.write("study.toml", SCORES);
     for command in [&["run", "study.toml"][..], &["doctor"]] {
         let said = alone(&bench, command);
         assert_eq!(said.code, 1, "{said:?}");
@@ -99,19 +89,22 @@ fn what_must_be_computed_takes_the_engine() {
     assert_eq!(runs(&bench), 1);
 }
 
-/// What the cache said it had turns out to be damaged when it is read: the run begins anew with the engine, and leaves one folder.
+/// What the cache said it had turns out to be damaged when it is read, and its cells are gone: the run begins anew with the engine, and leaves
+/// one folder.
 #[test]
 fn a_run_that_meets_damage_goes_on_as_the_engine() {
     let bench = Workbench::new(&main_set(3, 2));
-    bench.run(STUDY);
+    bench.run(SCORES);
     for object in files_below(&bench.path("cache/v1/objects")) {
         let mut bytes = std::fs::read(&object).unwrap();
         bytes[0] ^= 1;
         std::fs::write(&object, bytes).unwrap();
     }
+    std::fs::remove_dir_all(bench.path("cache/v1/packs")).unwrap();
     let before = runs(&bench);
     let said = bench.dial(&["run", "study.toml", "--threads", "1"]);
     assert_eq!(said.code, 0, "{said:?}");
     assert!(said.stderr.contains("is damaged"), "{said:?}");
+    assert!(said.stderr.contains("5 cells computed"), "{said:?}");
     assert_eq!(runs(&bench), before + 1);
 }

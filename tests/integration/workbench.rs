@@ -14,6 +14,17 @@ pub struct Workbench {
     folder: tempfile::TempDir,
 }
 
+/// A study of the scores of `main.jsonl`, and nothing else.
+pub const SCORES: &str = r#"
+[models.inst]
+source = "models/inst"
+[prompts.main]
+path = "main.jsonl"
+[stages.score]
+model = "inst"
+prompts = "main"
+"#;
+
 /// A quick stage of 50 cells, and behind it a long one: 400 cells for each of so many random directions. From 164 of them on it takes two
 /// commits at least, for a run claims 65,536 cells at a time.
 pub fn long_study(seeds: usize) -> String {
