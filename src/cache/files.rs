@@ -65,7 +65,7 @@ impl Cache {
     ) -> Result<Option<&'static str>, CacheError> {
         let checked = match file.kind {
             FileKind::Object => object::check(&file.path, &file.name),
-            FileKind::Record | FileKind::WeightHash => {
+            FileKind::Record | FileKind::WeightHash | FileKind::Tokenizer => {
                 record::read(&file.path, &file.name).map(drop)
             }
             FileKind::Pack => whole_pack(file, on_value),

@@ -17,14 +17,17 @@ pub(crate) enum FileKind {
     Object,
     /// The known hash of a weight file.
     WeightHash,
+    /// What a tokenizer answered while studies were opened.
+    Tokenizer,
 }
 
 impl FileKind {
-    pub(crate) const ALL: [FileKind; 4] = [
+    pub(crate) const ALL: [FileKind; 5] = [
         FileKind::Object,
         FileKind::Pack,
         FileKind::Record,
         FileKind::WeightHash,
+        FileKind::Tokenizer,
     ];
 
     /// The name of the folder, and how names of files in it end.
@@ -34,6 +37,7 @@ impl FileKind {
             FileKind::Pack => ("packs", ".pack"),
             FileKind::Record => ("stages", ".json"),
             FileKind::WeightHash => ("weights", ".json"),
+            FileKind::Tokenizer => ("tokenizers", ".json"),
         }
     }
 }

@@ -11,6 +11,7 @@
 //!     packs/ab/<hex>.pack          one committed batch of cells, never changed afterwards (see `pack.rs`)
 //!     stages/ab/<hex>.json         a stage record, named by its stage key (see `record.rs`)
 //!     weights/ab/<hex>.json        the known hash of a weight file, named by the hash of its path
+//!     tokenizers/ab/<hex>.json     what a tokenizer answered while studies were opened, named by the hash of its content
 //!     leases/<hex>.json, .cells    what a run that is alive is computing (see `lease.rs`)
 //!     damaged/                     files that failed their check, moved here for a person to look at
 //! ```
@@ -49,6 +50,7 @@ mod pack;
 mod reading;
 mod record;
 mod untrusted;
+mod tokenizers;
 mod weights;
 
 use std::io::ErrorKind;

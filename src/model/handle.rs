@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cell::Tokens;
 use super::chat::{Chat, ChatTemplate, Message, SpecialTokens, inserted};
-use super::checkpoint::{Checkpoint, HashShortcut};
+use super::checkpoint::{Checkpoint, Memory};
 use super::config::{Dtype, ModelConfig};
 use super::confined::{Allowance, confined};
 use super::device::DeviceName;
 use super::error::{ModelError, Result};
 use super::evaluate::Evaluator;
 use super::guard::guarded;
-use super::tokenizer::Tokenizer;
+use super::tokenizer::{Answers, Tokenizer};
 use super::transformer::Transformer;
 use crate::harmless::cut;
 
@@ -44,14 +44,14 @@ impl ModelHandle {
         path: &Path,
         dtype: Dtype,
         template_from: Option<&ModelHandle>,
-        shortcut: &dyn HashShortcut,
+        memory: &dyn Memory,
     ) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?;
+        let checkpoint = Checkpoint::open(path, memory)?;
         let template = match template_from {
             Some(other) => other.template.clone(),
             None => checkpoint.chat_template.clone().map(Arc::new),
         };
-        let weight_hashes = checkpoint.file_hashes(shortcut)?;
+        let weight_hashes = checkpoint.file_hashes(memory)?;
         let fingerprint = Checkpoint::fingerprint(
             &weight_hashes,
             &checkpoint.config,
@@ -136,8 +136,8 @@ impl ModelHandle {
             prompt: prompt.to_string(),
             chat: chat.clone(),
         };
-        if chat.special_tokens == SpecialTokens::Text {
-            conversation.tokenizer.ready_for_text();
+        if conversation.reads_control_as_text() {
+            conversation.tokenizer.ready_for_text()?;
         }
         let bytes = chat.texts(prompt).map(str::len).sum();
         confined(Allowance::of_text(bytes), move || work(&conversation))
@@ -220,8 +220,15 @@ impl ModelHandle {
     pub(crate) fn without_embedding(&self, ids: &[u32]) -> Option<String> {
         let rows = self.config().d_vocab;
         let id = ids.iter().copied().find(|id| *id as usize >= rows)?;
-        let token = self.checkpoint.tokenizer.token(id).unwrap_or_default();
+        let token = self.checkpoint.tokenizer.token(id).ok().flatten();
+        let token = token.unwrap_or_default();
         Some(format!("token {id} (`{token}`)"))
+    }
+
+    /// What its tokenizer answered while the study was opened, with its hash; once.
+    pub(crate) fn tokenizer_answers(&self) -> Option<(blake3::Hash, Answers)> {
+        let tokenizer = &self.checkpoint.tokenizer;
+        Some((tokenizer.hash, tokenizer.answers()?))
     }
 
     pub(crate) fn first_token(&self, word: &str) -> Result<u32> {
@@ -255,11 +262,16 @@ struct Conversation {
 }
 
 impl Conversation {
+    /// Whether a text spells out control tokens that are to be read as text.
+    fn reads_control_as_text(&self) -> bool {
+        let mut texts = self.chat.texts(&self.prompt);
+        self.chat.special_tokens == SpecialTokens::Text
+            && texts.any(|text| !self.tokenizer.control_tokens(text).is_empty())
+    }
+
     fn ids(&self) -> Result<Vec<u32>> {
         let rendered = self.rendered(|text| Ok(text.to_string()))?;
-        let mut texts = self.chat.texts(&self.prompt);
-        let spells_control = texts.any(|text| !self.tokenizer.control_tokens(text).is_empty());
-        if self.chat.special_tokens == SpecialTokens::Parsed || !spells_control {
+        if !self.reads_control_as_text() {
             return self.tokenizer.ids(&rendered);
         }
         let masked = self.rendered(|text| self.tokenizer.masked(text))?;

@@ -47,7 +47,7 @@ pub(crate) use cell::{EVALUATION_VERSION, Sampling, ScoreDtype, TokenSets};
 pub(crate) use chat::{Chat, SpecialTokens, reserved_variable};
 #[cfg(test)]
 pub(crate) use checkpoint::tests::write_any_model;
-pub(crate) use checkpoint::{FileStamp, HashShortcut, HubAnswer, HubHealth};
+pub(crate) use checkpoint::{FileStamp, HubAnswer, HubHealth, Memory};
 pub use checkpoint::{locate, locate_without_fetching};
 pub(crate) use config::Dtype;
 pub use config::ModelConfig;
@@ -57,5 +57,6 @@ pub(crate) use error::ModelError;
 pub use evaluate::{Evaluator, Step};
 pub use handle::ModelHandle;
 pub use hooks::{HookPoint, Site};
+pub(crate) use tokenizer::Answers;
 pub(crate) use linked::{LoadedModel, check_linked, cuda_devices, load};
 pub use linked::{link_libtorch, random_unit_vector};

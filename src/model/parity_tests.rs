@@ -114,7 +114,7 @@ pub(super) struct Subject {
 
 impl Subject {
     pub(super) fn open(path: &Path, dtype: Dtype, budget_bytes: usize) -> (ModelHandle, Self) {
-        let handle = ModelHandle::open("m", path, dtype, None, &checkpoint::NoShortcut).unwrap();
+        let handle = ModelHandle::open("m", path, dtype, None, &checkpoint::NoMemory).unwrap();
         let subject = Subject {
             fingerprint: handle.fingerprint,
             n_layers: handle.config().n_layers,

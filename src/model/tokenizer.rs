@@ -6,31 +6,40 @@
 //! The file is a pipeline of rules from outside, so all work with it is confined: rules that let a text grow without end, expressions that
 //! never finish and data that the library panics on are errors.
 
+mod answers;
 mod as_text;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use regex::{Regex, RegexBuilder};
 use serde::de::IgnoredAny;
 use tokenizers::models::ModelWrapper;
-use tokenizers::{AddedToken, Encoding, Tokenizer as Inner};
+use tokenizers::{Encoding, Tokenizer as Inner};
 
+use super::checkpoint::Memory;
 use super::confined::{Allowance, confined};
 use super::error::{ModelError, Result};
 use super::json;
 
+pub(crate) use answers::Answers;
+use answers::WholeToken;
+
 /// Bytes that the expression which finds a tokenizer's control tokens may take.
 const EXPRESSION_BYTES: usize = 64 << 20;
 
-/// A model's tokenizer.
+/// A model's tokenizer. The library's is set up when it is first asked what is not remembered.
 pub(super) struct Tokenizer {
-    inner: Inner,
     /// Of everything that decides how a text is split.
     pub(super) hash: blake3::Hash,
     pub(super) largest_id: Option<u32>,
-    /// The same with control tokens read as text; made when it is needed.
+    library: OnceLock<Result<Inner, String>>,
+    /// Until the library's is set up.
+    source: Mutex<Option<Source>>,
+    /// What is known of it without the library; none when it has been handed on.
+    answers: Mutex<Option<Answers>>,
+    /// The library's with control tokens read as text; made when it is needed.
     as_text: OnceLock<Inner>,
     /// The tokens that are marked special: control tokens.
     control: Option<Regex>,
@@ -41,59 +50,116 @@ pub(super) struct Tokenizer {
     pub(super) added: Option<Regex>,
 }
 
-impl Tokenizer {
-    /// Reads the bytes of a `tokenizer.json` that lies at `path`.
-    ///
-    /// # Errors
-    /// The bytes are not a tokenizer, or one that gives other ids every time.
-    pub(crate) fn from_json(path: &Path, bytes: &[u8]) -> Result<Arc<Self>> {
-        let hash = blake3::hash(bytes);
-        let bytes = bytes.to_vec();
-        let built = Self::build(hash, bytes.len(), move || {
-            // Of a key that is there twice the library would take the last.
-            if let Ok(text) = std::str::from_utf8(&bytes) {
-                json::read::<IgnoredAny>(text)?;
-            }
-            Inner::from_bytes(bytes)
-        });
-        built.map_err(|problem| ModelError::invalid(path, problem))
+/// What the library's tokenizer is made of.
+pub(super) struct Source {
+    /// Of the content.
+    pub(super) hash: blake3::Hash,
+    /// In bytes.
+    pub(super) length: usize,
+    pub(super) make: Box<dyn FnOnce() -> tokenizers::Result<Inner> + Send>,
+}
+
+impl Source {
+    /// The bytes of a `tokenizer.json`.
+    fn json(bytes: Vec<u8>) -> Self {
+        Source {
+            hash: blake3::hash(&bytes),
+            length: bytes.len(),
+            make: Box::new(move || {
+                // Of a key that is there twice the library would take the last.
+                if let Ok(text) = std::str::from_utf8(&bytes) {
+                    json::read::<IgnoredAny>(text)?;
+                }
+                Inner::from_bytes(bytes)
+            }),
+        }
     }
 
-    /// Makes a tokenizer out of `length` bytes, whose content `hash` stands for.
-    pub(super) fn build(
-        hash: blake3::Hash,
-        length: usize,
-        make: impl FnOnce() -> tokenizers::Result<Inner> + Send + 'static,
-    ) -> Result<Arc<Self>, String> {
-        let made = confined(Allowance::of_file(length), move || {
-            let made = make().and_then(|inner| Self::new(inner, hash));
+    /// The tokenizer, and what is known of it.
+    fn set_up(self) -> Result<(Inner, Answers), String> {
+        let made = confined(Allowance::of_file(self.length), || {
+            let made = (self.make)().and_then(checked);
             made.map_err(|error| error.to_string())
         });
-        let made = made.flatten();
-        made.map_err(|error| format!("not a tokenizer that can be used: {error}"))
+        made.flatten().map_err(unusable)
+    }
+}
+
+impl Tokenizer {
+    /// Takes the bytes of a `tokenizer.json` that lies at `path`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::new`].
+    pub(crate) fn from_json(path: &Path, bytes: Vec<u8>, memory: &dyn Memory) -> Result<Arc<Self>> {
+        Self::new(Source::json(bytes), memory).map_err(|problem| ModelError::invalid(path, problem))
     }
 
-    /// Wraps a tokenizer whose content `hash` stands for.
-    pub(super) fn new(mut inner: Inner, hash: blake3::Hash) -> tokenizers::Result<Arc<Self>> {
-        check_steady(inner.get_model())?;
-        let largest_id = check_ids(&inner)?;
-        inner.with_truncation(None)?;
-        inner.with_padding(None);
-        let added: BTreeMap<_, _> = inner.get_added_tokens_decoder().into_iter().collect();
-        let added = || added.iter().filter(|(_, token)| !token.content.is_empty());
-        let special = || added().filter(|(_, token)| token.special);
-        let spelt = |(_, token): (_, &AddedToken)| token.content.clone();
-        let spellings: Vec<String> = special().map(spelt).collect();
+    /// Takes what a tokenizer is made of.
+    ///
+    /// # Errors
+    /// It makes no tokenizer, or one that gives other ids every time. One whose answers are remembered was a tokenizer before.
+    pub(super) fn new(source: Source, memory: &dyn Memory) -> Result<Arc<Self>, String> {
+        let (hash, length) = (source.hash, source.length);
+        let (answers, source, library) = match memory.answers(&hash) {
+            Some(answers) => (answers, Some(source), OnceLock::new()),
+            None => {
+                let (inner, answers) = source.set_up()?;
+                (answers, None, OnceLock::from(Ok(inner)))
+            }
+        };
+        let spellings = |wanted: fn(&WholeToken) -> bool| -> Vec<String> {
+            let tokens = answers.whole_tokens.values().filter(|token| wanted(token));
+            tokens.map(|token| token.spelling.clone()).collect()
+        };
+        let (special, all) = (spellings(|token| token.special), spellings(|_| true));
+        let of = special.clone();
+        let expressions = confined(Allowance::of_file(length), move || {
+            Ok::<_, String>((any_of(&of)?, any_of(&all)?))
+        });
+        let (control, added) = expressions.flatten().map_err(unusable)?;
+        let whole = answers.whole_tokens.iter();
+        let control_ids = whole.filter(|(_, token)| token.special).map(|(id, _)| *id);
         Ok(Arc::new(Self {
-            control: any_of(&spellings)?,
-            added: any_of(&added().map(spelt).collect::<Vec<_>>())?,
-            control_ids: special().map(|(id, _)| *id).collect(),
-            spellings,
-            inner,
             hash,
-            largest_id,
+            largest_id: answers.largest_id,
+            control,
+            added,
+            control_ids: control_ids.collect(),
+            spellings: special,
+            library,
+            source: Mutex::new(source),
+            answers: Mutex::new(Some(answers)),
             as_text: OnceLock::new(),
         }))
+    }
+
+    /// The library's tokenizer.
+    fn library(&self) -> Result<&Inner> {
+        let set_up = || match lock(&self.source).take() {
+            Some(source) => source.set_up().map(|(inner, _)| inner),
+            None => Err("its source is gone".to_string()),
+        };
+        let library = self.library.get_or_init(set_up).as_ref();
+        library.map_err(ModelError::tokenizer)
+    }
+
+    /// An answer that is remembered; none where the library is there to be asked.
+    fn remembered<T>(&self, answer: impl FnOnce(&Answers) -> Option<T>) -> Option<T> {
+        match self.library.get() {
+            Some(_) => None,
+            None => lock(&self.answers).as_ref().and_then(answer),
+        }
+    }
+
+    fn remember(&self, add: impl FnOnce(&mut Answers)) {
+        if let Some(answers) = lock(&self.answers).as_mut() {
+            add(answers);
+        }
+    }
+
+    /// Hands on what it was asked so far; it keeps nothing from now on.
+    pub(super) fn answers(&self) -> Option<Answers> {
+        lock(&self.answers).take()
     }
 
     /// The token ids of `text`, no special tokens added.
@@ -105,11 +171,14 @@ impl Tokenizer {
 
     /// The same on a thread that is confined already.
     pub(super) fn ids(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, false)
-            .map_err(ModelError::tokenizer)?;
-        Ok(encoding.get_ids().to_vec())
+        if let Some(ids) = self.remembered(|answers| answers.ids.get(text).cloned()) {
+            return Ok(ids);
+        }
+        let encoding = self.library()?.encode_fast(text, false);
+        let encoding = encoding.map_err(ModelError::tokenizer)?;
+        let ids = encoding.get_ids();
+        self.remember(|answers| answers.add_ids(text, ids));
+        Ok(ids.to_vec())
     }
 
     /// The text of `ids`, with or without the special tokens among them.
@@ -120,10 +189,8 @@ impl Tokenizer {
         let (tokenizer, ids) = (Arc::clone(self), ids.to_vec());
         let bytes = size_of_val(ids.as_slice());
         let work = move || {
-            tokenizer
-                .inner
-                .decode(&ids, skip_special)
-                .map_err(ModelError::tokenizer)
+            let text = tokenizer.library()?.decode(&ids, skip_special);
+            text.map_err(ModelError::tokenizer)
         };
         confined(Allowance::of_text(bytes), work).map_err(ModelError::tokenizer)?
     }
@@ -151,21 +218,36 @@ impl Tokenizer {
     /// The number of distinct tokens, special ones included.
     #[cfg(test)]
     pub(crate) fn d_vocab(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.library().unwrap().get_vocab_size(true)
     }
 
-    pub(super) fn id(&self, token: &str) -> Option<u32> {
-        self.inner.token_to_id(token)
+    /// The id of a token by the vocabulary's spelling; none for one that is not there.
+    pub(super) fn id(&self, token: &str) -> Result<Option<u32>> {
+        if let Some(id) = self.remembered(|answers| answers.id.get(token).copied()) {
+            return Ok(id);
+        }
+        let id = self.library()?.token_to_id(token);
+        self.remember(|answers| {
+            answers.id.insert(token.to_string(), id);
+        });
+        Ok(id)
     }
 
-    /// The text of one token as the vocabulary spells it.
-    pub(super) fn token(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+    /// The text of one token as the vocabulary spells it; none for an id that is not there.
+    pub(super) fn token(&self, id: u32) -> Result<Option<String>> {
+        if let Some(token) = self.remembered(|answers| answers.token.get(&id).cloned()) {
+            return Ok(token);
+        }
+        let token = self.library()?.id_to_token(id);
+        self.remember(|answers| {
+            answers.token.insert(id, token.clone());
+        });
+        Ok(token)
     }
 
     /// Whether the token at a place of an encoding is a control token that the text spells out there; the one for what is unknown
     /// to the vocabulary may be special, too.
-    fn is_control(&self, encoding: &Encoding, place: usize, text: &str) -> bool {
+    fn is_control(&self, inner: &Inner, encoding: &Encoding, place: usize, text: &str) -> bool {
         let (Some(id), Some(&(start, end))) = (
             encoding.get_ids().get(place),
             encoding.get_offsets().get(place),
@@ -173,8 +255,36 @@ impl Tokenizer {
             return false;
         };
         let spelt = text.get(start..end).unwrap_or_default().trim();
-        self.control_ids.contains(id) && self.inner.id_to_token(*id).as_deref() == Some(spelt)
+        self.control_ids.contains(id) && inner.id_to_token(*id).as_deref() == Some(spelt)
     }
+}
+
+fn unusable(problem: String) -> String {
+    format!("not a tokenizer that can be used: {problem}")
+}
+
+/// A tokenizer that can be used, its own truncation and padding switched off, and what is known of it at once.
+fn checked(mut inner: Inner) -> tokenizers::Result<(Inner, Answers)> {
+    check_steady(inner.get_model())?;
+    let largest_id = check_ids(&inner)?;
+    inner.with_truncation(None)?;
+    inner.with_padding(None);
+    let whole = inner.get_added_tokens_decoder().into_iter();
+    let whole = whole.filter(|(_, token)| !token.content.is_empty());
+    let whole = whole.map(|(id, token)| {
+        let (spelling, special) = (token.content, token.special);
+        (id, WholeToken { spelling, special })
+    });
+    let answers = Answers {
+        largest_id,
+        whole_tokens: whole.collect(),
+        ..Answers::default()
+    };
+    Ok((inner, answers))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Fails for a tokenizer that leaves merges out, or draws among the ways to split a word, at random.
@@ -211,7 +321,7 @@ fn check_ids(tokenizer: &Inner) -> tokenizers::Result<Option<u32>> {
 }
 
 /// What finds the longest of some texts wherever one of them stands; none of none.
-fn any_of(texts: &[String]) -> tokenizers::Result<Option<Regex>> {
+fn any_of(texts: &[String]) -> Result<Option<Regex>, String> {
     if texts.is_empty() {
         return Ok(None);
     }
@@ -220,9 +330,8 @@ fn any_of(texts: &[String]) -> tokenizers::Result<Option<Regex>> {
     let escaped: Vec<String> = texts.into_iter().map(|text| regex::escape(text)).collect();
     let mut builder = RegexBuilder::new(&escaped.join("|"));
     let built = builder.size_limit(EXPRESSION_BYTES).build();
-    Ok(Some(built.map_err(
-        |_| "its added tokens are too many or too long",
-    )?))
+    let built = built.map_err(|_| "its added tokens are too many or too long")?;
+    Ok(Some(built))
 }
 
 impl std::fmt::Debug for Tokenizer {

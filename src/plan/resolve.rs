@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::cache::{Cache, CacheError};
 use crate::files;
 use crate::model::{
-    FileStamp, HashShortcut, ModelError, ModelHandle, locate, locate_without_fetching,
+    self, Answers, FileStamp, Memory, ModelError, ModelHandle, locate, locate_without_fetching,
 };
 use crate::prompts::PromptSet;
 use crate::spec::{Diagnostics, Document, Problems, Severity};
@@ -46,16 +46,22 @@ impl fmt::Display for PlanError {
 
 impl std::error::Error for PlanError {}
 
-/// Hashes of weight files that the cache remembers.
-impl HashShortcut for Cache {
-    fn get(&self, file: &FileStamp) -> Option<blake3::Hash> {
-        self.weight_hash(&file.path, file)
+/// What the cache remembers of models.
+impl Memory for Cache {
+    fn weight_hash(&self, file: &FileStamp) -> Option<blake3::Hash> {
+        Cache::weight_hash(self, &file.path, file)
     }
 
-    fn put(&self, file: &FileStamp, hash: blake3::Hash) {
+    fn remember_weight_hash(&self, file: &FileStamp, hash: blake3::Hash) {
         if let Err(error) = self.put_weight_hash(&file.path, file, hash) {
             tracing::warn!("the hash of a weight file was not remembered: {error}");
         }
+    }
+
+    fn answers(&self, tokenizer: &blake3::Hash) -> Option<Answers> {
+        // What is computed rests on the tokenizer itself.
+        let computes = model::check_linked().is_ok();
+        (!computes).then(|| self.tokenizer_answers(tokenizer))?
     }
 }
 
@@ -71,12 +77,31 @@ pub enum Fetch {
 /// A study that cannot run needs no fingerprints: weights are not read through only to say where a layer is out of range.
 struct NotHashed;
 
-impl HashShortcut for NotHashed {
-    fn get(&self, _file: &FileStamp) -> Option<blake3::Hash> {
+impl Memory for NotHashed {
+    fn weight_hash(&self, _file: &FileStamp) -> Option<blake3::Hash> {
         Some(blake3::hash(&[]))
     }
 
-    fn put(&self, _file: &FileStamp, _hash: blake3::Hash) {}
+    fn remember_weight_hash(&self, _file: &FileStamp, _hash: blake3::Hash) {}
+
+    fn answers(&self, _tokenizer: &blake3::Hash) -> Option<Answers> {
+        None
+    }
+}
+
+/// Stores what the tokenizers were asked so far, which the next opening will ask, too.
+fn remember_answers(inputs: &Inputs, cache: &Cache) {
+    for model in inputs.models.values() {
+        let Some((tokenizer, answers)) = model.tokenizer_answers() else {
+            continue;
+        };
+        if cache.tokenizer_answers(&tokenizer).as_ref() == Some(&answers) {
+            continue;
+        }
+        if let Err(error) = cache.put_tokenizer_answers(&tokenizer, &answers) {
+            tracing::warn!("what a tokenizer answered was not remembered: {error}");
+        }
+    }
 }
 
 /// A study with everything opened that its stages, or those of them that are to be run, name.
@@ -156,6 +181,7 @@ pub(crate) fn open_selected(
         }
     };
     inputs.findings = findings(&study, &inputs);
+    remember_answers(&inputs, &cache);
     Ok(Opened {
         wanted: needed.stages,
         warnings: warnings.into_diagnostics(&sources, Severity::Warning),
@@ -224,14 +250,14 @@ impl<'s> Opening<'s> {
     }
 
     /// Opens the models that are needed, lenders of a template first. Of the others it is only looked whether they are where the study says.
-    fn open_models(&mut self, hashes: &dyn HashShortcut, fetch: Fetch) {
+    fn open_models(&mut self, memory: &dyn Memory, fetch: Fetch) {
         let study = self.study;
         for name in used_models(study) {
             let Some(spec) = study.models.get(&name) else {
                 continue;
             };
             let opened = match self.needed.models.contains(&name) {
-                true => self.open_model(&name, spec, hashes, fetch),
+                true => self.open_model(&name, spec, memory, fetch),
                 false => locate_without_fetching(&spec.source.value, &spec.folder).map(|_| None),
             };
             match opened {
@@ -254,7 +280,7 @@ impl<'s> Opening<'s> {
         &self,
         name: &str,
         spec: &ModelSpec,
-        hashes: &dyn HashShortcut,
+        memory: &dyn Memory,
         fetch: Fetch,
     ) -> Result<Option<ModelHandle>, ModelError> {
         let lender = match &spec.template_from {
@@ -268,7 +294,7 @@ impl<'s> Opening<'s> {
             Fetch::AsNeeded => Some(locate(&spec.source.value, &spec.folder)?),
             Fetch::Never => locate_without_fetching(&spec.source.value, &spec.folder)?,
         };
-        path.map(|path| ModelHandle::open(name, &path, spec.dtype, lender, hashes))
+        path.map(|path| ModelHandle::open(name, &path, spec.dtype, lender, memory))
             .transpose()
     }
 

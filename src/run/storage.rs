@@ -168,7 +168,7 @@ fn content(cache: &Cache, file: &StoredFile) -> Option<Content> {
             origin: PackOrigin::of(&pack.provenance),
         }),
         FileKind::Object => Some(Content::Object),
-        FileKind::WeightHash => None,
+        FileKind::WeightHash | FileKind::Tokenizer => None,
     }
 }
 

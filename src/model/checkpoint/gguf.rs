@@ -10,12 +10,12 @@ use super::gguf_header;
 use super::gguf_metadata::Section;
 use super::gguf_tensors::Tensors;
 use super::gguf_tokenizer::{special_tokens, tokenizer};
-use super::{Checkpoint, WeightFile};
+use super::{Checkpoint, Memory, WeightFile};
 use crate::model::chat::ChatTemplate;
 use crate::model::config::Architecture;
 use crate::model::error::{ModelError, Result};
 
-pub(super) fn open(path: &Path) -> Result<Checkpoint> {
+pub(super) fn open(path: &Path, memory: &dyn Memory) -> Result<Checkpoint> {
     let here = |problem: String| ModelError::invalid(path, problem);
     let file = WeightFile::open(path)?;
     let map = Arc::clone(&file.map);
@@ -30,7 +30,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     if section.architecture == Architecture::Llama {
         tensors.unpair(config.d_head);
     }
-    let tokenizer = tokenizer(&metadata).map_err(here)?;
+    let tokenizer = tokenizer(&metadata, memory).map_err(here)?;
     let template = metadata.text("tokenizer.chat_template").map_err(here)?;
     let chat_template = match template {
         Some(source) => {

@@ -19,7 +19,8 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use super::gguf_metadata::{Metadata, invalid};
 use crate::model::error::unsupported;
-use crate::model::tokenizer::Tokenizer;
+use crate::model::checkpoint::Memory;
+use crate::model::tokenizer::{Source, Tokenizer};
 
 /// The pre-tokenisers known here, as error messages list them.
 const SUPPORTED_PRE: &str = "`gpt-2`, `smollm`, `qwen2`, `llama-bpe`";
@@ -94,7 +95,7 @@ struct Parts {
     merges: Vec<String>,
 }
 
-pub(super) fn tokenizer(metadata: &Metadata) -> Result<Arc<Tokenizer>, String> {
+pub(super) fn tokenizer(metadata: &Metadata, memory: &dyn Memory) -> Result<Arc<Tokenizer>, String> {
     let model = metadata.text("tokenizer.ggml.model")?.unwrap_or("none");
     if model != "gpt2" {
         return Err(unsupported(
@@ -127,7 +128,12 @@ pub(super) fn tokenizer(metadata: &Metadata) -> Result<Arc<Tokenizer>, String> {
     }
     let texts = parts.tokens.iter().chain(&parts.merges);
     let length = texts.map(String::len).sum();
-    Tokenizer::build(parts.hash(), length, || parts.library_tokenizer())
+    let source = Source {
+        hash: parts.hash(),
+        length,
+        make: Box::new(|| parts.library_tokenizer()),
+    };
+    Tokenizer::new(source, memory)
 }
 
 impl Parts {
@@ -195,7 +201,7 @@ pub(super) fn special_tokens(
     ] {
         if let Some(id) = metadata.token_id(key)? {
             let key = format!("tokenizer.ggml.{key}");
-            let text = tokenizer.token(id);
+            let text = tokenizer.token(id).map_err(|error| error.to_string())?;
             let text = text.ok_or_else(|| invalid(&key, "is not an id of the vocabulary"))?;
             tokens.insert(name.to_string(), text);
         }

@@ -13,7 +13,7 @@ use super::{Checkpoint, WeightFile};
 use crate::model::chat::ChatTemplate;
 use crate::model::config::{Dtype, ModelConfig};
 use crate::model::error::{ModelError, Result};
-use crate::model::tokenizer::Tokenizer;
+use crate::model::tokenizer::{Answers, Tokenizer};
 
 /// Times of files may be as coarse as this.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
@@ -70,31 +70,38 @@ fn modified_nanoseconds(metadata: &Metadata) -> u128 {
     since_1970.map_or(0, |since| since.as_nanos())
 }
 
-/// A memory of weight files that were hashed before.
-pub(crate) trait HashShortcut {
-    /// The hash of the file that bore this stamp, if known.
-    fn get(&self, file: &FileStamp) -> Option<blake3::Hash>;
-    /// Remembers the hash of the file that bears this stamp.
-    fn put(&self, file: &FileStamp, hash: blake3::Hash);
+/// What is known of a model's files from the last time that they were opened.
+pub(crate) trait Memory {
+    /// The hash of the weight file that bore this stamp.
+    fn weight_hash(&self, file: &FileStamp) -> Option<blake3::Hash>;
+    /// Remembers the hash of the weight file that bears this stamp.
+    fn remember_weight_hash(&self, file: &FileStamp, hash: blake3::Hash);
+    /// What the tokenizer of this content answered.
+    fn answers(&self, tokenizer: &blake3::Hash) -> Option<Answers>;
 }
 
+/// Remembers nothing.
 #[cfg(test)]
-pub(crate) struct NoShortcut;
+pub(crate) struct NoMemory;
 
 #[cfg(test)]
-impl HashShortcut for NoShortcut {
-    fn get(&self, _: &FileStamp) -> Option<blake3::Hash> {
+impl Memory for NoMemory {
+    fn weight_hash(&self, _: &FileStamp) -> Option<blake3::Hash> {
         None
     }
 
-    fn put(&self, _: &FileStamp, _: blake3::Hash) {}
+    fn remember_weight_hash(&self, _: &FileStamp, _: blake3::Hash) {}
+
+    fn answers(&self, _: &blake3::Hash) -> Option<Answers> {
+        None
+    }
 }
 
 impl Checkpoint {
     /// The hash of the bytes of each weight file, as it is mapped, in the order of their names.
-    pub(crate) fn file_hashes(&self, shortcut: &dyn HashShortcut) -> Result<Vec<blake3::Hash>> {
+    pub(crate) fn file_hashes(&self, memory: &dyn Memory) -> Result<Vec<blake3::Hash>> {
         let files = self.files.iter();
-        files.map(|file| file_hash(file, shortcut)).collect()
+        files.map(|file| file_hash(file, memory)).collect()
     }
 
     /// The hash of everything that decides what the model computes and how a text reaches it. `weights` are
@@ -129,8 +136,8 @@ impl Checkpoint {
     }
 }
 
-fn file_hash(file: &WeightFile, shortcut: &dyn HashShortcut) -> Result<blake3::Hash> {
-    if let Some(hash) = shortcut.get(&file.stamp) {
+fn file_hash(file: &WeightFile, memory: &dyn Memory) -> Result<blake3::Hash> {
+    if let Some(hash) = memory.weight_hash(&file.stamp) {
         return Ok(hash);
     }
     let hash = || {
@@ -143,7 +150,7 @@ fn file_hash(file: &WeightFile, shortcut: &dyn HashShortcut) -> Result<blake3::H
     file.check_unchanged()?;
     named?;
     if is_settled(&file.stamp) {
-        shortcut.put(&file.stamp, hash);
+        memory.remember_weight_hash(&file.stamp, hash);
     }
     Ok(hash)
 }

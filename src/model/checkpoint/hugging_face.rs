@@ -19,14 +19,14 @@ use serde_json::Value;
 
 use super::shards;
 pub(super) use super::shards::{INDEX, SINGLE, shard_names};
-use super::{Checkpoint, WeightFile, other_files, read_optional_text, read_text};
+use super::{Checkpoint, Memory, WeightFile, other_files, read_optional_text, read_text};
 use crate::files;
 use crate::model::chat::{ChatTemplate, SPECIAL_TOKENS};
 use crate::model::config::{ModelConfig, code_of_its_own};
 use crate::model::error::{ModelError, Result, unsupported};
 use crate::model::tokenizer::Tokenizer;
 
-pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
+pub(super) fn open(folder: &Path, memory: &dyn Memory) -> Result<Checkpoint> {
     let config_path = folder.join("config.json");
     if !config_path.exists() {
         return Err(other_files::without_config(folder));
@@ -50,10 +50,10 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
                 .to_string(),
         );
     }
-    let tokenizer = read_tokenizer(folder)?;
+    let tokenizer = read_tokenizer(folder, memory)?;
     let raw = read_tokenizer_config(&folder.join("tokenizer_config.json"))?;
     let tokens = special_tokens(&raw.rest);
-    let mut end = end_token(&tokens, &tokenizer, &mut findings);
+    let mut end = end_token(&tokens, &tokenizer, &mut findings)?;
     end.take_if(|id| config.end_of_text.contains(id));
     let template = read_chat_template(folder, raw.chat_template)?;
     let template = template.map(|source| ChatTemplate::new(&source, tokens));
@@ -78,7 +78,7 @@ pub(super) fn read_config(folder: &Path, text: &str) -> Result<ModelConfig> {
     ModelConfig::from_hugging_face(&folder.join("config.json"), text, generation)
 }
 
-fn read_tokenizer(folder: &Path) -> Result<Arc<Tokenizer>> {
+fn read_tokenizer(folder: &Path, memory: &dyn Memory) -> Result<Arc<Tokenizer>> {
     let path = folder.join("tokenizer.json");
     if !path.exists() && folder.join("tokenizer.model").exists() {
         let sentence_piece = "a SentencePiece tokenizer without `tokenizer.json`";
@@ -89,7 +89,7 @@ fn read_tokenizer(folder: &Path) -> Result<Arc<Tokenizer>> {
     }
     let bytes = files::read(&path, files::VOCABULARY_BYTES)
         .map_err(|error| ModelError::read(&path, error))?;
-    Tokenizer::from_json(&path, &bytes)
+    Tokenizer::from_json(&path, bytes, memory)
 }
 
 #[derive(Deserialize)]
@@ -123,15 +123,17 @@ fn end_token(
     tokens: &BTreeMap<String, String>,
     tokenizer: &Tokenizer,
     findings: &mut Vec<String>,
-) -> Option<u32> {
-    let token = tokens.get("eos_token")?;
-    let id = tokenizer.id(token);
+) -> Result<Option<u32>> {
+    let Some(token) = tokens.get("eos_token") else {
+        return Ok(None);
+    };
+    let id = tokenizer.id(token)?;
     if id.is_none() {
         findings.push(format!(
             "`eos_token` in `tokenizer_config.json` is `{token}`, which is no token of `tokenizer.json`: no text ends there"
         ));
     }
-    id
+    Ok(id)
 }
 
 fn read_chat_template(folder: &Path, listed: Option<RawTemplate>) -> Result<Option<String>> {

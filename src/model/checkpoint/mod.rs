@@ -32,8 +32,8 @@ use std::sync::Arc;
 use memmap2::Mmap;
 
 #[cfg(test)]
-pub(crate) use hash::NoShortcut;
-pub(crate) use hash::{FileStamp, HashShortcut};
+pub(crate) use hash::NoMemory;
+pub(crate) use hash::{FileStamp, Memory};
 pub(crate) use host_tensor::HostTensor;
 pub(crate) use hub::{HubAnswer, HubHealth};
 pub use hub::{locate, locate_without_fetching};
@@ -71,12 +71,12 @@ impl Checkpoint {
     /// # Errors
     /// A file is missing, truncated or malformed; the model needs something that is not supported; or its weights
     /// do not fit its configuration.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path, memory: &dyn Memory) -> Result<Self> {
         let metadata = path.metadata();
         let metadata = metadata.map_err(|error| ModelError::read(path, error))?;
         let mut checkpoint = match metadata.is_dir() {
-            true => hugging_face::open(path)?,
-            false if other_files::is_gguf(path) => gguf::open(path)?,
+            true => hugging_face::open(path, memory)?,
+            false if other_files::is_gguf(path) => gguf::open(path, memory)?,
             false => return Err(other_files::not_gguf(path)),
         };
         if let Err(problem) = checkpoint.check_parameters() {
@@ -87,7 +87,7 @@ impl Checkpoint {
                 problem + &finding.unwrap_or_default(),
             ));
         }
-        checkpoint.compare_vocabulary();
+        checkpoint.compare_vocabulary()?;
         Ok(checkpoint)
     }
 
@@ -99,10 +99,10 @@ impl Checkpoint {
 
     /// Finds whether tokenizer and embedding go together. The tokenizer may name fewer ids than there are rows, as padded embeddings do; more
     /// of them are of no harm as long as no text uses one.
-    fn compare_vocabulary(&mut self) {
+    fn compare_vocabulary(&mut self) -> Result<()> {
         let rows = self.config.d_vocab;
         if let Some(largest) = self.largest_beyond() {
-            let token = self.tokenizer.token(largest).unwrap_or_default();
+            let token = self.tokenizer.token(largest)?.unwrap_or_default();
             self.findings.push(format!(
                 "its tokenizer has tokens up to {largest} (`{token}`), but its embedding has {rows} rows: prompts and score words must do without \
                  those from {rows} on"
@@ -121,6 +121,7 @@ impl Checkpoint {
                 unreachable.join(", ")
             ));
         }
+        Ok(())
     }
 
     /// Every token that ends a text, ascending.

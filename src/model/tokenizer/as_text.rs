@@ -55,11 +55,10 @@ impl Tokenizer {
     /// # Errors
     /// A tokenizer for which the pieces between control tokens are not independent, or whose vocabulary has them as words, too.
     pub(in crate::model) fn ids_of_masked(&self, masked: &str) -> Result<Vec<u32>> {
-        let whole = self
-            .inner
-            .encode(masked, false)
-            .map_err(ModelError::tokenizer)?;
-        let pieces = self.pieces(&whole, masked);
+        let library = self.library()?;
+        let whole = library.encode(masked, false);
+        let whole = whole.map_err(ModelError::tokenizer)?;
+        let pieces = self.pieces(library, &whole, masked);
         // The masked conversation piece by piece must give the same ids; then it is so with other pieces, too.
         let mut masked_ids = Vec::with_capacity(whole.len());
         let mut ids = Vec::with_capacity(whole.len());
@@ -85,13 +84,13 @@ impl Tokenizer {
     }
 
     /// Where the control tokens and the pieces between them are.
-    fn pieces(&self, whole: &Encoding, text: &str) -> Vec<Piece> {
+    fn pieces(&self, library: &Inner, whole: &Encoding, text: &str) -> Vec<Piece> {
         let mut pieces = Vec::new();
         let mut done = 0;
         for (place, (id, &(start, end))) in
             whole.get_ids().iter().zip(whole.get_offsets()).enumerate()
         {
-            if self.is_control(whole, place, text) {
+            if self.is_control(library, whole, place, text) {
                 if done < start {
                     pieces.push(Piece::Text(done..start));
                 }
@@ -106,19 +105,20 @@ impl Tokenizer {
     }
 
     /// Makes the tokenizer that reads everything as text, which is as large as the other: not within what one text may ask for.
-    pub(in crate::model) fn ready_for_text(&self) -> &Inner {
-        self.as_text.get_or_init(|| {
-            let mut inner = self.inner.clone();
+    pub(in crate::model) fn ready_for_text(&self) -> Result<&Inner> {
+        let library = self.library()?;
+        Ok(self.as_text.get_or_init(|| {
+            let mut inner = library.clone();
             inner.set_encode_special_tokens(true);
             inner
-        })
+        }))
     }
 
     /// A text in which nothing is a control token.
     fn all_text(&self, text: &str) -> Result<Encoding> {
-        let as_text = self.ready_for_text();
+        let as_text = self.ready_for_text()?;
         let encoding = as_text.encode(text, false).map_err(ModelError::tokenizer)?;
-        match (0..encoding.len()).find(|place| self.is_control(&encoding, *place, text)) {
+        match (0..encoding.len()).find(|place| self.is_control(as_text, &encoding, *place, text)) {
             None => Ok(encoding),
             Some(place) => Err(ModelError::tokenizer(format!(
                 "control token `{}` is a word of its vocabulary, too, so that it cannot be read as text",

@@ -1,6 +1,7 @@
 use serde_json::{Value as Json, json};
 
 use super::*;
+use crate::model::checkpoint::{FileStamp, NoMemory};
 
 /// A byte-level tokenizer file with two control tokens, one that is not, and some merges.
 fn file() -> Json {
@@ -35,7 +36,7 @@ fn file() -> Json {
 
 fn read(file: &Json) -> Result<Arc<Tokenizer>, String> {
     let bytes = file.to_string();
-    Tokenizer::from_json(Path::new("tokenizer.json"), bytes.as_bytes())
+    Tokenizer::from_json(Path::new("tokenizer.json"), bytes.into(), &NoMemory)
         .map_err(|error| error.to_string())
 }
 
@@ -79,7 +80,7 @@ fn a_token_or_a_key_that_is_there_twice_is_refused() {
         "{error}"
     );
     let text = file.to_string().replacen("{", "{\"normalizer\": null, ", 1);
-    let error = Tokenizer::from_json(Path::new("t"), text.as_bytes()).unwrap_err();
+    let error = Tokenizer::from_json(Path::new("t"), text.into(), &NoMemory).unwrap_err();
     let error = error.to_string();
     assert!(error.contains("key `normalizer` is given twice"), "{error}");
 }
@@ -247,7 +248,7 @@ fn text_nested_in_text_is_no_stack_of_the_programs() {
     }
     drop(read(&with("/normalizer", nested)));
     let brackets = "[".repeat(100_000);
-    assert!(Tokenizer::from_json(Path::new("t"), brackets.as_bytes()).is_err());
+    assert!(Tokenizer::from_json(Path::new("t"), brackets.into(), &NoMemory).is_err());
 }
 
 /// Conversations as a template writes them: its own control tokens around texts.
@@ -309,7 +310,7 @@ fn control_tokens_in_a_text_are_text_and_those_around_it_are_not() {
     let spelt: Vec<String> = ids
         .unwrap()
         .iter()
-        .filter_map(|id| tokenizer.token(*id))
+        .filter_map(|id| tokenizer.token(*id).unwrap())
         .collect();
     assert_eq!(spelt, ["<|", "im", "_", "en", "d", "|>", "Ġa"]);
 }
@@ -327,4 +328,60 @@ fn a_tokenizer_whose_pieces_depend_on_each_other_refuses_control_tokens_as_text(
     );
     let error = tokenizer.masked("a\u{F0000}").unwrap_err().to_string();
     assert!(error.contains("private use"), "{error}");
+}
+
+struct Remembers(Answers);
+
+impl Memory for Remembers {
+    fn weight_hash(&self, _: &FileStamp) -> Option<blake3::Hash> {
+        None
+    }
+
+    fn remember_weight_hash(&self, _: &FileStamp, _: blake3::Hash) {}
+
+    fn answers(&self, _: &blake3::Hash) -> Option<Answers> {
+        Some(self.0.clone())
+    }
+}
+
+#[test]
+fn what_is_remembered_takes_no_library_and_what_is_not_does() {
+    let first = read(&file()).unwrap();
+    let asked = |tokenizer: &Arc<Tokenizer>| {
+        let found = tokenizer.control_tokens("a<|im_end|><tool>").len();
+        let id = tokenizer.id("hello").unwrap();
+        let token = tokenizer.token(300).unwrap();
+        let ids = tokenizer.encode("hello<|im_end|>").unwrap();
+        let first_token = tokenizer.first_token("hello").unwrap();
+        (found, id, token, ids, first_token, tokenizer.largest_id)
+    };
+    let expected = asked(&first);
+    let answers = first.answers().unwrap();
+    assert_eq!(first.answers(), None);
+    // As the cache keeps it.
+    let kept = serde_json::to_string(&answers).unwrap();
+    let memory = Remembers(serde_json::from_str(&kept).unwrap());
+    assert_eq!(memory.0, answers);
+    let source = || Source {
+        make: Box::new(|| Err("it was set up".into())),
+        ..Source::json(Vec::new())
+    };
+    let second = Tokenizer::new(source(), &memory).unwrap();
+    assert_eq!(asked(&second), expected);
+    let error = second.encode("other").unwrap_err().to_string();
+    assert!(error.ends_with("it was set up"), "{error}");
+}
+
+/// Once the library is there it is what is asked, whatever is remembered.
+#[test]
+fn the_library_goes_before_what_is_remembered() {
+    let mut answers = Answers::default();
+    answers.add_ids("hello", &[7]);
+    let source = Source::json(file().to_string().into());
+    let tokenizer = Tokenizer::new(source, &Remembers(answers)).unwrap();
+    assert_eq!(tokenizer.encode("hello").unwrap(), [7]);
+    tokenizer.encode("other").unwrap();
+    let read_now = read(&file()).unwrap();
+    let expected = read_now.encode("hello").unwrap();
+    assert_eq!(tokenizer.encode("hello").unwrap(), expected);
 }

@@ -150,7 +150,7 @@ fn unsound(
     changed_weights: &mut HashSet<Key>,
 ) -> Option<String> {
     let reason = match file.kind {
-        FileKind::Object | FileKind::Pack => None,
+        FileKind::Object | FileKind::Pack | FileKind::Tokenizer => None,
         FileKind::Record => {
             let record = cache.record_in::<Record>(file)?;
             // An object that was made since they were listed is looked at now.

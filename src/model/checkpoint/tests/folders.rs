@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::model::checkpoint::NoShortcut;
+use crate::model::checkpoint::NoMemory;
 
 const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -57,7 +57,7 @@ fn save_float32(path: &Path, tensors: &Tensors) {
 }
 
 fn fingerprint(path: &Path) -> blake3::Hash {
-    let checkpoint = Checkpoint::open(path).unwrap();
+    let checkpoint = Checkpoint::open(path, &NoMemory).unwrap();
     // Of everything but the bytes of the files.
     let (config, tokenizer) = (&checkpoint.config, &checkpoint.tokenizer);
     Checkpoint::fingerprint(&[], config, tokenizer, None, Dtype::Float32)
@@ -75,11 +75,11 @@ fn a_stored_head_that_differs_from_the_embedding_is_used_and_told() {
     let mut tensors = tensors(&tied(), Dtype::Float32);
     save_float32(&path, &tensors);
     let without = fingerprint(folder.path());
-    assert!(Checkpoint::open(folder.path()).unwrap().findings.is_empty());
+    assert!(Checkpoint::open(folder.path(), &NoMemory).unwrap().findings.is_empty());
 
     tensors.insert(HEAD.to_string(), tensors[EMBEDDING].clone());
     save_float32(&path, &tensors);
-    let equal = Checkpoint::open(folder.path()).unwrap();
+    let equal = Checkpoint::open(folder.path(), &NoMemory).unwrap();
     assert!(equal.findings.is_empty() && equal.config.tied_embeddings);
     assert_eq!(fingerprint(folder.path()), without);
 
@@ -88,7 +88,7 @@ fn a_stored_head_that_differs_from_the_embedding_is_used_and_told() {
     let last = bytes.len() - 4;
     bytes[last] ^= 1;
     save_float32(&path, &tensors);
-    let other = Checkpoint::open(folder.path()).unwrap();
+    let other = Checkpoint::open(folder.path(), &NoMemory).unwrap();
     assert!(!other.config.tied_embeddings);
     assert_ne!(read(&other, HEAD), read(&other, EMBEDDING));
     assert_ne!(fingerprint(folder.path()), without);
@@ -119,7 +119,7 @@ fn heads_are_compared_by_number_where_they_are_stored_in_other_formats() {
             .collect();
         all.push((HEAD.to_string(), "F32", wide[EMBEDDING].0.clone(), head));
         save(&path, &all);
-        Checkpoint::open(folder.path())
+        Checkpoint::open(folder.path(), &NoMemory)
             .unwrap()
             .config
             .tied_embeddings
@@ -166,7 +166,7 @@ fn the_index_decides_where_a_tensor_is_in_two_shards() {
             ),
         }
         std::fs::write(&path, index.to_string()).unwrap();
-        Checkpoint::open(folder.path()).map(|checkpoint| read(&checkpoint, "model.norm.weight"))
+        Checkpoint::open(folder.path(), &NoMemory).map(|checkpoint| read(&checkpoint, "model.norm.weight"))
     };
     assert_eq!(norm(Some("a.safetensors")).unwrap(), [1.0; 8]);
     assert_eq!(
@@ -196,7 +196,7 @@ fn one_file_beside_an_index_of_others_is_read_and_told() {
         (vec![8], 1f32.to_le_bytes().repeat(8)),
     );
     save_float32(&single, &tensors);
-    let both = Checkpoint::open(folder.path()).unwrap();
+    let both = Checkpoint::open(folder.path(), &NoMemory).unwrap();
     assert_eq!(read(&both, "model.norm.weight"), [1.0; 8]);
     let [finding] = &both.findings[..] else {
         panic!("{:?}", both.findings)
@@ -222,7 +222,7 @@ fn one_file_beside_an_index_of_others_is_read_and_told() {
     for name in ["a.safetensors", "b.safetensors"] {
         std::fs::remove_file(folder.path().join(name)).unwrap();
     }
-    assert!(Checkpoint::open(folder.path()).unwrap().findings.is_empty());
+    assert!(Checkpoint::open(folder.path(), &NoMemory).unwrap().findings.is_empty());
 }
 
 /// The tensors as `Qwen2Model.save_pretrained` names them.
@@ -241,7 +241,7 @@ fn a_backbone_is_a_model_where_its_embedding_is_its_head() {
     config["architectures"] = json!(["Qwen2Model"]);
     write_tiny_folder(folder.path(), &config);
     save_float32(&path, &backbone(&config));
-    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let checkpoint = Checkpoint::open(folder.path(), &NoMemory).unwrap();
     for (name, shape) in parsed(&config).parameter_shapes() {
         assert_eq!(
             read(&checkpoint, &name),
@@ -446,12 +446,12 @@ fn what_lies_beside_a_whole_model_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = tiny_config("llama");
     write_tiny_model(folder.path(), &config, Dtype::Float32);
-    let before = Checkpoint::open(folder.path()).unwrap();
-    let weights = before.file_hashes(&NoShortcut).unwrap();
+    let before = Checkpoint::open(folder.path(), &NoMemory).unwrap();
+    let weights = before.file_hashes(&NoMemory).unwrap();
     std::fs::write(folder.path().join("adapter_config.json"), "{}").unwrap();
     config["auto_map"] = json!({"AutoModelForCausalLM": "modeling.Model"});
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let checkpoint = Checkpoint::open(folder.path(), &NoMemory).unwrap();
     let [code, adapter] = &checkpoint.findings[..] else {
         panic!("{:?}", checkpoint.findings)
     };
@@ -464,5 +464,5 @@ fn what_lies_beside_a_whole_model_is_told() {
         "{adapter}"
     );
     assert_eq!(checkpoint.config, before.config);
-    assert_eq!(checkpoint.file_hashes(&NoShortcut).unwrap(), weights);
+    assert_eq!(checkpoint.file_hashes(&NoMemory).unwrap(), weights);
 }

@@ -108,7 +108,7 @@ fn a_gguf_file_holds_the_same_model_as_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
         write(&path, &metadata(section), &tensors(section));
-        let checkpoint = Checkpoint::open(&path).unwrap();
+        let checkpoint = Checkpoint::open(&path, &NoMemory).unwrap();
         let mut expected = parsed(&tiny_config(section));
         // The file stores this number in float32.
         expected.rms_norm_eps = f64::from(1e-5f32);
@@ -152,7 +152,7 @@ fn biases_of_llama_models_are_unpermuted_and_ties_are_seen() {
         }
     }
     write(&path, &metadata("llama"), &tensors);
-    let checkpoint = Checkpoint::open(&path).unwrap();
+    let checkpoint = Checkpoint::open(&path, &NoMemory).unwrap();
     assert!(checkpoint.config.tied_embeddings && checkpoint.config.qkv_bias);
     assert!(
         !checkpoint.config.attention_output_bias && checkpoint.shape("lm_head.weight").is_err()
@@ -190,7 +190,7 @@ fn matrix_from(kind: u32, data: &[u8]) -> Vec<f32> {
     };
     let shapes = parsed(&config).parameter_shapes().into_iter();
     write(&path, &entries, &shapes.map(convert).collect::<Vec<_>>());
-    let checkpoint = Checkpoint::open(&path).unwrap();
+    let checkpoint = Checkpoint::open(&path, &NoMemory).unwrap();
     let matrix = checkpoint.tensor(MATRIX, Dtype::Float32).unwrap();
     assert_eq!(matrix.shape, [4, 256]);
     matrix.to_f32()
@@ -226,7 +226,7 @@ fn rope_scaling_is_read() {
     let path = folder.path().join("model.gguf");
     let scaling = |entries: &[(String, Meta)], tensors: &[(String, Tensor)]| {
         write(&path, entries, tensors);
-        Checkpoint::open(&path).unwrap().config.rope.scaling.clone()
+        Checkpoint::open(&path, &NoMemory).unwrap().config.rope.scaling.clone()
     };
     let factor = with("llama", "llama.rope.scaling.factor", Meta::F32(4.0));
     assert_eq!(

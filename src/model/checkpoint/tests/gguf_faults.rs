@@ -24,7 +24,7 @@ fn refusal_of(text: &str, offset: usize, bytes: &[u8]) -> String {
         &with("llama", "general.alignment", Meta::U32(32)),
         &tensors,
     );
-    assert!(Checkpoint::open(&path).is_ok());
+    assert!(Checkpoint::open(&path, &NoMemory).is_ok());
     let mut content = std::fs::read(&path).unwrap();
     let at = behind(&content, text) + offset;
     content[at..at + bytes.len()].copy_from_slice(bytes);
@@ -330,7 +330,7 @@ fn the_head_of_a_file_is_the_one_it_stores() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     write(&path, &metadata("llama"), &tensors("llama"));
-    let checkpoint = Checkpoint::open(&path).unwrap();
+    let checkpoint = Checkpoint::open(&path, &NoMemory).unwrap();
     let read = |name: &str| checkpoint.tensor(name, Dtype::Float32).unwrap().to_f32();
     assert!(!checkpoint.config.tied_embeddings);
     assert_ne!(read("lm_head.weight"), read("model.embed_tokens.weight"));

@@ -225,7 +225,7 @@ fn a_model_is_fetched_once_and_then_needs_no_hub() {
     );
     let weights = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
     assert_eq!(weights(&folder), weights(source.path()));
-    assert!(Checkpoint::open(&folder).is_ok());
+    assert!(Checkpoint::open(&folder, &NoMemory).is_ok());
 
     let asked = server.asked();
     let by_commit = format!("org/tiny@{COMMIT}");
@@ -253,7 +253,7 @@ fn shards_are_fetched_and_a_broken_off_fetch_is_completed() {
         .hub(cache.path())
         .fetch(&repository("org/tiny"))
         .unwrap();
-    assert_eq!(Checkpoint::open(&folder).unwrap().files.len(), 2);
+    assert_eq!(Checkpoint::open(&folder, &NoMemory).unwrap().files.len(), 2);
 
     std::fs::remove_file(folder.join("b.safetensors")).unwrap();
     let offline = Hub {
@@ -270,7 +270,7 @@ fn shards_are_fetched_and_a_broken_off_fetch_is_completed() {
         .hub(cache.path())
         .fetch(&repository("org/tiny"))
         .unwrap();
-    assert!(Checkpoint::open(&folder).is_ok());
+    assert!(Checkpoint::open(&folder, &NoMemory).is_ok());
 }
 
 #[test]

@@ -10,7 +10,7 @@ fn every_stored_format_is_read_in_every_wanted_one() {
         let folder = tempfile::tempdir().unwrap();
         let config = tiny_config("qwen2");
         write_tiny_model(folder.path(), &config, stored);
-        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        let checkpoint = Checkpoint::open(folder.path(), &NoMemory).unwrap();
         for wanted in [Dtype::Float32, Dtype::BFloat16, Dtype::Float16] {
             for (name, shape) in parsed(&config).parameter_shapes() {
                 let tensor = checkpoint.tensor(&name, wanted).unwrap();
@@ -33,8 +33,8 @@ fn shards_hold_the_same_model_as_one_file() {
     write_tiny_model(one.path(), &config, Dtype::Float32);
     write_tiny_shards(many.path(), &config);
     let (one, many) = (
-        Checkpoint::open(one.path()).unwrap(),
-        Checkpoint::open(many.path()).unwrap(),
+        Checkpoint::open(one.path(), &NoMemory).unwrap(),
+        Checkpoint::open(many.path(), &NoMemory).unwrap(),
     );
     assert_eq!(many.files.len(), 2);
     for (name, _) in parsed(&config).parameter_shapes() {
@@ -48,7 +48,7 @@ fn shards_hold_the_same_model_as_one_file() {
 fn the_template_writes_the_special_tokens_and_the_tokenizer_reads_them() {
     let folder = tempfile::tempdir().unwrap();
     write_tiny_model(folder.path(), &tiny_config("llama"), Dtype::Float32);
-    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let checkpoint = Checkpoint::open(folder.path(), &NoMemory).unwrap();
     let messages = [Message::new("user", "hi")];
     let text = checkpoint
         .chat_template
@@ -94,7 +94,7 @@ fn truncation_padding_and_added_tokens_of_the_file_do_not_apply() {
     tokenizer
         .save(folder.path().join("tokenizer.json"), false)
         .unwrap();
-    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let checkpoint = Checkpoint::open(folder.path(), &NoMemory).unwrap();
     assert_eq!(
         checkpoint.tokenizer.encode("hihihi").unwrap(),
         [258, 258, 258]
@@ -106,7 +106,7 @@ fn a_template_may_stand_in_a_list_or_in_a_file_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     write_tiny_model(folder.path(), &tiny_config("llama"), Dtype::Float32);
     let render = || {
-        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        let checkpoint = Checkpoint::open(folder.path(), &NoMemory).unwrap();
         checkpoint
             .chat_template
             .as_ref()
@@ -192,26 +192,30 @@ fn unreadable_companions_are_named() {
             None => std::fs::remove_file(&path).unwrap(),
         }
     }
-    assert!(Checkpoint::open(folder.path()).is_ok());
+    assert!(Checkpoint::open(folder.path(), &NoMemory).is_ok());
 }
 
 /// Remembers one file and counts the questions it could answer.
 #[derive(Default)]
-struct Memory {
+struct Remembering {
     known: RefCell<Vec<(FileStamp, blake3::Hash)>>,
     hits: RefCell<usize>,
 }
 
-impl HashShortcut for Memory {
-    fn get(&self, file: &FileStamp) -> Option<blake3::Hash> {
+impl Memory for Remembering {
+    fn weight_hash(&self, file: &FileStamp) -> Option<blake3::Hash> {
         let known = self.known.borrow();
         let found = known.iter().find(|(stamp, _)| stamp == file);
         *self.hits.borrow_mut() += usize::from(found.is_some());
         found.map(|(_, hash)| *hash)
     }
 
-    fn put(&self, file: &FileStamp, hash: blake3::Hash) {
+    fn remember_weight_hash(&self, file: &FileStamp, hash: blake3::Hash) {
         self.known.borrow_mut().push((file.clone(), hash));
+    }
+
+    fn answers(&self, _: &blake3::Hash) -> Option<Answers> {
+        None
     }
 }
 
@@ -220,32 +224,32 @@ fn weights_are_hashed_once_and_again_when_the_file_changes() {
     let folder = tempfile::tempdir().unwrap();
     let config = tiny_config("llama");
     write_tiny_model(folder.path(), &config, Dtype::Float32);
-    let memory = Memory::default();
+    let memory = Remembering::default();
     // A file changed just now may change again without its time telling. It stays new, however long the test takes to come to it.
     let path = folder.path().join("model.safetensors");
     set_time(&path, SystemTime::now() + HOUR);
-    let fresh = Checkpoint::open(folder.path()).unwrap();
+    let fresh = Checkpoint::open(folder.path(), &NoMemory).unwrap();
     fresh.file_hashes(&memory).unwrap();
     assert!(memory.known.borrow().is_empty());
     set_time(&path, SystemTime::now() - HOUR);
     // When it got that time shows, too.
     std::thread::sleep(Duration::from_millis(2100));
-    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let checkpoint = Checkpoint::open(folder.path(), &NoMemory).unwrap();
     let first = checkpoint.file_hashes(&memory).unwrap();
     assert_eq!(*memory.hits.borrow(), 0);
     assert_eq!(checkpoint.file_hashes(&memory).unwrap(), first);
     assert_eq!(*memory.hits.borrow(), 1);
-    assert_eq!(checkpoint.file_hashes(&NoShortcut).unwrap(), first);
+    assert_eq!(checkpoint.file_hashes(&NoMemory).unwrap(), first);
 
     let copy = tempfile::tempdir().unwrap();
     write_tiny_model(copy.path(), &config, Dtype::Float32);
-    let same = Checkpoint::open(copy.path())
+    let same = Checkpoint::open(copy.path(), &NoMemory)
         .unwrap()
         .file_hashes(&memory)
         .unwrap();
     assert_eq!(same, first, "the path must not enter");
     write_tiny_model(copy.path(), &config, Dtype::BFloat16);
-    let other = Checkpoint::open(copy.path())
+    let other = Checkpoint::open(copy.path(), &NoMemory)
         .unwrap()
         .file_hashes(&memory)
         .unwrap();
@@ -272,13 +276,13 @@ fn weights_that_are_replaced_stay_as_they_were_opened_and_those_written_into_are
     let last = other.len() - 1;
     other[last] ^= 1;
 
-    let opened = Checkpoint::open(folder.path()).unwrap();
+    let opened = Checkpoint::open(folder.path(), &NoMemory).unwrap();
     std::fs::write(folder.path().join("new"), &other).unwrap();
     std::fs::rename(folder.path().join("new"), &path).unwrap();
-    let hash = opened.file_hashes(&NoShortcut).unwrap();
+    let hash = opened.file_hashes(&NoMemory).unwrap();
     assert!(opened.check_unchanged().is_ok());
-    let replaced = Checkpoint::open(folder.path()).unwrap();
-    assert_ne!(replaced.file_hashes(&NoShortcut).unwrap(), hash);
+    let replaced = Checkpoint::open(folder.path(), &NoMemory).unwrap();
+    assert_ne!(replaced.file_hashes(&NoMemory).unwrap(), hash);
 
     // A link that leads elsewhere by now, and a file that is gone: what was opened is what counts.
     let links = tempfile::tempdir().unwrap();
@@ -286,14 +290,14 @@ fn weights_that_are_replaced_stay_as_they_were_opened_and_those_written_into_are
         let entry = entry.unwrap();
         std::os::unix::fs::symlink(entry.path(), links.path().join(entry.file_name())).unwrap();
     }
-    let linked = Checkpoint::open(links.path()).unwrap();
+    let linked = Checkpoint::open(links.path(), &NoMemory).unwrap();
     std::fs::remove_file(links.path().join("model.safetensors")).unwrap();
     assert!(linked.check_unchanged().is_ok());
 
     std::fs::write(&path, &bytes).unwrap();
     for result in [
         replaced.check_unchanged(),
-        replaced.file_hashes(&NoShortcut).map(|_| ()),
+        replaced.file_hashes(&NoMemory).map(|_| ()),
     ] {
         let message = result.unwrap_err().to_string();
         assert!(
@@ -307,7 +311,7 @@ fn weights_that_are_replaced_stay_as_they_were_opened_and_those_written_into_are
 fn the_fingerprint_depends_on_each_of_its_parts() {
     let folder = tempfile::tempdir().unwrap();
     write_tiny_model(folder.path(), &tiny_config("llama"), Dtype::Float32);
-    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let checkpoint = Checkpoint::open(folder.path(), &NoMemory).unwrap();
     let (weights, config) = (&[blake3::hash(b"weights")], checkpoint.config.clone());
     let (tokenizer, template) = (&checkpoint.tokenizer, checkpoint.chat_template.as_ref());
     let base = Checkpoint::fingerprint(weights, &config, tokenizer, template, Dtype::Float32);
@@ -318,7 +322,9 @@ fn the_fingerprint_depends_on_each_of_its_parts() {
 
     let mut other_config = config.clone();
     other_config.rms_norm_eps *= 2.0;
-    let other_tokenizer = Tokenizer::new(tiny_tokenizer(), blake3::hash(b"other")).unwrap();
+    let mut bytes = tiny_tokenizer().to_string(false).unwrap();
+    bytes.push(' ');
+    let other_tokenizer = Tokenizer::from_json(Path::new("t"), bytes.into(), &NoMemory).unwrap();
     let others = [
         Checkpoint::fingerprint(
             &[blake3::hash(b"other")],

@@ -145,5 +145,5 @@ fn write_tiny_shards(folder: &Path, config: &Value) {
 
 /// The message of opening `path`, which must fail.
 fn refusal(path: &Path) -> String {
-    Checkpoint::open(path).unwrap_err().to_string()
+    Checkpoint::open(path, &NoMemory).unwrap_err().to_string()
 }

@@ -17,7 +17,7 @@ fn at_hand(relative: &str) -> Option<PathBuf> {
 
 fn smollm2() -> Option<Checkpoint> {
     let path = at_hand("third_party/models/SmolLM2-135M-Instruct.Q4_1.gguf")?;
-    Some(Checkpoint::open(&path).unwrap())
+    Some(Checkpoint::open(&path, &NoMemory).unwrap())
 }
 
 fn oracle(name: &str) -> Option<Value> {

@@ -1,12 +1,12 @@
 //! Fingerprints of sound models, as recorded: what is cached under them must be found again by every later version.
 
 use super::*;
-use crate::model::checkpoint::NoShortcut;
+use crate::model::checkpoint::NoMemory;
 
 /// The fingerprint of the model at `path`, of its working dtype float32.
 fn fingerprint(path: &Path) -> String {
-    let checkpoint = Checkpoint::open(path).unwrap();
-    let weights = checkpoint.file_hashes(&NoShortcut).unwrap();
+    let checkpoint = Checkpoint::open(path, &NoMemory).unwrap();
+    let weights = checkpoint.file_hashes(&NoMemory).unwrap();
     let (config, tokenizer) = (&checkpoint.config, &checkpoint.tokenizer);
     let template = checkpoint.chat_template.as_ref();
     let hash = Checkpoint::fingerprint(&weights, config, tokenizer, template, Dtype::Float32);

@@ -134,7 +134,7 @@ fn links_and_second_names_in_place_of_files_are_replaced_not_written_through() {
     .unwrap();
     symlink(&victims[3], place.join("refs/main")).unwrap();
     let folder = fetched(&FakeHub::serve(source.path()), cache.path()).unwrap();
-    assert!(Checkpoint::open(&folder).is_ok());
+    assert!(Checkpoint::open(&folder, &NoMemory).is_ok());
     for victim in &victims {
         assert_eq!(std::fs::read_to_string(victim).unwrap(), "precious");
     }
@@ -168,7 +168,7 @@ fn the_token_stays_with_the_hub_that_stores_elsewhere() {
         token: Some("secret".to_string()),
         ..server.hub(cache.path())
     };
-    assert!(Checkpoint::open(&hub.fetch(&repository("org/tiny")).unwrap()).is_ok());
+    assert!(Checkpoint::open(&hub.fetch(&repository("org/tiny")).unwrap(), &NoMemory).is_ok());
     let asked = server.0.asked();
     assert!(
         asked
@@ -193,7 +193,7 @@ fn a_mirror_that_lists_no_digests_is_believed_by_its_headers() {
         is_list(request).then(|| listed(&plain)).flatten()
     });
     let folder = fetched(&server, cache.path()).unwrap();
-    assert!(Checkpoint::open(&folder).is_ok());
+    assert!(Checkpoint::open(&folder, &NoMemory).is_ok());
     assert_eq!(
         blob_of(cache.path(), "model.safetensors")
             .file_name()

@@ -107,7 +107,7 @@ fn what_an_index_asks_for_is_fetched_by_its_own_name() {
         let name = "b #1?.safetensors";
         is_file(request, "b%20%231%3F.safetensors").then(|| part(name, &files[name], None))
     });
-    assert!(Checkpoint::open(&fetched(&server, cache.path()).unwrap()).is_ok());
+    assert!(Checkpoint::open(&fetched(&server, cache.path()).unwrap(), &NoMemory).is_ok());
 
     std::fs::write(&index, text.replace("b.safetensors", "../../b.safetensors")).unwrap();
     let cache = tempfile::tempdir().unwrap();
