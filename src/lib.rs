@@ -44,7 +44,8 @@ pub mod inside {
             locate, locate_without_fetching, random_unit_vector, set_threads,
         };
         pub mod config {
-            pub use crate::model::config::{Architecture, Rope, RopeScaling};
+            pub use crate::model::config::{Rope, RopeScaling, Sizes};
+            pub use crate::model::families::{Family, Llama};
         }
     }
     pub mod plan {

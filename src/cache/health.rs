@@ -62,7 +62,9 @@ impl Cache {
 fn glance(file: &StoredFile) -> Result<Option<&'static str>, CacheError> {
     let looked_at = match file.kind {
         FileKind::Object => Ok(()),
-        FileKind::Record | FileKind::WeightHash | FileKind::Tokenizer => record::read(&file.path, &file.name).map(drop),
+        FileKind::Record | FileKind::WeightHash | FileKind::Tokenizer => {
+            record::read(&file.path, &file.name).map(drop)
+        }
         FileKind::Pack => pack::open(&file.path).map(drop),
     };
     damage(&file.path, looked_at)

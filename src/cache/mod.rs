@@ -49,8 +49,8 @@ mod object;
 mod pack;
 mod reading;
 mod record;
-mod untrusted;
 mod tokenizers;
+mod untrusted;
 mod weights;
 
 use std::io::ErrorKind;

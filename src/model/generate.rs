@@ -10,18 +10,17 @@ use tch::Tensor;
 use super::cell::{Cell, Readout, Sampling, Value};
 use super::error::Result;
 use super::evaluate::{Tile, to_rows};
-use super::prefix::Cached;
-use super::transformer::{KeysValues, Segment, Tap};
+use super::hooks::HookPoint;
+use super::prefix::{Cached, SeenFrom};
+use super::transformer::{ByWindow, KeysValues, Segment, Tap};
 
 /// Continues every row of the tile by up to `max_new_tokens` tokens. None for a row whose logits are no numbers.
 pub(super) fn continuations(tile: &Tile<'_>, max_new_tokens: usize) -> Result<Vec<Option<Value>>> {
     let mut continuation = Continuation::new(tile, max_new_tokens)?;
     let mut x = continuation.read_suffix()?;
-    let context = tile.context()?;
     let layers = 0..tile.transformer.config.n_layers;
-    let prefix = layers
-        .map(|layer| context.layer(layer))
-        .collect::<Result<Vec<_>>>()?;
+    let prefix = layers.map(|layer| tile.rows.cached(layer));
+    let prefix = prefix.collect::<Result<Vec<_>>>()?;
     for step in 0..max_new_tokens {
         continuation.choose(&x)?;
         if step + 1 == max_new_tokens || continuation.rows.iter().all(|row| row.finished) {
@@ -65,7 +64,7 @@ impl<'t> Continuation<'t> {
     fn read_suffix(&mut self) -> Result<Tensor> {
         let tile = self.tile;
         let mut tap = tile.tap(0)?;
-        let x = tile.transformer.embed(&tile.suffix_ids()?)?;
+        let x = tile.enter(&mut tap)?;
         let x = tile.run_blocks(0, x, &mut tap, &mut |layer, own| self.write(layer, &own))?;
         self.length = tile.suffix as i64;
         Ok(x)
@@ -126,17 +125,21 @@ impl<'t> Continuation<'t> {
             .cells
             .iter()
             .map(|cell| (cell.tokens.len() + step) as i64);
-        let rotary = transformer.rotary(&transformer.index(positions)?.f_unsqueeze(1)?)?;
+        let positions = transformer.index(positions)?.f_unsqueeze(1)?;
+        let rotaries = transformer.rotaries(&positions)?;
+        let masks = tile.rows.masks(tile.suffix, SeenFrom::Generated(step))?;
+        let filled_masks = self.filled_masks()?;
         let mut tap = tile.tap(tile.suffix + step)?;
-        let mut x = transformer.embed(&ids)?;
+        let x = tap.pass(HookPoint::Embed, transformer.embed(&ids)?)?;
+        let mut x = transformer.placed(x, &positions)?;
         for (layer, cached) in prefix.iter().enumerate() {
             let filled = self.cached[layer].map(|of| Ok(of.f_narrow(2, 0, self.length)?))?;
-            let mut earlier = cached.earlier();
+            let mut earlier = cached.earlier(&masks)?;
             earlier.segments.push(Segment {
                 cached: &filled,
-                mask: None,
+                mask: transformer.at_layer(&filled_masks, layer)?.as_ref(),
             });
-            let (next, own) = transformer.block(layer, &x, &rotary, &earlier, None, &mut tap)?;
+            let (next, own) = transformer.block(layer, &x, &rotaries, &earlier, None, &mut tap)?;
             if let Some(own) = own {
                 self.write(layer, &own)?;
             }
@@ -144,6 +147,23 @@ impl<'t> Continuation<'t> {
         }
         self.length += 1;
         Ok(x)
+    }
+}
+
+impl Continuation<'_> {
+    /// What of the suffix and of what was generated is seen from the next position, `[1, 1, 1, length]`; none where it is all.
+    fn filled_masks(&self) -> Result<ByWindow<Option<Tensor>>> {
+        let transformer = self.tile.transformer;
+        transformer.by_window(self.length as usize + 1, |window| {
+            let Some(window) = window else {
+                return Ok(None);
+            };
+            let options = (transformer.kind, transformer.device);
+            let mask = Tensor::f_zeros([1, 1, 1, self.length], options)?;
+            let hidden = self.length + 1 - window as i64;
+            let _ = mask.f_narrow(3, 0, hidden)?.f_fill_(f64::NEG_INFINITY)?;
+            Ok(Some(mask))
+        })
     }
 }
 

@@ -17,7 +17,7 @@ pub enum Site {
     AttnOut,
     /// The residual stream between attention and MLP, `[d_model]`.
     ResidMid,
-    /// The gated activation inside the MLP, silu(gate)·up, `[d_mlp]`.
+    /// The activation inside the MLP, what its output projection reads: act(gate)·up where it is gated, `[d_mlp]`.
     MlpPost,
     /// What the MLP adds to the stream, `[d_model]`.
     MlpOut,
@@ -88,13 +88,23 @@ pub enum HookPoint {
     Embed,
     /// A site of a block, counted from 0.
     Block { layer: usize, site: Site },
-    /// x / rms(x) before the final norm's gain, `ln_final.hook_normalized`, `[d_model]`.
+    /// The final norm's output before its gain (and bias), `ln_final.hook_normalized`, `[d_model]`.
     FinalNormalized,
 }
 
 impl HookPoint {
     pub fn block(layer: usize, site: Site) -> Self {
         HookPoint::Block { layer, site }
+    }
+
+    /// Whether a model has it: layers there are, and sites that such a block has.
+    pub(crate) fn is_in(self, config: &ModelConfig) -> bool {
+        match self {
+            HookPoint::Block { layer, site } => {
+                layer < config.n_layers && config.family.has(layer, site)
+            }
+            HookPoint::Embed | HookPoint::FinalNormalized => true,
+        }
     }
 
     pub(crate) fn width(self, config: &ModelConfig) -> usize {
@@ -129,11 +139,10 @@ impl HookPoint {
         }
     }
 
-    /// The one name for places that hold the same vector: `resid_post` of block l is `resid_pre` of block l + 1, and
-    /// `hook_embed` is `resid_pre` of block 0.
+    /// The one name for places that hold the same vector: `resid_post` of block l is `resid_pre` of block l + 1. (The embedding is
+    /// `resid_pre` of block 0 only where positions are not learned.)
     pub(crate) fn canonical(self, n_layers: usize) -> Self {
         match self {
-            HookPoint::Embed => HookPoint::block(0, Site::ResidPre),
             HookPoint::Block {
                 layer,
                 site: Site::ResidPost,
@@ -179,9 +188,6 @@ mod tests {
         let post = HookPoint::block(3, Site::ResidPost);
         assert_eq!(post.canonical(30), HookPoint::block(4, Site::ResidPre));
         assert_eq!(post.canonical(4), post);
-        assert_eq!(
-            HookPoint::Embed.canonical(4),
-            HookPoint::block(0, Site::ResidPre)
-        );
+        assert_eq!(HookPoint::Embed.canonical(4), HookPoint::Embed);
     }
 }

@@ -4,7 +4,8 @@
 //! config, checkpoint, tokenizer, chat   what a model is: dimensions, weights on disk, text to tokens
 //! handle                                one model of a study, known but not loaded: fingerprint, tokens of a prompt in its chat
 //! hooks, cell                           where, what and what for: hook points, interventions, readouts, keys
-//! transformer                           the arithmetic of a block
+//! families                              what tells one family of models from another: a file for each
+//! transformer                           the arithmetic of a model, whichever family it is of
 //! prefix, evaluate, generate            cells → values, with as little of that arithmetic as causality allows
 //! parallel, guard, device, libtorch     by how many at a time, with errors that end nothing, where it runs and on what
 //! linked                                what is done with libtorch, as functions that a program need not have
@@ -24,6 +25,7 @@ mod confined;
 mod device;
 mod error;
 mod evaluate;
+pub mod families;
 mod generate;
 mod grouped;
 mod guard;
@@ -57,6 +59,6 @@ pub(crate) use error::ModelError;
 pub use evaluate::{Evaluator, Step};
 pub use handle::ModelHandle;
 pub use hooks::{HookPoint, Site};
-pub(crate) use tokenizer::Answers;
 pub(crate) use linked::{LoadedModel, check_linked, cuda_devices, load};
 pub use linked::{link_libtorch, random_unit_vector};
+pub(crate) use tokenizer::Answers;

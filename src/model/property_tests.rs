@@ -247,16 +247,18 @@ fn naive(subject: &Subject, ids: &[u32], edits: &[Intervention]) -> (Vec<Vec<f32
     let embedded = transformer
         .embed(&Tensor::from_slice(&ids).unsqueeze(0))
         .unwrap();
-    let mut x = tap.pass(HookPoint::Embed, embedded).unwrap();
+    let embedded = tap.pass(HookPoint::Embed, embedded).unwrap();
     let positions = Tensor::arange(length, (Kind::Int64, tch::Device::Cpu)).unsqueeze(0);
-    let rotary = transformer.rotary(&positions).unwrap();
-    let causal = transformer.causal_mask(0, length).unwrap();
+    let mut x = transformer.placed(embedded, &positions).unwrap();
+    let rotaries = transformer.rotaries(&positions).unwrap();
     let nothing = Earlier {
         segments: Vec::new(),
         groups: None,
     };
     for layer in 0..subject.n_layers {
-        let block = transformer.block(layer, &x, &rotary, &nothing, Some(&causal), &mut tap);
+        let window = transformer.attention(layer).window;
+        let causal = transformer.causal_mask(0, length, window).unwrap();
+        let block = transformer.block(layer, &x, &rotaries, &nothing, Some(&causal), &mut tap);
         x = block.unwrap().0;
     }
     let hidden = transformer.final_norm(&x, &mut tap).unwrap();

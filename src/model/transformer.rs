@@ -1,26 +1,32 @@
-//! The transformer of the `llama` and `qwen2` architectures, in plain tensor operations.
+//! A decoder-only transformer, whichever family it is of: embedding, blocks, final norm, unembedding.
 //!
-//! Field names are the weight names of the Hugging Face checkpoint. One function computes a block, for whole prompts and for
-//! suffixes alike: the queries of the rows at hand attend to [`Segment`]s of earlier keys and values (if any) and to themselves.
-//! Edits and reads are values in a [`Tap`], consulted at each hook point; nothing is registered on the model.
+//! What differs between families stands in their own files (`families`), each of which makes a [`Network`] of its weights. One function computes
+//! a block, for whole prompts and for suffixes alike: the queries of the rows at hand attend to [`Segment`]s of earlier keys and values (if
+//! any) and to themselves. Edits and reads are values in a [`Tap`], consulted at each hook point; nothing is registered on the model.
 //!
 //! Shapes: B rows (prompts), S positions of each row computed now, T cached positions, `kv` key-value heads of `g` query heads each,
 //! `dh` elements a head.
 
 mod attention;
 mod load;
+mod parts;
+mod rotary;
 mod tap;
 
 use tch::{Device, Kind, Tensor};
 
 use super::config::{Dtype, ModelConfig};
-use super::error::Result;
+use super::error::{ModelError, Result};
 use super::hooks::{HookPoint, Site};
 
-use attention::{Angles, attend_rows, rotate};
-pub(crate) use attention::{
-    Earlier, Groups, KeysValues, Projected, Rotary, Segment, Span, attend_packed,
-};
+use attention::attend_rows;
+pub(super) use attention::{Attention, Heads};
+pub(crate) use attention::{Earlier, Groups, KeysValues, Projected, Segment, Span, attend_packed};
+pub(super) use load::Loader;
+pub(super) use parts::{Embedding, GatedMlp, Head, Linear, Norm, RmsNorm};
+pub(super) use rotary::Angles;
+pub(crate) use rotary::Rotary;
+pub(super) use tap::BlockTap;
 pub(crate) use tap::{Tap, TapEdit};
 
 /// The libtorch scalar type of a dtype.
@@ -32,31 +38,28 @@ pub(crate) fn kind(dtype: Dtype) -> Kind {
     }
 }
 
-/// An affine map y = x Wᵀ + b.
-struct Linear {
-    /// `[out, in]`
-    weight: Tensor,
-    /// `[out]`
-    bias: Option<Tensor>,
+/// A family's block with its weights. Whatever a block computes, it is these two steps with attention between them.
+pub(super) trait Block: Send {
+    /// How its heads attend.
+    fn attention(&self) -> Attention;
+
+    /// Queries, keys and values of `x [B, S, d_model]`, which enters the block.
+    fn project(&self, x: &Tensor, rotaries: &[Rotary]) -> Result<Projected>;
+
+    /// The rest of the block behind the heads' output `z [B, S, n_heads · dh]`, which is none where nobody uses what attention gives. `x`
+    /// entered the block; what leaves it is `[B, S, d_model]`, too. Every site that the block has behind the heads is passed to the tap.
+    fn finish(&self, x: &Tensor, z: Option<Tensor>, tap: &mut BlockTap<'_>) -> Result<Tensor>;
 }
 
-impl Linear {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_linear(&self.weight, self.bias.as_ref())?)
-    }
-}
-
-/// One block. Queries, keys and values are stored as one matrix, because one product is quicker than several small; gate and up are not,
-/// because a product with fewer columns stays in the processor's cache.
-struct Block {
-    input_layernorm: Tensor,
-    /// rows: query heads, key heads, value heads
-    qkv_proj: Linear,
-    o_proj: Linear,
-    post_attention_layernorm: Tensor,
-    gate_proj: Linear,
-    up_proj: Linear,
-    down_proj: Linear,
+/// A model's weights, as its family computes with them.
+pub(super) struct Network {
+    pub(super) embedding: Embedding,
+    pub(super) blocks: Vec<Box<dyn Block>>,
+    /// The final norm.
+    pub(super) norm: Box<dyn Norm>,
+    pub(super) head: Head,
+    /// The rotary embeddings that its blocks use, each by its number.
+    pub(super) rotaries: Vec<Angles>,
 }
 
 /// The weights, ready to compute with.
@@ -65,18 +68,25 @@ pub(super) struct Transformer {
     pub(super) device: Device,
     /// Of weights and activations.
     pub(super) kind: Kind,
-    /// `[d_vocab, d_model]`
-    embed_tokens: Tensor,
-    layers: Vec<Block>,
-    /// `[d_model]`
-    norm: Tensor,
-    /// `[d_vocab, d_model]`
-    lm_head: Tensor,
-    angles: Angles,
+    network: Network,
+    /// The windows of its blocks' attention, each once.
+    windows: Vec<Option<usize>>,
 }
 
 // SAFETY: weights are only read, and a tensor's reference count is atomic.
 unsafe impl Sync for Transformer {}
+
+/// Something for each window that blocks attend to: positions back from the one that attends, itself among them; none for all.
+pub(crate) struct ByWindow<T>(Vec<(Option<usize>, T)>);
+
+impl<T> ByWindow<T> {
+    fn of(&self, window: Option<usize>) -> Result<&T> {
+        let found = self.0.iter().find(|(of, _)| *of == window);
+        let missing =
+            || ModelError::Internal(format!("nothing was made for the window {window:?}"));
+        found.map(|(_, value)| value).ok_or_else(missing)
+    }
+}
 
 impl Transformer {
     /// Whole numbers on the device, `[n]` int64.
@@ -85,15 +95,43 @@ impl Transformer {
         Ok(Tensor::f_from_slice(&values)?.f_to_device(self.device)?)
     }
 
-    /// Token ids `[B, S]` (int64) → embeddings `[B, S, d_model]`, before any edit.
+    /// Token ids `[B, S]` (int64) → embeddings `[B, S, d_model]`, before any edit and without learned positions.
     pub(super) fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        let table = &self.embed_tokens;
-        Ok(Tensor::f_embedding(table, ids, -1, false, false)?)
+        self.network.embedding.forward(ids)
     }
 
-    /// Rotary angles of positions `[B or 1, S]` (int64).
-    pub(super) fn rotary(&self, positions: &Tensor) -> Result<Rotary> {
-        self.angles.rotary(positions, self.kind)
+    /// The stream that enters the first block, of embeddings `[B, S, d_model]` at these positions, `[B or 1, S]` (int64).
+    pub(super) fn placed(&self, embedded: Tensor, positions: &Tensor) -> Result<Tensor> {
+        self.network.embedding.placed(embedded, positions)
+    }
+
+    /// Rotary angles of positions `[B or 1, S]` (int64), of each of the model's rotary embeddings.
+    pub(super) fn rotaries(&self, positions: &Tensor) -> Result<Vec<Rotary>> {
+        let rotaries = self.network.rotaries.iter();
+        let at = rotaries.map(|angles| angles.rotary(positions, self.kind));
+        at.collect()
+    }
+
+    /// How a layer's heads attend.
+    pub(crate) fn attention(&self, layer: usize) -> Attention {
+        self.network.blocks[layer].attention()
+    }
+
+    /// Makes something for each window that the model's blocks attend to, none of which is as long as `length` positions: for those it is
+    /// what it is without a window.
+    pub(crate) fn by_window<T>(
+        &self,
+        length: usize,
+        make: impl Fn(Option<usize>) -> Result<T>,
+    ) -> Result<ByWindow<T>> {
+        let windows = self.windows.iter();
+        let made = windows.map(|window| Ok((*window, make(window.filter(|w| *w < length))?)));
+        Ok(ByWindow(made.collect::<Result<_>>()?))
+    }
+
+    /// What was made for the window of a layer.
+    pub(crate) fn at_layer<'m, T>(&self, made: &'m ByWindow<T>, layer: usize) -> Result<&'m T> {
+        made.of(self.attention(layer).window)
     }
 
     /// One whole block, for the rows of a tile.
@@ -104,38 +142,32 @@ impl Transformer {
         &self,
         layer: usize,
         x: &Tensor,
-        rotary: &Rotary,
+        rotaries: &[Rotary],
         earlier: &Earlier<'_>,
         causal: Option<&Tensor>,
         tap: &mut Tap,
     ) -> Result<(Tensor, Option<KeysValues>)> {
+        let block = &self.network.blocks[layer];
         let x = tap.pass_site(layer, Site::ResidPre, x.shallow_clone())?;
         if tap.is_unused(layer, Site::AttnOut) {
-            let attn_out = x.f_zeros_like()?;
-            return Ok((self.after_attention(layer, &x, attn_out, tap)?, None));
+            return Ok((
+                block.finish(&x, None, &mut BlockTap::new(layer, tap))?,
+                None,
+            ));
         }
-        let projected = self.project(layer, &x, rotary)?;
-        let (z, own) = attend_rows(&projected, earlier, causal)?;
+        let projected = block.project(&x, rotaries)?;
+        let (z, own) = attend_rows(&projected, block.attention(), earlier, causal)?;
         Ok((self.after_heads(layer, &x, z, tap)?, Some(own)))
     }
 
     /// Queries, keys and values of `x [B, S, d_model]`, which enters the block.
-    pub(crate) fn project(&self, layer: usize, x: &Tensor, rotary: &Rotary) -> Result<Projected> {
-        let block = &self.layers[layer];
-        let size = x.size();
-        let (kv, dh) = (self.config.n_kv_heads as i64, self.config.d_head as i64);
-        let heads = self.config.n_heads as i64;
-        let hidden = self.normalize(x, &block.input_layernorm)?;
-        let qkv = block.qkv_proj.forward(&hidden)?;
-        let qkv = qkv.f_view([size[0], size[1], heads + 2 * kv, dh])?;
-        let rotated = rotate(&qkv.f_narrow(2, 0, heads + kv)?, rotary)?;
-        Ok(Projected {
-            queries: rotated.f_narrow(2, 0, heads)?,
-            own: KeysValues {
-                keys: rotated.f_narrow(2, heads, kv)?,
-                values: qkv.f_narrow(2, heads + kv, kv)?,
-            },
-        })
+    pub(crate) fn project(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        rotaries: &[Rotary],
+    ) -> Result<Projected> {
+        self.network.blocks[layer].project(x, rotaries)
     }
 
     /// The rest of a block behind the heads' output `z [B, S, n_heads · dh]`; `x [B, S, d_model]` entered the block.
@@ -146,78 +178,39 @@ impl Transformer {
         z: Tensor,
         tap: &mut Tap,
     ) -> Result<Tensor> {
-        let z = tap.pass_site(layer, Site::AttnZ, z)?;
-        let attn_out = self.layers[layer].o_proj.forward(&z)?;
-        self.after_attention(layer, x, attn_out, tap)
-    }
-
-    /// Adds the attention's output to the stream `x`, both `[B, S, d_model]`, and computes the second half of the block.
-    fn after_attention(
-        &self,
-        layer: usize,
-        x: &Tensor,
-        attn_out: Tensor,
-        tap: &mut Tap,
-    ) -> Result<Tensor> {
-        let attn_out = tap.pass_site(layer, Site::AttnOut, attn_out)?;
-        let x = tap.pass_site(layer, Site::ResidMid, x.f_add(&attn_out)?)?;
-        let mlp_out = match tap.is_unused(layer, Site::MlpOut) {
-            true => x.f_zeros_like()?,
-            false => self.mlp(layer, &x, tap)?,
-        };
-        let mlp_out = tap.pass_site(layer, Site::MlpOut, mlp_out)?;
-        tap.pass_site(layer, Site::ResidPost, x.f_add(&mlp_out)?)
-    }
-
-    /// What the MLP adds to the stream `x`, both `[B, S, d_model]`.
-    fn mlp(&self, layer: usize, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
-        let block = &self.layers[layer];
-        let hidden = self.normalize(x, &block.post_attention_layernorm)?;
-        let gate = block.gate_proj.forward(&hidden)?;
-        let up = block.up_proj.forward(&hidden)?;
-        let post = tap.pass_site(layer, Site::MlpPost, gate.f_silu()?.f_mul_(&up)?)?;
-        block.down_proj.forward(&post)
-    }
-
-    /// x · gain / rms(x).
-    fn normalize(&self, x: &Tensor, gain: &Tensor) -> Result<Tensor> {
-        Ok(self.unit_rms(x)?.f_mul_(gain)?)
-    }
-
-    /// x / rms(x), with the mean square in float32 as in transformers' `LlamaRMSNorm`.
-    fn unit_rms(&self, x: &Tensor) -> Result<Tensor> {
-        let wide = x.f_to_kind(Kind::Float)?;
-        let mut scale = wide.f_square()?.f_mean_dim(-1i64, true, Kind::Float)?;
-        let _ = scale.f_add_scalar_(self.config.rms_norm_eps)?.f_rsqrt_()?;
-        Ok(wide.f_mul(&scale)?.f_to_kind(self.kind)?)
+        let block = &self.network.blocks[layer];
+        block.finish(x, Some(z), &mut BlockTap::new(layer, tap))
     }
 
     /// The residual stream leaving the last block, `[B, S, d_model]` → the final norm's output, of the same shape.
     pub(super) fn final_norm(&self, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
-        let normalized = tap.pass(HookPoint::FinalNormalized, self.unit_rms(x)?)?;
-        Ok(normalized.f_mul(&self.norm)?)
+        let normalized = self.network.norm.normalized(x)?;
+        let normalized = tap.pass(HookPoint::FinalNormalized, normalized)?;
+        self.network.norm.gained(normalized)
     }
 
     /// The final norm's output `[.., d_model]` → logits of the whole vocabulary `[.., d_vocab]`, in the model's dtype.
     pub(super) fn unembed(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(hidden.f_linear::<Tensor>(&self.lm_head, None)?)
+        self.network.head.logits(hidden)
     }
 
-    /// The unembedding rows of the given tokens, `[token, d_model]`.
-    pub(super) fn unembedding_rows(&self, ids: &[u32]) -> Result<Tensor> {
+    /// The final norm's output `[n, d_model]` → logits of these tokens `[n, token]`, computed in `kind`.
+    pub(super) fn unembed_some(&self, hidden: &Tensor, ids: &[u32], kind: Kind) -> Result<Tensor> {
         let index = self.index(ids.iter().map(|&id| id.into()))?;
-        Ok(self.lm_head.f_index_select(0, &index)?)
+        self.network.head.some_logits(hidden, &index, kind)
     }
 
-    /// The causal mask of S positions, all of which see the P positions before them, repeated for the g query heads of a group:
-    /// `[1, 1, g·S, P + S]`.
-    pub(super) fn causal_mask(&self, p: i64, s: i64) -> Result<Tensor> {
+    /// The causal mask of S positions, which see the P positions before them as far as a window reaches, repeated for the g query heads
+    /// of a group: `[1, 1, g·S, P + S]`.
+    pub(super) fn causal_mask(&self, p: i64, s: i64, window: Option<usize>) -> Result<Tensor> {
         let g = (self.config.n_heads / self.config.n_kv_heads) as i64;
         let size = [s, p + s];
         let options = (self.kind, self.device);
-        let mask = Tensor::f_full(size.as_slice(), f64::NEG_INFINITY, options)?
-            .f_triu(p + 1)?
-            .f_repeat([g, 1])?;
-        Ok(mask.f_view([1, 1, g * s, p + s])?)
+        let hidden = || Tensor::f_full(size.as_slice(), f64::NEG_INFINITY, options);
+        let mut mask = hidden()?.f_triu(p + 1)?;
+        if let Some(window) = window {
+            mask = mask.f_add(&hidden()?.f_tril(p - window as i64)?)?;
+        }
+        Ok(mask.f_repeat([g, 1])?.f_view([1, 1, g * s, p + s])?)
     }
 }

@@ -6,7 +6,7 @@ mod arithmetic;
 
 use std::sync::Arc;
 
-use refusal_dial::inside::model::config::{Architecture, Rope, RopeScaling};
+use refusal_dial::inside::model::config::{Family, Llama, Rope, RopeScaling, Sizes};
 use refusal_dial::inside::model::{
     Cell, Edit, HookPoint, Intervention, ModelConfig, Positions, Readout, Site, Tokens, Vector,
 };
@@ -17,8 +17,7 @@ const N_LAYERS: usize = 4;
 
 /// No two dimensions are equal, so that none can stand for another.
 fn config() -> ModelConfig {
-    ModelConfig {
-        architecture: Architecture::Llama,
+    let sizes = Sizes {
         d_model: 24,
         n_layers: N_LAYERS,
         n_heads: 6,
@@ -26,18 +25,22 @@ fn config() -> ModelConfig {
         d_head: 10,
         d_mlp: 50,
         d_vocab: 7,
+        tied_embeddings: true,
+        context_length: 64,
+        end_of_text: vec![],
+    };
+    let llama = Llama {
         rms_norm_eps: 1e-5,
         rope: Rope {
             theta: 1e4,
             scaling: RopeScaling::None,
         },
-        tied_embeddings: true,
         qkv_bias: false,
         attention_output_bias: false,
         mlp_bias: false,
-        context_length: 64,
-        end_of_text: vec![],
-    }
+    };
+    let family = Family::Llama(llama);
+    ModelConfig { sizes, family }
 }
 
 fn patched(hooks: &[HookPoint], position: usize) -> Cell {

@@ -12,7 +12,6 @@ use super::gguf_tensors::Tensors;
 use super::gguf_tokenizer::{special_tokens, tokenizer};
 use super::{Checkpoint, Memory, WeightFile};
 use crate::model::chat::ChatTemplate;
-use crate::model::config::Architecture;
 use crate::model::error::{ModelError, Result};
 
 pub(super) fn open(path: &Path, memory: &dyn Memory) -> Result<Checkpoint> {
@@ -27,7 +26,7 @@ pub(super) fn open(path: &Path, memory: &dyn Memory) -> Result<Checkpoint> {
     let config = section
         .config(tensors.facts().map_err(here)?)
         .map_err(here)?;
-    if section.architecture == Architecture::Llama {
+    if section.is_llama() {
         tensors.unpair(config.d_head);
     }
     let tokenizer = tokenizer(&metadata, memory).map_err(here)?;

@@ -6,10 +6,9 @@
 use std::collections::BTreeMap;
 
 use super::gguf_header::{List, Value};
-use crate::model::config::{
-    Architecture, ModelConfig, Rope, RopeScaling, SUPPORTED_ARCHITECTURES, yarn_attention_factor,
-};
+use crate::model::config::{ModelConfig, Rope, RopeScaling, Sizes, yarn_attention_factor};
 use crate::model::error::unsupported;
+use crate::model::families::{Family, Llama, Qwen2};
 
 /// Keys after `llama.` or `qwen2.` that are read below, or that change nothing.
 const KNOWN: [&str; 19] = [
@@ -154,11 +153,15 @@ fn required<T>(key: &str, value: Option<T>) -> Result<T, String> {
     value.ok_or_else(|| invalid(key, "is missing"))
 }
 
+/// The architectures whose files are read.
+const LLAMA: &str = "llama";
+const QWEN2: &str = "qwen2";
+
 /// The model's own section: the keys that begin with the name of its architecture.
 pub(super) struct Section<'a> {
     metadata: &'a Metadata<'a>,
+    /// One of those whose names stand above.
     name: &'a str,
-    pub(super) architecture: Architecture,
 }
 
 impl<'a> Section<'a> {
@@ -167,9 +170,10 @@ impl<'a> Section<'a> {
         metadata.refuse_parts()?;
         let key = "general.architecture";
         let name = required(key, metadata.text(key)?)?;
-        let architecture = Architecture::from_name(name).ok_or_else(|| {
-            unsupported(format!("architecture `{name}`"), SUPPORTED_ARCHITECTURES)
-        })?;
+        if ![LLAMA, QWEN2].contains(&name) {
+            let supported = format!("`{LLAMA}`, `{QWEN2}`; for others use the Hugging Face folder");
+            return Err(unsupported(format!("architecture `{name}`"), supported));
+        }
         let prefix = format!("{name}.");
         for key in metadata.0.keys().filter(|key| key.starts_with(&prefix)) {
             let rest = &key[prefix.len()..];
@@ -181,11 +185,11 @@ impl<'a> Section<'a> {
                 ));
             }
         }
-        Ok(Section {
-            metadata,
-            name,
-            architecture,
-        })
+        Ok(Section { metadata, name })
+    }
+
+    pub(super) fn is_llama(&self) -> bool {
+        self.name == LLAMA
     }
 
     fn key(&self, name: &str) -> String {
@@ -207,8 +211,7 @@ impl<'a> Section<'a> {
         let epsilon = "attention.layer_norm_rms_epsilon";
         let context_length = need("context_length")?;
         let [qkv_bias, attention_output_bias, mlp_bias] = tensors.biases;
-        let config = ModelConfig {
-            architecture: self.architecture,
+        let sizes = Sizes {
             d_model,
             n_layers: need("block_count")?,
             n_heads,
@@ -216,18 +219,24 @@ impl<'a> Section<'a> {
             d_head,
             d_mlp: need("feed_forward_length")?,
             d_vocab: tensors.d_vocab,
-            rms_norm_eps: required(&self.key(epsilon), self.float(epsilon)?)?,
-            rope: self.rope(context_length, tensors.rope_divisors)?,
             tied_embeddings: tensors.tied_embeddings,
-            qkv_bias: self.architecture == Architecture::Qwen2 || qkv_bias,
-            attention_output_bias,
-            mlp_bias,
             context_length,
             end_of_text: self.metadata.end_of_text()?,
         };
-        let fits = config.validate();
+        let llama = Llama {
+            rms_norm_eps: required(&self.key(epsilon), self.float(epsilon)?)?,
+            rope: self.rope(context_length, tensors.rope_divisors)?,
+            qkv_bias: !self.is_llama() || qkv_bias,
+            attention_output_bias,
+            mlp_bias,
+        };
+        let family = match self.is_llama() {
+            true => Family::Llama(llama),
+            false => Family::Qwen2(Qwen2(llama)),
+        };
+        let fits = sizes.validate().and_then(|()| family.validate(&sizes));
         fits.map_err(|problem| format!("metadata does not fit together: {problem}"))?;
-        Ok(config)
+        Ok(ModelConfig { sizes, family })
     }
 
     /// The head width: the key length if stated, `quotient` otherwise. Values and rotation must span as much.

@@ -18,8 +18,8 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use super::gguf_metadata::{Metadata, invalid};
-use crate::model::error::unsupported;
 use crate::model::checkpoint::Memory;
+use crate::model::error::unsupported;
 use crate::model::tokenizer::{Source, Tokenizer};
 
 /// The pre-tokenisers known here, as error messages list them.
@@ -95,7 +95,10 @@ struct Parts {
     merges: Vec<String>,
 }
 
-pub(super) fn tokenizer(metadata: &Metadata, memory: &dyn Memory) -> Result<Arc<Tokenizer>, String> {
+pub(super) fn tokenizer(
+    metadata: &Metadata,
+    memory: &dyn Memory,
+) -> Result<Arc<Tokenizer>, String> {
     let model = metadata.text("tokenizer.ggml.model")?.unwrap_or("none");
     if model != "gpt2" {
         return Err(unsupported(

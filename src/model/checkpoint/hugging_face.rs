@@ -44,7 +44,7 @@ pub(super) fn open(folder: &Path, memory: &dyn Memory) -> Result<Checkpoint> {
     findings.extend(code_of_its_own(&config_text));
     findings.extend(other_files::adapter_beside(folder));
     if config.tied_embeddings && shards::has_head_of_its_own(&weights) {
-        config.tied_embeddings = false;
+        config.sizes.tied_embeddings = false;
         findings.push(
             "says `tie_word_embeddings: true`, but holds an `lm_head.weight` that differs from its embedding; the head is used as it is stored"
                 .to_string(),

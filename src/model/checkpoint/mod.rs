@@ -173,7 +173,8 @@ impl Checkpoint {
         match others.iter().find(|name| !harmless(name)) {
             None => Ok(()),
             Some(name) => Err(format!(
-                "tensor `{name}` is not supported (supported: the parameters of a plain llama or qwen2 transformer)"
+                "tensor `{name}` is not supported (supported: the parameters of a plain `{}` transformer)",
+                self.config.family.name()
             )),
         }
     }

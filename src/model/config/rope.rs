@@ -126,8 +126,13 @@ impl Rope {
         (scaled.iter().map(|f| *f as f32).collect(), attention as f32)
     }
 
-    /// Whether the numbers make sense for heads of width `d_head`; the error is a fragment naming the field.
-    pub(super) fn validate(&self, d_head: usize) -> Result<(), String> {
+    /// Whether the numbers make sense for heads of which `d_head` elements turn; the error is a fragment naming the field.
+    pub(in crate::model) fn validate(&self, d_head: usize) -> Result<(), String> {
+        if !d_head.is_multiple_of(2) {
+            return Err(format!(
+                "the head width is `{d_head}`, expected an even number: rotary embeddings turn pairs"
+            ));
+        }
         let theta = self.theta;
         // Comparisons are false for what is not a number.
         if !(theta > 1.0 && theta <= 1e15) {

@@ -32,7 +32,7 @@ pub(super) fn check(cell: &Cell, config: &ModelConfig) -> Result<(), String> {
         check_position(i.positions.first(), length + generated, length)?;
     }
     if let Readout::Activation { hook, position } = cell.readout {
-        check_hook(hook, config.n_layers)?;
+        check_hook(hook, config)?;
         check_position(position, length, length)?;
     }
     Ok(())
@@ -40,7 +40,7 @@ pub(super) fn check(cell: &Cell, config: &ModelConfig) -> Result<(), String> {
 
 fn check_edit(intervention: &Intervention, config: &ModelConfig) -> Result<(), String> {
     let hook = intervention.hook;
-    check_hook(hook, config.n_layers)?;
+    check_hook(hook, config)?;
     if !hook.is_editable() {
         return Err(format!("`{hook}` can be read but not edited"));
     }
@@ -61,12 +61,23 @@ fn check_position(position: usize, end: usize, length: usize) -> Result<(), Stri
     }
 }
 
-fn check_hook(hook: HookPoint, n_layers: usize) -> Result<(), String> {
-    match hook {
-        HookPoint::Block { layer, .. } if layer >= n_layers => Err(format!(
+fn check_hook(hook: HookPoint, config: &ModelConfig) -> Result<(), String> {
+    let HookPoint::Block { layer, .. } = hook else {
+        return Ok(());
+    };
+    let n_layers = config.n_layers;
+    if layer >= n_layers {
+        return Err(format!(
             "`{hook}` does not exist: the model has {n_layers} layers"
+        ));
+    }
+    match hook.is_in(config) {
+        true => Ok(()),
+        false => Err(format!(
+            "`{hook}` does not exist: block {layer} of a `{}` has {}",
+            config.family.name(),
+            config.sites(layer)
         )),
-        _ => Ok(()),
     }
 }
 

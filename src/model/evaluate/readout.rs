@@ -13,15 +13,13 @@ pub(super) fn score(
     sets: &TokenSets,
 ) -> Result<Vec<f64>> {
     let ids: Vec<u32> = sets.refuse.iter().chain(&sets.comply).copied().collect();
-    let rows = transformer.unembedding_rows(&ids)?;
     let refuse = sets.refuse.len() as i64;
     let comply = sets.comply.len() as i64;
-    let logits = match sets.dtype {
-        ScoreDtype::Float32 => hidden
-            .f_to_kind(Kind::Float)?
-            .f_linear::<Tensor>(&rows.f_to_kind(Kind::Float)?, None)?,
-        ScoreDtype::Model => hidden.f_linear::<Tensor>(&rows, None)?,
+    let kind = match sets.dtype {
+        ScoreDtype::Float32 => Kind::Float,
+        ScoreDtype::Model => transformer.kind,
     };
+    let logits = transformer.unembed_some(hidden, &ids, kind)?;
     let sum = |start, length| -> Result<Tensor> {
         Ok(logits
             .f_narrow(1, start, length)?

@@ -6,14 +6,14 @@ use super::shape::{Shape, ShapeEdit, Start};
 use crate::model::cell::{Cell, Edit};
 use crate::model::error::Result;
 use crate::model::hooks::{HookPoint, Site};
-use crate::model::prefix::{Context, PrefixStore, Rows};
+use crate::model::prefix::{PrefixStore, Rows, SeenFrom};
 use crate::model::transformer::{KeysValues, Tap, TapEdit, Transformer};
 
 /// Rows of one tile: cells and where their prompts are.
 pub(in crate::model) struct Tile<'a> {
     pub(in crate::model) transformer: &'a Transformer,
     pub(in crate::model) cells: Vec<&'a Cell>,
-    pub(super) rows: Rows<'a>,
+    pub(in crate::model) rows: Rows<'a>,
     edits: &'a [ShapeEdit],
     /// Number of positions computed of each row, ending with the last of the prompt.
     pub(in crate::model) suffix: usize,
@@ -88,10 +88,7 @@ impl<'a> Tile<'a> {
         let transformer = self.transformer;
         let n_layers = transformer.config.n_layers;
         let (x, next) = match start {
-            Start::Embedding => {
-                let x = transformer.embed(&self.suffix_ids()?)?;
-                (tap.pass(HookPoint::Embed, x)?, 0)
-            }
+            Start::Embedding => (self.enter(tap)?, 0),
             Start::Block(layer) if *layer == n_layers => {
                 let last = HookPoint::block(n_layers - 1, Site::ResidPost);
                 (tap.pass(last, self.rows.entering(last)?)?, n_layers)
@@ -105,6 +102,14 @@ impl<'a> Tile<'a> {
         self.run_blocks(next, x, tap, &mut |_, _| Ok(()))
     }
 
+    /// The stream with which the suffix enters the first block, `[n, suffix, d_model]`.
+    pub(in crate::model) fn enter(&self, tap: &mut Tap) -> Result<Tensor> {
+        let embedded = self.transformer.embed(&self.suffix_ids()?)?;
+        let embedded = tap.pass(HookPoint::Embed, embedded)?;
+        let positions = self.rows.positions(self.suffix)?;
+        self.transformer.placed(embedded, &positions)
+    }
+
     /// Runs blocks `from..` over the suffix against the cached prefix. `keep` is handed the keys and values of the suffix.
     pub(in crate::model) fn run_blocks(
         &self,
@@ -113,38 +118,31 @@ impl<'a> Tile<'a> {
         tap: &mut Tap,
         keep: &mut Keep<'_>,
     ) -> Result<Tensor> {
-        let n_layers = self.transformer.config.n_layers;
+        let transformer = self.transformer;
+        let n_layers = transformer.config.n_layers;
         let mut x = x;
         if from == n_layers {
             return Ok(x);
         }
-        let context = self.context()?;
-        let rotary = self.rows.rotary(self.suffix)?;
-        // A single position has nothing to hide from itself.
-        let causal = match self.suffix {
-            1 => None,
-            s => Some(self.transformer.causal_mask(0, s as i64)?),
-        };
+        let masks = self.rows.masks(self.suffix, SeenFrom::Suffix)?;
+        let rotaries = transformer.rotaries(&self.rows.positions(self.suffix)?)?;
+        let causal = transformer.by_window(self.suffix, |window| {
+            // A single position has nothing to hide from itself.
+            let suffix = (self.suffix > 1).then_some(self.suffix as i64);
+            let mask = suffix.map(|s| transformer.causal_mask(0, s, window));
+            mask.transpose()
+        })?;
         for layer in from..n_layers {
-            let cached = context.layer(layer)?;
-            let (next, own) = self.transformer.block(
-                layer,
-                &x,
-                &rotary,
-                &cached.earlier(),
-                causal.as_ref(),
-                tap,
-            )?;
+            let cached = self.rows.cached(layer)?;
+            let earlier = cached.earlier(&masks)?;
+            let causal = transformer.at_layer(&causal, layer)?.as_ref();
+            let (next, own) = transformer.block(layer, &x, &rotaries, &earlier, causal, tap)?;
             if let Some(own) = own {
                 keep(layer, own)?;
             }
             x = next;
         }
         Ok(x)
-    }
-
-    pub(in crate::model) fn context(&self) -> Result<Context<'_>> {
-        self.rows.context(self.suffix)
     }
 
     /// Token ids of the suffix, `[n, suffix]`.

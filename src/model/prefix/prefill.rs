@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
-use super::rows::Rows;
+use super::rows::{Rows, SeenFrom};
 use super::{BlockRow, PromptBlock, SWEEP_ROWS, Template};
 use crate::model::cell::Tokens;
 use crate::model::error::Result;
@@ -89,11 +89,14 @@ impl Batch<'_> {
         let mut start = 0;
         let spans = self.rows.iter().map(|row| {
             let length = row.prompt().own().len() as i64;
-            let mask = transformer.causal_mask(before as i64, length)?;
+            let mask = transformer.by_window(before + length as usize, |window| {
+                let mask = transformer.causal_mask(before as i64, length, window)?;
+                Ok(mask.f_squeeze_dim(0)?)
+            });
             let span = Span {
                 start,
                 length,
-                mask: mask.f_squeeze_dim(0)?,
+                mask: mask?,
             };
             start += length;
             Ok(span)
@@ -131,12 +134,12 @@ impl Batch<'_> {
         let own = || self.rows.iter().map(|row| row.prompt().own());
         let positions = own().flat_map(|own| before..before + own.len());
         let positions = self.padded(transformer, positions.map(|p| p as i64))?;
-        let rotary = transformer.rotary(&positions)?;
+        let rotaries = transformer.rotaries(&positions)?;
         let ids = self.padded(transformer, own().flatten().map(|&id| id.into()))?;
-        let mut x = transformer.embed(&ids)?;
+        let mut x = transformer.placed(transformer.embed(&ids)?, &positions)?;
         for layer in 0..n_layers {
             x = tap.pass_site(layer, Site::ResidPre, x)?;
-            let projected = transformer.project(layer, &x, &rotary)?;
+            let projected = transformer.project(layer, &x, &rotaries)?;
             for (row, span) in self.rows.iter().zip(&spans) {
                 let place = row.block.cached[layer].map(|of| {
                     let of = of.f_select(0, row.row as i64)?;
@@ -146,7 +149,8 @@ impl Batch<'_> {
             }
             if layer + 1 < n_layers {
                 let before = template.map(|template| &template.cached[layer]);
-                let z = attend_packed(&projected, before, &spans)?;
+                let attention = transformer.attention(layer);
+                let z = attend_packed(&projected, attention, before, &spans)?;
                 x = transformer.after_heads(layer, &x, z, &mut tap)?;
             }
             self.store_last(&mut tap)?;
@@ -179,16 +183,17 @@ pub(super) fn prefill_last_layer(transformer: &Transformer, block: &PromptBlock)
         .take(SWEEP_ROWS)
         .collect();
     let rows = Rows::new(transformer, &rows, 1)?;
-    let context = rows.context(1)?;
+    let masks = rows.masks(1, SeenFrom::Suffix)?;
     let wanted = [Site::AttnOut, Site::MlpOut, Site::ResidPost];
     let mut tap = Tap {
         wanted: wanted.map(|site| HookPoint::block(layer, site)).to_vec(),
         ..Tap::default()
     };
     let x = rows.entering(HookPoint::block(layer, Site::ResidPre))?;
-    let cached = context.layer(layer)?;
-    let rotary = rows.rotary(1)?;
-    let _ = transformer.block(layer, &x, &rotary, &cached.earlier(), None, &mut tap)?;
+    let cached = rows.cached(layer)?;
+    let earlier = cached.earlier(&masks)?;
+    let rotaries = transformer.rotaries(&rows.positions(1)?)?;
+    let _ = transformer.block(layer, &x, &rotaries, &earlier, None, &mut tap)?;
     for (hook, vectors) in &tap.kept {
         if let Some(stored) = block.stored(*hook) {
             let computed = vectors.f_select(1, 0)?.f_narrow(0, 0, count as i64)?;

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::{BlockRow, PromptBlock, Template};
 use crate::model::error::{ModelError, Result};
 use crate::model::hooks::{HookPoint, Site};
-use crate::model::transformer::{Earlier, Groups, KeysValues, Rotary, Segment, Transformer};
+use crate::model::transformer::{ByWindow, Earlier, Groups, KeysValues, Segment, Transformer};
 
 /// Prompts of one template and bucket, in the order of a tile's rows; n rows.
 pub(in crate::model) struct Rows<'s> {
@@ -74,34 +74,61 @@ impl<'s> Rows<'s> {
         }
     }
 
-    /// Rotary angles of each row's last `suffix` positions.
-    pub(in crate::model) fn rotary(&self, suffix: usize) -> Result<Rotary> {
+    /// The last `suffix` positions of each row, `[n, suffix]` int64.
+    pub(in crate::model) fn positions(&self, suffix: usize) -> Result<Tensor> {
         let lengths = &self.prompts.lengths;
         let positions = lengths.iter().flat_map(|length| length - suffix..*length);
-        let positions = self
-            .transformer
-            .index(positions.map(|position| position as i64))?;
-        let positions = positions.f_view([lengths.len() as i64, suffix as i64])?;
-        self.transformer.rotary(&positions)
+        let positions = positions.map(|position| position as i64);
+        let positions = self.transformer.index(positions)?;
+        Ok(positions.f_view([lengths.len() as i64, suffix as i64])?)
     }
 
-    /// What each row's last `suffix` positions attend to: those before them.
-    pub(in crate::model) fn context(&self, suffix: usize) -> Result<Context<'_>> {
+    /// What of the cached positions, those before the last `suffix` of each row, is seen from these positions.
+    pub(in crate::model) fn masks(&self, suffix: usize, seen_from: SeenFrom) -> Result<Masks> {
+        let lengths = &self.attending().lengths;
+        let longest = lengths.iter().copied().max().unwrap_or_default();
+        let made = self
+            .transformer
+            .by_window(longest + seen_from.ahead(), |window| {
+                self.masks_of_window(suffix, seen_from, window)
+            });
+        made.map(Masks)
+    }
+
+    fn masks_of_window(
+        &self,
+        suffix: usize,
+        seen_from: SeenFrom,
+        window: Option<usize>,
+    ) -> Result<SegmentMasks> {
         let in_template = self.template.map_or(0, |template| template.length);
         let lengths = self.attending().lengths.iter();
-        let starts = lengths.map(|length| length - suffix);
-        let own = starts
-            .clone()
-            .map(|start| start.saturating_sub(in_template));
-        let visible: Vec<usize> = starts.map(|start| start.min(in_template)).collect();
-        let sees_all = visible.iter().all(|count| *count == in_template);
-        Ok(Context {
-            rows: self,
-            template_mask: match sees_all {
+        let starts: Vec<usize> = lengths.map(|length| length - suffix).collect();
+        let own = starts.iter().map(|start| start.saturating_sub(in_template));
+        let visible: Vec<usize> = starts
+            .iter()
+            .map(|start| *start.min(&in_template))
+            .collect();
+        let sees_all = window.is_none() && visible.iter().all(|count| *count == in_template);
+        // The first position that each of those at hand sees.
+        let first_seen = window.map(|window| {
+            let at_hand = starts
+                .iter()
+                .map(|start| seen_from.positions(*start, suffix));
+            at_hand
+                .map(|at| {
+                    at.map(|position| (position + 1).saturating_sub(window))
+                        .collect()
+                })
+                .collect()
+        });
+        let first_seen: Option<Vec<Vec<usize>>> = first_seen;
+        Ok(SegmentMasks {
+            template: match sees_all {
                 true => None,
-                false => Some(self.mask(visible.into_iter(), in_template)?),
+                false => Some(self.mask(visible.into_iter(), in_template, (0, &first_seen))?),
             },
-            mask: self.mask(own, self.bucket)?,
+            own: self.mask(own, self.bucket, (in_template, &first_seen))?,
         })
     }
 
@@ -112,14 +139,32 @@ impl<'s> Rows<'s> {
             .map_or(&self.prompts, |(_, prompts)| prompts)
     }
 
-    /// 0 for the first so many columns of each row and −∞ for the others, `[n, 1, 1, width]`.
-    fn mask(&self, visible: impl Iterator<Item = usize>, width: usize) -> Result<Tensor> {
-        let (kind, device) = (self.transformer.kind, self.transformer.device);
-        let visible = self.transformer.index(visible.map(|count| count as i64))?;
+    /// 0 for the first so many columns of each row, unless they stand before the first position that is seen, and −∞ for the others:
+    /// `[n, 1, 1 or g·S, width]`. The first column is the position `start`.
+    fn mask(
+        &self,
+        visible: impl Iterator<Item = usize>,
+        width: usize,
+        (start, first_seen): (usize, &Option<Vec<Vec<usize>>>),
+    ) -> Result<Tensor> {
+        let transformer = self.transformer;
+        let (kind, device) = (transformer.kind, transformer.device);
+        let visible = transformer.index(visible.map(|count| count as i64))?;
         let (rows, width) = (visible.size()[0], width as i64);
         let columns = Tensor::f_arange(width, (Kind::Int64, device))?;
-        let hidden = columns.f_ge_tensor(&visible.f_view([rows, 1, 1, 1])?)?;
-        let zeros = Tensor::f_zeros([rows, 1, 1, width], (kind, device))?;
+        let mut hidden = columns.f_ge_tensor(&visible.f_view([rows, 1, 1, 1])?)?;
+        if let Some(first_seen) = first_seen {
+            let at_hand = first_seen.first().map_or(0, Vec::len) as i64;
+            let first = first_seen.iter().flatten();
+            let first = transformer.index(first.map(|at| *at as i64 - start as i64))?;
+            let passed = columns.f_lt_tensor(&first.f_view([rows, 1, at_hand, 1])?)?;
+            hidden = hidden.f_logical_or(&passed)?;
+            if at_hand > 1 {
+                let g = (transformer.config.n_heads / transformer.config.n_kv_heads) as i64;
+                hidden = hidden.f_repeat([1, 1, g, 1])?;
+            }
+        }
+        let zeros = Tensor::f_zeros(hidden.size(), (kind, device))?;
         Ok(zeros.f_masked_fill(&hidden, f64::NEG_INFINITY)?)
     }
 }
@@ -191,55 +236,86 @@ fn in_groups<'s>(
     Ok((groups, Prompts::new(transformer, &prompts)?))
 }
 
-/// The cached positions of a tile's rows, or of its groups: m of either.
-pub(in crate::model) struct Context<'r> {
-    rows: &'r Rows<'r>,
-    /// `[m, 1, 1, P]`, where some row does not see all of the template
-    template_mask: Option<Tensor>,
-    /// `[m, 1, 1, T]`
-    mask: Tensor,
+/// From where cached positions are seen.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::model) enum SeenFrom {
+    /// The suffix of each row.
+    Suffix,
+    /// The generated token of this index alone.
+    Generated(usize),
+}
+
+impl SeenFrom {
+    /// Positions behind the prompt.
+    fn ahead(self) -> usize {
+        match self {
+            SeenFrom::Suffix => 0,
+            SeenFrom::Generated(step) => step + 1,
+        }
+    }
+
+    /// For a suffix that starts there.
+    fn positions(self, start: usize, suffix: usize) -> std::ops::Range<usize> {
+        match self {
+            SeenFrom::Suffix => start..start + suffix,
+            SeenFrom::Generated(step) => start + suffix + step..start + suffix + step + 1,
+        }
+    }
+}
+
+/// What is seen of the cached positions of a tile's rows, or of its groups: m of either.
+pub(in crate::model) struct Masks(ByWindow<SegmentMasks>);
+
+struct SegmentMasks {
+    /// `[m, 1, 1 or g·S, P]`, where some row does not see all of the template
+    template: Option<Tensor>,
+    /// `[m, 1, 1 or g·S, T]`
+    own: Tensor,
 }
 
 /// Keys and values of one layer for a tile's rows.
 pub(in crate::model) struct Cached<'c> {
-    groups: Option<&'c Groups>,
-    template: Option<Segment<'c>>,
+    rows: &'c Rows<'c>,
+    layer: usize,
+    template: Option<&'c KeysValues>,
     own: KeysValues,
-    mask: &'c Tensor,
 }
 
-impl Context<'_> {
+impl Rows<'_> {
     /// Keys and values of one layer. No copy where the tile is exactly a block.
-    pub(in crate::model) fn layer(&self, layer: usize) -> Result<Cached<'_>> {
+    pub(in crate::model) fn cached(&self, layer: usize) -> Result<Cached<'_>> {
         let missing = || ModelError::Internal(format!("layer {layer} is not cached"));
-        let prompts = self.rows.attending();
+        let prompts = self.attending();
         let keys = prompts.gather(|block| Some(&block.cached.get(layer)?.keys))?;
         let values = prompts.gather(|block| Some(&block.cached.get(layer)?.values))?;
         Ok(Cached {
-            groups: self.rows.groups.as_ref().map(|(groups, _)| groups),
-            template: self.rows.template.map(|template| Segment {
-                cached: &template.cached[layer],
-                mask: self.template_mask.as_ref(),
-            }),
+            rows: self,
+            layer,
+            template: self.template.map(|template| &template.cached[layer]),
             own: KeysValues {
                 keys: keys.ok_or_else(missing)?,
                 values: values.ok_or_else(missing)?,
             },
-            mask: &self.mask,
         })
     }
 }
 
 impl Cached<'_> {
     /// As what [`Transformer::block`] attends to.
-    pub(in crate::model) fn earlier(&self) -> Earlier<'_> {
+    pub(in crate::model) fn earlier<'s>(&'s self, masks: &'s Masks) -> Result<Earlier<'s>> {
+        let masks = self.rows.transformer.at_layer(&masks.0, self.layer)?;
         let own = Segment {
             cached: &self.own,
-            mask: Some(self.mask),
+            mask: Some(&masks.own),
         };
-        Earlier {
-            segments: self.template.into_iter().chain([own]).collect(),
-            groups: self.groups,
-        }
+        let template = self.template.map(|cached| Segment {
+            cached,
+            mask: masks.template.as_ref(),
+        });
+        let groups = self.rows.groups.as_ref();
+        Ok(Earlier {
+            segments: template.into_iter().chain([own]).collect(),
+            groups: groups.map(|(groups, _)| groups),
+        })
     }
 }

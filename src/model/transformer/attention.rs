@@ -1,66 +1,82 @@
-//! Attention: rotary angles, what the positions at hand attend to, and the products themselves.
+//! Attention: what the positions at hand attend to, and the products themselves.
 //!
 //! Two forms. Rows of a tile attend together, to cached positions and to themselves ([`attend_rows`]). Prompts packed one after another
 //! attend each for itself ([`attend_packed`]), by products whose sizes depend on that prompt alone.
 
 use tch::{Device, Kind, Tensor};
 
-use crate::model::config::ModelConfig;
+use super::ByWindow;
+use super::parts::soft_capped;
+use super::rotary::Rotary;
+use crate::model::config::Sizes;
 use crate::model::error::{ModelError, Result};
 
-pub(super) struct Angles {
-    /// `[dh / 2]`, float32
-    frequencies: Tensor,
-    scale: f64,
+/// How the heads of a block attend.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::model) struct Attention {
+    /// What the products of queries and keys are multiplied by.
+    pub(in crate::model) scale: f64,
+    /// The positions that one attends to, itself among them and those before it; none for all.
+    pub(in crate::model) window: Option<usize>,
+    /// c, where the products become c · tanh(products / c).
+    pub(in crate::model) soft_cap: Option<f64>,
 }
 
-/// cos and sin of the rotary angles of the positions at hand.
-pub(crate) struct Rotary {
-    /// `[B or 1, S, 1, dh]`: each angle twice
-    cos: Tensor,
-    /// `[B or 1, S, 1, dh / 2]`
-    sin: Tensor,
-}
-
-impl Angles {
-    pub(super) fn new(config: &ModelConfig, device: Device) -> Result<Self> {
-        let (frequencies, scale) = config.rope.inverse_frequencies(config.d_head);
-        Ok(Angles {
-            frequencies: Tensor::f_from_slice(&frequencies)?.f_to_device(device)?,
-            scale: f64::from(scale),
-        })
+impl Attention {
+    /// To all positions before, of heads of that width: over its square root.
+    pub(in crate::model) fn of_width(d_head: usize) -> Self {
+        Attention {
+            scale: (d_head as f64).powf(-0.5),
+            window: None,
+            soft_cap: None,
+        }
     }
 
-    /// Of positions `[B or 1, S]` (int64).
-    pub(super) fn rotary(&self, positions: &Tensor, kind: Kind) -> Result<Rotary> {
-        let angles = positions
-            .f_to_kind(Kind::Float)?
-            .f_unsqueeze(-1)?
-            .f_unsqueeze(-1)?
-            .f_mul(&self.frequencies)?;
-        let finish =
-            |t: Tensor| -> Result<Tensor> { Ok(t.f_mul_scalar(self.scale)?.f_to_kind(kind)?) };
-        let cos = finish(angles.f_cos()?)?;
-        Ok(Rotary {
-            cos: Tensor::f_cat(&[&cos, &cos], -1)?,
-            sin: finish(angles.f_sin()?)?,
-        })
+    fn capped(self, logits: Tensor) -> Result<Tensor> {
+        match self.soft_cap {
+            None => Ok(logits),
+            Some(cap) => soft_capped(&logits, cap),
+        }
     }
 }
 
-/// Rotary embedding in the half-split form of transformers: x `[B, S, head, dh]`.
-pub(super) fn rotate(x: &Tensor, rotary: &Rotary) -> Result<Tensor> {
-    let half = x.size()[3] / 2;
-    let first = x.f_narrow(3, 0, half)?;
-    let second = x.f_narrow(3, half, half)?;
-    let turned = x.f_mul(&rotary.cos)?;
-    let _ = turned
-        .f_narrow(3, 0, half)?
-        .f_sub_(&second.f_mul(&rotary.sin)?)?;
-    let _ = turned
-        .f_narrow(3, half, half)?
-        .f_add_(&first.f_mul(&rotary.sin)?)?;
-    Ok(turned)
+/// The heads that a projection to queries, keys and values has.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::model) struct Heads {
+    queries: i64,
+    /// Of keys, and as many of values.
+    keys: i64,
+    width: i64,
+}
+
+impl Heads {
+    pub(in crate::model) fn of(sizes: &Sizes) -> Self {
+        Heads {
+            queries: sizes.n_heads as i64,
+            keys: sizes.n_kv_heads as i64,
+            width: sizes.d_head as i64,
+        }
+    }
+
+    /// One projection to queries, keys and values, `[B, S, (kv·g + 2·kv) · dh]`, with the first two turned.
+    pub(in crate::model) fn turned(self, qkv: &Tensor, rotary: &Rotary) -> Result<Projected> {
+        let (heads, kv) = (self.queries, self.keys);
+        let qkv = self.split(qkv, heads + 2 * kv)?;
+        let turned = rotary.turn(&qkv.f_narrow(2, 0, heads + kv)?)?;
+        Ok(Projected {
+            queries: turned.f_narrow(2, 0, heads)?,
+            own: KeysValues {
+                keys: turned.f_narrow(2, heads, kv)?,
+                values: qkv.f_narrow(2, heads + kv, kv)?,
+            },
+        })
+    }
+
+    /// `[B, S, count · dh]` → `[B, S, count, dh]`
+    fn split(self, x: &Tensor, count: i64) -> Result<Tensor> {
+        let size = x.size();
+        Ok(x.f_view([size[0], size[1], count, self.width])?)
+    }
 }
 
 /// Keys and values of some positions, of one shape; rotary embedding applied.
@@ -92,7 +108,7 @@ impl KeysValues {
     }
 }
 
-/// Queries, keys and values of the positions at hand, rotary embedding applied.
+/// Queries, keys and values of the positions at hand, as they attend: turned, and normalized where a family does so.
 pub(crate) struct Projected {
     /// `[B, S, kv·g, dh]`
     pub(crate) queries: Tensor,
@@ -108,10 +124,8 @@ impl Projected {
         [size[0], size[1], heads, kv, heads / kv, size[3]]
     }
 
-    /// The queries, over √dh.
-    fn scaled_queries(&self) -> Result<Tensor> {
-        let dh = self.queries.size()[3] as f64;
-        Ok(self.queries.f_mul_scalar(dh.powf(-0.5))?)
+    fn scaled_queries(&self, attention: Attention) -> Result<Tensor> {
+        Ok(self.queries.f_mul_scalar(attention.scale)?)
     }
 }
 
@@ -139,7 +153,7 @@ pub(crate) struct Earlier<'a> {
 pub(crate) struct Segment<'a> {
     /// `[B, kv, T, dh]`; `[kv, T, dh]` where all rows share them; `[B, kv, V, 1, dh]` where each of a group has one.
     pub(crate) cached: &'a KeysValues,
-    /// Added to the attention logits, `[B, 1, 1, T]`: 0 where the position exists, −∞ where it is padding; none when all exist.
+    /// Added to the attention logits, `[B, 1, 1 or g·S, T]`: 0 where the position exists and is seen, −∞ where not; none when all are.
     pub(crate) mask: Option<&'a Tensor>,
 }
 
@@ -194,16 +208,17 @@ impl Segment<'_> {
 /// to those of the segments, which would copy the cache.
 pub(super) fn attend_rows(
     projected: &Projected,
+    attention: Attention,
     earlier: &Earlier<'_>,
     causal: Option<&Tensor>,
 ) -> Result<(Tensor, KeysValues)> {
     if let Some(groups) = earlier.groups {
-        return attend_groups(projected, &earlier.segments, groups);
+        return attend_groups(projected, attention, &earlier.segments, groups);
     }
     let [b, s, heads, kv, g, dh] = projected.sizes();
     // Queries of one key-value head side by side: [B, kv, g·S, dh].
     let queries = projected
-        .scaled_queries()?
+        .scaled_queries(attention)?
         .f_view([b, s, kv, g, dh])?
         .f_permute([0i64, 2, 3, 1, 4])?
         .f_reshape([b, kv, g * s, dh])?;
@@ -214,7 +229,7 @@ pub(super) fn attend_rows(
         cached: &own,
         mask: causal,
     };
-    let z = attend(&queries, &earlier.segments, segment)?
+    let z = attend(&queries, attention, &earlier.segments, segment)?
         .f_view([b, kv, g, s, dh])?
         .f_permute([0i64, 3, 1, 2, 4])?
         .f_reshape([b, s, heads * dh])?;
@@ -224,6 +239,7 @@ pub(super) fn attend_rows(
 /// [`attend_rows`] of single positions in groups.
 fn attend_groups(
     projected: &Projected,
+    attention: Attention,
     segments: &[Segment<'_>],
     groups: &Groups,
 ) -> Result<(Tensor, KeysValues)> {
@@ -234,12 +250,13 @@ fn attend_groups(
         let rows = rows.f_index_select(0, &groups.rows)?;
         Ok(rows.f_view([-1, v, kv, h, dh])?.f_transpose(1, 2)?)
     };
-    let queries = grouped(&projected.scaled_queries()?, g)?.f_reshape([-1, kv, v * g, dh])?;
+    let queries =
+        grouped(&projected.scaled_queries(attention)?, g)?.f_reshape([-1, kv, v * g, dh])?;
     let own = Segment {
         cached: &projected.own.map(|of| grouped(of, 1))?,
         mask: None,
     };
-    let z = attend(&queries, segments, own)?
+    let z = attend(&queries, attention, segments, own)?
         .f_view([-1, kv, v, g, dh])?
         .f_transpose(1, 2)?
         .f_reshape([-1, 1, heads * dh])?
@@ -249,12 +266,18 @@ fn attend_groups(
 }
 
 /// Attention of queries `[B, kv, g·S, dh]`, already scaled: `[B, kv, g·S, dh]`.
-fn attend(queries: &Tensor, segments: &[Segment<'_>], own: Segment<'_>) -> Result<Tensor> {
+fn attend(
+    queries: &Tensor,
+    attention: Attention,
+    segments: &[Segment<'_>],
+    own: Segment<'_>,
+) -> Result<Tensor> {
     let all: Vec<Segment<'_>> = segments.iter().copied().chain([own]).collect();
     let logits = all
         .iter()
         .map(|segment| {
             let logits = segment.product(queries, &segment.cached.keys.f_transpose(-1, -2)?)?;
+            let logits = attention.capped(logits)?;
             Ok(match segment.mask {
                 Some(mask) => logits.f_add(mask)?,
                 None => logits,
@@ -285,7 +308,7 @@ pub(crate) struct Span {
     /// Number of positions n.
     pub(crate) length: i64,
     /// Added to the attention logits, `[1, g·n, P + n]`, with P positions before the first.
-    pub(crate) mask: Tensor,
+    pub(crate) mask: ByWindow<Tensor>,
 }
 
 impl Span {
@@ -302,11 +325,14 @@ impl Span {
 /// itself. Returns z `[1, S, kv·g·dh]`; what belongs to no span is zero.
 pub(crate) fn attend_packed(
     projected: &Projected,
+    attention: Attention,
     before: Option<&KeysValues>,
     spans: &[Span],
 ) -> Result<Tensor> {
     let [_, s, heads, kv, g, dh] = projected.sizes();
-    let queries = projected.scaled_queries()?.f_view([s, kv, g, dh])?;
+    let queries = projected
+        .scaled_queries(attention)?
+        .f_view([s, kv, g, dh])?;
     let z = queries.f_zeros_like()?;
     for span in spans {
         let (start, n) = (span.start, span.length);
@@ -317,12 +343,14 @@ pub(crate) fn attend_packed(
                 values: Tensor::f_cat(&[&before.values, &cached.values], 1)?,
             };
         }
-        let weights = queries
+        let logits = queries
             .f_narrow(0, start, n)?
             .f_permute([1i64, 2, 0, 3])?
             .f_reshape([kv, g * n, dh])?
-            .f_bmm(&cached.keys.f_transpose(1, 2)?)?
-            .f_add(&span.mask)?
+            .f_bmm(&cached.keys.f_transpose(1, 2)?)?;
+        let weights = attention
+            .capped(logits)?
+            .f_add(span.mask.of(attention.window)?)?
             .f_softmax(-1, Kind::Float)?
             .f_to_kind(queries.kind())?;
         let part = weights

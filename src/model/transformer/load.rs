@@ -2,26 +2,29 @@
 
 use tch::{Device, Tensor};
 
-use super::attention::Angles;
-use super::{Block, Linear, Transformer, kind};
+use super::rotary::{Angles, Pairs};
+use super::{Block, GatedMlp, Linear, RmsNorm, Transformer, kind};
 use crate::model::checkpoint::Checkpoint;
-use crate::model::config::{Dtype, ModelConfig};
+use crate::model::config::{Dtype, ModelConfig, Rope};
 use crate::model::error::Result;
 
-struct Loader<'a> {
+/// Where a family takes its weights from.
+pub(in crate::model) struct Loader<'a> {
     checkpoint: &'a Checkpoint,
+    pub(in crate::model) config: &'a ModelConfig,
     dtype: Dtype,
     device: Device,
 }
 
 impl Loader<'_> {
-    fn tensor(&self, name: &str) -> Result<Tensor> {
-        self.stacked(&[name.to_string()])
+    /// A tensor by its Hugging Face name.
+    pub(in crate::model) fn tensor(&self, name: &str) -> Result<Tensor> {
+        self.joined(&[name.to_string()])
     }
 
     /// The named tensors, one below the other. Each is read, copied to its place and let go before the next is read, so that beside the
     /// weights themselves never more than one tensor is in memory.
-    fn stacked(&self, names: &[String]) -> Result<Tensor> {
+    fn joined(&self, names: &[String]) -> Result<Tensor> {
         let mut shape = self.checkpoint.shape(&names[0])?.to_vec();
         shape[0] = 0;
         for name in names {
@@ -49,35 +52,61 @@ impl Loader<'_> {
         Ok(result)
     }
 
-    /// The named projections, stacked along their output rows.
-    fn linear(&self, prefix: &str, names: &[&str], bias: bool) -> Result<Linear> {
-        let stacked = |part: &str| {
-            let names: Vec<String> = names
-                .iter()
-                .map(|name| format!("{prefix}.{name}.{part}"))
-                .collect();
-            self.stacked(&names)
+    /// `name.weight`, and `name.bias` where the model has one.
+    pub(in crate::model) fn linear(&self, name: &str) -> Result<Linear> {
+        self.linears(&[name.to_string()])
+    }
+
+    /// Linear maps of the same input, stacked along their output rows: one product is quicker than several small.
+    pub(in crate::model) fn stacked(&self, module: &str, names: &[&str]) -> Result<Linear> {
+        let names = names.iter().map(|name| format!("{module}.{name}"));
+        self.linears(&names.collect::<Vec<_>>())
+    }
+
+    fn linears(&self, names: &[String]) -> Result<Linear> {
+        let part = |part: &str| -> Vec<String> {
+            let names = names.iter().map(|name| format!("{name}.{part}"));
+            names.collect()
+        };
+        let biases = part("bias");
+        let bias = match self.checkpoint.shape(&biases[0]) {
+            Ok(_) => Some(self.joined(&biases)?),
+            Err(_) => None,
         };
         Ok(Linear {
-            weight: stacked("weight")?,
-            bias: if bias { Some(stacked("bias")?) } else { None },
+            weight: self.joined(&part("weight"))?,
+            bias,
         })
     }
 
-    fn block(&self, layer: usize, config: &ModelConfig) -> Result<Block> {
-        let prefix = format!("model.layers.{layer}");
-        let attention = format!("{prefix}.self_attn");
-        let mlp = format!("{prefix}.mlp");
-        Ok(Block {
-            input_layernorm: self.tensor(&format!("{prefix}.input_layernorm.weight"))?,
-            qkv_proj: self.linear(&attention, &["q_proj", "k_proj", "v_proj"], config.qkv_bias)?,
-            o_proj: self.linear(&attention, &["o_proj"], config.attention_output_bias)?,
-            post_attention_layernorm: self
-                .tensor(&format!("{prefix}.post_attention_layernorm.weight"))?,
-            gate_proj: self.linear(&mlp, &["gate_proj"], config.mlp_bias)?,
-            up_proj: self.linear(&mlp, &["up_proj"], config.mlp_bias)?,
-            down_proj: self.linear(&mlp, &["down_proj"], config.mlp_bias)?,
+    /// A norm whose gain is `name.weight`.
+    pub(in crate::model) fn rms_norm(&self, name: &str, epsilon: f64) -> Result<RmsNorm> {
+        let gain = self.tensor(&format!("{name}.weight"))?;
+        Ok(RmsNorm { gain, epsilon })
+    }
+
+    /// `gate_proj`, `up_proj` and `down_proj` of a module.
+    pub(in crate::model) fn gated_mlp(&self, module: &str) -> Result<GatedMlp> {
+        Ok(GatedMlp {
+            gate_proj: self.linear(&format!("{module}.gate_proj"))?,
+            up_proj: self.linear(&format!("{module}.up_proj"))?,
+            down_proj: self.linear(&format!("{module}.down_proj"))?,
         })
+    }
+
+    /// The rotary embedding of whole heads, half against half.
+    pub(in crate::model) fn angles(&self, rope: &Rope) -> Result<Angles> {
+        Angles::new(rope, self.config.d_head, Pairs::Halves, self.device)
+    }
+
+    /// Every layer's block.
+    pub(in crate::model) fn blocks<B: Block + 'static>(
+        &self,
+        load: impl Fn(usize) -> Result<B>,
+    ) -> Result<Vec<Box<dyn Block>>> {
+        let layers = 0..self.config.n_layers;
+        let blocks = layers.map(|layer| Ok(Box::new(load(layer)?) as Box<dyn Block>));
+        blocks.collect()
     }
 }
 
@@ -91,24 +120,21 @@ impl Transformer {
         let config = checkpoint.config.clone();
         let loader = Loader {
             checkpoint,
+            config: &config,
             dtype,
             device,
         };
-        let embed_tokens = loader.tensor("model.embed_tokens.weight")?;
-        let lm_head = if config.tied_embeddings {
-            embed_tokens.shallow_clone()
-        } else {
-            loader.tensor("lm_head.weight")?
-        };
-        let layers = (0..config.n_layers)
-            .map(|layer| loader.block(layer, &config))
-            .collect::<Result<_>>()?;
+        let network = config.family.load(&loader)?;
+        let mut windows: Vec<_> = network
+            .blocks
+            .iter()
+            .map(|b| b.attention().window)
+            .collect();
+        windows.sort_unstable();
+        windows.dedup();
         Ok(Transformer {
-            norm: loader.tensor("model.norm.weight")?,
-            angles: Angles::new(&config, device)?,
-            embed_tokens,
-            lm_head,
-            layers,
+            network,
+            windows,
             device,
             kind: kind(dtype),
             config,

@@ -62,6 +62,50 @@ impl Tap {
     }
 }
 
+/// The tap at the sites of one block.
+pub(in crate::model) struct BlockTap<'t> {
+    layer: usize,
+    tap: &'t mut Tap,
+}
+
+impl<'t> BlockTap<'t> {
+    pub(super) fn new(layer: usize, tap: &'t mut Tap) -> Self {
+        BlockTap { layer, tap }
+    }
+
+    /// [`Tap::pass`] at a site of the block.
+    pub(in crate::model) fn pass(&mut self, site: Site, x: Tensor) -> Result<Tensor> {
+        self.tap.pass_site(self.layer, site, x)
+    }
+
+    /// What attention adds to the stream `x [B, S, d_model]`: `project` of the heads' output, zeros where that is none.
+    pub(in crate::model) fn attn_out(
+        &mut self,
+        x: &Tensor,
+        z: Option<Tensor>,
+        project: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let attn_out = match z {
+            None => x.f_zeros_like()?,
+            Some(z) => project(&self.pass(Site::AttnZ, z)?)?,
+        };
+        self.pass(Site::AttnOut, attn_out)
+    }
+
+    /// What the MLP adds to the stream `x [B, S, d_model]`; zeros where nobody uses it.
+    pub(in crate::model) fn mlp_out(
+        &mut self,
+        x: &Tensor,
+        compute: impl FnOnce(&mut Self) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let mlp_out = match self.tap.is_unused(self.layer, Site::MlpOut) {
+            true => x.f_zeros_like()?,
+            false => compute(self)?,
+        };
+        self.pass(Site::MlpOut, mlp_out)
+    }
+}
+
 /// x `[B, S, d]` with the edit's rows at its position changed.
 fn edited(x: &Tensor, edit: &TapEdit) -> Result<Tensor> {
     let at = x.f_select(1, edit.position)?;

@@ -75,7 +75,12 @@ fn a_stored_head_that_differs_from_the_embedding_is_used_and_told() {
     let mut tensors = tensors(&tied(), Dtype::Float32);
     save_float32(&path, &tensors);
     let without = fingerprint(folder.path());
-    assert!(Checkpoint::open(folder.path(), &NoMemory).unwrap().findings.is_empty());
+    assert!(
+        Checkpoint::open(folder.path(), &NoMemory)
+            .unwrap()
+            .findings
+            .is_empty()
+    );
 
     tensors.insert(HEAD.to_string(), tensors[EMBEDDING].clone());
     save_float32(&path, &tensors);
@@ -166,7 +171,8 @@ fn the_index_decides_where_a_tensor_is_in_two_shards() {
             ),
         }
         std::fs::write(&path, index.to_string()).unwrap();
-        Checkpoint::open(folder.path(), &NoMemory).map(|checkpoint| read(&checkpoint, "model.norm.weight"))
+        Checkpoint::open(folder.path(), &NoMemory)
+            .map(|checkpoint| read(&checkpoint, "model.norm.weight"))
     };
     assert_eq!(norm(Some("a.safetensors")).unwrap(), [1.0; 8]);
     assert_eq!(
@@ -222,7 +228,12 @@ fn one_file_beside_an_index_of_others_is_read_and_told() {
     for name in ["a.safetensors", "b.safetensors"] {
         std::fs::remove_file(folder.path().join(name)).unwrap();
     }
-    assert!(Checkpoint::open(folder.path(), &NoMemory).unwrap().findings.is_empty());
+    assert!(
+        Checkpoint::open(folder.path(), &NoMemory)
+            .unwrap()
+            .findings
+            .is_empty()
+    );
 }
 
 /// The tensors as `Qwen2Model.save_pretrained` names them.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::tokenizer::Answers;
 use crate::model::chat::Message;
 use std::cell::RefCell;
 use std::path::Path;
@@ -175,7 +176,7 @@ fn unreadable_companions_are_named() {
         (
             "generation_config.json",
             "{\"eos_token_id\": \"x\"}",
-            "not as expected",
+            "`eos_token_id` is `\"x\"`, expected a token id or a list of them",
         ),
         ("chat_template.jinja", "{% endfor %}", "chat template: "),
     ] {
@@ -321,7 +322,7 @@ fn the_fingerprint_depends_on_each_of_its_parts() {
     );
 
     let mut other_config = config.clone();
-    other_config.rms_norm_eps *= 2.0;
+    other_config.sizes.context_length += 1;
     let mut bytes = tiny_tokenizer().to_string(false).unwrap();
     bytes.push(' ');
     let other_tokenizer = Tokenizer::from_json(Path::new("t"), bytes.into(), &NoMemory).unwrap();

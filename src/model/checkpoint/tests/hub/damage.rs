@@ -222,7 +222,11 @@ fn damage_of_earlier_downloads_is_mended() {
 fn weights_that_are_not_what_they_are_named_by_are_told_when_they_are_hashed() {
     let (source, cache) = model_and_cache();
     let folder = fetched(&FakeHub::serve(source.path()), cache.path()).unwrap();
-    let open = || Checkpoint::open(&folder, &NoMemory).unwrap().file_hashes(&NoMemory);
+    let open = || {
+        Checkpoint::open(&folder, &NoMemory)
+            .unwrap()
+            .file_hashes(&NoMemory)
+    };
     assert!(open().is_ok());
     let blob = blob_of(cache.path(), "model.safetensors");
     let mut bytes = std::fs::read(&blob).unwrap();

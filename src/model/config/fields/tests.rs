@@ -1,5 +1,6 @@
 use super::*;
 use crate::model::config::{Rope, RopeScaling};
+use crate::model::families::Llama;
 use serde_json::{Value, json};
 
 fn base(model_type: &str) -> Value {
@@ -24,26 +25,20 @@ fn with(mut config: Value, changes: Value) -> Value {
 
 #[test]
 fn the_defaults_are_those_of_transformers() {
-    let qwen = read(&base("qwen2")).unwrap();
-    assert_eq!(
-        (qwen.qkv_bias, qwen.attention_output_bias, qwen.mlp_bias),
-        (true, false, false)
-    );
-    assert_eq!(
-        (qwen.d_head, qwen.context_length, qwen.rms_norm_eps),
-        (8, 32768, 1e-6)
-    );
-    assert!(!qwen.tied_embeddings);
-    let llama = read(&with(
+    let biases = |llama: &Llama| (llama.qkv_bias, llama.attention_output_bias, llama.mlp_bias);
+    let mut config = read(&base("qwen2")).unwrap();
+    assert_eq!((config.d_head, config.context_length), (8, 32768));
+    assert!(!config.tied_embeddings);
+    let qwen = config.llama();
+    assert_eq!(biases(qwen), (true, false, false));
+    assert_eq!(qwen.rms_norm_eps, 1e-6);
+    let config = read(&with(
         base("llama"),
         json!({"attention_bias": true, "mlp_bias": true, "head_dim": 16}),
     ));
-    let llama = llama.unwrap();
-    assert_eq!(
-        (llama.qkv_bias, llama.attention_output_bias, llama.mlp_bias),
-        (true, true, true)
-    );
-    assert_eq!((llama.d_head, llama.context_length), (16, 2048));
+    let mut config = config.unwrap();
+    assert_eq!((config.d_head, config.context_length), (16, 2048));
+    assert_eq!(biases(config.llama()), (true, true, true));
 }
 
 #[test]
@@ -54,8 +49,14 @@ fn rope_is_read_from_the_old_and_the_new_place() {
         theta: 1000.0,
         scaling: RopeScaling::Linear { factor: 2.0 },
     };
-    assert_eq!(read(&with(base("llama"), old)).unwrap().rope, expected);
-    assert_eq!(read(&with(base("llama"), new)).unwrap().rope, expected);
+    assert_eq!(
+        read(&with(base("llama"), old)).unwrap().llama().rope,
+        expected
+    );
+    assert_eq!(
+        read(&with(base("llama"), new)).unwrap().llama().rope,
+        expected
+    );
 }
 
 #[test]
@@ -66,7 +67,11 @@ fn yarn_takes_its_defaults_from_the_context_lengths() {
         factor,
         original_context_length,
         ..
-    } = read(&with(base("qwen2"), changes)).unwrap().rope.scaling
+    } = read(&with(base("qwen2"), changes))
+        .unwrap()
+        .llama()
+        .rope
+        .scaling
     else {
         panic!("expected yarn");
     };
@@ -88,8 +93,8 @@ fn both_files_name_ends_of_text() {
 fn what_would_be_computed_wrongly_is_refused() {
     for (changes, expected) in [
         (
-            json!({"model_type": "gemma2"}),
-            "`model_type` `gemma2` is not supported (supported: `llama`, `qwen2`)",
+            json!({"model_type": "gemma4"}),
+            "`model_type` `gemma4` is not supported (supported: `llama`, `qwen2`",
         ),
         (json!({"hidden_act": "gelu"}), "`hidden_act` `gelu`"),
         (
@@ -145,7 +150,10 @@ fn what_does_not_fit_together_is_an_error() {
         ),
         (json!({"head_dim": 5}), "expected an even number"),
         (json!({"vocab_size": 0}), "`vocab_size` is `0`"),
-        (json!({"hidden_size": "wide"}), "expected usize"),
+        (
+            json!({"hidden_size": "wide"}),
+            "`hidden_size` is `\"wide\"`, expected a whole number",
+        ),
         (
             json!({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}),
             "`low_freq_factor` is missing",
@@ -229,7 +237,10 @@ fn rope_numbers_that_change_nothing_may_stand() {
             base("llama"),
             json!({"rope_scaling": rope, "rope_parameters": rope}),
         );
-        assert_eq!(read(&config).unwrap().rope.scaling, RopeScaling::None);
+        assert_eq!(
+            read(&config).unwrap().llama().rope.scaling,
+            RopeScaling::None
+        );
     }
 }
 
@@ -330,7 +341,10 @@ fn numbers_that_make_no_model_are_named() {
             json!({"intermediate_size": 1u64 << 40}),
             "`intermediate_size` is",
         ),
-        (json!({"vocab_size": -1}), "expected usize"),
+        (
+            json!({"vocab_size": -1}),
+            "`vocab_size` is `-1`, expected a whole number",
+        ),
     ] {
         let message = read(&with(base("llama"), changes)).unwrap_err();
         assert!(message.contains(expected), "{message}");
@@ -346,7 +360,7 @@ fn code_and_quantised_weights_are_said_by_name() {
     for (changes, expected) in [
         (
             json!({"model_type": "mine", "auto_map": {"AutoModel": "x.Y"}}),
-            "`model_type` `mine`, which is code of the repository's own (`auto_map`, `trust_remote_code`), is not supported (supported: `llama`, `qwen2`; code that comes with a model is never run)",
+            "`model_type` `mine`, which is code of the repository's own (`auto_map`, `trust_remote_code`), is not supported (supported: `llama`, `qwen2`",
         ),
         (
             json!({"quantization_config": {"quant_method": "awq", "bits": 4}}),

@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::RawConfig;
-use crate::model::config::rope::yarn_attention_factor;
-use crate::model::config::{Rope, RopeScaling};
+use super::{Fields, Rope, RopeScaling, yarn_attention_factor};
 use crate::model::error::unsupported;
 
 /// `rope_scaling` of older files and `rope_parameters` of newer ones, which also holds θ.
@@ -38,60 +36,96 @@ pub(super) struct RawRope {
 /// The types that read anything, as messages list them.
 const TYPES: &str = "`default`, `linear`, `dynamic`, `llama3`, `yarn`";
 
-/// The rotary embedding, for contexts of up to `context_length` tokens.
-pub(super) fn rope(raw: &RawConfig, context_length: usize) -> Result<Rope, String> {
-    let given = given(raw)?;
-    if let Some(name) = given.unknown.keys().next() {
-        return Err(unsupported(
-            format!("rope parameter `{name}`"),
-            "plain rotary embeddings and their scalings",
-        ));
+impl Fields {
+    /// The rotary embedding, for contexts of up to `context_length` tokens, with the family's θ where the file has none.
+    pub(in crate::model) fn rope(&self, theta: f64, context_length: usize) -> Result<Rope, String> {
+        let (rope, share) = self.partial_rope(theta, 1.0, context_length)?;
+        match share == 1.0 {
+            true => Ok(rope),
+            false => Err(unsupported(
+                format!("`partial_rotary_factor` `{share}`"),
+                "`1.0`",
+            )),
+        }
     }
-    let partial = [given.partial_rotary_factor, raw.partial_rotary_factor];
-    if let Some(factor) = partial.into_iter().flatten().find(|factor| *factor != 1.0) {
-        let what = format!("`partial_rotary_factor` `{factor}`");
-        return Err(unsupported(what, "`1.0`"));
-    }
-    let original = given
-        .original_max_position_embeddings
-        .or(raw.original_max_position_embeddings)
-        .unwrap_or(context_length);
-    given.refuse_unused(context_length)?;
-    Ok(Rope {
-        theta: theta(raw)?,
-        scaling: given.scaling(original, context_length)?,
-    })
-}
 
-/// The parameters; where they stand in both places, they must be the same.
-fn given(raw: &RawConfig) -> Result<RawRope, String> {
-    let (old, new) = (raw.rope_scaling.as_ref(), raw.rope_parameters.as_ref());
-    match old.zip(new).is_none_or(|(old, new)| old.says_as(new)) {
-        true => Ok(old.or(new).cloned().unwrap_or_default()),
-        false => Err("`rope_scaling` and `rope_parameters` differ, expected one of them".into()),
+    /// The same of a family that turns a share of each head, and that share.
+    pub(in crate::model) fn partial_rope(
+        &self,
+        theta: f64,
+        share: f64,
+        context_length: usize,
+    ) -> Result<(Rope, f64), String> {
+        let given = self.given_rope()?;
+        let share = given.partial_rotary_factor.unwrap_or(share);
+        let share = self.number("partial_rotary_factor")?.unwrap_or(share);
+        let theta = self.theta()?.unwrap_or(theta);
+        let original = self.count("original_max_position_embeddings")?;
+        Ok((given.rope(theta, original, context_length)?, share))
     }
-}
 
-/// θ; where it stands in several places, it must be the same.
-fn theta(raw: &RawConfig) -> Result<f64, String> {
-    let of = |rope: &Option<RawRope>| rope.as_ref().and_then(|rope| rope.rope_theta);
-    let places = [
-        of(&raw.rope_scaling),
-        of(&raw.rope_parameters),
-        raw.rope_theta,
-    ];
-    let mut stated = places.into_iter().flatten();
-    let theta = stated.next();
-    match stated.find(|other| Some(*other) != theta) {
-        None => Ok(theta.unwrap_or(10_000.0)),
-        Some(other) => Err(format!(
-            "`rope_theta` is given twice, as `{}` among the rope parameters and as `{other}`, expected one of them",
-            theta.unwrap_or_default()
-        )),
+    fn raw_rope(&self, name: &str) -> Result<Option<RawRope>, String> {
+        let value = self.value(name).map(RawRope::deserialize).transpose();
+        value.map_err(|error| format!("`{name}` is not as expected: {error}"))
+    }
+
+    /// The parameters, as older files have them and as newer ones; where they stand in both places, they must be the same.
+    fn given_rope(&self) -> Result<RawRope, String> {
+        let (old, new) = (
+            self.raw_rope("rope_scaling")?,
+            self.raw_rope("rope_parameters")?,
+        );
+        let differ = old
+            .as_ref()
+            .zip(new.as_ref())
+            .is_some_and(|(old, new)| !old.says_as(new));
+        match differ {
+            false => Ok(old.or(new).unwrap_or_default()),
+            true => Err("`rope_scaling` and `rope_parameters` differ, expected one of them".into()),
+        }
+    }
+
+    /// θ; where it stands in several places, it must be the same.
+    fn theta(&self) -> Result<Option<f64>, String> {
+        let of = |name| -> Result<_, String> {
+            Ok(self.raw_rope(name)?.and_then(|rope| rope.rope_theta))
+        };
+        let places = [
+            of("rope_scaling")?,
+            of("rope_parameters")?,
+            self.number("rope_theta")?,
+        ];
+        let mut stated = places.into_iter().flatten();
+        let theta = stated.next();
+        match stated.find(|other| Some(*other) != theta) {
+            None => Ok(theta),
+            Some(other) => Err(format!(
+                "`rope_theta` is given twice, as `{}` among the rope parameters and as `{other}`, expected one of them",
+                theta.unwrap_or_default()
+            )),
+        }
     }
 }
 
 impl RawRope {
+    fn rope(
+        &self,
+        theta: f64,
+        original: Option<usize>,
+        context_length: usize,
+    ) -> Result<Rope, String> {
+        if let Some(name) = self.unknown.keys().next() {
+            return Err(unsupported(
+                format!("rope parameter `{name}`"),
+                "plain rotary embeddings and their scalings",
+            ));
+        }
+        self.refuse_unused(context_length)?;
+        let original = self.original_max_position_embeddings.or(original);
+        let scaling = self.scaling(original.unwrap_or(context_length), context_length)?;
+        Ok(Rope { theta, scaling })
+    }
+
     /// Whether both say the same, but for the name of the type's field and for θ.
     fn says_as(&self, other: &Self) -> bool {
         let plain = |rope: &Self| Self {

@@ -1,0 +1,181 @@
+//! The families of models that are computed here: a file for each, and a line in the list below.
+//!
+//! A family's file says how its configuration is read, what its parameters are called and how large they are, and how a block is computed, in
+//! plain tensor operations built of shared parts (`transformer::parts`); `docs/families.md` says how to add one. Nothing outside the file
+//! asks which family a model is of.
+
+use serde::{Serialize, Serializer};
+
+use super::config::{Fields, ModelConfig, Sizes};
+use super::error::Result;
+use super::hooks::Site;
+use super::transformer::{Loader, Network};
+
+/// A parameter: its name in Hugging Face checkpoints and its shape.
+pub(super) type Parameter = (String, Vec<usize>);
+
+/// What a family's file says of a model: its constants and switches, which the sizes do not hold.
+trait Architecture: Sized + Serialize {
+    /// `model_type` in `config.json`, and `general.architecture` in GGUF files.
+    const NAME: &'static str;
+    /// What `architectures` in `config.json` may name: the class with a head, and the one without, whose head may be its embedding.
+    const CLASSES: [&'static str; 2];
+
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// A fragment that names the field.
+    fn read(fields: &Fields) -> Result<(Sizes, Self), String>;
+
+    /// Whether the numbers fit together. The error is a fragment.
+    fn validate(&self, sizes: &Sizes) -> Result<(), String>;
+
+    /// What stands before the names of the transformer's parameters.
+    fn prefix(&self) -> &'static str {
+        "model."
+    }
+
+    /// The parameters outside the blocks: those before the first, and those behind the last.
+    fn end_parameters(&self, sizes: &Sizes) -> (Vec<Parameter>, Vec<Parameter>) {
+        let prefix = self.prefix();
+        let embedding = vec![sizes.d_vocab, sizes.d_model];
+        let mut last = vec![(format!("{prefix}norm.weight"), vec![sizes.d_model])];
+        if !sizes.tied_embeddings {
+            last.push(("lm_head.weight".to_string(), embedding.clone()));
+        }
+        (
+            vec![(format!("{prefix}embed_tokens.weight"), embedding)],
+            last,
+        )
+    }
+
+    /// The parameters of a block.
+    fn block_parameters(&self, sizes: &Sizes, layer: usize) -> Vec<Parameter>;
+
+    /// Whether a block has this site; all but parallel and mixture-of-experts blocks have every one.
+    fn has(&self, _layer: usize, _site: Site) -> bool {
+        true
+    }
+
+    /// Loads the weights.
+    fn load(&self, loader: &Loader<'_>) -> Result<Network>;
+
+    /// The form of the configuration that fingerprints are made of.
+    fn serialize_with<S: Serializer>(
+        &self,
+        sizes: &Sizes,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Form<'f, F> {
+            architecture: &'static str,
+            #[serde(flatten)]
+            sizes: &'f Sizes,
+            #[serde(flatten)]
+            family: &'f F,
+        }
+        let form = Form {
+            architecture: Self::NAME,
+            sizes,
+            family: self,
+        };
+        form.serialize(serializer)
+    }
+}
+
+macro_rules! families {
+    ($($module:ident::$Type:ident),+ $(,)?) => {
+        $(mod $module;)+
+        $(pub use $module::$Type;)+
+
+        /// A model's family, and what its file knows of the model.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Family {
+            $($Type($Type)),+
+        }
+
+        impl Family {
+            const NAMES: &'static [&'static str] = &[$($Type::NAME),+];
+
+            /// Reads the configuration of a model of that name, with its classes; none for a family that is not there.
+            pub(super) fn read(
+                name: &str,
+                fields: &Fields,
+            ) -> Option<([&'static str; 2], Result<ModelConfig, String>)> {
+                match name {
+                    $($Type::NAME => {
+                        let read = $Type::read(fields);
+                        let family = Family::$Type;
+                        let read = read.map(|(sizes, of)| ModelConfig { sizes, family: family(of) });
+                        Some(($Type::CLASSES, read))
+                    })+
+                    _ => None,
+                }
+            }
+
+            /// As `config.json` calls it.
+            pub(crate) fn name(&self) -> &'static str {
+                match self { $(Family::$Type(_) => $Type::NAME),+ }
+            }
+
+            pub(super) fn validate(&self, sizes: &Sizes) -> Result<(), String> {
+                match self { $(Family::$Type(of) => of.validate(sizes)),+ }
+            }
+
+            pub(super) fn end_parameters(&self, sizes: &Sizes) -> (Vec<Parameter>, Vec<Parameter>) {
+                match self { $(Family::$Type(of) => of.end_parameters(sizes)),+ }
+            }
+
+            pub(super) fn block_parameters(&self, sizes: &Sizes, layer: usize) -> Vec<Parameter> {
+                match self { $(Family::$Type(of) => of.block_parameters(sizes, layer)),+ }
+            }
+
+            pub(crate) fn has(&self, layer: usize, site: Site) -> bool {
+                match self { $(Family::$Type(of) => of.has(layer, site)),+ }
+            }
+
+            pub(super) fn load(&self, loader: &Loader<'_>) -> Result<Network> {
+                match self { $(Family::$Type(of) => of.load(loader)),+ }
+            }
+
+            pub(super) fn serialize_with<S: Serializer>(
+                &self,
+                sizes: &Sizes,
+                serializer: S,
+            ) -> Result<S::Ok, S::Error> {
+                match self { $(Family::$Type(of) => of.serialize_with(sizes, serializer)),+ }
+            }
+        }
+    };
+}
+
+families! {
+    llama::Llama,
+    qwen2::Qwen2,
+}
+
+impl Family {
+    /// The families, as error messages list them.
+    pub(super) fn supported() -> String {
+        format!("`{}`", Self::NAMES.join("`, `"))
+    }
+}
+
+/// `weight` and, where it has one, `bias` of a linear map.
+fn linear(name: String, [rows, columns]: [usize; 2], bias: bool) -> Vec<Parameter> {
+    let mut parameters = vec![(format!("{name}.weight"), vec![rows, columns])];
+    if bias {
+        parameters.push((format!("{name}.bias"), vec![rows]));
+    }
+    parameters
+}
+
+#[cfg(test)]
+impl ModelConfig {
+    /// What a llama or a qwen2 is besides its sizes.
+    pub(super) fn llama(&mut self) -> &mut Llama {
+        match &mut self.family {
+            Family::Llama(llama) | Family::Qwen2(Qwen2(llama)) => llama,
+        }
+    }
+}

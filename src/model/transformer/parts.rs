@@ -1,0 +1,162 @@
+//! What blocks are built of: linear maps, norms, MLPs; and what stands before and behind the blocks.
+
+use tch::{Kind, Tensor};
+
+use super::Loader;
+use super::tap::BlockTap;
+use crate::model::error::Result;
+use crate::model::hooks::Site;
+
+/// An affine map y = x Wᵀ + b.
+pub(in crate::model) struct Linear {
+    /// `[out, in]`
+    pub(super) weight: Tensor,
+    /// `[out]`
+    pub(super) bias: Option<Tensor>,
+}
+
+impl Linear {
+    pub(in crate::model) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_linear(&self.weight, self.bias.as_ref())?)
+    }
+}
+
+/// A norm over the last dimension, in its two steps.
+pub(in crate::model) trait Norm: Send {
+    /// x of mean square, or variance, 1: before gain and bias.
+    fn normalized(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// What is normalized, times the gain.
+    fn gained(&self, normalized: Tensor) -> Result<Tensor>;
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.gained(self.normalized(x)?)
+    }
+}
+
+/// x · gain / rms(x), with the mean square in float32 as in transformers' `LlamaRMSNorm`.
+pub(in crate::model) struct RmsNorm {
+    /// `[width]`
+    pub(super) gain: Tensor,
+    pub(super) epsilon: f64,
+}
+
+impl Norm for RmsNorm {
+    fn normalized(&self, x: &Tensor) -> Result<Tensor> {
+        let wide = x.f_to_kind(Kind::Float)?;
+        let mut scale = wide.f_square()?.f_mean_dim(-1i64, true, Kind::Float)?;
+        let _ = scale.f_add_scalar_(self.epsilon)?.f_rsqrt_()?;
+        Ok(wide.f_mul(&scale)?.f_to_kind(x.kind())?)
+    }
+
+    fn gained(&self, normalized: Tensor) -> Result<Tensor> {
+        Ok(normalized.f_mul(&self.gain)?)
+    }
+}
+
+/// down(silu(gate(x)) · up(x)). Gate and up are not stored as one matrix: a product with fewer columns stays in the processor's cache.
+pub(in crate::model) struct GatedMlp {
+    pub(super) gate_proj: Linear,
+    pub(super) up_proj: Linear,
+    pub(super) down_proj: Linear,
+}
+
+impl GatedMlp {
+    /// Of the norm's output `[B, S, d_model]`.
+    pub(in crate::model) fn forward(&self, x: &Tensor, tap: &mut BlockTap<'_>) -> Result<Tensor> {
+        let gate = self.gate_proj.forward(x)?;
+        let up = self.up_proj.forward(x)?;
+        let post = tap.pass(Site::MlpPost, gate.f_silu()?.f_mul_(&up)?)?;
+        self.down_proj.forward(&post)
+    }
+}
+
+/// What token ids become.
+pub(in crate::model) struct Embedding {
+    /// `[d_vocab, d_model]`
+    pub(super) table: Tensor,
+    /// What the rows are multiplied by, in the model's dtype.
+    scale: Option<Tensor>,
+    /// Learned positions, `[context_length, d_model]`.
+    positions: Option<Tensor>,
+}
+
+impl Embedding {
+    /// The rows of a table.
+    pub(in crate::model) fn new(table: Tensor) -> Self {
+        Embedding {
+            table,
+            scale: None,
+            positions: None,
+        }
+    }
+
+    pub(super) fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        let rows = Tensor::f_embedding(&self.table, ids, -1, false, false)?;
+        Ok(match &self.scale {
+            None => rows,
+            Some(scale) => rows.f_mul(scale)?,
+        })
+    }
+
+    pub(super) fn placed(&self, embedded: Tensor, positions: &Tensor) -> Result<Tensor> {
+        let Some(table) = &self.positions else {
+            return Ok(embedded);
+        };
+        let rows = Tensor::f_embedding(table, positions, -1, false, false)?;
+        Ok(embedded.f_add(&rows)?)
+    }
+}
+
+/// The unembedding.
+pub(in crate::model) struct Head {
+    /// `[d_vocab, d_model]`
+    weight: Tensor,
+    /// What the logits are multiplied by.
+    scale: Option<f64>,
+    /// c, where the logits are c · tanh(logits / c).
+    soft_cap: Option<f64>,
+}
+
+impl Head {
+    /// `lm_head.weight`, or the embedding's table where they are tied.
+    pub(in crate::model) fn of(
+        embedding: &Embedding,
+        tied: bool,
+        loader: &Loader<'_>,
+    ) -> Result<Self> {
+        Ok(Head {
+            weight: match tied {
+                true => embedding.table.shallow_clone(),
+                false => loader.tensor("lm_head.weight")?,
+            },
+            scale: None,
+            soft_cap: None,
+        })
+    }
+
+    pub(super) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.finished(hidden.f_linear::<Tensor>(&self.weight, None)?)
+    }
+
+    /// Logits of some tokens, `[token]` int64.
+    pub(super) fn some_logits(&self, hidden: &Tensor, ids: &Tensor, kind: Kind) -> Result<Tensor> {
+        let rows = self.weight.f_index_select(0, ids)?.f_to_kind(kind)?;
+        self.finished(hidden.f_to_kind(kind)?.f_linear::<Tensor>(&rows, None)?)
+    }
+
+    fn finished(&self, mut logits: Tensor) -> Result<Tensor> {
+        if let Some(scale) = self.scale {
+            logits = logits.f_mul_scalar(scale)?;
+        }
+        match self.soft_cap {
+            None => Ok(logits),
+            Some(cap) => soft_capped(&logits, cap),
+        }
+    }
+}
+
+/// cap · tanh(x / cap).
+pub(super) fn soft_capped(x: &Tensor, cap: f64) -> Result<Tensor> {
+    Ok(x.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?)
+}

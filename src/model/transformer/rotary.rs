@@ -1,0 +1,94 @@
+//! Rotary position embeddings as tensors: angles of positions, and how vectors are turned by them.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::model::config::Rope;
+use crate::model::error::Result;
+
+/// Which elements of a head turn together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::model) enum Pairs {
+    /// Element i with element i + half the width, as most families in transformers.
+    Halves,
+    /// Neighbours: element 2 i with element 2 i + 1.
+    #[allow(dead_code, reason = "the families that come next")]
+    Neighbours,
+}
+
+/// A rotary embedding of the first `width` elements of each head.
+pub(in crate::model) struct Angles {
+    /// `[width / 2]`, float32
+    frequencies: Tensor,
+    scale: f64,
+    pairs: Pairs,
+}
+
+/// cos and sin of the rotary angles of the positions at hand.
+pub(crate) struct Rotary {
+    /// `[B or 1, S, 1, width]`: each angle twice
+    cos: Tensor,
+    /// `[B or 1, S, 1, width / 2]`
+    sin: Tensor,
+    pairs: Pairs,
+}
+
+impl Angles {
+    pub(super) fn new(rope: &Rope, width: usize, pairs: Pairs, device: Device) -> Result<Self> {
+        let (frequencies, scale) = rope.inverse_frequencies(width);
+        Ok(Angles {
+            frequencies: Tensor::f_from_slice(&frequencies)?.f_to_device(device)?,
+            scale: f64::from(scale),
+            pairs,
+        })
+    }
+
+    /// Of positions `[B or 1, S]` (int64).
+    pub(super) fn rotary(&self, positions: &Tensor, kind: Kind) -> Result<Rotary> {
+        let angles = positions
+            .f_to_kind(Kind::Float)?
+            .f_unsqueeze(-1)?
+            .f_unsqueeze(-1)?
+            .f_mul(&self.frequencies)?;
+        let finish =
+            |t: Tensor| -> Result<Tensor> { Ok(t.f_mul_scalar(self.scale)?.f_to_kind(kind)?) };
+        let cos = finish(angles.f_cos()?)?;
+        Ok(Rotary {
+            cos: match self.pairs {
+                Pairs::Halves => Tensor::f_cat(&[&cos, &cos], -1)?,
+                Pairs::Neighbours => Tensor::f_stack(&[&cos, &cos], -1)?.f_flatten(-2, -1)?,
+            },
+            sin: finish(angles.f_sin()?)?,
+            pairs: self.pairs,
+        })
+    }
+}
+
+impl Rotary {
+    /// Vectors `x [B, S, head, dh]`, of each of which the first `width` elements are turned.
+    pub(in crate::model) fn turn(&self, x: &Tensor) -> Result<Tensor> {
+        let (width, dh) = (self.cos.size()[3], x.size()[3]);
+        if width == dh {
+            return self.turned(x);
+        }
+        let turned = self.turned(&x.f_narrow(3, 0, width)?)?;
+        let rest = x.f_narrow(3, width, dh - width)?;
+        Ok(Tensor::f_cat(&[&turned, &rest], 3)?)
+    }
+
+    /// Vectors as wide as the rotation.
+    fn turned(&self, x: &Tensor) -> Result<Tensor> {
+        let turned = x.f_mul(&self.cos)?;
+        // The elements that turn together, one of each pair.
+        let part = |of: &Tensor, second: bool| -> Result<Tensor> {
+            let half = of.size()[3] / 2;
+            Ok(match self.pairs {
+                Pairs::Halves => of.f_narrow(3, if second { half } else { 0 }, half)?,
+                Pairs::Neighbours => of.f_slice(3, i64::from(second), None, 2)?,
+            })
+        };
+        let (first, second) = (part(x, false)?, part(x, true)?);
+        let _ = part(&turned, false)?.f_sub_(&second.f_mul(&self.sin)?)?;
+        let _ = part(&turned, true)?.f_add_(&first.f_mul(&self.sin)?)?;
+        Ok(turned)
+    }
+}
