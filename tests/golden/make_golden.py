@@ -15,14 +15,16 @@ Hook points carry TransformerLens names.
 """
 import json
 import pathlib
+from functools import partial
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from passes import EDITS, changed, forward, hook_name, reference, tokenizer
+
 HERE = pathlib.Path(__file__).parent
-VOCAB, LAYERS, GREEDY = 64, 3, 10
+VOCAB, LAYERS = 64, 3
 DIMENSIONS = dict(
     vocab_size=VOCAB, hidden_size=32, intermediate_size=24, num_hidden_layers=LAYERS, num_attention_heads=4,
     max_position_embeddings=128, rms_norm_eps=1e-5, bos_token_id=None, eos_token_id=63, pad_token_id=None,
@@ -39,16 +41,6 @@ MODELS = {
     "llama_linear": (LlamaConfig, dict(num_key_value_heads=4, tie_word_embeddings=True, attention_bias=True, mlp_bias=True,
         rope_parameters={"rope_type": "linear", "factor": 4.0, **THETA})),
 }
-# (operation, layer, site, first position counted from the end, acts on all later positions, scale)
-EDITS = [
-    ("add", 1, "hook_resid_pre", 1, True, 4.0),
-    ("add", 0, "hook_attn_out", 4, True, -6.0),
-    ("add", 1, "hook_mlp_out", 3, False, 3.0),
-    ("ablate", 2, "hook_resid_pre", 1, True, None),
-    ("ablate", 0, "hook_resid_post", 4, True, None),
-    ("replace", 1, "hook_attn_out", 1, False, None),
-    ("replace", 2, "hook_resid_post", 1, False, None),
-]
 
 torch.set_grad_enabled(False)
 torch.set_num_threads(1)
@@ -68,12 +60,6 @@ def build(name, index):
     return model
 
 
-def tokenizer():
-    made = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return made
-
-
 def watched(model):
     """hook point → (module, whether its input or output is the vector)."""
     points = {"hook_embed": (model.model.embed_tokens, "out"), "final": (model.model.norm, "in")}
@@ -88,34 +74,6 @@ def watched(model):
     return points
 
 
-def forward(model, ids, hooks=()):
-    """Logits [pos, vocab]; hooks are (module, side, function of x [pos, width] → new x or None)."""
-    def before(function):
-        def hook(_, args, kwargs):
-            x = args[0] if args else kwargs["hidden_states"]
-            new = function(x[0])
-            if new is None:
-                return None
-            return ((new[None],) + args[1:], kwargs) if args else (args, {**kwargs, "hidden_states": new[None]})
-        return hook
-
-    def after(function):
-        def hook(_, __, output):
-            x = output[0] if isinstance(output, tuple) else output
-            new = function(x[0])
-            if new is None:
-                return None
-            return (new[None],) + output[1:] if isinstance(output, tuple) else new[None]
-        return hook
-
-    handles = [module.register_forward_pre_hook(before(f), with_kwargs=True) if side == "in"
-               else module.register_forward_hook(after(f)) for module, side, f in hooks]
-    logits = model(torch.tensor([ids]), use_cache=False).logits[0]
-    for handle in handles:
-        handle.remove()
-    return logits
-
-
 def activations(model, ids, positions):
     kept = {}
     hooks = [(module, side, lambda x, name=name: kept.update({name: x[positions].clone()}))
@@ -128,50 +86,21 @@ def activations(model, ids, positions):
 
 def edited(model, ids, edit, length, vector):
     """Logits of a run with the edit, whose positions were counted from the end of the prompt's `length` tokens."""
-    operation, layer, site, back, later, scale = edit
-    first = length - back
-
-    def change(x):
-        x = x.clone()
-        rows = slice(first, None if later else first + 1)
-        h = x[rows]
-        x[rows] = {"add": lambda: h + scale * vector, "ablate": lambda: h - (h @ vector)[:, None] * vector,
-                   "replace": lambda: vector.expand_as(h)}[operation]()
-        return x
-
-    module, side = watched(model)[f"blocks.{layer}.{site}"]
-    return forward(model, ids, [(module, side, change)])
+    module, side = watched(model)[hook_name(edit[1], edit[2])]
+    return forward(model, ids, [(module, side, lambda x: changed(x, edit, length, vector))])
 
 
-def reference(name, index):
+def write(name, index):
     folder = HERE / name
     model = build(name, index)
     model.save_pretrained(folder)
-    tokenizer().save(str(folder / "tokenizer.json"))
+    tokenizer(VOCAB).save(str(folder / "tokenizer.json"))
     (folder / "generation_config.json").unlink(missing_ok=True)
-    generator = torch.Generator().manual_seed(100 + index)
-    draw = lambda n: torch.randint(0, VOCAB - 1, (n,), generator=generator).tolist()
-    prompts = [{"ids": draw(n), "positions": [n // 2, n - 1]} for n in (5, 13, 70)]
-    vector = torch.randn(DIMENSIONS["hidden_size"], generator=generator)
-    vector /= vector.norm()
-    tensors, edits = {"vector": vector}, []
-    for i, prompt in enumerate(prompts):
-        for hook, x in activations(model, prompt["ids"], prompt["positions"]).items():
-            tensors[f"p{i}.{hook}"] = x.contiguous().clone()
-        for edit in EDITS:
-            ids, length, key = list(prompt["ids"]), len(prompt["ids"]), f"e{len(edits)}"
-            logits = edited(model, ids, edit, length, vector)[-1]
-            tensors[f"{key}.logits"] = logits.clone()
-            operation, layer, site, back, later, scale = edit
-            edits.append({"prompt": i, "operation": operation, "hook": f"blocks.{layer}.{site}", "first": length - back,
-                          "later": later, "scale": scale})
-            if later:
-                for _ in range(GREEDY):
-                    ids.append(int(edited(model, ids, edit, length, vector)[-1].argmax()))
-                tensors[f"{key}.greedy"] = torch.tensor(ids[length:])
+    prompts, edits, tensors = reference(100 + index, VOCAB, DIMENSIONS["hidden_size"], (5, 13, 70), EDITS,
+                                        partial(activations, model), partial(edited, model))
     save_file(tensors, str(folder / "reference.safetensors"))
     (folder / "reference.json").write_text(json.dumps({"prompts": prompts, "edits": edits}, indent=1) + "\n")
 
 
 for index, name in enumerate(MODELS):
-    reference(name, index)
+    write(name, index)
