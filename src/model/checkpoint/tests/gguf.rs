@@ -268,7 +268,7 @@ fn what_is_not_supported_is_listed() {
         (
             "general.architecture",
             text("gemma2"),
-            "architecture `gemma2` is not supported (supported: `llama`, `qwen2`)",
+            "architecture `gemma2` is not supported (supported: `llama`, `qwen2`; ",
         ),
         (
             "tokenizer.ggml.model",
