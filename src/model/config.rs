@@ -5,6 +5,7 @@
 //! the model's fingerprint. `fields` are those of a `config.json`, `rope` holds the rotary embedding and `rope_parameters` reads it; the GGUF
 //! reader fills the same structs from its metadata.
 
+mod activation;
 mod fields;
 mod rope;
 mod rope_parameters;
@@ -16,7 +17,8 @@ use serde::{Serialize, Serializer};
 use super::families::Family;
 use super::hooks::Site;
 
-pub(super) use fields::{Fields, code_of_its_own};
+pub(super) use activation::Activation;
+pub(super) use fields::{Fields, code_of_its_own, quotient};
 pub(super) use rope::yarn_attention_factor;
 pub use rope::{Rope, RopeScaling};
 

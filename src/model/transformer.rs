@@ -23,9 +23,11 @@ use attention::attend_rows;
 pub(super) use attention::{Attention, Heads};
 pub(crate) use attention::{Earlier, Groups, KeysValues, Projected, Segment, Span, attend_packed};
 pub(super) use load::Loader;
-pub(super) use parts::{Embedding, GatedMlp, Head, Linear, Norm, RmsNorm};
-pub(super) use rotary::Angles;
+pub(super) use parts::{
+    Embedding, GatedMlp, Head, LayerNorm, Linear, Norm, OffsetRmsNorm, PlainMlp, RmsNorm,
+};
 pub(crate) use rotary::Rotary;
+pub(super) use rotary::{Angles, Pairs};
 pub(super) use tap::BlockTap;
 pub(crate) use tap::{Tap, TapEdit};
 

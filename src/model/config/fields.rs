@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
-use super::{ModelConfig, Sizes};
+use super::{Activation, ModelConfig, Sizes};
 use crate::model::error::{ModelError, Result, unsupported};
 use crate::model::families::Family;
 use crate::model::json;
@@ -112,6 +112,7 @@ impl Fields {
     }
 
     /// Fields inside a field.
+    /// Fields inside a field.
     pub(in crate::model) fn nested(&self, name: &str) -> Result<Option<Fields>, String> {
         let nested = self.read(name, "an object", |value| value.as_object().cloned())?;
         Ok(nested.map(Fields::new))
@@ -155,13 +156,26 @@ impl Fields {
         Ok(ids?.unwrap_or_default())
     }
 
-    /// Refuses an activation other than `expected`, as which `default` counts where the file names none.
-    pub(in crate::model) fn activation(&self, name: &str, expected: &[&str]) -> Result<(), String> {
-        match self.text(name)? {
-            Some(other) if !expected.contains(&other.as_str()) => Err(unsupported(
-                format!("`{name}` `{other}`"),
-                format!("`{}`", expected[0]),
-            )),
+    /// The activation of the MLPs; `default` where the file names none.
+    pub(in crate::model) fn activation(
+        &self,
+        name: &str,
+        default: Activation,
+    ) -> Result<Activation, String> {
+        let Some(given) = self.text(name)? else {
+            return Ok(default);
+        };
+        let known = "`silu`, `gelu`, `gelu_new`, `gelu_pytorch_tanh`";
+        Activation::from_name(&given)
+            .ok_or_else(|| unsupported(format!("`{name}` `{given}`"), known))
+    }
+
+    /// Refuses an activation other than `silu`, for a family that has no other.
+    pub(in crate::model) fn silu(&self) -> Result<(), String> {
+        match self.text("hidden_act")? {
+            Some(other) if Activation::from_name(&other) != Some(Activation::Silu) => {
+                Err(unsupported(format!("`hidden_act` `{other}`"), "`silu`"))
+            }
             _ => Ok(()),
         }
     }

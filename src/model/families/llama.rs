@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use tch::Tensor;
 
 use super::{Architecture, Parameter, linear};
-use crate::model::config::{Fields, Rope, Sizes, check_epsilon};
+use crate::model::config::{Activation, Fields, Rope, Sizes, check_epsilon};
 use crate::model::error::Result;
 use crate::model::hooks::Site;
 use crate::model::transformer::{
@@ -33,7 +33,7 @@ impl Architecture for Llama {
     const CLASSES: [&'static str; 2] = ["LlamaForCausalLM", "LlamaModel"];
 
     fn read(fields: &Fields) -> Result<(Sizes, Self), String> {
-        fields.activation("hidden_act", &["silu", "swish"])?;
+        fields.silu()?;
         fields.full_attention(false)?;
         let sizes = fields.sizes(2048)?;
         let attention_bias = fields.switch("attention_bias")?.unwrap_or(false);
@@ -77,7 +77,7 @@ impl Architecture for Llama {
         let sizes = &loader.config.sizes;
         let block = |layer| LlamaBlock::load(self, sizes, loader, &format!("model.layers.{layer}"));
         Ok(Network {
-            head: Head::of(&embedding, sizes.tied_embeddings, loader)?,
+            head: Head::of(&embedding, "lm_head.weight", loader)?,
             embedding,
             blocks: loader.blocks(block)?,
             norm: Box::new(loader.rms_norm("model.norm", self.rms_norm_eps)?),
@@ -156,7 +156,7 @@ impl LlamaBlock {
             qkv_proj: loader.stacked(&attention, &["q_proj", "k_proj", "v_proj"])?,
             o_proj: loader.linear(&format!("{attention}.o_proj"))?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
-            mlp: loader.gated_mlp(&format!("{block}.mlp"))?,
+            mlp: loader.gated_mlp(&format!("{block}.mlp"), Activation::Silu)?,
             heads: Heads::of(sizes),
             attention: Attention::of_width(sizes.d_head),
         })

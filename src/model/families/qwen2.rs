@@ -19,7 +19,7 @@ impl Architecture for Qwen2 {
     const CLASSES: [&'static str; 2] = ["Qwen2ForCausalLM", "Qwen2Model"];
 
     fn read(fields: &Fields) -> Result<(Sizes, Self), String> {
-        fields.activation("hidden_act", &["silu", "swish"])?;
+        fields.silu()?;
         let sizes = fields.sizes(32_768)?;
         let windowed = fields.switch("use_sliding_window")?.unwrap_or(false)
             && fields.count("sliding_window")?.unwrap_or(4096) > 0

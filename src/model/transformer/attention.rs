@@ -72,6 +72,17 @@ impl Heads {
         })
     }
 
+    /// One projection to queries, keys and values, `[B, S, (kv·g + 2·kv) · dh]`, taken apart: each `[B, S, head, dh]`.
+    pub(in crate::model) fn apart(self, qkv: &Tensor) -> Result<[Tensor; 3]> {
+        let (heads, kv) = (self.queries, self.keys);
+        let qkv = self.split(qkv, heads + 2 * kv)?;
+        Ok([
+            qkv.f_narrow(2, 0, heads)?,
+            qkv.f_narrow(2, heads, kv)?,
+            qkv.f_narrow(2, heads + kv, kv)?,
+        ])
+    }
+
     /// `[B, S, count · dh]` → `[B, S, count, dh]`
     fn split(self, x: &Tensor, count: i64) -> Result<Tensor> {
         let size = x.size();
@@ -117,6 +128,14 @@ pub(crate) struct Projected {
 }
 
 impl Projected {
+    /// Queries `[B, S, kv·g, dh]`, keys and values `[B, S, kv, dh]`.
+    pub(in crate::model) fn new(queries: Tensor, keys: Tensor, values: Tensor) -> Self {
+        Projected {
+            queries,
+            own: KeysValues { keys, values },
+        }
+    }
+
     /// B, S, kv·g, kv, g, dh
     fn sizes(&self) -> [i64; 6] {
         let size = self.queries.size();

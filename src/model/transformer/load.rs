@@ -1,11 +1,13 @@
 //! Reading a checkpoint's tensors onto a device.
 
-use tch::{Device, Tensor};
+use std::ops::Range;
+
+use tch::{Device, Kind, Tensor};
 
 use super::rotary::{Angles, Pairs};
-use super::{Block, GatedMlp, Linear, RmsNorm, Transformer, kind};
+use super::{Block, GatedMlp, LayerNorm, Linear, OffsetRmsNorm, RmsNorm, Transformer, kind};
 use crate::model::checkpoint::Checkpoint;
-use crate::model::config::{Dtype, ModelConfig, Rope};
+use crate::model::config::{Activation, Dtype, ModelConfig, Rope};
 use crate::model::error::Result;
 
 /// Where a family takes its weights from.
@@ -79,24 +81,103 @@ impl Loader<'_> {
         })
     }
 
+    /// A part of a linear map: some of its output rows, which a family stores in one matrix with others.
+    pub(in crate::model) fn linear_rows(&self, name: &str, rows: Range<usize>) -> Result<Linear> {
+        let whole = self.linear(name)?;
+        let (start, count) = (rows.start as i64, rows.len() as i64);
+        // A copy: what is not asked for is let go with the whole.
+        let part = |whole: &Tensor| -> Result<Tensor> {
+            let rows = whole.f_narrow(0, start, count)?;
+            let mut copy = rows.f_empty_like()?;
+            copy.f_copy_(&rows)?;
+            Ok(copy)
+        };
+        Ok(Linear {
+            weight: part(&whole.weight)?,
+            bias: whole.bias.as_ref().map(part).transpose()?,
+        })
+    }
+
+    /// A linear map whose matrix is stored as `[in, out]`, as GPT-2's `Conv1D` does.
+    pub(in crate::model) fn conv1d(&self, name: &str) -> Result<Linear> {
+        let Linear { weight, bias } = self.linear(name)?;
+        let weight = weight.f_transpose(0, 1)?.f_contiguous()?;
+        Ok(Linear { weight, bias })
+    }
+
     /// A norm whose gain is `name.weight`.
     pub(in crate::model) fn rms_norm(&self, name: &str, epsilon: f64) -> Result<RmsNorm> {
         let gain = self.tensor(&format!("{name}.weight"))?;
         Ok(RmsNorm { gain, epsilon })
     }
 
+    /// A norm whose gain is 1 + `name.weight`.
+    pub(in crate::model) fn offset_rms_norm(
+        &self,
+        name: &str,
+        epsilon: f64,
+    ) -> Result<OffsetRmsNorm> {
+        let offset = self.tensor(&format!("{name}.weight"))?;
+        Ok(OffsetRmsNorm {
+            factor: offset.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?,
+            epsilon,
+            kind: kind(self.dtype),
+        })
+    }
+
+    /// A norm whose gain is `name.weight`, and its bias `name.bias` where the model has one.
+    pub(in crate::model) fn layer_norm(&self, name: &str, epsilon: f64) -> Result<LayerNorm> {
+        let bias = format!("{name}.bias");
+        let has_bias = self.checkpoint.shape(&bias).is_ok();
+        Ok(LayerNorm {
+            gain: self.tensor(&format!("{name}.weight"))?,
+            bias: has_bias.then(|| self.tensor(&bias)).transpose()?,
+            epsilon,
+        })
+    }
+
     /// `gate_proj`, `up_proj` and `down_proj` of a module.
-    pub(in crate::model) fn gated_mlp(&self, module: &str) -> Result<GatedMlp> {
+    pub(in crate::model) fn gated_mlp(
+        &self,
+        module: &str,
+        activation: Activation,
+    ) -> Result<GatedMlp> {
         Ok(GatedMlp {
             gate_proj: self.linear(&format!("{module}.gate_proj"))?,
             up_proj: self.linear(&format!("{module}.up_proj"))?,
             down_proj: self.linear(&format!("{module}.down_proj"))?,
+            activation,
+        })
+    }
+
+    /// The same of a module that stores gate and up in one matrix, `gate_up_proj`, gate first.
+    pub(in crate::model) fn fused_gated_mlp(
+        &self,
+        module: &str,
+        activation: Activation,
+    ) -> Result<GatedMlp> {
+        let (fused, d_mlp) = (format!("{module}.gate_up_proj"), self.config.d_mlp);
+        Ok(GatedMlp {
+            gate_proj: self.linear_rows(&fused, 0..d_mlp)?,
+            up_proj: self.linear_rows(&fused, d_mlp..2 * d_mlp)?,
+            down_proj: self.linear(&format!("{module}.down_proj"))?,
+            activation,
         })
     }
 
     /// The rotary embedding of whole heads, half against half.
     pub(in crate::model) fn angles(&self, rope: &Rope) -> Result<Angles> {
-        Angles::new(rope, self.config.d_head, Pairs::Halves, self.device)
+        self.partial_angles(rope, self.config.d_head, Pairs::Halves)
+    }
+
+    /// The rotary embedding of the first `width` elements of each head.
+    pub(in crate::model) fn partial_angles(
+        &self,
+        rope: &Rope,
+        width: usize,
+        pairs: Pairs,
+    ) -> Result<Angles> {
+        Angles::new(rope, width, pairs, self.device)
     }
 
     /// Every layer's block.

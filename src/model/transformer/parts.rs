@@ -4,6 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::Loader;
 use super::tap::BlockTap;
+use crate::model::config::Activation;
 use crate::model::error::Result;
 use crate::model::hooks::Site;
 
@@ -54,11 +55,71 @@ impl Norm for RmsNorm {
     }
 }
 
-/// down(silu(gate(x)) · up(x)). Gate and up are not stored as one matrix: a product with fewer columns stays in the processor's cache.
+/// x · (1 + gain) / rms(x), all in float32: the norm of the gemmas.
+pub(in crate::model) struct OffsetRmsNorm {
+    /// 1 + gain, `[width]`, float32
+    pub(super) factor: Tensor,
+    pub(super) epsilon: f64,
+    pub(super) kind: Kind,
+}
+
+impl Norm for OffsetRmsNorm {
+    /// In float32: it is rounded to the model's dtype behind the gain.
+    fn normalized(&self, x: &Tensor) -> Result<Tensor> {
+        let wide = x.f_to_kind(Kind::Float)?;
+        let mut scale = wide.f_square()?.f_mean_dim(-1i64, true, Kind::Float)?;
+        let _ = scale.f_add_scalar_(self.epsilon)?.f_rsqrt_()?;
+        Ok(wide.f_mul(&scale)?)
+    }
+
+    fn gained(&self, normalized: Tensor) -> Result<Tensor> {
+        Ok(normalized.f_mul(&self.factor)?.f_to_kind(self.kind)?)
+    }
+}
+
+/// (x − mean(x)) · gain / √(variance(x) + ε) + bias, in float32 until it is normalized.
+pub(in crate::model) struct LayerNorm {
+    /// `[width]`
+    pub(super) gain: Tensor,
+    /// `[width]`
+    pub(super) bias: Option<Tensor>,
+    pub(super) epsilon: f64,
+}
+
+impl Norm for LayerNorm {
+    fn normalized(&self, x: &Tensor) -> Result<Tensor> {
+        let wide = x.f_to_kind(Kind::Float)?;
+        let centred = wide.f_sub(&wide.f_mean_dim(-1i64, true, Kind::Float)?)?;
+        let mut scale = centred.f_square()?.f_mean_dim(-1i64, true, Kind::Float)?;
+        let _ = scale.f_add_scalar_(self.epsilon)?.f_rsqrt_()?;
+        Ok(centred.f_mul(&scale)?.f_to_kind(x.kind())?)
+    }
+
+    fn gained(&self, normalized: Tensor) -> Result<Tensor> {
+        let gained = normalized.f_mul(&self.gain)?;
+        Ok(match &self.bias {
+            None => gained,
+            Some(bias) => gained.f_add(bias)?,
+        })
+    }
+}
+
+impl Activation {
+    fn of(self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Activation::Silu => x.f_silu()?,
+            Activation::Gelu => x.f_gelu("none")?,
+            Activation::GeluTanh => x.f_gelu("tanh")?,
+        })
+    }
+}
+
+/// down(act(gate(x)) · up(x)). Gate and up are not stored as one matrix: a product with fewer columns stays in the processor's cache.
 pub(in crate::model) struct GatedMlp {
     pub(super) gate_proj: Linear,
     pub(super) up_proj: Linear,
     pub(super) down_proj: Linear,
+    pub(super) activation: Activation,
 }
 
 impl GatedMlp {
@@ -66,15 +127,30 @@ impl GatedMlp {
     pub(in crate::model) fn forward(&self, x: &Tensor, tap: &mut BlockTap<'_>) -> Result<Tensor> {
         let gate = self.gate_proj.forward(x)?;
         let up = self.up_proj.forward(x)?;
-        let post = tap.pass(Site::MlpPost, gate.f_silu()?.f_mul_(&up)?)?;
-        self.down_proj.forward(&post)
+        let post = self.activation.of(&gate)?.f_mul_(&up)?;
+        self.down_proj.forward(&tap.pass(Site::MlpPost, post)?)
+    }
+}
+
+/// proj(act(fc(x))).
+pub(in crate::model) struct PlainMlp {
+    pub(in crate::model) fc: Linear,
+    pub(in crate::model) proj: Linear,
+    pub(in crate::model) activation: Activation,
+}
+
+impl PlainMlp {
+    /// Of the norm's output `[B, S, d_model]`.
+    pub(in crate::model) fn forward(&self, x: &Tensor, tap: &mut BlockTap<'_>) -> Result<Tensor> {
+        let post = self.activation.of(&self.fc.forward(x)?)?;
+        self.proj.forward(&tap.pass(Site::MlpPost, post)?)
     }
 }
 
 /// What token ids become.
 pub(in crate::model) struct Embedding {
     /// `[d_vocab, d_model]`
-    pub(super) table: Tensor,
+    table: Tensor,
     /// What the rows are multiplied by, in the model's dtype.
     scale: Option<Tensor>,
     /// Learned positions, `[context_length, d_model]`.
@@ -88,6 +164,24 @@ impl Embedding {
             table,
             scale: None,
             positions: None,
+        }
+    }
+
+    /// Times a factor, which is rounded to the table's dtype first.
+    pub(in crate::model) fn scaled(self, factor: f64) -> Result<Self> {
+        let scale = Tensor::f_from_slice(&[factor])?;
+        let scale = scale.f_to_device(self.table.device())?;
+        Ok(Embedding {
+            scale: Some(scale.f_to_kind(self.table.kind())?),
+            ..self
+        })
+    }
+
+    /// Plus the rows of a table of positions.
+    pub(in crate::model) fn with_positions(self, positions: Tensor) -> Self {
+        Embedding {
+            positions: Some(positions),
+            ..self
         }
     }
 
@@ -119,20 +213,36 @@ pub(in crate::model) struct Head {
 }
 
 impl Head {
-    /// `lm_head.weight`, or the embedding's table where they are tied.
+    /// The tensor of that name, or the embedding's table where they are tied.
     pub(in crate::model) fn of(
         embedding: &Embedding,
-        tied: bool,
+        name: &str,
         loader: &Loader<'_>,
     ) -> Result<Self> {
         Ok(Head {
-            weight: match tied {
+            weight: match loader.config.tied_embeddings {
                 true => embedding.table.shallow_clone(),
-                false => loader.tensor("lm_head.weight")?,
+                false => loader.tensor(name)?,
             },
             scale: None,
             soft_cap: None,
         })
+    }
+
+    /// Logits times a factor.
+    pub(in crate::model) fn scaled(self, factor: f64) -> Self {
+        Head {
+            scale: Some(factor),
+            ..self
+        }
+    }
+
+    /// Logits between −`cap` and `cap`, where there is one.
+    pub(in crate::model) fn soft_capped(self, cap: Option<f64>) -> Self {
+        Head {
+            soft_cap: cap,
+            ..self
+        }
     }
 
     pub(super) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {

@@ -11,7 +11,6 @@ pub(in crate::model) enum Pairs {
     /// Element i with element i + half the width, as most families in transformers.
     Halves,
     /// Neighbours: element 2 i with element 2 i + 1.
-    #[allow(dead_code, reason = "the families that come next")]
     Neighbours,
 }
 

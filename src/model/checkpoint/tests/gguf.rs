@@ -3,7 +3,7 @@ use half::{bf16, f16};
 use super::gguf_file::{Meta, Tensor, float32, write};
 use super::quantised::Golden;
 use super::*;
-use crate::model::config::{RopeScaling};
+use crate::model::config::RopeScaling;
 
 /// The GGUF name of a Hugging Face parameter, written the other way round from the code under test.
 fn gguf_name(name: &str) -> String {

@@ -1,6 +1,6 @@
 use super::*;
-use crate::model::tokenizer::Answers;
 use crate::model::chat::Message;
+use crate::model::tokenizer::Answers;
 use std::cell::RefCell;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
