@@ -30,6 +30,21 @@ fn golden_edit(row: &Json, vector: &Arc<Vector>) -> Intervention {
     )
 }
 
+/// The hook points of a model, which are those that its reference lists, where it does.
+fn hooks(handle: &ModelHandle, n_layers: usize, described: &Json) -> Vec<HookPoint> {
+    let blocks = (0..n_layers).flat_map(|l| Site::ALL.map(|site| HookPoint::block(l, site)));
+    let all = blocks.chain([HookPoint::Embed, HookPoint::FinalNormalized]);
+    let hooks: Vec<HookPoint> = all.filter(|hook| hook.is_in(handle.config())).collect();
+    if let Some(listed) = described["hooks"].as_array() {
+        let mut names: Vec<String> = hooks.iter().map(HookPoint::to_string).collect();
+        let mut listed: Vec<&str> = listed.iter().filter_map(Json::as_str).collect();
+        names.sort();
+        listed.sort_unstable();
+        assert_eq!(names, listed);
+    }
+    hooks
+}
+
 /// Everything in one tiny model's folder; the worst errors of activations and of logits, edited ones included.
 fn compare_golden(folder: &Path) -> (Worst, Worst) {
     let (handle, mut subject) = Subject::open(folder, Dtype::Float32, 1 << 20);
@@ -48,10 +63,7 @@ fn compare_golden(folder: &Path) -> (Worst, Worst) {
             subject.cell(&tokens[i], vec![], all.clone()),
             format!("p{i}.logits"),
         ));
-        let hooks = (0..subject.n_layers)
-            .flat_map(|layer| Site::ALL.map(|site| HookPoint::block(layer, site)))
-            .chain([HookPoint::Embed, HookPoint::FinalNormalized]);
-        for hook in hooks {
+        for hook in hooks(&handle, subject.n_layers, &described) {
             let rows = &reference[&format!("p{i}.{hook}")];
             let width = hook.width(handle.config());
             for (row, position) in rows.chunks(width).zip(ids(&prompt["positions"])) {
@@ -111,5 +123,31 @@ fn tiny_models_of_both_architectures() {
         for worst in [reads, logits] {
             assert!(worst.relative < 2e-5 && worst.one_minus_cosine < 1e-9);
         }
+    }
+}
+
+/// A test for each folder of `tests/families`.
+macro_rules! families {
+    ($($folder:ident),* $(,)?) => {
+        mod families {
+            $(#[test]
+            fn $folder() {
+                super::compare_family(stringify!($folder));
+            })*
+        }
+    };
+}
+
+families! {}
+
+/// Tolerance: 2e-5 relative (L2), as for the first two families; in float64 the same formulas agree with the references to 6e-6.
+fn compare_family(name: &str) {
+    let (reads, logits) = compare_golden(&at("tests/families").join(name));
+    eprintln!("{name}: activations {reads:?}, logits {logits:?}");
+    for worst in [reads, logits] {
+        assert!(
+            worst.relative < 2e-5 && worst.one_minus_cosine < 1e-9,
+            "{worst:?}"
+        );
     }
 }
