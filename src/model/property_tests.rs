@@ -4,6 +4,7 @@
 //! Cases are drawn by a fixed generator, so a failure repeats.
 
 mod company;
+mod families;
 mod generation;
 
 use std::collections::HashMap;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use crate::cache::{Cache, CacheError};
 use crate::files;
 use crate::model::{
-    self, Answers, FileStamp, Memory, ModelError, ModelHandle, locate, locate_without_fetching,
+    self, Answers, FileStamp, HookPoint, Memory, ModelError, ModelHandle, locate,
+    locate_without_fetching,
 };
 use crate::prompts::PromptSet;
 use crate::spec::{Diagnostics, Document, Problems, Severity};
@@ -313,6 +314,7 @@ impl<'s> Opening<'s> {
             spec.stage.check(inputs, problems);
             let needs = spec.stage.needs();
             check_prompts(&needs, &study.settings, inputs, &mut reported, problems);
+            check_sites(spec, inputs, problems);
             check_size(spec, inputs, problems);
         }
         for name in models_with_prompts(needed).into_keys() {
@@ -330,6 +332,32 @@ impl<'s> Opening<'s> {
         self.inputs.files.retain(|path, _| files.contains(path));
         let prompts = &self.needed.prompts;
         self.inputs.prompts.retain(|name, _| prompts.contains(name));
+    }
+}
+
+/// Checks that the models of a stage have the sites that it names.
+fn check_sites(spec: &StageSpec, inputs: &Inputs, problems: &mut Problems) {
+    let needs = spec.stage.needs();
+    for name in &needs.models {
+        let Some(config) = inputs.models.get(&name.value).map(|m| m.config()) else {
+            continue;
+        };
+        let mut sites = needs.sites.iter();
+        let Some(site) = sites.find(|site| !HookPoint::block(0, **site).is_in(config)) else {
+            continue;
+        };
+        let message = format!(
+            "stage `{}` names the site `{site}`, which model `{name}` has not",
+            spec.name
+        );
+        problems
+            .error_at(&spec.at, message)
+            .note(format!(
+                "blocks of a `{}` have {}",
+                config.family.name(),
+                config.sites(0)
+            ))
+            .help("name a site that it has");
     }
 }
 

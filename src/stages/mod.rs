@@ -18,7 +18,7 @@ use polars::prelude::DataFrame;
 use serde::{Deserialize, Serialize};
 
 use crate::figure::Figure;
-use crate::model::{Cell, Cells, ModelError, ModelHandle, Value};
+use crate::model::{Cell, Cells, ModelError, ModelHandle, Site, Value};
 use crate::prompts::PromptSet;
 use crate::spec::{Fields, Problems, Spanned};
 use crate::stats::StatsError;
@@ -236,6 +236,8 @@ pub struct Needs {
     pub(crate) stages: Vec<(Name, Product)>,
     /// Files that it reads, beside prompt sets.
     pub(crate) files: Vec<Spanned<PathBuf>>,
+    /// Sites that its models must have.
+    pub(crate) sites: Vec<Site>,
     /// Whether it depends on the tokens at which a text ends.
     pub(crate) ends: bool,
     /// Whether it depends on how many layers each of its models has, where they differ in that.

@@ -1,10 +1,10 @@
 //! Types of parameters that stages share, and checks of them against models and prompt sets.
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::model::Site;
 use crate::prompts::{Prompt, PromptSet};
-use crate::spec::{Choice, Decode, Layers, Node, OneOrMany, Problems, Spanned};
+use crate::spec::{Decode, Layers, Node, OneOrMany, Problems, Spanned, choice};
 
 use super::declare::{FieldType, Keyed};
 use super::field_types::wrappers;
@@ -94,22 +94,42 @@ bounded! {
         Some("expected a number from 0 to 1");
 }
 
-/// Sites of the width of the residual stream, by their short names and those of TransformerLens.
-impl Choice for Site {
-    const CHOICES: &'static [(&'static str, Self, &'static str)] = &RESIDUAL_SITES;
+/// A site of the width of the residual stream, by its short name or TransformerLens's.
+impl Decode for Site {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        choice(node, problems, &residual_sites())
+    }
+
+    fn expected() -> String {
+        String::expected()
+    }
 }
 
-const RESIDUAL_SITES: [(&str, Site, &str); 10] = {
-    let mut sites = [("", Site::ResidPre, ""); 10];
-    let mut index = 0;
-    while index < 5 {
-        let site = Site::RESIDUAL[index];
-        sites[index] = (site.short_name(), site, "");
-        sites[index + 5] = (site.hook_name(), site, "");
-        index += 1;
+impl FieldType for Site {
+    fn schema() -> Json {
+        json!({ "enum": residual_sites().map(|(name, _)| name), "description": "" })
     }
-    sites
-};
+
+    fn key(&self) -> Json {
+        self.short_name().into()
+    }
+
+    fn refer(&self, needs: &mut Needs) {
+        needs.sites.push(*self);
+    }
+}
+
+/// Both names of each, the usual ones first.
+pub(super) fn residual_sites() -> [(&'static str, Site); 10] {
+    let count = Site::RESIDUAL.len();
+    std::array::from_fn(|index| {
+        let site = Site::RESIDUAL[index % count];
+        match index < count {
+            true => (site.short_name(), site),
+            false => (site.hook_name(), site),
+        }
+    })
+}
 
 /// The index of a position counted from the end of a prompt of `length` tokens.
 pub(super) fn index_of(position: i64, length: usize, prompt: &Prompt) -> Result<usize, StageError> {

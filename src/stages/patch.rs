@@ -21,9 +21,10 @@ use crate::model::{HookPoint, ModelHandle, Site};
 use crate::prompts::PromptSet;
 use crate::spec::{Choice, Decode, Fields, Layers, Node, OneOrMany, Spanned, suggest};
 
+use super::Needs;
 use super::declare::{Declaration, Declared, Field, FieldType, KeyParts, Parameter};
 use super::field_types::{choices, one_or_many};
-use super::parameters::{self, Count, Floor, Position, PromptsName};
+use super::parameters::{self, Count, Floor, Position, PromptsName, residual_sites};
 use super::prelude::*;
 use super::sweep;
 
@@ -114,10 +115,10 @@ impl Decode for Sites {
         let names = OneOrMany::<String>::decode(node, problems)?;
         let mut sites = Vec::new();
         for name in &names.0 {
-            let mut known = Site::CHOICES.iter();
-            match known.find(|(known, ..)| *known == name.value) {
-                Some((_, site, _)) if !sites.contains(site) => sites.push(*site),
-                Some((_, site, _)) => {
+            let mut known = residual_sites().into_iter();
+            match known.find(|(known, _)| *known == name.value) {
+                Some((_, site)) if !sites.contains(&site) => sites.push(site),
+                Some((_, site)) => {
                     let problem = format!("site `{}` is named twice", site.short_name());
                     problems.error_at(&name.at, problem).label("again here");
                 }
@@ -139,6 +140,10 @@ impl FieldType for Sites {
 
     fn key(&self) -> Json {
         self.0.iter().map(|site| site.short_name()).collect()
+    }
+
+    fn refer(&self, needs: &mut Needs) {
+        needs.sites.extend(&self.0);
     }
 }
 

@@ -2,10 +2,15 @@
 
 use super::*;
 
-const LENGTH: usize = 7;
+pub(super) const LENGTH: usize = 7;
 
 /// Greedy tokens by the slow truth; edits act at the positions they name, at every step anew.
-fn naive_greedy(subject: &Subject, ids: &[u32], edits: &[Intervention], count: usize) -> Vec<u32> {
+pub(super) fn naive_greedy(
+    subject: &Subject,
+    ids: &[u32],
+    edits: &[Intervention],
+    count: usize,
+) -> Vec<u32> {
     let mut ids = ids.to_vec();
     let start = ids.len();
     for _ in 0..count {
@@ -17,7 +22,7 @@ fn naive_greedy(subject: &Subject, ids: &[u32], edits: &[Intervention], count: u
     ids.split_off(start)
 }
 
-fn generation(sampling: Sampling, stop_at_end: bool) -> Readout {
+pub(super) fn generation(sampling: Sampling, stop_at_end: bool) -> Readout {
     Readout::Generation {
         max_new_tokens: LENGTH,
         sampling,
@@ -26,7 +31,7 @@ fn generation(sampling: Sampling, stop_at_end: bool) -> Readout {
     }
 }
 
-fn continuations(subject: &mut Subject, cells: &[Cell]) -> Vec<Vec<u32>> {
+pub(super) fn continuations(subject: &mut Subject, cells: &[Cell]) -> Vec<Vec<u32>> {
     let ids = |value| match value {
         Value::Generation(ids) => ids,
         other => panic!("{other:?} is no continuation"),

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use jiff::{Timestamp, ToSpan};
+use rayon::prelude::*;
 
 use crate::cache::{Cache, CacheError, Key, write_atomically};
 
@@ -83,22 +84,24 @@ impl OnDisk {
         removed.map_err(|error| CacheError::io("remove the folder", &self.path, error))
     }
 
-    /// Copies an artifact out of the cache.
+    /// Copies artifacts out of the cache, several at a time.
     pub(super) fn copy(
         &mut self,
         cache: &Cache,
-        key: &Key,
-        file: PathBuf,
+        files: Vec<(Key, PathBuf)>,
     ) -> Result<(), CacheError> {
         self.check_is_there()?;
-        let to = self.path.join(&file);
-        if !cache.copy_object_to(key, &to)? {
-            return Err(CacheError::Other(format!(
-                "cannot write `{}`: the artifact is not in the cache any more; run the same command again to have it computed",
-                to.display()
-            )));
-        }
-        self.written.insert(file);
+        files.par_iter().try_for_each(|(key, file)| {
+            let to = self.path.join(file);
+            match cache.copy_object_to(key, &to)? {
+                true => Ok(()),
+                false => Err(CacheError::Other(format!(
+                    "cannot write `{}`: the artifact is not in the cache any more; run the same command again to have it computed",
+                    to.display()
+                ))),
+            }
+        })?;
+        self.written.extend(files.into_iter().map(|(_, file)| file));
         Ok(())
     }
 }
