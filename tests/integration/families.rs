@@ -1,0 +1,127 @@
+//! A study on a tiny model of every family in `tests/families`: each is opened, scored, steered and continued by the program itself.
+
+use std::path::{Path, PathBuf};
+
+use insta::assert_snapshot;
+
+use crate::prompts::Prompt;
+use crate::workbench::Workbench;
+
+/// The folders of the models, by name.
+fn folders() -> Vec<(String, PathBuf)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/families");
+    let entries = std::fs::read_dir(root).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let models = paths.filter(|path| path.join("config.json").exists());
+    let named = models.map(|path| (path.file_name().unwrap().to_str().unwrap().to_string(), path));
+    let mut folders: Vec<_> = named.collect();
+    folders.sort();
+    folders
+}
+
+/// Prompts in the words of their tokenizer.
+fn prompts() -> Vec<Prompt> {
+    let prompt = |number: usize| {
+        let words = (0..4 + number % 3).map(|place| format!("w{}", (7 * number + 3 * place) % 39));
+        Prompt {
+            id: format!("p{number}"),
+            text: words.collect::<Vec<_>>().join(" "),
+            split: ["edge", "harmful"][number % 2].to_string(),
+            category: "none".to_string(),
+        }
+    };
+    (0..8).map(prompt).collect()
+}
+
+/// A folder with these models, each with a chat template.
+fn bench(folders: &[(String, PathBuf)]) -> Workbench {
+    let bench = Workbench::new(&prompts());
+    for (name, folder) in folders {
+        for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+            let content = std::fs::read(folder.join(file)).unwrap();
+            bench.write(&format!("tiny/{name}/{file}"), content);
+        }
+        let template = "{% for message in messages %}w1 {{ message.content }} w2 {% endfor %}w3";
+        bench.write(&format!("tiny/{name}/chat_template.jinja"), template);
+    }
+    bench
+}
+
+fn models(folders: &[(String, PathBuf)]) -> (String, String) {
+    let tables = folders.iter().map(|(name, _)| format!("[models.{name}]\nsource = \"tiny/{name}\"\n"));
+    let names: Vec<String> = folders.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+    (tables.collect(), format!("[{}]", names.join(", ")))
+}
+
+const SETTINGS: &str = r#"
+[chat]
+system = false
+[score]
+refuse = ["w4", "w5"]
+comply = ["w6", "w7"]
+[prompts.main]
+path = "main.jsonl"
+"#;
+
+#[test]
+fn a_study_runs_on_every_family() {
+    let folders = folders();
+    assert!(folders.len() >= 20);
+    let bench = bench(&folders);
+    let (tables, names) = models(&folders);
+    let study = format!(
+        r#"{tables}{SETTINGS}
+[stages.score]
+model = {names}
+prompts = "main"
+[stages.random]
+model = {names}
+prompts = "main"
+seed = 0
+layer = "all"
+site = "attn_out"
+alpha = [-2, 2]
+[stages.direction]
+model = "gpt2"
+prompts = "main"
+scores = "score"
+split = "edge"
+n = 1
+layer = 1
+[stages.generate]
+model = {names}
+prompts = "main"
+direction = "direction"
+alpha = 2
+limit = 1
+max_new_tokens = 4
+"#
+    );
+    bench.write("study.toml", study);
+    let run = bench.dial(&["run", "study.toml"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let plan = bench.dial(&["plan", "study.toml"]);
+    assert!(plan.stdout.contains("nothing to compute"), "{plan:?}");
+}
+
+#[test]
+fn a_site_that_a_parallel_block_has_not() {
+    let mut folders = folders();
+    folders.retain(|(name, _)| name == "gpt_neox_parallel");
+    let bench = bench(&folders);
+    let (tables, names) = models(&folders);
+    let study = format!(
+        "{tables}{SETTINGS}
+[stages.random]
+model = {names}
+prompts = \"main\"
+seed = 0
+layer = 1
+site = \"resid_mid\"
+alpha = 2
+"
+    );
+    bench.write("study.toml", study);
+    let said = bench.dial(&["plan", "study.toml"]);
+    assert_snapshot!(said.stderr, @"");
+}
