@@ -138,7 +138,15 @@ macro_rules! families {
     };
 }
 
-families! {}
+families! {
+    gemma,
+    gemma2,
+    gemma3_multimodal,
+    gemma3_text,
+    glm4,
+    olmo2,
+    olmo3,
+}
 
 /// Tolerance: 2e-5 relative (L2), as for the first two families; in float64 the same formulas agree with the references to 6e-6.
 fn compare_family(name: &str) {
