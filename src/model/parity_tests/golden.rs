@@ -150,7 +150,8 @@ families! {
 
 /// Tolerance: 2e-5 relative (L2), as for the first two families; in float64 the same formulas agree with the references to 6e-6.
 fn compare_family(name: &str) {
-    let (reads, logits) = compare_golden(&at("tests/families").join(name));
+    let folder = at("tests/families").join(name);
+    let (reads, logits) = compare_golden(&folder);
     eprintln!("{name}: activations {reads:?}, logits {logits:?}");
     for worst in [reads, logits] {
         assert!(
@@ -158,4 +159,5 @@ fn compare_family(name: &str) {
             "{worst:?}"
         );
     }
+    super::company::assert_alone_as_together(&folder);
 }
