@@ -141,8 +141,7 @@ impl Fields {
 
 /// Whether a number by which something is multiplied or divided makes sense; the error is a fragment that names its field.
 pub(in crate::model) fn check_positive(name: &str, value: f64) -> Result<(), String> {
-    // The comparisons are false for what is not a number.
-    match value >= 1e-6 && value <= 1e6 {
+    match (1e-6..=1e6).contains(&value) {
         true => Ok(()),
         false => Err(format!(
             "`{name}` is `{value}`, expected a positive number from 1e-6 to 1e6"
