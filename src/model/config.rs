@@ -6,6 +6,7 @@
 //! reader fills the same structs from its metadata.
 
 mod activation;
+mod defaults;
 mod fields;
 mod rope;
 mod rope_parameters;
@@ -18,6 +19,7 @@ use super::families::Family;
 use super::hooks::Site;
 
 pub(super) use activation::Activation;
+pub(super) use defaults::{Defaults, check_positive};
 pub(super) use fields::{Fields, code_of_its_own, quotient};
 pub(super) use rope::yarn_attention_factor;
 pub use rope::{Rope, RopeScaling};

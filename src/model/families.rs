@@ -35,6 +35,11 @@ trait Architecture: Sized + Serialize {
         "model."
     }
 
+    /// What the parameter is called here that a Hugging Face folder calls `name`; none for one that has no part in text.
+    fn renamed(&self, name: &str) -> Option<String> {
+        Some(name.to_string())
+    }
+
     /// The parameters outside the blocks: those before the first, and those behind the last.
     fn end_parameters(&self, sizes: &Sizes) -> (Vec<Parameter>, Vec<Parameter>) {
         let prefix = self.prefix();
@@ -122,6 +127,10 @@ macro_rules! families {
                 match self { $(Family::$Type(of) => of.validate(sizes)),+ }
             }
 
+            pub(super) fn renamed(&self, name: &str) -> Option<String> {
+                match self { $(Family::$Type(of) => of.renamed(name)),+ }
+            }
+
             pub(super) fn end_parameters(&self, sizes: &Sizes) -> (Vec<Parameter>, Vec<Parameter>) {
                 match self { $(Family::$Type(of) => of.end_parameters(sizes)),+ }
             }
@@ -150,7 +159,14 @@ macro_rules! families {
 }
 
 families! {
+    gemma::Gemma,
+    gemma2::Gemma2,
+    gemma3::Gemma3,
+    gemma3_text::Gemma3Text,
+    glm4::Glm4,
     llama::Llama,
+    olmo2::Olmo2,
+    olmo3::Olmo3,
     qwen2::Qwen2,
 }
 
@@ -176,6 +192,7 @@ impl ModelConfig {
     pub(super) fn llama(&mut self) -> &mut Llama {
         match &mut self.family {
             Family::Llama(llama) | Family::Qwen2(Qwen2(llama)) => llama,
+            other => panic!("a `{}` is no llama", other.name()),
         }
     }
 }

@@ -24,7 +24,7 @@ pub(super) use attention::{Attention, Heads};
 pub(crate) use attention::{Earlier, Groups, KeysValues, Projected, Segment, Span, attend_packed};
 pub(super) use load::Loader;
 pub(super) use parts::{
-    Embedding, GatedMlp, Head, LayerNorm, Linear, Norm, OffsetRmsNorm, PlainMlp, RmsNorm,
+    Embedding, GatedMlp, Head, LayerNorm, Linear, Norm, PlainMlp, RmsNorm, WideRmsNorm,
 };
 pub(crate) use rotary::Rotary;
 pub(super) use rotary::{Angles, Pairs};

@@ -39,7 +39,7 @@ pub(super) fn open(folder: &Path, memory: &dyn Memory) -> Result<Checkpoint> {
     }
     let files = chosen.files.iter().map(|path| WeightFile::open(path));
     let files: Vec<WeightFile> = files.collect::<Result<_, _>>()?;
-    let weights = shards::open(&files, &chosen)?;
+    let weights = shards::open(&files, &chosen, &config.family)?;
     let mut findings = chosen.findings;
     findings.extend(code_of_its_own(&config_text));
     findings.extend(other_files::adapter_beside(folder));

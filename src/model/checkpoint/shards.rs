@@ -13,6 +13,7 @@ use super::host_tensor::{CHUNK, decode};
 use super::stored::{Format, Stored};
 use super::{WeightFile, read_optional_text, safetensors_header};
 use crate::model::error::{ModelError, Result};
+use crate::model::families::Family;
 use crate::model::json;
 
 pub(super) const SINGLE: &str = "model.safetensors";
@@ -88,7 +89,12 @@ fn passed_over(folder: &Path, index: &Path) -> Option<String> {
     ))
 }
 
-pub(super) fn open(files: &[WeightFile], chosen: &Chosen) -> Result<BTreeMap<String, Stored>> {
+/// The tensors by the names that the family has for them, without those that it passes over.
+pub(super) fn open(
+    files: &[WeightFile],
+    chosen: &Chosen,
+    family: &Family,
+) -> Result<BTreeMap<String, Stored>> {
     let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
     for file in files {
         let listed = safetensors_header::read(file);
@@ -101,7 +107,24 @@ pub(super) fn open(files: &[WeightFile], chosen: &Chosen) -> Result<BTreeMap<Str
             tensors.insert(name, stored);
         }
     }
-    with_prefix(tensors)
+    with_prefix(renamed(tensors, family)?)
+}
+
+fn renamed(tensors: BTreeMap<String, Stored>, family: &Family) -> Result<BTreeMap<String, Stored>> {
+    let mut named = BTreeMap::new();
+    for (name, stored) in tensors {
+        let Some(known) = family.renamed(&name) else {
+            continue;
+        };
+        let problem = format!(
+            "tensor `{name}` is `{known}` by another name, and that is there too, expected one of them"
+        );
+        let path = stored.path.clone();
+        if named.insert(known, stored).is_some() {
+            return Err(ModelError::invalid(&path, problem));
+        }
+    }
+    Ok(named)
 }
 
 /// Whether there is a head that differs from the embedding.

@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
-use super::{Activation, ModelConfig, Sizes};
+use super::{Activation, Defaults, ModelConfig, Sizes};
 use crate::model::error::{ModelError, Result, unsupported};
 use crate::model::families::Family;
 use crate::model::json;
@@ -48,6 +48,7 @@ const NEUTRAL: [(&str, Option<f64>); 27] = [
 ];
 
 /// The fields of a configuration, which note what they were asked for.
+#[derive(Default)]
 pub(in crate::model) struct Fields {
     fields: Map<String, Json>,
     read: RefCell<BTreeSet<String>>,
@@ -111,7 +112,18 @@ impl Fields {
             .ok_or_else(|| format!("`{name}` is missing"))
     }
 
-    /// Fields inside a field.
+    /// Of all fields that are not null.
+    pub(in crate::model) fn names(&self) -> impl Iterator<Item = &str> {
+        let given = self.fields.iter().filter(|(_, value)| !value.is_null());
+        given.map(|(name, _)| name.as_str())
+    }
+
+    /// Whether there is no such field; one that is null is there.
+    pub(in crate::model) fn is_absent(&self, name: &str) -> bool {
+        self.read.borrow_mut().insert(name.to_string());
+        !self.fields.contains_key(name)
+    }
+
     /// Fields inside a field.
     pub(in crate::model) fn nested(&self, name: &str) -> Result<Option<Fields>, String> {
         let nested = self.read(name, "an object", |value| value.as_object().cloned())?;
@@ -120,27 +132,7 @@ impl Fields {
 
     /// The sizes by the names that most families give them; `context_length` where the file has none.
     pub(in crate::model) fn sizes(&self, context_length: usize) -> Result<Sizes, String> {
-        let (d_model, n_heads) = (
-            self.needed_count("hidden_size")?,
-            self.needed_count("num_attention_heads")?,
-        );
-        Ok(Sizes {
-            d_model,
-            n_layers: self.needed_count("num_hidden_layers")?,
-            n_heads,
-            n_kv_heads: self.count("num_key_value_heads")?.unwrap_or(n_heads),
-            d_head: match self.count("head_dim")? {
-                Some(d_head) => d_head,
-                None => quotient(("hidden_size", d_model), ("num_attention_heads", n_heads))?,
-            },
-            d_mlp: self.needed_count("intermediate_size")?,
-            d_vocab: self.needed_count("vocab_size")?,
-            tied_embeddings: self.switch("tie_word_embeddings")?.unwrap_or(false),
-            context_length: self
-                .count("max_position_embeddings")?
-                .unwrap_or(context_length),
-            end_of_text: self.end_of_text()?,
-        })
+        self.sizes_by(&Defaults::of(context_length))
     }
 
     /// `eos_token_id`: one id, or several.
@@ -227,7 +219,7 @@ impl Fields {
     }
 
     /// Refuses what another family would read, unless it says what is computed anyway.
-    fn refuse_unread(&self, family: &str) -> Result<(), String> {
+    pub(in crate::model) fn refuse_unread(&self, family: &str) -> Result<(), String> {
         let read = self.read.borrow();
         let unread = NEUTRAL.iter().filter(|(name, _)| !read.contains(*name));
         for (name, neutral) in unread {

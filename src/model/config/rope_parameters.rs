@@ -57,8 +57,8 @@ impl Fields {
         context_length: usize,
     ) -> Result<(Rope, f64), String> {
         let given = self.given_rope()?;
-        let share = given.partial_rotary_factor.unwrap_or(share);
-        let share = self.number("partial_rotary_factor")?.unwrap_or(share);
+        let beside = self.number("partial_rotary_factor")?;
+        let share = given.partial_rotary_factor.or(beside).unwrap_or(share);
         let theta = self.theta()?.unwrap_or(theta);
         let original = self.count("original_max_position_embeddings")?;
         Ok((given.rope(theta, original, context_length)?, share))
@@ -71,18 +71,10 @@ impl Fields {
 
     /// The parameters, as older files have them and as newer ones; where they stand in both places, they must be the same.
     fn given_rope(&self) -> Result<RawRope, String> {
-        let (old, new) = (
+        the_same(
             self.raw_rope("rope_scaling")?,
             self.raw_rope("rope_parameters")?,
-        );
-        let differ = old
-            .as_ref()
-            .zip(new.as_ref())
-            .is_some_and(|(old, new)| !old.says_as(new));
-        match differ {
-            false => Ok(old.or(new).unwrap_or_default()),
-            true => Err("`rope_scaling` and `rope_parameters` differ, expected one of them".into()),
-        }
+        )
     }
 
     /// θ; where it stands in several places, it must be the same.
@@ -90,20 +82,71 @@ impl Fields {
         let of = |name| -> Result<_, String> {
             Ok(self.raw_rope(name)?.and_then(|rope| rope.rope_theta))
         };
-        let places = [
+        the_same_theta([
             of("rope_scaling")?,
             of("rope_parameters")?,
             self.number("rope_theta")?,
-        ];
-        let mut stated = places.into_iter().flatten();
-        let theta = stated.next();
-        match stated.find(|other| Some(*other) != theta) {
-            None => Ok(theta),
-            Some(other) => Err(format!(
-                "`rope_theta` is given twice, as `{}` among the rope parameters and as `{other}`, expected one of them",
-                theta.unwrap_or_default()
-            )),
+        ])
+    }
+
+    /// The rotary embeddings of a family that has one for layers that attend to everything (`full_attention`) and one for those that
+    /// attend to a window (`sliding_attention`), in this order. Newer files have one inside the other in `rope_parameters`; of older ones,
+    /// `rope_scaling` is that of the former. `thetas`: for each, the field that older files have its θ in, if any, and the family's θ.
+    pub(in crate::model) fn ropes_by_layer(
+        &self,
+        thetas: [(Option<&str>, f64); 2],
+        context_length: usize,
+    ) -> Result<[Rope; 2], String> {
+        let kinds = ["full_attention", "sliding_attention"];
+        let new = self.nested("rope_parameters")?.unwrap_or_default();
+        if let Some(other) = new.names().find(|name| !kinds.contains(name)) {
+            return Err(format!(
+                "`rope_parameters` has `{other}`, expected `{}` and `{}`, with the rope parameters of such layers in each",
+                kinds[0], kinds[1]
+            ));
         }
+        let beside = self.number("partial_rotary_factor")?;
+        let rope = |old: Option<RawRope>, kind: &str, (field, default): (Option<&str>, f64)| {
+            let new = new.raw_rope(kind)?;
+            let of = |rope: &Option<RawRope>| rope.as_ref().and_then(|rope| rope.rope_theta);
+            let beside_theta = match field {
+                Some(field) => self.number(field)?,
+                None => None,
+            };
+            let theta = the_same_theta([of(&old), of(&new), beside_theta])?;
+            let given = the_same(old, new)?;
+            given.check_by_layer(beside)?;
+            given.rope(theta.unwrap_or(default), None, context_length)
+        };
+        Ok([
+            rope(self.raw_rope("rope_scaling")?, kinds[0], thetas[0])?,
+            rope(None, kinds[1], thetas[1])?,
+        ])
+    }
+}
+
+/// Parameters of one rotary embedding in two places; empty ones where they stand in neither.
+fn the_same(old: Option<RawRope>, new: Option<RawRope>) -> Result<RawRope, String> {
+    let differ = old
+        .as_ref()
+        .zip(new.as_ref())
+        .is_some_and(|(old, new)| !old.says_as(new));
+    match differ {
+        false => Ok(old.or(new).unwrap_or_default()),
+        true => Err("`rope_scaling` and `rope_parameters` differ, expected one of them".into()),
+    }
+}
+
+/// θ in several places.
+fn the_same_theta(places: [Option<f64>; 3]) -> Result<Option<f64>, String> {
+    let mut stated = places.into_iter().flatten();
+    let theta = stated.next();
+    match stated.find(|other| Some(*other) != theta) {
+        None => Ok(theta),
+        Some(other) => Err(format!(
+            "`rope_theta` is given twice, as `{}` among the rope parameters and as `{other}`, expected one of them",
+            theta.unwrap_or_default()
+        )),
     }
 }
 
@@ -124,6 +167,24 @@ impl RawRope {
         let original = self.original_max_position_embeddings.or(original);
         let scaling = self.scaling(original.unwrap_or(context_length), context_length)?;
         Ok(Rope { theta, scaling })
+    }
+
+    /// Refuses what transformers passes over where each kind of layers has parameters of its own, and heads that turn in part.
+    fn check_by_layer(&self, beside: Option<f64>) -> Result<(), String> {
+        if self.truncate == Some(false) {
+            return Err(unsupported(
+                "`truncate` `false` among the rope parameters of some layers",
+                "`true`, which is what transformers computes there",
+            ));
+        }
+        let share = self.partial_rotary_factor.or(beside).unwrap_or(1.0);
+        match share == 1.0 {
+            true => Ok(()),
+            false => Err(unsupported(
+                format!("`partial_rotary_factor` `{share}`"),
+                "`1.0`",
+            )),
+        }
     }
 
     /// Whether both say the same, but for the name of the type's field and for θ.

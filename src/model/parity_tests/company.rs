@@ -39,3 +39,49 @@ fn real_bits_do_not_depend_on_the_company() {
     again.reverse();
     assert_eq!(again, together);
 }
+
+/// The cells of a sweep over prompts of many lengths, with scores and with text.
+fn crowd(subject: &Subject, ids: &[u32], d_vocab: usize, vector: &Arc<Vector>) -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for length in 3..=ids.len() {
+        let tokens = Arc::new(Tokens::new(ids[..length].to_vec()));
+        for scale in [0.0, -3.0, length as f64] {
+            let vector = Arc::clone(vector);
+            let add = Edit::Add { vector, scale };
+            let from_last = Positions::From(length - 1);
+            let hook = HookPoint::block(1, Site::ResidPre);
+            let edits = vec![edit(hook, from_last, add)];
+            let readout = match length.is_multiple_of(4) {
+                false => all_logits(d_vocab),
+                true => Readout::Generation {
+                    max_new_tokens: 5,
+                    sampling: Sampling::Greedy,
+                    stop_at_end: false,
+                    further_ends: Arc::default(),
+                },
+            };
+            cells.push(subject.cell(&tokens, edits, readout));
+        }
+    }
+    cells
+}
+
+/// The same of a tiny model of `tests/families`.
+pub(super) fn assert_alone_as_together(folder: &Path) {
+    let open = || Subject::open(folder, Dtype::Float32, 1 << 20);
+    let (handle, mut subject) = open();
+    let described = json(&folder.join("reference.json"));
+    let prompts = described["prompts"].as_array().unwrap();
+    let ids = ids(&prompts.last().unwrap()["ids"]);
+    let reference = tensors(&folder.join("reference.safetensors"));
+    let vector = Arc::new(Vector::new(reference["vector"].clone()));
+    let cells = crowd(&subject, &ids, handle.config().d_vocab, &vector);
+    let bits =
+        |values: Vec<Value>| -> Vec<Vec<u8>> { values.iter().map(Value::to_bytes).collect() };
+    let together = bits(subject.values(&cells));
+    let (_, mut fresh) = open();
+    for (i, cell) in cells.iter().enumerate().rev() {
+        let alone = bits(fresh.values(std::slice::from_ref(cell)));
+        assert_eq!(alone[0], together[i], "cell {i} of {}", folder.display());
+    }
+}

@@ -138,16 +138,53 @@ macro_rules! families {
     };
 }
 
-families! {}
+families! {
+    gemma,
+    gemma2,
+    gemma3_multimodal,
+    gemma3_text,
+    glm4,
+    olmo2,
+    olmo3,
+}
 
 /// Tolerance: 2e-5 relative (L2), as for the first two families; in float64 the same formulas agree with the references to 6e-6.
 fn compare_family(name: &str) {
-    let (reads, logits) = compare_golden(&at("tests/families").join(name));
+    let folder = at("tests/families").join(name);
+    let (reads, logits) = compare_golden(&folder);
     eprintln!("{name}: activations {reads:?}, logits {logits:?}");
     for worst in [reads, logits] {
         assert!(
             worst.relative < 2e-5 && worst.one_minus_cosine < 1e-9,
             "{worst:?}"
         );
+    }
+    super::company::assert_alone_as_together(&folder);
+    assert_near_in_half_precision(&folder);
+}
+
+/// That shorter formats run at all and are about as far from the float32 reference as their roundings are.
+fn assert_near_in_half_precision(folder: &Path) {
+    let reference = tensors(&folder.join("reference.safetensors"));
+    let described = json(&folder.join("reference.json"));
+    for (dtype, tolerance) in [(Dtype::BFloat16, 0.1), (Dtype::Float16, 0.0125)] {
+        let (handle, mut subject) = Subject::open(folder, dtype, 1 << 20);
+        let all = all_logits(handle.config().d_vocab);
+        let mut worst = Worst::default();
+        for (i, prompt) in described["prompts"].as_array().unwrap().iter().enumerate() {
+            let tokens = Arc::new(Tokens::new(ids(&prompt["ids"])));
+            let read = Readout::Activation {
+                hook: HookPoint::FinalNormalized,
+                position: tokens.len() - 1,
+            };
+            let cells = [all.clone(), read].map(|read| subject.cell(&tokens, vec![], read));
+            let found = subject.vectors(&cells);
+            worst.logits(&found[0], &reference[&format!("p{i}.logits")]);
+            let rows = &reference[&format!("p{i}.{}", HookPoint::FinalNormalized)];
+            worst.vector(&found[1], &rows[rows.len() - handle.config().d_model..]);
+        }
+        let name = folder.display();
+        eprintln!("{name} in {}: {worst:?}", dtype.name());
+        assert!(worst.relative < tolerance, "{name}: {worst:?}");
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use super::rotary::{Angles, Pairs};
-use super::{Block, GatedMlp, LayerNorm, Linear, OffsetRmsNorm, RmsNorm, Transformer, kind};
+use super::{Block, GatedMlp, LayerNorm, Linear, RmsNorm, Transformer, WideRmsNorm, kind};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::{Activation, Dtype, ModelConfig, Rope};
 use crate::model::error::Result;
@@ -111,17 +111,26 @@ impl Loader<'_> {
         Ok(RmsNorm { gain, epsilon })
     }
 
-    /// A norm whose gain is 1 + `name.weight`.
+    /// A norm whose gain is `name.weight`, in float32 up to its result.
+    pub(in crate::model) fn wide_rms_norm(&self, name: &str, epsilon: f64) -> Result<WideRmsNorm> {
+        let gain = self.tensor(&format!("{name}.weight"))?;
+        Ok(WideRmsNorm {
+            gain: gain.f_to_kind(Kind::Float)?,
+            epsilon,
+            kind: kind(self.dtype),
+        })
+    }
+
+    /// The same whose gain is 1 + `name.weight`.
     pub(in crate::model) fn offset_rms_norm(
         &self,
         name: &str,
         epsilon: f64,
-    ) -> Result<OffsetRmsNorm> {
-        let offset = self.tensor(&format!("{name}.weight"))?;
-        Ok(OffsetRmsNorm {
-            factor: offset.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?,
-            epsilon,
-            kind: kind(self.dtype),
+    ) -> Result<WideRmsNorm> {
+        let norm = self.wide_rms_norm(name, epsilon)?;
+        Ok(WideRmsNorm {
+            gain: norm.gain.f_add_scalar(1.0)?,
+            ..norm
         })
     }
 

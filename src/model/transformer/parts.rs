@@ -55,15 +55,15 @@ impl Norm for RmsNorm {
     }
 }
 
-/// x · (1 + gain) / rms(x), all in float32: the norm of the gemmas.
-pub(in crate::model) struct OffsetRmsNorm {
-    /// 1 + gain, `[width]`, float32
-    pub(super) factor: Tensor,
+/// x · gain / rms(x), all in float32: the norm of the gemmas, whose files have gain − 1, and of the olmos.
+pub(in crate::model) struct WideRmsNorm {
+    /// `[width]`, float32
+    pub(super) gain: Tensor,
     pub(super) epsilon: f64,
     pub(super) kind: Kind,
 }
 
-impl Norm for OffsetRmsNorm {
+impl Norm for WideRmsNorm {
     /// In float32: it is rounded to the model's dtype behind the gain.
     fn normalized(&self, x: &Tensor) -> Result<Tensor> {
         let wide = x.f_to_kind(Kind::Float)?;
@@ -73,7 +73,7 @@ impl Norm for OffsetRmsNorm {
     }
 
     fn gained(&self, normalized: Tensor) -> Result<Tensor> {
-        Ok(normalized.f_mul(&self.factor)?.f_to_kind(self.kind)?)
+        Ok(normalized.f_mul(&self.gain)?.f_to_kind(self.kind)?)
     }
 }
 

@@ -20,6 +20,8 @@ pub(in crate::model) struct Angles {
     frequencies: Tensor,
     scale: f64,
     pairs: Pairs,
+    /// Whether cos and sin are float32 whatever the model's dtype is.
+    wide: bool,
 }
 
 /// cos and sin of the rotary angles of the positions at hand.
@@ -38,7 +40,13 @@ impl Angles {
             frequencies: Tensor::f_from_slice(&frequencies)?.f_to_device(device)?,
             scale: f64::from(scale),
             pairs,
+            wide: false,
         })
+    }
+
+    /// Vectors are turned in float32 and rounded to the model's dtype then.
+    pub(in crate::model) fn in_float32(self) -> Self {
+        Angles { wide: true, ..self }
     }
 
     /// Of positions `[B or 1, S]` (int64).
@@ -48,6 +56,7 @@ impl Angles {
             .f_unsqueeze(-1)?
             .f_unsqueeze(-1)?
             .f_mul(&self.frequencies)?;
+        let kind = if self.wide { Kind::Float } else { kind };
         let finish =
             |t: Tensor| -> Result<Tensor> { Ok(t.f_mul_scalar(self.scale)?.f_to_kind(kind)?) };
         let cos = finish(angles.f_cos()?)?;
@@ -88,6 +97,6 @@ impl Rotary {
         let (first, second) = (part(x, false)?, part(x, true)?);
         let _ = part(&turned, false)?.f_sub_(&second.f_mul(&self.sin)?)?;
         let _ = part(&turned, true)?.f_add_(&first.f_mul(&self.sin)?)?;
-        Ok(turned)
+        Ok(turned.f_to_kind(x.kind())?)
     }
 }

@@ -9,6 +9,7 @@ mod hugging_face;
 mod quantised;
 mod real_model;
 mod recorded;
+mod renamed;
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -3,6 +3,9 @@ use crate::model::config::{Rope, RopeScaling};
 use crate::model::families::Llama;
 use serde_json::{Value, json};
 
+mod gemma;
+mod olmo_glm;
+
 fn base(model_type: &str) -> Value {
     json!({
         "model_type": model_type, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
