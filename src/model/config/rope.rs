@@ -77,12 +77,16 @@ pub(in crate::model) fn yarn_attention_factor(factor: f64, mscale: f64) -> f64 {
 /// How many elements of a head turn where that is a share of its width, rounded down. An odd number of them would turn no pairs; the error is a
 /// fragment.
 pub(in crate::model) fn rotary_width(d_head: usize, share: f64) -> Result<usize, String> {
+    if !(share > 0.0 && share <= 1.0) {
+        return Err(format!(
+            "`partial_rotary_factor` is `{share}`, expected a number above 0 and up to 1"
+        ));
+    }
     let width = (d_head as f64 * share) as usize;
-    // The comparisons are false for what is not a number.
-    match share > 0.0 && share <= 1.0 && width > 0 && width.is_multiple_of(2) {
+    match width > 0 && width.is_multiple_of(2) {
         true => Ok(width),
         false => Err(format!(
-            "`partial_rotary_factor` is `{share}`, which turns `{width}` of `{d_head}` elements of a head, expected an even number of them"
+            "`partial_rotary_factor` makes `{width}` of the `{d_head}` elements of a head turn, expected an even number of at least 2"
         )),
     }
 }

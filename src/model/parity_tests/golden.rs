@@ -208,3 +208,28 @@ fn assert_near_in_half_precision(folder: &Path) {
         assert!(worst.relative < tolerance, "{name}: {worst:?}");
     }
 }
+
+/// Of a longer prompt transformers turns every position by other factors, which nobody may take for those.
+#[test]
+fn a_prompt_beyond_the_short_factors_of_phi3_is_refused() {
+    let (_, mut subject) =
+        Subject::open(&at("tests/families/phi3_longrope"), Dtype::Float32, 1 << 20);
+    let cells = [16, 17].map(|length| {
+        let tokens = Arc::new(Tokens::new(vec![5; length]));
+        subject.cell(&tokens, vec![], all_logits(40))
+    });
+    let mut found = 0;
+    let result = subject.evaluator.evaluate(&cells.as_slice(), &mut |step| {
+        if let Step::Values(values) = step {
+            found += values.len();
+        }
+        std::ops::ControlFlow::Continue(())
+    });
+    let message = result.unwrap_err().to_string();
+    assert_eq!(found, 1);
+    assert!(
+        message
+            .contains("exceed the model's context of 16 (longer texts take other rotary factors"),
+        "{message}"
+    );
+}
