@@ -83,7 +83,7 @@ impl Architecture for GptNeoX {
         let bare = name.strip_prefix(self.prefix()).unwrap_or(name);
         let buffers = ["bias", "masked_bias", "rotary_emb.inv_freq"];
         let is_buffer = |buffer: &&str| bare.strip_suffix(*buffer).is_some_and(|of| of.ends_with(".attention."));
-        if bare.starts_with("layers.") && buffers.iter().any(|buffer| is_buffer(&buffer)) {
+        if bare.starts_with("layers.") && buffers.iter().any(is_buffer) {
             return None;
         }
         let parts = ["embed_in.", "layers.", "final_layer_norm."];
