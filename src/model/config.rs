@@ -21,8 +21,8 @@ use super::hooks::Site;
 pub(super) use activation::Activation;
 pub(super) use defaults::{Defaults, check_positive};
 pub(super) use fields::{Fields, code_of_its_own, quotient};
-pub(super) use rope::yarn_attention_factor;
 pub use rope::{Rope, RopeScaling};
+pub(super) use rope::{rotary_width, yarn_attention_factor};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -106,8 +106,19 @@ impl ModelConfig {
     }
 
     /// [`ModelConfig::parameters`] of one block.
-    fn block_parameters(&self, layer: usize) -> Vec<(String, Vec<usize>)> {
+    pub(super) fn block_parameters(&self, layer: usize) -> Vec<(String, Vec<usize>)> {
         self.family.block_parameters(&self.sizes, layer)
+    }
+
+    /// Why it reads no texts longer than its `context_length`, where its files would allow for longer ones: a clause.
+    pub(super) fn context_limit(&self) -> Option<&'static str> {
+        self.family.context_limit()
+    }
+
+    /// The same as messages add it in parentheses behind the number; empty where there is nothing to say.
+    pub(crate) fn limit_note(&self) -> String {
+        let why = self.context_limit();
+        why.map_or(String::new(), |why| format!(" ({why})"))
     }
 
     /// The sites that a block has, as messages list them.

@@ -40,13 +40,18 @@ trait Architecture: Sized + Serialize {
         Some(name.to_string())
     }
 
-    /// The parameters outside the blocks: those before the first, and those behind the last.
+    /// The name of the unembedding's matrix, where it is not the embedding's.
+    fn head(&self) -> &'static str {
+        "lm_head.weight"
+    }
+
+    /// The parameters outside the blocks, the embedding first: those before the first, and those behind the last.
     fn end_parameters(&self, sizes: &Sizes) -> (Vec<Parameter>, Vec<Parameter>) {
         let prefix = self.prefix();
         let embedding = vec![sizes.d_vocab, sizes.d_model];
         let mut last = vec![(format!("{prefix}norm.weight"), vec![sizes.d_model])];
         if !sizes.tied_embeddings {
-            last.push(("lm_head.weight".to_string(), embedding.clone()));
+            last.push((self.head().to_string(), embedding.clone()));
         }
         (
             vec![(format!("{prefix}embed_tokens.weight"), embedding)],
@@ -60,6 +65,11 @@ trait Architecture: Sized + Serialize {
     /// Whether a block has this site; all but parallel and mixture-of-experts blocks have every one.
     fn has(&self, _layer: usize, _site: Site) -> bool {
         true
+    }
+
+    /// Why `context_length` is less than transformers allows for, where it is: a clause.
+    fn context_limit(&self) -> Option<&'static str> {
+        None
     }
 
     /// Loads the weights.
@@ -131,6 +141,14 @@ macro_rules! families {
                 match self { $(Family::$Type(of) => of.renamed(name)),+ }
             }
 
+            pub(super) fn head(&self) -> &'static str {
+                match self { $(Family::$Type(of) => of.head()),+ }
+            }
+
+            pub(super) fn context_limit(&self) -> Option<&'static str> {
+                match self { $(Family::$Type(of) => of.context_limit()),+ }
+            }
+
             pub(super) fn end_parameters(&self, sizes: &Sizes) -> (Vec<Parameter>, Vec<Parameter>) {
                 match self { $(Family::$Type(of) => of.end_parameters(sizes)),+ }
             }
@@ -159,15 +177,20 @@ macro_rules! families {
 }
 
 families! {
+    cohere2::Cohere2,
     gemma::Gemma,
     gemma2::Gemma2,
     gemma3::Gemma3,
     gemma3_text::Gemma3Text,
     glm4::Glm4,
+    gpt2::Gpt2,
+    gpt_neox::GptNeoX,
     llama::Llama,
     olmo2::Olmo2,
     olmo3::Olmo3,
+    phi3::Phi3,
     qwen2::Qwen2,
+    stablelm::StableLm,
 }
 
 impl Family {
@@ -184,6 +207,24 @@ fn linear(name: String, [rows, columns]: [usize; 2], bias: bool) -> Vec<Paramete
         parameters.push((format!("{name}.bias"), vec![rows]));
     }
     parameters
+}
+
+/// `weight` and `bias` of a layer norm.
+fn layer_norm(name: &str, width: usize) -> Vec<Parameter> {
+    let part = |part: &str| (format!("{name}.{part}"), vec![width]);
+    vec![part("weight"), part("bias")]
+}
+
+/// Refuses heads that do not make up the stream, for a family that has no such. The error is a fragment.
+fn plain_heads(sizes: &Sizes) -> Result<(), String> {
+    let (width, heads) = (sizes.d_head, sizes.n_heads);
+    match width * heads == sizes.d_model {
+        true => Ok(()),
+        false => Err(format!(
+            "`head_dim` is `{width}`, expected `hidden_size`, which is `{}`, over the `{heads}` heads: this family has no other",
+            sizes.d_model
+        )),
+    }
 }
 
 #[cfg(test)]

@@ -202,13 +202,19 @@ impl Generate {
     fn check_context(&self, inputs: &Inputs, problems: &mut Problems) {
         for name in self.model.iter() {
             let model = inputs.models.get(&name.value);
-            let context = model.map_or(usize::MAX, |model| model.config().context_length);
-            if self.max_new_tokens.value >= context {
+            let Some(config) = model.map(|model| model.config()) else {
+                continue;
+            };
+            if self.max_new_tokens.value >= config.context_length {
                 let (asked, model) = (self.max_new_tokens.value, &name.value);
                 let message = format!("`max_new_tokens = {asked}` leaves no room for a prompt");
                 problems
                     .error_at(&self.max_new_tokens.at, message)
-                    .label(format!("model `{model}` reads at most {context} tokens"));
+                    .label(format!(
+                        "model `{model}` reads at most {} tokens{}",
+                        config.context_length,
+                        config.limit_note()
+                    ));
             }
         }
     }

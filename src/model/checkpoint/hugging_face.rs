@@ -43,13 +43,18 @@ pub(super) fn open(folder: &Path, memory: &dyn Memory) -> Result<Checkpoint> {
     let mut findings = chosen.findings;
     findings.extend(code_of_its_own(&config_text));
     findings.extend(other_files::adapter_beside(folder));
-    if config.tied_embeddings && shards::has_head_of_its_own(&weights) {
+    if config.tied_embeddings && shards::has_head_of_its_own(&weights, &config) {
         config.sizes.tied_embeddings = false;
-        findings.push(
-            "says `tie_word_embeddings: true`, but holds an `lm_head.weight` that differs from its embedding; the head is used as it is stored"
-                .to_string(),
-        );
+        findings.push(format!(
+            "says `tie_word_embeddings: true`, but holds an `{}` that differs from its embedding; the head is used as it is stored",
+            config.family.head()
+        ));
     }
+    findings.extend(
+        config
+            .context_limit()
+            .map(|why| format!("is read up to {} tokens: {why}", config.context_length)),
+    );
     let tokenizer = read_tokenizer(folder, memory)?;
     let raw = read_tokenizer_config(&folder.join("tokenizer_config.json"))?;
     let tokens = special_tokens(&raw.rest);

@@ -168,8 +168,9 @@ impl Checkpoint {
             }
             others.remove(name.as_str());
         }
-        let harmless =
-            |name: &str| name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq");
+        let harmless = |name: &str| {
+            name == self.config.family.head() || name.ends_with(".rotary_emb.inv_freq")
+        };
         match others.iter().find(|name| !harmless(name)) {
             None => Ok(()),
             Some(name) => Err(format!(
@@ -179,18 +180,33 @@ impl Checkpoint {
         }
     }
 
+    /// Whether a parameter that is missing is the first of a block, and of that block nothing else is among the `others` either.
+    fn is_of_a_block_that_is_not_there(&self, name: &str, others: &BTreeSet<&str>) -> bool {
+        let mut parts = name.split_inclusive('.');
+        let is_number = |part: &str| {
+            part.strip_suffix('.')
+                .is_some_and(|n| n.parse::<usize>().is_ok())
+        };
+        let Some(number) = parts.find(|part| is_number(part)) else {
+            return false;
+        };
+        let rest: usize = parts.map(str::len).sum();
+        let block = &name[..name.len() - rest];
+        let layer = number.trim_end_matches('.').parse().unwrap_or_default();
+        let first = self.config.block_parameters(layer).into_iter().next();
+        first.is_some_and(|(first, _)| first == name)
+            && !others.iter().any(|other| other.starts_with(block))
+    }
+
     /// What it means that the weights lack a parameter, where they have these `others`. A fragment.
     fn without(&self, name: &str, others: &BTreeSet<&str>) -> String {
-        if name == "lm_head.weight" {
+        if name == self.config.family.head() {
             return format!(
                 "tensor `{name}` is missing: these are the weights of a backbone without a head; name the folder of the whole model, or, if its head is its embedding, set `tie_word_embeddings` to `true` in `config.json`"
             );
         }
         let whole = format!("tensor `{name}` is missing");
-        // The first of a block, and nothing else of that block either.
-        if let Some(block) = name.strip_suffix("input_layernorm.weight")
-            && !others.iter().any(|other| other.starts_with(block))
-        {
+        if self.is_of_a_block_that_is_not_there(name, others) {
             return format!(
                 "{whole}: the configuration has `{}` layers, the weights have fewer",
                 self.config.n_layers

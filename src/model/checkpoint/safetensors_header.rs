@@ -67,11 +67,14 @@ impl<'de> Visitor<'de> for RawHeader {
     }
 }
 
-/// The tensors of a file, in the order of their names.
+/// The tensors of a file that are wanted by their names, in the order of these. Of the others it does not matter how they are stored.
 ///
 /// # Errors
 /// It is not such a file, or not a whole one; a tensor is listed twice, overlaps another, or is stored in a way that is not read here.
-pub(super) fn read(file: &WeightFile) -> Result<Vec<(String, Stored)>, String> {
+pub(super) fn read(
+    file: &WeightFile,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<(String, Stored)>, String> {
     let bytes = &file.map[..];
     let incomplete = |what: String| {
         let what = super::not_weights(bytes).map_or(what, str::to_string);
@@ -91,7 +94,8 @@ pub(super) fn read(file: &WeightFile) -> Result<Vec<(String, Stored)>, String> {
     refuse_quantised(&raw)?;
     cover(&raw, data.len()).map_err(incomplete)?;
     let start = bytes.len() - data.len();
-    let tensors = raw.into_iter().map(|(name, raw)| {
+    let wanted = raw.into_iter().filter(|(name, _)| is_wanted(name));
+    let tensors = wanted.map(|(name, raw)| {
         let dtype = stored_dtype(&name, &raw.dtype)?;
         let (from, to) = raw.data_offsets;
         let mut sizes = raw.shape.iter().copied().chain([dtype.size()]);

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::host_tensor::{CHUNK, decode};
 use super::stored::{Format, Stored};
 use super::{WeightFile, read_optional_text, safetensors_header};
+use crate::model::config::ModelConfig;
 use crate::model::error::{ModelError, Result};
 use crate::model::families::Family;
 use crate::model::json;
@@ -20,7 +21,6 @@ pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
-const HEAD: &str = "lm_head.weight";
 
 #[derive(Deserialize)]
 struct RawIndex {
@@ -97,7 +97,7 @@ pub(super) fn open(
 ) -> Result<BTreeMap<String, Stored>> {
     let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
     for file in files {
-        let listed = safetensors_header::read(file);
+        let listed = safetensors_header::read(file, |name| family.renamed(name).is_some());
         let listed = listed.map_err(|problem| ModelError::invalid(&file.path, problem))?;
         for (name, stored) in listed {
             let stored = match tensors.remove(&name) {
@@ -128,8 +128,14 @@ fn renamed(tensors: BTreeMap<String, Stored>, family: &Family) -> Result<BTreeMa
 }
 
 /// Whether there is a head that differs from the embedding.
-pub(super) fn has_head_of_its_own(tensors: &BTreeMap<String, Stored>) -> bool {
-    let pair = tensors.get(HEAD).zip(tensors.get(EMBEDDING));
+pub(super) fn has_head_of_its_own(
+    tensors: &BTreeMap<String, Stored>,
+    config: &ModelConfig,
+) -> bool {
+    let (before_blocks, _) = config.family.end_parameters(&config.sizes);
+    let embedding = before_blocks.first();
+    let embedding = embedding.and_then(|(name, _)| tensors.get(name));
+    let pair = tensors.get(config.family.head()).zip(embedding);
     pair.is_some_and(|(head, embedding)| !holds_the_same(head, embedding))
 }
 

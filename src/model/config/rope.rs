@@ -53,6 +53,12 @@ pub enum RopeScaling {
         /// Whether the ramp's ends are rounded outwards to whole pairs.
         truncate: bool,
     },
+    /// LongRoPE (arXiv:2402.13753) within the context of pre-training, which is the limit here: one divisor per pair, `[d_head / 2]`.
+    LongRope {
+        short_factor: Vec<f64>,
+        /// What cosine and sine are multiplied by.
+        attention_factor: f64,
+    },
     /// One divisor per pair, as GGUF files store Llama 3.1's scaling (`rope_freqs.weight`), `[d_head / 2]`.
     Divisors {
         divisors: Vec<f32>,
@@ -65,6 +71,23 @@ pub(in crate::model) fn yarn_attention_factor(factor: f64, mscale: f64) -> f64 {
         1.0
     } else {
         0.1 * mscale * factor.ln() + 1.0
+    }
+}
+
+/// How many elements of a head turn where that is a share of its width, rounded down. An odd number of them would turn no pairs; the error is a
+/// fragment.
+pub(in crate::model) fn rotary_width(d_head: usize, share: f64) -> Result<usize, String> {
+    if !(share > 0.0 && share <= 1.0) {
+        return Err(format!(
+            "`partial_rotary_factor` is `{share}`, expected a number above 0 and up to 1"
+        ));
+    }
+    let width = (d_head as f64 * share) as usize;
+    match width > 0 && width.is_multiple_of(2) {
+        true => Ok(width),
+        false => Err(format!(
+            "`partial_rotary_factor` makes `{width}` of the `{d_head}` elements of a head turn, expected an even number of at least 2"
+        )),
     }
 }
 
@@ -118,6 +141,14 @@ impl Rope {
                 };
                 plain.enumerate().map(blend).collect()
             }
+            RopeScaling::LongRope {
+                short_factor,
+                attention_factor,
+            } => {
+                attention = *attention_factor;
+                let pairs = plain.zip(short_factor);
+                pairs.map(|(f, factor)| f / factor).collect()
+            }
             RopeScaling::Divisors { divisors } => plain
                 .zip(divisors)
                 .map(|(f, divisor)| f / f64::from(*divisor))
@@ -146,6 +177,15 @@ impl Rope {
             return Err(format!(
                 "`{}` rope divisors, expected `{}`: one per pair of a head",
                 divisors.len(),
+                d_head / 2
+            ));
+        }
+        if let RopeScaling::LongRope { short_factor, .. } = &self.scaling
+            && short_factor.len() != d_head / 2
+        {
+            return Err(format!(
+                "`short_factor` has `{}` numbers, expected `{}`: one for each pair that turns",
+                short_factor.len(),
                 d_head / 2
             ));
         }
@@ -191,6 +231,15 @@ impl RopeScaling {
                 ("beta_slow", *beta_slow),
                 ("beta_fast - beta_slow", beta_fast - beta_slow),
             ],
+            Self::LongRope {
+                short_factor,
+                attention_factor,
+            } => {
+                let factors = short_factor.iter().map(|factor| ("short_factor", *factor));
+                factors
+                    .chain([("attention_factor", *attention_factor)])
+                    .collect()
+            }
             Self::Divisors { divisors } => divisors
                 .iter()
                 .map(|divisor| ("divisor", f64::from(*divisor)))

@@ -3,6 +3,8 @@
 //! What each type reads is what transformers' `modeling_rope_utils.py` reads for it. A number that the type would not read is refused: who
 //! wrote it meant something else than what would be computed.
 
+mod longrope;
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
@@ -28,6 +30,8 @@ pub(super) struct RawRope {
     mscale: Option<f64>,
     mscale_all_dim: Option<f64>,
     truncate: Option<bool>,
+    short_factor: Option<Vec<f64>>,
+    long_factor: Option<Vec<f64>>,
     partial_rotary_factor: Option<f64>,
     #[serde(flatten)]
     unknown: BTreeMap<String, serde_json::Value>,
@@ -214,6 +218,11 @@ impl RawRope {
         let kind = self.kind()?;
         let read = self.read_by(kind);
         let read = read.ok_or_else(|| unsupported(format!("rope type `{kind}`"), TYPES))?;
+        if self.short_factor.is_some() || self.long_factor.is_some() {
+            return Err(format!(
+                "the rope parameters are of type `{kind}`, so that `short_factor` and `long_factor` would not be used; leave them out"
+            ));
+        }
         let is_unused = |(name, value): &(&str, f64)| {
             let neutral = match *name {
                 "factor" => Some(1.0),

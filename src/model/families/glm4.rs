@@ -6,7 +6,9 @@ use serde::Serialize;
 use tch::Tensor;
 
 use super::{Architecture, Parameter, linear};
-use crate::model::config::{Activation, Defaults, Fields, Rope, Sizes, check_epsilon};
+use crate::model::config::{
+    Activation, Defaults, Fields, Rope, Sizes, check_epsilon, rotary_width,
+};
 use crate::model::error::Result;
 use crate::model::hooks::Site;
 use crate::model::transformer::{
@@ -46,30 +48,19 @@ impl Architecture for Glm4 {
             sizes.end_of_text = ENDS.to_vec();
         }
         let (rope, share) = fields.partial_rope(10_000.0, 0.5, sizes.context_length)?;
-        if !(share > 0.0 && share <= 1.0) {
-            return Err(format!(
-                "`partial_rotary_factor` is `{share}`, expected a number above 0 and up to 1"
-            ));
-        }
         let glm = Glm4 {
             rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1.5625e-7),
             rope,
-            rotary_width: (sizes.d_head as f64 * share) as usize,
+            rotary_width: rotary_width(sizes.d_head, share)?,
             activation: fields.activation("hidden_act", Activation::Silu)?,
             qkv_bias: fields.switch("attention_bias")?.unwrap_or(true),
         };
         Ok((sizes, glm))
     }
 
-    fn validate(&self, sizes: &Sizes) -> Result<(), String> {
+    fn validate(&self, _: &Sizes) -> Result<(), String> {
         check_epsilon("rms_norm_eps", self.rms_norm_eps)?;
-        let (width, d_head) = (self.rotary_width, sizes.d_head);
-        match width > 0 && width.is_multiple_of(2) {
-            true => self.rope.validate(width),
-            false => Err(format!(
-                "`partial_rotary_factor` makes `{width}` of the `{d_head}` elements of a head turn, expected an even number of at least 2"
-            )),
-        }
+        self.rope.validate(self.rotary_width)
     }
 
     fn block_parameters(&self, sizes: &Sizes, layer: usize) -> Vec<Parameter> {

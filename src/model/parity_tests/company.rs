@@ -1,6 +1,7 @@
 //! The bits of the real model's cells, alone and together.
 
 use super::*;
+use crate::model::config::Sizes;
 
 /// What the cache relies on, at the real model's sizes, where libtorch may take other paths than at those of tiny models.
 #[test]
@@ -41,9 +42,10 @@ fn real_bits_do_not_depend_on_the_company() {
 }
 
 /// The cells of a sweep over prompts of many lengths, with scores and with text.
-fn crowd(subject: &Subject, ids: &[u32], d_vocab: usize, vector: &Arc<Vector>) -> Vec<Cell> {
+fn crowd(subject: &Subject, ids: &[u32], sizes: &Sizes, vector: &Arc<Vector>) -> Vec<Cell> {
     let mut cells = Vec::new();
-    for length in 3..=ids.len() {
+    let new_tokens = 5;
+    for length in 3..=ids.len().min(sizes.context_length - new_tokens) {
         let tokens = Arc::new(Tokens::new(ids[..length].to_vec()));
         for scale in [0.0, -3.0, length as f64] {
             let vector = Arc::clone(vector);
@@ -52,9 +54,9 @@ fn crowd(subject: &Subject, ids: &[u32], d_vocab: usize, vector: &Arc<Vector>) -
             let hook = HookPoint::block(1, Site::ResidPre);
             let edits = vec![edit(hook, from_last, add)];
             let readout = match length.is_multiple_of(4) {
-                false => all_logits(d_vocab),
+                false => all_logits(sizes.d_vocab),
                 true => Readout::Generation {
-                    max_new_tokens: 5,
+                    max_new_tokens: new_tokens,
                     sampling: Sampling::Greedy,
                     stop_at_end: false,
                     further_ends: Arc::default(),
@@ -75,7 +77,7 @@ pub(super) fn assert_alone_as_together(folder: &Path) {
     let ids = ids(&prompts.last().unwrap()["ids"]);
     let reference = tensors(&folder.join("reference.safetensors"));
     let vector = Arc::new(Vector::new(reference["vector"].clone()));
-    let cells = crowd(&subject, &ids, handle.config().d_vocab, &vector);
+    let cells = crowd(&subject, &ids, handle.config(), &vector);
     let bits =
         |values: Vec<Value>| -> Vec<Vec<u8>> { values.iter().map(Value::to_bytes).collect() };
     let together = bits(subject.values(&cells));

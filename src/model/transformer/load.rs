@@ -105,6 +105,22 @@ impl Loader<'_> {
         Ok(Linear { weight, bias })
     }
 
+    /// A linear map to queries, keys and values whose rows are stored head by head, each head's query, key and value one below the other: the
+    /// same map with the rows of all queries first, then those of all keys, then those of all values.
+    pub(in crate::model) fn head_by_head(&self, name: &str) -> Result<Linear> {
+        let Linear { weight, bias } = self.linear(name)?;
+        let heads = self.config.n_heads as i64;
+        let sorted = |rows: &Tensor| -> Result<Tensor> {
+            let by_head = rows.f_view([heads, 3, self.config.d_head as i64, -1])?;
+            let by_kind = by_head.f_transpose(0, 1)?;
+            Ok(by_kind.f_reshape(rows.size().as_slice())?)
+        };
+        Ok(Linear {
+            weight: sorted(&weight)?,
+            bias: bias.as_ref().map(sorted).transpose()?,
+        })
+    }
+
     /// A norm whose gain is `name.weight`.
     pub(in crate::model) fn rms_norm(&self, name: &str, epsilon: f64) -> Result<RmsNorm> {
         let gain = self.tensor(&format!("{name}.weight"))?;
@@ -136,12 +152,33 @@ impl Loader<'_> {
 
     /// A norm whose gain is `name.weight`, and its bias `name.bias` where the model has one.
     pub(in crate::model) fn layer_norm(&self, name: &str, epsilon: f64) -> Result<LayerNorm> {
+        let wide =
+            |name: &str| -> Result<Tensor> { Ok(self.tensor(name)?.f_to_kind(Kind::Float)?) };
         let bias = format!("{name}.bias");
         let has_bias = self.checkpoint.shape(&bias).is_ok();
         Ok(LayerNorm {
-            gain: self.tensor(&format!("{name}.weight"))?,
-            bias: has_bias.then(|| self.tensor(&bias)).transpose()?,
+            gain: wide(&format!("{name}.weight"))?,
+            bias: has_bias.then(|| wide(&bias)).transpose()?,
             epsilon,
+            kind: kind(self.dtype),
+        })
+    }
+
+    /// A norm of so many heads, each with the gain `name.{head}.weight` and without a bias.
+    pub(in crate::model) fn head_norms(
+        &self,
+        name: &str,
+        heads: usize,
+        epsilon: f64,
+    ) -> Result<LayerNorm> {
+        let names = (0..heads).map(|head| format!("{name}.{head}.weight"));
+        let gains = self.joined(&names.collect::<Vec<_>>())?;
+        let gains = gains.f_view([heads as i64, -1])?;
+        Ok(LayerNorm {
+            gain: gains.f_to_kind(Kind::Float)?,
+            bias: None,
+            epsilon,
+            kind: kind(self.dtype),
         })
     }
 

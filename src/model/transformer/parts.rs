@@ -77,30 +77,33 @@ impl Norm for WideRmsNorm {
     }
 }
 
-/// (x − mean(x)) · gain / √(variance(x) + ε) + bias, in float32 until it is normalized.
+/// (x − mean(x)) · gain / √(variance(x) + ε) + bias, all in float32.
 pub(in crate::model) struct LayerNorm {
-    /// `[width]`
+    /// `[width]`, or `[head, width]` where each head has its own; float32
     pub(super) gain: Tensor,
-    /// `[width]`
+    /// As the gain.
     pub(super) bias: Option<Tensor>,
     pub(super) epsilon: f64,
+    pub(super) kind: Kind,
 }
 
 impl Norm for LayerNorm {
+    /// In float32: it is rounded to the model's dtype behind gain and bias.
     fn normalized(&self, x: &Tensor) -> Result<Tensor> {
         let wide = x.f_to_kind(Kind::Float)?;
         let centred = wide.f_sub(&wide.f_mean_dim(-1i64, true, Kind::Float)?)?;
         let mut scale = centred.f_square()?.f_mean_dim(-1i64, true, Kind::Float)?;
         let _ = scale.f_add_scalar_(self.epsilon)?.f_rsqrt_()?;
-        Ok(centred.f_mul(&scale)?.f_to_kind(x.kind())?)
+        Ok(centred.f_mul(&scale)?)
     }
 
     fn gained(&self, normalized: Tensor) -> Result<Tensor> {
         let gained = normalized.f_mul(&self.gain)?;
-        Ok(match &self.bias {
+        let gained = match &self.bias {
             None => gained,
             Some(bias) => gained.f_add(bias)?,
-        })
+        };
+        Ok(gained.f_to_kind(self.kind)?)
     }
 }
 

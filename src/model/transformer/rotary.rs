@@ -14,10 +14,16 @@ pub(in crate::model) enum Pairs {
     Neighbours,
 }
 
+/// Numbers that are computed at once, in two of the widest vector registers. What is left behind the last whole ones is computed by other
+/// instructions, with other last bits than the same angle has elsewhere.
+const AT_ONCE: usize = 32;
+
 /// A rotary embedding of the first `width` elements of each head.
 pub(in crate::model) struct Angles {
-    /// `[width / 2]`, float32
+    /// `[width / 2]`, float32, and zeros up to a multiple of [`AT_ONCE`]
     frequencies: Tensor,
+    /// width / 2
+    pairs_count: i64,
     scale: f64,
     pairs: Pairs,
     /// Whether cos and sin are float32 whatever the model's dtype is.
@@ -35,8 +41,11 @@ pub(crate) struct Rotary {
 
 impl Angles {
     pub(super) fn new(rope: &Rope, width: usize, pairs: Pairs, device: Device) -> Result<Self> {
-        let (frequencies, scale) = rope.inverse_frequencies(width);
+        let (mut frequencies, scale) = rope.inverse_frequencies(width);
+        let pairs_count = frequencies.len();
+        frequencies.resize(pairs_count.next_multiple_of(AT_ONCE), 0.0);
         Ok(Angles {
+            pairs_count: pairs_count as i64,
             frequencies: Tensor::f_from_slice(&frequencies)?.f_to_device(device)?,
             scale: f64::from(scale),
             pairs,
@@ -57,8 +66,10 @@ impl Angles {
             .f_unsqueeze(-1)?
             .f_mul(&self.frequencies)?;
         let kind = if self.wide { Kind::Float } else { kind };
-        let finish =
-            |t: Tensor| -> Result<Tensor> { Ok(t.f_mul_scalar(self.scale)?.f_to_kind(kind)?) };
+        let finish = |t: Tensor| -> Result<Tensor> {
+            let t = t.f_narrow(-1, 0, self.pairs_count)?;
+            Ok(t.f_mul_scalar(self.scale)?.f_to_kind(kind)?)
+        };
         let cos = finish(angles.f_cos()?)?;
         Ok(Rotary {
             cos: match self.pairs {

@@ -411,3 +411,6 @@ fn every_field_is_part_of_the_serialised_form() {
     );
     assert!(text.contains(r#""end_of_text":[7]"#), "{text}");
 }
+
+mod gpt;
+mod phi3_stablelm_cohere2;
