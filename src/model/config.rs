@@ -18,7 +18,7 @@ use super::families::Family;
 use super::hooks::Site;
 
 pub(super) use activation::Activation;
-pub(super) use fields::{Fields, code_of_its_own, quotient};
+pub(super) use fields::{Absent, Fields, code_of_its_own, quotient};
 pub(super) use rope::yarn_attention_factor;
 pub use rope::{Rope, RopeScaling};
 
@@ -67,7 +67,7 @@ pub struct Sizes {
     pub n_kv_heads: usize,
     /// Width of one head.
     pub d_head: usize,
-    /// Neurons of an MLP; of one expert, where a family has experts.
+    /// Neurons of an MLP; of one expert, where a family has experts. What a layer has of them, [`Family::neurons`] says.
     pub d_mlp: usize,
     /// Rows of the embedding and of the unembedding.
     pub d_vocab: usize,

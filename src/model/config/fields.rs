@@ -47,6 +47,18 @@ const NEUTRAL: [(&str, Option<f64>); 27] = [
     ("use_qkv_norm", Some(0.0)),
 ];
 
+/// What a family's class takes where a file lacks a field.
+#[derive(Default)]
+pub(in crate::model) struct Absent {
+    pub(in crate::model) context_length: usize,
+    /// As many as query heads where it is none; null means that in every family.
+    pub(in crate::model) n_kv_heads: Option<usize>,
+    /// The stream's share of a head where it is none.
+    pub(in crate::model) d_head: Option<usize>,
+    pub(in crate::model) tied_embeddings: bool,
+    pub(in crate::model) end_of_text: &'static [u32],
+}
+
 /// The fields of a configuration, which note what they were asked for.
 pub(in crate::model) struct Fields {
     fields: Map<String, Json>,
@@ -106,12 +118,23 @@ impl Fields {
         self.read(name, "a list", |value| Vec::deserialize(value).ok())
     }
 
+    /// A count that a family has a number for where the file lacks the field; none where the file has null.
+    pub(in crate::model) fn count_or(
+        &self,
+        name: &str,
+        absent: usize,
+    ) -> Result<Option<usize>, String> {
+        match self.fields.contains_key(name) {
+            true => self.count(name),
+            false => Ok(Some(absent)),
+        }
+    }
+
     pub(in crate::model) fn needed_count(&self, name: &str) -> Result<usize, String> {
         self.count(name)?
             .ok_or_else(|| format!("`{name}` is missing"))
     }
 
-    /// Fields inside a field.
     /// Fields inside a field.
     pub(in crate::model) fn nested(&self, name: &str) -> Result<Option<Fields>, String> {
         let nested = self.read(name, "an object", |value| value.as_object().cloned())?;
@@ -120,6 +143,14 @@ impl Fields {
 
     /// The sizes by the names that most families give them; `context_length` where the file has none.
     pub(in crate::model) fn sizes(&self, context_length: usize) -> Result<Sizes, String> {
+        self.sizes_with(&Absent {
+            context_length,
+            ..Absent::default()
+        })
+    }
+
+    /// The same of a family that has numbers of its own for more of what a file may lack.
+    pub(in crate::model) fn sizes_with(&self, absent: &Absent) -> Result<Sizes, String> {
         let (d_model, n_heads) = (
             self.needed_count("hidden_size")?,
             self.needed_count("num_attention_heads")?,
@@ -128,18 +159,25 @@ impl Fields {
             d_model,
             n_layers: self.needed_count("num_hidden_layers")?,
             n_heads,
-            n_kv_heads: self.count("num_key_value_heads")?.unwrap_or(n_heads),
-            d_head: match self.count("head_dim")? {
+            n_kv_heads: self
+                .count_or("num_key_value_heads", absent.n_kv_heads.unwrap_or(n_heads))?
+                .unwrap_or(n_heads),
+            d_head: match self.count("head_dim")?.or(absent.d_head) {
                 Some(d_head) => d_head,
                 None => quotient(("hidden_size", d_model), ("num_attention_heads", n_heads))?,
             },
             d_mlp: self.needed_count("intermediate_size")?,
             d_vocab: self.needed_count("vocab_size")?,
-            tied_embeddings: self.switch("tie_word_embeddings")?.unwrap_or(false),
+            tied_embeddings: self
+                .switch("tie_word_embeddings")?
+                .unwrap_or(absent.tied_embeddings),
             context_length: self
                 .count("max_position_embeddings")?
-                .unwrap_or(context_length),
-            end_of_text: self.end_of_text()?,
+                .unwrap_or(absent.context_length),
+            end_of_text: match self.fields.contains_key("eos_token_id") {
+                true => self.end_of_text()?,
+                false => absent.end_of_text.to_vec(),
+            },
         })
     }
 
@@ -178,6 +216,53 @@ impl Fields {
             }
             _ => Ok(()),
         }
+    }
+
+    /// `sliding_window`: the positions that one attends to, itself among them; none for all. `absent` where the file lacks the field.
+    pub(in crate::model) fn window(&self, absent: Option<usize>) -> Result<Option<usize>, String> {
+        let window = match absent {
+            Some(absent) => self.count_or("sliding_window", absent)?,
+            None => self.count("sliding_window")?,
+        };
+        match window {
+            Some(0) => Err(
+                "`sliding_window` is `0`, expected a positive number, or `null` for attention to all positions"
+                    .to_string(),
+            ),
+            window => Ok(window),
+        }
+    }
+
+    /// The window of each of so many layers: of those that `layer_types` says slide, or else of those that `slides`.
+    pub(in crate::model) fn windows(
+        &self,
+        n_layers: usize,
+        window: Option<usize>,
+        slides: impl Fn(usize) -> bool,
+    ) -> Result<Vec<Option<usize>>, String> {
+        let Some(kinds) = self.list::<String>("layer_types")? else {
+            let windows = (0..n_layers).map(|layer| window.filter(|_| slides(layer)));
+            return Ok(windows.collect());
+        };
+        if kinds.len() != n_layers {
+            return Err(format!(
+                "`layer_types` has `{}` entries, expected one for each of `{n_layers}` layers",
+                kinds.len()
+            ));
+        }
+        let windows = kinds.iter().map(|kind| match (kind.as_str(), window) {
+            ("full_attention", _) => Ok(None),
+            ("sliding_attention", Some(window)) => Ok(Some(window)),
+            ("sliding_attention", None) => Err(
+                "`layer_types` has a `sliding_attention`, but the file sets no `sliding_window`, expected the number of positions"
+                    .to_string(),
+            ),
+            (other, _) => Err(unsupported(
+                format!("`layer_types` `{other}`"),
+                "`full_attention`, `sliding_attention`",
+            )),
+        });
+        windows.collect()
     }
 
     /// Refuses layers that attend to a window only, for a family that computes none.

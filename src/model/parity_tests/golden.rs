@@ -138,7 +138,9 @@ macro_rules! families {
     };
 }
 
-families! {}
+families! {
+    granite, mistral_full, mistral_window, mixtral, qwen3, qwen3_moe, smollm3,
+}
 
 /// Tolerance: 2e-5 relative (L2), as for the first two families; in float64 the same formulas agree with the references to 6e-6.
 fn compare_family(name: &str) {
