@@ -69,16 +69,12 @@ impl Architecture for Qwen3Moe {
             sparse: sparse_layers(fields, sizes.n_layers, n_experts)?,
             d_dense: sizes.d_mlp,
         };
-        sizes.d_mlp = fields.count("moe_intermediate_size")?.unwrap_or(768);
+        sizes.d_mlp = expert_width(fields)?;
         Ok((sizes, qwen3_moe))
     }
 
     fn validate(&self, sizes: &Sizes) -> Result<(), String> {
         check_epsilon("rms_norm_eps", self.rms_norm_eps)?;
-        if sizes.d_mlp == 0 || sizes.d_mlp > 1 << 20 {
-            let d_mlp = sizes.d_mlp;
-            return Err(format!("`moe_intermediate_size` is `{d_mlp}`, expected 1 to {}", 1 << 20));
-        }
         if self.sparse.contains(&true) {
             check_experts(("num_experts", self.n_experts), self.experts_per_token)?;
         }
@@ -156,6 +152,15 @@ impl Qwen3Moe {
 /// Gate, up and down of a module.
 fn projections(module: &str) -> [String; 3] {
     ["gate_proj", "up_proj", "down_proj"].map(|name| format!("{module}.{name}"))
+}
+
+/// Neurons of an expert.
+fn expert_width(fields: &Fields) -> Result<usize, String> {
+    let (name, most) = ("moe_intermediate_size", 1 << 20);
+    match fields.count(name)?.unwrap_or(768) {
+        width if (1..=most).contains(&width) => Ok(width),
+        width => Err(format!("`{name}` is `{width}`, expected 1 to {most}")),
+    }
 }
 
 /// Which layers have experts: every `decoder_sparse_step`-th but those that `mlp_only_layers` lists.

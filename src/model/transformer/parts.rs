@@ -104,8 +104,24 @@ impl Norm for LayerNorm {
     }
 }
 
+/// Numbers that are computed at once, in two of the widest vector registers.
+const AT_ONCE: usize = 32;
+
 impl Activation {
+    /// Of each element. What would be left behind the last whole registers is computed by other instructions, with other last bits than the
+    /// same number has elsewhere; so a tensor is filled up, which those of usual widths need not be.
     fn of(self, x: &Tensor) -> Result<Tensor> {
+        let left = x.numel() % AT_ONCE;
+        if left == 0 {
+            return self.of_whole(x);
+        }
+        let flat = x.f_reshape(-1i64)?;
+        let filled = flat.f_constant_pad_nd([0, (AT_ONCE - left) as i64])?;
+        let result = self.of_whole(&filled)?.f_narrow(0, 0, x.numel() as i64)?;
+        Ok(result.f_view(x.size().as_slice())?)
+    }
+
+    fn of_whole(self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Activation::Silu => x.f_silu()?,
             Activation::Gelu => x.f_gelu("none")?,
