@@ -1,4 +1,4 @@
-//! `mistral`: Mistral, Ministral, and what publishes itself as one: a llama without biases, whose layers may all attend to a window.
+//! `mistral`: Mistral and what publishes itself as one: a llama without biases, whose layers may all attend to a window.
 //!
 //! Reference: `modeling_mistral.py` in Hugging Face transformers 5.23.
 

@@ -1,7 +1,7 @@
 //! A mixture of experts: many gated MLPs, of which a router chooses a few for each position.
 //!
-//! How many positions an expert gets depends on all the others at hand, and the bits of a matrix product's row may depend on how many rows the
-//! product has. So each expert is given its rows in chunks of a constant number, of which the last is filled up with copies: every product
+//! How many positions an expert gets depends on all the others at hand, and the bits of a matrix product's row depend on how many rows the
+//! product has (on a CPU with AVX-512, those of fewer than four differ). So each expert is given its rows in chunks of a constant number, of which the last is filled up with copies: every product
 //! has the same size whatever the company, and a row's bits are its own. An expert adds to a row at most once, and experts follow each
 //! other by their numbers, so that the order of a row's sum is its own, too. What that costs: half a chunk is filled up, on average, for each
 //! expert that has rows at all, and an expert's weights are fetched once for each of its chunks.
