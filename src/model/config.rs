@@ -69,7 +69,7 @@ pub struct Sizes {
     pub n_kv_heads: usize,
     /// Width of one head.
     pub d_head: usize,
-    /// Neurons of an MLP; of one expert, where a family has experts.
+    /// Neurons of an MLP; of one expert, where a family has experts. What a layer has of them, [`Family::neurons`] says.
     pub d_mlp: usize,
     /// Rows of the embedding and of the unembedding.
     pub d_vocab: usize,

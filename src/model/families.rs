@@ -72,6 +72,12 @@ trait Architecture: Sized + Serialize {
         None
     }
 
+    /// Neurons that a position goes through in a layer's MLP, those of all the experts chosen for it where there are experts. As wide is
+    /// `mlp_post`, where a block has it.
+    fn neurons(&self, sizes: &Sizes, _layer: usize) -> usize {
+        sizes.d_mlp
+    }
+
     /// Loads the weights.
     fn load(&self, loader: &Loader<'_>) -> Result<Network>;
 
@@ -161,6 +167,10 @@ macro_rules! families {
                 match self { $(Family::$Type(of) => of.has(layer, site)),+ }
             }
 
+            pub(crate) fn neurons(&self, sizes: &Sizes, layer: usize) -> usize {
+                match self { $(Family::$Type(of) => of.neurons(sizes, layer)),+ }
+            }
+
             pub(super) fn load(&self, loader: &Loader<'_>) -> Result<Network> {
                 match self { $(Family::$Type(of) => of.load(loader)),+ }
             }
@@ -178,18 +188,24 @@ macro_rules! families {
 
 families! {
     cohere2::Cohere2,
-    gemma::Gemma,
     gemma2::Gemma2,
     gemma3::Gemma3,
     gemma3_text::Gemma3Text,
+    gemma::Gemma,
     glm4::Glm4,
     gpt2::Gpt2,
     gpt_neox::GptNeoX,
+    granite::Granite,
     llama::Llama,
+    mistral::Mistral,
+    mixtral::Mixtral,
     olmo2::Olmo2,
     olmo3::Olmo3,
     phi3::Phi3,
     qwen2::Qwen2,
+    qwen3::Qwen3,
+    qwen3_moe::Qwen3Moe,
+    smollm3::SmolLm3,
     stablelm::StableLm,
 }
 
@@ -225,6 +241,45 @@ fn plain_heads(sizes: &Sizes) -> Result<(), String> {
             sizes.d_model
         )),
     }
+}
+
+/// How many experts a layer has. Transformers knows the number by both names, and takes the first of them where a file has both.
+fn n_experts(fields: &Fields, absent: usize) -> Result<usize, String> {
+    let (first, second) = (
+        fields.count("num_local_experts")?,
+        fields.count("num_experts")?,
+    );
+    Ok(first.or(second).unwrap_or(absent))
+}
+
+/// Whether there are experts, and as many as each position is to have. The error is a fragment.
+fn check_experts((name, count): (&str, usize), per_token: usize) -> Result<(), String> {
+    let most = 1 << 12;
+    if count == 0 || count > most {
+        return Err(format!("`{name}` is `{count}`, expected 1 to {most}"));
+    }
+    match (1..=count).contains(&per_token) {
+        true => Ok(()),
+        false => Err(format!(
+            "`num_experts_per_tok` is `{per_token}`, expected 1 to `{name}`, which is `{count}`"
+        )),
+    }
+}
+
+/// A small configuration of a family, read with some fields changed, or left out where they are given as `"absent"`.
+#[cfg(test)]
+fn read_changed(model_type: &str, changes: serde_json::Value) -> Result<ModelConfig, String> {
+    let mut config = serde_json::json!({
+        "model_type": model_type, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
+        "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 100, "eos_token_id": 7,
+    });
+    if let (Some(config), serde_json::Value::Object(changes)) = (config.as_object_mut(), changes) {
+        config.extend(changes);
+        config.retain(|_, value| value != "absent");
+    }
+    let path = std::path::Path::new("config.json");
+    let read = ModelConfig::from_hugging_face(path, &config.to_string(), None);
+    read.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

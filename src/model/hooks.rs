@@ -113,9 +113,9 @@ impl HookPoint {
                 site: Site::AttnZ, ..
             } => config.n_heads * config.d_head,
             HookPoint::Block {
+                layer,
                 site: Site::MlpPost,
-                ..
-            } => config.d_mlp,
+            } => config.family.neurons(config, layer),
             _ => config.d_model,
         }
     }

@@ -29,7 +29,7 @@ const TOLERANCE: f64 = 1e-5;
 /// What tells one tiny model from another.
 #[derive(Clone, Debug)]
 struct Spec {
-    qwen2: bool,
+    family: &'static str,
     n_layers: usize,
     /// key-value heads and query heads of each
     heads: (usize, usize),
@@ -44,7 +44,7 @@ fn specs() -> impl Strategy<Value = Spec> {
     let switches = (any::<bool>(), any::<bool>(), any::<bool>());
     (switches, 1..=4usize, heads, 0..3usize, any::<u64>()).prop_map(
         |((qwen2, tied, biases), n_layers, heads, rope, seed)| Spec {
-            qwen2,
+            family: if qwen2 { "qwen2" } else { "llama" },
             n_layers,
             heads,
             tied,
@@ -63,13 +63,24 @@ impl Spec {
             json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                 "original_max_position_embeddings": 16}),
         ];
-        json!({
-            "model_type": if self.qwen2 { "qwen2" } else { "llama" }, "hidden_size": D_MODEL, "intermediate_size": 28,
+        let mut config = json!({
+            "model_type": self.family, "hidden_size": D_MODEL, "intermediate_size": 28,
             "num_hidden_layers": self.n_layers, "num_attention_heads": self.heads.0 * self.heads.1,
             "num_key_value_heads": self.heads.0, "head_dim": 6, "vocab_size": VOCAB, "eos_token_id": [3, 9, 27, 31],
             "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5, "tie_word_embeddings": self.tied,
             "attention_bias": self.biases, "mlp_bias": self.biases, "rope_scaling": rope[self.rope].clone(),
-        })
+        });
+        let own = match self.family {
+            "qwen3_moe" => {
+                json!({"num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 13, "mlp_only_layers": [1],
+                "norm_topk_prob": true, "use_sliding_window": true, "sliding_window": 20})
+            }
+            _ => json!({}),
+        };
+        if let (Some(config), serde_json::Value::Object(own)) = (config.as_object_mut(), own) {
+            config.extend(own);
+        }
+        config
     }
 
     /// Writes the model as a Hugging Face folder.

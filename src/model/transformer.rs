@@ -8,6 +8,7 @@
 //! `dh` elements a head.
 
 mod attention;
+mod experts;
 mod load;
 mod parts;
 mod rotary;
@@ -22,6 +23,7 @@ use super::hooks::{HookPoint, Site};
 use attention::attend_rows;
 pub(super) use attention::{Attention, Heads};
 pub(crate) use attention::{Earlier, Groups, KeysValues, Projected, Segment, Span, attend_packed};
+pub(super) use experts::{Experts, Routing};
 pub(super) use load::Loader;
 pub(super) use parts::{
     Embedding, GatedMlp, Head, LayerNorm, Linear, Norm, PlainMlp, RmsNorm, WideRmsNorm,

@@ -44,9 +44,12 @@ fn seconds(flops: f64, threads: usize) -> f64 {
     flops / (FLOPS_PER_THREAD * threads.max(1) as f64)
 }
 
-/// Number of weights in the blocks.
+/// Number of weights in the blocks that a position meets.
 fn block_parameters(config: &ModelConfig) -> f64 {
     let attention = config.d_model * config.d_head * 2 * (config.n_heads + config.n_kv_heads);
-    let mlp = 3 * config.d_model * config.d_mlp;
-    (config.n_layers * (attention + mlp)) as f64
+    let layers = 0..config.n_layers;
+    let neurons: usize = layers
+        .map(|layer| config.family.neurons(config, layer))
+        .sum();
+    (config.n_layers * attention + 3 * config.d_model * neurons) as f64
 }

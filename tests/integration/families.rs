@@ -13,7 +13,12 @@ fn folders() -> Vec<(String, PathBuf)> {
     let entries = std::fs::read_dir(root).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
     let models = paths.filter(|path| path.join("config.json").exists());
-    let named = models.map(|path| (path.file_name().unwrap().to_str().unwrap().to_string(), path));
+    let named = models.map(|path| {
+        (
+            path.file_name().unwrap().to_str().unwrap().to_string(),
+            path,
+        )
+    });
     let mut folders: Vec<_> = named.collect();
     folders.sort();
     folders
@@ -48,8 +53,13 @@ fn bench(folders: &[(String, PathBuf)]) -> Workbench {
 }
 
 fn models(folders: &[(String, PathBuf)]) -> (String, String) {
-    let tables = folders.iter().map(|(name, _)| format!("[models.{name}]\nsource = \"tiny/{name}\"\n"));
-    let names: Vec<String> = folders.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+    let tables = folders
+        .iter()
+        .map(|(name, _)| format!("[models.{name}]\nsource = \"tiny/{name}\"\n"));
+    let names: Vec<String> = folders
+        .iter()
+        .map(|(name, _)| format!("\"{name}\""))
+        .collect();
     (tables.collect(), format!("[{}]", names.join(", ")))
 }
 

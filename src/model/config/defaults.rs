@@ -43,10 +43,10 @@ impl Fields {
             d_model,
             n_layers: self.needed_count("num_hidden_layers")?,
             n_heads,
-            n_kv_heads: self.count_or(
-                "num_key_value_heads",
-                Some(defaults.n_kv_heads.unwrap_or(n_heads)),
-            )?,
+            n_kv_heads: match self.is_absent("num_key_value_heads") {
+                true => defaults.n_kv_heads.unwrap_or(n_heads),
+                false => self.count("num_key_value_heads")?.unwrap_or(n_heads),
+            },
             d_head: match self.count("head_dim")?.or(defaults.d_head) {
                 Some(d_head) => d_head,
                 None => quotient(("hidden_size", d_model), ("num_attention_heads", n_heads))?,
@@ -93,14 +93,24 @@ impl Fields {
         default: usize,
         slides: impl Fn(usize) -> bool,
     ) -> Result<Vec<Option<usize>>, String> {
-        // Before as many layers are counted out as the file says.
-        sizes.validate()?;
-        let by_rule = || (0..sizes.n_layers).map(slides).collect();
-        let sliding: Vec<bool> = self.sliding_layers(sizes)?.unwrap_or_else(by_rule);
         let window = match self.is_absent("sliding_window") {
             true => Some(default),
             false => self.count("sliding_window")?,
         };
+        self.windows_of(sizes, window, slides)
+    }
+
+    /// The same of a window that is known.
+    pub(in crate::model) fn windows_of(
+        &self,
+        sizes: &Sizes,
+        window: Option<usize>,
+        slides: impl Fn(usize) -> bool,
+    ) -> Result<Vec<Option<usize>>, String> {
+        // Before as many layers are counted out as the file says.
+        sizes.validate()?;
+        let by_rule = || (0..sizes.n_layers).map(slides).collect();
+        let sliding: Vec<bool> = self.sliding_layers(sizes)?.unwrap_or_else(by_rule);
         if sliding.contains(&true) && window.unwrap_or(0) == 0 {
             let given = window.map_or("null".to_string(), |window| window.to_string());
             return Err(format!(

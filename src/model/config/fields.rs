@@ -172,6 +172,21 @@ impl Fields {
         }
     }
 
+    /// `sliding_window`: the positions that one attends to, itself among them; none for all. `absent` where the file lacks the field.
+    pub(in crate::model) fn window(&self, absent: Option<usize>) -> Result<Option<usize>, String> {
+        let window = match self.is_absent("sliding_window") {
+            true => absent,
+            false => self.count("sliding_window")?,
+        };
+        match window {
+            Some(0) => Err(
+                "`sliding_window` is `0`, expected a positive number, or `null` for attention to all positions"
+                    .to_string(),
+            ),
+            window => Ok(window),
+        }
+    }
+
     /// Refuses layers that attend to a window only, for a family that computes none.
     pub(in crate::model) fn full_attention(&self, windowed: bool) -> Result<(), String> {
         let is_full = match self.list::<String>("layer_types")? {

@@ -4,7 +4,7 @@ use super::*;
 
 /// Widths that are no multiple of a vector register, so that a kernel's edge cases are met.
 const SPEC: Spec = Spec {
-    qwen2: true,
+    family: "qwen2",
     n_layers: 3,
     heads: (2, 2),
     tied: false,
@@ -47,8 +47,10 @@ fn crowd(subject: &Subject, prompts: usize) -> Vec<Cell> {
             }
         }
     }
+    let config = &subject.evaluator.transformer.config;
     let fits = |cell: &Cell| match cell.readout {
         Readout::Generation { max_new_tokens, .. } => cell.tokens.len() + max_new_tokens <= CONTEXT,
+        Readout::Activation { hook, .. } => hook.is_in(config),
         _ => true,
     };
     cells.retain(fits);
@@ -106,27 +108,41 @@ fn assert_same(expected: &[Vec<u8>], order: &[usize], values: &[Value], company:
 
 #[test]
 fn bits_do_not_depend_on_the_company() {
-    let mut subject = SPEC.load(Dtype::Float32, 1 << 30);
-    let cells = crowd(&subject, 160);
+    compare_companies(&SPEC, 160);
+}
+
+/// How many rows an expert gets depends on the company, and a window hides much of it.
+#[test]
+fn nor_where_rows_go_to_experts() {
+    let experts = Spec {
+        family: "qwen3_moe",
+        ..SPEC
+    };
+    compare_companies(&experts, 60);
+}
+
+fn compare_companies(spec: &Spec, prompts: usize) {
+    let mut subject = spec.load(Dtype::Float32, 1 << 30);
+    let cells = crowd(&subject, prompts);
     let expected = bits(&subject.values(&cells));
     let in_order: Vec<usize> = (0..cells.len()).collect();
     assert_same(&expected, &in_order, &subject.values(&cells), "again");
 
     let (mixed, order) = shuffled(&cells, 1);
-    let mut fresh = SPEC.load(Dtype::Float32, 1 << 30);
+    let mut fresh = spec.load(Dtype::Float32, 1 << 30);
     assert_same(&expected, &order, &fresh.values(&mixed), "shuffled");
 
     // One byte: only as many prompts as fill a block are held at a time.
-    let mut narrow = SPEC.load(Dtype::Float32, 1);
+    let mut narrow = spec.load(Dtype::Float32, 1);
     assert_same(&expected, &order, &narrow.values(&mixed), "in rounds");
 
-    let mut piecewise = SPEC.load(Dtype::Float32, 1);
+    let mut piecewise = spec.load(Dtype::Float32, 1);
     for (cells, order) in mixed.chunks(7).zip(order.chunks(7)) {
         assert_same(&expected, order, &piecewise.values(cells), "in pieces");
     }
-    let mut alone = SPEC.load(Dtype::Float32, 1 << 30);
+    let mut alone = spec.load(Dtype::Float32, 1 << 30);
     for i in (0..cells.len()).step_by(9) {
-        alone = SPEC.load(Dtype::Float32, 1 << 30);
+        alone = spec.load(Dtype::Float32, 1 << 30);
         assert_same(
             &expected,
             &[i],

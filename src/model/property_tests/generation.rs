@@ -80,7 +80,7 @@ fn greedy_text_is_that_of_recomputation() {
 fn a_row_ends_at_its_own_end_of_text() {
     const END: [u32; 4] = [3, 9, 27, 31];
     let spec = Spec {
-        qwen2: false,
+        family: "llama",
         n_layers: 2,
         heads: (1, 3),
         tied: true,
@@ -136,7 +136,7 @@ fn a_row_ends_at_its_own_end_of_text() {
 #[test]
 fn samples_depend_on_seed_and_prompt_alone() {
     let spec = Spec {
-        qwen2: true,
+        family: "qwen2",
         n_layers: 2,
         heads: (2, 1),
         tied: false,

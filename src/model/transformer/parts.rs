@@ -107,8 +107,24 @@ impl Norm for LayerNorm {
     }
 }
 
+/// Numbers that are computed at once, in two of the widest vector registers.
+const AT_ONCE: usize = 32;
+
 impl Activation {
+    /// Of each element. What would be left behind the last whole registers is computed by other instructions, with other last bits than the
+    /// same number has elsewhere; so a tensor is filled up, which those of usual widths need not be.
     fn of(self, x: &Tensor) -> Result<Tensor> {
+        let left = x.numel() % AT_ONCE;
+        if left == 0 {
+            return self.of_whole(x);
+        }
+        let flat = x.f_reshape(-1i64)?;
+        let filled = flat.f_constant_pad_nd([0, (AT_ONCE - left) as i64])?;
+        let result = self.of_whole(&filled)?.f_narrow(0, 0, x.numel() as i64)?;
+        Ok(result.f_view(x.size().as_slice())?)
+    }
+
+    fn of_whole(self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Activation::Silu => x.f_silu()?,
             Activation::Gelu => x.f_gelu("none")?,
@@ -128,10 +144,15 @@ pub(in crate::model) struct GatedMlp {
 impl GatedMlp {
     /// Of the norm's output `[B, S, d_model]`.
     pub(in crate::model) fn forward(&self, x: &Tensor, tap: &mut BlockTap<'_>) -> Result<Tensor> {
+        let post = tap.pass(Site::MlpPost, self.post(x)?)?;
+        self.down_proj.forward(&post)
+    }
+
+    /// act(gate(x)) · up(x), `[.., d_mlp]`.
+    pub(super) fn post(&self, x: &Tensor) -> Result<Tensor> {
         let gate = self.gate_proj.forward(x)?;
         let up = self.up_proj.forward(x)?;
-        let post = self.activation.of(&gate)?.f_mul_(&up)?;
-        self.down_proj.forward(&tap.pass(Site::MlpPost, post)?)
+        Ok(self.activation.of(&gate)?.f_mul_(&up)?)
     }
 }
 
@@ -154,8 +175,8 @@ impl PlainMlp {
 pub(in crate::model) struct Embedding {
     /// `[d_vocab, d_model]`
     table: Tensor,
-    /// What the rows are multiplied by, in the model's dtype.
-    scale: Option<Tensor>,
+    /// What the rows are multiplied by.
+    scale: Option<f64>,
     /// Learned positions, `[context_length, d_model]`.
     positions: Option<Tensor>,
 }
@@ -172,12 +193,16 @@ impl Embedding {
 
     /// Times a factor, which is rounded to the table's dtype first.
     pub(in crate::model) fn scaled(self, factor: f64) -> Result<Self> {
-        let scale = Tensor::f_from_slice(&[factor])?;
-        let scale = scale.f_to_device(self.table.device())?;
-        Ok(Embedding {
-            scale: Some(scale.f_to_kind(self.table.kind())?),
+        let rounded = Tensor::f_from_slice(&[factor])?.f_to_kind(self.table.kind())?;
+        Ok(self.times(rounded.f_double_value(&[0])?))
+    }
+
+    /// Times a factor.
+    pub(in crate::model) fn times(self, factor: f64) -> Self {
+        Embedding {
+            scale: Some(factor),
             ..self
-        })
+        }
     }
 
     /// Plus the rows of a table of positions.
@@ -190,9 +215,9 @@ impl Embedding {
 
     pub(super) fn forward(&self, ids: &Tensor) -> Result<Tensor> {
         let rows = Tensor::f_embedding(&self.table, ids, -1, false, false)?;
-        Ok(match &self.scale {
+        Ok(match self.scale {
             None => rows,
-            Some(scale) => rows.f_mul(scale)?,
+            Some(scale) => rows.f_mul_scalar(scale)?,
         })
     }
 
