@@ -188,10 +188,10 @@ macro_rules! families {
 
 families! {
     cohere2::Cohere2,
+    gemma::Gemma,
     gemma2::Gemma2,
     gemma3::Gemma3,
     gemma3_text::Gemma3Text,
-    gemma::Gemma,
     glm4::Glm4,
     gpt2::Gpt2,
     gpt_neox::GptNeoX,

@@ -63,14 +63,14 @@ fn a_path_that_leads_nowhere() {
 #[test]
 fn an_architecture_that_is_not_computed() {
     assert_snapshot!(with_config("model_type", json!("mamba")), @r#"
-    error: model `inst` cannot be used: `copy/config.json`: `model_type` `mamba` is not supported (supported: `llama`, `qwen2`)
+    error: model `inst` cannot be used: `copy/config.json`: `model_type` `mamba` is not supported (supported: `cohere2`, `gemma`, `gemma2`, `gemma3`, `gemma3_text`, `glm4`, `gpt2`, `gpt_neox`, `granite`, `llama`, `mistral`, `mixtral`, `olmo2`, `olmo3`, `phi3`, `qwen2`, `qwen3`, `qwen3_moe`, `smollm3`, `stablelm`)
      --> study.toml:2:10
       |
     2 | source = "copy"
       |          ^^^^^^ this source
     "#);
     assert_snapshot!(refusal_of_gguf("general.architecture", "gemma2"), @r#"
-    error: model `inst` cannot be used: `model.gguf`: architecture `gemma2` is not supported (supported: `llama`, `qwen2`)
+    error: model `inst` cannot be used: `model.gguf`: architecture `gemma2` is not supported (supported: `llama`, `qwen2`; for others use the Hugging Face folder)
      --> study.toml:2:10
       |
     2 | source = "model.gguf"

@@ -97,7 +97,7 @@ fn what_would_be_computed_wrongly_is_refused() {
     for (changes, expected) in [
         (
             json!({"model_type": "gemma4"}),
-            "`model_type` `gemma4` is not supported (supported: `llama`, `qwen2`",
+            "`model_type` `gemma4` is not supported (supported: `cohere2`, `gemma`, ",
         ),
         (json!({"hidden_act": "gelu"}), "`hidden_act` `gelu`"),
         (
@@ -363,7 +363,7 @@ fn code_and_quantised_weights_are_said_by_name() {
     for (changes, expected) in [
         (
             json!({"model_type": "mine", "auto_map": {"AutoModel": "x.Y"}}),
-            "`model_type` `mine`, which is code of the repository's own (`auto_map`, `trust_remote_code`), is not supported (supported: `llama`, `qwen2`",
+            "`model_type` `mine`, which is code of the repository's own (`auto_map`, `trust_remote_code`), is not supported (supported: `cohere2`, `gemma`, ",
         ),
         (
             json!({"quantization_config": {"quant_method": "awq", "bits": 4}}),
