@@ -200,6 +200,9 @@ fn assert_near_in_half_precision(folder: &Path) {
         let mut worst = Worst::default();
         for (i, prompt) in described["prompts"].as_array().unwrap().iter().enumerate() {
             let tokens = Arc::new(Tokens::new(ids(&prompt["ids"])));
+            if tokens.len() > handle.config().context_length {
+                continue;
+            }
             let read = Readout::Activation {
                 hook: HookPoint::FinalNormalized,
                 position: tokens.len() - 1,
