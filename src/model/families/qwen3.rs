@@ -203,9 +203,9 @@ mod tests {
         let sliding = ["sliding_attention"; 4];
         for (changes, expected) in [
             (json!({"use_sliding_window": true, "sliding_window": 0}), "`sliding_window` is `0`"),
-            (json!({"sliding_window": 9, "layer_types": sliding}), "the file sets no `sliding_window`"),
+            (json!({"sliding_window": 9, "layer_types": sliding}), "`sliding_window` is `null`, expected a positive"),
             (json!({"layer_types": ["full_attention"]}), "`layer_types` has `1` entries"),
-            (json!({"layer_types": vec!["chunked_attention"; 4]}), "`layer_types` `chunked_attention` is not supported"),
+            (json!({"layer_types": vec!["chunked_attention"; 4]}), "`chunked_attention` in `layer_types` is not supported"),
             (json!({"hidden_act": "relu"}), "`hidden_act` `relu` is not supported"),
             (json!({"num_hidden_layers": 1_000_000_000}), "`num_hidden_layers` is `1000000000`"),
         ] {

@@ -221,7 +221,7 @@ mod tests {
     fn what_would_be_computed_otherwise_is_refused() {
         for (changes, expected) in [
             (json!({"sliding_window": 0}), "`sliding_window` is `0`"),
-            (json!({"layer_types": vec!["sliding_attention"; 4]}), "the file sets no `sliding_window`"),
+            (json!({"layer_types": vec!["sliding_attention"; 4]}), "`sliding_window` is `null`, expected a positive"),
             (json!({"no_rope_layers": [1, 0]}), "`no_rope_layers` has `2` entries"),
             (json!({"no_rope_layers": [1, -1, 0, 0]}), "`no_rope_layers` is `[1,-1,0,0]`, expected a list"),
             (json!({"no_rope_layer_interval": 0}), "`no_rope_layer_interval` is `0`"),
