@@ -19,6 +19,8 @@ pub(crate) enum Exit {
     Busy = 5,
     /// `doctor` found a problem, which a run would fail on
     Unfit = 6,
+    /// `run --locked` or `lock --check` found another study, or strictly another environment, than its lock has; nothing was computed
+    Differs = 7,
     /// interrupted; what was computed is kept, the same command resumes
     Interrupted = 130,
 }

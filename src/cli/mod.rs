@@ -14,6 +14,7 @@ mod engine;
 mod exit;
 mod explain;
 mod init;
+mod lock;
 mod logging;
 mod plan;
 mod report;
@@ -35,7 +36,7 @@ pub(crate) use exit::Exit;
 
 use crate::cache::CacheError;
 use crate::model::{DeviceName, ModelError};
-use crate::plan::{Fetch, Opened, PlanError, Selection, open_selected};
+use crate::plan::{Fetch, Lock, Opened, Pins, PlanError, Selection, open_selected};
 use crate::spec;
 use crate::stages::StageError;
 use crate::{files, harmless, machine};
@@ -54,6 +55,8 @@ enum Command {
     Run(run::RunArguments),
     /// Show what a run would do, and why, without doing it.
     Plan(plan::PlanArguments),
+    /// Write down what a study names, as it is found now, into a lock beside it; or compare it with that.
+    Lock(lock::LockArguments),
     /// Say of each stage whether it is cached, and if not, exactly what has changed since when.
     Explain(explain::ExplainArguments),
     /// List the runs there are, how far each got, and the command that resumes it.
@@ -155,6 +158,7 @@ pub fn main() -> ! {
     let outcome = match arguments.command {
         Command::Run(arguments) => run::run(&arguments, &log),
         Command::Plan(arguments) => plan::plan(&arguments),
+        Command::Lock(arguments) => lock::lock(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Cache(arguments) => cache::cache(&arguments),
@@ -250,11 +254,24 @@ fn complain(message: &str, exit: Exit) -> Exit {
     exit
 }
 
-/// Reads and checks the study, as far as the selected stages need it, and opens its inputs and the cache. Also the number of threads.
+/// Reads and checks the study, as far as the selected stages need it, and opens its inputs and the cache. Also the number of threads. Hub
+/// sources without a revision are at the commits of the study's lock, where it has one.
 fn open(
     arguments: &StudyArguments,
     fetch: Fetch,
     selection: &Selection,
+) -> Result<(Opened, usize), Failure> {
+    let lock = Lock::read(&Lock::path_for(&arguments.file))?;
+    let pins = lock.map(|lock| lock.pins()).unwrap_or_default();
+    open_pinned(arguments, fetch, selection, &pins)
+}
+
+/// The same at other commits.
+fn open_pinned(
+    arguments: &StudyArguments,
+    fetch: Fetch,
+    selection: &Selection,
+    pins: &Pins,
 ) -> Result<(Opened, usize), Failure> {
     let threads = arguments
         .threads
@@ -268,7 +285,7 @@ fn open(
         .map(|stem| stem.to_string_lossy());
     let name = name.as_deref().unwrap_or("study");
     let name = &name.replace(char::REPLACEMENT_CHARACTER, "_");
-    let opened = open_selected(document, name, &arguments.cache, fetch, selection)?;
+    let opened = open_selected(document, name, &arguments.cache, fetch, selection, pins)?;
     Ok((opened, threads))
 }
 

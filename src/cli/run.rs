@@ -14,6 +14,7 @@ use crate::run::{self, Event, Options, RunReport, StageStatus};
 use crate::stages::StageError;
 
 use super::console::Console;
+use super::lock::{Strictness, hold_against};
 use super::logging::Log;
 use super::sizes::bytes;
 use super::{
@@ -34,6 +35,10 @@ pub(super) struct RunArguments {
     /// Compute this stage again although it is cached, and check that it gives the same bits; may be repeated.
     #[arg(long, value_name = "STAGE")]
     force: Vec<String>,
+    /// Refuse to run, with exit code 7, where models, prompts, files or versions are not those of the study's lock; `strict` also where only
+    /// the environment (dial, libtorch, device, processor) is another, which is a warning otherwise.
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "study")]
+    locked: Option<Strictness>,
     /// After a failure go on with the stages that do not build on what failed.
     #[arg(long)]
     keep_going: bool,
@@ -52,6 +57,11 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
         (None, None) => Selection::All,
     };
     let (opened, _) = open(&arguments.study, Fetch::AsNeeded, &selection)?;
+    let held = arguments.locked.map(|strictness| {
+        let opened = (&opened, &selection);
+        hold_against(&arguments.study, opened, strictness)
+    });
+    let of_lock = held.transpose()?.flatten();
     let stop = stop_on_interrupt();
     let options = Options {
         runs: arguments.runs.clone(),
@@ -66,6 +76,9 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
     let mut on_event = |event: Event<'_>| {
         if let Event::Started { run_dir, .. } = &event {
             tell_warnings(&opened, &selection);
+            if let Some(warning) = &of_lock {
+                tell(warning);
+            }
             if let Err(error) = log.write_to(run_dir) {
                 tell(&format!("warning: no log.jsonl is written: {error}"));
             }

@@ -70,6 +70,29 @@ impl ModelHandle {
         })
     }
 
+    /// Every file that it was read from, by name: bytes and blake3. Settings and tokenizer are read once more for it.
+    ///
+    /// # Errors
+    /// A file that cannot be read any more.
+    pub(crate) fn files_read(&self) -> Result<Vec<(String, u64, blake3::Hash)>> {
+        self.checkpoint.files_read(&self.weight_hashes)
+    }
+
+    /// The last part of the path that it was opened at: for a model of the hub the commit.
+    pub(crate) fn folder_name(&self) -> Option<String> {
+        self.checkpoint.folder_name()
+    }
+
+    /// Of the tokenizer's content.
+    pub(crate) fn tokenizer_hash(&self) -> blake3::Hash {
+        self.checkpoint.tokenizer.hash
+    }
+
+    /// Of the chat template in use, whichever model it came from.
+    pub(crate) fn template_hash(&self) -> Option<blake3::Hash> {
+        self.template.as_ref().map(|template| template.hash)
+    }
+
     pub fn config(&self) -> &ModelConfig {
         &self.checkpoint.config
     }

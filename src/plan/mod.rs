@@ -2,13 +2,14 @@
 //!
 //! [`Study`] is the file made typed; [`open_study`] reads and checks it, and opens what it names; [`stage_key`] says what a stage's
 //! output depends on; a [`Walk`] goes over the stages and knows which are cached; on it, [`Plan`] counts what each would compute,
-//! [`explain`] says what has changed since the most similar earlier run, and `run` runs them.
+//! [`Lock`] is what a study was found to be, for later comparison; [`explain`] says what has changed since the most similar earlier run, and `run` runs them.
 
 mod chat;
 mod estimate;
 mod explain;
 mod graph;
 mod key;
+mod lock;
 mod record;
 #[cfg(test)]
 mod recorded_tests;
@@ -29,6 +30,7 @@ pub(crate) use explain::{Explanation, explain};
 #[cfg(test)]
 pub(crate) use key::stage_key;
 pub(crate) use key::{key_of, study_key};
+pub(crate) use lock::{Change, Concern, Lock, LockError, Pins};
 pub(crate) use record::{
     ArtifactRecord, DrawnRecord, Record, TableRecord, store, stored_artifacts,
 };

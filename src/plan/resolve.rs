@@ -17,6 +17,7 @@ use crate::spec::{Diagnostics, Document, Problems, Severity};
 use crate::stages::{InputFile, Inputs, Name, StageError, check_prompts, check_score};
 
 use super::chat;
+use super::lock::{self, Pins};
 use super::selection::{Needed, Selection};
 use super::study::{ModelSpec, PromptsSpec, StageSpec, Study, models_with_prompts};
 
@@ -128,10 +129,18 @@ pub fn open_study(
     cache: &Path,
     fetch: Fetch,
 ) -> Result<Opened, PlanError> {
-    open_selected(document, default_name, cache, fetch, &Selection::All)
+    open_selected(
+        document,
+        default_name,
+        cache,
+        fetch,
+        &Selection::All,
+        &Pins::default(),
+    )
 }
 
-/// Reads a study, and opens the prompt sets and models that the selected stages and those they need use, and the folder of its cache.
+/// Reads a study, and opens the prompt sets and models that the selected stages and those they need use, and the folder of its cache. A hub
+/// source without a revision is opened at the commit that `pins` has for it.
 ///
 /// # Errors
 /// Every problem at once, each at the place in the file that it comes from: those of the text together with those of the models and
@@ -144,6 +153,7 @@ pub(crate) fn open_selected(
     cache: &Path,
     fetch: Fetch,
     selection: &Selection,
+    pins: &Pins,
 ) -> Result<Opened, PlanError> {
     let sources = document.sources.clone();
     let mut problems = Problems::default();
@@ -156,6 +166,7 @@ pub(crate) fn open_selected(
     let mut opening = Opening {
         study: &study,
         needed: &needed,
+        pins,
         inputs: Inputs::default(),
         problems,
     };
@@ -196,6 +207,7 @@ pub(crate) fn open_selected(
 struct Opening<'s> {
     study: &'s Study,
     needed: &'s Needed,
+    pins: &'s Pins,
     inputs: Inputs,
     problems: Problems,
 }
@@ -259,7 +271,10 @@ impl<'s> Opening<'s> {
             };
             let opened = match self.needed.models.contains(&name) {
                 true => self.open_model(&name, spec, memory, fetch),
-                false => locate_without_fetching(&spec.source.value, &spec.folder).map(|_| None),
+                false => {
+                    let source = lock::pinned(&spec.source.value, self.pins);
+                    locate_without_fetching(&source, &spec.folder).map(|_| None)
+                }
             };
             match opened {
                 Ok(model) => {
@@ -291,9 +306,10 @@ impl<'s> Opening<'s> {
                 Some(lender) => Some(lender.as_ref()),
             },
         };
+        let source = lock::pinned(&spec.source.value, self.pins);
         let path = match fetch {
-            Fetch::AsNeeded => Some(locate(&spec.source.value, &spec.folder)?),
-            Fetch::Never => locate_without_fetching(&spec.source.value, &spec.folder)?,
+            Fetch::AsNeeded => Some(locate(&source, &spec.folder)?),
+            Fetch::Never => locate_without_fetching(&source, &spec.folder)?,
         };
         path.map(|path| ModelHandle::open(name, &path, spec.dtype, lender, memory))
             .transpose()

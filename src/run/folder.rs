@@ -6,6 +6,7 @@
 //!     study.toml (or .yaml)              the file as given
 //!     extends/<file>                     the files that it extends, as given; 2-<file> for another of that name
 //!     resolved.yaml                      the study with includes and overrides applied
+//!     study.lock                         what the study names, as it was found: commits, files, hashes, versions
 //!     run.json                           the manifest: versions, device, keys, statuses, times
 //!     tables/<stage>[.<table>].csv       and .parquet
 //!     directions/<stage>.layer<l>.<site>[.seed<s>].safetensors and .json
@@ -27,7 +28,7 @@ use crate::cache::{Cache, CacheError, Key};
 use crate::files;
 use crate::manifest::{self, Manifest, RunStatus, Stage, Table};
 use crate::model::Provenance;
-use crate::plan::{StageRecord, StageSpec, Study, TableRecord, study_key};
+use crate::plan::{Lock, StageRecord, StageSpec, Study, TableRecord, study_key};
 use crate::stages::{Inputs, StageError};
 
 use super::{Options, RunReport, StageReport};
@@ -96,6 +97,9 @@ impl RunFolder {
         let yaml = inputs::resolved_yaml(study, &path)
             .unwrap_or_else(|error| format!("# not written: {error}\n"));
         run.disk.write("resolved.yaml".into(), yaml.as_bytes())?;
+        if let Some(text) = locked(study, inputs, options) {
+            run.disk.write("study.lock".into(), text.as_bytes())?;
+        }
         run.write_manifest()?;
         point_latest(&of_study, &path)?;
         Ok(run)
@@ -222,6 +226,14 @@ impl RunFolder {
         text.push(b'\n');
         self.disk.rewrite(manifest::FILE, &text)
     }
+}
+
+/// The text of the study's lock; none, which is told, where a file of a model has gone since it was opened: the run itself does without.
+fn locked(study: &Study, inputs: &Inputs, options: &Options) -> Option<String> {
+    let lock = Lock::of(study, inputs, options.device).map_err(|error| error.to_string());
+    let text = lock.and_then(|lock| lock.to_text());
+    text.inspect_err(|error| tracing::warn!("no `study.lock` is written: {error}"))
+        .ok()
 }
 
 /// Writes down what became of a stage.

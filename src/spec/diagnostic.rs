@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
 
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
@@ -279,6 +280,22 @@ impl Problems {
             more: self.counted,
         }
     }
+}
+
+/// One error in a text that is no study, at a place of it where that is known.
+pub(crate) fn told_in(
+    path: &Path,
+    text: &str,
+    span: Option<Range<usize>>,
+    message: &str,
+    help: &str,
+) -> Diagnostics {
+    let mut sources = Sources::default();
+    let source = sources.add_file(path, text.to_string());
+    let at = Location::new(source, span, "");
+    let mut problems = Problems::default();
+    problems.error_at(&at, message).help(help);
+    problems.into_diagnostics(&sources, Severity::Error)
 }
 
 /// The name in `known` that `name` was probably meant to be: at most one slip (a letter missing, added, changed, or

@@ -37,7 +37,7 @@ mod source;
 mod tree;
 
 pub(crate) use decode::{Choice, Decode, Spanned, choice};
-pub(crate) use diagnostic::{Diagnostics, Problems, Severity, suggest};
+pub(crate) use diagnostic::{Diagnostics, Problems, Severity, suggest, told_in};
 pub(crate) use fields::Fields;
 pub(crate) use lists::{Distinct, Layers, OneOrMany, Seeds};
 pub use load::load;

@@ -33,6 +33,14 @@ struct FakeHub {
 
 impl FakeHub {
     fn serve(etag: impl Fn(&str, String) -> String + Send + 'static) -> Self {
+        Self::serve_at(COMMIT, etag)
+    }
+
+    /// The same where `main` is another commit.
+    fn serve_at(
+        main: &'static str,
+        etag: impl Fn(&str, String) -> String + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let sent = Arc::new(Mutex::new(Vec::new()));
@@ -49,9 +57,14 @@ impl FakeHub {
             .keys()
             .map(|name| json!({"rfilename": name}))
             .collect();
-        let list = json!({"sha": COMMIT, "siblings": names})
-            .to_string()
-            .into_bytes();
+        let list = move |path: &str| {
+            let revision = path.split("/revision/").nth(1).unwrap_or_default();
+            let revision = revision.split('?').next().unwrap_or_default();
+            let sha = if revision.len() == 40 { revision } else { main };
+            json!({"sha": sha, "siblings": names})
+                .to_string()
+                .into_bytes()
+        };
         // The thread ends with the test process.
         std::thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
@@ -67,6 +80,7 @@ impl FakeHub {
                 log.lock().unwrap().push(token);
                 let path = request.split(' ').nth(1).unwrap();
                 let name = path.rsplit('/').next().unwrap();
+                let list = list(path);
                 let (headers, body) = match files.get(name) {
                     Some(body) => {
                         let head = format!("blob {}\0", body.len());
@@ -89,7 +103,11 @@ impl FakeHub {
     /// Runs a study on a model of this hub, asked under this host name.
     fn run(&self, bench: &Workbench, host: &str) -> Said {
         bench.write("study.toml", STUDY);
-        let mut command = bench.command(&["run", "study.toml"]);
+        self.dial(bench, host, &["run", "study.toml"])
+    }
+
+    fn dial(&self, bench: &Workbench, host: &str, arguments: &[&str]) -> Said {
+        let mut command = bench.command(arguments);
         command
             .env("HF_ENDPOINT", format!("http://{host}:{}", self.port))
             .env("HF_HUB_CACHE", bench.path("hub"))
@@ -192,4 +210,36 @@ fn the_token_does_not_go_over_plain_http_to_another_machine() {
         let found = content.windows(9).any(|window| window == b"hf_SECRET");
         assert!(!found, "{} holds the token", path.display());
     }
+}
+
+#[test]
+fn a_source_without_a_revision_is_pinned_by_its_lock() {
+    const MOVED: &str = "fedcba9876543210fedcba9876543210fedcba98";
+    let bench = Workbench::new(&main_set(4, 4));
+    bench.write("study.toml", STUDY);
+    let hub = FakeHub::serve(|_, digest| digest);
+    let said = hub.dial(&bench, "127.0.0.1", &["lock", "study.toml"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let lock = std::fs::read_to_string(bench.path("study.lock")).unwrap();
+    assert!(lock.contains(&format!("commit = \"{COMMIT}\"")), "{lock}");
+
+    // On another machine, after the branch has moved.
+    let other = Workbench::new(&main_set(4, 4));
+    other.write("study.lock", &lock);
+    let moved = FakeHub::serve_at(MOVED, |_, digest| digest);
+    let snapshots = other.path("hub/models--org--tiny/snapshots");
+    let said = moved.run(&other, "127.0.0.1");
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(snapshots.join(COMMIT).exists());
+    assert!(!snapshots.join(MOVED).exists());
+    let check = ["lock", "study.toml", "--check=strict"];
+    assert_eq!(moved.dial(&other, "127.0.0.1", &check).code, 0);
+
+    // Written anew, it follows the branch and says so.
+    let said = moved.dial(&other, "127.0.0.1", &["lock", "study.toml"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(
+        said.stdout,
+        "  model `inst`, commit: `01234567` → `fedcba98`\n"
+    );
 }

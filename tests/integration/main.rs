@@ -22,6 +22,7 @@ mod fuzz;
 mod hold;
 mod hub;
 mod kills;
+mod lock;
 mod odd_paths;
 mod odd_prompts;
 mod pipelines;

@@ -79,6 +79,7 @@ fn help() {
     Commands:
       run          Run a study; only what changed since the last run is computed
       plan         Show what a run would do, and why, without doing it
+      lock         Write down what a study names, as it is found now, into a lock beside it; or compare it with that
       explain      Say of each stage whether it is cached, and if not, exactly what has changed since when
       status       List the runs there are, how far each got, and the command that resumes it
       cache        Check the cache, show what it holds, delete from it
@@ -105,6 +106,7 @@ fn help() {
         4  `run --force` gave other bits than are cached; the cached ones are kept
         5  `cache gc` deleted nothing, because a run is alive on the cache
         6  `doctor` found a problem, which a run would fail on
+        7  `run --locked` or `lock --check` found another study, or strictly another environment, than its lock has; nothing was computed
       130  interrupted; what was computed is kept, the same command resumes
     ");
     assert_snapshot!(help(&["run", "--help"]), @r"

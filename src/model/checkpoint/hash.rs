@@ -9,7 +9,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::hub::check_by_name;
+use super::hugging_face::SETTINGS;
 use super::{Checkpoint, WeightFile};
+use crate::files;
 use crate::model::chat::ChatTemplate;
 use crate::model::config::{Dtype, ModelConfig};
 use crate::model::error::{ModelError, Result};
@@ -102,6 +104,37 @@ impl Checkpoint {
     pub(crate) fn file_hashes(&self, memory: &dyn Memory) -> Result<Vec<blake3::Hash>> {
         let files = self.files.iter();
         files.map(|file| file_hash(file, memory)).collect()
+    }
+
+    /// Name, bytes and hash of every file that it was read from, in the order of their names. `weights` are [`Checkpoint::file_hashes`].
+    ///
+    /// # Errors
+    /// A file of settings that cannot be read any more.
+    pub(crate) fn files_read(
+        &self,
+        weights: &[blake3::Hash],
+    ) -> Result<Vec<(String, u64, blake3::Hash)>> {
+        let name = |path: &Path| {
+            let name = path.file_name().unwrap_or_default();
+            files::text_of(name)
+        };
+        let of_weights = self.files.iter().zip(weights);
+        let of_weights = of_weights.map(|(file, hash)| (name(&file.path), file.stamp.size, *hash));
+        let mut all: Vec<(String, u64, blake3::Hash)> = of_weights.collect();
+        let settings = SETTINGS.iter().map(|name| self.path.join(name));
+        for path in settings.filter(|path| path.exists()) {
+            let content = files::read(&path, files::VOCABULARY_BYTES)
+                .map_err(|error| ModelError::read(&path, error))?;
+            let hash = blake3::hash(&content);
+            all.push((name(&path), content.len() as u64, hash));
+        }
+        all.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok(all)
+    }
+
+    /// The last part of its path.
+    pub(crate) fn folder_name(&self) -> Option<String> {
+        self.path.file_name().map(files::text_of)
     }
 
     /// The hash of everything that decides what the model computes and how a text reaches it. `weights` are

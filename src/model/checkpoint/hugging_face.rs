@@ -26,6 +26,16 @@ use crate::model::config::{ModelConfig, code_of_its_own};
 use crate::model::error::{ModelError, Result, unsupported};
 use crate::model::tokenizer::Tokenizer;
 
+/// What of a folder is read beside the weights, where it is there.
+pub(super) const SETTINGS: [&str; 6] = [
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    INDEX,
+    "tokenizer.json",
+    "tokenizer_config.json",
+];
+
 pub(super) fn open(folder: &Path, memory: &dyn Memory) -> Result<Checkpoint> {
     let config_path = folder.join("config.json");
     if !config_path.exists() {
