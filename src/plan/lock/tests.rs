@@ -58,7 +58,9 @@ fn every_part_of_the_study_that_changes_is_told() {
         ["evaluation version: `1` → `2`"]
     );
     assert_eq!(
-        changed(|lock| drop(lock.stages.insert("score".to_string(), 7))),
+        changed(|lock| {
+            lock.stages.insert("score".to_string(), 7);
+        }),
         ["stage kind `score`, version: `1` → `7`"]
     );
     assert_eq!(
