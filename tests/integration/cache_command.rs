@@ -46,7 +46,7 @@ fn a_sound_cache_is_said_to_be_sound() {
     bench.run(STUDY).ok();
     let said = cache(&bench, &["verify"]);
     assert_eq!((said.code, said.stderr.as_str()), (0, ""));
-    assert_snapshot!(without_sizes(&said.stdout), @"60 files checked, [size]: all sound");
+    assert_snapshot!(without_sizes(&said.stdout), @"61 files checked, [size]: all sound");
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn what_the_cache_holds_and_for_whom() {
     let json = cache(&bench, &["stats", "--format", "json"]).stdout;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let bytes = |file: &std::path::PathBuf| file.metadata().unwrap().len();
-    let on_disk: u64 = ["objects", "packs", "stages", "weights"]
+    let on_disk: u64 = ["objects", "packs", "stages", "weights", "tokenizers"]
         .iter()
         .flat_map(|kind| files_below(&bench.path(&format!("cache/v1/{kind}"))))
         .map(|file| bytes(&file))

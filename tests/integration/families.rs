@@ -133,5 +133,14 @@ alpha = 2
     );
     bench.write("study.toml", study);
     let said = bench.dial(&["plan", "study.toml"]);
-    assert_snapshot!(said.stderr, @"");
+    assert_snapshot!(said.stderr, @r"
+    error: stage `random` names the site `resid_mid`, which model `gpt_neox_parallel` has not
+      --> study.toml:12:1
+       |
+    12 | [stages.random]
+       | ^^^^^^^^^^^^^^^
+       |
+       = help: name a site that it has
+       = note: blocks of a `gpt_neox` have `resid_pre`, `z`, `attn_out`, `mlp_post`, `mlp_out`, `resid_post`
+    ");
 }

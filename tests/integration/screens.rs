@@ -153,6 +153,13 @@ fn help() {
           --force <STAGE>
               Compute this stage again although it is cached, and check that it gives the same bits; may be repeated
 
+          --locked[=<HOW>]
+              Refuse to run, with exit code 7, where models, prompts, files or versions are not those of the study's lock; `strict` also where only the environment (dial, libtorch, device, processor) is another, which is a warning otherwise
+
+              Possible values:
+              - study:  Models, prompts, files and versions must be the same; another dial, libtorch, device or processor is a warning
+              - strict: The environment must be the same, too
+
           --keep-going
               After a failure go on with the stages that do not build on what failed
 
