@@ -82,9 +82,9 @@ impl Cache {
             if length == 0 {
                 break;
             }
-            let read = &chunk[..length];
-            let (_, written) = rayon::join(|| hasher.update(read), || copy.write_all(read));
-            written.map_err(|error| CacheError::io("write", target, error))?;
+            hasher.update(&chunk[..length]);
+            copy.write_all(&chunk[..length])
+                .map_err(|error| CacheError::io("write", target, error))?;
         }
         if Key::from(hasher.finalize()) != *key {
             self.layout.set_aside(&path, WRONG_CONTENT);

@@ -6,13 +6,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::io::Write;
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use safetensors::tensor::{Dtype as TensorDtype, SafeTensors, TensorView};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
-use crate::cache::{Cache, CacheError, Key};
+use crate::cache::{Cache, Key};
 use crate::files;
 use crate::model::{Site, Vector};
 use crate::stages::{
@@ -295,17 +294,10 @@ pub fn load_artifacts(
         return Ok(None);
     }
     // Those of tables are only checked here, and read when somebody asks for the table.
-    let of_tables: Vec<&Key> = record
-        .tables
-        .iter()
-        .flat_map(|t| [&t.csv, &t.parquet])
-        .collect();
-    let checked = of_tables
-        .par_iter()
-        .map(|object| cache.is_object_intact(object));
-    let checked: Result<Vec<bool>, CacheError> = checked.collect();
-    if checked?.contains(&false) {
-        return Ok(None);
+    for object in record.tables.iter().flat_map(|t| [&t.csv, &t.parquet]) {
+        if !cache.is_object_intact(object)? {
+            return Ok(None);
+        }
     }
     let mut directions = Vec::new();
     for (tensors, description) in &record.directions {

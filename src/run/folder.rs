@@ -149,20 +149,19 @@ impl RunFolder {
         record: &StageRecord,
         (report, cache): (&StageReport, &Cache),
     ) -> Result<(), CacheError> {
-        let mut files = Vec::new();
         for table in &record.tables {
             let stem = manifest::file_stem(name, &table.name);
-            for (key, suffix) in [(table.csv, "csv"), (table.parquet, "parquet")] {
-                files.push((key, format!("tables/{stem}.{suffix}").into()));
+            for (key, suffix) in [(&table.csv, "csv"), (&table.parquet, "parquet")] {
+                let file = format!("tables/{stem}.{suffix}");
+                self.disk.copy(cache, key, file.into())?;
             }
         }
         for (tensors, description) in &record.directions {
             for artifact in [tensors, description] {
                 let file = format!("directions/{name}.{}", artifact.file);
-                files.push((artifact.key, file.into()));
+                self.disk.copy(cache, &artifact.key, file.into())?;
             }
         }
-        self.disk.copy(cache, files)?;
         let table = |record: &TableRecord| Table {
             name: record.name.clone(),
             rows: record.rows as u64,

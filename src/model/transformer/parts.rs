@@ -3,6 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::Loader;
+use super::rotary::AT_ONCE;
 use super::tap::BlockTap;
 use crate::model::config::Activation;
 use crate::model::error::Result;
@@ -106,9 +107,6 @@ impl Norm for LayerNorm {
         Ok(gained.f_to_kind(self.kind)?)
     }
 }
-
-/// Numbers that are computed at once, in two of the widest vector registers.
-const AT_ONCE: usize = 32;
 
 impl Activation {
     /// Of each element. What would be left behind the last whole registers is computed by other instructions, with other last bits than the

@@ -15,8 +15,8 @@ pub(in crate::model) enum Pairs {
 }
 
 /// Numbers that are computed at once, in two of the widest vector registers. What is left behind the last whole ones is computed by other
-/// instructions, with other last bits than the same angle has elsewhere.
-const AT_ONCE: usize = 32;
+/// instructions, with other last bits than the same number has elsewhere.
+pub(super) const AT_ONCE: usize = 32;
 
 /// A rotary embedding of the first `width` elements of each head.
 pub(in crate::model) struct Angles {

@@ -7,7 +7,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use jiff::{Timestamp, ToSpan};
-use rayon::prelude::*;
 
 use crate::cache::{Cache, CacheError, Key, write_atomically};
 
@@ -84,24 +83,22 @@ impl OnDisk {
         removed.map_err(|error| CacheError::io("remove the folder", &self.path, error))
     }
 
-    /// Copies artifacts out of the cache, several at a time.
+    /// Copies an artifact out of the cache.
     pub(super) fn copy(
         &mut self,
         cache: &Cache,
-        files: Vec<(Key, PathBuf)>,
+        key: &Key,
+        file: PathBuf,
     ) -> Result<(), CacheError> {
         self.check_is_there()?;
-        files.par_iter().try_for_each(|(key, file)| {
-            let to = self.path.join(file);
-            match cache.copy_object_to(key, &to)? {
-                true => Ok(()),
-                false => Err(CacheError::Other(format!(
-                    "cannot write `{}`: the artifact is not in the cache any more; run the same command again to have it computed",
-                    to.display()
-                ))),
-            }
-        })?;
-        self.written.extend(files.into_iter().map(|(_, file)| file));
+        let to = self.path.join(&file);
+        if !cache.copy_object_to(key, &to)? {
+            return Err(CacheError::Other(format!(
+                "cannot write `{}`: the artifact is not in the cache any more; run the same command again to have it computed",
+                to.display()
+            )));
+        }
+        self.written.insert(file);
         Ok(())
     }
 }
