@@ -25,7 +25,7 @@ run:
 
 # The release profile, so that the tests share their dependencies with `make run`.
 test: setup
-	cargo test --release --locked -- --skip kills:: --skip fuzz:: --skip schema:: --skip report::browser::
+	cargo test --release --locked -- --skip kills:: --skip fuzz:: --skip schema:: --skip browser::
 
 # The tests of report.html drive a headless Chromium; its screenshots go to target/report/. Those of the schema ask two validators.
 test-all: setup

@@ -20,7 +20,7 @@ fn chromium() -> PathBuf {
         .map(|folder| folder.join("chromium"))
         .find(|path| path.is_file());
     found.expect(
-        "`chromium` is missing, and without it the page is not tested: run `scripts/setup-browser.sh` (or `make test`), or name one with DIAL_CHROMIUM=/path/to/chromium",
+        "`chromium` is missing, and without it the page is not tested: run `scripts/setup-browser.sh` (or `make test-all`), or name one with DIAL_CHROMIUM=/path/to/chromium",
     )
 }
 

@@ -1,11 +1,9 @@
 //! A study with odd names: every script, very long ones, the same ones in two places, text that turns others around, and sets of one prompt.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use serde_json::Value;
-
-use super::browser::{browse, complaints, outputs};
+use super::browser::outputs;
 use crate::prompts::{Prompt, main_set};
 use crate::workbench::Workbench;
 
@@ -98,100 +96,6 @@ fn figures() -> Vec<PathBuf> {
     paths
 }
 
-/// A page with a script in it that leaves what it found in `<pre id="found">`.
-fn found(body: &str, script: &str) -> Value {
-    let folder = tempfile::tempdir().unwrap();
-    let page = folder.path().join("page.html");
-    let html = format!(
-        "<!DOCTYPE html><meta charset=utf-8><body style=\"margin:0;font-family:'Noto Sans',sans-serif\">{body}<script>{script}</script>"
-    );
-    std::fs::write(&page, html).unwrap();
-    let (found, told) = found_in(&page);
-    assert_eq!(told, Vec::<String>::new());
-    found
-}
-
-/// What the script left, and what the browser complained of.
-fn found_in(page: &Path) -> (Value, Vec<String>) {
-    let (dom, stderr) = browse(page, &["--window-size=1280,900", "--dump-dom"]);
-    let told = complaints(&stderr).into_iter().map(str::to_string);
-    let found = dom.split("<pre id=\"found\">").nth(1);
-    let found = found.unwrap_or_else(|| panic!("the script did not end: {stderr}"));
-    let found = found.split("</pre>").next().unwrap();
-    let found = found.replace("&lt;", "<").replace("&gt;", ">");
-    let found = serde_json::from_str(&found.replace("&amp;", "&")).unwrap();
-    (found, told.collect())
-}
-
-/// Finds texts that stand on others, or beyond their picture.
-const MEETING: &str = r#"
-const meeting = svg => {
-  const edge = svg.getBoundingClientRect(), texts = [...svg.querySelectorAll("text")].filter(t => t.textContent.trim());
-  const boxes = texts.map(t => [t.getBoundingClientRect(), t.textContent]);
-  const bad = boxes.filter(([b]) => b.left < edge.left - 1 || b.right > edge.right + 1).map(([, t]) => `beyond: ${t}`);
-  boxes.forEach(([a, s], i) => boxes.slice(i + 1).forEach(([b, t]) => {
-    const across = Math.min(a.right, b.right) - Math.max(a.left, b.left), down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-    if (across > 1.5 && down > 4.5) bad.push(`${s} × ${t}`);
-  }));
-  return bad;
-};
-const leave = found => { const out = document.createElement("pre"); out.id = "found"; out.textContent = JSON.stringify(found); document.body.append(out); };
-"#;
-
-#[test]
-fn no_text_of_a_figure_stands_on_another() {
-    let svgs: String = figures()
-        .iter()
-        .map(|path| std::fs::read_to_string(path).unwrap())
-        .collect();
-    let script = format!(
-        "{MEETING} leave([...document.querySelectorAll('svg')].flatMap(svg => meeting(svg).map(t => svg.querySelector('title').textContent + ': ' + t)))"
-    );
-    let met = found(&svgs, &script);
-    assert_eq!(met, serde_json::json!([]), "{met:#}");
-}
-
-#[test]
-fn no_text_of_the_page_stands_on_another_or_turns_it_around() {
-    let html = text("report.html");
-    let nonce = html.split("<script nonce=\"").nth(1).unwrap();
-    let nonce = nonce.split('"').next().unwrap();
-    let script = format!(
-        "{MEETING} setTimeout(() => leave({{
-            met: [...document.querySelectorAll('[data-figure] svg')].flatMap(meeting),
-            metas: document.querySelectorAll('meta').length,
-            cells: [...document.querySelectorAll('#stage-score td')].filter(c => c.dir !== 'auto' || getComputedStyle(c).unicodeBidi !== 'isolate').length,
-            turning: /[\\u202a-\\u202e\\u2066\\u2067\\u001b]/.test(document.body.innerText),
-            markup: (() => {{ try {{ document.body.insertAdjacentHTML('beforeend', '<i id=made>'); }} catch {{}} return !!document.getElementById('made'); }})(),
-        }}), 300)"
-    );
-    let folder = tempfile::tempdir().unwrap();
-    let page = folder.path().join("page.html");
-    let (body, end) = html.rsplit_once("</body>").unwrap();
-    let driven = format!("{body}<script nonce=\"{nonce}\">{script}</script></body>{end}");
-    std::fs::write(&page, driven).unwrap();
-    let (found, told) = found_in(&page);
-    assert!(
-        told.iter().all(|line| line.contains("TrustedHTML")),
-        "{told:?}"
-    );
-    assert_eq!(told.len(), 1, "of the markup that was tried");
-    assert_eq!(found["met"], serde_json::json!([]), "{found:#}");
-    assert_eq!(found["metas"], 3, "charset, viewport, policy");
-    assert_eq!(found["cells"], 0, "each cell is laid out by itself");
-    assert_eq!(found["turning"], false);
-    assert_eq!(found["markup"], false, "text becomes no markup");
-    // To be looked at.
-    let picture = outputs().join("odd.png");
-    browse(
-        &file("report.html"),
-        &[
-            "--window-size=1280,9000",
-            &format!("--screenshot={}", picture.display()),
-        ],
-    );
-}
-
 #[test]
 fn texts_of_every_script_are_in_the_svg_and_turn_nothing_around() {
     let svg = text("figures/steer.categories.svg");
@@ -246,4 +150,108 @@ fn one_prompt_has_no_interval_and_one_direction_no_range() {
     let said = studied().dial(&["show", "runs/study/latest"]);
     assert_eq!(said.code, 0);
     assert!(!said.stdout.contains("[, ]"), "{}", said.stdout);
+}
+
+/// What Chromium makes of them.
+mod browser {
+    use std::path::Path;
+
+    use serde_json::Value;
+
+    use super::super::browser::{browse, complaints, outputs};
+    use super::{figures, file, text};
+
+    /// A page with a script in it that leaves what it found in `<pre id="found">`.
+    fn found(body: &str, script: &str) -> Value {
+        let folder = tempfile::tempdir().unwrap();
+        let page = folder.path().join("page.html");
+        let html = format!(
+            "<!DOCTYPE html><meta charset=utf-8><body style=\"margin:0;font-family:'Noto Sans',sans-serif\">{body}<script>{script}</script>"
+        );
+        std::fs::write(&page, html).unwrap();
+        let (found, told) = found_in(&page);
+        assert_eq!(told, Vec::<String>::new());
+        found
+    }
+
+    /// What the script left, and what the browser complained of.
+    fn found_in(page: &Path) -> (Value, Vec<String>) {
+        let (dom, stderr) = browse(page, &["--window-size=1280,900", "--dump-dom"]);
+        let told = complaints(&stderr).into_iter().map(str::to_string);
+        let found = dom.split("<pre id=\"found\">").nth(1);
+        let found = found.unwrap_or_else(|| panic!("the script did not end: {stderr}"));
+        let found = found.split("</pre>").next().unwrap();
+        let found = found.replace("&lt;", "<").replace("&gt;", ">");
+        let found = serde_json::from_str(&found.replace("&amp;", "&")).unwrap();
+        (found, told.collect())
+    }
+
+    /// Finds texts that stand on others, or beyond their picture.
+    const MEETING: &str = r#"
+const meeting = svg => {
+      const edge = svg.getBoundingClientRect(), texts = [...svg.querySelectorAll("text")].filter(t => t.textContent.trim());
+      const boxes = texts.map(t => [t.getBoundingClientRect(), t.textContent]);
+      const bad = boxes.filter(([b]) => b.left < edge.left - 1 || b.right > edge.right + 1).map(([, t]) => `beyond: ${t}`);
+      boxes.forEach(([a, s], i) => boxes.slice(i + 1).forEach(([b, t]) => {
+        const across = Math.min(a.right, b.right) - Math.max(a.left, b.left), down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+        if (across > 1.5 && down > 4.5) bad.push(`${s} × ${t}`);
+      }));
+      return bad;
+    };
+const leave = found => { const out = document.createElement("pre"); out.id = "found"; out.textContent = JSON.stringify(found); document.body.append(out); };
+    "#;
+
+    #[test]
+    fn no_text_of_a_figure_stands_on_another() {
+        let svgs: String = figures()
+            .iter()
+            .map(|path| std::fs::read_to_string(path).unwrap())
+            .collect();
+        let script = format!(
+            "{MEETING} leave([...document.querySelectorAll('svg')].flatMap(svg => meeting(svg).map(t => svg.querySelector('title').textContent + ': ' + t)))"
+        );
+        let met = found(&svgs, &script);
+        assert_eq!(met, serde_json::json!([]), "{met:#}");
+    }
+
+    #[test]
+    fn no_text_of_the_page_stands_on_another_or_turns_it_around() {
+        let html = text("report.html");
+        let nonce = html.split("<script nonce=\"").nth(1).unwrap();
+        let nonce = nonce.split('"').next().unwrap();
+        let script = format!(
+            "{MEETING} setTimeout(() => leave({{
+                met: [...document.querySelectorAll('[data-figure] svg')].flatMap(meeting),
+                metas: document.querySelectorAll('meta').length,
+                cells: [...document.querySelectorAll('#stage-score td')].filter(c => c.dir !== 'auto' || getComputedStyle(c).unicodeBidi !== 'isolate').length,
+                turning: /[\\u202a-\\u202e\\u2066\\u2067\\u001b]/.test(document.body.innerText),
+                markup: (() => {{ try {{ document.body.insertAdjacentHTML('beforeend', '<i id=made>'); }} catch {{}} return !!document.getElementById('made'); }})(),
+            }}), 300)"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let page = folder.path().join("page.html");
+        let (body, end) = html.rsplit_once("</body>").unwrap();
+        let driven = format!("{body}<script nonce=\"{nonce}\">{script}</script></body>{end}");
+        std::fs::write(&page, driven).unwrap();
+        let (found, told) = found_in(&page);
+        assert!(
+            told.iter().all(|line| line.contains("TrustedHTML")),
+            "{told:?}"
+        );
+        assert_eq!(told.len(), 1, "of the markup that was tried");
+        assert_eq!(found["met"], serde_json::json!([]), "{found:#}");
+        assert_eq!(found["metas"], 3, "charset, viewport, policy");
+        assert_eq!(found["cells"], 0, "each cell is laid out by itself");
+        assert_eq!(found["turning"], false);
+        assert_eq!(found["markup"], false, "text becomes no markup");
+        // To be looked at.
+        let picture = outputs().join("odd.png");
+        browse(
+            &file("report.html"),
+            &[
+                "--window-size=1280,9000",
+                &format!("--screenshot={}", picture.display()),
+            ],
+        );
+    }
 }
