@@ -16,7 +16,7 @@ const ROWS: usize = 12;
 
 #[derive(Args)]
 pub(super) struct DiffArguments {
-    /// A run's folder, a folder of tables, or a published CSV or JSON file.
+    /// A run's folder, a folder of tables, a published CSV or JSON file, or a direction's safetensors.
     left: PathBuf,
     /// The same.
     right: PathBuf,
@@ -26,7 +26,7 @@ pub(super) struct DiffArguments {
     /// How far refusal rates may differ, 0 to 1.
     #[arg(long, value_name = "RATE", default_value_t = 0.01)]
     rate_tolerance: f64,
-    /// The smallest cosine of two directions of one name.
+    /// The smallest cosine of two directions of one name, or of one layer and seed.
     #[arg(long, value_name = "COSINE", default_value_t = 0.999)]
     cosine: f64,
     /// How it is written.

@@ -13,8 +13,8 @@ pub(crate) struct View {
     pub(super) figures: fn(&Context<'_>, &FinishedStage) -> Vec<Figure>,
     /// What its main table says of single prompts, if anything.
     pub(super) by_prompt: Option<ByPrompt>,
-    /// The table that is compared with another run's or a published one; the main one's name is empty.
-    pub(super) compared: Option<&'static str>,
+    /// The tables that are compared with another run's or published ones; the main one's name is empty.
+    pub(super) compared: &'static [&'static str],
     /// The tables that answer a study's question first, in this order.
     pub(crate) main_tables: &'static [MainTable],
     /// What a terminal shows of it when its run has ended.
@@ -55,7 +55,7 @@ pub(crate) enum AtEnd {
 const TABLES_ONLY: View = View {
     figures: |_, _| Vec::new(),
     by_prompt: None,
-    compared: None,
+    compared: &[],
     main_tables: &[],
     at_end: &[],
     concludes: false,
@@ -64,7 +64,7 @@ const TABLES_ONLY: View = View {
 const SWEEP: View = View {
     figures: sweep::figures,
     by_prompt: Some(ByPrompt::Sweep),
-    compared: Some(""),
+    compared: &[""],
     ..TABLES_ONLY
 };
 
@@ -74,7 +74,7 @@ pub(crate) fn view(product: Product) -> View {
         Product::Scores => View {
             figures: |_, stage| score::figures(stage),
             by_prompt: Some(ByPrompt::Scores),
-            compared: Some(""),
+            compared: &[""],
             main_tables: &[MEANS],
             at_end: &[AtEnd::Columns("means", MEANS_COLUMNS)],
             concludes: false,
@@ -87,7 +87,7 @@ pub(crate) fn view(product: Product) -> View {
         },
         Product::Patches => View {
             figures: |_, stage| patch::figures(stage),
-            compared: Some("mean"),
+            compared: &["", "mean"],
             ..TABLES_ONLY
         },
         Product::Texts => View {

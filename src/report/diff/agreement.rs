@@ -27,7 +27,7 @@ pub(super) fn agreements(kind: &str, quantity: Quantity, matched: &Matched) -> V
     match quantity {
         Quantity::Score | Quantity::Mean => slopes(kind, matched).into_iter().collect(),
         Quantity::MeanDelta => rankings(kind, matched),
-        Quantity::RefusalRate => Vec::new(),
+        Quantity::RefusalRate | Quantity::ScorePatched | Quantity::Delta => Vec::new(),
     }
 }
 
@@ -152,6 +152,7 @@ mod tests {
                 rows: vec![row("-1", 0.0, right[0]), row("1", 1.0, right[1])],
                 only_left: 0,
                 only_right: 0,
+                note: None,
             };
             agreements("steer", Quantity::Mean, &matched).remove(0)
         };

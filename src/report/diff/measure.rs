@@ -1,5 +1,6 @@
 //! A table as measurements under conditions, whatever its author called the columns.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -17,14 +18,20 @@ pub(super) enum Quantity {
     Score,
     Mean,
     RefusalRate,
+    /// Of a pair, one of which is patched into the other.
+    ScorePatched,
+    /// Of a pair.
+    Delta,
     MeanDelta,
 }
 
 impl Quantity {
-    pub(super) const ALL: [Quantity; 4] = [
+    pub(super) const ALL: [Quantity; 6] = [
         Quantity::Score,
         Quantity::Mean,
         Quantity::RefusalRate,
+        Quantity::ScorePatched,
+        Quantity::Delta,
         Quantity::MeanDelta,
     ];
 
@@ -33,13 +40,24 @@ impl Quantity {
             Quantity::Score => "score",
             Quantity::Mean => "mean",
             Quantity::RefusalRate => "refusal_rate",
+            Quantity::ScorePatched => "score_patched",
+            Quantity::Delta => "delta",
             Quantity::MeanDelta => "mean_delta",
+        }
+    }
+
+    /// The column of single prompts whose mean over a set it is, for what is such a mean.
+    fn of_prompts(self) -> Option<&'static str> {
+        match self {
+            Quantity::Mean => Some("score"),
+            Quantity::RefusalRate => Some("refused"),
+            _ => None,
         }
     }
 }
 
 /// Names of conditions, and the other names that stages' tables give them.
-const CONDITIONS: [(&str, &[&str]); 9] = [
+const CONDITIONS: [(&str, &[&str]); 11] = [
     ("model", &[]),
     ("layer", &[]),
     ("k", &[]),
@@ -47,23 +65,31 @@ const CONDITIONS: [(&str, &[&str]); 9] = [
     ("seed", &[]),
     ("alpha", &[]),
     ("set", &["split", "label"]),
+    ("donor", &[]),
+    ("recipient", &[]),
     ("type", &["category"]),
     ("id", &[]),
 ];
 
 /// The places of the last two, which single prompts have and sets have not.
-const TYPE: usize = 7;
-const ID: usize = 8;
+const TYPE: usize = 9;
+const ID: usize = 10;
 
 /// Columns of a frame of measurements beside its conditions.
 const QUANTITY: &str = "quantity";
 const VALUE: &str = "value";
+const COUNT: &str = "n";
 
 /// A value for each of [`CONDITIONS`], empty where nothing says it.
 type Conditions = [String; CONDITIONS.len()];
 
-/// Values and where they were measured.
-type Values = Vec<(Rc<Conditions>, f64)>;
+/// A value, where it was measured, and of how many prompts it is the mean, where that is known.
+#[derive(Clone, Debug)]
+struct Measured {
+    at: Rc<Conditions>,
+    value: f64,
+    n: Option<f64>,
+}
 
 /// The measurements of a table.
 #[derive(Clone, Debug)]
@@ -72,11 +98,13 @@ pub(super) struct Measurements {
     pub(crate) kind: String,
     pub(crate) name: String,
     /// Of each quantity that the table has.
-    values: BTreeMap<Quantity, Values>,
+    values: BTreeMap<Quantity, Vec<Measured>>,
+    /// Of each quantity that is a mean over prompts, what single prompts have of it.
+    of_prompts: BTreeMap<Quantity, Vec<Measured>>,
 }
 
 impl Measurements {
-    /// Of a table with columns of these names; from scores and refusals of single prompts also the mean and the rate of each set.
+    /// Of a table with columns of these names; scores and refusals of single prompts also say what the mean and the rate of each set are.
     pub(super) fn of(kind: &str, name: &str, table: &Table) -> Self {
         let columns = CONDITIONS.map(|(condition, others)| {
             let mut names = std::iter::once(&condition).chain(others);
@@ -91,69 +119,83 @@ impl Measurements {
             Rc::new(values)
         };
         let at: Vec<Rc<Conditions>> = (0..table.height()).map(at).collect();
-        let measured = |column: &str| -> Values {
-            let values = at.iter().cloned().zip(table.numbers(column));
-            values
-                .filter_map(|(at, value)| Some((at, value?)))
-                .collect()
+        let counts = table.numbers(COUNT);
+        let measured = |column: &str| -> Vec<Measured> {
+            let values = at.iter().cloned().zip(table.numbers(column)).enumerate();
+            let values = values.filter_map(|(row, (at, value))| {
+                let n = counts.get(row).copied().flatten();
+                Some(Measured {
+                    at,
+                    value: value?,
+                    n,
+                })
+            });
+            values.collect()
         };
-        let of_quantity = |quantity: Quantity| (quantity, measured(quantity.name()));
-        let mut values = BTreeMap::from(Quantity::ALL.map(of_quantity));
-        let mut of_sets = vec![(Quantity::Mean, means_of_sets(&values[&Quantity::Score]))];
-        if table.has("id") {
-            of_sets.push((Quantity::RefusalRate, means_of_sets(&measured("refused"))));
-        }
-        for (quantity, means) in of_sets {
-            values.entry(quantity).or_default().extend(means);
-        }
+        let mut values = BTreeMap::from(Quantity::ALL.map(|q| (q, measured(q.name()))));
         values.retain(|_, values| !values.is_empty());
+        let has_prompts = table.has("id");
+        let of_prompts = Quantity::ALL.into_iter().filter_map(|quantity| {
+            let column = quantity.of_prompts().filter(|_| has_prompts)?;
+            let values = measured(column);
+            (!values.is_empty()).then_some((quantity, values))
+        });
         Measurements {
             kind: kind.to_string(),
             name: name.to_string(),
+            of_prompts: of_prompts.collect(),
             values,
         }
     }
 
     /// Whether the two are of the same thing: of one kind, and both by prompt or both not.
     pub(super) fn belongs_with(&self, other: &Measurements) -> bool {
-        self.kind == other.kind && self.values.keys().any(|quantity| other.has(*quantity))
+        let has = |quantity: &Quantity| self.has(*quantity) && other.has(*quantity);
+        self.kind == other.kind && Quantity::ALL.iter().any(has)
     }
 
     pub(super) fn has(&self, quantity: Quantity) -> bool {
-        self.values.contains_key(&quantity)
+        self.values.contains_key(&quantity) || self.of_prompts.contains_key(&quantity)
     }
 
-    /// Whether a quantity's values say anything of a condition.
-    fn names(&self, quantity: Quantity, condition: usize) -> bool {
-        let mut values = self.values.get(&quantity).into_iter().flatten();
-        values.any(|(at, _)| !at[condition].is_empty())
-    }
-
-    /// A quantity's values by these conditions, each once: columns [`QUANTITY`], the conditions as texts, [`VALUE`].
-    ///
-    /// # Errors
-    /// What to say where several values that differ have the same conditions.
-    fn by_condition(&self, quantity: Quantity, by: &[usize]) -> Result<DataFrame, String> {
-        let values = self.values.get(&quantity).map_or(&[][..], Vec::as_slice);
-        let rows = Rows::of(values).text(QUANTITY, |_| quantity.name());
-        let rows = by.iter().fold(rows, |rows, &condition| {
-            rows.text(CONDITIONS[condition].0, move |(at, _)| &at[condition])
-        });
-        let frame = rows.number(VALUE, |(_, value)| *value).frame();
-        let frame = frame.map_err(|error| error.to_string())?;
-        let groups = groups(&frame, &columns(by)).map_err(|error| error.to_string())?;
-        let differ = |rows: &Vec<usize>| rows.iter().any(|&row| values[row].1 != values[rows[0]].1);
-        if groups.iter().any(differ) {
-            return Err(format!(
-                "several rows of `{}` have the same {}, so they are not compared",
-                self.name,
-                columns(by)[1..].join(", ")
-            ));
+    /// What it says of a quantity: of one that is a mean over prompts and not stated, the means of those that it has.
+    fn values(&self, quantity: Quantity) -> Cow<'_, [Measured]> {
+        match (self.values.get(&quantity), self.of_prompts.get(&quantity)) {
+            (Some(stated), _) => Cow::Borrowed(stated),
+            (None, Some(of_prompts)) => Cow::Owned(means_of_sets(of_prompts)),
+            (None, None) => Cow::Borrowed(&[]),
         }
-        let firsts = groups.iter().map(|rows| rows[0] as IdxSize);
-        let firsts = IdxCa::from_vec(VALUE.into(), firsts.collect());
-        frame.take(&firsts).map_err(|error| error.to_string())
     }
+}
+
+/// Values by these conditions, each once: columns [`QUANTITY`], the conditions as texts, [`VALUE`] and [`COUNT`].
+///
+/// # Errors
+/// What to say where several values that differ have the same conditions.
+fn by_condition(
+    values: &[Measured],
+    by: &[usize],
+    quantity: Quantity,
+    table: &str,
+) -> Result<DataFrame, String> {
+    let rows = Rows::of(values).text(QUANTITY, |_| quantity.name());
+    let rows = by.iter().fold(rows, |rows, &condition| {
+        rows.text(CONDITIONS[condition].0, move |of| &of.at[condition])
+    });
+    let rows = rows.number(VALUE, |of| of.value).number(COUNT, |of| of.n);
+    let frame = rows.frame().map_err(|error| error.to_string())?;
+    let groups = groups(&frame, &columns(by)).map_err(|error| error.to_string())?;
+    let value = |row: usize| values[row].value;
+    let differ = |rows: &Vec<usize>| rows.iter().any(|&row| value(row) != value(rows[0]));
+    if groups.iter().any(differ) {
+        return Err(format!(
+            "several rows of `{table}` have the same {}, so they are not compared",
+            columns(by)[1..].join(", ")
+        ));
+    }
+    let firsts = groups.iter().map(|rows| rows[0] as IdxSize);
+    let firsts = IdxCa::from_vec(VALUE.into(), firsts.collect());
+    frame.take(&firsts).map_err(|error| error.to_string())
 }
 
 /// What a frame of a quantity's values is grouped and joined by.
@@ -163,18 +205,22 @@ fn columns(by: &[usize]) -> Vec<&'static str> {
 }
 
 /// The mean of every set from the values of its prompts.
-fn means_of_sets(values: &[(Rc<Conditions>, f64)]) -> Values {
+fn means_of_sets(values: &[Measured]) -> Vec<Measured> {
     let mut sums: BTreeMap<Conditions, (f64, f64)> = BTreeMap::new();
-    for (at, value) in values {
-        let mut of_set = Conditions::clone(at);
+    for of in values {
+        let mut of_set = Conditions::clone(&of.at);
         of_set[TYPE..].iter_mut().for_each(String::clear);
         let (sum, count) = sums.entry(of_set).or_default();
-        *sum += value;
+        *sum += of.value;
         *count += 1.0;
     }
     let means = sums.into_iter();
     means
-        .map(|(at, (sum, count))| (at.into(), sum / count))
+        .map(|(at, (sum, count))| Measured {
+            at: at.into(),
+            value: sum / count,
+            n: Some(count),
+        })
         .collect()
 }
 
@@ -193,9 +239,13 @@ pub(super) struct Matched {
     pub(crate) rows: Vec<MatchedRow>,
     pub(crate) only_left: usize,
     pub(crate) only_right: usize,
+    /// What a reader should know of how they were matched.
+    pub(crate) note: Option<String>,
 }
 
 impl Matched {
+    /// Of a mean over prompts where both sides have single prompts, the means over those that both have.
+    ///
     /// # Errors
     /// What to say where the two cannot be compared, or no row of the one matches one of the other.
     pub(super) fn new(
@@ -203,32 +253,108 @@ impl Matched {
         right: &Measurements,
         quantity: Quantity,
     ) -> Result<Self, String> {
-        let is_shared = |at: usize| left.names(quantity, at) && right.names(quantity, at);
-        let mut by: Vec<usize> = (0..CONDITIONS.len()).filter(|&at| is_shared(at)).collect();
-        // A prompt is known by its id; what type it is of may be called otherwise elsewhere.
-        if is_shared(ID) {
-            by.retain(|&at| at != TYPE);
+        let of_prompts = |side: &'_ Measurements| side.of_prompts.get(&quantity).cloned();
+        if let (Some(of_left), Some(of_right)) = (of_prompts(left), of_prompts(right)) {
+            let prompts = join((&of_left, left), (&of_right, right), quantity)?;
+            return Ok(prompts.means());
         }
-        let of_left = left.by_condition(quantity, &by)?;
-        let of_right = right.by_condition(quantity, &by)?;
-        let by = columns(&by);
-        let of_both = of_left.join(&of_right, &by, &by, JoinArgs::new(JoinType::Inner), None);
-        let of_both = of_both.and_then(|both| both.sort(&by, SortMultipleOptions::default()));
-        let rows = of_both
-            .map_err(StageError::from)
-            .and_then(|both| rows(&both, &by[1..]));
-        let rows = rows.map_err(|error| error.to_string())?;
-        if rows.is_empty() {
-            let (left, right) = (&left.name, &right.name);
-            return Err(format!("no row of {left} matches one of {right}"));
-        }
-        Ok(Matched {
-            only_left: of_left.height() - rows.len(),
-            only_right: of_right.height() - rows.len(),
-            conditions: by[1..].to_vec(),
-            rows,
-        })
+        join(
+            (&left.values(quantity), left),
+            (&right.values(quantity), right),
+            quantity,
+        )
     }
+
+    /// The means over prompts of rows of single prompts.
+    fn means(self) -> Self {
+        let is_of_set = |name: &&str| !["type", "id"].contains(name);
+        let places: Vec<usize> = (0..self.conditions.len())
+            .filter(|&at| is_of_set(&self.conditions[at]))
+            .collect();
+        let mut sums: BTreeMap<Vec<String>, [f64; 3]> = BTreeMap::new();
+        for row in &self.rows {
+            let at = places.iter().map(|&at| row.at[at].clone()).collect();
+            let sum = sums.entry(at).or_default();
+            *sum = [sum[0] + row.left, sum[1] + row.right, sum[2] + 1.0];
+        }
+        let rows = sums.into_iter().map(|(at, [left, right, n])| MatchedRow {
+            at,
+            left: left / n,
+            right: right / n,
+        });
+        let unmatched = self.only_left + self.only_right;
+        Matched {
+            conditions: places.iter().map(|&at| self.conditions[at]).collect(),
+            rows: rows.collect(),
+            only_left: 0,
+            only_right: 0,
+            note: (unmatched > 0)
+                .then(|| "over the prompts that both sides have at the same place".to_string()),
+        }
+    }
+}
+
+/// Joins what two sides have of a quantity.
+///
+/// # Errors
+/// As [`Matched::new`].
+fn join(
+    (of_left, left): (&[Measured], &Measurements),
+    (of_right, right): (&[Measured], &Measurements),
+    quantity: Quantity,
+) -> Result<Matched, String> {
+    let names = |values: &[Measured], at: usize| values.iter().any(|of| !of.at[at].is_empty());
+    let is_shared = |at: usize| names(of_left, at) && names(of_right, at);
+    let mut by: Vec<usize> = (0..CONDITIONS.len()).filter(|&at| is_shared(at)).collect();
+    // A prompt is known by its id; what type it is of may be called otherwise elsewhere.
+    if is_shared(ID) {
+        by.retain(|&at| at != TYPE);
+    }
+    let of_left = by_condition(of_left, &by, quantity, &left.name)?;
+    let of_right = by_condition(of_right, &by, quantity, &right.name)?;
+    let by = columns(&by);
+    let of_both = of_left.join(&of_right, &by, &by, JoinArgs::new(JoinType::Inner), None);
+    let of_both = of_both.and_then(|both| both.sort(&by, SortMultipleOptions::default()));
+    let of_both = of_both.map_err(|error| error.to_string())?;
+    let matched = of_both.height();
+    let (of_both, of_others) = with_equal_counts(&of_both)?;
+    let rows = rows(&of_both, &by[1..]).map_err(|error| error.to_string())?;
+    let (left, right) = (&left.name, &right.name);
+    if rows.is_empty() {
+        return Err(match of_others {
+            Some((a, b)) => format!(
+                "a mean over {a} prompts in `{left}` is none over {b} in `{right}`, so they are not compared"
+            ),
+            None => format!("no row of {left} matches one of {right}"),
+        });
+    }
+    Ok(Matched {
+        only_left: of_left.height() - matched,
+        only_right: of_right.height() - matched,
+        conditions: by[1..].to_vec(),
+        note: of_others.map(|(a, b)| {
+            let left_out = matched - rows.len();
+            format!("{left_out} means over different numbers of prompts ({a} and {b}, for one) are not compared")
+        }),
+        rows,
+    })
+}
+
+/// The rows of which neither side, or only one, says of how many prompts they are, or both the same; and of the first of the others what they say.
+fn with_equal_counts(both: &DataFrame) -> Result<(DataFrame, Option<(f64, f64)>), String> {
+    let counts = |name: &str| -> Result<Vec<Option<f64>>, String> {
+        let column = both.column(name).and_then(|column| column.f64().cloned());
+        let column = column.map_err(|error| error.to_string())?;
+        Ok(column.iter().collect())
+    };
+    let (left, right) = (counts(COUNT)?, counts("n_right")?);
+    let pairs: Vec<Option<(f64, f64)>> =
+        left.into_iter().zip(right).map(|(a, b)| a.zip(b)).collect();
+    let others = pairs.iter().flatten().find(|(a, b)| a != b).copied();
+    let kept = (0..pairs.len()).filter(|&row| pairs[row].is_none_or(|(a, b)| a == b));
+    let kept = IdxCa::from_vec(VALUE.into(), kept.map(|row| row as IdxSize).collect());
+    let kept = both.take(&kept).map_err(|error| error.to_string())?;
+    Ok((kept, others))
 }
 
 /// The rows of what two sides' frames were joined to.

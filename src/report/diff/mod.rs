@@ -45,7 +45,7 @@ pub(crate) struct Parameter {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Row {
     pub(crate) kind: String,
-    /// `score`, `refusal_rate`, `mean`, `mean_delta`, `cosine`.
+    /// `score`, `refusal_rate`, `mean`, `score_patched`, `delta`, `mean_delta`, `cosine`.
     pub(crate) quantity: String,
     /// The conditions, `name=value` in words.
     pub(crate) at: String,
@@ -212,6 +212,10 @@ fn compare(
                 within: (row.right - row.left).abs() <= allowed + 1e-9,
             }
         };
+        if let Some(note) = &matched.note {
+            let of = format!("{} {}", left.kind, quantity.name());
+            difference.notes.push(format!("{of}: {note}"));
+        }
         let rows = matched.rows.iter().map(row).collect();
         difference.add(rows, matched.only_left, matched.only_right, allowed);
         let agreements = agreement::agreements(&left.kind, quantity, &matched);
@@ -219,12 +223,14 @@ fn compare(
     }
 }
 
-/// Compares directions of the same name by their cosine.
+/// Compares directions by their cosine: those of the same name, and of the others those that are the only ones of their layer and seed.
 fn directions(left: &Side, right: &Side, tolerances: Tolerances, difference: &mut Difference) {
     let mut rows = Vec::new();
-    for (name, a) in &left.directions {
-        let Some(b) = right.directions.get(name) else {
-            continue;
+    for (name, other) in side::pairs(left, right) {
+        let (a, b) = (&left.directions[name], &right.directions[other]);
+        let name = match name == other {
+            true => name.clone(),
+            false => format!("{name} × {other}"),
         };
         let Ok(Some(cosine)) = crate::stats::cosine(a, b) else {
             let note = format!("direction {name}: widths differ or a vector is zero");
@@ -234,7 +240,7 @@ fn directions(left: &Side, right: &Side, tolerances: Tolerances, difference: &mu
         rows.push(Row {
             kind: "direction".to_string(),
             quantity: "cosine".to_string(),
-            at: name.clone(),
+            at: name,
             left: 1.0,
             right: cosine,
             difference: cosine - 1.0,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use regex::Regex;
 use safetensors::SafeTensors;
 
 use crate::files;
@@ -29,7 +30,10 @@ impl Side {
         }
         let mut side = Side::default();
         for file in files(path)? {
-            side.measurements.extend(of_file(&file)?);
+            match is_direction(&file) {
+                true => side.directions.extend(direction(&file)?),
+                false => side.measurements.extend(of_file(&file)?),
+            }
         }
         Ok(side)
     }
@@ -42,8 +46,8 @@ impl Side {
             ..Side::default()
         };
         for stage in &run.stages {
-            let name = stage.view().compared;
-            if let Some((name, table)) = name.and_then(|name| Some((name, stage.table(name)?))) {
+            let names = stage.view().compared.iter();
+            for (name, table) in names.filter_map(|name| Some((name, stage.table(name)?))) {
                 let stem = file_stem(&stage.name, name);
                 let found = Measurements::of(&stage.kind, &stem, table);
                 side.measurements.push(found);
@@ -55,9 +59,12 @@ impl Side {
     pub(super) fn contents(&self) -> String {
         let tables = self.measurements.iter();
         let names = tables.map(|table| format!("{} `{}`", table.kind, table.name));
-        match self.measurements.is_empty() {
+        let directions = self.directions.keys();
+        let directions = directions.map(|name| format!("direction `{name}`"));
+        let all: Vec<String> = names.chain(directions).collect();
+        match all.is_empty() {
             true => "no table that is known".to_string(),
-            false => names.collect::<Vec<_>>().join(", "),
+            false => all.join(", "),
         }
     }
 }
@@ -83,11 +90,13 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, ReportError> {
     if path.is_file() {
         return Ok(vec![path.to_path_buf()]);
     }
-    let expected = "expected a run's folder, a folder of tables, or a CSV or JSON file";
+    let expected = "expected a run's folder, a folder of tables, a CSV or JSON file, or a direction's safetensors";
     let entries = std::fs::read_dir(path)
         .map_err(|error| ReportError::unreadable(path)(format!("{error}; {expected}")))?;
     let is_table = |path: &PathBuf| {
-        path.is_file() && path.extension().is_some_and(|e| e == "csv" || e == "json")
+        let extension = path.extension();
+        let is_known = extension.is_some_and(|e| e == "csv" || e == "json" || e == "safetensors");
+        is_known && path.is_file()
     };
     let mut files: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -140,19 +149,62 @@ fn directions(folder: &Path) -> Result<BTreeMap<String, Vec<f64>>, ReportError> 
     let mut directions = BTreeMap::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        if path.extension() != Some("safetensors".as_ref()) {
-            continue;
+        if is_direction(&path) {
+            directions.extend(direction(&path)?);
         }
-        let bytes =
-            files::read(&path, files::DATA_BYTES).map_err(ReportError::unreadable(&path))?;
-        let tensors = SafeTensors::deserialize(&bytes).map_err(ReportError::unreadable(&path))?;
-        let tensor = tensors
-            .tensor("direction")
-            .map_err(ReportError::unreadable(&path))?;
-        let words = tensor.data().as_chunks::<4>().0.iter();
-        let values = words.map(|word| f64::from(f32::from_le_bytes(*word)));
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        directions.insert(name.into_owned(), values.collect());
     }
     Ok(directions)
+}
+
+fn is_direction(path: &Path) -> bool {
+    path.extension() == Some("safetensors".as_ref())
+}
+
+/// The direction in a file, with the file's name; none of a file of other tensors.
+fn direction(path: &Path) -> Result<Option<(String, Vec<f64>)>, ReportError> {
+    let bytes = files::read(path, files::DATA_BYTES).map_err(ReportError::unreadable(path))?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(ReportError::unreadable(path))?;
+    let Ok(tensor) = tensors.tensor("direction") else {
+        return Ok(None);
+    };
+    let words = tensor.data().as_chunks::<4>().0.iter();
+    let values = words.map(|word| f64::from(f32::from_le_bytes(*word)));
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    Ok(Some((name.into_owned(), values.collect())))
+}
+
+/// The names of directions that belong together: equal ones, and of the others those that say the same layer and seed where no more of either
+/// side do.
+pub(super) fn pairs<'a>(left: &'a Side, right: &'a Side) -> Vec<(&'a String, &'a String)> {
+    let (left, right) = (&left.directions, &right.directions);
+    let equal = left
+        .keys()
+        .filter_map(|name| Some((name, right.get_key_value(name)?.0)));
+    let mut pairs: Vec<(&String, &String)> = equal.collect();
+    let rest_left: Vec<&String> = left.keys().filter(|n| !right.contains_key(*n)).collect();
+    let rest_right: Vec<&String> = right.keys().filter(|n| !left.contains_key(*n)).collect();
+    for name in &rest_left {
+        let Some(place) = place(name) else { continue };
+        let of_place = |names: &[&'a String]| -> Vec<&'a String> {
+            let of_place = names.iter().filter(|name| self::place(name) == Some(place));
+            of_place.copied().collect()
+        };
+        if let ([_], [other]) = (
+            of_place(&rest_left).as_slice(),
+            of_place(&rest_right).as_slice(),
+        ) {
+            pairs.push((name, other));
+        }
+    }
+    pairs
+}
+
+/// The layer and the seed that the name of a file says (`direction.layer20.resid_pre.seed0`, `direction_l20`); none without a layer.
+fn place(name: &str) -> Option<(u64, Option<u64>)> {
+    let number = |word: &str| -> Option<u64> {
+        let pattern = format!(r"(?:^|[._-]){word}[._-]?(\d+)");
+        let found = Regex::new(&pattern).ok()?.captures(name)?;
+        found.get(1)?.as_str().parse().ok()
+    };
+    Some((number("l(?:ayer)?")?, number("seed")))
 }

@@ -119,3 +119,105 @@ fn what_cannot_be_compared_is_said() {
         .to_string();
     assert!(message.contains("expected a run's folder"), "{message}");
 }
+
+/// A direction as a run leaves it.
+fn direction(folder: &Path, name: &str, values: &[f32]) -> PathBuf {
+    let bytes: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    let shape = vec![values.len()];
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &bytes);
+    let bytes = safetensors::serialize([("direction", view.unwrap())], None).unwrap();
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn of_a_table_with_fewer_prompts_means_are_over_those_that_both_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = "model,direction,seed,layer,site,alpha,set,id,score,refused\n\
+                inst,d,,20,resid_pre,-10.0,edge,e1,1.0,true\ninst,d,,20,resid_pre,-10.0,edge,e2,9.0,true\n\
+                inst,d,,20,resid_pre,0.0,edge,e1,2.0,true\ninst,d,,20,resid_pre,0.0,edge,e2,-9.0,false\n";
+    let theirs = "id,split,layer,alpha,score\ne1,edge,20,-10,1.00004\ne1,edge,20,0,2.00004\n";
+    let ours = written(folder.path(), "steer.csv", ours);
+    let theirs = written(folder.path(), "steer_l20.csv", theirs);
+    let difference = diff(&ours, &theirs, TOLERANCES).unwrap();
+    assert!(difference.is_within(), "{difference:?}");
+    let scores = of(&difference, "score");
+    assert_eq!(
+        (scores.matched, scores.only_left, scores.only_right),
+        (2, 2, 0)
+    );
+    let means = of(&difference, "mean");
+    assert_eq!((means.matched, means.only_left), (2, 0));
+    assert!(means.largest_difference < 1e-4, "{means:?}");
+    let note = "steer mean: over the prompts that both sides have at the same place";
+    assert_eq!(difference.notes, [note]);
+}
+
+#[test]
+fn means_over_other_numbers_of_prompts_are_not_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let many = "model,layer,site,alpha,set,n,mean\ninst,20,resid_pre,0,edge,200,1.0\ninst,20,resid_pre,0,harmful,80,3.0\n";
+    let few = "model,layer,site,alpha,set,n,mean\ninst,20,resid_pre,0,edge,16,2.0\ninst,20,resid_pre,0,harmful,80,3.0\n";
+    let many = written(folder.path(), "steer_many.csv", many);
+    let few = written(folder.path(), "steer_few.csv", few);
+    let difference = diff(&many, &few, TOLERANCES).unwrap();
+    assert_eq!(of(&difference, "mean").matched, 1);
+    assert!(difference.is_within(), "{difference:?}");
+    assert_eq!(
+        difference.notes,
+        [
+            "steer mean: 1 means over different numbers of prompts (200 and 16, for one) are not compared"
+        ]
+    );
+}
+
+#[test]
+fn pairs_of_patches_match_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = "donor_model,recipient_model,donor,recipient,split,category,site,layer,score_donor,score_recipient,score_patched,delta\n\
+                inst,inst,h1,e1,edge,x,resid_pre,3,2.0,0.5,0.75,0.25\ninst,inst,h2,e2,edge,x,resid_pre,3,2.0,0.5,1.0,0.5\n";
+    let theirs = "donor,recipient,site,layer,score_recipient,score_patched\nh1,e1,hook_resid_pre,3,0.5,0.75\nh2,e2,hook_resid_pre,3,0.5,1.5\n";
+    let ours = written(folder.path(), "patch.csv", ours);
+    let theirs = written(folder.path(), "patch_pairs.csv", theirs);
+    let difference = diff(&ours, &theirs, TOLERANCES).unwrap();
+    let patched = of(&difference, "score_patched");
+    assert_eq!((patched.matched, patched.within), (2, false));
+    assert!(
+        patched.largest_at.contains("donor=h2 recipient=e2"),
+        "{patched:?}"
+    );
+}
+
+#[test]
+fn a_direction_in_a_file_meets_the_one_of_its_layer() {
+    let folder = tempfile::tempdir().unwrap();
+    let runs = folder.path().join("directions");
+    std::fs::create_dir(&runs).unwrap();
+    direction(
+        &runs,
+        "direction.layer20.resid_pre.safetensors",
+        &[1.0, 0.0],
+    );
+    direction(
+        &runs,
+        "direction.layer21.resid_pre.safetensors",
+        &[0.0, 1.0],
+    );
+    let other = direction(folder.path(), "direction_l20.safetensors", &[2.0, 0.0]);
+    let difference = diff(&runs, &other, TOLERANCES).unwrap();
+    let cosine = of(&difference, "cosine");
+    assert_eq!(
+        (cosine.matched, cosine.only_left, cosine.within),
+        (1, 1, true)
+    );
+    assert_eq!(
+        cosine.largest_at,
+        "direction.layer20.resid_pre × direction_l20"
+    );
+    let unlike = direction(folder.path(), "direction_l21.safetensors", &[1.0, 1.0]);
+    assert!(!diff(&runs, &unlike, TOLERANCES).unwrap().is_within());
+}
