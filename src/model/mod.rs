@@ -49,7 +49,7 @@ pub(crate) use cell::{EVALUATION_VERSION, Sampling, ScoreDtype, TokenSets};
 pub(crate) use chat::{Chat, SpecialTokens, reserved_variable};
 #[cfg(test)]
 pub(crate) use checkpoint::tests::write_any_model;
-pub(crate) use checkpoint::{FileStamp, HubAnswer, HubHealth, Memory};
+pub(crate) use checkpoint::{FileStamp, HubAnswer, HubHealth, Memory, config_of};
 pub use checkpoint::{locate, locate_without_fetching};
 pub(crate) use config::Dtype;
 pub use config::ModelConfig;

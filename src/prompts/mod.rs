@@ -77,6 +77,14 @@ impl PromptSet {
         Self::parse(path, &content, reader)
     }
 
+    /// The prompts in a text of JSON Lines. The path is what errors name.
+    ///
+    /// # Errors
+    /// As [`PromptSet::load`].
+    pub(crate) fn parse_jsonl(path: &Path, content: &str) -> Result<Self, PromptErrors> {
+        Self::parse(path, content.as_bytes(), read_jsonl::read)
+    }
+
     fn parse(path: &Path, content: &[u8], reader: Reader) -> Result<Self, PromptErrors> {
         let content = content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(content);
         let mut collector = Collector::default();

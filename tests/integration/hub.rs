@@ -243,3 +243,29 @@ fn a_source_without_a_revision_is_pinned_by_its_lock() {
         "  model `inst`, commit: `01234567` → `fedcba98`\n"
     );
 }
+
+#[test]
+fn a_starter_asks_for_settings_and_no_weights() {
+    let hub = FakeHub::serve(|_, digest| digest);
+    let bench = Workbench::new(&main_set(2, 2));
+    let said = hub.dial(
+        &bench,
+        "127.0.0.1",
+        &["init", "mine.toml", "--model", "hf:org/tiny"],
+    );
+    assert_eq!(said.code, 0, "{said:?}");
+    let study = std::fs::read_to_string(bench.path("mine.toml")).unwrap();
+    assert!(study.contains("source = \"hf:org/tiny\""), "{study}");
+    assert_eq!(study.matches("layer = 3").count(), 3, "{study}");
+    let fetched = crate::workbench::files_below(&bench.path("hub"));
+    let has = |end: &str| {
+        fetched
+            .iter()
+            .any(|path| path.to_string_lossy().ends_with(end))
+    };
+    assert!(has("config.json"), "{fetched:?}");
+    assert!(!has(".safetensors"), "{fetched:?}");
+    // What is fetched later is whole.
+    let said = hub.run(&bench, "127.0.0.1");
+    assert_eq!(said.code, 0, "{said:?}");
+}

@@ -83,10 +83,8 @@ pub(crate) trait Memory {
 }
 
 /// Remembers nothing.
-#[cfg(test)]
 pub(crate) struct NoMemory;
 
-#[cfg(test)]
 impl Memory for NoMemory {
     fn weight_hash(&self, _: &FileStamp) -> Option<blake3::Hash> {
         None

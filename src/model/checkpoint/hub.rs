@@ -74,6 +74,14 @@ pub fn locate_without_fetching(source: &str, base: &Path) -> Result<Option<PathB
     Ok(hub.fetch(&repository).ok())
 }
 
+/// As [`locate`], but of a model of the hub no weights are fetched: the folder may hold settings and tokenizer alone.
+pub(super) fn locate_settings(source: &str, base: &Path) -> Result<PathBuf> {
+    match on_hub(source)? {
+        None => on_disk(source, base),
+        Some((repository, hub)) => hub.fetch_settings(&repository),
+    }
+}
+
 fn invalid(source: &str, problem: impl Display) -> ModelError {
     ModelError::Unusable(format!("model source `{source}`: {problem}"))
 }
@@ -149,6 +157,20 @@ impl Hub {
         }
     }
 
+    /// A folder that has the model's settings, whatever else it has.
+    fn fetch_settings(&self, repository: &Repository) -> Result<PathBuf> {
+        let store = Store::new(&self.cache, &repository.name);
+        let folder = store.snapshot(&store.commit_of(&repository.revision));
+        match folder.join("config.json").exists() {
+            true => Ok(folder),
+            false if self.offline => Err(self.not_in_cache(repository, &Cached::Nothing)),
+            false => {
+                let commit = self.downloaded(repository, &store, |download| download.settings())?;
+                Ok(store.snapshot(&commit))
+            }
+        }
+    }
+
     fn not_in_cache(&self, repository: &Repository, cached: &Cached) -> ModelError {
         let cache = self.cache.display();
         let problem = match cached {
@@ -161,20 +183,31 @@ impl Hub {
     }
 
     fn download(&self, repository: &Repository, store: &Store) -> Result<PathBuf> {
+        let commit = self.downloaded(repository, store, |download| download.all())?;
+        let folder = store.snapshot(&commit);
+        if let Some(file) = missing(&folder)? {
+            let problem = format!("`{file}` did not arrive");
+            return Err(repository.error(problem, "check `HF_ENDPOINT`, or try again"));
+        }
+        store.record(&repository.revision, &commit)?;
+        Ok(folder)
+    }
+
+    /// Fetches a part of the repository, or all that is wanted of it; at which commit.
+    fn downloaded(
+        &self,
+        repository: &Repository,
+        store: &Store,
+        part: impl FnOnce(&Download<'_>) -> Result<()>,
+    ) -> Result<String> {
         let endpoint = Address::parse(&self.endpoint).map_err(|problem| {
             // It may hold a password, and is not shown.
             repository.error(format!("`HF_ENDPOINT`: {problem}"), "correct it")
         })?;
         let client = Client::new(self.patience, self.credential(repository, &endpoint)?);
         let download = Download::begin(&client, &self.endpoint, repository, store)?;
-        download.all()?;
-        let folder = store.snapshot(&download.listing.commit);
-        if let Some(file) = missing(&folder)? {
-            let problem = format!("`{file}` did not arrive");
-            return Err(repository.error(problem, "check `HF_ENDPOINT`, or try again"));
-        }
-        store.record(&repository.revision, &download.listing.commit)?;
-        Ok(folder)
+        part(&download)?;
+        Ok(download.listing.commit)
     }
 
     /// The token, for the endpoint alone, unless it would be readable on the way there.

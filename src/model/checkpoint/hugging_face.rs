@@ -36,12 +36,21 @@ pub(super) const SETTINGS: [&str; 6] = [
     "tokenizer_config.json",
 ];
 
-pub(super) fn open(folder: &Path, memory: &dyn Memory) -> Result<Checkpoint> {
-    let config_path = folder.join("config.json");
-    if !config_path.exists() {
-        return Err(other_files::without_config(folder));
+/// What the settings in a folder say.
+pub(super) fn config(folder: &Path) -> Result<ModelConfig> {
+    read_config(folder, &config_text(folder)?)
+}
+
+fn config_text(folder: &Path) -> Result<String> {
+    let path = folder.join("config.json");
+    match path.exists() {
+        true => read_text(&path),
+        false => Err(other_files::without_config(folder)),
     }
-    let config_text = read_text(&config_path)?;
+}
+
+pub(super) fn open(folder: &Path, memory: &dyn Memory) -> Result<Checkpoint> {
+    let config_text = config_text(folder)?;
     let mut config = read_config(folder, &config_text)?;
     let chosen = shards::choose(folder)?;
     if chosen.files.is_empty() {

@@ -31,7 +31,6 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
-#[cfg(test)]
 pub(crate) use hash::NoMemory;
 pub(crate) use hash::{FileStamp, Memory};
 pub(crate) use host_tensor::HostTensor;
@@ -45,6 +44,19 @@ use super::config::{Dtype, ModelConfig};
 use super::error::{ModelError, Result};
 use super::tokenizer::Tokenizer;
 use crate::files;
+
+/// The configuration of the model that a source names. Weights are not read, and of a model of the hub not fetched.
+///
+/// # Errors
+/// As [`locate`], and settings that are malformed or not supported.
+pub(crate) fn config_of(source: &str, base: &Path) -> Result<ModelConfig> {
+    let path = hub::locate_settings(source, base)?;
+    match path.is_dir() {
+        true => hugging_face::config(&path),
+        false if other_files::is_gguf(&path) => Ok(gguf::open(&path, &NoMemory)?.config),
+        false => Err(other_files::not_gguf(&path)),
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Checkpoint {

@@ -65,9 +65,8 @@ impl<'a> Download<'a> {
     /// # Errors
     /// A file cannot be had, or the settings ask for what is not supported: then no weights are fetched.
     pub(super) fn all(&self) -> Result<()> {
+        self.settings()?;
         let folder = self.store.snapshot(&self.listing.commit);
-        self.files(&self.listing.settings(), "settings and tokenizer")?;
-        self.check_settings(&folder)?;
         let weights = match self.listing.has(SINGLE) {
             true => vec![SINGLE.to_string()],
             false => weight_names(&folder)?,
@@ -77,6 +76,15 @@ impl<'a> Download<'a> {
             return Err(self.repository.error(problem, "choose another revision"));
         }
         self.files(&weights, "weights")
+    }
+
+    /// Fetches settings and tokenizer, where they are not there yet.
+    ///
+    /// # Errors
+    /// A file cannot be had, or the settings ask for what is not supported.
+    pub(super) fn settings(&self) -> Result<()> {
+        self.files(&self.listing.settings(), "settings and tokenizer")?;
+        self.check_settings(&self.store.snapshot(&self.listing.commit))
     }
 
     /// Fails where the settings that have arrived ask for another computation than those that are done here.
