@@ -173,6 +173,19 @@ impl CellSet {
         self.count
     }
 
+    /// How many cells are in another set, too.
+    pub(crate) fn shared(&self, other: &CellSet) -> u64 {
+        let words = self.by_pack.iter().filter_map(|(pack, words)| {
+            let others = other.by_pack.get(pack)?;
+            let both = words.iter().zip(others);
+            Some(
+                both.map(|(a, b)| u64::from((a & b).count_ones()))
+                    .sum::<u64>(),
+            )
+        });
+        words.sum()
+    }
+
     /// The packs that hold any of the cells.
     pub(super) fn packs(&self) -> impl Iterator<Item = u32> {
         self.by_pack.keys().copied()

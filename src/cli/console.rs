@@ -75,11 +75,11 @@ impl Console {
             "stage ended"
         );
         let status = report.status.name();
-        let (computed, cached) = (report.cells_computed, report.cells_cached);
+        let (computed, found) = (report.cells_computed, found(report));
         let took = duration(report.seconds);
         self.of_stage(
             &report.name,
-            &format!("{status:11}  {computed:>7} computed  {cached:>7} from cache  {took}"),
+            &format!("{status:11}  {computed:>7} computed  {found}  {took}"),
         );
         if report.status == StageStatus::Recomputed {
             let note = "note: computed again as forced; every cell and table has the bits that were cached";
@@ -102,6 +102,21 @@ impl Console {
     fn line(&self, text: &str) {
         self.bar.suspend(|| super::tell(text));
     }
+}
+
+/// Where the cells came from that a stage did not compute: earlier stages of the run, or earlier runs.
+fn found(report: &StageReport) -> String {
+    let shared = &report.cells_shared;
+    let earlier = report.cells_cached.saturating_sub(shared.values().sum());
+    let with = shared
+        .iter()
+        .map(|(stage, cells)| (*cells, format!("shared with {stage}")));
+    let cached = (earlier > 0 || shared.is_empty()).then(|| (earlier, "from cache".to_string()));
+    let all = cached.into_iter().chain(with);
+    let told: Vec<String> = all
+        .map(|(cells, whence)| format!("{cells:>7} {whence}"))
+        .collect();
+    told.join("  ")
 }
 
 /// A bar on stderr, where that is a terminal.

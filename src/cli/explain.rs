@@ -193,6 +193,7 @@ mod tests {
 
     fn explanation(number: usize, differences: usize) -> Explanation {
         let difference = |parameter: usize| Difference {
+            of: None,
             part: Part::Parameter,
             name: format!("parameter-{parameter}"),
             old: json!(1),

@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use polars::prelude::DataFrame;
 
 use crate::harmless;
-use crate::report::{AtEnd, Cell, cell, distinct, view};
+use crate::report::{AtEnd, Cell, cell, distinct, shown, view};
 use crate::run::RunReport;
 use crate::stages::{Artifacts, Source, kind_named};
 
@@ -118,11 +118,11 @@ fn rows(table: &DataFrame) -> Vec<Vec<String>> {
     (0..table.height()).map(row).collect()
 }
 
-/// A cell for people: three decimals, none of a whole number.
+/// A cell for people.
 pub(super) fn brief(cell: Option<Cell<'_>>) -> String {
     match cell {
         None => String::new(),
-        Some(Cell::Number(value)) if value.fract() != 0.0 => format!("{value:.3}"),
+        Some(Cell::Number(value)) => shown(value),
         Some(Cell::Text(text)) => harmless::line(text).into_owned(),
         Some(cell) => cell.to_string(),
     }
@@ -131,13 +131,6 @@ pub(super) fn brief(cell: Option<Cell<'_>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn whole_numbers_have_no_decimals_however_large() {
-        let number = |value: f64| brief(Some(Cell::Number(value)));
-        assert_eq!(number(20_000_003.0), "20000003");
-        assert_eq!(number(-0.5), "-0.500");
-    }
 
     #[test]
     fn numbers_stand_right_and_text_left() {

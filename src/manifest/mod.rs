@@ -146,6 +146,9 @@ pub(crate) struct Stage {
     pub(crate) cells_computed: u64,
     /// Distinct cells found in the cache; for a stage that is cached as a whole, all that it had asked for.
     pub(crate) cells_cached: u64,
+    /// Of those the ones that an earlier stage of the same run has computed, by its name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) cells_shared: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 //! content-addressed objects (tables as Parquet and CSV, directions as safetensors), so that a rerun that changes nothing reads one small
 //! record per stage.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::Write;
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
-use crate::cache::{Cache, Key};
+use crate::cache::{Cache, CacheError, Key};
 use crate::files;
-use crate::model::{Site, Vector};
+use crate::model::{ModelHandle, Site, Vector};
 use crate::stages::{
     Artifacts, Direction, Output, Parts, StageError, read_parquet, write_csv, write_parquet,
 };
@@ -68,12 +68,36 @@ pub struct StageRecord {
     /// Hashes of the weight files of its models.
     #[serde(default)]
     pub(crate) weights: Vec<Key>,
+    /// What its models are made of, by fingerprint.
+    #[serde(default)]
+    pub(crate) models: BTreeMap<String, ModelParts>,
     /// Name of the stage in the study that was run; it is in no key.
     #[serde(default)]
     pub(crate) stage: String,
     /// When it was made, as RFC 3339 in UTC.
     #[serde(default)]
     pub(crate) created: String,
+}
+
+/// What a model's fingerprint is made of, part by part, to say which of them has changed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ModelParts {
+    pub(crate) dtype: String,
+    /// Of each file.
+    pub(crate) weights: Vec<Key>,
+    pub(crate) tokenizer: Option<Key>,
+    pub(crate) template: Option<Key>,
+}
+
+impl ModelParts {
+    pub(crate) fn of(model: &ModelHandle) -> Self {
+        ModelParts {
+            dtype: model.dtype.name().to_string(),
+            weights: model.weight_hashes.iter().copied().map(Key::from).collect(),
+            tokenizer: Some(model.tokenizer_hash().into()),
+            template: model.template_hash().map(Key::from),
+        }
+    }
 }
 
 impl StageRecord {
@@ -215,6 +239,26 @@ fn shared<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<HashSet<String>>, D:
 /// # Errors
 /// A cache that cannot be written.
 pub(crate) fn store(output: &Output, cache: &Cache) -> Result<StageRecord, StageError> {
+    record_of(output, Keep::In(cache))
+}
+
+/// The record that [`store`] would give, of an output that is not kept.
+///
+/// # Errors
+/// A table that cannot be written.
+pub(crate) fn describe(output: &Output) -> Result<StageRecord, StageError> {
+    record_of(output, Keep::Nowhere)
+}
+
+/// Where artifacts go as they are made.
+#[derive(Clone, Copy)]
+enum Keep<'a> {
+    In(&'a Cache),
+    /// Only their names are wanted.
+    Nowhere,
+}
+
+fn record_of(output: &Output, keep: Keep<'_>) -> Result<StageRecord, StageError> {
     let mut record = StageRecord::default();
     let main = output.parts.iter().map(|parts| ("", parts.as_ref()));
     let others = output.tables.iter();
@@ -223,32 +267,48 @@ pub(crate) fn store(output: &Output, cache: &Cache) -> Result<StageRecord, Stage
         record.tables.push(TableRecord {
             name: name.to_string(),
             rows: table.height(),
-            csv: put_with(cache, |writer| write_csv(table, writer))?,
-            parquet: put_with(cache, |writer| write_parquet(table, writer))?,
+            csv: keep.made(|writer| write_csv(table, writer))?,
+            parquet: keep.made(|writer| write_parquet(table, writer))?,
         });
     }
     for direction in &output.directions {
-        record.directions.push(store_direction(direction, cache)?);
+        record
+            .directions
+            .push(record_of_direction(direction, keep)?);
     }
     Ok(record)
 }
 
-/// Stores what is written piece by piece.
-fn put_with(
-    cache: &Cache,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), StageError>,
-) -> Result<Key, StageError> {
-    let mut object = cache.new_object()?;
-    match write(&mut object) {
-        Ok(()) => Ok(object.finish()?),
-        // The disk's own words are better than those of whoever wrote to it.
-        Err(error) => Err(object.failure().map_or(error, StageError::from)),
+impl Keep<'_> {
+    /// Keeps what is written piece by piece.
+    fn made(
+        self,
+        write: impl FnOnce(&mut dyn Write) -> Result<(), StageError>,
+    ) -> Result<Key, StageError> {
+        let Keep::In(cache) = self else {
+            let mut hasher = blake3::Hasher::new();
+            write(&mut hasher)?;
+            return Ok(hasher.finalize().into());
+        };
+        let mut object = cache.new_object()?;
+        match write(&mut object) {
+            Ok(()) => Ok(object.finish()?),
+            // The disk's own words are better than those of whoever wrote to it.
+            Err(error) => Err(object.failure().map_or(error, StageError::from)),
+        }
+    }
+
+    fn bytes(self, bytes: &[u8]) -> Result<Key, CacheError> {
+        match self {
+            Keep::In(cache) => cache.put_object(bytes),
+            Keep::Nowhere => Ok(Key::of(bytes)),
+        }
     }
 }
 
-fn store_direction(
+fn record_of_direction(
     direction: &Direction,
-    cache: &Cache,
+    keep: Keep<'_>,
 ) -> Result<(ArtifactRecord, ArtifactRecord), StageError> {
     let values = direction.vector.values();
     let vector: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -272,7 +332,7 @@ fn store_direction(
     let record = |suffix: &str, bytes: &[u8]| -> Result<ArtifactRecord, StageError> {
         Ok(ArtifactRecord {
             file: format!("{stem}.{suffix}"),
-            key: cache.put_object(bytes)?,
+            key: keep.bytes(bytes)?,
         })
     };
     Ok((record("safetensors", &bytes)?, record("json", &text)?))
@@ -286,19 +346,37 @@ pub fn load_artifacts(
     record: &StageRecord,
     cache: &Cache,
 ) -> Result<Option<Artifacts>, StageError> {
-    if let Some(object) = record.objects().find(|object| !cache.has_object(object)) {
-        tracing::warn!(
-            "an artifact of stage `{}` is gone from the cache ({object}); it is made again from its cells",
-            record.stage
-        );
+    if is_incomplete(record, cache) {
         return Ok(None);
     }
-    // Those of tables are only checked here, and read when somebody asks for the table.
     for object in record.tables.iter().flat_map(|t| [&t.csv, &t.parquet]) {
         if !cache.is_object_intact(object)? {
             return Ok(None);
         }
     }
+    load_directions(record, cache)
+}
+
+/// Whether an artifact of a record is not in the cache, which is told.
+pub(crate) fn is_incomplete(record: &StageRecord, cache: &Cache) -> bool {
+    let gone = record.objects().find(|object| !cache.has_object(object));
+    if let Some(object) = gone {
+        tracing::warn!(
+            "an artifact of stage `{}` is gone from the cache ({object}); it is made again from its cells",
+            record.stage
+        );
+    }
+    gone.is_some()
+}
+
+/// The same as [`load_artifacts`] where the tables were checked already. They are read when somebody asks for one.
+///
+/// # Errors
+/// A cache that cannot be read.
+pub(crate) fn load_directions(
+    record: &StageRecord,
+    cache: &Cache,
+) -> Result<Option<Artifacts>, StageError> {
     let mut directions = Vec::new();
     for (tensors, description) in &record.directions {
         let (tensors, description) = (cache.object(&tensors.key)?, cache.object(&description.key)?);

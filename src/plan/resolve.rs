@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cache::{Cache, CacheError};
 use crate::files;
@@ -48,22 +48,55 @@ impl fmt::Display for PlanError {
 
 impl std::error::Error for PlanError {}
 
-/// What the cache remembers of models.
-impl Memory for Cache {
+/// What the cache remembers of models, where there is one, and what it is to remember once the study is found to be sound: a study that
+/// cannot run leaves nothing behind.
+struct Remembered {
+    cache: Option<Cache>,
+    weights: Mutex<Vec<(FileStamp, blake3::Hash)>>,
+}
+
+impl Remembered {
+    /// Opens the cache where it is there; makes none.
+    fn open(folder: &Path) -> Result<Self, CacheError> {
+        let is_there = Cache::is_in(folder);
+        Ok(Remembered {
+            cache: is_there.then(|| Cache::open(folder)).transpose()?,
+            weights: Mutex::default(),
+        })
+    }
+
+    /// The cache, made where it is not there, with what was learned.
+    fn keep(self, folder: &Path) -> Result<Cache, CacheError> {
+        let cache = self.cache.map_or_else(|| Cache::open(folder), Ok)?;
+        let weights = self.weights.into_inner();
+        for (file, hash) in weights.unwrap_or_else(PoisonError::into_inner) {
+            if let Err(error) = cache.put_weight_hash(&file.path, &file, hash) {
+                tracing::warn!("the hash of a weight file was not remembered: {error}");
+            }
+        }
+        Ok(cache)
+    }
+}
+
+impl Memory for Remembered {
     fn weight_hash(&self, file: &FileStamp) -> Option<blake3::Hash> {
-        Cache::weight_hash(self, &file.path, file)
+        let weights = self.weights.lock();
+        let weights = weights.unwrap_or_else(PoisonError::into_inner);
+        let hashed = weights.iter().find(|(stamp, _)| stamp == file);
+        let stored = || self.cache.as_ref()?.weight_hash(&file.path, file);
+        hashed.map(|(_, hash)| *hash).or_else(stored)
     }
 
     fn remember_weight_hash(&self, file: &FileStamp, hash: blake3::Hash) {
-        if let Err(error) = self.put_weight_hash(&file.path, file, hash) {
-            tracing::warn!("the hash of a weight file was not remembered: {error}");
-        }
+        let weights = self.weights.lock();
+        let mut weights = weights.unwrap_or_else(PoisonError::into_inner);
+        weights.push((file.clone(), hash));
     }
 
     fn answers(&self, tokenizer: &blake3::Hash) -> Option<Answers> {
         // What is computed rests on the tokenizer itself.
         let computes = model::check_linked().is_ok();
-        (!computes).then(|| self.tokenizer_answers(tokenizer))?
+        (!computes).then(|| self.cache.as_ref()?.tokenizer_answers(tokenizer))?
     }
 }
 
@@ -144,7 +177,7 @@ pub fn open_study(
 ///
 /// # Errors
 /// Every problem at once, each at the place in the file that it comes from: those of the text together with those of the models and
-/// prompt files that it names. While the text or a prompt file has a problem, no model is fetched and no folder made for the cache.
+/// prompt files that it names. While the text or a prompt file has a problem, no model is fetched; while anything has, nothing is written.
 /// Problems of stages that are not to be run, and of models and prompt sets that only those use, are none: they are warnings. Models that
 /// only those use are not opened. Also a cache that cannot be opened, and a selected stage that the study does not have.
 pub(crate) fn open_selected(
@@ -172,20 +205,20 @@ pub(crate) fn open_selected(
     };
     opening.open_prompts();
     opening.open_files();
-    let cache = match opening.problems.any(|at| needed.concerns(at)) {
-        false => Some(Cache::open(cache).map_err(PlanError::Cache)?),
+    let memory = match opening.problems.any(|at| needed.concerns(at)) {
+        false => Some(Remembered::open(cache).map_err(PlanError::Cache)?),
         true => None,
     };
-    match &cache {
-        Some(cache) => opening.open_models(cache, fetch),
+    match &memory {
+        Some(memory) => opening.open_models(memory, fetch),
         None => opening.open_models(&NotHashed, Fetch::Never),
     }
     opening.check();
     opening.forget_what_is_not_needed();
     let mut inputs = opening.inputs;
     let (errors, warnings) = opening.problems.split(|at| needed.concerns(at));
-    let cache = match cache {
-        Some(cache) if errors.is_empty() => cache,
+    let cache = match memory {
+        Some(memory) if errors.is_empty() => memory.keep(cache).map_err(PlanError::Cache)?,
         _ => {
             return Err(PlanError::Study(
                 errors.into_diagnostics(&sources, Severity::Error),

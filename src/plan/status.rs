@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use crate::cache::{Cache, CacheError, CellSet, Key};
 use crate::model::{Cells, Value};
-use crate::stages::{Cost, Evaluate, Inputs, StageError};
+use crate::stages::{Artifacts, Cost, Evaluate, Inputs, StageError};
 
 use super::estimate;
+use super::record::{StageRecord, describe};
 use super::resolve::PlanError;
 use super::study::{StageSpec, Study};
 use super::trust::cached_value;
@@ -158,13 +159,13 @@ impl Planner {
     ) -> Result<Next, PlanError> {
         let planned = match state.map_err(StageError::from) {
             Ok(State::Cached(record)) if !self.damaged.contains(&stage.spec.name) => {
-                self.add(stage.spec, Status::Cached, 0, walk);
+                self.add(stage.spec, Status::Cached, walk);
                 return Ok(Next::Known(record, None));
             }
             Ok(State::Unknown { models, .. }) if !models.is_empty() => {
-                Ok((Status::Unfetched { models }, 0))
+                Ok(LookedUp::nothing(Status::Unfetched { models }))
             }
-            Ok(State::Unknown { stages, .. }) => Ok((Status::Waits { stages }, 0)),
+            Ok(State::Unknown { stages, .. }) => Ok(LookedUp::nothing(Status::Waits { stages })),
             Ok(_) => match walk.load_needs(stage.spec) {
                 Ok(None) => missing(stage, walk),
                 Ok(Some(damaged)) => {
@@ -176,9 +177,12 @@ impl Planner {
             Err(error) => Err(error),
         };
         match planned {
-            Ok((status, found)) => {
-                self.add(stage.spec, status, found, walk);
-                Ok(Next::Unknown)
+            Ok(looked_up) => {
+                self.add(stage.spec, looked_up.status, walk);
+                Ok(match looked_up.output {
+                    Some((record, artifacts)) => Next::Known(record, Some(artifacts)),
+                    None => Next::Unknown,
+                })
             }
             // What rested on it is gone from the cache by now.
             Err(StageError::Untrusted(_)) => Ok(self.start_over()),
@@ -194,12 +198,14 @@ impl Planner {
         Next::StartOver
     }
 
-    /// `found` distinct cells of the stage were found before the first that are missing.
-    fn add(&mut self, spec: &StageSpec, status: Status, found: u64, walk: &Walk<'_>) {
+    fn add(&mut self, spec: &StageSpec, status: Status, walk: &Walk<'_>) {
         let cost = spec.stage.cost(&walk.inputs);
         let share = match &status {
             Status::Cached => 0.0,
-            _ => 1.0 - found as f64 / cost.cells_at_most.max(found).max(1) as f64,
+            Status::Run { at_most, .. } => {
+                *at_most as f64 / cost.cells_at_most.max(*at_most).max(1) as f64
+            }
+            Status::Unfetched { .. } | Status::Waits { .. } => 1.0,
         };
         let needed = spec.stage.needs().stages.into_iter();
         self.stages.push(PlannedStage {
@@ -213,17 +219,33 @@ impl Planner {
     }
 }
 
-/// What a stage that would run would compute, and how many distinct cells were found before the first that are missing.
-fn missing(stage: &Visited<'_>, walk: &mut Walk<'_>) -> Result<(Status, u64), StageError> {
+/// What looking a stage's cells up has shown.
+struct LookedUp {
+    status: Status,
+    /// What it would leave, where no cell is missing: then what later stages would do is known, too.
+    output: Option<(Box<StageRecord>, Artifacts)>,
+}
+
+impl LookedUp {
+    fn nothing(status: Status) -> Self {
+        LookedUp {
+            status,
+            output: None,
+        }
+    }
+}
+
+/// What a stage that would run would compute.
+fn missing(stage: &Visited<'_>, walk: &mut Walk<'_>) -> Result<LookedUp, StageError> {
     let mut look_up = LookUp {
         cache: walk.cache,
         inputs: &walk.inputs,
         found: CellSet::default(),
         asked: 0,
     };
-    let missing = match stage.spec.stage.run(&walk.inputs, &mut look_up) {
-        Ok(_) => 0,
-        Err(StageError::Missing(missing)) => missing,
+    let (missing, output) = match stage.spec.stage.run(&walk.inputs, &mut look_up) {
+        Ok(output) => (0, Some((Box::new(describe(&output)?), output.into()))),
+        Err(StageError::Missing(missing)) => (missing, None),
         Err(error) => return Err(error),
     };
     let found = look_up.found.count();
@@ -237,7 +259,7 @@ fn missing(stage: &Visited<'_>, walk: &mut Walk<'_>) -> Result<(Status, u64), St
         },
         reason: in_a_few_words(walk.nearest(stage)?.as_ref()),
     };
-    Ok((status, found))
+    Ok(LookedUp { status, output })
 }
 
 impl PlannedStage {

@@ -163,6 +163,6 @@ impl<'a> Walk<'a> {
             Some(records) => records,
             none => none.insert(self.cache.stage_records()?),
         };
-        Ok(nearest(stage.spec, &stage.key_parts, records))
+        Ok(nearest(stage.spec, &stage.key_parts, records, &self.inputs))
     }
 }

@@ -1,11 +1,11 @@
 //! Why a stage would run: what its key is made of, against the most similar record in the cache.
 
 use serde::Serialize;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
-use crate::stages::Name;
+use crate::stages::{Inputs, Name};
 
-use super::record::StageRecord;
+use super::record::{ModelParts, StageRecord};
 use super::study::StageSpec;
 
 /// More differences than this are counted in a plan's line, not listed.
@@ -37,6 +37,9 @@ pub(crate) struct Difference {
     pub(crate) part: Part,
     /// Name of the model, prompt set, stage or parameter as the study has it; empty for versions.
     pub(crate) name: String,
+    /// The part of the model, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) of: Option<&'static str>,
     /// Before: a value, or a content hash; null where there was none.
     pub(crate) old: Json,
     /// Now; null where there is none any more, or where it is not known before an earlier stage has run.
@@ -56,18 +59,64 @@ pub(crate) struct Nearest {
 
 /// The record of the stage's kind that differs least, the newest of those that differ equally. Inputs that are not known yet (null in
 /// `parts`) are not compared.
-pub(super) fn nearest(spec: &StageSpec, parts: &Json, records: &[StageRecord]) -> Option<Nearest> {
+pub(super) fn nearest(
+    spec: &StageSpec,
+    parts: &Json,
+    records: &[StageRecord],
+    inputs: &Inputs,
+) -> Option<Nearest> {
     let of_kind = records.iter();
     let of_kind = of_kind.filter(|record| record.key_parts["kind"] == parts["kind"]);
-    let compared = of_kind.map(|record| Nearest {
+    let compared = of_kind.map(|record| (record, differences(spec, &record.key_parts, parts)));
+    let (record, differences) = compared.min_by(|(a, of_a), (b, of_b)| {
+        let fewest = of_a.len().cmp(&of_b.len());
+        fewest.then_with(|| b.created.cmp(&a.created))
+    })?;
+    let told = differences.into_iter();
+    let told = told.flat_map(|difference| parts_of_models(difference, record, inputs));
+    Some(Nearest {
         stage: record.stage.clone(),
         created: record.created.clone(),
-        differences: differences(spec, &record.key_parts, parts),
-    });
-    compared.min_by(|a, b| {
-        let fewest = a.differences.len().cmp(&b.differences.len());
-        fewest.then_with(|| b.created.cmp(&a.created))
+        differences: told.collect(),
     })
+}
+
+/// Of a model that differs, which parts of it do, where that is known; any other difference as it is.
+fn parts_of_models(
+    difference: Difference,
+    record: &StageRecord,
+    inputs: &Inputs,
+) -> Vec<Difference> {
+    let old = difference.old.as_str();
+    let old = old.and_then(|fingerprint| record.models.get(fingerprint));
+    let new = inputs.models.get(&difference.name);
+    let (Part::Model, Some(old), Some(new)) = (difference.part, old, new) else {
+        return vec![difference];
+    };
+    let new = ModelParts::of(new);
+    let parts = [
+        ("dtype", json!(old.dtype), json!(new.dtype)),
+        ("weights", json!(old.weights), json!(new.weights)),
+        ("tokenizer", json!(old.tokenizer), json!(new.tokenizer)),
+        ("chat template", json!(old.template), json!(new.template)),
+    ];
+    let differ = parts.into_iter().filter(|(_, old, new)| old != new);
+    let differ: Vec<Difference> = differ
+        .map(|(of, old, new)| Difference {
+            of: Some(of),
+            old,
+            new,
+            ..difference.clone()
+        })
+        .collect();
+    match differ.is_empty() {
+        // What is left of a fingerprint.
+        true => vec![Difference {
+            of: Some("configuration"),
+            ..difference
+        }],
+        false => differ,
+    }
 }
 
 /// The same in a few words, for a line of a plan.
@@ -92,7 +141,10 @@ impl Difference {
         match self.part {
             Part::StageVersion => "the version of the stage's code".to_string(),
             Part::ModelCode => "the version of the model code".to_string(),
-            Part::Model => format!("model `{}`", self.name),
+            Part::Model => match self.of {
+                Some(of) => format!("model `{}`, {of}", self.name),
+                None => format!("model `{}`", self.name),
+            },
             Part::Prompts => format!("prompts `{}`", self.name),
             Part::Input => format!("what `{}` gave", self.name),
             Part::File => format!("file `{}`", self.name),
@@ -106,6 +158,10 @@ impl Difference {
                 let (old, new) = self.values(LONGEST_VALUE);
                 format!("{} {old} → {new}", self.name)
             }
+            Part::Model if self.of == Some("dtype") => {
+                let (old, new) = self.values(LONGEST_VALUE);
+                format!("{} {old} → {new}", self.subject())
+            }
             _ => self.subject(),
         }
     }
@@ -114,6 +170,9 @@ impl Difference {
     pub(crate) fn values(&self, longest: usize) -> (String, String) {
         let (old, new) = (text(&self.old), text(&self.new));
         match (self.part, &self.old, &self.new) {
+            (Part::Model, Json::String(old), Json::String(new)) if self.of == Some("dtype") => {
+                (old.clone(), new.clone())
+            }
             (Part::Model | Part::Prompts | Part::Input | Part::File, old, new) => {
                 (hash(old), hash(new))
             }
@@ -128,6 +187,8 @@ impl Difference {
 }
 
 fn hash(value: &Json) -> String {
+    // Of several files the first stands for all.
+    let value = value.get(0).unwrap_or(value);
     let text = value.as_str().unwrap_or("none");
     text.chars().take(HASH_DIGITS).collect()
 }
@@ -265,6 +326,7 @@ fn compare_inputs(
         list.push(Difference {
             part,
             name,
+            of: None,
             old: old.unwrap_or_default(),
             new: new.unwrap_or_default(),
         });
@@ -299,6 +361,7 @@ fn compare(part: Part, name: &str, earlier: &Json, now: &Json, list: &mut Vec<Di
         list.push(Difference {
             part,
             name: name.to_string(),
+            of: None,
             old: earlier.clone(),
             new: now.clone(),
         });

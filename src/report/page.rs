@@ -16,6 +16,7 @@ use crate::harmless;
 use crate::manifest::{Manifest, Model, Prompts, Stage, StageStatus, file_stem};
 use crate::stages::{Product, kind_named};
 
+use super::number::{as_shown, shown as shown_number};
 use super::{
     BASELINE, Cell, Figure, FinishedRun, FinishedStage, PALETTE, ReportError, Table, cells,
 };
@@ -258,7 +259,7 @@ fn at_a_glance(table: &Table) -> Table {
 
 /// `value [low, high]`, as text.
 fn with_interval(table: &Table, name: &str, low: &str, high: &str) -> Column {
-    let number = |value: f64| format!("{value:.3}").replace('-', "−");
+    let number = |value: f64| shown_number(value).replace('-', "−");
     let (values, lows, highs) = (table.numbers(name), table.numbers(low), table.numbers(high));
     let cell = |row: usize| {
         let value = number(values[row]?);
@@ -314,12 +315,30 @@ fn section(stage: &FinishedStage, shown: Option<&Json>) -> Json {
     json!({
         "name": stage.name, "kind": stage.kind, "about": kind_named(&stage.kind).map_or("", |kind| kind.about),
         "status": stage.status(), "seconds": seconds(result.seconds), "when_computed": when_computed.unwrap_or_default(),
-        "cells": format!("{} cells computed, {} from the cache", result.cells_computed, result.cells_cached),
+        "cells": cells_of(result),
         "findings": result.findings,
         "figures": shown.map(|shown| &shown["figures"]), "tables": shown.map(|shown| &shown["tables"]),
         "key": result.key,
         "inputs": serde_json::to_string_pretty(&result.inputs).unwrap_or_default(),
     })
+}
+
+/// Where a stage's cells came from, in words.
+fn cells_of(result: &Stage) -> String {
+    let shared = result.cells_shared.iter();
+    let with: Vec<String> = shared
+        .map(|(stage, cells)| format!("{cells} with {stage}"))
+        .collect();
+    let shared: u64 = result.cells_shared.values().sum();
+    let cached = result.cells_cached.saturating_sub(shared);
+    let computed = result.cells_computed;
+    match with.is_empty() {
+        true => format!("{computed} cells computed, {cached} from the cache"),
+        false => format!(
+            "{computed} cells computed, {cached} from the cache, shared {}",
+            with.join(", ")
+        ),
+    }
 }
 
 /// A table as the page carries it.
@@ -328,13 +347,13 @@ fn packed(table: &Table) -> Json {
     json!({ "rows": table.height(), "columns": columns })
 }
 
-/// Numbers to six digits, flags as 0 and 1, each distinct text once and then its place among these words.
+/// Numbers as they are shown, flags as 0 and 1, each distinct text once and then its place among these words.
 fn packed_column(column: &Column) -> Json {
     let mut words: Vec<&str> = Vec::new();
     let mut places: HashMap<&str, usize> = HashMap::new();
     let values = cells(column).map(|cell| match cell {
         None => Json::Null,
-        Some(Cell::Number(value)) => six_digits(value),
+        Some(Cell::Number(value)) => json!(as_shown(value)),
         Some(Cell::Flag(flag)) => json!(u8::from(flag)),
         Some(Cell::Text(text)) => json!(*places.entry(text).or_insert_with(|| {
             words.push(text);
@@ -352,15 +371,6 @@ fn packed_column(column: &Column) -> Json {
     }
 }
 
-/// A number to six digits, a whole one as such.
-fn six_digits(value: f64) -> Json {
-    if value.fract() == 0.0 && value.abs() < 1e15 {
-        return json!(value as i64);
-    }
-    let rounded: f64 = format!("{value:.5e}").parse().unwrap_or(value);
-    json!(rounded)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,13 +382,6 @@ mod tests {
         assert!(!text.contains('<'));
         let back: Json = serde_json::from_str(&text).unwrap();
         assert_eq!(back["text"], "</script><script>alert(1)</script>");
-    }
-
-    #[test]
-    fn numbers_are_as_long_as_a_reader_needs() {
-        assert_eq!(six_digits(-30.0).to_string(), "-30");
-        assert_eq!(six_digits(0.123456789).to_string(), "0.123457");
-        assert_eq!(six_digits(1234567.89).to_string(), "1234570.0");
     }
 
     #[test]

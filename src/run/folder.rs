@@ -141,27 +141,35 @@ impl RunFolder {
         self.manifest.stages.clear();
     }
 
-    /// Copies a stage's tables and directions out of the cache.
-    pub(super) fn add_stage(
+    /// Copies a stage's tables and directions out of the cache, which checks each. Whether all were there and whole.
+    pub(super) fn copy_artifacts(
         &mut self,
         name: &str,
-        key: &Key,
         record: &StageRecord,
-        (report, cache): (&StageReport, &Cache),
-    ) -> Result<(), CacheError> {
+        cache: &Cache,
+    ) -> Result<bool, CacheError> {
         for table in &record.tables {
             let stem = manifest::file_stem(name, &table.name);
             for (key, suffix) in [(&table.csv, "csv"), (&table.parquet, "parquet")] {
                 let file = format!("tables/{stem}.{suffix}");
-                self.disk.copy(cache, key, file.into())?;
+                if !self.disk.copy(cache, key, file.into())? {
+                    return Ok(false);
+                }
             }
         }
         for (tensors, description) in &record.directions {
             for artifact in [tensors, description] {
                 let file = format!("directions/{name}.{}", artifact.file);
-                self.disk.copy(cache, &artifact.key, file.into())?;
+                if !self.disk.copy(cache, &artifact.key, file.into())? {
+                    return Ok(false);
+                }
             }
         }
+        Ok(true)
+    }
+
+    /// Writes down a stage whose artifacts are in the folder.
+    pub(super) fn add_stage(&mut self, key: &Key, record: &StageRecord, report: &StageReport) {
         let table = |record: &TableRecord| Table {
             name: record.name.clone(),
             rows: record.rows as u64,
@@ -179,7 +187,6 @@ impl RunFolder {
         ended(&mut stage, report);
         self.manifest.stages.push(stage);
         self.manifest.cells_in_hand = None;
-        Ok(())
     }
 
     /// Writes how it ended.
@@ -243,6 +250,7 @@ fn ended(stage: &mut Stage, report: &StageReport) {
     stage.seconds = report.seconds;
     stage.cells_computed = report.cells_computed;
     stage.cells_cached = report.cells_cached;
+    stage.cells_shared.clone_from(&report.cells_shared);
 }
 
 #[cfg(test)]

@@ -61,6 +61,8 @@ pub(crate) struct StageReport {
     pub(crate) cells_computed: u64,
     /// Distinct cells found in the cache; for a stage that is cached as a whole, all that it had asked for.
     pub(crate) cells_cached: u64,
+    /// Of those the ones that an earlier stage of this run has computed, by its name.
+    pub(crate) cells_shared: BTreeMap<String, u64>,
     pub(crate) seconds: f64,
 }
 
@@ -179,6 +181,7 @@ fn run_on(
         stop,
         on_event,
         report: &mut report,
+        computed: Vec::new(),
     };
     let mut walk = Walk::new(inputs, cache);
     let stages = study.stages.iter().filter(|s| wanted.contains(&s.name));
@@ -257,6 +260,7 @@ impl StageReport {
             status,
             cells_computed: 0,
             cells_cached: 0,
+            cells_shared: BTreeMap::new(),
             seconds: 0.0,
         }
     }

@@ -1,15 +1,15 @@
 //! The stages of a run: the output of each from the cache, or computed, stored and handed to the person.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde_json::json;
 
-use crate::cache::{CacheError, Key, Lease};
+use crate::cache::{Cache, CacheError, CellSet, Key, Lease};
 use crate::model::Dtype;
-use crate::plan::{self, Next, StageRecord, StageSpec, State, Visited, Walk};
+use crate::plan::{self, ModelParts, Next, StageRecord, StageSpec, State, Visited, Walk};
 use crate::stages::{Artifacts, Direction, Inputs, Output, StageError};
 
 use super::engine::Engine;
@@ -26,6 +26,8 @@ pub(super) struct Runner<'a> {
     pub(super) stop: &'a AtomicBool,
     pub(super) on_event: &'a mut dyn FnMut(Event<'_>),
     pub(super) report: &'a mut RunReport,
+    /// What each stage has computed in this run.
+    pub(super) computed: Vec<(String, CellSet)>,
 }
 
 impl Runner<'_> {
@@ -92,16 +94,12 @@ impl Runner<'_> {
     ) -> Result<(Box<StageRecord>, Artifacts), StageError> {
         let started = Instant::now();
         let key = plan::key_of(&stage.key_parts);
-        let output = self.output(stage, (&key, state), walk, report);
         // What cannot be handed to the person is a failure of the stage, too.
-        let outcome = output.and_then(|(record, artifacts)| {
-            let (name, told) = (&stage.spec.name, (&*report, walk.cache));
-            self.folder.add_stage(name, &key, &record, told)?;
-            Ok((record, artifacts))
-        });
+        let outcome = self.output(stage, (&key, state), walk, report);
         report.seconds = started.elapsed().as_secs_f64();
-        if outcome.is_err() {
-            report.status = StageStatus::Failed;
+        match &outcome {
+            Ok((record, _)) => self.folder.add_stage(&key, record, report),
+            Err(_) => report.status = StageStatus::Failed,
         }
         outcome
     }
@@ -127,7 +125,7 @@ impl Runner<'_> {
         };
         let forced = self.options.force.contains(name);
         if let (Some(record), false) = (&cached, forced)
-            && let Some(artifacts) = plan::load_artifacts(record, walk.cache)?
+            && let Some(artifacts) = self.take_cached(name, record, walk.cache)?
         {
             report.status = StageStatus::Cached;
             report.cells_cached = record.cells;
@@ -147,8 +145,29 @@ impl Runner<'_> {
             report.status = StageStatus::Recomputed;
         }
         walk.cache.put_stage_record(key, &record)?;
+        if !self.folder.copy_artifacts(name, &record, walk.cache)? {
+            return Err(StageError::Cache(
+                "what it has just stored is not in the cache any more; run the same command again"
+                    .to_string(),
+            ));
+        }
         let artifacts = plan::stored_artifacts(&record, directions, walk.cache);
         Ok((Box::new(record), artifacts))
+    }
+
+    /// What a cached stage left, handed to the person; none where an artifact of it is gone or damaged. Tables are checked as they are copied.
+    fn take_cached(
+        &mut self,
+        name: &str,
+        record: &StageRecord,
+        cache: &Cache,
+    ) -> Result<Option<Artifacts>, StageError> {
+        match plan::is_incomplete(record, cache)
+            || !self.folder.copy_artifacts(name, record, cache)?
+        {
+            true => Ok(None),
+            false => plan::load_directions(record, cache),
+        }
     }
 
     /// Runs a stage, its cached cells, too, with `recompute`, and stores what it gives, but not yet its record. Also its directions.
@@ -171,6 +190,7 @@ impl Runner<'_> {
             cells: report.cells_computed + report.cells_cached,
             packs,
             weights,
+            models: models(stage.spec, &walk.inputs),
             stage: stage.spec.name.clone(),
             created: jiff::Timestamp::now().to_string(),
             ..stored
@@ -210,7 +230,11 @@ impl Runner<'_> {
         let outcome = spec.stage.run(&walk.inputs, &mut evaluator);
         (report.cells_computed, report.cells_cached) = evaluator.values.counts();
         evaluator.values.check_reproduced()?;
-        Ok((outcome?, evaluator.values.packs()?))
+        let packs = evaluator.values.packs()?;
+        let (computed, shared) = evaluator.values.into_computed(&self.computed);
+        self.computed.push((spec.name.clone(), computed));
+        report.cells_shared = shared;
+        Ok((outcome?, packs))
     }
 }
 
@@ -222,6 +246,19 @@ fn weights(spec: &StageSpec, inputs: &Inputs) -> Vec<Key> {
         .flat_map(|model| model.weight_hashes.iter().copied().map(Key::from))
         .collect();
     hashes.into_iter().collect()
+}
+
+/// What a stage's models are made of.
+fn models(spec: &StageSpec, inputs: &Inputs) -> BTreeMap<String, ModelParts> {
+    let needs = spec.stage.needs().models.into_iter();
+    let models = needs.filter_map(|name| inputs.models.get(&name.value));
+    let named = models.map(|model| {
+        (
+            model.fingerprint.to_hex().to_string(),
+            ModelParts::of(model),
+        )
+    });
+    named.collect()
 }
 
 /// Says of a stage whose models compute in a short format that its numbers carry that format's rounding.

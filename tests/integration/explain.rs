@@ -44,16 +44,16 @@ fn before_a_run_and_after_edits() {
     bench.write("main.jsonl", jsonl(&main_set(13, 8)));
     assert_snapshot!(explain(&bench, &["--set", "score.threshold=0.5", "--set", "models.inst.source=models/base"]), @r"
     stage      would                    what differs                                            old → new
-    score      run                      model `inst`                                            73ca6106 → e11550fd
+    score      run                      model `inst`, weights                                   2b7419d5 → 111111d5
                                         prompts `main`                                          f4e90aa4 → beb84e50
                                         score.threshold                                         0.0 → 0.5  (since [when])
-    direction  waits for score          model `inst`                                            73ca6106 → e11550fd
+    direction  waits for score          model `inst`, weights                                   2b7419d5 → 111111d5
                                         prompts `main`                                          f4e90aa4 → beb84e50
                                         score.threshold                                         0.0 → 0.5  (since [when])
-    steer      waits for direction      model `inst`                                            73ca6106 → e11550fd
+    steer      waits for direction      model `inst`, weights                                   2b7419d5 → 111111d5
                                         prompts `main`                                          f4e90aa4 → beb84e50
                                         score.threshold                                         0.0 → 0.5  (since [when])
-    random     run                      model `inst`                                            73ca6106 → e11550fd
+    random     run                      model `inst`, weights                                   2b7419d5 → 111111d5
                                         prompts `main`                                          f4e90aa4 → beb84e50
                                         score.threshold                                         0.0 → 0.5  (since [when])
     summary    waits for steer, random  nothing else; cached if that gives what it gave before
@@ -166,4 +166,25 @@ fn explanations_for_programs() {
       ]
     }
     "#);
+}
+
+#[test]
+fn of_a_model_it_is_told_which_part_differs() {
+    let bench = bench();
+    bench.run(STUDY).ok();
+    let dtype = ["score", "--set", "models.inst.dtype=bfloat16"];
+    assert_snapshot!(explain(&bench, &dtype), @r"
+    stage  would  what differs         old → new
+    score  run    model `inst`, dtype  float32 → bfloat16  (since [when])
+    ");
+    let other = ["score", "--set", "models.inst.source=models/base"];
+    assert_snapshot!(explain(&bench, &other), @r"
+    stage  would  what differs           old → new
+    score  run    model `inst`, weights  2b7419d5 → 111111d5  (since [when])
+    ");
+    let said = bench.dial(&["plan", "study.toml", "--set", "models.inst.dtype=bfloat16"]);
+    let line = said.stdout.lines().find(|line| line.starts_with("score"));
+    let line = line.unwrap();
+    let changed = "changed: model `inst`, dtype float32 → bfloat16";
+    assert!(line.contains(changed), "{line}");
 }

@@ -34,7 +34,7 @@ fn record(key_parts: Json) -> StageRecord {
 }
 
 fn reason(parts: &Json, records: &[StageRecord]) -> String {
-    in_a_few_words(nearest(&steer(), parts, records).as_ref())
+    in_a_few_words(nearest(&steer(), parts, records, &Inputs::default()).as_ref())
 }
 
 #[test]
@@ -77,7 +77,13 @@ fn every_part_is_told_with_its_name_and_values() {
     now["version"] = json!(2);
     now["models"] = json!(["model-hash-now", "another"]);
     now["stages"] = json!([null]);
-    let found = nearest(&steer(), &now, &[record(parts(&json!([0]), "p"))]).unwrap();
+    let found = nearest(
+        &steer(),
+        &now,
+        &[record(parts(&json!([0]), "p"))],
+        &Inputs::default(),
+    )
+    .unwrap();
     let told: Vec<_> = found
         .differences
         .iter()
@@ -120,6 +126,7 @@ fn of_long_values_that_part_is_told_where_they_differ() {
         let difference = Difference {
             part,
             name: String::new(),
+            of: None,
             old,
             new,
         };

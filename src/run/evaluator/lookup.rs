@@ -1,6 +1,6 @@
 //! Looking up: which of a stage's cells are in the cache, which are missing, and which of the values came from where.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::cache::{Cache, CellSet, Key};
 use crate::model::{Cell, Cells, ModelConfig, Value};
@@ -152,6 +152,18 @@ impl<'a> LookUp<'a> {
     pub(in crate::run) fn packs(&self) -> Result<Vec<Key>> {
         let packs = self.cache.cells().packs_of(&[&self.computed, &self.found]);
         Ok(packs?)
+    }
+
+    /// The cells that were computed, and of those found in the cache how many each of some sets has.
+    pub(in crate::run) fn into_computed(
+        self,
+        earlier: &[(String, CellSet)],
+    ) -> (CellSet, BTreeMap<String, u64>) {
+        let shared = earlier
+            .iter()
+            .map(|(stage, cells)| (stage.clone(), self.found.shared(cells)));
+        let shared = shared.filter(|(_, cells)| *cells > 0).collect();
+        (self.computed, shared)
     }
 
     /// Distinct cells computed, and distinct cells found in the cache.

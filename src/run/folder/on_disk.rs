@@ -83,23 +83,19 @@ impl OnDisk {
         removed.map_err(|error| CacheError::io("remove the folder", &self.path, error))
     }
 
-    /// Copies an artifact out of the cache.
+    /// Copies an artifact out of the cache; `false` where it is not there, or was damaged.
     pub(super) fn copy(
         &mut self,
         cache: &Cache,
         key: &Key,
         file: PathBuf,
-    ) -> Result<(), CacheError> {
+    ) -> Result<bool, CacheError> {
         self.check_is_there()?;
-        let to = self.path.join(&file);
-        if !cache.copy_object_to(key, &to)? {
-            return Err(CacheError::Other(format!(
-                "cannot write `{}`: the artifact is not in the cache any more; run the same command again to have it computed",
-                to.display()
-            )));
+        let is_copied = cache.copy_object_to(key, &self.path.join(&file))?;
+        if is_copied {
+            self.written.insert(file);
         }
-        self.written.insert(file);
-        Ok(())
+        Ok(is_copied)
     }
 }
 
