@@ -13,6 +13,7 @@ mod doctor;
 mod engine;
 mod exit;
 mod explain;
+mod help;
 mod init;
 mod lock;
 mod logging;
@@ -43,7 +44,7 @@ use crate::{files, harmless, machine};
 
 /// Run activation-steering studies of language models, described in one TOML file.
 #[derive(Parser)]
-#[command(name = "dial", version, max_term_width = 100, after_help = Exit::help())]
+#[command(name = "dial", version, max_term_width = 100, after_help = Exit::help(), disable_help_subcommand = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -75,12 +76,14 @@ enum Command {
     Data(data::DataArguments),
     /// Look at libtorch, devices, disks, the hub and the cache: what would keep a run from working.
     Doctor(cache::Place),
-    /// Write a commented study file to start from, and the schema by which editors complete and check it.
+    /// Write a commented study file to start from, prompts to begin with, and the schema by which editors complete and check it.
     Init(init::InitArguments),
     /// Print the JSON Schema of study files, by which editors complete and check them.
     Schema,
     /// Print a script that completes commands and options in a shell.
     Completions(completions::CompletionsArguments),
+    /// Explain a command, a kind of stage (`dial help stage steer`), or all keys of a study file (`dial help study`).
+    Help(help::HelpArguments),
 }
 
 /// What `run`, `plan` and `explain` have in common.
@@ -170,6 +173,7 @@ pub fn main() -> ! {
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Init(arguments) => init::init(&arguments),
         Command::Schema => schema::schema(),
+        Command::Help(arguments) => help::help(&arguments),
         Command::Completions(arguments) => completions::completions(&arguments),
     };
     let code = match outcome {

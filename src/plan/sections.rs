@@ -86,7 +86,7 @@ parameters! {
         /// The system message, `You are a helpful assistant.` where left out; `false` for none, so that the template's own default applies.
         system: Option<Spanned<System>>,
         /// Variables that chat templates see beside their own, e.g. `{ enable_thinking = false }`.
-        template_arguments: TemplateArguments = {},
+        template_arguments: TemplateArguments = Map::new(),
         /// How control tokens are read that a prompt spells out itself.
         special_tokens: SpecialTokens = "parsed",
     }

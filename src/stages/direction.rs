@@ -41,7 +41,47 @@ pub(super) static KIND: Kind = Kind {
         2,
         Product::Directions,
         "difference of mean activations of high- and low-scoring prompts",
+        &TOLD,
     )
+};
+
+const SHUFFLED_NORM: ColumnTold = ColumnTold::of(
+    "pre_norm",
+    "norm of the difference of means of the shuffled groups",
+    "as activations",
+);
+const SHUFFLED_COSINE: ColumnTold = ColumnTold::of(
+    "cosine",
+    "its cosine with the direction of that layer; blank where the groups do not differ",
+    "−1 to 1",
+);
+
+static TOLD: Told = Told {
+    computes: "`v = mean(h | A) − mean(h | B)`, where A are the `n` prompts of the split with the highest scores and B those with the lowest \
+        (`select = \"top_bottom\"`), or those above a threshold and the rest (`\"threshold\"`); `h` is the activation at (layer, site, \
+        position), means are accumulated in float64, and `v` is kept with norm 1 and the norm that it had as `pre_norm`. `layer = [10, \
+        14]` makes two directions, one a layer. The labels of A and B shuffled, and the same computed again, are the negative control in \
+        `shuffled`.",
+    tables: &[
+        TableTold::of("", "a row for each direction", told::DIRECTIONS),
+        told::MEMBERS,
+        told::COSINES,
+        TableTold::of(
+            "shuffled",
+            "a row for each layer and shuffle",
+            "layer shuffle pre_norm cosine",
+        )
+        .but(&[SHUFFLED_NORM, SHUFFLED_COSINE]),
+    ],
+    example: r#"
+[stages.direction]
+model = "inst"
+prompts = "main"
+scores = "score"
+split = "edge"
+n = 8
+layer = [10, 20]
+"#,
 };
 
 parameters! {

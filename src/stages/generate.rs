@@ -41,7 +41,51 @@ pub(super) static KIND: Kind = super::kind::<Generate>(
     2,
     Product::Texts,
     "continuations, and whether they are refusals",
+    &TOLD,
 );
+
+const SCORE_OF_THE_RUN: ColumnTold = ColumnTold::of(
+    "score",
+    "the score of the same run at the last prompt token, where `positions = \"generated\"` edits nothing",
+    "logits",
+);
+const REFUSED: ColumnTold = ColumnTold::of(
+    "refused",
+    "texts that the classifier calls a refusal",
+    "count",
+);
+
+static TOLD: Told = Told {
+    computes: "The continuation of every prompt: the most probable token each time, or tokens drawn from `softmax(logits / temperature)`. With \
+        `direction`, `h ← h + α·v` at the last prompt token, at every generated token, or at both (`positions`); the keys and values of \
+        an edited token stay edited. Without `layer` each direction acts at its own layer. Two classifiers read the texts, and \
+        `agreement` holds them against the score of the same run: Cohen's `κ = (p − pₑ) / (1 − pₑ)`.",
+    tables: &[
+        TableTold::of(
+            "",
+            "a row for each model, direction, place, α and prompt",
+            "model direction seed layer site alpha id split category score refused text regex xstest_prefix",
+        )
+        .but(&[SCORE_OF_THE_RUN]),
+        TableTold::of(
+            "rates",
+            "what each classifier calls a refusal: a row for each model, direction, place, α, split and classifier",
+            "model direction seed layer site alpha split classifier n refused refusal_rate rate_low rate_high",
+        )
+        .but(&[REFUSED]),
+        told::AGREEMENT,
+    ],
+    example: r#"
+[stages.generate]
+model = "inst"
+prompts = "main"
+limit = 4                      # of each split
+direction = "direction"
+alpha = [-20, 0, 20]
+positions = "both"
+max_new_tokens = 12
+"#,
+};
 
 parameters! {
     struct Generate {

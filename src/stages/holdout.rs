@@ -29,7 +29,34 @@ pub(super) static KIND: Kind = Kind {
         2,
         Product::HeldOutSweep,
         "directions from half of the prompts, tried on the other half",
+        &TOLD,
     )
+};
+
+static TOLD: Told = Told {
+    computes: "Does a direction made from one half of the prompts steer the other half? For each seed the split is divided by a hash of seed \
+        and id into a training half (`fraction`) and the rest. The direction is the difference of means of the training half's `n` \
+        highest and `n` lowest prompts, as in `direction`, and is then tried, as in `steer`, on `<split>_train`, `<split>_holdout` and \
+        the split `compare`. `layer = [10, 14]` makes a direction at each layer, which acts there.",
+    tables: &[
+        told::SWEEP_TABLE,
+        TableTold::of("directions", "a row for each direction", told::DIRECTIONS),
+        told::MEMBERS,
+        told::COSINES,
+    ],
+    example: r#"
+[stages.holdout]
+model = "inst"
+direction_model = "inst"
+prompts = "main"
+scores = "score"
+split = "edge"
+compare = "harmful"
+seed = "0..2"
+n = 8
+layer = [10, 20]
+alpha = [-20, 0, 20]
+"#,
 };
 
 parameters! {

@@ -51,7 +51,37 @@ pub(super) static KIND: Kind = super::kind::<Import>(
     1,
     Product::Check,
     "a published file, as the stage that would have made it",
+    &TOLD,
 );
+
+const HELD_OUT: ColumnTold = ColumnTold::of("holdout", "prompts of the half held out", "count");
+
+static TOLD: Told = Told {
+    computes: "Nothing is computed: a published file is read as if a stage of kind `as` had made it, so that summaries, figures and comparisons \
+        work on it. `file` starts from `import.folder`; `{layer}` in it stands for `import.layer`, and `{seed}` for each of `seed`. The \
+        tables are those of the kind stood for. Where only means of groups were published, a row is a group, and a summary of it has no \
+        intervals over prompts.",
+    tables: &[
+        TableTold::of(
+            "",
+            "as the kind that it stands for; where single prompts were not published, a row for each group. With `as = \"summary\"` a row for each published number",
+            "file? model? source? direction? seed? layer? site? alpha? set? n? mean? std? quantity? published? <summary>?",
+        ),
+        TableTold::of(
+            "selection",
+            "the prompts behind the directions, counted: where the file names them",
+            "seed layer n_top n_bottom overlap train holdout follows_from_scores",
+        )
+        .but(&[HELD_OUT]),
+        told::MEMBERS,
+    ],
+    example: r#"
+[stages.published_scores]
+kind = "import"
+as = "score"
+file = "published.csv"
+"#,
+};
 
 parameters! {
     group Import {

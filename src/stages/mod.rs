@@ -24,6 +24,7 @@ use crate::spec::{Fields, Problems, Spanned};
 use crate::stats::StatsError;
 
 mod artifacts;
+pub(crate) mod columns;
 pub(crate) mod declare;
 #[cfg(test)]
 pub(crate) mod declare_tests;
@@ -42,6 +43,7 @@ mod steer;
 mod summary;
 pub(crate) mod sweep;
 mod table;
+pub(crate) mod told;
 mod vocabulary;
 mod xstest;
 
@@ -53,6 +55,7 @@ pub(crate) use forecast::{Forecast, Forecasts};
 pub(crate) use import::{ImportSection, PublishedFiles, kind_of, published_table};
 pub(crate) use settings::{ScoreRule, Settings};
 pub(crate) use summary::Source;
+pub(crate) use told::Told;
 pub(crate) use vocabulary::{check_prompts, check_score};
 
 pub(crate) use table::{
@@ -62,7 +65,9 @@ pub(crate) use table::{
 
 /// What the file of a kind needs, whatever kind it is.
 mod prelude {
+    pub(super) use super::columns::ColumnTold;
     pub(super) use super::declare::{declared, parameters};
+    pub(super) use super::told::{self, TableTold, Told};
     pub(super) use super::{Cost, Evaluate, Forecast, Inputs, Kind, Name, Output, Product};
     pub(super) use super::{Settings, Stage, StageError, product};
     pub(super) use crate::spec::Problems;
@@ -176,6 +181,7 @@ pub(crate) struct Kind {
     /// What is drawn of its own tables, before the figures of its product.
     pub(crate) figures: Option<OwnFigures>,
     pub(crate) about: &'static str,
+    pub(crate) told: &'static Told,
     pub(crate) fields: fn() -> Vec<Field>,
     /// Reads the parameters from the stage's table; problems are collected.
     pub(crate) decode: fn(&mut Fields<'_, '_>, &Settings) -> Option<Box<dyn Stage>>,
@@ -187,6 +193,7 @@ const fn kind<S: Stage + Parameter + 'static>(
     version: u32,
     product: Product,
     about: &'static str,
+    told: &'static Told,
 ) -> Kind {
     Kind {
         name,
@@ -194,6 +201,7 @@ const fn kind<S: Stage + Parameter + 'static>(
         product,
         figures: None,
         about,
+        told,
         fields: declare::fields_of::<S>,
         decode: |fields, study| Some(Box::new(S::read(fields, &Declared::default(), study)?)),
     }

@@ -36,7 +36,41 @@ pub(super) static KIND: Kind = super::kind::<Patch>(
     3,
     Product::Patches,
     "effect of one run's activations on another's score",
+    &TOLD,
 );
+
+const PAIRS: ColumnTold = ColumnTold::of("n", "pairs", "count");
+
+static TOLD: Told = Told {
+    computes: "The recipient's vector at (layer, site, position) is replaced by the donor's, and the rest of the run follows: `Δ = s(patched) − \
+        s(recipient)`, and the recovery is `Δ / (s(donor) − s(recipient))` over pairs at least `floor` apart. With `pairing = \"models\"` \
+        the same prompt in two models is a pair, with `\"prompts\"` two prompts in one model. `layer = [10, 14]` patches one layer at a \
+        time; `cumulative = \"last_k\"` the last K layers at once, for every K.",
+    tables: &[
+        TableTold::of(
+            "",
+            "a row for each pair, site and layer",
+            "donor_model recipient_model donor recipient split category site layer? k? score_donor score_recipient score_patched delta",
+        ),
+        TableTold::of(
+            "mean",
+            "a row for each site, layer and split",
+            "site layer? k? split n mean_delta delta_low delta_high mean_recovery n_recovery n_left_out",
+        )
+        .but(&[PAIRS]),
+    ],
+    example: r#"
+[stages.patch]
+pairing = "prompts"
+model = "inst"
+prompts = "main"
+donors = "harmful"
+recipients = "edge"
+limit = 4                      # pairs
+layer = [10, 20]
+site = ["resid_pre", "mlp_out"]
+"#,
+};
 
 parameters! {
     struct Patch {

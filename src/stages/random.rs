@@ -20,7 +20,24 @@ pub(super) static KIND: Kind = super::kind::<Random>(
     1,
     Product::RandomSweep,
     "the same sweep with random directions, as a control",
+    &TOLD,
 );
+
+static TOLD: Told = Told {
+    computes: "The control: the sweep of `steer` with unit vectors drawn from a standard normal, one for each seed, the same at every layer \
+        (libtorch's CPU generator, `manual_seed(seed)`, float32). N of them give a p of at least 1 / (N + 1): nineteen for 0.05. A \
+        random direction has no norm of its own, so that another `alpha_unit` than `unit` takes the length from the stage that \
+        `reference` names.",
+    tables: &[told::SWEEP_TABLE],
+    example: r#"
+[stages.random]
+model = "inst"
+prompts = "main"
+seed = "0..4"
+layer = [10, 20]
+alpha = [-20, 0, 20]
+"#,
+};
 
 parameters! {
     struct Random {

@@ -13,8 +13,42 @@ use super::prelude::*;
 use super::sweep;
 use super::table::{self, Rows};
 
-pub(super) static KIND: Kind =
-    super::kind::<Score>("score", 2, Product::Scores, "refusal score of every prompt");
+pub(super) static KIND: Kind = super::kind::<Score>(
+    "score",
+    2,
+    Product::Scores,
+    "refusal score of every prompt",
+    &TOLD,
+);
+
+static TOLD: Told = Told {
+    computes: "`s = logsumexp(logits of refusing first tokens) − logsumexp(logits of complying ones)` at the last prompt token, where the chat \
+        template leaves the answer to begin; the words are those of `[score]`, of each of which the first token counts, every token \
+        once. A prompt is refused where `s > threshold`. Intervals of means are percentile bootstraps over prompts, those of rates \
+        Wilson's. With two models both are fed identical ids.",
+    tables: &[
+        TableTold::of(
+            "",
+            "a row for each model and prompt",
+            "model id split category score refused",
+        ),
+        TableTold::of(
+            "means",
+            "a row for each model and split",
+            "model split n mean mean_low mean_high refusal_rate rate_low rate_high",
+        ),
+        TableTold::of(
+            "wide",
+            "a row for each prompt; where two models are scored",
+            "id split category s_<model> s_gap",
+        ),
+    ],
+    example: r#"
+[stages.score]
+model = "inst"
+prompts = "main"
+"#,
+};
 
 parameters! {
     struct Score {

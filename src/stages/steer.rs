@@ -22,7 +22,24 @@ pub(super) static KIND: Kind = super::kind::<Steer>(
     2,
     Product::Sweep,
     "scores under a direction, for every α",
+    &TOLD,
 );
+
+static TOLD: Told = Told {
+    computes: "`h ← h + α·v` at (layer, site, position), then the score. `mode = \"ablate\"` takes the direction out instead, `h ← h − (h·v)v`, \
+        at its layer, and `\"ablate_all\"` at every layer; there is no α then. α counts units of `alpha_unit`: the unit direction, the \
+        norm of the difference of means, or the mean norm of the stream. Without `layer` each direction acts at its own layer; `layer = \
+        [10, 14]` means that every direction acts at layer 10, and in runs of their own at layer 14, never at both at once. α = 0 is the \
+        unedited score, and is not computed again.",
+    tables: &[told::SWEEP_TABLE],
+    example: r#"
+[stages.steer]
+model = "inst"
+prompts = "main"
+direction = "direction"
+alpha = [-20, 0, 20]
+"#,
+};
 
 parameters! {
     struct Steer {

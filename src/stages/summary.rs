@@ -49,7 +49,71 @@ pub(super) static KIND: Kind = super::kind::<Summary>(
     4,
     Product::Summary,
     "rates with intervals, operating points, and controls",
+    &TOLD,
 );
+
+const GENERALISATION_MEAN: ColumnTold = ColumnTold::of(
+    "gap_mean",
+    "mean over α of |held-out edge rate − training edge rate|, both means over seeds",
+    "0 to 1",
+);
+const GENERALISATION_MAX: ColumnTold = ColumnTold::of("gap_max", "the largest over α", "0 to 1");
+
+static TOLD: Told = Told {
+    computes: "Statistics of sweeps: any of `steer`, `holdout`, `random`, `xstest` names a stage, and at least one is given. Two splits are \
+        compared, `edge`, whose prompts should be answered, and `harmful`, whose prompts should be refused; `gap = harmful rate − edge \
+        rate`. On a holdout sweep edge is the half held out. Means and rates are over all rows, their intervals over prompts (one prompt \
+        under several seeds is one prompt). Slopes are least squares of the mean score on α. `p = (1 + k) / (1 + n)` where k of n random \
+        directions do as well.",
+    tables: &[
+        TableTold::of(
+            "",
+            "a row for each sweep, model, place, α and set",
+            "source model layer site direction alpha set n prompts mean std ddof mean_low mean_high refusal_rate rate_low rate_high",
+        ),
+        TableTold::of(
+            "controls",
+            "rates and gap over seeds: a row for each sweep, model, place and α; of holdout and random",
+            "source model layer site alpha seeds edge_mean edge_std harmful_mean harmful_std gap_mean gap_std",
+        ),
+        TableTold::of(
+            "generalisation",
+            "how far refusal rates on held-out prompts lie from those on training prompts: a row for each model and place; of holdout",
+            "model layer site seeds gap_mean gap_max",
+        )
+        .but(&[GENERALISATION_MEAN, GENERALISATION_MAX]),
+        TableTold::of(
+            "pareto",
+            "the α that no other beats in both rates: fewer edge and more harmful refusals",
+            "source model layer site alpha edge_rate harmful_rate gap edge_rate_low edge_rate_high harmful_rate_low harmful_rate_high",
+        ),
+        TableTold::of(
+            "operating_points",
+            "the α that a reader asks for first: a row for each sweep, model and place. `<point>` is `edge_target`, `harmful_target` or `largest_gap`",
+            "source model layer site gap_at_zero edge_target harmful_target largest_gap alpha_at_<point> edge_rate_at_<point> harmful_rate_at_<point>",
+        ),
+        TableTold::of(
+            "learned_vs_random",
+            "the learned direction against the random ones: a row for each model, place and set, and one for the gap",
+            "model layer site learned_from set statistic n_alpha learned learned_low learned_high holdout holdout_low holdout_high random_mean \
+             random_std n_random z p_one_sided p_two_sided controls_pass",
+        ),
+        TableTold::of(
+            "direction_cosines",
+            "how much holdout directions have in common: a row for each pair of layers, of one layer over pairs of seeds, of two over seeds",
+            "layer_a layer_b pairs cosine_mean cosine_low cosine_high",
+        ),
+        told::AGREEMENT,
+    ],
+    example: r#"
+[stages.summary]
+steer = "steer"
+holdout = "holdout"
+random = "random"
+xstest = "xstest"
+generate = "generate"
+"#,
+};
 
 parameters! {
     struct Summary {
@@ -60,7 +124,7 @@ parameters! {
         harmful: Name = "harmful",
         /// The rate of refusals among `edge` prompts to stay at or below.
         edge_target: Rate = Targets::default().edge,
-        /// The rate of refusals among `harmful` prompts to stay at or above.
+        /// The rate of refusals among `harmful` prompts to stay at or below.
         harmful_target: Rate = Targets::default().harmful,
         /// Seed of the bootstrap.
         seed: u64 = 0,

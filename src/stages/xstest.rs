@@ -23,7 +23,30 @@ pub(super) static KIND: Kind = super::kind::<XsTest>(
     1,
     Product::SweepByType,
     "refusal rates by XSTest type under a direction",
+    &TOLD,
 );
+
+static TOLD: Told = Told {
+    computes: "The sweep of `steer` on prompts of XSTest's form (Röttger et al., NAACL 2024): safe prompts of several types that sound unsafe, \
+        and unsafe ones. `split` is XSTest's label and `category` its type. Rates are given with and without the prompts whose text \
+        helped to build the direction of their row.",
+    tables: &[
+        told::SWEEP_TABLE,
+        TableTold::of(
+            "rates",
+            "a row for each model, place, α, label and type",
+            "model layer site alpha label type n prompts refusal_rate rate_low rate_high n_without prompts_without refusal_rate_without rate_low_without rate_high_without",
+        ),
+    ],
+    example: r#"
+[stages.xstest]
+model = "inst"
+prompts = "xstest"
+direction = "holdout"
+seed = 0
+alpha = [-20, 0, 20]
+"#,
+};
 
 parameters! {
     struct XsTest {

@@ -89,10 +89,10 @@ fn help() {
       dag          Print a study's pipeline for Mermaid or Graphviz
       data         Fetch public prompt sets from their homes
       doctor       Look at libtorch, devices, disks, the hub and the cache: what would keep a run from working
-      init         Write a commented study file to start from, and the schema by which editors complete and check it
+      init         Write a commented study file to start from, prompts to begin with, and the schema by which editors complete and check it
       schema       Print the JSON Schema of study files, by which editors complete and check them
       completions  Print a script that completes commands and options in a shell
-      help         Print this message or the help of the given subcommand(s)
+      help         Explain a command, a kind of stage (`dial help stage steer`), or all keys of a study file (`dial help study`)
 
     Options:
       -h, --help     Print help
@@ -435,14 +435,14 @@ fn a_schema_that_is_there_is_not_overwritten() {
     assert_eq!(said.code, 0);
     assert_snapshot!(said.stderr, @r"
     wrote two.toml; dial.schema.json, which editors read, was there
-    edit its models and prompts, then: dial plan two.toml
+    next: dial plan two.toml
     ");
     bench.write("dial.schema.json", "{}");
     let said = bench.dial(&["init", "three.toml"]);
     assert_eq!(said.code, 0);
     assert_snapshot!(said.stderr, @r"
     wrote three.toml; dial.schema.json was there, is not the schema of this `dial`, and is left as it is (`dial schema > dial.schema.json` replaces it)
-    edit its models and prompts, then: dial plan three.toml
+    next: dial plan three.toml
     ");
     let kept = std::fs::read_to_string(bench.path("dial.schema.json")).unwrap();
     assert_eq!(kept, "{}");
@@ -458,8 +458,8 @@ fn a_starter_file_is_written_once_and_can_be_planned_but_for_its_inputs() {
     let said = bench.dial(&["init", "mine.toml"]);
     assert_eq!((said.code, said.stdout.as_str()), (0, ""));
     assert_snapshot!(said.stderr, @r"
-    wrote mine.toml and, for editors, dial.schema.json
-    edit its models and prompts, then: dial plan mine.toml
+    wrote mine.toml, prompts.jsonl with prompts to begin with, and, for editors, dial.schema.json
+    next: dial plan mine.toml
     ");
     let text = std::fs::read_to_string(bench.path("mine.toml")).unwrap();
     assert_snapshot!(bench.dial(&["init", "mine.toml"]).message(2), @"error: `mine.toml` exists already; name another file, or remove it");
