@@ -67,11 +67,6 @@ trait Architecture: Sized + Serialize {
         true
     }
 
-    /// Why `context_length` is less than transformers allows for, where it is: a clause.
-    fn context_limit(&self) -> Option<&'static str> {
-        None
-    }
-
     /// Neurons that a position goes through in a layer's MLP, those of all the experts chosen for it where there are experts. As wide is
     /// `mlp_post`, where a block has it.
     fn neurons(&self, sizes: &Sizes, _layer: usize) -> usize {
@@ -149,10 +144,6 @@ macro_rules! families {
 
             pub(super) fn head(&self) -> &'static str {
                 match self { $(Family::$Type(of) => of.head()),+ }
-            }
-
-            pub(super) fn context_limit(&self) -> Option<&'static str> {
-                match self { $(Family::$Type(of) => of.context_limit()),+ }
             }
 
             pub(super) fn end_parameters(&self, sizes: &Sizes) -> (Vec<Parameter>, Vec<Parameter>) {
