@@ -110,17 +110,6 @@ impl ModelConfig {
         self.family.block_parameters(&self.sizes, layer)
     }
 
-    /// Why it reads no texts longer than its `context_length`, where its files would allow for longer ones: a clause.
-    pub(super) fn context_limit(&self) -> Option<&'static str> {
-        self.family.context_limit()
-    }
-
-    /// The same as messages add it in parentheses behind the number; empty where there is nothing to say.
-    pub(crate) fn limit_note(&self) -> String {
-        let why = self.context_limit();
-        why.map_or(String::new(), |why| format!(" ({why})"))
-    }
-
     /// The sites that a block has, as messages list them.
     pub(crate) fn sites(&self, layer: usize) -> String {
         let sites = Site::ALL.into_iter();

@@ -2,11 +2,13 @@
 //!
 //! Cells of one [`Shape`] (where the work starts, how many positions it covers, which kinds of edit it makes, what is read) are packed
 //! into tiles of a constant number of rows, padded with copies of the first. A tile starts from what the prefix store holds: for the last
-//! position, at the first edited site itself, which may differ from row to row; for an earlier position, at the embedding of the suffix. In
+//! position, at the first edited site itself, which may differ from row to row; for an earlier position, at the embedding of the suffix. A
+//! continuation that grows long where that changes how its first tokens are turned is begun there once more, as that of a longer prompt. In
 //! float32 on the CPU a row's bits depend on nothing but its cell, so a sweep that is resumed, extended or reordered gives the same numbers.
 
 mod check;
 mod each;
+mod outcomes;
 mod readout;
 mod shape;
 mod tile;
@@ -18,7 +20,7 @@ use tch::{Device, Tensor};
 
 use super::cell::{Cell, Cells, Tokens, Value};
 use super::error::{ModelError, Result};
-use super::generate;
+use super::generate::continued;
 use super::grouped::grouped;
 use super::guard::guarded;
 use super::hooks::HookPoint;
@@ -26,7 +28,8 @@ use super::parallel;
 use super::prefix::{PrefixStore, PromptKey, prompt_key};
 use super::transformer::Transformer;
 
-use check::{check, described, not_finite};
+use check::{check, described};
+use outcomes::{AtHand, Outcome, Outcomes};
 use readout::{log_probabilities, score};
 use shape::{Entry, ReadoutShape, Shape, entry};
 
@@ -76,13 +79,24 @@ impl Evaluator {
         on_step: &mut dyn FnMut(Step) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         let _no_grad = tch::no_grad_guard();
-        let mut outcomes = Outcomes {
-            on_step,
-            failures: 0,
-            first: None,
-        };
+        let mut outcomes = Outcomes::new(on_step);
         let by_prompt = self.by_prompt(cells, &mut outcomes)?;
-        let prompt = |(_, numbers): &(_, Vec<u32>)| cells.cell(numbers[0] as usize).tokens;
+        let at_hand = AtHand::new(cells);
+        let flow = self.evaluate_prompts(&at_hand, &by_prompt, &mut outcomes)?;
+        if flow.is_break() {
+            return Ok(flow);
+        }
+        outcomes.into_result()
+    }
+
+    /// The cells of these prompts, some prompts at a time.
+    fn evaluate_prompts(
+        &mut self,
+        at_hand: &AtHand<'_>,
+        by_prompt: &[(PromptKey, Vec<u32>)],
+        outcomes: &mut Outcomes<'_>,
+    ) -> Result<ControlFlow<()>> {
+        let prompt = |(_, numbers): &(_, Vec<u32>)| at_hand.cell(numbers[0]).tokens;
         let prompts: Vec<Arc<Tokens>> = by_prompt.iter().map(prompt).collect();
         let mut start = 0;
         while start < prompts.len() {
@@ -90,13 +104,27 @@ impl Evaluator {
             let numbers = by_prompt[start..end].iter().flat_map(|(_, list)| list);
             let mut numbers: Vec<u32> = numbers.copied().collect();
             numbers.sort_unstable();
-            let flow = self.evaluate_held(cells, &numbers, &prompts[start..end], &mut outcomes)?;
-            if flow.is_break() {
-                return Ok(flow);
+            let flow = self.evaluate_held(at_hand, &numbers, &prompts[start..end], outcomes)?;
+            if flow.is_break() || self.evaluate_grown(at_hand.cells, outcomes)?.is_break() {
+                return Ok(ControlFlow::Break(()));
             }
             start = end;
         }
-        outcomes.into_result()
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// The rest of the continuations that have grown long, of whose texts so far everything is computed anew.
+    fn evaluate_grown(
+        &mut self,
+        cells: &dyn Cells,
+        outcomes: &mut Outcomes<'_>,
+    ) -> Result<ControlFlow<()>> {
+        let at_hand = outcomes.grown(cells);
+        let prompts = at_hand.begun().map(|number| {
+            let prompt = at_hand.cell(number).tokens;
+            (prompt_key(&prompt), number)
+        });
+        self.evaluate_prompts(&at_hand, &grouped(prompts), outcomes)
     }
 
     /// The numbers of the cells that the model can compute.
@@ -112,7 +140,7 @@ impl Evaluator {
             match check(&cell, &self.transformer.config) {
                 Ok(()) => Some((prompt_key(&cell.tokens), number)),
                 Err(problem) => {
-                    outcomes.fail(number as usize, format!("{}: {problem}", described(&cell)));
+                    outcomes.fail(number, format!("{}: {problem}", described(&cell)));
                     None
                 }
             }
@@ -122,7 +150,7 @@ impl Evaluator {
     /// The cells of prompts that fit in memory together.
     fn evaluate_held(
         &mut self,
-        cells: &dyn Cells,
+        at_hand: &AtHand<'_>,
         numbers: &[u32],
         prompts: &[Arc<Tokens>],
         outcomes: &mut Outcomes<'_>,
@@ -132,7 +160,7 @@ impl Evaluator {
         if flow.is_break() {
             return Ok(flow);
         }
-        let groups = self.by_shape(cells, numbers);
+        let groups = self.by_shape(at_hand, numbers);
         let mut tiles: Vec<(&Shape, &[Member])> = Vec::new();
         for (shape, members) in &groups {
             tiles.extend(members.chunks(shape.rows()).map(|chunk| (shape, chunk)));
@@ -140,17 +168,18 @@ impl Evaluator {
         parallel::run(
             self.transformer.device,
             &tiles,
-            |(shape, chunk)| self.evaluate_tile(cells, shape, chunk),
+            |(shape, chunk)| self.evaluate_tile(at_hand, shape, chunk),
             &mut |tile| outcomes.take(tile),
         )
     }
 
     /// Groups of cells of one shape, in the order in which they are computed. Their prompts are held.
-    fn by_shape(&self, cells: &dyn Cells, numbers: &[u32]) -> Vec<(Shape, Vec<Member>)> {
+    fn by_shape(&self, at_hand: &AtHand<'_>, numbers: &[u32]) -> Vec<(Shape, Vec<Member>)> {
         let n_layers = self.transformer.config.n_layers;
         let mut groups = grouped(numbers.iter().map(|&number| {
-            let cell = cells.cell(number as usize);
-            let shape = Shape::of(&cell, n_layers);
+            let cell = at_hand.cell(number);
+            let is_long = self.transformer.is_long(cell.tokens.len());
+            let shape = Shape::of(&cell, n_layers, is_long);
             let member = self.member(&cell, number, &shape);
             (shape, member)
         }));
@@ -176,32 +205,33 @@ impl Evaluator {
 
     fn evaluate_tile(
         &self,
-        cells: &dyn Cells,
+        at_hand: &AtHand<'_>,
         shape: &Shape,
         members: &[Member],
-    ) -> Result<Vec<(usize, Outcome)>> {
-        let cell = |member: &Member| cells.cell(member.number as usize);
-        let rows: Vec<Cell> = members.iter().map(cell).collect();
-        let values = guarded(|| self.tile_values(&rows, shape));
-        let values = values.map_err(|error| error.in_cells(&described(&rows[0]), rows.len()))?;
-        let outcomes = members.iter().zip(&rows).zip(values);
-        let outcomes = outcomes.map(|((member, cell), value)| {
-            let value = value.filter(Value::is_finite);
-            (
-                member.number as usize,
-                value.ok_or_else(|| not_finite(cell)),
-            )
-        });
-        Ok(outcomes.collect())
+    ) -> Result<Vec<(u32, Outcome)>> {
+        let numbers: Vec<u32> = members.iter().map(|member| member.number).collect();
+        let cells: Vec<Cell> = numbers.iter().map(|n| at_hand.cell(*n)).collect();
+        let outcomes = guarded(|| self.tile_outcomes(at_hand, &numbers, &cells, shape));
+        let outcomes = outcomes.map_err(|error| error.in_cells(&described(&cells[0]), cells.len()));
+        Ok(numbers.into_iter().zip(outcomes?).collect())
     }
 
-    /// The values of a tile's cells; none where there are no numbers to make one of.
-    fn tile_values(&self, rows: &[Cell], shape: &Shape) -> Result<Vec<Option<Value>>> {
+    fn tile_outcomes(
+        &self,
+        at_hand: &AtHand<'_>,
+        numbers: &[u32],
+        cells: &[Cell],
+        shape: &Shape,
+    ) -> Result<Vec<Outcome>> {
         let transformer = &self.transformer;
-        let tile = Tile::new(transformer, &self.store, rows, shape)?;
+        let tile = Tile::new(transformer, &self.store, cells, shape)?;
         let values: Vec<Value> = match &shape.readout {
             ReadoutShape::Generation { max_new_tokens } => {
-                return generate::continuations(&tile, *max_new_tokens);
+                let rows = numbers.iter().zip(cells);
+                let rows = rows.map(|(n, cell)| at_hand.row(*n, cell, transformer.border));
+                let rows = continued(&tile, rows.collect(), *max_new_tokens)?;
+                let outcomes = cells.iter().zip(rows);
+                return Ok(outcomes.map(|(c, row)| Outcome::of_row(c, row)).collect());
             }
             ReadoutShape::Activation { hook, offset } => {
                 let vectors = to_rows(&activations(shape, &tile, *hook, *offset)?)?;
@@ -216,7 +246,10 @@ impl Evaluator {
                 rows.into_iter().map(Value::LogProbabilities).collect()
             }
         };
-        Ok(values.into_iter().map(Some).collect())
+        let outcomes = cells.iter().zip(values);
+        Ok(outcomes
+            .map(|(c, value)| Outcome::of_value(c, value))
+            .collect())
     }
 }
 
@@ -227,47 +260,6 @@ struct Member {
     block: u32,
     row: u32,
     number: u32,
-}
-
-/// A cell's value, or what to say of one that has none.
-type Outcome = Result<Value, String>;
-
-/// Where the outcomes of an evaluation go: values to the caller at once, what is said of cells without one into the error at the end.
-struct Outcomes<'s> {
-    on_step: &'s mut dyn FnMut(Step) -> ControlFlow<()>,
-    failures: usize,
-    /// The failed cell that was asked for first.
-    first: Option<(usize, String)>,
-}
-
-impl Outcomes<'_> {
-    fn take(&mut self, outcomes: Vec<(usize, Outcome)>) -> ControlFlow<()> {
-        let mut values = Vec::with_capacity(outcomes.len());
-        for (number, outcome) in outcomes {
-            match outcome {
-                Ok(value) => values.push((number, value)),
-                Err(message) => self.fail(number, message),
-            }
-        }
-        (self.on_step)(Step::Values(values))
-    }
-
-    fn fail(&mut self, number: usize, message: String) {
-        self.failures += 1;
-        if self.first.as_ref().is_none_or(|(first, _)| number < *first) {
-            self.first = Some((number, message));
-        }
-    }
-
-    fn into_result(self) -> Result<ControlFlow<()>> {
-        match self.first {
-            None => Ok(ControlFlow::Continue(())),
-            Some((_, first)) => Err(ModelError::Cells {
-                first,
-                more: self.failures - 1,
-            }),
-        }
-    }
 }
 
 /// The final norm's output at the last position, `[n, d_model]`.

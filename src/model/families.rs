@@ -67,11 +67,6 @@ trait Architecture: Sized + Serialize {
         true
     }
 
-    /// Why `context_length` is less than transformers allows for, where it is: a clause.
-    fn context_limit(&self) -> Option<&'static str> {
-        None
-    }
-
     /// Neurons that a position goes through in a layer's MLP, those of all the experts chosen for it where there are experts. As wide is
     /// `mlp_post`, where a block has it.
     fn neurons(&self, sizes: &Sizes, _layer: usize) -> usize {
@@ -151,10 +146,6 @@ macro_rules! families {
                 match self { $(Family::$Type(of) => of.head()),+ }
             }
 
-            pub(super) fn context_limit(&self) -> Option<&'static str> {
-                match self { $(Family::$Type(of) => of.context_limit()),+ }
-            }
-
             pub(super) fn end_parameters(&self, sizes: &Sizes) -> (Vec<Parameter>, Vec<Parameter>) {
                 match self { $(Family::$Type(of) => of.end_parameters(sizes)),+ }
             }
@@ -223,6 +214,39 @@ fn linear(name: String, [rows, columns]: [usize; 2], bias: bool) -> Vec<Paramete
         parameters.push((format!("{name}.bias"), vec![rows]));
     }
     parameters
+}
+
+/// The projections of a block's attention to queries, keys and values, one each, and that of its output, and whether either have biases.
+fn attention_parameters(
+    block: &str,
+    sizes: &Sizes,
+    [qkv_bias, output_bias]: [bool; 2],
+) -> Vec<Parameter> {
+    let d_model = sizes.d_model;
+    let (d_query, d_key) = (
+        sizes.n_heads * sizes.d_head,
+        sizes.n_kv_heads * sizes.d_head,
+    );
+    let matrices = [
+        ("q_proj", [d_query, d_model], qkv_bias),
+        ("k_proj", [d_key, d_model], qkv_bias),
+        ("v_proj", [d_key, d_model], qkv_bias),
+        ("o_proj", [d_model, d_query], output_bias),
+    ];
+    let linear = |(name, shape, bias)| linear(format!("{block}.self_attn.{name}"), shape, bias);
+    matrices.into_iter().flat_map(linear).collect()
+}
+
+/// The projections of an MLP that has a gate.
+fn gated_mlp_parameters(module: &str, sizes: &Sizes, bias: bool) -> Vec<Parameter> {
+    let (d_model, d_mlp) = (sizes.d_model, sizes.d_mlp);
+    let matrices = [
+        ("gate_proj", [d_mlp, d_model]),
+        ("up_proj", [d_mlp, d_model]),
+        ("down_proj", [d_model, d_mlp]),
+    ];
+    let linear = |(name, shape)| linear(format!("{module}.{name}"), shape, bias);
+    matrices.into_iter().flat_map(linear).collect()
 }
 
 /// `weight` and `bias` of a layer norm.

@@ -1,36 +1,39 @@
 //! Continuations: prompt by prompt of a tile, token by token, with a cache of their own behind the prompt's prefix.
 //!
 //! Edits act at the positions their cell names, the last prompt token and the generated ones alike; the keys and values of an edited
-//! position stay as the edit made them.
+//! position stay as the edit made them. Where a text grows long on the way, and is turned otherwise from its first position on, its row stops
+//! there, to go on behind a prefix that is computed anew.
 
 use std::sync::Arc;
 
 use tch::Tensor;
 
-use super::cell::{Cell, Readout, Sampling, Value};
+use super::cell::{Cell, Readout, Sampling};
 use super::error::Result;
 use super::evaluate::{Tile, to_rows};
 use super::hooks::HookPoint;
 use super::prefix::{Cached, SeenFrom};
 use super::transformer::{ByWindow, KeysValues, Segment, Tap};
 
-/// Continues every row of the tile by up to `max_new_tokens` tokens. None for a row whose logits are no numbers.
-pub(super) fn continuations(tile: &Tile<'_>, max_new_tokens: usize) -> Result<Vec<Option<Value>>> {
-    let mut continuation = Continuation::new(tile, max_new_tokens)?;
+/// Continues the rows of the tile, each until nothing is left to do for it in this tile; `max_new_tokens` is the most that any may have.
+pub(super) fn continued(
+    tile: &Tile<'_>,
+    rows: Vec<Row>,
+    max_new_tokens: usize,
+) -> Result<Vec<Row>> {
+    let mut continuation = Continuation::new(tile, rows, max_new_tokens)?;
     let mut x = continuation.read_suffix()?;
     let layers = 0..tile.transformer.config.n_layers;
     let prefix = layers.map(|layer| tile.rows.cached(layer));
     let prefix = prefix.collect::<Result<Vec<_>>>()?;
-    for step in 0..max_new_tokens {
+    for step in 0.. {
         continuation.choose(&x)?;
-        if step + 1 == max_new_tokens || continuation.rows.iter().all(|row| row.finished) {
+        if continuation.rows.iter().all(|row| row.stopped.is_some()) {
             break;
         }
         x = continuation.read_chosen(&prefix, step)?;
     }
-    let rows = continuation.rows.into_iter();
-    let values = rows.map(|row| row.is_finite.then_some(Value::Generation(row.ids)));
-    Ok(values.collect())
+    Ok(continuation.rows)
 }
 
 /// A tile's n rows on the way.
@@ -44,7 +47,11 @@ struct Continuation<'t> {
 }
 
 impl<'t> Continuation<'t> {
-    fn new(tile: &'t Tile<'t>, max_new_tokens: usize) -> Result<Self> {
+    fn new(tile: &'t Tile<'t>, mut rows: Vec<Row>, max_new_tokens: usize) -> Result<Self> {
+        // The tile is padded with copies of its first cell.
+        if let Some(first) = rows.first().cloned() {
+            rows.resize(tile.cells.len(), first);
+        }
         let config = &tile.transformer.config;
         let (n, kv) = (tile.cells.len() as i64, config.n_kv_heads as i64);
         let capacity = (tile.suffix + max_new_tokens) as i64;
@@ -52,7 +59,7 @@ impl<'t> Continuation<'t> {
         let zeros = || KeysValues::zeros([n, kv, capacity, config.d_head as i64], options);
         Ok(Continuation {
             tile,
-            rows: tile.cells.iter().map(|cell| Row::new(cell)).collect(),
+            rows,
             cached: (0..config.n_layers)
                 .map(|_| zeros())
                 .collect::<Result<_>>()?,
@@ -77,7 +84,7 @@ impl<'t> Continuation<'t> {
         place.write(own)
     }
 
-    /// Chooses each row's next token, given the stream that leaves the last block, `[n, S, d_model]`. Finished rows stay as they are.
+    /// Chooses each row's next token, given the stream that leaves the last block, `[n, S, d_model]`. Rows that have stopped stay as they are.
     fn choose(&mut self, x: &Tensor) -> Result<()> {
         let transformer = self.tile.transformer;
         let last = x.f_narrow(1, x.size()[1] - 1, 1)?;
@@ -93,20 +100,16 @@ impl<'t> Continuation<'t> {
             false => Vec::new(),
         };
         let rows = self.rows.iter_mut().enumerate();
-        for (index, row) in rows.filter(|(_, row)| !row.finished) {
+        for (index, row) in rows.filter(|(_, row)| row.stopped.is_none()) {
             if !is_finite[index] {
-                (row.finished, row.is_finite) = (true, false);
+                row.stopped = Some(Stopped::NotFinite);
                 continue;
             }
             let id = match row.sampling {
                 Sampling::Greedy => greedy[index] as u32,
-                Sampling::Seeded { temperature, .. } => {
-                    draw(&all[index], temperature, row.generator.next_unit())
-                }
+                Sampling::Seeded { temperature, .. } => row.draw(&all[index], temperature),
             };
-            row.ids.push(id);
-            let is_end = transformer.config.end_of_text.contains(&id);
-            row.finished = row.stop_at_end && (is_end || row.further_ends.contains(&id));
+            row.push(id, &transformer.config.end_of_text);
         }
         Ok(())
     }
@@ -126,7 +129,7 @@ impl<'t> Continuation<'t> {
             .iter()
             .map(|cell| (cell.tokens.len() + step) as i64);
         let positions = transformer.index(positions)?.f_unsqueeze(1)?;
-        let rotaries = transformer.rotaries(&positions)?;
+        let rotaries = tile.rows.rotaries(&positions)?;
         let masks = tile.rows.masks(tile.suffix, SeenFrom::Generated(step))?;
         let filled_masks = self.filled_masks()?;
         let mut tap = tile.tap(tile.suffix + step)?;
@@ -168,27 +171,48 @@ impl Continuation<'_> {
 }
 
 /// One row's continuation so far.
-struct Row {
-    ids: Vec<u32>,
-    finished: bool,
-    /// Whether all logits so far were numbers.
-    is_finite: bool,
+#[derive(Clone)]
+pub(super) struct Row {
+    /// The tokens chosen.
+    pub(super) ids: Vec<u32>,
+    /// None while it goes on.
+    pub(super) stopped: Option<Stopped>,
+    max_new_tokens: usize,
+    /// So many tokens make the text a long one; none where it is from the start, or never is.
+    growing: Option<usize>,
     stop_at_end: bool,
     further_ends: Arc<[u32]>,
     sampling: Sampling,
     generator: SplitMix64,
 }
 
+/// Why a row does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// It has its last token.
+    AtEnd,
+    /// The text has grown long, and is not read in this tile.
+    Grown,
+    /// Its logits are no numbers.
+    NotFinite,
+}
+
 impl Row {
-    fn new(cell: &Cell) -> Self {
-        let (sampling, stop_at_end, further_ends) = match &cell.readout {
+    /// Before the first token. Texts of more than `border` tokens are long ones.
+    pub(super) fn new(cell: &Cell, border: Option<usize>) -> Self {
+        let (max_new_tokens, sampling, stop_at_end, further_ends) = match &cell.readout {
             Readout::Generation {
+                max_new_tokens,
                 sampling,
                 stop_at_end,
                 further_ends,
-                ..
-            } => (*sampling, *stop_at_end, Arc::clone(further_ends)),
-            _ => (Sampling::Greedy, true, Arc::default()),
+            } => (
+                *max_new_tokens,
+                *sampling,
+                *stop_at_end,
+                Arc::clone(further_ends),
+            ),
+            _ => (0, Sampling::Greedy, true, Arc::default()),
         };
         let seed = match sampling {
             Sampling::Greedy => 0,
@@ -203,13 +227,38 @@ impl Row {
         hasher.finalize_xof().fill(&mut state);
         Row {
             ids: Vec::new(),
-            finished: false,
-            is_finite: true,
+            stopped: (max_new_tokens == 0).then_some(Stopped::AtEnd),
+            max_new_tokens,
+            growing: border.and_then(|border| (border + 1).checked_sub(cell.tokens.len())),
             stop_at_end,
             further_ends,
             sampling,
             generator: SplitMix64(u64::from_le_bytes(state)),
         }
+    }
+
+    /// The same on its way again.
+    pub(super) fn resumed(&self) -> Self {
+        Row {
+            stopped: None,
+            ..self.clone()
+        }
+    }
+
+    /// The next token, drawn.
+    pub(super) fn draw(&mut self, logits: &[f32], temperature: f64) -> u32 {
+        draw(logits, temperature, self.generator.next_unit())
+    }
+
+    /// Appends a token; those of `end_of_text` end any text.
+    fn push(&mut self, id: u32, end_of_text: &[u32]) {
+        self.ids.push(id);
+        let is_end = end_of_text.contains(&id) || self.further_ends.contains(&id);
+        let count = self.ids.len();
+        self.stopped = match self.stop_at_end && is_end || count == self.max_new_tokens {
+            true => Some(Stopped::AtEnd),
+            false => (self.growing == Some(count)).then_some(Stopped::Grown),
+        };
     }
 }
 
@@ -229,6 +278,7 @@ fn draw(logits: &[f32], temperature: f64, unit: f64) -> u32 {
 }
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): small, and the same on every platform.
+#[derive(Clone)]
 struct SplitMix64(u64);
 
 impl SplitMix64 {

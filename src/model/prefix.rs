@@ -7,8 +7,8 @@
 //! What all prompts of a chat start with, the *template*, is computed once and shared; the rest here is about a prompt's own tokens, those
 //! behind it. Where the template ends comes with the prompt's tokens and does not depend on the prompts at hand.
 //!
-//! Prompts live in blocks of up to [`SWEEP_ROWS`] rows of one template whose padded length (the *bucket*) depends on the prompt alone, and are
-//! prefilled in batches (`prefill`) that leave a prompt's bits to itself. `rows` brings the rows of a tile together.
+//! Prompts live in blocks of up to [`SWEEP_ROWS`] rows that are [`Alike`], by what depends on the prompt alone, and are prefilled in batches
+//! (`prefill`) that leave a prompt's bits to itself. `rows` brings the rows of a tile together.
 
 mod prefill;
 mod rows;
@@ -62,9 +62,31 @@ struct Template {
     cached: Vec<KeysValues>,
 }
 
-/// Prompts of one template and bucket and what their prefill left of their own tokens; n rows, T = bucket positions.
+/// What the prompts of a block have in common, and so those of a tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Alike {
+    /// The hash of the template's ids.
+    template: blake3::Hash,
+    /// Whether they are turned as long texts are, the template with them ([`Transformer::is_long`]).
+    is_long: bool,
+    /// The padded length of what is cached of their own tokens.
+    bucket: usize,
+}
+
+impl Alike {
+    pub(super) fn of(prompt: &Tokens, is_long: bool) -> Self {
+        Alike {
+            template: prompt.template_hash(),
+            is_long,
+            bucket: bucket(prompt),
+        }
+    }
+}
+
+/// Prompts that are alike and what their prefill left of their own tokens; n rows, T = bucket positions.
 struct PromptBlock {
     template: Option<Arc<Template>>,
+    is_long: bool,
     /// T
     bucket: usize,
     /// In row order.
@@ -105,7 +127,7 @@ pub(super) fn prompt_key(prompt: &Tokens) -> PromptKey {
 }
 
 /// The padded cached length of a prompt's own tokens.
-pub(super) fn bucket(prompt: &Tokens) -> usize {
+fn bucket(prompt: &Tokens) -> usize {
     prompt.own().len().next_multiple_of(BUCKET_STEP)
 }
 
@@ -113,7 +135,8 @@ pub(super) fn bucket(prompt: &Tokens) -> usize {
 pub(super) struct PrefixStore {
     transformer: Arc<Transformer>,
     places: HashMap<PromptKey, Place>,
-    templates: HashMap<blake3::Hash, Arc<Template>>,
+    /// By the hash of their ids and whether they are part of long texts.
+    templates: HashMap<(blake3::Hash, bool), Arc<Template>>,
     blocks: HashMap<usize, PromptBlock>,
     next_block: usize,
     budget_bytes: usize,
@@ -231,14 +254,14 @@ impl PrefixStore {
     /// Blocks for the prompts, each with its template, which is computed if it is not held.
     fn empty_blocks(&mut self, prompts: &[&Arc<Tokens>]) -> Result<Vec<PromptBlock>> {
         let keyed = prompts.iter().map(|&prompt| {
-            let key = (prompt.template_hash(), bucket(prompt));
-            (key, Arc::clone(prompt))
+            let is_long = self.transformer.is_long(prompt.len());
+            (Alike::of(prompt, is_long), Arc::clone(prompt))
         });
         let mut blocks = Vec::new();
-        for ((_, bucket), alike) in grouped(keyed) {
-            for prompts in alike.chunks(SWEEP_ROWS) {
-                let template = self.template(&prompts[0])?;
-                let block = PromptBlock::empty(&self.transformer, template, bucket, prompts);
+        for (alike, prompts) in grouped(keyed) {
+            for prompts in prompts.chunks(SWEEP_ROWS) {
+                let template = self.template(&prompts[0], alike.is_long)?;
+                let block = PromptBlock::empty(&self.transformer, template, alike, prompts);
                 let first = prompts[0].label();
                 blocks.push(block.map_err(|error| error.in_prompts(&first, prompts.len()))?);
             }
@@ -247,15 +270,15 @@ impl PrefixStore {
     }
 
     /// What is kept of the prompt's template, if it has one.
-    fn template(&mut self, prompt: &Tokens) -> Result<Option<Arc<Template>>> {
+    fn template(&mut self, prompt: &Tokens, is_long: bool) -> Result<Option<Arc<Template>>> {
         if prompt.template().is_empty() {
             return Ok(None);
         }
-        let key = prompt.template_hash();
+        let key = (prompt.template_hash(), is_long);
         if let Some(held) = self.templates.get(&key) {
             return Ok(Some(Arc::clone(held)));
         }
-        let made = guarded(|| prefill_template(&self.transformer, prompt.template()));
+        let made = guarded(|| prefill_template(&self.transformer, prompt.template(), is_long));
         let made = Arc::new(made.map_err(|error| error.in_prompts(&prompt.label(), 1))?);
         self.templates.insert(key, Arc::clone(&made));
         Ok(Some(made))
@@ -304,14 +327,14 @@ impl PromptBlock {
     fn empty(
         transformer: &Transformer,
         template: Option<Arc<Template>>,
-        bucket: usize,
+        alike: Alike,
         prompts: &[Arc<Tokens>],
     ) -> Result<Self> {
         let config = &transformer.config;
         let n = prompts.len() as i64;
         let options = (transformer.kind, transformer.device);
         let (kv, dh) = (config.n_kv_heads as i64, config.d_head as i64);
-        let cached = || KeysValues::zeros([n, kv, bucket as i64, dh], options);
+        let cached = || KeysValues::zeros([n, kv, alike.bucket as i64, dh], options);
         let sites = [Site::ResidPre, Site::AttnOut, Site::MlpOut];
         let hooks = (0..config.n_layers).flat_map(|l| sites.map(|site| HookPoint::block(l, site)));
         let end = HookPoint::block(config.n_layers - 1, Site::ResidPost);
@@ -321,7 +344,8 @@ impl PromptBlock {
         };
         Ok(PromptBlock {
             template,
-            bucket,
+            is_long: alike.is_long,
+            bucket: alike.bucket,
             prompts: prompts.to_vec(),
             cached: (0..config.n_layers)
                 .map(|_| cached())

@@ -75,6 +75,8 @@ pub(super) struct Transformer {
     network: Network,
     /// The windows of its blocks' attention, each once.
     windows: Vec<Option<usize>>,
+    /// The longest text, in tokens, that is not turned as long ones are; none where all are turned alike.
+    pub(super) border: Option<usize>,
 }
 
 // SAFETY: weights are only read, and a tensor's reference count is atomic.
@@ -109,11 +111,16 @@ impl Transformer {
         self.network.embedding.placed(embedded, positions)
     }
 
-    /// Rotary angles of positions `[B or 1, S]` (int64), of each of the model's rotary embeddings.
-    pub(super) fn rotaries(&self, positions: &Tensor) -> Result<Vec<Rotary>> {
+    /// Rotary angles of positions `[B or 1, S]` (int64) of texts that are all long or all not, of each of the model's rotary embeddings.
+    pub(super) fn rotaries(&self, positions: &Tensor, is_long: bool) -> Result<Vec<Rotary>> {
         let rotaries = self.network.rotaries.iter();
-        let at = rotaries.map(|angles| angles.rotary(positions, self.kind));
+        let at = rotaries.map(|angles| angles.rotary(positions, is_long, self.kind));
         at.collect()
+    }
+
+    /// Whether a text of so many tokens is turned, at each of its positions, as long ones are.
+    pub(super) fn is_long(&self, length: usize) -> bool {
+        self.border.is_some_and(|border| length > border)
     }
 
     /// How a layer's heads attend.

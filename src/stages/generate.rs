@@ -255,9 +255,8 @@ impl Generate {
                 problems
                     .error_at(&self.max_new_tokens.at, message)
                     .label(format!(
-                        "model `{model}` reads at most {} tokens{}",
-                        config.context_length,
-                        config.limit_note()
+                        "model `{model}` reads at most {} tokens",
+                        config.context_length
                     ));
             }
         }

@@ -257,10 +257,8 @@ pub(super) fn tokens_of(
             let (length, most) = (tokens.len(), model.config().context_length);
             if length > most {
                 return Err(StageError::Data(format!(
-                    "prompt `{}` has {length} tokens in the chat template, but model `{}` reads at most {most}{}; shorten it or leave it out",
-                    prompt.id,
-                    model.name,
-                    model.config().limit_note()
+                    "prompt `{}` has {length} tokens in the chat template, but model `{}` reads at most {most}; shorten it or leave it out",
+                    prompt.id, model.name
                 )));
             }
             Ok(tokens.labelled(&prompt.id))

@@ -38,9 +38,9 @@ fn prompts() -> Vec<Prompt> {
     (0..8).map(prompt).collect()
 }
 
-/// A folder with these models, each with a chat template.
-fn bench(folders: &[(String, PathBuf)]) -> Workbench {
-    let bench = Workbench::new(&prompts());
+/// A folder with these prompts and models, each with a chat template.
+fn bench(prompts: &[Prompt], folders: &[(String, PathBuf)]) -> Workbench {
+    let bench = Workbench::new(prompts);
     for (name, folder) in folders {
         for file in ["config.json", "model.safetensors", "tokenizer.json"] {
             let content = std::fs::read(folder.join(file)).unwrap();
@@ -77,7 +77,7 @@ path = "main.jsonl"
 fn a_study_runs_on_every_family() {
     let folders = folders();
     assert!(folders.len() >= 20);
-    let bench = bench(&folders);
+    let bench = bench(&prompts(), &folders);
     let (tables, names) = models(&folders);
     let study = format!(
         r#"{tables}{SETTINGS}
@@ -118,7 +118,7 @@ max_new_tokens = 4
 fn a_site_that_a_parallel_block_has_not() {
     let mut folders = folders();
     folders.retain(|(name, _)| name == "gpt_neox_parallel");
-    let bench = bench(&folders);
+    let bench = bench(&prompts(), &folders);
     let (tables, names) = models(&folders);
     let study = format!(
         "{tables}{SETTINGS}
@@ -142,5 +142,53 @@ alpha = 2
        |
        = help: name a site that it has
        = note: blocks of a `gpt_neox` have `resid_pre`, `z`, `attn_out`, `mlp_post`, `mlp_out`, `resid_post`
+    ");
+}
+
+/// A text of more than 16 tokens is turned by another list of factors, from its first position on. The template adds 3 tokens to each prompt, so
+/// that one stays short, two grow long with the eight tokens that follow (the second with the first of them), and two are long. Expected is
+/// what transformers' `generate` says to each alone.
+#[test]
+fn texts_of_phi3_on_both_sides_of_the_border() {
+    let expected = [
+        (5, "w35 w5 w16 w16 w32 w32 w32 w32"),
+        (9, "w36 w11 w11 w11 w38 w3 w36 w36"),
+        (13, "w23 w11 w10 w12 w2 w36 w11 w38"),
+        (14, "w35 w5 w5 w5 w5 w9 w35 w35"),
+        (20, "w36 w36 w11 w38 w33 w35 w24 w4"),
+    ];
+    let prompts = expected.iter().enumerate().map(|(number, (length, _))| {
+        let words = (0..*length).map(|at| format!("w{}", (7 * number + 3 * at + at * at) % 39));
+        Prompt {
+            id: format!("p{number}"),
+            text: words.collect::<Vec<_>>().join(" "),
+            split: "edge".to_string(),
+            category: "none".to_string(),
+        }
+    });
+    let mut folders = folders();
+    folders.retain(|(name, _)| name == "phi3_longrope");
+    let bench = bench(&prompts.collect::<Vec<_>>(), &folders);
+    let (tables, names) = models(&folders);
+    let study = format!(
+        "{tables}{SETTINGS}
+[stages.generate]
+model = {names}
+prompts = \"main\"
+max_new_tokens = 8
+"
+    );
+    let run = bench.run(&study).ok();
+    let table = run.table(&bench, "generate");
+    let texts: Vec<&str> = table.0.iter().map(|row| row.text("text")).collect();
+    assert_eq!(texts, expected.map(|(_, text)| text));
+    // The longest text that the file allows for is still the longest.
+    let refused = bench.refusal(&study.replace("= 8", "= 64"));
+    assert_snapshot!(refused.stderr, @r"
+    error: `max_new_tokens = 64` leaves no room for a prompt
+      --> study.toml:15:18
+       |
+    15 | max_new_tokens = 64
+       |                  ^^ model `phi3_longrope` reads at most 64 tokens
     ");
 }

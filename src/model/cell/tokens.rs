@@ -38,6 +38,13 @@ impl Tokens {
         Arc::new(tokens)
     }
 
+    /// The prompt with tokens that were generated behind it.
+    pub(crate) fn continued(&self, generated: &[u32]) -> Self {
+        let mut tokens = Self::with_template([&self.ids, generated].concat(), self.template);
+        tokens.label = self.label.clone();
+        tokens
+    }
+
     /// What a person calls the prompt: by its id where that is known, else by its length.
     pub(crate) fn label(&self) -> String {
         match &self.label {

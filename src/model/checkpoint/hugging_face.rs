@@ -69,11 +69,6 @@ pub(super) fn open(folder: &Path, memory: &dyn Memory) -> Result<Checkpoint> {
             config.family.head()
         ));
     }
-    findings.extend(
-        config
-            .context_limit()
-            .map(|why| format!("is read up to {} tokens: {why}", config.context_length)),
-    );
     let tokenizer = read_tokenizer(folder, memory)?;
     let raw = read_tokenizer_config(&folder.join("tokenizer_config.json"))?;
     let tokens = special_tokens(&raw.rest);

@@ -53,9 +53,12 @@ pub enum RopeScaling {
         /// Whether the ramp's ends are rounded outwards to whole pairs.
         truncate: bool,
     },
-    /// LongRoPE (arXiv:2402.13753) within the context of pre-training, which is the limit here: one divisor per pair, `[d_head / 2]`.
+    /// LongRoPE (arXiv:2402.13753): one divisor per pair, `[d_head / 2]`, for texts within the context of pre-training, and another for longer
+    /// ones, which then holds at every position.
     LongRope {
         short_factor: Vec<f64>,
+        long_factor: Vec<f64>,
+        original_context_length: usize,
         /// What cosine and sine are multiplied by.
         attention_factor: f64,
     },
@@ -94,8 +97,7 @@ pub(in crate::model) fn rotary_width(d_head: usize, share: f64) -> Result<usize,
 impl Rope {
     /// The angle per position of each pair, in radians, `[d_head / 2]`, and the factor on cosine and sine.
     pub(crate) fn inverse_frequencies(&self, d_head: usize) -> (Vec<f32>, f32) {
-        let base = |pair: usize| self.theta.powf(-2.0 * pair as f64 / d_head as f64);
-        let plain = (0..d_head / 2).map(base);
+        let plain = self.plain_frequencies(d_head);
         let mut attention = 1.0;
         let scaled: Vec<f64> = match &self.scaling {
             RopeScaling::None | RopeScaling::Dynamic { .. } => plain.collect(),
@@ -144,6 +146,7 @@ impl Rope {
             RopeScaling::LongRope {
                 short_factor,
                 attention_factor,
+                ..
             } => {
                 attention = *attention_factor;
                 let pairs = plain.zip(short_factor);
@@ -155,6 +158,26 @@ impl Rope {
                 .collect(),
         };
         (scaled.iter().map(|f| *f as f32).collect(), attention as f32)
+    }
+
+    fn plain_frequencies(&self, d_head: usize) -> impl Iterator<Item = f64> {
+        (0..d_head / 2).map(move |pair| self.theta.powf(-2.0 * pair as f64 / d_head as f64))
+    }
+
+    /// The angles of longer texts and the number of tokens that those have more of, where they have angles of their own. The factor on cosine
+    /// and sine is the same.
+    pub(crate) fn long_inverse_frequencies(&self, d_head: usize) -> Option<(Vec<f32>, usize)> {
+        let RopeScaling::LongRope {
+            long_factor,
+            original_context_length,
+            ..
+        } = &self.scaling
+        else {
+            return None;
+        };
+        let pairs = self.plain_frequencies(d_head).zip(long_factor);
+        let frequencies = pairs.map(|(f, factor)| (f / factor) as f32).collect();
+        Some((frequencies, *original_context_length))
     }
 
     /// Whether the numbers make sense for heads of which `d_head` elements turn; the error is a fragment naming the field.
@@ -180,12 +203,18 @@ impl Rope {
                 d_head / 2
             ));
         }
-        if let RopeScaling::LongRope { short_factor, .. } = &self.scaling
-            && short_factor.len() != d_head / 2
-        {
+        let lists = match &self.scaling {
+            RopeScaling::LongRope {
+                short_factor,
+                long_factor,
+                ..
+            } => vec![("short_factor", short_factor), ("long_factor", long_factor)],
+            _ => Vec::new(),
+        };
+        if let Some((name, list)) = lists.iter().find(|(_, list)| list.len() != d_head / 2) {
             return Err(format!(
-                "`short_factor` has `{}` numbers, expected `{}`: one for each pair that turns",
-                short_factor.len(),
+                "`{name}` has `{}` numbers, expected `{}`: one for each pair that turns",
+                list.len(),
                 d_head / 2
             ));
         }
@@ -233,12 +262,18 @@ impl RopeScaling {
             ],
             Self::LongRope {
                 short_factor,
+                long_factor,
+                original_context_length: original,
                 attention_factor,
             } => {
-                let factors = short_factor.iter().map(|factor| ("short_factor", *factor));
-                factors
-                    .chain([("attention_factor", *attention_factor)])
-                    .collect()
+                let short = short_factor.iter().map(|factor| ("short_factor", *factor));
+                let long = long_factor.iter().map(|factor| ("long_factor", *factor));
+                let both = short.chain(long);
+                both.chain([
+                    ("original_max_position_embeddings", *original as f64),
+                    ("attention_factor", *attention_factor),
+                ])
+                .collect()
             }
             Self::Divisors { divisors } => divisors
                 .iter()
@@ -377,6 +412,24 @@ mod tests {
         ];
         assert_close(&frequencies[6..11], &expected);
         assert_close(&[attention], &[0.949_560_9]);
+    }
+
+    #[test]
+    fn longrope_agrees_with_transformers_on_both_sides_of_the_border() {
+        let scaling = RopeScaling::LongRope {
+            short_factor: vec![1.0, 1.1, 1.2, 1.3],
+            long_factor: vec![2.0, 3.0, 4.0, 5.0],
+            original_context_length: 4096,
+            attention_factor: 1.25,
+        };
+        let rope = rope(10_000.0, scaling);
+        let (frequencies, attention) = rope.inverse_frequencies(8);
+        let expected = [1.0, 0.090_909_09, 0.008_333_333, 0.000_769_230_77];
+        assert_close(&frequencies, &expected);
+        assert_eq!(attention, 1.25);
+        let (frequencies, border) = rope.long_inverse_frequencies(8).unwrap();
+        assert_close(&frequencies, &[0.5, 0.033_333_335, 0.0025, 0.0002]);
+        assert_eq!(border, 4096);
     }
 
     #[test]

@@ -16,9 +16,8 @@ pub(super) fn check(cell: &Cell, config: &ModelConfig) -> Result<(), String> {
     }
     if length + generated > config.context_length {
         return Err(format!(
-            "{length} tokens and {generated} to generate exceed the model's context of {}{}",
-            config.context_length,
-            config.limit_note()
+            "{length} tokens and {generated} to generate exceed the model's context of {}",
+            config.context_length
         ));
     }
     let d_vocab = config.d_vocab;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::model::cell::{Cell, Operation, Positions, Readout, TokenSets};
 use crate::model::hooks::{HookPoint, Site};
-use crate::model::prefix::{GENERATION_ROWS, SWEEP_ROWS, TILE_POSITIONS, TILE_ROWS, bucket};
+use crate::model::prefix::{Alike, GENERATION_ROWS, SWEEP_ROWS, TILE_POSITIONS, TILE_ROWS};
 
 /// Rows of a prompt that share its keys and values in attention. Twelve are no quicker, and a sweep of few α would fill no group.
 const GROUP_ROWS: usize = 4;
@@ -58,8 +58,7 @@ impl ShapeEdit {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     pub(super) start: Start,
-    template: blake3::Hash,
-    bucket: usize,
+    prompts: Alike,
     pub(super) suffix: usize,
     /// In the order of the cells' interventions; left empty where [`Start::Each`] says what they are.
     pub(super) edits: Vec<ShapeEdit>,
@@ -67,8 +66,8 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// For a model of so many blocks.
-    pub(super) fn of(cell: &Cell, n_layers: usize) -> Self {
+    /// For a model of so many blocks, which turns the prompt as long texts are or not.
+    pub(super) fn of(cell: &Cell, n_layers: usize, is_long: bool) -> Self {
         let last = cell.tokens.len() - 1;
         let first_edit = cell.interventions.iter().map(|i| i.positions.first()).min();
         let generates = matches!(cell.readout, Readout::Generation { .. });
@@ -112,8 +111,7 @@ impl Shape {
                 _ => edits,
             },
             start,
-            template: cell.tokens.template_hash(),
-            bucket: bucket(&cell.tokens),
+            prompts: Alike::of(&cell.tokens, is_long),
             suffix,
             readout,
         }
@@ -198,7 +196,7 @@ mod tests {
             let tokens = Arc::new(Tokens::new(vec![5; length]));
             let readout = Readout::LogProbabilities(Arc::new(vec![1]));
             let cell = Cell::new(blake3::hash(b"model"), tokens, vec![edit], readout, 2);
-            Shape::of(&cell, 2).rows()
+            Shape::of(&cell, 2, false).rows()
         };
         assert_eq!([16, 17, 100, 5000].map(rows), [64, 60, 10, 1]);
     }

@@ -125,7 +125,7 @@ impl<'a> Tile<'a> {
             return Ok(x);
         }
         let masks = self.rows.masks(self.suffix, SeenFrom::Suffix)?;
-        let rotaries = transformer.rotaries(&self.rows.positions(self.suffix)?)?;
+        let rotaries = self.rows.rotaries(&self.rows.positions(self.suffix)?)?;
         let causal = transformer.by_window(self.suffix, |window| {
             // A single position has nothing to hide from itself.
             let suffix = (self.suffix > 1).then_some(self.suffix as i64);

@@ -5,7 +5,7 @@
 use serde::Serialize;
 use tch::Tensor;
 
-use super::{Architecture, Parameter, linear};
+use super::{Architecture, Parameter, attention_parameters, gated_mlp_parameters};
 use crate::model::config::{Activation, Defaults, Fields, Rope, Sizes, check_epsilon};
 use crate::model::error::Result;
 use crate::model::hooks::Site;
@@ -84,19 +84,9 @@ impl Architecture for Gemma {
 
 /// The matrices of a block of any gemma, and the biases of attention where it has them.
 pub(super) fn matrices(block: &str, sizes: &Sizes, attention_bias: bool) -> Vec<Parameter> {
-    let (d_model, d_mlp) = (sizes.d_model, sizes.d_mlp);
-    let (d_query, d_key) = (sizes.n_heads * sizes.d_head, sizes.n_kv_heads * sizes.d_head);
-    let matrices = [
-        ("self_attn.q_proj", [d_query, d_model], attention_bias),
-        ("self_attn.k_proj", [d_key, d_model], attention_bias),
-        ("self_attn.v_proj", [d_key, d_model], attention_bias),
-        ("self_attn.o_proj", [d_model, d_query], attention_bias),
-        ("mlp.gate_proj", [d_mlp, d_model], false),
-        ("mlp.up_proj", [d_mlp, d_model], false),
-        ("mlp.down_proj", [d_model, d_mlp], false),
-    ];
-    let linear = |(name, shape, bias)| linear(format!("{block}.{name}"), shape, bias);
-    matrices.into_iter().flat_map(linear).collect()
+    let attention = attention_parameters(block, sizes, [attention_bias; 2]);
+    let mlp = gated_mlp_parameters(&format!("{block}.mlp"), sizes, false);
+    attention.into_iter().chain(mlp).collect()
 }
 
 /// The embedding of any gemma, times √`d_model`. Where the head is tied to it, that is without the factor.

@@ -5,7 +5,7 @@
 use serde::Serialize;
 use tch::Tensor;
 
-use super::{Architecture, Parameter, linear};
+use super::{Architecture, Parameter, attention_parameters, linear};
 use crate::model::config::{
     Activation, Defaults, Fields, Rope, Sizes, check_epsilon, rotary_width,
 };
@@ -65,7 +65,6 @@ impl Architecture for Glm4 {
 
     fn block_parameters(&self, sizes: &Sizes, layer: usize) -> Vec<Parameter> {
         let (d_model, d_mlp) = (sizes.d_model, sizes.d_mlp);
-        let (d_query, d_key) = (sizes.n_heads * sizes.d_head, sizes.n_kv_heads * sizes.d_head);
         let block = format!("model.layers.{layer}");
         let norms = [
             "input_layernorm",
@@ -74,17 +73,14 @@ impl Architecture for Glm4 {
             "post_mlp_layernorm",
         ];
         let norms = norms.map(|norm| (format!("{block}.{norm}.weight"), vec![d_model]));
+        let attention = attention_parameters(&block, sizes, [self.qkv_bias, false]);
         let matrices = [
-            ("self_attn.q_proj", [d_query, d_model], self.qkv_bias),
-            ("self_attn.k_proj", [d_key, d_model], self.qkv_bias),
-            ("self_attn.v_proj", [d_key, d_model], self.qkv_bias),
-            ("self_attn.o_proj", [d_model, d_query], false),
-            ("mlp.gate_up_proj", [2 * d_mlp, d_model], false),
-            ("mlp.down_proj", [d_model, d_mlp], false),
+            ("mlp.gate_up_proj", [2 * d_mlp, d_model]),
+            ("mlp.down_proj", [d_model, d_mlp]),
         ];
-        let linear = |(name, shape, bias)| linear(format!("{block}.{name}"), shape, bias);
+        let linear = |(name, shape)| linear(format!("{block}.{name}"), shape, false);
         let matrices = matrices.into_iter().flat_map(linear);
-        norms.into_iter().chain(matrices).collect()
+        norms.into_iter().chain(attention).chain(matrices).collect()
     }
 
     fn load(&self, loader: &Loader<'_>) -> Result<Network> {

@@ -5,7 +5,7 @@
 use serde::{Serialize, Serializer};
 use tch::Tensor;
 
-use super::{Architecture, Parameter, linear};
+use super::{Architecture, Parameter, attention_parameters, gated_mlp_parameters};
 use crate::model::config::{Activation, Fields, Rope, Sizes, check_epsilon};
 use crate::model::error::Result;
 use crate::model::hooks::Site;
@@ -53,23 +53,12 @@ impl Architecture for Llama {
     }
 
     fn block_parameters(&self, sizes: &Sizes, layer: usize) -> Vec<Parameter> {
-        let (d_model, d_mlp) = (sizes.d_model, sizes.d_mlp);
-        let (d_query, d_key) = (sizes.n_heads * sizes.d_head, sizes.n_kv_heads * sizes.d_head);
         let block = format!("model.layers.{layer}");
         let norms = ["input_layernorm", "post_attention_layernorm"];
-        let norms = norms.map(|norm| (format!("{block}.{norm}.weight"), vec![d_model]));
-        let matrices = [
-            ("self_attn.q_proj", [d_query, d_model], self.qkv_bias),
-            ("self_attn.k_proj", [d_key, d_model], self.qkv_bias),
-            ("self_attn.v_proj", [d_key, d_model], self.qkv_bias),
-            ("self_attn.o_proj", [d_model, d_query], self.attention_output_bias),
-            ("mlp.gate_proj", [d_mlp, d_model], self.mlp_bias),
-            ("mlp.up_proj", [d_mlp, d_model], self.mlp_bias),
-            ("mlp.down_proj", [d_model, d_mlp], self.mlp_bias),
-        ];
-        let linear = |(name, shape, bias)| linear(format!("{block}.{name}"), shape, bias);
-        let matrices = matrices.into_iter().flat_map(linear);
-        norms.into_iter().chain(matrices).collect()
+        let norms = norms.map(|norm| (format!("{block}.{norm}.weight"), vec![sizes.d_model]));
+        let attention = attention_parameters(&block, sizes, [self.qkv_bias, self.attention_output_bias]);
+        let mlp = gated_mlp_parameters(&format!("{block}.mlp"), sizes, self.mlp_bias);
+        norms.into_iter().chain(attention).chain(mlp).collect()
     }
 
     fn load(&self, loader: &Loader<'_>) -> Result<Network> {

@@ -5,7 +5,7 @@
 use serde::Serialize;
 use tch::Tensor;
 
-use super::{Architecture, Parameter, check_experts, linear, n_experts};
+use super::{Architecture, Parameter, attention_parameters, check_experts, linear, n_experts};
 use crate::model::config::{Activation, Defaults, Fields, Rope, Sizes, check_epsilon};
 use crate::model::error::Result;
 use crate::model::hooks::Site;
@@ -57,25 +57,18 @@ impl Architecture for Mixtral {
 
     fn block_parameters(&self, sizes: &Sizes, layer: usize) -> Vec<Parameter> {
         let (d_model, d_mlp) = (sizes.d_model, sizes.d_mlp);
-        let (d_query, d_key) = (sizes.n_heads * sizes.d_head, sizes.n_kv_heads * sizes.d_head);
         let block = format!("model.layers.{layer}");
         let norms = ["input_layernorm", "post_attention_layernorm"];
         let norms = norms.map(|norm| (format!("{block}.{norm}.weight"), vec![d_model]));
-        let matrices = [
-            ("self_attn.q_proj", [d_query, d_model]),
-            ("self_attn.k_proj", [d_key, d_model]),
-            ("self_attn.v_proj", [d_key, d_model]),
-            ("self_attn.o_proj", [d_model, d_query]),
-            ("block_sparse_moe.gate", [self.n_experts, d_model]),
-        ];
-        let linear = |(name, shape)| linear(format!("{block}.{name}"), shape, false);
-        let matrices = matrices.into_iter().flat_map(linear);
+        let attention = attention_parameters(&block, sizes, [false, false]);
+        let router = format!("{block}.block_sparse_moe.gate");
+        let router = linear(router, [self.n_experts, d_model], false);
         let experts = (0..self.n_experts).flat_map(|expert| {
             let [gate, up, down] = expert_names(&block, expert);
             [(gate, [d_mlp, d_model]), (up, [d_mlp, d_model]), (down, [d_model, d_mlp])]
         });
         let experts = experts.map(|(name, shape)| (format!("{name}.weight"), shape.to_vec()));
-        norms.into_iter().chain(matrices).chain(experts).collect()
+        norms.into_iter().chain(attention).chain(router).chain(experts).collect()
     }
 
     fn has(&self, _layer: usize, site: Site) -> bool {

@@ -1,8 +1,8 @@
 //! `phi3`: Phi-3, Phi-3.5 and Phi-4, mini and medium.
 //!
 //! Reference: `modeling_phi3.py` in Hugging Face transformers 5.23. A llama whose query, key and value projections are stored as one matrix, and
-//! whose gate and up projections are another. Those for long contexts have two rotary embeddings, of which transformers takes one by the length
-//! of the whole text; only the one of shorter texts is computed, and the context ends there (`config/rope_parameters/longrope.rs` says why).
+//! whose gate and up projections are another. Those for long contexts turn every position by one of two lists, of which the length of the whole
+//! text decides (`config/rope_parameters/longrope.rs`).
 
 use serde::Serialize;
 use tch::Tensor;
@@ -29,9 +29,6 @@ pub struct Phi3 {
     pub rotary_width: usize,
     /// What every layer attends to; none for everything.
     pub sliding_window: Option<usize>,
-    /// Whether transformers reads longer texts than `context_length`, which is no part of what is computed here.
-    #[serde(skip)]
-    pub is_limited: bool,
 }
 
 impl Architecture for Phi3 {
@@ -39,22 +36,20 @@ impl Architecture for Phi3 {
     const CLASSES: [&'static str; 2] = ["Phi3ForCausalLM", "Phi3Model"];
 
     fn read(fields: &Fields) -> Result<(Sizes, Self), String> {
-        let mut sizes = fields.sizes_by(&Defaults {
+        let sizes = fields.sizes_by(&Defaults {
             end_of_text: &[32_000],
             ..Defaults::of(4096)
         })?;
         let original = fields.count("original_max_position_embeddings")?;
         let lengths = [original.unwrap_or(4096), sizes.context_length];
-        let rotary = fields.plain_or_long_rope(10_000.0, lengths)?;
+        let (rope, share) = fields.plain_or_long_rope(10_000.0, lengths)?;
         let phi3 = Phi3 {
             rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-5),
             activation: fields.activation("hidden_act", Activation::Silu)?,
-            rope: rotary.rope,
-            rotary_width: rotary_width(sizes.d_head, rotary.share)?,
+            rope,
+            rotary_width: rotary_width(sizes.d_head, share)?,
             sliding_window: fields.count("sliding_window")?,
-            is_limited: rotary.context_length < sizes.context_length,
         };
-        sizes.context_length = rotary.context_length;
         Ok((sizes, phi3))
     }
 
@@ -81,12 +76,6 @@ impl Architecture for Phi3 {
         let linear = |(name, shape)| linear(format!("{block}.{name}"), shape, false);
         let matrices = matrices.into_iter().flat_map(linear);
         norms.into_iter().chain(matrices).collect()
-    }
-
-    fn context_limit(&self) -> Option<&'static str> {
-        self.is_limited.then_some(
-            "longer texts take other rotary factors, `long_factor`, at every position, which is not supported",
-        )
     }
 
     fn load(&self, loader: &Loader<'_>) -> Result<Network> {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use tch::Tensor;
 
-use super::{Architecture, Parameter, check_experts, linear, n_experts};
+use super::{Architecture, Parameter, attention_parameters, check_experts, linear, n_experts};
 use crate::model::config::{Activation, Defaults, Fields, Rope, Sizes, check_epsilon};
 use crate::model::error::Result;
 use crate::model::hooks::Site;
@@ -80,23 +80,14 @@ impl Architecture for Qwen3Moe {
     }
 
     fn block_parameters(&self, sizes: &Sizes, layer: usize) -> Vec<Parameter> {
-        let d_model = sizes.d_model;
-        let (d_query, d_key) = (sizes.n_heads * sizes.d_head, sizes.n_kv_heads * sizes.d_head);
         let block = format!("model.layers.{layer}");
         let norms = ["input_layernorm", "post_attention_layernorm"];
-        let norms = norms.map(|norm| (format!("{block}.{norm}.weight"), vec![d_model]));
+        let norms = norms.map(|norm| (format!("{block}.{norm}.weight"), vec![sizes.d_model]));
         let head_norms = ["self_attn.q_norm", "self_attn.k_norm"];
         let head_norms = head_norms.map(|norm| (format!("{block}.{norm}.weight"), vec![sizes.d_head]));
-        let matrices = [
-            ("self_attn.q_proj", [d_query, d_model], self.attention_bias),
-            ("self_attn.k_proj", [d_key, d_model], self.attention_bias),
-            ("self_attn.v_proj", [d_key, d_model], self.attention_bias),
-            ("self_attn.o_proj", [d_model, d_query], self.attention_bias),
-        ];
-        let linear = |(name, shape, bias)| linear(format!("{block}.{name}"), shape, bias);
-        let matrices = matrices.into_iter().flat_map(linear);
+        let attention = attention_parameters(&block, sizes, [self.attention_bias; 2]);
         let norms = norms.into_iter().chain(head_norms);
-        norms.chain(matrices).chain(self.mlp_parameters(sizes, layer)).collect()
+        norms.chain(attention).chain(self.mlp_parameters(sizes, layer)).collect()
     }
 
     fn has(&self, layer: usize, site: Site) -> bool {

@@ -6,7 +6,7 @@
 use serde::Serialize;
 use tch::Tensor;
 
-use super::{Architecture, Parameter, layer_norm, linear, plain_heads};
+use super::{Architecture, Parameter, attention_parameters, gated_mlp_parameters, layer_norm, plain_heads};
 use crate::model::config::{
     Activation, Defaults, Fields, Rope, Sizes, check_epsilon, rotary_width,
 };
@@ -75,8 +75,7 @@ impl Architecture for StableLm {
     }
 
     fn block_parameters(&self, sizes: &Sizes, layer: usize) -> Vec<Parameter> {
-        let (d_model, d_mlp) = (sizes.d_model, sizes.d_mlp);
-        let d_key = sizes.n_kv_heads * sizes.d_head;
+        let d_model = sizes.d_model;
         let block = format!("model.layers.{layer}");
         let norms: &[&str] = match self.use_parallel_residual {
             true => &["input_layernorm"],
@@ -91,18 +90,9 @@ impl Architecture for StableLm {
             let name = format!("{block}.self_attn.{of}_layernorm.norms");
             (0..heads).map(move |head| (format!("{name}.{head}.weight"), vec![sizes.d_head]))
         });
-        let matrices = [
-            ("self_attn.q_proj", [d_model, d_model], self.use_qkv_bias),
-            ("self_attn.k_proj", [d_key, d_model], self.use_qkv_bias),
-            ("self_attn.v_proj", [d_key, d_model], self.use_qkv_bias),
-            ("self_attn.o_proj", [d_model, d_model], false),
-            ("mlp.gate_proj", [d_mlp, d_model], false),
-            ("mlp.up_proj", [d_mlp, d_model], false),
-            ("mlp.down_proj", [d_model, d_mlp], false),
-        ];
-        let linear = |(name, shape, bias)| linear(format!("{block}.{name}"), shape, bias);
-        let matrices = matrices.into_iter().flat_map(linear);
-        norms.flatten().chain(head_norms).chain(matrices).collect()
+        let attention = attention_parameters(&block, sizes, [self.use_qkv_bias, false]);
+        let mlp = gated_mlp_parameters(&format!("{block}.mlp"), sizes, false);
+        norms.flatten().chain(head_norms).chain(attention).chain(mlp).collect()
     }
 
     fn has(&self, _: usize, site: Site) -> bool {

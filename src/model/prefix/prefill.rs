@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tch::Tensor;
 
 use super::rows::{Rows, SeenFrom};
-use super::{BlockRow, PromptBlock, SWEEP_ROWS, Template};
+use super::{Alike, BlockRow, PromptBlock, SWEEP_ROWS, Template};
 use crate::model::cell::Tokens;
 use crate::model::error::Result;
 use crate::model::hooks::{HookPoint, Site};
@@ -24,7 +24,7 @@ const BATCH_POSITIONS: usize = 256;
 /// A template's batch holds a multiple of this many positions.
 const TEMPLATE_POSITIONS: usize = 32;
 
-/// Prompts of one template that are prefilled together, packed one after another.
+/// Prompts of one template, all long or all not, that are prefilled together, packed one after another.
 pub(super) struct Batch<'b> {
     pub(super) rows: Vec<BlockRow<'b>>,
     positions: usize,
@@ -32,7 +32,10 @@ pub(super) struct Batch<'b> {
 
 pub(super) fn pack(blocks: &[PromptBlock]) -> Vec<Batch<'_>> {
     let length = |row: &BlockRow<'_>| row.prompt().own().len();
-    let template = |row: &BlockRow<'_>| *row.prompt().template_hash().as_bytes();
+    let template = |row: &BlockRow<'_>| {
+        let hash = *row.prompt().template_hash().as_bytes();
+        (hash, row.block.is_long)
+    };
     let mut rows: Vec<BlockRow<'_>> = blocks.iter().flat_map(PromptBlock::rows).collect();
     // The longest first, and the shortest into what room is left.
     rows.sort_by_key(|row| (template(row), Reverse(length(row))));
@@ -63,10 +66,18 @@ pub(super) fn pack(blocks: &[PromptBlock]) -> Vec<Batch<'_>> {
     batches
 }
 
-/// Computes what all prompts of a chat start with.
-pub(super) fn prefill_template(transformer: &Transformer, ids: &[u32]) -> Result<Template> {
+/// Computes what all prompts of a chat start with, or all that are long.
+pub(super) fn prefill_template(
+    transformer: &Transformer,
+    ids: &[u32],
+    is_long: bool,
+) -> Result<Template> {
     let alone = Arc::new(Tokens::new(ids.to_vec()));
-    let block = PromptBlock::empty(transformer, None, ids.len(), &[alone])?;
+    let alike = Alike {
+        bucket: ids.len(),
+        ..Alike::of(&alone, is_long)
+    };
+    let block = PromptBlock::empty(transformer, None, alike, &[alone])?;
     let batch = Batch {
         rows: block.rows().collect(),
         // There is only one of these, and most are short.
@@ -116,10 +127,8 @@ impl Batch<'_> {
 
     /// Computes the batch and leaves the results in the blocks, all but what the last layer makes of the last positions.
     pub(super) fn prefill(&self, transformer: &Transformer) -> Result<()> {
-        let template = self
-            .rows
-            .first()
-            .and_then(|row| row.block.template.as_deref());
+        let block = self.rows[0].block;
+        let template = block.template.as_deref();
         let before = template.map_or(0, |template| template.length);
         let spans = self.spans(transformer, before)?;
         let n_layers = transformer.config.n_layers;
@@ -134,7 +143,7 @@ impl Batch<'_> {
         let own = || self.rows.iter().map(|row| row.prompt().own());
         let positions = own().flat_map(|own| before..before + own.len());
         let positions = self.padded(transformer, positions.map(|p| p as i64))?;
-        let rotaries = transformer.rotaries(&positions)?;
+        let rotaries = transformer.rotaries(&positions, block.is_long)?;
         let ids = self.padded(transformer, own().flatten().map(|&id| id.into()))?;
         let mut x = transformer.placed(transformer.embed(&ids)?, &positions)?;
         for layer in 0..n_layers {
@@ -192,7 +201,7 @@ pub(super) fn prefill_last_layer(transformer: &Transformer, block: &PromptBlock)
     let x = rows.entering(HookPoint::block(layer, Site::ResidPre))?;
     let cached = rows.cached(layer)?;
     let earlier = cached.earlier(&masks)?;
-    let rotaries = transformer.rotaries(&rows.positions(1)?)?;
+    let rotaries = rows.rotaries(&rows.positions(1)?)?;
     let _ = transformer.block(layer, &x, &rotaries, &earlier, None, &mut tap)?;
     for (hook, vectors) in &tap.kept {
         if let Some(stored) = block.stored(*hook) {

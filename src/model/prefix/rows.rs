@@ -5,15 +5,18 @@ use tch::{Kind, Tensor};
 use super::{BlockRow, PromptBlock, Template};
 use crate::model::error::{ModelError, Result};
 use crate::model::hooks::{HookPoint, Site};
-use crate::model::transformer::{ByWindow, Earlier, Groups, KeysValues, Segment, Transformer};
+use crate::model::transformer::{
+    ByWindow, Earlier, Groups, KeysValues, Rotary, Segment, Transformer,
+};
 
-/// Prompts of one template and bucket, in the order of a tile's rows; n rows.
+/// Prompts that are alike, in the order of a tile's rows; n rows.
 pub(in crate::model) struct Rows<'s> {
     transformer: &'s Transformer,
     prompts: Prompts<'s>,
     /// Where several neighbouring rows of one prompt attend together: how, and the prompts of the groups.
     groups: Option<(Groups, Prompts<'s>)>,
     template: Option<&'s Template>,
+    is_long: bool,
     /// T
     bucket: usize,
 }
@@ -50,6 +53,7 @@ impl<'s> Rows<'s> {
                 group => Some(in_groups(transformer, rows, group)?),
             },
             template: first.block.template.as_deref(),
+            is_long: first.block.is_long,
             bucket: first.block.bucket,
         })
     }
@@ -81,6 +85,11 @@ impl<'s> Rows<'s> {
         let positions = positions.map(|position| position as i64);
         let positions = self.transformer.index(positions)?;
         Ok(positions.f_view([lengths.len() as i64, suffix as i64])?)
+    }
+
+    /// Rotary angles of positions of the rows, `[n, S]` int64.
+    pub(in crate::model) fn rotaries(&self, positions: &Tensor) -> Result<Vec<Rotary>> {
+        self.transformer.rotaries(positions, self.is_long)
     }
 
     /// What of the cached positions, those before the last `suffix` of each row, is seen from these positions.

@@ -121,6 +121,16 @@ fn nor_where_rows_go_to_experts() {
     compare_companies(&experts, 60);
 }
 
+/// Prompts on both sides of the border start alike, and texts grow long in a tile with others that do not.
+#[test]
+fn nor_where_long_texts_are_turned_otherwise() {
+    let long = Spec {
+        family: "phi3",
+        ..SPEC
+    };
+    compare_companies(&long, 90);
+}
+
 fn compare_companies(spec: &Spec, prompts: usize) {
     let mut subject = spec.load(Dtype::Float32, 1 << 30);
     let cells = crowd(&subject, prompts);

@@ -260,6 +260,7 @@ impl Transformer {
         windows.sort_unstable();
         windows.dedup();
         Ok(Transformer {
+            border: network.rotaries.iter().find_map(Angles::border),
             network,
             windows,
             device,

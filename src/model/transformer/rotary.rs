@@ -22,6 +22,8 @@ pub(super) const AT_ONCE: usize = 32;
 pub(in crate::model) struct Angles {
     /// `[width / 2]`, float32, and zeros up to a multiple of [`AT_ONCE`]
     frequencies: Tensor,
+    /// Those of texts of more than so many tokens, at all their positions; none where they are the same.
+    long: Option<(Tensor, usize)>,
     /// width / 2
     pairs_count: i64,
     scale: f64,
@@ -41,12 +43,19 @@ pub(crate) struct Rotary {
 
 impl Angles {
     pub(super) fn new(rope: &Rope, width: usize, pairs: Pairs, device: Device) -> Result<Self> {
-        let (mut frequencies, scale) = rope.inverse_frequencies(width);
+        let (frequencies, scale) = rope.inverse_frequencies(width);
         let pairs_count = frequencies.len();
-        frequencies.resize(pairs_count.next_multiple_of(AT_ONCE), 0.0);
+        let padded = |mut frequencies: Vec<f32>| -> Result<Tensor> {
+            frequencies.resize(pairs_count.next_multiple_of(AT_ONCE), 0.0);
+            Ok(Tensor::f_from_slice(&frequencies)?.f_to_device(device)?)
+        };
         Ok(Angles {
             pairs_count: pairs_count as i64,
-            frequencies: Tensor::f_from_slice(&frequencies)?.f_to_device(device)?,
+            frequencies: padded(frequencies)?,
+            long: match rope.long_inverse_frequencies(width) {
+                None => None,
+                Some((frequencies, border)) => Some((padded(frequencies)?, border)),
+            },
             scale: f64::from(scale),
             pairs,
             wide: false,
@@ -58,13 +67,22 @@ impl Angles {
         Angles { wide: true, ..self }
     }
 
-    /// Of positions `[B or 1, S]` (int64).
-    pub(super) fn rotary(&self, positions: &Tensor, kind: Kind) -> Result<Rotary> {
+    /// The longest text that is not turned as long ones are; none where all are turned alike.
+    pub(super) fn border(&self) -> Option<usize> {
+        self.long.as_ref().map(|(_, border)| *border)
+    }
+
+    /// Of positions `[B or 1, S]` (int64) of texts that are all long, or none of which is.
+    pub(super) fn rotary(&self, positions: &Tensor, is_long: bool, kind: Kind) -> Result<Rotary> {
+        let frequencies = match &self.long {
+            Some((long, _)) if is_long => long,
+            _ => &self.frequencies,
+        };
         let angles = positions
             .f_to_kind(Kind::Float)?
             .f_unsqueeze(-1)?
             .f_unsqueeze(-1)?
-            .f_mul(&self.frequencies)?;
+            .f_mul(frequencies)?;
         let kind = if self.wide { Kind::Float } else { kind };
         let finish = |t: Tensor| -> Result<Tensor> {
             let t = t.f_narrow(-1, 0, self.pairs_count)?;

@@ -150,19 +150,3 @@ fn missing_layers_are_told_of_every_family() {
         "{message}"
     );
 }
-
-#[test]
-fn a_shorter_context_than_the_files_is_told() {
-    let rope = json!({"type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [2.0, 2.0]});
-    let config = json!({
-        "architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "hidden_size": 8, "intermediate_size": 12,
-        "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 260, "eos_token_id": 257,
-        "max_position_embeddings": 64, "original_max_position_embeddings": 16, "rope_scaling": rope,
-    });
-    let checkpoint = open(&config, same, &[]).unwrap();
-    assert!(
-        checkpoint.findings[0].starts_with("is read up to 16 tokens: longer texts take other"),
-        "{:?}",
-        checkpoint.findings
-    );
-}

@@ -61,7 +61,6 @@ fn the_defaults_of_phi3_stablelm_and_cohere2_are_their_own() {
         rope: plain(10_000.0),
         rotary_width: 8,
         sliding_window: None,
-        is_limited: false,
     };
     assert_eq!(phi, expected);
 
@@ -129,29 +128,36 @@ fn older_and_newer_files_say_the_same() {
 }
 
 #[test]
-fn phi3_of_long_contexts_ends_where_its_short_factors_do() {
+fn phi3_of_long_contexts_has_two_lists_of_factors() {
     let changes = json!({"max_position_embeddings": 131_072, "rope_scaling": longrope(), "original_max_position_embeddings": 4096});
     let (config, phi) = phi3(changes.clone());
-    assert_eq!((config.context_length, phi.rotary_width), (4096, 8));
+    assert_eq!((config.context_length, phi.rotary_width), (131_072, 8));
     let RopeScaling::LongRope {
         short_factor,
+        long_factor,
+        original_context_length,
         attention_factor,
     } = phi.rope.scaling
     else {
         panic!("{:?}", phi.rope);
     };
     assert_eq!(short_factor, [1.0, 1.1, 1.2, 1.3]);
+    assert_eq!(long_factor, [2.0, 3.0, 4.0, 5.0]);
+    assert_eq!(original_context_length, 4096);
     assert!((attention_factor - 1.190_238_071_423_808).abs() < 1e-12);
-    assert!(
-        config
-            .limit_note()
-            .starts_with(" (longer texts take other rotary factors, `long_factor`,"),
-        "{}",
-        config.limit_note()
-    );
-    // In the number of tokens alone it is no other model.
-    let form = |config: &ModelConfig| serde_json::to_string(config).unwrap();
-    assert!(!form(&config).contains("is_limited"));
+
+    // Each of these changes some number, so that it is another model.
+    let form = |changes| serde_json::to_string(&phi3(changes).0).unwrap();
+    let scaled = |lists| json!({"rope_scaling": with(longrope(), lists)});
+    let (one, original) = (form(changes.clone()), "original_max_position_embeddings");
+    for other in [
+        scaled(json!({"short_factor": [1.0, 1.1, 1.2, 1.4]})),
+        scaled(json!({"long_factor": [2.0, 3.0, 4.0, 5.5]})),
+        json!({original: 4095}),
+        json!({"max_position_embeddings": 131_071}),
+    ] {
+        assert_ne!(form(with(changes.clone(), other.clone())), one, "{other}");
+    }
 
     let attention_factor = |changes| match phi3(changes).1.rope.scaling {
         RopeScaling::LongRope {
@@ -167,11 +173,7 @@ fn phi3_of_long_contexts_ends_where_its_short_factors_do() {
     // Of a context that is not longer than the original.
     let short = json!({"max_position_embeddings": 2048, "rope_parameters": longrope()});
     assert_eq!(attention_factor(short.clone()), 1.0);
-    let (config, _) = phi3(short);
-    assert_eq!(
-        (config.context_length, config.limit_note()),
-        (2048, String::new())
-    );
+    assert_eq!(phi3(short).0.context_length, 2048);
 }
 
 #[test]
@@ -202,6 +204,24 @@ fn what_would_be_computed_otherwise_is_refused() {
             "phi3",
             rope(json!({"short_factor": [1.0]})),
             "`short_factor` has `1` numbers, expected `4`",
+        ),
+        (
+            "phi3",
+            rope(json!({"long_factor": [2.0, 3.0, 4.0, 5.0, 6.0]})),
+            "`long_factor` has `5` numbers, expected `4`",
+        ),
+        (
+            "phi3",
+            rope(json!({"long_factor": [2.0, 3.0, -4.0, 5.0]})),
+            "rope `long_factor` is `-4`",
+        ),
+        (
+            "phi3",
+            with(
+                rope(json!({})),
+                json!({"original_max_position_embeddings": 0}),
+            ),
+            "rope `original_max_position_embeddings` is `0`",
         ),
         (
             "phi3",
