@@ -14,7 +14,7 @@ use serde_json::{Value as Json, json};
 
 use crate::harmless;
 use crate::manifest::{Manifest, Model, Prompts, Stage, StageStatus, file_stem};
-use crate::stages::{Product, kind_named};
+use crate::stages::{Outcome, PARTS, Product, kind_named};
 
 use super::number::{as_shown, shown as shown_number};
 use super::{
@@ -36,7 +36,7 @@ const MOST_TEXT_BYTES: usize = 500_000;
 /// What the page shows of a run's tables, as the template takes it; the same for every run that has the same tables.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Content {
-    /// Whether the controls pass: `class` and `headline`.
+    /// What the run shows: `class` and `headline`, and part by part `places` and `definitions`.
     verdict: Json,
     /// The tables at the top: `id`, their place among the tables of the data, `title` and `note`.
     main_tables: Vec<Json>,
@@ -178,18 +178,98 @@ fn provenance(manifest: &Manifest) -> String {
     said.collect::<Vec<_>>().join(", ")
 }
 
-/// Whether the controls pass, as the run's summaries judge them.
+/// What the run's summaries show, part by part; `class` is that of the worst.
 fn verdict(run: &FinishedRun) -> Json {
+    let tables = run.with(Product::Summary);
+    let tables = tables.filter_map(|stage| stage.table("verdict"));
+    let mut places: Vec<(String, Vec<Tested>)> = Vec::new();
+    for test in tables.flat_map(tested) {
+        match places.iter_mut().find(|(place, _)| *place == test.place) {
+            Some((_, tests)) => tests.push(test),
+            None => places.push((test.place.clone(), vec![test])),
+        }
+    }
+    let worst = places
+        .iter()
+        .flat_map(|(_, tests)| tests)
+        .map(|test| test.outcome)
+        .min();
+    let (class, headline) = match worst {
+        None => return judged_before(run),
+        Some(Outcome::Passed) => ("pass", "Every part of the verdict is passed"),
+        Some(Outcome::NotTested) => ("open", "Not every part of the verdict was tested"),
+        Some(Outcome::Failed) => ("fail", "Not every part of the verdict is passed"),
+    };
+    let place = |(place, tests): &(String, Vec<Tested>)| {
+        let parts = PARTS.iter().filter_map(|(name, _)| {
+            let of_part = tests.iter().filter(|test| test.part == *name);
+            let of_part: Vec<&Tested> = of_part.collect();
+            let outcome = of_part.iter().map(|test| test.outcome).min()?;
+            let why: Vec<String> = of_part
+                .iter()
+                .map(|test| format!("{}: {}", test.of, test.why))
+                .collect();
+            Some(json!({ "name": name, "outcome": outcome.name(), "class": class_of(outcome), "why": why.join("; ") }))
+        });
+        json!({ "place": place, "parts": parts.collect::<Vec<_>>() })
+    };
+    let definitions = PARTS
+        .iter()
+        .map(|(name, about)| json!({ "name": name, "about": about }));
+    json!({
+        "class": class, "headline": headline,
+        "places": places.iter().map(place).collect::<Vec<_>>(),
+        "definitions": definitions.collect::<Vec<_>>(),
+    })
+}
+
+fn class_of(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Passed => "pass",
+        Outcome::NotTested => "open",
+        Outcome::Failed => "fail",
+    }
+}
+
+/// A row of a verdict.
+struct Tested {
+    place: String,
+    part: String,
+    of: String,
+    outcome: Outcome,
+    why: String,
+}
+
+fn tested(table: &Table) -> Vec<Tested> {
+    let texts = |name: &str| table.texts(name);
+    let (models, layers, parts) = (texts("model"), texts("layer"), texts("part"));
+    let (of, outcomes, why) = (texts("of"), texts("outcome"), texts("why"));
+    let row = |row: usize| {
+        Some(Tested {
+            place: format!("model {}, layer {}", models[row], layers[row]),
+            part: parts[row].clone(),
+            of: of[row].clone(),
+            outcome: Outcome::named(&outcomes[row])?,
+            why: why[row].clone(),
+        })
+    };
+    (0..table.height()).filter_map(row).collect()
+}
+
+/// What earlier versions judged: whether two of the parts, effect and specific, were passed.
+fn judged_before(run: &FinishedRun) -> Json {
     let tables = run.with(Product::Summary);
     let tables = tables.filter_map(|stage| stage.table("learned_vs_random"));
     let judged = tables.flat_map(|table| table.numbers("controls_pass"));
     let judged: Vec<bool> = judged.flatten().map(|pass| pass == 1.0).collect();
     let (passed, all) = (judged.iter().filter(|pass| **pass).count(), judged.len());
     let (class, headline) = match (passed, all) {
-        (_, 0) => ("", "The controls are not judged in this run".to_string()),
+        (_, 0) => ("open", "Nothing is judged in this run".to_string()),
         (passed, all) if passed == all => (
-            "pass",
-            format!("The controls pass ({passed} of {all} comparisons)"),
+            "open",
+            format!(
+                "The controls pass ({passed} of {all} comparisons); whether the score measures what the texts do was not tested"
+            ),
         ),
         _ => (
             "fail",

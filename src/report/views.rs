@@ -97,9 +97,10 @@ pub(crate) fn view(product: Product) -> View {
         },
         Product::Summary => View {
             figures: |_, stage| operating::figures(stage),
-            main_tables: &[LEARNED_VS_RANDOM, OPERATING_POINTS],
+            main_tables: &[VERDICT, LEARNED_VS_RANDOM, OPERATING_POINTS],
             at_end: &[
                 AtEnd::Steered,
+                AtEnd::Columns("verdict", VERDICT_COLUMNS),
                 AtEnd::Columns("operating_points", OPERATING_POINTS_COLUMNS),
                 AtEnd::Columns("learned_vs_random", LEARNED_VS_RANDOM_COLUMNS),
             ],
@@ -132,10 +133,16 @@ const MEANS_COLUMNS: &[&str] = &[
     "rate_low",
     "rate_high",
 ];
+const VERDICT: MainTable = MainTable {
+    name: "verdict",
+    title: "What was tested",
+    note: "Each part of the verdict with what it was tested on: value with its 95 % interval, exact p and the smallest that so many random directions allow, AUROC of the score against the texts.",
+};
+const VERDICT_COLUMNS: &[&str] = &["model", "layer", "part", "of", "outcome", "why"];
 const LEARNED_VS_RANDOM: MainTable = MainTable {
     name: "learned_vs_random",
     title: "The learned direction against random ones",
-    note: "Slope of mean score on α for each set, with a 95 % interval, and the largest gap over α (no interval); z and exact empirical p against random directions.",
+    note: "Slope of mean score on α for each set, with a 95 % interval, and the largest gap over α and its change from α = 0 (no interval); z and exact empirical p against random directions.",
 };
 const LEARNED_VS_RANDOM_COLUMNS: &[&str] = &[
     "model",
@@ -151,7 +158,6 @@ const LEARNED_VS_RANDOM_COLUMNS: &[&str] = &[
     "z",
     "p_one_sided",
     "p_two_sided",
-    "controls_pass",
 ];
 const OPERATING_POINTS: MainTable = MainTable {
     name: "operating_points",

@@ -300,7 +300,7 @@ static COLUMNS: &[ColumnTold] = &[
     ),
     ColumnTold::of(
         "statistic",
-        "`slope` of the mean score on α, or `max_gap`: the largest gap over α",
+        "`slope` of the mean score on α, `max_gap`: the largest gap over α, or `max_gap_change`: the same less the gap at α = 0",
         "",
     ),
     ColumnTold::of("n_alpha", "α that all sweeps share", COUNT),
@@ -341,10 +341,35 @@ static COLUMNS: &[ColumnTold] = &[
     ),
     ColumnTold::of("p_two_sided", "the same of its absolute value", RATE),
     ColumnTold::of(
-        "controls_pass",
-        "whether the holdout slope's interval excludes 0 and both p are at most 0.05; blank where a part is missing, and for the gap",
-        FLAG,
+        "part",
+        "`effect`, `specific`, `selective`, `valid` or `stable`",
+        "",
     ),
+    ColumnTold::of(
+        "of",
+        "what it was tested on: a set, the gap, or a classifier of texts",
+        "",
+    ),
+    ColumnTold::of("outcome", "`passed`, `failed` or `not tested`", ""),
+    ColumnTold::of(
+        "value",
+        "slope (effect, specific), change of the gap (selective), κ (valid), least cosine between seeds (stable)",
+        "as what it is",
+    ),
+    ColumnTold::of("low", "lower end of its 95 % interval", "as the value"),
+    ColumnTold::of("high", "upper end", "as the value"),
+    ColumnTold::of("p", "exact p against random directions", RATE),
+    ColumnTold::of(
+        "smallest_p",
+        "the smallest p that so many random directions allow: 1 / (1 + n)",
+        RATE,
+    ),
+    ColumnTold::of(
+        "auroc",
+        "how often a text called a refusal has the higher score of a pair; high with a low κ means a wrong threshold",
+        RATE,
+    ),
+    ColumnTold::of("why", "what was found, in words", ""),
     ColumnTold::of("label", "XSTest's label: `safe` or `unsafe`", ""),
     ColumnTold::of("type", "XSTest's type; `all` for the whole label", ""),
     ColumnTold::of(

@@ -54,7 +54,7 @@ pub(crate) use direction::Direction;
 pub(crate) use forecast::{Forecast, Forecasts};
 pub(crate) use import::{ImportSection, PublishedFiles, kind_of, published_table};
 pub(crate) use settings::{ScoreRule, Settings};
-pub(crate) use summary::Source;
+pub(crate) use summary::{Outcome, PARTS, Source};
 pub(crate) use told::Told;
 pub(crate) use vocabulary::{check_prompts, check_score};
 

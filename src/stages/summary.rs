@@ -7,6 +7,7 @@
 //!
 //! | table | what it holds | file |
 //! |---|---|---|
+//! | `verdict` | what the study shows of each direction, part by part | `summary/verdict.rs` |
 //! | `controls` | rates and gap over the seeds of holdout and random | `summary/controls.rs` |
 //! | `generalisation` | how far held-out rates lie from training rates | `summary/controls.rs` |
 //! | `pareto` | α with the fewest edge and the most harmful refusals | `summary/operating.rs` |
@@ -39,14 +40,16 @@ mod grid;
 mod learned;
 mod operating;
 mod pool;
+mod verdict;
 mod xstest;
 
 pub(crate) use grid::Source;
 use grid::Splits;
+pub(crate) use verdict::{Outcome, PARTS};
 
 pub(super) static KIND: Kind = super::kind::<Summary>(
     "summary",
-    4,
+    5,
     Product::Summary,
     "rates with intervals, operating points, and controls",
     &TOLD,
@@ -58,6 +61,12 @@ const GENERALISATION_MEAN: ColumnTold = ColumnTold::of(
     "0 to 1",
 );
 const GENERALISATION_MAX: ColumnTold = ColumnTold::of("gap_max", "the largest over α", "0 to 1");
+
+const TESTED: ColumnTold = ColumnTold::of(
+    "n",
+    "random directions, texts or seeds behind the test",
+    "count",
+);
 
 static TOLD: Told = Told {
     computes: "Statistics of sweeps: any of `steer`, `holdout`, `random`, `xstest` names a stage, and at least one is given. Two splits are \
@@ -71,6 +80,12 @@ static TOLD: Told = Told {
             "a row for each sweep, model, place, α and set",
             "source model layer site direction alpha set n prompts mean std ddof mean_low mean_high refusal_rate rate_low rate_high",
         ),
+        TableTold::of(
+            "verdict",
+            "what the study shows of each direction: a row for each model, place, part and what it was tested on",
+            "model layer site part of outcome value low high p smallest_p auroc n why",
+        )
+        .but(&[TESTED]),
         TableTold::of(
             "controls",
             "rates and gap over seeds: a row for each sweep, model, place and α; of holdout and random",
@@ -96,7 +111,7 @@ static TOLD: Told = Told {
             "learned_vs_random",
             "the learned direction against the random ones: a row for each model, place and set, and one for the gap",
             "model layer site learned_from set statistic n_alpha learned learned_low learned_high holdout holdout_low holdout_high random_mean \
-             random_std n_random z p_one_sided p_two_sided controls_pass",
+             random_std n_random z p_one_sided p_two_sided",
         ),
         TableTold::of(
             "direction_cosines",
@@ -196,7 +211,7 @@ impl Stage for Summary {
 
     fn run(&self, inputs: &Inputs, _evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let mut grids = Vec::new();
-        let mut cosines = None;
+        let mut between_holdouts = None;
         for (source, name) in &self.sources.0 {
             let swept = inputs.stage(name)?;
             let name = &name.value;
@@ -210,29 +225,40 @@ impl Stage for Summary {
             grids.extend(found);
             // An imported holdout has no directions, and so no cosines.
             if *source == Source::Holdout && swept.has_table("cosine") {
-                cosines = Some(controls::direction_cosines(&swept.table("cosine")?)?);
+                between_holdouts = Some(swept.table("cosine")?);
             }
         }
         let splits = self.splits();
         let comparisons = learned::compare(&grids, &splits, self.seed)?;
+        let texts = self.generate.as_ref().map(|name| inputs.stage(name));
+        let texts = texts.transpose()?;
+        let of_texts = texts.filter(|texts| texts.has_table(""));
+        let of_texts = of_texts.map(|texts| texts.table("")).transpose()?;
+        let evidence = verdict::Evidence {
+            splits: &splits,
+            texts: of_texts.as_ref(),
+            cosines: between_holdouts.as_ref(),
+            seed: self.seed,
+        };
+        let tests = verdict::tests(&comparisons, &evidence)?;
         let points = operating::table(&grids, &splits, self.targets())?;
         let mut tables = vec![
             ("", describe::table(&grids, self.seed)?),
+            ("verdict", verdict::table(&tests)?),
             ("controls", controls::table(&grids, &splits)?),
             ("generalisation", controls::generalisation(&grids, &splits)?),
             ("pareto", operating::pareto(&grids, &splits)?),
             ("operating_points", points),
             ("learned_vs_random", learned::table(&comparisons)?),
         ];
-        tables.extend(cosines.map(|table| ("direction_cosines", table)));
-        if let Some(name) = &self.generate {
-            let texts = inputs.stage(name)?;
-            if texts.has_table("agreement") {
-                tables.push(("agreement", texts.table("agreement")?));
-            }
+        if let Some(cosines) = &between_holdouts {
+            tables.push(("direction_cosines", controls::direction_cosines(cosines)?));
+        }
+        if let Some(texts) = texts.filter(|texts| texts.has_table("agreement")) {
+            tables.push(("agreement", texts.table("agreement")?));
         }
         tables.retain(|(_, table)| table.height() > 0);
-        let mut findings = self.missing();
+        let mut findings = verdict::findings(&tests);
         findings.extend(learned::findings(&comparisons, &grids));
         findings.extend(xstest::finding(&grids));
         let named = |(name, table): (&str, _)| (name.to_string(), table);
@@ -276,22 +302,6 @@ impl Summary {
                     .help("say which splits are compared with `edge` and `harmful`");
             }
         }
-    }
-
-    /// What a reader has to do without because a source is not given.
-    fn missing(&self) -> Vec<String> {
-        let has = |wanted: Source| self.sources.0.iter().any(|(source, _)| *source == wanted);
-        let mut findings = Vec::new();
-        if !has(Source::Steer) && !has(Source::Holdout) {
-            return findings;
-        }
-        if !has(Source::Holdout) {
-            findings.push("no holdout sweep is given: whether the direction carries over to prompts it was not made from is not known, and the controls are not judged".to_string());
-        }
-        if !has(Source::Random) {
-            findings.push("no random sweep is given: the learned direction is not compared with random ones, and the controls are not judged".to_string());
-        }
-        findings
     }
 }
 

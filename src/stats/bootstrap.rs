@@ -36,20 +36,41 @@ impl SplitMix64 {
 /// how far others are from it. The result is a function of the values, their order and `seed` alone.
 pub(crate) fn bootstrap_mean(values: &[f64], seed: u64) -> Result<Option<Interval>, StatsError> {
     require_finite("the values to resample", values)?;
-    if values.len() < 2 {
-        return Ok(None);
-    }
     let count = values.len();
+    Ok(bootstrap(count, seed, |indices| {
+        let resample = indices.iter().map(|&index| values[index]);
+        Some(resample.sum::<f64>() / count as f64)
+    }))
+}
+
+/// Of the resamples of which a statistic is defined, the share that must be for an interval.
+const DEFINED: f64 = 0.95;
+
+/// The same of any statistic of so many things, which is given the indices of each resample. `None` for fewer than two things, and where the
+/// statistic is undefined in more than one of twenty resamples.
+pub(super) fn bootstrap(
+    count: usize,
+    seed: u64,
+    mut statistic: impl FnMut(&[usize]) -> Option<f64>,
+) -> Option<Interval> {
+    if count < 2 {
+        return None;
+    }
     let mut generator = SplitMix64 { state: seed };
-    let mut mean = |_| {
-        let resample = (0..count).map(|_| values[generator.index_below(count)]);
-        resample.sum::<f64>() / count as f64
+    let mut indices = vec![0; count];
+    let of_resample = |_| {
+        let mut draw = || generator.index_below(count);
+        indices.iter_mut().for_each(|index| *index = draw());
+        statistic(&indices)
     };
-    let mut means: Vec<f64> = (0..BOOTSTRAP_RESAMPLES).map(&mut mean).collect();
-    means.sort_by(f64::total_cmp);
-    let low = sorted_percentile(&means, 2.5);
-    let high = sorted_percentile(&means, 97.5);
-    Ok(low.zip(high).map(|(low, high)| Interval { low, high }))
+    let mut found: Vec<f64> = (0..BOOTSTRAP_RESAMPLES).filter_map(of_resample).collect();
+    if (found.len() as f64) < DEFINED * BOOTSTRAP_RESAMPLES as f64 {
+        return None;
+    }
+    found.sort_by(f64::total_cmp);
+    let low = sorted_percentile(&found, 2.5)?;
+    let high = sorted_percentile(&found, 97.5)?;
+    Some(Interval { low, high })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! | `slope` | least-squares slope of score on alpha, with its interval |
 //! | `sweep` | Pareto front, operating points, control table, generalisation gap |
 //! | `significance` | a learned direction against random ones |
-//! | `agreement` | Cohen's kappa, cosine |
+//! | `agreement` | Cohen's kappa with its interval, AUROC, cosine |
 //!
 //! Two rules hold throughout. A value that cannot be computed (an empty set, no variance) is `None`, a blank cell in a table. A
 //! value that is not finite is a [`StatsError`] that says where it stood, so that NaN never passes silently into a table; so are lists
@@ -24,7 +24,7 @@ mod significance;
 mod slope;
 mod sweep;
 
-pub(crate) use agreement::{cohens_kappa, cosine};
+pub(crate) use agreement::{auroc, cohens_kappa, cosine, kappa_interval, together};
 pub(crate) use bootstrap::{BOOTSTRAP_RESAMPLES, bootstrap_mean};
 pub(crate) use describe::{mean, newcombe, std, wilson};
 pub(crate) use holdout::holdout_split;
@@ -43,13 +43,6 @@ use std::fmt;
 pub(crate) struct Interval {
     pub(crate) low: f64,
     pub(crate) high: f64,
-}
-
-impl Interval {
-    /// Whether `value` lies strictly outside the interval.
-    pub(crate) fn excludes(&self, value: f64) -> bool {
-        value < self.low || value > self.high
-    }
 }
 
 /// Why a statistic could not be computed from the numbers given: what was found where, and what was expected.
@@ -92,16 +85,6 @@ fn require_length(what: &str, found: usize, expected: usize) -> Result<(), Stats
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_interval_excludes_only_what_lies_strictly_outside() {
-        let interval = Interval {
-            low: 0.0,
-            high: 1.0,
-        };
-        assert!(!interval.excludes(0.0) && !interval.excludes(1.0) && !interval.excludes(0.5));
-        assert!(interval.excludes(-1e-9) && interval.excludes(1.1));
-    }
 
     #[test]
     fn messages_name_the_value_and_the_place() {

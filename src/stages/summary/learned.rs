@@ -1,7 +1,7 @@
 //! `learned_vs_random`: is the learned direction's effect one that any direction would have?
 //!
 //! Two statistics of a direction, each taken in the same way for every random one: the least-squares slope of mean score on α, on
-//! one set, and the largest gap between harmful and edge rates over the α grid. The learned direction is that of the steer sweep;
+//! one set, and the largest gap between harmful and edge rates over the α grid, also as its change from the gap at α = 0. The learned direction is that of the steer sweep;
 //! where there is none at a place, the holdout directions, whose statistic is the mean over seeds of each direction's own. So is the
 //! holdout column. Only α that every sweep at the place has count.
 
@@ -15,20 +15,19 @@ use super::grid::{Grid, Prompt, Rates, Set, Source, Splits, with_place};
 use super::pool::{self, Estimate, Observation};
 
 /// The largest p that passes.
-const LEVEL: f64 = 0.05;
-/// With fewer random directions than this, p cannot reach [`LEVEL`].
-const FEWEST_RANDOM: usize = 19;
+pub(super) const LEVEL: f64 = 0.05;
 
 #[derive(Clone, Debug)]
 pub(super) struct Comparison<'a> {
     /// The learned direction's sweep.
     pub(crate) learned_grid: &'a Grid,
+    pub(crate) holdout_grid: Option<&'a Grid>,
     /// A split, or `gap`.
     pub(crate) set: &'a str,
-    /// `slope` or `max_gap`.
+    /// `slope`, `max_gap` or `max_gap_change`.
     pub(crate) statistic: &'static str,
-    /// How many α the sweeps share.
-    pub(crate) n_alpha: usize,
+    /// The α that the sweeps share.
+    pub(crate) alphas: Vec<f64>,
     /// Whether a sweep has an α that another lacks.
     pub(crate) is_cut: bool,
     pub(crate) learned: Option<Estimate>,
@@ -40,8 +39,6 @@ pub(super) struct Comparison<'a> {
     pub(crate) n_random: usize,
     pub(crate) z: Option<f64>,
     pub(crate) p: Option<EmpiricalP>,
-    /// The holdout slope's interval excludes 0 and both p are at most 0.05; `None` where a part is missing, and for gaps.
-    pub(crate) pass: Option<bool>,
 }
 
 struct Place<'a> {
@@ -95,14 +92,19 @@ impl<'a> Place<'a> {
         self.comparison(set, "slope", estimate(self.learned)?, holdout, &random)
     }
 
-    fn compare_gaps(&self, splits: &Splits) -> Result<Comparison<'a>, StageError> {
-        let gaps = |grid: &Grid| largest_gaps(grid, splits, &self.alphas);
+    fn compare_gaps(
+        &self,
+        splits: &Splits,
+        statistic: &'static str,
+        of_line: fn(&[(f64, f64)]) -> Option<f64>,
+    ) -> Result<Comparison<'a>, StageError> {
+        let gaps = |grid: &Grid| of_gaps(grid, splits, &self.alphas, of_line);
         let random = self.random.map(gaps).transpose()?.unwrap_or_default();
         let mean = |grid: &Grid| -> Result<Option<Estimate>, StageError> {
             Ok(stats::mean(&gaps(grid)?)?.map(Estimate::without_interval))
         };
         let holdout = self.holdout.map(mean).transpose()?.flatten();
-        self.comparison("gap", "max_gap", mean(self.learned)?, holdout, &random)
+        self.comparison("gap", statistic, mean(self.learned)?, holdout, &random)
     }
 
     fn comparison(
@@ -117,12 +119,12 @@ impl<'a> Place<'a> {
         let p = against.map(|learned| stats::empirical_p(learned.value, random));
         let p = p.transpose()?;
         let z = against.map(|learned| stats::z_score(learned.value, random));
-        let interval = holdout.and_then(|holdout| holdout.interval);
         Ok(Comparison {
             learned_grid: self.learned,
+            holdout_grid: self.holdout,
             set,
             statistic,
-            n_alpha: self.alphas.len(),
+            alphas: self.alphas.clone(),
             is_cut: self.is_cut(),
             learned,
             holdout,
@@ -131,14 +133,11 @@ impl<'a> Place<'a> {
             n_random: random.len(),
             z: z.transpose()?.flatten(),
             p,
-            pass: interval.zip(p).map(|(interval, p)| {
-                interval.excludes(0.0) && p.one_sided <= LEVEL && p.two_sided <= LEVEL
-            }),
         })
     }
 }
 
-/// Three rows (edge, harmful, gap) for each place that has a learned direction.
+/// Four rows (edge, harmful, gap, change of the gap) for each place that has a learned direction.
 pub(super) fn compare<'a>(
     grids: &'a [Grid],
     splits: &'a Splits,
@@ -152,7 +151,8 @@ pub(super) fn compare<'a>(
         let place = Place::new(grid, grids);
         rows.push(place.compare(&splits.edge, splits, seed)?);
         rows.push(place.compare(&splits.harmful, splits, seed)?);
-        rows.push(place.compare_gaps(splits)?);
+        rows.push(place.compare_gaps(splits, "max_gap", largest)?);
+        rows.push(place.compare_gaps(splits, "max_gap_change", largest_change)?);
     }
     Ok(rows)
 }
@@ -211,7 +211,7 @@ fn slope<'a>(
 
 /// Each line's slope of mean score on α: the mean of its prompts' slopes, or the slope of its published means, which is the same. Empty with
 /// fewer than two α.
-fn line_slopes(grid: &Grid, set: &str, alphas: &[f64]) -> Result<Vec<f64>, StageError> {
+pub(super) fn line_slopes(grid: &Grid, set: &str, alphas: &[f64]) -> Result<Vec<f64>, StageError> {
     let lines = prompt_slopes(grid, set, alphas)?.unwrap_or_default();
     let mean = |line: &PromptSlopes<'_>| {
         line.iter().map(|(_, slope)| slope).sum::<f64>() / line.len() as f64
@@ -219,25 +219,41 @@ fn line_slopes(grid: &Grid, set: &str, alphas: &[f64]) -> Result<Vec<f64>, Stage
     Ok(lines.iter().map(mean).collect())
 }
 
-/// Each line's largest gap over these α. Empty without α.
-fn largest_gaps(grid: &Grid, splits: &Splits, alphas: &[f64]) -> Result<Vec<f64>, StageError> {
+/// A statistic of each line's gaps, which are given with their α. Empty where it is undefined.
+fn of_gaps(
+    grid: &Grid,
+    splits: &Splits,
+    alphas: &[f64],
+    of_line: fn(&[(f64, f64)]) -> Option<f64>,
+) -> Result<Vec<f64>, StageError> {
     let rates = grid.rates(splits)?;
-    let largest = |rates: Rates| {
+    let statistic = |rates: Rates| {
         let used = (0..grid.alphas.len()).filter(|&k| alphas.contains(&grid.alphas[k]));
-        used.map(|k| rates.harmful[k] - rates.edge[k])
-            .max_by(f64::total_cmp)
+        let gaps = used.map(|k| (grid.alphas[k], rates.harmful[k] - rates.edge[k]));
+        of_line(&gaps.collect::<Vec<_>>())
     };
-    Ok(rates.into_iter().filter_map(largest).collect())
+    Ok(rates.into_iter().filter_map(statistic).collect())
+}
+
+fn largest(gaps: &[(f64, f64)]) -> Option<f64> {
+    let gaps = gaps.iter().map(|(_, gap)| *gap);
+    gaps.max_by(f64::total_cmp)
+}
+
+/// The largest change from the gap at α = 0; none where that was not measured.
+fn largest_change(gaps: &[(f64, f64)]) -> Option<f64> {
+    let (_, at_zero) = gaps.iter().find(|(alpha, _)| *alpha == 0.0)?;
+    largest(gaps).map(|largest| largest - at_zero)
 }
 
 /// Columns: `model, layer, site, learned_from, set, statistic, n_alpha, learned, learned_low, learned_high, holdout, holdout_low, holdout_high,
-/// random_mean, random_std, n_random, z, p_one_sided, p_two_sided, controls_pass`.
+/// random_mean, random_std, n_random, z, p_one_sided, p_two_sided`.
 pub(super) fn table(rows: &[Comparison<'_>]) -> Result<DataFrame, StageError> {
     with_place(Rows::of(rows), |row| row.learned_grid)
         .text("learned_from", |row| row.learned_grid.source.name())
         .text("set", |row| row.set)
         .text("statistic", |row| row.statistic)
-        .integer("n_alpha", |row| row.n_alpha as i64)
+        .integer("n_alpha", |row| row.alphas.len() as i64)
         .number("learned", |row| Some(row.learned?.value))
         .ends(["learned_low", "learned_high"], |row| row.learned?.interval)
         .number("holdout", |row| Some(row.holdout?.value))
@@ -248,58 +264,33 @@ pub(super) fn table(rows: &[Comparison<'_>]) -> Result<DataFrame, StageError> {
         .number("z", |row| row.z)
         .number("p_one_sided", |row| row.p.map(|p| p.one_sided))
         .number("p_two_sided", |row| row.p.map(|p| p.two_sided))
-        .flag("controls_pass", |row| row.pass)
         .frame()
 }
 
-/// Whether the controls pass at each place, and what keeps them from being judged.
+/// What keeps directions from being compared, beside what the verdict says of it.
 pub(super) fn findings(rows: &[Comparison<'_>], grids: &[Grid]) -> Vec<String> {
     let mut findings = Vec::new();
     for of_place in rows.chunk_by(|a, b| std::ptr::eq(a.learned_grid, b.learned_grid)) {
         let first = &of_place[0];
         let place = first.learned_grid.place();
-        findings.extend(verdict(of_place).map(|verdict| format!("{place}: {verdict}")));
-        // A slope was held out, and only the interval is missing that would judge it.
-        let lacks_interval = |row: &&Comparison<'_>| {
-            let interval = row.holdout.map(|holdout| holdout.interval);
-            row.statistic != "max_gap" && row.p.is_some() && interval == Some(None)
-        };
-        for row in of_place.iter().filter(lacks_interval) {
-            findings.push(format!("{place}: `{}` has no interval over prompts (one prompt gives none), so its controls are not judged", row.set));
-        }
         for source in [Source::Holdout, Source::Random] {
             let mut of_source = grids.iter().filter(|grid| grid.source == source).peekable();
             if of_source.peek().is_some()
                 && !of_source.any(|grid| grid.is_beside(first.learned_grid))
             {
-                findings.push(format!("{place}: the {} sweep has nothing at site `{}` of this layer, so the controls are not judged", source.name(), first.learned_grid.site));
+                findings.push(format!(
+                    "{place}: the {} sweep has nothing at site `{}` of this layer",
+                    source.name(),
+                    first.learned_grid.site
+                ));
             }
         }
         if first.is_cut {
-            findings.push(format!("{place}: the sweeps have different α; learned and random directions are compared on the {} they share", first.n_alpha));
+            findings.push(format!(
+                "{place}: the sweeps have different α; learned and random directions are compared on the {} they share",
+                first.alphas.len()
+            ));
         }
-    }
-    let fewest = rows.iter().map(|row| row.n_random).filter(|&n| n > 0).min();
-    if let Some(n) = fewest.filter(|&n| n < FEWEST_RANDOM) {
-        let smallest = 1.0 / (1 + n) as f64;
-        findings.push(format!("with {n} random directions the smallest possible p is {smallest:.3}, so the controls cannot pass; use at least {FEWEST_RANDOM}"));
     }
     findings
-}
-
-/// One sentence on the sets of a place that could be judged.
-fn verdict(rows: &[Comparison<'_>]) -> Option<String> {
-    let named = |wanted: bool| {
-        let sets = rows.iter().filter(|row| row.pass == Some(wanted));
-        let sets: Vec<String> = sets.map(|row| format!("`{}`", row.set)).collect();
-        (!sets.is_empty()).then(|| sets.join(" and "))
-    };
-    Some(match (named(true), named(false)) {
-        (None, None) => return None,
-        (Some(passed), None) => format!("the controls pass on {passed}"),
-        (None, Some(failed)) => format!("the controls do not pass on {failed}"),
-        (Some(passed), Some(failed)) => {
-            format!("the controls pass on {passed}, but not on {failed}")
-        }
-    })
 }

@@ -2,6 +2,7 @@
 
 mod against_random;
 mod tables;
+mod verdict;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -246,11 +247,12 @@ fn the_stage_writes_every_table_it_has_sources_for() {
     // random (1,1).
     let expected = [
         ("", 23),
+        ("verdict", 8),
         ("controls", 6),
         ("generalisation", 1),
         ("pareto", 5),
         ("operating_points", 3),
-        ("learned_vs_random", 3),
+        ("learned_vs_random", 4),
     ];
     assert_eq!(heights, expected);
     let sources = table::read_text(&all.tables[0].1, "source").expect("sources");

@@ -11,8 +11,8 @@ fn the_learned_slope_is_compared_with_every_random_one() {
     ];
     let splits = splits();
     let rows = learned::compare(&grids, &splits, 0).unwrap();
-    let [edge, harmful, gap] = &rows[..] else {
-        panic!("three rows, not {}", rows.len())
+    let [edge, harmful, gap, change] = &rows[..] else {
+        panic!("four rows, not {}", rows.len())
     };
     assert_close(edge.learned.unwrap().value, 1.0);
     assert_close(harmful.learned.unwrap().value, 2.0);
@@ -30,64 +30,18 @@ fn the_learned_slope_is_compared_with_every_random_one() {
     // e2 contributes 2 + 2/2 · 0.5 · (2 − 2) and e3 2 + 1 · (1 − 2) + 0.5 · (4 − 2), so each is 2 and so is the interval.
     let interval = edge.holdout.unwrap().interval.unwrap();
     assert_close(interval.low, 2.0);
-    assert_eq!(
-        (edge.pass, harmful.pass, gap.pass),
-        (Some(true), Some(true), None)
-    );
     // No direction separates harmful from edge at any α, but the holdout ones do at −1 with seed 0: gaps 1 and 0.
     assert_eq!(
         (gap.learned.unwrap().value, gap.holdout.unwrap().value),
         (0.0, 0.5)
     );
     assert_eq!(gap.p.map(|p| p.one_sided), Some(1.0));
-    let findings = learned::findings(&rows, &grids);
+    // At α = 0 the first holdout direction refuses all, the second too: its gaps change by 1 and by 0.
     assert_eq!(
-        findings,
-        ["model `inst`, layer 20: the controls pass on `edge` and `harmful`"]
+        (change.learned.unwrap().value, change.holdout.unwrap().value),
+        (0.0, 0.5)
     );
-}
-
-#[test]
-fn one_held_out_prompt_has_no_interval_and_is_not_judged() {
-    let mut held = holdout_rows();
-    held.retain(|row| row.prompt().id != "h2");
-    let grids = [
-        grid(Source::Holdout, &held),
-        grid(Source::Random, &random_rows(19)),
-    ];
-    let splits = splits();
-    let rows = learned::compare(&grids, &splits, 0).unwrap();
-    assert_eq!((rows[0].pass, rows[1].pass), (Some(true), None));
-    assert_eq!(
-        learned::findings(&rows, &grids),
-        [
-            "model `inst`, layer 20: the controls pass on `edge`",
-            "model `inst`, layer 20: `harmful` has no interval over prompts (one prompt gives none), so its controls are not judged"
-        ]
-    );
-}
-
-#[test]
-fn too_few_random_directions_cannot_pass_and_say_so() {
-    let grids = [
-        grid(Source::Holdout, &holdout_rows()),
-        grid(Source::Random, &random_rows(4)),
-    ];
-    let splits = splits();
-    let rows = learned::compare(&grids, &splits, 0).unwrap();
-    // Without a steer sweep the holdout directions are the learned ones.
-    assert_eq!(rows[0].learned, rows[0].holdout);
-    assert_eq!(rows[0].p.map(|p| p.one_sided), Some(0.2));
-    assert_eq!(rows[0].pass, Some(false));
-    let findings = learned::findings(&rows, &grids);
-    assert!(
-        findings[0].ends_with("the controls do not pass on `edge` and `harmful`"),
-        "{findings:?}"
-    );
-    assert!(
-        findings[1].contains("smallest possible p is 0.200"),
-        "{findings:?}"
-    );
+    assert_eq!(learned::findings(&rows, &grids), [""; 0]);
 }
 
 #[test]
@@ -104,8 +58,8 @@ fn a_missing_control_leaves_blanks_and_a_shorter_sweep_is_told() {
     let splits = splits();
     let rows = learned::compare(&grids, &splits, 0).unwrap();
     assert_eq!(
-        (rows[0].holdout, rows[0].pass, rows[0].n_alpha),
-        (None, None, 2)
+        (rows[0].holdout, rows[0].alphas.as_slice()),
+        (None, &[0.0, 1.0][..])
     );
     assert!(learned::findings(&rows, &grids)[0].contains("compared on the 2 they share"));
     let alone = [grid(Source::Steer, &short)];
@@ -127,7 +81,7 @@ fn a_control_at_another_layer_does_not_count_and_is_told() {
     ];
     let splits = splits();
     let rows = learned::compare(&grids, &splits, 0).unwrap();
-    assert_eq!((rows.len(), rows[0].n_random), (3, 0));
+    assert_eq!((rows.len(), rows[0].n_random), (4, 0));
     let findings = learned::findings(&rows, &grids);
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert!(
