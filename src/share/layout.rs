@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::manifest;
 
@@ -61,8 +61,25 @@ pub(crate) fn record_of(stage: &str) -> String {
     format!("{RECORDS}/{stage}.json")
 }
 
+/// The id of a file in the crate: its place, percent-encoded as in an address.
+pub(crate) fn id_of(place: &str) -> String {
+    let parts = place
+        .split('/')
+        .map(|part| utf8_percent_encode(part, ENCODED));
+    parts
+        .map(|part| part.to_string())
+        .collect::<Vec<_>>()
+        .join("/")
+}
+
+/// The place of the file with that id; none for an id that [`id_of`] gives to no place.
+pub(crate) fn place_of(id: &str) -> Option<String> {
+    let place = percent_decode_str(id).decode_utf8().ok()?.into_owned();
+    (id_of(&place) == id).then_some(place)
+}
+
 /// What a name may be made of to name a file everywhere.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
+pub(crate) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
 
 /// A name of a file or a folder for each of some names, which may be any text: plain, and different even where case makes no difference.
 pub(crate) fn file_names<'n>(names: impl IntoIterator<Item = &'n str>) -> BTreeMap<String, String> {
@@ -100,6 +117,21 @@ mod tests {
         assert_eq!(file("ä"), "%C3%A4");
         assert_eq!((file(".."), file("")), ("_..", "_"));
         assert!(files.values().all(|file| crate::files::is_plain_name(file)));
+    }
+
+    #[test]
+    fn ids_are_places_percent_encoded() {
+        for (place, id) in [
+            ("tables/steer.csv", "tables/steer.csv"),
+            ("prompts/org%2Fa b.jsonl", "prompts/org%252Fa%20b.jsonl"),
+            ("tables/ä.csv", "tables/%C3%A4.csv"),
+        ] {
+            assert_eq!(id_of(place), id);
+            assert_eq!(place_of(id).as_deref(), Some(place));
+        }
+        for id in ["a b", "%2e%2e/x", "%ff", "a%2Fb"] {
+            assert_eq!(place_of(id), None, "{id}");
+        }
     }
 
     #[test]

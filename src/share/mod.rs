@@ -29,7 +29,11 @@
 //! ```text
 //! layout       the names of all these
 //! write        the archive
+//! export       a run into an archive
 //! ```
 
-pub(crate) mod layout;
-pub(crate) mod write;
+mod export;
+mod layout;
+mod write;
+
+pub(crate) use export::{ExportError, Exported, Options as ExportOptions, Step, export};

@@ -1,8 +1,11 @@
 //! The archive: entries in the order of their names, with nothing in it that differs from one writing to the next.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::fs::{File, Permissions};
 use std::io::{self, Error, ErrorKind, Seek, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -73,7 +76,7 @@ pub(crate) fn folded(name: &str) -> String {
     name.nfkc().collect::<String>().to_lowercase()
 }
 
-/// Writes a file that is there whole or not at all: until it is whole it has no name. Whoever is killed leaves nothing.
+/// Writes a file that is there whole or not at all: it gets a name when it is on the disk. Whoever is killed before leaves nothing.
 pub(crate) fn whole(
     path: &Path,
     write: impl FnOnce(&mut File) -> io::Result<()>,
@@ -85,16 +88,35 @@ pub(crate) fn whole(
     std::fs::create_dir_all(folder)?;
     let mut unnamed = tempfile::tempfile_in(folder)?;
     write(&mut unnamed)?;
-    unnamed.rewind()?;
+    unnamed.sync_all()?;
     // The ordinary mode, narrowed by the umask.
-    let mut named = tempfile::Builder::new()
-        .prefix(".tmp-")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder)?;
-    io::copy(&mut unnamed, named.as_file_mut())?;
-    named.as_file().sync_all()?;
-    named.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    let mode = Permissions::from_mode(0o666);
+    let mut beside = tempfile::Builder::new();
+    beside.prefix(".tmp-").permissions(mode);
+    let named = match beside.make_in(folder, |beside| link(&unnamed, beside)) {
+        Ok(named) => named.into_temp_path(),
+        // Some file systems have no files without a name.
+        Err(_) => {
+            let mut copy = beside.tempfile_in(folder)?;
+            unnamed.rewind()?;
+            io::copy(&mut unnamed, copy.as_file_mut())?;
+            copy.as_file().sync_all()?;
+            copy.into_temp_path()
+        }
+    };
+    named.persist(path).map_err(|error| error.error)
+}
+
+/// Gives a file without a name the name `path`, which no file may have.
+fn link(file: &File, path: &Path) -> io::Result<()> {
+    let from = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let to = CString::new(path.as_os_str().as_bytes())?;
+    let (here, follow) = (libc::AT_FDCWD, libc::AT_SYMLINK_FOLLOW);
+    // SAFETY: both are texts that end in a zero, and are there until the call returns.
+    match unsafe { libc::linkat(here, from.as_ptr(), here, to.as_ptr(), follow) } {
+        0 => Ok(()),
+        _ => Err(Error::last_os_error()),
+    }
 }
 
 #[cfg(test)]
@@ -151,7 +173,11 @@ mod tests {
         whole(&path, |file| file.write_all(b"old")).unwrap();
         let failed = whole(&path, |file| {
             file.write_all(b"ne")?;
-            assert_eq!(std::fs::read_dir(folder.path())?.count(), 1);
+            assert_eq!(
+                std::fs::read_dir(folder.path())?.count(),
+                1,
+                "it has a name"
+            );
             Err(Error::other("stopped"))
         });
         assert_eq!(failed.unwrap_err().to_string(), "stopped");
