@@ -41,7 +41,7 @@ pub(crate) use schema::schema;
 pub(crate) use selection::Selection;
 pub use status::Plan;
 pub(crate) use status::{PlannedStage, Status};
-pub(crate) use study::{Credits, StageSpec, Study};
+pub(crate) use study::{StageSpec, Study};
 pub(crate) use trust::{cached_value, discard, set_aside_records};
 pub(crate) use walk::{Next, State, Visited, Walk};
 #[cfg(test)]

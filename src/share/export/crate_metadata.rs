@@ -1,17 +1,24 @@
 //! `ro-crate-metadata.json`: what the archive is, for programs that know nothing of this one. An RO-Crate 1.1 of the Workflow Run profile 0.5:
 //! the study is the workflow, the run an action that took prompt sets, models and imported files and gave tables, directions, figures and a page.
 
-use std::collections::BTreeMap;
+mod credits;
+mod places;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use percent_encoding::utf8_percent_encode;
 use serde_json::{Value as Json, json};
 
 use crate::manifest::Manifest;
-use crate::plan::{Credits, Opened};
+use crate::plan::Opened;
 
 use super::super::layout;
 use super::contents::{model_folders, prompt_files};
 use super::readme::ended;
+use credits::{licence, licence_entity, person, person_id};
+use places::{Role, media_type, place_of};
+
+pub(super) use credits::undeclared;
 
 /// What is known of a file: its size, and the sha256 of its bytes in lower-case hexadecimal.
 pub(super) struct Listed {
@@ -46,9 +53,7 @@ const WORKFLOW: &str = "https://bioschemas.org/profiles/ComputationalWorkflow/1.
 /// Ids of what is no file.
 const RUN: &str = "#run";
 const LANGUAGE: &str = "#dial";
-/// Where addresses of licences that have an identifier begin.
-const SPDX: &str = "https://spdx.org/licenses/";
-/// The address of people who have an identifier.
+/// Stands for the licence that a crate must have.
 const NO_LICENCE: &str = "No licence was declared: whoever wants to use it asks its authors.";
 
 /// The text of the file.
@@ -66,62 +71,6 @@ pub(super) fn text(
     let context = json!(["https://w3id.org/ro/crate/1.1/context", { "sha256": SHA256 }]);
     let all = json!({ "@context": context, "@graph": graph });
     Ok(serde_json::to_string_pretty(&all)? + "\n")
-}
-
-/// What the study lacks to be shared well, each as a sentence.
-pub(super) fn undeclared(opened: &Opened) -> Vec<String> {
-    let Credits {
-        title,
-        description,
-        authors,
-        licence,
-    } = &opened.study.credits;
-    let missing = [
-        ("title", title.is_none()),
-        ("description", description.is_none()),
-        ("authors", authors.is_empty()),
-        ("licence", licence.is_none()),
-    ];
-    let missing: Vec<&str> = missing
-        .iter()
-        .filter(|(_, is)| *is)
-        .map(|(name, _)| *name)
-        .collect();
-    let mut notes = Vec::new();
-    if !missing.is_empty() {
-        notes.push(format!(
-            "the study does not declare `{}` in its section `[study]`, and the file says so; declare them there, or here with `--set study.{}=…`",
-            missing.join("`, `"),
-            missing[0]
-        ));
-    }
-    let without = |sets: Vec<(&String, bool)>, section: &str| {
-        let names = sets.into_iter().filter(|(_, has)| !has);
-        let names: Vec<String> = names
-            .map(|(name, _)| format!("`{section}.{name}`"))
-            .collect();
-        (!names.is_empty()).then(|| format!("no `licence` is declared for {}", names.join(", ")))
-    };
-    let (prompts, models) = (&opened.study.prompts, &opened.study.models);
-    let used = opened.inputs.prompts.keys();
-    let sets = used.map(|name| {
-        (
-            name,
-            prompts.get(name).is_some_and(|set| set.licence.is_some()),
-        )
-    });
-    notes.extend(without(sets.collect(), "prompts"));
-    let used = opened.inputs.models.keys();
-    let sets = used.map(|name| {
-        (
-            name,
-            models
-                .get(name)
-                .is_some_and(|model| model.licence.is_some()),
-        )
-    });
-    notes.extend(without(sets.collect(), "models"));
-    notes
 }
 
 struct CrateOf<'a> {
@@ -171,7 +120,7 @@ impl CrateOf<'_> {
             .listing
             .keys()
             .map(|name| reference(&layout::id_of(name)));
-        let models = model_folders(self.opened).into_values();
+        let models = self.folders().into_values();
         let parts = parts.chain(models.map(|folder| reference(&folder_id(&folder))));
         let mut root = json!({
             "@id": "./",
@@ -232,7 +181,7 @@ impl CrateOf<'_> {
                 .map(|name| reference(&layout::id_of(name)))
                 .collect()
         };
-        let models = model_folders(self.opened).into_values();
+        let models = self.folders().into_values();
         let models = models.map(|folder| reference(&folder_id(&folder)));
         let here = &manifest.provenance;
         let mut run = json!({
@@ -286,9 +235,19 @@ impl CrateOf<'_> {
         tables.chain([page]).collect()
     }
 
-    /// The folder of each model.
+    /// The folder of each model that has one.
+    fn folders(&self) -> BTreeMap<String, String> {
+        let mut folders = model_folders(self.opened);
+        folders.retain(|_, folder| {
+            let below = format!("{folder}/");
+            self.listing.keys().any(|file| file.starts_with(&below))
+        });
+        folders
+    }
+
+    /// Models, each as its folder.
     fn models(&self) -> Vec<Json> {
-        let folders = model_folders(self.opened).into_iter();
+        let folders = self.folders().into_iter();
         let model = |(name, folder): (String, String)| {
             let below = format!("{folder}/");
             let parts = self.listing.keys().filter(|file| file.starts_with(&below));
@@ -349,7 +308,7 @@ impl CrateOf<'_> {
             .into_iter()
             .chain(sets)
             .chain(models);
-        let all: std::collections::BTreeSet<String> = all.collect();
+        let all: BTreeSet<String> = all.collect();
         all.into_iter().collect()
     }
 }
@@ -379,68 +338,6 @@ impl Parameter {
     }
 }
 
-/// What part a file has in the run.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Input,
-    Result,
-    Other,
-}
-
-struct Place {
-    about: &'static str,
-    role: Role,
-}
-
-/// What is in a place of the archive.
-fn place_of(name: &str) -> Option<Place> {
-    let (folder, _) = name.split_once('/').unwrap_or((name, ""));
-    let (about, role) = match folder {
-        layout::README => ("What this is, and what to type", Role::Other),
-        layout::STUDY => (
-            "The study with everything applied, to be run in this folder",
-            Role::Other,
-        ),
-        layout::AS_GIVEN => ("The study as its author wrote it", Role::Other),
-        layout::LOCK => ("What the study names, as the run found it", Role::Other),
-        layout::MANIFEST => ("The run: versions, device, keys, times", Role::Other),
-        layout::REPORT => ("The results, to look at", Role::Result),
-        layout::TABLES => ("A table of the results", Role::Result),
-        layout::DIRECTIONS => (
-            "A direction in a model's residual stream, or its description",
-            Role::Result,
-        ),
-        layout::FIGURES => ("A figure of the results", Role::Result),
-        layout::PROMPTS => ("Prompts that the models were asked", Role::Input),
-        layout::FILES => ("A file that a stage imports", Role::Input),
-        layout::MODELS => ("A part of a model without its weights", Role::Other),
-        layout::CELLS => (
-            "The values that the models gave, from which tables follow",
-            Role::Result,
-        ),
-        layout::RECORDS => ("What the cache says of a stage", Role::Other),
-        _ => return None,
-    };
-    Some(Place { about, role })
-}
-
-fn media_type(name: &str) -> &'static str {
-    match name.rsplit('.').next().unwrap_or_default() {
-        "md" => "text/markdown",
-        "json" => "application/json",
-        "jsonl" | "ndjson" => "application/x-ndjson",
-        "csv" => "text/csv",
-        "parquet" => "application/vnd.apache.parquet",
-        "toml" | "lock" => "application/toml",
-        "yaml" | "yml" => "application/yaml",
-        "html" => "text/html",
-        "svg" => "image/svg+xml",
-        "png" => "image/png",
-        "jinja" => "text/plain",
-        _ => "application/octet-stream",
-    }
-}
-
 fn descriptor() -> Json {
     json!({
         "@id": layout::CRATE,
@@ -466,88 +363,4 @@ fn reference(id: &str) -> Json {
 
 fn folder_id(folder: &str) -> String {
     format!("{}/", layout::id_of(folder))
-}
-
-/// The name and the address in `Ada Lovelace <https://…>`.
-fn name_and_address(author: &str) -> (&str, Option<&str>) {
-    let parts = author
-        .trim()
-        .strip_suffix('>')
-        .and_then(|rest| rest.rsplit_once('<'));
-    match parts {
-        Some((name, address)) => (name.trim(), Some(address.trim())),
-        None => (author.trim(), None),
-    }
-}
-
-fn person_id(author: &str) -> String {
-    match name_and_address(author) {
-        (_, Some(address)) if address.starts_with("https://") => address.to_string(),
-        (name, _) => format!("#author-{}", utf8_percent_encode(name, layout::ENCODED)),
-    }
-}
-
-fn person(author: &str) -> Json {
-    let (name, address) = name_and_address(author);
-    let mut person = json!({ "@id": person_id(author), "@type": "Person", "name": name });
-    if let Some(mail) = address.filter(|address| address.contains('@')) {
-        person["email"] = mail.into();
-    }
-    person
-}
-
-/// A licence as what has it says it: the address of its text, or a text.
-fn licence(said: &str) -> Json {
-    match licence_address(said) {
-        Some(address) => reference(&address),
-        None => said.into(),
-    }
-}
-
-fn licence_address(said: &str) -> Option<String> {
-    let is_identifier = |c: char| c.is_ascii_alphanumeric() || "-.+".contains(c);
-    match said {
-        address if address.starts_with("https://") || address.starts_with("http://") => {
-            Some(address.to_string())
-        }
-        identifier if !identifier.is_empty() && identifier.chars().all(is_identifier) => {
-            Some(format!("{SPDX}{identifier}"))
-        }
-        _ => None,
-    }
-}
-
-fn licence_entity(said: String) -> Option<Json> {
-    let address = licence_address(&said)?;
-    Some(
-        json!({ "@id": address, "@type": "CreativeWork", "name": said, "description": format!("The licence {said}") }),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn people_and_licences_are_named_by_their_addresses() {
-        let ada = "Ada Lovelace <https://orcid.org/0000-0000-0000-0001>";
-        assert_eq!(
-            person(ada),
-            json!({ "@id": "https://orcid.org/0000-0000-0000-0001", "@type": "Person", "name": "Ada Lovelace" })
-        );
-        assert_eq!(
-            person("A B"),
-            json!({ "@id": "#author-A%20B", "@type": "Person", "name": "A B" })
-        );
-        assert_eq!(person("A <a@b.org>")["email"], "a@b.org");
-        assert_eq!(
-            licence("CC-BY-4.0"),
-            json!({ "@id": "https://spdx.org/licenses/CC-BY-4.0" })
-        );
-        assert_eq!(
-            licence("https://x.org/l"),
-            json!({ "@id": "https://x.org/l" })
-        );
-        assert_eq!(licence("ask me"), "ask me");
-    }
 }
