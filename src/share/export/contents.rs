@@ -271,7 +271,7 @@ fn place_below(path: &Path) -> Option<String> {
     parts.map(|parts| parts.join("/"))
 }
 
-/// The place of each prompt set that is used.
+/// The place of each prompt set.
 pub(super) fn prompt_files(opened: &Opened) -> BTreeMap<String, String> {
     let names = layout::file_names(opened.inputs.prompts.keys().map(String::as_str));
     let place = |(name, file): (String, String)| {
