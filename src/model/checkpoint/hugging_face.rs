@@ -82,6 +82,7 @@ pub(super) fn open(folder: &Path, memory: &dyn Memory) -> Result<Checkpoint> {
         unknown: Vec::new(),
         files,
         findings,
+        recorded: None,
     })
 }
 

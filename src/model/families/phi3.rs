@@ -4,7 +4,7 @@
 //! whose gate and up projections are another. Those for long contexts have two rotary embeddings, of which transformers takes one by the length
 //! of the whole text; only the one of shorter texts is computed, and the context ends there (`config/rope_parameters/longrope.rs` says why).
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Architecture, Parameter, linear};
@@ -19,7 +19,7 @@ use crate::model::transformer::{
 };
 
 /// What a phi3 is besides its sizes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Phi3 {
     /// The ε in x / sqrt(mean(x²) + ε).
     pub rms_norm_eps: f64,
@@ -30,7 +30,7 @@ pub struct Phi3 {
     /// What every layer attends to; none for everything.
     pub sliding_window: Option<usize>,
     /// Whether transformers reads longer texts than `context_length`, which is no part of what is computed here.
-    #[serde(skip)]
+    #[serde(skip_serializing, default)]
     pub is_limited: bool,
 }
 
