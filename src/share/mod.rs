@@ -14,7 +14,7 @@
 //! prompts/<set>.jsonl          the file of each prompt set (or .csv), byte by byte
 //! prompts/<set>.selection.…    the file that says which of them are drawn, where one does
 //! files/<path>                 files that stages import
-//! models/<name>/               each model without its weights
+//! models/<name>/               each model without its weights: `model.json`, `tokenizer.json`, `chat_template.jinja`
 //! cells/<stage>.pack           the cells that the stage's tables were made from, as the cache has them (`cache/pack.rs`), in the order
 //!                              of their keys. A cell of several stages is in the pack of the first, in the order of the study
 //! records/<stage>.json         what the cache has of the stage: `{"key": …, "record": …}`

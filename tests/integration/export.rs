@@ -173,6 +173,8 @@ fn it_holds_the_run() {
         "prompts/unused.csv",
         "files/told/scores.csv",
         "cells/score.pack",
+        "models/inst/model.json",
+        "models/base/tokenizer.json",
         "cells/generate.pack",
         "records/told.json",
     ] {
@@ -524,6 +526,50 @@ fn what_a_study_declares_is_in_its_crate_and_the_rest_is_told() {
         "https://spdx.org/licenses/CC0-1.0"
     );
     assert_eq!(ada["name"], "Ada");
+}
+
+/// Without the author's prompts, files and models, on the cells that the author's cache has.
+#[test]
+fn its_study_is_cached_in_its_folder_and_goes_on_with_the_models() {
+    let (bench, bytes) = shared();
+    let other = bench.copy();
+    let folder = unpacked(bytes, &other.path("got"));
+    for model in ["inst", "base"] {
+        let files = files_below(&folder.join("models").join(model));
+        assert_eq!(files.len(), 3, "{files:?}");
+    }
+    let study = folder.join("study.toml");
+    let study = study.to_str().unwrap();
+    let said = other.dial(&["plan", study, "--format", "json"]);
+    ok(&said);
+    let plan: Value = serde_json::from_str(&said.stdout).unwrap();
+    let stages = plan["stages"].as_array().unwrap();
+    assert_eq!(stages.len(), 7);
+    assert!(
+        stages.iter().all(|stage| stage["status"] == "cached"),
+        "{plan}"
+    );
+    let more = ["--set", "stages.steer.alpha=[-3, 0, 1.5, 3]"];
+    let run = ["run", study, "--threads", "1", "--format", "json"];
+    let said = other.dial(&[&run[..], &more].concat());
+    assert!(
+        said.last_line(1).contains("without its weights"),
+        "{said:?}"
+    );
+    let models = [
+        "--set",
+        "models.inst.source=models/inst",
+        "--set",
+        "models.base.source=models/base",
+    ];
+    let said = other.dial(&[&run[..], &more, &models].concat());
+    ok(&said);
+    let ran: Value = serde_json::from_str(&said.stdout).unwrap();
+    for stage in ran["stages"].as_array().unwrap() {
+        // 13 prompts at the one α that is new.
+        let expected = if stage["name"] == "steer" { 13 } else { 0 };
+        assert_eq!(stage["cells_computed"], expected, "{stage}");
+    }
 }
 
 /// roc-validator, which `make test` does without.
