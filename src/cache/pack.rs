@@ -64,6 +64,13 @@ impl Batch {
         self.values.len()
     }
 
+    /// The bytes of a pack of these cells. `provenance` is JSON.
+    pub(crate) fn to_pack(&self, provenance: &[u8]) -> Vec<u8> {
+        let mut bytes = header(self, provenance);
+        bytes.extend_from_slice(&self.values);
+        bytes
+    }
+
     /// Takes all cells out; what was allocated stays.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
@@ -351,9 +358,8 @@ mod tests {
         cells
             .iter()
             .for_each(|(key, value)| batch.push(*key, value));
-        let header = header(&batch, provenance);
-        let bytes = [&header[..], &batch.values].concat();
-        assert_eq!(Key::of(&bytes), name(&header, &batch));
+        let bytes = batch.to_pack(provenance);
+        assert_eq!(Key::of(&bytes), name(&header(&batch, provenance), &batch));
         bytes
     }
 

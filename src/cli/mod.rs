@@ -13,6 +13,7 @@ mod doctor;
 mod engine;
 mod exit;
 mod explain;
+mod export;
 mod help;
 mod init;
 mod lock;
@@ -72,6 +73,8 @@ enum Command {
     Diff(diff::DiffArguments),
     /// Print a study's pipeline for Mermaid or Graphviz.
     Dag(dag::DagArguments),
+    /// Write a finished run into one file, for others to check and to go on from.
+    Export(export::ExportArguments),
     /// Fetch public prompt sets from their homes.
     Data(data::DataArguments),
     /// Look at libtorch, devices, disks, the hub and the cache: what would keep a run from working.
@@ -169,6 +172,7 @@ pub fn main() -> ! {
         Command::Show(arguments) => show::show(&arguments),
         Command::Diff(arguments) => diff::diff(&arguments),
         Command::Dag(arguments) => dag::dag(&arguments),
+        Command::Export(arguments) => export::export(&arguments),
         Command::Data(arguments) => data::data(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Init(arguments) => init::init(&arguments),

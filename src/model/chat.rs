@@ -89,7 +89,9 @@ pub(super) const SPECIAL_TOKENS: [&str; 7] = [
 #[derive(Clone)]
 pub(super) struct ChatTemplate {
     environment: Environment<'static>,
-    special_tokens: BTreeMap<String, String>,
+    /// Its text as it was given.
+    pub(super) source: Arc<str>,
+    pub(super) special_tokens: BTreeMap<String, String>,
     /// Names that it reads without having set them.
     pub(super) variables: Arc<HashSet<String>>,
     /// Of its source and the special tokens.
@@ -109,13 +111,14 @@ impl ChatTemplate {
             )));
         }
         let hash = content_hash(source, &special_tokens);
-        let source = tags::without_generation(source).map_err(ModelError::template)?;
-        let allowance = Allowance::of_file(source.len());
-        let compiled = confined(allowance, || compiled(source)).map_err(ModelError::template)?;
+        let plain = tags::without_generation(source).map_err(ModelError::template)?;
+        let allowance = Allowance::of_file(plain.len());
+        let compiled = confined(allowance, || compiled(plain)).map_err(ModelError::template)?;
         let (environment, variables) = compiled?;
         Ok(Self {
             environment,
             variables: Arc::new(variables),
+            source: source.into(),
             special_tokens,
             hash,
         })

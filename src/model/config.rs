@@ -13,7 +13,8 @@ mod rope_parameters;
 
 use std::ops::Deref;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value as Json;
 
 use super::families::Family;
 use super::hooks::Site;
@@ -24,7 +25,7 @@ pub(super) use fields::{Fields, code_of_its_own, quotient};
 pub use rope::{Rope, RopeScaling};
 pub(super) use rope::{rotary_width, yarn_attention_factor};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Dtype {
     Float32,
@@ -60,7 +61,7 @@ pub struct ModelConfig {
 }
 
 /// What every decoder-only transformer has; dimensions are counts of elements.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sizes {
     pub d_model: usize,
     pub n_layers: usize,
@@ -97,6 +98,37 @@ impl Serialize for ModelConfig {
 }
 
 impl ModelConfig {
+    /// Reads the form that fingerprints are made of, and nothing else.
+    ///
+    /// # Errors
+    /// A fragment: it is no such form, or its numbers do not fit together.
+    pub(super) fn from_form(form: &Json) -> Result<Self, String> {
+        let name = form["architecture"].as_str().unwrap_or_default();
+        let wrong = |error: serde_json::Error| error.to_string();
+        let unknown = || {
+            format!(
+                "`architecture` is `{name}`, expected one of {}",
+                Family::supported()
+            )
+        };
+        let family = Family::read_form(name, form).ok_or_else(unknown)?;
+        let config = ModelConfig {
+            family: family.map_err(wrong)?,
+            sizes: Sizes::deserialize(form).map_err(wrong)?,
+        };
+        config.sizes.validate()?;
+        config.family.validate(&config.sizes)?;
+        let written = serde_json::to_string(&config).map_err(wrong)?;
+        let written: Json = serde_json::from_str(&written).map_err(wrong)?;
+        let ends = &config.sizes.end_of_text;
+        match written == *form && ends.is_sorted_by(|one, next| one < next) {
+            true => Ok(config),
+            false => Err(format!(
+                "it is not as the configuration of a `{name}` is written"
+            )),
+        }
+    }
+
     /// Every parameter the model must have: its Hugging Face name and its shape, `[out, in]` for matrices. One after the other: before the
     /// weights were seen the number of layers is only what a file says.
     pub(super) fn parameters(&self) -> impl Iterator<Item = (String, Vec<usize>)> + '_ {

@@ -4,7 +4,8 @@
 //! plain tensor operations built of shared parts (`transformer::parts`); `docs/families.md` says how to add one. Nothing outside the file
 //! asks which family a model is of.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value as Json;
 
 use super::config::{Fields, ModelConfig, Sizes};
 use super::error::Result;
@@ -125,6 +126,14 @@ macro_rules! families {
                         let read = read.map(|(sizes, of)| ModelConfig { sizes, family: family(of) });
                         Some(($Type::CLASSES, read))
                     })+
+                    _ => None,
+                }
+            }
+
+            /// Reads what [`Family::serialize_with`] writes of a family of that name; none for a family that is not there.
+            pub(super) fn read_form(name: &str, form: &Json) -> Option<serde_json::Result<Self>> {
+                match name {
+                    $($Type::NAME => Some($Type::deserialize(form).map(Family::$Type)),)+
                     _ => None,
                 }
             }

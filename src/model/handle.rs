@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cell::Tokens;
 use super::chat::{Chat, ChatTemplate, Message, SpecialTokens, inserted};
-use super::checkpoint::{Checkpoint, Memory};
+use super::checkpoint::{Checkpoint, Identity, Memory};
 use super::config::{Dtype, ModelConfig};
 use super::confined::{Allowance, confined};
 use super::device::DeviceName;
@@ -78,9 +78,41 @@ impl ModelHandle {
         self.checkpoint.files_read(&self.weight_hashes)
     }
 
-    /// The last part of the path that it was opened at: for a model of the hub the commit.
-    pub(crate) fn folder_name(&self) -> Option<String> {
-        self.checkpoint.folder_name()
+    /// The commit of the hub that it was opened at, where the study's `source` names the hub; of a model without its weights the one that it
+    /// was recorded with.
+    pub(crate) fn commit(&self, source: &str) -> Option<String> {
+        self.checkpoint.commit(source)
+    }
+
+    /// Its folder without its weights: files by name, the same for the same model. What is opened there plans, looks up and decodes as this
+    /// one does, and computes nothing. `source` is what the study calls it by.
+    ///
+    /// # Errors
+    /// A file of it that cannot be read any more, or was changed since it was opened.
+    pub fn write_recorded(&self, source: &str) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let identity = Identity {
+            weights: &self.weight_hashes,
+            template: self.template.as_deref(),
+            dtype: self.dtype,
+            fingerprint: self.fingerprint,
+        };
+        self.checkpoint.recorded_files(&identity, source)
+    }
+
+    /// Fails for a model that is here without its weights.
+    ///
+    /// # Errors
+    /// What to do then.
+    pub(crate) fn check_weights(&self) -> Result<()> {
+        let Some(folder) = self.checkpoint.without_weights() else {
+            return Ok(());
+        };
+        Err(ModelError::Unusable(format!(
+            "model `{name}` is here without its weights (`{}`); name it with `--set models.{name}.source=SOURCE`, or with `--model {name}=SOURCE` \
+             to `dial verify`",
+            folder.display(),
+            name = self.name
+        )))
     }
 
     /// Of the tokenizer's content.
@@ -268,6 +300,7 @@ impl ModelHandle {
     /// # Errors
     /// A device that cannot be had, a damaged file or one that was written into since it was opened, no memory.
     pub fn load(&self, device: DeviceName, prefix_budget_bytes: usize) -> Result<Evaluator> {
+        self.check_weights()?;
         let device = device.open()?;
         let transformer = guarded(|| Transformer::load(&self.checkpoint, self.dtype, device))?;
         // What is in memory now is what the fingerprint was made of.

@@ -351,10 +351,9 @@ pub(super) fn pinned(source: &str, pins: &Pins) -> String {
 
 impl LockedModel {
     fn of(source: String, model: &ModelHandle) -> Result<Self, ModelError> {
-        let is_of_hub = source.starts_with("hf:");
         let read = model.files_read()?.into_iter();
         Ok(LockedModel {
-            commit: is_of_hub.then(|| model.folder_name()).flatten(),
+            commit: model.commit(&source),
             source,
             dtype: model.dtype.name().to_string(),
             fingerprint: model.fingerprint.to_hex().to_string(),

@@ -253,7 +253,7 @@ impl<'s> Opening<'s> {
     }
 
     fn open_prompts(&mut self) {
-        for (name, PromptsSpec { path, draw }) in &self.study.prompts {
+        for (name, PromptsSpec { path, draw, .. }) in &self.study.prompts {
             let loaded = PromptSet::load(&path.value).and_then(|set| match draw {
                 None => Ok(set),
                 Some(draw) => set.drawn(&path.value, draw),

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
 use crate::model::{Dtype, SpecialTokens};
-use crate::spec::{Choice, Decode, Fields, Node, Problems, Spanned, Value};
+use crate::spec::{Choice, Decode, Fields, Node, OneOrMany, Problems, Spanned, Value};
 use crate::stages::declare::{Declared, Parameter, Table, Together, declared, parameters};
 use crate::stages::field_types::{ByContent, Unkeyed, plain};
 use crate::stages::{Name, Settings};
@@ -20,6 +20,14 @@ parameters! {
         name: Option<Unkeyed<StudyName>>,
         /// The question it asks, for its report.
         question: Option<Unkeyed<String>>,
+        /// Its title, where it is shared.
+        title: Option<Unkeyed<String>>,
+        /// What it is about, where it is shared.
+        description: Option<Unkeyed<String>>,
+        /// Who made it: a name, or several, each with an address in `<…>` where it has one, such as that of an ORCID.
+        authors: Option<Unkeyed<OneOrMany<String>>>,
+        /// The licence that it is shared under: an SPDX identifier such as `CC-BY-4.0`, or the address of its text.
+        licence: Option<Unkeyed<String>>,
     }
 }
 
@@ -32,6 +40,8 @@ parameters! {
         dtype: ByContent<Dtype> = "float32",
         /// The model that lends its chat template.
         template_from: Option<ByContent<Name>>,
+        /// The licence of the model: an SPDX identifier, or the address of its text.
+        licence: Option<Unkeyed<String>>,
     }
 }
 
@@ -42,6 +52,8 @@ parameters! {
         path: ByContent<Spanned<PathBuf>>,
         /// Prompts are drawn out of a file of XSTest's form: unsafe ones become `harmful`, safe ones `edge`.
         draw: Option<ByContent<Table<DrawEntry>>>,
+        /// The licence of the prompts: an SPDX identifier such as `CC-BY-4.0`, or the address of its text.
+        licence: Option<Unkeyed<String>>,
     }
 }
 

@@ -9,12 +9,12 @@ use crate::spec::{
     Decode, Document, Fields, Key, Location, Node, Problems, Spanned, choice, suggest,
 };
 use crate::stages::declare::{Parameter, Table};
-use crate::stages::field_types::ByContent;
+use crate::stages::field_types::{ByContent, Unkeyed};
 use crate::stages::{KINDS, Kind, Name, Product, PublishedFiles, Settings, Stage, kind_named};
 
 use super::chat;
 use super::graph::{Known, check_names, sort};
-use super::sections::{About, ModelEntry, PromptsEntry};
+use super::sections::{About, ModelEntry, PromptsEntry, StudyName};
 
 /// A model as the study names it.
 #[derive(Clone, Debug)]
@@ -25,6 +25,7 @@ pub(crate) struct ModelSpec {
     pub(crate) folder: PathBuf,
     pub(crate) dtype: Dtype,
     pub(crate) template_from: Option<Name>,
+    pub(crate) licence: Option<String>,
 }
 
 /// A prompt set as the study names it.
@@ -33,6 +34,17 @@ pub(crate) struct PromptsSpec {
     pub(crate) path: Spanned<PathBuf>,
     /// What is drawn out of the file; none for all of it.
     pub(crate) draw: Option<Draw>,
+    pub(crate) licence: Option<String>,
+}
+
+/// What a study says of itself to those whom it is shared with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Credits {
+    pub(crate) title: Option<String>,
+    pub(crate) description: Option<String>,
+    /// Names, each perhaps with an address in angle brackets.
+    pub(crate) authors: Vec<String>,
+    pub(crate) licence: Option<String>,
 }
 
 /// A stage as the study names it.
@@ -66,6 +78,7 @@ pub struct Study {
     /// Name of the study, which names its run folder.
     pub(crate) name: String,
     pub(crate) question: Option<String>,
+    pub(crate) credits: Credits,
     pub(crate) models: BTreeMap<String, ModelSpec>,
     pub(crate) prompts: BTreeMap<String, PromptsSpec>,
     /// The chat around every prompt, and the score rule.
@@ -95,7 +108,7 @@ impl Study {
         fields.finish();
         let [about, models, prompts, chat, score, import, stages] = sections;
         let about = about.and_then(|node| fields_of::<About>(node, problems));
-        let (name, question) = about.map_or((None, None), |about| (about.name, about.question));
+        let (name, question, credits) = about.map_or((None, None, Credits::default()), of_about);
         let [models, prompts, stages] =
             [models, prompts, stages].map(|section| entries(section, problems));
         let known = [
@@ -121,7 +134,8 @@ impl Study {
         check_names(&stages, &known, problems);
         Some(Study {
             name: name.map_or_else(|| default_name.to_string(), |name| name.0.0),
-            question: question.map(|question| question.0),
+            question,
+            credits,
             models,
             prompts,
             settings,
@@ -172,6 +186,19 @@ impl Study {
     }
 }
 
+/// The study's name and question, and its credits.
+fn of_about(about: About) -> (Option<Unkeyed<StudyName>>, Option<String>, Credits) {
+    let text = |text: Option<Unkeyed<String>>| text.map(|text| text.0);
+    let authors = about.authors.iter().flat_map(|authors| authors.values());
+    let credits = Credits {
+        authors: authors.cloned().collect(),
+        title: text(about.title),
+        description: text(about.description),
+        licence: text(about.licence),
+    };
+    (about.name, text(about.question), credits)
+}
+
 /// A table of declared fields.
 fn fields_of<T: Parameter>(node: &Node, problems: &mut Problems) -> Option<T> {
     Table::decode(node, problems).map(|Table(fields)| fields)
@@ -200,6 +227,7 @@ fn decode_models(
             source: entry.source.0,
             dtype: entry.dtype.0,
             template_from: entry.template_from.map(|name| name.0),
+            licence: entry.licence.map(|licence| licence.0),
         };
         Some((key.name.clone(), spec))
     };
@@ -248,7 +276,13 @@ fn decode_prompts(
             value: resolve(&entry.path),
             at: entry.path.0.at,
         };
-        Some((key.name.clone(), PromptsSpec { path, draw }))
+        let licence = entry.licence.map(|licence| licence.0);
+        let spec = PromptsSpec {
+            path,
+            draw,
+            licence,
+        };
+        Some((key.name.clone(), spec))
     };
     entries.iter().filter_map(set).collect()
 }

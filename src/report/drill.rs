@@ -104,7 +104,8 @@ impl DrilledSet {
             ..DrilledSet::default()
         };
         let said = run.manifest.prompts.get(name);
-        for prompt in said.and_then(|said| prompts(run, said)).unwrap_or_default() {
+        let prompts = said.and_then(|said| prompts(run, name, said));
+        for prompt in prompts.unwrap_or_default() {
             set.index.insert(prompt.id.clone(), set.prompts.len());
             set.prompts.push(DrilledPrompt {
                 id: prompt.id,
@@ -284,11 +285,13 @@ impl DrilledSet {
 }
 
 /// The prompts of a set, if its file is there and has the content that was run.
-fn prompts(run: &FinishedRun, said: &Prompts) -> Option<Vec<Prompt>> {
+fn prompts(run: &FinishedRun, name: &str, said: &Prompts) -> Option<Vec<Prompt>> {
+    let known = run.prompt_files.get(name).cloned();
     let from_run = said.path_from_run.as_deref();
     let from_run = from_run.map(|path| run.path.join(files::path_of(path)));
     let from_here = said.path.as_deref().map(files::path_of);
-    let set = from_run.into_iter().chain(from_here).find_map(|path| {
+    let paths = known.into_iter().chain(from_run).chain(from_here);
+    let set = paths.into_iter().find_map(|path| {
         let set = PromptSet::load(&path).ok()?;
         (said.content == set.content_hash().to_hex().as_str()).then_some(set)
     });

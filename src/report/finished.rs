@@ -1,5 +1,6 @@
 //! A run's folder as it is read: the manifest, the study's graph, and the tables.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::files;
@@ -64,6 +65,8 @@ pub struct FinishedRun {
     pub(crate) manifest: Manifest,
     /// The stages of the study, each after those it refers to.
     pub(crate) stages: Vec<FinishedStage>,
+    /// Files of prompt sets that lie elsewhere than the manifest says.
+    pub(crate) prompt_files: BTreeMap<String, PathBuf>,
 }
 
 impl FinishedRun {
@@ -103,6 +106,7 @@ impl FinishedRun {
         FinishedRun {
             path: path.to_path_buf(),
             stages: manifest.graph.iter().map(stage).collect(),
+            prompt_files: BTreeMap::new(),
             manifest,
         }
     }

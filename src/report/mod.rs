@@ -48,7 +48,7 @@ pub use table::Table;
 pub(crate) use table::{Cell, cell, cells};
 pub(crate) use views::{AtEnd, view};
 pub use write::write;
-pub(crate) use write::write_with;
+pub(crate) use write::{drawn_files, write_with};
 
 /// Why nothing can be shown.
 #[derive(Debug)]

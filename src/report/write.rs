@@ -42,6 +42,18 @@ pub(crate) fn write_with(folder: &Path, cache: &Cache) -> Result<PathBuf, Report
     save_page(&run, &drawn.content)
 }
 
+/// The same files as [`write`] makes, as their place in the run's folder and their bytes.
+///
+/// # Errors
+/// [`ReportError::Drawing`].
+pub(crate) fn drawn_files(run: &FinishedRun) -> Result<Vec<(String, Vec<u8>)>, ReportError> {
+    let drawn = draw(run)?;
+    let page = page(run, &drawn.content)?.into_bytes();
+    let figures = drawn.files.into_iter();
+    let figures = figures.map(|(name, bytes)| (format!("figures/{name}"), bytes));
+    Ok(figures.chain([("report.html".to_string(), page)]).collect())
+}
+
 /// The folder of figures, made where it is missing. A link in its place is not followed: its files would be another run's.
 fn figures_folder(run: &FinishedRun) -> Result<PathBuf, ReportError> {
     let folder = run.path.join("figures");
@@ -58,14 +70,20 @@ fn figures_folder(run: &FinishedRun) -> Result<PathBuf, ReportError> {
 
 /// Draws every figure and writes its files.
 fn draw_into(folder: &Path, run: &FinishedRun) -> Result<Drawn, ReportError> {
-    let figures = figures(run);
-    let files: Result<Vec<_>, ReportError> = figures.par_iter().map(files).collect();
-    let files: Vec<(String, Vec<u8>)> = files?.into_iter().flatten().collect();
-    for (name, bytes) in &files {
+    let drawn = draw(run)?;
+    for (name, bytes) in &drawn.files {
         save(&folder.join(name), bytes)?;
     }
-    let content = Content::of(run, &figures);
-    Ok(Drawn { content, files })
+    Ok(drawn)
+}
+
+fn draw(run: &FinishedRun) -> Result<Drawn, ReportError> {
+    let figures = figures(run);
+    let files: Result<Vec<_>, ReportError> = figures.par_iter().map(files).collect();
+    Ok(Drawn {
+        content: Content::of(run, &figures),
+        files: files?.into_iter().flatten().collect(),
+    })
 }
 
 /// A figure's files: name and bytes.

@@ -104,6 +104,8 @@ impl Engine for LocalEngine {
             let model = self.models.get(&fingerprint).cloned().ok_or_else(|| {
                 ModelError::Internal("a cell of a model that was not opened".to_string())
             })?;
+            // Before anything is reckoned with what may be anybody's numbers.
+            model.check_weights()?;
             let flow = on_step(Step::Loading {
                 model: model.name.clone(),
             });

@@ -15,6 +15,7 @@ mod doctor;
 mod earlier_runs;
 mod end_of_text;
 mod explain;
+mod export;
 mod families;
 mod faults;
 mod first_layer;

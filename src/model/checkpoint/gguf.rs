@@ -49,5 +49,6 @@ pub(super) fn open(path: &Path, memory: &dyn Memory) -> Result<Checkpoint> {
         // The metadata names all of them, and they are in the configuration.
         further_ends: Vec::new(),
         findings: Vec::new(),
+        recorded: None,
     })
 }

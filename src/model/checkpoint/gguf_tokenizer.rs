@@ -5,8 +5,12 @@
 //! are those of the models' own `tokenizer.json`, which llama.cpp follows too; Qwen2's also composes the text (NFC),
 //! as its `tokenizer.json` does. A wrong rule would give wrong ids without a sign, so unknown names are refused.
 
+mod recorded;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::unicode::NFC;
@@ -16,6 +20,8 @@ use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
+
+pub(super) use recorded::GgufRules;
 
 use super::gguf_metadata::{Metadata, invalid};
 use crate::model::checkpoint::Memory;
@@ -37,14 +43,18 @@ const MOST_MERGES: u64 = 1 << 22;
 const MOST_WHOLE_TOKENS: usize = 1 << 16;
 
 /// How a text is cut into the pieces that are then merged.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum PreTokenizer {
+    #[serde(rename = "gpt-2")]
     Gpt2,
     /// GPT-2's rule after every digit stands alone.
+    #[serde(rename = "smollm")]
     SmolLm,
     /// Digits alone, letters with one leading mark, contractions in any case; text composed (NFC) first.
+    #[serde(rename = "qwen2")]
     Qwen2,
     /// As Qwen2, but up to three digits together, no NFC, and whole words of the vocabulary are not merged anew.
+    #[serde(rename = "llama-bpe")]
     Llama3,
 }
 
@@ -99,6 +109,16 @@ pub(super) fn tokenizer(
     metadata: &Metadata,
     memory: &dyn Memory,
 ) -> Result<Arc<Tokenizer>, String> {
+    let parts = parts(metadata)?;
+    let source = Source {
+        hash: parts.hash(),
+        length: parts.length(),
+        make: Box::new(|| parts.library_tokenizer()),
+    };
+    Tokenizer::new(source, memory)
+}
+
+fn parts(metadata: &Metadata) -> Result<Parts, String> {
     let model = metadata.text("tokenizer.ggml.model")?.unwrap_or("none");
     if model != "gpt2" {
         return Err(unsupported(
@@ -129,17 +149,16 @@ pub(super) fn tokenizer(
         );
         return Err(invalid(types_key, &problem));
     }
-    let texts = parts.tokens.iter().chain(&parts.merges);
-    let length = texts.map(String::len).sum();
-    let source = Source {
-        hash: parts.hash(),
-        length,
-        make: Box::new(|| parts.library_tokenizer()),
-    };
-    Tokenizer::new(source, memory)
+    Ok(parts)
 }
 
 impl Parts {
+    /// Of its texts, in bytes.
+    fn length(&self) -> usize {
+        let texts = self.tokens.iter().chain(&self.merges);
+        texts.map(String::len).sum()
+    }
+
     fn hash(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new_derive_key("dial gguf tokenizer v1");
         hasher.update(&[self.pre as u8]);

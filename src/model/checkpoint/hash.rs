@@ -100,6 +100,9 @@ impl Memory for NoMemory {
 impl Checkpoint {
     /// The hash of the bytes of each weight file, as it is mapped, in the order of their names.
     pub(crate) fn file_hashes(&self, memory: &dyn Memory) -> Result<Vec<blake3::Hash>> {
+        if let Some(recorded) = &self.recorded {
+            return Ok(recorded.weight_hashes());
+        }
         let files = self.files.iter();
         files.map(|file| file_hash(file, memory)).collect()
     }
@@ -112,6 +115,9 @@ impl Checkpoint {
         &self,
         weights: &[blake3::Hash],
     ) -> Result<Vec<(String, u64, blake3::Hash)>> {
+        if let Some(recorded) = &self.recorded {
+            return Ok(recorded.files_read());
+        }
         let name = |path: &Path| {
             let name = path.file_name().unwrap_or_default();
             files::text_of(name)
@@ -130,9 +136,13 @@ impl Checkpoint {
         Ok(all)
     }
 
-    /// The last part of its path.
-    pub(crate) fn folder_name(&self) -> Option<String> {
-        self.path.file_name().map(files::text_of)
+    /// The commit of the hub that it was opened at, where the study's `source` names the hub, or named it where it was recorded.
+    pub(crate) fn commit(&self, source: &str) -> Option<String> {
+        match &self.recorded {
+            Some(recorded) => recorded.commit.clone(),
+            None if source.starts_with("hf:") => self.path.file_name().map(files::text_of),
+            None => None,
+        }
     }
 
     /// The hash of everything that decides what the model computes and how a text reaches it. `weights` are

@@ -86,6 +86,7 @@ pub(super) fn open(folder: &Path, memory: &dyn Memory) -> Result<Checkpoint> {
         unknown: Vec::new(),
         files,
         findings,
+        recorded: None,
     })
 }
 

@@ -3,7 +3,8 @@
 //! A [`Checkpoint`] is opened from a Hugging Face folder (`hugging_face`, its weights in `shards`) or a GGUF file (`gguf`). Both answer to
 //! the parameter names of Hugging Face; opening checks that every parameter the configuration asks for is there with its shape, so that what
 //! follows may rely on it. No number from a file is multiplied or allocated by before it was held against what the file has. What holds no
-//! such model is told apart in `other_files`. `hub` brings a model from the hub to disk. Weights are memory-mapped, and hashed and loaded
+//! such model is told apart in `other_files`. A folder that somebody was sent may hold all of a model but its weights (`recorded`): it plans and
+//! looks up as the whole model does, and computes nothing. `hub` brings a model from the hub to disk. Weights are memory-mapped, and hashed and loaded
 //! through the same map: a file that is replaced while a study runs changes nothing, and one that is written into is an error when the weights
 //! are loaded.
 
@@ -18,6 +19,7 @@ mod hub;
 mod hugging_face;
 mod other_files;
 mod quantised;
+mod recorded;
 mod safetensors_header;
 mod shards;
 mod stored;
@@ -37,6 +39,7 @@ pub(crate) use host_tensor::HostTensor;
 pub(crate) use hub::{HubAnswer, HubHealth};
 pub use hub::{locate, locate_without_fetching};
 use other_files::not_weights;
+pub(super) use recorded::{Identity, Recorded};
 use stored::Stored;
 
 use super::chat::ChatTemplate;
@@ -75,10 +78,12 @@ pub(super) struct Checkpoint {
     pub(super) further_ends: Vec<u32>,
     /// What a reader should know of these files, as fragments (`holds a second head that differs from its embedding: …`).
     pub(super) findings: Vec<String>,
+    /// What is known of its files where they are not here.
+    pub(super) recorded: Option<Recorded>,
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face folder or a `.gguf` file.
+    /// Opens a Hugging Face folder, a `.gguf` file, or the folder of a model without its weights.
     ///
     /// # Errors
     /// A file is missing, truncated or malformed; the model needs something that is not supported; or its weights
@@ -87,6 +92,8 @@ impl Checkpoint {
         let metadata = path.metadata();
         let metadata = metadata.map_err(|error| ModelError::read(path, error))?;
         let mut checkpoint = match metadata.is_dir() {
+            // What it was found to be is recorded, too.
+            true if recorded::is_recorded(path) => return recorded::open(path, memory),
             true => hugging_face::open(path, memory)?,
             false if other_files::is_gguf(path) => gguf::open(path, memory)?,
             false => return Err(other_files::not_gguf(path)),

@@ -1,9 +1,9 @@
 //! The functions between the linear maps of an MLP.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// As transformers' `ACT2FN` names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// x · sigmoid(x).

@@ -7,9 +7,9 @@
 
 use std::f64::consts::PI;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rope {
     /// The base θ of the geometric series of frequencies.
     pub theta: f64,
@@ -19,7 +19,7 @@ pub struct Rope {
 
 /// A change of the rotary frequencies. `factor` is the ratio of the longer context to the original one, which is that of pre-training, in
 /// tokens.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum RopeScaling {
     None,

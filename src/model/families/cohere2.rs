@@ -3,7 +3,7 @@
 //! Reference: `modeling_cohere2.py` in Hugging Face transformers 5.23. Attention and MLP read the same stream through one norm, so that there is no
 //! `hook_resid_mid`. Layers that attend to a window have a rotary embedding, those that attend to everything have none.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Architecture, Parameter, attention_parameters, gated_mlp_parameters};
@@ -18,7 +18,7 @@ use crate::model::transformer::{
 };
 
 /// What a cohere2 is besides its sizes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cohere2 {
     /// The ε in (x − mean(x)) / √(variance(x) + ε).
     pub layer_norm_eps: f64,

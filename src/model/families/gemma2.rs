@@ -2,7 +2,7 @@
 //!
 //! Reference: `modeling_gemma2.py` in Hugging Face transformers 5.23.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::gemma::{DEFAULTS, matrices, scaled_embedding};
@@ -18,7 +18,7 @@ use crate::model::transformer::{
 };
 
 /// What a gemma 2 is besides its sizes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gemma2 {
     /// The ε in x / sqrt(mean(x²) + ε).
     pub rms_norm_eps: f64,

@@ -2,7 +2,7 @@
 //!
 //! Reference: `modeling_gemma3.py` in Hugging Face transformers 5.23.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::gemma3_text::Gemma3Text;
 use super::{Architecture, Parameter};
@@ -11,7 +11,7 @@ use crate::model::error::{Result, unsupported};
 use crate::model::transformer::{Loader, Network};
 
 /// The text model inside, whose logits have no cap in this class.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gemma3(pub Gemma3Text);
 
 impl Architecture for Gemma3 {

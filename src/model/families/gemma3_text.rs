@@ -3,7 +3,7 @@
 //!
 //! Reference: `modeling_gemma3.py` in Hugging Face transformers 5.23.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::gemma::{DEFAULTS, matrices, scaled_embedding};
@@ -20,7 +20,7 @@ use crate::model::transformer::{
 };
 
 /// What the text model of a gemma 3 is besides its sizes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gemma3Text {
     /// The ε in x / sqrt(mean(x²) + ε).
     pub rms_norm_eps: f64,

@@ -2,7 +2,7 @@
 //!
 //! Reference: `modeling_glm4.py` in Hugging Face transformers 5.23.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Architecture, Parameter, attention_parameters, linear};
@@ -17,7 +17,7 @@ use crate::model::transformer::{
 };
 
 /// What a glm 4 is besides its sizes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Glm4 {
     /// The ε in x / sqrt(mean(x²) + ε).
     pub rms_norm_eps: f64,

@@ -4,7 +4,7 @@
 //! is not the stream that enters the first block. Matrices are stored as `[in, out]`. Published files have neither the prefix nor a head, but have
 //! the causal mask of each layer.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Architecture, Parameter, layer_norm};
@@ -17,7 +17,7 @@ use crate::model::transformer::{
 };
 
 /// What a gpt2 is besides its sizes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gpt2 {
     /// The ε in (x − mean(x)) / √(variance(x) + ε).
     pub layer_norm_epsilon: f64,

@@ -3,7 +3,7 @@
 //! Reference: `modeling_gpt_neox.py` in Hugging Face transformers 5.23. In most of them attention and MLP read the same stream, each through a norm
 //! of its own, so that there is no `hook_resid_mid`. Queries, keys and values are stored in one matrix, head by head.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Architecture, Parameter, layer_norm, linear, plain_heads};
@@ -18,7 +18,7 @@ use crate::model::transformer::{
 };
 
 /// What a gpt_neox is besides its sizes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GptNeoX {
     /// The ε in (x − mean(x)) / √(variance(x) + ε).
     pub layer_norm_eps: f64,

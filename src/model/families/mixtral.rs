@@ -2,7 +2,7 @@
 //!
 //! Reference: `modeling_mixtral.py` in Hugging Face transformers 5.23.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Architecture, Parameter, attention_parameters, check_experts, linear, n_experts};
@@ -15,7 +15,7 @@ use crate::model::transformer::{
 };
 
 /// What a mixtral is besides its sizes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mixtral {
     /// The ε in x / sqrt(mean(x²) + ε).
     pub rms_norm_eps: f64,

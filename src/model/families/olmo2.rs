@@ -2,7 +2,7 @@
 //!
 //! Reference: `modeling_olmo2.py` in Hugging Face transformers 5.23.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Architecture, Parameter, attention_parameters, gated_mlp_parameters};
@@ -15,7 +15,7 @@ use crate::model::transformer::{
 };
 
 /// What an olmo 2 is besides its sizes and its rotary embedding.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Olmo2 {
     #[serde(flatten)]
     pub blocks: OlmoBlocks,
@@ -23,7 +23,7 @@ pub struct Olmo2 {
 }
 
 /// What olmo 2 and olmo 3 have in common.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OlmoBlocks {
     /// The ε in x / sqrt(mean(x²) + ε).
     pub rms_norm_eps: f64,

@@ -2,7 +2,7 @@
 //!
 //! Reference: `modeling_olmo3.py` in Hugging Face transformers 5.23.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::olmo2::{DEFAULTS, OlmoBlocks, network};
 use super::{Architecture, Parameter};
@@ -11,7 +11,7 @@ use crate::model::error::Result;
 use crate::model::transformer::{Attention, Loader, Network};
 
 /// What an olmo 3 is besides its sizes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Olmo3 {
     #[serde(flatten)]
     pub blocks: OlmoBlocks,

@@ -4,7 +4,7 @@
 //! whose gate and up projections are another. Those for long contexts turn every position by one of two lists, of which the length of the whole
 //! text decides (`config/rope_parameters/longrope.rs`).
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Architecture, Parameter, linear};
@@ -19,7 +19,7 @@ use crate::model::transformer::{
 };
 
 /// What a phi3 is besides its sizes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Phi3 {
     /// The ε in x / sqrt(mean(x²) + ε).
     pub rms_norm_eps: f64,

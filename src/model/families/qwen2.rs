@@ -2,7 +2,7 @@
 //!
 //! Reference: `modeling_qwen2.py` in Hugging Face transformers 5.23.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::llama::{FirstForm, Llama};
 use super::{Architecture, Parameter};
@@ -11,7 +11,7 @@ use crate::model::error::Result;
 use crate::model::transformer::{Loader, Network};
 
 /// A llama by all but its configuration's defaults.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Qwen2(pub Llama);
 
 impl Architecture for Qwen2 {

@@ -3,7 +3,7 @@
 //!
 //! Reference: `modeling_qwen3.py` in Hugging Face transformers 5.23.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Architecture, Parameter, attention_parameters, gated_mlp_parameters};
@@ -16,7 +16,7 @@ use crate::model::transformer::{
 };
 
 /// What a qwen3 is besides its sizes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Qwen3 {
     /// The ε in x / sqrt(mean(x²) + ε).
     pub rms_norm_eps: f64,

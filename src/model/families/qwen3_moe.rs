@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Architecture, Parameter, attention_parameters, check_experts, linear, n_experts};
@@ -17,7 +17,7 @@ use crate::model::transformer::{
 };
 
 /// What a qwen3_moe is besides its sizes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Qwen3Moe {
     /// The ε in x / sqrt(mean(x²) + ε).
     pub rms_norm_eps: f64,
@@ -75,6 +75,10 @@ impl Architecture for Qwen3Moe {
         check_epsilon("rms_norm_eps", self.rms_norm_eps)?;
         if self.sparse.contains(&true) {
             check_experts(("num_experts", self.n_experts), self.experts_per_token)?;
+        }
+        let (width, most) = (self.d_dense, 1 << 20);
+        if width == 0 || width > most {
+            return Err(format!("`intermediate_size` is `{width}`, expected 1 to {most}"));
         }
         self.rope.validate(sizes.d_head)
     }

@@ -3,7 +3,7 @@
 //! Reference: `modeling_stablelm.py` in Hugging Face transformers 5.23. A llama with layer norms that have biases, of whose heads a part turns. In
 //! some of them attention and MLP read the same stream through one norm, so that there is no `hook_resid_mid`.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Architecture, Parameter, attention_parameters, gated_mlp_parameters, layer_norm, plain_heads};
@@ -18,7 +18,7 @@ use crate::model::transformer::{
 };
 
 /// What a stablelm is besides its sizes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StableLm {
     /// The ε in (x − mean(x)) / √(variance(x) + ε).
     pub layer_norm_eps: f64,

@@ -11,6 +11,7 @@ mod quantised;
 mod real_model;
 mod recorded;
 mod renamed;
+mod without_weights;
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,0 +1,319 @@
+//! What the archive holds, file by file.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Error};
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::json;
+
+use crate::cache::{Batch, Cache, Key};
+use crate::fetch::sha256;
+use crate::files;
+use crate::manifest::Manifest;
+use crate::plan::{Opened, StageRecord};
+use crate::prompts::Draw;
+use crate::report::{self, FinishedRun};
+
+use super::super::layout;
+use super::super::write::Archive;
+use super::cells::MadeAgain;
+use super::crate_metadata::{self, Listed, Listing};
+use super::machine::Machine;
+use super::{ExportError, OnStep, Step, readme, study};
+
+/// What a file of the archive holds.
+enum Content {
+    Bytes(Vec<u8>),
+    /// An artifact of the cache.
+    Object(Key),
+}
+
+/// The files of the archive, by their place in its folder.
+#[derive(Default)]
+pub(super) struct Contents(BTreeMap<String, Content>);
+
+impl Contents {
+    /// All files of a run whose manifest is to read as `manifest` does.
+    ///
+    /// # Errors
+    /// A file that has changed since the run, or cannot be read.
+    pub(super) fn of(
+        run: FinishedRun,
+        opened: &Opened,
+        made: &[MadeAgain],
+        (machine, manifest): (&Machine, &Manifest),
+    ) -> Result<Self, ExportError> {
+        let mut contents = Contents::default();
+        let top = layout::top(&opened.study.name, &manifest.key);
+        contents.add(layout::README, readme::text(&top, manifest));
+        contents.add(layout::STUDY, study::text(opened));
+        contents.add_given(&run, machine)?;
+        contents.add_inputs(opened)?;
+        contents.add_models(opened)?;
+        for stage in made {
+            contents.add_artifacts(&run.path, stage)?;
+            contents.add_cells(stage);
+            contents.add_record(stage, machine)?;
+        }
+        contents.add_drawn(run, manifest, opened)?;
+        Ok(contents)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn add(&mut self, name: impl Into<String>, bytes: impl Into<Vec<u8>>) {
+        self.0.insert(name.into(), Content::Bytes(bytes.into()));
+    }
+
+    /// The study's files as their author wrote them, and the lock, without the paths of this machine.
+    fn add_given(&mut self, run: &FinishedRun, machine: &Machine) -> Result<(), ExportError> {
+        for copy in run.manifest.files.keys() {
+            let text = files::read_text(&run.path.join(copy), files::SETTINGS_BYTES);
+            let text = text.map_err(unreadable(&run.path.join(copy)))?;
+            let name = format!("{}/{copy}", layout::AS_GIVEN);
+            self.add(name, machine.without(&text));
+        }
+        // Early runs have none, and one that could not be written stopped no run.
+        let lock = run.path.join(layout::LOCK);
+        if lock.is_file() {
+            let text = files::read_text(&lock, files::SETTINGS_BYTES).map_err(unreadable(&lock))?;
+            self.add(layout::LOCK, machine.without(&text));
+        }
+        Ok(())
+    }
+
+    /// Prompt sets, and files that stages import.
+    fn add_inputs(&mut self, opened: &Opened) -> Result<(), ExportError> {
+        for (name, file) in prompt_files(opened) {
+            let Some(set) = opened.study.prompts.get(&name) else {
+                continue;
+            };
+            let selection = selection_of(opened, &name);
+            let read = |path: &Path| files::read(path, files::DATA_BYTES).map_err(unreadable(path));
+            self.add(file, read(&set.path.value)?);
+            if let Some((path, file)) = selection {
+                self.add(file, read(&path)?);
+            }
+        }
+        for (path, file) in &opened.inputs.files {
+            let folder = &opened.study.settings.import.folder;
+            let below = path.strip_prefix(folder).ok().and_then(place_below);
+            let below = below.ok_or_else(|| {
+                ExportError::Failed(format!(
+                    "`{}`, which a stage imports, is not in the folder `import.folder`, and so has no place in the archive; put it there",
+                    path.display()
+                ))
+            })?;
+            self.add(format!("{}/{below}", layout::FILES), file.bytes.clone());
+        }
+        Ok(())
+    }
+
+    /// Each model without its weights.
+    fn add_models(&mut self, opened: &Opened) -> Result<(), ExportError> {
+        for (name, folder) in model_folders(opened) {
+            let spec = opened.study.models.get(&name);
+            let (Some(model), Some(spec)) = (opened.inputs.models.get(&name), spec) else {
+                continue;
+            };
+            let files = model.write_recorded(&spec.source.value);
+            let files =
+                files.map_err(|error| ExportError::Failed(format!("model `{name}`: {error}")))?;
+            for (file, bytes) in files {
+                self.add(format!("{folder}/{file}"), bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// The tables and directions of a stage, as the cache has them, and the run's folder where it has not lost them.
+    fn add_artifacts(&mut self, folder: &Path, stage: &MadeAgain) -> Result<(), ExportError> {
+        let record = &stage.record;
+        let tables = record.tables.iter().flat_map(|table| {
+            let name = |extension| layout::table(&stage.name, &table.name, extension);
+            [(name("csv"), table.csv), (name("parquet"), table.parquet)]
+        });
+        let directions = record.directions.iter().flat_map(|(tensors, description)| {
+            [tensors, description].map(|artifact| {
+                let name = layout::direction(&stage.name, &artifact.file);
+                (name, artifact.key)
+            })
+        });
+        for (name, key) in tables.chain(directions) {
+            let path = folder.join(&name);
+            let mut hasher = blake3::Hasher::new();
+            let read = files::open(&path).and_then(|file| hasher.update_reader(file).map(drop));
+            if read.is_ok() && Key::from(hasher.finalize()) != key {
+                return Err(ExportError::Failed(format!(
+                    "`{}` has been changed since the run ended; run the study again, and export that run",
+                    path.display()
+                )));
+            }
+            self.0.insert(name, Content::Object(key));
+        }
+        Ok(())
+    }
+
+    fn add_cells(&mut self, stage: &MadeAgain) {
+        if stage.cells.is_empty() {
+            return;
+        }
+        let mut batch = Batch::default();
+        for (key, value) in &stage.cells {
+            batch.push(*key, value);
+        }
+        // Where they were computed is not the same for all, and the manifest says where the run was.
+        self.add(layout::cells_of(&stage.name), batch.to_pack(b"{}"));
+    }
+
+    /// What the cache says of a stage, but for what another run of the same study would say otherwise.
+    fn add_record(&mut self, stage: &MadeAgain, machine: &Machine) -> Result<(), ExportError> {
+        let findings = stage.record.findings.iter();
+        let record = StageRecord {
+            findings: findings.map(|finding| machine.without(finding)).collect(),
+            seconds: 0.0,
+            packs: Vec::new(),
+            stage: stage.name.clone(),
+            created: String::new(),
+            ..stage.record.clone()
+        };
+        let text = json!({ "key": stage.key, "record": record }).to_string();
+        self.add(layout::record_of(&stage.name), text + "\n");
+        Ok(())
+    }
+
+    /// The manifest, and what is drawn of it and the tables: in the archive's folder it is drawn just so.
+    fn add_drawn(
+        &mut self,
+        mut run: FinishedRun,
+        manifest: &Manifest,
+        opened: &Opened,
+    ) -> Result<(), ExportError> {
+        let failed = |error: serde_json::Error| ExportError::Failed(error.to_string());
+        let mut text = serde_json::to_vec_pretty(manifest).map_err(failed)?;
+        text.push(b'\n');
+        run.load_tables()?;
+        run.manifest = serde_json::from_slice(&text).map_err(failed)?;
+        for stage in &mut run.stages {
+            stage.result = run.manifest.stage(&stage.name).cloned();
+        }
+        let sets = opened.study.prompts.iter();
+        run.prompt_files = sets
+            .map(|(name, set)| (name.clone(), set.path.value.clone()))
+            .collect();
+        self.add(layout::MANIFEST, text);
+        for (name, bytes) in report::drawn_files(&run)? {
+            self.add(name, bytes);
+        }
+        Ok(())
+    }
+
+    /// The list of all files that are there so far, which is the last of them.
+    ///
+    /// # Errors
+    /// An artifact that has gone from the cache.
+    pub(super) fn add_crate(
+        &mut self,
+        opened: &Opened,
+        manifest: &Manifest,
+    ) -> Result<(), ExportError> {
+        let mut listing = Listing::new();
+        for (name, content) in &self.0 {
+            let bytes = content.bytes(&opened.cache);
+            let bytes = bytes.map_err(|error| ExportError::Failed(error.to_string()))?;
+            let listed = Listed {
+                bytes: bytes.len() as u64,
+                sha256: sha256(&bytes),
+            };
+            listing.insert(name.clone(), listed);
+        }
+        let text = crate_metadata::text(&listing, opened, manifest);
+        let text = text.map_err(|error| ExportError::Failed(error.to_string()))?;
+        self.add(layout::CRATE, text);
+        Ok(())
+    }
+
+    /// Writes the archive.
+    ///
+    /// # Errors
+    /// A file that cannot be written, an artifact that has gone from the cache, names that are one where case makes no difference.
+    pub(super) fn write(
+        &self,
+        file: &mut File,
+        top: &str,
+        cache: &Cache,
+        on_step: OnStep<'_>,
+    ) -> io::Result<()> {
+        let mut archive = Archive::new(file, top);
+        for (done, (name, content)) in self.0.iter().enumerate() {
+            on_step(Step {
+                what: "writing",
+                done,
+                total: self.0.len(),
+            });
+            archive.add(name, &content.bytes(cache)?)?;
+        }
+        archive.finish().map(drop)
+    }
+}
+
+impl Content {
+    fn bytes(&self, cache: &Cache) -> io::Result<Cow<'_, [u8]>> {
+        match self {
+            Content::Bytes(bytes) => Ok(Cow::Borrowed(bytes)),
+            Content::Object(key) => {
+                let object = cache.object(key).map_err(Error::other)?;
+                let gone = || Error::other(format!("the artifact {key} has gone from the cache"));
+                Ok(Cow::Owned(object.ok_or_else(gone)?))
+            }
+        }
+    }
+}
+
+fn unreadable(path: &Path) -> impl Fn(Error) -> ExportError {
+    let shown = path.display().to_string();
+    move |error| ExportError::Failed(format!("`{shown}` cannot be read: {error}"))
+}
+
+/// A path as a place in the archive; none for one that leads out of its folder, or is not text.
+fn place_below(path: &Path) -> Option<String> {
+    let parts = path.components().map(|part| match part {
+        Component::Normal(name) => name.to_str().filter(|name| files::is_plain_name(name)),
+        _ => None,
+    });
+    let parts: Option<Vec<&str>> = parts.collect();
+    parts.map(|parts| parts.join("/"))
+}
+
+/// The place of each prompt set.
+pub(super) fn prompt_files(opened: &Opened) -> BTreeMap<String, String> {
+    let names = layout::file_names(opened.inputs.prompts.keys().map(String::as_str));
+    let place = |(name, file): (String, String)| {
+        let path = &opened.study.prompts.get(&name)?.path.value;
+        let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+        Some((name, format!("{}/{file}.{extension}", layout::PROMPTS)))
+    };
+    names.into_iter().filter_map(place).collect()
+}
+
+/// The file that says which prompts of a set are drawn, and its place; none where none does.
+pub(super) fn selection_of(opened: &Opened, set: &str) -> Option<(PathBuf, String)> {
+    let Some(Draw::Selection(path)) = &opened.study.prompts.get(set)?.draw else {
+        return None;
+    };
+    let place = prompt_files(opened).remove(set)?;
+    let (stem, _) = place.rsplit_once('.')?;
+    let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+    Some((path.clone(), format!("{stem}.selection.{extension}")))
+}
+
+/// The folder of each model that is used.
+pub(super) fn model_folders(opened: &Opened) -> BTreeMap<String, String> {
+    let names = layout::file_names(opened.inputs.models.keys().map(String::as_str));
+    let place = |(name, folder)| (name, format!("{}/{folder}", layout::MODELS));
+    names.into_iter().map(place).collect()
+}

@@ -1,0 +1,45 @@
+//! The manifest of a run as others may read it: without paths of the machine, and with those of the archive in their place.
+
+use crate::manifest::Manifest;
+use crate::plan::Opened;
+
+use super::super::layout;
+use super::contents::prompt_files;
+use super::machine::Machine;
+
+/// What the manifest of the archive says.
+pub(super) fn cleaned(manifest: &Manifest, opened: &Opened, machine: &Machine) -> Manifest {
+    let mut cleaned = manifest.clone();
+    let without = |texts: &mut Vec<String>| {
+        for text in texts {
+            *text = machine.without(text);
+        }
+    };
+    without(&mut cleaned.command);
+    without(&mut cleaned.overrides);
+    without(&mut cleaned.findings);
+    for stage in &mut cleaned.stages {
+        without(&mut stage.findings);
+    }
+    (cleaned.directory, cleaned.cache) = (None, None);
+    let copies = manifest.files.keys();
+    cleaned.files = copies
+        .map(|copy| (format!("{}/{copy}", layout::AS_GIVEN), None))
+        .collect();
+    for model in cleaned.models.values_mut() {
+        if let Some(source) = model
+            .source
+            .as_mut()
+            .filter(|source| !source.starts_with("hf:"))
+        {
+            *source = Machine::without_folders(source);
+        }
+    }
+    let files = prompt_files(opened);
+    for (name, set) in &mut cleaned.prompts {
+        let file = files.get(name).cloned();
+        set.path.clone_from(&file);
+        set.path_from_run = file;
+    }
+    cleaned
+}

@@ -1,0 +1,58 @@
+//! What the file tells a person who has unpacked it by hand, or looks into it.
+
+use crate::harmless;
+use crate::manifest::Manifest;
+
+/// The text.
+pub(super) fn text(top: &str, manifest: &Manifest) -> String {
+    let study = harmless::line(&manifest.study);
+    let question = manifest.question.as_deref().map(harmless::line);
+    let question = question.map_or(String::new(), |question| format!("{question}\n\n"));
+    let (dial, ended) = (&manifest.provenance.dial, ended(manifest));
+    format!(
+        "# {study}\n\n{question}\
+         A run of the study `{study}`, as it was shared: what was asked, what was asked of it, every number that came out, and the values\n\
+         that the models gave, from which all tables follow. Made by dial {dial}; the run ended {ended}.\n\n\
+         ## What to type\n\n\
+         ```\n\
+         dial verify {top}.zip              # is it whole, and do tables, directions and figures follow from the values in it?\n\
+         dial unpack {top}.zip DIR          # a folder to go on from:\n\
+         cd DIR && dial plan study.toml     #   everything is cached, and what is changed is all that is computed\n\
+         ```\n\n\
+         `report.html` shows the results in a browser, without anything else.\n\n\
+         ## What is here\n\n{HOLDS}"
+    )
+}
+
+/// When the run ended.
+pub(super) fn ended(manifest: &Manifest) -> String {
+    let started: Option<jiff::Timestamp> = manifest.started.parse().ok();
+    let ended = started.and_then(|started| {
+        let seconds = manifest.seconds.filter(|seconds| seconds.is_finite())?;
+        let took = jiff::SignedDuration::try_from_secs_f64(seconds).ok()?;
+        started.checked_add(took).ok()
+    });
+    // To the second, as a person says it.
+    let ended = ended.map(|ended| ended.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    ended.unwrap_or_else(|| manifest.started.clone())
+}
+
+/// What is in the folder.
+const HOLDS: &str = "\
+| | |
+|---|---|
+| `report.html`, `figures/` | the results, to look at |
+| `tables/` | every table, as CSV and as Parquet |
+| `directions/` | the directions, as safetensors, each with its description |
+| `study.toml` | the study with everything applied; it runs in this folder |
+| `as-given/` | the study as its author wrote it |
+| `study.lock` | what the study names, as the run found it: commits, files, hashes, versions |
+| `run.json` | the run: versions, device, keys, times |
+| `prompts/`, `files/` | prompt sets, and files that stages import |
+| `models/` | the models without their weights: tokenizer, template, configuration, hashes of the weights |
+| `cells/` | the values that the models gave, for each stage; activations are left out, and computed again by whoever has the model |
+| `records/` | what the cache says of each stage |
+| `ro-crate-metadata.json` | every file here with its size and hash |
+
+Paths of the author's machine are replaced by `…/` and the name of the file.
+";

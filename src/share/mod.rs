@@ -1,0 +1,39 @@
+//! A run as one file: what an author sends, and a reviewer takes apart, checks and goes on from.
+//!
+//! The file is a ZIP archive, the same bytes for the same run. Everything in it lies under one folder, `<study>-<8 digits of the run's key>/`:
+//!
+//! ```text
+//! README.md                    what it is, and what to type
+//! ro-crate-metadata.json       every file of it with its size, its sha256 and what it is: an RO-Crate of the Workflow Run profile
+//! study.toml                   the study with `extends` and `--set` applied, which runs in this folder: prompts are in `prompts/`,
+//!                              imported files in `files/`, and each model is `models/<name>`, whatever its source was
+//! as-given/                    the study's files as their author wrote them: `study.toml` (or .yaml) and `extends/`
+//! study.lock, run.json         as in the run's folder
+//! tables/, directions/         as in the run's folder
+//! figures/, report.html        drawn of this folder
+//! prompts/<set>.jsonl          the file of each prompt set (or .csv), byte by byte
+//! prompts/<set>.selection.…    the file that says which of them are drawn, where one does
+//! files/<path>                 files that stages import
+//! models/<name>/               each model without its weights: `model.json`, `tokenizer.json`, `chat_template.jinja`
+//! cells/<stage>.pack           the cells that the stage's tables were made from, as the cache has them (`cache/pack.rs`), in the order
+//!                              of their keys. A cell of several stages is in the pack of the first, in the order of the study
+//! records/<stage>.json         what the cache has of the stage: `{"key": …, "record": …}`
+//! ```
+//!
+//! A stage without cells of its own has no pack. Activations are left out: they are most of the bytes, and are computed again by whoever has
+//! the model. A model that no stage uses is not in the file, nor in its `study.toml`; every prompt set is.
+//!
+//! No path of the author's machine is in it. A file that is written into the archive names others by their place in the archive; where the
+//! author's own text names a path of the machine, `…/<file name>` stands there.
+//!
+//! ```text
+//! layout       the names of all these
+//! write        the archive
+//! export       a run into an archive
+//! ```
+
+mod export;
+mod layout;
+mod write;
+
+pub(crate) use export::{ExportError, Exported, Options as ExportOptions, Step, export};
