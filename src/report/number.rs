@@ -3,6 +3,9 @@
 /// What is smaller is rounding of numbers that are of the size of logits.
 const NOTHING: f64 = 1e-12;
 
+/// From here on two digits are no longer than three decimals.
+const SMALL: f64 = 0.000_995;
+
 /// Three decimals, of small numbers two digits, of large ones none; a whole number as such.
 pub(crate) fn shown(value: f64) -> String {
     let size = value.abs();
@@ -12,7 +15,7 @@ pub(crate) fn shown(value: f64) -> String {
     if size < NOTHING {
         return "0".to_string();
     }
-    if size < 0.001 {
+    if size < SMALL {
         return two_digits(value);
     }
     let decimals = if size >= 1000.0 { 0 } else { 3 };
@@ -68,7 +71,15 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_shown_again() {
-        for value in [0.000_999_96, 0.123_449_99, 999.9996, 1234.5, 5e-7, 0.0012] {
+        for value in [
+            0.000_999_96,
+            0.000_994,
+            0.123_449_99,
+            999.9996,
+            1234.5,
+            5e-7,
+            0.0012,
+        ] {
             assert_eq!(shown(as_shown(value)), shown(value), "{value}");
         }
     }

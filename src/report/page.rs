@@ -99,7 +99,7 @@ pub(super) fn page(run: &FinishedRun, content: &Content) -> Result<String, Repor
         "cached": sum(|stage| stage.cells_cached),
         "passes": manifest.equivalent_forward_passes,
         "verdict": content.verdict,
-        "findings": run.conclusions().collect::<Vec<_>>(),
+        "findings": run.conclusions().filter(|finding| !is_in_verdict(finding, &content.verdict)).collect::<Vec<_>>(),
         "key": manifest.key,
         "version": manifest.provenance.dial,
         "provenance": provenance(manifest),
@@ -221,6 +221,15 @@ fn verdict(run: &FinishedRun) -> Json {
         "places": places.iter().map(place).collect::<Vec<_>>(),
         "definitions": definitions.collect::<Vec<_>>(),
     })
+}
+
+/// Whether a finding says in a sentence what the verdict has part by part.
+fn is_in_verdict(finding: &str, verdict: &Json) -> bool {
+    let outcomes = [Outcome::Passed, Outcome::Failed, Outcome::NotTested];
+    let mut begins = outcomes
+        .iter()
+        .map(|outcome| format!(": {}: ", outcome.name()));
+    verdict["places"].is_array() && begins.any(|begin| finding.contains(&begin))
 }
 
 fn class_of(outcome: Outcome) -> &'static str {

@@ -266,11 +266,17 @@ fn the_stage_writes_every_table_it_has_sources_for() {
     let names: Vec<&str> = one.tables.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(
         names,
-        ["", "pareto", "operating_points", "learned_vs_random"]
+        [
+            "",
+            "verdict",
+            "pareto",
+            "operating_points",
+            "learned_vs_random"
+        ]
     );
-    assert!(
-        one.findings[0].starts_with("no holdout sweep")
-            && one.findings[1].starts_with("no random sweep")
+    assert_eq!(
+        one.findings,
+        ["model `inst`, layer 20: not tested: effect, specific, selective, valid, stable"]
     );
 }
 

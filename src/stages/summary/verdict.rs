@@ -242,6 +242,8 @@ fn valid<'a>(grid: &'a Grid, evidence: &Evidence<'_>) -> Result<Vec<Test<'a>>, S
 /// The texts that were written along the directions at one place, or without any.
 struct Texts {
     ids: Vec<String>,
+    /// Whether nothing was added to its run.
+    is_plain: Vec<bool>,
     scores: Vec<f64>,
     /// Whether the score calls it a refusal.
     refused: Vec<bool>,
@@ -253,9 +255,16 @@ impl Texts {
     /// None of a table without scores, which nothing can be compared with.
     fn at(table: &DataFrame, grid: &Grid) -> Result<Option<Self>, StageError> {
         let has = |name: &str| table.column(name).is_ok();
-        if !["score", "refused", "site", "regex", "xstest_prefix"]
-            .into_iter()
-            .all(has)
+        if ![
+            "score",
+            "refused",
+            "alpha",
+            "site",
+            "regex",
+            "xstest_prefix",
+        ]
+        .into_iter()
+        .all(has)
         {
             return Ok(None);
         }
@@ -274,8 +283,10 @@ impl Texts {
             Ok(flags.collect())
         };
         let scores = table::read_numbers(table, "score")?;
+        let alphas = table::read_numbers(table, "alpha")?;
         Ok(Some(Texts {
             ids: rows.iter().map(|&row| ids[row].clone()).collect(),
+            is_plain: rows.iter().map(|&row| alphas[row] == 0.0).collect(),
             scores: rows.iter().map(|&row| scores[row]).collect(),
             refused: flags("refused")?,
             classifiers: vec![
@@ -283,6 +294,34 @@ impl Texts {
                 ("xstest_prefix", flags("xstest_prefix")?),
             ],
         }))
+    }
+
+    /// How much score and texts refuse, over all α and at α = 0.
+    fn rates(&self, refuses: &[bool]) -> String {
+        let told = |is_meant: &dyn Fn(bool) -> bool| {
+            let all = self.refused.iter().zip(refuses).zip(&self.is_plain);
+            let meant: Vec<(bool, bool)> = all
+                .filter(|(_, is_plain)| is_meant(**is_plain))
+                .map(|((by_score, by_text), _)| (*by_score, *by_text))
+                .collect();
+            let share = |of: fn(&(bool, bool)) -> bool| {
+                100.0 * meant.iter().filter(|case| of(case)).count() as f64 / meant.len() as f64
+            };
+            let (by_score, by_text) = (share(|case| case.0), share(|case| case.1));
+            format!(
+                "the score refuses {by_score:.1} %, the texts {by_text:.1} % of {}",
+                meant.len()
+            )
+        };
+        let is_some = self.is_plain.contains(&true) && self.is_plain.contains(&false);
+        match is_some {
+            true => format!(
+                "{}; at α = 0 {}",
+                told(&|_| true),
+                told(&|is_plain| is_plain)
+            ),
+            false => told(&|_| true),
+        }
     }
 
     fn judge<'a>(
@@ -301,15 +340,7 @@ impl Texts {
         let interval = stats::kappa_interval(&of_prompts, seed);
         let cases = self.scores.iter().copied().zip(refuses.iter().copied());
         let auroc = stats::auroc(&cases.collect::<Vec<_>>())?;
-        let share = |flags: &[bool]| {
-            100.0 * flags.iter().filter(|flag| **flag).count() as f64 / flags.len() as f64
-        };
-        let beside = format!(
-            "the score refuses {:.1} %, the texts {:.1} % of {}",
-            share(&self.refused),
-            share(refuses),
-            refuses.len()
-        );
+        let beside = self.rates(refuses);
         let test = Test {
             value: kappa,
             interval,

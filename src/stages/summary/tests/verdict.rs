@@ -41,6 +41,7 @@ fn texts(rows: &[(String, f64, bool)]) -> DataFrame {
         .text("model", |_| "inst")
         .text("site", |_| "none")
         .integer("layer", |_| None)
+        .number("alpha", |_| 0.0)
         .text("id", |(id, ..)| id)
         .number("score", |(_, score, _)| *score)
         .flag("refused", |(_, score, _)| *score > 0.0)
