@@ -48,7 +48,9 @@ impl Machine {
         folders.dedup();
         let known = folders.iter().map(|folder| {
             let folder = regex::escape(folder);
-            format!(r"(?P<before>^|[^\w./…-])(?P<path>{folder}(?:/[^{END}]*)?)(?P<after>[^\w.-]|$)")
+            format!(
+                r"(?P<before>^|[^\w./…-]|//)(?P<path>{folder}(?:/[^{END}]*)?)(?P<after>[^\w.-]|$)"
+            )
         });
         let quoted = ['"', '\''].map(|quote| {
             format!(
