@@ -200,7 +200,7 @@ fn its_cells_are_those_of_the_cache_but_activations() {
     let all = expected.len();
     // The tag of an activation.
     expected.retain(|_, value| value[0] != 2);
-    assert!(0 < expected.len() && expected.len() < all);
+    assert!(!expected.is_empty() && expected.len() < all);
     let folder = tempfile::tempdir().unwrap();
     let mut found = BTreeMap::new();
     for (name, content) in entries(bytes) {

@@ -49,7 +49,7 @@ impl Machine {
         let known = folders.iter().map(|folder| {
             let folder = regex::escape(folder);
             format!(
-                r"(?P<before>^|://|[^\w./…-])(?P<path>{folder}(?:/[^{END}]*)?)(?P<after>[^\w.-]|$)"
+                r"(?P<before>^|[^\w./…-]|//)(?P<path>{folder}(?:/[^{END}]*)?)(?P<after>[^\w.-]|$)"
             )
         });
         let quoted = ['"', '\''].map(|quote| {
