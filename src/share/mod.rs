@@ -30,10 +30,16 @@
 //! layout       the names of all these
 //! write        the archive
 //! export       a run into an archive
+//! verify       what an archive holds, held against the model
 //! ```
 
 mod export;
 mod layout;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the command that draws comes on top of this")
+)]
+mod verify;
 mod write;
 
 pub(crate) use export::{ExportError, Exported, Options as ExportOptions, Step, export};
