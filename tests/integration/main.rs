@@ -41,4 +41,5 @@ mod start;
 mod terminal;
 mod two_runs;
 mod untrusted;
+mod without_weights;
 mod workbench;
