@@ -2,7 +2,7 @@
 //!
 //! A value's drift is one number: of numbers the largest difference of any of them, relative to the largest of the stored ones by magnitude where
 //! that is above 1 (scores and log-probabilities near 0 would otherwise make nothing of a rounding look like much); of a text the token at which it
-//! first differs. Values of different kinds or lengths, and numbers of which only one is one, are infinitely far apart.
+//! first differs. Values of different kinds or lengths, and numbers of which only one is finite, cannot be compared, and differ.
 
 use serde::Serialize;
 
@@ -17,6 +17,8 @@ pub(crate) enum Drift {
     By(f64),
     /// Texts: the first token that differs, or that only one of them has, from 0.
     FromToken(usize),
+    /// Of another kind or length, or only one of two numbers finite.
+    Incomparable,
 }
 
 /// What is said of the drifts of a stage.
@@ -36,6 +38,8 @@ pub(crate) struct Summary {
     pub(crate) texts_apart: u64,
     /// The earliest token at which a text differs.
     pub(crate) first_token: Option<usize>,
+    /// Values that cannot be compared.
+    pub(crate) incomparable: u64,
 }
 
 impl Drift {
@@ -44,12 +48,10 @@ impl Drift {
             return Drift::Same;
         }
         match (stored, computed) {
-            (Value::Score(stored), Value::Score(computed)) => {
-                Drift::By(relative(&[*stored], &[*computed]))
-            }
+            (Value::Score(stored), Value::Score(computed)) => relative(&[*stored], &[*computed]),
             (Value::LogProbabilities(stored), Value::LogProbabilities(computed))
             | (Value::Activation(stored), Value::Activation(computed)) => {
-                Drift::By(relative(&wide(stored), &wide(computed)))
+                relative(&wide(stored), &wide(computed))
             }
             (Value::Generation(stored), Value::Generation(computed)) => {
                 let same = stored
@@ -58,7 +60,7 @@ impl Drift {
                     .take_while(|(one, other)| one == other);
                 Drift::FromToken(same.count())
             }
-            _ => Drift::By(f64::INFINITY),
+            _ => Drift::Incomparable,
         }
     }
 
@@ -71,7 +73,7 @@ impl Drift {
                 tolerance <= 0.0
                     || !matches!(by.partial_cmp(&tolerance), Some(order) if order.is_le())
             }
-            Drift::FromToken(_) => true,
+            Drift::FromToken(_) | Drift::Incomparable => true,
         }
     }
 }
@@ -89,7 +91,7 @@ impl Summary {
         let numbers = drifts.iter().filter_map(|drift| match drift {
             Drift::Same => Some(0.0),
             Drift::By(by) => Some(*by),
-            Drift::FromToken(_) => None,
+            Drift::FromToken(_) | Drift::Incomparable => None,
         });
         let mut numbers: Vec<f64> = numbers.collect();
         numbers.sort_by(f64::total_cmp);
@@ -108,6 +110,7 @@ impl Summary {
             largest: rank(100),
             texts_apart: tokens.clone().count() as u64,
             first_token: tokens.min(),
+            incomparable: count(&|drift| *drift == Drift::Incomparable),
         }
     }
 }
@@ -117,22 +120,24 @@ fn wide(values: &[f32]) -> Vec<f64> {
 }
 
 /// The largest difference over the largest stored magnitude, or over 1.
-fn relative(stored: &[f64], computed: &[f64]) -> f64 {
+fn relative(stored: &[f64], computed: &[f64]) -> Drift {
     if stored.len() != computed.len() {
-        return f64::INFINITY;
+        return Drift::Incomparable;
     }
     let finite = stored.iter().filter(|value| value.is_finite());
     let scale = finite.fold(1.0f64, |scale, value| scale.max(value.abs()));
-    let apart = stored
-        .iter()
-        .zip(computed)
-        .map(|(one, other)| match one == other {
-            // Of −∞, which a log-probability may be, too.
-            true => 0.0,
-            false if one.is_finite() && other.is_finite() => (one - other).abs() / scale,
-            false => f64::INFINITY,
-        });
-    apart.fold(0.0, f64::max)
+    let mut largest = 0.0f64;
+    for (one, other) in stored.iter().zip(computed) {
+        // Of −∞, which a log-probability may be, too.
+        if one == other {
+            continue;
+        }
+        if !one.is_finite() || !other.is_finite() {
+            return Drift::Incomparable;
+        }
+        largest = largest.max((one - other).abs() / scale);
+    }
+    Drift::By(largest)
 }
 
 #[cfg(test)]
@@ -163,15 +168,15 @@ mod tests {
         );
         assert_eq!(
             between(&logs(&[infinite]), &logs(&[-1.0])),
-            Drift::By(f64::INFINITY)
+            Drift::Incomparable
         );
         assert_eq!(
             between(&activation(&[1.0]), &activation(&[1.0, 2.0])),
-            Drift::By(f64::INFINITY)
+            Drift::Incomparable
         );
         assert_eq!(
             between(&activation(&[1.0]), &logs(&[1.0])),
-            Drift::By(f64::INFINITY)
+            Drift::Incomparable
         );
         let text = |ids: &[u32]| Value::Generation(ids.to_vec());
         assert_eq!(
@@ -187,13 +192,16 @@ mod tests {
     #[test]
     fn at_no_tolerance_only_the_same_bits_agree() {
         assert!(Drift::By(0.0).is_beyond(0.0) && !Drift::Same.is_beyond(0.0));
-        assert!(Drift::By(f64::NAN).is_beyond(1e9) && Drift::By(f64::INFINITY).is_beyond(1e9));
+        assert!(Drift::By(f64::NAN).is_beyond(1e9) && Drift::Incomparable.is_beyond(1e9));
         assert!(!Drift::By(1e-6).is_beyond(1e-6) && Drift::By(1.1e-6).is_beyond(1e-6));
         assert!(Drift::FromToken(9).is_beyond(1.0));
     }
 
     #[test]
     fn a_stage_in_numbers() {
+        let apart = Summary::of(&[Drift::Incomparable, Drift::Same], 1.0);
+        let (counted, of_numbers) = (apart.incomparable, apart.largest);
+        assert_eq!((counted, apart.differing, of_numbers), (1, 1, Some(0.0)));
         let mut drifts = vec![Drift::Same; 98];
         drifts.extend([
             Drift::By(1e-3),
@@ -211,6 +219,7 @@ mod tests {
             largest: Some(2e-3),
             texts_apart: 2,
             first_token: Some(4),
+            incomparable: 0,
         };
         assert_eq!(summary, expected);
         assert_eq!(Summary::of(&[], 0.0), Summary::default());
