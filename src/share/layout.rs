@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::manifest;
 
@@ -72,12 +72,6 @@ pub(crate) fn id_of(place: &str) -> String {
         .join("/")
 }
 
-/// The place of the file with that id; none for an id that [`id_of`] gives to no place.
-pub(crate) fn place_of(id: &str) -> Option<String> {
-    let place = percent_decode_str(id).decode_utf8().ok()?.into_owned();
-    (id_of(&place) == id).then_some(place)
-}
-
 /// What a name may be made of to name a file everywhere.
 pub(crate) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
 
@@ -127,10 +121,6 @@ mod tests {
             ("tables/ä.csv", "tables/%C3%A4.csv"),
         ] {
             assert_eq!(id_of(place), id);
-            assert_eq!(place_of(id).as_deref(), Some(place));
-        }
-        for id in ["a b", "%2e%2e/x", "%ff", "a%2Fb"] {
-            assert_eq!(place_of(id), None, "{id}");
         }
     }
 

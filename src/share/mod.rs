@@ -12,16 +12,16 @@
 //! tables/, directions/         as in the run's folder
 //! figures/, report.html        drawn of this folder
 //! prompts/<set>.jsonl          the file of each prompt set (or .csv), byte by byte
-//! prompts/<set>.selection.json the file that says which of them are drawn, where one does
+//! prompts/<set>.selection.…    the file that says which of them are drawn, where one does
 //! files/<path>                 files that stages import
-//! models/<name>/               each model without its weights
+//! models/<name>/               each model without its weights: `model.json`, `tokenizer.json`, `chat_template.jinja`
 //! cells/<stage>.pack           the cells that the stage's tables were made from, as the cache has them (`cache/pack.rs`), in the order
 //!                              of their keys. A cell of several stages is in the pack of the first, in the order of the study
 //! records/<stage>.json         what the cache has of the stage: `{"key": …, "record": …}`
 //! ```
 //!
 //! A stage without cells of its own has no pack. Activations are left out: they are most of the bytes, and are computed again by whoever has
-//! the model. A model or a prompt set that no stage uses is not in the file, nor in its `study.toml`.
+//! the model. A model that no stage uses is not in the file, nor in its `study.toml`; every prompt set is.
 //!
 //! No path of the author's machine is in it. A file that is written into the archive names others by their place in the archive; where the
 //! author's own text names a path of the machine, `…/<file name>` stands there.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use serde_json::Value;
@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::hold::{self, Place};
 use crate::prompts::main_set;
+use crate::terminal::terminal;
 use crate::workbench::{Said, Workbench, copy_folder, files_below};
 
 /// One stage of nearly every kind, files in other folders, a path of the machine, a file that is extended and a value that is set.
@@ -75,7 +76,7 @@ source = "../models/base"
 source = "../models/nowhere"
 "#;
 
-const TOLD: &str = "id,split,category,model,refusal_score\na,edge,c,m,1.5\nb,edge,c,m,-0.5\n";
+const TOLD: &str = "id,split,category,model,score\na,edge,c,m,1.5\nb,edge,c,m,-0.5\n";
 
 /// A workbench with a finished run.
 fn finished() -> Workbench {
@@ -169,8 +170,11 @@ fn it_holds_the_run() {
         "report.html",
         "figures/steer.score.svg",
         "prompts/main.jsonl",
+        "prompts/unused.csv",
         "files/told/scores.csv",
         "cells/score.pack",
+        "models/inst/model.json",
+        "models/base/tokenizer.json",
         "cells/generate.pack",
         "records/told.json",
     ] {
@@ -181,11 +185,7 @@ fn it_holds_the_run() {
         std::fs::read(bench.path("main.jsonl")).unwrap()
     );
     // Activations alone, and nothing of a model.
-    for name in [
-        "cells/direction.pack",
-        "cells/told.pack",
-        "prompts/unused.csv",
-    ] {
+    for name in ["cells/direction.pack", "cells/told.pack"] {
         assert!(!files.contains_key(name), "{name}");
     }
 }
@@ -276,7 +276,7 @@ fn its_study_has_everything_applied_and_names_what_is_beside_it() {
     );
     assert!(!study.contains_key("extends"));
     assert_eq!(study["models"].as_table().unwrap().len(), 2);
-    assert_eq!(study["prompts"].as_table().unwrap().len(), 1);
+    assert_eq!(study["prompts"].as_table().unwrap().len(), 2);
 }
 
 #[test]
@@ -378,10 +378,7 @@ fn what_has_gone_or_changed_since_the_run_is_named() {
     std::fs::rename(bench.path("kept"), bench.path("cache")).unwrap();
     // Prompts that are others make another study.
     let prompts = std::fs::read_to_string(bench.path("main.jsonl")).unwrap();
-    bench.write(
-        "main.jsonl",
-        prompts.replacen("How", "Why", 1).replacen("What", "Why", 1),
-    );
+    bench.write("main.jsonl", prompts.replacen("kind-0", "kind-9", 1));
     let message = refused();
     assert!(
         message.contains("stage `score` is not any more what the run has"),
@@ -413,6 +410,26 @@ fn an_export_that_is_killed_leaves_nothing() {
     held.child.kill().unwrap();
     held.child.wait().unwrap();
     assert_eq!(files_below(&bench.path("killed")), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_terminal_shows_how_far_it_is() {
+    let (bench, _) = shared();
+    let (mut ours, theirs) = terminal();
+    let mut dial = bench
+        .command(&["export", "runs/study/latest", "-o", "shown.zip"])
+        .stderr(Stdio::from(theirs))
+        .spawn()
+        .unwrap();
+    let mut shown = Vec::new();
+    // A terminal whose other end is closed gives an error at the end.
+    let _ = ours.read_to_end(&mut shown);
+    assert!(dial.wait().unwrap().success());
+    let shown = String::from_utf8(shown).unwrap();
+    // Seven stages, and the drawing.
+    assert!(shown.contains("0/8 score"), "{shown:?}");
+    let said = bench.dial(&["export", "runs/study/latest", "-o", "shown.zip"]);
+    assert!(!said.stderr.contains("score"), "{said:?}");
 }
 
 /// Unpacks an archive into a folder, and gives its one folder.
@@ -478,7 +495,7 @@ fn what_a_study_declares_is_in_its_crate_and_the_rest_is_told() {
         "{told}"
     );
     assert!(
-        told.contains("no `licence` is declared for `prompts.main`, `models.base`, `models.inst`"),
+        told.contains("no `licence` is declared for `prompts.main`, `prompts.unused`, `models.base`, `models.inst`"),
         "{told}"
     );
     assert_eq!(
@@ -491,6 +508,7 @@ fn what_a_study_declares_is_in_its_crate_and_the_rest_is_told() {
         "study.authors=[\"Ada <https://orcid.org/0>\", \"Bo\"]",
         "study.licence=CC-BY-4.0",
         "prompts.main.licence=CC0-1.0",
+        "prompts.unused.licence=CC0-1.0",
         "models.inst.licence=Apache-2.0",
         "models.base.licence=Apache-2.0",
     ]);
@@ -508,6 +526,50 @@ fn what_a_study_declares_is_in_its_crate_and_the_rest_is_told() {
         "https://spdx.org/licenses/CC0-1.0"
     );
     assert_eq!(ada["name"], "Ada");
+}
+
+/// Without the author's prompts, files and models, on the cells that the author's cache has.
+#[test]
+fn its_study_is_cached_in_its_folder_and_goes_on_with_the_models() {
+    let (bench, bytes) = shared();
+    let other = bench.copy();
+    let folder = unpacked(bytes, &other.path("got"));
+    for model in ["inst", "base"] {
+        let files = files_below(&folder.join("models").join(model));
+        assert_eq!(files.len(), 3, "{files:?}");
+    }
+    let study = folder.join("study.toml");
+    let study = study.to_str().unwrap();
+    let said = other.dial(&["plan", study, "--format", "json"]);
+    ok(&said);
+    let plan: Value = serde_json::from_str(&said.stdout).unwrap();
+    let stages = plan["stages"].as_array().unwrap();
+    assert_eq!(stages.len(), 7);
+    assert!(
+        stages.iter().all(|stage| stage["status"] == "cached"),
+        "{plan}"
+    );
+    let more = ["--set", "stages.steer.alpha=[-3, 0, 1.5, 3]"];
+    let run = ["run", study, "--threads", "1", "--format", "json"];
+    let said = other.dial(&[&run[..], &more].concat());
+    assert!(
+        said.last_line(1).contains("without its weights"),
+        "{said:?}"
+    );
+    let models = [
+        "--set",
+        "models.inst.source=models/inst",
+        "--set",
+        "models.base.source=models/base",
+    ];
+    let said = other.dial(&[&run[..], &more, &models].concat());
+    ok(&said);
+    let ran: Value = serde_json::from_str(&said.stdout).unwrap();
+    for stage in ran["stages"].as_array().unwrap() {
+        // 13 prompts at the one α that is new.
+        let expected = if stage["name"] == "steer" { 13 } else { 0 };
+        assert_eq!(stage["cells_computed"], expected, "{stage}");
+    }
 }
 
 /// roc-validator, which `make test` does without.

@@ -81,18 +81,23 @@ fn tables_are_harmless_in_every_form_and_data_stays_what_it_is() {
     }
 }
 
-#[test]
-fn a_terminal_gets_csv_as_text() {
-    let bench = bench();
-    bench.write("study.toml", STUDY);
-    assert_eq!(bench.dial(&["run", "study.toml", "--threads", "1"]).code, 0);
+/// A terminal's two ends: where a test reads what is written into the other.
+pub fn terminal() -> (File, File) {
     let (mut ours, mut theirs) = (0, 0);
     let none = std::ptr::null_mut();
     // SAFETY: opens a terminal of its own; both numbers outlive the call.
     let opened = unsafe { libc::openpty(&mut ours, &mut theirs, none, none.cast(), none.cast()) };
     assert_eq!(opened, 0);
     // SAFETY: nothing else owns the two.
-    let (mut ours, theirs) = unsafe { (File::from_raw_fd(ours), File::from_raw_fd(theirs)) };
+    unsafe { (File::from_raw_fd(ours), File::from_raw_fd(theirs)) }
+}
+
+#[test]
+fn a_terminal_gets_csv_as_text() {
+    let bench = bench();
+    bench.write("study.toml", STUDY);
+    assert_eq!(bench.dial(&["run", "study.toml", "--threads", "1"]).code, 0);
+    let (mut ours, theirs) = terminal();
     let mut dial = bench
         .command(&[
             "show",

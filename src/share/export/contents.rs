@@ -51,6 +51,7 @@ impl Contents {
         contents.add(layout::STUDY, study::text(opened));
         contents.add_given(&run, machine)?;
         contents.add_inputs(opened)?;
+        contents.add_models(opened)?;
         for stage in made {
             contents.add_artifacts(&run.path, stage)?;
             contents.add_cells(stage);
@@ -108,6 +109,23 @@ impl Contents {
                 ))
             })?;
             self.add(format!("{}/{below}", layout::FILES), file.bytes.clone());
+        }
+        Ok(())
+    }
+
+    /// Each model without its weights.
+    fn add_models(&mut self, opened: &Opened) -> Result<(), ExportError> {
+        for (name, folder) in model_folders(opened) {
+            let spec = opened.study.models.get(&name);
+            let (Some(model), Some(spec)) = (opened.inputs.models.get(&name), spec) else {
+                continue;
+            };
+            let files = model.write_recorded(&spec.source.value);
+            let files =
+                files.map_err(|error| ExportError::Failed(format!("model `{name}`: {error}")))?;
+            for (file, bytes) in files {
+                self.add(format!("{folder}/{file}"), bytes);
+            }
         }
         Ok(())
     }
@@ -271,7 +289,7 @@ fn place_below(path: &Path) -> Option<String> {
     parts.map(|parts| parts.join("/"))
 }
 
-/// The place of each prompt set that is used.
+/// The place of each prompt set.
 pub(super) fn prompt_files(opened: &Opened) -> BTreeMap<String, String> {
     let names = layout::file_names(opened.inputs.prompts.keys().map(String::as_str));
     let place = |(name, file): (String, String)| {

@@ -1,11 +1,13 @@
 //! The study of a run, opened as it was run: from the copy in its folder, whether that or the study's files have been moved since.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
 
 use crate::files;
 use crate::plan::{Fetch, Lock, LockError, Opened, Selection, Study, open_selected};
 use crate::report::FinishedRun;
-use crate::spec::{Document, Problems, load, load_text};
+use crate::spec::{Document, Problems, field_path, load, load_text};
 
 use super::super::layout;
 use super::{ExportError, Options};
@@ -55,30 +57,47 @@ fn cache_of(run: &FinishedRun, options: &Options) -> Result<PathBuf, ExportError
 /// The study with everything applied. Its copy in the run's folder names other files from there on; where the folder alone has been moved, they
 /// are where the study's own file says.
 fn document(run: &FinishedRun, overrides: &[String]) -> Result<Document, ExportError> {
-    let resolved = load(&run.path.join(RESOLVED), overrides).map_err(ExportError::Damaged)?;
-    if has_all(&resolved, run.study()) {
-        return Ok(resolved);
+    let resolved = |overrides: &[String]| {
+        let document = load(&run.path.join(RESOLVED), overrides);
+        document.map_err(ExportError::Damaged)
+    };
+    let document = resolved(overrides)?;
+    let lost = paths_to_nothing(&document, run.study());
+    if lost == 0 {
+        return Ok(document);
     }
-    let given = run.manifest.given().find(|(copy, path)| {
-        copy.starts_with("study.") && path.parent().is_some_and(|folder| folder.is_dir())
-    });
-    let Some((copy, path)) = given else {
-        return Ok(resolved);
-    };
-    let Ok(text) = files::read_text(&run.path.join(copy), files::SETTINGS_BYTES) else {
-        return Ok(resolved);
-    };
-    let before = run.manifest.overrides.iter();
-    let before = before.map(|text| text.strip_prefix(FLAG).unwrap_or(text).to_string());
-    let overrides: Vec<String> = before.chain(overrides.iter().cloned()).collect();
-    let given = load_text(&path, &text, &overrides).ok();
-    Ok(given
-        .filter(|given| has_all(given, run.study()))
-        .unwrap_or(resolved))
+    let mut elsewhere = paths_as_given(run).unwrap_or_default();
+    elsewhere.extend_from_slice(overrides);
+    let moved = resolved(&elsewhere)?;
+    Ok(match paths_to_nothing(&moved, run.study()) < lost {
+        true => moved,
+        false => document,
+    })
 }
 
-/// Whether every path that a study names leads somewhere.
-fn has_all(document: &Document, name: &str) -> bool {
+/// What the study's own file names, as overrides of its copy; none where that file's folder has gone.
+fn paths_as_given(run: &FinishedRun) -> Option<Vec<String>> {
+    let (copy, path) = run.manifest.given().find(|(copy, path)| {
+        copy.starts_with("study.") && path.parent().is_some_and(Path::is_dir)
+    })?;
+    let text = files::read_text(&run.path.join(copy), files::SETTINGS_BYTES).ok()?;
+    let overrides = run.manifest.overrides.iter();
+    let overrides = overrides.map(|text| text.strip_prefix(FLAG).unwrap_or(text).to_string());
+    let given = load_text(&path, &text, &overrides.collect::<Vec<_>>()).ok()?;
+    let study = Study::read(given, run.study(), &mut Problems::default())?;
+    let as_override = |(fields, path): (Vec<&str>, PathBuf)| {
+        let fields = fields.iter();
+        let fields = fields.fold(String::new(), |above, field| field_path(&above, field));
+        let path = std::path::absolute(path).ok()?;
+        path.exists().then_some(())?;
+        Some(format!("{fields}={}", Json::from(path.to_str()?)))
+    };
+    Some(study.paths().into_iter().filter_map(as_override).collect())
+}
+
+/// How many paths of a study lead nowhere. Some of them may be of what no stage uses.
+fn paths_to_nothing(document: &Document, name: &str) -> usize {
     let study = Study::read(document.clone(), name, &mut Problems::default());
-    study.is_some_and(|study| study.paths().iter().all(|(_, path)| path.exists()))
+    let paths = study.iter().flat_map(Study::paths);
+    paths.filter(|(_, path)| !path.exists()).count()
 }

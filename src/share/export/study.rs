@@ -24,14 +24,8 @@ enum Item {
 /// The text of the study.
 pub(super) fn text(opened: &Opened) -> String {
     let mut root = item_of(&opened.study.document.root);
-    let used = |section: &str, name: &str| match section {
-        "models" => opened.inputs.models.contains_key(name),
-        _ => opened.inputs.prompts.contains_key(name),
-    };
-    for section in ["models", "prompts"] {
-        if let Some(Item::Table(entries)) = root.get_mut(section) {
-            entries.retain(|(name, _)| used(section, name));
-        }
+    if let Some(Item::Table(models)) = root.get_mut("models") {
+        models.retain(|(name, _)| opened.inputs.models.contains_key(name));
     }
     set(&mut root, &["study", "name"], &opened.study.name);
     for (name, folder) in model_folders(opened) {

@@ -140,8 +140,10 @@ mod tests {
             );
         };
         single.iter().for_each(|&count| near(count, 3.0 / 8.0));
-        for one in 0..8 {
-            (one + 1..8).for_each(|other| near(pairs[one][other], 3.0 / 28.0));
+        for (one, row) in pairs.iter().enumerate() {
+            row[one + 1..]
+                .iter()
+                .for_each(|&count| near(count, 3.0 / 28.0));
         }
     }
 
