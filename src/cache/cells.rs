@@ -143,6 +143,32 @@ impl CellStore {
         index.as_mut().map_or(Ok(()), add)
     }
 
+    /// Takes in a pack that somebody sent, as it is. What is no sound pack is an error that says why; nothing is kept of it.
+    pub(crate) fn take_in(&self, path: &Path) -> Result<(), CacheError> {
+        let failed = |fault| {
+            let told = match fault {
+                Fault::Damaged(why) => why.to_string(),
+                Fault::Gone => "it changes while it is read".to_string(),
+                Fault::Io(error) => error.to_string(),
+            };
+            CacheError::Other(format!("`{}` is no sound pack: {told}", path.display()))
+        };
+        let (file, header) = pack::open(path).map_err(failed)?;
+        let mut hasher = blake3::Hasher::new();
+        let reader = std::io::BufReader::new(&file);
+        (hasher.update_reader(reader)).map_err(|error| CacheError::io("read", path, error))?;
+        let name = Key::from(hasher.finalize());
+        Pack::new(name, header)
+            .check(&file, &mut |_| {})
+            .map_err(failed)?;
+        let bytes = std::fs::read(path).map_err(|error| CacheError::io("read", path, error))?;
+        if Key::of(&bytes) != name {
+            return Err(failed(Fault::Gone));
+        }
+        write_parts(&self.layout.file(FileKind::Pack, &name), &[&bytes])?;
+        self.refresh()
+    }
+
     /// Looks for packs that other processes have committed since the index was loaded.
     pub(crate) fn refresh(&self) -> Result<(), CacheError> {
         let mut index = lock(&self.index);

@@ -13,7 +13,7 @@ use crate::run::{self, Criteria, Usage};
 use super::console;
 use super::sizes::{age, bytes};
 use super::tables::grid;
-use super::{Exit, Failure, Format, print, print_json, shown};
+use super::{Exit, Failure, Format, print, print_json, shown, tell};
 
 #[derive(Args)]
 pub(super) struct CacheArguments {
@@ -80,7 +80,13 @@ impl Place {
                 self.cache.display()
             )));
         }
-        Ok(Cache::open(&self.cache)?)
+        let cache = Cache::open(&self.cache)?;
+        if let Some(from) = cache.received() {
+            tell(&format!(
+                "note: this cache came with `{from}`, and was computed by its author"
+            ));
+        }
+        Ok(cache)
     }
 }
 

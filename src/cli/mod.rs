@@ -26,6 +26,7 @@ mod show;
 mod sizes;
 mod status;
 mod tables;
+mod unpack;
 mod waiting;
 
 use std::io::{IsTerminal, Write};
@@ -75,6 +76,8 @@ enum Command {
     Dag(dag::DagArguments),
     /// Write a finished run into one file, for others to check and to go on from.
     Export(export::ExportArguments),
+    /// Make a folder of such a file, in which its study is cached and goes on.
+    Unpack(unpack::UnpackArguments),
     /// Fetch public prompt sets from their homes.
     Data(data::DataArguments),
     /// Look at libtorch, devices, disks, the hub and the cache: what would keep a run from working.
@@ -173,6 +176,7 @@ pub fn main() -> ! {
         Command::Diff(arguments) => diff::diff(&arguments),
         Command::Dag(arguments) => dag::dag(&arguments),
         Command::Export(arguments) => export::export(&arguments),
+        Command::Unpack(arguments) => unpack::unpack(&arguments),
         Command::Data(arguments) => data::data(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Init(arguments) => init::init(&arguments),

@@ -48,6 +48,8 @@ pub use cell::{Cell, Cells, Edit, Intervention, Positions, Readout, Tokens, Valu
 pub(crate) use cell::{EVALUATION_VERSION, Sampling, ScoreDtype, TokenSets};
 pub(crate) use chat::{Chat, SpecialTokens, reserved_variable};
 #[cfg(test)]
+pub(crate) use checkpoint::NoMemory;
+#[cfg(test)]
 pub(crate) use checkpoint::tests::write_any_model;
 pub(crate) use checkpoint::{FileStamp, HubAnswer, HubHealth, Memory, config_of};
 pub use checkpoint::{locate, locate_without_fetching};

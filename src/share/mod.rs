@@ -30,10 +30,21 @@
 //! layout       the names of all these
 //! write        the archive
 //! export       a run into an archive
+//! read         an archive of anybody's, held against limits before anything is taken out of it
+//! unpack       an archive as a folder in which its study goes on
+//! verify       what an archive holds, held against the model
 //! ```
 
 mod export;
 mod layout;
+mod read;
+mod unpack;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the command that draws comes on top of this")
+)]
+mod verify;
 mod write;
 
 pub(crate) use export::{ExportError, Exported, Options as ExportOptions, Step, export};
+pub(crate) use unpack::{Unpacked, unpack};

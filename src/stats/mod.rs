@@ -10,6 +10,7 @@
 //! | `sweep` | Pareto front, operating points, control table, generalisation gap |
 //! | `significance` | a learned direction against random ones |
 //! | `agreement` | Cohen's kappa with its interval, AUROC, cosine |
+//! | `hypergeometric` | how many values differ at most, when some were drawn |
 //!
 //! Two rules hold throughout. A value that cannot be computed (an empty set, no variance) is `None`, a blank cell in a table. A
 //! value that is not finite is a [`StatsError`] that says where it stood, so that NaN never passes silently into a table; so are lists
@@ -19,6 +20,7 @@ mod agreement;
 mod bootstrap;
 mod describe;
 mod holdout;
+mod hypergeometric;
 mod selection;
 mod significance;
 mod slope;
@@ -28,6 +30,7 @@ pub(crate) use agreement::{auroc, cohens_kappa, cosine, kappa_interval, together
 pub(crate) use bootstrap::{BOOTSTRAP_RESAMPLES, bootstrap_mean};
 pub(crate) use describe::{mean, newcombe, std, wilson};
 pub(crate) use holdout::holdout_split;
+pub(crate) use hypergeometric::{Draw, at_most_in_all};
 pub(crate) use selection::{Selection, top_bottom, top_bottom_descending};
 pub(crate) use significance::{EmpiricalP, empirical_p, z_score};
 pub(crate) use slope::{ols_slope, per_prompt_slopes};

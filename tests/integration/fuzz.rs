@@ -112,7 +112,7 @@ macro_rules! read {
 }
 
 read! {
-    gguf, safetensors, weights_index, config, tokenizer, tokenizer_config, template,
+    gguf, safetensors, weights_index, config, tokenizer, tokenizer_config, template, without_weights,
     toml, yaml, jsonl, csv, table,
     pack, record, manifest, parquet, published,
     hub,

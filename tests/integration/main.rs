@@ -43,5 +43,7 @@ mod selected;
 mod start;
 mod terminal;
 mod two_runs;
+mod unpack;
 mod untrusted;
+mod without_weights;
 mod workbench;

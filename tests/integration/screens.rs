@@ -88,6 +88,7 @@ fn help() {
       diff         Compare two runs, or a run with published tables; exit code 1 where they differ
       dag          Print a study's pipeline for Mermaid or Graphviz
       export       Write a finished run into one file, for others to check and to go on from
+      unpack       Make a folder of such a file, in which its study is cached and goes on
       data         Fetch public prompt sets from their homes
       doctor       Look at libtorch, devices, disks, the hub and the cache: what would keep a run from working
       init         Write a commented study file to start from, prompts to begin with, and the schema by which editors complete and check it

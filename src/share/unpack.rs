@@ -1,0 +1,173 @@
+//! `dial unpack`: a shared file as a folder in which its study goes on, with a cache of its own.
+//!
+//! What the file's author computed is in that cache only, which says whose it is. It becomes part of no other.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::cache::{Cache, CacheError, Key, write_atomically};
+use crate::files;
+use crate::plan::StageRecord;
+
+use super::layout;
+use super::read::{ReadError, SharedFile, whole_folder};
+
+/// The folder of the cache in the unpacked folder: where `dial` looks for it there.
+const CACHE: &str = "cache";
+/// Most bytes of a record of a stage.
+const RECORD_BYTES: u64 = 64 << 20;
+
+/// What was unpacked.
+pub(crate) struct Unpacked {
+    pub(crate) folder: PathBuf,
+    pub(crate) files: usize,
+    pub(crate) stages: usize,
+}
+
+/// Why nothing was unpacked.
+#[derive(Debug)]
+pub(crate) enum UnpackError {
+    Read(ReadError),
+    Cache(CacheError),
+    /// What is in the file does not go together.
+    Wrong(String),
+}
+
+impl fmt::Display for UnpackError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UnpackError::Read(error) => error.fmt(f),
+            UnpackError::Cache(error) => error.fmt(f),
+            UnpackError::Wrong(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<ReadError> for UnpackError {
+    fn from(error: ReadError) -> Self {
+        UnpackError::Read(error)
+    }
+}
+
+impl From<std::io::Error> for UnpackError {
+    fn from(error: std::io::Error) -> Self {
+        UnpackError::Read(error.into())
+    }
+}
+
+impl From<CacheError> for UnpackError {
+    fn from(error: CacheError) -> Self {
+        UnpackError::Cache(error)
+    }
+}
+
+/// A file of `records/`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sent {
+    key: Key,
+    record: StageRecord,
+}
+
+/// Unpacks the shared file at `path` into `folder`, which is absent or empty.
+///
+/// # Errors
+/// A file that is not to be trusted, or whose parts do not go together: then `folder` is as it was.
+pub(crate) fn unpack(path: &Path, folder: &Path) -> Result<Unpacked, UnpackError> {
+    let shared = SharedFile::open(path)?;
+    let (mut stages, files) = (0, shared.entries.len());
+    let is_taken = |entry: &super::read::Entry| {
+        let first = entry.name.split('/').next().unwrap_or_default();
+        [CACHE, "runs"].contains(&first.to_lowercase().as_str())
+    };
+    if let Some(entry) = shared.entries.iter().find(|entry| is_taken(entry)) {
+        return Err(UnpackError::Wrong(format!(
+            "`{}` lies where the unpacked folder has a cache and runs of its own",
+            entry.name
+        )));
+    }
+    whole_folder(folder, |new| {
+        shared.extract(new)?;
+        let cache = Cache::open(&new.join(CACHE))?;
+        cache.mark_as_received(&shared.top)?;
+        stages = fill(&cache, new)?;
+        Ok::<(), UnpackError>(())
+    })?;
+    Ok(Unpacked {
+        folder: folder.to_path_buf(),
+        files,
+        stages,
+    })
+}
+
+/// Puts artifacts, cells and records of the unpacked folder into its cache. Returns the number of stages.
+fn fill(cache: &Cache, folder: &Path) -> Result<usize, UnpackError> {
+    let mut objects = HashMap::new();
+    for kind in [layout::TABLES, layout::DIRECTIONS] {
+        for path in files_in(&folder.join(kind))? {
+            let bytes = fs::read(&path)?;
+            objects.insert(cache.put_object(&bytes)?, path);
+        }
+    }
+    for path in files_in(&folder.join(layout::CELLS))? {
+        cache.cells().take_in(&path)?;
+    }
+    let records = files_in(&folder.join(layout::RECORDS))?;
+    for path in &records {
+        let shown = path.strip_prefix(folder).unwrap_or(path).display();
+        let text = files::read(path, RECORD_BYTES)?;
+        let sent: Sent = serde_json::from_slice(&text).map_err(|error| {
+            UnpackError::Wrong(format!("`{shown}` is no record of a stage: {error}"))
+        })?;
+        if let Some(object) = sent
+            .record
+            .objects()
+            .find(|object| !objects.contains_key(*object))
+        {
+            return Err(UnpackError::Wrong(format!(
+                "`{shown}` speaks of a table or a direction with the hash `{object}`, and none in the file has it"
+            )));
+        }
+        cache.put_stage_record(&sent.key, &sent.record)?;
+    }
+    Ok(records.len())
+}
+
+/// The files of a folder in the order of their names; none where there is no such folder.
+fn files_in(folder: &Path) -> Result<Vec<PathBuf>, UnpackError> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// The file in the folder of a cache that says that it came from somebody else, and with what.
+const RECEIVED: &str = "RECEIVED";
+
+impl Cache {
+    /// Marks the cache as what came with a shared file.
+    fn mark_as_received(&self, from: &str) -> Result<(), CacheError> {
+        let text = format!(
+            "{from}\n\nWhat is in this cache came with a file of that name, and was computed by its author. Do not copy it into a cache of your own.\n"
+        );
+        write_atomically(&self.folder.join(RECEIVED), text.as_bytes())
+    }
+
+    /// The name of the shared file that the cache came with, where it did.
+    pub(crate) fn received(&self) -> Option<String> {
+        let text = files::read_text(&self.folder.join(RECEIVED), files::SETTINGS_BYTES).ok()?;
+        text.lines().next().map(str::to_string)
+    }
+}

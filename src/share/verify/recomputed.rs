@@ -1,0 +1,284 @@
+//! Some of the stored values computed again with the models themselves, and what that says of all the stored values.
+//!
+//! What is drawn from are the distinct cells of each stage and model, as [`Stratum`]s; a cell of several stages belongs to the first, so that no
+//! cell is in two. Each has a draw of its own, and no smaller share is drawn of one than of all. The cells are then computed without any cache
+//! and compared: [`of_stratum`] says of each stratum how many of its values differ at most, and [`Recomputed::at_most`] the same of all of
+//! them, each at 95 %; `stats::hypergeometric` says why. A cell that could not be computed counts as one that differs.
+//!
+//! All this speaks of stored values, and not of what is concluded from them.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use serde::Serialize;
+
+use crate::cache::Key;
+use crate::model::{self, Cell, DeviceName, ModelError, ModelHandle, Step, Value};
+use crate::stats::{Draw, StatsError, at_most_in_all};
+
+use super::draw::{draw, shares};
+use super::drift::{Drift, Summary};
+
+/// The distinct cells of a stage and a model that no stage before it has.
+#[derive(Clone, Debug)]
+pub(crate) struct Stratum {
+    pub(crate) stage: String,
+    /// By its name in the study.
+    pub(crate) model: String,
+    pub(crate) keys: BTreeSet<Key>,
+}
+
+/// A draw of each of some strata.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    pub(crate) seed: u64,
+    pub(crate) strata: Vec<Stratum>,
+    /// The keys that were drawn, of each stratum.
+    pub(crate) drawn: Vec<BTreeSet<Key>>,
+}
+
+/// What was found of a stratum.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct OfStratum {
+    pub(crate) stage: String,
+    pub(crate) model: String,
+    /// Stored values.
+    pub(crate) stored: u64,
+    /// Of those that were computed again; cells without a value are among them.
+    pub(crate) drift: Summary,
+    /// Cells that gave no value.
+    pub(crate) failed: u64,
+    /// How many of the stored values differ by more than the tolerance at most, at 95 %.
+    pub(crate) at_most: u64,
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Recomputed {
+    /// By which the same cells are drawn again.
+    pub(crate) seed: u64,
+    pub(crate) tolerance: f64,
+    pub(crate) strata: Vec<OfStratum>,
+    pub(crate) stored: u64,
+    pub(crate) compared: u64,
+    pub(crate) differing: u64,
+    /// How many of all the stored values differ by more than the tolerance at most, at 95 %.
+    pub(crate) at_most: u64,
+}
+
+impl Sample {
+    /// Draws `wanted` of all the cells, or a few more, by a seed; all of them where there are no more.
+    pub(crate) fn of(strata: Vec<Stratum>, wanted: u64, seed: u64) -> Self {
+        let populations: Vec<u64> = strata
+            .iter()
+            .map(|stratum| stratum.keys.len() as u64)
+            .collect();
+        let shares = shares(&populations, wanted);
+        let drawn = strata.iter().zip(shares);
+        Sample {
+            drawn: drawn
+                .map(|(stratum, share)| draw(&stratum.keys, share, seed))
+                .collect(),
+            seed,
+            strata,
+        }
+    }
+
+    /// What was found, where `drifts` are those of the cells drawn of each stratum; none for a cell that gave no value.
+    ///
+    /// # Errors
+    /// Drifts that are not those of the draw.
+    pub(crate) fn found(
+        &self,
+        drifts: &[Vec<Option<Drift>>],
+        tolerance: f64,
+    ) -> Result<Recomputed, StatsError> {
+        let strata = self.strata.iter().zip(drifts);
+        let strata = strata.map(|(stratum, drifts)| of_stratum(stratum, drifts, tolerance));
+        let found: Vec<(OfStratum, Draw)> = strata.collect::<Result<_, _>>()?;
+        let (strata, draws): (Vec<OfStratum>, Vec<Draw>) = found.into_iter().unzip();
+        let sum = |count: fn(&Draw) -> u64| draws.iter().map(count).sum();
+        Ok(Recomputed {
+            seed: self.seed,
+            tolerance,
+            strata,
+            stored: sum(|draw| draw.population),
+            compared: sum(|draw| draw.drawn),
+            differing: sum(|draw| draw.differing),
+            at_most: at_most_in_all(&draws)?,
+        })
+    }
+}
+
+fn of_stratum(
+    stratum: &Stratum,
+    drifts: &[Option<Drift>],
+    tolerance: f64,
+) -> Result<(OfStratum, Draw), StatsError> {
+    let given: Vec<Drift> = drifts.iter().copied().flatten().collect();
+    let failed = (drifts.len() - given.len()) as u64;
+    let drift = Summary::of(&given, tolerance);
+    let draw = Draw {
+        population: stratum.keys.len() as u64,
+        drawn: drifts.len() as u64,
+        differing: drift.differing + failed,
+    };
+    let of_stratum = OfStratum {
+        stage: stratum.stage.clone(),
+        model: stratum.model.clone(),
+        stored: draw.population,
+        at_most: draw.at_most()?,
+        drift,
+        failed,
+    };
+    Ok((of_stratum, draw))
+}
+
+/// Computes cells of one model, without any cache, and says how far each is from its stored value; none for one that gives no value, and for all
+/// that are left when `on_step` ends the work, which hears how many are done.
+///
+/// # Errors
+/// A model that cannot be loaded, or is here without its weights; no memory.
+pub(crate) fn drifts(
+    model: &ModelHandle,
+    (cells, stored): (&[Cell], &[Value]),
+    device: DeviceName,
+    prefix_bytes: usize,
+    on_step: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Vec<Option<Drift>>, ModelError> {
+    model.check_weights()?;
+    let mut drifts = vec![None; cells.len()];
+    let mut evaluate = model::load(model, device, prefix_bytes)?;
+    let mut done = 0;
+    let computed = evaluate(&cells, &mut |step| {
+        if let Step::Values(values) = step {
+            done += values.len();
+            for (number, value) in values {
+                if let (Some(drift), Some(stored)) = (drifts.get_mut(number), stored.get(number)) {
+                    *drift = Some(Drift::between(stored, &value));
+                }
+            }
+        }
+        on_step(done)
+    });
+    match computed {
+        // They are told as what they are: cells without a value.
+        Err(ModelError::Cells { .. }) | Ok(_) => Ok(drifts),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{NoMemory, Readout, ScoreDtype, TokenSets, Tokens, write_any_model};
+
+    fn stratum(stage: &str, first: u32, count: u32) -> Stratum {
+        Stratum {
+            stage: stage.to_string(),
+            model: "inst".to_string(),
+            keys: (first..first + count)
+                .map(|number| Key::of(&number.to_le_bytes()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn what_differs_and_what_failed_is_counted_and_bounded() {
+        let strata = vec![stratum("score", 0, 100), stratum("steer", 1000, 5000)];
+        let sample = Sample::of(strata, 255, 1);
+        let counts: Vec<usize> = sample.drawn.iter().map(BTreeSet::len).collect();
+        assert_eq!(counts, [5, 250]);
+        let mut drifts = vec![vec![Some(Drift::Same); 5], vec![Some(Drift::By(1e-7)); 250]];
+        let found = sample.found(&drifts, 1e-6).unwrap();
+        assert_eq!(
+            (found.stored, found.compared, found.differing),
+            (5100, 255, 0)
+        );
+        assert_eq!(found.strata[1].drift.largest, Some(1e-7));
+        assert!(
+            found.at_most >= found.strata[1].at_most && found.at_most < 5100 / 80,
+            "{found:?}"
+        );
+        drifts[0][0] = None;
+        drifts[1][0] = Some(Drift::By(1.0));
+        let worse = sample.found(&drifts, 1e-6).unwrap();
+        assert_eq!((worse.strata[0].failed, worse.differing), (1, 2));
+        assert!(worse.at_most > found.at_most);
+        // At no tolerance a value that is not the same to the bit differs.
+        assert_eq!(sample.found(&drifts, 0.0).unwrap().differing, 251);
+        let all = Sample::of(sample.strata, u64::MAX, 1);
+        let drifts = vec![vec![Some(Drift::Same); 100], vec![Some(Drift::Same); 5000]];
+        assert_eq!(all.found(&drifts, 0.0).unwrap().at_most, 0);
+    }
+
+    #[test]
+    fn a_model_computes_its_cells_again_and_one_without_weights_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        write_any_model(folder.path());
+        let open =
+            |path| ModelHandle::open("inst", path, model::Dtype::Float32, None, &NoMemory).unwrap();
+        let handle = open(folder.path());
+        let readout = Readout::Score(Arc::new(TokenSets {
+            refuse: vec![1],
+            comply: vec![2],
+            dtype: ScoreDtype::Float32,
+        }));
+        let cell = |ids: &[u32]| {
+            let tokens = Arc::new(Tokens::new(ids.to_vec()));
+            Cell::new(
+                handle.fingerprint,
+                tokens,
+                Vec::new(),
+                readout.clone(),
+                handle.config().n_layers,
+            )
+        };
+        let cells = [cell(&[3, 4, 5]), cell(&[6, 7])];
+        let mut go_on = |_| ControlFlow::Continue(());
+        let mut drifts_to = |stored: &[Value]| {
+            drifts(
+                &handle,
+                (&cells, stored),
+                DeviceName::Cpu,
+                1 << 20,
+                &mut go_on,
+            )
+            .unwrap()
+        };
+        let wrong = drifts_to(&[Value::Score(1e9), Value::Score(1e9)]);
+        assert!(
+            wrong
+                .iter()
+                .all(|drift| matches!(drift, Some(Drift::By(by)) if *by > 0.5)),
+            "{wrong:?}"
+        );
+        let mut evaluate = model::load(&handle, DeviceName::Cpu, 1 << 20).unwrap();
+        let mut values = vec![Value::Score(0.0); 2];
+        let computed = evaluate(&&cells[..], &mut |step| {
+            if let Step::Values(some) = step {
+                some.into_iter()
+                    .for_each(|(number, value)| values[number] = value);
+            }
+            ControlFlow::Continue(())
+        });
+        assert!(computed.is_ok());
+        assert_eq!(drifts_to(&values), [Some(Drift::Same); 2]);
+
+        let sent = tempfile::tempdir().unwrap();
+        for (name, bytes) in handle.write_recorded("inst").unwrap() {
+            std::fs::write(sent.path().join(name), bytes).unwrap();
+        }
+        let refused = drifts(
+            &open(sent.path()),
+            (&cells, &values),
+            DeviceName::Cpu,
+            1 << 20,
+            &mut go_on,
+        );
+        let message = refused.unwrap_err().to_string();
+        assert!(message.contains("is here without its weights"), "{message}");
+    }
+}
