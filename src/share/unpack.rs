@@ -4,14 +4,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use serde::Deserialize;
 
 use crate::cache::{Cache, CacheError, Key, write_atomically};
 use crate::files;
-use crate::plan::StageRecord;
+use crate::plan::{StageRecord, key_of};
 
 use super::layout;
 use super::read::{ReadError, SharedFile, whole_folder};
@@ -109,8 +109,9 @@ fn fill(cache: &Cache, folder: &Path) -> Result<usize, UnpackError> {
     let mut objects = HashMap::new();
     for kind in [layout::TABLES, layout::DIRECTIONS] {
         for path in files_in(&folder.join(kind))? {
-            let bytes = fs::read(&path)?;
-            objects.insert(cache.put_object(&bytes)?, path);
+            let mut object = cache.new_object()?;
+            io::copy(&mut files::open(&path)?, &mut object)?;
+            objects.insert(object.finish()?, path);
         }
     }
     for path in files_in(&folder.join(layout::CELLS))? {
@@ -123,6 +124,11 @@ fn fill(cache: &Cache, folder: &Path) -> Result<usize, UnpackError> {
         let sent: Sent = serde_json::from_slice(&text).map_err(|error| {
             UnpackError::Wrong(format!("`{shown}` is no record of a stage: {error}"))
         })?;
+        if sent.key != key_of(&sent.record.key_parts) {
+            return Err(UnpackError::Wrong(format!(
+                "`{shown}` is under another key than its stage has"
+            )));
+        }
         if let Some(object) = sent
             .record
             .objects()

@@ -59,7 +59,7 @@ fn a_failure_is_never_cached_and_blocks_only_what_builds_on_it() {
     score      computed          20 computed        0 from cache  [time]
     direction  computed          12 computed        0 from cache  [time]
                note: the direction: 2 prompts are both among the highest and the lowest scores: `edge-06`, `edge-02`
-    steer      failed            20 computed       20 from cache  [time]
+    steer      failed            20 computed       20 shared with score  [time]
     error: stage `steer`: prompt `edge-00`, layer 2 (`blocks.2.hook_resid_pre`), α = 1e38: a value is not finite; try float32 or a smaller α (19 more cells like this; all others are kept)
     ");
     let went_on = run(&["--keep-going"]);
@@ -104,8 +104,7 @@ fn a_forced_stage_is_computed_again_to_the_same_bits() {
                note: computed again as forced; every cell and table has the bits that were cached
     random     cached             0 computed      140 from cache  [time]
     summary    cached             0 computed        0 from cache  [time]
-               note: no holdout sweep is given: whether the direction carries over to prompts it was not made from is not known, and the controls are not judged
-               note: with 3 random directions the smallest possible p is 0.250, so the controls cannot pass; use at least 19
+               note: model `inst`, layer 2: not tested: effect, specific, selective, valid, stable
     done in [time]: 60 cells computed, standing for 272 forward passes of a script
     report in runs/study/[time]-[key]/report.html
     ");

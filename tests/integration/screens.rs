@@ -348,11 +348,10 @@ fn a_run_away_from_a_terminal() {
     score      computed          20 computed        0 from cache  [time]
     direction  computed          12 computed        0 from cache  [time]
                note: the direction: 2 prompts are both among the highest and the lowest scores: `edge-06`, `edge-02`
-    steer      computed          40 computed       20 from cache  [time]
-    random     computed         120 computed       20 from cache  [time]
+    steer      computed          40 computed       20 shared with score  [time]
+    random     computed         120 computed       20 shared with score  [time]
     summary    computed           0 computed        0 from cache  [time]
-               note: no holdout sweep is given: whether the direction carries over to prompts it was not made from is not known, and the controls are not judged
-               note: with 3 random directions the smallest possible p is 0.250, so the controls cannot pass; use at least 19
+               note: model `inst`, layer 2: not tested: effect, specific, selective, valid, stable
     done in [time]: 192 cells computed, standing for 272 forward passes of a script
     report in runs/study/[time]-[key]/report.html
     ");
@@ -367,8 +366,7 @@ fn a_run_away_from_a_terminal() {
     steer      cached             0 computed       60 from cache  [time]
     random     cached             0 computed      140 from cache  [time]
     summary    cached             0 computed        0 from cache  [time]
-               note: no holdout sweep is given: whether the direction carries over to prompts it was not made from is not known, and the controls are not judged
-               note: with 3 random directions the smallest possible p is 0.250, so the controls cannot pass; use at least 19
+               note: model `inst`, layer 2: not tested: effect, specific, selective, valid, stable
     done in [time]: 0 cells computed, standing for 272 forward passes of a script
     report in runs/study/[time]-[key]/report.html
     ");
@@ -403,6 +401,7 @@ fn a_run_for_programs_says_only_json_on_stdout() {
     let stage = [
         "cells_cached",
         "cells_computed",
+        "cells_shared",
         "kind",
         "name",
         "seconds",

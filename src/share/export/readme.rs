@@ -15,10 +15,10 @@ pub(super) fn text(top: &str, manifest: &Manifest) -> String {
          that the models gave, from which all tables follow. Made by dial {dial}; the run ended {ended}.\n\n\
          ## What to type\n\n\
          ```\n\
-         unzip {top}.zip && cd {top}\n\
-         dial plan study.toml                                    # what it asks; the models are here without their weights\n\
-         dial run study.toml --set models.NAME.source=SOURCE     # the same on this machine, with each model from where you have it\n\
-         dial diff . runs/*/latest                               # how far both agree\n\
+         dial unpack {top}.zip DIR          # a folder to go on from:\n\
+         cd DIR && dial plan study.toml     #   everything is cached, and what is changed is all that is computed\n\
+         dial run study.toml --cache again --set models.NAME.source=SOURCE\n\
+         dial diff . runs/*/latest          # all of it computed again, with your own copy of the model, and how far both agree\n\
          ```\n\n\
          `report.html` shows the results in a browser, without anything else.\n\n\
          ## What is here\n\n{HOLDS}"
