@@ -1,7 +1,9 @@
 //! The page in headless Chromium: driven by a script that is put into a copy of it, read back from the page that results.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -24,10 +26,23 @@ fn chromium() -> PathBuf {
     )
 }
 
+/// How long Chromium may take for a page before it is taken to hang: it takes seconds, a minute on a busy machine.
+const HANGS_AFTER: Duration = Duration::from_secs(240);
+
 /// Runs Chromium on a page; what it wrote to stdout and stderr.
+///
+/// Headless Chromium does not always end: seldom, with a budget of virtual time, it waits for ever. Then it is killed and asked again.
 pub fn browse(page: &Path, arguments: &[&str]) -> (String, String) {
+    (0..3)
+        .find_map(|_| browse_once(page, arguments))
+        .unwrap_or_else(|| panic!("Chromium hung three times on `{}`", page.display()))
+}
+
+/// What Chromium wrote; `None` where it hung. Its output goes into files, which no process that outlives it can hold open.
+fn browse_once(page: &Path, arguments: &[&str]) -> Option<(String, String)> {
     let profile = tempfile::tempdir().unwrap();
-    let output = Command::new(chromium())
+    let (stdout, stderr) = (profile.path().join("stdout"), profile.path().join("stderr"));
+    let mut browser = Command::new(chromium())
         .args([
             "--headless",
             "--disable-gpu",
@@ -35,19 +50,42 @@ pub fn browse(page: &Path, arguments: &[&str]) -> (String, String) {
             "--no-first-run",
             "--enable-logging=stderr",
         ])
+        // Nothing but the page: no updates of its parts, no services of its maker.
+        .args([
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-extensions",
+            "--disable-sync",
+            "--no-default-browser-check",
+        ])
         // Tests run as root in containers, where Chromium's own sandbox cannot.
         .args([
             "--no-sandbox",
             "--disable-dev-shm-usage",
             "--virtual-time-budget=20000",
         ])
-        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(format!(
+            "--user-data-dir={}",
+            profile.path().join("profile").display()
+        ))
         .args(arguments)
         .arg(format!("file://{}", page.canonicalize().unwrap().display()))
-        .output()
+        .stdin(Stdio::null())
+        .stdout(File::create(&stdout).unwrap())
+        .stderr(File::create(&stderr).unwrap())
+        .spawn()
         .unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    (text(output.stdout), text(output.stderr))
+    let started = Instant::now();
+    while browser.try_wait().unwrap().is_none() {
+        if started.elapsed() > HANGS_AFTER {
+            browser.kill().unwrap();
+            browser.wait().unwrap();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let text = |path: &Path| String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
+    Some((text(&stdout), text(&stderr)))
 }
 
 /// Everything that the page or the browser complained of.
