@@ -50,9 +50,21 @@ impl Edit {
         }
     }
 
-    pub(super) fn vector(&self) -> &Arc<Vector> {
+    pub(crate) fn vector(&self) -> &Arc<Vector> {
         let (Edit::Add { vector, .. } | Edit::Ablate(vector) | Edit::Replace(vector)) = self;
         vector
+    }
+
+    /// The same kind of edit, with another vector.
+    pub(crate) fn with(&self, vector: Arc<Vector>) -> Self {
+        match self {
+            Edit::Add { scale, .. } => Edit::Add {
+                vector,
+                scale: *scale,
+            },
+            Edit::Ablate(_) => Edit::Ablate(vector),
+            Edit::Replace(_) => Edit::Replace(vector),
+        }
     }
 }
 

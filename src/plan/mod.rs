@@ -33,8 +33,8 @@ pub(crate) use key::stage_key;
 pub(crate) use key::{key_of, study_key};
 pub(crate) use lock::{Change, Concern, Lock, LockError, Pins};
 pub(crate) use record::{
-    ArtifactRecord, DrawnRecord, ModelParts, Record, TableRecord, is_incomplete, load_directions,
-    store, stored_artifacts,
+    ArtifactRecord, DrawnRecord, ModelParts, Record, TableRecord, describe, is_incomplete,
+    load_directions, store, stored_artifacts,
 };
 pub use record::{StageRecord, load_artifacts};
 pub use resolve::{Fetch, Opened, open_study};

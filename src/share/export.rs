@@ -128,7 +128,7 @@ pub(crate) fn export(options: &Options, on_step: OnStep<'_>) -> Result<Exported,
         path,
         files: contents.count(),
         cells: counted(|stage| stage.cells.len() as u64),
-        left_out: counted(|stage| stage.left_out),
+        left_out: counted(|stage| stage.hashes.len() as u64),
         notes: crate_metadata::undeclared(&opened),
     })
 }

@@ -29,6 +29,7 @@ pub(crate) const PROMPTS: &str = "prompts";
 pub(crate) const FILES: &str = "files";
 pub(crate) const MODELS: &str = "models";
 pub(crate) const CELLS: &str = "cells";
+pub(crate) const HASHES: &str = "hashes";
 pub(crate) const RECORDS: &str = "records";
 
 /// Digits of the run's key in the name of the folder.
@@ -54,6 +55,11 @@ pub(crate) fn direction(stage: &str, file: &str) -> String {
 /// The cells of a stage.
 pub(crate) fn cells_of(stage: &str) -> String {
     format!("{CELLS}/{stage}.pack")
+}
+
+/// The hashes of a stage's activations that are left out.
+pub(crate) fn hashes_of(stage: &str) -> String {
+    format!("{HASHES}/{stage}.bin")
 }
 
 /// The record of a stage.

@@ -17,11 +17,13 @@
 //! models/<name>/               each model without its weights: `model.json`, `tokenizer.json`, `chat_template.jinja`
 //! cells/<stage>.pack           the cells that the stage's tables were made from, as the cache has them (`cache/pack.rs`), in the order
 //!                              of their keys. A cell of several stages is in the pack of the first, in the order of the study
+//! hashes/<stage>.bin           activations that the stage puts into other runs: for each the key of its cell and the BLAKE3 hash of its values, 32
+//!                              bytes each, in the order of the keys
 //! records/<stage>.json         what the cache has of the stage: `{"key": …, "record": …}`
 //! ```
 //!
-//! A stage without cells of its own has no pack. Activations are left out: they are most of the bytes, and are computed again by whoever has
-//! the model. A model that no stage uses is not in the file, nor in its `study.toml`; every prompt set is.
+//! A stage without cells of its own has no pack. Activations of which a stage needs no more than to put them into other runs are left out, but for
+//! their hashes: they are most of the bytes, and are computed again by whoever has the model. A model that no stage uses is not in the file, nor in its `study.toml`; every prompt set is.
 //!
 //! No path of the author's machine is in it. A file that is written into the archive names others by their place in the archive; where the
 //! author's own text names a path of the machine, `…/<file name>` stands there.
@@ -29,12 +31,14 @@
 //! ```text
 //! layout       the names of all these
 //! write        the archive
+//! again        a run's stages made once more, from stored values
 //! export       a run into an archive
 //! read         an archive of anybody's, held against limits before anything is taken out of it
 //! unpack       an archive as a folder in which its study goes on
 //! verify       what an archive holds, held against the model
 //! ```
 
+mod again;
 mod export;
 mod layout;
 mod read;

@@ -105,6 +105,12 @@ impl Vector {
         Vector { values, hash }
     }
 
+    /// A vector of which only the hash is known, with values that stand in for its own: cells with it have the true key, and must not be
+    /// computed.
+    pub(crate) fn known_by(hash: blake3::Hash, values: Vec<f32>) -> Self {
+        Vector { values, hash }
+    }
+
     pub(crate) fn values(&self) -> &[f32] {
         &self.values
     }

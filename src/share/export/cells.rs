@@ -1,16 +1,15 @@
-//! The stages of a run made once more, from cells that are in the cache: which cells these are no record says. What they give is compared
-//! with what the run has.
+//! The stages of the run made once more, from cells that are in the cache: which cells these are no record says. What they give is compared with
+//! what the run has.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
-use crate::cache::{Cache, CellSet, Key};
+use crate::cache::{Cache, Key};
 use crate::manifest::Manifest;
-use crate::model::{Cell, Cells, ModelConfig, ModelError, Readout, Value};
-use crate::plan::{
-    Next, Opened, StageRecord, State, Visited, Walk, cached_value, key_of, load_artifacts, store,
-};
-use crate::stages::{Artifacts, Evaluate, StageError};
+use crate::model::{Cell, Readout, Value, Vector};
+use crate::plan::{Next, Opened, StageRecord, State, Visited, Walk, describe, key_of};
+use crate::stages::{Artifacts, StageError};
 
+use super::super::again::{self, Hashes, Models, NotMade, See};
 use super::{ExportError, OnStep, Step};
 
 /// A stage of the run.
@@ -20,8 +19,8 @@ pub(super) struct MadeAgain {
     pub(super) record: StageRecord,
     /// Keys and values of its cells that no stage before it has, in the order of their keys.
     pub(super) cells: Vec<(Key, Vec<u8>)>,
-    /// Distinct activations among its cells, which no stage before it has either.
-    pub(super) left_out: u64,
+    /// Its activations that are left out, of which nothing is needed but their hashes.
+    pub(super) hashes: Hashes,
 }
 
 /// Makes every stage once more.
@@ -35,9 +34,9 @@ pub(super) fn make_again(
 ) -> Result<Vec<MadeAgain>, ExportError> {
     let total = opened.study.stages.len() + 1;
     let mut maker = Maker {
-        models: configs(opened),
+        models: Models::of(opened),
         manifest,
-        seen: CellSet::default(),
+        stored: HashSet::new(),
     };
     let mut made: Vec<MadeAgain> = Vec::new();
     Walk::new(&opened.inputs, &opened.cache).go(
@@ -58,19 +57,11 @@ pub(super) fn make_again(
     Ok(made)
 }
 
-fn configs(opened: &Opened) -> HashMap<blake3::Hash, ModelConfig> {
-    let models = opened.inputs.models.values();
-    models
-        .map(|model| (model.fingerprint, model.config().clone()))
-        .collect()
-}
-
 struct Maker<'a> {
-    /// By fingerprint.
-    models: HashMap<blake3::Hash, ModelConfig>,
+    models: Models,
     manifest: &'a Manifest,
-    /// The cells of the stages so far.
-    seen: CellSet,
+    /// The cells that the stages so far have.
+    stored: HashSet<Key>,
 }
 
 impl Maker<'_> {
@@ -81,101 +72,139 @@ impl Maker<'_> {
         walk: &Walk<'_>,
     ) -> Result<(MadeAgain, Artifacts), ExportError> {
         let name = &stage.spec.name;
-        let record = match state {
-            State::Unknown { models, .. } => {
-                return Err(ExportError::Failed(format!(
-                    "stage `{name}` asks models that are not on this machine (`{}`); run the study again, which fetches them, or say where they are \
-                     with `--set models.NAME.source=PATH`",
-                    models.join("`, `")
-                )));
-            }
-            State::Missing => None,
-            State::Cached(record) | State::Incomplete(record) => Some(record),
-        };
-        let key = key_of(&stage.key_parts);
-        let ran = self.manifest.stage(name).and_then(|stage| stage.key);
-        if ran != Some(key) {
-            return Err(ExportError::Failed(format!(
-                "stage `{name}` is not any more what the run has: a model, a prompt set, a file or this dial has changed since, which `dial diff` \
-                 of this run and a new one shows; run the study again, and export that run"
-            )));
-        }
-        let gone = |what: &str, how: &str| {
-            ExportError::Failed(format!(
-                "{what} of stage `{name}` is gone from the cache `{}`; run the study again{how}, and export that run",
-                walk.cache.folder.display()
-            ))
-        };
-        let record = record.ok_or_else(|| gone("the record", ""))?;
-        let artifacts = load_artifacts(&record, walk.cache).map_err(failed(name))?;
-        let artifacts = artifacts.ok_or_else(|| gone("an artifact", ""))?;
-        let mut look_up = LookUp {
-            cache: walk.cache,
-            models: &self.models,
-            seen: &mut self.seen,
+        let record = self.record(stage, state, walk.cache)?;
+        let mut cells = StageCells {
+            before: &mut self.stored,
             cells: Vec::new(),
-            left_out: 0,
+            activations: Hashes::new(),
         };
-        let output = stage.spec.stage.run(&walk.inputs, &mut look_up);
-        let (mut cells, left_out) = (look_up.cells, look_up.left_out);
-        let output = output.map_err(|error| match error {
-            StageError::Missing(_) => gone("a cell", &format!(" with `--force {name}`")),
-            StageError::Model(ModelError::NeedsLibtorch) => ExportError::NeedsLibtorch,
-            other => failed(name)(other),
-        })?;
-        let again = store(&output, walk.cache).map_err(failed(name))?;
+        let output = again::make(stage, walk, (&self.models, &Hashes::new()), &mut cells);
+        let output = output.map_err(|why| not_made(name, why, walk.cache))?;
+        let again = describe(&output).map_err(|error| failed(name, &error))?;
         if again.content() != record.content() {
             return Err(ExportError::Failed(format!(
                 "stage `{name}`, made again from its cells, is not what the cache has of it, and so would not be what a reviewer finds; run the study \
                  again with `--force {name}`, which tells more"
             )));
         }
+        let (mut cells, mut hashes) = (cells.cells, cells.activations);
+        if !hashes.is_empty() && !self.are_enough(&hashes, stage, &record, walk) {
+            cells.extend(self.values_of(&hashes, walk.cache)?);
+            hashes.clear();
+        }
         cells.sort_unstable_by_key(|(key, _)| *key);
-        let made = MadeAgain {
+        let of_run = MadeAgain {
             name: name.clone(),
-            key,
+            key: key_of(&stage.key_parts),
             record: *record,
             cells,
-            left_out,
+            hashes,
         };
-        Ok((made, artifacts))
+        Ok((of_run, output.into()))
+    }
+
+    /// The record of a stage that is still the run's.
+    fn record(
+        &self,
+        stage: &Visited<'_>,
+        state: State,
+        cache: &Cache,
+    ) -> Result<Box<StageRecord>, ExportError> {
+        let name = &stage.spec.name;
+        if let State::Unknown { models, .. } = state {
+            return Err(ExportError::Failed(format!(
+                "stage `{name}` asks models that are not on this machine (`{}`); run the study again, which fetches them, or say where they are \
+                 with `--set models.NAME.source=PATH`",
+                models.join("`, `")
+            )));
+        }
+        let ran = self.manifest.stage(name).and_then(|stage| stage.key);
+        if ran != Some(key_of(&stage.key_parts)) {
+            return Err(ExportError::Failed(format!(
+                "stage `{name}` is not any more what the run has: a model, a prompt set, a file or this dial has changed since, which `dial diff` \
+                 of this run and a new one shows; run the study again, and export that run"
+            )));
+        }
+        match state {
+            State::Cached(record) => Ok(record),
+            State::Incomplete(_) => Err(gone("an artifact", name, "", cache)),
+            _ => Err(gone("the record", name, "", cache)),
+        }
+    }
+
+    /// Whether a stage gives the same without the values of its activations.
+    fn are_enough(
+        &self,
+        hashes: &Hashes,
+        stage: &Visited<'_>,
+        record: &StageRecord,
+        walk: &Walk<'_>,
+    ) -> bool {
+        let output = again::make(stage, walk, (&self.models, hashes), &mut Nobody).ok();
+        let again = output.and_then(|output| describe(&output).ok());
+        again.is_some_and(|again| again.content() == record.content())
+    }
+
+    /// The activations that no stage before has.
+    fn values_of(
+        &mut self,
+        hashes: &Hashes,
+        cache: &Cache,
+    ) -> Result<Vec<(Key, Vec<u8>)>, ExportError> {
+        let mut values = Vec::new();
+        for key in hashes.keys() {
+            let found = cache.cells().find(key)?;
+            if let Some((_, value)) = found.filter(|_| self.stored.insert(*key)) {
+                values.push((*key, value));
+            }
+        }
+        Ok(values)
     }
 }
 
-fn failed(stage: &str) -> impl Fn(StageError) -> ExportError {
-    move |error| ExportError::Failed(format!("stage `{stage}`: {error}"))
+fn gone(what: &str, stage: &str, how: &str, cache: &Cache) -> ExportError {
+    ExportError::Failed(format!(
+        "{what} of stage `{stage}` is gone from the cache `{}`; run the study again{how}, and export that run",
+        cache.folder.display()
+    ))
 }
 
-/// Looks cells up, and keeps those that no stage has had before.
-struct LookUp<'a> {
-    cache: &'a Cache,
-    models: &'a HashMap<blake3::Hash, ModelConfig>,
-    seen: &'a mut CellSet,
+fn not_made(stage: &str, why: NotMade, cache: &Cache) -> ExportError {
+    match why {
+        NotMade::Gone => gone("a cell", stage, &format!(" with `--force {stage}`"), cache),
+        NotMade::NeedsLibtorch => ExportError::NeedsLibtorch,
+        NotMade::Failed(error) => failed(stage, &error),
+    }
+}
+
+fn failed(stage: &str, error: &StageError) -> ExportError {
+    ExportError::Failed(format!("stage `{stage}`: {error}"))
+}
+
+/// Keeps the cells of a stage that no stage before it has, and of all its activations the hash.
+struct StageCells<'a> {
+    before: &'a mut HashSet<Key>,
     cells: Vec<(Key, Vec<u8>)>,
-    left_out: u64,
+    activations: Hashes,
 }
 
-impl Evaluate for LookUp<'_> {
-    fn evaluate_each(
-        &mut self,
-        cells: &dyn Cells,
-        take: &mut dyn FnMut(usize, Value),
-    ) -> Result<(), StageError> {
-        for number in 0..cells.count() {
-            let cell: Cell = cells.cell(number);
-            let key = Key::from(cell.key());
-            let config = self.models.get(&cell.model);
-            let config = config.ok_or(StageError::Missing(1))?;
-            let found = cached_value(self.cache, &cell, &key, config)?;
-            let (place, value) = found.ok_or(StageError::Missing(1))?;
-            if self.seen.insert(place) {
-                match cell.readout {
-                    Readout::Activation { .. } => self.left_out += 1,
-                    _ => self.cells.push((key, value.to_bytes())),
+impl See for StageCells<'_> {
+    fn see(&mut self, _: &str, key: Key, cell: &Cell, value: &Value) {
+        match (&cell.readout, value) {
+            (Readout::Activation { .. }, Value::Activation(values)) => {
+                if !self.activations.contains_key(&key) {
+                    self.activations
+                        .insert(key, Vector::new(values.clone()).hash());
                 }
             }
-            take(number, value);
+            _ if self.before.insert(key) => self.cells.push((key, value.to_bytes())),
+            _ => {}
         }
-        Ok(())
     }
+}
+
+struct Nobody;
+
+impl See for Nobody {
+    fn see(&mut self, _: &str, _: Key, _: &Cell, _: &Value) {}
 }

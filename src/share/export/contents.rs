@@ -16,6 +16,7 @@ use crate::plan::{Opened, StageRecord};
 use crate::prompts::Draw;
 use crate::report::{self, FinishedRun};
 
+use super::super::again;
 use super::super::layout;
 use super::super::write::Archive;
 use super::cells::MadeAgain;
@@ -55,6 +56,7 @@ impl Contents {
         for stage in made {
             contents.add_artifacts(&run.path, stage)?;
             contents.add_cells(stage);
+            contents.add_hashes(stage);
             contents.add_record(stage, machine)?;
         }
         contents.add_drawn(run, manifest, opened)?;
@@ -168,6 +170,13 @@ impl Contents {
         }
         // Where they were computed is not the same for all, and the manifest says where the run was.
         self.add(layout::cells_of(&stage.name), batch.to_pack(b"{}"));
+    }
+
+    fn add_hashes(&mut self, stage: &MadeAgain) {
+        if !stage.hashes.is_empty() {
+            let bytes = again::hashes_as_bytes(&stage.hashes);
+            self.add(layout::hashes_of(&stage.name), bytes);
+        }
     }
 
     /// What the cache says of a stage, but for what another run of the same study would say otherwise.

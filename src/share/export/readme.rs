@@ -15,6 +15,7 @@ pub(super) fn text(top: &str, manifest: &Manifest) -> String {
          that the models gave, from which all tables follow. Made by dial {dial}; the run ended {ended}.\n\n\
          ## What to type\n\n\
          ```\n\
+         dial verify {top}.zip --model NAME=SOURCE    # what of this can be checked, and how far it agrees\n\
          dial unpack {top}.zip DIR          # a folder to go on from:\n\
          cd DIR && dial plan study.toml     #   everything is cached, and what is changed is all that is computed\n\
          dial run study.toml --cache again --set models.NAME.source=SOURCE\n\
@@ -51,7 +52,8 @@ const HOLDS: &str = "\
 | `run.json` | the run: versions, device, keys, times |
 | `prompts/`, `files/` | prompt sets, and files that stages import |
 | `models/` | the models without their weights: tokenizer, template, configuration, hashes of the weights |
-| `cells/` | the values that the models gave, for each stage; activations are left out, and computed again by whoever has the model |
+| `cells/` | the values that the models gave, for each stage |
+| `hashes/` | hashes of activations that were put into other runs; they are computed again by whoever has the model |
 | `records/` | what the cache says of each stage |
 | `ro-crate-metadata.json` | every file here with its size and hash |
 

@@ -41,6 +41,10 @@ pub(super) fn place_of(name: &str) -> Option<Place> {
             "The values that the models gave, from which tables follow",
             Role::Result,
         ),
+        layout::HASHES => (
+            "Hashes of activations that are put into other runs",
+            Role::Result,
+        ),
         layout::RECORDS => ("What the cache says of a stage", Role::Other),
         _ => return None,
     };
