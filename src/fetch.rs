@@ -20,7 +20,7 @@ use ureq::{Agent, Body};
 pub(crate) use address::Address;
 use address::Origin;
 pub(crate) use answer::{Answer, Extent};
-pub(crate) use digest::{Digest, sha256};
+pub(crate) use digest::{Digest, sha256, sha256_of};
 pub(crate) use progress::Progress;
 
 /// Redirects that are followed before it is taken as a circle.

@@ -21,6 +21,10 @@ pub(crate) enum Exit {
     Unfit = 6,
     /// `run --locked` or `lock --check` found another study, or strictly another environment, than its lock has; nothing was computed
     Differs = 7,
+    /// `verify` found something in a shared file that is not as it should be
+    Disagrees = 8,
+    /// `verify` could not check all that was asked; what it checked agrees
+    Unchecked = 9,
     /// interrupted; what was computed is kept, the same command resumes
     Interrupted = 130,
 }

@@ -27,6 +27,7 @@ mod sizes;
 mod status;
 mod tables;
 mod unpack;
+mod verify;
 mod waiting;
 
 use std::io::{IsTerminal, Write};
@@ -76,6 +77,8 @@ enum Command {
     Dag(dag::DagArguments),
     /// Write a finished run into one file, for others to check and to go on from.
     Export(export::ExportArguments),
+    /// Check such a file: whether it is whole, whether everything follows from its values, and whether the models give these.
+    Verify(verify::VerifyArguments),
     /// Make a folder of such a file, in which its study is cached and goes on.
     Unpack(unpack::UnpackArguments),
     /// Fetch public prompt sets from their homes.
@@ -176,6 +179,7 @@ pub fn main() -> ! {
         Command::Diff(arguments) => diff::diff(&arguments),
         Command::Dag(arguments) => dag::dag(&arguments),
         Command::Export(arguments) => export::export(&arguments),
+        Command::Verify(arguments) => verify::verify(&arguments),
         Command::Unpack(arguments) => unpack::unpack(&arguments),
         Command::Data(arguments) => data::data(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),

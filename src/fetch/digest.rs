@@ -49,12 +49,7 @@ impl Digest {
 
     fn is_of(&self, length: u64, content: impl Read) -> io::Result<bool> {
         match self {
-            Self::Sha256(digits) => {
-                use sha2::Digest;
-                let mut hasher = Sha256::new();
-                each_part(content, |part| hasher.update(part))?;
-                Ok(hex(&hasher.finalize()).eq_ignore_ascii_case(digits))
-            }
+            Self::Sha256(digits) => Ok(sha256_of(content)?.eq_ignore_ascii_case(digits)),
             Self::GitBlob(digits) => {
                 use sha1::Digest;
                 let (mut blob, mut plain) = (Sha1::new(), Sha1::new());
@@ -90,6 +85,17 @@ fn hex(hash: &[u8]) -> String {
 /// SHA-256 in lower-case hexadecimal digits.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(&<Sha256 as sha2::Digest>::digest(bytes))
+}
+
+/// The same of what is read, without holding it.
+///
+/// # Errors
+/// Those of reading.
+pub(crate) fn sha256_of(content: impl Read) -> io::Result<String> {
+    use sha2::Digest;
+    let mut hasher = Sha256::new();
+    each_part(content, |part| hasher.update(part))?;
+    Ok(hex(&hasher.finalize()))
 }
 
 #[cfg(test)]

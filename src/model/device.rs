@@ -89,7 +89,7 @@ pub fn set_threads(count: usize) -> Result<()> {
 }
 
 /// What is recorded with every pack of cells: it is in no key, but a reader may want to know.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub(crate) struct Provenance {
     pub(crate) dial: String,

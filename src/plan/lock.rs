@@ -65,6 +65,19 @@ pub(crate) struct Environment {
     pub(crate) processor: Option<String>,
 }
 
+impl Environment {
+    /// Of this process.
+    pub(crate) fn here(device: DeviceName) -> Self {
+        let here = Provenance::here(device);
+        Environment {
+            dial: here.dial,
+            libtorch: here.libtorch,
+            device: here.device,
+            processor: here.cpu,
+        }
+    }
+}
+
 /// A model. Hashes are blake3, in lower-case hexadecimal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LockedModel {
@@ -142,7 +155,6 @@ impl Lock {
         inputs: &Inputs,
         device: DeviceName,
     ) -> Result<Self, ModelError> {
-        let here = Provenance::here(device);
         let folder = study.document.sources.files().next();
         let folder = folder.and_then(|(path, _)| path.parent());
         let folder = folder.unwrap_or(Path::new(""));
@@ -170,12 +182,7 @@ impl Lock {
         Ok(Lock {
             format: FORMAT,
             evaluation: EVALUATION_VERSION,
-            environment: Environment {
-                dial: here.dial,
-                libtorch: here.libtorch,
-                device: here.device,
-                processor: here.cpu,
-            },
+            environment: Environment::here(device),
             stages: kinds
                 .map(|spec| (spec.kind.name.to_string(), spec.kind.version))
                 .collect(),

@@ -31,7 +31,7 @@ pub(crate) use explain::{Explanation, explain};
 #[cfg(test)]
 pub(crate) use key::stage_key;
 pub(crate) use key::{key_of, study_key};
-pub(crate) use lock::{Change, Concern, Lock, LockError, Pins};
+pub(crate) use lock::{Change, Concern, Environment, Lock, LockError, LockedFile, Pins};
 pub(crate) use record::{
     ArtifactRecord, DrawnRecord, ModelParts, Record, TableRecord, describe, is_incomplete,
     load_directions, store, stored_artifacts,

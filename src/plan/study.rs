@@ -10,7 +10,9 @@ use crate::spec::{
 };
 use crate::stages::declare::{Parameter, Table};
 use crate::stages::field_types::{ByContent, Unkeyed};
-use crate::stages::{KINDS, Kind, Name, Product, PublishedFiles, Settings, Stage, kind_named};
+use crate::stages::{
+    Inputs, KINDS, Kind, Name, Product, PublishedFiles, Settings, Stage, kind_named,
+};
 
 use super::chat;
 use super::graph::{Known, check_names, sort};
@@ -57,6 +59,27 @@ pub struct StageSpec {
     pub(crate) product: Product,
     /// The kind whose tables it leaves.
     pub(crate) shown_as: &'static Kind,
+}
+
+impl StageSpec {
+    /// Says of a stage whose models compute in a short format that its numbers carry that format's rounding.
+    pub(crate) fn rounding(&self, inputs: &Inputs) -> Vec<String> {
+        let needs = self.stage.needs();
+        let models = needs.models.iter().filter_map(|name| {
+            let model = inputs.models.get(&name.value)?;
+            let digits = match model.dtype {
+                Dtype::Float32 => return None,
+                Dtype::BFloat16 => 8,
+                Dtype::Float16 => 11,
+            };
+            Some(format!(
+                "model `{}` computes in {}: its numbers carry the rounding of {digits} significant bits",
+                name.value,
+                model.dtype.name()
+            ))
+        });
+        models.collect()
+    }
 }
 
 /// The models that stages ask, each with the prompt sets that it is asked.

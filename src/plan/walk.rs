@@ -158,7 +158,7 @@ impl<'a> Walk<'a> {
     ///
     /// # Errors
     /// A cache that cannot be read.
-    pub(super) fn nearest(&mut self, stage: &Visited<'_>) -> Result<Option<Nearest>, CacheError> {
+    pub(crate) fn nearest(&mut self, stage: &Visited<'_>) -> Result<Option<Nearest>, CacheError> {
         let records = match &mut self.all_records {
             Some(records) => records,
             none => none.insert(self.cache.stage_records()?),

@@ -43,6 +43,7 @@ pub(crate) use figures::{distinct, figures, grouped, points};
 pub use finished::FinishedRun;
 pub(crate) use finished::FinishedStage;
 pub(crate) use number::shown;
+pub(crate) use page::{STYLE, in_template};
 pub(crate) use svg::{png, svg};
 pub use table::Table;
 pub(crate) use table::{Cell, cell, cells};

@@ -23,7 +23,7 @@ use super::{
 use super::{dag, drill};
 
 const TEMPLATE: &str = include_str!("page/template.html");
-const STYLE: &str = include_str!("page/style.css");
+pub(crate) const STYLE: &str = include_str!("page/style.css");
 const SCRIPT: &str = include_str!("page/page.js");
 const ECHARTS: &str = include_str!("../../assets/echarts/echarts.min.js");
 /// The version of the library, for the page's last line.
@@ -124,7 +124,7 @@ fn in_script(json: &str) -> String {
 }
 
 /// A JSON value as the template takes it.
-fn in_template(value: &Json) -> Value {
+pub(crate) fn in_template(value: &Json) -> Value {
     match value {
         Json::Null => Value::from(()),
         Json::Bool(flag) => Value::from(*flag),

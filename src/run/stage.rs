@@ -8,7 +8,6 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::cache::{Cache, CacheError, CellSet, Key, Lease};
-use crate::model::Dtype;
 use crate::plan::{self, ModelParts, Next, StageRecord, StageSpec, State, Visited, Walk};
 use crate::stages::{Artifacts, Direction, Inputs, Output, StageError};
 
@@ -181,7 +180,7 @@ impl Runner<'_> {
         let started = Instant::now();
         let weights = weights(stage.spec, &walk.inputs);
         let (mut output, packs) = self.evaluate(stage.spec, walk, (recompute, &weights), report)?;
-        output.findings.extend(rounding(stage.spec, &walk.inputs));
+        output.findings.extend(stage.spec.rounding(&walk.inputs));
         let stored = plan::store(&output, walk.cache)?;
         let record = StageRecord {
             findings: output.findings,
@@ -259,25 +258,6 @@ fn models(spec: &StageSpec, inputs: &Inputs) -> BTreeMap<String, ModelParts> {
         )
     });
     named.collect()
-}
-
-/// Says of a stage whose models compute in a short format that its numbers carry that format's rounding.
-fn rounding(spec: &StageSpec, inputs: &Inputs) -> Vec<String> {
-    let needs = spec.stage.needs();
-    let models = needs.models.iter().filter_map(|name| {
-        let model = inputs.models.get(&name.value)?;
-        let digits = match model.dtype {
-            Dtype::Float32 => return None,
-            Dtype::BFloat16 => 8,
-            Dtype::Float16 => 11,
-        };
-        Some(format!(
-            "model `{}` computes in {}: its numbers carry the rounding of {digits} significant bits",
-            name.value,
-            model.dtype.name()
-        ))
-    });
-    models.collect()
 }
 
 /// Says which artifacts of a stage are not the same as before.

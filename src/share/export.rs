@@ -32,7 +32,12 @@ use super::layout;
 use super::write::whole;
 use cells::MadeAgain;
 use contents::Contents;
-use machine::Machine;
+
+// What a check makes once more of a file.
+pub(super) use contents::{derived, input_files};
+pub(super) use crate_metadata::{Listed, text as crate_text};
+pub(super) use machine::Machine;
+pub(super) use readme::ended;
 
 /// What is to be exported, and where to.
 pub(crate) struct Options {

@@ -35,7 +35,7 @@
 //! export       a run into an archive
 //! read         an archive of anybody's, held against limits before anything is taken out of it
 //! unpack       an archive as a folder in which its study goes on
-//! verify       what an archive holds, held against the model
+//! verify       an archive, checked: its files, what follows from them, and some of its values computed again
 //! ```
 
 mod again;
@@ -43,12 +43,12 @@ mod export;
 mod layout;
 mod read;
 mod unpack;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the command that draws comes on top of this")
-)]
 mod verify;
 mod write;
 
 pub(crate) use export::{ExportError, Exported, Options as ExportOptions, Step, export};
 pub(crate) use unpack::{Unpacked, unpack};
+pub(crate) use verify::{
+    Options as VerifyOptions, Outcome, Recomputed, Step as VerifyStep, Verified, VerifyError,
+    Wanted, page as verification_page, percent as share_of, verify,
+};

@@ -39,6 +39,7 @@ pub(crate) use host_tensor::HostTensor;
 pub(crate) use hub::{HubAnswer, HubHealth};
 pub use hub::{locate, locate_without_fetching};
 use other_files::not_weights;
+pub(crate) use recorded::RECORDED_FILES;
 pub(super) use recorded::{Identity, Recorded};
 use stored::Stored;
 

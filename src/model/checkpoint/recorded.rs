@@ -37,6 +37,8 @@ use crate::model::tokenizer::Tokenizer;
 const MODEL: &str = "model.json";
 const TOKENIZER: &str = "tokenizer.json";
 const TEMPLATE: &str = "chat_template.jinja";
+/// Every file that such a folder may have.
+pub(crate) const RECORDED_FILES: [&str; 3] = [MODEL, TOKENIZER, TEMPLATE];
 /// The format that is written. A change that an earlier dial would misread raises it; a new field does not.
 const FORMAT: u64 = 1;
 

@@ -12,6 +12,7 @@ use crate::cache::{Batch, Cache, Key};
 use crate::fetch::sha256;
 use crate::files;
 use crate::manifest::Manifest;
+use crate::model::RECORDED_FILES;
 use crate::plan::{Opened, StageRecord};
 use crate::prompts::Draw;
 use crate::report::{self, FinishedRun};
@@ -47,9 +48,6 @@ impl Contents {
         (machine, manifest): (&Machine, &Manifest),
     ) -> Result<Self, ExportError> {
         let mut contents = Contents::default();
-        let top = layout::top(&opened.study.name, &manifest.key);
-        contents.add(layout::README, readme::text(&top, manifest));
-        contents.add(layout::STUDY, study::text(opened));
         contents.add_given(&run, machine)?;
         contents.add_inputs(opened)?;
         contents.add_models(opened)?;
@@ -210,12 +208,8 @@ impl Contents {
         for stage in &mut run.stages {
             stage.result = run.manifest.stage(&stage.name).cloned();
         }
-        let sets = opened.study.prompts.iter();
-        run.prompt_files = sets
-            .map(|(name, set)| (name.clone(), set.path.value.clone()))
-            .collect();
         self.add(layout::MANIFEST, text);
-        for (name, bytes) in report::drawn_files(&run)? {
+        for (name, bytes) in derived(run, opened, manifest)? {
             self.add(name, bytes);
         }
         Ok(())
@@ -270,6 +264,31 @@ impl Contents {
     }
 }
 
+/// The files of an archive that follow from the others: the study as it runs in its folder, the text about it, figures and the page of a run
+/// whose tables are loaded.
+///
+/// # Errors
+/// A figure that cannot be drawn.
+pub(in super::super) fn derived(
+    mut run: FinishedRun,
+    opened: &Opened,
+    manifest: &Manifest,
+) -> Result<Vec<(String, Vec<u8>)>, ExportError> {
+    let sets = opened.study.prompts.iter();
+    run.prompt_files = sets
+        .map(|(name, set)| (name.clone(), set.path.value.clone()))
+        .collect();
+    let top = layout::top(&opened.study.name, &manifest.key);
+    let texts = [
+        (layout::README, readme::text(&top, manifest)),
+        (layout::STUDY, study::text(opened)),
+    ];
+    let texts = texts.map(|(name, text)| (name.to_string(), text.into_bytes()));
+    let mut files = report::drawn_files(&run)?;
+    files.extend(texts);
+    Ok(files)
+}
+
 impl Content {
     fn bytes(&self, cache: &Cache) -> io::Result<Cow<'_, [u8]>> {
         match self {
@@ -318,6 +337,22 @@ pub(super) fn selection_of(opened: &Opened, set: &str) -> Option<(PathBuf, Strin
     let (stem, _) = place.rsplit_once('.')?;
     let extension = path.extension()?.to_str()?.to_ascii_lowercase();
     Some((path.clone(), format!("{stem}.selection.{extension}")))
+}
+
+/// The places of everything that a study names: prompt sets, files that stages import, and models.
+pub(in super::super) fn input_files(opened: &Opened) -> Vec<String> {
+    let sets = prompt_files(opened).into_iter();
+    let sets = sets.flat_map(|(name, file)| {
+        let selection = selection_of(opened, &name).map(|(_, file)| file);
+        [Some(file), selection].into_iter().flatten()
+    });
+    let folder = &opened.study.settings.import.folder;
+    let files = opened.inputs.files.keys();
+    let files = files.filter_map(|path| place_below(path.strip_prefix(folder).ok()?));
+    let files = files.map(|below| format!("{}/{below}", layout::FILES));
+    let models = model_folders(opened).into_values();
+    let models = models.flat_map(|folder| RECORDED_FILES.map(|file| format!("{folder}/{file}")));
+    sets.chain(files).chain(models).collect()
 }
 
 /// The folder of each model that is used.

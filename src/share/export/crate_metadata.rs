@@ -21,13 +21,13 @@ use places::{Role, media_type, place_of};
 pub(super) use credits::undeclared;
 
 /// What is known of a file: its size, and the sha256 of its bytes in lower-case hexadecimal.
-pub(super) struct Listed {
-    pub(super) bytes: u64,
-    pub(super) sha256: String,
+pub(in super::super) struct Listed {
+    pub(in super::super) bytes: u64,
+    pub(in super::super) sha256: String,
 }
 
 /// The files of the archive but this one, by their place.
-pub(super) type Listing = BTreeMap<String, Listed>;
+pub(in super::super) type Listing = BTreeMap<String, Listed>;
 
 /// The term for it is one of the profile's, not of the context.
 const SHA256: &str = "https://w3id.org/ro/terms/workflow-run#sha256";
@@ -57,7 +57,7 @@ const LANGUAGE: &str = "#dial";
 const NO_LICENCE: &str = "No licence was declared: whoever wants to use it asks its authors.";
 
 /// The text of the file.
-pub(super) fn text(
+pub(in super::super) fn text(
     listing: &Listing,
     opened: &Opened,
     manifest: &Manifest,

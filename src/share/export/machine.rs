@@ -17,7 +17,7 @@ const SOMEWHERE: &str = "…/";
 const END: &str = r#"\s"'`<>\)\]\},;"#;
 
 /// What is known of the machine's paths.
-pub(super) struct Machine {
+pub(in super::super) struct Machine {
     /// What finds them, and which part of each is the path.
     patterns: Vec<Regex>,
 }
@@ -35,6 +35,13 @@ impl Machine {
         folders.extend(std::env::home_dir());
         folders.push(std::env::temp_dir());
         Machine::with_folders(folders)
+    }
+
+    /// Of what an opened study names alone.
+    pub(in super::super) fn of_study(opened: &Opened) -> Self {
+        let named = opened.study.paths().into_iter();
+        let below = named.filter_map(|(_, path)| Some(path.parent()?.to_path_buf()));
+        Machine::with_folders(below.collect())
     }
 
     fn with_folders(folders: Vec<PathBuf>) -> Self {
@@ -66,7 +73,7 @@ impl Machine {
     }
 
     /// A text without the machine's paths.
-    pub(super) fn without(&self, text: &str) -> String {
+    pub(in super::super) fn without(&self, text: &str) -> String {
         let mut text = text.to_string();
         for pattern in &self.patterns {
             // What ends one path may begin the next.

@@ -27,7 +27,7 @@ pub(super) fn text(top: &str, manifest: &Manifest) -> String {
 }
 
 /// When the run ended.
-pub(super) fn ended(manifest: &Manifest) -> String {
+pub(in super::super) fn ended(manifest: &Manifest) -> String {
     let started: Option<jiff::Timestamp> = manifest.started.parse().ok();
     let ended = started.and_then(|started| {
         let seconds = manifest.seconds.filter(|seconds| seconds.is_finite())?;

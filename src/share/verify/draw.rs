@@ -40,12 +40,21 @@ pub(crate) fn draw(keys: &BTreeSet<Key>, wanted: u64, seed: u64) -> BTreeSet<Key
     drawn.map(|(key, _)| *key).collect()
 }
 
-/// How many to draw of each stratum, so that no smaller share is drawn of one than of all: `wanted` of all, rounded up in each.
+/// How many to draw of each stratum, about `wanted` in all: four fifths by their size, so that something can be said of all values together, and
+/// of a small one no fewer than its part of the rest, so that something can be said of each.
 pub(crate) fn shares(populations: &[u64], wanted: u64) -> Vec<u64> {
     let all: u128 = populations.iter().map(|&count| u128::from(count)).sum();
+    if u128::from(wanted) >= all {
+        return populations.to_vec();
+    }
+    let least = wanted / 5 / (populations.len() as u64).max(1);
+    let by_size = u128::from(wanted - wanted / 5);
     let of = |&count: &u64| {
-        let share = (u128::from(count) * u128::from(wanted)).div_ceil(all.max(1));
-        u64::try_from(share).unwrap_or(u64::MAX).min(count)
+        let share = (u128::from(count) * by_size).div_ceil(all.max(1));
+        u64::try_from(share)
+            .unwrap_or(u64::MAX)
+            .max(least)
+            .min(count)
     };
     populations.iter().map(of).collect()
 }
@@ -148,14 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn no_stratum_has_a_smaller_share_than_all() {
+    fn four_fifths_are_by_size_and_a_small_stratum_has_its_part_of_the_rest() {
         let populations = [1, 10, 1000, 0, 400_000];
         let drawn = shares(&populations, 500);
-        let share = 500.0 / 401_011.0;
+        let share = 400.0 / 401_011.0;
         for (drawn, population) in drawn.iter().zip(populations) {
             assert!(*drawn <= population && *drawn as f64 >= share * population as f64);
         }
-        assert!(drawn.iter().sum::<u64>() <= 505);
+        assert_eq!(drawn, [1, 10, 20, 0, 399]);
         assert_eq!(shares(&populations, u64::MAX), populations);
         assert_eq!(shares(&[], 5), Vec::<u64>::new());
     }

@@ -13,11 +13,12 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 
 use crate::cache::Key;
-use crate::model::{self, Cell, DeviceName, ModelError, ModelHandle, Step, Value};
+use crate::model::{Cell, LoadedModel, ModelError, Step, Value};
 use crate::stats::{Draw, StatsError, at_most_in_all};
 
 use super::draw::{draw, shares};
 use super::drift::{Drift, Summary};
+use super::tolerance::Tolerance;
 
 /// The distinct cells of a stage and a model that no stage before it has.
 #[derive(Clone, Debug)]
@@ -26,12 +27,24 @@ pub(crate) struct Stratum {
     /// By its name in the study.
     pub(crate) model: String,
     pub(crate) keys: BTreeSet<Key>,
+    /// Models whose activations are put into its runs and are not in the file.
+    pub(crate) donors: BTreeSet<String>,
+    /// Most tokens that one of its cells generates.
+    pub(crate) longest: usize,
+}
+
+impl Stratum {
+    pub(crate) fn count(&self) -> u64 {
+        self.keys.len() as u64
+    }
 }
 
 /// A draw of each of some strata.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
     pub(crate) seed: u64,
+    /// How many were asked for.
+    pub(crate) wanted: u64,
     pub(crate) strata: Vec<Stratum>,
     /// The keys that were drawn, of each stratum.
     pub(crate) drawn: Vec<BTreeSet<Key>>,
@@ -44,6 +57,8 @@ pub(crate) struct OfStratum {
     pub(crate) model: String,
     /// Stored values.
     pub(crate) stored: u64,
+    /// How far a value may be from the stored one.
+    pub(crate) tolerance: Tolerance,
     /// Of those that were computed again; cells without a value are among them.
     pub(crate) drift: Summary,
     /// Cells that gave no value.
@@ -57,13 +72,18 @@ pub(crate) struct OfStratum {
 pub(crate) struct Recomputed {
     /// By which the same cells are drawn again.
     pub(crate) seed: u64,
-    pub(crate) tolerance: f64,
+    pub(crate) wanted: u64,
     pub(crate) strata: Vec<OfStratum>,
     pub(crate) stored: u64,
     pub(crate) compared: u64,
     pub(crate) differing: u64,
     /// How many of all the stored values differ by more than the tolerance at most, at 95 %.
     pub(crate) at_most: u64,
+    /// Cells that were computed so that each layer has one, too; they are not counted.
+    pub(crate) further: Summary,
+    /// Activations that were computed to be put into other runs, and how many of them have the hash that the file says.
+    pub(crate) donors: u64,
+    pub(crate) donors_same: u64,
 }
 
 impl Sample {
@@ -80,32 +100,37 @@ impl Sample {
                 .map(|(stratum, share)| draw(&stratum.keys, share, seed))
                 .collect(),
             seed,
+            wanted,
             strata,
         }
     }
 
-    /// What was found, where `drifts` are those of the cells drawn of each stratum; none for a cell that gave no value.
+    /// What was found, where `drifts` are those of the cells drawn of each stratum, none for a cell that gave no value, each with the tolerance
+    /// of its stratum.
     ///
     /// # Errors
     /// Drifts that are not those of the draw.
     pub(crate) fn found(
         &self,
-        drifts: &[Vec<Option<Drift>>],
-        tolerance: f64,
+        drifts: &[(Vec<Option<Drift>>, Tolerance)],
     ) -> Result<Recomputed, StatsError> {
         let strata = self.strata.iter().zip(drifts);
-        let strata = strata.map(|(stratum, drifts)| of_stratum(stratum, drifts, tolerance));
+        let strata =
+            strata.map(|(stratum, (drifts, tolerance))| of_stratum(stratum, drifts, tolerance));
         let found: Vec<(OfStratum, Draw)> = strata.collect::<Result<_, _>>()?;
         let (strata, draws): (Vec<OfStratum>, Vec<Draw>) = found.into_iter().unzip();
         let sum = |count: fn(&Draw) -> u64| draws.iter().map(count).sum();
         Ok(Recomputed {
             seed: self.seed,
-            tolerance,
+            wanted: self.wanted,
             strata,
             stored: sum(|draw| draw.population),
             compared: sum(|draw| draw.drawn),
             differing: sum(|draw| draw.differing),
             at_most: at_most_in_all(&draws)?,
+            further: Summary::default(),
+            donors: 0,
+            donors_same: 0,
         })
     }
 }
@@ -113,11 +138,11 @@ impl Sample {
 fn of_stratum(
     stratum: &Stratum,
     drifts: &[Option<Drift>],
-    tolerance: f64,
+    tolerance: &Tolerance,
 ) -> Result<(OfStratum, Draw), StatsError> {
     let given: Vec<Drift> = drifts.iter().copied().flatten().collect();
     let failed = (drifts.len() - given.len()) as u64;
-    let drift = Summary::of(&given, tolerance);
+    let drift = Summary::of(&given, tolerance.relative);
     let draw = Draw {
         population: stratum.keys.len() as u64,
         drawn: drifts.len() as u64,
@@ -128,42 +153,40 @@ fn of_stratum(
         model: stratum.model.clone(),
         stored: draw.population,
         at_most: draw.at_most()?,
+        tolerance: tolerance.clone(),
         drift,
         failed,
     };
     Ok((of_stratum, draw))
 }
 
-/// Computes cells of one model, without any cache, and says how far each is from its stored value; none for one that gives no value, and for all
-/// that are left when `on_step` ends the work, which hears how many are done.
+/// The values that a model gives, without any cache; none for a cell that gives none, and for all that are left when `on_step` ends the work,
+/// which hears how many are done.
 ///
 /// # Errors
-/// A model that cannot be loaded, or is here without its weights; no memory.
-pub(crate) fn drifts(
-    model: &ModelHandle,
-    (cells, stored): (&[Cell], &[Value]),
-    device: DeviceName,
-    prefix_bytes: usize,
+/// What keeps it from giving any more values.
+pub(crate) fn values(
+    model: &mut LoadedModel,
+    cells: &[Cell],
     on_step: &mut dyn FnMut(usize) -> ControlFlow<()>,
-) -> Result<Vec<Option<Drift>>, ModelError> {
-    model.check_weights()?;
-    let mut drifts = vec![None; cells.len()];
-    let mut evaluate = model::load(model, device, prefix_bytes)?;
+) -> Result<(Vec<Option<Value>>, ControlFlow<()>), ModelError> {
+    let mut values = vec![None; cells.len()];
     let mut done = 0;
-    let computed = evaluate(&cells, &mut |step| {
-        if let Step::Values(values) = step {
-            done += values.len();
-            for (number, value) in values {
-                if let (Some(drift), Some(stored)) = (drifts.get_mut(number), stored.get(number)) {
-                    *drift = Some(Drift::between(stored, &value));
+    let computed = model(&cells, &mut |step| {
+        if let Step::Values(some) = step {
+            done += some.len();
+            for (number, value) in some {
+                if let Some(place) = values.get_mut(number) {
+                    *place = Some(value);
                 }
             }
         }
         on_step(done)
     });
     match computed {
+        Ok(flow) => Ok((values, flow)),
         // They are told as what they are: cells without a value.
-        Err(ModelError::Cells { .. }) | Ok(_) => Ok(drifts),
+        Err(ModelError::Cells { .. }) => Ok((values, ControlFlow::Continue(()))),
         Err(error) => Err(error),
     }
 }
@@ -173,7 +196,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{NoMemory, Readout, ScoreDtype, TokenSets, Tokens, write_any_model};
+    use crate::model::{
+        self, DeviceName, ModelHandle, NoMemory, Readout, ScoreDtype, TokenSets, Tokens,
+        write_any_model,
+    };
 
     fn stratum(stage: &str, first: u32, count: u32) -> Stratum {
         Stratum {
@@ -182,6 +208,8 @@ mod tests {
             keys: (first..first + count)
                 .map(|number| Key::of(&number.to_le_bytes()))
                 .collect(),
+            donors: BTreeSet::new(),
+            longest: 0,
         }
     }
 
@@ -191,8 +219,17 @@ mod tests {
         let sample = Sample::of(strata, 255, 1);
         let counts: Vec<usize> = sample.drawn.iter().map(BTreeSet::len).collect();
         assert_eq!(counts, [5, 250]);
+        let tolerance = |relative| Tolerance {
+            relative,
+            why: String::new(),
+        };
+        let with = |drifts: &[Vec<Option<Drift>>], relative| {
+            let drifts = drifts.iter().cloned();
+            let drifts: Vec<_> = drifts.map(|drifts| (drifts, tolerance(relative))).collect();
+            sample.found(&drifts).unwrap()
+        };
         let mut drifts = vec![vec![Some(Drift::Same); 5], vec![Some(Drift::By(1e-7)); 250]];
-        let found = sample.found(&drifts, 1e-6).unwrap();
+        let found = with(&drifts, 1e-6);
         assert_eq!(
             (found.stored, found.compared, found.differing),
             (5100, 255, 0)
@@ -204,23 +241,28 @@ mod tests {
         );
         drifts[0][0] = None;
         drifts[1][0] = Some(Drift::By(1.0));
-        let worse = sample.found(&drifts, 1e-6).unwrap();
+        let worse = with(&drifts, 1e-6);
         assert_eq!((worse.strata[0].failed, worse.differing), (1, 2));
         assert!(worse.at_most > found.at_most);
         // At no tolerance a value that is not the same to the bit differs.
-        assert_eq!(sample.found(&drifts, 0.0).unwrap().differing, 251);
-        let all = Sample::of(sample.strata, u64::MAX, 1);
-        let drifts = vec![vec![Some(Drift::Same); 100], vec![Some(Drift::Same); 5000]];
-        assert_eq!(all.found(&drifts, 0.0).unwrap().at_most, 0);
+        assert_eq!(with(&drifts, 0.0).differing, 251);
+        let all = Sample::of(sample.strata.clone(), u64::MAX, 1);
+        let drifts = [100, 5000].map(|count| (vec![Some(Drift::Same); count], tolerance(0.0)));
+        assert_eq!(all.found(&drifts).unwrap().at_most, 0);
     }
 
     #[test]
-    fn a_model_computes_its_cells_again_and_one_without_weights_does_not() {
+    fn a_model_gives_the_values_of_its_cells_the_same_every_time() {
         let folder = tempfile::tempdir().unwrap();
         write_any_model(folder.path());
-        let open =
-            |path| ModelHandle::open("inst", path, model::Dtype::Float32, None, &NoMemory).unwrap();
-        let handle = open(folder.path());
+        let handle = ModelHandle::open(
+            "inst",
+            folder.path(),
+            model::Dtype::Float32,
+            None,
+            &NoMemory,
+        )
+        .unwrap();
         let readout = Readout::Score(Arc::new(TokenSets {
             refuse: vec![1],
             comply: vec![2],
@@ -237,48 +279,13 @@ mod tests {
             )
         };
         let cells = [cell(&[3, 4, 5]), cell(&[6, 7])];
-        let mut go_on = |_| ControlFlow::Continue(());
-        let mut drifts_to = |stored: &[Value]| {
-            drifts(
-                &handle,
-                (&cells, stored),
-                DeviceName::Cpu,
-                1 << 20,
-                &mut go_on,
-            )
-            .unwrap()
+        let compute = |flow: ControlFlow<()>| {
+            let mut model = model::load(&handle, DeviceName::Cpu, 1 << 20).unwrap();
+            values(&mut model, &cells, &mut |_| flow).unwrap()
         };
-        let wrong = drifts_to(&[Value::Score(1e9), Value::Score(1e9)]);
-        assert!(
-            wrong
-                .iter()
-                .all(|drift| matches!(drift, Some(Drift::By(by)) if *by > 0.5)),
-            "{wrong:?}"
-        );
-        let mut evaluate = model::load(&handle, DeviceName::Cpu, 1 << 20).unwrap();
-        let mut values = vec![Value::Score(0.0); 2];
-        let computed = evaluate(&&cells[..], &mut |step| {
-            if let Step::Values(some) = step {
-                some.into_iter()
-                    .for_each(|(number, value)| values[number] = value);
-            }
-            ControlFlow::Continue(())
-        });
-        assert!(computed.is_ok());
-        assert_eq!(drifts_to(&values), [Some(Drift::Same); 2]);
-
-        let sent = tempfile::tempdir().unwrap();
-        for (name, bytes) in handle.write_recorded("inst").unwrap() {
-            std::fs::write(sent.path().join(name), bytes).unwrap();
-        }
-        let refused = drifts(
-            &open(sent.path()),
-            (&cells, &values),
-            DeviceName::Cpu,
-            1 << 20,
-            &mut go_on,
-        );
-        let message = refused.unwrap_err().to_string();
-        assert!(message.contains("is here without its weights"), "{message}");
+        let (first, flow) = compute(ControlFlow::Continue(()));
+        assert!(flow.is_continue() && first.iter().all(Option::is_some));
+        assert_eq!(compute(ControlFlow::Continue(())).0, first);
+        assert!(compute(ControlFlow::Break(())).1.is_break());
     }
 }

@@ -6,10 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::cache::Key;
-use crate::model::{Cell, Cells, Value};
-use crate::stages::{Evaluate, StageError};
+use crate::model::{Cell, HookPoint, Readout, Value};
 
+use super::super::again::See;
 use super::recomputed::Stratum;
+
+/// Cells of each stratum that are kept to learn how long one takes.
+const EXAMPLES: usize = 8;
 
 /// Notes the keys of the cells that stages ask for.
 pub(crate) struct Keys {
@@ -17,18 +20,31 @@ pub(crate) struct Keys {
     models: HashMap<blake3::Hash, String>,
     seen: HashSet<Key>,
     strata: Vec<Stratum>,
+    /// The models of activations of which only the hash is stored, by that.
+    donors: HashMap<blake3::Hash, String>,
+    /// Some cells of each stratum: those with the smallest keys, which are as good as drawn.
+    examples: Vec<BTreeMap<Key, Cell>>,
+    /// A cell at each layer of each stratum, likewise.
+    at_layers: Vec<BTreeMap<usize, Key>>,
 }
 
-/// Keeps the cells that were drawn, with their stored values, by key.
+/// What is known of the cells that there are.
+#[derive(Default)]
+pub(crate) struct Known {
+    /// The cells of each stage and model that no stage before it has, in the order of the stages.
+    pub(crate) strata: Vec<Stratum>,
+    /// Of each stratum.
+    pub(crate) examples: Vec<Vec<Cell>>,
+    /// Of each stratum a cell at each layer that any is at.
+    pub(crate) at_layers: Vec<BTreeMap<usize, Key>>,
+}
+
+/// Keeps the cells that are wanted, with their stored values.
 pub(crate) struct Kept {
     wanted: BTreeSet<Key>,
     pub(crate) cells: BTreeMap<Key, (Cell, Value)>,
-}
-
-/// What sees the cells of a stage.
-pub(crate) trait See {
-    /// Sees a cell and its stored value.
-    fn see(&mut self, stage: &str, key: Key, cell: &Cell, value: &Value);
+    /// Cells of activations of which only the hash is stored, by that.
+    pub(crate) donors: HashMap<blake3::Hash, Cell>,
 }
 
 impl Keys {
@@ -37,12 +53,40 @@ impl Keys {
             models,
             seen: HashSet::new(),
             strata: Vec::new(),
+            donors: HashMap::new(),
+            examples: Vec::new(),
+            at_layers: Vec::new(),
         }
     }
 
-    /// The cells of each stage and model that no stage before it has, in the order of the stages.
-    pub(crate) fn into_strata(self) -> Vec<Stratum> {
-        self.strata
+    pub(crate) fn into_known(self) -> Known {
+        let examples = self.examples.into_iter();
+        Known {
+            strata: self.strata,
+            examples: examples
+                .map(|cells| cells.into_values().collect())
+                .collect(),
+            at_layers: self.at_layers,
+        }
+    }
+
+    /// The number of the stratum of a stage and a model.
+    fn stratum(&mut self, stage: &str, cell: &Cell) -> usize {
+        let model = self.models.get(&cell.model).cloned().unwrap_or_default();
+        let mut known = self.strata.iter();
+        let known = known.rposition(|stratum| stratum.stage == stage && stratum.model == model);
+        known.unwrap_or_else(|| {
+            self.strata.push(Stratum {
+                stage: stage.to_string(),
+                model,
+                keys: BTreeSet::new(),
+                donors: BTreeSet::new(),
+                longest: 0,
+            });
+            self.examples.push(BTreeMap::new());
+            self.at_layers.push(BTreeMap::new());
+            self.strata.len() - 1
+        })
     }
 }
 
@@ -51,25 +95,43 @@ impl See for Keys {
         if !self.seen.insert(key) {
             return;
         }
-        let model = self.models.get(&cell.model).cloned().unwrap_or_default();
-        let known = self.strata.iter_mut().rev();
-        let mut known = known.filter(|stratum| stratum.stage == stage && stratum.model == model);
-        match known.next() {
-            Some(stratum) => drop(stratum.keys.insert(key)),
-            None => self.strata.push(Stratum {
-                stage: stage.to_string(),
-                model,
-                keys: BTreeSet::from([key]),
-            }),
+        let number = self.stratum(stage, cell);
+        let stratum = &mut self.strata[number];
+        stratum.keys.insert(key);
+        if let Readout::Generation { max_new_tokens, .. } = &cell.readout {
+            stratum.longest = stratum.longest.max(*max_new_tokens);
         }
+        if !self.donors.is_empty() {
+            let edits = cell.interventions.iter();
+            let vectors = edits.filter_map(|edit| self.donors.get(&edit.edit.vector().hash()));
+            stratum.donors.extend(vectors.cloned());
+        }
+        if let Some(layer) = layer_of(cell) {
+            let at_layer = self.at_layers[number].entry(layer).or_insert(key);
+            *at_layer = key.min(*at_layer);
+        }
+        let examples = &mut self.examples[number];
+        let is_full = examples.len() == EXAMPLES;
+        if !is_full || examples.keys().next_back().is_some_and(|last| key < *last) {
+            examples.insert(key, cell.clone());
+        }
+        if examples.len() > EXAMPLES {
+            examples.pop_last();
+        }
+    }
+
+    fn see_hash(&mut self, hash: blake3::Hash, cell: &Cell) {
+        let model = self.models.get(&cell.model).cloned().unwrap_or_default();
+        self.donors.insert(hash, model);
     }
 }
 
 impl Kept {
-    pub(crate) fn new(drawn: &[BTreeSet<Key>]) -> Self {
+    pub(crate) fn new(wanted: BTreeSet<Key>) -> Self {
         Kept {
-            wanted: drawn.iter().flatten().copied().collect(),
+            wanted,
             cells: BTreeMap::new(),
+            donors: HashMap::new(),
         }
     }
 }
@@ -82,28 +144,22 @@ impl See for Kept {
                 .or_insert_with(|| (cell.clone(), value.clone()));
         }
     }
+
+    fn see_hash(&mut self, hash: blake3::Hash, cell: &Cell) {
+        self.donors.entry(hash).or_insert_with(|| cell.clone());
+    }
 }
 
-/// An evaluator of one stage whose cells are seen.
-pub(crate) struct Seen<'a> {
-    pub(crate) stage: &'a str,
-    /// What has the stored values.
-    pub(crate) inner: &'a mut dyn Evaluate,
-    pub(crate) by: &'a mut dyn See,
-}
-
-impl Evaluate for Seen<'_> {
-    fn evaluate_each(
-        &mut self,
-        cells: &dyn Cells,
-        take: &mut dyn FnMut(usize, Value),
-    ) -> Result<(), StageError> {
-        let (stage, by) = (self.stage, &mut *self.by);
-        self.inner.evaluate_each(cells, &mut |number, value| {
-            let cell = cells.cell(number);
-            by.see(stage, cell.key().into(), &cell, &value);
-            take(number, value);
-        })
+/// The layer that a cell is about: of its first edit, or of the activation that is read; none of a plain score.
+pub(crate) fn layer_of(cell: &Cell) -> Option<usize> {
+    let read = match &cell.readout {
+        Readout::Activation { hook, .. } => Some(*hook),
+        _ => None,
+    };
+    let edited = cell.interventions.first().map(|edit| edit.hook);
+    match edited.or(read) {
+        Some(HookPoint::Block { layer, .. }) => Some(layer),
+        _ => None,
     }
 }
 
@@ -112,26 +168,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{Readout, Tokens};
-
-    /// Values by the first token.
-    struct Stored;
-
-    impl Evaluate for Stored {
-        fn evaluate_each(
-            &mut self,
-            cells: &dyn Cells,
-            take: &mut dyn FnMut(usize, Value),
-        ) -> Result<(), StageError> {
-            for number in 0..cells.count() {
-                take(
-                    number,
-                    Value::Generation(cells.cell(number).tokens.ids().to_vec()),
-                );
-            }
-            Ok(())
-        }
-    }
+    use crate::model::Tokens;
 
     fn cell(model: &[u8], token: u32) -> Cell {
         let readout = Readout::LogProbabilities(Arc::new(vec![1]));
@@ -153,16 +190,12 @@ mod tests {
             ),
             ("steer", vec![cell(b"a", 2), cell(b"a", 3)]),
         ];
-        let mut taken = 0;
-        let mut go = |by: &mut dyn See| {
+        let go = |by: &mut dyn See| {
             for (stage, cells) in &stages {
-                let mut seen = Seen {
-                    stage,
-                    inner: &mut Stored,
-                    by: &mut *by,
-                };
-                seen.evaluate_each(&cells.as_slice(), &mut |_, _| taken += 1)
-                    .unwrap();
+                for cell in cells {
+                    let value = Value::Generation(cell.tokens.ids().to_vec());
+                    by.see(stage, cell.key().into(), cell, &value);
+                }
             }
         };
         let names = [
@@ -171,8 +204,9 @@ mod tests {
         ];
         let mut keys = Keys::new(names.into());
         go(&mut keys);
-        let strata = keys.into_strata();
-        let counts: Vec<_> = strata
+        let known = keys.into_known();
+        let counts: Vec<_> = known
+            .strata
             .iter()
             .map(|s| (s.stage.as_str(), s.model.as_str(), s.keys.len()))
             .collect();
@@ -180,11 +214,26 @@ mod tests {
             counts,
             [("score", "a", 2), ("score", "b", 1), ("steer", "a", 1)]
         );
-        let mut kept = Kept::new(&[strata[2].keys.clone()]);
+        let examples: Vec<usize> = known.examples.iter().map(Vec::len).collect();
+        assert_eq!(examples, [2, 1, 1]);
+        let mut kept = Kept::new(known.strata[2].keys.clone());
         go(&mut kept);
         let cells: Vec<_> = kept.cells.into_values().collect();
         assert_eq!(cells.len(), 1);
         assert_eq!(cells[0].1, Value::Generation(vec![3]));
-        assert_eq!(taken, 12);
+    }
+
+    #[test]
+    fn examples_are_the_cells_with_the_smallest_keys() {
+        let mut keys = Keys::new(HashMap::new());
+        let cells: Vec<Cell> = (0..100).map(|token| cell(b"a", token)).collect();
+        for cell in &cells {
+            keys.see("score", cell.key().into(), cell, &Value::Score(0.0));
+        }
+        let mut all: Vec<Key> = cells.iter().map(|cell| cell.key().into()).collect();
+        all.sort_unstable();
+        let known = keys.into_known();
+        let examples: Vec<Key> = known.examples[0].iter().map(|c| c.key().into()).collect();
+        assert_eq!(examples, all[..EXAMPLES]);
     }
 }

@@ -7,11 +7,13 @@
 //! in float32, too, and what counts is that each layer's results are rounded, some 2^10 times on a path: with u of 2^-11 (float16) and 2^-8 (bfloat16)
 //! twice that is 2^-5 and 2^-2. A value that was changed by less than that cannot be told from one that was computed elsewhere.
 
+use serde::Serialize;
+
 use crate::model::Dtype;
 use crate::plan::Lock;
 
 /// What is allowed, and why.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Tolerance {
     /// Of the larger of 1 and the largest stored number of a value; 0 where the bits must be the same.
     pub(crate) relative: f64,

@@ -1,0 +1,246 @@
+//! What a shared file says of its run and of itself, held against what is in it.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value as Json, json};
+
+use crate::fetch::sha256;
+use crate::files;
+use crate::manifest::graph;
+use crate::model::{DeviceName, ModelError};
+use crate::plan::{Concern, Lock, LockedFile, Opened, key_of};
+use crate::report::FinishedRun;
+
+use super::super::super::export::{self, Listed, Machine};
+use super::super::super::layout;
+use super::Follows;
+
+/// Findings as an export writes them.
+pub(super) fn without_paths(opened: &Opened, findings: &[String]) -> Vec<String> {
+    let machine = Machine::of_study(opened);
+    findings.iter().map(|text| machine.without(text)).collect()
+}
+
+impl Follows<'_> {
+    /// The files that everything follows from: each is one that the study names.
+    pub(super) fn inputs(&mut self) {
+        let opened = self.opened;
+        self.known.extend(export::input_files(opened));
+        let given = self.manifest.files.keys();
+        self.known.extend(given.cloned());
+        self.known.insert(layout::CRATE.to_string());
+        let (prompts, models) = (opened.inputs.prompts.len(), opened.inputs.models.len());
+        self.level.checked.push(format!(
+            "{prompts} prompt sets and {models} models, which are those that the stages' keys are made of"
+        ));
+    }
+
+    /// What the manifest says that is known from elsewhere. Times, the machine and the command are its author's word.
+    pub(super) fn manifest(&mut self) {
+        self.known.insert(layout::MANIFEST.to_string());
+        let (opened, manifest) = (self.opened, self.manifest);
+        let study = &opened.study;
+        if manifest.study != study.name || manifest.question != study.question {
+            self.manifest_problem("names another study or question than `study.toml`");
+        }
+        if json!(manifest.graph) != json!(graph(study)) {
+            self.manifest_problem(
+                "has other stages, or connects them otherwise, than `study.toml`",
+            );
+        }
+        let models = opened.inputs.models.iter();
+        let models: BTreeMap<&String, String> = models
+            .map(|(name, model)| (name, model.fingerprint.to_hex().to_string()))
+            .collect();
+        let said = manifest.models.iter();
+        let said: BTreeMap<&String, String> = said
+            .filter(|(name, _)| models.contains_key(name))
+            .map(|(name, model)| (name, model.fingerprint.clone()))
+            .collect();
+        if said != models {
+            self.manifest_problem("has other fingerprints of models than those in `models/`");
+        }
+        for (name, set) in &opened.inputs.prompts {
+            let content = set.content_hash().to_hex().to_string();
+            if manifest.prompts.get(name).map(|said| &said.content) != Some(&content) {
+                self.manifest_problem(&format!(
+                    "has another hash of prompts `{name}` than those in `prompts/`"
+                ));
+            }
+        }
+        for stage in &study.stages {
+            if let Some(why) = self.stage_problem(&stage.name) {
+                self.manifest_problem(&format!("{why} of stage `{}`", stage.name));
+            }
+        }
+        self.level
+            .checked
+            .push("what `run.json` says of stages, models, prompts and findings".to_string());
+    }
+
+    fn manifest_problem(&mut self, what: &str) {
+        self.level.problem(layout::MANIFEST, what);
+    }
+
+    /// What the manifest says otherwise of a stage than what was made of it.
+    fn stage_problem(&self, name: &str) -> Option<&'static str> {
+        let Some(said) = self.manifest.stage(name) else {
+            return Some("says nothing");
+        };
+        let again = self.made.get(name)?;
+        let record = self.received.records.get(name)?;
+        if said.key != Some(record.key) || key_of(&said.inputs) != record.key {
+            return Some("has another key");
+        }
+        let tables = said.tables.iter();
+        let tables: Vec<Json> = tables
+            .map(|table| json!([table.name, table.rows, table.csv, table.parquet]))
+            .collect();
+        let made = again.tables.iter();
+        let made: Vec<Json> = made
+            .map(|table| json!([table.name, table.rows, table.csv, table.parquet]))
+            .collect();
+        if self.is_same_version && tables != made {
+            return Some("has other tables");
+        }
+        (self.is_same_version && said.findings != again.findings).then_some("has other findings")
+    }
+
+    /// What the lock says of what the study names. Where that lay is the author's word.
+    pub(super) fn lock(&mut self) {
+        self.known.insert(layout::LOCK.to_string());
+        let path = self.received.folder.join(layout::LOCK);
+        let said = match Lock::read(&path) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => {
+                let why = "is not in the file, so that nothing says what the run found under the names in its study";
+                return self.level.not_checked(layout::LOCK, why);
+            }
+            Err(_) => return self.level.problem(layout::LOCK, "is no sound lock"),
+        };
+        let here = match self.lock_of_what_is_here(&said) {
+            Ok(here) => here,
+            Err(error) => return self.level.problem(layout::LOCK, error.to_string()),
+        };
+        // What no stage uses is not in the file.
+        for change in said.narrowed_to(&here).changes_to(&here) {
+            if change.concerns == Concern::Study {
+                let (old, new) = (
+                    change.old.unwrap_or_default(),
+                    change.new.unwrap_or_default(),
+                );
+                self.level.problem(
+                    layout::LOCK,
+                    format!(
+                        "says of {} `{old}`, and in the file it is `{new}`",
+                        change.what
+                    ),
+                );
+            }
+        }
+        self.level
+            .checked
+            .push("what `study.lock` says of models, prompts, files and versions".to_string());
+    }
+
+    /// Of what is in the file, under the names and sources that a lock has.
+    fn lock_of_what_is_here(&self, said: &Lock) -> Result<Lock, ModelError> {
+        let opened = self.opened;
+        let mut here = Lock::of(&opened.study, &opened.inputs, DeviceName::Cpu)?;
+        for (name, model) in &mut here.models {
+            if let Some(said) = said.models.get(name) {
+                model.source.clone_from(&said.source);
+            }
+        }
+        for (name, set) in &mut here.prompts {
+            if let Some(said) = said.prompts.get(name) {
+                set.path.clone_from(&said.path);
+            }
+        }
+        // A file is the one in the lock that has its content.
+        let by_content = |file: &LockedFile| (file.bytes, file.blake3.clone());
+        let names: BTreeMap<_, &String> = said
+            .files
+            .iter()
+            .map(|(name, file)| (by_content(file), name))
+            .collect();
+        let files = std::mem::take(&mut here.files).into_iter();
+        here.files = files
+            .map(|(name, file)| {
+                let said = names.get(&by_content(&file));
+                (said.map_or(name, |said| (*said).clone()), file)
+            })
+            .collect();
+        Ok(here)
+    }
+
+    /// What an export makes of all this: the study as it runs in the folder, texts about the file, figures and the page.
+    pub(super) fn derived(&mut self) {
+        let folder = &self.received.folder;
+        let figures = self.shared.entries.iter().map(|entry| &entry.name);
+        let figures = figures.filter(|name| name.starts_with("figures/"));
+        self.known.extend(figures.cloned());
+        self.known
+            .extend([layout::README, layout::STUDY, layout::REPORT].map(str::to_string));
+        if !self.is_same_version {
+            let there = &self.manifest.provenance.dial;
+            let why = format!(
+                "dial {there} made the file and this is dial {}, which may draw and say otherwise; the tables that they show were compared",
+                env!("CARGO_PKG_VERSION")
+            );
+            return self.level.not_checked("figures and page", why);
+        }
+        let run = FinishedRun::read(folder);
+        let derived = run
+            .map_err(Into::into)
+            .and_then(|run| export::derived(run, self.opened, self.manifest));
+        let mut derived = match derived {
+            Ok(derived) => derived,
+            Err(_) => {
+                let what = "cannot be drawn from what is in the file";
+                return self.level.problem(layout::REPORT, what);
+            }
+        };
+        let drawn = derived.len();
+        match self.crate_text() {
+            Ok(text) => derived.push((layout::CRATE.to_string(), text.into_bytes())),
+            Err(error) => self.level.problem(layout::CRATE, error.to_string()),
+        }
+        let mut expected = Vec::new();
+        for (place, bytes) in derived {
+            match files::read(&folder.join(&place), files::DATA_BYTES) {
+                Ok(stored) if stored == bytes => {}
+                Ok(_) => self
+                    .level
+                    .problem(&place, "is not what follows from the tables and the study"),
+                Err(_) => self.level.problem(&place, "is not in the file"),
+            }
+            expected.push(place);
+        }
+        let others = self.shared.entries.iter().map(|entry| &entry.name);
+        for place in others.filter(|name| name.starts_with("figures/")) {
+            if !expected.contains(place) {
+                self.level
+                    .problem(place, "is a figure that is not drawn of this run");
+            }
+        }
+        self.level.checked.push(format!(
+            "{drawn} figures, pages and texts, each drawn again: compared bit by bit"
+        ));
+    }
+
+    /// The crate as an export would write it of the files there are.
+    fn crate_text(&self) -> Result<String, std::io::Error> {
+        let mut listing = BTreeMap::new();
+        let entries = self.shared.entries.iter();
+        for entry in entries.filter(|entry| entry.name != layout::CRATE) {
+            let bytes = files::read(&self.received.folder.join(&entry.name), u64::MAX)?;
+            let listed = Listed {
+                bytes: entry.bytes,
+                sha256: sha256(&bytes),
+            };
+            listing.insert(entry.name.clone(), listed);
+        }
+        Ok(export::crate_text(&listing, self.opened, self.manifest)?)
+    }
+}
