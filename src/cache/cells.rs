@@ -9,7 +9,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::atomic::write_parts;
+use super::atomic::{Durability, copy_checked, write_parts};
 use super::index::{CellSet, Index, Place};
 use super::layout::{FileKind, Layout};
 use super::pack::{self, Batch, Pack};
@@ -143,8 +143,14 @@ impl CellStore {
         index.as_mut().map_or(Ok(()), add)
     }
 
-    /// Takes in a pack that somebody sent, as it is. What is no sound pack is an error that says why; nothing is kept of it.
-    pub(crate) fn take_in(&self, path: &Path) -> Result<(), CacheError> {
+    /// Takes in a pack that somebody sent, as it is. What is no sound pack, or has more bytes of keys or of one value than that, is an error that
+    /// says why; nothing is kept of it. No more lies in memory at once than these, and eight bytes for each cell.
+    pub(crate) fn take_in(
+        &self,
+        path: &Path,
+        most_header: u64,
+        most_value: u64,
+    ) -> Result<(), CacheError> {
         let failed = |fault| {
             let told = match fault {
                 Fault::Damaged(why) => why.to_string(),
@@ -153,7 +159,10 @@ impl CellStore {
             };
             CacheError::Other(format!("`{}` is no sound pack: {told}", path.display()))
         };
-        let (file, header) = pack::open(path).map_err(failed)?;
+        let (file, header) = pack::open_within(path, most_header).map_err(failed)?;
+        if header.longest_value() > most_value {
+            return Err(failed(Fault::Damaged("a value of it is too long for one")));
+        }
         let mut hasher = blake3::Hasher::new();
         let reader = std::io::BufReader::new(&file);
         (hasher.update_reader(reader)).map_err(|error| CacheError::io("read", path, error))?;
@@ -161,11 +170,12 @@ impl CellStore {
         Pack::new(name, header)
             .check(&file, &mut |_| {})
             .map_err(failed)?;
-        let bytes = std::fs::read(path).map_err(|error| CacheError::io("read", path, error))?;
-        if Key::of(&bytes) != name {
+        let mut from =
+            crate::files::open(path).map_err(|error| CacheError::io("read", path, error))?;
+        let target = self.layout.file(FileKind::Pack, &name);
+        if !copy_checked((&mut from, path), &name, &target, Durability::OnDisk)? {
             return Err(failed(Fault::Gone));
         }
-        write_parts(&self.layout.file(FileKind::Pack, &name), &[&bytes])?;
         self.refresh()
     }
 

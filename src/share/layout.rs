@@ -16,6 +16,8 @@ pub(crate) const STUDY: &str = "study.toml";
 pub(crate) const LOCK: &str = "study.lock";
 /// The run's manifest.
 pub(crate) const MANIFEST: &str = manifest::FILE;
+/// What was withheld, where something was.
+pub(crate) const WITHHELD: &str = "withheld.json";
 /// The page.
 pub(crate) const REPORT: &str = "report.html";
 
@@ -39,6 +41,11 @@ const KEY_DIGITS: usize = 8;
 pub(crate) fn top(study: &str, run_key: &str) -> String {
     let digits: String = run_key.chars().take(KEY_DIGITS).collect();
     format!("{study}-{digits}")
+}
+
+/// A file of the study as it was given, by the name of its copy in the run's folder.
+pub(crate) fn given(copy: &str) -> String {
+    format!("{AS_GIVEN}/{copy}")
 }
 
 /// A table of a stage; the main table's name is empty.

@@ -137,7 +137,7 @@ fn entries(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
     (0..count).map(read).collect()
 }
 
-fn by_name(bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
+pub fn by_name(bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
     entries(bytes).into_iter().collect()
 }
 
