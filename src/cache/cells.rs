@@ -19,6 +19,11 @@ use super::{CacheError, Key, Untrusted, lock};
 /// Packs held open at once, well below the usual limit of 1,024 files per process.
 const OPEN_PACKS: usize = 64;
 
+/// Most bytes of the keys of a pack that somebody sent: some six million cells.
+const SENT_HEADER_BYTES: u64 = 256 << 20;
+/// Most bytes of a value in one: a score has a few, an activation some thousands, and what a model wrote not many more.
+const SENT_VALUE_BYTES: u64 = 16 << 20;
+
 /// The store of evaluated cells: readouts, as bytes, by cell key.
 pub struct CellStore {
     layout: Layout,
@@ -143,14 +148,9 @@ impl CellStore {
         index.as_mut().map_or(Ok(()), add)
     }
 
-    /// Takes in a pack that somebody sent, as it is. What is no sound pack, or has more bytes of keys or of one value than that, is an error that
-    /// says why; nothing is kept of it. No more lies in memory at once than these, and eight bytes for each cell.
-    pub(crate) fn take_in(
-        &self,
-        path: &Path,
-        most_header: u64,
-        most_value: u64,
-    ) -> Result<(), CacheError> {
+    /// Takes in a pack that somebody sent, as it is. What is no sound pack, or has more bytes of keys or in a value than it may, is an error that
+    /// says why; nothing is kept of it. No more lies in memory at once than twice these, and eight bytes for each cell.
+    pub(crate) fn take_in(&self, path: &Path) -> Result<(), CacheError> {
         let failed = |fault| {
             let told = match fault {
                 Fault::Damaged(why) => why.to_string(),
@@ -159,8 +159,8 @@ impl CellStore {
             };
             CacheError::Other(format!("`{}` is no sound pack: {told}", path.display()))
         };
-        let (file, header) = pack::open_within(path, most_header).map_err(failed)?;
-        if header.longest_value() > most_value {
+        let (file, header) = pack::open_within(path, SENT_HEADER_BYTES).map_err(failed)?;
+        if header.longest_value() > SENT_VALUE_BYTES {
             return Err(failed(Fault::Damaged("a value of it is too long for one")));
         }
         let mut hasher = blake3::Hasher::new();

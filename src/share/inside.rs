@@ -10,6 +10,7 @@ use crate::files;
 use crate::manifest::Manifest;
 use crate::plan::Study;
 use crate::spec::{Problems, Severity, field_path, load_alone};
+use crate::stages::parquet_rows;
 
 use super::layout;
 use super::read::Entry;
@@ -20,6 +21,9 @@ const MOST_BYTES: u64 = 16 << 20;
 const MOST_DATA_BYTES: u64 = 128 << 20;
 /// The same of a tokenizer, whose reader is frugal.
 const MOST_TOKENIZER_BYTES: u64 = 256 << 20;
+
+/// Most rows of a table.
+const MOST_ROWS: usize = 1 << 24;
 
 /// Checks that no file of an archive is larger than its place allows, before anything is taken out of it.
 ///
@@ -46,13 +50,35 @@ pub(super) fn check_sizes(entries: &[Entry]) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks the study and the manifest that were unpacked into `folder`.
+/// Checks the study, the manifest and the tables that were unpacked into `folder`.
 ///
 /// # Errors
 /// What leads elsewhere: the file, the field and what it says.
 pub(super) fn check(folder: &Path) -> Result<(), String> {
     check_study(folder)?;
-    check_manifest(folder)
+    check_manifest(folder)?;
+    check_tables(folder)
+}
+
+/// Checks that no table is a small file of more rows than a memory holds.
+fn check_tables(folder: &Path) -> Result<(), String> {
+    for path in layout::files_in(&folder.join(layout::TABLES)).map_err(|error| error.to_string())? {
+        if path
+            .extension()
+            .is_none_or(|extension| extension != "parquet")
+        {
+            continue;
+        }
+        let shown = path.file_name().unwrap_or_default().display().to_string();
+        let file = files::open(&path).map_err(|error| error.to_string())?;
+        let rows = parquet_rows(file).map_err(|error| format!("`{shown}` is no table: {error}"))?;
+        if rows > MOST_ROWS {
+            return Err(format!(
+                "`{shown}` has {rows} rows, and a table may have {MOST_ROWS}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn check_study(folder: &Path) -> Result<(), String> {

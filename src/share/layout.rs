@@ -1,6 +1,8 @@
 //! The names of what is in a shared file, below its one folder. Parts are separated by `/`.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -72,6 +74,22 @@ pub(crate) fn hashes_of(stage: &str) -> String {
 /// The record of a stage.
 pub(crate) fn record_of(stage: &str) -> String {
     format!("{RECORDS}/{stage}.json")
+}
+
+/// The files of a folder in the order of their names; none where there is no such folder.
+pub(crate) fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
 }
 
 /// The id of a file in the crate: its place, percent-encoded as in an address.

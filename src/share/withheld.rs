@@ -5,14 +5,19 @@
 //! makes tables that were computed before worthless, so that a guess costs [`ROUNDS`] hashes and is good for one file only. That is all it does.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Key;
 use crate::files;
 use crate::json;
+use crate::plan::{Lock, LockError, Study};
 use crate::prompts::PromptSet;
+use crate::spec::{Problems, load_alone};
 
 use super::layout;
 
@@ -140,6 +145,82 @@ pub(crate) fn matches(content: &[u8], withheld: &WithheldSet) -> Result<(), Stri
                 .to_string(),
         ),
     }
+}
+
+/// Puts files of withheld prompt sets in their place in a folder that a shared file was unpacked into, and their hashes into its lock. Gives what
+/// is withheld in all.
+///
+/// # Errors
+/// A set that is not withheld, a file that is another, one that cannot be read or written.
+pub(super) fn supply(
+    folder: &Path,
+    prompts: &BTreeMap<String, PathBuf>,
+) -> Result<Option<Withheld>, String> {
+    let withheld = Withheld::in_folder(folder)?;
+    let sets = withheld.iter().flat_map(|withheld| &withheld.sets);
+    let sets: BTreeMap<&str, &WithheldSet> = sets.map(|(name, set)| (name.as_str(), set)).collect();
+    let mut found = BTreeMap::new();
+    for (name, path) in prompts {
+        let shown = path.display();
+        let set = sets
+            .get(name.as_str())
+            .ok_or_else(|| match sets.is_empty() {
+                true => format!(
+                    "no prompts are withheld in it, so that `--prompts {name}={shown}` has no place"
+                ),
+                false => {
+                    let known: Vec<&str> = sets.keys().copied().collect();
+                    format!(
+                        "it withholds no prompt set `{name}`; those that it does are `{}`",
+                        known.join("`, `")
+                    )
+                }
+            })?;
+        let content = files::read(path, files::DATA_BYTES);
+        let content = content.map_err(|error| format!("`{shown}` cannot be read: {error}"))?;
+        matches(&content, set)
+            .map_err(|why| format!("`{shown}` is not prompt set `{name}` as it was run: {why}"))?;
+        let place = folder.join(&set.file);
+        let written = place.parent().map_or(Ok(()), fs::create_dir_all);
+        let written = written.and_then(|()| File::create_new(&place)?.write_all(&content));
+        written.map_err(|error| format!("`{}` cannot be written: {error}", set.file))?;
+        found.insert(name.as_str(), place);
+    }
+    complete_lock(folder, &found)?;
+    Ok(withheld)
+}
+
+/// Puts what the lock of a shared file left out where prompts were withheld: the hashes of these, which are here now.
+fn complete_lock(folder: &Path, found: &BTreeMap<&str, PathBuf>) -> Result<(), String> {
+    let path = folder.join(layout::LOCK);
+    if found.is_empty() || !path.is_file() {
+        return Ok(());
+    }
+    let told = |error: &dyn fmt::Display| format!("`{}`: {error}", layout::LOCK);
+    let lock = Lock::read(&path).map_err(|error| match error {
+        LockError::Damaged(diagnostics) => told(&diagnostics),
+        LockError::Unreadable(message) => message,
+    })?;
+    let Some(mut lock) = lock else {
+        return Ok(());
+    };
+    let document = load_alone(&folder.join(layout::STUDY)).map_err(|error| told(&error))?;
+    let study = Study::read(document, "study", &mut Problems::default());
+    for (name, place) in found {
+        let set = PromptSet::load(place).map_err(|error| told(&error))?;
+        let draw = study
+            .as_ref()
+            .and_then(|study| study.prompts.get(*name)?.draw.clone());
+        let set = match draw {
+            Some(draw) => set.drawn(place, &draw).map_err(|error| told(&error))?,
+            None => set,
+        };
+        if let Some(locked) = lock.prompts.get_mut(*name) {
+            locked.content = set.content_hash().to_hex().to_string();
+        }
+    }
+    let text = lock.to_text()?;
+    fs::write(&path, text).map_err(|error| told(&error))
 }
 
 fn slow_hash(set: &PromptSet, salt: &Key, rounds: u32) -> Key {

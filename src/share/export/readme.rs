@@ -13,6 +13,10 @@ pub(super) fn text(top: &str, manifest: &Manifest, withheld: &Withheld) -> Strin
     let question = manifest.question.as_deref().map(harmless::line);
     let question = question.map_or(String::new(), |question| format!("{question}\n\n"));
     let missing = missing(top, withheld);
+    let cached = match withheld.sets.is_empty() {
+        true => "everything",
+        false => "with the prompts that are withheld, what does not rest on them",
+    };
     let (dial, ended) = (&manifest.provenance.dial, ended(manifest));
     format!(
         "# {study}\n\n{question}\
@@ -22,7 +26,7 @@ pub(super) fn text(top: &str, manifest: &Manifest, withheld: &Withheld) -> Strin
          ```\n\
          dial verify {top}.zip --model NAME=SOURCE    # what of this can be checked, and how far it agrees\n\
          dial unpack {top}.zip DIR          # a folder to go on from:\n\
-         cd DIR && dial plan study.toml     #   everything is cached, and what is changed is all that is computed\n\
+         cd DIR && dial plan study.toml     #   {cached} is cached, and what is changed is all that is computed\n\
          dial run study.toml --cache again --set models.NAME.source=SOURCE\n\
          dial diff . runs/*/latest          # all of it computed again, with your own copy of the model, and how far both agree\n\
          ```\n\n\
@@ -60,9 +64,10 @@ fn missing(top: &str, withheld: &Withheld) -> String {
         .collect();
     let _ = write!(
         text,
-        "\nTexts are left out of every file here, those that models wrote after these prompts, too. Of {} there are tables without texts, and neither\n\
-         cells nor records, whose keys are hashes of what was asked. Without the prompts one can check that nothing here has been changed since it\n\
-         was written, and not that these tables follow from what the models gave. Ask the authors for the prompts; then\n\n\
+        "\nTexts are left out of every file here, those that models wrote after these prompts, too. Of {}\n\
+         there are tables without texts, and neither cells nor records, whose keys are hashes of what was asked. Without the\n\
+         prompts one can check that nothing here has been changed since it was written, and not that these tables follow from what the models\n\
+         gave. Ask the authors for the prompts; then\n\n\
          ```\n\
          dial unpack {top}.zip DIR {}   # checks that they are the same, by `withheld.json`\n\
          ```\n\n\
