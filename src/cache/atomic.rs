@@ -1,13 +1,16 @@
 //! Writing a file so that it is there whole, or as it was before.
 
 use std::fs::{File, Permissions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-use super::CacheError;
+use super::{CacheError, Key};
+
+/// Bytes read at a time while a file is copied.
+pub(super) const CHUNK_BYTES: usize = 1 << 20;
 
 /// Writes `bytes` to `path`, creating its folder and replacing any file there. Whoever opens `path` at any
 /// instant, and after a crash or an error, finds the old content or the new one, never a part.
@@ -23,6 +26,34 @@ pub(super) fn write_parts(path: &Path, parts: &[&[u8]]) -> Result<(), CacheError
             .map_err(|error| CacheError::io("write", path, error))?;
     }
     persist(file, path, Durability::OnDisk)
+}
+
+/// Copies a file whose content has the hash `key` to `target`, a part at a time. False where it has another: then `target` is as it was.
+pub(super) fn copy_checked(
+    (from, path): (&mut File, &Path),
+    key: &Key,
+    target: &Path,
+    durability: Durability,
+) -> Result<bool, CacheError> {
+    let mut copy = temporary_in(folder_of(target), durability)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let length = from
+            .read(&mut chunk)
+            .map_err(|error| CacheError::io("read", path, error))?;
+        if length == 0 {
+            break;
+        }
+        hasher.update(&chunk[..length]);
+        copy.write_all(&chunk[..length])
+            .map_err(|error| CacheError::io("write", target, error))?;
+    }
+    if Key::from(hasher.finalize()) != *key {
+        return Ok(false);
+    }
+    persist(copy, target, durability)?;
+    Ok(true)
 }
 
 /// What a new file has to survive.

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::atomic::write_parts;
+use super::atomic::{Durability, copy_checked, write_parts};
 use super::index::{CellSet, Index, Place};
 use super::layout::{FileKind, Layout};
 use super::pack::{self, Batch, Pack};
@@ -18,6 +18,11 @@ use super::{CacheError, Key, Untrusted, lock};
 
 /// Packs held open at once, well below the usual limit of 1,024 files per process.
 const OPEN_PACKS: usize = 64;
+
+/// Most bytes of the keys of a pack that somebody sent: some six million cells.
+const SENT_HEADER_BYTES: u64 = 256 << 20;
+/// Most bytes of a value in one: a score has a few, an activation some thousands, and what a model wrote not many more.
+const SENT_VALUE_BYTES: u64 = 16 << 20;
 
 /// The store of evaluated cells: readouts, as bytes, by cell key.
 pub struct CellStore {
@@ -143,7 +148,8 @@ impl CellStore {
         index.as_mut().map_or(Ok(()), add)
     }
 
-    /// Takes in a pack that somebody sent, as it is. What is no sound pack is an error that says why; nothing is kept of it.
+    /// Takes in a pack that somebody sent, as it is. What is no sound pack, or has more bytes of keys or in a value than it may, is an error that
+    /// says why; nothing is kept of it. No more lies in memory at once than twice these, and eight bytes for each cell.
     pub(crate) fn take_in(&self, path: &Path) -> Result<(), CacheError> {
         let failed = |fault| {
             let told = match fault {
@@ -153,7 +159,10 @@ impl CellStore {
             };
             CacheError::Other(format!("`{}` is no sound pack: {told}", path.display()))
         };
-        let (file, header) = pack::open(path).map_err(failed)?;
+        let (file, header) = pack::open_within(path, SENT_HEADER_BYTES).map_err(failed)?;
+        if header.longest_value() > SENT_VALUE_BYTES {
+            return Err(failed(Fault::Damaged("a value of it is too long for one")));
+        }
         let mut hasher = blake3::Hasher::new();
         let reader = std::io::BufReader::new(&file);
         (hasher.update_reader(reader)).map_err(|error| CacheError::io("read", path, error))?;
@@ -161,11 +170,12 @@ impl CellStore {
         Pack::new(name, header)
             .check(&file, &mut |_| {})
             .map_err(failed)?;
-        let bytes = std::fs::read(path).map_err(|error| CacheError::io("read", path, error))?;
-        if Key::of(&bytes) != name {
+        let mut from =
+            crate::files::open(path).map_err(|error| CacheError::io("read", path, error))?;
+        let target = self.layout.file(FileKind::Pack, &name);
+        if !copy_checked((&mut from, path), &name, &target, Durability::OnDisk)? {
             return Err(failed(Fault::Gone));
         }
-        write_parts(&self.layout.file(FileKind::Pack, &name), &[&bytes])?;
         self.refresh()
     }
 

@@ -7,15 +7,14 @@ use tempfile::NamedTempFile;
 
 use crate::files;
 
-use super::atomic::{Durability, folder_of, persist, temporary_in, write_atomically};
+use super::atomic::{
+    CHUNK_BYTES, Durability, copy_checked, persist, temporary_in, write_atomically,
+};
 use super::layout::{FileKind, Layout};
 use super::reading::Fault;
 use super::{Cache, CacheError, Key};
 
 const WRONG_CONTENT: &str = "its content does not match its name";
-
-/// Bytes read at a time while a file is copied.
-const CHUNK_BYTES: usize = 1 << 20;
 
 impl Cache {
     /// Stores an artifact and returns its key, the BLAKE3 hash of `bytes`. An intact copy that is already
@@ -72,26 +71,11 @@ impl Cache {
         let Some(mut file) = self.layout.usable(&path, opened)? else {
             return Ok(false);
         };
-        let mut copy = temporary_in(folder_of(target), Durability::Copy)?;
-        let mut hasher = blake3::Hasher::new();
-        let mut chunk = vec![0; CHUNK_BYTES];
-        loop {
-            let length = file
-                .read(&mut chunk)
-                .map_err(|error| CacheError::io("read", &path, error))?;
-            if length == 0 {
-                break;
-            }
-            hasher.update(&chunk[..length]);
-            copy.write_all(&chunk[..length])
-                .map_err(|error| CacheError::io("write", target, error))?;
-        }
-        if Key::from(hasher.finalize()) != *key {
+        let copied = copy_checked((&mut file, &path), key, target, Durability::Copy)?;
+        if !copied {
             self.layout.set_aside(&path, WRONG_CONTENT);
-            return Ok(false);
         }
-        persist(copy, target, Durability::Copy)?;
-        Ok(true)
+        Ok(copied)
     }
 }
 

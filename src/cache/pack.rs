@@ -151,6 +151,13 @@ impl Header {
         self.entries.len() / ENTRY_BYTES
     }
 
+    /// Bytes of its longest value.
+    pub(super) fn longest_value(&self) -> u64 {
+        let entries = self.entries.chunks_exact(ENTRY_BYTES);
+        let lengths = entries.filter_map(|entry| integer(entry.get(KEY_BYTES..)?));
+        lengths.max().unwrap_or(0)
+    }
+
     /// The cells' keys, in the order of the file.
     pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
         let entries = self.entries.as_chunks::<ENTRY_BYTES>().0.iter();
@@ -160,12 +167,17 @@ impl Header {
 
 /// A pack's file, and its header.
 pub(super) fn open(path: &Path) -> Result<(File, Header), Fault> {
+    open_within(path, u64::MAX)
+}
+
+/// The same of a pack of anybody's, whose header has so many bytes at most.
+pub(super) fn open_within(path: &Path, most_bytes: u64) -> Result<(File, Header), Fault> {
     let file = crate::files::open(path)?;
-    let header = read_header(&file)?;
+    let header = read_header(&file, most_bytes)?;
     Ok((file, header))
 }
 
-fn read_header(file: &File) -> Result<Header, Fault> {
+fn read_header(file: &File, most_bytes: u64) -> Result<Header, Fault> {
     const DISAGREES: Fault = Fault::Damaged("its length does not agree with its header");
     let file_bytes = file.metadata()?.len();
     let mut prelude = [[0; 8]; PRELUDE_BYTES / 8];
@@ -184,6 +196,11 @@ fn read_header(file: &File) -> Result<Header, Fault> {
     }
     // From here on every number is at most the file's length, so what is allocated is too.
     let values_start = file_bytes - value_bytes;
+    if values_start > most_bytes {
+        return Err(Fault::Damaged(
+            "it has more cells than one that is sent may have",
+        ));
+    }
     let mut header = vec![0; usize::try_from(values_start).map_err(|_| DISAGREES)?];
     file.read_exact_at(&mut header, 0)?;
     let (header, stated_hash) = header.split_last_chunk::<HASH_BYTES>().ok_or(DISAGREES)?;
@@ -391,7 +408,7 @@ mod tests {
         ) {
             let bytes = bytes_of(&cells, &provenance);
             let file = file_of(&bytes);
-            let header = read_header(&file).unwrap();
+            let header = read_header(&file, u64::MAX).unwrap();
             prop_assert_eq!(header.cells(), cells.len());
             prop_assert!(header.keys().eq(cells.iter().map(|(key, _)| *key)));
             let pack = Pack::new(Key::of(&bytes), header);
@@ -405,7 +422,7 @@ mod tests {
         fn arbitrary_bytes_are_refused(tail in prop::collection::vec(any::<u8>(), 0..300)) {
             let mut bytes = [&MAGIC[..], &FORMAT_VERSION.to_le_bytes()].concat();
             bytes.extend(tail);
-            prop_assert!(matches!(read_header(&file_of(&bytes)), Err(Fault::Damaged(_))));
+            prop_assert!(matches!(read_header(&file_of(&bytes), u64::MAX), Err(Fault::Damaged(_))));
         }
 
         #[test]
@@ -418,7 +435,7 @@ mod tests {
                 let values_start = bytes.len() - 150;
                 bytes[16 + 8 * position..][..8].copy_from_slice(&number.to_le_bytes());
                 reseal(&mut bytes, values_start);
-                if let Ok(header) = read_header(&file_of(&bytes)) {
+                if let Ok(header) = read_header(&file_of(&bytes), u64::MAX) {
                     let places = (0..header.cells()).filter_map(|cell| header.places.of(cell));
                     for (offset, length) in places {
                         prop_assert!(offset + length <= bytes.len() as u64);
@@ -439,7 +456,7 @@ mod tests {
                 bytes[start..start + 8].copy_from_slice(&length.to_le_bytes());
             }
             reseal(&mut bytes, values_start);
-            let result = read_header(&file_of(&bytes));
+            let result = read_header(&file_of(&bytes), u64::MAX);
             assert!(matches!(result, Err(Fault::Damaged(_))), "{lengths:?}");
         }
     }
@@ -450,7 +467,7 @@ mod tests {
         let values_start = bytes.len() - 1;
         bytes[8] = 2;
         reseal(&mut bytes, values_start);
-        assert!(read_header(&file_of(&bytes)).is_err());
+        assert!(read_header(&file_of(&bytes), u64::MAX).is_err());
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub(super) struct ExportArguments {
     /// Say where a model or a prompt set lies now, e.g. `models.inst.source=/models/inst`; may be repeated.
     #[arg(long = "set", value_name = "PATH=VALUE")]
     overrides: Vec<String>,
+    /// Leave out the texts of all prompt sets and what models wrote after them, as `share = false` does for one set.
+    #[arg(long)]
+    without_prompts: bool,
     /// How the result is written to stdout.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -36,6 +39,7 @@ pub(super) fn export(arguments: &ExportArguments) -> Result<(), Failure> {
         to: arguments.output.clone(),
         cache: arguments.cache.clone(),
         overrides: arguments.overrides.clone(),
+        without_prompts: arguments.without_prompts,
     };
     let progress = bar("{bar:24} {pos}/{len} {msg}");
     let exported = write(&options, &mut |Step { what, done, total }| {
@@ -55,11 +59,12 @@ fn told(exported: &Exported, format: Format) -> Result<(), Failure> {
         files: count,
         cells,
         left_out,
+        withheld,
         notes,
     } = exported;
     match format {
         Format::Json => print_json(&json!({
-            "file": files::text_of(path), "bytes": bytes, "files": count, "cells": cells, "activations_left_out": left_out, "notes": notes,
+            "file": files::text_of(path), "bytes": bytes, "files": count, "cells": cells, "activations_left_out": left_out, "withheld": withheld, "notes": notes,
         }))?,
         Format::Text => print(&format!("{}\n", shown(path)))?,
     }

@@ -35,6 +35,9 @@ pub(super) struct VerifyArguments {
     /// Where a model of the study is, e.g. `inst=hf:org/name`, or a path; may be repeated.
     #[arg(long = "model", value_name = "NAME=SOURCE", value_parser = name_and_place)]
     models: Vec<(String, String)>,
+    /// The file of a prompt set that is not in the file, e.g. `main=prompts.jsonl`; may be repeated.
+    #[arg(long = "prompts", value_name = "NAME=PATH", value_parser = name_and_place)]
+    prompts: Vec<(String, String)>,
     /// Draw as an earlier check drew, which said its seed [default: fresh randomness of this machine].
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
@@ -79,6 +82,11 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Result<(), Failure> {
         },
         seed: arguments.seed,
         models: arguments.models.iter().cloned().collect::<BTreeMap<_, _>>(),
+        prompts: arguments
+            .prompts
+            .iter()
+            .map(|(name, path)| (name.clone(), PathBuf::from(path)))
+            .collect(),
         fetch: arguments.fetch,
         device: arguments.device,
     };

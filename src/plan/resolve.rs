@@ -253,7 +253,8 @@ impl<'s> Opening<'s> {
     }
 
     fn open_prompts(&mut self) {
-        for (name, PromptsSpec { path, draw, .. }) in &self.study.prompts {
+        for (name, set) in &self.study.prompts {
+            let PromptsSpec { path, draw, .. } = set;
             let loaded = PromptSet::load(&path.value).and_then(|set| match draw {
                 None => Ok(set),
                 Some(draw) => set.drawn(&path.value, draw),
@@ -261,6 +262,14 @@ impl<'s> Opening<'s> {
             match loaded {
                 Ok(set) => {
                     self.inputs.prompts.insert(name.clone(), Arc::new(set));
+                }
+                Err(_) if !set.share && !path.value.exists() => {
+                    self.problems
+                        .error_at(&path.at, format!("prompt set `{name}` is withheld, and its file is not here"))
+                        .label(format!("`{}` is missing", path.value.display()))
+                        .help(format!(
+                            "ask whoever shared the study for it, and unpack what they sent again with `--prompts {name}=PATH`, which checks it"
+                        ));
                 }
                 Err(errors) => {
                     self.problems

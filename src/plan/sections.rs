@@ -54,6 +54,8 @@ parameters! {
         draw: Option<ByContent<Table<DrawEntry>>>,
         /// The licence of the prompts: an SPDX identifier such as `CC-BY-4.0`, or the address of its text.
         licence: Option<Unkeyed<String>>,
+        /// Whether its texts may be shared; where not, `dial export` leaves them out, and all that models wrote after them.
+        share: Unkeyed<bool> = true,
     }
 }
 

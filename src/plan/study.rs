@@ -37,6 +37,8 @@ pub(crate) struct PromptsSpec {
     /// What is drawn out of the file; none for all of it.
     pub(crate) draw: Option<Draw>,
     pub(crate) licence: Option<String>,
+    /// Whether its texts may be shared.
+    pub(crate) share: bool,
 }
 
 /// What a study says of itself to those whom it is shared with.
@@ -304,6 +306,7 @@ fn decode_prompts(
             path,
             draw,
             licence,
+            share: entry.share.0,
         };
         Some((key.name.clone(), spec))
     };

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Prompt, PromptErrors, PromptSet};
 
 /// The field that says which prompt of the larger set a drawn one is.
-const ORIGIN: &str = "xstest_id";
+pub(crate) const ORIGIN: &str = "xstest_id";
 
 /// What is drawn.
 #[derive(Clone, Debug, PartialEq, Eq)]

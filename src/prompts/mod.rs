@@ -24,7 +24,7 @@ use serde_json::{Map, Value};
 
 use crate::files;
 
-pub(crate) use draw::Draw;
+pub(crate) use draw::{Draw, ORIGIN};
 pub(crate) use error::PromptErrors;
 
 use collect::Collector;
@@ -68,13 +68,21 @@ impl PromptSet {
     /// All problems of the file at once: unreadable, unknown extension, empty, bad UTF-8, bad JSON or CSV, missing columns, missing
     /// or duplicate ids, missing or blank prompts, fields of the wrong type.
     pub fn load(path: &Path) -> Result<Self, PromptErrors> {
-        let reader = reader_for(path)?;
+        reader_for(path)?;
         let content = files::read(path, files::DATA_BYTES).map_err(|error| {
             let message =
                 format!("cannot read the prompts: {error}; check the `path` of the prompt set");
             PromptErrors::whole_file(path, message)
         })?;
-        Self::parse(path, &content, reader)
+        Self::read(path, &content)
+    }
+
+    /// The prompts in the content of a file of that name.
+    ///
+    /// # Errors
+    /// As [`PromptSet::load`].
+    pub(crate) fn read(path: &Path, content: &[u8]) -> Result<Self, PromptErrors> {
+        Self::parse(path, content, reader_for(path)?)
     }
 
     /// The prompts in a text of JSON Lines. The path is what errors name.

@@ -3,6 +3,7 @@
 //! ```text
 //! source       the run's study, opened as it was run
 //! cells        its stages made once more from the cells in the cache, to know which cells these are and that they give what the run has
+//! withhold     what is left out where prompts are withheld; salt: what these are hashed with; sought: whether a text is left all the same
 //! machine      the paths of this machine, and text without them
 //! manifest     the manifest as others may read it
 //! study        the study as it runs in the archive's folder
@@ -17,27 +18,31 @@ mod crate_metadata;
 mod machine;
 mod manifest;
 mod readme;
+mod salt;
+mod sought;
 mod source;
 mod study;
+mod withhold;
 
 use std::path::{Path, PathBuf};
 
 use crate::cache::CacheError;
 use crate::manifest::{RunStatus, StageStatus};
-use crate::plan::PlanError;
+use crate::plan::{LockError, PlanError};
 use crate::report::{FinishedRun, ReportError};
 use crate::spec::Diagnostics;
 
 use super::layout;
 use super::write::whole;
 use cells::MadeAgain;
-use contents::Contents;
+use contents::{Contents, Shared};
 
 // What a check makes once more of a file.
 pub(super) use contents::{derived, input_files};
 pub(super) use crate_metadata::{Listed, text as crate_text};
 pub(super) use machine::Machine;
 pub(super) use readme::ended;
+pub(super) use withhold::Withholding;
 
 /// What is to be exported, and where to.
 pub(crate) struct Options {
@@ -49,6 +54,8 @@ pub(crate) struct Options {
     pub(crate) cache: Option<PathBuf>,
     /// Values of the study that say where a model or a prompt set lies now, `path.to.key=value`.
     pub(crate) overrides: Vec<String>,
+    /// Whether the texts of all prompt sets are withheld, not only of those that the study says so of.
+    pub(crate) without_prompts: bool,
 }
 
 /// What was written.
@@ -60,6 +67,8 @@ pub(crate) struct Exported {
     pub(crate) cells: u64,
     /// Activations that were left out.
     pub(crate) left_out: u64,
+    /// Prompt sets that are withheld.
+    pub(crate) withheld: Vec<String>,
     /// What its author should know of it.
     pub(crate) notes: Vec<String>,
 }
@@ -94,6 +103,15 @@ impl From<ReportError> for ExportError {
     }
 }
 
+impl From<LockError> for ExportError {
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::Damaged(diagnostics) => ExportError::Damaged(diagnostics),
+            LockError::Unreadable(message) => ExportError::Failed(message),
+        }
+    }
+}
+
 impl From<CacheError> for ExportError {
     fn from(error: CacheError) -> Self {
         ExportError::Failed(error.to_string())
@@ -109,17 +127,25 @@ pub(crate) fn export(options: &Options, on_step: OnStep<'_>) -> Result<Exported,
     let run = FinishedRun::open(&options.run)?;
     check_complete(&run, &options.run)?;
     let opened = source::open(&run, options)?;
-    let made = cells::make_again(&opened, &run.manifest, on_step)?;
+    let mut withholding = Withholding::of(&opened, &run, options.without_prompts)?;
+    let made = cells::make_again(&opened, &run.manifest, &mut withholding, on_step)?;
     let machine = Machine::of(&run, &opened);
-    let manifest = manifest::cleaned(&run.manifest, &opened, &machine);
+    let mut manifest = manifest::cleaned(&run.manifest, &opened, &machine);
+    withholding.clean(&mut manifest, &opened, &made);
     on_step(Step {
         what: "drawing figures and the page",
         done: made.len(),
         total: made.len() + 1,
     });
     let top = layout::top(&opened.study.name, &run.manifest.key);
-    let mut contents = Contents::of(run, &opened, &made, (&machine, &manifest))?;
+    let shared = Shared {
+        machine: &machine,
+        manifest: &manifest,
+        withholding: &withholding,
+    };
+    let mut contents = Contents::of(run, &opened, &made, shared)?;
     contents.add_crate(&opened, &manifest)?;
+    contents.check(&withholding, &opened.cache)?;
     let path = (options.to.clone()).unwrap_or_else(|| PathBuf::from(format!("{top}.zip")));
     let written = whole(&path, |file| {
         contents.write(file, &top, &opened.cache, on_step)
@@ -128,13 +154,16 @@ pub(crate) fn export(options: &Options, on_step: OnStep<'_>) -> Result<Exported,
         ExportError::Failed(format!("`{}` cannot be written: {error}", path.display()))
     })?;
     let counted = |of: fn(&MadeAgain) -> u64| made.iter().map(of).sum();
+    let mut notes = withholding.told(counted(|stage| stage.withheld));
+    notes.extend(crate_metadata::undeclared(&opened));
     Ok(Exported {
         bytes: path.metadata().map_or(0, |metadata| metadata.len()),
         path,
         files: contents.count(),
         cells: counted(|stage| stage.cells.len() as u64),
         left_out: counted(|stage| stage.hashes.len() as u64),
-        notes: crate_metadata::undeclared(&opened),
+        withheld: withholding.withheld.sets.into_keys().collect(),
+        notes,
     })
 }
 

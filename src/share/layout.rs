@@ -1,6 +1,8 @@
 //! The names of what is in a shared file, below its one folder. Parts are separated by `/`.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -16,6 +18,8 @@ pub(crate) const STUDY: &str = "study.toml";
 pub(crate) const LOCK: &str = "study.lock";
 /// The run's manifest.
 pub(crate) const MANIFEST: &str = manifest::FILE;
+/// What was withheld, where something was.
+pub(crate) const WITHHELD: &str = "withheld.json";
 /// The page.
 pub(crate) const REPORT: &str = "report.html";
 
@@ -39,6 +43,11 @@ const KEY_DIGITS: usize = 8;
 pub(crate) fn top(study: &str, run_key: &str) -> String {
     let digits: String = run_key.chars().take(KEY_DIGITS).collect();
     format!("{study}-{digits}")
+}
+
+/// A file of the study as it was given, by the name of its copy in the run's folder.
+pub(crate) fn given(copy: &str) -> String {
+    format!("{AS_GIVEN}/{copy}")
 }
 
 /// A table of a stage; the main table's name is empty.
@@ -65,6 +74,22 @@ pub(crate) fn hashes_of(stage: &str) -> String {
 /// The record of a stage.
 pub(crate) fn record_of(stage: &str) -> String {
     format!("{RECORDS}/{stage}.json")
+}
+
+/// The files of a folder in the order of their names; none where there is no such folder.
+pub(crate) fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
 }
 
 /// The id of a file in the crate: its place, percent-encoded as in an address.

@@ -20,10 +20,15 @@
 //! hashes/<stage>.bin           activations that the stage puts into other runs: for each the key of its cell and the BLAKE3 hash of its values, 32
 //!                              bytes each, in the order of the keys
 //! records/<stage>.json         what the cache has of the stage: `{"key": …, "record": …}`
+//! withheld.json                where prompts are withheld: whose, and what is missing for that
 //! ```
 //!
 //! A stage without cells of its own has no pack. Activations of which a stage needs no more than to put them into other runs are left out, but for
 //! their hashes: they are most of the bytes, and are computed again by whoever has the model. A model that no stage uses is not in the file, nor in its `study.toml`; every prompt set is.
+//!
+//! Of a prompt set that is withheld there is no text, nor one that a model wrote after it. Stages that rest on it have their tables, without
+//! columns of texts, and neither cells nor records: keys are hashes of what was asked. Nor is there another plain hash of it, so that the run
+//! has another key, too.
 //!
 //! No path of the author's machine is in it. A file that is written into the archive names others by their place in the archive; where the
 //! author's own text names a path of the machine, `…/<file name>` stands there.
@@ -34,16 +39,20 @@
 //! again        a run's stages made once more, from stored values
 //! export       a run into an archive
 //! read         an archive of anybody's, held against limits before anything is taken out of it
+//! inside       whether what an archive holds stays in its folder
+//! withheld     prompt sets that an archive does without
 //! unpack       an archive as a folder in which its study goes on
 //! verify       an archive, checked: its files, what follows from them, and some of its values computed again
 //! ```
 
 mod again;
 mod export;
+mod inside;
 mod layout;
 mod read;
 mod unpack;
 mod verify;
+mod withheld;
 mod write;
 
 pub(crate) use export::{ExportError, Exported, Options as ExportOptions, Step, export};

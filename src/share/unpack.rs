@@ -2,30 +2,35 @@
 //!
 //! What the file's author computed is in that cache only, which says whose it is. It becomes part of no other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use serde::Deserialize;
 
 use crate::cache::{Cache, CacheError, Key, write_atomically};
-use crate::files;
 use crate::plan::{StageRecord, key_of};
+use crate::{files, json};
 
-use super::layout;
 use super::read::{ReadError, SharedFile, whole_folder};
+use super::withheld::{Withheld, supply};
+use super::{inside, layout};
 
 /// The folder of the cache in the unpacked folder: where `dial` looks for it there.
 const CACHE: &str = "cache";
-/// Most bytes of a record of a stage.
-const RECORD_BYTES: u64 = 64 << 20;
+/// Most bytes of a record of a stage. Whatever is in it, it takes some ten times as much memory.
+const RECORD_BYTES: u64 = 16 << 20;
 
 /// What was unpacked.
 pub(crate) struct Unpacked {
     pub(crate) folder: PathBuf,
     pub(crate) files: usize,
     pub(crate) stages: usize,
+    /// Prompt sets that are withheld and were not given, with how many prompts each has.
+    pub(crate) withheld: Vec<(String, u64)>,
+    /// Files that are left out as they hold texts.
+    pub(crate) left_out: Vec<String>,
 }
 
 /// Why nothing was unpacked.
@@ -73,13 +78,19 @@ struct Sent {
     record: StageRecord,
 }
 
-/// Unpacks the shared file at `path` into `folder`, which is absent or empty.
+/// Unpacks the shared file at `path` into `folder`, which is absent or empty. `prompts` are files of sets that it does without, by name.
 ///
 /// # Errors
-/// A file that is not to be trusted, or whose parts do not go together: then `folder` is as it was.
-pub(crate) fn unpack(path: &Path, folder: &Path) -> Result<Unpacked, UnpackError> {
+/// A file that is not to be trusted, or whose parts do not go together, or prompts that are not those that were withheld: then `folder` is as
+/// it was.
+pub(crate) fn unpack(
+    path: &Path,
+    folder: &Path,
+    prompts: &BTreeMap<String, PathBuf>,
+) -> Result<Unpacked, UnpackError> {
     let shared = SharedFile::open(path)?;
     let (mut stages, files) = (0, shared.entries.len());
+    let mut missing = None;
     let is_taken = |entry: &super::read::Entry| {
         let first = entry.name.split('/').next().unwrap_or_default();
         [CACHE, "runs"].contains(&first.to_lowercase().as_str())
@@ -90,8 +101,11 @@ pub(crate) fn unpack(path: &Path, folder: &Path) -> Result<Unpacked, UnpackError
             entry.name
         )));
     }
+    inside::check_sizes(&shared.entries).map_err(UnpackError::Wrong)?;
     whole_folder(folder, |new| {
         shared.extract(new)?;
+        inside::check(new).map_err(UnpackError::Wrong)?;
+        missing = supply(new, prompts).map_err(UnpackError::Wrong)?;
         let cache = Cache::open(&new.join(CACHE))?;
         cache.mark_as_received(&shared.top)?;
         stages = fill(&cache, new)?;
@@ -101,29 +115,43 @@ pub(crate) fn unpack(path: &Path, folder: &Path) -> Result<Unpacked, UnpackError
         folder: folder.to_path_buf(),
         files,
         stages,
+        withheld: missing.iter().flat_map(still_withheld(prompts)).collect(),
+        left_out: missing
+            .into_iter()
+            .flat_map(|withheld| withheld.files)
+            .collect(),
     })
+}
+
+fn still_withheld(given: &BTreeMap<String, PathBuf>) -> impl Fn(&Withheld) -> Vec<(String, u64)> {
+    move |withheld| {
+        let sets = withheld.sets.iter();
+        let sets = sets.filter(|(name, _)| !given.contains_key(*name));
+        sets.map(|(name, set)| (name.clone(), set.count)).collect()
+    }
 }
 
 /// Puts artifacts, cells and records of the unpacked folder into its cache. Returns the number of stages.
 fn fill(cache: &Cache, folder: &Path) -> Result<usize, UnpackError> {
     let mut objects = HashMap::new();
     for kind in [layout::TABLES, layout::DIRECTIONS] {
-        for path in files_in(&folder.join(kind))? {
+        for path in layout::files_in(&folder.join(kind))? {
             let mut object = cache.new_object()?;
             io::copy(&mut files::open(&path)?, &mut object)?;
             objects.insert(object.finish()?, path);
         }
     }
-    for path in files_in(&folder.join(layout::CELLS))? {
+    for path in layout::files_in(&folder.join(layout::CELLS))? {
         cache.cells().take_in(&path)?;
     }
-    let records = files_in(&folder.join(layout::RECORDS))?;
+    let records = layout::files_in(&folder.join(layout::RECORDS))?;
     for path in &records {
         let shown = path.strip_prefix(folder).unwrap_or(path).display();
-        let text = files::read(path, RECORD_BYTES)?;
-        let sent: Sent = serde_json::from_slice(&text).map_err(|error| {
-            UnpackError::Wrong(format!("`{shown}` is no record of a stage: {error}"))
-        })?;
+        let wrong =
+            |why: String| UnpackError::Wrong(format!("`{shown}` is no record of a stage: {why}"));
+        let text =
+            files::read_text(path, RECORD_BYTES).map_err(|error| wrong(error.to_string()))?;
+        let sent: Sent = json::read(&text).map_err(wrong)?;
         if sent.key != key_of(&sent.record.key_parts) {
             return Err(UnpackError::Wrong(format!(
                 "`{shown}` is under another key than its stage has"
@@ -141,22 +169,6 @@ fn fill(cache: &Cache, folder: &Path) -> Result<usize, UnpackError> {
         cache.put_stage_record(&sent.key, &sent.record)?;
     }
     Ok(records.len())
-}
-
-/// The files of a folder in the order of their names; none where there is no such folder.
-fn files_in(folder: &Path) -> Result<Vec<PathBuf>, UnpackError> {
-    if !folder.is_dir() {
-        return Ok(Vec::new());
-    }
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            paths.push(entry.path());
-        }
-    }
-    paths.sort();
-    Ok(paths)
 }
 
 /// The file in the folder of a cache that says that it came from somebody else, and with what.
@@ -177,3 +189,6 @@ impl Cache {
         text.lines().next().map(str::to_string)
     }
 }
+
+#[cfg(test)]
+mod tests;

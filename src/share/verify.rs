@@ -41,8 +41,9 @@ use crate::manifest::Manifest;
 use crate::model::{self, DeviceName, ModelError, Provenance};
 use crate::plan::{Lock, Opened};
 
-use super::layout;
 use super::read::{ReadError, SharedFile};
+use super::withheld::supply;
+use super::{inside, layout};
 use follows::Follows;
 use outcome::{FORMAT, Finding, Level};
 pub(crate) use outcome::{Outcome, Verified};
@@ -68,6 +69,8 @@ pub(crate) struct Options {
     pub(crate) seed: Option<u64>,
     /// Where models lie here, by their name in the study.
     pub(crate) models: BTreeMap<String, String>,
+    /// Files of prompt sets that the file does without, by name.
+    pub(crate) prompts: BTreeMap<String, PathBuf>,
     /// Whether models may be fetched from the hub.
     pub(crate) fetch: bool,
     pub(crate) device: DeviceName,
@@ -205,7 +208,10 @@ impl<'a> Check<'a> {
     /// Takes the file apart and checks the first level; none where it is none that can be taken apart.
     fn received(&mut self) -> Result<Option<(SharedFile, Received)>, VerifyError> {
         let opened = SharedFile::open(&self.options.file);
-        let taken = opened.and_then(|shared| Ok((Received::extract(&shared)?, shared)));
+        let taken = opened.and_then(|shared| {
+            inside::check_sizes(&shared.entries).map_err(ReadError::Refused)?;
+            Ok((Received::extract(&shared)?, shared))
+        });
         let (received, shared) = match taken {
             Ok(taken) => taken,
             Err(ReadError::Io(error)) => return Err(error.into()),
@@ -215,6 +221,9 @@ impl<'a> Check<'a> {
             }
         };
         intact::check(&shared, &received.folder, &mut self.intact);
+        if let Err(why) = inside::check(&received.folder) {
+            self.intact.problem("the file", why);
+        }
         Ok(Some((shared, received)))
     }
 
@@ -227,6 +236,28 @@ impl<'a> Check<'a> {
     ) -> Option<Known> {
         let level = &mut self.follows;
         received.read(shared, level);
+        let withheld = match supply(&received.folder, &self.options.prompts) {
+            Ok(withheld) => withheld,
+            Err(why) => {
+                level.not_checked("prompts", why);
+                return None;
+            }
+        };
+        if let Some(withheld) = &withheld {
+            let sets = withheld.sets.keys();
+            let missing: Vec<&String> = sets
+                .filter(|name| !self.options.prompts.contains_key(*name))
+                .collect();
+            for name in &missing {
+                let why = format!(
+                    "are not in the file, so that nothing can be made again; name them with `--prompts {name}=PATH`"
+                );
+                level.not_checked(format!("prompts `{name}`"), why);
+            }
+            if !missing.is_empty() {
+                return None;
+            }
+        }
         self.manifest = manifest(&received.folder, level);
         let manifest = self.manifest.as_ref()?;
         let opened = match follows::open(received, &manifest.study) {
@@ -245,6 +276,7 @@ impl<'a> Check<'a> {
             .collect();
         let mut keys = Keys::new(names);
         let mut follows = Follows::new((received, shared), (opened, manifest), level);
+        follows.withheld = withheld;
         follows::each_stage(opened, received, &mut keys, &mut |stage, walk, made| {
             on_step(Step::At(&stage.spec.name));
             follows.stage(stage, walk, made);

@@ -57,6 +57,19 @@ pub(crate) fn load_text(
     loader.finish(root, overrides)
 }
 
+/// Reads a study file of anybody's: as [`load`], but no other file, whatever it names.
+///
+/// # Errors
+/// As [`load`], and a file that extends others.
+pub(crate) fn load_alone(path: &Path) -> Result<Document, Diagnostics> {
+    let mut loader = Loader {
+        is_alone: true,
+        ..Loader::default()
+    };
+    let root = loader.file(path, None);
+    loader.finish(root, &[])
+}
+
 /// How often files are named by `extends` in a study, at most.
 const MOST_EXTENDED: usize = 100;
 
@@ -83,6 +96,8 @@ struct Loader {
     known: HashMap<Identity, Option<Node>>,
     /// How often files were named.
     named: usize,
+    /// Whether no other file is read.
+    is_alone: bool,
 }
 
 /// What makes two names mean the same: one file, and one folder that the paths in it start from. A link in another folder is another.
@@ -174,6 +189,12 @@ impl Loader {
         let Some(extends) = table.remove("extends") else {
             return root;
         };
+        if self.is_alone {
+            self.problems
+                .error_at(&extends.at, "it extends other files")
+                .label("expected a study that stands alone");
+            return root;
+        }
         let Some(files) = OneOrMany::<String>::decode(&extends, &mut self.problems) else {
             return root;
         };

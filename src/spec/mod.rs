@@ -41,7 +41,7 @@ pub(crate) use diagnostic::{Diagnostics, Problems, Severity, suggest, told_in};
 pub(crate) use fields::Fields;
 pub(crate) use lists::{Distinct, Layers, OneOrMany, Seeds};
 pub use load::load;
-pub(crate) use load::{Document, load_text};
+pub(crate) use load::{Document, load_alone, load_text};
 pub(crate) use source::{Location, field_path};
 #[cfg(test)]
 use tree::to_yaml;

@@ -1,5 +1,8 @@
 //! What the columns of tables hold. A name means the same in every table, unless the table says otherwise.
 
+/// The columns of tables that hold what a prompt or a model says, word by word.
+pub(crate) const TEXTS: [&str; 1] = ["text"];
+
 /// A column as people are told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ColumnTold {

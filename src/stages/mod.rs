@@ -59,8 +59,8 @@ pub(crate) use told::Told;
 pub(crate) use vocabulary::{check_prompts, check_score};
 
 pub(crate) use table::{
-    Parts, Rows, cell, groups, read_numbers, read_parquet, read_parquet_parts, read_text, text_of,
-    write_csv, write_parquet,
+    Parts, Rows, cell, groups, parquet_rows, read_numbers, read_parquet, read_parquet_parts,
+    read_text, text_of, without_texts, write_csv, write_parquet,
 };
 
 /// What the file of a kind needs, whatever kind it is.

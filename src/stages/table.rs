@@ -1,6 +1,7 @@
 //! Tables: typed columns in, a polars data frame out, and back. NaN never passes silently.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{Cursor, Write};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,6 +15,7 @@ use polars::prelude::{
 use crate::stats::Interval;
 
 use super::StageError;
+use super::columns::TEXTS;
 
 type Result<T> = std::result::Result<T, StageError>;
 
@@ -165,6 +167,12 @@ pub(super) fn read_integers(table: &DataFrame, name: &str) -> Result<Vec<Option<
     Ok(table.column(name)?.i64()?.iter().collect())
 }
 
+/// A table without the columns that hold texts; none where it has no such column.
+pub(crate) fn without_texts(table: &DataFrame) -> Option<DataFrame> {
+    let has_texts = TEXTS.iter().any(|name| table.column(name).is_ok());
+    has_texts.then(|| table.drop_many(TEXTS))
+}
+
 /// Rows of a table that lie in memory at once, where it is made or read part by part.
 const PART_ROWS: usize = 1 << 16;
 
@@ -236,7 +244,15 @@ pub(crate) fn read_parquet(bytes: Vec<u8>) -> Result<DataFrame> {
     whole_or_error(|| ParquetReader::new(Cursor::new(bytes)).finish())
 }
 
-/// The same part by part.
+/// How many rows a file has that [`write_parquet`] wrote, which it says at its end.
+///
+/// # Errors
+/// As [`read_parquet`].
+pub(crate) fn parquet_rows(file: File) -> Result<usize> {
+    whole_or_error(|| ParquetReader::new(file).num_rows())
+}
+
+/// The same as [`read_parquet`] part by part.
 ///
 /// # Errors
 /// As [`read_parquet`], and those of `take`.

@@ -137,7 +137,7 @@ fn entries(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
     (0..count).map(read).collect()
 }
 
-fn by_name(bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
+pub fn by_name(bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
     entries(bytes).into_iter().collect()
 }
 
@@ -585,7 +585,7 @@ mod validator {
             "`{}` is missing: run `scripts/setup.sh validators`",
             roc.display()
         );
-        let (_, bytes) = shared();
+        let (bench, bytes) = shared();
         let folder = tempfile::tempdir().unwrap();
         let validate = |folder: &Path| {
             let output = Command::new("python3")
@@ -604,6 +604,9 @@ mod validator {
         let unpacked = unpacked(bytes, folder.path());
         let (code, said) = validate(&unpacked);
         assert_eq!(code, Some(0), "{said}");
+        let without = exported(bench, &["runs/study/latest", "--without-prompts"]);
+        let (code, told) = validate(&super::unpacked(&without, &folder.path().join("without")));
+        assert_eq!(code, Some(0), "{told}");
         let count = said.lines().find_map(|line| line.strip_suffix(" checks"));
         assert!(count.unwrap().parse::<u32>().unwrap() > 60, "{said}");
         // A file that is listed and gone is seen.

@@ -129,6 +129,27 @@ fn the_examples_run_and_leave_the_tables_that_are_told_of() {
         }
     }
     assert!(seen >= 25, "{seen}");
+    is_shared_and_checked(&bench);
+}
+
+/// A run of every kind of stage is exported, follows from its file, and is computed again.
+fn is_shared_and_checked(bench: &Workbench) {
+    let run = "runs/quickstart/latest";
+    let run = match bench.path(run).exists() {
+        true => run,
+        false => "runs/study/latest",
+    };
+    let said = bench.dial(&["export", run, "-o", "run.zip"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let model = format!("inst={}", bench.path("models/inst").display());
+    let said = bench.dial(&["verify", "run.zip", "--full", "--model", &model]);
+    assert_eq!(said.code, 0, "{said:?}");
+    for level in ["intact", "follows", "recomputed"] {
+        assert!(
+            said.stdout.contains(&format!("{level}: agrees")),
+            "{said:?}"
+        );
+    }
 }
 
 /// The tables of a stage by name, each with its columns.

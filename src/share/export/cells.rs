@@ -10,6 +10,7 @@ use crate::plan::{Next, Opened, StageRecord, State, Visited, Walk, describe, key
 use crate::stages::{Artifacts, StageError};
 
 use super::super::again::{self, Hashes, Models, NotMade, See};
+use super::withhold::{Replaced, Withholding};
 use super::{ExportError, OnStep, Step};
 
 /// A stage of the run.
@@ -21,6 +22,10 @@ pub(super) struct MadeAgain {
     pub(super) cells: Vec<(Key, Vec<u8>)>,
     /// Its activations that are left out, of which nothing is needed but their hashes.
     pub(super) hashes: Hashes,
+    /// How many cells of its are left out that no stage before it has, as what was asked is withheld.
+    pub(super) withheld: u64,
+    /// Its artifacts without texts, where they are withheld.
+    pub(super) replaced: Replaced,
 }
 
 /// Makes every stage once more.
@@ -30,13 +35,17 @@ pub(super) struct MadeAgain {
 pub(super) fn make_again(
     opened: &Opened,
     manifest: &Manifest,
+    withholding: &mut Withholding,
     on_step: OnStep<'_>,
 ) -> Result<Vec<MadeAgain>, ExportError> {
     let total = opened.study.stages.len() + 1;
     let mut maker = Maker {
         models: Models::of(opened),
         manifest,
+        opened,
+        withholding,
         stored: HashSet::new(),
+        withheld: HashSet::new(),
     };
     let mut made: Vec<MadeAgain> = Vec::new();
     Walk::new(&opened.inputs, &opened.cache).go(
@@ -60,8 +69,12 @@ pub(super) fn make_again(
 struct Maker<'a> {
     models: Models,
     manifest: &'a Manifest,
+    opened: &'a Opened,
+    withholding: &'a mut Withholding,
     /// The cells that the stages so far have.
     stored: HashSet<Key>,
+    /// Those of them that are left out as what was asked is withheld.
+    withheld: HashSet<Key>,
 }
 
 impl Maker<'_> {
@@ -74,7 +87,8 @@ impl Maker<'_> {
         let name = &stage.spec.name;
         let record = self.record(stage, state, walk.cache)?;
         let mut cells = StageCells {
-            before: &mut self.stored,
+            before: &self.stored,
+            new: HashSet::new(),
             cells: Vec::new(),
             activations: Hashes::new(),
         };
@@ -87,7 +101,34 @@ impl Maker<'_> {
                  again with `--force {name}`, which tells more"
             )));
         }
-        let (mut cells, mut hashes) = (cells.cells, cells.activations);
+        let StageCells {
+            new,
+            mut cells,
+            activations: mut hashes,
+            ..
+        } = cells;
+        let artifacts = Artifacts::from(output);
+        if self
+            .withholding
+            .takes(stage.spec, self.opened, &artifacts)?
+        {
+            let keys = new.into_iter().chain(hashes.into_keys());
+            let made = MadeAgain {
+                name: name.clone(),
+                key: key_of(&stage.key_parts),
+                cells: Vec::new(),
+                hashes: Hashes::new(),
+                withheld: keys.filter(|key| self.withheld.insert(*key)).count() as u64,
+                replaced: self.withholding.replaced(
+                    &key_of(&stage.key_parts),
+                    &record,
+                    walk.cache,
+                )?,
+                record: *record,
+            };
+            return Ok((made, artifacts));
+        }
+        self.stored.extend(new);
         if !hashes.is_empty() && !self.are_enough(&hashes, stage, &record, walk) {
             cells.extend(self.values_of(&hashes, walk.cache)?);
             hashes.clear();
@@ -99,8 +140,10 @@ impl Maker<'_> {
             record: *record,
             cells,
             hashes,
+            withheld: 0,
+            replaced: Replaced::new(),
         };
-        Ok((of_run, output.into()))
+        Ok((of_run, artifacts))
     }
 
     /// The record of a stage that is still the run's.
@@ -183,7 +226,8 @@ fn failed(stage: &str, error: &StageError) -> ExportError {
 
 /// Keeps the cells of a stage that no stage before it has, and of all its activations the hash.
 struct StageCells<'a> {
-    before: &'a mut HashSet<Key>,
+    before: &'a HashSet<Key>,
+    new: HashSet<Key>,
     cells: Vec<(Key, Vec<u8>)>,
     activations: Hashes,
 }
@@ -197,7 +241,9 @@ impl See for StageCells<'_> {
                         .insert(key, Vector::new(values.clone()).hash());
                 }
             }
-            _ if self.before.insert(key) => self.cells.push((key, value.to_bytes())),
+            _ if !self.before.contains(&key) && self.new.insert(key) => {
+                self.cells.push((key, value.to_bytes()))
+            }
             _ => {}
         }
     }

@@ -16,6 +16,7 @@ use crate::model::RECORDED_FILES;
 use crate::plan::{Opened, StageRecord};
 use crate::prompts::Draw;
 use crate::report::{self, FinishedRun};
+use crate::stages::without_texts;
 
 use super::super::again;
 use super::super::layout;
@@ -23,7 +24,17 @@ use super::super::write::Archive;
 use super::cells::MadeAgain;
 use super::crate_metadata::{self, Listed, Listing};
 use super::machine::Machine;
+use super::withhold::Withholding;
 use super::{ExportError, OnStep, Step, readme, study};
+
+/// What a run is shared with.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<'a> {
+    pub(super) machine: &'a Machine,
+    /// As it is to read.
+    pub(super) manifest: &'a Manifest,
+    pub(super) withholding: &'a Withholding,
+}
 
 /// What a file of the archive holds.
 enum Content {
@@ -37,7 +48,7 @@ enum Content {
 pub(super) struct Contents(BTreeMap<String, Content>);
 
 impl Contents {
-    /// All files of a run whose manifest is to read as `manifest` does.
+    /// All files of a run.
     ///
     /// # Errors
     /// A file that has changed since the run, or cannot be read.
@@ -45,19 +56,31 @@ impl Contents {
         run: FinishedRun,
         opened: &Opened,
         made: &[MadeAgain],
-        (machine, manifest): (&Machine, &Manifest),
+        shared: Shared<'_>,
     ) -> Result<Self, ExportError> {
+        let Shared {
+            machine,
+            withholding,
+            ..
+        } = shared;
         let mut contents = Contents::default();
-        contents.add_given(&run, machine)?;
-        contents.add_inputs(opened)?;
+        contents.add_given(&run, shared)?;
+        contents.add_inputs(opened, withholding)?;
         contents.add_models(opened)?;
         for stage in made {
             contents.add_artifacts(&run.path, stage)?;
-            contents.add_cells(stage);
-            contents.add_hashes(stage);
-            contents.add_record(stage, machine)?;
+            if !withholding.has(&stage.name) {
+                contents.add_cells(stage);
+                contents.add_hashes(stage);
+                contents.add_record(stage, machine)?;
+            }
         }
-        contents.add_drawn(run, manifest, opened)?;
+        contents.add_drawn(run, shared, opened)?;
+        if !withholding.is_empty() {
+            let text = serde_json::to_string_pretty(&withholding.withheld);
+            let text = text.map_err(|error| ExportError::Failed(error.to_string()))?;
+            contents.add(layout::WITHHELD, text + "\n");
+        }
         Ok(contents)
     }
 
@@ -70,28 +93,40 @@ impl Contents {
     }
 
     /// The study's files as their author wrote them, and the lock, without the paths of this machine.
-    fn add_given(&mut self, run: &FinishedRun, machine: &Machine) -> Result<(), ExportError> {
-        for copy in run.manifest.files.keys() {
+    fn add_given(&mut self, run: &FinishedRun, shared: Shared<'_>) -> Result<(), ExportError> {
+        let (machine, withholding) = (shared.machine, shared.withholding);
+        let copies = run.manifest.files.keys();
+        for copy in copies.filter(|copy| !withholding.given.contains(*copy)) {
             let text = files::read_text(&run.path.join(copy), files::SETTINGS_BYTES);
             let text = text.map_err(unreadable(&run.path.join(copy)))?;
-            let name = format!("{}/{copy}", layout::AS_GIVEN);
-            self.add(name, machine.without(&text));
+            self.add(layout::given(copy), machine.without(&text));
         }
         // Early runs have none, and one that could not be written stopped no run.
         let lock = run.path.join(layout::LOCK);
         if lock.is_file() {
             let text = files::read_text(&lock, files::SETTINGS_BYTES).map_err(unreadable(&lock))?;
+            let text = withholding.lock(&lock, text)?;
             self.add(layout::LOCK, machine.without(&text));
         }
         Ok(())
     }
 
     /// Prompt sets, and files that stages import.
-    fn add_inputs(&mut self, opened: &Opened) -> Result<(), ExportError> {
+    fn add_inputs(
+        &mut self,
+        opened: &Opened,
+        withholding: &Withholding,
+    ) -> Result<(), ExportError> {
         for (name, file) in prompt_files(opened) {
             let Some(set) = opened.study.prompts.get(&name) else {
                 continue;
             };
+            if withholding.withheld.sets.contains_key(&name) {
+                let selection = withholding.selection(&name, opened)?;
+                self.0
+                    .extend(selection.map(|(file, text)| (file, Content::Bytes(text))));
+                continue;
+            }
             let selection = selection_of(opened, &name);
             let read = |path: &Path| files::read(path, files::DATA_BYTES).map_err(unreadable(path));
             self.add(file, read(&set.path.value)?);
@@ -108,7 +143,10 @@ impl Contents {
                     path.display()
                 ))
             })?;
-            self.add(format!("{}/{below}", layout::FILES), file.bytes.clone());
+            let place = format!("{}/{below}", layout::FILES);
+            if !withholding.withheld.files.contains(&place) {
+                self.add(place, file.bytes.clone());
+            }
         }
         Ok(())
     }
@@ -153,7 +191,11 @@ impl Contents {
                     path.display()
                 )));
             }
-            self.0.insert(name, Content::Object(key));
+            let content = match stage.replaced.get(&key) {
+                Some(bytes) => Content::Bytes(bytes.clone()),
+                None => Content::Object(key),
+            };
+            self.0.insert(name, content);
         }
         Ok(())
     }
@@ -197,9 +239,10 @@ impl Contents {
     fn add_drawn(
         &mut self,
         mut run: FinishedRun,
-        manifest: &Manifest,
+        shared: Shared<'_>,
         opened: &Opened,
     ) -> Result<(), ExportError> {
+        let (manifest, withholding) = (shared.manifest, shared.withholding);
         let failed = |error: serde_json::Error| ExportError::Failed(error.to_string());
         let mut text = serde_json::to_vec_pretty(manifest).map_err(failed)?;
         text.push(b'\n');
@@ -207,9 +250,15 @@ impl Contents {
         run.manifest = serde_json::from_slice(&text).map_err(failed)?;
         for stage in &mut run.stages {
             stage.result = run.manifest.stage(&stage.name).cloned();
+            let tables = stage.tables.iter_mut();
+            for (_, table) in tables.filter(|_| withholding.has(&stage.name)) {
+                if let Some(frame) = without_texts(&table.frame) {
+                    table.frame = frame;
+                }
+            }
         }
         self.add(layout::MANIFEST, text);
-        for (name, bytes) in derived(run, opened, manifest)? {
+        for (name, bytes) in derived(run, opened, manifest, withholding)? {
             self.add(name, bytes);
         }
         Ok(())
@@ -238,6 +287,33 @@ impl Contents {
         let text = text.map_err(|error| ExportError::Failed(error.to_string()))?;
         self.add(layout::CRATE, text);
         Ok(())
+    }
+
+    /// Looks for texts and hashes that are withheld, in every file.
+    ///
+    /// # Errors
+    /// One that is in a file all the same.
+    pub(super) fn check(
+        &self,
+        withholding: &Withholding,
+        cache: &Cache,
+    ) -> Result<(), ExportError> {
+        if withholding.is_empty() {
+            return Ok(());
+        }
+        let sought = withholding.sought()?;
+        // Words of a vocabulary may be prompts.
+        let files = self.0.iter();
+        let mut files = files.filter(|(name, _)| !name.starts_with(layout::MODELS));
+        let found = files.find_map(|(name, content)| {
+            let bytes = content.bytes(cache).ok()?;
+            Some((name, sought.found_in(&bytes)?))
+        });
+        found.map_or(Ok(()), |(name, found)| {
+            Err(ExportError::Failed(format!(
+                "{found} is withheld, and `{name}` would hold it; withhold the prompt set that it stands in, too, or take it out of the study"
+            )))
+        })
     }
 
     /// Writes the archive.
@@ -273,15 +349,20 @@ pub(in super::super) fn derived(
     mut run: FinishedRun,
     opened: &Opened,
     manifest: &Manifest,
+    withholding: &Withholding,
 ) -> Result<Vec<(String, Vec<u8>)>, ExportError> {
     let sets = opened.study.prompts.iter();
     run.prompt_files = sets
+        .filter(|(name, _)| !withholding.withheld.sets.contains_key(*name))
         .map(|(name, set)| (name.clone(), set.path.value.clone()))
         .collect();
     let top = layout::top(&opened.study.name, &manifest.key);
     let texts = [
-        (layout::README, readme::text(&top, manifest)),
-        (layout::STUDY, study::text(opened)),
+        (
+            layout::README,
+            readme::text(&top, manifest, &withholding.withheld),
+        ),
+        (layout::STUDY, study::text(opened, withholding)),
     ];
     let texts = texts.map(|(name, text)| (name.to_string(), text.into_bytes()));
     let mut files = report::drawn_files(&run)?;

@@ -215,6 +215,8 @@ impl CrateOf<'_> {
         let parameter = |(set, file): (String, String)| {
             Parameter::new("input", &format!("prompts {set}"), &file)
         };
+        // One that is withheld has no file.
+        let files = files.filter(|(_, file)| self.listing.contains_key(file));
         files.map(parameter).collect()
     }
 

@@ -23,9 +23,7 @@ pub(super) fn cleaned(manifest: &Manifest, opened: &Opened, machine: &Machine) -
     }
     (cleaned.directory, cleaned.cache) = (None, None);
     let copies = manifest.files.keys();
-    cleaned.files = copies
-        .map(|copy| (format!("{}/{copy}", layout::AS_GIVEN), None))
-        .collect();
+    cleaned.files = copies.map(|copy| (layout::given(copy), None)).collect();
     for model in cleaned.models.values_mut() {
         if let Some(source) = model
             .source

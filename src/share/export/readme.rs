@@ -1,13 +1,22 @@
 //! What the file tells a person who has unpacked it by hand, or looks into it.
 
+use std::fmt::Write;
+
 use crate::harmless;
 use crate::manifest::Manifest;
 
+use super::super::withheld::Withheld;
+
 /// The text.
-pub(super) fn text(top: &str, manifest: &Manifest) -> String {
+pub(super) fn text(top: &str, manifest: &Manifest, withheld: &Withheld) -> String {
     let study = harmless::line(&manifest.study);
     let question = manifest.question.as_deref().map(harmless::line);
     let question = question.map_or(String::new(), |question| format!("{question}\n\n"));
+    let missing = missing(top, withheld);
+    let cached = match withheld.sets.is_empty() {
+        true => "everything",
+        false => "with the prompts that are withheld, what does not rest on them",
+    };
     let (dial, ended) = (&manifest.provenance.dial, ended(manifest));
     format!(
         "# {study}\n\n{question}\
@@ -17,13 +26,59 @@ pub(super) fn text(top: &str, manifest: &Manifest) -> String {
          ```\n\
          dial verify {top}.zip --model NAME=SOURCE    # what of this can be checked, and how far it agrees\n\
          dial unpack {top}.zip DIR          # a folder to go on from:\n\
-         cd DIR && dial plan study.toml     #   everything is cached, and what is changed is all that is computed\n\
+         cd DIR && dial plan study.toml     #   {cached} is cached, and what is changed is all that is computed\n\
          dial run study.toml --cache again --set models.NAME.source=SOURCE\n\
          dial diff . runs/*/latest          # all of it computed again, with your own copy of the model, and how far both agree\n\
          ```\n\n\
          `report.html` shows the results in a browser, without anything else.\n\n\
+         {missing}\
          ## What is here\n\n{HOLDS}"
     )
+}
+
+/// What is withheld, and what can be checked without it; nothing where nothing is.
+fn missing(top: &str, withheld: &Withheld) -> String {
+    if withheld.sets.is_empty() {
+        return String::new();
+    }
+    let mut text = "## What is withheld\n\n".to_string();
+    for (name, set) in &withheld.sets {
+        let (name, count, file) = (harmless::line(name), set.count, harmless::line(&set.file));
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "- prompt set `{name}`: {count} prompts, which would be in `{file}`"
+        );
+    }
+    for file in &withheld.files {
+        let _ = writeln!(text, "- `{}`, which holds texts", harmless::line(file));
+    }
+    let stages: Vec<String> = withheld
+        .stages
+        .iter()
+        .map(|stage| format!("`{stage}`"))
+        .collect();
+    let options = withheld.sets.keys();
+    let options: Vec<String> = options
+        .map(|name| format!("--prompts {}=PATH", harmless::line(name)))
+        .collect();
+    let _ = write!(
+        text,
+        "\nTexts are left out of every file here, those that models wrote after these prompts, too. Of {}\n\
+         there are tables without texts, and neither cells nor records, whose keys are hashes of what was asked. Without the\n\
+         prompts one can check that nothing here has been changed since it was written, and not that these tables follow from what the models\n\
+         gave. Ask the authors for the prompts; then\n\n\
+         ```\n\
+         dial unpack {top}.zip DIR {}   # checks that they are the same, by `withheld.json`\n\
+         ```\n\n\
+         and `dial run` computes these stages again.\n\n",
+        match stages.is_empty() {
+            true => "no stage".to_string(),
+            false => stages.join(", "),
+        },
+        options.join(" ")
+    );
+    text
 }
 
 /// When the run ended.

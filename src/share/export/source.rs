@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value as Json;
 
 use crate::files;
-use crate::plan::{Fetch, Lock, LockError, Opened, Selection, Study, open_selected};
+use crate::plan::{Fetch, Lock, Opened, Selection, Study, open_selected};
 use crate::report::FinishedRun;
 use crate::spec::{Document, Problems, field_path, load, load_text};
 
@@ -22,11 +22,15 @@ const FLAG: &str = "--set ";
 /// # Errors
 /// What it names is gone, or the cache is.
 pub(super) fn open(run: &FinishedRun, options: &Options) -> Result<Opened, ExportError> {
+    if !run.path.join(RESOLVED).is_file() && run.path.join(layout::CRATE).is_file() {
+        return Err(ExportError::NotComplete(format!(
+            "`{}` is a shared file that was unpacked, and no run of yours; send the file itself on, or run its `{}` and export that run",
+            run.path.display(),
+            layout::STUDY
+        )));
+    }
     let cache = cache_of(run, options)?;
-    let lock = Lock::read(&run.path.join(layout::LOCK)).map_err(|error| match error {
-        LockError::Damaged(diagnostics) => ExportError::Damaged(diagnostics),
-        LockError::Unreadable(message) => ExportError::Failed(message),
-    })?;
+    let lock = Lock::read(&run.path.join(layout::LOCK))?;
     let pins = lock.map(|lock| lock.pins()).unwrap_or_default();
     let document = document(run, &options.overrides)?;
     let opened = open_selected(

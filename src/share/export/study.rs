@@ -7,6 +7,7 @@ use crate::spec::{Node, Value, field_path};
 
 use super::super::layout;
 use super::contents::{model_folders, prompt_files, selection_of};
+use super::withhold::Withholding;
 
 /// Stands at its head.
 const HEAD: &str = "\
@@ -22,24 +23,28 @@ enum Item {
 }
 
 /// The text of the study.
-pub(super) fn text(opened: &Opened) -> String {
+pub(super) fn text(opened: &Opened, withholding: &Withholding) -> String {
     let mut root = item_of(&opened.study.document.root);
     if let Some(Item::Table(models)) = root.get_mut("models") {
         models.retain(|(name, _)| opened.inputs.models.contains_key(name));
     }
-    set(&mut root, &["study", "name"], &opened.study.name);
+    set(&mut root, &["study", "name"], quoted(&opened.study.name));
     for (name, folder) in model_folders(opened) {
-        set(&mut root, &["models", &name, "source"], &folder);
+        set(&mut root, &["models", &name, "source"], quoted(&folder));
     }
     for (name, file) in prompt_files(opened) {
-        set(&mut root, &["prompts", &name, "path"], &file);
+        set(&mut root, &["prompts", &name, "path"], quoted(&file));
+        if withholding.withheld.sets.contains_key(&name) {
+            set(&mut root, &["prompts", &name, "share"], "false".to_string());
+        }
         if let Some((_, file)) = selection_of(opened, &name) {
             let fields = ["prompts", &name, "draw", "selection"];
-            set(&mut root, &fields, &file);
+            let file = withholding.selection_place(&name, file);
+            set(&mut root, &fields, quoted(&file));
         }
     }
     if !opened.inputs.files.is_empty() {
-        set(&mut root, &["import", "folder"], layout::FILES);
+        set(&mut root, &["import", "folder"], quoted(layout::FILES));
     }
     let mut text = HEAD.to_string();
     write_table(&root, "", &mut text);
@@ -72,10 +77,10 @@ fn item_of(node: &Node) -> Item {
     }
 }
 
-/// Sets a text, and makes the tables that lead to it; a new one comes first.
-fn set(root: &mut Item, fields: &[&str], text: &str) {
+/// Sets a value, and makes the tables that lead to it; a new one comes first.
+fn set(root: &mut Item, fields: &[&str], value: String) {
     let [field, rest @ ..] = fields else {
-        *root = Item::Text(quoted(text));
+        *root = Item::Text(value);
         return;
     };
     if root.get_mut(field).is_none()
@@ -84,7 +89,7 @@ fn set(root: &mut Item, fields: &[&str], text: &str) {
         entries.insert(0, ((*field).to_string(), Item::Table(Vec::new())));
     }
     if let Some(item) = root.get_mut(field) {
-        set(item, rest, text);
+        set(item, rest, value);
     }
 }
 
@@ -195,9 +200,13 @@ nothing = {}
     #[test]
     fn paths_are_set_in_sections_that_are_there_or_not() {
         let mut root = Item::Table(Vec::new());
-        set(&mut root, &["models", "a.b", "source"], "models/a.b");
-        set(&mut root, &["study", "name"], "s");
-        set(&mut root, &["models", "a.b", "source"], "other");
+        set(
+            &mut root,
+            &["models", "a.b", "source"],
+            quoted("models/a.b"),
+        );
+        set(&mut root, &["study", "name"], quoted("s"));
+        set(&mut root, &["models", "a.b", "source"], quoted("other"));
         let mut text = String::new();
         write_table(&root, "", &mut text);
         let expected = "\n[study]\nname = \"s\"\n\n[models.\"a.b\"]\nsource = \"other\"\n";

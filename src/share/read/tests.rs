@@ -3,6 +3,8 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use zip::write::SimpleFileOptions;
+use zip::{DateTime, System, ZipWriter};
 
 use super::*;
 use crate::share::write::Archive;
@@ -129,6 +131,83 @@ fn names_that_lead_elsewhere_are_refused() {
     );
 }
 
+/// An archive of any names, which `Archive` would not write.
+fn of_any_names(names: &[&str]) -> Vec<u8> {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    let options = SimpleFileOptions::default()
+        .last_modified_time(DateTime::DEFAULT)
+        .system(System::Unix)
+        .unix_permissions(0o644);
+    for name in names {
+        zip.start_file(format!("study-01234567/{name}"), options)
+            .unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+#[test]
+fn names_that_are_one_on_some_system_are_refused() {
+    assert!(extracted(&of_any_names(&["\u{e9}", "e", "\u{65e5}"])).is_ok());
+    for [one, other] in [
+        ["caf\u{e9}", "cafe\u{301}"],
+        ["\u{212b}", "\u{c5}"],
+        ["of\u{fb01}ce", "office"],
+        ["\u{3a3}", "\u{3c3}"],
+        ["a/\u{c9}", "A/e\u{301}"],
+    ] {
+        is_refused(&of_any_names(&[one, other]), "are one file where");
+    }
+    is_refused(&of_any_names(&["A", "a/b"]), "a file and a folder");
+}
+
+/// Each within its own limits, and together more than a disk should hold.
+#[test]
+fn many_entries_that_say_they_are_large_are_refused() {
+    let names: Vec<String> = (0..1030).map(|number| number.to_string()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut bytes = of_any_names(&names);
+    let large = u32::try_from(SMALL_BYTES).unwrap().to_le_bytes();
+    for (signature, field) in [(HEADER, 22), (DIRECTORY, 24)] {
+        for place in places(&bytes, signature) {
+            bytes[place + field..][..4].copy_from_slice(&large);
+            // Packed, so that it may become more than it is.
+            bytes[place + field - 14..][..2].copy_from_slice(&[8, 0]);
+        }
+    }
+    is_refused(&bytes, "bytes on the disk");
+    let mut bytes = archive(&FILES);
+    let end = bytes.len() - 22;
+    for field in [8, 10] {
+        bytes[end + field..][..2].copy_from_slice(&20_001_u16.to_le_bytes());
+    }
+    is_refused(&bytes, "at most 20000 are read");
+}
+
+#[test]
+fn a_damaged_directory_is_refused() {
+    let good = archive(&FILES);
+    let entries = places(&good, DIRECTORY);
+    let with = |place: usize, value: &[u8]| {
+        let mut bytes = good.clone();
+        bytes[place..][..value.len()].copy_from_slice(value);
+        bytes
+    };
+    is_refused(
+        &with(entries[2], b"PK\x07\x08"),
+        "does not start as one does",
+    );
+    // The length of a name, of the last and of another.
+    is_refused(&with(entries[3] + 28, &[0xff, 0]), "ends within an entry");
+    is_refused(
+        &with(entries[1] + 28, &[1, 0]),
+        "is not what the directory says",
+    );
+    let end = good.len() - 22;
+    is_refused(&with(end + 8, &[3, 0, 3, 0]), "its directory");
+    is_refused(&with(end + 12, &[0xff; 4]), "zip64");
+    is_refused(&with(end + 20, &[1, 0]), "comment");
+}
+
 #[test]
 fn entries_of_other_kinds_are_refused() {
     let link = 0o120_777_u32 << 16;
@@ -137,7 +216,19 @@ fn entries_of_other_kinds_are_refused() {
     is_refused(&with_field(8, Some(6), &[8, 0]), "flags");
     is_refused(&with_field(10, Some(8), &[12, 0]), "method 12");
     is_refused(&with_field(20, Some(18), &[0xff; 4]), "zip64");
-    for magic in [&b"PK\x03\x04"[..], b"\x1f\x8b", b"7z\xbc\xaf\x27\x1c"] {
+    let mut tar = vec![0; 512];
+    tar[257..262].copy_from_slice(b"ustar");
+    for magic in [
+        &b"PK\x03\x04"[..],
+        b"PK\x05\x06",
+        b"\x1f\x8b",
+        b"7z\xbc\xaf\x27\x1c",
+        b"Rar!\x1a\x07",
+        b"\xfd7zXZ\0",
+        b"\x28\xb5\x2f\xfd",
+        b"BZh91AY&SY",
+        &tar,
+    ] {
         is_refused(&archive(&[("a", magic)]), "is an archive itself");
     }
 }

@@ -25,6 +25,7 @@ use crate::stages::Output;
 use super::super::again::{self, Hashes, Models, NotMade, See};
 use super::super::layout;
 use super::super::read::SharedFile;
+use super::super::withheld::Withheld;
 use super::outcome::Level;
 use super::received::Received;
 
@@ -118,6 +119,8 @@ pub(super) struct Follows<'a> {
     /// Whether this version of the program made the file.
     pub(super) is_same_version: bool,
     pub(super) level: &'a mut Level,
+    /// What the file does without.
+    pub(super) withheld: Option<Withheld>,
     /// What was made of each stage.
     made: BTreeMap<String, StageRecord>,
     /// The files that have been accounted for.
@@ -139,6 +142,7 @@ impl<'a> Follows<'a> {
             manifest,
             is_same_version: manifest.provenance.dial == env!("CARGO_PKG_VERSION"),
             level,
+            withheld: None,
             made: BTreeMap::new(),
             known: BTreeSet::new(),
             tables: 0,
@@ -160,6 +164,22 @@ impl<'a> Follows<'a> {
             layout::record_of(name),
         ] {
             self.known.insert(place);
+        }
+        if let Some(withheld) = &self.withheld
+            && withheld.stages.contains(name)
+        {
+            let tables = self.manifest.stage(name).into_iter();
+            let tables = tables.flat_map(|said| &said.tables);
+            self.known.extend(tables.flat_map(|table| {
+                ["csv", "parquet"].map(|extension| layout::table(name, &table.name, extension))
+            }));
+            let directions = layout::direction(name, "");
+            let all = self.shared.entries.iter().map(|entry| &entry.name);
+            self.known
+                .extend(all.filter(|place| place.starts_with(&directions)).cloned());
+            let why = "its values are left out with the prompts that they are of; `dial unpack` with `--prompts`, then a run with the model, \
+                makes its tables anew, and `dial diff` compares them";
+            return self.level.not_checked(format!("stage `{name}`"), why);
         }
         if let Some(why) = self.other_version(stage) {
             return self.level.not_checked(name, why);

@@ -26,6 +26,10 @@ pub(super) fn place_of(name: &str) -> Option<Place> {
         ),
         layout::AS_GIVEN => ("The study as its author wrote it", Role::Other),
         layout::LOCK => ("What the study names, as the run found it", Role::Other),
+        layout::WITHHELD => (
+            "Which prompts were withheld, and hashes that show whether a file is theirs",
+            Role::Other,
+        ),
         layout::MANIFEST => ("The run: versions, device, keys, times", Role::Other),
         layout::REPORT => ("The results, to look at", Role::Result),
         layout::TABLES => ("A table of the results", Role::Result),

@@ -11,7 +11,7 @@ use crate::model::{DeviceName, ModelError};
 use crate::plan::{Concern, Lock, LockedFile, Opened, key_of};
 use crate::report::FinishedRun;
 
-use super::super::super::export::{self, Listed, Machine};
+use super::super::super::export::{self, Listed, Machine, Withholding};
 use super::super::super::layout;
 use super::Follows;
 
@@ -182,6 +182,11 @@ impl Follows<'_> {
         self.known.extend(figures.cloned());
         self.known
             .extend([layout::README, layout::STUDY, layout::REPORT].map(str::to_string));
+        if self.withheld.is_some() {
+            self.known.insert(layout::WITHHELD.to_string());
+            let why = "show what prompts are left out of, which is not what follows from these";
+            return self.level.not_checked("figures and page", why);
+        }
         if !self.is_same_version {
             let there = &self.manifest.provenance.dial;
             let why = format!(
@@ -191,9 +196,9 @@ impl Follows<'_> {
             return self.level.not_checked("figures and page", why);
         }
         let run = FinishedRun::read(folder);
-        let derived = run
-            .map_err(Into::into)
-            .and_then(|run| export::derived(run, self.opened, self.manifest));
+        let derived = run.map_err(Into::into).and_then(|run| {
+            export::derived(run, self.opened, self.manifest, &Withholding::of_nothing())
+        });
         let mut derived = match derived {
             Ok(derived) => derived,
             Err(_) => {
