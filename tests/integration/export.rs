@@ -184,23 +184,39 @@ fn it_holds_the_run() {
         files["prompts/main.jsonl"],
         std::fs::read(bench.path("main.jsonl")).unwrap()
     );
-    // Activations alone, and nothing of a model.
-    for name in ["cells/direction.pack", "cells/told.pack"] {
-        assert!(!files.contains_key(name), "{name}");
-    }
+    // Activations that a direction is made of are values like any; of those that were put into other runs there are hashes. No model, no cells.
+    assert!(files.contains_key("cells/direction.pack"));
+    let folders = [
+        "hashes/patch.bin",
+        "hashes/direction.bin",
+        "cells/told.pack",
+    ];
+    assert_eq!(
+        folders.map(|name| files.contains_key(name)),
+        [true, false, false]
+    );
 }
 
-/// Every cell once, none an activation, in the order of the keys.
+/// Every cell once, in the order of the keys; of an activation that is only put into other runs the hash.
 #[test]
-fn its_cells_are_those_of_the_cache_but_activations() {
+fn its_cells_are_those_of_the_cache() {
     let (bench, bytes) = shared();
     let cached = crate::workbench::packs(&bench.path("cache"));
     let cached = cached.into_iter().flat_map(|pack| pack.cells);
     let mut expected: BTreeMap<[u8; 32], Vec<u8>> = cached.collect();
-    let all = expected.len();
-    // The tag of an activation.
-    expected.retain(|_, value| value[0] != 2);
-    assert!(!expected.is_empty() && expected.len() < all);
+    let all = expected.clone();
+    let hashes = by_name(bytes)["hashes/patch.bin"].clone();
+    assert!(!hashes.is_empty());
+    for pair in hashes.chunks(64) {
+        let key: [u8; 32] = pair[..32].try_into().unwrap();
+        // Behind the tag of an activation.
+        let value = &all[&key];
+        assert_eq!(
+            (value[0], blake3::hash(&value[1..]).as_bytes()),
+            (2, &pair[32..].try_into().unwrap())
+        );
+        expected.remove(&key);
+    }
     let folder = tempfile::tempdir().unwrap();
     let mut found = BTreeMap::new();
     for (name, content) in entries(bytes) {
@@ -217,6 +233,8 @@ fn its_cells_are_those_of_the_cache_but_activations() {
             assert!(found.insert(key, value).is_none(), "a cell stands twice");
         }
     }
+    // What another stage needs the values of, is there.
+    found.retain(|key, value| expected.contains_key(key) || all[key] != *value);
     assert!(found == expected);
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::OnceLock;
 
+use insta::assert_snapshot;
+use regex::Regex;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use zip::write::SimpleFileOptions;
@@ -182,7 +184,22 @@ fn a_file_as_it_was_exported_agrees_on_every_level_with_any_number_of_threads() 
     assert_eq!(stages, expected);
     // Text of the study is text on the page.
     assert!(found.page.contains("&lt;b&gt;Is") && !found.page.contains("<b>Is"));
-    assert!(!found.page.contains("<script") && !found.page.contains("http"));
+    assert!(!found.page.contains("<script") && !found.page.contains("<img"));
+}
+
+/// The whole screen, but for what differs from machine to machine.
+#[test]
+fn the_screen_reads_well() {
+    let (bench, files) = shared();
+    bench.write("sent.zip", packed(files));
+    let model = model(bench);
+    let said = bench.dial(&[
+        "verify", "sent.zip", "--sample", "60", "--seed", "5", "--model", &model, "-o", "found",
+    ]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let bytes = Regex::new(r"\d+ bytes").unwrap();
+    let screen = bytes.replace(&said.stdout, "N bytes");
+    assert_snapshot!(screen.replace(&model, "inst=MODEL"), @"");
 }
 
 #[test]

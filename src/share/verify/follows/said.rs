@@ -1,6 +1,6 @@
 //! What a shared file says of its run and of itself, held against what is in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value as Json, json};
 
@@ -31,7 +31,7 @@ impl Follows<'_> {
         self.known.insert(layout::CRATE.to_string());
         let (prompts, models) = (opened.inputs.prompts.len(), opened.inputs.models.len());
         self.level.checked.push(format!(
-            "{prompts} prompt sets and {models} models, which are those that the stages' keys are made of"
+            "prompt sets ({prompts}) and models ({models}), which are those that the stages' keys are made of"
         ));
     }
 
@@ -60,7 +60,14 @@ impl Follows<'_> {
         if said != models {
             self.manifest_problem("has other fingerprints of models than those in `models/`");
         }
-        for (name, set) in &opened.inputs.prompts {
+        // Of those that are withheld the manifest has no hash.
+        let withheld = self
+            .withheld
+            .iter()
+            .flat_map(|withheld| withheld.sets.keys());
+        let withheld: BTreeSet<String> = withheld.cloned().collect();
+        let sets = opened.inputs.prompts.iter();
+        for (name, set) in sets.filter(|(name, _)| !withheld.contains(*name)) {
             let content = set.content_hash().to_hex().to_string();
             if manifest.prompts.get(name).map(|said| &said.content) != Some(&content) {
                 self.manifest_problem(&format!(
