@@ -17,6 +17,8 @@ use super::read::Entry;
 
 /// Most bytes of a file that is read as a whole: what is made of it in memory may be ten times as much.
 const MOST_BYTES: u64 = 16 << 20;
+/// The same of a study and its lock, whose values know where they are written and take a hundred times as much.
+const MOST_STUDY_BYTES: u64 = 1 << 20;
 /// The same of prompts and of files that stages import.
 const MOST_DATA_BYTES: u64 = 128 << 20;
 /// The same of a tokenizer, whose reader is frugal.
@@ -33,6 +35,7 @@ pub(super) fn check_sizes(entries: &[Entry]) -> Result<(), String> {
     for Entry { name, bytes, .. } in entries {
         let folder = name.split('/').next().unwrap_or_default();
         let most = match folder {
+            layout::STUDY | layout::LOCK => MOST_STUDY_BYTES,
             layout::PROMPTS | layout::FILES => MOST_DATA_BYTES,
             layout::MODELS => MOST_TOKENIZER_BYTES,
             // Read part by part, or by whoever opens them.
