@@ -292,7 +292,7 @@ fn judged_before(run: &FinishedRun) -> Json {
 fn main_tables(run: &FinishedRun, tables: &mut Vec<Json>) -> Vec<Json> {
     let main_tables = run.main_tables().into_iter();
     let shown = main_tables.map(|(stage, main, table)| {
-        tables.push(packed(&at_a_glance(table)));
+        tables.push(packed(&at_a_glance(&table)));
         let note = format!("{} ({})", main.note, file_stem(&stage.name, main.name));
         json!({ "id": tables.len() - 1, "title": main.title, "note": note })
     });
@@ -300,7 +300,9 @@ fn main_tables(run: &FinishedRun, tables: &mut Vec<Json>) -> Vec<Json> {
 }
 
 /// Columns that the tables at the top do without; the stages' own have them.
-const HIDDEN: [&str; 16] = [
+const HIDDEN: [&str; 18] = [
+    "std",
+    "ddof",
     "site",
     "learned_from",
     "n_alpha",
