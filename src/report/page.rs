@@ -14,7 +14,7 @@ use serde_json::{Value as Json, json};
 
 use crate::harmless;
 use crate::manifest::{Manifest, Model, Prompts, Stage, StageStatus, file_stem};
-use crate::stages::{Outcome, PARTS, Product, kind_named};
+use crate::stages::{Measure, Outcome, PARTS, Product, kind_named};
 
 use super::number::{as_shown, shown as shown_number};
 use super::{
@@ -155,7 +155,8 @@ fn models(manifest: &Manifest) -> Vec<Json> {
     let model = |(name, model): (&String, &Model)| {
         let config = &model.config;
         json!({ "name": name, "source": model.source, "architecture": config.architecture,
-                "layers": config.n_layers, "width": config.d_model, "dtype": model.dtype, "example": model.example })
+                "layers": config.n_layers, "width": config.d_model, "dtype": model.dtype, "example": model.example,
+                "score": model.score.as_ref().map(|score| json!({ "refuse": Measure::told(&score.refuse), "comply": Measure::told(&score.comply) })) })
     };
     manifest.models.iter().map(model).collect()
 }

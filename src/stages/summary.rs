@@ -277,6 +277,10 @@ impl Stage for Summary {
         }
         tables.retain(|(_, table)| table.height() > 0);
         let mut findings = verdict::findings(&tests);
+        findings.extend(describe::without_room(
+            &learned::places(&comparisons),
+            &splits,
+        ));
         findings.extend(learned::findings(&comparisons, &grids));
         findings.extend(xstest::finding(&grids));
         let named = |(name, table): (&str, _)| (name.to_string(), table);

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use polars::prelude::DataFrame;
 
-use crate::stages::{StageError, distinct};
+use crate::stages::{StageError, distinct, measure};
 use crate::stats;
 
-use super::grid::{Cell, Grid, Prompt, of_sources};
+use super::grid::{Cell, Grid, Prompt, Splits, of_sources};
 use super::pool::{self, Estimate, Observation, Tally};
 
 #[derive(Clone, Debug)]
@@ -125,6 +125,23 @@ fn describe_set<'a>(
         std,
         rate: tally.rate()?,
     })
+}
+
+/// The splits of which hardly a prompt can change, by what the score refuses at α = 0 on each model.
+pub(super) fn without_room(places: &[&Grid], splits: &Splits) -> Vec<String> {
+    let mut findings: Vec<String> = Vec::new();
+    for grid in places {
+        let Some(zero) = grid.alphas.iter().position(|alpha| *alpha == 0.0) else {
+            continue;
+        };
+        for set in [grid.source.edge_set(splits), splits.harmful.clone()] {
+            let Tally { rows, refused, .. } = tally(grid, zero, &set);
+            let told = measure::without_room(&grid.model, &set, refused, rows);
+            // Without steering all layers are alike.
+            findings.extend(told.filter(|told| !findings.contains(told)));
+        }
+    }
+    findings
 }
 
 /// The prompts of a set of that name, of all seeds.
