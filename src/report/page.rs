@@ -369,7 +369,7 @@ fn with_interval(table: &Table, name: &str, low: &str, high: &str) -> Column {
 fn shown(stage: &FinishedStage, figures: &[Figure], tables: &mut Vec<Json>) -> Json {
     let figures = figures.iter().enumerate();
     let figures = figures.filter(|(_, figure)| figure.stage == stage.name);
-    let figure = |(index, figure): (usize, &Figure)| json!({ "index": index, "title": figure.title, "note": figure.note, "name": figure.name });
+    let figure = |(index, figure): (usize, &Figure)| json!({ "index": index, "title": figure.title, "note": figure.note, "name": figure.name, "is_drawn": !figure.panels.is_empty() });
     let table = |(name, table): &(String, Table)| {
         let (rows, stem) = (table.height(), file_stem(&stage.name, name));
         let is_sent = rows <= MOST_ROWS && text_bytes(table) <= MOST_TEXT_BYTES;
