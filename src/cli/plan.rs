@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use crate::plan::{Fetch, Plan, PlannedStage, Selection, Status};
+use crate::stages::Inputs;
 
 use super::console::duration;
 use super::tables::grid;
@@ -22,7 +23,7 @@ pub(super) fn plan(arguments: &PlanArguments) -> Result<(), Failure> {
     let plan = Plan::new(&opened.study, &opened.inputs, &opened.cache, threads)?;
     drop(waiting);
     match arguments.study.format {
-        Format::Json => print_json(&as_json(&plan, &opened.inputs.findings)),
+        Format::Json => print_json(&as_json(&plan, &opened.inputs)),
         Format::Text => print(&as_text(&plan, &opened.inputs.findings)),
     }
 }
@@ -87,7 +88,7 @@ fn what(stage: &PlannedStage) -> String {
     }
 }
 
-fn as_json(plan: &Plan, findings: &[String]) -> Json {
+fn as_json(plan: &Plan, inputs: &Inputs) -> Json {
     let stages = plan.stages.iter().map(|stage| {
         let status = match &stage.status {
             Status::Cached => "cached",
@@ -108,7 +109,8 @@ fn as_json(plan: &Plan, findings: &[String]) -> Json {
     });
     json!({
         "stages": stages.collect::<Json>(),
-        "findings": findings,
+        "findings": inputs.findings,
+        "score": inputs.measures,
         "equivalent_forward_passes": plan.equivalent_forward_passes(),
         "estimated_seconds": plan.seconds(),
     })

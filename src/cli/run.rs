@@ -93,7 +93,7 @@ pub(super) fn run(arguments: &RunArguments, log: &Log) -> Result<(), Failure> {
     })?;
     let drawn = crate::report::write_with(&report.run_dir, &opened.cache);
     match arguments.study.format {
-        Format::Json => print_json(&as_json(&report))?,
+        Format::Json => print_json(&as_json(&report, &opened))?,
         Format::Text => print(&tables::of_run(&report).to_string())?,
     }
     ending(&report, drawn.is_ok())?;
@@ -160,9 +160,11 @@ fn hangup_is_ignored() -> bool {
     action.sa_sigaction == libc::SIG_IGN
 }
 
-fn as_json(report: &RunReport) -> serde_json::Value {
+fn as_json(report: &RunReport, opened: &Opened) -> serde_json::Value {
     json!({
         "run_dir": files::text_of(&report.run_dir),
+        "findings": opened.inputs.findings,
+        "score": opened.inputs.measures,
         "stages": report.stages,
         "failures": report.failures.iter().map(|(stage, error)| json!({
             "stage": stage,

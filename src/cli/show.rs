@@ -1,5 +1,6 @@
 //! `dial show`: a run's numbers in a terminal, with small charts in the lines.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -57,7 +58,7 @@ pub(super) fn show(arguments: &ShowArguments) -> Result<(), Failure> {
 }
 
 /// A table with the name of its files.
-type Named<'a> = (String, &'a Table);
+type Named<'a> = (String, Cow<'a, Table>);
 
 /// The tables that answer a study's question first.
 fn main_tables(run: &FinishedRun) -> Vec<Named<'_>> {
@@ -70,7 +71,7 @@ fn main_tables(run: &FinishedRun) -> Vec<Named<'_>> {
 fn named<'a>(run: &'a FinishedRun, name: &str) -> Result<Vec<Named<'a>>, Failure> {
     let all = |stage: &'a FinishedStage| {
         let tables = stage.tables.iter();
-        tables.map(|(table, content)| (file_stem(&stage.name, table), content))
+        tables.map(|(table, content)| (file_stem(&stage.name, table), Cow::Borrowed(content)))
     };
     if let Some(stage) = run.stage(name) {
         return Ok(all(stage).collect());

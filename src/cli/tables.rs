@@ -47,7 +47,8 @@ pub(super) fn of_run(report: &RunReport) -> String {
     text
 }
 
-/// The steered sweep, a row per model, layer and α: mean score and refusal rate [95 % interval] of every set.
+/// The steered sweep, a row per model, layer and α: mean score, its change from α = 0 prompt by prompt, and refusal rate of every set, the
+/// latter two with their 95 % intervals.
 fn steered(stage: &str, output: &Artifacts) -> String {
     let columns = [
         "source",
@@ -57,10 +58,17 @@ fn steered(stage: &str, output: &Artifacts) -> String {
         "alpha",
         "set",
         "mean",
+        "change",
+        "change_low",
+        "change_high",
         "refusal_rate",
         "rate_low",
         "rate_high",
     ];
+    let with_ends = |row: &[String], at: usize| match row[at + 1].is_empty() {
+        true => row[at].clone(),
+        false => format!("{} [{}, {}]", row[at], row[at + 1], row[at + 2]),
+    };
     let Ok(table) = output
         .table("")
         .and_then(|table| Ok(table.select(columns)?))
@@ -75,12 +83,8 @@ fn steered(stage: &str, output: &Artifacts) -> String {
         let mut line = same[0][1..5].to_vec();
         for set in &sets {
             line.extend(match same.iter().find(|row| row[5] == **set) {
-                None => [String::new(), String::new()],
-                Some(row) if row[8].is_empty() => [row[6].clone(), row[7].clone()],
-                Some(row) => [
-                    row[6].clone(),
-                    format!("{} [{}, {}]", row[7], row[8], row[9]),
-                ],
+                None => [const { String::new() }; 3],
+                Some(row) => [row[6].clone(), with_ends(row, 7), with_ends(row, 10)],
             });
         }
         lines.push(line);
@@ -90,7 +94,11 @@ fn steered(stage: &str, output: &Artifacts) -> String {
     }
     let mut header: Vec<String> = columns[1..5].iter().map(ToString::to_string).collect();
     for set in sets {
-        header.extend([format!("{set} score"), format!("{set} refused [95 %]")]);
+        header.extend([
+            format!("{set} score"),
+            format!("{set} change from α = 0 [95 %]"),
+            format!("{set} refused [95 %]"),
+        ]);
     }
     format!(
         "{stage}: steered scores and refusal rates\n{}\n",

@@ -19,6 +19,7 @@ use serde_json::{Map, Value as Json};
 use crate::cache::Key;
 use crate::files;
 use crate::model::Provenance;
+use crate::stages::Measure;
 
 #[cfg(test)]
 pub(crate) use graph::Edge;
@@ -174,6 +175,9 @@ pub(crate) struct Model {
     /// The tokens at which a text ends.
     pub(crate) end_of_text: Json,
     pub(crate) example: Option<Example>,
+    /// What the score is on it, where a stage asks it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) score: Option<Measure>,
 }
 
 /// What of a model's configuration is shown.

@@ -290,6 +290,12 @@ impl ModelHandle {
         self.checkpoint.tokenizer.first_token(word)
     }
 
+    /// A token as the vocabulary spells it; empty where that is not known.
+    pub(crate) fn spelling(&self, token: u32) -> String {
+        let spelling = self.checkpoint.tokenizer.token(token);
+        spelling.ok().flatten().unwrap_or_default()
+    }
+
     /// Text of token ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.checkpoint.tokenizer.decode(ids, true)

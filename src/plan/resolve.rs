@@ -1,7 +1,7 @@
 //! Opening what a study names: prompt files are read and checked, models are found and fingerprinted, and layers and splits are checked
 //! against them, with every problem told at once. No weights are loaded.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use crate::model::{
 };
 use crate::prompts::PromptSet;
 use crate::spec::{Diagnostics, Document, Problems, Severity};
-use crate::stages::{InputFile, Inputs, Name, StageError, check_prompts, check_score};
+use crate::stages::{InputFile, Inputs, Measure, Name, StageError, check_prompts, check_score};
 
 use super::chat;
 use super::lock::{self, Pins};
@@ -225,6 +225,7 @@ pub(crate) fn open_selected(
             ));
         }
     };
+    inputs.measures = measures(&study, &inputs);
     inputs.findings = findings(&study, &inputs);
     remember_answers(&inputs, &cache);
     Ok(Opened {
@@ -476,6 +477,16 @@ fn used_models(study: &Study) -> Vec<String> {
     names
 }
 
+/// What the score is on the models that stages ask.
+fn measures(study: &Study, inputs: &Inputs) -> BTreeMap<String, Measure> {
+    let asked = models_with_prompts(&study.stages).into_keys();
+    let measure = |name: String| {
+        let model = inputs.models.get(&name)?;
+        Some((name, study.settings.measure(model).ok()?))
+    };
+    asked.filter_map(measure).collect()
+}
+
 /// What a reader should know of models and prompt sets before any number, in the order of their names, then of prompts in their chat:
 /// nothing that stops a run, but nothing to pass over. Each begins with what it speaks of.
 fn findings(study: &Study, inputs: &Inputs) -> Vec<String> {
@@ -489,5 +500,9 @@ fn findings(study: &Study, inputs: &Inputs) -> Vec<String> {
         all.extend(findings.map(|finding| format!("prompt set `{name}`: {finding}")));
     }
     all.extend(chat::findings(study, inputs));
+    for (name, measure) in &inputs.measures {
+        let findings = measure.findings().into_iter();
+        all.extend(findings.map(|finding| format!("model `{name}`: {finding}")));
+    }
     all
 }

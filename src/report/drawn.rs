@@ -15,7 +15,7 @@ use super::FinishedRun;
 use super::page::Content;
 
 /// Raised when the same tables would be shown otherwise.
-const VERSION: u32 = 7;
+const VERSION: u32 = 8;
 /// What the page shows of the tables, beside the figures.
 const CONTENT: &str = "content.json";
 

@@ -1,5 +1,6 @@
 //! A run's folder as it is read: the manifest, the study's graph, and the tables.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -152,11 +153,12 @@ impl FinishedRun {
     }
 
     /// The tables that answer the study's question first, each with its stage.
-    pub(crate) fn main_tables(&self) -> Vec<(&FinishedStage, &'static MainTable, &Table)> {
+    pub(crate) fn main_tables(&self) -> Vec<(&FinishedStage, &'static MainTable, Cow<'_, Table>)> {
         let mut found = Vec::new();
         for stage in &self.stages {
             for (place, main) in stage.view().main_tables.iter().enumerate() {
-                let table = stage.table(main.name);
+                let table = stage.table(main.name).map(|table| main.of(table));
+                let table = table.filter(|table| table.height() > 0);
                 found.extend(table.map(|table| (place, (stage, main, table))));
             }
         }

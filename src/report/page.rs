@@ -14,7 +14,7 @@ use serde_json::{Value as Json, json};
 
 use crate::harmless;
 use crate::manifest::{Manifest, Model, Prompts, Stage, StageStatus, file_stem};
-use crate::stages::{Outcome, PARTS, Product, kind_named};
+use crate::stages::{Measure, Outcome, PARTS, Product, kind_named};
 
 use super::number::{as_shown, shown as shown_number};
 use super::{
@@ -155,7 +155,8 @@ fn models(manifest: &Manifest) -> Vec<Json> {
     let model = |(name, model): (&String, &Model)| {
         let config = &model.config;
         json!({ "name": name, "source": model.source, "architecture": config.architecture,
-                "layers": config.n_layers, "width": config.d_model, "dtype": model.dtype, "example": model.example })
+                "layers": config.n_layers, "width": config.d_model, "dtype": model.dtype, "example": model.example,
+                "score": model.score.as_ref().map(|score| json!({ "refuse": Measure::told(&score.refuse), "comply": Measure::told(&score.comply) })) })
     };
     manifest.models.iter().map(model).collect()
 }
@@ -292,7 +293,7 @@ fn judged_before(run: &FinishedRun) -> Json {
 fn main_tables(run: &FinishedRun, tables: &mut Vec<Json>) -> Vec<Json> {
     let main_tables = run.main_tables().into_iter();
     let shown = main_tables.map(|(stage, main, table)| {
-        tables.push(packed(&at_a_glance(table)));
+        tables.push(packed(&at_a_glance(&table)));
         let note = format!("{} ({})", main.note, file_stem(&stage.name, main.name));
         json!({ "id": tables.len() - 1, "title": main.title, "note": note })
     });
@@ -300,7 +301,9 @@ fn main_tables(run: &FinishedRun, tables: &mut Vec<Json>) -> Vec<Json> {
 }
 
 /// Columns that the tables at the top do without; the stages' own have them.
-const HIDDEN: [&str; 16] = [
+const HIDDEN: [&str; 18] = [
+    "std",
+    "ddof",
     "site",
     "learned_from",
     "n_alpha",
@@ -366,7 +369,7 @@ fn with_interval(table: &Table, name: &str, low: &str, high: &str) -> Column {
 fn shown(stage: &FinishedStage, figures: &[Figure], tables: &mut Vec<Json>) -> Json {
     let figures = figures.iter().enumerate();
     let figures = figures.filter(|(_, figure)| figure.stage == stage.name);
-    let figure = |(index, figure): (usize, &Figure)| json!({ "index": index, "title": figure.title, "note": figure.note, "name": figure.name });
+    let figure = |(index, figure): (usize, &Figure)| json!({ "index": index, "title": figure.title, "note": figure.note, "name": figure.name, "is_drawn": !figure.panels.is_empty() });
     let table = |(name, table): &(String, Table)| {
         let (rows, stem) = (table.height(), file_stem(&stage.name, name));
         let is_sent = rows <= MOST_ROWS && text_bytes(table) <= MOST_TEXT_BYTES;

@@ -7,8 +7,8 @@ use std::fmt;
 use std::path::Path;
 
 use polars::prelude::{
-    AnyValue, CategoricalPhysical, Categories, Column, DataFrame, DataType, PlSmallStr,
-    PolarsResult,
+    AnyValue, BooleanChunked, CategoricalPhysical, Categories, Column, DataFrame, DataType,
+    PlSmallStr, PolarsResult,
 };
 use serde::Serialize;
 
@@ -92,6 +92,15 @@ impl Table {
             Some(Cell::Text(text)) => text,
             _ => "",
         }
+    }
+
+    /// The rows that have this text in a column.
+    pub(crate) fn only(&self, column: &str, text: &str) -> Self {
+        let texts = self.text_at(column);
+        let is_meant: BooleanChunked = (0..self.height()).map(|row| texts(row) == text).collect();
+        // Its length is the table's.
+        let frame = self.frame.filter(&is_meant).unwrap_or_default();
+        Table { frame }
     }
 
     /// A column as text, an empty text where there is a gap; empty texts where there is no such column.

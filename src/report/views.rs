@@ -1,11 +1,13 @@
 //! How what a stage produces is shown: the one table of it. A kind of stage whose product is here is shown without a line elsewhere; what
 //! else a kind wants drawn, it says in its own file ([`crate::stages::Kind::figures`]).
 
+use std::borrow::Cow;
+
 use crate::figure::Figure;
 use crate::stages::Product;
 
-use super::FinishedStage;
 use super::figures::{Context, generate, operating, patch, score, sweep, sweep_types};
+use super::{FinishedStage, Table};
 
 /// How a product is shown.
 #[derive(Clone, Copy)]
@@ -40,6 +42,27 @@ pub(crate) struct MainTable {
     pub(crate) name: &'static str,
     pub(super) title: &'static str,
     pub(super) note: &'static str,
+    /// A column and the text in it of the rows that count; all rows where none is given.
+    only: Option<(&'static str, &'static str)>,
+}
+
+impl MainTable {
+    const fn named(name: &'static str) -> Self {
+        MainTable {
+            name,
+            title: "",
+            note: "",
+            only: None,
+        }
+    }
+
+    /// The rows of a table that it shows.
+    pub(super) fn of<'a>(&self, table: &'a Table) -> Cow<'a, Table> {
+        match self.only {
+            None => Cow::Borrowed(table),
+            Some((column, text)) => Cow::Owned(table.only(column, text)),
+        }
+    }
 }
 
 /// A part of what a terminal shows when a run has ended.
@@ -97,10 +120,11 @@ pub(crate) fn view(product: Product) -> View {
         },
         Product::Summary => View {
             figures: |_, stage| operating::figures(stage),
-            main_tables: &[VERDICT, LEARNED_VS_RANDOM, OPERATING_POINTS],
+            main_tables: &[VERDICT, TEXTS, STEERED, LEARNED_VS_RANDOM, OPERATING_POINTS],
             at_end: &[
                 AtEnd::Steered,
                 AtEnd::Columns("verdict", VERDICT_COLUMNS),
+                AtEnd::Columns("texts", TEXTS_COLUMNS),
                 AtEnd::Columns("operating_points", OPERATING_POINTS_COLUMNS),
                 AtEnd::Columns("learned_vs_random", LEARNED_VS_RANDOM_COLUMNS),
             ],
@@ -118,9 +142,9 @@ impl FinishedStage {
 }
 
 const MEANS: MainTable = MainTable {
-    name: "means",
     title: "Scores without steering",
     note: "Mean with bootstrap interval, refusal rate with Wilson interval, both 95 %.",
+    ..MainTable::named("means")
 };
 const MEANS_COLUMNS: &[&str] = &[
     "model",
@@ -134,15 +158,41 @@ const MEANS_COLUMNS: &[&str] = &[
     "rate_high",
 ];
 const VERDICT: MainTable = MainTable {
-    name: "verdict",
     title: "What was tested",
     note: "Each part of the verdict with what it was tested on: value with its 95 % interval, exact p and the smallest that so many random directions allow, AUROC of the score against the texts.",
+    ..MainTable::named("verdict")
 };
 const VERDICT_COLUMNS: &[&str] = &["model", "layer", "part", "of", "outcome", "why"];
+const TEXTS: MainTable = MainTable {
+    title: "The score against the texts",
+    note: "How much score and texts refuse, with Wilson intervals that take each prompt for one trial, at α = 0 and over all α; Cohen's κ with its interval over prompts; AUROC of the score against the texts.",
+    ..MainTable::named("texts")
+};
+const TEXTS_COLUMNS: &[&str] = &[
+    "model",
+    "layer",
+    "classifier",
+    "over",
+    "n",
+    "prompts",
+    "score_rate",
+    "text_rate",
+    "agreement",
+    "kappa",
+    "kappa_low",
+    "kappa_high",
+    "auroc",
+];
+const STEERED: MainTable = MainTable {
+    title: "What α does to the score",
+    note: "Along the learned direction: mean score, its change from the same prompts at α = 0 (paired, with an interval of its own), and refusal rate; 95 % intervals over prompts.",
+    only: Some(("source", "steer")),
+    ..MainTable::named("")
+};
 const LEARNED_VS_RANDOM: MainTable = MainTable {
-    name: "learned_vs_random",
     title: "The learned direction against random ones",
     note: "Slope of mean score on α for each set, with a 95 % interval, and the largest gap over α and its change from α = 0 (no interval); z and exact empirical p against random directions.",
+    ..MainTable::named("learned_vs_random")
 };
 const LEARNED_VS_RANDOM_COLUMNS: &[&str] = &[
     "model",
@@ -160,9 +210,9 @@ const LEARNED_VS_RANDOM_COLUMNS: &[&str] = &[
     "p_two_sided",
 ];
 const OPERATING_POINTS: MainTable = MainTable {
-    name: "operating_points",
     title: "Operating points",
     note: "Smallest |α| that keeps each rate at or below its target (blank: none does), and the α of the largest gap. The rates there are in the summary's table.",
+    ..MainTable::named("operating_points")
 };
 const OPERATING_POINTS_COLUMNS: &[&str] = &[
     "source",

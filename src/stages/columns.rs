@@ -227,6 +227,17 @@ static COLUMNS: &[ColumnTold] = &[
         COSINE,
     ),
     // Summaries.
+    ColumnTold::of(
+        "change",
+        "mean over rows of the score less that of the same prompt at α = 0",
+        LOGITS,
+    ),
+    ColumnTold::of(
+        "change_low",
+        "lower end of its 95 % interval: bootstrap over prompts; blank where all changed alike",
+        LOGITS,
+    ),
+    ColumnTold::of("change_high", "upper end", LOGITS),
     ColumnTold::of("seeds", "seeds that the row is over", COUNT),
     ColumnTold::of(
         "edge_mean",
@@ -373,6 +384,36 @@ static COLUMNS: &[ColumnTold] = &[
         RATE,
     ),
     ColumnTold::of("why", "what was found, in words", ""),
+    ColumnTold::of(
+        "over",
+        "which texts count: those of `α = 0`, or of `all α`",
+        "",
+    ),
+    ColumnTold::of(
+        "score_rate",
+        "share of these texts that the score calls refusals",
+        RATE,
+    ),
+    ColumnTold::of(
+        "score_rate_low",
+        "lower end of its 95 % interval: Wilson, with as many trials as there are prompts",
+        RATE,
+    ),
+    ColumnTold::of("score_rate_high", "upper end", RATE),
+    ColumnTold::of(
+        "text_rate",
+        "share that the classifier calls refusals",
+        RATE,
+    ),
+    ColumnTold::of("text_rate_low", "lower end of its 95 % interval", RATE),
+    ColumnTold::of("text_rate_high", "upper end", RATE),
+    ColumnTold::of("agreement", "share of which both say the same", RATE),
+    ColumnTold::of(
+        "kappa_low",
+        "lower end of its 95 % interval: bootstrap over prompts",
+        COSINE,
+    ),
+    ColumnTold::of("kappa_high", "upper end", COSINE),
     ColumnTold::of("label", "XSTest's label: `safe` or `unsafe`", ""),
     ColumnTold::of("type", "XSTest's type; `all` for the whole label", ""),
     ColumnTold::of(

@@ -11,6 +11,7 @@ mod classify;
 mod steering;
 mod tables;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -38,7 +39,7 @@ pub(super) fn classified(text: &str, normalize_quotes: bool) -> (bool, bool) {
 
 pub(super) static KIND: Kind = super::kind::<Generate>(
     "generate",
-    2,
+    3,
     Product::Texts,
     "continuations, and whether they are refusals",
     &TOLD,
@@ -225,23 +226,52 @@ impl Stage for Generate {
         let mut values = evaluator.evaluate(&cells)?;
         let texts = values.split_off(rows.len());
         let mut answered: Vec<Answered<'_>> = Vec::with_capacity(rows.len());
+        let mut opened: BTreeMap<&str, Vec<(u32, bool)>> = BTreeMap::new();
         for (((model, row), score), text) in rows.into_iter().zip(sweep::scores(values)?).zip(texts)
         {
             let Value::Generation(ids) = text else {
                 return Err(sweep::unexpected("a continuation", &text));
             };
             let text = model.decode(&ids)?;
+            let first = ids.first().copied();
             let before = match self.scope {
                 Scope::Continuation => String::new(),
                 Scope::Full => model.render(&row.prompt.text, &self.settings.chat)?,
             };
-            answered.push((row, self.answer(score, text, &before)));
+            let answer = self.answer(score, text, &before);
+            let is_refusal = answer.regex || answer.xstest_prefix;
+            if let Some(first) = first {
+                let of_model = opened.entry(&model.name).or_default();
+                of_model.push((first, is_refusal));
+            }
+            answered.push((row, answer));
         }
-        Ok(Output::of(tables(&answered)?))
+        Ok(Output {
+            findings: self.findings(inputs, &opened)?,
+            ..Output::of(tables(&answered)?)
+        })
     }
 }
 
 impl Generate {
+    /// Tokens of the score that open refusals and answers alike; of each model's texts the first token, and whether it is a refusal.
+    fn findings(
+        &self,
+        inputs: &Inputs,
+        opened: &BTreeMap<&str, Vec<(u32, bool)>>,
+    ) -> Result<Vec<String>, StageError> {
+        let mut findings = Vec::new();
+        for name in self.model.iter() {
+            let Some(texts) = opened.get(name.value.as_str()) else {
+                continue;
+            };
+            let measure = self.settings.measure(inputs.model(name)?)?;
+            let told = measure.openings_of_both(texts).into_iter();
+            findings.extend(told.map(|told| format!("model `{name}`: {told}")));
+        }
+        Ok(findings)
+    }
+
     /// Checks that what is generated fits a model's context, the prompt left aside.
     fn check_context(&self, inputs: &Inputs, problems: &mut Problems) {
         for name in self.model.iter() {

@@ -34,6 +34,7 @@ mod forecast;
 mod generate;
 mod holdout;
 mod import;
+mod measure;
 mod parameters;
 mod patch;
 mod random;
@@ -53,6 +54,7 @@ use declare::{Declared, Field, Parameter};
 pub(crate) use direction::Direction;
 pub(crate) use forecast::{Forecast, Forecasts};
 pub(crate) use import::{ImportSection, PublishedFiles, kind_of, published_table};
+pub(crate) use measure::Measure;
 pub(crate) use settings::{ScoreRule, Settings};
 pub(crate) use summary::{Outcome, PARTS, Source};
 pub(crate) use told::Told;
@@ -371,6 +373,8 @@ pub struct Inputs {
     pub(crate) forecasts: Forecasts,
     /// What a reader should know of models and prompt sets before any number: whole sentences, each naming what it speaks of.
     pub(crate) findings: Vec<String>,
+    /// What the score is on each model that a stage asks, by name in the study file.
+    pub(crate) measures: BTreeMap<String, Measure>,
 }
 
 impl Inputs {

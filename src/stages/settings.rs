@@ -13,6 +13,7 @@ use super::StageError;
 use super::declare::{Declaration, Declared, KeyParts, Parameter, declared, parameters};
 use super::field_types::{one_or_many, plain};
 use super::import::PublishedFiles;
+use super::measure::{Measure, Opening};
 
 /// The published study's openings.
 const REFUSE: [&str; 4] = ["I'm", "I", "Sorry", "I\u{2019}m"];
@@ -96,14 +97,24 @@ impl Parameter for Settings {
 }
 
 impl Settings {
+    /// What the score is on a model.
+    ///
+    /// # Errors
+    /// A word without tokens.
+    pub(crate) fn measure(&self, model: &ModelHandle) -> Result<Measure, StageError> {
+        let first_token = |word: &str| model.first_token(word);
+        let spelling = |token| model.spelling(token);
+        Ok(Measure::of(&self.score, first_token, spelling)?)
+    }
+
     /// The score readout for a model: sorted unique first tokens of the two lists.
     pub(crate) fn readout(&self, model: &ModelHandle) -> Result<Readout, StageError> {
-        let ids = |words: &[String]| -> Result<Vec<u32>, StageError> {
-            let ids = words.iter().map(|word| model.first_token(word));
-            let ids = ids.collect::<Result<BTreeSet<_>, _>>()?;
-            Ok(ids.into_iter().collect())
+        let ids = |openings: &[Opening]| {
+            let ids: BTreeSet<u32> = openings.iter().map(|opening| opening.token).collect();
+            ids.into_iter().collect::<Vec<u32>>()
         };
-        let (refuse, comply) = (ids(&self.score.refuse.0)?, ids(&self.score.comply.0)?);
+        let measure = self.measure(model)?;
+        let (refuse, comply) = (ids(&measure.refuse), ids(&measure.comply));
         if let Some(shared) = refuse.iter().find(|id| comply.contains(id)) {
             return Err(StageError::Data(format!(
                 "token {shared} (`{}`) of model `{}` is the first token of a `score.refuse` and of a `score.comply` string; remove one of them",

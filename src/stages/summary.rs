@@ -8,6 +8,7 @@
 //! | table | what it holds | file |
 //! |---|---|---|
 //! | `verdict` | what the study shows of each direction, part by part | `summary/verdict.rs` |
+//! | `texts` | how much the score refuses beside how much the texts do | `summary/texts.rs` |
 //! | `controls` | rates and gap over the seeds of holdout and random | `summary/controls.rs` |
 //! | `generalisation` | how far held-out rates lie from training rates | `summary/controls.rs` |
 //! | `pareto` | α with the fewest edge and the most harmful refusals | `summary/operating.rs` |
@@ -40,6 +41,7 @@ mod grid;
 mod learned;
 mod operating;
 mod pool;
+mod texts;
 mod verdict;
 mod xstest;
 
@@ -49,7 +51,7 @@ pub(crate) use verdict::{Outcome, PARTS};
 
 pub(super) static KIND: Kind = super::kind::<Summary>(
     "summary",
-    5,
+    6,
     Product::Summary,
     "rates with intervals, operating points, and controls",
     &TOLD,
@@ -68,17 +70,20 @@ const TESTED: ColumnTold = ColumnTold::of(
     "count",
 );
 
+const TEXTS: ColumnTold = ColumnTold::of("n", "texts", "count");
+
 static TOLD: Told = Told {
     computes: "Statistics of sweeps: any of `steer`, `holdout`, `random`, `xstest` names a stage, and at least one is given. Two splits are \
         compared, `edge`, whose prompts should be answered, and `harmful`, whose prompts should be refused; `gap = harmful rate − edge \
         rate`. On a holdout sweep edge is the half held out. Means and rates are over all rows, their intervals over prompts (one prompt \
-        under several seeds is one prompt). Slopes are least squares of the mean score on α. `p = (1 + k) / (1 + n)` where k of n random \
+        under several seeds is one prompt). What α does is paired: `change = mean over rows of (score at α − score of the same prompt at α = \
+        0)`, with an interval of its own. One prompt has no interval, nor have values that are all alike. Slopes are least squares of the mean score on α. `p = (1 + k) / (1 + n)` where k of n random \
         directions do as well.",
     tables: &[
         TableTold::of(
             "",
             "a row for each sweep, model, place, α and set",
-            "source model layer site direction alpha set n prompts mean std ddof mean_low mean_high refusal_rate rate_low rate_high",
+            "source model layer site direction alpha set n prompts mean std ddof mean_low mean_high change change_low change_high refusal_rate rate_low rate_high",
         ),
         TableTold::of(
             "verdict",
@@ -86,6 +91,13 @@ static TOLD: Told = Told {
             "model layer site part of outcome value low high p smallest_p auroc n why",
         )
         .but(&[TESTED]),
+        TableTold::of(
+            "texts",
+            "what the score calls refusals beside what the texts are: a row for each direction's model and place, classifier, and α that count; with `generate`",
+            "model layer site classifier over n prompts score_rate score_rate_low score_rate_high text_rate text_rate_low text_rate_high agreement \
+             kappa kappa_low kappa_high auroc",
+        )
+        .but(&[TEXTS]),
         TableTold::of(
             "controls",
             "rates and gap over seeds: a row for each sweep, model, place and α; of holdout and random",
@@ -230,21 +242,27 @@ impl Stage for Summary {
         }
         let splits = self.splits();
         let comparisons = learned::compare(&grids, &splits, self.seed)?;
-        let texts = self.generate.as_ref().map(|name| inputs.stage(name));
-        let texts = texts.transpose()?;
-        let of_texts = texts.filter(|texts| texts.has_table(""));
-        let of_texts = of_texts.map(|texts| texts.table("")).transpose()?;
+        let written = self.generate.as_ref().map(|name| inputs.stage(name));
+        let written = written.transpose()?;
+        let of_texts = written.filter(|written| written.has_table(""));
+        let of_texts = of_texts.map(|written| written.table("")).transpose()?;
+        let compared = of_texts
+            .map(|table| texts::compare(learned::places(&comparisons), &table, self.seed))
+            .transpose()?;
         let evidence = verdict::Evidence {
             splits: &splits,
-            texts: of_texts.as_ref(),
+            texts: compared.as_deref(),
             cosines: between_holdouts.as_ref(),
-            seed: self.seed,
         };
         let tests = verdict::tests(&comparisons, &evidence)?;
         let points = operating::table(&grids, &splits, self.targets())?;
         let mut tables = vec![
             ("", describe::table(&grids, self.seed)?),
             ("verdict", verdict::table(&tests)?),
+            (
+                "texts",
+                texts::table(compared.as_deref().unwrap_or_default())?,
+            ),
             ("controls", controls::table(&grids, &splits)?),
             ("generalisation", controls::generalisation(&grids, &splits)?),
             ("pareto", operating::pareto(&grids, &splits)?),
@@ -254,11 +272,15 @@ impl Stage for Summary {
         if let Some(cosines) = &between_holdouts {
             tables.push(("direction_cosines", controls::direction_cosines(cosines)?));
         }
-        if let Some(texts) = texts.filter(|texts| texts.has_table("agreement")) {
-            tables.push(("agreement", texts.table("agreement")?));
+        if let Some(written) = written.filter(|written| written.has_table("agreement")) {
+            tables.push(("agreement", written.table("agreement")?));
         }
         tables.retain(|(_, table)| table.height() > 0);
         let mut findings = verdict::findings(&tests);
+        findings.extend(describe::without_room(
+            &learned::places(&comparisons),
+            &splits,
+        ));
         findings.extend(learned::findings(&comparisons, &grids));
         findings.extend(xstest::finding(&grids));
         let named = |(name, table): (&str, _)| (name.to_string(), table);

@@ -3,7 +3,7 @@
 
 use crate::harmless;
 use crate::report::svg::height;
-use crate::report::{Figure, Mark, Panel};
+use crate::report::{Figure, Mark, Panel, Shape};
 
 /// Pixels that the panels of a figure may take, one row of them at least.
 const MOST_HEIGHT: f64 = 2400.0;
@@ -14,14 +14,57 @@ const ROWS: (usize, usize) = (25, 90);
 /// Columns that a heatmap has at most.
 const COLUMNS: usize = 200;
 
+/// Panels without anything that a sentence names; of more it says how many.
+const NAMED: usize = 4;
+
 /// The figure as a reader can take it.
 pub(super) fn readable(mut figure: Figure) -> Figure {
     figure.each_text(&mut |text| *text = harmless::label(text).into_owned());
-    let said = [cut_heatmaps(&mut figure), cut_panels(&mut figure)];
+    let said = [
+        leave_out_empty(&mut figure),
+        cut_heatmaps(&mut figure),
+        cut_panels(&mut figure),
+    ];
     for sentence in said.into_iter().flatten() {
         figure.note = format!("{} {sentence}", figure.note).trim().to_string();
     }
     figure
+}
+
+/// Leaves out panels in which there is nothing: a sentence says more than empty axes. What to say of it.
+fn leave_out_empty(figure: &mut Figure) -> Option<String> {
+    let has_something = |panel: &Panel| panel.marks.iter().any(has_value);
+    let empty = figure.panels.iter().filter(|panel| !has_something(panel));
+    let empty: Vec<String> = empty.map(|panel| panel.title.clone()).collect();
+    figure.panels.retain(has_something);
+    match (empty.len(), figure.panels.len()) {
+        (_, 0) => {
+            // How to read it is of no use to anybody.
+            figure.note.clear();
+            Some("There is nothing to draw: the stage's tables have no value for it.".to_string())
+        }
+        (0, _) => None,
+        (count, _) => {
+            let named: Vec<String> = empty
+                .into_iter()
+                .filter(|title| !title.is_empty())
+                .collect();
+            Some(match named.len() {
+                1..=NAMED if named.len() == count => {
+                    format!("Nothing to draw: {}.", named.join("; "))
+                }
+                _ => format!("Nothing to draw in {count} more panels."),
+            })
+        }
+    }
+}
+
+/// Whether anything of it is seen.
+fn has_value(mark: &Mark) -> bool {
+    match mark.shape {
+        Shape::Cells => mark.values.iter().any(Option::is_some),
+        _ => !mark.x.is_empty(),
+    }
 }
 
 /// Leaves out rows and columns of heatmaps that are too many. What to say of it.
@@ -89,7 +132,7 @@ fn cut_panels(figure: &mut Figure) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Axis, ColourScale, Shape};
+    use crate::report::{Axis, ColourScale};
 
     fn figure(panels: Vec<Panel>, columns: usize) -> Figure {
         Figure {
@@ -150,9 +193,42 @@ mod tests {
     }
 
     #[test]
+    fn a_figure_with_nothing_in_it_is_a_sentence() {
+        let panel = |title: &str, marks| Panel {
+            title: title.to_string(),
+            marks,
+            ..Panel::default()
+        };
+        let line = |points: &[(f64, f64)]| {
+            vec![Mark::new(
+                "a",
+                "#000000",
+                Shape::Line,
+                points.iter().copied(),
+            )]
+        };
+        let blank = panel("blank", vec![Mark::cells("value", [(0, 0, None)])]);
+        let none = readable(figure(
+            vec![blank.clone(), panel("no points", line(&[]))],
+            2,
+        ));
+        assert!(none.panels.is_empty());
+        assert_eq!(
+            none.note,
+            "There is nothing to draw: the stage's tables have no value for it."
+        );
+        let some = readable(figure(vec![blank, panel("b", line(&[(0.0, 1.0)]))], 2));
+        assert_eq!(some.panels.len(), 1);
+        assert_eq!(some.note, "Grey. Nothing to draw: blank.");
+        let svg = crate::report::svg::svg(&none);
+        assert!(svg.contains("There is nothing to draw"), "{svg}");
+    }
+
+    #[test]
     fn texts_turn_nothing_around() {
         let panel = Panel {
             title: "a\u{202e}b".to_string(),
+            marks: vec![Mark::new("a", "#000000", Shape::Line, [(0.0, 1.0)])],
             ..Panel::default()
         };
         assert_eq!(

@@ -220,7 +220,7 @@ pub(super) fn baseline_marks(baseline: &Baseline<'_>, spread: &[Spread]) -> Vec<
     band.into_iter().chain([mean]).collect()
 }
 
-/// A line with its interval's band, where there is one.
+/// A line with its interval's band, where it has intervals.
 pub(super) fn level_marks(
     name: &str,
     colour: &str,
@@ -228,12 +228,13 @@ pub(super) fn level_marks(
 ) -> Vec<Mark> {
     let mut levels: Vec<(f64, Level)> = levels.into_iter().collect();
     levels.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let edges: Option<Vec<(f64, f64, f64)>> = levels
-        .iter()
-        .map(|(alpha, level)| Some((*alpha, level.low?, level.high?)))
-        .collect();
+    let edges = |(alpha, level): &(f64, Level)| Some((*alpha, level.low?, level.high?));
+    // A band ends where the next α has no interval.
+    let runs = levels.chunk_by(|a, b| edges(a).is_some() == edges(b).is_some());
+    let runs = runs.map(|run| run.iter().filter_map(edges).collect::<Vec<_>>());
+    let bands = runs.filter(|run| run.len() > 1);
+    let bands = bands.map(|run| Mark::band(name, colour, run));
     let points = levels.iter().map(|(alpha, level)| (*alpha, level.value));
     let line = Mark::new(name, colour, Shape::Line, points);
-    let band = edges.map(|edges| Mark::band(name, colour, edges));
-    band.into_iter().chain([line]).collect()
+    bands.chain([line]).collect()
 }

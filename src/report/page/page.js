@@ -134,7 +134,9 @@
   const fillTable = (box, table) => {
     const columns = table.columns.map(c => ({ name: c.name, number: c.type === "number", values: unpack(c) }));
     let order = [...Array(table.rows).keys()], shown = PAGE, sorted = null, up = true, wanted = "";
-    const controls = element("div", undefined, "controls"), find = element("input"), count = element("span", "", "soft"), more = element("button", "Show more rows");
+    // Many columns are printed under turned headings.
+    if (columns.length > 8) box.classList.add("wide");
+    const controls = element("div", undefined, "controls of-table"), find = element("input"), count = element("span", "", "soft"), more = element("button", "Show more rows");
     find.type = "search"; find.placeholder = "filter rows"; find.setAttribute("aria-label", "filter rows");
     const scroll = element("div", undefined, "scroll"), made = element("table"), head = made.createTHead().insertRow(), body = made.createTBody();
     const matching = () => order.filter(row => !wanted || columns.some(c => String(c.values[row] ?? "").toLowerCase().includes(wanted)));

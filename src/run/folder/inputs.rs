@@ -111,6 +111,7 @@ pub(super) fn models(study: &Study, inputs: &Inputs) -> BTreeMap<String, Model> 
                 .unwrap_or_default(),
             end_of_text: serde_json::to_value(model.end_of_text()).unwrap_or_default(),
             example: example(name, model, study, inputs),
+            score: inputs.measures.get(name).cloned(),
         };
         (name.clone(), said)
     };

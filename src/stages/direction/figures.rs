@@ -11,7 +11,7 @@ pub(in crate::stages) fn figures(stage: &str, left: &Artifacts) -> Result<Vec<Fi
         figures.extend(cosines(stage, &left.table("cosine")?)?);
     }
     if left.has_table("shuffled") {
-        figures.push(shuffled(stage, &left.table("shuffled")?)?);
+        figures.push(shuffled(stage, &left.table("shuffled")?, &left.table("")?)?);
     }
     Ok(figures)
 }
@@ -68,20 +68,32 @@ fn cosines(stage: &str, table: &DataFrame) -> Result<Option<Figure>, StageError>
     }))
 }
 
-/// Each shuffle's cosine with the learned direction, layer by layer: what the procedure finds where there is nothing to find.
-fn shuffled(stage: &str, table: &DataFrame) -> Result<Figure, StageError> {
+/// Each shuffle's cosine with the learned direction, and its norm, layer by layer: what the procedure finds where there is nothing to find; and
+/// among them the learned direction itself.
+fn shuffled(stage: &str, table: &DataFrame, learned: &DataFrame) -> Result<Figure, StageError> {
     let [layers, shuffles] = ["layer", "shuffle"].map(|name| table::read_integers(table, name));
     let (layers, shuffles) = (layers?, shuffles?);
     let layers_once = distinct(layers.iter().flatten());
-    let marks = |column: &str| -> Result<Vec<Mark>, StageError> {
+    let learned_layers = table::read_integers(learned, "layer")?;
+    let norms = learned.column("pre_norm")?.f64()?;
+    let norm_at = |layer: i64| {
+        let row = learned_layers.iter().position(|at| *at == Some(layer))?;
+        norms.get(row)
+    };
+    let last = shuffles.iter().flatten().max().map_or(0.0, |n| *n as f64);
+    let marks = |column: &str, own: &dyn Fn(i64) -> Option<f64>| -> Result<Vec<Mark>, StageError> {
         let values: Vec<Option<f64>> = table.column(column)?.f64()?.iter().collect();
-        let mark = |(index, layer): (usize, &&i64)| {
+        let of_layer = |(index, layer): (usize, &&i64)| {
             let rows = (0..table.height()).filter(|&row| layers[row] == Some(**layer));
             let points = rows.filter_map(|row| Some((shuffles[row]? as f64, values[row]?)));
             let name = format!("layer {layer}");
-            Mark::new(name, colour(index), Shape::Points, points)
+            let shuffled = Mark::new(name, colour(index), Shape::Points, points);
+            let across = own(**layer).map(|value| [(0.0, value), (last, value)]);
+            let name = format!("layer {layer}, learned");
+            let learned = across.map(|ends| Mark::new(name, colour(index), Shape::Dashed, ends));
+            [Some(shuffled), learned].into_iter().flatten()
         };
-        Ok(layers_once.iter().enumerate().map(mark).collect())
+        Ok(layers_once.iter().enumerate().flat_map(of_layer).collect())
     };
     let panel = |label: &str, marks: Vec<Mark>, low: Option<f64>, high: Option<f64>| Panel {
         x: Axis::of("shuffle"),
@@ -95,10 +107,10 @@ fn shuffled(stage: &str, table: &DataFrame) -> Result<Figure, StageError> {
     };
     Ok(Figure {
         title: "The same procedure with shuffled labels".to_string(),
-        note: "A negative control: prompts are dealt to the two groups at random. The learned direction's own norm is in the stage's table.".to_string(),
+        note: "A negative control: prompts are dealt to the two groups at random. Broken lines: the learned direction, whose cosine with itself is 1.".to_string(),
         panels: vec![
-            panel("cosine with the learned direction", marks("cosine")?, Some(-1.0), Some(1.0)),
-            panel("norm before scaling to 1", marks("pre_norm")?, Some(0.0), None),
+            panel("cosine with the learned direction", marks("cosine", &|_| Some(1.0))?, Some(-1.0), Some(1.0)),
+            panel("norm before scaling to 1", marks("pre_norm", &norm_at)?, Some(0.0), None),
         ],
         columns: 2,
         ..Figure::of(stage, "shuffled")

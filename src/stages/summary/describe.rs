@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use polars::prelude::DataFrame;
 
-use crate::stages::{StageError, distinct};
+use crate::stages::{StageError, distinct, measure};
 use crate::stats;
 
-use super::grid::{Cell, Grid, Prompt, of_sources};
+use super::grid::{Cell, Grid, Prompt, Splits, of_sources};
 use super::pool::{self, Estimate, Observation, Tally};
 
 #[derive(Clone, Debug)]
@@ -18,6 +18,9 @@ pub(super) struct Description<'a> {
     pub(crate) tally: Tally,
     /// Mean score over rows, its interval over prompts.
     pub(crate) mean: Option<Estimate>,
+    /// What α does: the mean over rows of the score less that of the same prompt and seed at α = 0, its interval over prompts. None where α = 0
+    /// was not measured.
+    pub(crate) change: Option<Estimate>,
     /// Standard deviation of the scores over rows, with the source's ddof.
     pub(crate) std: Option<f64>,
     /// Refusal rate over rows, its interval with the number of distinct prompts.
@@ -25,7 +28,7 @@ pub(super) struct Description<'a> {
 }
 
 /// Columns: `source, model, layer, site, direction, alpha, set, n` (rows), `prompts` (distinct), `mean, std, ddof, mean_low, mean_high,
-/// refusal_rate, rate_low, rate_high`.
+/// change, change_low, change_high, refusal_rate, rate_low, rate_high`.
 pub(super) fn table(grids: &[Grid], seed: u64) -> Result<DataFrame, StageError> {
     let mut rows = Vec::new();
     for grid in grids {
@@ -41,6 +44,8 @@ pub(super) fn table(grids: &[Grid], seed: u64) -> Result<DataFrame, StageError> 
         .number("std", |row| row.std)
         .integer("ddof", |row| row.grid.source.ddof() as i64)
         .ends(["mean_low", "mean_high"], |row| row.mean?.interval)
+        .number("change", |row| Some(row.change?.value))
+        .ends(["change_low", "change_high"], |row| row.change?.interval)
         .number("refusal_rate", |row| Some(row.rate?.value))
         .ends(["rate_low", "rate_high"], |row| row.rate?.interval)
         .frame()
@@ -71,28 +76,41 @@ fn describe_set<'a>(
     let cells = || prompts.iter().map(|prompt| &prompt.cells[k]);
     let tally = tally(grid, k, set);
     let ids: Option<Vec<&String>> = prompts.iter().map(|prompt| prompt.id.as_ref()).collect();
-    let (mean, std) = match ids {
+    let zero = grid.alphas.iter().position(|alpha| *alpha == 0.0);
+    let changes = zero.map(|zero| {
+        let of_prompt = |prompt: &&Prompt| prompt.cells[k].score - prompt.cells[zero].score;
+        prompts.iter().map(of_prompt).collect::<Vec<f64>>()
+    });
+    let (mean, change, std) = match ids {
         Some(ids) => {
             let scores: Vec<f64> = cells().map(|cell| cell.score).collect();
-            let weight = 1.0;
-            let observations = ids.into_iter().zip(&scores);
-            let observations = observations.map(|(prompt, &value)| Observation {
-                prompt,
-                value,
-                weight,
-            });
-            let mean = pool::mean(&observations.collect::<Vec<_>>(), seed)?;
-            (mean, stats::std(&scores, grid.source.ddof())?)
+            let over_prompts = |values: &[f64]| {
+                let of = |(prompt, &value): (&&'a String, &f64)| Observation {
+                    prompt: prompt.as_str(),
+                    value,
+                    weight: 1.0,
+                };
+                pool::mean(&ids.iter().zip(values).map(of).collect::<Vec<_>>(), seed)
+            };
+            let change = changes.as_deref().map(&over_prompts).transpose()?;
+            let std = stats::std(&scores, grid.source.ddof())?;
+            (over_prompts(&scores)?, change.flatten(), std)
         }
         None => {
             let count = tally.rows as f64;
             let mean = cells().map(|c| c.n as f64 * c.score).sum::<f64>() / count;
+            // The groups are the same prompts at every α.
+            let change = changes.map(|changes| {
+                let weighted = cells().zip(changes).map(|(c, change)| c.n as f64 * change);
+                Estimate::without_interval(weighted.sum::<f64>() / count)
+            });
             // Squares about the common mean: those within each seed, and those of the seeds' means.
             let within = |c: &Cell| c.n as f64 * (c.std.powi(2) + (c.score - mean).powi(2));
             let squares: f64 = cells().map(within).sum();
             let free = count - grid.source.ddof() as f64;
             (
                 Some(Estimate::without_interval(mean)),
+                change,
                 (free > 0.0).then(|| (squares / free).sqrt()),
             )
         }
@@ -103,9 +121,27 @@ fn describe_set<'a>(
         set,
         tally,
         mean,
+        change,
         std,
         rate: tally.rate()?,
     })
+}
+
+/// The splits of which hardly a prompt can change, by what the score refuses at α = 0 on each model.
+pub(super) fn without_room(places: &[&Grid], splits: &Splits) -> Vec<String> {
+    let mut findings: Vec<String> = Vec::new();
+    for grid in places {
+        let Some(zero) = grid.alphas.iter().position(|alpha| *alpha == 0.0) else {
+            continue;
+        };
+        for set in [grid.source.edge_set(splits), splits.harmful.clone()] {
+            let Tally { rows, refused, .. } = tally(grid, zero, &set);
+            let told = measure::without_room(&grid.model, &set, refused, rows);
+            // Without steering all layers are alike.
+            findings.extend(told.filter(|told| !findings.contains(told)));
+        }
+    }
+    findings
 }
 
 /// The prompts of a set of that name, of all seeds.

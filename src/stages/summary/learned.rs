@@ -157,6 +157,12 @@ pub(super) fn compare<'a>(
     Ok(rows)
 }
 
+/// The learned direction's sweep of every place that is compared.
+pub(super) fn places<'a>(rows: &[Comparison<'a>]) -> Vec<&'a Grid> {
+    let places = rows.chunk_by(|a, b| std::ptr::eq(a.learned_grid, b.learned_grid));
+    places.map(|of_place| of_place[0].learned_grid).collect()
+}
+
 /// Ids and slopes of a line's prompts.
 type PromptSlopes<'a> = Vec<(&'a str, f64)>;
 

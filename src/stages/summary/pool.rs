@@ -9,6 +9,9 @@ use std::collections::HashMap;
 
 use crate::stats::{self, Interval, StatsError};
 
+/// How far apart numbers may be, as a share, that differ only in the order in which they were added.
+const ROUNDING: f64 = 1e-12;
+
 /// A number of one prompt, and how much it counts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Observation<'a> {
@@ -34,7 +37,8 @@ impl Estimate {
 
 /// The weighted mean of the observations, with the seeded percentile bootstrap interval that resamples prompts. With `m` the mean, `P`
 /// prompts and `W` the sum of all weights, prompt i contributes `m + P / W · Σ w (v − m)` over its own observations: the mean of
-/// the contributions is `m`, and resampling them is resampling prompts, to first order. `None` without observations.
+/// the contributions is `m`, and resampling them is resampling prompts, to first order. One prompt, or prompts that are all alike,
+/// have no interval. `None` without observations.
 pub(super) fn mean(
     observations: &[Observation<'_>],
     seed: u64,
@@ -56,6 +60,8 @@ pub(super) fn mean(
     let scale = deviations.len() as f64 / total;
     let contributions: Vec<f64> = deviations.iter().map(|d| value + scale * d).collect();
     let interval = stats::bootstrap_mean(&contributions, seed)?;
+    // Where all are alike, nothing says how far others would be from them.
+    let interval = interval.filter(|ends| ends.high - ends.low > ROUNDING * value.abs());
     Ok(Some(Estimate { value, interval }))
 }
 

@@ -260,7 +260,8 @@ fn the_stage_writes_every_table_it_has_sources_for() {
         (sources[0].as_str(), sources[22].as_str()),
         ("steer", "xstest")
     );
-    assert_eq!(all.findings.len(), 2, "{:?}", all.findings);
+    // The verdict, what XSTest's prompts built, and the one prompt of each split that is refused at α = 0.
+    assert_eq!(all.findings.len(), 4, "{:?}", all.findings);
 
     let one = run("steer = \"a\"", &[("a", steer_rows())]);
     let names: Vec<&str> = one.tables.iter().map(|(name, _)| name.as_str()).collect();
@@ -276,7 +277,11 @@ fn the_stage_writes_every_table_it_has_sources_for() {
     );
     assert_eq!(
         one.findings,
-        ["model `inst`, layer 20: not tested: effect, specific, selective, valid, stable"]
+        [
+            "model `inst`, layer 20: not tested: effect, specific, selective, valid, stable",
+            "model `inst`: at α = 0 the score refuses 100.0 % of `edge` (1 of 1), so that its rate can hardly rise",
+            "model `inst`: at α = 0 the score refuses 100.0 % of `harmful` (1 of 1), so that its rate can hardly rise",
+        ]
     );
 }
 

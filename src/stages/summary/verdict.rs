@@ -2,8 +2,6 @@
 //!
 //! A row is one test: a part ([`PARTS`]), and what it was tested on. A part is as good as its worst row, and so is a place, and a run.
 
-use std::collections::BTreeMap;
-
 use polars::prelude::DataFrame;
 
 use crate::stages::StageError;
@@ -12,6 +10,7 @@ use crate::stats::{self, Interval};
 
 use super::grid::{Grid, Splits, with_place};
 use super::learned::{self, Comparison, LEVEL};
+use super::texts::Compared;
 
 /// The parts and what each takes to be passed, in the order in which they are shown.
 pub(crate) const PARTS: [(&str, &str); 5] = [
@@ -99,12 +98,10 @@ pub(super) struct Test<'a> {
 /// What the tests are made of, beside the sweeps.
 pub(super) struct Evidence<'a> {
     pub(super) splits: &'a Splits,
-    /// The texts of the stage that `generate` names.
-    pub(super) texts: Option<&'a DataFrame>,
+    /// The score against the texts of the stage that `generate` names.
+    pub(super) texts: Option<&'a [Compared<'a>]>,
     /// Cosines between the holdout directions.
     pub(super) cosines: Option<&'a DataFrame>,
-    /// Of the bootstrap.
-    pub(super) seed: u64,
 }
 
 /// Every test at every place that has a learned direction.
@@ -122,7 +119,7 @@ pub(super) fn tests<'a>(
             .filter(|row| row.statistic == "max_gap_change");
         tests.extend(changes.map(selective));
         let grid = of_place[0].learned_grid;
-        tests.extend(valid(grid, evidence)?);
+        tests.extend(valid(grid, evidence));
         for row in slopes() {
             tests.push(stable(row, evidence)?);
         }
@@ -160,7 +157,9 @@ fn effect<'a>(row: &Comparison<'a>) -> Test<'a> {
     };
     let value = Some(held_out.value);
     match held_out.interval {
-        None => Test { value, ..test }.not_tested("one prompt gives no interval"),
+        None => {
+            Test { value, ..test }.not_tested("without spread over prompts there is no interval")
+        }
         Some(interval) => Test {
             outcome: Outcome::of(interval.low > 0.0),
             value,
@@ -220,151 +219,55 @@ fn against_random<'a>(
     }
 }
 
-/// Texts of one direction's places, by classifier.
-fn valid<'a>(grid: &'a Grid, evidence: &Evidence<'_>) -> Result<Vec<Test<'a>>, StageError> {
+/// The score against the texts of one direction's places, by classifier.
+fn valid<'a>(grid: &'a Grid, evidence: &Evidence<'_>) -> Vec<Test<'a>> {
     let test = |classifier: &str| Test::new(grid, "valid", classifier);
     let Some(texts) = evidence.texts else {
-        return Ok(vec![
-            test("texts").not_tested("no stage of texts is given with `generate`"),
-        ]);
+        return vec![test("texts").not_tested("no stage of texts is given with `generate`")];
     };
-    let told = Texts::at(texts, grid)?;
-    let Some(told) = told.filter(|told| !told.ids.is_empty()) else {
-        return Ok(vec![
-            test("texts").not_tested("no texts of this model at this layer and site"),
-        ]);
-    };
-    let classifiers = told.classifiers.iter();
-    let tests = classifiers.map(|(name, refuses)| told.judge(test(name), refuses, evidence.seed));
-    tests.collect()
+    let here: Vec<&Compared<'_>> = texts
+        .iter()
+        .filter(|compared| std::ptr::eq(compared.grid, grid))
+        .collect();
+    if here.is_empty() {
+        return vec![test("texts").not_tested("no texts of this model at this layer and site")];
+    }
+    let by_classifier = here.chunk_by(|a, b| a.classifier == b.classifier);
+    by_classifier
+        .map(|compared| judge(test(compared[0].classifier), compared))
+        .collect()
 }
 
-/// The texts that were written along the directions at one place, or without any.
-struct Texts {
-    ids: Vec<String>,
-    /// Whether nothing was added to its run.
-    is_plain: Vec<bool>,
-    scores: Vec<f64>,
-    /// Whether the score calls it a refusal.
-    refused: Vec<bool>,
-    /// What each classifier calls it.
-    classifiers: Vec<(&'static str, Vec<bool>)>,
-}
-
-impl Texts {
-    /// None of a table without scores, which nothing can be compared with.
-    fn at(table: &DataFrame, grid: &Grid) -> Result<Option<Self>, StageError> {
-        let has = |name: &str| table.column(name).is_ok();
-        if ![
-            "score",
-            "refused",
-            "alpha",
-            "site",
-            "regex",
-            "xstest_prefix",
-        ]
-        .into_iter()
-        .all(has)
-        {
-            return Ok(None);
-        }
-        let texts = |name: &str| table::read_text(table, name);
-        let (models, sites, ids) = (texts("model")?, texts("site")?, texts("id")?);
-        let layers = table::read_integers(table, "layer")?;
-        let is_here = |row: &usize| {
-            let is_unedited = sites[*row] == "none";
-            let is_edited_here = layers[*row] == Some(grid.layer) && sites[*row] == grid.site;
-            models[*row] == grid.model && (is_unedited || is_edited_here)
-        };
-        let rows: Vec<usize> = (0..table.height()).filter(is_here).collect();
-        let flags = |name: &str| -> Result<Vec<bool>, StageError> {
-            let column = table.column(name)?.bool()?;
-            let flags = rows.iter().map(|&row| column.get(row).unwrap_or_default());
-            Ok(flags.collect())
-        };
-        let scores = table::read_numbers(table, "score")?;
-        let alphas = table::read_numbers(table, "alpha")?;
-        Ok(Some(Texts {
-            ids: rows.iter().map(|&row| ids[row].clone()).collect(),
-            is_plain: rows.iter().map(|&row| alphas[row] == 0.0).collect(),
-            scores: rows.iter().map(|&row| scores[row]).collect(),
-            refused: flags("refused")?,
-            classifiers: vec![
-                ("regex", flags("regex")?),
-                ("xstest_prefix", flags("xstest_prefix")?),
-            ],
-        }))
-    }
-
-    /// How much score and texts refuse, over all α and at α = 0.
-    fn rates(&self, refuses: &[bool]) -> String {
-        let told = |is_meant: &dyn Fn(bool) -> bool| {
-            let all = self.refused.iter().zip(refuses).zip(&self.is_plain);
-            let meant: Vec<(bool, bool)> = all
-                .filter(|(_, is_plain)| is_meant(**is_plain))
-                .map(|((by_score, by_text), _)| (*by_score, *by_text))
-                .collect();
-            let share = |of: fn(&(bool, bool)) -> bool| {
-                100.0 * meant.iter().filter(|case| of(case)).count() as f64 / meant.len() as f64
-            };
-            let (by_score, by_text) = (share(|case| case.0), share(|case| case.1));
-            format!(
-                "the score refuses {by_score:.1} %, the texts {by_text:.1} % of {}",
-                meant.len()
-            )
-        };
-        let is_some = self.is_plain.contains(&true) && self.is_plain.contains(&false);
-        match is_some {
-            true => format!(
-                "{}; at α = 0 {}",
-                told(&|_| true),
-                told(&|is_plain| is_plain)
-            ),
-            false => told(&|_| true),
-        }
-    }
-
-    fn judge<'a>(
-        &self,
-        test: Test<'a>,
-        refuses: &[bool],
-        seed: u64,
-    ) -> Result<Test<'a>, StageError> {
-        let mut of_prompts: BTreeMap<&str, [[u64; 2]; 2]> = BTreeMap::new();
-        for ((id, &by_score), &by_text) in self.ids.iter().zip(&self.refused).zip(refuses) {
-            let counts = of_prompts.entry(id).or_default();
-            counts[usize::from(!by_score)][usize::from(!by_text)] += 1;
-        }
-        let of_prompts: Vec<[[u64; 2]; 2]> = of_prompts.into_values().collect();
-        let kappa = stats::cohens_kappa(stats::together(&of_prompts));
-        let interval = stats::kappa_interval(&of_prompts, seed);
-        let cases = self.scores.iter().copied().zip(refuses.iter().copied());
-        let auroc = stats::auroc(&cases.collect::<Vec<_>>())?;
-        let beside = self.rates(refuses);
-        let test = Test {
-            value: kappa,
-            interval,
-            auroc,
-            n: refuses.len(),
-            ..test
-        };
-        let Some((kappa, interval)) = kappa.zip(interval) else {
-            return Ok(test.not_tested(format!("κ has no interval; {beside}")));
-        };
-        let found = format!(
-            "κ {kappa:.2} [{:.2}, {:.2}]; {beside}",
-            interval.low, interval.high
-        );
-        let outcome = match (interval.low >= ENOUGH_KAPPA, interval.high < ENOUGH_KAPPA) {
-            (true, _) => Outcome::Passed,
-            (_, true) => Outcome::Failed,
-            _ => return Ok(test.not_tested(format!("{found}: too few prompts to decide"))),
-        };
-        Ok(Test {
-            outcome,
-            why: found,
-            ..test
-        })
+/// Judges by all texts; `compared` has those of α = 0 before, if both are told.
+fn judge<'a>(test: Test<'a>, compared: &[&Compared<'_>]) -> Test<'a> {
+    let [plain @ .., all] = compared else {
+        return test;
+    };
+    let plain = plain.iter().map(|plain| plain.rates());
+    let beside = plain.fold(all.rates(), |all, plain| format!("{all}; at α = 0 {plain}"));
+    let test = Test {
+        value: all.kappa,
+        interval: all.interval,
+        auroc: all.auroc,
+        n: all.n,
+        ..test
+    };
+    let Some((kappa, interval)) = all.kappa.zip(all.interval) else {
+        return test.not_tested(format!("κ has no interval; {beside}"));
+    };
+    let found = format!(
+        "κ {kappa:.2} [{:.2}, {:.2}]; {beside}",
+        interval.low, interval.high
+    );
+    let outcome = match (interval.low >= ENOUGH_KAPPA, interval.high < ENOUGH_KAPPA) {
+        (true, _) => Outcome::Passed,
+        (_, true) => Outcome::Failed,
+        _ => return test.not_tested(format!("{found}: too few prompts to decide")),
+    };
+    Test {
+        outcome,
+        why: found,
+        ..test
     }
 }
 

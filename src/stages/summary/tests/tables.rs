@@ -134,6 +134,36 @@ fn the_main_table_pools_seeds_and_states_ddof() {
     );
 }
 
+/// Scores start at 1 and 5 and rise by 1 and 3: the mean at α = 1 has an interval from 2 to 8, what α did one from 1 to 3.
+#[test]
+fn what_alpha_does_is_paired_with_the_same_prompt_at_zero() {
+    let prompts = [("edge", "e1", 1.0, 1.0), ("edge", "e2", 5.0, 3.0)];
+    let steered = grid(Source::Steer, &lines(None, &[0.0, 1.0, -2.0], &prompts));
+    let rows = describe::describe(&steered, 0).unwrap();
+    let change = |row: usize| {
+        let change = rows[row].change.expect("α = 0 was measured");
+        let ends = change.interval.map(|ends| (ends.low, ends.high));
+        (rows[row].alpha, change.value, ends)
+    };
+    assert_eq!(change(0), (-2.0, -4.0, Some((-6.0, -2.0))));
+    assert_eq!(change(1), (0.0, 0.0, None), "nothing to vary");
+    assert_eq!(change(2), (1.0, 2.0, Some((1.0, 3.0))));
+    let mean = rows[2].mean.and_then(|mean| mean.interval).unwrap();
+    assert_eq!((mean.low, mean.high), (2.0, 8.0));
+    // Of the held-out rows e3 falls by 1 and 4, e2 by 2; every row counts once.
+    let held = grid(Source::Holdout, &holdout_rows());
+    let rows = describe::describe(&held, 0).unwrap();
+    assert_close(rows[1].change.unwrap().value, -7.0 / 3.0);
+    let without_zero = grid(Source::Steer, &lines(None, &[1.0], &prompts));
+    assert_eq!(
+        describe::describe(&without_zero, 0).unwrap()[0].change,
+        None
+    );
+    let one = grid(Source::Steer, &lines(None, &[0.0, 1.0], &prompts[..1]));
+    let one = describe::describe(&one, 0).unwrap()[1].change.unwrap();
+    assert_eq!((one.value, one.interval), (1.0, None), "one prompt");
+}
+
 #[test]
 fn controls_use_the_held_out_half_and_each_seeds_gap() {
     let grid = grid(Source::Holdout, &holdout_rows());

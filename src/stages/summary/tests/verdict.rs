@@ -2,6 +2,7 @@
 
 use polars::prelude::DataFrame;
 
+use super::super::texts::{self, Compared};
 use super::super::verdict::{self, Evidence, Outcome, Test};
 use super::*;
 use crate::stages::table::Rows;
@@ -18,30 +19,49 @@ fn of_part(part: &str, tests: &[Test<'_>]) -> Vec<(String, Outcome, String)> {
 fn judged(grids: &[Grid], texts: Option<&DataFrame>, look: impl FnOnce(&[Test<'_>])) {
     let splits = splits();
     let comparisons = learned::compare(grids, &splits, 0).unwrap();
+    let places = learned::places(&comparisons);
+    let compared = texts.map(|table| texts::compare(places, table, 0).unwrap());
     let evidence = Evidence {
         splits: &splits,
-        texts,
+        texts: compared.as_deref(),
         cosines: None,
-        seed: 0,
     };
     look(&verdict::tests(&comparisons, &evidence).unwrap());
+}
+
+/// Held-out and harmful prompts whose slopes are 1 and 3.
+fn held_out() -> Vec<SweepRow<'static>> {
+    let prompts = [
+        ("edge_train", "e1", 2.0, 1.0),
+        ("edge_holdout", "e2", 0.5, 1.0),
+        ("edge_holdout", "e3", 0.5, 3.0),
+        ("harmful", "h1", 2.0, 1.0),
+        ("harmful", "h2", 2.0, 3.0),
+    ];
+    let of_seed = |seed| lines(Some(seed), &[-1.0, 0.0, 1.0], &prompts);
+    [of_seed(0), of_seed(1)].concat()
 }
 
 fn all() -> [Grid; 3] {
     [
         grid(Source::Steer, &steer_rows()),
-        grid(Source::Holdout, &holdout_rows()),
+        grid(Source::Holdout, &held_out()),
         grid(Source::Random, &random_rows(19)),
     ]
 }
 
 /// Texts without a direction, `(id, score, whether the text refuses)`.
 fn texts(rows: &[(String, f64, bool)]) -> DataFrame {
+    texts_at(0.0, rows)
+}
+
+/// The same along the direction at that α.
+fn texts_at(alpha: f64, rows: &[(String, f64, bool)]) -> DataFrame {
     Rows::of(rows)
         .text("model", |_| "inst")
-        .text("site", |_| "none")
-        .integer("layer", |_| None)
-        .number("alpha", |_| 0.0)
+        .text("site", |_| if alpha == 0.0 { "none" } else { "resid_pre" })
+        .integer("layer", |_| (alpha != 0.0).then_some(20))
+        .number("alpha", |_| alpha)
         .text("id", |(id, ..)| id)
         .number("score", |(_, score, _)| *score)
         .flag("refused", |(_, score, _)| *score > 0.0)
@@ -63,8 +83,8 @@ fn one_each(count: usize, of: impl Fn(usize) -> (f64, bool)) -> DataFrame {
 #[test]
 fn effect_and_specificity_are_those_of_slopes() {
     judged(&all(), None, |tests| {
-        // Held-out slopes are 2 for every prompt, and so is their interval.
-        let found = "slope 2.000 [2.000, 2.000] on held-out prompts".to_string();
+        // Held-out slopes are 1 and 3: a quarter of the resamples of two prompts hold either twice.
+        let found = "slope 2.000 [1.000, 3.000] on held-out prompts".to_string();
         assert_eq!(
             of_part("effect", tests),
             ["edge", "harmful"].map(|set| (set.to_string(), Outcome::Passed, found.clone()))
@@ -141,7 +161,7 @@ fn what_is_missing_is_not_tested_and_says_what_is_missing() {
         assert_eq!(reason("stable"), "there is no holdout sweep here");
     });
     // One held-out prompt has no interval.
-    let mut held = holdout_rows();
+    let mut held = held_out();
     held.retain(|row| row.prompt().id != "h2");
     judged(&[grid(Source::Holdout, &held)], None, |tests| {
         let effect = of_part("effect", tests);
@@ -149,7 +169,10 @@ fn what_is_missing_is_not_tested_and_says_what_is_missing() {
             (effect[0].1, effect[1].1),
             (Outcome::Passed, Outcome::NotTested)
         );
-        assert_eq!(effect[1].2, "one prompt gives no interval");
+        assert_eq!(
+            effect[1].2,
+            "without spread over prompts there is no interval"
+        );
         assert_eq!(
             of_part("stable", tests)[0].2,
             "2 seeds are too few; 5 are enough"
@@ -258,5 +281,56 @@ fn five_seeds_of_one_sign_are_stable() {
             (stable[0].1, stable[1].1),
             (Outcome::Failed, Outcome::Passed)
         );
+    });
+}
+
+/// At α = 0 four texts: both call two refusals, the score one more, and the text another. At α = 8 neither calls any of the four one.
+#[test]
+fn score_and_texts_are_compared_at_zero_and_over_all() {
+    let named = |i: usize, score, refuses| (format!("p{i}"), score, refuses);
+    let plain = [
+        named(0, 3.0, true),
+        named(1, 2.0, true),
+        named(2, 1.0, false),
+        named(3, -1.0, true),
+    ];
+    let mut texts_of_both = texts(&plain);
+    let steered: Vec<_> = (0..4).map(|i| named(i, -2.0, false)).collect();
+    texts_of_both.vstack_mut(&texts_at(8.0, &steered)).unwrap();
+    let steer = grid(Source::Steer, &steer_rows());
+    let compared = texts::compare([&steer], &texts_of_both, 0).unwrap();
+    let of_regex: Vec<&Compared<'_>> = compared
+        .iter()
+        .filter(|c| c.classifier == "regex")
+        .collect();
+    let [at_zero, all] = of_regex[..] else {
+        panic!("{compared:?}")
+    };
+    assert_eq!((at_zero.is_plain, all.is_plain), (true, false));
+    assert_eq!(
+        (at_zero.n, at_zero.prompts, all.n, all.prompts),
+        (4, 4, 8, 4)
+    );
+    // Observed 2/4, by chance (3·3 + 1·1)/16; observed 6/8, by chance (3·3 + 5·5)/64.
+    assert_eq!((at_zero.agreement, all.agreement), (0.5, 0.75));
+    assert_close(at_zero.kappa.unwrap(), -1.0 / 3.0);
+    assert_close(all.kappa.unwrap(), 7.0 / 15.0);
+    // Three refusals have 3, 2, −1; the one answer 1: two pairs of three.
+    assert_close(at_zero.auroc.unwrap(), 2.0 / 3.0);
+    let rate = all.by_score.unwrap();
+    assert_eq!(rate.value, 0.375);
+    // 3 of 8 texts is 1.5 of 4 prompts: half way between Wilson's 1 and 2 of 4.
+    let [one, two] = [1, 2].map(|n| stats::wilson(n, 4).unwrap().unwrap());
+    let interval = rate.interval.unwrap();
+    assert_close(interval.low, (one.low + two.low) / 2.0);
+    assert_close(interval.high, (one.high + two.high) / 2.0);
+    let table = texts::table(&compared).unwrap();
+    let over = table::read_text(&table, "over").unwrap();
+    assert_eq!(over, ["α = 0", "all α", "α = 0", "all α"]);
+    judged(&[steer], Some(&texts_of_both), |tests| {
+        let (_, outcome, why) = &of_part("valid", tests)[0];
+        let told = "; the score refuses 37.5 %, the texts 37.5 % of 8; at α = 0 the score refuses 75.0 %, the texts 75.0 % of 4: too few prompts to decide";
+        assert_eq!(*outcome, Outcome::NotTested);
+        assert!(why.starts_with("κ 0.47 [") && why.ends_with(told), "{why}");
     });
 }
