@@ -15,6 +15,8 @@
 //! ```
 
 mod inputs;
+
+pub(crate) use inputs::models as manifest_models;
 mod on_disk;
 
 use std::collections::BTreeSet;

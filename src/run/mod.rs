@@ -29,6 +29,7 @@ use folder::RunFolder;
 use stage::Runner;
 
 pub(crate) use crate::manifest::StageStatus;
+pub(crate) use folder::manifest_models;
 pub use status::run_summaries;
 pub(crate) use status::{RunState, RunSummary};
 pub(crate) use storage::{Criteria, Usage, collect};

@@ -100,7 +100,8 @@ fn relative(folder: &Path, path: &Path) -> Option<Result<String, PathBuf>> {
     Some(joined.into_os_string().into_string().map_err(PathBuf::from))
 }
 
-pub(super) fn models(study: &Study, inputs: &Inputs) -> BTreeMap<String, Model> {
+/// What a manifest says of the models of a study, by their names.
+pub(crate) fn models(study: &Study, inputs: &Inputs) -> BTreeMap<String, Model> {
     let model = |(name, model): (&String, &std::sync::Arc<ModelHandle>)| {
         let said = Model {
             source: study.models.get(name).map(|m| m.source.value.clone()),

@@ -6,10 +6,11 @@ use serde_json::{Value as Json, json};
 
 use crate::fetch::sha256;
 use crate::files;
-use crate::manifest::graph;
+use crate::manifest::{Model, graph};
 use crate::model::{DeviceName, ModelError};
 use crate::plan::{Concern, Lock, LockedFile, Opened, key_of};
 use crate::report::FinishedRun;
+use crate::run::manifest_models;
 
 use super::super::super::export::{self, Listed, Machine, Withholding};
 use super::super::super::layout;
@@ -48,17 +49,33 @@ impl Follows<'_> {
                 "has other stages, or connects them otherwise, than `study.toml`",
             );
         }
-        let models = opened.inputs.models.iter();
-        let models: BTreeMap<&String, String> = models
-            .map(|(name, model)| (name, model.fingerprint.to_hex().to_string()))
-            .collect();
+        let mut models = manifest_models(study, &opened.inputs);
+        for (name, model) in &mut models {
+            let said = manifest.models.get(name).cloned().unwrap_or_default();
+            // Where it lay is the author's word.
+            model.source = said.source;
+            if self.withheld.is_some() || !self.is_same_version {
+                let fingerprint = std::mem::take(&mut model.fingerprint);
+                *model = Model {
+                    fingerprint,
+                    source: model.source.take(),
+                    ..said
+                };
+            }
+        }
         let said = manifest.models.iter();
-        let said: BTreeMap<&String, String> = said
-            .filter(|(name, _)| models.contains_key(name))
-            .map(|(name, model)| (name, model.fingerprint.clone()))
+        let said: BTreeMap<&String, &Model> = said
+            .filter(|(name, _)| models.contains_key(*name))
             .collect();
-        if said != models {
-            self.manifest_problem("has other fingerprints of models than those in `models/`");
+        if json!(said) != json!(models) {
+            self.manifest_problem(
+                "says something else of the models than follows from those in `models/`",
+            );
+        }
+        if self.is_same_version
+            && manifest.findings != without_paths(opened, &opened.inputs.findings)
+        {
+            self.manifest_problem("has other findings of models and prompts");
         }
         // Of those that are withheld the manifest has no hash.
         let withheld = self
