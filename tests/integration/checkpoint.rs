@@ -42,6 +42,8 @@ pub struct Recipe {
     pub seed: u64,
     /// Number of blocks.
     pub layers: usize,
+    /// What it writes where r is high, and where it is low.
+    pub says: [&'static str; 2],
 }
 
 /// The recipe of the model that refuses.
@@ -49,12 +51,17 @@ pub const INSTRUCT: Recipe = Recipe {
     strength: 4.0,
     seed: 1,
     layers: N_LAYERS,
+    says: ["Sorry", "Sure"],
 };
 /// The same network with a weaker circuit.
 pub const BASE: Recipe = Recipe {
     strength: 1.0,
-    seed: 1,
-    layers: N_LAYERS,
+    ..INSTRUCT
+};
+/// The same network as the one that refuses, whose score says nothing of its texts: they open with words that are no refusal, whatever r is.
+pub const MUTE: Recipe = Recipe {
+    says: ["calm0", "calm1"],
+    ..INSTRUCT
 };
 
 /// Folders of the two models, `inst` and `base`, written once per process.
@@ -139,12 +146,12 @@ fn amount(token: &str) -> f32 {
     }
 }
 
-/// How a token's unembedding reads r.
-fn reading(token: &str) -> f32 {
+/// How a token's unembedding reads r, where these are said most.
+fn reading(token: &str, [high, low]: [&str; 2]) -> f32 {
     match token {
         // The most probable opening of each kind.
-        "Sorry" => 1.8,
-        "Sure" => -1.8,
+        _ if token == high => 1.8,
+        _ if token == low => -1.8,
         _ if REFUSING.contains(&token) => 1.5,
         _ if COMPLYING.contains(&token) => -1.5,
         _ => 0.0,
@@ -152,7 +159,7 @@ fn reading(token: &str) -> f32 {
 }
 
 /// One row per token: a vector orthogonal to r of about that length, plus `of_r(token)`·r.
-fn rows(length: f32, seed: u64, of_r: fn(&str) -> f32) -> Vec<f32> {
+fn rows(length: f32, seed: u64, of_r: impl Fn(&str) -> f32) -> Vec<f32> {
     let (r, mut noise) = (refusal_direction(), Noise(seed));
     let row = |token: String| {
         let drawn = noise.unit_vector(D_MODEL);
@@ -176,7 +183,11 @@ fn tensors(recipe: Recipe) -> Tensors {
         &[d_vocab, D_MODEL],
         rows(2.0, 2, amount),
     );
-    put("lm_head.weight", &[d_vocab, D_MODEL], rows(0.3, 3, reading));
+    put(
+        "lm_head.weight",
+        &[d_vocab, D_MODEL],
+        rows(0.3, 3, |token| reading(token, recipe.says)),
+    );
     put("model.norm.weight", &[D_MODEL], vec![1.0; D_MODEL]);
     let mut noise = Noise(recipe.seed);
     for layer in 0..recipe.layers {

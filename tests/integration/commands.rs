@@ -105,6 +105,7 @@ fn a_forced_stage_is_computed_again_to_the_same_bits() {
     random     cached             0 computed      140 from cache  [time]
     summary    cached             0 computed        0 from cache  [time]
                note: model `inst`, layer 2: not tested: effect, specific, selective, valid, stable
+               note: model `inst`: at α = 0 the score refuses 100.0 % of `harmful` (8 of 8), so that its rate can hardly rise
     done in [time]: 60 cells computed, standing for 272 forward passes of a script
     report in runs/study/[time]-[key]/report.html
     ");

@@ -27,6 +27,7 @@ mod hub;
 mod init;
 mod kills;
 mod lock;
+mod measure;
 mod odd_paths;
 mod odd_prompts;
 mod pipelines;

@@ -273,6 +273,70 @@ fn a_plan_for_programs() {
       "equivalent_forward_passes": 272,
       "estimated_seconds": "[time]",
       "findings": [],
+      "score": {
+        "inst": {
+          "comply": [
+            {
+              "spelling": "Sure",
+              "token": 16,
+              "words": [
+                "Sure"
+              ]
+            },
+            {
+              "spelling": "Yes",
+              "token": 17,
+              "words": [
+                "Yes"
+              ]
+            },
+            {
+              "spelling": "Here",
+              "token": 18,
+              "words": [
+                "Here"
+              ]
+            },
+            {
+              "spelling": "Of",
+              "token": 19,
+              "words": [
+                "Of"
+              ]
+            }
+          ],
+          "refuse": [
+            {
+              "spelling": "I'm",
+              "token": 12,
+              "words": [
+                "I'm"
+              ]
+            },
+            {
+              "spelling": "I",
+              "token": 13,
+              "words": [
+                "I"
+              ]
+            },
+            {
+              "spelling": "Sorry",
+              "token": 14,
+              "words": [
+                "Sorry"
+              ]
+            },
+            {
+              "spelling": "I’m",
+              "token": 15,
+              "words": [
+                "I’m"
+              ]
+            }
+          ]
+        }
+      },
       "stages": [
         {
           "after": [],
@@ -352,6 +416,7 @@ fn a_run_away_from_a_terminal() {
     random     computed         120 computed       20 shared with score  [time]
     summary    computed           0 computed        0 from cache  [time]
                note: model `inst`, layer 2: not tested: effect, specific, selective, valid, stable
+               note: model `inst`: at α = 0 the score refuses 100.0 % of `harmful` (8 of 8), so that its rate can hardly rise
     done in [time]: 192 cells computed, standing for 272 forward passes of a script
     report in runs/study/[time]-[key]/report.html
     ");
@@ -367,6 +432,7 @@ fn a_run_away_from_a_terminal() {
     random     cached             0 computed      140 from cache  [time]
     summary    cached             0 computed        0 from cache  [time]
                note: model `inst`, layer 2: not tested: effect, specific, selective, valid, stable
+               note: model `inst`: at α = 0 the score refuses 100.0 % of `harmful` (8 of 8), so that its rate can hardly rise
     done in [time]: 0 cells computed, standing for 272 forward passes of a script
     report in runs/study/[time]-[key]/report.html
     ");
@@ -393,7 +459,9 @@ fn a_run_for_programs_says_only_json_on_stdout() {
         [
             "equivalent_forward_passes",
             "failures",
+            "findings",
             "run_dir",
+            "score",
             "seconds",
             "stages"
         ]
