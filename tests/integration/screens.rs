@@ -88,6 +88,7 @@ fn help() {
       diff         Compare two runs, or a run with published tables; exit code 1 where they differ
       dag          Print a study's pipeline for Mermaid or Graphviz
       export       Write a finished run into one file, for others to check and to go on from
+      verify       Check such a file: whether it is whole, whether everything follows from its values, and whether the models give these
       unpack       Make a folder of such a file, in which its study is cached and goes on
       data         Fetch public prompt sets from their homes
       doctor       Look at libtorch, devices, disks, the hub and the cache: what would keep a run from working
@@ -109,6 +110,8 @@ fn help() {
         5  `cache gc` deleted nothing, because a run is alive on the cache
         6  `doctor` found a problem, which a run would fail on
         7  `run --locked` or `lock --check` found another study, or strictly another environment, than its lock has; nothing was computed
+        8  `verify` found something in a shared file that is not as it should be
+        9  `verify` could not check all that was asked; what it checked agrees
       130  interrupted; what was computed is kept, the same command resumes
     ");
     assert_snapshot!(help(&["run", "--help"]), @r"

@@ -74,8 +74,9 @@ fn of_draw(found: &Recomputed) -> String {
             format!("Recomputed: all {stored} stored values were computed again, and {agreed}.")
         }
         false => format!(
-            "Recomputed: of {stored} stored values {compared} were drawn by a seed of this machine and computed again; {agreed}. With 95 % \
+            "Recomputed: of {stored} stored values {compared} were drawn at random (seed {}) and computed again; {agreed}. With 95 % \
              confidence fewer than {} of the stored values differ by more than the tolerance.",
+            found.seed,
             percent(*at_most, *stored)
         ),
     }
