@@ -179,6 +179,20 @@ impl CellStore {
         self.refresh()
     }
 
+    /// How many cells a pack that somebody sent says that it has.
+    ///
+    /// # Errors
+    /// What is no pack.
+    pub(crate) fn count_in(path: &Path) -> Result<u64, CacheError> {
+        match pack::open(path) {
+            Ok((_, header)) => Ok(header.cells() as u64),
+            Err(_) => Err(CacheError::Other(format!(
+                "`{}` is no sound pack",
+                path.display()
+            ))),
+        }
+    }
+
     /// Looks for packs that other processes have committed since the index was loaded.
     pub(crate) fn refresh(&self) -> Result<(), CacheError> {
         let mut index = lock(&self.index);

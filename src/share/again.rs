@@ -53,7 +53,7 @@ pub(super) trait See {
     fn see(&mut self, stage: &str, key: Key, cell: &Cell, value: &Value);
 
     /// Sees the cell of an activation of which only the hash is stored.
-    fn see_hash(&mut self, _hash: blake3::Hash, _cell: &Cell) {}
+    fn see_hash(&mut self, _stage: &str, _hash: blake3::Hash, _cell: &Cell) {}
 }
 
 /// The models of a study by fingerprint.
@@ -125,7 +125,7 @@ impl Evaluate for Stored<'_> {
             let value = match self.hashes.get(&key) {
                 Some(hash) => {
                     let value = self.standing_in(&key, &cell, *hash, config)?;
-                    self.see.see_hash(*hash, &cell);
+                    self.see.see_hash(self.stage, *hash, &cell);
                     value
                 }
                 None => {

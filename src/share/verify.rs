@@ -282,8 +282,10 @@ impl<'a> Check<'a> {
             follows.stage(stage, walk, made);
         });
         on_step(Step::At("figures and page"));
+        let known = keys.into_known();
+        follows.cells(&known);
         follows.rest();
-        Some(keys.into_known())
+        Some(known)
     }
 
     fn verified(self) -> Verified {

@@ -449,6 +449,33 @@ fn an_edited_lock_or_manifest_or_report_is_told() {
     );
 }
 
+/// Whoever goes on from the file would take such a value for computed.
+#[test]
+fn a_value_that_no_stage_asks_for_is_told() {
+    told_by_the_second(
+        |files| {
+            let elsewhere = Workbench::new(&[]);
+            elsewhere.write("sent/v1/packs/00/sent.pack", &files["cells/steer.pack"]);
+            let mut pack = packs(&elsewhere.path("sent")).remove(0);
+            let planted = pack.cells[0].1.clone();
+            pack.cells.push(([0xff; 32], planted));
+            let written = Pack::write(&elsewhere.path("more"), &pack.provenance, &pack.cells);
+            let bytes = std::fs::read(written.path).unwrap();
+            files.insert("cells/steer.pack".to_string(), bytes);
+        },
+        "cells",
+    );
+}
+
+/// Another processor would widen what a value may differ by.
+#[test]
+fn another_machine_in_the_lock_than_in_the_run_is_told() {
+    told_by_the_second(
+        |files| replace(files, "study.lock", "libtorch = \"", "libtorch = \"0."),
+        "study.lock",
+    );
+}
+
 /// Whoever changes a score and makes everything anew from it has a file that agrees with itself: a model tells.
 #[test]
 fn a_changed_score_with_everything_made_anew_is_told_by_the_model() {

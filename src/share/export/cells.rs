@@ -236,10 +236,8 @@ impl See for StageCells<'_> {
     fn see(&mut self, _: &str, key: Key, cell: &Cell, value: &Value) {
         match (&cell.readout, value) {
             (Readout::Activation { .. }, Value::Activation(values)) => {
-                if !self.activations.contains_key(&key) {
-                    self.activations
-                        .insert(key, Vector::new(values.clone()).hash());
-                }
+                let hash = || Vector::new(values.clone()).hash();
+                self.activations.entry(key).or_insert_with(hash);
             }
             _ if !self.before.contains(&key) && self.new.insert(key) => {
                 self.cells.push((key, value.to_bytes()))

@@ -28,6 +28,8 @@ use super::super::read::SharedFile;
 use super::super::withheld::Withheld;
 use super::outcome::Level;
 use super::received::Received;
+use super::recomputed::Stratum;
+use super::seen::Known;
 
 /// Most cells that a study in a shared file may have. Larger ones are not made again.
 const MOST_CELLS: u64 = 200_000_000;
@@ -62,12 +64,15 @@ pub(super) fn open(received: &Received, name: &str) -> Result<Opened, String> {
     }
 }
 
+/// Hears of a stage what came of it.
+type Visit<'v> = dyn FnMut(&Visited<'_>, &mut Walk<'_>, Result<&Output, NotMade>) + 'v;
+
 /// Makes every stage again; `see` sees its cells, and `visit` what came of it.
 pub(super) fn each_stage(
     opened: &Opened,
     received: &Received,
     see: &mut dyn See,
-    visit: &mut dyn FnMut(&Visited<'_>, &mut Walk<'_>, Result<&Output, NotMade>),
+    visit: &mut Visit<'_>,
 ) {
     let models = Models::of(opened);
     let none = Hashes::new();
@@ -291,6 +296,25 @@ impl<'a> Follows<'a> {
                 .level
                 .problem(place, "is not what follows from the stored values"),
             Err(_) => self.level.problem(place, "is not in the file"),
+        }
+    }
+
+    /// Whether every stored value is one that a stage asks for: whoever goes on from the file would take one that is not for computed.
+    pub(super) fn cells(&mut self, known: &Known) {
+        if self.made.len() < self.opened.study.stages.len() {
+            return;
+        }
+        let asked: u64 = known.strata.iter().map(Stratum::count).sum();
+        let hashes: usize = self.received.hashes.values().map(Hashes::len).sum();
+        for (place, stored, asked) in [
+            (layout::CELLS, self.received.cells, asked),
+            (layout::HASHES, hashes as u64, known.hashes),
+        ] {
+            if stored != asked {
+                let what =
+                    format!("holds {stored} values, and the stages of the study ask for {asked}");
+                self.level.problem(place, what);
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use crate::cache::{Cache, Key};
+use crate::cache::{Cache, CellStore, Key};
 use crate::plan::StageRecord;
 use crate::{files, json};
 
@@ -25,6 +25,8 @@ pub(super) struct Received {
     /// The files.
     pub(super) folder: PathBuf,
     pub(super) cache: PathBuf,
+    /// How many cells its packs have.
+    pub(super) cells: u64,
     /// Hashes of activations that are not in the file, by stage.
     pub(super) hashes: BTreeMap<String, Hashes>,
     /// What the file says that its author's cache had, by stage.
@@ -53,6 +55,7 @@ impl Received {
             folder,
             cache: temporary.path().join("cache"),
             _temporary: temporary,
+            cells: 0,
             hashes: BTreeMap::new(),
             records: BTreeMap::new(),
         })
@@ -67,10 +70,7 @@ impl Received {
         for entry in &shared.entries {
             let (place, path) = (entry.name.as_str(), self.folder.join(&entry.name));
             let read = match place.split_once('/') {
-                Some((layout::CELLS, _)) => cache
-                    .cells()
-                    .take_in(&path)
-                    .map_err(|_| "is no sound pack of cells".to_string()),
+                Some((layout::CELLS, _)) => self.take_in(&path, &cache),
                 Some((layout::HASHES, file)) => self.read_hashes(file, &path),
                 Some((layout::RECORDS, file)) => self.read_record(file, &path, &cache),
                 _ => Ok(()),
@@ -79,6 +79,13 @@ impl Received {
                 level.problem(place, why);
             }
         }
+    }
+
+    fn take_in(&mut self, path: &Path, cache: &Cache) -> Result<(), String> {
+        let taken = cache.cells().take_in(path);
+        let count = taken.and_then(|()| CellStore::count_in(path));
+        self.cells += count.map_err(|_| "is no sound pack of cells")?;
+        Ok(())
     }
 
     fn read_hashes(&mut self, file: &str, path: &Path) -> Result<(), String> {

@@ -22,6 +22,7 @@ pub(crate) struct Keys {
     strata: Vec<Stratum>,
     /// The models of activations of which only the hash is stored, by that.
     donors: HashMap<blake3::Hash, String>,
+    hashes: HashSet<(String, Key)>,
     /// Some cells of each stratum: those with the smallest keys, which are as good as drawn.
     examples: Vec<BTreeMap<Key, Cell>>,
     /// A cell at each layer of each stratum, likewise.
@@ -31,6 +32,8 @@ pub(crate) struct Keys {
 /// What is known of the cells that there are.
 #[derive(Default)]
 pub(crate) struct Known {
+    /// Activations of which only the hash is stored, each as often as a stage has it.
+    pub(crate) hashes: u64,
     /// The cells of each stage and model that no stage before it has, in the order of the stages.
     pub(crate) strata: Vec<Stratum>,
     /// Of each stratum.
@@ -54,6 +57,7 @@ impl Keys {
             seen: HashSet::new(),
             strata: Vec::new(),
             donors: HashMap::new(),
+            hashes: HashSet::new(),
             examples: Vec::new(),
             at_layers: Vec::new(),
         }
@@ -62,6 +66,7 @@ impl Keys {
     pub(crate) fn into_known(self) -> Known {
         let examples = self.examples.into_iter();
         Known {
+            hashes: self.hashes.len() as u64,
             strata: self.strata,
             examples: examples
                 .map(|cells| cells.into_values().collect())
@@ -120,7 +125,8 @@ impl See for Keys {
         }
     }
 
-    fn see_hash(&mut self, hash: blake3::Hash, cell: &Cell) {
+    fn see_hash(&mut self, stage: &str, hash: blake3::Hash, cell: &Cell) {
+        self.hashes.insert((stage.to_string(), cell.key().into()));
         let model = self.models.get(&cell.model).cloned().unwrap_or_default();
         self.donors.insert(hash, model);
     }
@@ -145,7 +151,7 @@ impl See for Kept {
         }
     }
 
-    fn see_hash(&mut self, hash: blake3::Hash, cell: &Cell) {
+    fn see_hash(&mut self, _: &str, hash: blake3::Hash, cell: &Cell) {
         self.donors.entry(hash).or_insert_with(|| cell.clone());
     }
 }

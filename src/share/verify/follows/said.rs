@@ -146,6 +146,16 @@ impl Follows<'_> {
             Ok(here) => here,
             Err(error) => return self.level.problem(layout::LOCK, error.to_string()),
         };
+        let run = &self.manifest.provenance;
+        let there = &said.environment;
+        let same = there.dial == run.dial
+            && there.libtorch == run.libtorch
+            && there.device == run.device
+            && there.processor == run.cpu;
+        if !same {
+            let what = "says that it was run elsewhere, or with another dial or libtorch, than `run.json` does";
+            self.level.problem(layout::LOCK, what);
+        }
         // What no stage uses is not in the file.
         for change in said.narrowed_to(&here).changes_to(&here) {
             if change.concerns == Concern::Study {
