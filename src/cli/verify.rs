@@ -1,18 +1,19 @@
 //! `dial verify`: a shared file, checked.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
 
 use crate::cache::write_atomically;
-use crate::machine;
 use crate::model::DeviceName;
 use crate::share::{
-    Outcome, Recomputed, Verified, VerifyError, VerifyOptions, VerifyStep, Wanted, share_of,
-    verification_page, verify as check,
+    Outcome, Problem, Recomputed, Verified, VerifyError, VerifyOptions, VerifyStep, Wanted,
+    remove_what_is_left, share_of, verification_page, verify as check,
 };
+use crate::{harmless, machine};
 
 use super::console::{bar, duration};
 use super::tables::grid;
@@ -90,6 +91,13 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Result<(), Failure> {
         fetch: arguments.fetch,
         device: arguments.device,
     };
+    // Before minutes of work, and not after.
+    std::fs::create_dir_all(&arguments.output).map_err(|error| unwritable(arguments, &error))?;
+    // A second handler is refused, and the first does.
+    let _ = ctrlc::set_handler(|| {
+        remove_what_is_left();
+        std::process::exit(Exit::Interrupted as i32)
+    });
     let progress = bar("{msg} {bar:24} {pos}/{len}  {eta}");
     let verified = check(&options, &mut |step| match step {
         VerifyStep::At(what) => {
@@ -117,11 +125,11 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Result<(), Failure> {
     });
     progress.finish_and_clear();
     let verified = verified.map_err(|error| failure(error, arguments))?;
-    write(&verified, arguments)?;
     match arguments.format {
         Format::Json => print_json(&json!(verified))?,
         Format::Text => print(&text(&verified))?,
     }
+    write(&verified, arguments)?;
     tell(&format!(
         "written: `{}`, `{}`",
         shown(&arguments.output.join(JSON)),
@@ -142,15 +150,21 @@ fn failure(error: VerifyError, arguments: &VerifyArguments) -> Failure {
 
 fn write(verified: &Verified, arguments: &VerifyArguments) -> Result<(), Failure> {
     let folder = &arguments.output;
-    let unwritable = |error: String| {
-        Failure::Failed(format!("`{}` cannot be written: {error}", folder.display()))
-    };
-    std::fs::create_dir_all(folder).map_err(|error| unwritable(error.to_string()))?;
     let json =
-        serde_json::to_string_pretty(verified).map_err(|error| unwritable(error.to_string()))?;
+        serde_json::to_string_pretty(verified).map_err(|error| unwritable(arguments, &error))?;
     write_atomically(&folder.join(JSON), (json + "\n").as_bytes())?;
-    let page = verification_page(verified).map_err(unwritable)?;
+    let page = verification_page(verified).map_err(|error| unwritable(arguments, &error))?;
     Ok(write_atomically(&folder.join(PAGE), page.as_bytes())?)
+}
+
+fn unwritable(arguments: &VerifyArguments, error: &dyn Display) -> Failure {
+    let folder = arguments.output.display();
+    Failure::Failed(format!("`{folder}` cannot be written: {error}"))
+}
+
+/// What a level tells of a place, on one line whatever names and texts are in it.
+fn on_a_line(problem: &Problem) -> String {
+    harmless::line(&format!("{}: {}", problem.place, problem.what)).into_owned()
 }
 
 fn ending(outcome: Outcome) -> Result<(), Failure> {
@@ -183,10 +197,10 @@ fn text(verified: &Verified) -> String {
             text += &format!("   checked: {checked}\n");
         }
         for problem in &level.problems {
-            text += &format!("   WRONG: {}: {}\n", problem.place, problem.what);
+            text += &format!("   WRONG: {}\n", on_a_line(problem));
         }
         for unchecked in &level.unchecked {
-            text += &format!("   not checked: {}: {}\n", unchecked.place, unchecked.what);
+            text += &format!("   not checked: {}\n", on_a_line(unchecked));
         }
         text += "\n";
     }

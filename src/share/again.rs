@@ -47,6 +47,13 @@ pub(super) fn hashes_from_bytes(bytes: &[u8]) -> Option<Hashes> {
     (rest.is_empty() && 64 * hashes.len() == bytes.len()).then_some(hashes)
 }
 
+/// Which made-up vectors stand in for those that are not stored. What is made with the one and with the other must be the same.
+#[derive(Clone, Copy)]
+pub(super) enum StandIns {
+    Some,
+    Others,
+}
+
 /// What sees the cells of a stage, each as often as it is asked for.
 pub(super) trait See {
     /// Sees a cell and its stored value.
@@ -54,6 +61,13 @@ pub(super) trait See {
 
     /// Sees the cell of an activation of which only the hash is stored.
     fn see_hash(&mut self, _stage: &str, _hash: blake3::Hash, _cell: &Cell) {}
+}
+
+/// Sees nothing.
+pub(super) struct Nobody;
+
+impl See for Nobody {
+    fn see(&mut self, _: &str, _: Key, _: &Cell, _: &Value) {}
 }
 
 /// The models of a study by fingerprint.
@@ -81,7 +95,7 @@ impl Models {
 pub(super) fn make(
     stage: &Visited<'_>,
     walk: &Walk<'_>,
-    (models, hashes): (&Models, &Hashes),
+    (models, hashes, stand_ins): (&Models, &Hashes, StandIns),
     see: &mut dyn See,
 ) -> Result<Output, NotMade> {
     let mut stored = Stored {
@@ -89,6 +103,7 @@ pub(super) fn make(
         cache: walk.cache,
         models,
         hashes,
+        stand_ins,
         true_ones: HashMap::new(),
         see,
     };
@@ -106,6 +121,7 @@ struct Stored<'a> {
     cache: &'a Cache,
     models: &'a Models,
     hashes: &'a Hashes,
+    stand_ins: StandIns,
     /// The vectors that others stand in for, by the hash of what stands in: known by their own hash, with made-up values.
     true_ones: HashMap<blake3::Hash, Arc<Vector>>,
     see: &'a mut dyn See,
@@ -157,6 +173,7 @@ impl Stored<'_> {
         };
         let mut stream = blake3::Hasher::new_derive_key("dial stand-in for an activation");
         stream.update(key.as_bytes());
+        stream.update(&[self.stand_ins as u8]);
         let mut bytes = vec![0; 4 * hook.width(config)];
         stream.finalize_xof().fill(&mut bytes);
         let values = bytes.chunks_exact(4).map(|bytes| {

@@ -58,6 +58,7 @@ mod write;
 pub(crate) use export::{ExportError, Exported, Options as ExportOptions, Step, export};
 pub(crate) use unpack::{Unpacked, unpack};
 pub(crate) use verify::{
-    Options as VerifyOptions, Outcome, Recomputed, Step as VerifyStep, Verified, VerifyError,
-    Wanted, page as verification_page, percent as share_of, verify,
+    Options as VerifyOptions, Outcome, Problem, Recomputed, Step as VerifyStep, Verified,
+    VerifyError, Wanted, page as verification_page, percent as share_of, remove_what_is_left,
+    verify,
 };

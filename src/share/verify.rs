@@ -36,19 +36,20 @@ use std::time::{Duration, Instant};
 
 use crate::cache::CacheError;
 use crate::fetch::sha256_of;
-use crate::files;
 use crate::manifest::Manifest;
 use crate::model::{self, DeviceName, ModelError, Provenance};
 use crate::plan::{Lock, Opened};
+use crate::{files, harmless};
 
 use super::read::{ReadError, SharedFile};
 use super::withheld::supply;
 use super::{inside, layout};
 use follows::Follows;
 use outcome::{FORMAT, Finding, Level};
-pub(crate) use outcome::{Outcome, Verified};
+pub(crate) use outcome::{Outcome, Problem, Verified};
 pub(crate) use page::page;
 use received::Received;
+pub(crate) use received::remove_what_is_left;
 pub(crate) use recomputed::Recomputed;
 use seen::{Keys, Known};
 use third::Third;
@@ -244,6 +245,10 @@ impl<'a> Check<'a> {
             }
         };
         if let Some(withheld) = &withheld {
+            if withheld.sets.is_empty() {
+                level.problem(layout::WITHHELD, "names no prompts that are withheld");
+                return None;
+            }
             let sets = withheld.sets.keys();
             let missing: Vec<&String> = sets
                 .filter(|name| !self.options.prompts.contains_key(*name))
@@ -257,6 +262,10 @@ impl<'a> Check<'a> {
             if !missing.is_empty() {
                 return None;
             }
+        }
+        if let Some(why) = received.too_many_prompts() {
+            level.not_checked(layout::PROMPTS, why);
+            return None;
         }
         self.manifest = manifest(&received.folder, level);
         let manifest = self.manifest.as_ref()?;
@@ -293,8 +302,8 @@ impl<'a> Check<'a> {
         let findings = manifest.stages.iter().flat_map(|stage| {
             let texts = stage.findings.iter();
             texts.map(|text| Finding {
-                stage: stage.name.clone(),
-                text: text.clone(),
+                stage: harmless::line(&stage.name).into_owned(),
+                text: harmless::line(text).into_owned(),
             })
         });
         let levels = vec![self.intact, self.follows, self.third];
@@ -327,7 +336,7 @@ impl<'a> Check<'a> {
             levels,
             recomputed: self.recomputed,
             findings: findings.collect(),
-            study: manifest.study.clone(),
+            study: harmless::line(&manifest.study).into_owned(),
             question: manifest.question.clone(),
             there: (!manifest.provenance.dial.is_empty()).then(|| manifest.provenance.clone()),
         }

@@ -9,7 +9,7 @@ use crate::model::{Cell, Readout, Value, Vector};
 use crate::plan::{Next, Opened, StageRecord, State, Visited, Walk, describe, key_of};
 use crate::stages::{Artifacts, StageError};
 
-use super::super::again::{self, Hashes, Models, NotMade, See};
+use super::super::again::{self, Hashes, Models, Nobody, NotMade, See, StandIns};
 use super::withhold::{Replaced, Withholding};
 use super::{ExportError, OnStep, Step};
 
@@ -92,7 +92,12 @@ impl Maker<'_> {
             cells: Vec::new(),
             activations: Hashes::new(),
         };
-        let output = again::make(stage, walk, (&self.models, &Hashes::new()), &mut cells);
+        let output = again::make(
+            stage,
+            walk,
+            (&self.models, &Hashes::new(), StandIns::Some),
+            &mut cells,
+        );
         let output = output.map_err(|why| not_made(name, why, walk.cache))?;
         let again = describe(&output).map_err(|error| failed(name, &error))?;
         if again.content() != record.content() {
@@ -183,9 +188,14 @@ impl Maker<'_> {
         record: &StageRecord,
         walk: &Walk<'_>,
     ) -> bool {
-        let output = again::make(stage, walk, (&self.models, hashes), &mut Nobody).ok();
-        let again = output.and_then(|output| describe(&output).ok());
-        again.is_some_and(|again| again.content() == record.content())
+        [StandIns::Some, StandIns::Others]
+            .into_iter()
+            .all(|stand_ins| {
+                let known = (&self.models, hashes, stand_ins);
+                let output = again::make(stage, walk, known, &mut Nobody).ok();
+                let again = output.and_then(|output| describe(&output).ok());
+                again.is_some_and(|again| again.content() == record.content())
+            })
     }
 
     /// The activations that no stage before has.
@@ -245,10 +255,4 @@ impl See for StageCells<'_> {
             _ => {}
         }
     }
-}
-
-struct Nobody;
-
-impl See for Nobody {
-    fn see(&mut self, _: &str, _: Key, _: &Cell, _: &Value) {}
 }

@@ -56,7 +56,17 @@ pub(crate) fn shares(populations: &[u64], wanted: u64) -> Vec<u64> {
             .max(least)
             .min(count)
     };
-    populations.iter().map(of).collect()
+    let mut shares: Vec<u64> = populations.iter().map(of).collect();
+    // What is left over goes to the largest.
+    let mut left = wanted.saturating_sub(shares.iter().sum());
+    let mut largest: Vec<usize> = (0..populations.len()).collect();
+    largest.sort_by_key(|&number| std::cmp::Reverse(populations[number]));
+    for number in largest {
+        let more = left.min(populations[number] - shares[number]);
+        shares[number] += more;
+        left -= more;
+    }
+    shares
 }
 
 fn stream(keys: &BTreeSet<Key>, seed: u64) -> OutputReader {
@@ -164,7 +174,7 @@ mod tests {
         for (drawn, population) in drawn.iter().zip(populations) {
             assert!(*drawn <= population && *drawn as f64 >= share * population as f64);
         }
-        assert_eq!(drawn, [1, 10, 20, 0, 399]);
+        assert_eq!(drawn, [1, 10, 20, 0, 469]);
         assert_eq!(shares(&populations, u64::MAX), populations);
         assert_eq!(shares(&[], 5), Vec::<u64>::new());
     }

@@ -22,7 +22,7 @@ use crate::plan::{
 use crate::spec::load;
 use crate::stages::Output;
 
-use super::super::again::{self, Hashes, Models, NotMade, See};
+use super::super::again::{self, Hashes, Models, Nobody, NotMade, See, StandIns};
 use super::super::layout;
 use super::super::read::SharedFile;
 use super::super::withheld::Withheld;
@@ -79,8 +79,8 @@ pub(super) fn each_stage(
     let mut walk = Walk::new(&opened.inputs, &opened.cache);
     let walked = walk.go(opened.study.stages.iter(), |stage, _, walk| {
         let hashes = received.hashes.get(&stage.spec.name).unwrap_or(&none);
-        let made = again::make(&stage, walk, (&models, hashes), see);
-        let made = made.and_then(|output| {
+        let known = (&models, hashes, StandIns::Some);
+        let made = again::make(&stage, walk, known, see).and_then(|output| {
             let record = describe(&output).map_err(NotMade::Failed)?;
             Ok((output, record))
         });
@@ -173,6 +173,16 @@ impl<'a> Follows<'a> {
         if let Some(withheld) = &self.withheld
             && withheld.stages.contains(name)
         {
+            let needs = stage.spec.stage.needs();
+            let mut sets = needs.prompts.iter();
+            let mut stages = needs.stages.iter();
+            let rests = sets.any(|set| withheld.sets.contains_key(&set.value))
+                || stages.any(|(stage, _)| withheld.stages.contains(&stage.value))
+                || !withheld.files.is_empty();
+            if !rests {
+                let what = format!("leaves stage `{name}` out, which rests on no withheld prompts");
+                return self.level.problem(layout::WITHHELD, what);
+            }
             let tables = self.manifest.stage(name).into_iter();
             let tables = tables.flat_map(|said| &said.tables);
             self.known.extend(tables.flat_map(|table| {
@@ -255,7 +265,16 @@ impl<'a> Follows<'a> {
         let rounding = stage.spec.rounding(&walk.inputs);
         let findings: Vec<String> = output.findings.iter().cloned().chain(rounding).collect();
         again.findings = said::without_paths(self.opened, &findings);
+        let key = key_of(&stage.key_parts);
         let same = self.received.records.get(name).is_some_and(|sent| {
+            let as_written = key_of(&sent.record.key_parts) == key
+                && sent.record.stage == *name
+                && sent.record.seconds == 0.0
+                && sent.record.created.is_empty()
+                && sent.record.packs.is_empty();
+            if !as_written {
+                return false;
+            }
             let facts = |record: &StageRecord| {
                 json!([
                     record.tables,
@@ -276,7 +295,26 @@ impl<'a> Follows<'a> {
                 format!("is not what stage `{name}` gives: other tables, directions or findings"),
             );
         }
+        self.without_activations(stage, &again, walk);
         self.made.insert(name.to_string(), again);
+    }
+
+    /// Of activations only the hash may be stored where nothing comes of their values: with other made-up ones a stage gives the same.
+    fn without_activations(&mut self, stage: &Visited<'_>, again: &StageRecord, walk: &Walk<'_>) {
+        let name = &stage.spec.name;
+        let Some(hashes) = self.received.hashes.get(name) else {
+            return;
+        };
+        let models = Models::of(self.opened);
+        let known = (&models, hashes, StandIns::Others);
+        let others = again::make(stage, walk, known, &mut Nobody).ok();
+        let others = others.and_then(|output| describe(&output).ok());
+        if others.is_none_or(|others| others.content() != again.content()) {
+            let what = format!(
+                "stands for activations that stage `{name}` needs the values of, and these are not in the file"
+            );
+            self.level.problem(layout::hashes_of(name), what);
+        }
     }
 
     /// Compares a file with the artifact that should be in it.
@@ -320,17 +358,17 @@ impl<'a> Follows<'a> {
 
     /// Compares what is said of the run and of the file, and what is drawn.
     pub(super) fn rest(mut self) {
-        self.level.checked.push(format!(
-            "{} stages, {} tables and {} directions, each made again from stored values: {}",
-            self.made.len(),
-            self.tables,
-            self.directions,
-            match self.is_same_version {
-                true => "compared bit by bit",
-                false =>
-                    "compared as numbers, relative to 1e-9, since another version made the file",
-            }
-        ));
+        let (stages, tables) = (self.made.len(), self.tables);
+        self.level.checked.push(match self.is_same_version {
+            true => format!(
+                "{stages} stages, {tables} tables and {} directions, each made again from stored values: compared bit by bit",
+                self.directions
+            ),
+            false => format!(
+                "{stages} stages and {tables} tables (as CSV), each made again from stored values: compared as numbers, relative to 1e-9, since \
+                 another version made the file"
+            ),
+        });
         self.inputs();
         self.manifest();
         self.lock();

@@ -1,8 +1,11 @@
 //! A shared file taken apart for a check: in a temporary folder, with a cache of its own that has its cells, and nothing else that it says.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::Permissions;
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -16,8 +19,22 @@ use super::super::layout;
 use super::super::read::{ReadError, SharedFile};
 use super::outcome::Level;
 
+/// Most prompts of all sets together.
+const MOST_PROMPTS: usize = 500_000;
 /// Most bytes of a record of a stage.
 const RECORD_BYTES: u64 = 64 << 20;
+
+/// The temporary folder of a check that goes on.
+static LEFT: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Removes what a check that is stopped has in the temporary folder.
+pub(crate) fn remove_what_is_left() {
+    let left = LEFT.lock().ok().and_then(|mut left| left.take());
+    if let Some(folder) = left {
+        // Nobody is there any more to be told.
+        let _ = std::fs::remove_dir_all(folder);
+    }
+}
 
 /// A shared file in a temporary folder.
 pub(super) struct Received {
@@ -47,7 +64,13 @@ impl Received {
     /// # Errors
     /// An entry that is not what the archive says; a disk that cannot be written.
     pub(super) fn extract(shared: &SharedFile) -> Result<Self, ReadError> {
-        let temporary = tempfile::tempdir()?;
+        let temporary = tempfile::Builder::new()
+            .prefix("dial-verify-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir()?;
+        if let Ok(mut left) = LEFT.lock() {
+            *left = Some(temporary.path().to_path_buf());
+        }
         let folder = temporary.path().join("file");
         std::fs::create_dir(&folder)?;
         shared.extract(&folder)?;
@@ -79,6 +102,18 @@ impl Received {
                 level.problem(place, why);
             }
         }
+    }
+
+    /// Why its prompts are more than a check reads: each takes a thousand bytes of memory and more.
+    pub(super) fn too_many_prompts(&self) -> Option<String> {
+        let files = std::fs::read_dir(self.folder.join(layout::PROMPTS)).ok()?;
+        let lines = files.filter_map(Result::ok).map(|file| {
+            let open = files::open(&file.path()).map(BufReader::new);
+            open.map_or(0, |reader| reader.split(b'\n').count())
+        });
+        let lines: usize = lines.sum();
+        (lines > MOST_PROMPTS)
+            .then(|| format!("have {lines} lines, and a check reads up to {MOST_PROMPTS} prompts"))
     }
 
     fn take_in(&mut self, path: &Path, cache: &Cache) -> Result<(), String> {

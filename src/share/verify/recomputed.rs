@@ -218,7 +218,7 @@ mod tests {
         let strata = vec![stratum("score", 0, 100), stratum("steer", 1000, 5000)];
         let sample = Sample::of(strata, 255, 1);
         let counts: Vec<usize> = sample.drawn.iter().map(BTreeSet::len).collect();
-        assert_eq!(counts, [25, 200]);
+        assert_eq!(counts, [25, 230]);
         let tolerance = |relative| Tolerance {
             relative,
             why: String::new(),
@@ -230,12 +230,12 @@ mod tests {
         };
         let mut drifts = vec![
             vec![Some(Drift::Same); 25],
-            vec![Some(Drift::By(1e-7)); 200],
+            vec![Some(Drift::By(1e-7)); 230],
         ];
         let found = with(&drifts, 1e-6);
         assert_eq!(
             (found.stored, found.compared, found.differing),
-            (5100, 225, 0)
+            (5100, 255, 0)
         );
         assert_eq!(found.strata[1].drift.largest, Some(1e-7));
         assert!(
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!((worse.strata[0].failed, worse.differing), (1, 2));
         assert!(worse.at_most > found.at_most);
         // At no tolerance a value that is not the same to the bit differs.
-        assert_eq!(with(&drifts, 0.0).differing, 201);
+        assert_eq!(with(&drifts, 0.0).differing, 231);
         let all = Sample::of(sample.strata.clone(), u64::MAX, 1);
         let drifts = [100, 5000].map(|count| (vec![Some(Drift::Same); count], tolerance(0.0)));
         assert_eq!(all.found(&drifts).unwrap().at_most, 0);

@@ -379,6 +379,17 @@ impl Third<'_> {
                 "took {MOST_TIMES} times as long as expected and was ended with {done} of {all} values; ask for fewer with `--sample`"
             );
             self.level.not_checked("the draw", why);
+            let beyond = drifts
+                .values()
+                .filter(|drift| drift.is_beyond(widest))
+                .count();
+            if beyond > 0 {
+                let what = format!(
+                    "{beyond} of {} values computed by then differ",
+                    drifts.len()
+                );
+                self.level.problem("the draw", what);
+            }
             return None;
         }
         self.judge(&found, &tolerances);

@@ -25,7 +25,7 @@ fn sentence(level: &Level, found: Option<&Recomputed>) -> String {
         (name, Outcome::Disagrees) => format!("{}: no; {}", titled(name), of_problems(level)),
         (name, _) => {
             let first = level.unchecked.first();
-            let first = first.map_or_else(String::new, |first| format!("{} {}", first.place, first.what));
+            let first = first.map_or_else(String::new, |first| format!("{}: {}", first.place, first.what));
             format!("{}: not all of it could be checked: {first}.", titled(name))
         }
     };
@@ -46,7 +46,7 @@ fn of_problems(level: &Level) -> String {
     let Some(first) = level.problems.first() else {
         return "something is not as it should be.".to_string();
     };
-    let told = format!("{} {}", first.place, first.what);
+    let told = format!("{}: {}", first.place, first.what);
     match level.problems.len() - 1 {
         0 => format!("{told}."),
         more => format!("{told}, and {more} more."),

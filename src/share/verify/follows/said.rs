@@ -8,7 +8,7 @@ use crate::fetch::sha256;
 use crate::files;
 use crate::manifest::{Model, graph};
 use crate::model::{DeviceName, ModelError};
-use crate::plan::{Concern, Lock, LockedFile, Opened, key_of};
+use crate::plan::{Concern, Lock, LockedFile, Opened, key_of, study_key};
 use crate::report::FinishedRun;
 use crate::run::manifest_models;
 
@@ -28,7 +28,11 @@ impl Follows<'_> {
         let opened = self.opened;
         self.known.extend(export::input_files(opened));
         let given = self.manifest.files.keys();
-        self.known.extend(given.cloned());
+        let is_study = |place: &&String| {
+            let ends = [".toml", ".yaml", ".yml"];
+            place.starts_with("as-given/") && ends.iter().any(|end| place.ends_with(end))
+        };
+        self.known.extend(given.filter(is_study).cloned());
         self.known.insert(layout::CRATE.to_string());
         let (prompts, models) = (opened.inputs.prompts.len(), opened.inputs.models.len());
         self.level.checked.push(format!(
@@ -41,6 +45,13 @@ impl Follows<'_> {
         self.known.insert(layout::MANIFEST.to_string());
         let (opened, manifest) = (self.opened, self.manifest);
         let study = &opened.study;
+        if self.shared.top != layout::top(&study.name, &manifest.key) {
+            self.manifest_problem("has another key than the name of the folder");
+        }
+        let key = study_key(study, &opened.inputs).to_string();
+        if self.is_same_version && self.withheld.is_none() && manifest.key != key {
+            self.manifest_problem("has another key than its study, models and prompts give");
+        }
         if manifest.study != study.name || manifest.question != study.question {
             self.manifest_problem("names another study or question than `study.toml`");
         }
@@ -86,20 +97,33 @@ impl Follows<'_> {
         let sets = opened.inputs.prompts.iter();
         for (name, set) in sets.filter(|(name, _)| !withheld.contains(*name)) {
             let content = set.content_hash().to_hex().to_string();
-            if manifest.prompts.get(name).map(|said| &said.content) != Some(&content) {
+            let count = |split: &str| set.split(split).count() as u64;
+            let splits = set.splits().into_iter();
+            let splits = splits.map(|split| (split.to_string(), count(split)));
+            let said = manifest.prompts.get(name);
+            let same = said.is_some_and(|said| {
+                said.content == content && said.splits == splits.collect::<BTreeMap<_, _>>()
+            });
+            if !same {
                 self.manifest_problem(&format!(
-                    "has another hash of prompts `{name}` than those in `prompts/`"
+                    "has another hash or count of prompts `{name}` than those in `prompts/`"
                 ));
             }
+        }
+        let said = manifest.stages.iter().map(|stage| &stage.name);
+        if !said.eq(study.stages.iter().map(|stage| &stage.name)) {
+            self.manifest_problem("is of other stages than `study.toml` has");
         }
         for stage in &study.stages {
             if let Some(why) = self.stage_problem(&stage.name) {
                 self.manifest_problem(&format!("{why} of stage `{}`", stage.name));
             }
         }
-        self.level
-            .checked
-            .push("what `run.json` says of stages, models, prompts and findings".to_string());
+        let checked = match self.is_same_version {
+            true => "what `run.json` says of stages, models, prompts and findings",
+            false => "what `run.json` says of stages, fingerprints and prompts",
+        };
+        self.level.checked.push(checked.to_string());
     }
 
     fn manifest_problem(&mut self, what: &str) {
@@ -226,6 +250,10 @@ impl Follows<'_> {
             let why = format!(
                 "dial {there} made the file and this is dial {}, which may draw and say otherwise; the tables that they show were compared",
                 env!("CARGO_PKG_VERSION")
+            );
+            self.level.not_checked(
+                "directions, Parquet files and findings",
+                "are not compared across versions; the CSV tables are",
             );
             return self.level.not_checked("figures and page", why);
         }
