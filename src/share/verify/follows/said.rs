@@ -45,7 +45,9 @@ impl Follows<'_> {
         self.known.insert(layout::MANIFEST.to_string());
         let (opened, manifest) = (self.opened, self.manifest);
         let study = &opened.study;
-        if self.shared.top != layout::top(&study.name, &manifest.key) {
+        // Where prompts are withheld, both are others.
+        let top = layout::top(&study.name, &manifest.key);
+        if self.withheld.is_none() && self.shared.top != top {
             self.manifest_problem("has another key than the name of the folder");
         }
         let key = study_key(study, &opened.inputs).to_string();
