@@ -112,9 +112,13 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Result<(), Failure> {
         } => {
             let about = duration(expected.as_secs_f64());
             progress.suspend(|| {
-                tell(&format!(
-                    "computing {drawn} of {stored} stored values again, drawn by seed {seed}: about {about}"
-                ));
+                tell(&match drawn == stored {
+                    true => format!("computing all {stored} stored values again"),
+                    // Values of one prompt share work, of which a trial of a few shows little.
+                    false => format!(
+                        "computing {drawn} of {stored} stored values again, drawn by seed {seed}: about {about} at most"
+                    ),
+                });
             });
         }
         VerifyStep::Computing { done, all } => {
