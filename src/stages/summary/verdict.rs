@@ -330,7 +330,8 @@ pub(super) fn table(tests: &[Test<'_>]) -> Result<DataFrame, StageError> {
         .number("p", |test| test.p)
         .number("smallest_p", |test| test.smallest_p)
         .number("auroc", |test| test.auroc)
-        .integer("n", |test| test.n as i64)
+        // An effect is over prompts, which its interval is over, too.
+        .integer("n", |test| (test.n > 0).then_some(test.n as i64))
         .text("why", |test| &test.why)
         .frame()
 }
