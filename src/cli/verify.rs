@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use serde_json::json;
@@ -94,10 +95,7 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Result<(), Failure> {
     // Before minutes of work, and not after.
     std::fs::create_dir_all(&arguments.output).map_err(|error| unwritable(arguments, &error))?;
     // A second handler is refused, and the first does.
-    let _ = ctrlc::set_handler(|| {
-        remove_what_is_left();
-        std::process::exit(Exit::Interrupted as i32)
-    });
+    let _ = ctrlc::set_handler(stop);
     let progress = bar("{msg} {bar:24} {pos}/{len}  {eta}");
     let verified = check(&options, &mut |step| match step {
         VerifyStep::At(what) => {
@@ -128,6 +126,10 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Result<(), Failure> {
         }
     });
     progress.finish_and_clear();
+    // Its files may be gone already, and what it found of them is nothing.
+    if STOPPED.load(Ordering::SeqCst) {
+        return Err(Failure::Interrupted);
+    }
     let verified = verified.map_err(|error| failure(error, arguments))?;
     match arguments.format {
         Format::Json => print_json(&json!(verified))?,
@@ -140,6 +142,17 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Result<(), Failure> {
         shown(&arguments.output.join(PAGE))
     ));
     ending(verified.outcome)
+}
+
+/// Whether the person stopped the check.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// Ends the program on a signal, and leaves nothing of the check behind.
+fn stop() {
+    STOPPED.store(true, Ordering::SeqCst);
+    remove_what_is_left();
+    // SAFETY: ends the process, and does nothing else; libtorch's threads are at work, and are not to be taken down piece by piece.
+    unsafe { libc::_exit(Exit::Interrupted as i32) }
 }
 
 fn failure(error: VerifyError, arguments: &VerifyArguments) -> Failure {
