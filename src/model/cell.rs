@@ -4,7 +4,9 @@
 //! a stage assembles its table. Two cells that must give the same value have one key: an added vector with scale 0 is no
 //! intervention, and `resid_post` of block l is `resid_pre` of block l + 1.
 
+mod edit;
 mod key;
+mod positions;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -14,78 +16,15 @@ use std::sync::Arc;
 
 use super::hooks::HookPoint;
 
+pub use edit::Edit;
+pub(super) use edit::Operation;
 pub(crate) use key::EVALUATION_VERSION;
+pub use positions::Positions;
 pub use tokens::{Tokens, Vector};
 pub use value::Value;
 
-/// What is done to a vector x at a hook point.
-#[derive(Clone, Debug)]
-pub enum Edit {
-    /// x + scale · vector.
-    Add {
-        vector: Arc<Vector>,
-        /// α, in units of the vector.
-        scale: f64,
-    },
-    /// x − (x·v)v for a unit vector v: removes the component along v.
-    Ablate(Arc<Vector>),
-    /// The given vector instead of x.
-    Replace(Arc<Vector>),
-}
-
-/// Which kind of edit, without its vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Operation {
-    Add,
-    Ablate,
-    Replace,
-}
-
-impl Edit {
-    pub(super) fn operation(&self) -> Operation {
-        match self {
-            Edit::Add { .. } => Operation::Add,
-            Edit::Ablate(_) => Operation::Ablate,
-            Edit::Replace(_) => Operation::Replace,
-        }
-    }
-
-    pub(crate) fn vector(&self) -> &Arc<Vector> {
-        let (Edit::Add { vector, .. } | Edit::Ablate(vector) | Edit::Replace(vector)) = self;
-        vector
-    }
-
-    /// The same kind of edit, with another vector.
-    pub(crate) fn with(&self, vector: Arc<Vector>) -> Self {
-        match self {
-            Edit::Add { scale, .. } => Edit::Add {
-                vector,
-                scale: *scale,
-            },
-            Edit::Ablate(_) => Edit::Ablate(vector),
-            Edit::Replace(_) => Edit::Replace(vector),
-        }
-    }
-}
-
-/// The positions an intervention acts on, counted from the first token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Positions {
-    At(usize),
-    /// This position and all later ones, generated ones included.
-    From(usize),
-}
-
-impl Positions {
-    pub fn first(self) -> usize {
-        match self {
-            Positions::At(position) | Positions::From(position) => position,
-        }
-    }
-}
-
 /// An edit at a hook point and positions: a value handed to the evaluation, which leaves nothing behind in the model.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Intervention {
     /// Where; must be editable ([`HookPoint::is_editable`]).
     pub hook: HookPoint,
@@ -122,12 +61,18 @@ pub enum Sampling {
     },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Readout {
     /// logsumexp(refuse logits) − logsumexp(comply logits) at the last position.
     Score(Arc<TokenSets>),
     /// Natural-log probabilities of the named tokens at the last position.
     LogProbabilities(Arc<Vec<u32>>),
+    /// ln(P + 1e-8) − ln(1 − P + 1e-8) at the last position, where P is the probability of the named tokens (ascending, each once), in float64:
+    /// the refusal score of refusal_direction (Arditi et al., arXiv:2406.11717).
+    LogOdds(Arc<[u32]>),
+    /// The natural-log probability of these tokens behind the prompt, Σᵢ ln p(tᵢ | prompt, t₀ … tᵢ₋₁), in float64. At least one; positions behind
+    /// the prompt are theirs.
+    Continuation(Arc<[u32]>),
     /// The vector at a hook point and position, as it flows on after the edits there.
     Activation {
         hook: HookPoint,
@@ -142,6 +87,18 @@ pub enum Readout {
         /// Tokens that end a row beside those of the model's configuration, ascending; none where it ends at none.
         further_ends: Arc<[u32]>,
     },
+}
+
+impl Readout {
+    /// Whether it is read of the logits at the last position of the prompt.
+    pub(super) fn is_of_last_position(&self) -> bool {
+        match self {
+            Readout::Score(_) | Readout::LogProbabilities(_) | Readout::LogOdds(_) => true,
+            Readout::Continuation(_) | Readout::Activation { .. } | Readout::Generation { .. } => {
+                false
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -191,19 +148,27 @@ impl Cell {
         let mut last = tokens.len().saturating_sub(1);
         let continues = matches!(readout, Readout::Generation { .. });
         interventions.retain(|i| !matches!(i.edit, Edit::Add { scale, .. } if scale == 0.0));
-        if let Readout::Activation { hook, position } = readout {
-            // What comes later in the computation or in the text does not reach what is read.
-            interventions.retain(|i| i.hook <= hook && i.positions.first() <= position);
-            last = position;
+        match &readout {
+            Readout::Activation { hook, position } => {
+                // What comes later in the computation does not reach what is read.
+                interventions.retain(|i| i.hook <= *hook);
+                last = *position;
+            }
+            // Its last token is only read.
+            Readout::Continuation(ids) => last += ids.len().saturating_sub(1),
+            _ => {}
         }
         // Stable, and before `resid_post` takes the name of the `resid_pre` that follows it.
         interventions.sort_by_key(|i| i.hook);
-        for i in &mut interventions {
+        // Nor does what comes later in the text.
+        interventions.retain_mut(|i| {
             i.hook = i.hook.canonical(n_layers);
-            if !continues && i.positions == Positions::From(last) {
-                i.positions = Positions::At(last);
-            }
-        }
+            let left = match continues {
+                true => Some(i.positions.clone()),
+                false => i.positions.up_to(last),
+            };
+            left.map(|left| i.positions = left).is_some()
+        });
         for place in interventions.chunk_by_mut(|a, b| a.hook == b.hook) {
             // Edits of single positions commute where the positions differ, and keep their order where not. A range overlaps others.
             let single = |i: &Intervention| matches!(i.positions, Positions::At(_));
@@ -211,7 +176,7 @@ impl Cell {
                 place.sort_by_key(|i| i.positions.first());
             }
         }
-        if matches!(readout, Readout::Score(_) | Readout::LogProbabilities(_)) {
+        if readout.is_of_last_position() {
             drop_overwritten(&mut interventions, last);
         }
         if let Readout::Activation { hook, .. } = &mut readout {

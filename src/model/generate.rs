@@ -13,7 +13,7 @@ use super::error::Result;
 use super::evaluate::{Tile, to_rows};
 use super::hooks::HookPoint;
 use super::prefix::{Cached, SeenFrom};
-use super::transformer::{ByWindow, KeysValues, Segment, Tap};
+use super::transformer::{ByWindow, Earlier, KeysValues, Segment, Tap};
 
 /// Continues the rows of the tile, each until nothing is left to do for it in this tile; `max_new_tokens` is the most that any may have.
 pub(super) fn continued(
@@ -23,7 +23,10 @@ pub(super) fn continued(
 ) -> Result<Vec<Row>> {
     let mut continuation = Continuation::new(tile, rows, max_new_tokens)?;
     let mut x = continuation.read_suffix()?;
-    let layers = 0..tile.transformer.config.n_layers;
+    let layers = 0..match tile.is_whole {
+        true => 0,
+        false => tile.transformer.config.n_layers,
+    };
     let prefix = layers.map(|layer| tile.rows.cached(layer));
     let prefix = prefix.collect::<Result<Vec<_>>>()?;
     for step in 0.. {
@@ -72,7 +75,9 @@ impl<'t> Continuation<'t> {
         let tile = self.tile;
         let mut tap = tile.tap(0)?;
         let x = tile.enter(&mut tap)?;
-        let x = tile.run_blocks(0, x, &mut tap, &mut |layer, own| self.write(layer, &own))?;
+        let layers = 0..tile.transformer.config.n_layers;
+        let mut keep = |layer, own| self.write(layer, &own);
+        let x = tile.run_blocks(layers, x, &mut tap, &mut keep)?;
         self.length = tile.suffix as i64;
         Ok(x)
     }
@@ -114,8 +119,8 @@ impl<'t> Continuation<'t> {
         Ok(())
     }
 
-    /// Runs the tokens chosen last, the generated ones of index `step`, behind the cached `prefix` (per layer) through all blocks:
-    /// `[n, 1, d_model]`.
+    /// Runs the tokens chosen last, the generated ones of index `step`, behind the cached `prefix` (per layer; empty where there is nothing before
+    /// the suffix) through all blocks: `[n, 1, d_model]`.
     fn read_chosen(&mut self, prefix: &[Cached<'_>], step: usize) -> Result<Tensor> {
         let tile = self.tile;
         let transformer = tile.transformer;
@@ -130,14 +135,20 @@ impl<'t> Continuation<'t> {
             .map(|cell| (cell.tokens.len() + step) as i64);
         let positions = transformer.index(positions)?.f_unsqueeze(1)?;
         let rotaries = tile.rows.rotaries(&positions)?;
-        let masks = tile.rows.masks(tile.suffix, SeenFrom::Generated(step))?;
+        let masks = match tile.is_whole {
+            true => None,
+            false => Some(tile.rows.masks(tile.suffix, SeenFrom::Generated(step))?),
+        };
         let filled_masks = self.filled_masks()?;
         let mut tap = tile.tap(tile.suffix + step)?;
         let x = tap.pass(HookPoint::Embed, transformer.embed(&ids)?)?;
         let mut x = transformer.placed(x, &positions)?;
-        for (layer, cached) in prefix.iter().enumerate() {
+        for layer in 0..transformer.config.n_layers {
             let filled = self.cached[layer].map(|of| Ok(of.f_narrow(2, 0, self.length)?))?;
-            let mut earlier = cached.earlier(&masks)?;
+            let mut earlier = match (prefix.get(layer), &masks) {
+                (Some(cached), Some(masks)) => cached.earlier(masks)?,
+                _ => Earlier::none(),
+            };
             earlier.segments.push(Segment {
                 cached: &filled,
                 mask: transformer.at_layer(&filled_masks, layer)?.as_ref(),

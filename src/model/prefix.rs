@@ -7,13 +7,16 @@
 //! What all prompts of a chat start with, the *template*, is computed once and shared; the rest here is about a prompt's own tokens, those
 //! behind it. Where the template ends comes with the prompt's tokens and does not depend on the prompts at hand.
 //!
+//! Where edits or reads are at earlier positions, the stream that enters their layers is kept of as many of the last positions as they need
+//! ([`Streams`]).
+//!
 //! Prompts live in blocks of up to [`SWEEP_ROWS`] rows that are [`Alike`], by what depends on the prompt alone, and are prefilled in batches
 //! (`prefill`) that leave a prompt's bits to itself. `rows` brings the rows of a tile together.
 
 mod prefill;
 mod rows;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,8 +38,9 @@ pub(super) use rows::{Cached, Rows, SeenFrom};
 pub(super) const TILE_ROWS: usize = 64;
 /// Rows of a tile of a sweep, of which there are always many: more rows for each time that the weights are fetched.
 pub(super) const SWEEP_ROWS: usize = 128;
-/// Most positions of a tile, over all its rows, unless one row has more: what is computed at once is lost at once, and more make no product quicker.
-pub(super) const TILE_POSITIONS: usize = 1024;
+/// Most positions of a tile, over all its rows, unless one row has more: more make no product quicker, and where edits reach far back there are few
+/// cells of one length, so that larger tiles would be mostly padding.
+pub(super) const TILE_POSITIONS: usize = 256;
 /// Rows of a tile that generates: few, as all have to be whole before they can be kept. Each step fetches all weights, which with fewer
 /// rows would cost more than the rows do.
 pub(super) const GENERATION_ROWS: usize = 16;
@@ -60,6 +64,27 @@ struct Template {
     length: usize,
     /// Per layer, `[kv, P, dh]`.
     cached: Vec<KeysValues>,
+    /// The stream that enters each layer, `[P, d_model]`.
+    streams: Vec<Tensor>,
+}
+
+/// Of which layers the stream that enters is kept, and at how many of the last positions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Streams {
+    layers: BTreeSet<usize>,
+    positions: usize,
+}
+
+impl Streams {
+    pub(super) fn add(&mut self, layer: usize, positions: usize) {
+        self.layers.insert(layer);
+        self.positions = self.positions.max(positions);
+    }
+
+    /// How many of a prompt's own positions that is.
+    fn of_own(&self, bucket: usize) -> usize {
+        self.positions.min(bucket)
+    }
 }
 
 /// What the prompts of a block have in common, and so those of a tile.
@@ -84,7 +109,7 @@ impl Alike {
 }
 
 /// Prompts that are alike and what their prefill left of their own tokens; n rows, T = bucket positions.
-struct PromptBlock {
+pub(super) struct PromptBlock {
     template: Option<Arc<Template>>,
     is_long: bool,
     /// T
@@ -96,6 +121,10 @@ struct PromptBlock {
     /// The vectors of the last position, `[n, d_model]`, at the hook points that edits may start from: the stream that enters each
     /// block and leaves the last, and what attention and MLP add to it.
     last: HashMap<HookPoint, Tensor>,
+    /// Which streams are kept.
+    kept: Streams,
+    /// The streams of these layers at the last of their own positions, `[n, W, d_model]`, of shorter prompts at the end.
+    streams: BTreeMap<usize, Tensor>,
 }
 
 // SAFETY: a tensor's reference count is atomic. A block's tensors are written by `prefill` alone, each row by one thread, before others see
@@ -140,6 +169,8 @@ pub(super) struct PrefixStore {
     blocks: HashMap<usize, PromptBlock>,
     next_block: usize,
     budget_bytes: usize,
+    /// What is to be kept of prompts that are prefilled from now on.
+    wanted: Streams,
     /// As long as a prompt took in the last prefill.
     seconds_per_prompt: Option<f64>,
 }
@@ -154,8 +185,22 @@ impl PrefixStore {
             blocks: HashMap::new(),
             next_block: 0,
             budget_bytes,
+            wanted: Streams::default(),
             seconds_per_prompt: None,
         }
+    }
+
+    /// Keeps these streams from now on, and drops the blocks that lack some of them.
+    pub(super) fn want(&mut self, streams: &Streams) {
+        self.wanted = streams.clone();
+        let serves = |block: &PromptBlock| {
+            streams.layers.is_subset(&block.kept.layers)
+                && streams.of_own(block.bucket) <= block.kept.of_own(block.bucket)
+        };
+        self.blocks.retain(|_, block| serves(block));
+        let blocks = &self.blocks;
+        self.places
+            .retain(|_, place| blocks.contains_key(&place.block));
     }
 
     /// Where the prompt is, if it is held.
@@ -261,7 +306,8 @@ impl PrefixStore {
         for (alike, prompts) in grouped(keyed) {
             for prompts in prompts.chunks(SWEEP_ROWS) {
                 let template = self.template(&prompts[0], alike.is_long)?;
-                let block = PromptBlock::empty(&self.transformer, template, alike, prompts);
+                let kept = self.wanted.clone();
+                let block = PromptBlock::empty(&self.transformer, template, alike, prompts, kept);
                 let first = prompts[0].label();
                 blocks.push(block.map_err(|error| error.in_prompts(&first, prompts.len()))?);
             }
@@ -310,8 +356,10 @@ impl PrefixStore {
     /// Bytes that a prompt's keys, values and last-position vectors take.
     fn bytes_of(&self, prompt: &Tokens) -> usize {
         let config = &self.transformer.config;
-        let per_layer = 2 * config.n_kv_heads * config.d_head * bucket(prompt) + 3 * config.d_model;
-        per_layer * config.n_layers * self.transformer.kind.elt_size_in_bytes()
+        let bucket = bucket(prompt);
+        let per_layer = 2 * config.n_kv_heads * config.d_head * bucket + 3 * config.d_model;
+        let streams = self.wanted.layers.len() * self.wanted.of_own(bucket) * config.d_model;
+        (per_layer * config.n_layers + streams) * self.transformer.kind.elt_size_in_bytes()
     }
 }
 
@@ -329,6 +377,7 @@ impl PromptBlock {
         template: Option<Arc<Template>>,
         alike: Alike,
         prompts: &[Arc<Tokens>],
+        kept: Streams,
     ) -> Result<Self> {
         let config = &transformer.config;
         let n = prompts.len() as i64;
@@ -342,11 +391,18 @@ impl PromptBlock {
             let zeros = Tensor::f_zeros([n, config.d_model as i64], options)?;
             Ok((hook, zeros))
         };
+        let positions = kept.of_own(alike.bucket) as i64;
+        let stream = |layer: &usize| {
+            let zeros = Tensor::f_zeros([n, positions, config.d_model as i64], options)?;
+            Ok((*layer, zeros))
+        };
         Ok(PromptBlock {
             template,
             is_long: alike.is_long,
             bucket: alike.bucket,
             prompts: prompts.to_vec(),
+            streams: kept.layers.iter().map(stream).collect::<Result<_>>()?,
+            kept,
             cached: (0..config.n_layers)
                 .map(|_| cached())
                 .collect::<Result<_>>()?,
@@ -354,7 +410,23 @@ impl PromptBlock {
         })
     }
 
-    fn rows(&self) -> impl Iterator<Item = BlockRow<'_>> {
+    /// Of prompts of which nothing is cached.
+    pub(super) fn bare(transformer: &Transformer, prompts: Vec<Arc<Tokens>>) -> Self {
+        PromptBlock {
+            template: None,
+            is_long: prompts
+                .first()
+                .is_some_and(|p| transformer.is_long(p.len())),
+            bucket: 0,
+            prompts,
+            cached: Vec::new(),
+            last: HashMap::new(),
+            kept: Streams::default(),
+            streams: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn rows(&self) -> impl Iterator<Item = BlockRow<'_>> {
         (0..self.prompts.len()).map(|row| BlockRow { block: self, row })
     }
 

@@ -4,6 +4,7 @@
 //! Cases are drawn by a fixed generator, so a failure repeats.
 
 mod company;
+mod edits;
 mod families;
 mod generation;
 mod long_texts;
@@ -18,12 +19,14 @@ use serde_json::json;
 use tch::{Kind, Tensor};
 
 use super::parity_tests::{Subject, Worst, all_logits, edit};
-use super::transformer::{Earlier, Tap, TapEdit};
+use super::transformer::{Earlier, Operands, Tap, TapEdit};
 use super::*;
 
 const VOCAB: usize = 48;
 const D_MODEL: usize = 20;
 const CONTEXT: usize = 75;
+/// Tokens behind a prompt whose probability is asked for, at most.
+const MOST_GIVEN: usize = 4;
 /// The longest text that a `phi3` does not turn as long ones are.
 const BORDER: usize = 40;
 /// Float32 against float32, the same sums in another order (padded widths, cached keys, 64 rows at once): measured below 2e-6.
@@ -176,34 +179,91 @@ impl Draws {
         }
     }
 
-    /// An edit at a position below `end`, half of the time at `last`.
-    fn edit(&mut self, n_layers: usize, last: usize, end: usize) -> Intervention {
-        let hook = self.hook(n_layers, &Site::RESIDUAL);
+    fn vector(&mut self) -> Arc<Vector> {
+        let seed = self.below(1 << 20) as u64;
+        Arc::new(random_unit_vector(seed, D_MODEL).unwrap())
+    }
+
+    /// Orthonormal vectors.
+    fn orthonormal(&mut self, count: usize) -> Vec<Arc<Vector>> {
+        let mut found: Vec<Vec<f64>> = Vec::new();
+        while found.len() < count {
+            let drawn = self.vector();
+            let mut v: Vec<f64> = drawn.values().iter().map(|&x| f64::from(x)).collect();
+            for q in &found {
+                let along: f64 = q.iter().zip(&v).map(|(a, b)| a * b).sum();
+                v.iter_mut().zip(q).for_each(|(x, q)| *x -= along * q);
+            }
+            let norm = v.iter().map(|x| x * x).sum::<f64>().sqrt();
+            found.push(v.iter().map(|x| x / norm).collect());
+        }
+        let narrow = |v: &Vec<f64>| Arc::new(Vector::new(v.iter().map(|&x| x as f32).collect()));
+        found.iter().map(narrow).collect()
+    }
+
+    fn change(&mut self) -> Edit {
+        match self.below(8) {
+            0 => Edit::Ablate(self.vector()),
+            1 => Edit::Replace(self.vector()),
+            2 => {
+                let count = 1 + self.below(3);
+                Edit::AblateSpan(self.orthonormal(count).into())
+            }
+            3 => Edit::SetLevel {
+                read: self.vector(),
+                write: self.vector(),
+                level: self.below(40) as f64 / 10.0 - 2.0,
+            },
+            4 => {
+                let plane = self.orthonormal(2);
+                Edit::Rotate {
+                    first: Arc::clone(&plane[0]),
+                    second: Arc::clone(&plane[1]),
+                    degrees: self.below(360) as f64,
+                }
+            }
+            _ => Edit::Add {
+                vector: self.vector(),
+                scale: self.below(80) as f64 / 10.0 - 4.0,
+            },
+        }
+    }
+
+    /// Positions below `end`, half of the time from `last` on, with what comes behind `end` or without.
+    fn positions(&mut self, last: usize, end: usize) -> Positions {
         let first = match self.below(2) {
             0 => last,
             _ => self.below(end),
         };
-        let seed = self.below(1 << 20) as u64;
-        let vector = Arc::new(random_unit_vector(seed, D_MODEL).unwrap());
-        let change = match self.below(4) {
-            0 => Edit::Ablate(vector),
-            1 => Edit::Replace(vector),
-            _ => Edit::Add {
-                vector,
-                scale: self.below(80) as f64 / 10.0 - 4.0,
-            },
-        };
-        let positions = match self.below(2) {
-            0 => Positions::At(first),
-            _ => Positions::From(first),
-        };
+        match self.below(5) {
+            0 | 1 => Positions::At(first),
+            2 => Positions::From(first),
+            3 => Positions::of([0..end]).unwrap(),
+            _ => {
+                let other = self.below(end);
+                let open = [other + 2, Positions::OPEN][self.below(2)];
+                Positions::of([first..first + 1, other..open]).unwrap()
+            }
+        }
+    }
+
+    /// An edit at positions below `end`, half of the time at `last`.
+    fn edit(&mut self, n_layers: usize, last: usize, end: usize) -> Intervention {
+        let hook = self.hook(n_layers, &Site::RESIDUAL);
+        let (positions, change) = (self.positions(last, end), self.change());
         edit(hook, positions, change)
     }
 
     fn readout(&mut self, n_layers: usize, length: usize) -> Readout {
-        match self.below(4) {
+        match self.below(6) {
             0 => all_logits(VOCAB),
             1 => score_readout(ScoreDtype::Float32),
+            2 => Readout::LogOdds([1, 5, 8].into()),
+            3 => {
+                let count = 1 + self.below(MOST_GIVEN);
+                let ids = (0..count).map(|_| self.below(VOCAB) as u32);
+                Readout::Continuation(ids.collect())
+            }
             _ => Readout::Activation {
                 hook: match self.below(9) {
                     0 => HookPoint::FinalNormalized,
@@ -246,19 +306,14 @@ fn naive(subject: &Subject, ids: &[u32], edits: &[Intervention]) -> (Vec<Vec<f32
         ..Tap::default()
     };
     for i in edits {
-        for position in (0..ids.len()).filter(|&p| is_edited(i.positions, p)) {
-            let scale = match &i.edit {
-                Edit::Add { scale, .. } => *scale as f32,
-                Edit::Ablate(_) | Edit::Replace(_) => 1.0,
-            };
-            let values = i.edit.vector().values().iter();
-            let scaled: Vec<f32> = values.map(|x| scale * x).collect();
+        for position in (0..ids.len()).filter(|&p| i.positions.contains(p)) {
             tap.edits.push(TapEdit {
                 hook: i.hook,
                 position: position as i64,
+                count: 1,
                 rows: None,
                 operation: i.edit.operation(),
-                vectors: Tensor::from_slice(&scaled).unsqueeze(0),
+                operands: naive_operands(&i.edit),
             });
         }
     }
@@ -288,6 +343,41 @@ fn naive(subject: &Subject, ids: &[u32], edits: &[Intervention]) -> (Vec<Vec<f32
     (rows(&logits.squeeze_dim(0)), kept.collect())
 }
 
+fn naive_operands(edit: &Edit) -> Operands {
+    let number = |x: f64| Tensor::from_slice(&[x as f32]).unsqueeze(0);
+    let scale = match edit {
+        Edit::Add { scale, .. } => *scale as f32,
+        _ => 1.0,
+    };
+    let scaled = |v: &Arc<Vector>| -> Tensor {
+        let values: Vec<f32> = v.values().iter().map(|x| scale * x).collect();
+        Tensor::from_slice(&values).unsqueeze(0)
+    };
+    Operands {
+        vectors: edit.vectors().map(scaled).collect(),
+        numbers: match edit {
+            Edit::SetLevel { level, .. } => vec![number(*level)],
+            Edit::Rotate { degrees, .. } => {
+                let angle = degrees.to_radians();
+                vec![number(angle.cos()), number(angle.sin())]
+            }
+            _ => Vec::new(),
+        },
+    }
+}
+
+/// ln softmax of one row of logits, in float64.
+fn naive_log_probabilities(logits: &[f32]) -> Vec<f64> {
+    let sum: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
+    logits.iter().map(|&x| f64::from(x) - sum.ln()).collect()
+}
+
+fn naive_log_odds(logits: &[f32], ids: &[u32]) -> f64 {
+    let all = naive_log_probabilities(logits);
+    let p: f64 = ids.iter().map(|&id| all[id as usize].exp()).sum();
+    (p + 1e-8).ln() - (1.0 - p + 1e-8).ln()
+}
+
 fn naive_score(logits: &[f32]) -> f64 {
     let sum = |ids: &[usize]| ids.iter().map(|&i| f64::from(logits[i]).exp()).sum::<f64>();
     sum(&[1, 5, 8]).ln() - sum(&[2, 7]).ln()
@@ -302,7 +392,7 @@ struct Case {
 
 impl Case {
     fn draw(draws: &mut Draws, n_layers: usize) -> Self {
-        let length = 1 + draws.below(CONTEXT);
+        let length = 1 + draws.below(CONTEXT - MOST_GIVEN);
         let count = draws.below(4);
         Case {
             tokens: draws.prompt(length),
@@ -318,8 +408,19 @@ impl Case {
     }
 
     fn compare(&self, subject: &Subject, found: &Value) -> Worst {
-        let (logits, kept) = naive(subject, self.tokens.ids(), &self.edits);
+        let given: &[u32] = match &self.readout {
+            Readout::Continuation(ids) => ids,
+            _ => &[],
+        };
+        let before = &given[..given.len().saturating_sub(1)];
+        let ids = [self.tokens.ids(), before].concat();
+        let (logits, kept) = naive(subject, &ids, &self.edits);
         let last = logits.last().unwrap();
+        // Relative to the logits, whose rounding is what a score inherits.
+        let largest = |logits: &[f32]| {
+            let of = logits.iter().map(|x| f64::from(x.abs()));
+            of.fold(1.0, f64::max)
+        };
         let mut worst = Worst::default();
         match (&self.readout, found) {
             (Readout::Activation { hook, position }, Value::Activation(vector)) => {
@@ -327,11 +428,18 @@ impl Case {
             }
             (Readout::LogProbabilities(_), Value::LogProbabilities(v)) => worst.logits(v, last),
             (Readout::Score(_), Value::Score(score)) => {
-                // Relative to the logits, whose rounding is what a score inherits.
-                let largest = last
-                    .iter()
-                    .fold(1.0, |a, x| f64::max(a, f64::from(x.abs())));
-                worst.scalar(score / largest, naive_score(last) / largest);
+                worst.scalar(score / largest(last), naive_score(last) / largest(last));
+            }
+            (Readout::LogOdds(ids), Value::Score(score)) => {
+                let expected = naive_log_odds(last, ids);
+                worst.scalar(score / largest(last), expected / largest(last));
+            }
+            (Readout::Continuation(ids), Value::Score(score)) => {
+                let read = &logits[logits.len() - ids.len()..];
+                let tokens = read.iter().zip(ids.iter());
+                let each = tokens.map(|(row, id)| naive_log_probabilities(row)[*id as usize]);
+                let scale: f64 = read.iter().map(|row| largest(row)).sum();
+                worst.scalar(score / scale, each.sum::<f64>() / scale);
             }
             (readout, value) => panic!("{readout:?} gave {value:?}"),
         }
@@ -375,11 +483,4 @@ fn the_suffix_path_is_the_naive_path() {
     });
     result.unwrap();
     eprintln!("suffix against naive: {:e}", overall.get());
-}
-
-fn is_edited(positions: Positions, position: usize) -> bool {
-    match positions {
-        Positions::At(at) => position == at,
-        Positions::From(from) => position >= from,
-    }
 }

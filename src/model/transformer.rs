@@ -31,7 +31,7 @@ pub(super) use parts::{
 pub(crate) use rotary::Rotary;
 pub(super) use rotary::{Angles, Pairs};
 pub(super) use tap::BlockTap;
-pub(crate) use tap::{Tap, TapEdit};
+pub(crate) use tap::{Operands, Tap, TapEdit};
 
 /// The libtorch scalar type of a dtype.
 pub(crate) fn kind(dtype: Dtype) -> Kind {

@@ -204,8 +204,8 @@ pub(super) fn put_in_place(
     other: impl Fn(blake3::Hash) -> Option<Arc<Vector>>,
 ) {
     for intervention in interventions {
-        if let Some(vector) = other(intervention.edit.vector().hash()) {
-            intervention.edit = intervention.edit.with(vector);
-        }
+        let edit = &intervention.edit;
+        intervention.edit =
+            edit.with(|vector| other(vector.hash()).unwrap_or_else(|| Arc::clone(vector)));
     }
 }

@@ -224,7 +224,7 @@ fn interventions(
 ) -> Vec<Intervention> {
     let at = |layer: usize, edit: Edit| Intervention {
         hook: HookPoint::block(layer, row.line.site),
-        positions,
+        positions: positions.clone(),
         edit,
     };
     let ablate = || Edit::Ablate(Arc::clone(&row.line.vector));

@@ -13,12 +13,29 @@ impl Cell {
         encoder.number(u64::from(EVALUATION_VERSION));
         encoder.hash(self.model);
         encoder.hash(self.tokens.hash());
+        if self.positions_computed() > 1 {
+            encoder.text("from the stream of its layer");
+        }
         encoder.number(self.interventions.len() as u64);
         for intervention in &self.interventions {
             encoder.intervention(intervention);
         }
         encoder.readout(&self.readout);
         encoder.0.finalize()
+    }
+}
+
+impl Cell {
+    /// How many positions are computed, up to the last of the text: more than one where an edit or a read is at an earlier one.
+    fn positions_computed(&self) -> usize {
+        let end = self.tokens.len().saturating_sub(1);
+        let (last, read) = match &self.readout {
+            Readout::Activation { position, .. } => (end, *position),
+            Readout::Continuation(ids) => (end + ids.len().saturating_sub(1), end),
+            _ => (end, end),
+        };
+        let edited = self.interventions.iter().map(|i| i.positions.first());
+        last + 1 - edited.chain([read]).min().unwrap_or(last).min(last)
     }
 }
 
@@ -52,19 +69,45 @@ impl Encoder {
 
     fn intervention(&mut self, intervention: &Intervention) {
         self.text(&intervention.hook.to_string());
-        self.text(match intervention.positions {
-            Positions::At(_) => "at",
-            Positions::From(_) => "from",
-        });
-        self.number(intervention.positions.first() as u64);
-        self.text(match &intervention.edit {
+        self.positions(&intervention.positions);
+        let edit = &intervention.edit;
+        self.text(match edit {
             Edit::Add { .. } => "add",
             Edit::Ablate(_) => "ablate",
             Edit::Replace(_) => "replace",
+            Edit::AblateSpan(_) => "ablate span",
+            Edit::SetLevel { .. } => "set level",
+            Edit::Rotate { .. } => "rotate",
         });
-        self.hash(intervention.edit.vector().hash());
-        if let Edit::Add { scale, .. } = intervention.edit {
-            self.float(scale);
+        if let Edit::AblateSpan(vectors) = edit {
+            self.number(vectors.len() as u64);
+        }
+        for vector in edit.vectors() {
+            self.hash(vector.hash());
+        }
+        if let Some(number) = edit.number() {
+            self.float(number);
+        }
+    }
+
+    fn positions(&mut self, positions: &Positions) {
+        match positions {
+            Positions::At(position) => {
+                self.text("at");
+                self.number(*position as u64);
+            }
+            Positions::From(position) => {
+                self.text("from");
+                self.number(*position as u64);
+            }
+            Positions::Ranges(ranges) => {
+                self.text("ranges");
+                self.number(ranges.len() as u64);
+                for (start, end) in ranges.iter() {
+                    self.number(*start as u64);
+                    self.number(*end as u64);
+                }
+            }
         }
     }
 
@@ -81,6 +124,14 @@ impl Encoder {
             }
             Readout::LogProbabilities(ids) => {
                 self.text("log_probabilities");
+                self.ids(ids);
+            }
+            Readout::LogOdds(ids) => {
+                self.text("log odds");
+                self.ids(ids);
+            }
+            Readout::Continuation(ids) => {
+                self.text("continuation");
                 self.ids(ids);
             }
             Readout::Activation { hook, position } => {

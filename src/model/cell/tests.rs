@@ -59,7 +59,7 @@ fn only_edits_that_commute_change_places() {
         let cell = cell(edits.to_vec());
         cell.interventions
             .iter()
-            .map(|i| i.positions)
+            .map(|i| i.positions.clone())
             .collect::<Vec<_>>()
     };
     assert_eq!(
@@ -122,6 +122,23 @@ fn a_replaced_stream_hides_what_was_replaced_below() {
     assert_ne!(outputs.key(), cell(vec![replace(3, Site::MlpOut)]).key());
 }
 
+fn set_level(read: [f32; 2], write: [f32; 2], level: f64) -> Edit {
+    let vector = |values: [f32; 2]| Arc::new(Vector::new(values.to_vec()));
+    Edit::SetLevel {
+        read: vector(read),
+        write: vector(write),
+        level,
+    }
+}
+
+fn rotate(degrees: f64) -> Edit {
+    Edit::Rotate {
+        first: Arc::new(Vector::new(vec![1.0, 0.0])),
+        second: Arc::new(Vector::new(vec![0.0, 1.0])),
+        degrees,
+    }
+}
+
 #[test]
 fn every_field_changes_the_key() {
     let base = cell(vec![add(1, Site::ResidPre, vec![1.0, 0.0], 2.0)]);
@@ -144,9 +161,20 @@ fn every_field_changes_the_key() {
     let mut changed = base.clone();
     changed.interventions[0].positions = Positions::From(2);
     variants.push(changed);
+    let mut changed = base.clone();
+    let ranges = Positions::of([0..1, 2..Positions::OPEN]).unwrap();
+    changed.interventions[0].positions = ranges;
+    variants.push(changed);
     for edit in [
         Edit::Ablate(Arc::new(Vector::new(vec![1.0, 0.0]))),
         Edit::Replace(Arc::new(Vector::new(vec![1.0, 0.0]))),
+        Edit::AblateSpan([Arc::new(Vector::new(vec![1.0, 0.0]))].into()),
+        set_level([1.0, 0.0], [1.0, 0.0], 0.0),
+        set_level([0.0, 1.0], [1.0, 0.0], 0.0),
+        set_level([1.0, 0.0], [0.0, 1.0], 0.0),
+        set_level([1.0, 0.0], [1.0, 0.0], 1.0),
+        rotate(0.0),
+        rotate(90.0),
     ] {
         let mut changed = base.clone();
         changed.interventions[0].edit = edit;
@@ -172,6 +200,10 @@ fn every_field_changes_the_key() {
         score(ScoreDtype::Model),
         Readout::LogProbabilities(Arc::new(vec![1])),
         Readout::LogProbabilities(Arc::new(vec![2])),
+        Readout::LogOdds([1].into()),
+        Readout::LogOdds([1, 2].into()),
+        Readout::Continuation([1].into()),
+        Readout::Continuation([1, 2].into()),
         Readout::Activation {
             hook: HookPoint::block(1, Site::ResidPre),
             position: 2,

@@ -5,6 +5,7 @@ use crate::model::config::ModelConfig;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
+    /// A score, log-odds, or the log-probability of a text.
     Score(f64),
     /// Natural-log probabilities, in the order asked.
     LogProbabilities(Vec<f32>),
@@ -70,7 +71,10 @@ impl Readout {
     /// Whether a value can be what is read of a model of these dimensions: its kind, its length, and that its numbers are finite.
     pub(crate) fn admits(&self, value: &Value, config: &ModelConfig) -> bool {
         let fits = match (self, value) {
-            (Readout::Score(_), Value::Score(_)) => true,
+            (
+                Readout::Score(_) | Readout::LogOdds(_) | Readout::Continuation(_),
+                Value::Score(_),
+            ) => true,
             (Readout::LogProbabilities(ids), Value::LogProbabilities(values)) => {
                 ids.len() == values.len()
             }

@@ -4,11 +4,16 @@ use crate::model::cell::{Cell, Edit, Intervention, Readout};
 use crate::model::config::ModelConfig;
 use crate::model::hooks::HookPoint;
 
+/// Edits that are named of a cell.
+const NAMED: usize = 3;
+
 /// Refuses what a model of these dimensions cannot do; says why.
 pub(super) fn check(cell: &Cell, config: &ModelConfig) -> Result<(), String> {
-    let generated = match cell.readout {
-        Readout::Generation { max_new_tokens, .. } => max_new_tokens,
-        _ => 0,
+    let (generated, given): (usize, &[u32]) = match &cell.readout {
+        Readout::Generation { max_new_tokens, .. } => (*max_new_tokens, &[]),
+        Readout::Continuation(ids) => (ids.len().saturating_sub(1), ids),
+        Readout::LogOdds(ids) => (0, ids),
+        _ => (0, &[]),
     };
     let length = cell.tokens.len();
     if length == 0 {
@@ -21,7 +26,7 @@ pub(super) fn check(cell: &Cell, config: &ModelConfig) -> Result<(), String> {
         ));
     }
     let d_vocab = config.d_vocab;
-    let mut ids = cell.tokens.ids().iter();
+    let mut ids = cell.tokens.ids().iter().chain(given);
     if let Some(id) = ids.find(|&&id| id as usize >= d_vocab) {
         return Err(format!(
             "token id {id} is outside the vocabulary of {d_vocab}"
@@ -44,11 +49,13 @@ fn check_edit(intervention: &Intervention, config: &ModelConfig) -> Result<(), S
     if !hook.is_editable() {
         return Err(format!("`{hook}` can be read but not edited"));
     }
-    match (intervention.edit.vector().values().len(), config.d_model) {
-        (width, d_model) if width != d_model => Err(format!(
+    let widths = intervention.edit.vectors().map(|v| v.values().len());
+    let d_model = config.d_model;
+    match widths.into_iter().find(|width| *width != d_model) {
+        Some(width) => Err(format!(
             "a vector of {width} elements cannot edit `{hook}`, which has {d_model}"
         )),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -92,7 +99,7 @@ pub(super) fn not_finite(cell: &Cell) -> String {
 
 /// A cell as a person would name it: prompt, layer and α.
 pub(super) fn described(cell: &Cell) -> String {
-    let edits = cell.interventions.iter().map(|i| {
+    let edits = cell.interventions.iter().take(NAMED).map(|i| {
         let place = match i.hook {
             HookPoint::Block { layer, .. } => format!("layer {layer} (`{}`)", i.hook),
             hook => format!("`{hook}`"),
@@ -101,8 +108,13 @@ pub(super) fn described(cell: &Cell) -> String {
             Edit::Add { scale, .. } => format!("{place}, α = {scale:?}"),
             Edit::Ablate(_) => format!("{place}, ablated"),
             Edit::Replace(_) => format!("{place}, patched"),
+            Edit::AblateSpan(vectors) => format!("{place}, {} directions ablated", vectors.len()),
+            Edit::SetLevel { level, .. } => format!("{place}, set to {level:?}"),
+            Edit::Rotate { degrees, .. } => format!("{place}, turned to {degrees:?}°"),
         }
     });
-    let parts: Vec<String> = [cell.tokens.label()].into_iter().chain(edits).collect();
-    parts.join(", ")
+    let more = cell.interventions.len().saturating_sub(NAMED);
+    let more = (more > 0).then(|| format!("and {more} more edits"));
+    let parts = [cell.tokens.label()].into_iter().chain(edits).chain(more);
+    parts.collect::<Vec<String>>().join(", ")
 }

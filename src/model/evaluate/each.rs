@@ -13,7 +13,7 @@ use super::tile::Tile;
 use crate::model::cell::{Edit, Operation};
 use crate::model::error::{ModelError, Result};
 use crate::model::hooks::{HookPoint, Site};
-use crate::model::transformer::{Tap, TapEdit};
+use crate::model::transformer::{Operands, Tap, TapEdit};
 
 impl Tile<'_> {
     /// The stream with which the earliest row starts, `[n, 1, d_model]`, and its layer. The tap gets everything that is to happen to
@@ -72,9 +72,13 @@ impl Tile<'_> {
             tap.edits.push(TapEdit {
                 hook,
                 position: 0,
+                count: 1,
                 rows,
                 operation: Operation::Replace,
-                vectors: stored,
+                operands: Operands {
+                    vectors: vec![stored],
+                    numbers: Vec::new(),
+                },
             });
         }
         Ok(())
@@ -95,12 +99,14 @@ impl Tile<'_> {
         }
         for ((hook, _, operation), members) in together {
             let rows: Vec<usize> = members.iter().map(|(row, _)| *row).collect();
+            let edits: Vec<&Edit> = members.iter().map(|(_, edit)| *edit).collect();
             tap.edits.push(TapEdit {
                 hook,
                 position: 0,
+                count: 1,
                 rows: self.index(&rows)?,
                 operation,
-                vectors: self.vectors(members.iter().map(|(_, edit)| *edit))?,
+                operands: self.operands(&edits)?,
             });
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Step;
 use super::check::not_finite;
-use crate::model::cell::{Cell, Cells, Value};
+use crate::model::cell::{Cell, Cells, Readout, Value};
 use crate::model::error::{ModelError, Result};
 use crate::model::generate::{Row, Stopped};
 
@@ -55,10 +55,22 @@ impl<'c> AtHand<'c> {
         self.begun.keys().copied()
     }
 
+    /// The cell with all that is given of its text.
     pub(super) fn cell(&self, number: u32) -> Cell {
-        let mut cell = self.cells.cell(number as usize);
+        self.computed(number, self.cells.cell(number as usize))
+    }
+
+    /// A cell as it is computed: behind its prompt what it has of a continuation so far, or the text whose probability is asked for, but for its
+    /// last token, which is only read.
+    pub(super) fn computed(&self, number: u32, mut cell: Cell) -> Cell {
         if let Some(row) = self.begun.get(&number) {
             cell.tokens = Arc::new(cell.tokens.continued(&row.ids));
+        }
+        if let Readout::Continuation(ids) = &cell.readout
+            && let [before @ .., _] = &ids[..]
+            && !before.is_empty()
+        {
+            cell.tokens = Arc::new(cell.tokens.continued(before));
         }
         cell
     }

@@ -41,6 +41,49 @@ pub(super) fn log_probabilities(
     to_rows(&all.f_index_select(1, &ids)?)
 }
 
+/// ln(P + ε) − ln(1 − P + ε) of each row of `hidden [row, d_model]`, where P is the probability of the tokens, in float64.
+pub(super) fn log_odds(
+    transformer: &Transformer,
+    hidden: &Tensor,
+    ids: &[u32],
+) -> Result<Vec<f64>> {
+    /// That of refusal_direction, which keeps the score finite.
+    const EPSILON: f64 = 1e-8;
+    let logits = transformer.unembed(hidden)?.f_to_kind(Kind::Double)?;
+    let ids = transformer.index(ids.iter().map(|&id| id.into()))?;
+    let all = logits.f_softmax(-1, Kind::Double)?;
+    let p = all
+        .f_index_select(1, &ids)?
+        .f_sum_dim_intlist(1i64, false, None)?;
+    let others = p.f_neg()?.f_add_scalar(1.0)?;
+    let log = |p: &Tensor| p.f_add_scalar(EPSILON)?.f_log();
+    Ok(Vec::<f64>::try_from(log(&p)?.f_sub(&log(&others)?)?)?)
+}
+
+/// Log-probabilities in float64 of one token for each row of `hidden [row, d_model]`.
+pub(super) fn of_one_token_each(
+    transformer: &Transformer,
+    hidden: &Tensor,
+    ids: &[u32],
+) -> Result<Vec<f64>> {
+    /// Rows at once: the logits of a whole vocabulary take much more memory than what they are made of.
+    const ROWS: usize = 64;
+    let mut values = Vec::with_capacity(ids.len());
+    for (piece, ids) in ids.chunks(ROWS).enumerate() {
+        let hidden = hidden.f_narrow(0, (piece * ROWS) as i64, ids.len() as i64)?;
+        let logits = transformer.unembed(&hidden)?.f_to_kind(Kind::Double)?;
+        let ids = transformer.index(ids.iter().map(|&id| id.into()))?;
+        let own = logits
+            .f_gather(1, &ids.f_unsqueeze(1)?, false)?
+            .f_squeeze_dim(1)?;
+        let of_all = logits
+            .f_sub(&own.f_unsqueeze(1)?)?
+            .f_logsumexp(1i64, false)?;
+        values.extend(Vec::<f64>::try_from(of_all.f_neg()?)?);
+    }
+    Ok(values)
+}
+
 /// `[row, width]` of any dtype → one float32 vector a row.
 pub(in crate::model) fn to_rows(tensor: &Tensor) -> Result<Vec<Vec<f32>>> {
     let width = tensor.size()[1] as usize;

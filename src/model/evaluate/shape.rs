@@ -1,10 +1,9 @@
-//! The shape of a cell: where its work starts, how many positions it covers, which kinds of edit it makes, what is read. Cells of one
-//! shape share tiles; everything in a shape follows from the cell alone.
+//! The shape of a cell: where its work starts, how many positions it covers, which kinds of edit it makes, from what its value is read. Cells of
+//! one shape share tiles; everything in a shape follows from the cell alone.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use crate::model::cell::{Cell, Operation, Positions, Readout, TokenSets};
+use crate::model::cell::{Cell, Intervention, Operation, Positions, Readout};
 use crate::model::hooks::{HookPoint, Site};
 use crate::model::prefix::{Alike, GENERATION_ROWS, SWEEP_ROWS, TILE_POSITIONS, TILE_ROWS};
 
@@ -38,19 +37,27 @@ pub(super) enum EntryStep {
     Sum,
 }
 
-/// An edit of a shape: where, at which of the suffix's positions (counted from its first; None beyond the prompt), and what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// An edit of a shape: where, at which of the suffix's positions (counted from its first), and what.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(in crate::model) struct ShapeEdit {
     pub(super) hook: HookPoint,
-    offset: usize,
-    open: bool,
+    /// Half-open, ascending.
+    offsets: Vec<(usize, usize)>,
     pub(super) operation: Operation,
 }
 
 impl ShapeEdit {
-    /// Whether the edit acts at the suffix's position of that index.
-    pub(in crate::model) fn acts_at(&self, index: usize) -> bool {
-        index == self.offset || self.open && index > self.offset
+    /// Where the edit acts among `count` positions of which the first has that index in the suffix: half-open, counted from that one.
+    pub(in crate::model) fn acts_at(
+        &self,
+        first_index: usize,
+        count: usize,
+    ) -> impl Iterator<Item = (usize, usize)> {
+        let inside =
+            move |index: usize| index.clamp(first_index, first_index + count) - first_index;
+        let ranges = self.offsets.iter();
+        let ranges = ranges.map(move |(start, end)| (inside(*start), inside(*end)));
+        ranges.filter(|(start, end)| start < end)
     }
 }
 
@@ -59,37 +66,38 @@ impl ShapeEdit {
 pub(super) struct Shape {
     pub(super) start: Start,
     prompts: Alike,
+    /// Number of positions computed of each row, ending with the last of its text.
     pub(super) suffix: usize,
+    /// Whether that is the whole text, so that nothing before it is looked at.
+    pub(super) is_whole: bool,
     /// In the order of the cells' interventions; left empty where [`Start::Each`] says what they are.
     pub(super) edits: Vec<ShapeEdit>,
     pub(super) readout: ReadoutShape,
 }
 
 impl Shape {
-    /// For a model of so many blocks, which turns the prompt as long texts are or not.
+    /// For a model of so many blocks, which turns the prompt as long texts are or not. What follows the prompt and is given is among the
+    /// cell's tokens.
     pub(super) fn of(cell: &Cell, n_layers: usize, is_long: bool) -> Self {
-        let last = cell.tokens.len() - 1;
-        let first_edit = cell.interventions.iter().map(|i| i.positions.first()).min();
-        let generates = matches!(cell.readout, Readout::Generation { .. });
-        let read = match cell.readout {
-            Readout::Activation { position, .. } => position,
-            _ => last,
+        let start = start_of(cell);
+        let suffix = cell.tokens.len() - start;
+        let offset = |position: usize| match position {
+            Positions::OPEN => Positions::OPEN,
+            position => position - start,
         };
-        let start = first_edit.unwrap_or(last).min(read).min(last);
-        let suffix = last - start + 1;
-        let edits: Vec<ShapeEdit> = cell
-            .interventions
-            .iter()
-            .map(|i| ShapeEdit {
-                hook: i.hook,
-                offset: i.positions.first() - start,
-                open: matches!(i.positions, Positions::From(_)),
-                operation: i.edit.operation(),
-            })
-            .collect();
+        let edit = |i: &Intervention| ShapeEdit {
+            hook: i.hook,
+            offsets: i
+                .positions
+                .ranges()
+                .map(|(start, end)| (offset(start), offset(end)))
+                .collect(),
+            operation: i.edit.operation(),
+        };
+        let edits: Vec<ShapeEdit> = cell.interventions.iter().map(edit).collect();
         let readout = match &cell.readout {
-            Readout::Score(sets) => ReadoutShape::Score(Arc::clone(sets)),
-            Readout::LogProbabilities(ids) => ReadoutShape::LogProbabilities(Arc::clone(ids)),
+            readout if readout.is_of_last_position() => ReadoutShape::Last,
+            Readout::Continuation(ids) => ReadoutShape::Continuation { count: ids.len() },
             Readout::Activation { hook, position } => ReadoutShape::Activation {
                 hook: *hook,
                 offset: position - start,
@@ -97,23 +105,45 @@ impl Shape {
             Readout::Generation { max_new_tokens, .. } => ReadoutShape::Generation {
                 max_new_tokens: *max_new_tokens,
             },
+            _ => ReadoutShape::Last,
         };
-        let start = match (first_hook(cell), entry(cell, n_layers), &readout) {
-            _ if suffix > 1 || generates => Start::Embedding,
-            (Some(HookPoint::Embed), ..) => Start::Embedding,
-            (_, None, _) => Start::Block(n_layers),
-            (_, Some(entry), ReadoutShape::Activation { .. }) => Start::Block(entry.layer),
-            (_, Some(_), _) => Start::Each(kinds(&edits)),
+        let generates = matches!(readout, ReadoutShape::Generation { .. });
+        let work = match (first_hook(cell), entry(cell, n_layers)) {
+            _ if generates => Start::Embedding,
+            (Some(HookPoint::Embed), _) => Start::Embedding,
+            (_, Some(entry)) if suffix > 1 && entry.layer == 0 => Start::Embedding,
+            (_, Some(entry)) if suffix > 1 => Start::Block(entry.layer),
+            // The stream that leaves the last block is kept of the last position alone.
+            (_, None) if suffix > 1 => Start::Block(n_layers - 1),
+            (_, None) => Start::Block(n_layers),
+            (_, Some(entry)) => match readout {
+                ReadoutShape::Activation { .. } => Start::Block(entry.layer),
+                _ => Start::Each(kinds(&edits)),
+            },
         };
         Shape {
-            edits: match start {
+            edits: match work {
                 Start::Each(_) => Vec::new(),
                 _ => edits,
             },
-            start,
+            start: work,
             prompts: Alike::of(&cell.tokens, is_long),
             suffix,
+            is_whole: start == 0 && suffix > 1,
             readout,
+        }
+    }
+
+    /// Whether it is computed of its text alone, with nothing that a prefill leaves.
+    pub(super) fn starts_anew(&self) -> bool {
+        self.is_whole && self.start == Start::Embedding
+    }
+
+    /// The layer with whose stream it starts, and at how many of the last positions; none where the last alone will do.
+    pub(super) fn stream(&self) -> Option<(usize, usize)> {
+        match self.start {
+            Start::Block(layer) if self.suffix > 1 => Some((layer, self.suffix)),
+            _ => None,
         }
     }
 
@@ -123,7 +153,7 @@ impl Shape {
         let rows = match (&self.start, &self.readout) {
             (Start::Each(_), _) => SWEEP_ROWS,
             (_, ReadoutShape::Generation { .. }) => GENERATION_ROWS,
-            (_, ReadoutShape::Score(_)) if self.edits.iter().all(adds) => SWEEP_ROWS,
+            (_, ReadoutShape::Last) if self.edits.iter().all(adds) => SWEEP_ROWS,
             _ => TILE_ROWS,
         };
         rows.min((TILE_POSITIONS / self.suffix).max(1))
@@ -139,13 +169,39 @@ impl Shape {
     }
 }
 
-/// What is read, with positions counted from the start of the suffix.
+/// From what the value is read, with positions counted from the start of the suffix.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum ReadoutShape {
-    Score(Arc<TokenSets>),
-    LogProbabilities(Arc<Vec<u32>>),
-    Activation { hook: HookPoint, offset: usize },
-    Generation { max_new_tokens: usize },
+    /// The logits of the last position.
+    Last,
+    /// Those of so many last positions.
+    Continuation {
+        count: usize,
+    },
+    Activation {
+        hook: HookPoint,
+        offset: usize,
+    },
+    Generation {
+        max_new_tokens: usize,
+    },
+}
+
+/// Whether the last position of a cell's text is all that is computed.
+pub(super) fn is_of_last_alone(cell: &Cell) -> bool {
+    start_of(cell) + 1 == cell.tokens.len()
+}
+
+/// The first position that is computed of a cell's text.
+fn start_of(cell: &Cell) -> usize {
+    let last = cell.tokens.len() - 1;
+    let read = match &cell.readout {
+        Readout::Activation { position, .. } => *position,
+        Readout::Continuation(ids) => last + 1 - ids.len().clamp(1, last + 1),
+        _ => last,
+    };
+    let edited = cell.interventions.iter().map(|i| i.positions.first());
+    edited.chain([read]).min().unwrap_or(last).min(last)
 }
 
 /// What is edited and how, whatever the layer.
@@ -182,8 +238,10 @@ pub(super) fn entry(cell: &Cell, n_layers: usize) -> Option<Entry> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::model::cell::{Edit, Intervention, Tokens, Vector};
+    use crate::model::cell::{Edit, Tokens, Vector};
 
     #[test]
     fn the_further_back_an_edit_the_fewer_rows() {
@@ -198,6 +256,6 @@ mod tests {
             let cell = Cell::new(blake3::hash(b"model"), tokens, vec![edit], readout, 2);
             Shape::of(&cell, 2, false).rows()
         };
-        assert_eq!([16, 17, 100, 5000].map(rows), [64, 60, 10, 1]);
+        assert_eq!([4, 5, 100, 5000].map(rows), [64, 51, 2, 1]);
     }
 }

@@ -1,13 +1,15 @@
 //! A tile: cells of one shape evaluated together in n rows, each from where its work starts.
 
+use std::ops::Range;
+
 use tch::{Kind, Tensor};
 
 use super::shape::{Shape, ShapeEdit, Start};
 use crate::model::cell::{Cell, Edit};
 use crate::model::error::Result;
 use crate::model::hooks::{HookPoint, Site};
-use crate::model::prefix::{PrefixStore, Rows, SeenFrom};
-use crate::model::transformer::{KeysValues, Tap, TapEdit, Transformer};
+use crate::model::prefix::{BlockRow, Rows, SeenFrom};
+use crate::model::transformer::{Earlier, KeysValues, Operands, Tap, TapEdit, Transformer};
 
 /// Rows of one tile: cells and where their prompts are.
 pub(in crate::model) struct Tile<'a> {
@@ -15,31 +17,36 @@ pub(in crate::model) struct Tile<'a> {
     pub(in crate::model) cells: Vec<&'a Cell>,
     pub(in crate::model) rows: Rows<'a>,
     edits: &'a [ShapeEdit],
-    /// Number of positions computed of each row, ending with the last of the prompt.
+    /// Number of positions computed of each row, ending with the last of its text.
     pub(in crate::model) suffix: usize,
+    /// Whether that is the whole text.
+    pub(in crate::model) is_whole: bool,
 }
+
+/// What edits of some rows are made of: the numbers behind a tensor, to know the same ones again.
+type Ingredients = Vec<(blake3::Hash, u64)>;
 
 /// Takes (layer, keys and values) of positions just computed, `[n, kv, S, dh]`.
 type Keep<'k> = dyn FnMut(usize, KeysValues) -> Result<()> + 'k;
 
 impl<'a> Tile<'a> {
-    /// The tile of some cells of one shape, padded with copies of the first.
+    /// The tile of some cells of one shape and where their prompts are, padded with copies of the first.
     pub(super) fn new(
         transformer: &'a Transformer,
-        store: &'a PrefixStore,
-        cells: &'a [Cell],
+        (cells, rows): (&'a [&'a Cell], &[BlockRow<'a>]),
         shape: &'a Shape,
     ) -> Result<Self> {
+        let count = shape.rows();
         let padded = cells.iter().chain(std::iter::repeat(&cells[0]));
-        let cells: Vec<&Cell> = padded.take(shape.rows()).collect();
-        let rows = cells.iter().map(|cell| store.row(&cell.tokens));
-        let rows = rows.collect::<Result<Vec<_>>>()?;
+        let places = rows.iter().chain(std::iter::repeat(&rows[0]));
+        let places: Vec<BlockRow<'_>> = places.copied().take(count).collect();
         Ok(Tile {
             transformer,
-            rows: Rows::new(transformer, &rows, shape.group())?,
-            cells,
+            rows: Rows::new(transformer, &places, shape.group())?,
+            cells: padded.copied().take(count).collect(),
             edits: &shape.edits,
             suffix: shape.suffix,
+            is_whole: shape.is_whole,
         })
     }
 
@@ -47,59 +54,97 @@ impl<'a> Tile<'a> {
     pub(in crate::model) fn tap(&self, first_index: usize) -> Result<Tap> {
         let mut tap = Tap::default();
         let count = if first_index == 0 { self.suffix } else { 1 };
+        // Edits of many places have the same operands, one after another.
+        let mut before: Option<(Ingredients, Operands)> = None;
         for (number, edit) in self.edits.iter().enumerate() {
-            for position in 0..count {
-                if edit.acts_at(first_index + position) {
-                    let cells = self.cells.iter();
-                    let each = cells.map(|cell| &cell.interventions[number].edit);
-                    tap.edits.push(TapEdit {
-                        hook: edit.hook,
-                        position: position as i64,
-                        rows: None,
-                        operation: edit.operation,
-                        vectors: self.vectors(each)?,
-                    });
-                }
+            let each = || {
+                self.cells
+                    .iter()
+                    .map(|cell| &cell.interventions[number].edit)
+            };
+            for (start, end) in edit.acts_at(first_index, count) {
+                let ingredients = each().flat_map(ingredients_of).collect();
+                let operands = match &before {
+                    Some((same, operands)) if *same == ingredients => operands.clone(),
+                    _ => self.operands(&each().collect::<Vec<_>>())?,
+                };
+                before = Some((ingredients, operands.clone()));
+                tap.edits.push(TapEdit {
+                    hook: edit.hook,
+                    position: start as i64,
+                    count: (end - start) as i64,
+                    rows: None,
+                    operation: edit.operation,
+                    operands,
+                });
             }
         }
         Ok(tap)
     }
 
-    /// What the edits of some rows add, ablate or put in place, `[n, d_model]`.
-    pub(super) fn vectors<'e>(&self, edits: impl Iterator<Item = &'e Edit>) -> Result<Tensor> {
-        let width = self.transformer.config.d_model as i64;
-        let mut data: Vec<f32> = Vec::new();
-        for edit in edits {
-            let values = edit.vector().values();
-            match edit {
-                // The product is formed in float32 in the order of the definition: h + α·v.
-                Edit::Add { scale, .. } => data.extend(values.iter().map(|v| (*scale as f32) * v)),
-                Edit::Ablate(_) | Edit::Replace(_) => data.extend(values),
+    /// What edits of one kind, one a row, are made of.
+    pub(super) fn operands(&self, edits: &[&Edit]) -> Result<Operands> {
+        let vectors = edits.first().map_or(0, |edit| edit.vectors().count());
+        let vectors = (0..vectors).map(|place| {
+            let width = self.transformer.config.d_model;
+            let mut data: Vec<f32> = Vec::with_capacity(edits.len() * width);
+            for edit in edits {
+                let values = edit.vectors().nth(place).map_or(&[][..], |v| v.values());
+                match edit {
+                    // The product is formed in float32 in the order of the definition: h + α·v.
+                    Edit::Add { scale, .. } => {
+                        data.extend(values.iter().map(|v| (*scale as f32) * v));
+                    }
+                    _ => data.extend(values),
+                }
             }
-        }
-        Ok(Tensor::f_from_slice(&data)?
-            .f_view([-1, width])?
+            self.on_device(&data, width)
+        });
+        let angles = |of: fn(f64) -> f64| {
+            let numbers = edits.iter().filter_map(|edit| match edit {
+                Edit::Rotate { degrees, .. } => Some(of(degrees.to_radians()) as f32),
+                _ => None,
+            });
+            self.on_device(&numbers.collect::<Vec<f32>>(), 1)
+        };
+        let levels = || {
+            let numbers = edits.iter().filter_map(|edit| match edit {
+                Edit::SetLevel { level, .. } => Some(*level as f32),
+                _ => None,
+            });
+            self.on_device(&numbers.collect::<Vec<f32>>(), 1)
+        };
+        Ok(Operands {
+            vectors: vectors.collect::<Result<_>>()?,
+            numbers: match edits.first() {
+                Some(Edit::Rotate { .. }) => vec![angles(f64::cos)?, angles(f64::sin)?],
+                Some(Edit::SetLevel { .. }) => vec![levels()?],
+                _ => Vec::new(),
+            },
+        })
+    }
+
+    /// Numbers as `[n, width]`, in the model's dtype.
+    fn on_device(&self, data: &[f32], width: usize) -> Result<Tensor> {
+        Ok(Tensor::f_from_slice(data)?
+            .f_view([-1, width as i64])?
             .f_to_device(self.transformer.device)?
             .f_to_kind(self.transformer.kind)?)
     }
 
-    /// Runs from the start to the end of the last block: the residual stream there, `[n, suffix, d_model]`.
-    pub(super) fn run(&self, start: &Start, tap: &mut Tap) -> Result<Tensor> {
-        let transformer = self.transformer;
-        let n_layers = transformer.config.n_layers;
+    /// Runs from the start to the end of the last block, or of the one before `end`: the residual stream there, `[n, suffix, d_model]`.
+    pub(super) fn run(&self, start: &Start, end: usize, tap: &mut Tap) -> Result<Tensor> {
+        let n_layers = self.transformer.config.n_layers;
         let (x, next) = match start {
             Start::Embedding => (self.enter(tap)?, 0),
             Start::Block(layer) if *layer == n_layers => {
                 let last = HookPoint::block(n_layers - 1, Site::ResidPost);
                 (tap.pass(last, self.rows.entering(last)?)?, n_layers)
             }
-            Start::Block(layer) => {
-                let first = HookPoint::block(*layer, Site::ResidPre);
-                (self.rows.entering(first)?, *layer)
-            }
+            Start::Block(layer) => (self.rows.stream(*layer, self.suffix)?, *layer),
             Start::Each(_) => self.begin_each(tap)?,
         };
-        self.run_blocks(next, x, tap, &mut |_, _| Ok(()))
+        self.run_blocks(next..end, x, tap, &mut |_, _| Ok(()))
     }
 
     /// The stream with which the suffix enters the first block, `[n, suffix, d_model]`.
@@ -110,21 +155,23 @@ impl<'a> Tile<'a> {
         self.transformer.placed(embedded, &positions)
     }
 
-    /// Runs blocks `from..` over the suffix against the cached prefix. `keep` is handed the keys and values of the suffix.
+    /// Runs some blocks over the suffix against the cached prefix. `keep` is handed the keys and values of the suffix.
     pub(in crate::model) fn run_blocks(
         &self,
-        from: usize,
+        layers: Range<usize>,
         x: Tensor,
         tap: &mut Tap,
         keep: &mut Keep<'_>,
     ) -> Result<Tensor> {
         let transformer = self.transformer;
-        let n_layers = transformer.config.n_layers;
         let mut x = x;
-        if from == n_layers {
+        if layers.is_empty() {
             return Ok(x);
         }
-        let masks = self.rows.masks(self.suffix, SeenFrom::Suffix)?;
+        let masks = match self.is_whole {
+            true => None,
+            false => Some(self.rows.masks(self.suffix, SeenFrom::Suffix)?),
+        };
         let rotaries = self.rows.rotaries(&self.rows.positions(self.suffix)?)?;
         let causal = transformer.by_window(self.suffix, |window| {
             // A single position has nothing to hide from itself.
@@ -132,9 +179,15 @@ impl<'a> Tile<'a> {
             let mask = suffix.map(|s| transformer.causal_mask(0, s, window));
             mask.transpose()
         })?;
-        for layer in from..n_layers {
-            let cached = self.rows.cached(layer)?;
-            let earlier = cached.earlier(&masks)?;
+        for layer in layers {
+            let cached = match &masks {
+                Some(_) => Some(self.rows.cached(layer)?),
+                None => None,
+            };
+            let earlier = match (&cached, &masks) {
+                (Some(cached), Some(masks)) => cached.earlier(masks)?,
+                _ => Earlier::none(),
+            };
             let causal = transformer.at_layer(&causal, layer)?.as_ref();
             let (next, own) = transformer.block(layer, &x, &rotaries, &earlier, causal, tap)?;
             if let Some(own) = own {
@@ -153,11 +206,11 @@ impl<'a> Tile<'a> {
         Ok(ids.f_view([self.cells.len() as i64, self.suffix as i64])?)
     }
 
-    /// The final norm's output for the residual stream `x [n, 1, d_model]` that leaves the last block, `[n, d_model]`. A row whose mean
+    /// The final norm's output for the residual stream `x [n, S, d_model]` that leaves the last block, `[n·S, d_model]`. A position whose mean
     /// square is not finite becomes NaN: the norm would make zeros of it, and a score that looks like one.
     pub(in crate::model) fn final_norm(&self, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
         let squares = x.f_to_kind(Kind::Float)?.f_square()?;
-        let mean_square = squares.f_mean_dim([1i64, 2].as_slice(), true, Kind::Float)?;
+        let mean_square = squares.f_mean_dim([2i64].as_slice(), true, Kind::Float)?;
         let finite = mean_square.f_isfinite()?;
         let hidden = match bool::try_from(finite.f_all()?)? {
             true => self.transformer.final_norm(x, tap)?,
@@ -166,6 +219,12 @@ impl<'a> Tile<'a> {
                 self.transformer.final_norm(&spoiled, tap)?
             }
         };
-        Ok(hidden.f_squeeze_dim(1)?)
+        Ok(hidden.f_flatten(0, 1)?)
     }
+}
+
+/// Content of vectors and numbers.
+fn ingredients_of(edit: &Edit) -> impl Iterator<Item = (blake3::Hash, u64)> {
+    let number = edit.number().unwrap_or_default().to_bits();
+    edit.vectors().map(move |vector| (vector.hash(), number))
 }

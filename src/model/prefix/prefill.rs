@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tch::Tensor;
 
 use super::rows::{Rows, SeenFrom};
-use super::{Alike, BlockRow, PromptBlock, SWEEP_ROWS, Template};
+use super::{Alike, BlockRow, PromptBlock, SWEEP_ROWS, Streams, Template};
 use crate::model::cell::Tokens;
 use crate::model::error::Result;
 use crate::model::hooks::{HookPoint, Site};
@@ -77,7 +77,11 @@ pub(super) fn prefill_template(
         bucket: ids.len(),
         ..Alike::of(&alone, is_long)
     };
-    let block = PromptBlock::empty(transformer, None, alike, &[alone])?;
+    let kept = Streams {
+        layers: (0..transformer.config.n_layers).collect(),
+        positions: ids.len(),
+    };
+    let mut block = PromptBlock::empty(transformer, None, alike, &[alone], kept)?;
     let batch = Batch {
         rows: block.rows().collect(),
         // There is only one of these, and most are short.
@@ -88,9 +92,13 @@ pub(super) fn prefill_template(
         .cached
         .iter()
         .map(|cached| cached.map(|of| Ok(of.f_select(0, 0)?)));
+    let cached = first.collect::<Result<_>>()?;
+    let streams = std::mem::take(&mut block.streams).into_values();
+    let streams = streams.map(|stream| Ok(stream.f_select(0, 0)?));
     Ok(Template {
         length: ids.len(),
-        cached: first.collect::<Result<_>>()?,
+        cached,
+        streams: streams.collect::<Result<_>>()?,
     })
 }
 
@@ -148,6 +156,7 @@ impl Batch<'_> {
         let mut x = transformer.placed(transformer.embed(&ids)?, &positions)?;
         for layer in 0..n_layers {
             x = tap.pass_site(layer, Site::ResidPre, x)?;
+            self.store_stream(layer, &x, &spans)?;
             let projected = transformer.project(layer, &x, &rotaries)?;
             for (row, span) in self.rows.iter().zip(&spans) {
                 let place = row.block.cached[layer].map(|of| {
@@ -163,6 +172,25 @@ impl Batch<'_> {
                 x = transformer.after_heads(layer, &x, z, &mut tap)?;
             }
             self.store_last(&mut tap)?;
+        }
+        Ok(())
+    }
+
+    /// Copies what enters a layer, `x [1, S, d_model]`, into the blocks that keep it.
+    fn store_stream(&self, layer: usize, x: &Tensor, spans: &[Span]) -> Result<()> {
+        for (row, span) in self.rows.iter().zip(spans) {
+            let Some(stream) = row.block.streams.get(&layer) else {
+                continue;
+            };
+            let positions = stream.size()[1];
+            let count = positions.min(span.length);
+            let from = x
+                .f_select(0, 0)?
+                .f_narrow(0, span.start + span.length - count, count)?;
+            let of_row = stream.f_select(0, row.row as i64)?;
+            of_row
+                .f_narrow(0, positions - count, count)?
+                .f_copy_(&from)?;
         }
         Ok(())
     }

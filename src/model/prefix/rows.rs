@@ -78,6 +78,41 @@ impl<'s> Rows<'s> {
         }
     }
 
+    /// The stream that enters a layer at the last `suffix` positions of each row, `[n, suffix, d_model]`.
+    pub(in crate::model) fn stream(&self, layer: usize, suffix: usize) -> Result<Tensor> {
+        if suffix == 1 {
+            return self.entering(HookPoint::block(layer, Site::ResidPre));
+        }
+        let missing = || ModelError::Internal(format!("the stream of layer {layer} is not kept"));
+        let kept = self.prompts.gather(|block| block.streams.get(&layer))?;
+        let kept = kept.ok_or_else(missing)?;
+        let width = kept.size()[1] as usize;
+        let in_template = self.template.map_or(0, |template| template.length);
+        let own = |length: &usize| length - in_template;
+        if self
+            .prompts
+            .lengths
+            .iter()
+            .all(|length| own(length) >= suffix)
+        {
+            let start = width.checked_sub(suffix).ok_or_else(missing)?;
+            return Ok(kept.f_narrow(1, start as i64, suffix as i64)?);
+        }
+        let of_template = &self.template.ok_or_else(missing)?.streams[layer];
+        let row = |(row, length): (usize, &usize)| -> Result<Tensor> {
+            let count = own(length).min(suffix);
+            let start = width.checked_sub(count).ok_or_else(missing)?;
+            let own = kept
+                .f_select(0, row as i64)?
+                .f_narrow(0, start as i64, count as i64)?;
+            let before = (suffix - count) as i64;
+            let shared = of_template.f_narrow(0, in_template as i64 - before, before)?;
+            Ok(Tensor::f_cat(&[shared, own], 0)?)
+        };
+        let rows = self.prompts.lengths.iter().enumerate().map(row);
+        Ok(Tensor::f_stack(&rows.collect::<Result<Vec<_>>>()?, 0)?)
+    }
+
     /// The last `suffix` positions of each row, `[n, suffix]` int64.
     pub(in crate::model) fn positions(&self, suffix: usize) -> Result<Tensor> {
         let lengths = &self.prompts.lengths;

@@ -36,8 +36,12 @@ fn crowd(subject: &Subject, prompts: usize) -> Vec<Cell> {
             if number % 8 == 0 {
                 let from_last = Intervention {
                     positions: Positions::From(last),
-                    ..steer
+                    ..steer.clone()
                 };
+                // Several readouts of one row.
+                for readout in [Readout::LogOdds([1, 4].into()), all_logits(VOCAB)] {
+                    cells.push(subject.cell(&case.tokens, vec![steer.clone()], readout));
+                }
                 cells.push(Case::continued(
                     subject,
                     &case.tokens,
@@ -300,7 +304,15 @@ fn shorter_formats_run_and_are_near() {
     let mut draws = Draws::new(10);
     let cases: Vec<Case> = (0..60)
         .map(|_| Case::draw(&mut draws, exact.n_layers))
-        .filter(|case| !matches!(case.readout, Readout::Score(_)))
+        .filter(|case| {
+            let of_vectors = |readout: &Readout| {
+                matches!(
+                    readout,
+                    Readout::Activation { .. } | Readout::LogProbabilities(_)
+                )
+            };
+            of_vectors(&case.readout)
+        })
         .collect();
     let cells: Vec<Cell> = cases.iter().map(|case| case.cell(&exact)).collect();
     let expected = exact.vectors(&cells);

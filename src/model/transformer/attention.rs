@@ -167,6 +167,16 @@ pub(crate) struct Earlier<'a> {
     pub(crate) groups: Option<&'a Groups>,
 }
 
+impl Earlier<'_> {
+    /// Nothing.
+    pub(crate) fn none() -> Self {
+        Earlier {
+            segments: Vec::new(),
+            groups: None,
+        }
+    }
+}
+
 /// Keys and values of positions computed earlier, for the rows at hand (B of them, or groups of V).
 #[derive(Clone, Copy)]
 pub(crate) struct Segment<'a> {

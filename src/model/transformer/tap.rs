@@ -5,19 +5,39 @@ use std::collections::HashSet;
 use tch::Tensor;
 
 use crate::model::cell::Operation;
-use crate::model::error::Result;
+use crate::model::error::{ModelError, Result};
 use crate::model::hooks::{HookPoint, Site};
 
 /// What is done to n rows of a tile.
 pub(crate) struct TapEdit {
     pub(crate) hook: HookPoint,
-    /// Index among the S positions at hand.
+    /// Index of the first among the S positions at hand.
     pub(crate) position: i64,
+    /// How many of them from there on.
+    pub(crate) count: i64,
     /// Which rows, `[n]` int64; all B when none.
     pub(crate) rows: Option<Tensor>,
     pub(crate) operation: Operation,
-    /// What is added, already times its α; or v, a unit vector; or what comes instead: `[n, d_model]`.
-    pub(crate) vectors: Tensor,
+    pub(crate) operands: Operands,
+}
+
+/// The vectors and numbers of n rows of one operation.
+#[derive(Debug)]
+pub(crate) struct Operands {
+    /// Each `[n, d_model]`: what is added, already times its α; unit vectors; or what comes instead.
+    pub(crate) vectors: Vec<Tensor>,
+    /// Each `[n, 1]`: a level; the cosine and sine of an angle.
+    pub(crate) numbers: Vec<Tensor>,
+}
+
+impl Clone for Operands {
+    fn clone(&self) -> Self {
+        let shallow = |list: &[Tensor]| list.iter().map(Tensor::shallow_clone).collect();
+        Operands {
+            vectors: shallow(&self.vectors),
+            numbers: shallow(&self.numbers),
+        }
+    }
 }
 
 /// Edits to make and vectors to keep while a pass runs.
@@ -106,28 +126,25 @@ impl<'t> BlockTap<'t> {
     }
 }
 
-/// x `[B, S, d]` with the edit's rows at its position changed.
+/// x `[B, S, d]` with the edit's rows at its positions changed.
 fn edited(x: &Tensor, edit: &TapEdit) -> Result<Tensor> {
-    let at = x.f_select(1, edit.position)?;
+    let place = |x: &Tensor| -> Result<Tensor> {
+        Ok(match edit.count {
+            1 => x.f_select(1, edit.position)?,
+            count => x.f_narrow(1, edit.position, count)?,
+        })
+    };
     let at = match &edit.rows {
-        Some(rows) => at.f_index_select(0, rows)?,
-        None => at,
+        Some(rows) => place(x)?.f_index_select(0, rows)?,
+        None => place(x)?,
     };
-    let vectors = &edit.vectors;
-    let changed = match edit.operation {
-        Operation::Add => at.f_add(vectors)?,
-        Operation::Replace => vectors.shallow_clone(),
-        Operation::Ablate => {
-            let component = at.f_mul(vectors)?.f_sum_dim_intlist(-1i64, true, None)?;
-            at.f_sub(&component.f_mul(vectors)?)?
-        }
-    };
-    if x.size()[1] == 1 && edit.rows.is_none() {
-        return Ok(changed.f_unsqueeze(1)?);
+    let changed = changed(&at, edit)?;
+    if x.size()[1] == edit.count && edit.rows.is_none() {
+        return Ok(changed.f_view_as(x)?);
     }
     let mut result = x.f_empty_like()?;
     result.f_copy_(x)?;
-    let mut at = result.f_select(1, edit.position)?;
+    let mut at = place(&result)?;
     match &edit.rows {
         Some(rows) => {
             let _ = at.f_index_copy_(0, rows, &changed)?;
@@ -135,4 +152,46 @@ fn edited(x: &Tensor, edit: &TapEdit) -> Result<Tensor> {
         None => at.f_copy_(&changed)?,
     }
     Ok(result)
+}
+
+/// What the edit makes of x, `[n, d]` or `[n, count, d]`.
+fn changed(x: &Tensor, edit: &TapEdit) -> Result<Tensor> {
+    // Of every position the same.
+    let beside = |of: &Tensor| -> Result<Tensor> {
+        Ok(match edit.count {
+            1 => of.shallow_clone(),
+            _ => of.f_unsqueeze(1)?,
+        })
+    };
+    let list = |of: &[Tensor]| of.iter().map(beside).collect::<Result<Vec<Tensor>>>();
+    let (vectors, numbers) = (list(&edit.operands.vectors)?, list(&edit.operands.numbers)?);
+    let along =
+        |v: &Tensor| -> Result<Tensor> { Ok(x.f_mul(v)?.f_sum_dim_intlist(-1i64, true, None)?) };
+    match (edit.operation, &vectors[..], &numbers[..]) {
+        (Operation::Add, [v], []) => Ok(x.f_add(v)?),
+        (Operation::Replace, [v], []) => Ok(v.f_expand_as(x)?),
+        (Operation::Ablate, [v], []) => Ok(x.f_sub(&along(v)?.f_mul(v)?)?),
+        (Operation::AblateSpan(_), span, []) => {
+            let mut left = x.shallow_clone();
+            for v in span {
+                left = left.f_sub(&along(v)?.f_mul(v)?)?;
+            }
+            Ok(left)
+        }
+        (Operation::SetLevel, [read, write], [level]) => {
+            Ok(x.f_add(&level.f_sub(&along(read)?)?.f_mul(write)?)?)
+        }
+        (Operation::Rotate, [first, second], [cosine, sine]) => {
+            let (a, b) = (along(first)?, along(second)?);
+            let length = a.f_square()?.f_add(&b.f_square()?)?.f_sqrt()?;
+            let turned = |part: &Tensor, was: &Tensor, v: &Tensor| -> Result<Tensor> {
+                Ok(length.f_mul(part)?.f_sub(was)?.f_mul(v)?)
+            };
+            let x = x.f_add(&turned(cosine, &a, first)?)?;
+            Ok(x.f_add(&turned(sine, &b, second)?)?)
+        }
+        (operation, ..) => Err(ModelError::Internal(format!(
+            "{operation:?} has other operands"
+        ))),
+    }
 }

@@ -107,8 +107,8 @@ impl See for Keys {
             stratum.longest = stratum.longest.max(*max_new_tokens);
         }
         if !self.donors.is_empty() {
-            let edits = cell.interventions.iter();
-            let vectors = edits.filter_map(|edit| self.donors.get(&edit.edit.vector().hash()));
+            let vectors = cell.interventions.iter().flat_map(|i| i.edit.vectors());
+            let vectors = vectors.filter_map(|vector| self.donors.get(&vector.hash()));
             stratum.donors.extend(vectors.cloned());
         }
         if let Some(layer) = layer_of(cell) {

@@ -315,7 +315,7 @@ impl Third<'_> {
                 .values()
                 .flat_map(|(cell, _)| &cell.interventions);
             self.options.wanted == Wanted::All
-                || edits.any(|edit| edit.edit.vector().hash() == *hash)
+                || edits.any(|edit| edit.edit.vectors().any(|vector| vector.hash() == *hash))
         };
         let donors = std::mem::take(&mut kept.donors);
         Cells {
