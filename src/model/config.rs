@@ -98,6 +98,15 @@ impl Serialize for ModelConfig {
 }
 
 impl ModelConfig {
+    /// Of a small llama, for tests of what asks for no more than a configuration.
+    #[cfg(test)]
+    pub(crate) fn small() -> Self {
+        let config = r#"{"model_type": "llama", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 6, "num_attention_heads": 2,
+            "num_key_value_heads": 1, "vocab_size": 32, "max_position_embeddings": 64, "rms_norm_eps": 1e-5}"#;
+        let file = std::path::Path::new("config.json");
+        Self::from_hugging_face(file, config, None).expect("a configuration")
+    }
+
     /// Reads the form that fingerprints are made of, and nothing else.
     ///
     /// # Errors

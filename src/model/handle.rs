@@ -168,7 +168,7 @@ impl ModelHandle {
         Ok(Arc::new(Tokens::with_template(ids, shared)))
     }
 
-    fn encoded(&self, prompt: &str, chat: &Chat) -> Result<Vec<u32>> {
+    pub(super) fn encoded(&self, prompt: &str, chat: &Chat) -> Result<Vec<u32>> {
         self.confined(prompt, chat, Conversation::ids)
     }
 

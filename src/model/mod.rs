@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! config, checkpoint, tokenizer, chat   what a model is: dimensions, weights on disk, text to tokens
+//! behind_instruction                    what a template writes behind the person's text
 //! handle                                one model of a study, known but not loaded: fingerprint, tokens of a prompt in its chat
 //! hooks, cell                           where, what and what for: hook points, interventions, readouts, keys
 //! families                              what tells one family of models from another: a file for each
@@ -17,6 +18,7 @@
     reason = "seen outside by the benchmarks alone; what its name does not say is documented"
 )]
 
+mod behind_instruction;
 mod cell;
 mod chat;
 mod checkpoint;
@@ -44,6 +46,7 @@ mod transformer;
 
 use crate::json;
 
+pub(crate) use behind_instruction::BehindInstruction;
 pub use cell::{Cell, Cells, Edit, Intervention, Positions, Readout, Tokens, Value, Vector};
 pub(crate) use cell::{EVALUATION_VERSION, Sampling, ScoreDtype, TokenSets};
 pub(crate) use chat::{Chat, SpecialTokens, reserved_variable};

@@ -15,7 +15,7 @@ use crate::cache::{Cache, CacheError, Key};
 use crate::files;
 use crate::model::{ModelHandle, Site, Vector};
 use crate::stages::{
-    Artifacts, Direction, Output, Parts, StageError, read_parquet, write_csv, write_parquet,
+    Affine, Artifacts, Direction, Output, Parts, StageError, read_parquet, write_csv, write_parquet,
 };
 
 use super::key::key_of;
@@ -194,10 +194,14 @@ struct Description {
     #[serde(serialize_with = "short_name", deserialize_with = "site")]
     site: Site,
     position: i64,
-    /// It is in the safetensors file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+    /// It is in the safetensors file, as what edits that move a mean need.
     #[serde(skip, default = "no_vector")]
     vector: Arc<Vector>,
     pre_norm: f64,
+    #[serde(skip)]
+    affine: Option<Arc<Affine>>,
     resid_norm: f64,
     #[serde(rename = "top_ids")]
     top: Vec<String>,
@@ -314,11 +318,15 @@ fn record_of_direction(
     let vector: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     let pre_norm = (direction.pre_norm as f32).to_le_bytes();
     let tensor = |count: usize, bytes| TensorView::new(TensorDtype::F32, vec![count], bytes);
+    let affine = direction.affine.as_deref().map(affine_bytes);
     let bytes = tensor(values.len(), &vector).and_then(|direction| {
-        let tensors = [
+        let mut tensors = vec![
             ("direction", direction),
             ("pre_norm", tensor(1, &pre_norm)?),
         ];
+        for (name, bytes) in affine.iter().flatten() {
+            tensors.push((name, tensor(values.len(), bytes)?));
+        }
         safetensors::serialize(tensors, None)
     });
     let bytes = bytes.map_err(|error| StageError::Internal(format!("safetensors: {error}")))?;
@@ -328,7 +336,11 @@ fn record_of_direction(
         .map_err(|error| StageError::Internal(error.to_string()))?;
     let seed = direction.seed.map(|seed| format!(".seed{seed}"));
     let (layer, site) = (direction.layer, direction.site.short_name());
-    let stem = format!("layer{layer}.{site}{}", seed.unwrap_or_default());
+    let position = match direction.position {
+        -1 => String::new(),
+        position => format!(".position{position}"),
+    };
+    let stem = format!("layer{layer}.{site}{position}{}", seed.unwrap_or_default());
     let record = |suffix: &str, bytes: &[u8]| -> Result<ArtifactRecord, StageError> {
         Ok(ArtifactRecord {
             file: format!("{stem}.{suffix}"),
@@ -336,6 +348,20 @@ fn record_of_direction(
         })
     };
     Ok((record("safetensors", &bytes)?, record("json", &text)?))
+}
+
+/// The tensors of what edits that move a mean need, by name.
+fn affine_bytes(affine: &Affine) -> [(&'static str, Vec<u8>); 4] {
+    let bytes = |vector: &Vector| {
+        let values = vector.values().iter();
+        values.flat_map(|v| v.to_le_bytes()).collect()
+    };
+    [
+        ("mean_a", bytes(&affine.mean_a)),
+        ("mean_b", bytes(&affine.mean_b)),
+        ("mean", bytes(&affine.mean)),
+        ("eraser", bytes(&affine.eraser)),
+    ]
 }
 
 /// What a record's stage left, every artifact of it checked; none when one is missing or was found damaged, which is told.
@@ -412,13 +438,25 @@ pub(crate) fn stored_artifacts(
 
 fn read_direction((tensors, description): (Vec<u8>, Vec<u8>)) -> Option<Direction> {
     let tensors = SafeTensors::deserialize(&tensors).ok()?;
-    let tensor = tensors.tensor("direction").ok()?;
-    let words = tensor.data().chunks_exact(4);
-    let values = words.map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]));
+    let vector = |name: &str| {
+        let tensor = tensors.tensor(name).ok()?;
+        let words = tensor.data().chunks_exact(4);
+        let values = words.map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]));
+        Some(Arc::new(Vector::new(values.collect())))
+    };
     let mut json = serde_json::Deserializer::from_slice(&description);
     let mut direction = Description::deserialize(&mut json).ok()?;
     json.end().ok()?;
-    direction.vector = Arc::new(Vector::new(values.collect()));
+    direction.vector = vector("direction")?;
+    let affine = || {
+        Some(Affine {
+            mean_a: vector("mean_a")?,
+            mean_b: vector("mean_b")?,
+            mean: vector("mean")?,
+            eraser: vector("eraser")?,
+        })
+    };
+    direction.affine = affine().map(Arc::new);
     Some(direction)
 }
 

@@ -43,6 +43,11 @@ impl<'n, 'p> Fields<'n, 'p> {
         self.table.get(name)
     }
 
+    /// The value of a field that somebody else reads.
+    pub(crate) fn peek(&self, name: &str) -> Option<&'n Node> {
+        self.table.get(name)
+    }
+
     /// A field that must be there; `None`, with the problem pushed, where it is missing or cannot be decoded.
     pub(crate) fn required<T: Decode>(&mut self, name: &'static str) -> Option<T> {
         if let Some(node) = self.node(name) {

@@ -66,9 +66,31 @@ static COLUMNS: &[ColumnTold] = &[
     ),
     ColumnTold::of(
         "alpha",
-        "α; blank for an ablation, 0 where nothing is edited",
+        "α; blank for an ablation, 0 where nothing is edited; of a rotation in degrees",
         ALPHA,
     ),
+    ColumnTold::of(
+        "layers",
+        "all layers at which the edit is made at once, with `+` between; where `together` is true",
+        "",
+    ),
+    ColumnTold::of(
+        "position",
+        "where the edit or activation is: a number, counted from the end of the prompt below 0, or as the study says it; where that is not the last token",
+        "",
+    ),
+    ColumnTold::of(
+        "token",
+        "the tokens there, as the vocabulary spells them, with spaces between; blank where prompts differ in their number or there are more than eight",
+        "",
+    ),
+    ColumnTold::of(
+        "alpha_<n>",
+        "α of the second edit of the run, the third, and so on; where `with` names such",
+        ALPHA,
+    ),
+    ColumnTold::of("position_a", "position of the first direction", INDEX),
+    ColumnTold::of("position_b", "position of the second", INDEX),
     ColumnTold::of(
         "source",
         "which sweep of the summary the row is about: `steer`, `holdout`, `random` or `xstest`",

@@ -16,6 +16,10 @@ const WAYS: &[(&str, &str)] = &[
     ("generate", "temperature = 1"),
     ("generate", "direction = \"d\"\nalpha = 1"),
     (
+        "generate",
+        "direction = \"d\"\nmode = \"rotate\"\nalpha = 1\nplane = \"e\"",
+    ),
+    (
         "patch",
         "pairing = \"models\"\ndonor = \"m\"\nrecipient = \"n\"\nlayer = 1",
     ),
@@ -31,7 +35,18 @@ const WAYS: &[(&str, &str)] = &[
     ("direction", "select = \"threshold\""),
     ("steer", "alpha = 1"),
     ("steer", "mode = \"ablate\""),
-    ("random", "alpha_unit = \"pre_norm\"\nreference = \"d\""),
+    ("steer", "mode = \"rotate\"\nalpha = 1\nplane = \"e\""),
+    ("holdout", "alpha = 1"),
+    ("holdout", "mode = \"rotate\"\nalpha = 1\nplane = \"e\""),
+    ("random", "alpha = 1"),
+    (
+        "random",
+        "alpha = 1\nalpha_unit = \"pre_norm\"\nreference = \"d\"",
+    ),
+    ("random", "mode = \"ace\"\nalpha = 1\nreference = \"d\""),
+    ("random", "mode = \"rotate\"\nalpha = 1\nplane = \"e\""),
+    ("xstest", "alpha = 1"),
+    ("xstest", "mode = \"rotate\"\nalpha = 1\nplane = \"e\""),
     ("summary", "steer = \"s\""),
     ("summary", "random = \"s\""),
     (
@@ -90,7 +105,7 @@ pub(crate) fn values(schema: &Json) -> Vec<Json> {
 fn read(kind: &Kind, table: &Map<String, Json>) -> Option<(Json, Needs, Vec<&'static str>)> {
     let lines = table
         .iter()
-        .map(|(name, value)| format!("{name} = {value}\n"));
+        .map(|(name, value)| format!("{name} = {}\n", toml::Value::try_from(value).unwrap()));
     let document = load_text(Path::new("s.toml"), &lines.collect::<String>(), &[]).unwrap();
     let mut problems = Problems::default();
     let mut fields = Fields::new(&document.root, &mut problems).unwrap();

@@ -6,6 +6,7 @@
 //! prompts of A and B. `cosine`: between all directions of the stage. The same procedure on shuffled labels is the negative control in
 //! `shuffled`.
 
+mod affine;
 mod extract;
 mod figures;
 mod findings;
@@ -21,14 +22,18 @@ use crate::spec::{Choice, Fields, Layers};
 use crate::stats;
 
 use super::declare::Together;
+use super::field_types::OnlyIfTrue;
 use super::field_types::choices;
 use super::forecast::{check_scores, directions_of};
-use super::parameters::{self, GroupSize, Model, Position, PromptsName, ScoreStage};
+use super::parameters::{self, GroupSize, Model, PromptsName, ScoreStage};
+use super::position::Position;
 use super::prelude::*;
+use super::sweep;
 use super::table;
 
+pub(crate) use affine::Affine;
 pub(crate) use extract::Direction;
-pub(super) use extract::{Groups, Recipe};
+pub(super) use extract::{Groups, Places, Recipe};
 pub(super) use figures::figures;
 pub(super) use findings::findings;
 use tables::shuffled;
@@ -69,7 +74,7 @@ static TOLD: Told = Told {
         TableTold::of(
             "shuffled",
             "a row for each layer and shuffle",
-            "layer shuffle pre_norm cosine",
+            "layer position? shuffle pre_norm cosine",
         )
         .but(&[SHUFFLED_NORM, SHUFFLED_COSINE]),
     ],
@@ -99,8 +104,11 @@ parameters! {
         layer: Layers,
         /// Site of the activations.
         site: Site = "resid_pre",
-        /// Position of the activations, counted from the end of the prompt: -1 is its last token.
+        /// Which tokens the activations are taken at: an index, counted from the end below 0, a word, a window, a list of these. Of several each has
+        /// a direction of its own at each layer.
         position: Position = -1,
+        /// Whether the means of A and B, and what LEACE reads, are kept with the directions, for `mode = "ace"` and `"leace"`.
+        affine: OnlyIfTrue = false,
         /// Whether a prompt may be in A and in B.
         allow_overlap: bool = false,
         settings: Settings,
@@ -166,7 +174,11 @@ impl Select {
 impl Stage for Extract {
     fn forecast(&self, inputs: &Inputs) -> Forecast {
         Forecast {
-            directions: directions_of(&self.model, &[None], &self.layer, inputs),
+            directions: {
+                let places = self.count_places(inputs);
+                let at_one = directions_of(&self.model, &[None], &self.layer, inputs);
+                std::iter::repeat_n(at_one, places).flatten().collect()
+            },
             ..Forecast::about(std::slice::from_ref(&self.model), &self.prompts)
         }
     }
@@ -174,6 +186,7 @@ impl Stage for Extract {
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         let model = std::slice::from_ref(&*self.model);
         inputs.check_layers(&self.layer, model, problems);
+        self.position.check_of_prompt(problems);
         check_scores(&self.scores, &self.model, &self.prompts, inputs, problems);
         let known = inputs.check_split(&self.split, &self.prompts, problems);
         if let (true, Select::TopBottom { n }) = (known, &self.select) {
@@ -199,12 +212,15 @@ impl Stage for Extract {
         let scores = Scored::read(&self.scores, &self.model, prompts, inputs)?;
         let (groups, overlap) = self.groups(&scores)?;
         let layers = parameters::layers(&self.layer, model.config().n_layers);
+        let chat = &self.settings.chat;
+        let places = Places::of(&self.position, model, chat)?.ok_or_else(|| self.no_places())?;
         let recipe = Recipe {
             model,
             prompts,
             layers: &layers,
             site: self.site,
-            position: self.position.value,
+            places: &places,
+            with_affine: self.affine.0,
             label: self.select.label(),
             seed: None,
             settings: &self.settings,
@@ -213,6 +229,7 @@ impl Stage for Extract {
         let (directions, without) = recipe.directions(&groups, &activations, &scores)?;
         let mut found: Vec<String> = overlap.into_iter().collect();
         found.extend(recipe.left_out(&without));
+        found.extend(sweep::findings(&self.position, &[model], &self.settings)?);
         found.extend(findings(&directions));
         Ok(Output {
             tables: vec![
@@ -229,6 +246,22 @@ impl Stage for Extract {
 }
 
 impl Extract {
+    /// How many places the position stands for, on the model; 1 where that is not known.
+    fn count_places(&self, inputs: &Inputs) -> usize {
+        let model = inputs.models.get(&self.model.value);
+        let places = model.map(|m| Places::of(&self.position, m, &self.settings.chat));
+        let places = places.and_then(Result::ok).flatten();
+        places.map_or(1, |places| places.count())
+    }
+
+    fn no_places(&self) -> StageError {
+        StageError::Data(format!(
+            "a direction is made at single tokens, which `{}` does not name in prompts of different length; name them from one end: an index, a \
+             window such as `\"-5..\"`, `\"instruction_end\"`, `\"post_instruction\"`",
+            *self.position
+        ))
+    }
+
     /// How many prompts the split has; 0 where the set could not be read.
     fn of_split(&self, inputs: &Inputs) -> usize {
         let set = inputs.prompts.get(&self.prompts.value);

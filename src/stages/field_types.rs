@@ -4,10 +4,13 @@ use std::path::PathBuf;
 
 use serde_json::{Value as Json, json};
 
-use crate::spec::{Choice, Decode, Distinct, Layers, Node, OneOrMany, Problems, Seeds, Spanned};
+use crate::spec::{
+    Choice, Decode, Distinct, Fields, Layers, Node, OneOrMany, Problems, Seeds, Spanned,
+};
 
 use super::Needs;
-use super::declare::{FieldType, Keyed};
+use super::declare::{Declared, Field, FieldType, KeyParts, Keyed, Parameter};
+use super::settings::Settings;
 
 /// Types that are another but for how they are keyed, what they refer to, what is told of them, or which of its values are good; whatever
 /// is wrong with others the last of these tells.
@@ -70,6 +73,29 @@ wrappers! {
     Given<T>(T): IfGiven, |inner, needs| inner.refer(needs);
     /// What no number depends on.
     Unkeyed<T>(T): No, |inner, needs| inner.refer(needs);
+}
+
+/// What is in the key only where it is so: keys are what they were before it could be said.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct OnlyIfTrue(pub(crate) bool);
+
+impl Parameter for OnlyIfTrue {
+    fn read(fields: &mut Fields<'_, '_>, declared: &Declared, _: &Settings) -> Option<Self> {
+        match fields.node(declared.name) {
+            None => Some(OnlyIfTrue(false)),
+            Some(_) => fields.optional(declared.name).map(OnlyIfTrue),
+        }
+    }
+
+    fn add_key(&self, name: &'static str, key: &mut KeyParts) {
+        if self.0 {
+            key.insert(name.to_string(), true.into());
+        }
+    }
+
+    fn list(declared: &Declared) -> Vec<Field> {
+        <bool as Parameter>::list(declared)
+    }
 }
 
 impl<T: FieldType> FieldType for Spanned<T> {

@@ -20,13 +20,15 @@ use crate::model::{Cell, ModelHandle, Positions, Readout, Sampling, Tokens, Valu
 use crate::prompts::PromptSet;
 use crate::spec::{Fields, Spanned};
 
+use super::action::Line;
 use super::declare::{Declared, Field, KeyParts, Parameter};
 use super::field_types::choices;
 use super::parameters::{self, Count, Models, Names, PromptsName, StopAtEnd, Temperature};
+use super::position::{Layout, Selection};
 use super::prelude::*;
-use super::sweep::{self, Line};
+use super::sweep;
 
-use steering::{Acts, Steering};
+use steering::Steering;
 pub(super) use tables::{Answer, Answered, Row, tables};
 
 /// What the two text classifiers call a continuation: by the study's patterns, and by XSTest's openings.
@@ -65,13 +67,13 @@ static TOLD: Told = Told {
         TableTold::of(
             "",
             "a row for each model, direction, place, α and prompt",
-            "model direction seed layer site alpha id split category score refused text regex xstest_prefix",
+            "model direction seed layer site layers? position? alpha alpha_<n>? id split category score refused text regex xstest_prefix",
         )
         .but(&[SCORE_OF_THE_RUN]),
         TableTold::of(
             "rates",
             "what each classifier calls a refusal: a row for each model, direction, place, α, split and classifier",
-            "model direction seed layer site alpha split classifier n refused refusal_rate rate_low rate_high",
+            "model direction seed layer site layers? position? alpha alpha_<n>? split classifier n refused refusal_rate rate_low rate_high",
         )
         .but(&[REFUSED]),
         told::AGREEMENT,
@@ -179,6 +181,7 @@ impl Stage for Generate {
         if let Some(steering) = &self.steering {
             let places = &steering.places;
             places.check(&steering.direction, &self.model, inputs, problems);
+            steering.action.check(&self.model, inputs, problems);
         }
         self.check_context(inputs, problems);
     }
@@ -190,9 +193,9 @@ impl Stage for Generate {
             Some(Steering {
                 direction,
                 places,
-                alpha,
+                action,
                 ..
-            }) => (places.count(direction, &self.model, inputs), alpha.len()),
+            }) => (places.count(direction, &self.model, inputs), action.count()),
         };
         let set = inputs.prompts.get(&self.prompts.value);
         let prompts = set.map_or(0, |set| self.chosen(set).len());
@@ -215,8 +218,15 @@ impl Stage for Generate {
         let fed = sweep::tokens_of_each(&models, prompts, &self.settings)?;
         for ((model, lines), tokens) in models.into_iter().zip(&lines).zip(fed) {
             let readout = self.settings.readout(model)?;
+            let places = self.selections().into_iter();
+            let places = places.map(|s| Ok((s, Layout::of(s, model, &self.settings.chat)?)));
+            let places: Vec<(&Selection, Layout)> = places.collect::<Result<_, StageError>>()?;
             for (index, row) in self.rows(&model.name, lines, prompts) {
-                let [score, text] = self.cells(model, &row, &tokens[index], &readout);
+                let tokens = &tokens[index];
+                let positions = places.iter();
+                let positions = positions.map(|(s, layout)| s.of(layout, tokens, row.prompt));
+                let positions: Vec<Positions> = positions.collect::<Result<_, _>>()?;
+                let [score, text] = self.cells(model, &row, (tokens, &positions), &readout);
                 cells.push(score);
                 continued.push(text);
                 rows.push((model, row));
@@ -298,40 +308,37 @@ impl Generate {
             return Ok(Vec::new());
         };
         let directions = &inputs.stage(&steering.direction)?.directions;
+        let acting = steering.action.acting(inputs)?;
         let (places, n_layers) = (&steering.places, model.config().n_layers);
-        Ok(places.lines(directions, steering.alpha_unit, &Arc::from([]), n_layers))
+        places.lines(directions, &acting, &Arc::from([]), n_layers)
     }
 
-    /// Where the direction acts; of no consequence without one.
-    fn acts(&self) -> Acts {
-        self.steering
-            .as_ref()
-            .map_or(Acts::Both, |steering| steering.positions)
+    /// Where each edit of a run acts; none without a direction.
+    fn selections(&self) -> Vec<&Selection> {
+        let Some(steering) = &self.steering else {
+            return Vec::new();
+        };
+        let own = &steering.positions.0;
+        let others = steering.action.with.iter();
+        let others = others.map(|also| also.position.as_ref().unwrap_or(own));
+        [own].into_iter().chain(others).collect()
     }
 
-    /// Where the score's run is edited: at the last prompt token, if that is edited at all.
-    fn score_position(&self, length: usize) -> Option<Positions> {
-        (self.acts() != Acts::Generated).then(|| Acts::LastPrompt.positions(length))
-    }
-
-    /// The cells of a row: its score, and its continuation.
+    /// The cells of a row: its score, which what acts behind the prompt does not reach, and its continuation.
     fn cells(
         &self,
         model: &ModelHandle,
         row: &Row<'_>,
-        tokens: &Arc<Tokens>,
+        (tokens, positions): (&Arc<Tokens>, &[Positions]),
         score: &Readout,
     ) -> [Cell; 2] {
         let (fingerprint, n_layers) = (model.fingerprint, model.config().n_layers);
-        let cell = |positions: Option<Positions>, readout: Readout| {
-            let edits = positions.map_or(Vec::new(), |positions| row.intervention(positions));
+        let edits = row.edits(positions, model.config());
+        let cell = |readout: Readout| {
+            let edits = edits.clone();
             Cell::new(fingerprint, Arc::clone(tokens), edits, readout, n_layers)
         };
-        let everywhere = self.acts().positions(tokens.len());
-        [
-            cell(self.score_position(tokens.len()), score.clone()),
-            cell(Some(everywhere), self.continuation(model)),
-        ]
+        [cell(score.clone()), cell(self.continuation(model))]
     }
 
     fn continuation(&self, model: &ModelHandle) -> Readout {
@@ -359,7 +366,7 @@ impl Generate {
 
     /// The rows of one model, each with the index of its prompt.
     fn rows<'a>(
-        &self,
+        &'a self,
         model: &'a str,
         lines: &'a [Line],
         prompts: &'a PromptSet,
@@ -369,6 +376,7 @@ impl Generate {
             Some(steering) => {
                 let alphas = |line| {
                     steering
+                        .action
                         .alpha
                         .values()
                         .map(move |alpha| (Some(line), *alpha))
@@ -377,10 +385,15 @@ impl Generate {
             }
         };
         let chosen = self.chosen(prompts);
+        let position = self.steering.as_ref().and_then(|steering| {
+            let told = steering.positions.word().is_none();
+            told.then_some(&steering.positions.0)
+        });
         let of_line = |(line, alpha)| {
             let row = move |prompt| Row {
                 model,
                 line,
+                position,
                 alpha,
                 prompt,
             };

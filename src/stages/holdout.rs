@@ -12,15 +12,15 @@ use crate::prompts::PromptSet;
 use crate::spec::{Layers, Seeds};
 use crate::stats;
 
+use super::action::{Acting, Action, Line, Mode};
 use super::declare::Declaration;
-use super::direction::{self, Direction, Groups, Recipe, Scored};
+use super::direction::{self, Direction, Groups, Places, Recipe, Scored};
 use super::forecast::{check_scores, directions_of};
-use super::parameters::{
-    self, Alphas, Fraction, GroupSize, Model, Models, Position, PromptsName, ScoreStage,
-};
+use super::parameters::{self, Fraction, GroupSize, Model, Models, PromptsName, ScoreStage};
+use super::position::Position;
 use super::prelude::*;
-use super::steer::{are_of_one_depth, line_of};
-use super::sweep::{AlphaUnit, Line, Mode, Sweep};
+use super::steer::are_of_one_depth;
+use super::sweep::Sweep;
 
 pub(super) static KIND: Kind = Kind {
     figures: Some(direction::figures),
@@ -85,11 +85,8 @@ parameters! {
         layer: Layers,
         /// Site of the directions.
         site: Site = "resid_pre",
-        /// How much of the direction is added, in units of `alpha_unit`.
-        alpha: Alphas,
-        /// The unit of α.
-        alpha_unit: AlphaUnit = "unit",
-        /// Position of activations and edits, counted from the end of the prompt: -1 is its last token.
+        action: Action,
+        /// Which tokens are edited, as `steer` has it. Where it is one token, the activations are taken there, too; otherwise at the last.
         position: Position = -1,
         settings: Settings,
     }
@@ -109,6 +106,7 @@ impl Stage for Holdout {
         Forecast {
             directions: directions_of(&self.direction_model, &seeds, &self.layer, inputs),
             sets: self.sets().to_vec(),
+            has_alpha: self.action.mode.has_alpha(),
             ..Forecast::of_sweep(&self.model, &self.prompts, inputs)
         }
     }
@@ -119,6 +117,8 @@ impl Stage for Holdout {
         let maker = &self.direction_model;
         check_scores(&self.scores, maker, &self.prompts, inputs, problems);
         inputs.check_widths(maker, &self.model, problems);
+        self.action.check(&self.model, inputs, problems);
+        self.position.check_of_prompt(problems);
         if inputs.check_split(&self.split, &self.prompts, problems) {
             self.check_halves(inputs, problems);
         }
@@ -137,7 +137,7 @@ impl Stage for Holdout {
         };
         let lines = self.model.iter().map(in_model).sum();
         let members = product(&[2, self.n.value, directions.len()]);
-        let steered = product(&[lines, self.alpha.len(), tried]);
+        let steered = product(&[lines, self.action.count(), tried]);
         Cost::of_cells(members.saturating_add(steered))
     }
 
@@ -157,16 +157,18 @@ impl Stage for Holdout {
         let sweep = Sweep {
             models: inputs.models_named(&self.model)?,
             prompts,
-            alphas: &self.alpha,
-            position: self.position.value,
-            mode: Mode::Add,
+            action: &self.action,
+            position: &self.position,
             settings: &self.settings,
         };
-        let lines = self.lines(&splits, &directions, prompts);
+        findings.extend(sweep.findings()?);
+        let acting = self.action.acting(inputs)?;
+        let lines = self.lines(&acting, &splits, &directions, prompts)?;
         // A direction acts at its own layer, in every model that has it.
         let lines_in = |model: &ModelHandle| {
-            let there = |line: &&Line| line.layer < model.config().n_layers;
-            Ok(lines.iter().filter(there).cloned().collect())
+            let n_layers = model.config().n_layers;
+            let there = lines.iter().filter(|line| line.layer < n_layers);
+            Ok(acting.finished(there.cloned().collect(), n_layers, &Arc::from([])))
         };
         let swept = sweep.run(are_of_one_depth, lines_in, evaluator)?;
         Ok(Output {
@@ -257,7 +259,8 @@ impl Holdout {
                 prompts: inputs.prompt_set(&self.prompts)?,
                 layers: &layers,
                 site: self.site,
-                position: self.position.value,
+                places: &self.places(model)?,
+                with_affine: matches!(self.action.mode, Mode::Ace | Mode::Leace),
                 label: format!("holdout_{}", self.n.value),
                 seed: Some(split.seed),
                 settings: &self.settings,
@@ -265,7 +268,7 @@ impl Holdout {
             let activations = recipe.activations(&split.groups, evaluator)?;
             let (found, without) = recipe.directions(&split.groups, &activations, scores)?;
             directions.extend(found);
-            if let Some(finding) = recipe.left_out(&without) {
+            for finding in recipe.left_out(&without) {
                 let seeds = seeds_by_finding.entry(finding).or_default();
                 seeds.push(split.seed.to_string());
             }
@@ -280,7 +283,22 @@ impl Holdout {
         ))
     }
 
-    fn lines(&self, splits: &[Split], directions: &[Direction], prompts: &PromptSet) -> Vec<Line> {
+    /// Where the activations are taken.
+    fn places(&self, model: &ModelHandle) -> Result<Places, StageError> {
+        let places = Places::of(&self.position, model, &self.settings.chat)?;
+        Ok(match places {
+            Some(places) if places.are_one() => places,
+            _ => Places::last(),
+        })
+    }
+
+    fn lines(
+        &self,
+        acting: &Acting<'_>,
+        splits: &[Split],
+        directions: &[Direction],
+        prompts: &PromptSet,
+    ) -> Result<Vec<Line>, StageError> {
         let compare = parameters::split_indices(prompts, &self.compare.value);
         let sets_of = |s: &Split| {
             let [train, holdout, compared] = self.sets();
@@ -290,15 +308,13 @@ impl Holdout {
                 (compared, compare.clone()),
             ]
         };
-        let line = |direction: &Direction| {
-            let of_seed = splits.iter().filter(|s| Some(s.seed) == direction.seed);
-            line_of(
-                direction,
-                self.alpha_unit,
-                of_seed.flat_map(sets_of).collect(),
-            )
+        let on_its_sets = |line: Line| {
+            let seed = line.seed;
+            let of_seed = splits.iter().filter(|s| Some(s.seed) == seed);
+            line.on(of_seed.flat_map(sets_of).collect())
         };
-        directions.iter().map(line).collect()
+        let lines = acting.lines(directions)?;
+        Ok(lines.into_iter().map(on_its_sets).collect())
     }
 
     /// Names of the sets that each direction is tried on.

@@ -3,12 +3,12 @@
 use serde_json::{Value as Json, json};
 
 use crate::model::Site;
-use crate::prompts::{Prompt, PromptSet};
+use crate::prompts::PromptSet;
 use crate::spec::{Decode, Layers, Node, OneOrMany, Problems, Spanned, choice};
 
 use super::declare::{FieldType, Keyed};
 use super::field_types::wrappers;
-use super::{Inputs, Name, Needs, Product, StageError};
+use super::{Inputs, Name, Needs, Product};
 
 wrappers! {
     /// The name of a model. It is shown in tables, and so is in the key beside the model's content.
@@ -68,10 +68,6 @@ macro_rules! bounded {
 }
 
 bounded! {
-    /// A position counted from the end of the prompt: −1 is the last token.
-    Position(i64): { "maximum": -1 }, |x| x < 0,
-        |_name, x| format!("position `{x}` is not counted from the end"),
-        Some("expected -1 (the last prompt token) or less");
     /// How many: at least 1.
     Count(usize): { "minimum": 1 }, |x| x > 0, |name, _x| format!("`{name}` must be at least 1"), None;
     /// How many prompts are at the top of a ranking, and at the bottom.
@@ -128,16 +124,6 @@ pub(super) fn residual_sites() -> [(&'static str, Site); 10] {
             true => (site.short_name(), site),
             false => (site.hook_name(), site),
         }
-    })
-}
-
-/// The index of a position counted from the end of a prompt of `length` tokens.
-pub(super) fn index_of(position: i64, length: usize, prompt: &Prompt) -> Result<usize, StageError> {
-    usize::try_from(length as i64 + position).map_err(|_| {
-        StageError::Data(format!(
-            "prompt `{}` has {length} tokens, so it has no position `{position}`",
-            prompt.id
-        ))
     })
 }
 

@@ -23,8 +23,10 @@ use crate::spec::{Choice, Decode, Fields, Layers, Node, OneOrMany, Spanned, sugg
 
 use super::Needs;
 use super::declare::{Declaration, Declared, Field, FieldType, KeyParts, Parameter};
+use super::direction::Places;
 use super::field_types::{choices, one_or_many};
-use super::parameters::{self, Count, Floor, Position, PromptsName, residual_sites};
+use super::parameters::{self, Count, Floor, PromptsName, residual_sites};
+use super::position::Position;
 use super::prelude::*;
 use super::sweep;
 
@@ -80,7 +82,8 @@ parameters! {
         layer: Depth,
         /// Sites that are patched, each by itself.
         site: Sites,
-        /// Position that is patched, counted from the end of the prompt: -1 is its last token.
+        /// Which tokens are patched, all at once, each by the one at the same place of the donor: an index, counted from the end below 0, a word, a
+        /// window, a list of these.
         position: Position = -1,
         /// How far apart the scores of donor and recipient must be for a recovery.
         floor: Floor = 1.0,
@@ -266,6 +269,17 @@ impl Stage for Patch {
 }
 
 impl Patch {
+    fn places(&self, model: &ModelHandle) -> Result<Places, StageError> {
+        let places = Places::of(&self.position, model, &self.settings.chat)?;
+        places.ok_or_else(|| {
+            StageError::Data(format!(
+                "an activation goes to the same place of another prompt, which `{}` does not name in prompts of different length; name it from one \
+                 end: an index, a window such as `\"-5..\"`, `\"instruction_end\"`, `\"post_instruction\"`",
+                *self.position
+            ))
+        })
+    }
+
     fn limit(&self) -> Option<usize> {
         self.limit.as_ref().map(|limit| limit.value)
     }
@@ -290,7 +304,7 @@ impl Patch {
         Ok(Experiment {
             variants: self.layer.variants(&self.site.0, recipient.n_layers),
             pairs: self.pairing.pairs(prompts, self.limit()),
-            position: self.position.value,
+            places: self.places(inputs.model(&self.needs().models[0])?)?,
             donor: donor?,
             recipient,
             prompts,
@@ -312,7 +326,7 @@ impl Patch {
         let streams = sites.filter(|site| HookPoint::block(0, **site).is_stream());
         let streams: Vec<&str> = streams.map(|site| site.short_name()).collect();
         // At an earlier position the keys and values of the layers patched still differ from K to K.
-        if matches!(self.layer, Depth::LastK) && self.position.value == -1 && !streams.is_empty() {
+        if matches!(self.layer, Depth::LastK) && self.position.is_last() && !streams.is_empty() {
             findings.push(format!(
                 "`{}`: one number for every K by construction, since replacing the stream at the last layer overwrites all below",
                 streams.join("`, `")

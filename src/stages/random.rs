@@ -6,14 +6,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::model::{ModelHandle, Site, random_unit_vector};
-use crate::spec::{Fields, Layers, Seeds};
+use crate::model::{ModelHandle, Site, Vector, random_unit_vector};
+use crate::spec::{Choice, Fields, Layers, Node, Seeds};
 
-use super::declare::Together;
+use super::action::{Acting, Action, AlphaUnit, Line, Mode, Taken, orthonormal, together};
+use super::declare::{Declared, Field, KeyParts, Parameter};
 use super::direction::Direction;
-use super::parameters::{self, Alphas, DirectionStage, Models, Position, PromptsName};
+use super::field_types::OnlyIfTrue;
+use super::parameters::{self, DirectionStage, Models, PromptsName};
+use super::position::Position;
 use super::prelude::*;
-use super::sweep::{self, AlphaUnit, Line, Mode, Set, Sweep};
+use super::sweep::{self, Sweep};
 
 pub(super) static KIND: Kind = super::kind::<Random>(
     "random",
@@ -49,49 +52,71 @@ parameters! {
         seed: Seeds,
         /// Layers of the edit, `"all"` for every layer of each model.
         layer: Layers,
+        /// Whether it acts at all of them at once.
+        together: OnlyIfTrue = false,
         /// Site of the edit.
         site: Site = "resid_pre",
-        /// How much of the direction is added, in units of `alpha_unit`.
-        alpha: Alphas,
-        unit: Unit,
-        /// Position of the edit, counted from the end of the prompt: -1 is its last token.
+        action: Action,
+        reference: Reference,
+        /// Which tokens are edited, as `steer` has it.
         position: Position = -1,
         settings: Settings,
     }
 }
 
-parameters! {
-    /// The unit of α. A random direction has no norm of its own: another unit than 1 needs a learned direction to take it from.
-    group Unit {
-        /// The unit of α.
-        alpha_unit: AlphaUnit = "unit",
-        /// The stage whose direction at a layer says how long a unit is there; where `alpha_unit` is not `unit`.
-        reference: Option<DirectionStage>,
+/// The stage whose direction at a layer says what a random one does not: how long a unit of α is, where the groups' means are, how many span
+/// what is taken out.
+struct Reference(Option<DirectionStage>);
+
+impl Reference {
+    const NAME: &str = "reference";
+
+    /// Whether what is done needs one.
+    fn is_needed(fields: &Fields<'_, '_>) -> bool {
+        let word = |name: &str| fields.peek(name).and_then(Node::as_str);
+        let of_mode = [Mode::Ace, Mode::Leace, Mode::AblateSpan].map(Mode::name);
+        let units = [AlphaUnit::PreNorm, AlphaUnit::ResidNorm].map(AlphaUnit::name);
+        word("mode").is_some_and(|mode| of_mode.contains(&mode))
+            || word("alpha_unit").is_some_and(|unit| units.contains(&unit))
     }
 }
 
-impl Together for Unit {
-    fn read_together(fields: &mut Fields<'_, '_>, _: &Settings) -> Option<Self> {
-        let alpha_unit = fields.optional("alpha_unit").unwrap_or(AlphaUnit::Unit);
-        let reference = match alpha_unit {
-            AlphaUnit::Unit => None,
-            AlphaUnit::PreNorm | AlphaUnit::ResidNorm => Some(fields.required("reference")?),
-        };
-        Some(Self {
-            alpha_unit,
-            reference,
-        })
+impl Parameter for Reference {
+    fn read(fields: &mut Fields<'_, '_>, _: &Declared, _: &Settings) -> Option<Self> {
+        match Self::is_needed(fields) {
+            true => Some(Reference(Some(fields.required(Self::NAME)?))),
+            false => Some(Reference(None)),
+        }
+    }
+
+    fn add_key(&self, name: &'static str, key: &mut KeyParts) {
+        self.0.add_key(name, key);
+    }
+
+    fn add_needs(&self, needs: &mut super::Needs) {
+        self.0.add_needs(needs);
+    }
+
+    fn list(_: &Declared) -> Vec<Field> {
+        let about = "The stage whose direction at a layer says how long a unit is there, where the means of its groups are, or how many directions span \
+             what is taken out; where `alpha_unit` is not `unit`, or `mode` is `ace`, `leace` or `ablate_span`.";
+        vec![Field::optional::<DirectionStage>(Self::NAME, about)]
     }
 }
 
 impl Stage for Random {
     fn forecast(&self, inputs: &Inputs) -> Forecast {
-        Forecast::of_sweep(&self.model, &self.prompts, inputs)
+        Forecast {
+            has_alpha: self.action.mode.has_alpha(),
+            ..Forecast::of_sweep(&self.model, &self.prompts, inputs)
+        }
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         inputs.check_layers(&self.layer, &self.model, problems);
-        let Some(reference) = &self.unit.reference else {
+        self.action.check(&self.model, inputs, problems);
+        self.position.check_of_prompt(problems);
+        let Some(reference) = &self.reference.0 else {
             return;
         };
         let expected = inputs.expected_directions(reference).iter();
@@ -116,8 +141,11 @@ impl Stage for Random {
         };
         Cost::of_cells(product(&[
             self.seed.0.len(),
-            self.model.iter().map(layers).sum(),
-            self.alpha.len(),
+            match self.together.0 {
+                true => self.model.len(),
+                false => self.model.iter().map(layers).sum(),
+            },
+            self.action.count(),
             sweep::prompt_count(inputs, &self.prompts),
         ]))
     }
@@ -127,19 +155,26 @@ impl Stage for Random {
         let sweep = Sweep {
             models: inputs.models_named(&self.model)?,
             prompts,
-            alphas: &self.alpha,
-            position: self.position.value,
-            mode: Mode::Add,
+            action: &self.action,
+            position: &self.position,
             settings: &self.settings,
         };
         let sets = sweep::sets_by_split(prompts);
         let mut without = BTreeSet::new();
-        let lines = |model: &ModelHandle| self.lines(model, &sets, inputs, &mut without);
+        let acting = self.action.acting(inputs)?;
+        let lines = |model: &ModelHandle| {
+            let lines = self.lines(model, &acting, inputs, &mut without)?;
+            Ok(acting.finished(lines, model.config().n_layers, &sets))
+        };
         // Models of different width need vectors of different length.
         let swept = sweep.run(|_, _| false, lines, evaluator)?;
         Ok(Output {
             parts: Some(Arc::new(swept)),
-            findings: self.left_out(&without).into_iter().collect(),
+            findings: [
+                self.left_out(&without).into_iter().collect(),
+                sweep.findings()?,
+            ]
+            .concat(),
             ..Output::default()
         })
     }
@@ -152,51 +187,88 @@ impl Random {
         parameters::layers(&self.layer, deepest.unwrap_or(0))
     }
 
-    /// Every vector at every layer of a model; layers that have none are added to those `without`.
+    /// Every vector at every layer of a model; layers that have no direction to refer to are added to those `without`.
     fn lines(
         &self,
         model: &ModelHandle,
-        sets: &Arc<[Set]>,
+        acting: &Acting<'_>,
         inputs: &Inputs,
         without: &mut BTreeSet<usize>,
     ) -> Result<Vec<Line>, StageError> {
         let config = model.config();
-        let vector = |seed| Ok((seed, Arc::new(random_unit_vector(seed, config.d_model)?)));
-        let vectors = self.seed.iter().map(vector);
-        let vectors = vectors.collect::<Result<Vec<_>, StageError>>()?;
         let mut lines = Vec::new();
         for layer in parameters::layers(&self.layer, config.n_layers) {
-            let Some(unit_length) = self.unit_length(layer, inputs)? else {
+            let Some(beside) = self.beside(layer, inputs)? else {
                 without.insert(layer);
                 continue;
             };
-            lines.extend(vectors.iter().map(|(seed, vector)| Line {
-                direction: "random".to_string(),
-                seed: Some(*seed),
-                layer,
-                site: self.site,
-                vector: Arc::clone(vector),
-                unit_length,
-                sets: Arc::clone(sets),
-                builders: Arc::default(),
-            }));
+            for seed in self.seed.iter() {
+                let taken = self.taken(seed, layer, config.d_model, beside.first().copied())?;
+                lines.push(match self.action.mode {
+                    Mode::AblateSpan => {
+                        let vectors =
+                            (0..beside.len()).map(|place| vector(seed, place, config.d_model));
+                        let vectors = vectors.collect::<Result<Vec<_>, _>>()?;
+                        let span = orthonormal(vectors.iter().map(|vector| &**vector));
+                        acting.line_of_span(&taken, span)?
+                    }
+                    _ => acting.line_of(&taken)?,
+                });
+            }
         }
-        Ok(lines)
+        Ok(match self.together.0 {
+            true => together(lines),
+            false => lines,
+        })
     }
 
-    /// Length of one unit of α at a layer, by the reference direction there; none where it has none, as long as it has one elsewhere.
-    fn unit_length(&self, layer: usize, inputs: &Inputs) -> Result<Option<f64>, StageError> {
-        let Some(name) = &self.unit.reference else {
-            return Ok(Some(1.0));
+    /// The vector of a seed, in the place of a learned direction at a layer.
+    fn taken<'d>(
+        &self,
+        seed: u64,
+        layer: usize,
+        d_model: usize,
+        beside: Option<&'d Direction>,
+    ) -> Result<Taken<'d>, StageError> {
+        let unit = self.action.alpha_unit;
+        Ok(Taken {
+            label: "random".to_string(),
+            seed: Some(seed),
+            layer,
+            site: self.site,
+            vector: vector(seed, 0, d_model)?,
+            unit_length: beside.map_or(1.0, |d| unit.length(d.pre_norm, d.resid_norm)),
+            affine: beside.and_then(|d| d.affine.as_deref()),
+            pre_norm: beside.map_or(1.0, |d| d.pre_norm),
+            is_learned: false,
+            builders: Arc::default(),
+        })
+    }
+
+    /// The directions at a layer that it refers to, of which there need be none where it refers to no stage; none where the stage has none at this
+    /// layer, as long as it has one elsewhere.
+    fn beside<'d>(
+        &self,
+        layer: usize,
+        inputs: &'d Inputs,
+    ) -> Result<Option<Vec<&'d Direction>>, StageError> {
+        let Some(name) = &self.reference.0 else {
+            return Ok(Some(Vec::new()));
         };
         let directions = &inputs.stage(name)?.directions;
-        let at = |layer| directions.iter().find(|d| d.layer == layer);
-        let length = |d: &Direction| self.unit.alpha_unit.length(d.pre_norm, d.resid_norm);
-        let found = at(layer).map(length);
-        match found.is_some() || self.layers(inputs).into_iter().any(|l| at(l).is_some()) {
-            true => Ok(found),
-            false => Err(StageError::Data(format!(
-                "stage `{}` has no direction at layer {layer} to take the unit of α from",
+        let at = |layer| directions.iter().filter(move |d| d.layer == layer);
+        let found: Vec<&Direction> = at(layer).collect();
+        match found.is_empty() {
+            false => Ok(Some(found)),
+            true if self
+                .layers(inputs)
+                .into_iter()
+                .any(|l| at(l).next().is_some()) =>
+            {
+                Ok(None)
+            }
+            true => Err(StageError::Data(format!(
+                "stage `{}` has no direction at layer {layer} to refer to",
                 name.value
             ))),
         }
@@ -204,7 +276,7 @@ impl Random {
 
     /// What to say of layers that were left out.
     fn left_out(&self, layers: &BTreeSet<usize>) -> Option<String> {
-        let reference = self.unit.reference.as_ref();
+        let reference = self.reference.0.as_ref();
         let reference = reference.filter(|_| !layers.is_empty())?;
         let numbers: Vec<String> = layers.iter().map(usize::to_string).collect();
         Some(format!(
@@ -213,4 +285,10 @@ impl Random {
             reference.value
         ))
     }
+}
+
+/// A unit vector of a seed; of a span the first is that of the seed alone, the others are of seeds far from any that a study names.
+fn vector(seed: u64, place: usize, d_model: usize) -> Result<Arc<Vector>, StageError> {
+    let seed = seed.wrapping_add((place as u64) << 40);
+    Ok(Arc::new(random_unit_vector(seed, d_model)?))
 }

@@ -6,16 +6,17 @@
 use std::sync::Arc;
 
 use crate::model::{ModelHandle, Site};
-use crate::spec::{Fields, OneOrMany, Spanned};
+use crate::spec::{Choice, Fields, Node};
 
-use super::declare::Together;
+use super::action::{Acting, Action, Line, Mode, Set, together};
+use super::declare::{Declared, KeyParts, Parameter};
 use super::direction::Direction;
+use super::field_types::OnlyIfTrue;
 use super::forecast::check_directions;
-use super::parameters::{
-    self, Alphas, DirectionStage, LayersOfEach, Models, Position, PromptsName,
-};
+use super::parameters::{self, DirectionStage, LayersOfEach, Models, PromptsName};
+use super::position::Position;
 use super::prelude::*;
-use super::sweep::{self, AlphaUnit, Line, Mode, Set, Sweep};
+use super::sweep::{self, Sweep};
 
 pub(super) static KIND: Kind = super::kind::<Steer>(
     "steer",
@@ -27,10 +28,15 @@ pub(super) static KIND: Kind = super::kind::<Steer>(
 
 static TOLD: Told = Told {
     computes: "`h ← h + α·v` at (layer, site, position), then the score. `mode = \"ablate\"` takes the direction out instead, `h ← h − (h·v)v`, \
-        at its layer, and `\"ablate_all\"` at every layer; there is no α then. α counts units of `alpha_unit`: the unit direction, the \
-        norm of the difference of means, or the mean norm of the stream. Without `layer` each direction acts at its own layer; `layer = \
-        [10, 14]` means that every direction acts at layer 10, and in runs of their own at layer 14, never at both at once. α = 0 is the \
-        unedited score, and is not computed again.",
+        at its layer, `\"ablate_all\"` at every layer, and `\"ablate_everywhere\"` at the input of every block and at what attention and \
+        MLP add, in all tokens (Arditi et al., arXiv:2406.11717); there is no α then. α counts units of `alpha_unit`: the unit \
+        direction, the norm of the difference of means, or the mean norm of the stream. Without `layer` each direction acts at its own \
+        layer; `layer = [10, 14]` means that every direction acts at layer 10, and in runs of their own at layer 14. With `together = \
+        true` it acts at both at once, and without `layer` all directions of the stage act at once, each at its own. `with` names what \
+        else is done in the same run, with an α of its own: `with = [{ direction = \"other\", alpha = [0, 4] }]`; where two edits are at \
+        one place, the first is made first. `position` takes an index from either end, `\"last\"`, `\"instruction_end\"`, \
+        `\"post_instruction\"` (each token of the template behind the instruction), `\"all\"`, a half-open window such as `\"-5..\"`, a list \
+        of these, or `{ include = …, exclude = … }`. α = 0 is the unedited score, and is not computed again.",
     tables: &[told::SWEEP_TABLE],
     example: r#"
 [stages.steer]
@@ -50,10 +56,11 @@ parameters! {
         /// The directions that act.
         direction: DirectionStage,
         places: Places,
-        strength: Strength,
-        /// Position of the edit, counted from the end of the prompt: -1 is its last token.
+        action: Action,
+        /// Which tokens are edited: an index, counted from the end below 0, a word, a window, a list of these.
         position: Position = -1,
         settings: Settings,
+        mode: ModeInKey,
     }
 }
 
@@ -62,52 +69,25 @@ parameters! {
     pub(super) struct Places {
         /// Layers at which every direction acts, `"all"` for every layer of each model; each direction's own where left out.
         layer: Option<LayersOfEach>,
+        /// Whether it acts at all of them at once; without `layer` all directions at once, each at its own.
+        together: OnlyIfTrue = false,
         /// Site at which every direction acts; each direction's own where left out.
         site: Option<Site>,
     }
 }
 
-parameters! {
-    /// How strongly a direction acts. An ablation takes it out whole: there is no α to give, and one pass is made.
-    group Strength {
-        /// What is done with a direction.
-        mode: Mode = "add",
-        /// How much of the direction is added, in units of `alpha_unit`; not for an ablation.
-        alpha: Alphas,
-        /// The unit of α.
-        alpha_unit: AlphaUnit = "unit",
-    }
-}
+/// The mode, which is in this kind's key whatever it is. [`Action`] reads it.
+struct ModeInKey(Mode);
 
-impl Together for Strength {
-    fn read_together(fields: &mut Fields<'_, '_>, _: &Settings) -> Option<Self> {
-        let mode = fields.optional("mode").unwrap_or(Mode::Add);
-        let mut alpha = Some(OneOrMany(vec![Spanned {
-            value: 0.0,
-            at: fields.at.clone(),
-        }]));
-        let mut alpha_unit = AlphaUnit::Unit;
-        if mode == Mode::Add {
-            alpha = fields.required("alpha");
-            alpha_unit = fields.optional("alpha_unit").unwrap_or(alpha_unit);
-        }
-        for name in ["alpha", "alpha_unit"] {
-            let Some(node) = fields.node(name).filter(|_| mode != Mode::Add) else {
-                continue;
-            };
-            let message = format!("`{name}` is given, but `mode` is an ablation");
-            fields
-                .problems
-                .error_at(&node.at, message)
-                .label("plays no part")
-                .help(format!("remove `{name}`, or set `mode = \"add\"`"));
-            alpha = None;
-        }
-        Some(Self {
-            mode,
-            alpha: alpha?,
-            alpha_unit,
-        })
+impl Parameter for ModeInKey {
+    fn read(fields: &mut Fields<'_, '_>, _: &Declared, _: &Settings) -> Option<Self> {
+        let mode = fields.peek("mode").and_then(Node::as_str);
+        let known = Mode::CHOICES.iter().find(|(name, ..)| Some(*name) == mode);
+        Some(ModeInKey(known.map_or(Mode::Add, |(_, mode, _)| *mode)))
+    }
+
+    fn add_key(&self, name: &'static str, key: &mut KeyParts) {
+        key.insert(name.to_string(), self.0.name().into());
     }
 }
 
@@ -116,27 +96,38 @@ impl Places {
     pub(super) fn lines(
         &self,
         directions: &[Direction],
-        unit: AlphaUnit,
+        acting: &Acting<'_>,
         sets: &Arc<[Set]>,
         n_layers: usize,
-    ) -> Vec<Line> {
-        let of_direction = |direction: &Direction| {
-            let layers = match &self.layer {
-                None => vec![direction.layer],
-                Some(layers) => parameters::layers(layers, n_layers),
-            };
-            let line = line_of(direction, unit, Arc::clone(sets));
-            let places = layers.into_iter();
-            places.map(move |layer| moved(line.clone(), layer, self.site))
+    ) -> Result<Vec<Line>, StageError> {
+        let home = acting.lines(directions)?;
+        let lines: Vec<Line> = match (&self.layer, self.together.0) {
+            (None, false) => home.into_iter().map(|line| line.to(self.site)).collect(),
+            (None, true) => together(home.into_iter().map(|line| line.to(self.site)).collect()),
+            (Some(layers), is_together) => {
+                let layers = parameters::layers(layers, n_layers);
+                let moved = |line: Line| {
+                    let moved = layers
+                        .iter()
+                        .map(|layer| line.clone().at(*layer, self.site));
+                    match is_together {
+                        true => together(moved.collect()),
+                        false => moved.collect(),
+                    }
+                };
+                home.into_iter().flat_map(moved).collect()
+            }
         };
-        directions.iter().flat_map(of_direction).collect()
+        Ok(acting.finished(lines, n_layers, sets))
     }
 
-    /// How many lines there will be in each of some models together.
+    /// How many lines there will be in each of some models together, at most, but for combinations of what else is done.
     pub(super) fn count(&self, direction: &Name, models: &[Name], inputs: &Inputs) -> usize {
         let layers = |model: &Name| match &self.layer {
-            None => 1,
-            Some(layers) => parameters::layers(layers, inputs.n_layers(&model.value)).len(),
+            Some(layers) if !self.together.0 => {
+                parameters::layers(layers, inputs.n_layers(&model.value)).len()
+            }
+            _ => 1,
         };
         inputs.expected_directions(direction).len() * models.iter().map(layers).sum::<usize>()
     }
@@ -158,7 +149,7 @@ impl Places {
 impl Stage for Steer {
     fn forecast(&self, inputs: &Inputs) -> Forecast {
         Forecast {
-            has_alpha: self.strength.mode == Mode::Add,
+            has_alpha: self.action.mode.has_alpha(),
             ..Forecast::of_sweep(&self.model, &self.prompts, inputs)
         }
     }
@@ -166,13 +157,15 @@ impl Stage for Steer {
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         self.places
             .check(&self.direction, &self.model, inputs, problems);
+        self.action.check(&self.model, inputs, problems);
+        self.position.check_of_prompt(problems);
     }
 
     fn cost(&self, inputs: &Inputs) -> Cost {
         Cost::of_cells(product(&[
             self.places.count(&self.direction, &self.model, inputs),
             sweep::prompt_count(inputs, &self.prompts),
-            self.strength.alpha.len(),
+            self.action.count(),
         ]))
     }
 
@@ -183,17 +176,18 @@ impl Stage for Steer {
         let sweep = Sweep {
             models: inputs.models_named(&self.model)?,
             prompts,
-            alphas: &self.strength.alpha,
-            position: self.position.value,
-            mode: self.strength.mode,
+            action: &self.action,
+            position: &self.position,
             settings: &self.settings,
         };
-        let (places, unit) = (&self.places, self.strength.alpha_unit);
+        let acting = self.action.acting(inputs)?;
         let lines = |model: &ModelHandle| {
-            Ok(places.lines(directions, unit, &sets, model.config().n_layers))
+            let n_layers = model.config().n_layers;
+            self.places.lines(directions, &acting, &sets, n_layers)
         };
         Ok(Output {
             parts: Some(Arc::new(sweep.run(are_of_one_depth, lines, evaluator)?)),
+            findings: sweep.findings()?,
             ..Output::default()
         })
     }
@@ -201,33 +195,4 @@ impl Stage for Steer {
 
 pub(super) fn are_of_one_depth(one: &ModelHandle, other: &ModelHandle) -> bool {
     one.config().n_layers == other.config().n_layers
-}
-
-/// A direction at its own place.
-pub(super) fn line_of(direction: &Direction, unit: AlphaUnit, sets: Arc<[Set]>) -> Line {
-    Line {
-        direction: direction.label.clone(),
-        seed: direction.seed,
-        layer: direction.layer,
-        site: direction.site,
-        vector: Arc::clone(&direction.vector),
-        unit_length: unit.length(direction.pre_norm, direction.resid_norm),
-        sets,
-        builders: Arc::clone(&direction.builders),
-    }
-}
-
-/// A line at another layer, and perhaps another site. Away from home a direction says where it came from, so that its rows can be told
-/// from those of a direction that is at home there.
-fn moved(line: Line, layer: usize, site: Option<Site>) -> Line {
-    let direction = match layer == line.layer {
-        true => line.direction,
-        false => format!("{}_from_layer_{}", line.direction, line.layer),
-    };
-    Line {
-        direction,
-        layer,
-        site: site.unwrap_or(line.site),
-        ..line
-    }
 }

@@ -88,41 +88,41 @@ static TOLD: Told = Told {
         TableTold::of(
             "verdict",
             "what the study shows of each direction: a row for each model, place, part and what it was tested on",
-            "model layer site part of outcome value low high p smallest_p auroc n why",
+            "model layer site direction? part of outcome value low high p smallest_p auroc n why",
         )
         .but(&[TESTED]),
         TableTold::of(
             "texts",
             "what the score calls refusals beside what the texts are: a row for each direction's model and place, classifier, and α that count; with `generate`",
-            "model layer site classifier over n prompts score_rate score_rate_low score_rate_high text_rate text_rate_low text_rate_high agreement \
+            "model layer site direction? classifier over n prompts score_rate score_rate_low score_rate_high text_rate text_rate_low text_rate_high agreement \
              kappa kappa_low kappa_high auroc",
         )
         .but(&[TEXTS]),
         TableTold::of(
             "controls",
             "rates and gap over seeds: a row for each sweep, model, place and α; of holdout and random",
-            "source model layer site alpha seeds edge_mean edge_std harmful_mean harmful_std gap_mean gap_std",
+            "source model layer site direction? alpha seeds edge_mean edge_std harmful_mean harmful_std gap_mean gap_std",
         ),
         TableTold::of(
             "generalisation",
             "how far refusal rates on held-out prompts lie from those on training prompts: a row for each model and place; of holdout",
-            "model layer site seeds gap_mean gap_max",
+            "model layer site direction? seeds gap_mean gap_max",
         )
         .but(&[GENERALISATION_MEAN, GENERALISATION_MAX]),
         TableTold::of(
             "pareto",
             "the α that no other beats in both rates: fewer edge and more harmful refusals",
-            "source model layer site alpha edge_rate harmful_rate gap edge_rate_low edge_rate_high harmful_rate_low harmful_rate_high",
+            "source model layer site direction? alpha edge_rate harmful_rate gap edge_rate_low edge_rate_high harmful_rate_low harmful_rate_high",
         ),
         TableTold::of(
             "operating_points",
             "the α that a reader asks for first: a row for each sweep, model and place. `<point>` is `edge_target`, `harmful_target` or `largest_gap`",
-            "source model layer site gap_at_zero edge_target harmful_target largest_gap alpha_at_<point> edge_rate_at_<point> harmful_rate_at_<point>",
+            "source model layer site direction? gap_at_zero edge_target harmful_target largest_gap alpha_at_<point> edge_rate_at_<point> harmful_rate_at_<point>",
         ),
         TableTold::of(
             "learned_vs_random",
             "the learned direction against the random ones: a row for each model, place and set, and one for the gap",
-            "model layer site learned_from set statistic n_alpha learned learned_low learned_high holdout holdout_low holdout_high random_mean \
+            "model layer site direction? learned_from set statistic n_alpha learned learned_low learned_high holdout holdout_low holdout_high random_mean \
              random_std n_random z p_one_sided p_two_sided",
         ),
         TableTold::of(

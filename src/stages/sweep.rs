@@ -1,18 +1,15 @@
 //! The sweep: prompts × directions × α, scored. What `steer`, `holdout`, `random` and `xstest` have in common.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::model::{
-    Cell, Cells, Edit, HookPoint, Intervention, ModelHandle, Positions, Readout, Site, Tokens,
-    Value, Vector,
-};
+use crate::model::{Cell, Cells, ModelHandle, Positions, Readout, Tokens, Value};
 use crate::prompts::PromptSet;
 
-use super::field_types::choices;
-use super::parameters::{self, Alphas};
+use super::action::{Action, Line, Set};
+use super::position::{Layout, Selection};
 use super::settings::Settings;
 use super::{Evaluate, Inputs, Name, StageError};
 
@@ -20,102 +17,47 @@ mod row;
 mod rows;
 mod table;
 
-pub(crate) use row::{Measured, SweepFrame, SweepRow, SweptGroup, SweptPrompt};
-use rows::{Row, Rows};
+pub(crate) use row::{Further, Measured, SweepFrame, SweepRow, SweptGroup, SweptPrompt};
+use rows::Rows;
 pub(crate) use table::SweepTable;
-
-choices! {
-    /// What a sweep does with a direction, at the line's own layer unless it says more.
-    pub(crate) enum Mode {
-        /// h ← h + α·v
-        Add = "add",
-        /// h ← h − (h·v)v, without α
-        Ablate = "ablate",
-        /// the same at every layer
-        AblateEverywhere = "ablate_all",
-    }
-}
-
-choices! {
-    /// What α is counted in. Norms are those of a direction's own site, before it was normalised.
-    pub(crate) enum AlphaUnit {
-        /// the unit direction
-        Unit = "unit",
-        /// the norm of the difference of means
-        PreNorm = "pre_norm",
-        /// the mean norm of the residual stream
-        ResidNorm = "resid_norm",
-    }
-}
-
-impl AlphaUnit {
-    /// The length of one unit, for a direction with these norms.
-    pub(super) fn length(self, pre_norm: f64, resid_norm: f64) -> f64 {
-        match self {
-            AlphaUnit::Unit => 1.0,
-            AlphaUnit::PreNorm => pre_norm,
-            AlphaUnit::ResidNorm => resid_norm,
-        }
-    }
-}
-
-impl Mode {
-    /// What the rows of a direction are called: what an ablation does must not be taken for a direction added with α = 0.
-    fn label(self, direction: &str) -> String {
-        match self {
-            Mode::Add => direction.to_string(),
-            Mode::Ablate => format!("{direction}_ablated"),
-            Mode::AblateEverywhere => format!("{direction}_ablated_everywhere"),
-        }
-    }
-}
-
-/// A named group of prompts, by index into the prompt set.
-pub(crate) type Set = (String, Vec<usize>);
-
-/// One direction at one place, with the prompts it is tried on.
-#[derive(Clone, Debug)]
-pub(crate) struct Line {
-    /// What the direction is, e.g. `top_bottom_30` or `random`.
-    pub(crate) direction: String,
-    /// The seed behind it, if there is one.
-    pub(crate) seed: Option<u64>,
-    pub(crate) layer: usize,
-    pub(crate) site: Site,
-    /// The unit direction, `[d_model]`.
-    pub(crate) vector: Arc<Vector>,
-    pub(crate) unit_length: f64,
-    /// Named groups of prompts; lines share them.
-    pub(crate) sets: Arc<[Set]>,
-    /// Texts of the prompts the direction was made from.
-    pub(crate) builders: Arc<HashSet<String>>,
-}
 
 pub(crate) struct Sweep<'a> {
     /// Models, in the order of the table.
     pub(crate) models: Vec<&'a Arc<ModelHandle>>,
     /// The prompts the lines' indices point into.
     pub(crate) prompts: &'a Arc<PromptSet>,
-    /// α, in the lines' units.
-    pub(crate) alphas: &'a Alphas,
-    /// Position of the edit, counted from the end of the prompt.
-    pub(crate) position: i64,
-    pub(crate) mode: Mode,
+    /// What is done with the lines' directions.
+    pub(crate) action: &'a Action,
+    /// Where, unless what else is done says otherwise.
+    pub(crate) position: &'a Selection,
     pub(crate) settings: &'a Settings,
 }
 
-/// A prompt as a model sees it, and the position of the edit, counted from the first.
-type Placed = (Arc<Tokens>, usize);
+/// A prompt as a model sees it, and the positions of each edit.
+type Placed = (Arc<Tokens>, Vec<Positions>);
+
+/// The prompts of a model, and how its edits' place is told in a table; none of the last token, which needs no telling.
+struct PlacedPrompts {
+    prompts: Vec<Placed>,
+    told: Option<Told>,
+}
+
+/// Where edits are, as a table has it.
+#[derive(Debug)]
+struct Told {
+    position: String,
+    /// By prompt.
+    tokens: Vec<String>,
+}
 
 /// The cells of a sweep's rows, by their number.
 struct SweepCells<'a> {
     rows: &'a Rows,
     models: &'a [&'a Arc<ModelHandle>],
-    mode: Mode,
     /// By model.
     readouts: Vec<Readout>,
-    /// By model, then prompt.
-    prompts: Vec<Vec<Placed>>,
+    /// By model.
+    prompts: &'a [PlacedPrompts],
 }
 
 impl Cells for SweepCells<'_> {
@@ -126,9 +68,9 @@ impl Cells for SweepCells<'_> {
     fn cell(&self, number: usize) -> Cell {
         let row = self.rows.row(number);
         let model = self.models[row.model];
-        let (tokens, position) = &self.prompts[row.model][row.prompt];
+        let (tokens, positions) = &self.prompts[row.model].prompts[row.prompt];
         let (fingerprint, n_layers) = (model.fingerprint, model.config().n_layers);
-        let edits = interventions(self.mode, &row, Positions::At(*position), n_layers);
+        let edits = row.line.edits(row.alpha, positions, model.config());
         let readout = self.readouts[row.model].clone();
         Cell::new(fingerprint, Arc::clone(tokens), edits, readout, n_layers)
     }
@@ -157,22 +99,18 @@ impl Sweep<'_> {
     fn of_models(
         &self,
         models: &[&Arc<ModelHandle>],
-        mut lines: Vec<Line>,
+        lines: Vec<Line>,
         evaluator: &mut dyn Evaluate,
     ) -> Result<SweepTable, StageError> {
         let prompts = self.prompts_of_each(models, &lines)?;
-        for line in &mut lines {
-            line.direction = self.mode.label(&line.direction);
-        }
-        let alphas = self.alphas.values().copied().collect();
+        let alphas = self.action.alpha.values().copied().collect();
         let rows = Rows::new(models.len(), lines, alphas);
         let readouts = models.iter().map(|m| self.settings.readout(m));
         let cells = SweepCells {
             rows: &rows,
             models,
-            mode: self.mode,
             readouts: readouts.collect::<Result<_, _>>()?,
-            prompts,
+            prompts: &prompts,
         };
         let mut scores = vec![f64::NAN; rows.count()];
         let mut told = Ok(());
@@ -184,7 +122,8 @@ impl Sweep<'_> {
         Ok(SweepTable {
             models: models.iter().map(|m| m.name.clone()).collect(),
             prompts: Arc::clone(self.prompts),
-            mode: self.mode,
+            has_alpha: self.action.mode.has_alpha(),
+            told: prompts.into_iter().map(|of_model| of_model.told).collect(),
             threshold: self.settings.score.threshold,
             rows,
             scores,
@@ -197,48 +136,72 @@ impl Sweep<'_> {
         &self,
         models: &[&Arc<ModelHandle>],
         lines: &[Line],
-    ) -> Result<Vec<Vec<Placed>>, StageError> {
+    ) -> Result<Vec<PlacedPrompts>, StageError> {
         let mut is_used = vec![false; self.prompts.prompts.len()];
         let sets = lines.iter().flat_map(|line| line.sets.iter());
         sets.for_each(|(_, prompts)| prompts.iter().for_each(|&prompt| is_used[prompt] = true));
         let fed = tokens_of_each(models, self.prompts, self.settings)?;
+        let of_model = |(model, tokens): (&Arc<ModelHandle>, Vec<Arc<Tokens>>)| {
+            self.placed(model, tokens, &is_used)
+        };
+        models.iter().copied().zip(fed).map(of_model).collect()
+    }
+
+    fn placed(
+        &self,
+        model: &ModelHandle,
+        tokens: Vec<Arc<Tokens>>,
+        is_used: &[bool],
+    ) -> Result<PlacedPrompts, StageError> {
+        let others = self.action.with.iter();
+        let others = others.map(|also| also.position.as_ref().unwrap_or(self.position));
+        let selections: Vec<&Selection> = [self.position].into_iter().chain(others).collect();
+        let layouts = selections
+            .iter()
+            .map(|s| Layout::of(s, model, &self.settings.chat));
+        let layouts: Vec<Layout> = layouts.collect::<Result<_, _>>()?;
+        let told = (!self.position.is_last()).then(|| Told {
+            position: self.position.numbered(&layouts[0]),
+            tokens: tokens
+                .iter()
+                .map(|tokens| self.position.spelled(&layouts[0], tokens, model))
+                .collect(),
+        });
         let place = |(index, tokens): (usize, Arc<Tokens>)| {
             let prompt = &self.prompts.prompts[index];
-            let position = match is_used[index] {
-                true => parameters::index_of(self.position, tokens.len(), prompt)?,
-                false => 0,
-            };
-            Ok((tokens, position))
+            let each = selections.iter().zip(&layouts);
+            let positions = each.map(|(selection, layout)| match is_used[index] {
+                true => selection.of(layout, &tokens, prompt),
+                false => Ok(Positions::At(0)),
+            });
+            Ok((Arc::clone(&tokens), positions.collect::<Result<_, _>>()?))
         };
-        let of_model =
-            |tokens: Vec<Arc<Tokens>>| tokens.into_iter().enumerate().map(place).collect();
-        fed.into_iter().map(of_model).collect()
+        let prompts = tokens.into_iter().enumerate().map(place);
+        Ok(PlacedPrompts {
+            prompts: prompts.collect::<Result<_, StageError>>()?,
+            told,
+        })
+    }
+
+    /// What a reader should know of the places on each of the models.
+    pub(crate) fn findings(&self) -> Result<Vec<String>, StageError> {
+        findings(self.position, &self.models, self.settings)
     }
 }
 
-fn interventions(
-    mode: Mode,
-    row: &Row<'_>,
-    positions: Positions,
-    n_layers: usize,
-) -> Vec<Intervention> {
-    let at = |layer: usize, edit: Edit| Intervention {
-        hook: HookPoint::block(layer, row.line.site),
-        positions: positions.clone(),
-        edit,
-    };
-    let ablate = || Edit::Ablate(Arc::clone(&row.line.vector));
-    match mode {
-        Mode::Add => {
-            let edit = Edit::Add {
-                vector: Arc::clone(&row.line.vector),
-                scale: row.alpha * row.line.unit_length,
-            };
-            vec![at(row.line.layer, edit)]
-        }
-        Mode::Ablate => vec![at(row.line.layer, ablate())],
-        Mode::AblateEverywhere => (0..n_layers).map(|layer| at(layer, ablate())).collect(),
+/// What a reader should know of where a selection is on some models.
+pub(super) fn findings(
+    selection: &Selection,
+    models: &[&Arc<ModelHandle>],
+    settings: &Settings,
+) -> Result<Vec<String>, StageError> {
+    let mut findings = Vec::new();
+    for model in models {
+        let layout = Layout::of(selection, model, &settings.chat)?;
+        let told = layout.finding();
+        findings.extend(told.map(|told| format!("model `{}`: {told}", model.name)));
     }
+    Ok(findings)
 }
 
 /// Every prompt of a set as the model sees it, in file order.

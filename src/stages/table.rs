@@ -36,6 +36,10 @@ impl<'a, R> Rows<'a, R> {
         self
     }
 
+    pub(crate) fn rows(&self) -> &'a [R] {
+        self.rows
+    }
+
     /// Adds a text column.
     pub(crate) fn text<S: AsRef<str>>(self, name: &str, of: impl Fn(&'a R) -> S) -> Self {
         let values: Vec<S> = self.rows.iter().map(of).collect();

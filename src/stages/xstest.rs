@@ -5,17 +5,19 @@
 //! and without those prompts.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use crate::model::ModelHandle;
 use crate::spec::Seeds;
 
+use super::action::Action;
+use super::direction::Direction;
 use super::forecast::check_directions;
-use super::parameters::{Alphas, DirectionStage, Models, Position, PromptsName};
+use super::parameters::{DirectionStage, Models, PromptsName};
+use super::position::Position;
 use super::prelude::*;
-use super::steer::line_of;
+use super::steer::are_of_one_depth;
 use super::summary;
-use super::sweep::{self, AlphaUnit, Mode, Sweep};
+use super::sweep::{self, Sweep};
 use super::table;
 
 pub(super) static KIND: Kind = super::kind::<XsTest>(
@@ -35,7 +37,7 @@ static TOLD: Told = Told {
         TableTold::of(
             "rates",
             "a row for each model, place, α, label and type",
-            "model layer site alpha label type n prompts refusal_rate rate_low rate_high n_without prompts_without refusal_rate_without rate_low_without rate_high_without",
+            "model layer site direction? alpha label type n prompts refusal_rate rate_low rate_high n_without prompts_without refusal_rate_without rate_low_without rate_high_without",
         ),
     ],
     example: r#"
@@ -58,11 +60,8 @@ parameters! {
         direction: DirectionStage,
         /// Which of the directions act, by the seed behind them; all where left out.
         seed: Option<Seeds>,
-        /// How much of the direction is added, in units of `alpha_unit`.
-        alpha: Alphas,
-        /// The unit of α.
-        alpha_unit: AlphaUnit = "unit",
-        /// Position of the edit, counted from the end of the prompt: -1 is its last token.
+        action: Action,
+        /// Which tokens are edited, as `steer` has it.
         position: Position = -1,
         settings: Settings,
     }
@@ -70,11 +69,16 @@ parameters! {
 
 impl Stage for XsTest {
     fn forecast(&self, inputs: &Inputs) -> Forecast {
-        Forecast::of_sweep(&self.model, &self.prompts, inputs)
+        Forecast {
+            has_alpha: self.action.mode.has_alpha(),
+            ..Forecast::of_sweep(&self.model, &self.prompts, inputs)
+        }
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         check_directions(&self.direction, true, &self.model, inputs, problems);
+        self.action.check(&self.model, inputs, problems);
+        self.position.check_of_prompt(problems);
         let expected = inputs.expected_directions(&self.direction);
         let made: BTreeSet<u64> = expected.iter().filter_map(|d| d.seed).collect();
         for seed in self.seed.iter().flat_map(|seeds| &seeds.0) {
@@ -98,7 +102,7 @@ impl Stage for XsTest {
         let expected = inputs.expected_directions(&self.direction).iter();
         Cost::of_cells(product(&[
             expected.filter(|d| self.takes(d.seed)).count(),
-            self.alpha.len(),
+            self.action.count(),
             self.model.len(),
             sweep::prompt_count(inputs, &self.prompts),
         ]))
@@ -116,22 +120,27 @@ impl Stage for XsTest {
         });
         let built = built.max().unwrap_or(0);
         let sets = sweep::sets_by_split(prompts);
-        let line = |direction| line_of(direction, self.alpha_unit, Arc::clone(&sets));
+        let acting = self.action.acting(inputs)?;
+        let taken: Vec<Direction> = taken().cloned().collect();
+        let lines = |model: &ModelHandle| {
+            let lines = acting.lines(&taken)?;
+            Ok(acting.finished(lines, model.config().n_layers, &sets))
+        };
         let sweep = Sweep {
             models: inputs.models_named(&self.model)?,
             prompts,
-            alphas: &self.alpha,
-            position: self.position.value,
-            mode: Mode::Add,
+            action: &self.action,
+            position: &self.position,
             settings: &self.settings,
         };
-        let lines = |_: &ModelHandle| Ok(taken().map(line).collect());
-        let rows = table::whole(&sweep.run(|_, _| true, lines, evaluator)?)?;
+        let rows = table::whole(&sweep.run(are_of_one_depth, lines, evaluator)?)?;
         let rates = summary::xstest_rates(&rows)?;
         let finding = (built > 0).then(|| format!("{built} of the {} prompts helped to build the direction; rates are given with and without them", prompts.prompts.len()));
+        let mut findings = sweep.findings()?;
+        findings.extend(finding);
         Ok(Output {
             tables: vec![(String::new(), rows), ("rates".to_string(), rates)],
-            findings: finding.into_iter().collect(),
+            findings,
             ..Output::default()
         })
     }

@@ -31,6 +31,7 @@ mod measure;
 mod odd_paths;
 mod odd_prompts;
 mod pipelines;
+mod places;
 mod planted;
 mod promise;
 mod prompts;

@@ -3,14 +3,15 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::model::{Cell, HookPoint, ModelHandle, Readout, Site, Vector};
-use crate::prompts::PromptSet;
-use crate::stages::parameters;
+use crate::model::{Cell, Chat, HookPoint, ModelHandle, Readout, Site, Tokens, Vector};
+use crate::prompts::{Prompt, PromptSet};
+use crate::stages::position::{Layout, Selection};
 use crate::stages::settings::Settings;
 use crate::stages::sweep;
 use crate::stages::{Evaluate, StageError};
 
 use super::Scored;
+use super::affine::Affine;
 
 /// A direction in the residual stream and where it came from.
 #[derive(Clone, Debug)]
@@ -25,11 +26,15 @@ pub(crate) struct Direction {
     pub(crate) fingerprint: String,
     pub(crate) layer: usize,
     pub(crate) site: Site,
-    /// Position of the activations, counted from the end of the prompt.
+    /// Position of the activations, counted from the end of the prompt below 0, otherwise from its start.
     pub(crate) position: i64,
+    /// The token there, as the vocabulary spells it, where the stage names other places than the last token and all members have the same.
+    pub(crate) token: Option<String>,
     /// Unit vector, `[d_model]`, float32.
     pub(crate) vector: Arc<Vector>,
     pub(crate) pre_norm: f64,
+    /// What edits that move a mean need, where that was asked for.
+    pub(crate) affine: Option<Arc<Affine>>,
     /// Mean norm of the activations of A and B.
     pub(crate) resid_norm: f64,
     /// Ids of A, in selection order.
@@ -60,22 +65,98 @@ pub(in crate::stages) struct Recipe<'a> {
     pub(crate) prompts: &'a PromptSet,
     pub(crate) layers: &'a [usize],
     pub(crate) site: Site,
-    pub(crate) position: i64,
+    pub(crate) places: &'a Places,
+    pub(crate) with_affine: bool,
     pub(crate) label: String,
     /// Seed of the split, if there is one.
     pub(crate) seed: Option<u64>,
     pub(crate) settings: &'a Settings,
 }
 
-/// Activations of A and B at one layer: `[prompt][d_model]`, float32.
+/// The single tokens at which a stage takes activations.
+pub(in crate::stages) struct Places {
+    /// Counted from the end below 0.
+    places: Vec<i64>,
+    /// How each is resolved in a prompt.
+    selections: Vec<Selection>,
+    /// Single tokens ask for nothing of it.
+    layout: Layout,
+    /// Whether there is nothing to tell of: the last token.
+    is_last: bool,
+}
+
+impl Places {
+    /// Of a selection on a model; none of one that does not name single tokens.
+    pub(in crate::stages) fn of(
+        selection: &Selection,
+        model: &ModelHandle,
+        chat: &Chat,
+    ) -> Result<Option<Self>, StageError> {
+        let layout = Layout::of(selection, model, chat)?;
+        let places = selection
+            .places(&layout)
+            .filter(|places| !places.is_empty());
+        Ok(places.map(|places| Places {
+            is_last: selection.is_last(),
+            ..Self::at(&places)
+        }))
+    }
+
+    /// The last token alone.
+    pub(in crate::stages) fn last() -> Self {
+        Places {
+            is_last: true,
+            ..Self::at(&[-1])
+        }
+    }
+
+    /// These, counted from the end below 0.
+    pub(in crate::stages) fn at(places: &[i64]) -> Self {
+        Places {
+            places: places.to_vec(),
+            selections: places
+                .iter()
+                .map(|place| Selection::index(*place))
+                .collect(),
+            layout: Layout::none(),
+            is_last: false,
+        }
+    }
+
+    /// The index of each in a prompt.
+    ///
+    /// # Errors
+    /// A prompt that does not have it.
+    pub(in crate::stages) fn in_prompt(
+        &self,
+        tokens: &Tokens,
+        prompt: &Prompt,
+    ) -> Result<Vec<usize>, StageError> {
+        let each = self.selections.iter();
+        each.map(|selection| Ok(selection.of(&self.layout, tokens, prompt)?.first()))
+            .collect()
+    }
+
+    pub(in crate::stages) fn are_one(&self) -> bool {
+        self.count() == 1
+    }
+
+    pub(in crate::stages) fn count(&self) -> usize {
+        self.places.len()
+    }
+}
+
+/// Activations of A and B at one layer and place: `[prompt][d_model]`, float32.
 pub(in crate::stages) struct Activations {
     pub(super) layer: usize,
+    pub(super) position: i64,
+    token: Option<String>,
     pub(super) top: Vec<Vec<f32>>,
     pub(super) bottom: Vec<Vec<f32>>,
 }
 
 impl Recipe<'_> {
-    /// The activations of the groups' prompts, per layer.
+    /// The activations of the groups' prompts, place by place, and in each layer by layer.
     pub(in crate::stages) fn activations(
         &self,
         groups: &Groups,
@@ -84,35 +165,71 @@ impl Recipe<'_> {
         let tokens = sweep::tokens_of(self.model, self.prompts, self.settings)?;
         let members: Vec<usize> = groups.top.iter().chain(&groups.bottom).copied().collect();
         let mut cells = Vec::new();
-        for &layer in self.layers {
+        let mut at = Vec::new();
+        for (position, selection) in self.places.places.iter().zip(&self.places.selections) {
+            let mut positions = Vec::with_capacity(members.len());
             for &index in &members {
-                let (tokens, prompt) = (&tokens[index], &self.prompts.prompts[index]);
-                let readout = Readout::Activation {
-                    hook: HookPoint::block(layer, self.site),
-                    position: parameters::index_of(self.position, tokens.len(), prompt)?,
-                };
-                let (model, n_layers) = (self.model.fingerprint, self.model.config().n_layers);
-                let tokens = Arc::clone(tokens);
-                cells.push(Cell::new(model, tokens, vec![], readout, n_layers));
+                let prompt = &self.prompts.prompts[index];
+                let found = selection.of(&self.places.layout, &tokens[index], prompt)?;
+                positions.push(found.first());
+            }
+            let of_members = members.iter().map(|&index| &tokens[index]);
+            let token = self.token(of_members.zip(&positions));
+            for &layer in self.layers {
+                at.push((*position, token.clone(), layer));
+                for (&index, &position) in members.iter().zip(&positions) {
+                    let hook = HookPoint::block(layer, self.site);
+                    let readout = Readout::Activation { hook, position };
+                    let (model, n_layers) = (self.model.fingerprint, self.model.config().n_layers);
+                    let tokens = Arc::clone(&tokens[index]);
+                    cells.push(Cell::new(model, tokens, vec![], readout, n_layers));
+                }
             }
         }
         let mut vectors = sweep::activations(evaluator.evaluate(&cells)?)?.into_iter();
-        let at_layer = |&layer| Activations {
+        let at_place = |(position, token, layer)| Activations {
             layer,
+            position,
+            token,
             top: vectors.by_ref().take(groups.top.len()).collect(),
             bottom: vectors.by_ref().take(groups.bottom.len()).collect(),
         };
-        Ok(self.layers.iter().map(at_layer).collect())
+        Ok(at.into_iter().map(at_place).collect())
     }
 
-    /// The directions, one for each layer that has one, and the layers at which the means of the two groups are the same. Fails where no
+    /// The token at a place of some prompts, where that is to be told and all have the same.
+    fn token<'t>(
+        &self,
+        mut at: impl Iterator<Item = (&'t Arc<Tokens>, &'t usize)>,
+    ) -> Option<String> {
+        if self.places.is_last {
+            return None;
+        }
+        let (tokens, position) = at.next()?;
+        let id = *tokens.ids().get(*position)?;
+        let are_same = at.all(|(tokens, position)| tokens.ids().get(*position) == Some(&id));
+        Some(match are_same {
+            true => self.model.spelling(id),
+            false => String::new(),
+        })
+    }
+
+    /// What the directions at a place are called: where there are several, by their place, too.
+    fn label(&self, position: i64) -> String {
+        match self.places.are_one() {
+            true => self.label.clone(),
+            false => format!("{}_at_{position}", self.label),
+        }
+    }
+
+    /// The directions, one for each place and layer that has one, and the layers and positions at which the means of the two groups are the same. Fails where no
     /// layer has a direction.
     pub(in crate::stages) fn directions(
         &self,
         groups: &Groups,
         activations: &[Activations],
         scores: &Scored<'_>,
-    ) -> Result<(Vec<Direction>, Vec<usize>), StageError> {
+    ) -> Result<(Vec<Direction>, Vec<(usize, i64)>), StageError> {
         let prompt = |&i: &usize| &self.prompts.prompts[i];
         let ids = |list: &[usize]| list.iter().map(|i| prompt(i).id.clone()).collect();
         let range = |list: &[usize]| {
@@ -132,21 +249,26 @@ impl Recipe<'_> {
                 StageError::Data(format!("the direction at layer {layer} {problem}"))
             })?;
             let Some((vector, pre_norm)) = difference else {
-                without.push(layer);
+                without.push((layer, at_layer.position));
                 continue;
             };
             let all = at_layer.top.iter().chain(&at_layer.bottom);
             let norms: Vec<f64> = all.map(|v| norm(v.iter().map(|&x| f64::from(x)))).collect();
             directions.push(Direction {
-                label: self.label.clone(),
+                label: self.label(at_layer.position),
                 seed: self.seed,
                 model: self.model.name.clone(),
                 fingerprint: self.model.fingerprint.to_hex().to_string(),
                 layer,
                 site: self.site,
-                position: self.position,
+                position: at_layer.position,
+                token: at_layer.token.clone(),
                 vector: Arc::new(Vector::new(vector)),
                 pre_norm,
+                affine: match self.with_affine {
+                    true => Affine::of(&at_layer.top, &at_layer.bottom).map(Arc::new),
+                    false => None,
+                },
                 resid_norm: norms.iter().sum::<f64>() / norms.len() as f64,
                 top: ids(&groups.top),
                 bottom: ids(&groups.bottom),
@@ -156,28 +278,31 @@ impl Recipe<'_> {
             });
         }
         match (directions.is_empty(), without.first()) {
-            (true, Some(layer)) => Err(StageError::Data(format!(
+            (true, Some((layer, _))) => Err(StageError::Data(format!(
                 "the direction at layer {layer} is zero or not finite (norm 0): the two groups do not differ"
             ))),
             _ => Ok((directions, without)),
         }
     }
 
-    /// What to say of layers that have no direction.
-    pub(in crate::stages) fn left_out(&self, layers: &[usize]) -> Option<String> {
-        let numbers: Vec<String> = layers.iter().map(usize::to_string).collect();
-        let (s, is) = match layers {
-            [] => return None,
-            [_] => ("", "is"),
-            _ => ("s", "are"),
-        };
-        Some(format!(
-            "layer{s} {} {is} left out: at `{}`, position {}, the mean activations of the two groups are the same there, so there is no \
-             direction (nothing tells prompts apart at a token that all of them have, before attention has read the others)",
-            numbers.join(", "),
-            self.site.short_name(),
-            self.position
-        ))
+    /// What to say of layers that have no direction, at each position.
+    pub(in crate::stages) fn left_out(&self, without: &[(usize, i64)]) -> Vec<String> {
+        let by_position = without.chunk_by(|(_, a), (_, b)| a == b);
+        let told = by_position.map(|layers| {
+            let position = layers[0].1;
+            let numbers: Vec<String> = layers.iter().map(|(layer, _)| layer.to_string()).collect();
+            let (s, is) = match layers {
+                [_] => ("", "is"),
+                _ => ("s", "are"),
+            };
+            format!(
+                "layer{s} {} {is} left out: at `{}`, position {position}, the mean activations of the two groups are the same there, so there is no \
+                 direction (nothing tells prompts apart at a token that all of them have, before attention has read the others)",
+                numbers.join(", "),
+                self.site.short_name(),
+            )
+        });
+        told.collect()
     }
 }
 

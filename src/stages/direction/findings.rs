@@ -38,10 +38,11 @@ pub(in crate::stages) fn findings(directions: &[Direction]) -> Vec<String> {
 }
 
 fn place(direction: &Direction) -> String {
-    match direction.seed {
-        Some(seed) => format!("layer {}, seed {seed}", direction.layer),
-        None => format!("layer {}", direction.layer),
-    }
+    let seed = direction.seed.map(|seed| format!(", seed {seed}"));
+    let is_told = direction.token.is_some();
+    let position = is_told.then(|| format!(", position {}", direction.position));
+    let more = [seed, position].into_iter().flatten();
+    format!("layer {}{}", direction.layer, more.collect::<String>())
 }
 
 /// The first of some places, and the number of the others; none where there is none.
@@ -79,6 +80,8 @@ mod tests {
             layer,
             site: Site::ResidPre,
             position: -1,
+            token: None,
+            affine: None,
             vector: Arc::new(Vector::new(vector.to_vec())),
             pre_norm,
             resid_norm,

@@ -13,13 +13,18 @@ const SHUFFLES: u64 = 20;
 
 /// One row per direction.
 pub(in crate::stages) fn describe(directions: &[Direction]) -> Result<DataFrame, StageError> {
-    Rows::of(directions)
+    let mut rows = Rows::of(directions)
         .text("model", |d| &d.model)
         .text("direction", |d| &d.label)
         .integer("seed", |d| d.seed.map(|seed| seed as i64))
         .integer("layer", |d| d.layer as i64)
-        .text("site", |d| d.site.short_name())
-        .integer("n_top", |d| d.top.len() as i64)
+        .text("site", |d| d.site.short_name());
+    if are_placed(directions) {
+        rows = rows
+            .integer("position", |d| d.position)
+            .text("token", |d| d.token.clone().unwrap_or_default());
+    }
+    rows.integer("n_top", |d| d.top.len() as i64)
         .integer("n_bottom", |d| d.bottom.len() as i64)
         .number("top_score_low", |d| d.top_scores.0)
         .number("top_score_high", |d| d.top_scores.1)
@@ -31,9 +36,15 @@ pub(in crate::stages) fn describe(directions: &[Direction]) -> Result<DataFrame,
         .frame()
 }
 
-/// The prompts behind each direction.
+/// Whether the stage names other places than the last token.
+fn are_placed(directions: &[Direction]) -> bool {
+    directions.iter().any(|direction| direction.token.is_some())
+}
+
+/// The prompts behind each direction; of directions of several places those of the first.
 pub(in crate::stages) fn members_of(directions: &[Direction]) -> Result<DataFrame, StageError> {
-    let all = directions.iter();
+    let position = directions.first().map(|direction| direction.position);
+    let all = directions.iter().filter(|d| Some(d.position) == position);
     members(all.map(|d| (d.seed, Some(d.layer as u64), [&d.top, &d.bottom])))
 }
 
@@ -65,13 +76,20 @@ pub(in crate::stages) fn cosines(directions: &[Direction]) -> Result<DataFrame, 
             rows.push((a, b, cosine(a.vector.values(), b.vector.values())?));
         }
     }
-    Rows::of(&rows)
+    let is_placed = are_placed(directions);
+    let mut table = Rows::of(&rows)
         .integer("seed_a", |(a, ..)| a.seed.map(|seed| seed as i64))
-        .integer("layer_a", |(a, ..)| a.layer as i64)
+        .integer("layer_a", |(a, ..)| a.layer as i64);
+    if is_placed {
+        table = table.integer("position_a", |(a, ..)| a.position);
+    }
+    table = table
         .integer("seed_b", |(_, b, _)| b.seed.map(|seed| seed as i64))
-        .integer("layer_b", |(_, b, _)| b.layer as i64)
-        .number("cosine", |(.., cosine)| *cosine)
-        .frame()
+        .integer("layer_b", |(_, b, _)| b.layer as i64);
+    if is_placed {
+        table = table.integer("position_b", |(_, b, _)| b.position);
+    }
+    table.number("cosine", |(.., cosine)| *cosine).frame()
 }
 
 /// Cosine of two float32 vectors, in float64.
@@ -87,8 +105,11 @@ pub(super) fn shuffled(
     activations: &[Activations],
 ) -> Result<DataFrame, StageError> {
     let mut rows = Vec::new();
-    let at = |layer: usize| activations.iter().find(|at_layer| at_layer.layer == layer);
-    let places = directions.iter().filter_map(|d| Some((d, at(d.layer)?)));
+    let at = |d: &Direction| {
+        let mut places = activations.iter();
+        places.find(|at| at.layer == d.layer && at.position == d.position)
+    };
+    let places = directions.iter().filter_map(|d| Some((d, at(d)?)));
     for (direction, at_layer) in places {
         let all: Vec<&Vec<f32>> = at_layer.top.iter().chain(&at_layer.bottom).collect();
         for seed in 0..SHUFFLES {
@@ -100,11 +121,14 @@ pub(super) fn shuffled(
                 Ok(Some((vector, norm))) => (norm, cosine(&vector, direction.vector.values())?),
                 _ => (0.0, None),
             };
-            rows.push((at_layer.layer, seed, pre_norm, cosine));
+            rows.push((at_layer, seed, pre_norm, cosine));
         }
     }
-    Rows::of(&rows)
-        .integer("layer", |(layer, ..)| *layer as i64)
+    let mut table = Rows::of(&rows).integer("layer", |(at, ..)| at.layer as i64);
+    if are_placed(directions) {
+        table = table.integer("position", |(at, ..)| at.position);
+    }
+    table
         .integer("shuffle", |(_, shuffle, ..)| *shuffle as i64)
         .number("pre_norm", |(.., pre_norm, _)| *pre_norm)
         .number("cosine", |(.., cosine)| *cosine)

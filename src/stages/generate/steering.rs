@@ -1,29 +1,20 @@
 //! Which directions act, where and how strongly.
 
-use crate::model::Positions;
-use crate::spec::Fields;
+use serde_json::{Value as Json, json};
+
+use crate::spec::{Fields, Node, Spanned};
 
 use super::super::Needs;
+use super::super::action::Action;
 use super::super::declare::{
-    Declaration, Declared, Field, KeyParts, Parameter, as_needed, declared, fields_of, parameters,
+    Declaration, Declared, Field, FieldType, KeyParts, Parameter, as_needed, declared, fields_of,
+    parameters,
 };
-use super::super::field_types::choices;
-use super::super::parameters::{Alphas, DirectionStage};
+use super::super::field_types::with;
+use super::super::parameters::DirectionStage;
+use super::super::position::{EVERYWHERE, Selection};
 use super::super::settings::Settings;
 use super::super::steer::Places;
-use super::super::sweep::AlphaUnit;
-
-choices! {
-    /// Where a direction acts.
-    pub(super) enum Acts {
-        /// the last token of the prompt
-        LastPrompt = "last_prompt",
-        /// every generated token
-        Generated = "generated",
-        /// both
-        Both = "both",
-    }
-}
 
 parameters! {
     /// A direction of another stage and how it acts.
@@ -31,12 +22,66 @@ parameters! {
         /// The directions that act; nothing is steered where it is left out.
         direction: DirectionStage,
         places: Places,
-        /// How much of the direction is added, in units of `alpha_unit`.
-        alpha: Alphas,
-        /// The unit of α.
-        alpha_unit: AlphaUnit = "unit",
-        /// At which tokens it acts.
+        action: Action,
+        /// At which tokens it acts: `"last_prompt"`, `"generated"`, `"both"`, or whatever `position` of `steer` may be.
         positions: Acts = "both",
+    }
+}
+
+/// Words for selections of generated tokens, with the last token of the prompt or without.
+const WORDS: [(&str, fn() -> Selection); 3] = [
+    ("last_prompt", Selection::last),
+    ("generated", || Selection::generated(false)),
+    ("both", || Selection::generated(true)),
+];
+
+/// Where a direction acts, in the prompt and in what is generated.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Acts(pub(super) Selection);
+
+impl Acts {
+    /// The word for it, where it is one that needs no telling.
+    pub(super) fn word(&self) -> Option<&'static str> {
+        let known = WORDS.iter().find(|(_, selection)| selection() == self.0);
+        known.map(|(word, _)| *word)
+    }
+}
+
+impl Parameter for Acts {
+    fn read(fields: &mut Fields<'_, '_>, declared: &Declared, _: &Settings) -> Option<Self> {
+        let word = fields.node(declared.name).map(Node::as_str);
+        let known = |word: &str| WORDS.iter().find(|(known, _)| *known == word);
+        match word {
+            None if fields.peek("mode").and_then(Node::as_str) == Some(EVERYWHERE) => {
+                Some(Acts(Selection::all()))
+            }
+            None => Some(Acts(Selection::generated(true))),
+            Some(word) => match word.and_then(known) {
+                Some((_, selection)) => Some(Acts(selection())),
+                None => {
+                    let selection = fields.required::<Spanned<Selection>>(declared.name);
+                    selection.map(|selection| Acts(selection.value))
+                }
+            },
+        }
+    }
+
+    fn add_key(&self, name: &'static str, key: &mut KeyParts) {
+        let own = match self.word() {
+            Some(word) => word.into(),
+            None => self.0.key(),
+        };
+        key.insert(name.to_string(), own);
+    }
+
+    fn list(declared: &Declared) -> Vec<Field> {
+        let words: Json = WORDS.iter().map(|(word, _)| *word).collect();
+        let mut fields = <Selection as Parameter>::list(declared);
+        for field in &mut fields {
+            let also = json!({ "anyOf": [{ "enum": words }, field.schema] });
+            field.schema = with(also, &json!({}));
+        }
+        fields
     }
 }
 
@@ -66,11 +111,22 @@ impl Parameter for Option<Steering> {
 /// Whether no field asks for steering; α = 0 asks for none.
 fn no_steering(fields: &mut Fields<'_, '_>) -> bool {
     let mut is_alone = true;
-    for name in ["layer", "site", "alpha_unit", "positions", "alpha"] {
+    let names = [
+        "layer",
+        "together",
+        "site",
+        "mode",
+        "alpha_unit",
+        "plane",
+        "with",
+        "positions",
+        "alpha",
+    ];
+    for name in names {
         let Some(node) = fields.node(name) else {
             continue;
         };
-        let is_zero = |alphas: Alphas| alphas.values().eq(&[0.0]);
+        let is_zero = |alphas: super::super::parameters::Alphas| alphas.values().eq(&[0.0]);
         if name == "alpha" && fields.optional(name).is_some_and(is_zero) {
             continue;
         }
@@ -82,16 +138,4 @@ fn no_steering(fields: &mut Fields<'_, '_>) -> bool {
             .help("name the stage that makes the direction: `direction = \"…\"`");
     }
     is_alone
-}
-
-impl Acts {
-    /// The positions edited in a run that starts from a prompt of `length` tokens.
-    pub(super) fn positions(self, length: usize) -> Positions {
-        let last = length.saturating_sub(1);
-        match self {
-            Acts::LastPrompt => Positions::At(last),
-            Acts::Generated => Positions::From(length),
-            Acts::Both => Positions::From(last),
-        }
-    }
 }

@@ -1,15 +1,14 @@
 //! From rows and answers to tables: the texts, and how far each text classifier agrees with the logit score.
 
-use std::sync::Arc;
-
 use polars::prelude::DataFrame;
 
-use crate::model::{Edit, HookPoint, Intervention, Positions};
+use crate::model::{Intervention, ModelConfig, Positions};
 use crate::prompts::Prompt;
 use crate::stats;
 
 use super::super::StageError;
-use super::super::sweep::Line;
+use super::super::action::Line;
+use super::super::position::Selection;
 use super::super::table::Rows;
 
 /// What stands for a direction and its site where there is none.
@@ -21,23 +20,23 @@ pub(in crate::stages) struct Row<'a> {
     pub(crate) model: &'a str,
     /// The direction and its place; none where nothing is steered.
     pub(crate) line: Option<&'a Line>,
+    /// Where it acts, unless a word says it that needs no telling.
+    pub(crate) position: Option<&'a Selection>,
     /// α, in the line's units; 0 without one.
     pub(crate) alpha: f64,
     pub(crate) prompt: &'a Prompt,
 }
 
 impl Row<'_> {
-    /// The edit of the row's run, at these positions; none without a direction.
-    pub(in crate::stages) fn intervention(&self, positions: Positions) -> Vec<Intervention> {
-        let of_line = |line: &Line| Intervention {
-            hook: HookPoint::block(line.layer, line.site),
-            positions,
-            edit: Edit::Add {
-                vector: Arc::clone(&line.vector),
-                scale: self.alpha * line.unit_length,
-            },
-        };
-        self.line.map(of_line).into_iter().collect()
+    /// The edits of the row's run, each at its positions; none without a direction.
+    pub(in crate::stages) fn edits(
+        &self,
+        positions: &[Positions],
+        config: &ModelConfig,
+    ) -> Vec<Intervention> {
+        let line = self.line.iter();
+        let edits = line.flat_map(|line| line.edits(self.alpha, positions, config));
+        edits.collect()
     }
 
     /// Whether both stand in the same rows of `agreement`.
@@ -74,7 +73,7 @@ pub(in crate::stages) fn tables(
 
 /// One row per model, direction, place, α and prompt.
 fn main_table(all: &[Answered<'_>]) -> Result<DataFrame, StageError> {
-    with_place(Rows::of(all), |(row, _)| row)
+    with_place(Rows::of(all), all.first(), |(row, _)| row)
         .text("id", |(row, _)| &row.prompt.id)
         .text("split", |(row, _)| &row.prompt.split)
         .text("category", |(row, _)| &row.prompt.category)
@@ -86,10 +85,15 @@ fn main_table(all: &[Answered<'_>]) -> Result<DataFrame, StageError> {
         .frame()
 }
 
-/// What the rows of all tables begin with.
-fn with_place<'a, R>(rows: Rows<'a, R>, of: impl Fn(&'a R) -> &'a Row<'a>) -> Rows<'a, R> {
-    let line = |row| of(row).line;
-    rows.text("model", |row| of(row).model)
+/// What the rows of all tables begin with: that they are at several layers, elsewhere, or with more than one α is said where it is so.
+fn with_place<'a, R>(
+    rows: Rows<'a, R>,
+    first: Option<&'a R>,
+    of: impl Fn(&'a R) -> &'a Row<'a> + Copy,
+) -> Rows<'a, R> {
+    let line = move |row| of(row).line;
+    let mut rows = rows
+        .text("model", |row| of(row).model)
         .text("direction", |row| {
             line(row).map_or(NONE, |line| &line.direction)
         })
@@ -97,8 +101,30 @@ fn with_place<'a, R>(rows: Rows<'a, R>, of: impl Fn(&'a R) -> &'a Row<'a>) -> Ro
         .integer("layer", |row| line(row).map(|line| line.layer as i64))
         .text("site", |row| {
             line(row).map_or(NONE, |line| line.site.short_name())
-        })
-        .number("alpha", |row| of(row).alpha)
+        });
+    let of_first = first.and_then(line);
+    if of_first.is_some_and(|line| line.layers.is_some()) {
+        rows = rows.text("layers", move |row| {
+            line(row)
+                .and_then(|line| line.layers.clone())
+                .unwrap_or_default()
+        });
+    }
+    if first.is_some_and(|row| of(row).position.is_some()) {
+        rows = rows.text("position", move |row| {
+            of(row).position.map_or(String::new(), Selection::to_string)
+        });
+    }
+    rows = rows.number("alpha", move |row| {
+        let has_alpha = line(row).is_none_or(|line| line.has_alpha);
+        has_alpha.then_some(of(row).alpha)
+    });
+    for place in 0..of_first.map_or(0, |line| line.also_alphas.len()) {
+        rows = rows.number(&format!("alpha_{}", place + 2), move |row| {
+            line(row)?.also_alphas.get(place).copied().flatten()
+        });
+    }
+    rows
 }
 
 /// Whether a classifier calls an answer a refusal.
@@ -118,7 +144,7 @@ fn agreement(all: &[Answered<'_>]) -> Result<DataFrame, StageError> {
             groups.push((&group[0].0, name, count(group, refuses)));
         }
     }
-    with_place(Rows::of(&groups), |(row, ..)| row)
+    with_place(Rows::of(&groups), groups.first(), |(row, ..)| row)
         .text("classifier", |(_, name, _)| name)
         .integer("n", |(.., n)| n.iter().flatten().sum::<u64>() as i64)
         .integer("both", |(.., n)| n[0][0] as i64)
@@ -154,7 +180,7 @@ fn rates(all: &[Answered<'_>]) -> Result<DataFrame, StageError> {
             rates.push((*row, classifier, [refused, n], stats::wilson(refused, n)?));
         }
     }
-    with_place(Rows::of(&rates), |(row, ..)| row)
+    with_place(Rows::of(&rates), rates.first(), |(row, ..)| row)
         .text("split", |(row, ..)| &row.prompt.split)
         .text("classifier", |(_, classifier, ..)| classifier)
         .integer("n", |(.., [_, n], _)| *n as i64)
@@ -177,7 +203,7 @@ fn count(all: &[Answered<'_>], refuses: Refuses) -> [[u64; 2]; 2] {
 
 #[cfg(test)]
 mod tests {
-    use crate::model::{Site, Vector};
+    use crate::model::{Edit, HookPoint, Site};
     use crate::stages::table::{read_integers, read_numbers, read_text};
 
     use super::*;
@@ -194,16 +220,7 @@ mod tests {
     }
 
     fn line() -> Line {
-        Line {
-            direction: "top_bottom_2".to_string(),
-            seed: Some(4),
-            layer: 3,
-            site: Site::ResidMid,
-            vector: Arc::new(Vector::new(vec![1.0])),
-            unit_length: 2.0,
-            sets: Arc::from([]),
-            builders: Arc::default(),
-        }
+        Line::adding(("top_bottom_2", Some(4)), (3, Site::ResidMid), 2.0)
     }
 
     fn answer(refused: bool, regex: bool, xstest_prefix: bool) -> Answer {
@@ -222,19 +239,19 @@ mod tests {
         let row = Row {
             model: "inst",
             line: Some(&line),
+            position: None,
             alpha: -3.0,
             prompt: &prompt,
         };
-        let edits = row.intervention(Positions::From(6));
+        let config = ModelConfig::small();
+        let positions = [Positions::From(6)];
+        let edits = row.edits(&positions, &config);
         assert_eq!(edits.len(), 1);
         assert_eq!(edits[0].hook, HookPoint::block(3, Site::ResidMid));
         assert_eq!(edits[0].positions, Positions::From(6));
         assert!(matches!(&edits[0].edit, Edit::Add { scale, .. } if *scale == -6.0));
-        assert!(
-            Row { line: None, ..row }
-                .intervention(Positions::From(6))
-                .is_empty()
-        );
+        let without = Row { line: None, ..row };
+        assert!(without.edits(&positions, &config).is_empty());
     }
 
     #[test]
@@ -243,6 +260,7 @@ mod tests {
         let row = |alpha| Row {
             model: "inst",
             line: Some(&line),
+            position: None,
             alpha,
             prompt: &prompt,
         };
@@ -291,6 +309,7 @@ mod tests {
         let row = |line, alpha| Row {
             model: "inst",
             line,
+            position: None,
             alpha,
             prompt: &prompt,
         };

@@ -1,9 +1,8 @@
 //! Decoding, rows and positions; what needs no model.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use crate::model::{Site, Vector};
+use crate::model::Site;
 use crate::prompts::Prompt;
 use crate::spec::load_text;
 
@@ -52,16 +51,7 @@ fn prompts() -> PromptSet {
 }
 
 fn line(layer: usize) -> Line {
-    Line {
-        direction: "top_bottom_2".to_string(),
-        seed: None,
-        layer,
-        site: Site::ResidPre,
-        vector: Arc::new(Vector::new(vec![1.0])),
-        unit_length: 1.0,
-        sets: Arc::from([]),
-        builders: Arc::default(),
-    }
+    Line::adding(("top_bottom_2", None), (layer, Site::ResidPre), 1.0)
 }
 
 #[test]
@@ -108,26 +98,27 @@ fn rows_go_through_lines_then_alphas_then_prompts() {
 }
 
 #[test]
-fn the_score_is_edited_where_the_last_prompt_token_is() {
-    let stage = |positions: &str| {
-        generate(&format!(
-            "direction = \"d\"\nalpha = 1\npositions = \"{positions}\"\n"
-        ))
+fn words_stand_for_selections() {
+    let word = |more: &str| {
+        let stage = generate(&format!("direction = \"d\"\n{more}"));
+        let positions = &stage.selections()[0].to_string();
+        (
+            positions.clone(),
+            stage.parameters()["steering"]["positions"].clone(),
+        )
     };
-    let places = |positions: &str| {
-        let stage = stage(positions);
-        (stage.acts().positions(7), stage.score_position(7))
-    };
-    assert_eq!(
-        places("last_prompt"),
-        (Positions::At(6), Some(Positions::At(6)))
-    );
-    assert_eq!(places("generated"), (Positions::From(7), None));
-    assert_eq!(places("both"), (Positions::From(6), Some(Positions::At(6))));
-    assert_eq!(
-        generate("direction = \"d\"\nalpha = 1\n").acts(),
-        Acts::Both
-    );
+    for (positions, selection, key) in [
+        ("\"last_prompt\"", "-1", "last_prompt"),
+        ("\"generated\"", "generated", "generated"),
+        ("\"both\"", "-1, generated", "both"),
+        ("[\"generated\", \"last\"]", "-1, generated", "both"),
+        ("\"all\"", "all", "all"),
+    ] {
+        let found = word(&format!("alpha = 1\npositions = {positions}\n"));
+        assert_eq!(found, (selection.to_string(), key.into()), "{positions}");
+    }
+    assert_eq!(word("alpha = 1\n").1, "both");
+    assert_eq!(word("mode = \"ablate_everywhere\"\n").1, "all");
 }
 
 #[test]

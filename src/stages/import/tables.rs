@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::prompts::Prompt;
 use crate::stages::generate::{self, Answer, classified};
-use crate::stages::sweep::{Measured, SweepRow, SweptGroup, SweptPrompt};
+use crate::stages::sweep::{Further, Measured, SweepRow, SweptGroup, SweptPrompt};
 use crate::stages::table::{self, Rows};
 use crate::stages::{Inputs, Name, Output, StageError, distinct, score, summary};
 
@@ -118,6 +118,7 @@ pub(super) fn scored_texts(
         let place = generate::Row {
             model,
             line: None,
+            position: None,
             alpha: row.alpha.unwrap_or_default(),
             prompt,
         };
@@ -254,6 +255,7 @@ fn swept_row<'a>(import: &Import, row: &'a Row, measured: Measured<'a>) -> Sweep
         layer: row.layer.unwrap_or_default() as i64,
         site: text(&row.site),
         alpha: row.alpha,
+        further: Further::default(),
         set: text(&row.set),
         measured,
     }

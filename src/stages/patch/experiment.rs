@@ -9,8 +9,9 @@ use crate::model::{Cell, Edit, HookPoint, Intervention, Positions, Readout, Site
 use crate::prompts::PromptSet;
 use crate::stats;
 
+use super::super::direction::Places;
 use super::super::table::Rows;
-use super::super::{Evaluate, StageError, distinct, parameters, sweep};
+use super::super::{Evaluate, StageError, distinct, sweep};
 use super::pairing::Pair;
 
 /// One way of patching.
@@ -55,8 +56,8 @@ pub(super) struct Experiment<'a> {
     pub(crate) prompts: &'a PromptSet,
     pub(crate) pairs: Vec<Pair>,
     pub(crate) variants: Vec<Variant>,
-    /// Position read and patched, counted from the end of each prompt.
-    pub(crate) position: i64,
+    /// Places read and patched, all at once.
+    pub(crate) places: Places,
 }
 
 /// Scores by pair; the patched ones by variant, then by pair.
@@ -87,7 +88,7 @@ impl Experiment<'_> {
     pub(super) fn measure(&self, evaluator: &mut dyn Evaluate) -> Result<Effects, StageError> {
         // What is wrong with them is told before anything is computed.
         let pairs = || self.pairs.iter();
-        let positions = pairs().map(|pair| self.position(&self.recipient, pair.recipient));
+        let positions = pairs().map(|pair| self.positions(&self.recipient, pair.recipient));
         let positions = positions.collect::<Result<Vec<_>, _>>()?;
         let donors = pairs().map(|pair| self.donor.score(pair.donor, vec![]));
         let recipients = pairs().map(|pair| self.recipient.score(pair.recipient, vec![]));
@@ -95,10 +96,12 @@ impl Experiment<'_> {
         let mut taken = Vec::new();
         for hook in self.places() {
             for (index, pair) in self.pairs.iter().enumerate() {
-                let position = self.position(&self.donor, pair.donor)?;
-                let readout = Readout::Activation { hook, position };
-                cells.push(self.donor.cell(pair.donor, vec![], readout));
-                taken.push((hook, index));
+                let positions = self.positions(&self.donor, pair.donor)?;
+                for (place, position) in positions.into_iter().enumerate() {
+                    let readout = Readout::Activation { hook, position };
+                    cells.push(self.donor.cell(pair.donor, vec![], readout));
+                    taken.push((hook, index, place));
+                }
             }
         }
         let mut values = evaluator.evaluate(&cells)?;
@@ -130,22 +133,26 @@ impl Experiment<'_> {
     /// The cells of every variant and pair, by the recipients' patched positions and the donors' activations.
     fn patched_cells(
         &self,
-        positions: &[usize],
-        vectors: &HashMap<(HookPoint, usize), Arc<Vector>>,
+        positions: &[Vec<usize>],
+        vectors: &HashMap<(HookPoint, usize, usize), Arc<Vector>>,
     ) -> Result<Vec<Cell>, StageError> {
         let mut cells = Vec::with_capacity(self.variants.len() * self.pairs.len());
         for variant in &self.variants {
             for (index, pair) in self.pairs.iter().enumerate() {
-                let replace = |&layer: &usize| {
+                let replace = |(layer, (place, position)): (usize, (usize, usize))| {
                     let hook = HookPoint::block(layer, variant.site);
-                    let vector = vectors.get(&(hook, index))?;
+                    let vector = vectors.get(&(hook, index, place))?;
                     Some(Intervention {
                         hook,
-                        positions: Positions::At(positions[index]),
+                        positions: Positions::At(position),
                         edit: Edit::Replace(Arc::clone(vector)),
                     })
                 };
-                let interventions = variant.layers.iter().map(replace).collect::<Option<_>>();
+                let each = variant.layers.iter().flat_map(|&layer| {
+                    let places = positions[index].iter().copied().enumerate();
+                    places.map(move |place| (layer, place))
+                });
+                let interventions = each.map(replace).collect::<Option<_>>();
                 let interventions = interventions.ok_or_else(|| {
                     StageError::Internal("a donor's activation was not read".to_string())
                 })?;
@@ -155,10 +162,10 @@ impl Experiment<'_> {
         Ok(cells)
     }
 
-    /// The index of the patched position in a prompt.
-    fn position(&self, side: &Side, prompt: usize) -> Result<usize, StageError> {
-        let length = side.tokens[prompt].len();
-        parameters::index_of(self.position, length, &self.prompts.prompts[prompt])
+    /// The indices of the patched positions in a prompt.
+    fn positions(&self, side: &Side, prompt: usize) -> Result<Vec<usize>, StageError> {
+        let tokens = &side.tokens[prompt];
+        self.places.in_prompt(tokens, &self.prompts.prompts[prompt])
     }
 
     /// One row per variant and pair.

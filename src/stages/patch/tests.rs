@@ -45,8 +45,8 @@ fn every_site_goes_through_every_layer() {
     assert_eq!(found, expected);
     assert_eq!(patch.layer.column(), "layer");
     assert_eq!(
-        (patch.position.value, patch.floor.value, patch.limit()),
-        (-1, 1.0, None)
+        (patch.position.is_last(), patch.floor.value, patch.limit()),
+        (true, 1.0, None)
     );
 }
 
@@ -62,7 +62,7 @@ fn last_k_patches_one_layer_more_each_time() {
 #[test]
 fn all_mistakes_are_told() {
     let (stage, told) = decoded(&format!(
-        "{STUDY}cumulative = \"last_k\"\nlayer = 1\nsite = [\"mlp_post\", \"atn_out\", \"resid_pre\", \"hook_resid_pre\"]\nfloor = 0\nlimit = 0\nposition = 0\n"
+        "{STUDY}cumulative = \"last_k\"\nlayer = 1\nsite = [\"mlp_post\", \"atn_out\", \"resid_pre\", \"hook_resid_pre\"]\nfloor = 0\nlimit = 0\nposition = \"lst\"\n"
     ));
     assert!(stage.is_none());
     for message in [
@@ -72,7 +72,7 @@ fn all_mistakes_are_told() {
         "site `resid_pre` is named twice",
         "floor `0` is not above 0",
         "`limit` must be at least 1",
-        "position `0` is not counted from the end",
+        "did you mean `last`?",
     ] {
         assert!(told.contains(message), "{message} in {told}");
     }

@@ -34,8 +34,12 @@ pub(super) fn table(grids: &[Grid], seed: u64) -> Result<DataFrame, StageError> 
     for grid in grids {
         rows.extend(describe(grid, seed)?);
     }
-    of_sources(&rows, |row| row.grid)
-        .text("direction", |row| &row.grid.direction)
+    let table = of_sources(&rows, |row| row.grid);
+    let table = match rows.iter().any(|row| row.grid.is_named) {
+        true => table,
+        false => table.text("direction", |row| &row.grid.direction),
+    };
+    table
         .number("alpha", |row| row.alpha)
         .text("set", |row| row.set)
         .integer("n", |row| row.tally.rows as i64)

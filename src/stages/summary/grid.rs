@@ -50,7 +50,7 @@ impl Source {
     }
 }
 
-/// One source's rows of one model, layer and site.
+/// One source's rows of one model, layer, site and direction.
 #[derive(Clone, Debug)]
 pub(super) struct Grid {
     pub(crate) source: Source,
@@ -58,6 +58,8 @@ pub(super) struct Grid {
     pub(crate) layer: i64,
     pub(crate) site: String,
     pub(crate) direction: String,
+    /// Whether other directions act at its place, so that its own tells them apart.
+    pub(crate) is_named: bool,
     pub(crate) alphas: Vec<f64>,
     /// One per seed, at least one.
     pub(crate) lines: Vec<Line>,
@@ -173,7 +175,11 @@ impl Grid {
 
     /// Where it is, in words.
     pub(super) fn place(&self) -> String {
-        format!("model `{}`, layer {}", self.model, self.layer)
+        let (model, layer) = (&self.model, self.layer);
+        match self.is_named {
+            false => format!("model `{model}`, layer {layer}"),
+            true => format!("model `{model}`, layer {layer}, `{}`", self.direction),
+        }
     }
 }
 
@@ -183,24 +189,30 @@ pub(super) fn of_sources<R>(rows: &[R], grid: impl Fn(&R) -> &Grid) -> Rows<'_, 
     with_place(table, grid)
 }
 
-/// The columns `model, layer, site` of rows that belong to grids.
+/// The columns `model, layer, site` of rows that belong to grids, and `direction` where several act at one place.
 pub(super) fn with_place<'a, R>(
     rows: Rows<'a, R>,
     grid: impl Fn(&'a R) -> &'a Grid,
 ) -> Rows<'a, R> {
-    rows.text("model", |row| &grid(row).model)
+    let is_named = rows.rows().iter().any(|row| grid(row).is_named);
+    let rows = rows
+        .text("model", |row| &grid(row).model)
         .integer("layer", |row| grid(row).layer)
-        .text("site", |row| &grid(row).site)
+        .text("site", |row| &grid(row).site);
+    match is_named {
+        true => rows.text("direction", |row| &grid(row).direction),
+        false => rows,
+    }
 }
 
-/// Gathers the rows of a sweep's table, in any order, into one grid for each model, layer and site, in the order of first appearance.
+/// Gathers the rows of a sweep's table, in any order, into one grid for each model, layer, site and direction, in the order of first appearance.
 ///
 /// # Errors
-/// [`StageError::Data`] for two rows of the same prompt, α, seed and place, and for a prompt that was not tried at every α; where there
+/// [`StageError::Data`] for two rows of the same prompt, α, seed, direction and place, and for a prompt that was not tried at every α; where there
 /// are rows of sets only, the same of those.
 pub(super) fn read(source: Source, table: &DataFrame) -> Result<Vec<Grid>, StageError> {
     let sweep = SweepFrame::read(table)?;
-    let mut by = vec!["model", "layer", "site", "seed", "set"];
+    let mut by = vec!["model", "layer", "site", "direction", "seed", "set"];
     if sweep.is_by_prompt() {
         by.push("id");
     }
@@ -210,6 +222,7 @@ pub(super) fn read(source: Source, table: &DataFrame) -> Result<Vec<Grid>, Stage
         let is_place = |grid: &Grid| {
             (grid.model.as_str(), grid.layer, grid.site.as_str())
                 == (first.model, first.layer, first.site)
+                && grid.direction == first.direction
         };
         let grid = find_or_push(&mut grids, is_place, || Grid {
             source,
@@ -217,6 +230,7 @@ pub(super) fn read(source: Source, table: &DataFrame) -> Result<Vec<Grid>, Stage
             layer: first.layer,
             site: first.site.to_string(),
             direction: first.direction.to_string(),
+            is_named: false,
             alphas: Vec::new(),
             lines: Vec::new(),
         });
@@ -244,6 +258,13 @@ pub(super) fn read(source: Source, table: &DataFrame) -> Result<Vec<Grid>, Stage
             built: prompt.built,
             cells: cells.collect::<Result<_, _>>()?,
         });
+    }
+    let places: Vec<(String, i64, String)> = grids
+        .iter()
+        .map(|grid| (grid.model.clone(), grid.layer, grid.site.clone()))
+        .collect();
+    for (grid, place) in grids.iter_mut().zip(&places) {
+        grid.is_named = places.iter().filter(|other| *other == place).count() > 1;
     }
     grids.iter_mut().try_for_each(complete)?;
     Ok(grids)
@@ -326,7 +347,7 @@ fn complete(grid: &mut Grid) -> Result<(), StageError> {
             let mut pairs = prompt.cells.windows(2);
             if let Some(pair) = pairs.find(|pair| pair[0].alpha == pair[1].alpha) {
                 return Err(StageError::Data(format!(
-                    "{} has more than one score at α = {}, so several directions act at this place and cannot be told apart; summarise stages of one direction per layer",
+                    "{} has more than one score at α = {}, so several directions of one name act at this place and cannot be told apart",
                     named(),
                     pair[0].alpha
                 )));

@@ -11,7 +11,7 @@ use super::grid::Grid;
 use super::*;
 use crate::model::{Cells, Value};
 use crate::stages::Artifacts;
-use crate::stages::sweep::{Measured, SweepRow, SweptPrompt};
+use crate::stages::sweep::{Further, Measured, SweepRow, SweptPrompt};
 use crate::stages::table;
 
 /// Sums of a few numbers of size 10 or less.
@@ -32,6 +32,7 @@ fn row<'a>(seed: Option<i64>, set: &'a str, id: &'a str, alpha: f64, score: f64)
         layer: 20,
         site: "resid_pre",
         alpha: Some(alpha),
+        further: Further::default(),
         set,
         measured: Measured::Prompt(SweptPrompt {
             id,

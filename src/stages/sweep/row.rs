@@ -16,9 +16,23 @@ pub(crate) struct SweepRow<'a> {
     pub(crate) site: &'a str,
     /// An ablation has none.
     pub(crate) alpha: Option<f64>,
+    pub(crate) further: Further<'a>,
     /// The prompts: a split, or a half of one.
     pub(crate) set: &'a str,
     pub(crate) measured: Measured<'a>,
+}
+
+/// What is to be told of an edit beside its layer, site and α, where there is more.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Further<'a> {
+    /// All layers of one at several at once.
+    pub(crate) layers: Option<&'a str>,
+    /// Where it is, where that is not the last token.
+    pub(crate) position: Option<&'a str>,
+    /// The tokens there, as the vocabulary spells them.
+    pub(crate) token: Option<&'a str>,
+    /// α of what else is done in the same run, in its order; none of an ablation.
+    pub(crate) with: &'a [Option<f64>],
 }
 
 /// A table has rows of one of the two.
@@ -116,14 +130,41 @@ impl<'a> SweepRow<'a> {
 }
 
 fn written(rows: &[SweepRow<'_>], measured: &[(&str, Value)]) -> Result<DataFrame, StageError> {
-    let columns = PLACE.iter().chain(measured);
-    let table = columns.fold(Rows::of(rows), |table, (name, value)| match value {
-        Value::Text(of) => table.text(name, of),
-        Value::Integer(of) => table.integer(name, of),
-        Value::Number(of) => table.number(name, of),
-        Value::Flag(of) => table.flag(name, of),
+    let first = rows.first();
+    let [before @ .., alpha, set] = &PLACE;
+    let table = added(Rows::of(rows), before);
+    // Those that the rows of a study have that says more than layer, site and α.
+    let some: [(&str, fn(&SweepRow<'_>) -> Option<String>); 3] = [
+        ("layers", |row| row.further.layers.map(String::from)),
+        ("position", |row| row.further.position.map(String::from)),
+        ("token", |row| row.further.token.map(String::from)),
+    ];
+    let there = some
+        .into_iter()
+        .filter(|(_, of)| first.is_some_and(|row| of(row).is_some()));
+    let table = there.fold(table, |table, (name, of)| {
+        table.text(name, move |row| of(row).unwrap_or_default())
     });
-    table.frame()
+    let mut table = added(table, std::slice::from_ref(alpha));
+    for place in 0..first.map_or(0, |row| row.further.with.len()) {
+        let of = move |row: &SweepRow<'_>| row.further.with.get(place).copied().flatten();
+        table = table.number(&format!("alpha_{}", place + 2), of);
+    }
+    added(added(table, std::slice::from_ref(set)), measured).frame()
+}
+
+fn added<'r, 'a>(
+    table: Rows<'r, SweepRow<'a>>,
+    columns: &[(&str, Value)],
+) -> Rows<'r, SweepRow<'a>> {
+    columns
+        .iter()
+        .fold(table, |table, (name, value)| match value {
+            Value::Text(of) => table.text(name, of),
+            Value::Integer(of) => table.integer(name, of),
+            Value::Number(of) => table.number(name, of),
+            Value::Flag(of) => table.flag(name, of),
+        })
 }
 
 impl Value {
@@ -181,6 +222,8 @@ impl<'a> SweepFrame<'a> {
             layer: layer.extract().unwrap_or_default(),
             site: text(site),
             alpha: alpha.extract(),
+            // Rows of different edits have directions of different names, too.
+            further: Further::default(),
             set: text(set),
             measured: match self.measured {
                 MeasuredColumns::Prompt(columns) => {
@@ -277,6 +320,7 @@ mod tests {
             layer: 20,
             site: "resid_pre",
             alpha: None,
+            further: Further::default(),
             set: "edge",
             measured,
         }

@@ -1,6 +1,6 @@
 //! The rows of a sweep's table.
 
-use super::Line;
+use super::super::action::Line;
 
 /// One row of the table, before its score.
 pub(super) struct Row<'a> {

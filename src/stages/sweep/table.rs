@@ -9,8 +9,8 @@ use crate::prompts::PromptSet;
 use crate::stages::StageError;
 use crate::stages::table::{self, Parts};
 
-use super::Mode;
-use super::row::{Measured, SweepRow, SweptPrompt};
+use super::Told;
+use super::row::{Further, Measured, SweepRow, SweptPrompt};
 use super::rows::Rows;
 
 /// Rows that are made before they become columns, which take less memory.
@@ -22,7 +22,10 @@ pub(crate) struct SweepTable {
     /// Names, in the order of the table.
     pub(super) models: Vec<String>,
     pub(super) prompts: Arc<PromptSet>,
-    pub(super) mode: Mode,
+    /// Whether its rows differ in α.
+    pub(super) has_alpha: bool,
+    /// Where the edits are, by model.
+    pub(super) told: Vec<Option<Told>>,
     /// Scores above it are refusals.
     pub(super) threshold: f64,
     pub(super) rows: Rows,
@@ -33,13 +36,20 @@ impl SweepTable {
     fn row(&self, number: usize) -> SweepRow<'_> {
         let row = self.rows.row(number);
         let (prompt, score) = (&self.prompts.prompts[row.prompt], self.scores[number]);
+        let told = self.told[row.model].as_ref();
         SweepRow {
             model: &self.models[row.model],
             direction: &row.line.direction,
             seed: row.line.seed.map(|seed| seed as i64),
             layer: row.line.layer as i64,
             site: row.line.site.short_name(),
-            alpha: (self.mode == Mode::Add).then_some(row.alpha),
+            alpha: self.has_alpha.then_some(row.alpha),
+            further: Further {
+                layers: row.line.layers.as_deref(),
+                position: told.map(|told| told.position.as_str()),
+                token: told.map(|told| told.tokens[row.prompt].as_str()),
+                with: &row.line.also_alphas,
+            },
             set: row.set,
             measured: Measured::Prompt(SweptPrompt {
                 id: &prompt.id,

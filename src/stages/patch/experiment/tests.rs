@@ -110,7 +110,7 @@ fn experiment<'a>(
         prompts,
         pairs,
         variants,
-        position: -1,
+        places: Places::last(),
     }
 }
 
@@ -122,7 +122,7 @@ fn donors_are_read_and_recipients_patched_at_positions_from_the_end() {
         variant(Site::ResidPre, 2, &[2]),
     ];
     let mut of_prompts = experiment(&prompts, vec![pair(0, 2), pair(1, 2)], variants);
-    of_prompts.position = -2;
+    of_prompts.places = Places::at(&[-2]);
     let mut toy = Toy::default();
     let effects = of_prompts
         .measure(&mut toy)
@@ -146,7 +146,7 @@ fn donors_are_read_and_recipients_patched_at_positions_from_the_end() {
             .iter()
             .all(|cell| cell.interventions[0].positions == Positions::At(0))
     );
-    of_prompts.position = -3;
+    of_prompts.places = Places::at(&[-3]);
     let told = of_prompts
         .measure(&mut toy)
         .err()
