@@ -203,8 +203,8 @@ struct Description {
     top: Vec<String>,
     #[serde(rename = "bottom_ids")]
     bottom: Vec<String>,
-    top_scores: (f64, f64),
-    bottom_scores: (f64, f64),
+    top_scores: Option<(f64, f64)>,
+    bottom_scores: Option<(f64, f64)>,
     #[serde(
         rename = "prompts",
         serialize_with = "sorted",

@@ -41,7 +41,7 @@ static COLUMNS: &[ColumnTold] = &[
     ColumnTold::of("category", "its category", ""),
     ColumnTold::of(
         "set",
-        "the prompts of the row: a split, or a half of one (`edge_train`, `edge_holdout`)",
+        "the prompts of the row: a split, or a half of one (`edge_train`, `edge_holdout`), or of a group that the study names",
         "",
     ),
     ColumnTold::of(
@@ -117,10 +117,14 @@ static COLUMNS: &[ColumnTold] = &[
     // Directions.
     ColumnTold::of("n_top", "prompts in A, the high-scoring group", COUNT),
     ColumnTold::of("n_bottom", "prompts in B, the low-scoring group", COUNT),
-    ColumnTold::of("top_score_low", "lowest score in A", LOGITS),
-    ColumnTold::of("top_score_high", "highest score in A", LOGITS),
-    ColumnTold::of("bottom_score_low", "lowest score in B", LOGITS),
-    ColumnTold::of("bottom_score_high", "highest score in B", LOGITS),
+    ColumnTold::of(
+        "top_score_low",
+        "lowest score in A; blank where no score chose it",
+        LOGITS,
+    ),
+    ColumnTold::of("top_score_high", "highest score in A; so too", LOGITS),
+    ColumnTold::of("bottom_score_low", "lowest score in B; so too", LOGITS),
+    ColumnTold::of("bottom_score_high", "highest score in B; so too", LOGITS),
     ColumnTold::of(
         "pre_norm",
         "norm of the difference of means, before it was made 1",

@@ -27,8 +27,33 @@ const WAYS: &[(&str, &str)] = &[
         "patch",
         "pairing = \"prompts\"\nmodel = \"m\"\ndonors = \"x\"\nrecipients = \"y\"\nlayer = 1",
     ),
-    ("direction", "n = 2"),
-    ("direction", "select = \"threshold\""),
+    ("direction", "scores = \"s\"\nsplit = \"x\"\nn = 2"),
+    (
+        "direction",
+        "scores = \"s\"\nsplit = \"x\"\nselect = \"threshold\"",
+    ),
+    ("direction", "select = \"splits\"\na = \"x\"\nb = \"y\""),
+    (
+        "direction",
+        "select = \"column\"\ncolumn = \"c\"\na = \"x\"\nb = \"y\"",
+    ),
+    (
+        "direction",
+        "select = \"labels\"\nlabels = \"l.csv\"\na = \"x\"\nb = \"y\"",
+    ),
+    (
+        "holdout",
+        "scores = \"s\"\nsplit = \"x\"\ncompare = \"y\"\nn = 2",
+    ),
+    ("holdout", "select = \"splits\"\na = \"x\"\nb = \"y\""),
+    (
+        "holdout",
+        "select = \"column\"\ncolumn = \"c\"\na = \"x\"\nb = \"y\"",
+    ),
+    (
+        "holdout",
+        "select = \"labels\"\nlabels = \"l.csv\"\na = \"x\"\nb = \"y\"",
+    ),
     ("steer", "alpha = 1"),
     ("steer", "mode = \"ablate\""),
     ("random", "alpha_unit = \"pre_norm\"\nreference = \"d\""),

@@ -144,12 +144,19 @@ pub struct Splits {
 }
 
 impl Splits {
-    /// The split that a set is of: a holdout's halves are both of the edge split.
+    /// The split that a set is of: a holdout's halves are both of the split that was divided.
     pub(crate) fn split_of<'a>(&'a self, set: &'a str) -> &'a str {
-        match set.strip_prefix(&self.edge) {
-            Some("_train" | "_holdout") => &self.edge,
-            _ => set,
-        }
+        let is_half = |split: &&'a String| {
+            let half = set.strip_prefix(split.as_str());
+            matches!(half, Some("_train" | "_holdout"))
+        };
+        let split = [&self.edge, &self.harmful].into_iter().find(is_half);
+        split.map_or(set, String::as_str)
+    }
+
+    /// The half of a split that a holdout sweep's direction is not made of.
+    pub(crate) fn held_out(split: &str) -> String {
+        format!("{split}_holdout")
     }
 }
 

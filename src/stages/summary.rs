@@ -75,7 +75,7 @@ const TEXTS: ColumnTold = ColumnTold::of("n", "texts", "count");
 static TOLD: Told = Told {
     computes: "Statistics of sweeps: any of `steer`, `holdout`, `random`, `xstest` names a stage, and at least one is given. Two splits are \
         compared, `edge`, whose prompts should be answered, and `harmful`, whose prompts should be refused; `gap = harmful rate − edge \
-        rate`. On a holdout sweep edge is the half held out. Means and rates are over all rows, their intervals over prompts (one prompt \
+        rate`. On a holdout sweep edge is the half held out, and so is `harmful` where it is one of the groups that were divided. Means and rates are over all rows, their intervals over prompts (one prompt \
         under several seeds is one prompt). What α does is paired: `change = mean over rows of (score at α − score of the same prompt at α = \
         0)`, with an interval of its own. One prompt has no interval, nor have values that are all alike. Slopes are least squares of the mean score on α. `p = (1 + k) / (1 + n)` where k of n random \
         directions do as well.",
@@ -250,7 +250,6 @@ impl Stage for Summary {
             .map(|table| texts::compare(learned::places(&comparisons), &table, self.seed))
             .transpose()?;
         let evidence = verdict::Evidence {
-            splits: &splits,
             texts: compared.as_deref(),
             cosines: between_holdouts.as_ref(),
         };
@@ -312,10 +311,12 @@ impl Summary {
         // Where a name is not written, its place is that of the stage.
         let place = |label: &Name, name| (label.at.field() == name).then(|| label.at.clone());
         let wanted = [
-            (source.edge_set(&self.splits()), place(&self.edge, "edge")),
-            (self.harmful.value.clone(), place(&self.harmful, "harmful")),
+            (&self.edge, place(&self.edge, "edge")),
+            (&self.harmful, place(&self.harmful, "harmful")),
         ];
-        for (set, at) in wanted {
+        let is_there = |set: &str| sets.iter().any(|known| known == set);
+        for (split, at) in wanted {
+            let set = source.set_of(&split.value, is_there);
             if !sets.is_empty() && !sets.contains(&set) {
                 let message = format!("stage `{sweep}` has no prompts called `{set}`");
                 problems

@@ -21,6 +21,7 @@ mod faults;
 mod first_layer;
 mod foreseen;
 mod fuzz;
+mod groups;
 mod hold;
 mod hostile;
 mod hub;

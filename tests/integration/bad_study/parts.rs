@@ -159,7 +159,7 @@ fn groups_larger_than_their_prompts() {
     28 | seed = [0, 1]
        |         ^ leaves nothing to try the direction on
        |
-       = help: lower `fraction`, or add prompts to the split
+       = help: raise `fraction`, or add prompts to the split
     ");
 }
 
