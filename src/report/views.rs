@@ -102,7 +102,7 @@ pub(crate) fn view(product: Product) -> View {
             at_end: &[AtEnd::Columns("means", MEANS_COLUMNS)],
             concludes: false,
         },
-        Product::Directions => TABLES_ONLY,
+        Product::Activations | Product::Directions => TABLES_ONLY,
         Product::Sweep | Product::HeldOutSweep | Product::RandomSweep => SWEEP,
         Product::SweepByType => View {
             figures: sweep_types::figures,

@@ -1,7 +1,7 @@
 //! What the columns of tables hold. A name means the same in every table, unless the table says otherwise.
 
 /// The columns of tables that hold what a prompt or a model says, word by word.
-pub(crate) const TEXTS: [&str; 1] = ["text"];
+pub(crate) const TEXTS: [&str; 3] = ["text", "token_id", "token"];
 
 /// A column as people are told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

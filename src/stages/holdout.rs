@@ -160,6 +160,7 @@ impl Stage for Holdout {
             ],
             directions,
             findings,
+            ..Output::default()
         })
     }
 }

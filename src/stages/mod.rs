@@ -23,6 +23,7 @@ use crate::prompts::PromptSet;
 use crate::spec::{Fields, Problems, Spanned};
 use crate::stats::StatsError;
 
+mod activations;
 mod artifacts;
 pub(crate) mod columns;
 pub(crate) mod declare;
@@ -44,6 +45,7 @@ mod steer;
 mod summary;
 pub(crate) mod sweep;
 mod table;
+mod tensors;
 pub(crate) mod told;
 mod vocabulary;
 mod xstest;
@@ -57,6 +59,7 @@ pub(crate) use import::{ImportSection, PublishedFiles, kind_of, published_table}
 pub(crate) use measure::Measure;
 pub(crate) use settings::{ScoreRule, Settings};
 pub(crate) use summary::{Outcome, PARTS, Source};
+pub(crate) use tensors::Tensors;
 pub(crate) use told::Told;
 pub(crate) use vocabulary::{check_prompts, check_score};
 
@@ -82,6 +85,8 @@ mod prelude {
 pub enum Product {
     /// A table of scores, one row per model and prompt.
     Scores,
+    /// Arrays of activations, and the tables that say what is in them.
+    Activations,
     /// Directions, with the tables that describe them.
     Directions,
     /// A table of steered scores.
@@ -104,6 +109,7 @@ impl Product {
     pub(crate) fn noun(self) -> &'static str {
         match self {
             Product::Scores => "scores",
+            Product::Activations => "activations, as arrays",
             Product::Directions => "directions",
             Product::Sweep | Product::RandomSweep | Product::SweepByType => {
                 "a sweep of steered scores"
@@ -221,6 +227,7 @@ pub(crate) static KINDS: &[&Kind] = &[
     &score::KIND,
     &generate::KIND,
     &patch::KIND,
+    &activations::KIND,
     &direction::KIND,
     &steer::KIND,
     &holdout::KIND,
@@ -409,7 +416,7 @@ impl Inputs {
     }
 }
 
-/// What a stage leaves: tables, directions, and findings a reader should know of.
+/// What a stage leaves: tables, directions, arrays, and findings a reader should know of.
 #[derive(Clone, Debug, Default)]
 pub struct Output {
     /// The main table, where it has so many rows that it is made part by part as it is written.
@@ -418,6 +425,8 @@ pub struct Output {
     pub(crate) tables: Vec<(String, DataFrame)>,
     /// Directions, in a fixed order.
     pub(crate) directions: Vec<Direction>,
+    /// Files of arrays.
+    pub(crate) tensors: Vec<Tensors>,
     /// Sentences worth a reader's attention (an overlap, prompts left out).
     pub(crate) findings: Vec<String>,
 }

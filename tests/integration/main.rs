@@ -1,5 +1,6 @@
 //! The program as a person runs it: the real binary, on a model whose refusal direction is known by construction.
 
+mod activations;
 mod bad_files;
 mod bad_study;
 mod bench;
