@@ -236,6 +236,20 @@ fn both_groups_are_held_out_and_a_summary_reads_the_halves() {
     );
 }
 
+#[test]
+fn prompts_of_both_groups_are_recorded_where_that_is_allowed() {
+    let bench = bench();
+    let stage =
+        "select = \"splits\"\na = \"harmful\"\nb = [\"edge\", \"harmful\"]\nallow_overlap = true\n";
+    let run = bench.run(&format!("{HEAD}{DIRECTION}{stage}")).ok();
+    let table = run.table(&bench, "direction");
+    assert_eq!(table.only().text("direction"), "harmful_minus_edge+harmful");
+    assert_eq!(table.only().number("n_bottom"), 44.0);
+    let manifest = std::fs::read_to_string(run.file(&bench, "run.json")).unwrap();
+    let told = "20 prompts are both in A (`harmful`) and in B (`edge+harmful`): `harmful-00`";
+    assert!(manifest.contains(told), "{manifest}");
+}
+
 /// What is said of a study with this stage in it.
 fn refusal(bench: &Workbench, stage: &str) -> String {
     bench.write("study.toml", format!("{HEAD}{stage}"));

@@ -1,5 +1,6 @@
 //! Groups that a study names: splits, values of a column, or labels of a table. No score is needed to make a direction of them.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde_json::{Value as Json, json};
@@ -165,7 +166,8 @@ impl Named {
 
     /// What to say of prompts that are in both groups.
     fn overlap(&self, groups: &Groups, prompts: &PromptSet) -> Option<String> {
-        let both = groups.top.iter().filter(|&i| groups.bottom.contains(i));
+        let bottom: HashSet<&usize> = groups.bottom.iter().collect();
+        let both = groups.top.iter().filter(|i| bottom.contains(i));
         let ids: Vec<&str> = both.map(|&i| prompts.prompts[i].id.as_str()).collect();
         (!ids.is_empty()).then(|| {
             let [a, b] = self.names();
