@@ -18,13 +18,14 @@ use polars::prelude::DataFrame;
 use serde::{Deserialize, Serialize};
 
 use crate::figure::Figure;
-use crate::model::{Cell, Cells, ModelError, ModelHandle, Site, Value};
+use crate::model::{Cell, Cells, Chat, ModelError, ModelHandle, Site, Value};
 use crate::prompts::PromptSet;
 use crate::spec::{Fields, Problems, Spanned};
 use crate::stats::StatsError;
 
 mod activations;
 mod artifacts;
+pub(crate) mod chat;
 pub(crate) mod columns;
 pub(crate) mod declare;
 #[cfg(test)]
@@ -262,6 +263,8 @@ pub struct Needs {
     pub(crate) files: Vec<Spanned<PathBuf>>,
     /// Sites that its models must have.
     pub(crate) sites: Vec<Site>,
+    /// The chat that its models are asked in; none where no model is asked.
+    pub(crate) chat: Option<Chat>,
     /// Whether it depends on the tokens at which a text ends.
     pub(crate) ends: bool,
     /// Whether it depends on how many layers each of its models has, where they differ in that.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::model::{
-    Cell, Cells, Edit, HookPoint, Intervention, ModelHandle, Positions, Readout, Site, Tokens,
-    Value, Vector,
+    Cell, Cells, Chat, Edit, HookPoint, Intervention, ModelHandle, Positions, Readout, Site,
+    Tokens, Value, Vector,
 };
 use crate::prompts::PromptSet;
 
@@ -247,12 +247,21 @@ pub(super) fn tokens_of(
     prompts: &PromptSet,
     settings: &Settings,
 ) -> Result<Vec<Arc<Tokens>>, StageError> {
+    tokens_in(model, prompts, &settings.chat)
+}
+
+/// The same in a chat.
+pub(super) fn tokens_in(
+    model: &ModelHandle,
+    prompts: &PromptSet,
+    chat: &Chat,
+) -> Result<Vec<Arc<Tokens>>, StageError> {
     let each: Vec<Result<Arc<Tokens>, StageError>> = prompts
         .prompts
         .par_iter()
         .map(|prompt| {
             let tokens = model
-                .tokens(&prompt.text, &settings.chat)
+                .tokens(&prompt.text, chat)
                 .map_err(|error| StageError::Data(format!("prompt `{}`: {error}", prompt.id)))?;
             let (length, most) = (tokens.len(), model.config().context_length);
             if length > most {

@@ -35,6 +35,7 @@ mod odd_prompts;
 mod pipelines;
 mod planted;
 mod promise;
+mod prompted;
 mod prompts;
 mod published;
 mod reference;
