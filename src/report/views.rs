@@ -127,6 +127,7 @@ pub(crate) fn view(product: Product) -> View {
                 PROMPTED,
                 LEARNED_VS_RANDOM,
                 OPERATING_POINTS,
+                OPERATING_HALVES,
             ],
             at_end: &[
                 AtEnd::Steered,
@@ -238,6 +239,11 @@ const OPERATING_POINTS: MainTable = MainTable {
     title: "Operating points",
     note: "Smallest |α| that keeps each rate at or below its target (blank: none does), and the α of the largest gap. The rates there are in the summary's table.",
     ..MainTable::named("operating_points")
+};
+const OPERATING_HALVES: MainTable = MainTable {
+    title: "Operating points, chosen on one half of the prompts",
+    note: "α chosen on one half (`chosen_…`), and the rates of the other half there, which had no say in it; 95 % intervals over prompts.",
+    ..MainTable::named("operating_halves")
 };
 const OPERATING_POINTS_COLUMNS: &[&str] = &[
     "source",

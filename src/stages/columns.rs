@@ -269,6 +269,23 @@ static COLUMNS: &[ColumnTold] = &[
     ColumnTold::of("gap_at_zero", "the gap at α = 0", COSINE),
     ColumnTold::of("largest_gap", "the largest gap over α", COSINE),
     ColumnTold::of(
+        "point",
+        "`edge_target` or `harmful_target`, the smallest |α| at which that rate meets its target, or `largest_gap`",
+        "",
+    ),
+    ColumnTold::of("target", "the target of the rate, where there is one", RATE),
+    ColumnTold::of(
+        "chosen_edge_rate",
+        "edge refusal rate of the half that α was chosen on",
+        RATE,
+    ),
+    ColumnTold::of("chosen_harmful_rate", "harmful refusal rate there", RATE),
+    ColumnTold::of("chosen_gap", "gap there", COSINE),
+    ColumnTold::of("chosen_edge_n", "edge prompts there", COUNT),
+    ColumnTold::of("chosen_harmful_n", "harmful prompts there", COUNT),
+    ColumnTold::of("edge_n", "edge prompts of the other half", COUNT),
+    ColumnTold::of("harmful_n", "harmful prompts of the other half", COUNT),
+    ColumnTold::of(
         "edge_rate",
         "refusal rate on edge prompts, mean over seeds",
         RATE,

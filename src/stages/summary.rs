@@ -13,6 +13,7 @@
 //! | `generalisation` | how far held-out rates lie from training rates | `summary/controls.rs` |
 //! | `pareto` | α with the fewest edge and the most harmful refusals | `summary/operating.rs` |
 //! | `operating_points` | the α that a reader asks for first | `summary/operating.rs` |
+//! | `operating_halves` | the same, chosen on one half of the prompts and reported on the other | `summary/halves.rs` |
 //! | `prompted` | what another system prompt does, of the stage that `prompted` names | `summary/prompted.rs` |
 //! | `learned_vs_random` | slope and largest gap against random directions | `summary/learned.rs` |
 //! | `xstest` | rates by label and type, with and without builders | `summary/xstest.rs` |
@@ -39,6 +40,7 @@ use super::prelude::*;
 mod controls;
 mod describe;
 mod grid;
+mod halves;
 mod learned;
 mod operating;
 mod pool;
@@ -128,6 +130,13 @@ static TOLD: Told = Told {
             "source model layer site gap_at_zero edge_target harmful_target largest_gap alpha_at_<point> edge_rate_at_<point> harmful_rate_at_<point>",
         ),
         TableTold::of(
+            "operating_halves",
+            "the same α chosen on one half of the prompts, by a hash of seed and id, and their rates on the other half, which had no say: a row for \
+             each sweep, model, place and point",
+            "source model layer site point target alpha chosen_edge_rate chosen_harmful_rate chosen_gap chosen_edge_n chosen_harmful_n edge_rate \
+             edge_rate_low edge_rate_high harmful_rate harmful_rate_low harmful_rate_high gap edge_n harmful_n",
+        ),
+        TableTold::of(
             "prompted",
             "what another system prompt does to the score, beside what α does: a row for each model and split of the stage that `prompted` names",
             "model set n mean mean_low mean_high change change_low change_high refusal_rate rate_low rate_high",
@@ -167,7 +176,7 @@ parameters! {
         edge_target: Rate = Targets::default().edge,
         /// The rate of refusals among `harmful` prompts to stay at or below.
         harmful_target: Rate = Targets::default().harmful,
-        /// Seed of the bootstrap.
+        /// Seed of the bootstrap, and of the halves that operating points are chosen and reported on.
         seed: u64 = 0,
         /// A stage of texts, whose agreement with the score is told.
         generate: Option<Given<TextStage>>,
@@ -292,6 +301,10 @@ impl Stage for Summary {
             ("generalisation", controls::generalisation(&grids, &splits)?),
             ("pareto", operating::pareto(&grids, &splits)?),
             ("operating_points", points),
+            (
+                "operating_halves",
+                halves::table(&grids, &splits, self.targets(), self.seed)?,
+            ),
             ("learned_vs_random", learned::table(&comparisons)?),
         ];
         if let Some(Given(scores)) = &self.prompted {

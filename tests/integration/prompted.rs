@@ -96,6 +96,16 @@ fn another_system_prompt_stands_beside_steering() {
     assert_eq!(said.code, 0, "{said:?}");
     let said = bench.dial(&["verify", "run.zip"]);
     assert!(said.stdout.contains("follows: agrees"), "{said:?}");
+    // Operating points are reported on prompts that had no say in them.
+    let halves = run.table(&bench, "summary.operating_halves");
+    assert_eq!(halves.0.len(), 3);
+    for row in &halves.0 {
+        assert_eq!(row.number("edge_n") + row.number("chosen_edge_n"), 24.0);
+        assert_eq!(
+            row.number("harmful_n") + row.number("chosen_harmful_n"),
+            16.0
+        );
+    }
 }
 
 #[test]
