@@ -1,127 +1,158 @@
-//! The section `[chat]`: how it is read, whether the models can be spoken to that way, and what a reader should know of it.
+//! The chats that stages ask models in: whether the models can be spoken to that way, and what a reader should know of it.
 
-use serde_json::{Map, Value as Json};
+use std::collections::BTreeSet;
 
-use crate::model::{Chat, ModelHandle, SpecialTokens, reserved_variable};
+use crate::model::{Chat, ModelHandle, SpecialTokens};
 use crate::prompts::PromptSet;
-use crate::spec::{Decode, Location, Node, Problems, Value};
+use crate::spec::Problems;
 use crate::stages::Inputs;
-use crate::stages::declare::Table;
 
-use super::sections::{ChatSection, TemplateArguments};
-use super::study::{ModelSpec, Study, models_with_prompts};
+use super::study::{ModelSpec, StageSpec, Study};
 
 /// Prompts that a sentence names; the others are counted.
 const NAMED: usize = 3;
 
-/// The settings, and where the system message is written.
-pub(super) fn decode(node: &Node, problems: &mut Problems) -> (Chat, Option<Location>) {
-    let mut chat = Chat::default();
-    let Some(Table(section)) = Table::<ChatSection>::decode(node, problems) else {
-        return (chat, None);
-    };
-    chat.template_arguments = section.template_arguments.0;
-    chat.special_tokens = section.special_tokens;
-    let system_at = section.system.map(|system| {
-        chat.system = system.value.0;
-        system.at
-    });
-    (chat, system_at)
+/// A model that stages ask in one chat, and what they ask it.
+struct Asked<'s> {
+    model: String,
+    chat: Chat,
+    /// The first of these stages, where the chat is not the study's.
+    own: Option<&'s StageSpec>,
+    sets: BTreeSet<String>,
 }
 
-/// Variables for the template: any values, under names that the program does not set itself.
-pub(super) fn decode_arguments(node: &Node, problems: &mut Problems) -> Option<Map<String, Json>> {
-    let Some(table) = node.as_table() else {
-        return problems.mismatch(node, &TemplateArguments::expected());
-    };
-    for (key, _) in table.iter() {
-        let name = key.name.as_str();
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if name.is_empty()
-            || name.starts_with(|c: char| c.is_ascii_digit())
-            || !name.chars().all(is_name)
-        {
-            problems
-                .error_at(&key.at, format!("no template can have a variable `{name}`"))
-                .label("expected letters, digits and `_`");
-        } else if let Some(why) = reserved_variable(name) {
-            let message = format!("template argument `{name}` cannot be given: {why}");
-            problems.error_at(&key.at, message).label("remove it");
+/// What stages ask of each model: first in the study's chat, then in those of single stages.
+fn asked<'s>(study: &Study, stages: impl IntoIterator<Item = &'s StageSpec>) -> Vec<Asked<'s>> {
+    let mut all: Vec<Asked<'s>> = Vec::new();
+    for spec in stages {
+        let needs = spec.stage.needs();
+        let Some(chat) = needs.chat else {
+            continue;
+        };
+        let own = (chat != study.settings.chat).then_some(spec);
+        for model in needs.models {
+            let is_same = |asked: &&mut Asked<'_>| asked.model == model.value && asked.chat == chat;
+            let sets = needs.prompts.iter().map(|set| set.value.clone());
+            match all.iter_mut().find(is_same) {
+                Some(asked) => asked.sets.extend(sets),
+                None => all.push(Asked {
+                    model: model.value,
+                    chat: chat.clone(),
+                    own,
+                    sets: sets.collect(),
+                }),
+            }
         }
     }
-    check_finite(node, problems);
-    let arguments = serde_json::to_value(node).ok()?;
-    arguments.as_object().cloned()
+    all.sort_by(|a, b| (a.own.is_some(), &a.model).cmp(&(b.own.is_some(), &b.model)));
+    all
 }
 
-/// Says of every number in a value that it should be finite, where it is not.
-fn check_finite(node: &Node, problems: &mut Problems) {
-    match &node.value {
-        Value::Float(number) if !number.is_finite() => {
-            problems.mismatch::<()>(node, "a finite number");
+impl Asked<'_> {
+    /// Where a study says it.
+    fn section(&self) -> String {
+        match self.own {
+            None => "[chat]".to_string(),
+            Some(spec) => format!("[stages.{}.chat]", spec.name),
         }
-        Value::Array(items) => items.iter().for_each(|item| check_finite(item, problems)),
-        Value::Table(table) => table
-            .iter()
-            .for_each(|(_, node)| check_finite(node, problems)),
-        _ => {}
+    }
+
+    /// Of whose messages a sentence speaks.
+    fn whose(&self) -> String {
+        match self.own {
+            None => String::new(),
+            Some(spec) => format!(" of stage `{}`", spec.name),
+        }
     }
 }
 
-/// Checks that a model has a template that takes this chat and hands the prompt on.
-pub(super) fn check(study: &Study, spec: &ModelSpec, model: &ModelHandle, problems: &mut Problems) {
-    let chat = &study.settings.chat;
+/// Checks that every model has a template that takes the chats it is asked in and hands prompts on.
+pub(super) fn check<'s>(
+    study: &Study,
+    stages: impl IntoIterator<Item = &'s StageSpec>,
+    inputs: &Inputs,
+    problems: &mut Problems,
+) {
+    for asked in asked(study, stages) {
+        let spec = study.models.get(&asked.model);
+        if let Some((spec, model)) = spec.zip(inputs.models.get(&asked.model)) {
+            check_one(study, &asked, (spec, model), problems);
+        }
+    }
+}
+
+fn check_one(
+    study: &Study,
+    asked: &Asked<'_>,
+    (spec, model): (&ModelSpec, &ModelHandle),
+    problems: &mut Problems,
+) {
+    let chat = &asked.chat;
     let Err(error) = model.check_chat(chat) else {
         return;
     };
     let is_the_system_message =
         chat.system.is_some() && model.check_chat(&chat.but_system(None)).is_ok();
+    let written = match asked.own {
+        None => study
+            .system_at
+            .as_ref()
+            .map(|at| (at, "this system message")),
+        Some(stage) => Some((&stage.at, "the chat of this stage")),
+    };
+    let of_model = (&spec.source.at, "this model");
     if !is_the_system_message {
-        problems
-            .error_at(&spec.source.at, error.to_string())
-            .label("this model");
+        let (at, label) = written.filter(|_| asked.own.is_some()).unwrap_or(of_model);
+        problems.error_at(at, error.to_string()).label(label);
         return;
     }
-    let (at, label) = match &study.system_at {
-        Some(at) => (at, "this system message"),
-        None => (&spec.source.at, "this model"),
-    };
+    let (at, label) = written.unwrap_or(of_model);
     let message = format!("model `{}` takes no system message: {error}", model.name);
-    problems
-        .error_at(at, message)
-        .label(label)
-        .help("leave it out with `[chat] system = false`");
+    problems.error_at(at, message).label(label).help(format!(
+        "leave it out with `{} system = false`",
+        asked.section()
+    ));
 }
 
-/// What a reader should know of the prompts in their chat: text that templates insert, and control tokens in the study's own texts.
+/// What a reader should know of the prompts in their chats: text that templates insert, and control tokens in the study's own texts.
 pub(super) fn findings(study: &Study, inputs: &Inputs) -> Vec<String> {
-    let chat = &study.settings.chat;
-    let mut findings = Vec::new();
-    for (name, sets) in models_with_prompts(&study.stages) {
-        let Some(model) = inputs.models.get(&name) else {
+    let mut findings: Vec<String> = Vec::new();
+    for asked in asked(study, &study.stages) {
+        let name = &asked.model;
+        let Some(model) = inputs.models.get(name) else {
             continue;
         };
-        let of_template = model.findings_in(chat).unwrap_or_default();
-        let of_template = of_template.into_iter();
-        findings.extend(of_template.map(|finding| format!("model `{name}`: {finding}")));
+        let chat = &asked.chat;
+        let of_template = model.findings_in(chat).unwrap_or_default().into_iter();
+        let mut told: Vec<String> = of_template
+            .map(|finding| format!("model `{name}`: {finding}"))
+            .collect();
         if chat.special_tokens == SpecialTokens::Parsed {
-            let sets = sets.iter();
-            findings.extend(sets.filter_map(|set| spelt_out(set, inputs.prompts.get(set)?, model)));
+            let as_text = format!(
+                "`{} special_tokens = \"text\"` makes it text",
+                asked.section()
+            );
+            let sets = asked.sets.iter();
+            told.extend(
+                sets.filter_map(|set| spelt_out(set, inputs.prompts.get(set)?, model, &as_text)),
+            );
             let system = chat.system.as_deref().unwrap_or_default();
             if let Some(token) = model.control_tokens(system).first() {
-                findings.push(format!(
-                    "the system message spells out `{token}`, a control token of model `{name}`, which reads it as such; {AS_TEXT}"
+                told.push(format!(
+                    "the system message{} spells out `{token}`, a control token of model `{name}`, which reads it as such; {as_text}",
+                    asked.whose()
                 ));
             }
         }
+        // A template does with most chats the same.
+        told.retain(|told| !findings.contains(told));
+        findings.extend(told);
     }
     findings
 }
 
-const AS_TEXT: &str = "`[chat] special_tokens = \"text\"` makes it text";
-
 /// The prompts of a set that spell out control tokens of a model.
-fn spelt_out(name: &str, set: &PromptSet, model: &ModelHandle) -> Option<String> {
+fn spelt_out(name: &str, set: &PromptSet, model: &ModelHandle, as_text: &str) -> Option<String> {
     let spelling = set.prompts.iter().filter_map(|prompt| {
         let token = *model.control_tokens(&prompt.text).first()?;
         Some(format!("`{}` (`{token}`)", prompt.id))
@@ -134,7 +165,7 @@ fn spelt_out(name: &str, set: &PromptSet, model: &ModelHandle) -> Option<String>
         count => format!("{count} of {}, first {named}", set.prompts.len()),
     };
     Some(format!(
-        "prompt set `{name}`: a control token of model `{}` that a prompt spells out is read as such ({which}); {AS_TEXT}",
+        "prompt set `{name}`: a control token of model `{}` that a prompt spells out is read as such ({which}); {as_text}",
         model.name
     ))
 }

@@ -1,5 +1,5 @@
 //! The records of a cache: what a stage left, which the stage's key maps to, or what was drawn of a run's tables. Outputs are stored as
-//! content-addressed objects (tables as Parquet and CSV, directions as safetensors), so that a rerun that changes nothing reads one small
+//! content-addressed objects (tables as Parquet and CSV, directions and other arrays as safetensors), so that a rerun that changes nothing reads one small
 //! record per stage.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -56,6 +56,9 @@ pub struct StageRecord {
     pub(crate) tables: Vec<TableRecord>,
     /// Its directions: a safetensors file with a JSON description each, in order.
     pub(crate) directions: Vec<(ArtifactRecord, ArtifactRecord)>,
+    /// Its files of arrays.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tensors: Vec<ArtifactRecord>,
     pub(crate) findings: Vec<String>,
     /// What its key was made of.
     pub(crate) key_parts: Json,
@@ -104,7 +107,8 @@ impl StageRecord {
     pub(crate) fn objects(&self) -> impl Iterator<Item = &Key> {
         let tables = self.tables.iter().flat_map(|t| [&t.csv, &t.parquet]);
         let directions = self.directions.iter().flat_map(|(a, b)| [&a.key, &b.key]);
-        tables.chain(directions)
+        let tensors = self.tensors.iter().map(|file| &file.key);
+        tables.chain(directions).chain(tensors)
     }
 
     /// Name of the kind of stage.
@@ -116,10 +120,14 @@ impl StageRecord {
     pub fn content(&self) -> Key {
         let tables = self.tables.iter().map(|t| json!([t.name, t.csv]));
         let directions = self.directions.iter().map(|(a, b)| json!([a.key, b.key]));
-        key_of(&json!({
+        let mut content = json!({
             "tables": tables.collect::<Json>(),
             "directions": directions.collect::<Json>(),
-        }))
+        });
+        if !self.tensors.is_empty() {
+            content["tensors"] = json!(self.tensors);
+        }
+        key_of(&content)
     }
 }
 
@@ -207,8 +215,8 @@ struct Description {
     top: Vec<String>,
     #[serde(rename = "bottom_ids")]
     bottom: Vec<String>,
-    top_scores: (f64, f64),
-    bottom_scores: (f64, f64),
+    top_scores: Option<(f64, f64)>,
+    bottom_scores: Option<(f64, f64)>,
     #[serde(
         rename = "prompts",
         serialize_with = "sorted",
@@ -238,7 +246,7 @@ fn shared<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<HashSet<String>>, D:
     HashSet::deserialize(from).map(Arc::new)
 }
 
-/// Writes an output's tables and directions to the cache. The record says where they are, and nothing else yet.
+/// Writes an output's tables, directions and arrays to the cache. The record says where they are, and nothing else yet.
 ///
 /// # Errors
 /// A cache that cannot be written.
@@ -279,6 +287,12 @@ fn record_of(output: &Output, keep: Keep<'_>) -> Result<StageRecord, StageError>
         record
             .directions
             .push(record_of_direction(direction, keep)?);
+    }
+    for tensors in &output.tensors {
+        record.tensors.push(ArtifactRecord {
+            file: tensors.file(),
+            key: keep.made(|writer| tensors.write(writer))?,
+        });
     }
     Ok(record)
 }
@@ -375,7 +389,9 @@ pub fn load_artifacts(
     if is_incomplete(record, cache) {
         return Ok(None);
     }
-    for object in record.tables.iter().flat_map(|t| [&t.csv, &t.parquet]) {
+    let tables = record.tables.iter().flat_map(|t| [&t.csv, &t.parquet]);
+    let tensors = record.tensors.iter().map(|file| &file.key);
+    for object in tables.chain(tensors) {
         if !cache.is_object_intact(object)? {
             return Ok(None);
         }

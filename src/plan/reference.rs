@@ -5,10 +5,11 @@ use std::fmt::Write;
 
 use serde_json::Value as Json;
 
+use crate::stages::chat::ChatSection;
 use crate::stages::declare::{Field, fields_of};
 use crate::stages::{ImportSection, KINDS, Kind, ScoreRule};
 
-use super::sections::{About, ChatSection, ModelEntry, PromptsEntry};
+use super::sections::{About, ModelEntry, PromptsEntry};
 
 /// What the examples of all kinds have before them.
 const HEAD: &str = r#"[models.inst]

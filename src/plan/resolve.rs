@@ -372,10 +372,11 @@ impl<'s> Opening<'s> {
         for spec in needed.iter().chain(&others) {
             spec.stage.check(inputs, problems);
             let needs = spec.stage.needs();
-            check_prompts(&needs, &study.settings, inputs, &mut reported, problems);
+            check_prompts(&needs, inputs, &mut reported, problems);
             check_sites(spec, inputs, problems);
             check_size(spec, inputs, problems);
         }
+        chat::check(study, needed.iter().copied(), inputs, problems);
         for name in models_with_prompts(needed).into_keys() {
             if let (Some(spec), Some(model)) = (study.models.get(&name), inputs.models.get(&name)) {
                 check_settings(study, spec, model, problems);
@@ -440,9 +441,8 @@ fn check_size(spec: &StageSpec, inputs: &Inputs, problems: &mut Problems) {
         .help("shorten a list, or make it several stages");
 }
 
-/// Checks that a model has a template to put prompts in, and that its tokenizer keeps the two sides of the score rule apart.
+/// Checks that a model's tokenizer keeps the two sides of the score rule apart.
 fn check_settings(study: &Study, spec: &ModelSpec, model: &ModelHandle, problems: &mut Problems) {
-    chat::check(study, spec, model, problems);
     let words = &study.settings.score;
     let mut words = words.refuse.0.iter().chain(&words.comply.0);
     let is_told = words.any(String::is_empty);

@@ -6,11 +6,12 @@
 
 use serde_json::{Map, Value as Json, json};
 
+use crate::stages::chat::ChatSection;
 use crate::stages::declare::{Parameter, fields_of, object, required};
 use crate::stages::field_types::{one_or_many, with};
 use crate::stages::{ImportSection, KINDS, Kind, ScoreRule};
 
-use super::sections::{About, ChatSection, ModelEntry, PromptsEntry};
+use super::sections::{About, ModelEntry, PromptsEntry};
 
 /// The JSON Schema of a study file.
 pub(crate) fn schema() -> Json {

@@ -3,15 +3,12 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use serde_json::{Map, Value as Json};
 
-use crate::model::{Dtype, SpecialTokens};
-use crate::spec::{Choice, Decode, Fields, Node, OneOrMany, Problems, Spanned, Value};
+use crate::model::Dtype;
+use crate::spec::{Choice, Decode, Fields, Node, OneOrMany, Problems, Spanned};
 use crate::stages::declare::{Declared, Parameter, Table, Together, declared, parameters};
 use crate::stages::field_types::{ByContent, Unkeyed, plain};
 use crate::stages::{Name, Settings};
-
-use super::chat;
 
 parameters! {
     /// The section `[study]`.
@@ -94,18 +91,6 @@ impl Together for DrawEntry {
     }
 }
 
-parameters! {
-    /// The section `[chat]`.
-    pub(super) struct ChatSection {
-        /// The system message, `You are a helpful assistant.` where left out; `false` for none, so that the template's own default applies.
-        system: Option<Spanned<System>>,
-        /// Variables that chat templates see beside their own, e.g. `{ enable_thinking = false }`.
-        template_arguments: TemplateArguments = Map::new(),
-        /// How control tokens are read that a prompt spells out itself.
-        special_tokens: SpecialTokens = "parsed",
-    }
-}
-
 /// The name of a study, which names a folder.
 #[derive(Serialize)]
 pub(super) struct StudyName(pub(super) String);
@@ -141,49 +126,8 @@ impl Choice for Dtype {
     ];
 }
 
-impl Choice for SpecialTokens {
-    const CHOICES: &'static [(&'static str, Self, &'static str)] = &[
-        ("parsed", Self::Parsed, "as the control tokens they spell"),
-        ("text", Self::Text, "as text like any other"),
-    ];
-}
-
-/// The system message, none to leave it out.
-#[derive(Serialize)]
-pub(super) struct System(pub(super) Option<String>);
-
-impl Decode for System {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-        match &node.value {
-            Value::Boolean(false) => Some(Self(None)),
-            Value::String(text) => Some(Self(Some(text.clone()))),
-            _ => problems.mismatch(node, &Self::expected()),
-        }
-    }
-
-    fn expected() -> String {
-        "a string, or `false` to leave the system message out".into()
-    }
-}
-
-/// Variables for chat templates.
-#[derive(Serialize)]
-pub(super) struct TemplateArguments(pub(super) Map<String, Json>);
-
-impl Decode for TemplateArguments {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-        chat::decode_arguments(node, problems).map(Self)
-    }
-
-    fn expected() -> String {
-        "a table, e.g. `{ enable_thinking = false }`".into()
-    }
-}
-
 plain! {
     StudyName: { "type": "string", "minLength": 1, "maxLength": LONGEST_STUDY },
-    System: { "anyOf": [{ "type": "string" }, { "const": false }] },
-    TemplateArguments: { "type": "object" },
 }
 
 #[cfg(test)]
@@ -191,7 +135,11 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
+    use serde_json::Value as Json;
+
+    use crate::model::Chat;
     use crate::spec::load_text;
+    use crate::stages::chat::{self, ChatSection};
     use crate::stages::declare::fields_of;
     use crate::stages::declare_tests::values;
     use crate::stages::{Declaration, ScoreRule, Settings};
@@ -206,7 +154,7 @@ mod tests {
         let node = document.root.as_table().unwrap().get(section).unwrap();
         let mut settings = Settings::default();
         match section {
-            "chat" => settings.chat = chat::decode(node, &mut problems).0,
+            "chat" => settings.chat = chat::decode(node, &Chat::default(), &mut problems).0,
             _ => settings.score = Table::decode(node, &mut problems).unwrap().0,
         }
         assert!(problems.is_empty(), "{text}");

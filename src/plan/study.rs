@@ -3,18 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::model::Dtype;
+use crate::model::{Chat, Dtype};
 use crate::prompts::Draw;
 use crate::spec::{
     Decode, Document, Fields, Key, Location, Node, Problems, Spanned, choice, suggest,
 };
+use crate::stages::chat;
 use crate::stages::declare::{Parameter, Table};
 use crate::stages::field_types::{ByContent, Unkeyed};
 use crate::stages::{
     Inputs, KINDS, Kind, Name, Product, PublishedFiles, Settings, Stage, kind_named,
 };
 
-use super::chat;
 use super::graph::{Known, check_names, sort};
 use super::sections::{About, ModelEntry, PromptsEntry, StudyName};
 
@@ -147,7 +147,7 @@ impl Study {
         let models = decode_models(&models, &document, problems);
         check_lenders(&models, &known[0], problems);
         let prompts = decode_prompts(&prompts, &document, problems);
-        let chat = chat.map(|node| chat::decode(node, problems));
+        let chat = chat.map(|node| chat::decode(node, &Chat::default(), problems));
         let (chat, system_at) = chat.unwrap_or_default();
         let rule = score.and_then(|node| fields_of(node, problems));
         let settings = Settings {

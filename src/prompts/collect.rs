@@ -19,6 +19,18 @@ pub(super) const ID_NAMES: &[&str] = &["id", "prompt_id", "uid"];
 /// The names under which a prompt's text is looked for.
 pub(super) const TEXT_NAMES: &[&str] = &["prompt", "text"];
 
+/// The name under which the label of a prompt is looked for.
+const LABEL_NAMES: &[&str] = &["label"];
+
+/// What the rows of a file are.
+#[derive(Clone, Copy, Default)]
+pub(super) enum Rows {
+    #[default]
+    Prompts,
+    /// Labels of prompts that are in another file; a label stands where else the text does.
+    Labels,
+}
+
 /// A field of a prompt: the name that it has in the file, and its value.
 type Found<'n> = Option<(&'n str, Value)>;
 
@@ -27,10 +39,26 @@ type Found<'n> = Option<(&'n str, Value)>;
 pub(super) struct Collector {
     pub(super) prompts: Vec<Prompt>,
     pub(super) problems: Vec<Problem>,
+    rows: Rows,
     first_line_of_id: HashMap<String, usize>,
 }
 
 impl Collector {
+    pub(super) fn of(rows: Rows) -> Self {
+        Collector {
+            rows,
+            ..Collector::default()
+        }
+    }
+
+    /// The names of a row's fields, where those of a prompt's are these.
+    pub(super) fn names(&self, of_prompts: Names) -> Names {
+        match self.rows {
+            Rows::Prompts => of_prompts,
+            Rows::Labels => [ID_NAMES, LABEL_NAMES, &[], &[]],
+        }
+    }
+
     pub(super) fn report(&mut self, line: usize, message: String) {
         self.report_at(line, None, message);
     }

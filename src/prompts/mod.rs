@@ -6,6 +6,7 @@
 //!
 //! - `read_jsonl` and `read_csv`: a reader for each format; it sees syntax, encoding and columns.
 //! - `collect`: the rules that formats share (required fields, types, unique ids).
+//! - `labels`: a table that says of prompts which group each is in.
 //! - `findings`: what a reader should know of a sound set.
 //! - `draw`: a set drawn out of a larger one.
 //! - `error`: problems and how they are told.
@@ -14,6 +15,7 @@ mod collect;
 mod draw;
 mod error;
 mod findings;
+mod labels;
 mod read_csv;
 mod read_jsonl;
 
@@ -26,8 +28,9 @@ use crate::files;
 
 pub(crate) use draw::{Draw, ORIGIN};
 pub(crate) use error::PromptErrors;
+pub(crate) use labels::Labels;
 
-use collect::Collector;
+use collect::{Collector, Rows};
 
 /// The split of a prompt whose file names none.
 const DEFAULT_SPLIT: &str = "unknown";
@@ -94,21 +97,19 @@ impl PromptSet {
     }
 
     fn parse(path: &Path, content: &[u8], reader: Reader) -> Result<Self, PromptErrors> {
-        let content = content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(content);
-        let mut collector = Collector::default();
-        reader(content, &mut collector);
-        if !collector.problems.is_empty() {
-            let (path, problems) = (path.to_owned(), collector.problems);
+        let Collector {
+            prompts, problems, ..
+        } = read_rows(content, reader, Rows::Prompts);
+        if !problems.is_empty() {
+            let path = path.to_owned();
             return Err(PromptErrors { path, problems });
         }
-        if collector.prompts.is_empty() {
+        if prompts.is_empty() {
             let message =
                 "no prompts in the file; expected at least one with an `id` and a `prompt`";
             return Err(PromptErrors::whole_file(path, message.to_owned()));
         }
-        Ok(Self {
-            prompts: collector.prompts,
-        })
+        Ok(Self { prompts })
     }
 
     /// The prompts of one split, in file order; none if there is no such split.
@@ -125,6 +126,37 @@ impl PromptSet {
         splits.filter(|split| seen.insert(*split)).collect()
     }
 
+    /// The columns that prompts have values in beside id and text, by the names that they have here.
+    pub(crate) fn columns(&self) -> Vec<&str> {
+        let mut columns = vec!["split", "category"];
+        for name in self.prompts.iter().flat_map(|prompt| prompt.other.keys()) {
+            if !columns.contains(&name.as_str()) {
+                columns.push(name);
+            }
+        }
+        columns
+    }
+
+    /// What each prompt has in a column of the file, as text; none where that is blank. What a CSV calls `label` and `type` are the split and
+    /// the category, unless there is such a column beside them.
+    pub(crate) fn column(&self, name: &str) -> Vec<Option<String>> {
+        let is_other = self.prompts.iter().any(|p| p.other.contains_key(name));
+        let value = |prompt: &Prompt| match name {
+            _ if is_other => match prompt.other.get(name)? {
+                Value::Null => None,
+                Value::String(text) => Some(text.clone()),
+                other => Some(other.to_string()),
+            },
+            "split" | "label" => Some(prompt.split.clone()),
+            "category" | "type" => Some(prompt.category.clone()),
+            _ => None,
+        };
+        let values = self.prompts.iter().map(value);
+        values
+            .map(|value| value.filter(|text| !text.trim().is_empty()))
+            .collect()
+    }
+
     /// A hash of all that a table can show: id, text, split, category and other fields of every prompt, and their order. Path,
     /// line numbers, the order of fields, white space between them and the spelling of a JSON string do not enter.
     pub fn content_hash(&self) -> blake3::Hash {
@@ -138,6 +170,14 @@ impl PromptSet {
         }
         hasher.finalize()
     }
+}
+
+/// The sound rows of a file's content, and what is wrong with the others.
+fn read_rows(content: &[u8], reader: Reader, rows: Rows) -> Collector {
+    let content = content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(content);
+    let mut collector = Collector::of(rows);
+    reader(content, &mut collector);
+    collector
 }
 
 fn reader_for(path: &Path) -> Result<Reader, PromptErrors> {

@@ -93,7 +93,7 @@ impl Header {
             }
             columns.push(name);
         }
-        let mut names = NAMES;
+        let mut names = collector.names(NAMES);
         for wanted in &mut names[..2] {
             if !columns.iter().any(|name| wanted.contains(&name.as_str())) {
                 let message = format!(

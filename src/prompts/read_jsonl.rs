@@ -27,10 +27,11 @@ pub(super) fn read(content: &[u8], collector: &mut Collector) {
 }
 
 fn read_line(line: usize, text: &str, collector: &mut Collector) {
+    let names = collector.names(NAMES);
     match serde_json::from_str(text) {
         // Readers differ in which of two values they take.
         Ok(Value::Object(object)) => match json::key_given_twice(text) {
-            None => collector.add(line, object, &NAMES),
+            None => collector.add(line, object, &names),
             Some((key, start)) => {
                 let column = column_after(text.as_bytes(), start) + 1;
                 let message = format!(
@@ -42,7 +43,10 @@ fn read_line(line: usize, text: &str, collector: &mut Collector) {
         },
         Ok(other) => {
             let found = quoted(&other.to_string());
-            let message = format!("found {found}; expected a JSON object such as {EXAMPLE}");
+            let message = format!(
+                "found {found}; expected a JSON object such as {}",
+                example(&names)
+            );
             collector.report(line, message);
         }
         Err(error) => {
@@ -51,15 +55,20 @@ fn read_line(line: usize, text: &str, collector: &mut Collector) {
             let place = format!(" at line {} column {}", error.line(), error.column());
             let reason = error.to_string();
             let reason = reason.strip_suffix(&place).unwrap_or(&reason);
-            let message =
-                format!("bad JSON: {reason}; each line must be one object such as {EXAMPLE}");
+            let message = format!(
+                "bad JSON: {reason}; each line must be one object such as {}",
+                example(&names)
+            );
             collector.report_at(line, Some(column), message);
         }
     }
 }
 
 /// What a line looks like, for messages.
-const EXAMPLE: &str = r#"`{"id": "e1", "prompt": "…"}`"#;
+fn example(names: &Names) -> String {
+    let [_, text, ..] = names.map(|names| names.first().unwrap_or(&""));
+    format!("`{{\"id\": \"e1\", \"{text}\": \"…\"}}`")
+}
 
 /// Names the fields that hold the bad bytes, if the line is JSON apart from them.
 fn bad_utf8(bytes: &[u8]) -> String {

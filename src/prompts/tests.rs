@@ -138,3 +138,36 @@ fn the_hash_does_not_depend_on_how_the_file_is_written() {
     let set = set.unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(set.content_hash(), as_jsonl.content_hash());
 }
+
+#[test]
+fn a_column_is_found_by_the_name_that_it_has_in_the_file() {
+    let values = |set: &PromptSet, name: &str| {
+        let values = set.column(name).into_iter();
+        values
+            .map(Option::unwrap_or_default)
+            .collect::<Vec<String>>()
+    };
+    let set = jsonl(concat!(
+        "{\"id\": 1, \"prompt\": \"a\", \"split\": \"s\", \"category\": \"c\", \"level\": 3, \"tag\": \" \"}\n",
+        "{\"id\": 2, \"prompt\": \"b\", \"level\": \"3\", \"tag\": null, \"type\": true}\n",
+    ));
+    assert_eq!(values(&set, "level"), ["3", "3"]);
+    assert_eq!(values(&set, "split"), ["s", "unknown"]);
+    assert_eq!(values(&set, "category"), ["c", ""]);
+    // What is blank counts as not there.
+    assert_eq!(values(&set, "tag"), ["", ""]);
+    // There is such a column, so that it is not the category.
+    assert_eq!(values(&set, "type"), ["", "true"]);
+    assert_eq!(set.columns(), ["split", "category", "level", "tag", "type"]);
+    let csv = "id,prompt,type,label,note\n1,a,homonyms,safe,\n2,b,,unsafe,n\n";
+    let csv = PromptSet::read(Path::new("p.csv"), csv.as_bytes()).unwrap();
+    for (name, expected) in [
+        ("label", ["safe", "unsafe"]),
+        ("split", ["safe", "unsafe"]),
+        ("type", ["homonyms", ""]),
+        ("note", ["", "n"]),
+        ("focus", ["", ""]),
+    ] {
+        assert_eq!(values(&csv, name), expected, "{name}");
+    }
+}

@@ -102,7 +102,7 @@ pub(crate) fn view(product: Product) -> View {
             at_end: &[AtEnd::Columns("means", MEANS_COLUMNS)],
             concludes: false,
         },
-        Product::Directions => TABLES_ONLY,
+        Product::Activations | Product::Directions => TABLES_ONLY,
         Product::Sweep | Product::HeldOutSweep | Product::RandomSweep => SWEEP,
         Product::SweepByType => View {
             figures: sweep_types::figures,
@@ -120,9 +120,18 @@ pub(crate) fn view(product: Product) -> View {
         },
         Product::Summary => View {
             figures: |_, stage| operating::figures(stage),
-            main_tables: &[VERDICT, TEXTS, STEERED, LEARNED_VS_RANDOM, OPERATING_POINTS],
+            main_tables: &[
+                VERDICT,
+                TEXTS,
+                STEERED,
+                PROMPTED,
+                LEARNED_VS_RANDOM,
+                OPERATING_POINTS,
+                OPERATING_HALVES,
+            ],
             at_end: &[
                 AtEnd::Steered,
+                AtEnd::Columns("prompted", PROMPTED_COLUMNS),
                 AtEnd::Columns("verdict", VERDICT_COLUMNS),
                 AtEnd::Columns("texts", TEXTS_COLUMNS),
                 AtEnd::Columns("operating_points", OPERATING_POINTS_COLUMNS),
@@ -189,6 +198,23 @@ const STEERED: MainTable = MainTable {
     only: Some(("source", "steer")),
     ..MainTable::named("")
 };
+const PROMPTED: MainTable = MainTable {
+    title: "What another system prompt does to the score",
+    note: "Mean score, its change from the same prompts at α = 0 (paired, with an interval of its own), and refusal rate under the other system prompt, without steering; 95 % intervals over prompts.",
+    ..MainTable::named("prompted")
+};
+const PROMPTED_COLUMNS: &[&str] = &[
+    "model",
+    "set",
+    "n",
+    "mean",
+    "change",
+    "change_low",
+    "change_high",
+    "refusal_rate",
+    "rate_low",
+    "rate_high",
+];
 const LEARNED_VS_RANDOM: MainTable = MainTable {
     title: "The learned direction against random ones",
     note: "Slope of mean score on α for each set, with a 95 % interval, and the largest gap over α and its change from α = 0 (no interval); z and exact empirical p against random directions.",
@@ -213,6 +239,11 @@ const OPERATING_POINTS: MainTable = MainTable {
     title: "Operating points",
     note: "Smallest |α| that keeps each rate at or below its target (blank: none does), and the α of the largest gap. The rates there are in the summary's table.",
     ..MainTable::named("operating_points")
+};
+const OPERATING_HALVES: MainTable = MainTable {
+    title: "Operating points, chosen on one half of the prompts",
+    note: "α chosen on one half (`chosen_…`), and the rates of the other half there, which had no say in it; 95 % intervals over prompts.",
+    ..MainTable::named("operating_halves")
 };
 const OPERATING_POINTS_COLUMNS: &[&str] = &[
     "source",

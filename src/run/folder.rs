@@ -10,6 +10,7 @@
 //!     run.json                           the manifest: versions, device, keys, statuses, times
 //!     tables/<stage>[.<table>].csv       and .parquet
 //!     directions/<stage>.layer<l>.<site>[.seed<s>].safetensors and .json
+//!     tensors/<stage>[.<name>].safetensors       arrays that a stage leaves for other programs
 //!     log.jsonl                          what happened, by time
 //!     report.html, figures/              written by `report` when the run has ended
 //! ```
@@ -143,7 +144,7 @@ impl RunFolder {
         self.manifest.stages.clear();
     }
 
-    /// Copies a stage's tables and directions out of the cache, which checks each. Whether all were there and whole.
+    /// Copies a stage's tables, directions and arrays out of the cache, which checks each. Whether all were there and whole.
     pub(super) fn copy_artifacts(
         &mut self,
         name: &str,
@@ -165,6 +166,12 @@ impl RunFolder {
                 if !self.disk.copy(cache, &artifact.key, file.into())? {
                     return Ok(false);
                 }
+            }
+        }
+        for artifact in &record.tensors {
+            let file = format!("tensors/{name}.{}", artifact.file);
+            if !self.disk.copy(cache, &artifact.key, file.into())? {
+                return Ok(false);
             }
         }
         Ok(true)

@@ -274,6 +274,9 @@ fn different_artifacts(cached: &StageRecord, now: &StageRecord) -> String {
     let directions = now.directions.iter().zip(&cached.directions);
     let changed = directions.filter(|((now, _), (before, _))| now.key != before.key);
     different.extend(changed.map(|((now, _), _)| format!("direction `{}`", now.file)));
+    let tensors = now.tensors.iter().zip(&cached.tensors);
+    let changed = tensors.filter(|(now, before)| now.key != before.key);
+    different.extend(changed.map(|(now, _)| format!("arrays `{}`", now.file)));
     format!(
         "computed again, its cells are the same, but not what it made of them: {}; the cached output is kept. Please report this: the \
          stage's code has changed and its version has not",

@@ -27,6 +27,8 @@ pub(crate) const REPORT: &str = "report.html";
 pub(crate) const AS_GIVEN: &str = "as-given";
 pub(crate) const TABLES: &str = "tables";
 pub(crate) const DIRECTIONS: &str = "directions";
+/// Arrays that stages leave for other programs.
+pub(crate) const TENSORS: &str = "tensors";
 pub(crate) const FIGURES: &str = "figures";
 pub(crate) const PROMPTS: &str = "prompts";
 /// Files that stages import.
@@ -59,6 +61,11 @@ pub(crate) fn table(stage: &str, table: &str, extension: &str) -> String {
 /// A file of a direction of a stage, by the name that its record has for it.
 pub(crate) fn direction(stage: &str, file: &str) -> String {
     format!("{DIRECTIONS}/{stage}.{file}")
+}
+
+/// A file of arrays of a stage, by the name that its record has for it.
+pub(crate) fn tensors(stage: &str, file: &str) -> String {
+    format!("{TENSORS}/{stage}.{file}")
 }
 
 /// The cells of a stage.

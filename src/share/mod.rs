@@ -9,7 +9,7 @@
 //!                              imported files in `files/`, and each model is `models/<name>`, whatever its source was
 //! as-given/                    the study's files as their author wrote them: `study.toml` (or .yaml) and `extends/`
 //! study.lock, run.json         as in the run's folder
-//! tables/, directions/         as in the run's folder
+//! tables/, directions/         as in the run's folder, and tensors/
 //! figures/, report.html        drawn of this folder
 //! prompts/<set>.jsonl          the file of each prompt set (or .csv), byte by byte
 //! prompts/<set>.selection.…    the file that says which of them are drawn, where one does

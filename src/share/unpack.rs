@@ -134,7 +134,7 @@ fn still_withheld(given: &BTreeMap<String, PathBuf>) -> impl Fn(&Withheld) -> Ve
 /// Puts artifacts, cells and records of the unpacked folder into its cache. Returns the number of stages.
 fn fill(cache: &Cache, folder: &Path) -> Result<usize, UnpackError> {
     let mut objects = HashMap::new();
-    for kind in [layout::TABLES, layout::DIRECTIONS] {
+    for kind in [layout::TABLES, layout::DIRECTIONS, layout::TENSORS] {
         for path in layout::files_in(&folder.join(kind))? {
             let mut object = cache.new_object()?;
             io::copy(&mut files::open(&path)?, &mut object)?;
@@ -163,7 +163,7 @@ fn fill(cache: &Cache, folder: &Path) -> Result<usize, UnpackError> {
             .find(|object| !objects.contains_key(*object))
         {
             return Err(UnpackError::Wrong(format!(
-                "`{shown}` speaks of a table or a direction with the hash `{object}`, and none in the file has it"
+                "`{shown}` speaks of a table, a direction or arrays with the hash `{object}`, and none in the file has it"
             )));
         }
         cache.put_stage_record(&sent.key, &sent.record)?;

@@ -8,7 +8,7 @@ use super::source::Location;
 use super::tree::{Node, Table};
 
 /// A list of known fields longer than this is no help.
-const LONGEST_HELP: usize = 16;
+const LONGEST_HELP: usize = 20;
 
 /// Reads the fields of one table. Ask for every field the table may have, then call [`Fields::finish`].
 pub(crate) struct Fields<'n, 'p> {

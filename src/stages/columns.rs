@@ -1,7 +1,7 @@
 //! What the columns of tables hold. A name means the same in every table, unless the table says otherwise.
 
 /// The columns of tables that hold what a prompt or a model says, word by word.
-pub(crate) const TEXTS: [&str; 1] = ["text"];
+pub(crate) const TEXTS: [&str; 3] = ["text", "token_id", "token"];
 
 /// A column as people are told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ static COLUMNS: &[ColumnTold] = &[
     ColumnTold::of("category", "its category", ""),
     ColumnTold::of(
         "set",
-        "the prompts of the row: a split, or a half of one (`edge_train`, `edge_holdout`)",
+        "the prompts of the row: a split, or a half of one (`edge_train`, `edge_holdout`), or of a group that the study names",
         "",
     ),
     ColumnTold::of(
@@ -139,10 +139,14 @@ static COLUMNS: &[ColumnTold] = &[
     // Directions.
     ColumnTold::of("n_top", "prompts in A, the high-scoring group", COUNT),
     ColumnTold::of("n_bottom", "prompts in B, the low-scoring group", COUNT),
-    ColumnTold::of("top_score_low", "lowest score in A", LOGITS),
-    ColumnTold::of("top_score_high", "highest score in A", LOGITS),
-    ColumnTold::of("bottom_score_low", "lowest score in B", LOGITS),
-    ColumnTold::of("bottom_score_high", "highest score in B", LOGITS),
+    ColumnTold::of(
+        "top_score_low",
+        "lowest score in A; blank where no score chose it",
+        LOGITS,
+    ),
+    ColumnTold::of("top_score_high", "highest score in A; so too", LOGITS),
+    ColumnTold::of("bottom_score_low", "lowest score in B; so too", LOGITS),
+    ColumnTold::of("bottom_score_high", "highest score in B; so too", LOGITS),
     ColumnTold::of(
         "pre_norm",
         "norm of the difference of means, before it was made 1",
@@ -286,6 +290,23 @@ static COLUMNS: &[ColumnTold] = &[
     ColumnTold::of("gap", "harmful rate − edge rate", COSINE),
     ColumnTold::of("gap_at_zero", "the gap at α = 0", COSINE),
     ColumnTold::of("largest_gap", "the largest gap over α", COSINE),
+    ColumnTold::of(
+        "point",
+        "`edge_target` or `harmful_target`, the smallest |α| at which that rate meets its target, or `largest_gap`",
+        "",
+    ),
+    ColumnTold::of("target", "the target of the rate, where there is one", RATE),
+    ColumnTold::of(
+        "chosen_edge_rate",
+        "edge refusal rate of the half that α was chosen on",
+        RATE,
+    ),
+    ColumnTold::of("chosen_harmful_rate", "harmful refusal rate there", RATE),
+    ColumnTold::of("chosen_gap", "gap there", COSINE),
+    ColumnTold::of("chosen_edge_n", "edge prompts there", COUNT),
+    ColumnTold::of("chosen_harmful_n", "harmful prompts there", COUNT),
+    ColumnTold::of("edge_n", "edge prompts of the other half", COUNT),
+    ColumnTold::of("harmful_n", "harmful prompts of the other half", COUNT),
     ColumnTold::of(
         "edge_rate",
         "refusal rate on edge prompts, mean over seeds",

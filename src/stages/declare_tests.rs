@@ -31,8 +31,33 @@ const WAYS: &[(&str, &str)] = &[
         "patch",
         "pairing = \"prompts\"\nmodel = \"m\"\ndonors = \"x\"\nrecipients = \"y\"\nlayer = 1",
     ),
-    ("direction", "n = 2"),
-    ("direction", "select = \"threshold\""),
+    ("direction", "scores = \"s\"\nsplit = \"x\"\nn = 2"),
+    (
+        "direction",
+        "scores = \"s\"\nsplit = \"x\"\nselect = \"threshold\"",
+    ),
+    ("direction", "select = \"splits\"\na = \"x\"\nb = \"y\""),
+    (
+        "direction",
+        "select = \"column\"\ncolumn = \"c\"\na = \"x\"\nb = \"y\"",
+    ),
+    (
+        "direction",
+        "select = \"labels\"\nlabels = \"l.csv\"\na = \"x\"\nb = \"y\"",
+    ),
+    (
+        "holdout",
+        "scores = \"s\"\nsplit = \"x\"\ncompare = \"y\"\nn = 2",
+    ),
+    ("holdout", "select = \"splits\"\na = \"x\"\nb = \"y\""),
+    (
+        "holdout",
+        "select = \"column\"\ncolumn = \"c\"\na = \"x\"\nb = \"y\"",
+    ),
+    (
+        "holdout",
+        "select = \"labels\"\nlabels = \"l.csv\"\na = \"x\"\nb = \"y\"",
+    ),
     ("steer", "alpha = 1"),
     ("steer", "mode = \"ablate\""),
     ("steer", "mode = \"rotate\"\nalpha = 1\nplane = \"e\""),
@@ -96,16 +121,38 @@ pub(crate) fn values(schema: &Json) -> Vec<Json> {
             .into_iter()
             .map(|value| json!([value]))
             .collect(),
-        "object" => vec![json!({ "a": 1 }), json!({ "a": 2 })],
+        "object" => match schema["properties"].as_object() {
+            None => vec![json!({ "a": 1 }), json!({ "a": 2 })],
+            Some(fields) => {
+                let of_field = |(name, schema): (&String, &Json)| {
+                    let values = values(schema).into_iter();
+                    values
+                        .map(|value| json!({ name: value }))
+                        .collect::<Vec<_>>()
+                };
+                fields.iter().flat_map(of_field).collect()
+            }
+        },
         other => panic!("no values of type `{other}`"),
     }
+}
+
+/// A value as TOML has it.
+fn toml_of(value: &Json) -> String {
+    let Json::Object(table) = value else {
+        return value.to_string();
+    };
+    let fields = table
+        .iter()
+        .map(|(name, value)| format!("{name} = {}", toml_of(value)));
+    format!("{{ {} }}", fields.collect::<Vec<_>>().join(", "))
 }
 
 /// What a stage of these fields is: its part of the key, the names it refers to, and the fields asked for; none where it has a problem.
 fn read(kind: &Kind, table: &Map<String, Json>) -> Option<(Json, Needs, Vec<&'static str>)> {
     let lines = table
         .iter()
-        .map(|(name, value)| format!("{name} = {}\n", toml::Value::try_from(value).unwrap()));
+        .map(|(name, value)| format!("{name} = {}\n", toml_of(value)));
     let document = load_text(Path::new("s.toml"), &lines.collect::<String>(), &[]).unwrap();
     let mut problems = Problems::default();
     let mut fields = Fields::new(&document.root, &mut problems).unwrap();

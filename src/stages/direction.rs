@@ -1,4 +1,4 @@
-//! `direction`: v = mean(h | A) − mean(h | B), where A and B are prompts of high and low score.
+//! `direction`: v = mean(h | A) − mean(h | B), where A and B are prompts of high and low score, or groups that the study names (`groups`).
 //!
 //! Means are accumulated in float64; the direction is stored with unit norm, with the norm it had before as `pre_norm` (Refusal Dial
 //! study; Arditi et al., arXiv:2406.11717, call it difference of means). One direction per layer asked for; a layer where the two means are
@@ -10,22 +10,20 @@ mod affine;
 mod extract;
 mod figures;
 mod findings;
+mod groups;
+mod select;
 mod tables;
 
 use std::collections::HashMap;
 
-use serde_json::json;
-
 use crate::model::Site;
 use crate::prompts::PromptSet;
-use crate::spec::{Choice, Fields, Layers};
+use crate::spec::Layers;
 use crate::stats;
 
-use super::declare::Together;
 use super::field_types::OnlyIfTrue;
-use super::field_types::choices;
-use super::forecast::{check_scores, directions_of};
-use super::parameters::{self, GroupSize, Model, PromptsName, ScoreStage};
+use super::forecast::directions_of;
+use super::parameters::{self, Model, PromptsName};
 use super::position::Position;
 use super::prelude::*;
 use super::sweep;
@@ -36,6 +34,9 @@ pub(crate) use extract::Direction;
 pub(super) use extract::{Groups, Places, Recipe};
 pub(super) use figures::figures;
 pub(super) use findings::findings;
+pub(super) use groups::{Named, Way, tell_misplaced};
+pub(super) use select::changed;
+use select::{Chosen, Members};
 use tables::shuffled;
 pub(super) use tables::{cosines, describe, members, members_of};
 
@@ -63,7 +64,9 @@ const SHUFFLED_COSINE: ColumnTold = ColumnTold::of(
 
 static TOLD: Told = Told {
     computes: "`v = mean(h | A) − mean(h | B)`, where A are the `n` prompts of the split with the highest scores and B those with the lowest \
-        (`select = \"top_bottom\"`), or those above a threshold and the rest (`\"threshold\"`); `h` is the activation at (layer, site, \
+        (`select = \"top_bottom\"`), or those above a threshold and the rest (`\"threshold\"`); or groups that the study names, for which no \
+        scores are needed: splits (`\"splits\"`, `a = \"harmful\"`, `b = \"harmless\"`), values of a column of the prompt file \
+        (`\"column\"`), labels of a table (`\"labels\"`); `h` is the activation at (layer, site, \
         position), means are accumulated in float64, and `v` is kept with norm 1 and the norm that it had as `pre_norm`. `layer = [10, \
         14]` makes two directions, one a layer. The labels of A and B shuffled, and the same computed again, are the negative control in \
         `shuffled`.",
@@ -95,11 +98,7 @@ parameters! {
         model: Model,
         /// The prompts.
         prompts: PromptsName,
-        /// Scores of the prompts, by which those of A and B are chosen.
-        scores: ScoreStage,
-        /// The split that A and B are chosen from.
-        split: Name,
-        select: Select,
+        members: Members,
         /// Layers of the activations: a direction for each.
         layer: Layers,
         /// Site of the activations.
@@ -112,62 +111,6 @@ parameters! {
         /// Whether a prompt may be in A and in B.
         allow_overlap: bool = false,
         settings: Settings,
-    }
-}
-
-choices! {
-    /// What A and B are chosen by.
-    enum By {
-        /// the `n` highest and the `n` lowest scores
-        Rank = "top_bottom",
-        /// scores above `t`, and the others
-        Threshold = "threshold",
-    }
-}
-
-parameters! {
-    /// How A and B are chosen.
-    #[derive(Clone, Debug, PartialEq)]
-    enum Select {
-        /// How A and B are chosen.
-        by select: By = "top_bottom";
-        TopBottom {
-            /// How many prompts are in A, and in B; with `select = "top_bottom"`.
-            n: GroupSize,
-        },
-        Threshold {
-            /// Scores above it are in A, the others in B; with `select = "threshold"`.
-            t as "threshold": f64 = 0.0,
-        },
-    }
-}
-
-impl Together for Select {
-    fn read_together(fields: &mut Fields<'_, '_>, _: &Settings) -> Option<Self> {
-        let by = match fields.node("select") {
-            None => Some(By::Rank),
-            Some(_) => fields.optional("select"),
-        };
-        for (name, of) in [("n", By::Rank), ("t", By::Threshold)] {
-            let node = fields.node(name);
-            if let Some(node) = node.filter(|_| by.is_some_and(|by| by != of)) {
-                let message = format!("`{name}` belongs to `select = \"{}\"`", of.name());
-                fields.problems.error_at(&node.at, message);
-            }
-        }
-        match by? {
-            By::Rank => fields.required("n").map(|n| Select::TopBottom { n }),
-            By::Threshold => fields.or("t", &json!(0.0)).map(|t| Select::Threshold { t }),
-        }
-    }
-}
-
-impl Select {
-    fn label(&self) -> String {
-        match self {
-            Select::TopBottom { n } => format!("top_bottom_{}", n.value),
-            Select::Threshold { t } => format!("threshold_{t}"),
-        }
     }
 }
 
@@ -187,21 +130,11 @@ impl Stage for Extract {
         let model = std::slice::from_ref(&*self.model);
         inputs.check_layers(&self.layer, model, problems);
         self.position.check_of_prompt(problems);
-        check_scores(&self.scores, &self.model, &self.prompts, inputs, problems);
-        let known = inputs.check_split(&self.split, &self.prompts, problems);
-        if let (true, Select::TopBottom { n }) = (known, &self.select) {
-            let of_split = self.of_split(inputs);
-            let whose = format!("split `{}` has {of_split} prompts", self.split);
-            parameters::check_group_size(n, of_split, &whose, self.allow_overlap, problems);
-        }
+        self.members.check(self, inputs, problems);
     }
 
     fn cost(&self, inputs: &Inputs) -> Cost {
-        let of_split = self.of_split(inputs);
-        let members = match &self.select {
-            Select::TopBottom { n } => n.value.saturating_mul(2).min(of_split),
-            Select::Threshold { .. } => of_split,
-        };
+        let members = self.members.count(self, inputs);
         let directions = self.forecast(inputs).directions.len();
         Cost::of_cells(product(&[members, directions]))
     }
@@ -209,8 +142,11 @@ impl Stage for Extract {
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let model = inputs.model(&self.model)?;
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let scores = Scored::read(&self.scores, &self.model, prompts, inputs)?;
-        let (groups, overlap) = self.groups(&scores)?;
+        let Chosen {
+            groups,
+            overlap,
+            scores,
+        } = self.members.choose(self, prompts, inputs)?;
         let layers = parameters::layers(&self.layer, model.config().n_layers);
         let chat = &self.settings.chat;
         let places = Places::of(&self.position, model, chat)?.ok_or_else(|| self.no_places())?;
@@ -221,12 +157,12 @@ impl Stage for Extract {
             site: self.site,
             places: &places,
             with_affine: self.affine.0,
-            label: self.select.label(),
+            label: self.members.label(),
             seed: None,
             settings: &self.settings,
         };
         let activations = recipe.activations(&groups, evaluator)?;
-        let (directions, without) = recipe.directions(&groups, &activations, &scores)?;
+        let (directions, without) = recipe.directions(&groups, &activations, scores.as_ref())?;
         let mut found: Vec<String> = overlap.into_iter().collect();
         found.extend(recipe.left_out(&without));
         found.extend(sweep::findings(&self.position, &[model], &self.settings)?);
@@ -260,36 +196,6 @@ impl Extract {
              window such as `\"-5..\"`, `\"instruction_end\"`, `\"post_instruction\"`",
             *self.position
         ))
-    }
-
-    /// How many prompts the split has; 0 where the set could not be read.
-    fn of_split(&self, inputs: &Inputs) -> usize {
-        let set = inputs.prompts.get(&self.prompts.value);
-        set.map_or(0, |set| set.split(&self.split.value).count())
-    }
-
-    fn groups(&self, scores: &Scored<'_>) -> Result<(Groups, Option<String>), StageError> {
-        let of_split = parameters::split_indices(scores.prompts, &self.split.value);
-        let values = scores.of(&of_split)?;
-        match &self.select {
-            Select::Threshold { t } => {
-                let (above, others): (Vec<_>, Vec<_>) = of_split
-                    .into_iter()
-                    .zip(values)
-                    .partition(|(_, score)| score > t);
-                let indices =
-                    |group: Vec<(usize, f64)>| group.into_iter().map(|(i, _)| i).collect();
-                let groups = Groups {
-                    top: indices(above),
-                    bottom: indices(others),
-                };
-                Ok((groups, None))
-            }
-            Select::TopBottom { n } => {
-                let selection = stats::top_bottom(&values, n.value)?;
-                scores.groups(&of_split, &selection, self.allow_overlap, "the direction")
-            }
-        }
     }
 }
 

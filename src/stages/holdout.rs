@@ -1,26 +1,28 @@
 //! `holdout`: does a direction made from half of the prompts steer the other half?
 //!
 //! For every seed the split's prompts are divided by a hash of seed and id; the direction comes from the training half alone and is
-//! tried on `<split>_train`, `<split>_holdout` and the comparison split. Table: that of a sweep, with those names in `set`. The
+//! tried on `<split>_train`, `<split>_holdout` and the comparison split. Of groups that the study names, both are divided, and the direction
+//! of their training halves is tried on all four halves. Table: that of a sweep, with those names in `set`. The
 //! directions of all seeds and layers are kept too.
+
+mod halves;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::{ModelHandle, Site};
-use crate::prompts::PromptSet;
 use crate::spec::{Layers, Seeds};
-use crate::stats;
 
 use super::action::{Acting, Action, Line, Mode};
 use super::declare::Declaration;
-use super::direction::{self, Direction, Groups, Places, Recipe, Scored};
-use super::forecast::{check_scores, directions_of};
-use super::parameters::{self, Fraction, GroupSize, Model, Models, PromptsName, ScoreStage};
+use super::direction::{self, Direction, Places, Recipe, Scored};
+use super::forecast::directions_of;
+use super::parameters::{self, Fraction, Model, Models, PromptsName};
 use super::position::Position;
 use super::prelude::*;
 use super::steer::are_of_one_depth;
 use super::sweep::Sweep;
+use halves::{Halved, Split};
 
 pub(super) static KIND: Kind = Kind {
     figures: Some(direction::figures),
@@ -35,9 +37,10 @@ pub(super) static KIND: Kind = Kind {
 
 static TOLD: Told = Told {
     computes: "Does a direction made from one half of the prompts steer the other half? For each seed the split is divided by a hash of seed \
-        and id into a training half (`fraction`) and the rest. The direction is the difference of means of the training half's `n` \
+        and id: `fraction` of it is held out, the rest is the training half. The direction is the difference of means of the training half's `n` \
         highest and `n` lowest prompts, as in `direction`, and is then tried, as in `steer`, on `<split>_train`, `<split>_holdout` and \
-        the split `compare`. `layer = [10, 14]` makes a direction at each layer, which acts there.",
+        the split `compare`. Where groups are named (`select = \"splits\"`, `\"column\"` or `\"labels\"`, as in `direction`), both are divided, \
+        and the direction of the training halves is tried on `<a>_train`, `<a>_holdout`, `<b>_train` and `<b>_holdout`. `layer = [10, 14]` makes a direction at each layer, which acts there.",
     tables: &[
         told::SWEEP_TABLE,
         TableTold::of("directions", "a row for each direction", told::DIRECTIONS),
@@ -67,18 +70,11 @@ parameters! {
         direction_model: Model,
         /// The prompts.
         prompts: PromptsName,
-        /// Scores of the prompts, by which those that make a direction are chosen.
-        scores: ScoreStage,
-        /// The split that is divided into a half that makes a direction and a half that it is tried on.
-        split: Name,
-        /// Another split that the directions are tried on, for comparison.
-        compare: Name,
+        halved: Halved,
         /// One division, and one direction a layer, for each seed.
         seed: Seeds,
-        /// The share of the split that makes the direction.
+        /// The share of the prompts that is held out.
         fraction: Fraction = 0.5,
-        /// How many prompts of the training half are in A, and in B.
-        n: GroupSize,
         /// Whether a prompt may be in A and in B.
         allow_overlap: bool = false,
         /// Layers of the directions, `"all"` for every layer of the model that makes them. Each acts at its own.
@@ -92,20 +88,12 @@ parameters! {
     }
 }
 
-/// One seed's halves and the groups its direction is made from.
-struct Split {
-    seed: u64,
-    train: Vec<usize>,
-    holdout: Vec<usize>,
-    groups: Groups,
-}
-
 impl Stage for Holdout {
     fn forecast(&self, inputs: &Inputs) -> Forecast {
         let seeds: Vec<Option<u64>> = self.seed.iter().map(Some).collect();
         Forecast {
             directions: directions_of(&self.direction_model, &seeds, &self.layer, inputs),
-            sets: self.sets().to_vec(),
+            sets: self.halved.sets(),
             has_alpha: self.action.mode.has_alpha(),
             ..Forecast::of_sweep(&self.model, &self.prompts, inputs)
         }
@@ -113,22 +101,17 @@ impl Stage for Holdout {
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         inputs.check_layers(&self.layer, &self.needs().models, problems);
-        inputs.check_split(&self.compare, &self.prompts, problems);
-        let maker = &self.direction_model;
-        check_scores(&self.scores, maker, &self.prompts, inputs, problems);
-        inputs.check_widths(maker, &self.model, problems);
+        inputs.check_widths(&self.direction_model, &self.model, problems);
+        self.halved.check(self, inputs, problems);
         self.action.check(&self.model, inputs, problems);
         self.position.check_of_prompt(problems);
-        if inputs.check_split(&self.split, &self.prompts, problems) {
-            self.check_halves(inputs, problems);
-        }
     }
 
     fn cost(&self, inputs: &Inputs) -> Cost {
-        let Some(set) = inputs.prompts.get(&self.prompts.value) else {
+        if !inputs.prompts.contains_key(&self.prompts.value) {
             return Cost::default();
-        };
-        let tried = set.split(&self.split.value).count() + set.split(&self.compare.value).count();
+        }
+        let (tried, makers) = self.halved.counts(self, inputs);
         let directions = self.forecast(inputs).directions;
         let in_model = |model: &Name| {
             let n_layers = inputs.n_layers(&model.value);
@@ -136,22 +119,23 @@ impl Stage for Holdout {
             directions.iter().filter(|d| is_there(d.layer)).count()
         };
         let lines = self.model.iter().map(in_model).sum();
-        let members = product(&[2, self.n.value, directions.len()]);
+        let members = product(&[makers, directions.len()]);
         let steered = product(&[lines, self.action.count(), tried]);
         Cost::of_cells(members.saturating_add(steered))
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let scores = Scored::read(&self.scores, &self.direction_model, prompts, inputs)?;
-        let mut findings = Vec::new();
-        let mut splits = Vec::new();
-        for seed in self.seed.iter() {
-            let (split, overlap) = self.split(seed, prompts, &scores)?;
-            splits.push(split);
-            findings.extend(overlap);
-        }
-        let (directions, without) = self.directions(&splits, inputs, &scores, evaluator)?;
+        let scores = match &self.halved {
+            Halved::Split { scores, .. } => {
+                let maker = &self.direction_model;
+                Some(Scored::read(scores, maker, prompts, inputs)?)
+            }
+            Halved::Named(_) => None,
+        };
+        let scores = scores.as_ref();
+        let (splits, mut findings) = self.halved.splits(self, prompts, inputs, scores)?;
+        let (directions, without) = self.directions(&splits, inputs, scores, evaluator)?;
         findings.extend(without);
         findings.extend(direction::findings(&directions));
         let sweep = Sweep {
@@ -163,7 +147,7 @@ impl Stage for Holdout {
         };
         findings.extend(sweep.findings()?);
         let acting = self.action.acting(inputs)?;
-        let lines = self.lines(&acting, &splits, &directions, prompts)?;
+        let lines = self.lines(&acting, &splits, &directions)?;
         // A direction acts at its own layer, in every model that has it.
         let lines_in = |model: &ModelHandle| {
             let n_layers = model.config().n_layers;
@@ -180,73 +164,18 @@ impl Stage for Holdout {
             ],
             directions,
             findings,
+            ..Output::default()
         })
     }
 }
 
 impl Holdout {
-    /// The training half and the half held out, by index into the prompt set.
-    fn halves(&self, seed: u64, prompts: &PromptSet) -> [Vec<usize>; 2] {
-        let of_split = parameters::split_indices(prompts, &self.split.value);
-        let ids = ids_of(prompts, &of_split);
-        let halves = stats::holdout_split(seed, &ids, self.fraction.value);
-        [halves.train, halves.holdout].map(|half| half.iter().map(|&k| of_split[k]).collect())
-    }
-
-    /// Checks that every seed leaves prompts to try the direction on, and enough to make it of.
-    fn check_halves(&self, inputs: &Inputs, problems: &mut Problems) {
-        let Some(prompts) = inputs.prompts.get(&self.prompts.value) else {
-            return;
-        };
-        let sizes = self.seed.iter().map(|seed| {
-            let [train, holdout] = self.halves(seed, prompts);
-            (train.len(), holdout.len(), seed)
-        });
-        let sizes: Vec<(usize, usize, u64)> = sizes.collect();
-        if let Some((_, _, seed)) = sizes.iter().find(|(_, holdout, _)| *holdout == 0) {
-            let split = &self.split;
-            let message = format!("seed {seed} holds out none of the prompts of `{split}`");
-            let at = self.seed.0.iter().find(|s| s.value == *seed);
-            problems
-                .error_at(at.map_or(&split.at, |seed| &seed.at), message)
-                .label("leaves nothing to try the direction on")
-                .help("lower `fraction`, or add prompts to the split");
-        }
-        if let Some((train, _, seed)) = sizes.iter().min() {
-            let whose = format!("seed {seed} leaves {train} training prompts");
-            parameters::check_group_size(&self.n, *train, &whose, self.allow_overlap, problems);
-        }
-    }
-
-    /// The halves and groups of a seed, and what to say of prompts that are in both groups.
-    fn split(
-        &self,
-        seed: u64,
-        prompts: &PromptSet,
-        scores: &Scored<'_>,
-    ) -> Result<(Split, Option<String>), StageError> {
-        let [train, holdout] = self.halves(seed, prompts);
-        let (ids, n) = (ids_of(prompts, &train), self.n.value);
-        let selection = stats::top_bottom_descending(&ids, &scores.of(&train)?, n)
-            .map_err(|error| StageError::Data(format!("holdout seed {seed}: {error}")))?;
-        let count = train.len();
-        let what = format!("holdout seed {seed}, {count} training prompts for {n} + {n}");
-        let (groups, overlap) = scores.groups(&train, &selection, self.allow_overlap, &what)?;
-        let split = Split {
-            seed,
-            train,
-            holdout,
-            groups,
-        };
-        Ok((split, overlap))
-    }
-
     /// The directions of all seeds, layer by layer within a seed, and what to say of layers that have none, as a rule for every seed.
     fn directions(
         &self,
         splits: &[Split],
         inputs: &Inputs,
-        scores: &Scored<'_>,
+        scores: Option<&Scored<'_>>,
         evaluator: &mut dyn Evaluate,
     ) -> Result<(Vec<Direction>, Vec<String>), StageError> {
         let model = inputs.model(&self.direction_model)?;
@@ -261,7 +190,7 @@ impl Holdout {
                 site: self.site,
                 places: &self.places(model)?,
                 with_affine: matches!(self.action.mode, Mode::Ace | Mode::Leace),
-                label: format!("holdout_{}", self.n.value),
+                label: self.halved.label(),
                 seed: Some(split.seed),
                 settings: &self.settings,
             };
@@ -297,38 +226,13 @@ impl Holdout {
         acting: &Acting<'_>,
         splits: &[Split],
         directions: &[Direction],
-        prompts: &PromptSet,
     ) -> Result<Vec<Line>, StageError> {
-        let compare = parameters::split_indices(prompts, &self.compare.value);
-        let sets_of = |s: &Split| {
-            let [train, holdout, compared] = self.sets();
-            [
-                (train, s.train.clone()),
-                (holdout, s.holdout.clone()),
-                (compared, compare.clone()),
-            ]
-        };
         let on_its_sets = |line: Line| {
             let seed = line.seed;
             let of_seed = splits.iter().filter(|s| Some(s.seed) == seed);
-            line.on(of_seed.flat_map(sets_of).collect())
+            line.on(of_seed.flat_map(|split| split.sets.clone()).collect())
         };
         let lines = acting.lines(directions)?;
         Ok(lines.into_iter().map(on_its_sets).collect())
     }
-
-    /// Names of the sets that each direction is tried on.
-    fn sets(&self) -> [String; 3] {
-        let split = &self.split.value;
-        [
-            format!("{split}_train"),
-            format!("{split}_holdout"),
-            self.compare.value.clone(),
-        ]
-    }
-}
-
-fn ids_of<'a>(prompts: &'a PromptSet, indices: &[usize]) -> Vec<&'a str> {
-    let prompts = indices.iter().map(|&i| &prompts.prompts[i]);
-    prompts.map(|prompt| prompt.id.as_str()).collect()
 }

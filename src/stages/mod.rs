@@ -18,13 +18,15 @@ use polars::prelude::DataFrame;
 use serde::{Deserialize, Serialize};
 
 use crate::figure::Figure;
-use crate::model::{Cell, Cells, ModelError, ModelHandle, Site, Value};
+use crate::model::{Cell, Cells, Chat, ModelError, ModelHandle, Site, Value};
 use crate::prompts::PromptSet;
 use crate::spec::{Fields, Problems, Spanned};
 use crate::stats::StatsError;
 
 mod action;
+mod activations;
 mod artifacts;
+pub(crate) mod chat;
 pub(crate) mod columns;
 pub(crate) mod declare;
 #[cfg(test)]
@@ -46,6 +48,7 @@ mod steer;
 mod summary;
 pub(crate) mod sweep;
 mod table;
+mod tensors;
 pub(crate) mod told;
 mod vocabulary;
 mod xstest;
@@ -59,6 +62,7 @@ pub(crate) use import::{ImportSection, PublishedFiles, kind_of, published_table}
 pub(crate) use measure::Measure;
 pub(crate) use settings::{ScoreRule, Settings};
 pub(crate) use summary::{Outcome, PARTS, Source};
+pub(crate) use tensors::Tensors;
 pub(crate) use told::Told;
 pub(crate) use vocabulary::{check_prompts, check_score};
 
@@ -84,6 +88,8 @@ mod prelude {
 pub enum Product {
     /// A table of scores, one row per model and prompt.
     Scores,
+    /// Arrays of activations, and the tables that say what is in them.
+    Activations,
     /// Directions, with the tables that describe them.
     Directions,
     /// A table of steered scores.
@@ -106,6 +112,7 @@ impl Product {
     pub(crate) fn noun(self) -> &'static str {
         match self {
             Product::Scores => "scores",
+            Product::Activations => "activations, as arrays",
             Product::Directions => "directions",
             Product::Sweep | Product::RandomSweep | Product::SweepByType => {
                 "a sweep of steered scores"
@@ -146,12 +153,19 @@ pub struct Splits {
 }
 
 impl Splits {
-    /// The split that a set is of: a holdout's halves are both of the edge split.
+    /// The split that a set is of: a holdout's halves are both of the split that was divided.
     pub(crate) fn split_of<'a>(&'a self, set: &'a str) -> &'a str {
-        match set.strip_prefix(&self.edge) {
-            Some("_train" | "_holdout") => &self.edge,
-            _ => set,
-        }
+        let is_half = |split: &&'a String| {
+            let half = set.strip_prefix(split.as_str());
+            matches!(half, Some("_train" | "_holdout"))
+        };
+        let split = [&self.edge, &self.harmful].into_iter().find(is_half);
+        split.map_or(set, String::as_str)
+    }
+
+    /// The half of a split that a holdout sweep's direction is not made of.
+    pub(crate) fn held_out(split: &str) -> String {
+        format!("{split}_holdout")
     }
 }
 
@@ -216,6 +230,7 @@ pub(crate) static KINDS: &[&Kind] = &[
     &score::KIND,
     &generate::KIND,
     &patch::KIND,
+    &activations::KIND,
     &direction::KIND,
     &steer::KIND,
     &holdout::KIND,
@@ -250,6 +265,8 @@ pub struct Needs {
     pub(crate) files: Vec<Spanned<PathBuf>>,
     /// Sites that its models must have.
     pub(crate) sites: Vec<Site>,
+    /// The chat that its models are asked in; none where no model is asked.
+    pub(crate) chat: Option<Chat>,
     /// Whether it depends on the tokens at which a text ends.
     pub(crate) ends: bool,
     /// Whether it depends on how many layers each of its models has, where they differ in that.
@@ -404,7 +421,7 @@ impl Inputs {
     }
 }
 
-/// What a stage leaves: tables, directions, and findings a reader should know of.
+/// What a stage leaves: tables, directions, arrays, and findings a reader should know of.
 #[derive(Clone, Debug, Default)]
 pub struct Output {
     /// The main table, where it has so many rows that it is made part by part as it is written.
@@ -413,6 +430,8 @@ pub struct Output {
     pub(crate) tables: Vec<(String, DataFrame)>,
     /// Directions, in a fixed order.
     pub(crate) directions: Vec<Direction>,
+    /// Files of arrays.
+    pub(crate) tensors: Vec<Tensors>,
     /// Sentences worth a reader's attention (an overlap, prompts left out).
     pub(crate) findings: Vec<String>,
 }

@@ -73,7 +73,7 @@ bounded! {
     /// How many prompts are at the top of a ranking, and at the bottom.
     GroupSize(usize): { "minimum": 1 }, |x| x > 0,
         |name, _x| format!("`{name}` must be at least 1: a direction is made of two groups of prompts"), None;
-    /// The share of the prompts in the training half.
+    /// The share of the prompts that is held out.
     Fraction(f64): { "exclusiveMinimum": 0, "exclusiveMaximum": 1 }, |x| x > 0.0 && x < 1.0,
         |_name, x| format!("fraction `{x}` leaves one half empty"),
         Some("expected a number between 0 and 1");

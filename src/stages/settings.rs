@@ -9,11 +9,12 @@ use serde_json::json;
 use crate::model::{Chat, ModelHandle, Readout, ScoreDtype, TokenSets};
 use crate::spec::{Choice, Decode, Fields, Node, OneOrMany, Problems};
 
-use super::StageError;
-use super::declare::{Declaration, Declared, KeyParts, Parameter, declared, parameters};
+use super::chat;
+use super::declare::{Declaration, Declared, Field, KeyParts, Parameter, declared, parameters};
 use super::field_types::{one_or_many, plain};
 use super::import::PublishedFiles;
 use super::measure::{Measure, Opening};
+use super::{Needs, StageError};
 
 /// The published study's openings.
 const REFUSE: [&str; 4] = ["I'm", "I", "Sorry", "I\u{2019}m"];
@@ -84,15 +85,27 @@ pub(crate) struct Settings {
     pub(crate) import: PublishedFiles,
 }
 
-/// Chat and score rule are parameters of every stage that asks a model.
+/// Chat and score rule are parameters of every stage that asks a model, and the chat may be its own.
 impl Parameter for Settings {
-    fn read(_: &mut Fields<'_, '_>, _: &Declared, settings: &Settings) -> Option<Self> {
-        Some(settings.clone())
+    fn read(fields: &mut Fields<'_, '_>, _: &Declared, settings: &Settings) -> Option<Self> {
+        let mut settings = settings.clone();
+        if let Some(node) = fields.node("chat") {
+            settings.chat = chat::decode(node, &settings.chat, fields.problems).0;
+        }
+        Some(settings)
     }
 
     fn add_key(&self, name: &'static str, key: &mut KeyParts) {
         let own = json!({ "chat": self.chat.key(), "score": self.score.parameters() });
         key.insert(name.to_string(), own);
+    }
+
+    fn add_needs(&self, needs: &mut Needs) {
+        needs.chat = Some(self.chat.clone());
+    }
+
+    fn list(_: &Declared) -> Vec<Field> {
+        vec![chat::field()]
     }
 }
 

@@ -13,6 +13,8 @@
 //! | `generalisation` | how far held-out rates lie from training rates | `summary/controls.rs` |
 //! | `pareto` | α with the fewest edge and the most harmful refusals | `summary/operating.rs` |
 //! | `operating_points` | the α that a reader asks for first | `summary/operating.rs` |
+//! | `operating_halves` | the same, chosen on one half of the prompts and reported on the other | `summary/halves.rs` |
+//! | `prompted` | what another system prompt does, of the stage that `prompted` names | `summary/prompted.rs` |
 //! | `learned_vs_random` | slope and largest gap against random directions | `summary/learned.rs` |
 //! | `xstest` | rates by label and type, with and without builders | `summary/xstest.rs` |
 //! | `direction_cosines` | how much the holdout directions of different seeds and layers have in common | `summary/controls.rs` |
@@ -32,15 +34,17 @@ use crate::stats::{self, Targets};
 use super::Needs;
 use super::declare::{Declared, Field, FieldType, KeyParts, Parameter};
 use super::field_types::Given;
-use super::parameters::{Rate, SweepStage, TextStage};
+use super::parameters::{Rate, ScoreStage, SweepStage, TextStage};
 use super::prelude::*;
 
 mod controls;
 mod describe;
 mod grid;
+mod halves;
 mod learned;
 mod operating;
 mod pool;
+mod prompted;
 mod texts;
 mod verdict;
 mod xstest;
@@ -51,7 +55,7 @@ pub(crate) use verdict::{Outcome, PARTS};
 
 pub(super) static KIND: Kind = super::kind::<Summary>(
     "summary",
-    6,
+    7,
     Product::Summary,
     "rates with intervals, operating points, and controls",
     &TOLD,
@@ -72,10 +76,16 @@ const TESTED: ColumnTold = ColumnTold::of(
 
 const TEXTS: ColumnTold = ColumnTold::of("n", "texts", "count");
 
+const PROMPTED_CHANGE: ColumnTold = ColumnTold::of(
+    "change",
+    "mean over prompts of the score less that of the same prompt at α = 0; blank where a prompt of the set was not steered",
+    "logits",
+);
+
 static TOLD: Told = Told {
     computes: "Statistics of sweeps: any of `steer`, `holdout`, `random`, `xstest` names a stage, and at least one is given. Two splits are \
         compared, `edge`, whose prompts should be answered, and `harmful`, whose prompts should be refused; `gap = harmful rate − edge \
-        rate`. On a holdout sweep edge is the half held out. Means and rates are over all rows, their intervals over prompts (one prompt \
+        rate`. On a holdout sweep edge is the half held out, and so is `harmful` where it is one of the groups that were divided. Means and rates are over all rows, their intervals over prompts (one prompt \
         under several seeds is one prompt). What α does is paired: `change = mean over rows of (score at α − score of the same prompt at α = \
         0)`, with an interval of its own. One prompt has no interval, nor have values that are all alike. Slopes are least squares of the mean score on α. `p = (1 + k) / (1 + n)` where k of n random \
         directions do as well.",
@@ -120,6 +130,19 @@ static TOLD: Told = Told {
             "source model layer site direction? gap_at_zero edge_target harmful_target largest_gap alpha_at_<point> edge_rate_at_<point> harmful_rate_at_<point>",
         ),
         TableTold::of(
+            "operating_halves",
+            "the same α chosen on one half of the prompts, by a hash of seed and id, and their rates on the other half, which had no say: a row for \
+             each sweep, model, place and point",
+            "source model layer site point target alpha chosen_edge_rate chosen_harmful_rate chosen_gap chosen_edge_n chosen_harmful_n edge_rate \
+             edge_rate_low edge_rate_high harmful_rate harmful_rate_low harmful_rate_high gap edge_n harmful_n",
+        ),
+        TableTold::of(
+            "prompted",
+            "what another system prompt does to the score, beside what α does: a row for each model and split of the stage that `prompted` names",
+            "model set n mean mean_low mean_high change change_low change_high refusal_rate rate_low rate_high",
+        )
+        .but(&[PROMPTED_CHANGE]),
+        TableTold::of(
             "learned_vs_random",
             "the learned direction against the random ones: a row for each model, place and set, and one for the gap",
             "model layer site direction? learned_from set statistic n_alpha learned learned_low learned_high holdout holdout_low holdout_high random_mean \
@@ -153,10 +176,12 @@ parameters! {
         edge_target: Rate = Targets::default().edge,
         /// The rate of refusals among `harmful` prompts to stay at or below.
         harmful_target: Rate = Targets::default().harmful,
-        /// Seed of the bootstrap.
+        /// Seed of the bootstrap, and of the halves that operating points are chosen and reported on.
         seed: u64 = 0,
         /// A stage of texts, whose agreement with the score is told.
         generate: Option<Given<TextStage>>,
+        /// Scores of the same prompts under another system prompt (`[stages.NAME.chat]`), which are told beside the steered ones.
+        prompted: Option<Given<ScoreStage>>,
     }
 }
 
@@ -219,14 +244,19 @@ impl Stage for Summary {
                 self.check_sets(*source, name, &forecast.sets, problems);
             }
         }
+        if let Some(Given(scores)) = &self.prompted {
+            self.check_prompted(scores, inputs, problems);
+        }
     }
 
     fn run(&self, inputs: &Inputs, _evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let mut grids = Vec::new();
+        // Of each grid, whether it is of the prompts that are scored under another system prompt.
+        let mut of_prompted = Vec::new();
         let mut between_holdouts = None;
-        for (source, name) in &self.sources.0 {
-            let swept = inputs.stage(name)?;
-            let name = &name.value;
+        for (source, name_of_stage) in &self.sources.0 {
+            let swept = inputs.stage(name_of_stage)?;
+            let name = &name_of_stage.value;
             if !swept.has_table("") {
                 return Err(StageError::Data(format!(
                     "stage `{name}` has no scores of prompts and no rates of groups to summarise"
@@ -234,6 +264,11 @@ impl Stage for Summary {
             }
             let found = grid::read(*source, &swept.table("")?)
                 .map_err(|problem| StageError::Data(format!("stage `{name}`: {problem}")))?;
+            of_prompted.extend(
+                found
+                    .iter()
+                    .map(|_| self.is_of_prompted(name_of_stage, inputs)),
+            );
             grids.extend(found);
             // An imported holdout has no directions, and so no cosines.
             if *source == Source::Holdout && swept.has_table("cosine") {
@@ -250,7 +285,6 @@ impl Stage for Summary {
             .map(|table| texts::compare(learned::places(&comparisons), &table, self.seed))
             .transpose()?;
         let evidence = verdict::Evidence {
-            splits: &splits,
             texts: compared.as_deref(),
             cosines: between_holdouts.as_ref(),
         };
@@ -267,8 +301,18 @@ impl Stage for Summary {
             ("generalisation", controls::generalisation(&grids, &splits)?),
             ("pareto", operating::pareto(&grids, &splits)?),
             ("operating_points", points),
+            (
+                "operating_halves",
+                halves::table(&grids, &splits, self.targets(), self.seed)?,
+            ),
             ("learned_vs_random", learned::table(&comparisons)?),
         ];
+        if let Some(Given(scores)) = &self.prompted {
+            let scores = inputs.stage(scores)?.table("")?;
+            let grids = grids.iter().zip(of_prompted).filter(|(_, is)| *is);
+            let grids = grids.map(|(grid, _)| grid);
+            tables.push(("prompted", prompted::table(&scores, grids, self.seed)?));
+        }
         if let Some(cosines) = &between_holdouts {
             tables.push(("direction_cosines", controls::direction_cosines(cosines)?));
         }
@@ -307,15 +351,58 @@ impl Summary {
         }
     }
 
+    /// Whether a sweep is of the prompts that the stage `prompted` scores.
+    fn is_of_prompted(&self, sweep: &Name, inputs: &Inputs) -> bool {
+        let set = |stage: &Name| inputs.forecast(stage)?.prompts.as_ref();
+        let scored = self.prompted.as_ref().and_then(|scores| set(scores));
+        scored.is_some() && scored == set(sweep)
+    }
+
+    /// Checks that scores under another system prompt stand beside a sweep of the same prompts on the same model.
+    fn check_prompted(&self, scores: &Name, inputs: &Inputs, problems: &mut Problems) {
+        let Some(scored) = inputs.forecast(scores) else {
+            return;
+        };
+        let sweeps = self.sources.0.iter().map(|(_, sweep)| &sweep.0);
+        let beside: Vec<&Name> = sweeps
+            .filter(|sweep| self.is_of_prompted(sweep, inputs))
+            .collect();
+        // A name that stands for nothing has been told where it stands.
+        let is_known = |set: &String| inputs.prompts.contains_key(set);
+        if beside.is_empty() && scored.prompts.as_ref().is_some_and(is_known) {
+            let set = scored.prompts.as_deref().unwrap_or_default();
+            let message = format!(
+                "stage `{scores}` scores the prompts of `{set}`, and no sweep here is of these"
+            );
+            problems
+                .error_at(&scores.at, message)
+                .label("expected scores of prompts that are steered");
+            return;
+        }
+        let is_steered = |model: &String| {
+            let mut forecasts = beside.iter().filter_map(|sweep| inputs.forecast(sweep));
+            forecasts.any(|sweep| sweep.models.contains(model))
+        };
+        if !beside.is_empty() && !scored.models.iter().any(is_steered) {
+            let models = scored.models.join("`, `");
+            let message = format!("stage `{scores}` scores `{models}`, which no sweep here steers");
+            problems
+                .error_at(&scores.at, message)
+                .label("expected scores of a model that is steered");
+        }
+    }
+
     /// Checks that a sweep has the two sets that are compared.
     fn check_sets(&self, source: Source, sweep: &Name, sets: &[String], problems: &mut Problems) {
         // Where a name is not written, its place is that of the stage.
         let place = |label: &Name, name| (label.at.field() == name).then(|| label.at.clone());
         let wanted = [
-            (source.edge_set(&self.splits()), place(&self.edge, "edge")),
-            (self.harmful.value.clone(), place(&self.harmful, "harmful")),
+            (&self.edge, place(&self.edge, "edge")),
+            (&self.harmful, place(&self.harmful, "harmful")),
         ];
-        for (set, at) in wanted {
+        let is_there = |set: &str| sets.iter().any(|known| known == set);
+        for (split, at) in wanted {
+            let set = source.set_of(&split.value, is_there);
             if !sets.is_empty() && !sets.contains(&set) {
                 let message = format!("stage `{sweep}` has no prompts called `{set}`");
                 problems

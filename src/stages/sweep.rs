@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::model::{Cell, Cells, ModelHandle, Positions, Readout, Tokens, Value};
+use crate::model::{Cell, Cells, Chat, ModelHandle, Positions, Readout, Tokens, Value};
 use crate::prompts::PromptSet;
 
-use super::action::{Action, Line, Set};
+pub(super) use super::action::Set;
+use super::action::{Action, Line};
 use super::position::{Layout, Selection};
 use super::settings::Settings;
 use super::{Evaluate, Inputs, Name, StageError};
@@ -210,12 +211,21 @@ pub(super) fn tokens_of(
     prompts: &PromptSet,
     settings: &Settings,
 ) -> Result<Vec<Arc<Tokens>>, StageError> {
+    tokens_in(model, prompts, &settings.chat)
+}
+
+/// The same in a chat.
+pub(super) fn tokens_in(
+    model: &ModelHandle,
+    prompts: &PromptSet,
+    chat: &Chat,
+) -> Result<Vec<Arc<Tokens>>, StageError> {
     let each: Vec<Result<Arc<Tokens>, StageError>> = prompts
         .prompts
         .par_iter()
         .map(|prompt| {
             let tokens = model
-                .tokens(&prompt.text, &settings.chat)
+                .tokens(&prompt.text, chat)
                 .map_err(|error| StageError::Data(format!("prompt `{}`: {error}", prompt.id)))?;
             let (length, most) = (tokens.len(), model.config().context_length);
             if length > most {

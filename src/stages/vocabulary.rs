@@ -5,18 +5,19 @@ use std::collections::BTreeSet;
 use crate::model::Readout;
 use crate::spec::{Location, Problems};
 
-use super::settings::Settings;
 use super::{Inputs, Needs, sweep};
 
-/// Checks the prompts of a stage, as its models see them. `told` holds the models and prompt sets of the stages before. Only a model
+/// Checks the prompts of a stage, as its models see them. `told` holds the models, prompt sets and chats of the stages before. Only a model
 /// whose tokenizer and embedding disagree costs anything.
 pub(crate) fn check_prompts(
     needs: &Needs,
-    settings: &Settings,
     inputs: &Inputs,
-    told: &mut BTreeSet<(String, String)>,
+    told: &mut BTreeSet<[String; 3]>,
     problems: &mut Problems,
 ) {
+    let Some(chat) = &needs.chat else {
+        return;
+    };
     for name in &needs.models {
         let model = inputs.models.get(&name.value);
         let Some(model) = model.filter(|model| model.lacks_embeddings()) else {
@@ -26,11 +27,15 @@ pub(crate) fn check_prompts(
             let Some(prompts) = inputs.prompts.get(&set.value) else {
                 continue;
             };
-            if !told.insert((name.value.clone(), set.value.clone())) {
+            if !told.insert([
+                name.value.clone(),
+                set.value.clone(),
+                chat.key().to_string(),
+            ]) {
                 continue;
             }
             // What cannot be tokenised is told elsewhere.
-            let Ok(tokens) = sweep::tokens_of(model, prompts, settings) else {
+            let Ok(tokens) = sweep::tokens_in(model, prompts, chat) else {
                 continue;
             };
             let pairs = prompts.prompts.iter().zip(&tokens);

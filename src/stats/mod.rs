@@ -29,7 +29,7 @@ mod sweep;
 pub(crate) use agreement::{auroc, cohens_kappa, cosine, kappa_interval, together};
 pub(crate) use bootstrap::{BOOTSTRAP_RESAMPLES, bootstrap_mean};
 pub(crate) use describe::{mean, newcombe, std, wilson};
-pub(crate) use holdout::holdout_split;
+pub(crate) use holdout::{holdout_split, is_holdout};
 pub(crate) use hypergeometric::{Draw, at_most_in_all};
 pub(crate) use selection::{Selection, top_bottom, top_bottom_descending};
 pub(crate) use significance::{EmpiricalP, empirical_p, z_score};

@@ -1,5 +1,6 @@
 //! The program as a person runs it: the real binary, on a model whose refusal direction is known by construction.
 
+mod activations;
 mod bad_files;
 mod bad_study;
 mod bench;
@@ -21,6 +22,7 @@ mod faults;
 mod first_layer;
 mod foreseen;
 mod fuzz;
+mod groups;
 mod hold;
 mod hostile;
 mod hub;
@@ -34,6 +36,7 @@ mod pipelines;
 mod places;
 mod planted;
 mod promise;
+mod prompted;
 mod prompts;
 mod published;
 mod reference;

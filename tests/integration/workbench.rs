@@ -316,10 +316,11 @@ impl Run {
         Table::read(&self.file(bench, &format!("tables/{name}.csv")))
     }
 
-    /// Path and bytes of everything that the stages left: tables in both forms, and directions.
+    /// Path and bytes of everything that the stages left: tables in both forms, directions and arrays.
     pub fn artifacts(&self, bench: &Workbench) -> Vec<(PathBuf, Vec<u8>)> {
         let run = self.file(bench, "");
-        let files = ["tables", "directions"].map(|folder| files_below(&run.join(folder)));
+        let files =
+            ["tables", "directions", "tensors"].map(|folder| files_below(&run.join(folder)));
         let named = files.into_iter().flatten().map(|path| {
             let bytes = std::fs::read(&path).unwrap();
             (path.strip_prefix(&run).unwrap().to_path_buf(), bytes)

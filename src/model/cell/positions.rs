@@ -58,6 +58,12 @@ impl Positions {
         one.into_iter().chain(several.iter().copied())
     }
 
+    /// Those below a number, ascending.
+    pub(crate) fn below(&self, end: usize) -> impl Iterator<Item = usize> {
+        let ranges = self.ranges();
+        ranges.flat_map(move |(start, stop)| start..stop.min(end))
+    }
+
     #[cfg(test)]
     pub(crate) fn contains(&self, position: usize) -> bool {
         self.ranges()

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::report::{Axis, BASELINE, Figure, Mark, Panel, Shape, colour};
-use crate::stages::Product;
+use crate::stages::{Product, Splits};
 use crate::stats;
 
 use super::ALPHA;
@@ -55,11 +55,16 @@ struct AtLayer {
 /// Gap and Pareto figures; none where the sweep has not both splits.
 pub(super) fn figures(sweep: &Sweep<'_>) -> Vec<Figure> {
     let splits = &sweep.context.splits;
-    // Of a holdout sweep the half that was held out.
-    let edge = match sweep.stage.is(Product::HeldOutSweep) {
-        true => format!("{}_holdout", splits.edge),
-        false => splits.edge.clone(),
-    };
+    // Of a holdout sweep the half that was held out, where the split was divided.
+    let [edge, harmful] = [&splits.edge, &splits.harmful].map(|split| {
+        let held_out = Splits::held_out(split);
+        let mut points = sweep.points.iter();
+        let is_divided = points.any(|point| point.place.set == held_out);
+        match sweep.stage.is(Product::HeldOutSweep) && is_divided {
+            true => held_out,
+            false => split.clone(),
+        }
+    });
     let at_layer = |layer: i64| {
         let here =
             |point: &&Point<'_>| (point.place.model, point.place.layer) == (sweep.model, layer);
@@ -67,7 +72,7 @@ pub(super) fn figures(sweep: &Sweep<'_>) -> Vec<Figure> {
         let random: Vec<_> = sweep.context.baseline.samples.iter().filter(here).collect();
         AtLayer {
             layer,
-            learned: pairs(&learned, &edge, &splits.harmful),
+            learned: pairs(&learned, &edge, &harmful),
             random: pairs(&random, &splits.edge, &splits.harmful),
         }
     };

@@ -66,6 +66,8 @@ fn both_halves_of_a_holdout_are_of_the_edge_split() {
     assert_eq!(splits.split_of("edge_holdout"), "edge");
     assert_eq!(splits.split_of("edge_train"), "edge");
     assert_eq!(splits.split_of("harmful"), "harmful");
+    // Of groups that a study names, both are divided.
+    assert_eq!(splits.split_of("harmful_holdout"), "harmful");
     assert_eq!(splits.split_of("edgewise"), "edgewise");
 }
 

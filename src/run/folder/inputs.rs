@@ -123,14 +123,17 @@ pub(crate) fn models(study: &Study, inputs: &Inputs) -> BTreeMap<String, Model> 
 fn example(name: &str, model: &ModelHandle, study: &Study, inputs: &Inputs) -> Option<Example> {
     let needs = study.stages.iter().map(|spec| spec.stage.needs());
     let mut asked = needs.filter(|needs| needs.models.iter().any(|model| model.value == name));
-    let set = asked.find_map(|needs| needs.prompts.into_iter().next())?;
+    let (set, chat) = asked.find_map(|needs| {
+        let chat = needs.chat.unwrap_or_else(|| study.settings.chat.clone());
+        Some((needs.prompts.into_iter().next()?, chat))
+    })?;
     let prompt = inputs.prompts.get(&set.value)?.prompts.first()?;
     let mut example = Example {
         prompts: set.value,
         prompt: prompt.id.clone(),
         ..Example::default()
     };
-    match model.render(&prompt.text, &study.settings.chat) {
+    match model.render(&prompt.text, &chat) {
         Ok(text) => example.rendered = Some(cut(&text, EXAMPLE_CHARACTERS)),
         Err(error) => example.error = Some(error.to_string()),
     }

@@ -68,8 +68,9 @@ impl Contents {
         contents.add_inputs(opened, withholding)?;
         contents.add_models(opened)?;
         for stage in made {
-            contents.add_artifacts(&run.path, stage)?;
-            if !withholding.has(&stage.name) {
+            let is_withheld = withholding.has(&stage.name);
+            contents.add_artifacts(&run.path, stage, is_withheld)?;
+            if !is_withheld {
                 contents.add_cells(stage);
                 contents.add_hashes(stage);
                 contents.add_record(stage, machine)?;
@@ -168,8 +169,14 @@ impl Contents {
         Ok(())
     }
 
-    /// The tables and directions of a stage, as the cache has them, and the run's folder where it has not lost them.
-    fn add_artifacts(&mut self, folder: &Path, stage: &MadeAgain) -> Result<(), ExportError> {
+    /// The tables, directions and arrays of a stage, as the cache has them, and the run's folder where it has not lost them; of one whose
+    /// prompts are withheld no arrays.
+    fn add_artifacts(
+        &mut self,
+        folder: &Path,
+        stage: &MadeAgain,
+        is_withheld: bool,
+    ) -> Result<(), ExportError> {
         let record = &stage.record;
         let tables = record.tables.iter().flat_map(|table| {
             let name = |extension| layout::table(&stage.name, &table.name, extension);
@@ -181,7 +188,10 @@ impl Contents {
                 (name, artifact.key)
             })
         });
-        for (name, key) in tables.chain(directions) {
+        // Token ids are texts, and activations nearly so.
+        let tensors = record.tensors.iter().filter(|_| !is_withheld);
+        let tensors = tensors.map(|file| (layout::tensors(&stage.name, &file.file), file.key));
+        for (name, key) in tables.chain(directions).chain(tensors) {
             let path = folder.join(&name);
             let mut hasher = blake3::Hasher::new();
             let read = files::open(&path).and_then(|file| hasher.update_reader(file).map(drop));

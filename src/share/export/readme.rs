@@ -65,7 +65,7 @@ fn missing(top: &str, withheld: &Withheld) -> String {
     let _ = write!(
         text,
         "\nTexts are left out of every file here, those that models wrote after these prompts, too. Of {}\n\
-         there are tables without texts, and neither cells nor records, whose keys are hashes of what was asked. Without the\n\
+         there are tables without texts, and neither activations, cells nor records, whose keys are hashes of what was asked. Without the\n\
          prompts one can check that nothing here has been changed since it was written, and not that these tables follow from what the models\n\
          gave. Ask the authors for the prompts; then\n\n\
          ```\n\
@@ -100,7 +100,7 @@ const HOLDS: &str = "\
 |---|---|
 | `report.html`, `figures/` | the results, to look at |
 | `tables/` | every table, as CSV and as Parquet |
-| `directions/` | the directions, as safetensors, each with its description |
+| `directions/`, `tensors/` | the directions, each with its description, and activations where a stage keeps them: safetensors |
 | `study.toml` | the study with everything applied; it runs in this folder |
 | `as-given/` | the study as its author wrote it |
 | `study.lock` | what the study names, as the run found it: commits, files, hashes, versions |

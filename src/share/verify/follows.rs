@@ -132,6 +132,7 @@ pub(super) struct Follows<'a> {
     known: BTreeSet<String>,
     tables: usize,
     directions: usize,
+    tensors: usize,
 }
 
 impl<'a> Follows<'a> {
@@ -152,6 +153,7 @@ impl<'a> Follows<'a> {
             known: BTreeSet::new(),
             tables: 0,
             directions: 0,
+            tensors: 0,
         }
     }
 
@@ -262,6 +264,10 @@ impl<'a> Follows<'a> {
                 self.file(&layout::direction(name, &artifact.file), artifact.key, walk);
             }
         }
+        for artifact in &again.tensors {
+            self.tensors += 1;
+            self.file(&layout::tensors(name, &artifact.file), artifact.key, walk);
+        }
         let rounding = stage.spec.rounding(&walk.inputs);
         let findings: Vec<String> = output.findings.iter().cloned().chain(rounding).collect();
         again.findings = said::without_paths(self.opened, &findings);
@@ -279,6 +285,7 @@ impl<'a> Follows<'a> {
                 json!([
                     record.tables,
                     record.directions,
+                    record.tensors,
                     record.findings,
                     record.cells
                 ])
@@ -292,7 +299,9 @@ impl<'a> Follows<'a> {
         if !same && self.is_same_version {
             self.level.problem(
                 layout::record_of(name),
-                format!("is not what stage `{name}` gives: other tables, directions or findings"),
+                format!(
+                    "is not what stage `{name}` gives: other tables, directions, arrays or findings"
+                ),
             );
         }
         self.without_activations(stage, &again, walk);
@@ -360,10 +369,16 @@ impl<'a> Follows<'a> {
     pub(super) fn rest(mut self) {
         let (stages, tables) = (self.made.len(), self.tables);
         self.level.checked.push(match self.is_same_version {
-            true => format!(
-                "{stages} stages, {tables} tables and {} directions, each made again from stored values: compared bit by bit",
-                self.directions
-            ),
+            true => {
+                let arrays = match self.tensors {
+                    0 => String::new(),
+                    count => format!(" and {count} files of arrays"),
+                };
+                format!(
+                    "{stages} stages, {tables} tables and {} directions{arrays}, each made again from stored values: compared bit by bit",
+                    self.directions
+                )
+            }
             false => format!(
                 "{stages} stages and {tables} tables (as CSV), each made again from stored values: compared as numbers, relative to 1e-9, since \
                  another version made the file"

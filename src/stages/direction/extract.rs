@@ -41,10 +41,10 @@ pub(crate) struct Direction {
     pub(crate) top: Vec<String>,
     /// Ids of B, in selection order.
     pub(crate) bottom: Vec<String>,
-    /// Lowest and highest score in A.
-    pub(crate) top_scores: (f64, f64),
-    /// Lowest and highest score in B.
-    pub(crate) bottom_scores: (f64, f64),
+    /// Lowest and highest score in A; none where no score chose it.
+    pub(crate) top_scores: Option<(f64, f64)>,
+    /// The same of B.
+    pub(crate) bottom_scores: Option<(f64, f64)>,
     /// Texts of A and B: they decide which prompts count as having built the direction.
     pub(crate) builders: Arc<HashSet<String>>,
 }
@@ -52,9 +52,9 @@ pub(crate) struct Direction {
 /// Two groups of prompts, by index into a prompt set.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::stages) struct Groups {
-    /// A, the refusing side.
+    /// A, the refusing side where scores choose it.
     pub(crate) top: Vec<usize>,
-    /// B, the complying side.
+    /// B.
     pub(crate) bottom: Vec<usize>,
 }
 
@@ -228,15 +228,18 @@ impl Recipe<'_> {
         &self,
         groups: &Groups,
         activations: &[Activations],
-        scores: &Scored<'_>,
+        scores: Option<&Scored<'_>>,
     ) -> Result<(Vec<Direction>, Vec<(usize, i64)>), StageError> {
         let prompt = |&i: &usize| &self.prompts.prompts[i];
         let ids = |list: &[usize]| list.iter().map(|i| prompt(i).id.clone()).collect();
         let range = |list: &[usize]| {
+            let scores = scores?;
             let values = list.iter().filter_map(|&i| scores.scores[i]);
-            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), s| {
-                (low.min(s), high.max(s))
-            })
+            Some(
+                values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), s| {
+                    (low.min(s), high.max(s))
+                }),
+            )
         };
         let members = groups.top.iter().chain(&groups.bottom);
         let builders: HashSet<String> = members.map(|i| prompt(i).text.clone()).collect();

@@ -87,8 +87,8 @@ mod tests {
             resid_norm,
             top: Vec::new(),
             bottom: Vec::new(),
-            top_scores: (0.0, 0.0),
-            bottom_scores: (0.0, 0.0),
+            top_scores: None,
+            bottom_scores: None,
             builders: Arc::default(),
         }
     }

@@ -48,7 +48,11 @@ pub(super) fn control_rows(
 /// edge prompts.
 pub(super) fn generalisation(grids: &[Grid], splits: &Splits) -> Result<DataFrame, StageError> {
     let mut rows = Vec::new();
-    for grid in grids.iter().filter(|grid| grid.source == Source::Holdout) {
+    let is_divided = |grid: &&Grid| {
+        let held_out = Splits::held_out(&splits.edge);
+        grid.source == Source::Holdout && grid.set_of(&splits.edge) == held_out
+    };
+    for grid in grids.iter().filter(is_divided) {
         rows.extend(generalisation_gap(grid, splits)?.map(|gap| (grid, gap)));
     }
     with_place(Rows::of(&rows), |(grid, _)| grid)
@@ -64,7 +68,7 @@ pub(super) fn generalisation_gap(
     splits: &Splits,
 ) -> Result<Option<GeneralisationGap>, StageError> {
     let train = grid.set_rates(&format!("{}_train", splits.edge))?;
-    let holdout = grid.set_rates(&Source::Holdout.edge_set(splits))?;
+    let holdout = grid.set_rates(&Splits::held_out(&splits.edge))?;
     Ok(stats::generalisation_gap(&train, &holdout)?)
 }
 

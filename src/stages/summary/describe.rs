@@ -138,7 +138,7 @@ pub(super) fn without_room(places: &[&Grid], splits: &Splits) -> Vec<String> {
         let Some(zero) = grid.alphas.iter().position(|alpha| *alpha == 0.0) else {
             continue;
         };
-        for set in [grid.source.edge_set(splits), splits.harmful.clone()] {
+        for set in [&splits.edge, &splits.harmful].map(|split| grid.set_of(split)) {
             let Tally { rows, refused, .. } = tally(grid, zero, &set);
             let told = measure::without_room(&grid.model, &set, refused, rows);
             // Without steering all layers are alike.

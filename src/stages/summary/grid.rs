@@ -41,11 +41,13 @@ impl Source {
         usize::from(self == Source::XsTest)
     }
 
-    /// The set whose refusals are unwanted: on a holdout sweep the half that did not build the direction.
-    pub(super) fn edge_set(self, splits: &Splits) -> String {
-        match self {
-            Source::Holdout => format!("{}_holdout", splits.edge),
-            _ => splits.edge.clone(),
+    /// The set that stands for a split in a sweep that has these: on a holdout sweep the half that did not build the direction, where the
+    /// split was divided.
+    pub(super) fn set_of(self, split: &str, is_there: impl Fn(&str) -> bool) -> String {
+        let held_out = Splits::held_out(split);
+        match self == Source::Holdout && is_there(&held_out) {
+            true => held_out,
+            false => split.to_string(),
         }
     }
 }
@@ -155,6 +157,12 @@ impl Grid {
             .collect()
     }
 
+    /// The set that stands for a split: see [`Source::set_of`].
+    pub(super) fn set_of(&self, split: &str) -> String {
+        let has = |name: &str| self.lines.iter().any(|line| line.set(name).is_some());
+        self.source.set_of(split, has)
+    }
+
     /// Refusal rates on that set, `[seed][alpha]`.
     pub(super) fn set_rates(&self, name: &str) -> Result<Vec<Vec<f64>>, StageError> {
         Ok(self.set(name)?.into_iter().map(Set::rates).collect())
@@ -162,8 +170,8 @@ impl Grid {
 
     /// Refusal rates on the two splits, `[seed]`.
     pub(super) fn rates(&self, splits: &Splits) -> Result<Vec<Rates>, StageError> {
-        let edge = self.set_rates(&self.source.edge_set(splits))?;
-        let harmful = self.set_rates(&splits.harmful)?;
+        let edge = self.set_rates(&self.set_of(&splits.edge))?;
+        let harmful = self.set_rates(&self.set_of(&splits.harmful))?;
         let rates = |(edge, harmful)| Rates { edge, harmful };
         Ok(edge.into_iter().zip(harmful).map(rates).collect())
     }

@@ -74,16 +74,8 @@ impl<'a> Place<'a> {
         present.any(|grid| grid.alphas.len() > self.alphas.len())
     }
 
-    fn compare(
-        &self,
-        set: &'a str,
-        splits: &Splits,
-        seed: u64,
-    ) -> Result<Comparison<'a>, StageError> {
-        let estimate = |grid: &Grid| match set == splits.edge {
-            true => slope(grid, &grid.source.edge_set(splits), &self.alphas, seed),
-            false => slope(grid, set, &self.alphas, seed),
-        };
+    fn compare(&self, set: &'a str, seed: u64) -> Result<Comparison<'a>, StageError> {
+        let estimate = |grid: &Grid| slope(grid, &grid.set_of(set), &self.alphas, seed);
         let random = match self.random {
             Some(grid) => line_slopes(grid, set, &self.alphas)?,
             None => Vec::new(),
@@ -149,8 +141,8 @@ pub(super) fn compare<'a>(
     let mut rows = Vec::new();
     for grid in learned {
         let place = Place::new(grid, grids);
-        rows.push(place.compare(&splits.edge, splits, seed)?);
-        rows.push(place.compare(&splits.harmful, splits, seed)?);
+        rows.push(place.compare(&splits.edge, seed)?);
+        rows.push(place.compare(&splits.harmful, seed)?);
         rows.push(place.compare_gaps(splits, "max_gap", largest)?);
         rows.push(place.compare_gaps(splits, "max_gap_change", largest_change)?);
     }

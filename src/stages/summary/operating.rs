@@ -118,8 +118,8 @@ fn rated(grid: &Grid, splits: &Splits) -> Result<Vec<Rated>, StageError> {
                 edge_rate: rates.iter().map(|rates| rates.edge[k]).sum::<f64>() / count,
                 harmful_rate: rates.iter().map(|rates| rates.harmful[k]).sum::<f64>() / count,
             },
-            edge: interval(&grid.source.edge_set(splits))?,
-            harmful: interval(&splits.harmful)?,
+            edge: interval(&grid.set_of(&splits.edge))?,
+            harmful: interval(&grid.set_of(&splits.harmful))?,
         });
     }
     Ok(all)

@@ -1,6 +1,8 @@
 //! Small sweeps to work out by hand, and the stage as a whole.
 
 mod against_random;
+mod halves_of_prompts;
+mod prompts_of_another_system;
 mod tables;
 mod verdict;
 

@@ -8,7 +8,7 @@ use crate::stages::StageError;
 use crate::stages::table::{self, Rows};
 use crate::stats::{self, Interval};
 
-use super::grid::{Grid, Splits, with_place};
+use super::grid::{Grid, with_place};
 use super::learned::{self, Comparison, LEVEL};
 use super::texts::Compared;
 
@@ -97,7 +97,6 @@ pub(super) struct Test<'a> {
 
 /// What the tests are made of, beside the sweeps.
 pub(super) struct Evidence<'a> {
-    pub(super) splits: &'a Splits,
     /// The score against the texts of the stage that `generate` names.
     pub(super) texts: Option<&'a [Compared<'a>]>,
     /// Cosines between the holdout directions.
@@ -277,11 +276,7 @@ fn stable<'a>(row: &Comparison<'a>, evidence: &Evidence<'_>) -> Result<Test<'a>,
         return Ok(test.not_tested("there is no holdout sweep here"));
     };
     let seeds = grid.lines.len();
-    let set = match row.set == evidence.splits.edge {
-        true => grid.source.edge_set(evidence.splits),
-        false => row.set.to_string(),
-    };
-    let slopes = learned::line_slopes(grid, &set, &row.alphas)?;
+    let slopes = learned::line_slopes(grid, &grid.set_of(row.set), &row.alphas)?;
     let test = Test { n: seeds, ..test };
     if seeds < FEWEST_SEEDS || slopes.len() < seeds {
         return Ok(test.not_tested(format!(

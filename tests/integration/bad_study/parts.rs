@@ -159,7 +159,7 @@ fn groups_larger_than_their_prompts() {
     28 | seed = [0, 1]
        |         ^ leaves nothing to try the direction on
        |
-       = help: lower `fraction`, or add prompts to the split
+       = help: raise `fraction`, or add prompts to the split
     ");
 }
 
@@ -269,6 +269,6 @@ fn problems_of_the_text_and_of_the_files_at_once() {
     15 | layers = 3
        | ^^^^^^ did you mean `layer`?
        |
-       = help: known fields: `kind`, `model`, `prompts`, `scores`, `split`, `select`, `n`, `t`, `layer`, `site`, `position`, `allow_overlap`
+       = help: known fields: `kind`, `model`, `prompts`, `select`, `scores`, `split`, `n`, `t`, `a`, `b`, `column`, `labels`, `layer`, `site`, `position`, `allow_overlap`, `chat`
     "#);
 }

@@ -37,6 +37,7 @@ pub(super) fn place_of(name: &str) -> Option<Place> {
             "A direction in a model's residual stream, or its description",
             Role::Result,
         ),
+        layout::TENSORS => ("Arrays of the results, for other programs", Role::Result),
         layout::FIGURES => ("A figure of the results", Role::Result),
         layout::PROMPTS => ("Prompts that the models were asked", Role::Input),
         layout::FILES => ("A file that a stage imports", Role::Input),

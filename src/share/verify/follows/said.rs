@@ -254,7 +254,7 @@ impl Follows<'_> {
                 env!("CARGO_PKG_VERSION")
             );
             self.level.not_checked(
-                "directions, Parquet files and findings",
+                "directions, arrays, Parquet files and findings",
                 "are not compared across versions; the CSV tables are",
             );
             return self.level.not_checked("figures and page", why);

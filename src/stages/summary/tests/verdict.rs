@@ -22,7 +22,6 @@ fn judged(grids: &[Grid], texts: Option<&DataFrame>, look: impl FnOnce(&[Test<'_
     let places = learned::places(&comparisons);
     let compared = texts.map(|table| texts::compare(places, table, 0).unwrap());
     let evidence = Evidence {
-        splits: &splits,
         texts: compared.as_deref(),
         cosines: None,
     };
