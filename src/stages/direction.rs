@@ -92,6 +92,8 @@ parameters! {
         prompts: PromptsName,
         /// Scores of the prompts, by which those of A and B are chosen.
         scores: ScoreStage,
+        /// The score rule of these scores; the first that their stage has read where left out.
+        rule: OfRule,
         /// The split that A and B are chosen from.
         split: Name,
         select: Select,
@@ -175,6 +177,7 @@ impl Stage for Extract {
         let model = std::slice::from_ref(&*self.model);
         inputs.check_layers(&self.layer, model, problems);
         check_scores(&self.scores, &self.model, &self.prompts, inputs, problems);
+        self.rule.check(&self.scores, inputs, problems);
         let known = inputs.check_split(&self.split, &self.prompts, problems);
         if let (true, Select::TopBottom { n }) = (known, &self.select) {
             let of_split = self.of_split(inputs);
@@ -196,7 +199,7 @@ impl Stage for Extract {
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let model = inputs.model(&self.model)?;
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let scores = Scored::read(&self.scores, &self.model, prompts, inputs)?;
+        let scores = Scored::read((&self.scores, &self.rule), &self.model, prompts, inputs)?;
         let (groups, overlap) = self.groups(&scores)?;
         let layers = parameters::layers(&self.layer, model.config().n_layers);
         let recipe = Recipe {
@@ -271,12 +274,15 @@ pub(super) struct Scored<'a> {
 
 impl<'a> Scored<'a> {
     pub(super) fn read(
-        stage: &'a Name,
+        (stage, rule): (&'a Name, &OfRule),
         model: &Name,
         prompts: &'a PromptSet,
         inputs: &Inputs,
     ) -> Result<Self, StageError> {
-        let table = &inputs.stage(stage)?.table("")?;
+        let scores = inputs.stage(stage)?;
+        // A rule that is not the main table's has one of its own.
+        let of_rule = rule.name().filter(|rule| scores.has_table(rule));
+        let table = &scores.table(of_rule.unwrap_or_default())?;
         let models = table::read_text(table, "model")?;
         let ids = table::read_text(table, "id")?;
         let scores = table::read_numbers(table, "score")?;

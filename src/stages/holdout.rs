@@ -5,7 +5,6 @@
 //! directions of all seeds and layers are kept too.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crate::model::{ModelHandle, Site};
 use crate::prompts::PromptSet;
@@ -20,7 +19,7 @@ use super::parameters::{
 };
 use super::prelude::*;
 use super::steer::{are_of_one_depth, line_of};
-use super::sweep::{AlphaUnit, Line, Mode, Sweep};
+use super::sweep::{self, AlphaUnit, Line, Mode, Sweep};
 
 pub(super) static KIND: Kind = Kind {
     figures: Some(direction::figures),
@@ -40,6 +39,7 @@ static TOLD: Told = Told {
         the split `compare`. `layer = [10, 14]` makes a direction at each layer, which acts there.",
     tables: &[
         told::SWEEP_TABLE,
+        told::SWEEP_OF_RULE,
         TableTold::of("directions", "a row for each direction", told::DIRECTIONS),
         told::MEMBERS,
         told::COSINES,
@@ -69,6 +69,8 @@ parameters! {
         prompts: PromptsName,
         /// Scores of the prompts, by which those that make a direction are chosen.
         scores: ScoreStage,
+        /// The score rule of these scores; the first that their stage has read where left out.
+        rule: OfRule,
         /// The split that is divided into a half that makes a direction and a half that it is tried on.
         split: Name,
         /// Another split that the directions are tried on, for comparison.
@@ -91,7 +93,7 @@ parameters! {
         alpha_unit: AlphaUnit = "unit",
         /// Position of activations and edits, counted from the end of the prompt: -1 is its last token.
         position: Position = -1,
-        settings: Settings,
+        settings: Reads,
     }
 }
 
@@ -109,7 +111,7 @@ impl Stage for Holdout {
         Forecast {
             directions: directions_of(&self.direction_model, &seeds, &self.layer, inputs),
             sets: self.sets().to_vec(),
-            ..Forecast::of_sweep(&self.model, &self.prompts, inputs)
+            ..Forecast::of_sweep(&self.model, &self.prompts, inputs).reading(&self.settings)
         }
     }
 
@@ -118,6 +120,8 @@ impl Stage for Holdout {
         inputs.check_split(&self.compare, &self.prompts, problems);
         let maker = &self.direction_model;
         check_scores(&self.scores, maker, &self.prompts, inputs, problems);
+        self.rule.check(&self.scores, inputs, problems);
+        self.settings.check_answers(&self.prompts, inputs, problems);
         inputs.check_widths(maker, &self.model, problems);
         if inputs.check_split(&self.split, &self.prompts, problems) {
             self.check_halves(inputs, problems);
@@ -138,12 +142,18 @@ impl Stage for Holdout {
         let lines = self.model.iter().map(in_model).sum();
         let members = product(&[2, self.n.value, directions.len()]);
         let steered = product(&[lines, self.alpha.len(), tried]);
-        Cost::of_cells(members.saturating_add(steered))
+        let steered = self.settings.cost(steered, &self.model, inputs);
+        Cost::of_cells(members).and(steered)
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
-        let scores = Scored::read(&self.scores, &self.direction_model, prompts, inputs)?;
+        let scores = Scored::read(
+            (&self.scores, &self.rule),
+            &self.direction_model,
+            prompts,
+            inputs,
+        )?;
         let mut findings = Vec::new();
         let mut splits = Vec::new();
         for seed in self.seed.iter() {
@@ -160,7 +170,7 @@ impl Stage for Holdout {
             alphas: &self.alpha,
             position: self.position.value,
             mode: Mode::Add,
-            settings: &self.settings,
+            reads: &self.settings,
         };
         let lines = self.lines(&splits, &directions, prompts);
         // A direction acts at its own layer, in every model that has it.
@@ -170,7 +180,7 @@ impl Stage for Holdout {
         };
         let swept = sweep.run(are_of_one_depth, lines_in, evaluator)?;
         Ok(Output {
-            parts: Some(Arc::new(swept)),
+            parts: sweep::in_parts(swept),
             tables: vec![
                 ("directions".to_string(), direction::describe(&directions)?),
                 ("members".to_string(), direction::members_of(&directions)?),

@@ -28,7 +28,7 @@ static TOLD: Told = Told {
         (libtorch's CPU generator, `manual_seed(seed)`, float32). N of them give a p of at least 1 / (N + 1): nineteen for 0.05. A \
         random direction has no norm of its own, so that another `alpha_unit` than `unit` takes the length from the stage that \
         `reference` names.",
-    tables: &[told::SWEEP_TABLE],
+    tables: &[told::SWEEP_TABLE, told::SWEEP_OF_RULE],
     example: r#"
 [stages.random]
 model = "inst"
@@ -56,7 +56,7 @@ parameters! {
         unit: Unit,
         /// Position of the edit, counted from the end of the prompt: -1 is its last token.
         position: Position = -1,
-        settings: Settings,
+        settings: Reads,
     }
 }
 
@@ -86,11 +86,12 @@ impl Together for Unit {
 
 impl Stage for Random {
     fn forecast(&self, inputs: &Inputs) -> Forecast {
-        Forecast::of_sweep(&self.model, &self.prompts, inputs)
+        Forecast::of_sweep(&self.model, &self.prompts, inputs).reading(&self.settings)
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         inputs.check_layers(&self.layer, &self.model, problems);
+        self.settings.check_answers(&self.prompts, inputs, problems);
         let Some(reference) = &self.unit.reference else {
             return;
         };
@@ -114,12 +115,13 @@ impl Stage for Random {
             let n_layers = inputs.n_layers(&model.value);
             parameters::layers(&self.layer, n_layers).len()
         };
-        Cost::of_cells(product(&[
+        let rows = product(&[
             self.seed.0.len(),
             self.model.iter().map(layers).sum(),
             self.alpha.len(),
             sweep::prompt_count(inputs, &self.prompts),
-        ]))
+        ]);
+        self.settings.cost(rows, &self.model, inputs)
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
@@ -130,7 +132,7 @@ impl Stage for Random {
             alphas: &self.alpha,
             position: self.position.value,
             mode: Mode::Add,
-            settings: &self.settings,
+            reads: &self.settings,
         };
         let sets = sweep::sets_by_split(prompts);
         let mut without = BTreeSet::new();
@@ -138,7 +140,7 @@ impl Stage for Random {
         // Models of different width need vectors of different length.
         let swept = sweep.run(|_, _| false, lines, evaluator)?;
         Ok(Output {
-            parts: Some(Arc::new(swept)),
+            parts: sweep::in_parts(swept),
             findings: self.left_out(&without).into_iter().collect(),
             ..Output::default()
         })

@@ -31,7 +31,7 @@ static TOLD: Told = Told {
         norm of the difference of means, or the mean norm of the stream. Without `layer` each direction acts at its own layer; `layer = \
         [10, 14]` means that every direction acts at layer 10, and in runs of their own at layer 14, never at both at once. α = 0 is the \
         unedited score, and is not computed again.",
-    tables: &[told::SWEEP_TABLE],
+    tables: &[told::SWEEP_TABLE, told::SWEEP_OF_RULE],
     example: r#"
 [stages.steer]
 model = "inst"
@@ -53,7 +53,7 @@ parameters! {
         strength: Strength,
         /// Position of the edit, counted from the end of the prompt: -1 is its last token.
         position: Position = -1,
-        settings: Settings,
+        settings: Reads,
     }
 }
 
@@ -159,21 +159,23 @@ impl Stage for Steer {
     fn forecast(&self, inputs: &Inputs) -> Forecast {
         Forecast {
             has_alpha: self.strength.mode == Mode::Add,
-            ..Forecast::of_sweep(&self.model, &self.prompts, inputs)
+            ..Forecast::of_sweep(&self.model, &self.prompts, inputs).reading(&self.settings)
         }
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         self.places
             .check(&self.direction, &self.model, inputs, problems);
+        self.settings.check_answers(&self.prompts, inputs, problems);
     }
 
     fn cost(&self, inputs: &Inputs) -> Cost {
-        Cost::of_cells(product(&[
+        let rows = product(&[
             self.places.count(&self.direction, &self.model, inputs),
             sweep::prompt_count(inputs, &self.prompts),
             self.strength.alpha.len(),
-        ]))
+        ]);
+        self.settings.cost(rows, &self.model, inputs)
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
@@ -186,14 +188,14 @@ impl Stage for Steer {
             alphas: &self.strength.alpha,
             position: self.position.value,
             mode: self.strength.mode,
-            settings: &self.settings,
+            reads: &self.settings,
         };
         let (places, unit) = (&self.places, self.strength.alpha_unit);
         let lines = |model: &ModelHandle| {
             Ok(places.lines(directions, unit, &sets, model.config().n_layers))
         };
         Ok(Output {
-            parts: Some(Arc::new(sweep.run(are_of_one_depth, lines, evaluator)?)),
+            parts: sweep::in_parts(sweep.run(are_of_one_depth, lines, evaluator)?),
             ..Output::default()
         })
     }

@@ -37,6 +37,12 @@ static TOLD: Told = Told {
             "a row for each model, place, α, label and type",
             "model layer site alpha label type n prompts refusal_rate rate_low rate_high n_without prompts_without refusal_rate_without rate_low_without rate_high_without",
         ),
+        told::SWEEP_OF_RULE,
+        TableTold::of(
+            "<rule>_rates",
+            "its rates",
+            "model layer site alpha label type n prompts <rule>_rate rate_low rate_high n_without prompts_without <rule>_rate_without rate_low_without rate_high_without",
+        ),
     ],
     example: r#"
 [stages.xstest]
@@ -64,17 +70,18 @@ parameters! {
         alpha_unit: AlphaUnit = "unit",
         /// Position of the edit, counted from the end of the prompt: -1 is its last token.
         position: Position = -1,
-        settings: Settings,
+        settings: Reads,
     }
 }
 
 impl Stage for XsTest {
     fn forecast(&self, inputs: &Inputs) -> Forecast {
-        Forecast::of_sweep(&self.model, &self.prompts, inputs)
+        Forecast::of_sweep(&self.model, &self.prompts, inputs).reading(&self.settings)
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         check_directions(&self.direction, true, &self.model, inputs, problems);
+        self.settings.check_answers(&self.prompts, inputs, problems);
         let expected = inputs.expected_directions(&self.direction);
         let made: BTreeSet<u64> = expected.iter().filter_map(|d| d.seed).collect();
         for seed in self.seed.iter().flat_map(|seeds| &seeds.0) {
@@ -96,12 +103,13 @@ impl Stage for XsTest {
 
     fn cost(&self, inputs: &Inputs) -> Cost {
         let expected = inputs.expected_directions(&self.direction).iter();
-        Cost::of_cells(product(&[
+        let rows = product(&[
             expected.filter(|d| self.takes(d.seed)).count(),
             self.alpha.len(),
             self.model.len(),
             sweep::prompt_count(inputs, &self.prompts),
-        ]))
+        ]);
+        self.settings.cost(rows, &self.model, inputs)
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
@@ -123,14 +131,22 @@ impl Stage for XsTest {
             alphas: &self.alpha,
             position: self.position.value,
             mode: Mode::Add,
-            settings: &self.settings,
+            reads: &self.settings,
         };
         let lines = |_: &ModelHandle| Ok(taken().map(line).collect());
-        let rows = table::whole(&sweep.run(|_, _| true, lines, evaluator)?)?;
-        let rates = summary::xstest_rates(&rows)?;
+        let mut tables = Vec::new();
+        for (name, swept) in sweep.run(|_, _| true, lines, evaluator)? {
+            let rows = table::whole(&swept)?;
+            let rates = summary::xstest_rates(&rows)?;
+            let of_rates = match name.as_str() {
+                "" => "rates".to_string(),
+                rule => format!("{rule}_rates"),
+            };
+            tables.extend([(name, rows), (of_rates, rates)]);
+        }
         let finding = (built > 0).then(|| format!("{built} of the {} prompts helped to build the direction; rates are given with and without them", prompts.prompts.len()));
         Ok(Output {
-            tables: vec![(String::new(), rows), ("rates".to_string(), rates)],
+            tables,
             findings: finding.into_iter().collect(),
             ..Output::default()
         })

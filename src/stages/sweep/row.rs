@@ -1,8 +1,11 @@
 //! A row of a sweep's table, which is written and read here alone: what has swept, and summaries, figures and comparisons go through it.
 
+use std::borrow::Cow;
+
 use polars::prelude::{AnyValue, Column, DataFrame, DataType};
 
 use crate::stages::StageError;
+use crate::stages::rules::{BUILT, REFUSED, rate_column, rule_of, rule_of_rate};
 use crate::stages::table::{self, Rows, cell};
 
 /// One prompt, or one group of prompts, under one direction at one α.
@@ -35,6 +38,7 @@ pub(crate) struct SweptPrompt<'a> {
     pub(crate) split: &'a str,
     pub(crate) category: &'a str,
     pub(crate) score: f64,
+    /// Whether it counts by the table's score rule: its column is called as the rule.
     pub(crate) refused: bool,
     /// Whether the direction was made from it.
     pub(crate) built: bool,
@@ -74,8 +78,8 @@ static PROMPT: Columns<6> = [
     ("split", Value::Text(|row| row.prompt().split)),
     ("category", Value::Text(|row| row.prompt().category)),
     ("score", Value::Number(|row| Some(row.prompt().score))),
-    ("refused", Value::Flag(|row| row.prompt().refused)),
-    ("built_direction", Value::Flag(|row| row.prompt().built)),
+    (REFUSED, Value::Flag(|row| row.prompt().refused)),
+    (BUILT, Value::Flag(|row| row.prompt().built)),
 ];
 
 static GROUP: Columns<4> = [
@@ -104,26 +108,44 @@ impl<'a> SweepRow<'a> {
         }
     }
 
-    /// The table of rows that are all of prompts.
-    pub(crate) fn table_of_prompts(rows: &[Self]) -> Result<DataFrame, StageError> {
-        written(rows, &PROMPT)
+    /// The table of rows that are all of prompts, by a score rule.
+    pub(crate) fn table_of_prompts(rows: &[Self], rule: &str) -> Result<DataFrame, StageError> {
+        written(rows, &PROMPT, rule)
     }
 
     /// The table of rows that are all of groups.
     pub(crate) fn table_of_groups(rows: &[Self]) -> Result<DataFrame, StageError> {
-        written(rows, &GROUP)
+        written(rows, &GROUP, REFUSED)
     }
 }
 
-fn written(rows: &[SweepRow<'_>], measured: &[(&str, Value)]) -> Result<DataFrame, StageError> {
+fn written(
+    rows: &[SweepRow<'_>],
+    measured: &[(&'static str, Value)],
+    rule: &str,
+) -> Result<DataFrame, StageError> {
     let columns = PLACE.iter().chain(measured);
-    let table = columns.fold(Rows::of(rows), |table, (name, value)| match value {
-        Value::Text(of) => table.text(name, of),
-        Value::Integer(of) => table.integer(name, of),
-        Value::Number(of) => table.number(name, of),
-        Value::Flag(of) => table.flag(name, of),
+    let table = columns.fold(Rows::of(rows), |table, (name, value)| {
+        let name = of_rule(name, rule);
+        match value {
+            Value::Text(of) => table.text(&name, of),
+            Value::Integer(of) => table.integer(&name, of),
+            Value::Number(of) => table.number(&name, of),
+            Value::Flag(of) => table.flag(&name, of),
+        }
     });
     table.frame()
+}
+
+/// What a column of the default rule is called in the table of a rule.
+fn of_rule(column: &'static str, rule: &str) -> Cow<'static, str> {
+    if column == REFUSED {
+        return rule.to_string().into();
+    }
+    match rule_of_rate(column) {
+        Some(_) => rate_column(rule),
+        None => column.into(),
+    }
 }
 
 impl Value {
@@ -142,6 +164,8 @@ impl Value {
 #[derive(Clone, Copy)]
 pub(crate) struct SweepFrame<'a> {
     frame: &'a DataFrame,
+    /// The score rule that it is of.
+    pub(crate) rule: &'a str,
     place: [&'a Column; PLACE.len()],
     measured: MeasuredColumns<'a>,
 }
@@ -156,12 +180,14 @@ impl<'a> SweepFrame<'a> {
     /// # Errors
     /// [`StageError::Data`] where a column is missing or holds something else.
     pub(crate) fn read(frame: &'a DataFrame) -> Result<Self, StageError> {
+        let rule = rule_of(frame);
         Ok(SweepFrame {
             frame,
-            place: found(frame, &PLACE)?,
+            rule,
+            place: found(frame, &PLACE, rule)?,
             measured: match frame.column("id") {
-                Ok(_) => MeasuredColumns::Prompt(found(frame, &PROMPT)?),
-                Err(_) => MeasuredColumns::Group(found(frame, &GROUP)?),
+                Ok(_) => MeasuredColumns::Prompt(found(frame, &PROMPT, rule)?),
+                Err(_) => MeasuredColumns::Group(found(frame, &GROUP, rule)?),
             },
         })
     }
@@ -221,7 +247,7 @@ impl<'a> SweepFrame<'a> {
         }
     }
 
-    /// The refusal rate of a row; of a prompt 0 or 1.
+    /// The rule's rate of a row; of a prompt 0 or 1.
     pub(crate) fn refusal_rate(&self, number: usize) -> Option<f64> {
         match self.measured {
             MeasuredColumns::Prompt([.., refused, _]) => cell(refused, number).extract(),
@@ -238,11 +264,13 @@ impl<'a> SweepFrame<'a> {
 fn found<'a, const N: usize>(
     frame: &'a DataFrame,
     wanted: &Columns<N>,
+    rule: &str,
 ) -> Result<[&'a Column; N], StageError> {
     let mut columns = Vec::new();
     for (name, value) in wanted {
         let (noun, is_held_by) = value.held();
-        match frame.column(name) {
+        let name = of_rule(name, rule);
+        match frame.column(&name) {
             Ok(column) if is_held_by(column.dtype()) => columns.push(column),
             Ok(column) => {
                 return Err(StageError::Data(format!(
@@ -297,9 +325,11 @@ mod tests {
             alpha: Some(-2.0),
             ..prompt
         };
-        let table = SweepRow::table_of_prompts(&[prompt, other]).unwrap();
+        let table = SweepRow::table_of_prompts(&[prompt, other], "polite").unwrap();
+        assert!(table.column("polite").is_ok() && table.column(REFUSED).is_err());
         let read = SweepFrame::read(&table).unwrap();
         assert_eq!([read.row(0), read.row(1)], [prompt, other]);
+        assert_eq!(read.rule, "polite");
         assert_eq!(
             (read.mean(0), read.refusal_rate(1)),
             (Some(-0.5), Some(1.0))

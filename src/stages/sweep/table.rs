@@ -7,6 +7,7 @@ use polars::prelude::DataFrame;
 
 use crate::prompts::PromptSet;
 use crate::stages::StageError;
+use crate::stages::rules::Rule;
 use crate::stages::table::{self, Parts};
 
 use super::Mode;
@@ -16,16 +17,15 @@ use super::rows::Rows;
 /// Rows that are made before they become columns, which take less memory.
 const ROWS_AT_ONCE: usize = 1 << 12;
 
-/// A sweep that has been run. An ablation has no α.
+/// A sweep that has been run, by one score rule. An ablation has no α.
 #[derive(Debug)]
 pub(crate) struct SweepTable {
     /// Names, in the order of the table.
     pub(super) models: Vec<String>,
     pub(super) prompts: Arc<PromptSet>,
     pub(super) mode: Mode,
-    /// Scores above it are refusals.
-    pub(super) threshold: f64,
-    pub(super) rows: Rows,
+    pub(super) rule: Arc<Rule>,
+    pub(super) rows: Arc<Rows>,
     pub(super) scores: Vec<f64>,
 }
 
@@ -46,7 +46,7 @@ impl SweepTable {
                 split: &prompt.split,
                 category: &prompt.category,
                 score,
-                refused: score > self.threshold,
+                refused: self.rule.counts(score),
                 built: row.line.builders.contains(&prompt.text),
             }),
         }
@@ -63,7 +63,7 @@ impl Parts for SweepTable {
         let pieces = starts.map(|start| {
             let numbers = start..(start + ROWS_AT_ONCE).min(rows.end);
             let rows: Vec<SweepRow<'_>> = numbers.map(|number| self.row(number)).collect();
-            SweepRow::table_of_prompts(&rows)
+            SweepRow::table_of_prompts(&rows, &self.rule.name)
         });
         let mut table = table::stacked(pieces)?;
         // In one piece, as it is written.

@@ -24,6 +24,8 @@ fn judged(grids: &[Grid], texts: Option<&DataFrame>, look: impl FnOnce(&[Test<'_
     let evidence = Evidence {
         splits: &splits,
         texts: compared.as_deref(),
+        has_texts: texts.is_some(),
+        rule: &grids[0].rule,
         cosines: None,
     };
     look(&verdict::tests(&comparisons, &evidence).unwrap());
