@@ -1,4 +1,4 @@
-//! `direction`: v = mean(h | A) − mean(h | B), where A and B are prompts of high and low score.
+//! `direction`: v = mean(h | A) − mean(h | B), where A and B are prompts of high and low score, by the score rule that `rule` names.
 //!
 //! Means are accumulated in float64; the direction is stored with unit norm, with the norm it had before as `pre_norm` (Refusal Dial
 //! study; Arditi et al., arXiv:2406.11717, call it difference of means). One direction per layer asked for; a layer where the two means are

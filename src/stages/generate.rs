@@ -2,8 +2,8 @@
 //!
 //! The direction acts at the last prompt token, at the generated tokens, or at both; an edited position's keys and values stay edited.
 //! Without `layer` each direction acts at its own layer. Main table, one row per model, direction, place, α and prompt: `model, direction,
-//! seed` (of the direction), `layer, site, alpha, id, split, category, score` (the logit score at the last prompt token of the same run: with
-//! `positions = "generated"` nothing is edited there), `refused` (score > threshold), `text`, and each text classifier's verdict, `regex`
+//! seed` (of the direction), `layer, site, alpha, id, split, category, score` (by the one score rule that is read; at the last prompt token of the
+//! same run: with `positions = "generated"` nothing is edited there), `refused` (score > threshold; called as the rule), `text`, and each text classifier's verdict, `regex`
 //! and `xstest_prefix`. Without a direction, `direction` and `site` are `none` and α is 0. `agreement`: each classifier against the logit
 //! score, per model, direction, place and α: the 2×2 table and Cohen's κ.
 

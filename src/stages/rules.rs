@@ -376,10 +376,15 @@ impl Rule {
         found.ok_or_else(|| {
             let (id, rule) = (&prompt.id, &self.name);
             let column = column.map_or("", String::as_str);
-            StageError::Data(format!(
-                "prompt `{id}` has `{wanted}` in its field `{column}`, which is none of the choices of the score rule `{rule}`: `{}`",
-                choices.join("`, `")
-            ))
+            let choices = choices.join("`, `");
+            StageError::Data(match prompt.other.contains_key(column) {
+                true => format!(
+                    "prompt `{id}` has `{wanted}` in its field `{column}`, which is none of the choices of the score rule `{rule}`: `{choices}`"
+                ),
+                false => format!(
+                    "prompt `{id}` has no field `{column}`, in which the score rule `{rule}` looks for the right one of `{choices}`"
+                ),
+            })
         })
     }
 }

@@ -189,7 +189,7 @@ fn unknown_fields_kinds_and_sections() {
     19 | alfa = [-2, 0, 2]
        | ^^^^ unknown field
        |
-       = help: known fields: `kind`, `model`, `prompts`, `direction`, `layer`, `site`, `mode`, `alpha`, `alpha_unit`, `position`
+       = help: known fields: `kind`, `model`, `prompts`, `direction`, `layer`, `site`, `mode`, `alpha`, `alpha_unit`, `position`, `read`
     ");
     assert_snapshot!(refusal("[stages.steer]", "[stages.stear]"), @r"
     error: stage `stear` has no field `kind`
@@ -330,7 +330,7 @@ fn several_problems_at_once() {
     20 | mod = "ablate"
        | ^^^ did you mean `mode`?
        |
-       = help: known fields: `kind`, `model`, `prompts`, `direction`, `layer`, `site`, `mode`, `alpha`, `alpha_unit`, `position`
+       = help: known fields: `kind`, `model`, `prompts`, `direction`, `layer`, `site`, `mode`, `alpha`, `alpha_unit`, `position`, `read`
     "#);
 }
 

@@ -30,7 +30,7 @@ kind = "continuation"
 yes = "Sure"
 threshold = -2.0
 
-[score.text]
+[score.whole]
 kind = "continuation"
 yes = "Sure"
 no = "Sorry"
@@ -95,7 +95,7 @@ fn all_close(found: &[f64], wanted: &[f64]) {
 #[test]
 fn kinds_of_rules_agree_where_they_must() {
     let bench = bench();
-    let names = "refused polite sure odds probable text several shorter letter longer";
+    let names = "refused polite sure odds probable whole several shorter letter longer";
     let read: Vec<String> = names.split(' ').map(|name| format!("\"{name}\"")).collect();
     let study = format!(
         "{HEAD}{RULES}[stages.score]\nmodel = \"inst\"\nprompts = \"main\"\nread = [{}]\n",
@@ -122,7 +122,7 @@ fn kinds_of_rules_agree_where_they_must() {
     assert_eq!(scores("polite"), turned);
     // Of one token each, a first token, a continuation and a choice are one thing.
     let sure = scores("sure");
-    all_close(&scores("text"), &sure);
+    all_close(&scores("whole"), &sure);
     all_close(&scores("letter"), &sure);
     // The odds of that very token.
     let probabilities: Vec<f64> = scores("probable").iter().map(|score| score.exp()).collect();

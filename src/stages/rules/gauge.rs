@@ -13,12 +13,12 @@ use super::{How, Normalise, Rule};
 #[derive(Clone, Debug)]
 pub(in crate::stages) struct Gauge {
     pub(in crate::stages) readouts: Vec<Readout>,
-    made: Made,
+    pub(super) made: Made,
 }
 
 /// How a score is made of the numbers that the readouts give.
 #[derive(Clone, Debug, PartialEq)]
-enum Made {
+pub(super) enum Made {
     /// It is the one number.
     Itself,
     /// logsumexp of the first `yes` numbers − logsumexp of the others, if there are others; each number divided before.

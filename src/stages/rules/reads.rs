@@ -269,7 +269,7 @@ impl Parameter for OfRule {
 #[derive(Clone, Debug)]
 pub(in crate::stages) struct Readings {
     gauges: Vec<Gauge>,
-    /// Of all rules, in their order.
+    /// Of all rules: those of the last token before those of texts.
     pub(in crate::stages) readouts: Vec<Readout>,
     /// By readout, where its numbers begin.
     starts: Vec<usize>,
@@ -281,17 +281,19 @@ pub(in crate::stages) struct Readings {
 
 impl Readings {
     fn new(gauges: Vec<Gauge>) -> Self {
-        let (mut starts, mut of_rules, mut width) = (Vec::new(), Vec::new(), 0);
+        let (mut placed, mut of_rules, mut width) = (Vec::new(), Vec::new(), 0);
         for gauge in &gauges {
             of_rules.push(width);
             for readout in &gauge.readouts {
-                starts.push(width);
+                placed.push((readout.clone(), width));
                 width += count(readout);
             }
         }
-        let readouts = gauges.iter().flat_map(|gauge| gauge.readouts.clone());
+        // What is read at the last token is one pass where it stands side by side.
+        placed.sort_by_key(|(readout, _)| is_text(readout));
+        let (readouts, starts) = placed.into_iter().unzip();
         Readings {
-            readouts: readouts.collect(),
+            readouts,
             gauges,
             starts,
             of_rules,
@@ -374,8 +376,7 @@ impl Readings {
             Readout::Continuation(ids) => ids.len(),
             _ => 1,
         };
-        let is_text = |readout: &&Readout| matches!(readout, Readout::Continuation(_));
-        let texts = self.readouts.iter().filter(is_text).count();
+        let texts = self.readouts.iter().filter(|r| is_text(r)).count();
         // Whatever is read at the last token, a script reads off one pass.
         let passes = texts + usize::from(texts < self.readouts.len());
         let tokens = self.readouts.iter().map(tokens).sum();
@@ -383,10 +384,64 @@ impl Readings {
     }
 }
 
+/// Whether the tokens of a text are read, and not what follows the last one.
+fn is_text(readout: &Readout) -> bool {
+    matches!(readout, Readout::Continuation(_))
+}
+
 /// How many numbers a readout gives.
 fn count(readout: &Readout) -> usize {
     match readout {
         Readout::LogProbabilities(ids) => ids.len(),
         _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gauge::Made;
+    use super::*;
+
+    /// Two texts against one, and a choice of two at one place: the texts are read last, and their numbers stand first.
+    #[test]
+    fn numbers_stand_by_rule_however_they_are_read() {
+        let text = |token: u32| Readout::Continuation([token].into());
+        let sides = Gauge {
+            readouts: vec![text(1), text(2), text(3)],
+            made: Made::OfSides {
+                yes: 2,
+                divisors: vec![1.0; 3],
+            },
+        };
+        let choices = Gauge {
+            readouts: vec![Readout::LogProbabilities(Arc::new(vec![4, 5]))],
+            made: Made::OfChoices {
+                divisors: vec![1.0; 2],
+            },
+        };
+        let readings = Readings::new(vec![sides, choices]);
+        assert_eq!((readings.width, readings.is_plain()), (5, false));
+        assert!(matches!(readings.readouts[0], Readout::LogProbabilities(_)));
+        let mut row = [f64::NAN; 5];
+        let values = [
+            Value::LogProbabilities(vec![-1.0, -3.0]),
+            Value::Score(-10.0),
+            Value::Score(-20.0),
+            Value::Score(-30.0),
+        ];
+        for (at, value) in values.into_iter().enumerate() {
+            readings.put(at, value, &mut row).unwrap();
+        }
+        assert_eq!(row, [-10.0, -20.0, -30.0, -1.0, -3.0]);
+        let score = |gauge: usize| {
+            let start = readings.of_rules[gauge];
+            let numbers = &row[start..];
+            readings.gauges[gauge].score(numbers, 1)
+        };
+        assert!((score(0) - (20.0 + (-10.0_f64).exp().ln_1p())).abs() < 1e-9);
+        assert_eq!(score(1), -2.0);
+        assert_eq!(readings.per_row(), [4, 4, 4]);
+        let other = readings.put(0, Value::Generation(vec![1]), &mut row);
+        assert!(other.unwrap_err().to_string().contains("expected a score"));
     }
 }

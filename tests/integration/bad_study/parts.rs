@@ -269,6 +269,6 @@ fn problems_of_the_text_and_of_the_files_at_once() {
     15 | layers = 3
        | ^^^^^^ did you mean `layer`?
        |
-       = help: known fields: `kind`, `model`, `prompts`, `scores`, `split`, `select`, `n`, `t`, `layer`, `site`, `position`, `allow_overlap`
+       = help: known fields: `kind`, `model`, `prompts`, `scores`, `rule`, `split`, `select`, `n`, `t`, `layer`, `site`, `position`, `allow_overlap`
     "#);
 }
