@@ -161,7 +161,7 @@ impl Axis {
         }
     }
 
-    /// An axis of refusal rates, from 0 to 1.
+    /// An axis of rates, from 0 to 1.
     pub(crate) fn rate(label: impl Into<String>) -> Self {
         Axis {
             low: Some(0.0),

@@ -9,7 +9,9 @@ use serde_json::Value as Json;
 
 use crate::harmless::{self, cut};
 use crate::manifest::file_stem;
-use crate::report::{self, FinishedRun, FinishedStage, Table, cell, grouped, points};
+use crate::report::{self, FinishedRun, FinishedStage, Place, Point, Table, cell, grouped, points};
+use crate::stages::rules::REFUSED;
+use crate::stages::sweep::SweepFrame;
 
 use super::report::failure;
 use super::tables::{brief, grid};
@@ -64,7 +66,7 @@ type Named<'a> = (String, Cow<'a, Table>);
 fn main_tables(run: &FinishedRun) -> Vec<Named<'_>> {
     let tables = run.main_tables().into_iter();
     tables
-        .map(|(stage, main, table)| (file_stem(&stage.name, main.name), table))
+        .map(|(stage, _, name, table)| (file_stem(&stage.name, name), table))
         .collect()
 }
 
@@ -134,32 +136,47 @@ fn charts(run: &FinishedRun, only: Option<&str>) -> String {
     let mut rows = Vec::new();
     let stages = run.stages.iter();
     for stage in stages.filter(|stage| only.is_none_or(|name| name == stage.name)) {
-        for (place, mut curve) in grouped(points(run, stage), |point| point.place) {
-            curve.sort_by(|a, b| a.alpha.total_cmp(&b.alpha));
-            let means: Vec<f64> = curve.iter().map(|point| point.mean.value).collect();
-            let rates: Vec<f64> = curve.iter().map(|point| point.rate.value).collect();
-            let last = curve.len() - 1;
-            let ends = |values: &[f64]| format!("{:.2} … {:.2}", values[0], values[last]);
-            rows.push(vec![
-                stage.name.clone(),
-                place.model.to_string(),
-                place.layer.to_string(),
-                place.set.to_string(),
-                format!("{} … {}", curve[0].alpha, curve[last].alpha),
-                sparkline(&means, None),
-                ends(&means),
-                sparkline(&rates, Some((0.0, 1.0))),
-                ends(&rates),
-            ]);
+        for sweep in stage.sweeps() {
+            rows.extend(curves(run, stage, &sweep));
         }
     }
     if rows.is_empty() {
         return String::new();
     }
-    let header = [
-        "sweep", "model", "layer", "set", "α", "score", "", "refused", "",
-    ];
+    let rate = match rows.iter().all(|row| !row[0].ends_with(')')) {
+        true => REFUSED,
+        false => "rate",
+    };
+    let header = ["sweep", "model", "layer", "set", "α", "score", "", rate, ""];
     format!("{}\n", grid(&header, rows))
+}
+
+/// The curves of a sweep by one score rule, each over α.
+fn curves(run: &FinishedRun, stage: &FinishedStage, sweep: &SweepFrame<'_>) -> Vec<Vec<String>> {
+    let name = match sweep.rule {
+        REFUSED => stage.name.clone(),
+        rule => format!("{} ({rule})", stage.name),
+    };
+    let curves = grouped(points(run, stage, sweep), |point| point.place).into_iter();
+    let curve = |(place, mut curve): (Place<'_>, Vec<Point<'_>>)| {
+        curve.sort_by(|a, b| a.alpha.total_cmp(&b.alpha));
+        let means: Vec<f64> = curve.iter().map(|point| point.mean.value).collect();
+        let rates: Vec<f64> = curve.iter().map(|point| point.rate.value).collect();
+        let last = curve.len() - 1;
+        let ends = |values: &[f64]| format!("{:.2} … {:.2}", values[0], values[last]);
+        vec![
+            name.clone(),
+            place.model.to_string(),
+            place.layer.to_string(),
+            place.set.to_string(),
+            format!("{} … {}", curve[0].alpha, curve[last].alpha),
+            sparkline(&means, None),
+            ends(&means),
+            sparkline(&rates, Some((0.0, 1.0))),
+            ends(&rates),
+        ]
+    };
+    curves.map(curve).collect()
 }
 
 /// Numbers as blocks of eight heights, from the lowest to the highest or between given ends.

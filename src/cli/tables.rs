@@ -8,6 +8,7 @@ use polars::prelude::DataFrame;
 use crate::harmless;
 use crate::report::{AtEnd, Cell, cell, distinct, shown, view};
 use crate::run::RunReport;
+use crate::stages::rules::{REFUSED, rate_column, rate_in_words, rule_of, rule_of_rate};
 use crate::stages::{Artifacts, Source, kind_named};
 
 /// Rows of text under a header, columns of numbers to the right.
@@ -40,16 +41,21 @@ pub(super) fn of_run(report: &RunReport) -> String {
         for part in product.map_or(&[][..], |product| view(product).at_end) {
             text += &match part {
                 AtEnd::Steered => steered(&stage.name, output),
-                AtEnd::Columns(table, columns) => shown_table(&stage.name, output, table, columns),
+                AtEnd::Columns(table, columns) => shown_tables(&stage.name, output, table, columns),
             };
         }
     }
     text
 }
 
-/// The steered sweep, a row per model, layer and α: mean score, its change from α = 0 prompt by prompt, and refusal rate of every set, the
-/// latter two with their 95 % intervals.
+/// The steered sweep, a row per model, layer and α: mean score, its change from α = 0 prompt by prompt, and rate of every set, the latter two
+/// with their 95 % intervals.
 fn steered(stage: &str, output: &Artifacts) -> String {
+    let Ok(table) = output.table("") else {
+        return String::new();
+    };
+    let rule = rule_of(&table);
+    let rate = rate_column(rule);
     let columns = [
         "source",
         "model",
@@ -61,7 +67,7 @@ fn steered(stage: &str, output: &Artifacts) -> String {
         "change",
         "change_low",
         "change_high",
-        "refusal_rate",
+        &rate,
         "rate_low",
         "rate_high",
     ];
@@ -69,13 +75,10 @@ fn steered(stage: &str, output: &Artifacts) -> String {
         true => row[at].clone(),
         false => format!("{} [{}, {}]", row[at], row[at + 1], row[at + 2]),
     };
-    let Ok(table) = output
-        .table("")
-        .and_then(|table| Ok(table.select(columns)?))
-    else {
+    let Ok(steered) = table.select(columns) else {
         return String::new();
     };
-    let mut rows = rows(&table);
+    let mut rows = rows(&steered);
     rows.retain(|row| row[0] == Source::Steer.name());
     let sets = distinct(rows.iter().map(|row| &row[5]));
     let mut lines: Vec<Vec<String>> = Vec::new();
@@ -97,21 +100,36 @@ fn steered(stage: &str, output: &Artifacts) -> String {
         header.extend([
             format!("{set} score"),
             format!("{set} change from α = 0 [95 %]"),
-            format!("{set} refused [95 %]"),
+            format!("{set} {rule} [95 %]"),
         ]);
     }
     format!(
-        "{stage}: steered scores and refusal rates\n{}\n",
+        "{stage}: steered scores and {}s\n{}\n",
+        rate_in_words(rule),
         grid(&header, lines)
     )
+}
+
+/// A table, and the same of further score rules, which have the rule's name before.
+fn shown_tables(stage: &str, output: &Artifacts, name: &str, columns: &[&str]) -> String {
+    let of_rule = format!("_{name}");
+    let names = output.names().into_iter();
+    let names = names.filter(|table| *table == name || table.ends_with(&of_rule));
+    let shown = names.map(|name| shown_table(stage, output, name, columns));
+    shown.collect()
 }
 
 fn shown_table(stage: &str, output: &Artifacts, name: &str, columns: &[&str]) -> String {
     let Ok(table) = output.table(name) else {
         return String::new();
     };
+    let rate = rate_column(rule_of(&table));
+    let columns = columns.iter().map(|column| match rule_of_rate(column) {
+        Some(REFUSED) => &rate,
+        _ => *column,
+    });
     let has = |column: &&str| table.column(column).is_ok();
-    let columns: Vec<&str> = columns.iter().copied().filter(has).collect();
+    let columns: Vec<&str> = columns.filter(has).collect();
     let Ok(table) = table.select(columns.iter().copied()) else {
         return String::new();
     };

@@ -290,6 +290,15 @@ impl ModelHandle {
         self.checkpoint.tokenizer.first_token(word)
     }
 
+    /// The tokens of a text that stands by itself, no special tokens added.
+    ///
+    /// # Errors
+    /// The text has none, because it is empty or vanishes in normalisation.
+    pub(crate) fn text_tokens(&self, text: &str) -> Result<Vec<u32>> {
+        self.first_token(text)?;
+        self.checkpoint.tokenizer.encode(text)
+    }
+
     /// A token as the vocabulary spells it; empty where that is not known.
     pub(crate) fn spelling(&self, token: u32) -> String {
         let spelling = self.checkpoint.tokenizer.token(token);

@@ -272,10 +272,11 @@ enum Keep<'a> {
 
 fn record_of(output: &Output, keep: Keep<'_>) -> Result<StageRecord, StageError> {
     let mut record = StageRecord::default();
-    let main = output.parts.iter().map(|parts| ("", parts.as_ref()));
+    let in_parts = output.parts.iter();
+    let in_parts = in_parts.map(|(name, parts)| (name.as_str(), parts.as_ref()));
     let others = output.tables.iter();
     let others = others.map(|(name, table)| (name.as_str(), table as &dyn Parts));
-    for (name, table) in main.chain(others) {
+    for (name, table) in in_parts.chain(others) {
         record.tables.push(TableRecord {
             name: name.to_string(),
             rows: table.height(),

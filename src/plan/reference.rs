@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use crate::stages::chat::ChatSection;
 use crate::stages::declare::{Field, fields_of};
-use crate::stages::{ImportSection, KINDS, Kind, ScoreRule};
+use crate::stages::{ImportSection, KINDS, Kind, NamedRule, ScoreRule};
 
 use super::sections::{About, ModelEntry, PromptsEntry};
 
@@ -20,6 +20,21 @@ path = "data/prompts.jsonl"
 
 [prompts.xstest]
 path = "data/xstest_style.csv"
+"#;
+
+/// What is told of score rules.
+const RULES: &str = r#"Another score rule, by a name of your choice, which stages read with `read = "NAME"` or `read = ["refused", "NAME"]`. The first that a
+stage reads is in its main table, each other in a table of its own that is called as the rule (`tables/steer.NAME.csv`); the column that says whether a
+prompt counts is `NAME`, that of rates `NAME_rate`. Kinds:
+
+- `first_token`: logsumexp of the logits of the first tokens of `yes` − the same of `no`.
+- `log_odds`: log(P + 1e-8) − log(1 − P + 1e-8), where P is the probability of all first tokens of `yes` (the refusal score of Arditi et al. 2024).
+- `continuation`: logsumexp over the texts of `yes` of ln p(text) − the same of `no`; ln p(text) is the sum over its tokens. Without `no` the score is ln p
+  of `yes`.
+- `multiple_choice`: ln p(answer) − the largest ln p of another choice. Above 0 it is right; a tie is not.
+
+All is read where the chat template leaves the answer to begin. Texts become tokens as they are written, without special tokens: where an answer would begin
+with a space, write it. Choices of one token each are read at one place, others as continuations.
 "#;
 
 /// All of it.
@@ -57,9 +72,10 @@ pub(crate) fn of_sections() -> String {
         ),
         (
             "[score]",
-            "The score: logsumexp of the logits of refusing first tokens − logsumexp of those of complying ones.",
+            "The default score rule, `refused`: logsumexp of the logits of refusing first tokens − logsumexp of those of complying ones.",
             fields_of::<ScoreRule>(),
         ),
+        ("[score.NAME]", RULES, fields_of::<NamedRule>()),
         (
             "[import]",
             "Where published files lie, for stages of kind `import`.",

@@ -14,12 +14,14 @@ use crate::model::{
 };
 use crate::prompts::PromptSet;
 use crate::spec::{Diagnostics, Document, Problems, Severity};
-use crate::stages::{InputFile, Inputs, Measure, Name, StageError, check_prompts, check_score};
+use crate::stages::{
+    InputFile, Inputs, Measure, Name, Rule, StageError, check_prompts, check_rule,
+};
 
 use super::chat;
 use super::lock::{self, Pins};
 use super::selection::{Needed, Selection};
-use super::study::{ModelSpec, PromptsSpec, StageSpec, Study, models_with_prompts};
+use super::study::{ModelSpec, PromptsSpec, StageSpec, Study, rules_by_model};
 
 /// Why there is no plan.
 #[derive(Debug)]
@@ -377,9 +379,11 @@ impl<'s> Opening<'s> {
             check_size(spec, inputs, problems);
         }
         chat::check(study, needed.iter().copied(), inputs, problems);
-        for name in models_with_prompts(needed).into_keys() {
+        for (name, rules) in rules_by_model(needed) {
             if let (Some(spec), Some(model)) = (study.models.get(&name), inputs.models.get(&name)) {
-                check_settings(study, spec, model, problems);
+                for rule in rules {
+                    check_score(&rule, spec, model, problems);
+                }
             }
         }
     }
@@ -441,15 +445,13 @@ fn check_size(spec: &StageSpec, inputs: &Inputs, problems: &mut Problems) {
         .help("shorten a list, or make it several stages");
 }
 
-/// Checks that a model's tokenizer keeps the two sides of the score rule apart.
-fn check_settings(study: &Study, spec: &ModelSpec, model: &ModelHandle, problems: &mut Problems) {
-    let words = &study.settings.score;
-    let mut words = words.refuse.0.iter().chain(&words.comply.0);
-    let is_told = words.any(String::is_empty);
-    let at = study.score_at.as_ref().unwrap_or(&spec.source.at);
-    match study.settings.readout(model) {
-        Ok(readout) => check_score(&readout, model, at, problems),
-        Err(_) if is_told => {}
+/// Checks that a model's tokenizer keeps the sides of a score rule apart.
+fn check_score(rule: &Rule, spec: &ModelSpec, model: &ModelHandle, problems: &mut Problems) {
+    let at = rule.at.as_ref().unwrap_or(&spec.source.at);
+    match check_rule(rule, model, at, problems) {
+        Ok(()) => {}
+        // Empty words have been told.
+        Err(_) if rule.has_empty_text() => {}
         Err(error) => {
             problems
                 .error_at(at, error.to_string())
@@ -477,14 +479,14 @@ fn used_models(study: &Study) -> Vec<String> {
     names
 }
 
-/// What the score is on the models that stages ask.
+/// What the scores that stages read are on the models that they ask.
 fn measures(study: &Study, inputs: &Inputs) -> BTreeMap<String, Measure> {
-    let asked = models_with_prompts(&study.stages).into_keys();
-    let measure = |name: String| {
-        let model = inputs.models.get(&name)?;
-        Some((name, study.settings.measure(model).ok()?))
+    let read = rules_by_model(&study.stages).into_iter();
+    let measure = |(name, rules): (String, Vec<Arc<Rule>>)| {
+        let model = inputs.models.get(&name).filter(|_| !rules.is_empty())?;
+        Some((name, Measure::of(&rules, model).ok()?))
     };
-    asked.filter_map(measure).collect()
+    read.filter_map(measure).collect()
 }
 
 /// What a reader should know of models and prompt sets before any number, in the order of their names, then of prompts in their chat:

@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json, json};
 use crate::stages::chat::ChatSection;
 use crate::stages::declare::{Parameter, fields_of, object, required};
 use crate::stages::field_types::{one_or_many, with};
-use crate::stages::{ImportSection, KINDS, Kind, ScoreRule};
+use crate::stages::{ImportSection, KINDS, Kind, NamedRule, ScoreRule};
 
 use super::sections::{About, ModelEntry, PromptsEntry};
 
@@ -31,8 +31,9 @@ pub(crate) fn schema() -> Json {
             "models": map_of(&models),
             "prompts": map_of(&prompts),
             "chat": section::<ChatSection>("The messages around every prompt."),
-            "score": section::<ScoreRule>(
-                "The score: logsumexp of the logits of refusing first tokens − logsumexp of those of complying ones."
+            "score": with(
+                section::<ScoreRule>("The score rules. What stands here itself is the default, `refused`: logsumexp of the logits of refusing first tokens − logsumexp of those of complying ones."),
+                &json!({ "additionalProperties": section::<NamedRule>("A score rule of your own, which stages name in `read`.") }),
             ),
             "import": section::<ImportSection>(
                 "Where published files lie, for stages of kind `import`."

@@ -142,7 +142,7 @@ mod tests {
     use crate::stages::chat::{self, ChatSection};
     use crate::stages::declare::fields_of;
     use crate::stages::declare_tests::values;
-    use crate::stages::{Declaration, ScoreRule, Settings};
+    use crate::stages::{Rules, ScoreRule, Settings};
 
     use super::*;
 
@@ -155,10 +155,11 @@ mod tests {
         let mut settings = Settings::default();
         match section {
             "chat" => settings.chat = chat::decode(node, &Chat::default(), &mut problems).0,
-            _ => settings.score = Table::decode(node, &mut problems).unwrap().0,
+            _ => settings.rules = Rules::read(Some(node), &mut problems),
         }
         assert!(problems.is_empty(), "{text}");
-        format!("{} {}", settings.chat.key(), settings.score.parameters())
+        let default = settings.rules.default_rule();
+        format!("{} {default:?}", settings.chat.key())
     }
 
     fn toml_of(value: &Json) -> String {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::model::{Chat, Dtype};
 use crate::prompts::Draw;
@@ -12,7 +13,7 @@ use crate::stages::chat;
 use crate::stages::declare::{Parameter, Table};
 use crate::stages::field_types::{ByContent, Unkeyed};
 use crate::stages::{
-    Inputs, KINDS, Kind, Name, Product, PublishedFiles, Settings, Stage, kind_named,
+    Inputs, KINDS, Kind, Name, Product, PublishedFiles, Rule, Rules, Settings, Stage, kind_named,
 };
 
 use super::graph::{Known, check_names, sort};
@@ -98,6 +99,22 @@ pub(super) fn models_with_prompts<'s>(
     asked
 }
 
+/// The score rules that stages read of each model that they ask.
+pub(super) fn rules_by_model<'s>(
+    stages: impl IntoIterator<Item = &'s StageSpec>,
+) -> BTreeMap<String, Vec<Arc<Rule>>> {
+    let mut read: BTreeMap<String, Vec<Arc<Rule>>> = BTreeMap::new();
+    for needs in stages.into_iter().map(|spec| spec.stage.needs()) {
+        for model in needs.models {
+            let of_model = read.entry(model.value).or_default();
+            let is_new = |rule: &&Arc<Rule>| of_model.iter().all(|known| known.name != rule.name);
+            let new: Vec<Arc<Rule>> = needs.rules.iter().filter(is_new).cloned().collect();
+            of_model.extend(new);
+        }
+    }
+    read
+}
+
 /// A study file, decoded and checked as far as possible without touching a model.
 pub struct Study {
     /// Name of the study, which names its run folder.
@@ -106,10 +123,9 @@ pub struct Study {
     pub(crate) credits: Credits,
     pub(crate) models: BTreeMap<String, ModelSpec>,
     pub(crate) prompts: BTreeMap<String, PromptsSpec>,
-    /// The chat around every prompt, and the score rule.
+    /// The chat around every prompt, and the score rules.
     pub(crate) settings: Settings,
     pub(crate) system_at: Option<Location>,
-    pub(crate) score_at: Option<Location>,
     /// Stages in an order in which each comes after those it refers to.
     pub stages: Vec<StageSpec>,
     /// The file it came from, with overrides and includes.
@@ -149,10 +165,9 @@ impl Study {
         let prompts = decode_prompts(&prompts, &document, problems);
         let chat = chat.map(|node| chat::decode(node, &Chat::default(), problems));
         let (chat, system_at) = chat.unwrap_or_default();
-        let rule = score.and_then(|node| fields_of(node, problems));
         let settings = Settings {
             chat,
-            score: rule.unwrap_or_default(),
+            rules: Rules::read(score, problems),
             import: PublishedFiles::read(import, &document, problems),
         };
         let stages = decode_stages(&stages, &settings, problems);
@@ -165,7 +180,6 @@ impl Study {
             prompts,
             settings,
             system_at,
-            score_at: score.map(|node| node.at.clone()),
             stages: sort(stages, problems),
             document: document.clone(),
         })

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::files;
 use crate::manifest::Prompts;
 use crate::prompts::{Prompt, PromptSet};
+use crate::stages::rules::{by_rule, rule_of, score_in_words};
 use crate::stages::sweep::{SweepFrame, SweepRow};
 use crate::stages::{Product, groups};
 
@@ -53,6 +54,8 @@ struct Scores {
 struct DrilledSweep {
     /// The panel that it is drawn in.
     place: String,
+    /// What its values are.
+    axis: &'static str,
     name: String,
     /// Whether it is what others are compared with.
     random: bool,
@@ -155,13 +158,18 @@ impl DrilledSet {
         prompts
     }
 
+    /// Adds what a stage has, of which the main table is given; those of further score rules have the same rows.
     fn add(&mut self, stage: &FinishedStage, by_prompt: ByPrompt, table: &Table) {
         let prompts = self.prompts_of(table);
         match by_prompt {
-            ByPrompt::Scores => self.add_scores(table, &prompts),
+            ByPrompt::Scores => {
+                for (_, table) in stage.tables_by_rule() {
+                    self.add_scores(table, &prompts);
+                }
+            }
             ByPrompt::Texts => self.add_texts(table, &prompts),
             ByPrompt::Sweep => {
-                if let Some(sweep) = stage.sweep() {
+                for sweep in stage.sweeps() {
                     self.add_sweep(stage, &sweep, &prompts);
                 }
             }
@@ -174,11 +182,13 @@ impl DrilledSet {
         for earlier in &mut self.scores {
             earlier.values.resize(self.prompts.len(), None);
         }
+        let by = by_rule(rule_of(&table.frame));
         for (model, rows) in grouped(0..table.height(), |&row| models(row)) {
+            let model = format!("{model}{by}");
             let known = self.scores.iter().position(|scores| scores.model == model);
             let at = known.unwrap_or_else(|| {
                 self.scores.push(Scores {
-                    model: model.to_string(),
+                    model,
                     values: vec![None; self.prompts.len()],
                 });
                 self.scores.len() - 1
@@ -193,13 +203,14 @@ impl DrilledSet {
         let [models, directions, texts] =
             ["model", "direction", "text"].map(|name| table.text_at(name));
         let (layers, alphas) = (table.texts("layer"), table.numbers("alpha"));
+        let rule = rule_of(&table.frame);
         let flags = table
             .columns()
             .iter()
             .filter(|column| column.dtype().is_bool());
         let classifier = |column: &Column| {
             let name = match column.name().as_str() {
-                "refused" => "score",
+                name if name == rule => "score",
                 other => other,
             };
             (name.to_string(), table.numbers(column.name()))
@@ -272,7 +283,8 @@ impl DrilledSet {
                 false => [Vec::new(), Vec::new()],
             };
             self.sweeps.push(DrilledSweep {
-                place: format!("{model}, layer {layer}, {site}"),
+                place: format!("{model}, layer {layer}, {site}{}", by_rule(sweep.rule)),
+                axis: score_in_words(sweep.rule),
                 name,
                 random: is_random,
                 alphas: grid.clone(),

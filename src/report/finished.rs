@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::files;
 use crate::manifest::{FILE, Manifest, Node, Stage, StageStatus, file_stem};
+use crate::stages::rules::rule_of;
 use crate::stages::sweep::SweepFrame;
 use crate::stages::{Artifacts, Product, StageError, read_parquet, read_parquet_parts};
 
@@ -38,10 +39,17 @@ impl FinishedStage {
         self.node.product.is_some_and(Product::is_sweep)
     }
 
-    /// Its main table, if it is a sweep's.
-    pub(crate) fn sweep(&self) -> Option<SweepFrame<'_>> {
-        let table = self.table("").filter(|_| self.is_sweep())?;
-        SweepFrame::read(&table.frame).ok()
+    /// Its main table and those of further score rules, which are called as the rules.
+    pub(crate) fn tables_by_rule(&self) -> impl Iterator<Item = (&str, &Table)> {
+        let tables = self.tables.iter();
+        let tables = tables.map(|(name, table)| (name.as_str(), table));
+        tables.filter(|(name, table)| name.is_empty() || *name == rule_of(&table.frame))
+    }
+
+    /// Its steered scores by each score rule that it has read, if it is a sweep.
+    pub(crate) fn sweeps(&self) -> impl Iterator<Item = SweepFrame<'_>> {
+        let tables = self.tables_by_rule().filter(|_| self.is_sweep());
+        tables.filter_map(|(_, table)| SweepFrame::read(&table.frame).ok())
     }
 
     pub(crate) fn status(&self) -> &'static str {
@@ -58,6 +66,14 @@ impl FinishedStage {
         findings.map_or(&[], Vec::as_slice)
     }
 }
+
+/// A table with its name and that of its stage, and what is said of it.
+type Shown<'a> = (
+    &'a FinishedStage,
+    &'static MainTable,
+    &'a str,
+    Cow<'a, Table>,
+);
 
 /// A run's folder, read.
 #[derive(Clone, Debug)]
@@ -143,23 +159,28 @@ impl FinishedRun {
         self.stages.iter().filter(move |stage| stage.is(product))
     }
 
-    /// The summary that describes a sweep, and what it calls it (`steer`, `holdout`, …).
-    pub(crate) fn described(&self, sweep: &str) -> Option<(&FinishedStage, &str)> {
-        let summaries = self.with(Product::Summary);
+    /// The summary that describes a sweep by a score rule, and what it calls it (`steer`, `holdout`, …).
+    pub(crate) fn described(&self, sweep: &str, rule: &str) -> Option<(&FinishedStage, &str)> {
+        let is_by = |summary: &&FinishedStage| {
+            let table = summary.table("");
+            table.is_some_and(|table| rule_of(&table.frame) == rule)
+        };
+        let summaries = self.with(Product::Summary).filter(is_by);
         let edges = summaries.flat_map(|s| s.node.stages.iter().map(move |edge| (s, edge)));
         let of_sweep = edges.filter(|(_, edge)| edge.stage == sweep);
         let of_sweep = of_sweep.map(|(summary, edge)| (summary, edge.field.as_str()));
         of_sweep.min_by_key(|(summary, field)| (summary.name.as_str(), *field))
     }
 
-    /// The tables that answer the study's question first, each with its stage.
-    pub(crate) fn main_tables(&self) -> Vec<(&FinishedStage, &'static MainTable, Cow<'_, Table>)> {
+    /// The tables that answer the study's question first.
+    pub(crate) fn main_tables(&self) -> Vec<Shown<'_>> {
         let mut found = Vec::new();
         for stage in &self.stages {
             for (place, main) in stage.view().main_tables.iter().enumerate() {
-                let table = stage.table(main.name).map(|table| main.of(table));
-                let table = table.filter(|table| table.height() > 0);
-                found.extend(table.map(|table| (place, (stage, main, table))));
+                let tables = stage.tables.iter().filter(|(name, _)| main.is(name));
+                let tables = tables.map(|(name, table)| (name.as_str(), main.of(table)));
+                let tables = tables.filter(|(_, table)| table.height() > 0);
+                found.extend(tables.map(|(name, table)| (place, (stage, main, name, table))));
             }
         }
         // One table of all stages, then the next.

@@ -39,7 +39,7 @@ pub(crate) use crate::figure::{
 pub(crate) use dag::{graphviz, mermaid};
 pub(crate) use diff::Difference;
 pub use diff::{Tolerances, diff};
-pub(crate) use figures::{distinct, figures, grouped, points};
+pub(crate) use figures::{Place, Point, distinct, figures, grouped, points};
 pub use finished::FinishedRun;
 pub(crate) use finished::FinishedStage;
 pub(crate) use number::shown;

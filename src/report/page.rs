@@ -14,6 +14,7 @@ use serde_json::{Value as Json, json};
 
 use crate::harmless;
 use crate::manifest::{Manifest, Model, Prompts, Stage, StageStatus, file_stem};
+use crate::stages::rules::{by_rule, rule_of, rule_of_rate};
 use crate::stages::{Measure, Outcome, PARTS, Product, kind_named};
 
 use super::number::{as_shown, shown as shown_number};
@@ -156,7 +157,7 @@ fn models(manifest: &Manifest) -> Vec<Json> {
         let config = &model.config;
         json!({ "name": name, "source": model.source, "architecture": config.architecture,
                 "layers": config.n_layers, "width": config.d_model, "dtype": model.dtype, "example": model.example,
-                "score": model.score.as_ref().map(|score| json!({ "refuse": Measure::told(&score.refuse), "comply": Measure::told(&score.comply) })) })
+                "score": model.score.as_ref().map(Measure::told) })
     };
     manifest.models.iter().map(model).collect()
 }
@@ -292,10 +293,14 @@ fn judged_before(run: &FinishedRun) -> Json {
 /// The tables that answer the study's question first.
 fn main_tables(run: &FinishedRun, tables: &mut Vec<Json>) -> Vec<Json> {
     let main_tables = run.main_tables().into_iter();
-    let shown = main_tables.map(|(stage, main, table)| {
+    let shown = main_tables.map(|(stage, main, name, table)| {
         tables.push(packed(&at_a_glance(&table)));
-        let note = format!("{} ({})", main.note, file_stem(&stage.name, main.name));
-        json!({ "id": tables.len() - 1, "title": main.title, "note": note })
+        // What is of a further rule says so itself; all else is of the rule of the stage's main table.
+        let first = stage.table("").filter(|_| name == main.name);
+        let rule = rule_of(&first.unwrap_or(&table).frame);
+        let title = format!("{}{}", main.title, by_rule(rule));
+        let note = format!("{} ({})", main.note, file_stem(&stage.name, name));
+        json!({ "id": tables.len() - 1, "title": title, "note": note })
     });
     shown.collect()
 }
@@ -325,8 +330,12 @@ const HIDDEN: [&str; 18] = [
 /// A table as the top of the page has it: without some columns, and every value with its interval in one.
 fn at_a_glance(table: &Table) -> Table {
     let ends = |name: &str| {
-        let stem = name.strip_prefix("refusal_").unwrap_or(name);
-        [format!("{stem}_low"), format!("{stem}_high")]
+        let own = [format!("{name}_low"), format!("{name}_high")];
+        // The ends of a rule's rate are called the same, whatever the rule.
+        match rule_of_rate(name) {
+            Some(_) if !table.has(&own[0]) => ["rate_low", "rate_high"].map(String::from),
+            _ => own,
+        }
     };
     let is_end = |name: &str| {
         let mut columns = table.columns().iter();

@@ -56,6 +56,14 @@ impl MainTable {
         }
     }
 
+    /// Whether a table of that name is shown so: it, or the same of a further score rule, which has the rule's name before.
+    pub(super) fn is(&self, name: &str) -> bool {
+        let of_rule = name
+            .strip_suffix(self.name)
+            .is_some_and(|rule| rule.ends_with('_'));
+        name == self.name || (!self.name.is_empty() && of_rule)
+    }
+
     /// The rows of a table that it shows.
     pub(super) fn of<'a>(&self, table: &'a Table) -> Cow<'a, Table> {
         match self.only {

@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use super::decode::Decode;
 use super::diagnostic::Problems;
 use super::source::Location;
-use super::tree::{Node, Table};
+use super::tree::{Key, Node, Table};
 
 /// A list of known fields longer than this is no help.
 const LONGEST_HELP: usize = 20;
@@ -19,6 +19,8 @@ pub(crate) struct Fields<'n, 'p> {
     pub(crate) problems: &'p mut Problems,
     /// The names of the fields asked for so far.
     pub(crate) known: Vec<&'static str>,
+    /// Names of entries that the user chose.
+    named: Vec<&'n str>,
 }
 
 impl<'n, 'p> Fields<'n, 'p> {
@@ -32,7 +34,20 @@ impl<'n, 'p> Fields<'n, 'p> {
             at: &node.at,
             problems,
             known: Vec::new(),
+            named: Vec::new(),
         })
+    }
+
+    /// The tables among the entries that were not asked for, whose names are the user's; these count as known.
+    pub(crate) fn named_tables(&mut self) -> Vec<(&'n Key, &'n Node)> {
+        let known = &self.known;
+        let others = self.table.iter();
+        let others = others
+            .filter(|(key, node)| node.as_table().is_some() && !known.contains(&key.name.as_str()));
+        let others: Vec<(&'n Key, &'n Node)> = others.collect();
+        self.named
+            .extend(others.iter().map(|(key, _)| key.name.as_str()));
+        others
     }
 
     /// The value of a field, not decoded; the field counts as known.
@@ -78,7 +93,8 @@ impl<'n, 'p> Fields<'n, 'p> {
         let subject = self.at.subject();
         let quoted: Vec<String> = self.known.iter().map(|name| format!("`{name}`")).collect();
         for (key, _) in self.table.iter() {
-            if self.known.contains(&key.name.as_str()) {
+            let name = key.name.as_str();
+            if self.known.contains(&name) || self.named.contains(&name) {
                 continue;
             }
             let message = format!("{subject} has an unknown field `{}`", key.name);

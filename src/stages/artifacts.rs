@@ -37,6 +37,11 @@ impl Artifacts {
         self.tables.push((name.to_string(), Arc::new(read)));
     }
 
+    /// The tables' names, in order; the main one's is empty.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.tables.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
     pub(crate) fn has_table(&self, name: &str) -> bool {
         self.tables.iter().any(|(n, _)| n == name)
     }
@@ -73,8 +78,8 @@ impl fmt::Debug for Artifacts {
 impl From<Output> for Artifacts {
     fn from(output: Output) -> Self {
         let mut artifacts = Artifacts::of_directions(output.directions);
-        if let Some(parts) = output.parts {
-            artifacts.add_table("", move || table::whole(parts.as_ref()));
+        for (name, parts) in output.parts {
+            artifacts.add_table(&name, move || table::whole(parts.as_ref()));
         }
         for (name, table) in output.tables {
             artifacts.add_table(&name, move || Ok(table.clone()));

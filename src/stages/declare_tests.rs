@@ -148,6 +148,22 @@ fn toml_of(value: &Json) -> String {
     format!("{{ {} }}", fields.collect::<Vec<_>>().join(", "))
 }
 
+/// What is said for all stages, with score rules of these names.
+pub(crate) fn with_rules(names: &[&str]) -> Settings {
+    let rules = names
+        .iter()
+        .map(|name| format!("[score.{name}]\nyes = \"Yes\"\nno = \"No\"\n"));
+    let document = load_text(Path::new("s.toml"), &rules.collect::<String>(), &[]).unwrap();
+    let mut problems = Problems::default();
+    let score = document.root.as_table().unwrap().get("score");
+    let rules = super::Rules::read(score, &mut problems);
+    assert!(problems.is_empty());
+    Settings {
+        rules,
+        ..Settings::default()
+    }
+}
+
 /// What a stage of these fields is: its part of the key, the names it refers to, and the fields asked for; none where it has a problem.
 fn read(kind: &Kind, table: &Map<String, Json>) -> Option<(Json, Needs, Vec<&'static str>)> {
     let lines = table
@@ -156,7 +172,7 @@ fn read(kind: &Kind, table: &Map<String, Json>) -> Option<(Json, Needs, Vec<&'st
     let document = load_text(Path::new("s.toml"), &lines.collect::<String>(), &[]).unwrap();
     let mut problems = Problems::default();
     let mut fields = Fields::new(&document.root, &mut problems).unwrap();
-    let stage = (kind.decode)(&mut fields, &Settings::default());
+    let stage = (kind.decode)(&mut fields, &with_rules(&["a", "b"]));
     let known = fields.known.clone();
     fields.finish();
     let stage = stage.filter(|_| problems.is_empty())?;

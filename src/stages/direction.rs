@@ -210,12 +210,15 @@ pub(super) struct Scored<'a> {
 
 impl<'a> Scored<'a> {
     pub(super) fn read(
-        stage: &'a Name,
+        (stage, rule): (&'a Name, &OfRule),
         model: &Name,
         prompts: &'a PromptSet,
         inputs: &Inputs,
     ) -> Result<Self, StageError> {
-        let table = &inputs.stage(stage)?.table("")?;
+        let scores = inputs.stage(stage)?;
+        // A rule that is not the main table's has one of its own.
+        let of_rule = rule.name().filter(|rule| scores.has_table(rule));
+        let table = &scores.table(of_rule.unwrap_or_default())?;
         let models = table::read_text(table, "model")?;
         let ids = table::read_text(table, "id")?;
         let scores = table::read_numbers(table, "score")?;

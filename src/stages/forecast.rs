@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::spec::{Layers, Problems};
 
+use super::rules::Reads;
 use super::{Inputs, Name, parameters};
 
 /// What a stage will leave.
@@ -19,6 +20,8 @@ pub struct Forecast {
     pub(crate) sets: Vec<String>,
     /// Whether its rows differ in α.
     pub(crate) has_alpha: bool,
+    /// Names of the score rules that it reads, that of its main table first.
+    pub(crate) rules: Vec<String>,
 }
 
 /// A direction that a stage will make.
@@ -51,6 +54,12 @@ impl Forecast {
             models: models.iter().map(|name| name.value.clone()).collect(),
             ..Forecast::default()
         }
+    }
+
+    /// The same of scores by these rules.
+    pub(super) fn reading(self, reads: &Reads) -> Self {
+        let rules = reads.names();
+        Forecast { rules, ..self }
     }
 }
 

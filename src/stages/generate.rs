@@ -2,8 +2,8 @@
 //!
 //! The direction acts at the last prompt token, at the generated tokens, or at both; an edited position's keys and values stay edited.
 //! Without `layer` each direction acts at its own layer. Main table, one row per model, direction, place, α and prompt: `model, direction,
-//! seed` (of the direction), `layer, site, alpha, id, split, category, score` (the logit score at the last prompt token of the same run: with
-//! `positions = "generated"` nothing is edited there), `refused` (score > threshold), `text`, and each text classifier's verdict, `regex`
+//! seed` (of the direction), `layer, site, alpha, id, split, category, score` (by the one score rule that is read; at the last prompt token of the
+//! same run: with `positions = "generated"` nothing is edited there), `refused` (score > threshold; called as the rule), `text`, and each text classifier's verdict, `regex`
 //! and `xstest_prefix`. Without a direction, `direction` and `site` are `none` and α is 0. `agreement`: each classifier against the logit
 //! score, per model, direction, place and α: the 2×2 table and Cohen's κ.
 
@@ -16,16 +16,18 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::model::{Cell, ModelHandle, Positions, Readout, Sampling, Tokens, Value};
-use crate::prompts::PromptSet;
+use crate::model::{Cell, ModelHandle, Positions, Readout, Sampling, Value};
+use crate::prompts::{Prompt, PromptSet};
 use crate::spec::{Fields, Spanned};
 
 use super::action::Line;
 use super::declare::{Declared, Field, KeyParts, Parameter};
 use super::field_types::choices;
+use super::measure::Measure;
 use super::parameters::{self, Count, Models, Names, PromptsName, StopAtEnd, Temperature};
 use super::position::{Layout, Selection};
 use super::prelude::*;
+use super::rules::Readings;
 use super::sweep;
 
 use steering::Steering;
@@ -62,12 +64,13 @@ static TOLD: Told = Told {
     computes: "The continuation of every prompt: the most probable token each time, or tokens drawn from `softmax(logits / temperature)`. With \
         `direction`, `h ← h + α·v` at the last prompt token, at every generated token, or at both (`positions`); the keys and values of \
         an edited token stay edited. Without `layer` each direction acts at its own layer. Two classifiers read the texts, and \
-        `agreement` holds them against the score of the same run: Cohen's `κ = (p − pₑ) / (1 − pₑ)`.",
+        `agreement` holds them against the score of the same run: Cohen's `κ = (p − pₑ) / (1 − pₑ)`. Both know refusals alone: by another \
+        score rule than the default there is no `agreement`.",
     tables: &[
         TableTold::of(
             "",
             "a row for each model, direction, place, α and prompt",
-            "model direction seed layer site layers? position? alpha alpha_<n>? id split category score refused text regex xstest_prefix",
+            "model direction seed layer site layers? position? alpha alpha_<n>? id split category score refused? <rule>? text regex xstest_prefix",
         )
         .but(&[SCORE_OF_THE_RUN]),
         TableTold::of(
@@ -110,7 +113,7 @@ parameters! {
         scope: Scope = "continuation",
         /// Whether `’` counts as `'` where the openings of XSTest's classifier are looked for.
         normalize_quotes: bool = true,
-        settings: Settings,
+        settings: ReadsOne,
     }
 }
 
@@ -171,7 +174,7 @@ impl Parameter for Sampling {
 
 impl Stage for Generate {
     fn forecast(&self, _inputs: &Inputs) -> Forecast {
-        Forecast::about(&self.model, &self.prompts)
+        Forecast::about(&self.model, &self.prompts).reading(&self.settings)
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
@@ -184,6 +187,7 @@ impl Stage for Generate {
             steering.action.check(&self.model, inputs, problems);
         }
         self.check_context(inputs, problems);
+        self.settings.check_answers(&self.prompts, inputs, problems);
     }
 
     /// A script runs the model once per token generated, and once for the score.
@@ -200,12 +204,13 @@ impl Stage for Generate {
         let set = inputs.prompts.get(&self.prompts.value);
         let prompts = set.map_or(0, |set| self.chosen(set).len());
         let rows = product(&[lines, alphas, prompts]);
-        let passes = rows.saturating_mul(self.max_new_tokens.value as u64 + 1);
-        Cost {
-            cells_at_most: rows.saturating_mul(2),
+        let passes = rows.saturating_mul(self.max_new_tokens.value as u64);
+        let texts = Cost {
+            cells_at_most: rows,
             equivalent_forward_passes: passes,
             token_passes: passes,
-        }
+        };
+        self.settings.cost(rows, &self.model, inputs).and(texts)
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
@@ -214,31 +219,38 @@ impl Stage for Generate {
         let lines = models.iter().map(|model| self.lines(model, inputs));
         let lines = lines.collect::<Result<Vec<_>, _>>()?;
         let mut rows: Vec<(&ModelHandle, Row<'_>)> = Vec::new();
-        let (mut cells, mut continued) = (Vec::new(), Vec::new());
+        let (mut cells, mut continued, mut read) = (Vec::new(), Vec::new(), Vec::new());
         let fed = sweep::tokens_of_each(&models, prompts, &self.settings)?;
         for ((model, lines), tokens) in models.into_iter().zip(&lines).zip(fed) {
-            let readout = self.settings.readout(model)?;
+            let readings = self.settings.on(model)?;
+            let of_model = self.rows(&model.name, lines, prompts);
             let places = self.selections().into_iter();
             let places = places.map(|s| Ok((s, Layout::of(s, model, &self.settings.chat)?)));
             let places: Vec<(&Selection, Layout)> = places.collect::<Result<_, StageError>>()?;
-            for (index, row) in self.rows(&model.name, lines, prompts) {
-                let tokens = &tokens[index];
+            for (index, row) in &of_model {
+                let tokens = &tokens[*index];
                 let positions = places.iter();
                 let positions = positions.map(|(s, layout)| s.of(layout, tokens, row.prompt));
                 let positions: Vec<Positions> = positions.collect::<Result<_, _>>()?;
-                let [score, text] = self.cells(model, &row, (tokens, &positions), &readout);
-                cells.push(score);
-                continued.push(text);
-                rows.push((model, row));
+                let edits = row.edits(&positions, model.config());
+                let cell = |readout: Readout| {
+                    let (tokens, n_layers) = (Arc::clone(tokens), model.config().n_layers);
+                    Cell::new(model.fingerprint, tokens, edits.clone(), readout, n_layers)
+                };
+                // Edits behind the prompt do not reach a score, but they do the tokens of a text whose probability is one.
+                cells.extend(readings.readouts.iter().cloned().map(cell));
+                continued.push(cell(self.continuation(model)));
             }
+            read.push((readings, of_model.len()));
+            rows.extend(of_model.into_iter().map(|(_, row)| (model.as_ref(), row)));
         }
         cells.append(&mut continued);
         let mut values = evaluator.evaluate(&cells)?;
-        let texts = values.split_off(rows.len());
+        let texts = values.split_off(values.len() - rows.len());
+        let scores = self.scores(&read, values, rows.iter().map(|(_, row)| row.prompt))?;
         let mut answered: Vec<Answered<'_>> = Vec::with_capacity(rows.len());
         let mut opened: BTreeMap<&str, Vec<(u32, bool)>> = BTreeMap::new();
-        for (((model, row), score), text) in rows.into_iter().zip(sweep::scores(values)?).zip(texts)
-        {
+        for (((model, row), score), text) in rows.into_iter().zip(scores).zip(texts) {
             let Value::Generation(ids) = text else {
                 return Err(sweep::unexpected("a continuation", &text));
             };
@@ -258,7 +270,7 @@ impl Stage for Generate {
         }
         Ok(Output {
             findings: self.findings(inputs, &opened)?,
-            ..Output::of(tables(&answered)?)
+            ..Output::of(tables(&answered, self.settings.main())?)
         })
     }
 }
@@ -271,11 +283,15 @@ impl Generate {
         opened: &BTreeMap<&str, Vec<(u32, bool)>>,
     ) -> Result<Vec<String>, StageError> {
         let mut findings = Vec::new();
+        // The classifiers know refusals, which other rules are not about.
+        if !self.settings.main().is_default() {
+            return Ok(findings);
+        }
         for name in self.model.iter() {
             let Some(texts) = opened.get(name.value.as_str()) else {
                 continue;
             };
-            let measure = self.settings.measure(inputs.model(name)?)?;
+            let measure = Measure::of(&self.settings.rules, inputs.model(name)?)?;
             let told = measure.openings_of_both(texts).into_iter();
             findings.extend(told.map(|told| format!("model `{name}`: {told}")));
         }
@@ -324,21 +340,21 @@ impl Generate {
         [own].into_iter().chain(others).collect()
     }
 
-    /// The cells of a row: its score, which what acts behind the prompt does not reach, and its continuation.
-    fn cells(
+    /// The score of every row, of what was read of the rows of each model, so many.
+    fn scores<'p>(
         &self,
-        model: &ModelHandle,
-        row: &Row<'_>,
-        (tokens, positions): (&Arc<Tokens>, &[Positions]),
-        score: &Readout,
-    ) -> [Cell; 2] {
-        let (fingerprint, n_layers) = (model.fingerprint, model.config().n_layers);
-        let edits = row.edits(positions, model.config());
-        let cell = |readout: Readout| {
-            let edits = edits.clone();
-            Cell::new(fingerprint, Arc::clone(tokens), edits, readout, n_layers)
-        };
-        [cell(score.clone()), cell(self.continuation(model))]
+        read: &[(Readings, usize)],
+        values: Vec<Value>,
+        mut prompts: impl Iterator<Item = &'p Prompt>,
+    ) -> Result<Vec<f64>, StageError> {
+        let mut values = values.into_iter();
+        let mut scores = Vec::new();
+        for (readings, rows) in read {
+            let of_model = prompts.by_ref().take(*rows);
+            let found = readings.scores(&self.settings.rules, &mut values, of_model)?;
+            scores.extend(found.into_iter().flatten());
+        }
+        Ok(scores)
     }
 
     fn continuation(&self, model: &ModelHandle) -> Readout {
@@ -407,7 +423,7 @@ impl Generate {
     fn answer(&self, score: f64, text: String, before: &str) -> Answer {
         Answer {
             score,
-            refused: score > self.settings.score.threshold,
+            refused: self.settings.main().counts(score),
             regex: classify::matches_pattern(&format!("{before}{text}")),
             xstest_prefix: classify::has_refusing_prefix(&text, self.normalize_quotes),
             text,

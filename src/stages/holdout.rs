@@ -20,8 +20,9 @@ use super::forecast::directions_of;
 use super::parameters::{self, Fraction, Model, Models, PromptsName};
 use super::position::Position;
 use super::prelude::*;
+use super::rules::Reads;
 use super::steer::are_of_one_depth;
-use super::sweep::Sweep;
+use super::sweep::{self, Sweep};
 use halves::{Halved, Split};
 
 pub(super) static KIND: Kind = Kind {
@@ -43,6 +44,7 @@ static TOLD: Told = Told {
         and the direction of the training halves is tried on `<a>_train`, `<a>_holdout`, `<b>_train` and `<b>_holdout`. `layer = [10, 14]` makes a direction at each layer, which acts there.",
     tables: &[
         told::SWEEP_TABLE,
+        told::SWEEP_OF_RULE,
         TableTold::of("directions", "a row for each direction", told::DIRECTIONS),
         told::MEMBERS,
         told::COSINES,
@@ -84,7 +86,7 @@ parameters! {
         action: Action,
         /// Which tokens are edited, as `steer` has it. Where it is one token, the activations are taken there, too; otherwise at the last.
         position: Position = -1,
-        settings: Settings,
+        settings: Reads,
     }
 }
 
@@ -95,7 +97,7 @@ impl Stage for Holdout {
             directions: directions_of(&self.direction_model, &seeds, &self.layer, inputs),
             sets: self.halved.sets(),
             has_alpha: self.action.mode.has_alpha(),
-            ..Forecast::of_sweep(&self.model, &self.prompts, inputs)
+            ..Forecast::of_sweep(&self.model, &self.prompts, inputs).reading(&self.settings)
         }
     }
 
@@ -105,6 +107,7 @@ impl Stage for Holdout {
         self.halved.check(self, inputs, problems);
         self.action.check(&self.model, inputs, problems);
         self.position.check_of_prompt(problems);
+        self.settings.check_answers(&self.prompts, inputs, problems);
     }
 
     fn cost(&self, inputs: &Inputs) -> Cost {
@@ -121,15 +124,16 @@ impl Stage for Holdout {
         let lines = self.model.iter().map(in_model).sum();
         let members = product(&[makers, directions.len()]);
         let steered = product(&[lines, self.action.count(), tried]);
-        Cost::of_cells(members.saturating_add(steered))
+        let steered = self.settings.cost(steered, &self.model, inputs);
+        Cost::of_cells(members).and(steered)
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
         let scores = match &self.halved {
-            Halved::Split { scores, .. } => {
+            Halved::Split { scores, rule, .. } => {
                 let maker = &self.direction_model;
-                Some(Scored::read(scores, maker, prompts, inputs)?)
+                Some(Scored::read((scores, rule), maker, prompts, inputs)?)
             }
             Halved::Named(_) => None,
         };
@@ -143,7 +147,7 @@ impl Stage for Holdout {
             prompts,
             action: &self.action,
             position: &self.position,
-            settings: &self.settings,
+            reads: &self.settings,
         };
         findings.extend(sweep.findings()?);
         let acting = self.action.acting(inputs)?;
@@ -156,7 +160,7 @@ impl Stage for Holdout {
         };
         let swept = sweep.run(are_of_one_depth, lines_in, evaluator)?;
         Ok(Output {
-            parts: Some(Arc::new(swept)),
+            parts: sweep::in_parts(swept),
             tables: vec![
                 ("directions".to_string(), direction::describe(&directions)?),
                 ("members".to_string(), direction::members_of(&directions)?),

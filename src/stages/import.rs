@@ -31,6 +31,7 @@ mod tables;
 mod tests;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use polars::prelude::DataFrame;
 use serde_json::Value as Json;
@@ -42,6 +43,7 @@ use super::declare::{Declared, Field, KeyParts, Parameter, Table, Together};
 use super::field_types::ByContent;
 use super::parameters::{Names, PromptsName, ScoreStage, Summaries};
 use super::prelude::*;
+use super::rules::Rule;
 use super::{Gives, InputFile, Needs, distinct};
 use read::{Builders, Published};
 use rows::Row;
@@ -168,22 +170,37 @@ impl Together for Import {
 struct FromStudy {
     /// The layer of files that name none.
     layer: Option<u64>,
-    /// A score strictly above it is a refusal.
-    threshold: f64,
+    /// The score rule that scores in files are by.
+    rule: Arc<Rule>,
 }
 
 impl Parameter for FromStudy {
-    fn read(_: &mut Fields<'_, '_>, _: &Declared, study: &Settings) -> Option<Self> {
+    fn read(fields: &mut Fields<'_, '_>, _: &Declared, study: &Settings) -> Option<Self> {
+        let rule = match fields.node("read") {
+            None => Some(Arc::new(study.rules.default_rule())),
+            Some(_) => {
+                let name = fields.optional::<Name>("read")?;
+                study.rules.named(&name, fields.problems)
+            }
+        };
         Some(FromStudy {
             layer: study.import.layer,
-            threshold: study.score.threshold,
+            rule: rule?,
         })
     }
 
     fn add_key(&self, _: &'static str, key: &mut KeyParts) {
-        let FromStudy { layer, threshold } = *self;
-        key.insert("layer".to_string(), layer.into());
-        key.insert("threshold".to_string(), threshold.into());
+        let FromStudy { layer, rule } = self;
+        key.insert("layer".to_string(), (*layer).into());
+        key.insert("threshold".to_string(), rule.threshold.into());
+        if !rule.is_default() {
+            key.insert("read".to_string(), rule.name.as_str().into());
+        }
+    }
+
+    fn list(_: &Declared) -> Vec<Field> {
+        let read = "The score rule that scores in the files are by: whose name columns have, and whose threshold counts; `refused` where left out.";
+        vec![Field::optional::<Name>("read", read)]
     }
 }
 
@@ -348,6 +365,7 @@ impl Stage for Import {
             models: names(|row| &row.model),
             sets: names(|row| &row.set),
             has_alpha: self.r#as.product == Product::Sweep,
+            rules: vec![self.study.rule.name.clone()],
             ..Forecast::default()
         }
     }
@@ -418,11 +436,11 @@ impl Import {
         let (rows, builders): (Vec<_>, Vec<_>) = files.unzip();
         let rows: Vec<Row> = rows.into_iter().flatten().collect();
         match (self.r#as.product, &self.scores) {
-            (Product::Scores, _) => tables::scores(&rows, self.study.threshold),
+            (Product::Scores, _) => tables::scores(&rows, &self.study.rule),
             (Product::Patches, _) => tables::patches(rows),
             (Product::Summary, _) => statistics::output(self, inputs, is_check),
             (Product::Texts, Some(scores)) if !is_check => {
-                tables::scored_texts(&rows, scores, self.study.threshold, inputs)
+                tables::scored_texts(&rows, scores, &self.study.rule, inputs)
             }
             (Product::Texts, _) => tables::texts(&rows),
             _ => {

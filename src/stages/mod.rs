@@ -42,6 +42,7 @@ mod parameters;
 mod patch;
 mod position;
 mod random;
+pub(crate) mod rules;
 mod score;
 mod settings;
 mod steer;
@@ -60,11 +61,12 @@ pub(crate) use direction::{Affine, Direction};
 pub(crate) use forecast::{Forecast, Forecasts};
 pub(crate) use import::{ImportSection, PublishedFiles, kind_of, published_table};
 pub(crate) use measure::Measure;
+pub(crate) use rules::{NamedRule, Rule, Rules};
 pub(crate) use settings::{ScoreRule, Settings};
 pub(crate) use summary::{Outcome, PARTS, Source};
 pub(crate) use tensors::Tensors;
 pub(crate) use told::Told;
-pub(crate) use vocabulary::{check_prompts, check_score};
+pub(crate) use vocabulary::{check_prompts, check_rule};
 
 pub(crate) use table::{
     Parts, Rows, cell, groups, parquet_rows, read_numbers, read_parquet, read_parquet_parts,
@@ -75,6 +77,7 @@ pub(crate) use table::{
 mod prelude {
     pub(super) use super::columns::ColumnTold;
     pub(super) use super::declare::{declared, parameters};
+    pub(super) use super::rules::{OfRule, Reads, ReadsOne};
     pub(super) use super::told::{self, TableTold, Told};
     pub(super) use super::{Cost, Evaluate, Forecast, Inputs, Kind, Name, Output, Product};
     pub(super) use super::{Settings, Stage, StageError, product};
@@ -267,6 +270,8 @@ pub struct Needs {
     pub(crate) sites: Vec<Site>,
     /// The chat that its models are asked in; none where no model is asked.
     pub(crate) chat: Option<Chat>,
+    /// The score rules that it reads.
+    pub(crate) rules: Vec<Arc<Rule>>,
     /// Whether it depends on the tokens at which a text ends.
     pub(crate) ends: bool,
     /// Whether it depends on how many layers each of its models has, where they differ in that.
@@ -297,6 +302,16 @@ pub struct Cost {
 }
 
 impl Cost {
+    /// Both together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let sum = |of: fn(&Cost) -> u64| of(&self).saturating_add(of(&other));
+        Cost {
+            cells_at_most: sum(|cost| cost.cells_at_most),
+            equivalent_forward_passes: sum(|cost| cost.equivalent_forward_passes),
+            token_passes: sum(|cost| cost.token_passes),
+        }
+    }
+
     /// As many cells as a script makes forward passes.
     pub(crate) fn of_cells(count: u64) -> Self {
         Cost {
@@ -392,7 +407,7 @@ pub struct Inputs {
     pub(crate) forecasts: Forecasts,
     /// What a reader should know of models and prompt sets before any number: whole sentences, each naming what it speaks of.
     pub(crate) findings: Vec<String>,
-    /// What the score is on each model that a stage asks, by name in the study file.
+    /// What the scores that stages read are on each model that they ask, by name in the study file.
     pub(crate) measures: BTreeMap<String, Measure>,
 }
 
@@ -424,8 +439,8 @@ impl Inputs {
 /// What a stage leaves: tables, directions, arrays, and findings a reader should know of.
 #[derive(Clone, Debug, Default)]
 pub struct Output {
-    /// The main table, where it has so many rows that it is made part by part as it is written.
-    pub(crate) parts: Option<Arc<dyn Parts>>,
+    /// Tables of so many rows that they are made part by part as they are written, by name, before the others.
+    pub(crate) parts: Vec<(String, Arc<dyn Parts>)>,
     /// Tables by name; the main table's name is empty, so that it takes the stage's.
     pub(crate) tables: Vec<(String, DataFrame)>,
     /// Directions, in a fixed order.

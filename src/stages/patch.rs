@@ -89,7 +89,7 @@ parameters! {
         floor: Floor = 1.0,
         /// How many pairs at most; between models, of each split.
         limit: Option<Count>,
-        settings: Settings,
+        settings: ReadsOne,
     }
 }
 
@@ -225,11 +225,12 @@ impl Depth {
 
 impl Stage for Patch {
     fn forecast(&self, _inputs: &Inputs) -> Forecast {
-        Forecast::about(&self.needs().models, &self.prompts)
+        Forecast::about(&self.needs().models, &self.prompts).reading(&self.settings)
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         self.pairing.check(&self.prompts, inputs, problems);
+        self.settings.check_answers(&self.prompts, inputs, problems);
         if let Depth::Each(layers) = &self.layer {
             // Of two models of one depth, which `pairing` asks for, one is enough.
             let (_, recipient) = self.pairing.models();
@@ -244,12 +245,14 @@ impl Stage for Patch {
         let variants = self.layer.variants(&self.site.0, n_layers).len();
         let prompts = inputs.prompts.get(&self.prompts.value);
         let pairs = prompts.map_or(0, |set| self.pairing.pairs(set, self.limit()).len());
-        let cells = product(&[pairs, 2 + 2 * variants]);
-        Cost {
-            cells_at_most: cells,
-            equivalent_forward_passes: product(&[pairs, 2 + variants]),
-            token_passes: cells,
-        }
+        let scores = product(&[pairs, 2 + variants]);
+        let scores = self.settings.cost(scores, &self.needs().models, inputs);
+        let taken = product(&[pairs, variants]);
+        scores.and(Cost {
+            cells_at_most: taken,
+            equivalent_forward_passes: 0,
+            token_passes: taken,
+        })
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
@@ -284,7 +287,7 @@ impl Patch {
         self.limit.as_ref().map(|limit| limit.value)
     }
 
-    fn experiment<'a>(&self, inputs: &'a Inputs) -> Result<Experiment<'a>, StageError> {
+    fn experiment<'a>(&'a self, inputs: &'a Inputs) -> Result<Experiment<'a>, StageError> {
         let prompts = inputs.prompt_set(&self.prompts)?;
         let (donor, recipient) = self.pairing.models();
         let models = [inputs.model(donor)?, inputs.model(recipient)?];
@@ -296,7 +299,7 @@ impl Patch {
                 fingerprint: model.fingerprint,
                 n_layers: model.config().n_layers,
                 tokens: fed.next().unwrap_or_default(),
-                readout: self.settings.readout(model)?,
+                readings: self.settings.on(model)?,
             })
         };
         let [donor, recipient] = models.map(&mut side);
@@ -305,6 +308,7 @@ impl Patch {
             variants: self.layer.variants(&self.site.0, recipient.n_layers),
             pairs: self.pairing.pairs(prompts, self.limit()),
             places: self.places(inputs.model(&self.needs().models[0])?)?,
+            rules: &self.settings.rules,
             donor: donor?,
             recipient,
             prompts,
@@ -313,6 +317,10 @@ impl Patch {
 
     fn findings(&self, prompts: &PromptSet, effects: &Effects) -> Vec<String> {
         let mut findings: Vec<String> = self.pairing.finding(prompts).into_iter().collect();
+        let rule = self.settings.main();
+        if !rule.is_default() {
+            findings.push(format!("scores are by the rule `{}`", rule.name));
+        }
         let (all, floor) = (effects.donor.len(), self.floor.value);
         let scores = effects.donor.iter().zip(&effects.recipient);
         let close = scores.filter(|(donor, recipient)| (*donor - *recipient).abs() < floor);

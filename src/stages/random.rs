@@ -31,7 +31,7 @@ static TOLD: Told = Told {
         (libtorch's CPU generator, `manual_seed(seed)`, float32). N of them give a p of at least 1 / (N + 1): nineteen for 0.05. A \
         random direction has no norm of its own, so that another `alpha_unit` than `unit` takes the length from the stage that \
         `reference` names.",
-    tables: &[told::SWEEP_TABLE],
+    tables: &[told::SWEEP_TABLE, told::SWEEP_OF_RULE],
     example: r#"
 [stages.random]
 model = "inst"
@@ -60,7 +60,7 @@ parameters! {
         reference: Reference,
         /// Which tokens are edited, as `steer` has it.
         position: Position = -1,
-        settings: Settings,
+        settings: Reads,
     }
 }
 
@@ -108,12 +108,13 @@ impl Stage for Random {
     fn forecast(&self, inputs: &Inputs) -> Forecast {
         Forecast {
             has_alpha: self.action.mode.has_alpha(),
-            ..Forecast::of_sweep(&self.model, &self.prompts, inputs)
+            ..Forecast::of_sweep(&self.model, &self.prompts, inputs).reading(&self.settings)
         }
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         inputs.check_layers(&self.layer, &self.model, problems);
+        self.settings.check_answers(&self.prompts, inputs, problems);
         self.action.check(&self.model, inputs, problems);
         self.position.check_of_prompt(problems);
         let Some(reference) = &self.reference.0 else {
@@ -139,7 +140,7 @@ impl Stage for Random {
             let n_layers = inputs.n_layers(&model.value);
             parameters::layers(&self.layer, n_layers).len()
         };
-        Cost::of_cells(product(&[
+        let rows = product(&[
             self.seed.0.len(),
             match self.together.0 {
                 true => self.model.len(),
@@ -147,7 +148,8 @@ impl Stage for Random {
             },
             self.action.count(),
             sweep::prompt_count(inputs, &self.prompts),
-        ]))
+        ]);
+        self.settings.cost(rows, &self.model, inputs)
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
@@ -157,7 +159,7 @@ impl Stage for Random {
             prompts,
             action: &self.action,
             position: &self.position,
-            settings: &self.settings,
+            reads: &self.settings,
         };
         let sets = sweep::sets_by_split(prompts);
         let mut without = BTreeSet::new();
@@ -169,7 +171,7 @@ impl Stage for Random {
         // Models of different width need vectors of different length.
         let swept = sweep.run(|_, _| false, lines, evaluator)?;
         Ok(Output {
-            parts: Some(Arc::new(swept)),
+            parts: sweep::in_parts(swept),
             findings: [
                 self.left_out(&without).into_iter().collect(),
                 sweep.findings()?,

@@ -37,7 +37,7 @@ static TOLD: Told = Told {
         one place, the first is made first. `position` takes an index from either end, `\"last\"`, `\"instruction_end\"`, \
         `\"post_instruction\"` (each token of the template behind the instruction), `\"all\"`, a half-open window such as `\"-5..\"`, a list \
         of these, or `{ include = …, exclude = … }`. α = 0 is the unedited score, and is not computed again.",
-    tables: &[told::SWEEP_TABLE],
+    tables: &[told::SWEEP_TABLE, told::SWEEP_OF_RULE],
     example: r#"
 [stages.steer]
 model = "inst"
@@ -59,7 +59,7 @@ parameters! {
         action: Action,
         /// Which tokens are edited: an index, counted from the end below 0, a word, a window, a list of these.
         position: Position = -1,
-        settings: Settings,
+        settings: Reads,
         mode: ModeInKey,
     }
 }
@@ -150,7 +150,7 @@ impl Stage for Steer {
     fn forecast(&self, inputs: &Inputs) -> Forecast {
         Forecast {
             has_alpha: self.action.mode.has_alpha(),
-            ..Forecast::of_sweep(&self.model, &self.prompts, inputs)
+            ..Forecast::of_sweep(&self.model, &self.prompts, inputs).reading(&self.settings)
         }
     }
 
@@ -159,14 +159,16 @@ impl Stage for Steer {
             .check(&self.direction, &self.model, inputs, problems);
         self.action.check(&self.model, inputs, problems);
         self.position.check_of_prompt(problems);
+        self.settings.check_answers(&self.prompts, inputs, problems);
     }
 
     fn cost(&self, inputs: &Inputs) -> Cost {
-        Cost::of_cells(product(&[
+        let rows = product(&[
             self.places.count(&self.direction, &self.model, inputs),
             sweep::prompt_count(inputs, &self.prompts),
             self.action.count(),
-        ]))
+        ]);
+        self.settings.cost(rows, &self.model, inputs)
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
@@ -178,7 +180,7 @@ impl Stage for Steer {
             prompts,
             action: &self.action,
             position: &self.position,
-            settings: &self.settings,
+            reads: &self.settings,
         };
         let acting = self.action.acting(inputs)?;
         let lines = |model: &ModelHandle| {
@@ -186,7 +188,7 @@ impl Stage for Steer {
             self.places.lines(directions, &acting, &sets, n_layers)
         };
         Ok(Output {
-            parts: Some(Arc::new(sweep.run(are_of_one_depth, lines, evaluator)?)),
+            parts: sweep::in_parts(sweep.run(are_of_one_depth, lines, evaluator)?),
             findings: sweep.findings()?,
             ..Output::default()
         })

@@ -23,19 +23,25 @@
 //! An imported sweep may have a row for each group of prompts instead of one for each prompt (`summary/grid.rs`): the same tables, but
 //! means and slopes have no intervals over prompts.
 //!
+//! A summary is of one score rule, after which the column of rates is called. Texts are refusals or not: where the rule is another than the
+//! default, they say nothing of it.
+//!
 //! A sweep over many seeds has many rows of one prompt, which are not independent. Means and rates are over all rows, and intervals
 //! are over prompts: see `summary/pool.rs`.
+
+use std::sync::Arc;
 
 use polars::prelude::DataFrame;
 
 use crate::spec::{Choice, Fields};
 use crate::stats::{self, Targets};
 
-use super::Needs;
 use super::declare::{Declared, Field, FieldType, KeyParts, Parameter};
 use super::field_types::Given;
 use super::parameters::{Rate, ScoreStage, SweepStage, TextStage};
 use super::prelude::*;
+use super::rules::REFUSED;
+use super::{Artifacts, Needs, distinct};
 
 mod controls;
 mod describe;
@@ -50,7 +56,7 @@ mod verdict;
 mod xstest;
 
 pub(crate) use grid::Source;
-use grid::Splits;
+use grid::{Grid, Splits};
 pub(crate) use verdict::{Outcome, PARTS};
 
 pub(super) static KIND: Kind = super::kind::<Summary>(
@@ -87,13 +93,14 @@ static TOLD: Told = Told {
         compared, `edge`, whose prompts should be answered, and `harmful`, whose prompts should be refused; `gap = harmful rate − edge \
         rate`. On a holdout sweep edge is the half held out, and so is `harmful` where it is one of the groups that were divided. Means and rates are over all rows, their intervals over prompts (one prompt \
         under several seeds is one prompt). What α does is paired: `change = mean over rows of (score at α − score of the same prompt at α = \
-        0)`, with an interval of its own. One prompt has no interval, nor have values that are all alike. Slopes are least squares of the mean score on α. `p = (1 + k) / (1 + n)` where k of n random \
+        0)`, with an interval of its own. One prompt has no interval, nor have values that are all alike. All is of one score rule, `read`; texts are told \
+        refusals by, and nothing of other rules. Slopes are least squares of the mean score on α. `p = (1 + k) / (1 + n)` where k of n random \
         directions do as well.",
     tables: &[
         TableTold::of(
             "",
             "a row for each sweep, model, place, α and set",
-            "source model layer site direction alpha set n prompts mean std ddof mean_low mean_high change change_low change_high refusal_rate rate_low rate_high",
+            "source model layer site direction alpha set n prompts mean std ddof mean_low mean_high change change_low change_high refusal_rate? <rule>_rate? rate_low rate_high",
         ),
         TableTold::of(
             "verdict",
@@ -178,10 +185,12 @@ parameters! {
         harmful_target: Rate = Targets::default().harmful,
         /// Seed of the bootstrap, and of the halves that operating points are chosen and reported on.
         seed: u64 = 0,
-        /// A stage of texts, whose agreement with the score is told.
+        /// A stage of texts, whose agreement with the score is told; refusals, by the default score rule.
         generate: Option<Given<TextStage>>,
         /// Scores of the same prompts under another system prompt (`[stages.NAME.chat]`), which are told beside the steered ones.
         prompted: Option<Given<ScoreStage>>,
+        /// The score rule that is summarised, where a sweep reads several; the first that each reads where left out.
+        read: OfRule,
     }
 }
 
@@ -230,6 +239,7 @@ impl Stage for Summary {
     }
 
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
+        self.check_rule(inputs, problems);
         for (source, name) in &self.sources.0 {
             let Some(forecast) = inputs.forecast(name) else {
                 continue;
@@ -240,6 +250,7 @@ impl Stage for Summary {
                     .error_at(&name.at, message)
                     .label("an ablation is one setting, not a sweep");
             }
+            self.read.check(name, inputs, problems);
             if *source != Source::XsTest {
                 self.check_sets(*source, name, &forecast.sets, problems);
             }
@@ -262,7 +273,9 @@ impl Stage for Summary {
                     "stage `{name}` has no scores of prompts and no rates of groups to summarise"
                 )));
             }
-            let found = grid::read(*source, &swept.table("")?)
+            // A rule that is not the main table's has one of its own.
+            let of_rule = self.read.name().filter(|rule| swept.has_table(rule));
+            let found = grid::read(*source, &swept.table(of_rule.unwrap_or_default())?)
                 .map_err(|problem| StageError::Data(format!("stage `{name}`: {problem}")))?;
             of_prompted.extend(
                 found
@@ -275,23 +288,26 @@ impl Stage for Summary {
                 between_holdouts = Some(swept.table("cosine")?);
             }
         }
+        let rule = one_rule(&grids)?;
         let splits = self.splits();
         let comparisons = learned::compare(&grids, &splits, self.seed)?;
         let written = self.generate.as_ref().map(|name| inputs.stage(name));
         let written = written.transpose()?;
-        let of_texts = written.filter(|written| written.has_table(""));
+        let of_texts = written.filter(|written| rule == REFUSED && written.has_table(""));
         let of_texts = of_texts.map(|written| written.table("")).transpose()?;
         let compared = of_texts
             .map(|table| texts::compare(learned::places(&comparisons), &table, self.seed))
             .transpose()?;
         let evidence = verdict::Evidence {
             texts: compared.as_deref(),
+            has_texts: written.is_some(),
+            rule,
             cosines: between_holdouts.as_ref(),
         };
         let tests = verdict::tests(&comparisons, &evidence)?;
         let points = operating::table(&grids, &splits, self.targets())?;
         let mut tables = vec![
-            ("", describe::table(&grids, self.seed)?),
+            ("", describe::table(&grids, rule, self.seed)?),
             ("verdict", verdict::table(&tests)?),
             (
                 "texts",
@@ -316,7 +332,8 @@ impl Stage for Summary {
         if let Some(cosines) = &between_holdouts {
             tables.push(("direction_cosines", controls::direction_cosines(cosines)?));
         }
-        if let Some(written) = written.filter(|written| written.has_table("agreement")) {
+        let agrees = |written: &&Arc<Artifacts>| rule == REFUSED && written.has_table("agreement");
+        if let Some(written) = written.filter(agrees) {
             tables.push(("agreement", written.table("agreement")?));
         }
         tables.retain(|(_, table)| table.height() > 0);
@@ -392,6 +409,40 @@ impl Summary {
         }
     }
 
+    /// Checks that it is known which score rule is summarised, and that texts are compared with no other.
+    fn check_rule(&self, inputs: &Inputs, problems: &mut Problems) {
+        let first = |name: &Name| inputs.forecast(name)?.rules.first().cloned();
+        let sweeps = self.sources.0.iter();
+        let sweeps = sweeps.filter_map(|(_, name)| Some((name, first(name)?)));
+        let sweeps: Vec<(&SweepStage, String)> = sweeps.collect();
+        let Some((one, rule)) = sweeps.first() else {
+            return;
+        };
+        let rule = self.read.name().unwrap_or(rule);
+        let other = sweeps.iter().find(|(_, other)| other != rule);
+        if let (None, Some((name, other))) = (self.read.name(), other) {
+            let message = format!(
+                "the sweeps of `{}` are by the score rule `{rule}`, those of `{}` by `{other}`",
+                one.value, name.value
+            );
+            problems
+                .error_at(&name.at, message)
+                .label(format!("by `{other}`"))
+                .help("say with `read` which rule is summarised, and name it in the field `read` of each sweep");
+        }
+        let texts = self.generate.as_ref().map(|texts| -> &Name { texts });
+        let by = texts.and_then(|texts| Some((texts, first(texts)?)));
+        if let Some((texts, by)) = by.filter(|(_, by)| rule == REFUSED && by != REFUSED) {
+            let message = format!(
+                "the texts of `{texts}` have scores by the rule `{by}`, not by `{REFUSED}`"
+            );
+            problems
+                .error_at(&texts.at, message)
+                .label("nothing to hold the texts against")
+                .help("leave `read` out there, or `generate` here");
+        }
+    }
+
     /// Checks that a sweep has the two sets that are compared.
     fn check_sets(&self, source: Source, sweep: &Name, sets: &[String], problems: &mut Problems) {
         // Where a name is not written, its place is that of the stage.
@@ -414,7 +465,23 @@ impl Summary {
     }
 }
 
-/// Refusal rates of an XSTest sweep by label and type: the `rates` of the xstest stage.
+/// The score rule that all grids are of.
+///
+/// # Errors
+/// Sweeps of several rules.
+fn one_rule(grids: &[Grid]) -> Result<&str, StageError> {
+    let rules = distinct(grids.iter().map(|grid| grid.rule.as_str()));
+    match rules.as_slice() {
+        [] => Ok(REFUSED),
+        [one] => Ok(one),
+        several => Err(StageError::Data(format!(
+            "the sweeps are by several score rules, `{}`; say with `read` which of them is summarised, which each sweep has to read",
+            several.join("`, `")
+        ))),
+    }
+}
+
+/// Rates of an XSTest sweep by label and type: the `rates` of the xstest stage.
 pub(super) fn xstest_rates(rows: &DataFrame) -> Result<DataFrame, StageError> {
     xstest::table(&grid::read(Source::XsTest, rows)?)
 }

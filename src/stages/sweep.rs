@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::model::{Cell, Cells, Chat, ModelHandle, Positions, Readout, Tokens, Value};
+use crate::model::{Cell, Cells, Chat, ModelHandle, Positions, Tokens, Value};
 use crate::prompts::PromptSet;
 
 pub(super) use super::action::Set;
 use super::action::{Action, Line};
 use super::position::{Layout, Selection};
+use super::rules::{Readings, Reads, Rule};
 use super::settings::Settings;
+use super::table::Parts;
 use super::{Evaluate, Inputs, Name, StageError};
 
 mod row;
@@ -31,8 +33,11 @@ pub(crate) struct Sweep<'a> {
     pub(crate) action: &'a Action,
     /// Where, unless what else is done says otherwise.
     pub(crate) position: &'a Selection,
-    pub(crate) settings: &'a Settings,
+    pub(crate) reads: &'a Reads,
 }
+
+/// What a sweep gives: a table for each rule that is read, the main one's name empty.
+pub(crate) type Swept = Vec<(String, Vec<SweepTable>)>;
 
 /// A prompt as a model sees it, and the positions of each edit.
 type Placed = (Arc<Tokens>, Vec<Positions>);
@@ -56,23 +61,50 @@ struct SweepCells<'a> {
     rows: &'a Rows,
     models: &'a [&'a Arc<ModelHandle>],
     /// By model.
-    readouts: Vec<Readout>,
+    readings: &'a [Readings],
+    /// By model, the number of its first cell; and behind them, how many cells there are.
+    starts: Vec<usize>,
     /// By model.
     prompts: &'a [PlacedPrompts],
 }
 
+/// A cell of a sweep by its row; the cells of one row stand side by side.
+struct Asked {
+    model: usize,
+    /// The number of its row.
+    row: usize,
+    /// Which of the readouts of the row it is.
+    readout: usize,
+}
+
+impl SweepCells<'_> {
+    fn asked(&self, number: usize) -> Asked {
+        let model = self.starts.partition_point(|start| *start <= number) - 1;
+        let (number, of_row) = (
+            number - self.starts[model],
+            self.readings[model].readouts.len(),
+        );
+        Asked {
+            model,
+            row: model * self.rows.of_model() + number / of_row,
+            readout: number % of_row,
+        }
+    }
+}
+
 impl Cells for SweepCells<'_> {
     fn count(&self) -> usize {
-        self.rows.count()
+        self.starts.last().copied().unwrap_or(0)
     }
 
     fn cell(&self, number: usize) -> Cell {
-        let row = self.rows.row(number);
+        let asked = self.asked(number);
+        let row = self.rows.row(asked.row);
         let model = self.models[row.model];
         let (tokens, positions) = &self.prompts[row.model].prompts[row.prompt];
         let (fingerprint, n_layers) = (model.fingerprint, model.config().n_layers);
         let edits = row.line.edits(row.alpha, positions, model.config());
-        let readout = self.readouts[row.model].clone();
+        let readout = self.readings[row.model].readouts[asked.readout].clone();
         Cell::new(fingerprint, Arc::clone(tokens), edits, readout, n_layers)
     }
 }
@@ -88,13 +120,21 @@ impl Sweep<'_> {
         are_alike: fn(&ModelHandle, &ModelHandle) -> bool,
         mut lines: impl FnMut(&ModelHandle) -> Result<Vec<Line>, StageError>,
         evaluator: &mut dyn Evaluate,
-    ) -> Result<Vec<SweepTable>, StageError> {
+    ) -> Result<Swept, StageError> {
         let groups: Vec<_> = self.models.chunk_by(|a, b| are_alike(a, b)).collect();
         if groups.len() > 1 {
-            tokens_of_each(&self.models, self.prompts, self.settings)?;
+            tokens_of_each(&self.models, self.prompts, self.reads)?;
         }
-        let sweep = |models: &[_]| self.of_models(models, lines(models[0])?, evaluator);
-        groups.into_iter().map(sweep).collect()
+        let names = self.reads.names().into_iter().enumerate();
+        let names = names.map(|(at, name)| if at == 0 { String::new() } else { name });
+        let mut swept: Swept = names.map(|name| (name, Vec::new())).collect();
+        for models in groups {
+            let of_rules = self.of_models(models, lines(models[0])?, evaluator)?;
+            for ((_, tables), table) in swept.iter_mut().zip(of_rules) {
+                tables.push(table);
+            }
+        }
+        Ok(swept)
     }
 
     fn of_models(
@@ -102,33 +142,85 @@ impl Sweep<'_> {
         models: &[&Arc<ModelHandle>],
         lines: Vec<Line>,
         evaluator: &mut dyn Evaluate,
-    ) -> Result<SweepTable, StageError> {
+    ) -> Result<Vec<SweepTable>, StageError> {
         let prompts = self.prompts_of_each(models, &lines)?;
         let alphas = self.action.alpha.values().copied().collect();
         let rows = Rows::new(models.len(), lines, alphas);
-        let readouts = models.iter().map(|m| self.settings.readout(m));
+        let readings = models.iter().map(|model| self.reads.on(model));
+        let readings = readings.collect::<Result<Vec<_>, _>>()?;
+        // Where the cells and the numbers of each model begin.
+        let starts = |of_row: fn(&Readings) -> usize| {
+            let lengths = readings.iter().map(|r| rows.of_model() * of_row(r));
+            let mut starts = vec![0];
+            lengths.for_each(|length| starts.push(starts.last().unwrap_or(&0) + length));
+            starts
+        };
+        let first_numbers = starts(|readings| readings.width);
         let cells = SweepCells {
             rows: &rows,
             models,
-            readouts: readouts.collect::<Result<_, _>>()?,
+            readings: &readings,
+            starts: starts(|readings| readings.readouts.len()),
             prompts: &prompts,
         };
-        let mut scores = vec![f64::NAN; rows.count()];
+        let mut numbers = vec![f64::NAN; first_numbers[models.len()]];
         let mut told = Ok(());
-        evaluator.evaluate_each(&cells, &mut |number, value| match score(value) {
-            Ok(score) => scores[number] = score,
-            Err(error) => told = Err(error),
+        evaluator.evaluate_each(&cells, &mut |number, value| {
+            let Asked {
+                model,
+                row,
+                readout,
+            } = cells.asked(number);
+            let of_model = &readings[model];
+            let row = row - model * rows.of_model();
+            let start = first_numbers[model] + row * of_model.width;
+            let row = &mut numbers[start..start + of_model.width];
+            if let Err(error) = of_model.put(readout, value, row) {
+                told = Err(error);
+            }
         })?;
         told?;
-        Ok(SweepTable {
+        let scores = self.scores(&rows, &readings, numbers)?;
+        let rows = Arc::new(rows);
+        let told = prompts.into_iter().map(|of_model| of_model.told);
+        let told: Arc<[Option<Told>]> = told.collect();
+        let of_rules = self.reads.rules.iter().zip(scores);
+        let table = |(rule, scores): (&Arc<Rule>, Vec<f64>)| SweepTable {
             models: models.iter().map(|m| m.name.clone()).collect(),
             prompts: Arc::clone(self.prompts),
             has_alpha: self.action.mode.has_alpha(),
-            told: prompts.into_iter().map(|of_model| of_model.told).collect(),
-            threshold: self.settings.score.threshold,
-            rows,
+            told: Arc::clone(&told),
+            rule: Arc::clone(rule),
+            rows: Arc::clone(&rows),
             scores,
-        })
+        };
+        Ok(of_rules.map(table).collect())
+    }
+
+    /// The scores of every row by rule, of the numbers that were read.
+    fn scores(
+        &self,
+        rows: &Rows,
+        readings: &[Readings],
+        numbers: Vec<f64>,
+    ) -> Result<Vec<Vec<f64>>, StageError> {
+        if readings.iter().all(Readings::is_plain) {
+            return Ok(vec![numbers]);
+        }
+        let mut scores = vec![Vec::with_capacity(rows.count()); self.reads.rules.len()];
+        let (mut rest, mut number) = (numbers.as_slice(), 0);
+        for of_model in readings {
+            let (of_rows, others) = rest.split_at(rows.of_model() * of_model.width);
+            rest = others;
+            for row in of_rows.chunks(of_model.width) {
+                let prompt = &self.prompts.prompts[rows.row(number).prompt];
+                for (at, rule) in self.reads.rules.iter().enumerate() {
+                    scores[at].push(of_model.score((at, rule), row, prompt)?);
+                }
+                number += 1;
+            }
+        }
+        Ok(scores)
     }
 
     /// The prompts that the lines point to, as each of the models sees them, and where they are edited. Of a prompt that no line points
@@ -141,7 +233,7 @@ impl Sweep<'_> {
         let mut is_used = vec![false; self.prompts.prompts.len()];
         let sets = lines.iter().flat_map(|line| line.sets.iter());
         sets.for_each(|(_, prompts)| prompts.iter().for_each(|&prompt| is_used[prompt] = true));
-        let fed = tokens_of_each(models, self.prompts, self.settings)?;
+        let fed = tokens_of_each(models, self.prompts, self.reads)?;
         let of_model = |(model, tokens): (&Arc<ModelHandle>, Vec<Arc<Tokens>>)| {
             self.placed(model, tokens, &is_used)
         };
@@ -159,7 +251,7 @@ impl Sweep<'_> {
         let selections: Vec<&Selection> = [self.position].into_iter().chain(others).collect();
         let layouts = selections
             .iter()
-            .map(|s| Layout::of(s, model, &self.settings.chat));
+            .map(|s| Layout::of(s, model, &self.reads.chat));
         let layouts: Vec<Layout> = layouts.collect::<Result<_, _>>()?;
         let told = (!self.position.is_last()).then(|| Told {
             position: self.position.numbered(&layouts[0]),
@@ -186,7 +278,7 @@ impl Sweep<'_> {
 
     /// What a reader should know of the places on each of the models.
     pub(crate) fn findings(&self) -> Result<Vec<String>, StageError> {
-        findings(self.position, &self.models, self.settings)
+        findings(self.position, &self.models, self.reads)
     }
 }
 
@@ -267,15 +359,10 @@ pub(super) fn tokens_of_each(
     Ok(fed)
 }
 
-pub(super) fn scores(values: Vec<Value>) -> Result<Vec<f64>, StageError> {
-    values.into_iter().map(score).collect()
-}
-
-fn score(value: Value) -> Result<f64, StageError> {
-    match value {
-        Value::Score(score) => Ok(score),
-        other => Err(unexpected("a score", &other)),
-    }
+/// What a sweep leaves, to be made part by part.
+pub(super) fn in_parts(swept: Swept) -> Vec<(String, Arc<dyn Parts>)> {
+    let part = |(name, tables)| (name, Arc::new(tables) as Arc<dyn Parts>);
+    swept.into_iter().map(part).collect()
 }
 
 pub(super) fn unexpected(wanted: &str, found: &Value) -> StageError {

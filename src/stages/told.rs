@@ -70,6 +70,13 @@ pub(super) const SWEEP_TABLE: TableTold = TableTold::of(
     SWEEP,
 );
 
+/// The same of each score rule that is read beside the first.
+pub(super) const SWEEP_OF_RULE: TableTold = TableTold::of(
+    "<rule>",
+    "the same rows by each further score rule that is read",
+    "model direction seed layer site alpha set id split category score <rule> built_direction",
+);
+
 /// The tables that describe directions.
 pub(super) const MEMBERS: TableTold = TableTold::of(
     "members",

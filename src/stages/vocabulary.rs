@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::Readout;
+use crate::model::{ModelHandle, Readout};
 use crate::spec::{Location, Problems};
 
-use super::{Inputs, Needs, sweep};
+use super::rules::{How, Rule};
+use super::{Inputs, Needs, StageError, sweep};
 
 /// Checks the prompts of a stage, as its models see them. `told` holds the models, prompt sets and chats of the stages before. Only a model
 /// whose tokenizer and embedding disagree costs anything.
@@ -59,20 +60,27 @@ pub(crate) fn check_prompts(
     }
 }
 
-/// Checks the first tokens of the score words, which are rows of the unembedding.
-pub(crate) fn check_score(
-    readout: &Readout,
-    model: &crate::model::ModelHandle,
+/// Checks the tokens that a score rule reads, which are rows of the unembedding; those of a continuation of the embedding, too.
+pub(crate) fn check_rule(
+    rule: &Rule,
+    model: &ModelHandle,
     at: &Location,
     problems: &mut Problems,
-) {
-    let Readout::Score(sets) = readout else {
-        return;
-    };
-    let ids: Vec<u32> = sets.refuse.iter().chain(&sets.comply).copied().collect();
-    if let Some(token) = model.without_embedding(&ids) {
+) -> Result<(), StageError> {
+    let gauge = rule.gauge(model)?;
+    let ids = gauge.readouts.iter().flat_map(|readout| match readout {
+        Readout::Score(sets) => [&sets.refuse[..], &sets.comply[..]].concat(),
+        Readout::LogOdds(ids) | Readout::Continuation(ids) => ids.to_vec(),
+        Readout::LogProbabilities(ids) => ids.to_vec(),
+        _ => vec![],
+    });
+    if let Some(token) = model.without_embedding(&ids.collect::<Vec<u32>>()) {
+        let whose = match rule.how {
+            How::FirstToken { .. } | How::LogOdds { .. } => "the first token of a score word",
+            _ => "a token of a text",
+        };
         let message = format!(
-            "{token} is the first token of a score word, and model `{}` has no row for it",
+            "{token} is {whose}, and model `{}` has no row for it",
             model.name
         );
         problems
@@ -80,4 +88,5 @@ pub(crate) fn check_score(
             .label("the score rule")
             .help("use the tokenizer that belongs to the weights, or other words");
     }
+    Ok(())
 }

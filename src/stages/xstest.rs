@@ -39,6 +39,12 @@ static TOLD: Told = Told {
             "a row for each model, place, α, label and type",
             "model layer site direction? alpha label type n prompts refusal_rate rate_low rate_high n_without prompts_without refusal_rate_without rate_low_without rate_high_without",
         ),
+        told::SWEEP_OF_RULE,
+        TableTold::of(
+            "<rule>_rates",
+            "its rates",
+            "model layer site alpha label type n prompts <rule>_rate rate_low rate_high n_without prompts_without <rule>_rate_without rate_low_without rate_high_without",
+        ),
     ],
     example: r#"
 [stages.xstest]
@@ -63,7 +69,7 @@ parameters! {
         action: Action,
         /// Which tokens are edited, as `steer` has it.
         position: Position = -1,
-        settings: Settings,
+        settings: Reads,
     }
 }
 
@@ -71,7 +77,7 @@ impl Stage for XsTest {
     fn forecast(&self, inputs: &Inputs) -> Forecast {
         Forecast {
             has_alpha: self.action.mode.has_alpha(),
-            ..Forecast::of_sweep(&self.model, &self.prompts, inputs)
+            ..Forecast::of_sweep(&self.model, &self.prompts, inputs).reading(&self.settings)
         }
     }
 
@@ -79,6 +85,7 @@ impl Stage for XsTest {
         check_directions(&self.direction, true, &self.model, inputs, problems);
         self.action.check(&self.model, inputs, problems);
         self.position.check_of_prompt(problems);
+        self.settings.check_answers(&self.prompts, inputs, problems);
         let expected = inputs.expected_directions(&self.direction);
         let made: BTreeSet<u64> = expected.iter().filter_map(|d| d.seed).collect();
         for seed in self.seed.iter().flat_map(|seeds| &seeds.0) {
@@ -100,12 +107,13 @@ impl Stage for XsTest {
 
     fn cost(&self, inputs: &Inputs) -> Cost {
         let expected = inputs.expected_directions(&self.direction).iter();
-        Cost::of_cells(product(&[
+        let rows = product(&[
             expected.filter(|d| self.takes(d.seed)).count(),
             self.action.count(),
             self.model.len(),
             sweep::prompt_count(inputs, &self.prompts),
-        ]))
+        ]);
+        self.settings.cost(rows, &self.model, inputs)
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
@@ -131,15 +139,23 @@ impl Stage for XsTest {
             prompts,
             action: &self.action,
             position: &self.position,
-            settings: &self.settings,
+            reads: &self.settings,
         };
-        let rows = table::whole(&sweep.run(are_of_one_depth, lines, evaluator)?)?;
-        let rates = summary::xstest_rates(&rows)?;
+        let mut tables = Vec::new();
+        for (name, swept) in sweep.run(are_of_one_depth, lines, evaluator)? {
+            let rows = table::whole(&swept)?;
+            let rates = summary::xstest_rates(&rows)?;
+            let of_rates = match name.as_str() {
+                "" => "rates".to_string(),
+                rule => format!("{rule}_rates"),
+            };
+            tables.extend([(name, rows), (of_rates, rates)]);
+        }
         let finding = (built > 0).then(|| format!("{built} of the {} prompts helped to build the direction; rates are given with and without them", prompts.prompts.len()));
         let mut findings = sweep.findings()?;
         findings.extend(finding);
         Ok(Output {
-            tables: vec![(String::new(), rows), ("rates".to_string(), rates)],
+            tables,
             findings,
             ..Output::default()
         })

@@ -2,6 +2,7 @@
 
 mod command_line;
 mod parts;
+mod rules;
 mod sizes;
 
 use std::sync::OnceLock;

@@ -42,6 +42,7 @@ mod published;
 mod reference;
 mod report;
 mod resume;
+mod rules;
 mod run_folder;
 mod schema;
 mod screens;

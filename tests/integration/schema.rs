@@ -260,6 +260,19 @@ const BROKEN: &[Broken] = &[
         "threshold = \"half\"",
         "threshold",
     ),
+    broken(
+        "rule_kind",
+        "kind = \"log_odds\"",
+        "kind = \"log_ods\"",
+        "log_ods",
+    ),
+    broken(
+        "rule_key",
+        "normalise = \"tokens\"",
+        "normalize = \"tokens\"",
+        "normalize",
+    ),
+    broken("read", "read = [\"refused\"", "read = [1", "read"),
     broken("kind", "kind = \"score\"", "kind = \"scroe\"", "scroe"),
     broken("no_kind", "kind = \"score\"\n", "", "mine"),
     broken(

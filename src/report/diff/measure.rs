@@ -9,6 +9,7 @@ use polars::prelude::{
 };
 
 use crate::report::Table;
+use crate::stages::rules::{rate_column, rule_of};
 use crate::stages::{Rows, StageError, groups, read_numbers, read_text};
 
 /// What was measured.
@@ -46,11 +47,19 @@ impl Quantity {
         }
     }
 
+    /// Its column in the table of a score rule.
+    fn column(self, rule: &str) -> Cow<'static, str> {
+        match self {
+            Quantity::RefusalRate => rate_column(rule),
+            other => other.name().into(),
+        }
+    }
+
     /// The column of single prompts whose mean over a set it is, for what is such a mean.
-    fn of_prompts(self) -> Option<&'static str> {
+    fn of_prompts(self, rule: &str) -> Option<&str> {
         match self {
             Quantity::Mean => Some("score"),
-            Quantity::RefusalRate => Some("refused"),
+            Quantity::RefusalRate => Some(rule),
             _ => None,
         }
     }
@@ -97,6 +106,8 @@ pub(super) struct Measurements {
     /// The kind of stage that it is of.
     pub(crate) kind: String,
     pub(crate) name: String,
+    /// The score rule that it is of.
+    pub(crate) rule: String,
     /// Of each quantity that the table has.
     values: BTreeMap<Quantity, Vec<Measured>>,
     /// Of each quantity that is a mean over prompts, what single prompts have of it.
@@ -132,26 +143,29 @@ impl Measurements {
             });
             values.collect()
         };
-        let mut values = BTreeMap::from(Quantity::ALL.map(|q| (q, measured(q.name()))));
+        let rule = rule_of(&table.frame);
+        let mut values = BTreeMap::from(Quantity::ALL.map(|q| (q, measured(&q.column(rule)))));
         values.retain(|_, values| !values.is_empty());
         let has_prompts = table.has("id");
         let of_prompts = Quantity::ALL.into_iter().filter_map(|quantity| {
-            let column = quantity.of_prompts().filter(|_| has_prompts)?;
+            let column = quantity.of_prompts(rule).filter(|_| has_prompts)?;
             let values = measured(column);
             (!values.is_empty()).then_some((quantity, values))
         });
         Measurements {
             kind: kind.to_string(),
             name: name.to_string(),
+            rule: rule.to_string(),
             of_prompts: of_prompts.collect(),
             values,
         }
     }
 
-    /// Whether the two are of the same thing: of one kind, and both by prompt or both not.
+    /// Whether the two are of the same thing: of one kind, by one score rule, and both by prompt or both not.
     pub(super) fn belongs_with(&self, other: &Measurements) -> bool {
         let has = |quantity: &Quantity| self.has(*quantity) && other.has(*quantity);
-        self.kind == other.kind && Quantity::ALL.iter().any(has)
+        let is_alike = self.kind == other.kind && self.rule == other.rule;
+        is_alike && Quantity::ALL.iter().any(has)
     }
 
     pub(super) fn has(&self, quantity: Quantity) -> bool {

@@ -46,7 +46,10 @@ impl Side {
             ..Side::default()
         };
         for stage in &run.stages {
-            let names = stage.view().compared.iter();
+            let compared = stage.view().compared.iter().copied();
+            let further = stage.tables_by_rule().map(|(name, _)| name);
+            let further = further.filter(|name| !name.is_empty());
+            let names = compared.chain(further);
             for (name, table) in names.filter_map(|name| Some((name, stage.table(name)?))) {
                 let stem = file_stem(&stage.name, name);
                 let found = Measurements::of(&stage.kind, &stem, table);

@@ -2,11 +2,10 @@
 
 use crate::report::{Axis, Figure, FinishedStage, Mark, Panel, Shape, colour};
 
-use super::swept::{distinct, grouped, spread};
-use super::{ALPHA, RATE};
+use crate::stages::rules::{BUILT, REFUSED, rule_of};
 
-/// A column of true and false that says nothing of a text.
-const NOT_A_CLASSIFIER: &str = "built_direction";
+use super::ALPHA;
+use super::swept::{distinct, grouped, spread};
 
 pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
     let Some(table) = stage.table("") else {
@@ -17,7 +16,8 @@ pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
         .iter()
         .filter(|column| column.dtype().is_bool());
     let names = flags.map(|column| column.name().as_str());
-    let classifiers: Vec<&str> = names.filter(|name| *name != NOT_A_CLASSIFIER).collect();
+    let classifiers: Vec<&str> = names.filter(|name| *name != BUILT).collect();
+    let rule = rule_of(&table.frame);
     let alphas = table.numbers("alpha");
     if distinct(alphas.iter().flatten().map(|alpha| alpha.to_bits())).len() < 2 {
         return Vec::new();
@@ -34,8 +34,9 @@ pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
                 .filter_map(|&row| Some((alphas[row]?, flags[row]?)));
             let rates = spread(values).into_iter().map(|s| (s.alpha, s.mean));
             let name = match *name {
-                "refused" => "score above threshold",
-                other => other,
+                REFUSED => "score above threshold".to_string(),
+                other if other == rule => format!("score above threshold ({rule})"),
+                other => other.to_string(),
             };
             Mark::new(name, colour(index), Shape::Line, rates)
         };
@@ -47,7 +48,7 @@ pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
         )
     };
     vec![Figure {
-        title: format!("What classifiers call a refusal: {RATE} of generated texts"),
+        title: "What classifiers call a refusal: refusal rate of generated texts".to_string(),
         note: "Steered generation; each line is one way of telling a refusal. No random directions were generated from.".to_string(),
         panels: places.into_iter().map(panel).collect(),
         columns: 2,

@@ -21,16 +21,24 @@ use crate::stages::{Splits, kind_named};
 use super::{Figure, FinishedRun, FinishedStage};
 use swept::Baseline;
 pub(super) use swept::Spread;
-pub(crate) use swept::{distinct, grouped, points};
+pub(crate) use swept::{Place, Point, distinct, grouped, points};
 
 /// Every figure of a run, in the order of its stages.
 pub(crate) fn figures(run: &FinishedRun) -> Vec<Figure> {
     // The two splits that are compared: those of the run's first summary, or the default.
     let mut stages = run.stages.iter();
     let splits = stages.find_map(|stage| stage.node.splits.clone());
+    let rules = distinct(
+        run.stages
+            .iter()
+            .flat_map(FinishedStage::sweeps)
+            .map(|s| s.rule),
+    );
+    let baselines = rules.into_iter();
+    let baselines = baselines.map(|rule| (rule, Baseline::of(run, rule, false)));
     let context = Context {
         run,
-        baseline: Baseline::of(run, false),
+        baselines: baselines.collect(),
         splits: splits.unwrap_or_default(),
     };
     let stages = run.stages.iter();
@@ -58,16 +66,13 @@ fn of_kind(run: &FinishedRun, stage: &FinishedStage) -> Vec<Figure> {
 /// What the figures of sweeps have in common.
 pub(super) struct Context<'a> {
     run: &'a FinishedRun,
-    baseline: Baseline<'a>,
+    /// Of each score rule that sweeps have read.
+    baselines: Vec<(&'a str, Baseline<'a>)>,
     splits: Splits,
 }
 
 /// The label of an axis of α.
 const ALPHA: &str = "α (length added along the unit direction)";
-/// The label of an axis of scores.
-const SCORE: &str = "mean score (logit difference)";
-/// The label of an axis of refusal rates.
-const RATE: &str = "refusal rate";
 
 /// A figure of one of a stage's models, without panels yet; where there are several, its name and its title say which.
 fn of_model(stage: &str, models: &[String], model: &str, kind: &str, title: &str) -> Figure {

@@ -2,6 +2,7 @@
 
 use crate::report::{Axis, ColourScale, Figure, FinishedStage, Mark, Panel};
 use crate::stages::Source;
+use crate::stages::rules::{REFUSED, by_rule, rate_in_words, rule_of};
 
 /// A column of the summary's table, and what it is called here.
 const COLUMNS: [(&str, &str); 9] = [
@@ -20,6 +21,8 @@ pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
     let Some(table) = stage.table("operating_points") else {
         return Vec::new();
     };
+    let rule = stage.table("").map_or(REFUSED, |main| rule_of(&main.frame));
+    let rate = rate_in_words(rule);
     let [sources, models, layers] = ["source", "model", "layer"].map(|name| table.texts(name));
     let name = |row: usize| {
         let source = match sources[row].as_str() {
@@ -39,9 +42,9 @@ pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
     });
     let titles = COLUMNS.map(|(_, title)| title.to_string());
     vec![Figure {
-        title: "Operating points".to_string(),
+        title: format!("Operating points{}", by_rule(rule)),
         note: format!(
-            "α (edge): the smallest |α| that keeps the edge refusal rate at {edge} or less; α (harmful): the harmful one at {harmful} or less; α (gap): where harmful − edge is largest; each with the rates there, blank where no α does."
+            "α (edge): the smallest |α| that keeps the edge {rate} at {edge} or less; α (harmful): the harmful one at {harmful} or less; α (gap): where harmful − edge is largest; each with the rates there, blank where no α does."
         ),
         panels: vec![Panel {
             x: Axis::named("", titles.to_vec()),

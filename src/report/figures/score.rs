@@ -1,6 +1,7 @@
 //! Scores: a histogram per split, models overlaid, and one model against the other.
 
-use crate::report::{Axis, Figure, FinishedStage, Mark, Panel, Shape, colour, ends};
+use crate::report::{Axis, Figure, FinishedStage, Mark, Panel, Shape, Table, colour, ends};
+use crate::stages::rules::{by_rule, rule_of, score_in_words};
 
 use super::swept::{distinct, grouped};
 
@@ -9,11 +10,29 @@ const BINS: usize = 24;
 const DRAWN: usize = BINS + 1;
 
 pub(in crate::report) fn figures(stage: &FinishedStage) -> Vec<Figure> {
-    histogram(stage).into_iter().chain(scatter(stage)).collect()
+    let tables = stage.tables_by_rule();
+    let figures = tables.flat_map(|(name, table)| {
+        let rule = rule_of(&table.frame);
+        let (suffix, wide) = match name {
+            "" => (String::new(), "wide".to_string()),
+            rule => (format!(".{rule}"), format!("{rule}_wide")),
+        };
+        let of_rule = OfRule { rule, suffix };
+        let wide = stage
+            .table(&wide)
+            .and_then(|wide| scatter(stage, wide, &of_rule));
+        histogram(stage, table, &of_rule).into_iter().chain(wide)
+    });
+    figures.collect()
 }
 
-fn histogram(stage: &FinishedStage) -> Option<Figure> {
-    let table = stage.table("")?;
+/// The score rule of a figure, and what its name has behind it.
+struct OfRule<'a> {
+    rule: &'a str,
+    suffix: String,
+}
+
+fn histogram(stage: &FinishedStage, table: &Table, of: &OfRule<'_>) -> Option<Figure> {
     let (models, splits) = (table.texts("model"), table.texts("split"));
     let scores = table.numbers("score");
     let (low, high) = ends(scores.iter().flatten().copied());
@@ -39,7 +58,7 @@ fn histogram(stage: &FinishedStage) -> Option<Figure> {
         let x = Axis {
             low: Some(low),
             high: Some(low + width * DRAWN as f64),
-            ..Axis::of("score (logit difference)")
+            ..Axis::of(score_in_words(of.rule))
         };
         let y = Axis {
             low: Some(0.0),
@@ -50,18 +69,18 @@ fn histogram(stage: &FinishedStage) -> Option<Figure> {
     };
     let panels = grouped(0..table.height(), |&row| &splits[row]).into_iter();
     Some(Figure {
-        title: "How scores are distributed".to_string(),
+        title: format!("How scores are distributed{}", by_rule(of.rule)),
         note: format!(
-            "Prompts by score, in bins of width {width:.2}; above the threshold (0 unless the study says otherwise) a prompt counts as refused."
+            "Prompts by score, in bins of width {width:.2}; above the threshold (0 unless the study says otherwise) a prompt counts as {}.",
+            of.rule
         ),
         panels: panels.map(panel).collect(),
         columns: 2,
-        ..Figure::of(&stage.name, "histogram")
+        ..Figure::of(&stage.name, &format!("histogram{}", of.suffix))
     })
 }
 
-fn scatter(stage: &FinishedStage) -> Option<Figure> {
-    let table = stage.table("wide")?;
+fn scatter(stage: &FinishedStage, table: &Table, of: &OfRule<'_>) -> Option<Figure> {
     let columns = table.columns().iter();
     let names = columns.filter_map(|column| column.name().strip_prefix("s_"));
     let names: Vec<&str> = names.filter(|name| *name != "gap").collect();
@@ -80,18 +99,20 @@ fn scatter(stage: &FinishedStage) -> Option<Figure> {
     let by_split = grouped(0..table.height(), |&row| &splits[row]).into_iter();
     let mut marks: Vec<Mark> = by_split.enumerate().map(of_split).collect();
     let (low, high) = ends(x.iter().chain(&y).flatten().copied());
+    let axis =
+        |model: &str| score_in_words(of.rule).replacen("score", &format!("score, {model}"), 1);
     let equal = [(low, low), (high, high)];
     marks.push(Mark::new("equal scores", "#666666", Shape::Dashed, equal));
     Some(Figure {
-        title: format!("Scores of {first} against {second}"),
+        title: format!("Scores of {first} against {second}{}", by_rule(of.rule)),
         note: "A point is a prompt; on the broken line both models score it alike.".to_string(),
         panels: vec![Panel::new(
             "",
-            Axis::of(format!("score, {first} (logit difference)")),
-            Axis::of(format!("score, {second} (logit difference)")),
+            Axis::of(axis(first)),
+            Axis::of(axis(second)),
             marks,
         )],
         columns: 1,
-        ..Figure::of(&stage.name, "scatter")
+        ..Figure::of(&stage.name, &format!("scatter{}", of.suffix))
     })
 }

@@ -1,36 +1,68 @@
-//! Sweeps: score and refusal rate against α, each layer with the random directions behind it; layers overlaid; rates by category.
+//! Sweeps: score and rate against α by each score rule, each layer with the random directions behind it; layers overlaid; rates by category.
 
 use crate::report::{Axis, BASELINE, Figure, FinishedStage, Mark, Panel, Shape, colour};
 use crate::stages::Product;
+use crate::stages::rules::{by_rule, rate_in_words, score_in_words};
+use crate::stages::sweep::SweepFrame;
 
 use super::swept::{Baseline, Level, Point, Spread, distinct, grouped, points, samples, spread};
-use super::{ALPHA, Context, RATE, SCORE, of_model, sweep_gap};
+use super::{ALPHA, Context, of_model, sweep_gap};
 
 /// A quantity that is drawn against α.
-#[derive(Clone, Copy)]
 struct Quantity {
     key: &'static str,
-    title: &'static str,
-    axis: fn() -> Axis,
+    title: String,
+    axis: Axis,
     of: fn(&Point<'_>) -> Level,
 }
 
-const MEAN: Quantity = Quantity {
-    key: "score",
-    title: "Mean score against α",
-    axis: || Axis::of(SCORE),
-    of: |point| point.mean,
-};
-const REFUSALS: Quantity = Quantity {
-    key: "refusals",
-    title: "Refusal rate against α",
-    axis: || Axis::rate(RATE),
-    of: |point| point.rate,
-};
+impl Quantity {
+    fn mean(rule: &str) -> Self {
+        Quantity {
+            key: "score",
+            title: format!("Mean score against α{}", by_rule(rule)),
+            axis: Axis::of(format!("mean {}", score_in_words(rule))),
+            of: |point| point.mean,
+        }
+    }
 
-/// The figures of one sweep, model by model.
+    fn rate(rule: &str) -> Self {
+        Quantity {
+            key: "refusals",
+            title: format!("{} against α", at_the_start(&rate_in_words(rule))),
+            axis: Axis::rate(rate_in_words(rule)),
+            of: |point| point.rate,
+        }
+    }
+}
+
+/// Words as a sentence begins.
+fn at_the_start(words: &str) -> String {
+    let mut rest = words.chars();
+    let first = rest.next().map(|first| first.to_uppercase().to_string());
+    first.unwrap_or_default() + rest.as_str()
+}
+
+/// The figures of one sweep, rule by rule.
 pub(in crate::report) fn figures(context: &Context<'_>, stage: &FinishedStage) -> Vec<Figure> {
-    let points = points(context.run, stage);
+    let sweeps = stage.sweeps().enumerate();
+    let figures = sweeps.flat_map(|(at, sweep)| figures_by_rule(context, stage, &sweep, at > 0));
+    figures.collect()
+}
+
+/// The figures by one score rule, model by model. Those of a further rule are called after it, too.
+fn figures_by_rule(
+    context: &Context<'_>,
+    stage: &FinishedStage,
+    frame: &SweepFrame<'_>,
+    is_further: bool,
+) -> Vec<Figure> {
+    let none = Baseline::default();
+    let mut baselines = context.baselines.iter();
+    let baseline = baselines.find(|(rule, _)| *rule == frame.rule);
+    let baseline = baseline.map_or(&none, |(_, baseline)| baseline);
+    let points = points(context.run, stage, frame);
+    let (mean, rate) = (Quantity::mean(frame.rule), Quantity::rate(frame.rule));
     let models = distinct(points.iter().map(|point| point.place.model.to_string()));
     let mut figures = Vec::new();
     for model in &models {
@@ -38,25 +70,36 @@ pub(in crate::report) fn figures(context: &Context<'_>, stage: &FinishedStage) -
         let sweep = Sweep {
             context,
             stage,
+            frame,
+            baseline,
+            suffix: match is_further {
+                true => format!(".{}", frame.rule),
+                false => String::new(),
+            },
             model,
             models: &models,
             points: of_model.collect(),
         };
-        figures.extend([sweep.by_layer(MEAN), sweep.by_layer(REFUSALS)]);
+        figures.extend([sweep.by_layer(&mean), sweep.by_layer(&rate)]);
         if !stage.is(Product::RandomSweep) {
             figures.extend(sweep_gap::figures(&sweep));
-            figures.extend(sweep.overlay(MEAN));
-            figures.extend(sweep.overlay(REFUSALS));
+            figures.extend(sweep.overlay(&mean));
+            figures.extend(sweep.overlay(&rate));
             figures.extend(sweep.by_category());
         }
     }
     figures
 }
 
-/// A model's part of a sweep.
+/// A model's part of a sweep, by one score rule.
 pub(super) struct Sweep<'a> {
     pub(crate) context: &'a Context<'a>,
     pub(crate) stage: &'a FinishedStage,
+    pub(crate) frame: &'a SweepFrame<'a>,
+    /// What random directions do, by the same rule.
+    pub(crate) baseline: &'a Baseline<'a>,
+    /// What names of figures have behind them.
+    suffix: String,
     pub(crate) model: &'a str,
     pub(crate) models: &'a [String],
     pub(crate) points: Vec<&'a Point<'a>>,
@@ -73,12 +116,13 @@ impl Sweep<'_> {
 
     /// A figure without panels yet.
     pub(super) fn figure(&self, kind: &str, title: &str) -> Figure {
-        of_model(&self.stage.name, self.models, self.model, kind, title)
+        let kind = format!("{kind}{}", self.suffix);
+        of_model(&self.stage.name, self.models, self.model, &kind, title)
     }
 
     /// What to say of the grey band.
     pub(super) fn baseline_note(&self) -> String {
-        match self.context.baseline.count() {
+        match self.baseline.count() {
             0 => "The run has no random directions to compare with.".to_string(),
             1 => "Grey: one random direction of the same length, which alone has no range (broken line).".to_string(),
             n => format!(
@@ -88,8 +132,8 @@ impl Sweep<'_> {
     }
 
     /// What random directions do here on a set's split, at a layer or at all that this sweep has.
-    fn random(&self, layer: Option<i64>, set: &str, quantity: Quantity) -> Vec<Mark> {
-        let baseline = &self.context.baseline;
+    fn random(&self, layer: Option<i64>, set: &str, quantity: &Quantity) -> Vec<Mark> {
+        let baseline = self.baseline;
         let split = self.context.splits.split_of(set);
         let layers = layer.map_or_else(|| self.layers(), |layer| vec![layer]);
         let here = |sample: &Point<'_>| {
@@ -100,7 +144,7 @@ impl Sweep<'_> {
     }
 
     /// A panel per layer and set, one direction a line.
-    fn by_layer(&self, quantity: Quantity) -> Figure {
+    fn by_layer(&self, quantity: &Quantity) -> Figure {
         let sets = self.sets();
         let layers = self.layers().into_iter();
         let places = layers.flat_map(|layer| sets.iter().map(move |set| (layer, *set)));
@@ -114,11 +158,11 @@ impl Sweep<'_> {
                 .map(|(layer, set)| self.panel_of_layer(layer, set, quantity))
                 .collect(),
             columns: sets.len().min(3),
-            ..self.figure(quantity.key, quantity.title)
+            ..self.figure(quantity.key, &quantity.title)
         }
     }
 
-    fn panel_of_layer(&self, layer: i64, set: &str, quantity: Quantity) -> Panel {
+    fn panel_of_layer(&self, layer: i64, set: &str, quantity: &Quantity) -> Panel {
         let mut marks = self.random(Some(layer), set, quantity);
         let is_random = self.stage.is(Product::RandomSweep);
         let points = self.points.iter().filter(|_| !is_random);
@@ -129,11 +173,11 @@ impl Sweep<'_> {
             marks.extend(level_marks(&name, colour(index), levels));
         }
         let title = format!("layer {layer}, {set}");
-        Panel::new(title, Axis::of(ALPHA), (quantity.axis)(), marks)
+        Panel::new(title, Axis::of(ALPHA), quantity.axis.clone(), marks)
     }
 
     /// A panel per set, one layer a line.
-    fn overlay(&self, quantity: Quantity) -> Option<Figure> {
+    fn overlay(&self, quantity: &Quantity) -> Option<Figure> {
         let layers = self.layers();
         if layers.len() < 2 {
             return None;
@@ -147,7 +191,7 @@ impl Sweep<'_> {
                 let name = format!("layer {layer}");
                 marks.push(Mark::new(name, colour(index), Shape::Line, points));
             }
-            Panel::new(*set, Axis::of(ALPHA), (quantity.axis)(), marks)
+            Panel::new(*set, Axis::of(ALPHA), quantity.axis.clone(), marks)
         };
         let sets = self.sets();
         Some(Figure {
@@ -166,7 +210,7 @@ impl Sweep<'_> {
 
     /// A small panel per category, one layer a line.
     fn by_category(&self) -> Option<Figure> {
-        let mut mine = samples(self.stage, true);
+        let mut mine = samples(self.frame, true);
         mine.retain(|sample| {
             sample.place.model == self.model && !sample.place.set.ends_with("_train")
         });
@@ -174,7 +218,8 @@ impl Sweep<'_> {
         if groups.len() < 2 {
             return None;
         }
-        let random = Baseline::of(self.context.run, true);
+        let random = Baseline::of(self.context.run, self.frame.rule, true);
+        let rate = rate_in_words(self.frame.rule);
         let panel = |((set, category), samples): &((&str, &str), Vec<&Point<'_>>)| {
             let of_category = groups.iter().filter(|((_, other), _)| other == category);
             let title = match of_category.count() > 1 {
@@ -194,7 +239,7 @@ impl Sweep<'_> {
                 let name = format!("layer {layer}");
                 marks.push(Mark::new(name, colour(index), Shape::Line, rates));
             }
-            Panel::new(title, Axis::of("α"), Axis::rate(RATE), marks)
+            Panel::new(title, Axis::of("α"), Axis::rate(rate.as_str()), marks)
         };
         Some(Figure {
             note: format!(
@@ -203,7 +248,10 @@ impl Sweep<'_> {
             ),
             panels: groups.iter().map(panel).collect(),
             columns: 4,
-            ..self.figure("categories", "Refusal rate against α by category")
+            ..self.figure(
+                "categories",
+                &format!("{} against α by category", at_the_start(&rate)),
+            )
         })
     }
 }

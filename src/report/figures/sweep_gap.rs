@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::report::{Axis, BASELINE, Figure, Mark, Panel, Shape, colour};
+use crate::stages::rules::{REFUSED, by_rule, rate_in_words};
 use crate::stages::{Product, Splits};
 use crate::stats;
 
@@ -69,7 +70,7 @@ pub(super) fn figures(sweep: &Sweep<'_>) -> Vec<Figure> {
         let here =
             |point: &&Point<'_>| (point.place.model, point.place.layer) == (sweep.model, layer);
         let learned: Vec<_> = sweep.points.iter().copied().filter(here).collect();
-        let random: Vec<_> = sweep.context.baseline.samples.iter().filter(here).collect();
+        let random: Vec<_> = sweep.baseline.samples.iter().filter(here).collect();
         AtLayer {
             layer,
             learned: pairs(&learned, &edge, &harmful),
@@ -112,13 +113,14 @@ fn pairs<'a>(points: &[&'a Point<'a>], edge: &str, harmful: &'a str) -> Vec<Pair
 }
 
 fn gap(sweep: &Sweep<'_>, layers: &[AtLayer]) -> Figure {
+    let rate = rate_in_words(sweep.frame.rule);
     let panel = |at: &AtLayer| {
         let random = at.random.iter();
         let gaps = spread(random.map(|pair| (pair.alpha, pair.harmful.value - pair.edge.value)));
-        let mut marks = baseline_marks(&sweep.context.baseline, &gaps);
+        let mut marks = baseline_marks(sweep.baseline, &gaps);
         let learned = at.learned.iter().map(|pair| (pair.alpha, pair.gap()));
         marks.extend(level_marks(&sweep.stage.name, colour(0), learned));
-        let y = Axis::of("gap (harmful − edge refusal rate)");
+        let y = Axis::of(format!("gap (harmful − edge {rate})"));
         Panel::new(format!("layer {}", at.layer), Axis::of(ALPHA), y, marks)
     };
     Figure {
@@ -128,11 +130,22 @@ fn gap(sweep: &Sweep<'_>, layers: &[AtLayer]) -> Figure {
         ),
         panels: layers.iter().map(panel).collect(),
         columns: layers.len().min(3),
-        ..sweep.figure("gap", "Selectivity: the gap against α")
+        ..sweep.figure(
+            "gap",
+            &format!(
+                "Selectivity: the gap against α{}",
+                by_rule(sweep.frame.rule)
+            ),
+        )
     }
 }
 
 fn pareto(sweep: &Sweep<'_>, layers: &[AtLayer]) -> Figure {
+    let rate = rate_in_words(sweep.frame.rule);
+    let title = match sweep.frame.rule {
+        REFUSED => "Pareto front: few edge refusals, many harmful ones".to_string(),
+        _ => format!("Pareto front: low edge {rate}, high harmful one"),
+    };
     let panel = |at: &AtLayer| {
         let points: Vec<(f64, f64)> = at.learned.iter().map(Pair::point).collect();
         let labels = at.learned.iter().map(|pair| pair.alpha.to_string());
@@ -148,8 +161,8 @@ fn pareto(sweep: &Sweep<'_>, layers: &[AtLayer]) -> Figure {
         ]);
         Panel::new(
             format!("layer {}", at.layer),
-            Axis::rate("edge refusal rate"),
-            Axis::rate("harmful refusal rate"),
+            Axis::rate(format!("edge {rate}")),
+            Axis::rate(format!("harmful {rate}")),
             marks,
         )
     };
@@ -157,7 +170,7 @@ fn pareto(sweep: &Sweep<'_>, layers: &[AtLayer]) -> Figure {
         note: "A point is an α (written beside it where there is room); up and to the left is better. Grey: the convex hull of all random directions at all α.".to_string(),
         panels: layers.iter().map(panel).collect(),
         columns: layers.len().min(2),
-        ..sweep.figure("pareto", "Pareto front: few edge refusals, many harmful ones")
+        ..sweep.figure("pareto", &title)
     }
 }
 

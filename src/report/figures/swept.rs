@@ -5,6 +5,8 @@ use std::hash::Hash;
 
 use crate::report::{FinishedRun, FinishedStage, Table, ends};
 use crate::stages::Product;
+use crate::stages::rules::rate_column;
+use crate::stages::sweep::SweepFrame;
 
 /// A value with its 95 % interval, where one is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -47,12 +49,16 @@ pub(crate) struct Point<'a> {
     pub(crate) rate: Level,
 }
 
-/// The points of a sweep: from a summary that describes it, with intervals; otherwise averaged over seeds here, without.
-pub(crate) fn points<'a>(run: &'a FinishedRun, stage: &'a FinishedStage) -> Vec<Point<'a>> {
-    let described = run.described(&stage.name);
+/// The points of a sweep by a score rule: from a summary that describes it, with intervals; otherwise averaged over seeds here, without.
+pub(crate) fn points<'a>(
+    run: &'a FinishedRun,
+    stage: &FinishedStage,
+    sweep: &SweepFrame<'a>,
+) -> Vec<Point<'a>> {
+    let described = run.described(&stage.name, sweep.rule);
     match described.and_then(|(summary, source)| Some((summary.table("")?, source))) {
-        Some((table, source)) => described_points(table, source),
-        None => averaged_points(stage),
+        Some((table, source)) => described_points(table, source, sweep.rule),
+        None => averaged_points(sweep),
     }
 }
 
@@ -68,13 +74,13 @@ pub(super) fn levels(table: &Table, names: [&str; 3]) -> Vec<Option<Level>> {
 }
 
 /// The rows of a summary's main table that are of a source.
-fn described_points<'a>(table: &'a Table, source: &str) -> Vec<Point<'a>> {
+fn described_points<'a>(table: &'a Table, source: &str, rule: &str) -> Vec<Point<'a>> {
     let text = |name: &str| table.text_at(name);
     let (sources, models, sites) = (text("source"), text("model"), text("site"));
     let (sets, directions) = (text("set"), text("direction"));
     let (layers, alphas) = (table.numbers("layer"), table.numbers("alpha"));
     let means = levels(table, ["mean", "mean_low", "mean_high"]);
-    let rates = levels(table, ["refusal_rate", "rate_low", "rate_high"]);
+    let rates = levels(table, [&rate_column(rule), "rate_low", "rate_high"]);
     let point = |row: usize| {
         Some(Point {
             place: Place {
@@ -95,8 +101,8 @@ fn described_points<'a>(table: &'a Table, source: &str) -> Vec<Point<'a>> {
     of_source.filter_map(point).collect()
 }
 
-fn averaged_points(stage: &FinishedStage) -> Vec<Point<'_>> {
-    let of_seeds = grouped(samples(stage, false), |point| {
+fn averaged_points<'a>(sweep: &SweepFrame<'a>) -> Vec<Point<'a>> {
+    let of_seeds = grouped(samples(sweep, false), |point| {
         (point.place, point.alpha.to_bits())
     });
     let mut points: Vec<Point<'_>> = Vec::new();
@@ -117,10 +123,7 @@ fn averaged_points(stage: &FinishedStage) -> Vec<Point<'_>> {
 
 /// Means over the prompts of a set by direction and seed, and if asked for by category, in the order of first appearance; rows without α
 /// (ablations) are left out.
-pub(super) fn samples(stage: &FinishedStage, by_category: bool) -> Vec<Point<'_>> {
-    let Some(sweep) = stage.sweep() else {
-        return Vec::new();
-    };
+pub(super) fn samples<'a>(sweep: &SweepFrame<'a>, by_category: bool) -> Vec<Point<'a>> {
     let place = ["model", "site", "set", "direction", "layer"];
     let mut by = [&place[..], &["seed", "alpha"]].concat();
     if by_category && sweep.is_by_prompt() {
@@ -160,17 +163,22 @@ pub(super) fn samples(stage: &FinishedStage, by_category: bool) -> Vec<Point<'_>
 }
 
 /// What random directions do: a point for every place, α and seed.
+#[derive(Default)]
 pub(super) struct Baseline<'a> {
     pub(super) samples: Vec<Point<'a>>,
 }
 
 impl<'a> Baseline<'a> {
-    /// Of all the run's random stages.
-    pub(super) fn of(run: &'a FinishedRun, by_category: bool) -> Self {
-        let stages = run.with(Product::RandomSweep);
-        let samples = stages.flat_map(|stage| samples(stage, by_category));
+    /// Of all the run's random stages, by a score rule.
+    pub(super) fn of(run: &'a FinishedRun, rule: &str, by_category: bool) -> Self {
+        let sweeps = run
+            .with(Product::RandomSweep)
+            .flat_map(FinishedStage::sweeps);
+        let sweeps = sweeps.filter(|sweep| sweep.rule == rule);
         Baseline {
-            samples: samples.collect(),
+            samples: sweeps
+                .flat_map(|sweep| samples(&sweep, by_category))
+                .collect(),
         }
     }
 

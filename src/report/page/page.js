@@ -209,7 +209,7 @@
           const values = s.mean.slice(index * n(s), (index + 1) * n(s)), kept = values.map((v, i) => i).filter(i => values[i] !== null);
           if (kept.length) marks.push({ name: s.name, colour: data.palette[names.indexOf(s.name) % data.palette.length], shape: "line", x: kept.map(i => s.alphas[i]), y: kept.map(i => values[i]), low: [], high: [], labels: [], values: [] });
         }
-        if (marks.length) panels.push({ title: place, x: { label: "α (length added along the unit direction)", categories: [], low: null, high: null }, y: { label: "score (logit difference)", categories: [], low: null, high: null }, marks, colours: null });
+        if (marks.length) panels.push({ title: place, x: { label: "α (length added along the unit direction)", categories: [], low: null, high: null }, y: { label: of[0].axis, categories: [], low: null, high: null }, marks, colours: null });
       }
       const box = by("prompt-chart"); box.hidden = !panels.length;
       if (panels.length) draw(box, { panels, columns: Math.min(panels.length, 2) });

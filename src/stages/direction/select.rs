@@ -4,10 +4,11 @@ use serde_json::json;
 
 use crate::prompts::PromptSet;
 use crate::spec::{Fields, Problems};
-use crate::stages::declare::{Declared, Field, KeyParts, Parameter};
+use crate::stages::declare::{Declared, Field, KeyParts, Parameter, declared};
 use crate::stages::field_types::choices;
 use crate::stages::forecast::check_scores;
 use crate::stages::parameters::{self, GroupSize, ScoreStage};
+use crate::stages::rules::OfRule;
 use crate::stages::settings::Settings;
 use crate::stages::{Inputs, Name, Needs, StageError};
 use crate::stats;
@@ -58,6 +59,7 @@ pub(super) enum Cut {
 pub(super) enum Members {
     Scored {
         scores: ScoreStage,
+        rule: OfRule,
         split: Name,
         cut: Cut,
     },
@@ -84,6 +86,7 @@ impl Parameter for Members {
             by,
             &[
                 ("scores", By::SCORED),
+                ("rule", By::SCORED),
                 ("split", By::SCORED),
                 ("n", &[By::Rank, By::Splits, By::Column, By::Labels]),
                 ("t", &[By::Threshold]),
@@ -97,13 +100,16 @@ impl Parameter for Members {
         if let Some(way) = by.way() {
             return Named::read(fields, way, study).map(Members::Named);
         }
-        let (scores, split) = (fields.required("scores"), fields.required("split"));
+        let scores = fields.required("scores");
+        let rule = OfRule::read(fields, &declared!([] rule), study);
+        let split = fields.required("split");
         let cut = match by {
             By::Threshold => fields.or("t", &json!(0.0)).map(|t| Cut::Threshold { t }),
             _ => fields.required("n").map(|n| Cut::TopBottom { n }),
         };
         Some(Members::Scored {
             scores: scores?,
+            rule: rule?,
             split: split?,
             cut: cut?,
         })
@@ -111,7 +117,10 @@ impl Parameter for Members {
 
     fn add_key(&self, _: &'static str, key: &mut KeyParts) {
         match self {
-            Members::Scored { split, cut, .. } => {
+            Members::Scored {
+                rule, split, cut, ..
+            } => {
+                rule.add_key("rule", key);
                 let cut = match cut {
                     Cut::TopBottom { n } => json!({ "n": n.value }),
                     Cut::Threshold { t } => json!({ "threshold": t }),
@@ -141,6 +150,10 @@ impl Parameter for Members {
             Field::optional::<ScoreStage>(
                 "scores",
                 "Scores of the prompts, where A and B are chosen by them.",
+            ),
+            Field::optional::<Name>(
+                "rule",
+                "The score rule of these scores; the first that their stage has read where left out.",
             ),
             Field::optional::<Name>(
                 "split",
@@ -178,8 +191,14 @@ impl Members {
     pub(super) fn check(&self, stage: &Extract, inputs: &Inputs, problems: &mut Problems) {
         let prompts = &stage.prompts;
         match self {
-            Members::Scored { scores, split, cut } => {
+            Members::Scored {
+                scores,
+                rule,
+                split,
+                cut,
+            } => {
                 check_scores(scores, &stage.model, prompts, inputs, problems);
+                rule.check(scores, inputs, problems);
                 let known = inputs.check_split(split, prompts, problems);
                 if let (true, Cut::TopBottom { n }) = (known, cut) {
                     let of_split = count(split, prompts, inputs);
@@ -221,8 +240,13 @@ impl Members {
         prompts: &'a PromptSet,
         inputs: &Inputs,
     ) -> Result<Chosen<'a>, StageError> {
-        let (scores, split, cut) = match self {
-            Members::Scored { scores, split, cut } => (scores, split, cut),
+        let (scores, rule, split, cut) = match self {
+            Members::Scored {
+                scores,
+                rule,
+                split,
+                cut,
+            } => (scores, rule, split, cut),
             Members::Named(named) => {
                 let told = &mut Problems::default();
                 let found = named.groups(&stage.prompts, stage.allow_overlap, inputs, told);
@@ -234,7 +258,7 @@ impl Members {
                 });
             }
         };
-        let scores = Scored::read(scores, &stage.model, prompts, inputs)?;
+        let scores = Scored::read((scores, rule), &stage.model, prompts, inputs)?;
         let of_split = parameters::split_indices(prompts, &split.value);
         let values = scores.of(&of_split)?;
         let (groups, overlap) = match cut {

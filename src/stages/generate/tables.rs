@@ -9,6 +9,7 @@ use crate::stats;
 use super::super::StageError;
 use super::super::action::Line;
 use super::super::position::Selection;
+use super::super::rules::Rule;
 use super::super::table::Rows;
 
 /// What stands for a direction and its site where there is none.
@@ -50,7 +51,7 @@ impl Row<'_> {
 pub(in crate::stages) struct Answer {
     /// The logit score at the last prompt token.
     pub(crate) score: f64,
-    /// Whether the score is above the threshold.
+    /// Whether the score counts by its rule.
     pub(crate) refused: bool,
     /// The continuation, special tokens left out.
     pub(crate) text: String,
@@ -63,22 +64,25 @@ pub(in crate::stages) type Answered<'a> = (Row<'a>, Answer);
 
 pub(in crate::stages) fn tables(
     all: &[Answered<'_>],
+    rule: &Rule,
 ) -> Result<Vec<(String, DataFrame)>, StageError> {
-    Ok(vec![
-        (String::new(), main_table(all)?),
-        ("agreement".to_string(), agreement(all)?),
-        ("rates".to_string(), rates(all)?),
-    ])
+    let mut tables = vec![(String::new(), main_table(all, &rule.name)?)];
+    // The classifiers know refusals, which other rules are not about.
+    if rule.is_default() {
+        tables.push(("agreement".to_string(), agreement(all)?));
+    }
+    tables.push(("rates".to_string(), rates(all)?));
+    Ok(tables)
 }
 
 /// One row per model, direction, place, α and prompt.
-fn main_table(all: &[Answered<'_>]) -> Result<DataFrame, StageError> {
+fn main_table(all: &[Answered<'_>], rule: &str) -> Result<DataFrame, StageError> {
     with_place(Rows::of(all), all.first(), |(row, _)| row)
         .text("id", |(row, _)| &row.prompt.id)
         .text("split", |(row, _)| &row.prompt.split)
         .text("category", |(row, _)| &row.prompt.category)
         .number("score", |(_, answer)| answer.score)
-        .flag("refused", |(_, answer)| answer.refused)
+        .flag(rule, |(_, answer)| answer.refused)
         .text("text", |(_, answer)| &answer.text)
         .flag("regex", |(_, answer)| answer.regex)
         .flag("xstest_prefix", |(_, answer)| answer.xstest_prefix)
@@ -317,7 +321,7 @@ mod tests {
             (row(Some(&line), 8.0), answer(true, false, true)),
             (row(None, 0.0), answer(false, false, false)),
         ];
-        let table = main_table(&all).expect("finite numbers");
+        let table = main_table(&all, "refused").expect("finite numbers");
         let text = |name| read_text(&table, name).unwrap_or_default();
         assert_eq!(text("direction"), ["top_bottom_2", NONE]);
         assert_eq!(text("site"), ["resid_mid", NONE]);

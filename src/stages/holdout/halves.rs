@@ -5,11 +5,12 @@ use serde_json::json;
 
 use crate::prompts::PromptSet;
 use crate::spec::{Fields, Problems};
-use crate::stages::declare::{Declared, Field, KeyParts, Parameter};
+use crate::stages::declare::{Declared, Field, KeyParts, Parameter, declared};
 use crate::stages::direction::{Groups, Named, Scored, Way, changed, tell_misplaced};
 use crate::stages::field_types::choices;
 use crate::stages::forecast::check_scores;
 use crate::stages::parameters::{self, GroupSize, ScoreStage};
+use crate::stages::rules::OfRule;
 use crate::stages::settings::Settings;
 use crate::stages::sweep::Set;
 use crate::stages::{Inputs, Name, Needs, StageError};
@@ -48,6 +49,7 @@ impl By {
 pub(super) enum Halved {
     Split {
         scores: ScoreStage,
+        rule: OfRule,
         split: Name,
         compare: Name,
         n: GroupSize,
@@ -74,6 +76,7 @@ impl Parameter for Halved {
             by,
             &[
                 ("scores", &[By::Rank]),
+                ("rule", &[By::Rank]),
                 ("split", &[By::Rank]),
                 ("compare", &[By::Rank]),
                 ("a", By::NAMED),
@@ -86,10 +89,12 @@ impl Parameter for Halved {
             return Named::read(fields, way, study).map(Halved::Named);
         }
         let scores = fields.required("scores");
+        let rule = OfRule::read(fields, &declared!([] rule), study);
         let (split, compare) = (fields.required("split"), fields.required("compare"));
         Some(Halved::Split {
             n: fields.required("n")?,
             scores: scores?,
+            rule: rule?,
             split: split?,
             compare: compare?,
         })
@@ -98,8 +103,13 @@ impl Parameter for Halved {
     fn add_key(&self, _: &'static str, key: &mut KeyParts) {
         match self {
             Halved::Split {
-                split, compare, n, ..
+                rule,
+                split,
+                compare,
+                n,
+                ..
             } => {
+                rule.add_key("rule", key);
                 key.insert("split".to_string(), json!(split.value));
                 key.insert("compare".to_string(), json!(compare.value));
                 key.insert("n".to_string(), json!(n.value));
@@ -126,6 +136,10 @@ impl Parameter for Halved {
             Field::optional::<ScoreStage>(
                 "scores",
                 "Scores of the prompts, where those that make a direction are chosen by them.",
+            ),
+            Field::optional::<Name>(
+                "rule",
+                "The score rule of these scores; the first that their stage has read where left out.",
             ),
             Field::optional::<Name>(
                 "split",
@@ -194,10 +208,12 @@ impl Halved {
         match self {
             Halved::Split {
                 scores,
+                rule,
                 split,
                 compare,
                 n,
             } => {
+                rule.check(scores, inputs, problems);
                 inputs.check_split(compare, &stage.prompts, problems);
                 let maker = &stage.direction_model;
                 check_scores(scores, maker, &stage.prompts, inputs, problems);

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::prompts::Prompt;
 use crate::stages::generate::{self, Answer, classified};
+use crate::stages::rules::Rule;
 use crate::stages::sweep::{Further, Measured, SweepRow, SweptGroup, SweptPrompt};
 use crate::stages::table::{self, Rows};
 use crate::stages::{Inputs, Name, Output, StageError, distinct, score, summary};
@@ -13,7 +14,7 @@ use super::rows::{Row, text};
 use super::{Import, shapes};
 
 /// What the score stage would have left.
-pub(super) fn scores(rows: &[Row], threshold: f64) -> Result<Output, StageError> {
+pub(super) fn scores(rows: &[Row], rule: &Rule) -> Result<Output, StageError> {
     // A wide table has the models side by side; a score stage has one below the other.
     let models = distinct(rows.iter().map(|row| &row.model)).into_iter();
     let sorted = models.flat_map(|model| rows.iter().filter(move |row| row.model == *model));
@@ -27,7 +28,7 @@ pub(super) fn scores(rows: &[Row], threshold: f64) -> Result<Output, StageError>
         })
     });
     let scored: Vec<score::Scored<'_>> = scored.collect();
-    Ok(Output::of(score::tables(&scored, threshold)?))
+    Ok(Output::of(score::tables(&scored, rule)?))
 }
 
 /// What the patch stage would have left of its means.
@@ -96,7 +97,7 @@ pub(super) fn texts(rows: &[Row]) -> Result<Output, StageError> {
 pub(super) fn scored_texts(
     rows: &[Row],
     scores: &Name,
-    threshold: f64,
+    rule: &Rule,
     inputs: &Inputs,
 ) -> Result<Output, StageError> {
     let scored = &inputs.stage(scores)?.table("")?;
@@ -124,14 +125,14 @@ pub(super) fn scored_texts(
         };
         let answer = Answer {
             score,
-            refused: score > threshold,
+            refused: rule.counts(score),
             text: text(&row.text).to_string(),
             regex,
             xstest_prefix,
         };
         answered.push((place, answer));
     }
-    Ok(Output::of(generate::tables(&answered)?))
+    Ok(Output::of(generate::tables(&answered, rule)?))
 }
 
 fn prompt(row: &Row) -> Prompt {
@@ -185,9 +186,12 @@ fn prompts(
     inputs: &Inputs,
 ) -> Result<Output, StageError> {
     let mut output = Output::default();
-    let (mut differing, threshold) = (0, import.study.threshold);
+    let (mut differing, rule) = (0, &import.study.rule);
+    let threshold = rule.threshold;
     for row in &mut rows {
-        let is_above = row.score.is_some_and(|score| score > threshold);
+        let is_above = row.score.is_some_and(|score| rule.counts(score));
+        // What a file says of refusals is no other rule's verdict.
+        row.refused = row.refused.filter(|_| rule.is_default());
         let refused = *row.refused.get_or_insert(is_above);
         differing += usize::from(refused != is_above);
     }
@@ -210,7 +214,7 @@ fn prompts(
         };
         swept_row(import, row, Measured::Prompt(prompt))
     });
-    let main = SweepRow::table_of_prompts(&swept.collect::<Vec<_>>())?;
+    let main = SweepRow::table_of_prompts(&swept.collect::<Vec<_>>(), &rule.name)?;
     let rates = (import.r#as.kind == "xstest").then(|| summary::xstest_rates(&main));
     output.tables.push((String::new(), main));
     if let Some(rates) = rates.transpose()? {

@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use polars::prelude::DataFrame;
 
-use crate::model::{Cell, Edit, HookPoint, Intervention, Positions, Readout, Site, Tokens, Vector};
+use crate::model::{
+    Cell, Edit, HookPoint, Intervention, Positions, Readout, Site, Tokens, Value, Vector,
+};
 use crate::prompts::PromptSet;
 use crate::stats;
 
 use super::super::direction::Places;
+use super::super::rules::{Readings, Rule};
 use super::super::table::Rows;
 use super::super::{Evaluate, StageError, distinct, sweep};
 use super::pairing::Pair;
@@ -31,7 +34,8 @@ pub(super) struct Side {
     pub(crate) n_layers: usize,
     /// By index into the prompt set.
     pub(crate) tokens: Vec<Arc<Tokens>>,
-    pub(crate) readout: Readout,
+    /// What the score rule reads on it.
+    pub(crate) readings: Readings,
 }
 
 impl Side {
@@ -41,8 +45,10 @@ impl Side {
         Cell::new(model, tokens, interventions, readout, n_layers)
     }
 
-    fn score(&self, prompt: usize, interventions: Vec<Intervention>) -> Cell {
-        self.cell(prompt, interventions, self.readout.clone())
+    /// The cells of a run's score.
+    fn score(&self, prompt: usize, interventions: &[Intervention]) -> impl Iterator<Item = Cell> {
+        let readouts = self.readings.readouts.iter().cloned();
+        readouts.map(move |readout| self.cell(prompt, interventions.to_vec(), readout))
     }
 }
 
@@ -58,6 +64,8 @@ pub(super) struct Experiment<'a> {
     pub(crate) variants: Vec<Variant>,
     /// Places read and patched, all at once.
     pub(crate) places: Places,
+    /// The score rule, which is one.
+    pub(crate) rules: &'a [Arc<Rule>],
 }
 
 /// Scores by pair; the patched ones by variant, then by pair.
@@ -90,9 +98,10 @@ impl Experiment<'_> {
         let pairs = || self.pairs.iter();
         let positions = pairs().map(|pair| self.positions(&self.recipient, pair.recipient));
         let positions = positions.collect::<Result<Vec<_>, _>>()?;
-        let donors = pairs().map(|pair| self.donor.score(pair.donor, vec![]));
-        let recipients = pairs().map(|pair| self.recipient.score(pair.recipient, vec![]));
-        let mut cells: Vec<Cell> = donors.chain(recipients).collect();
+        let donors = pairs().flat_map(|pair| self.donor.score(pair.donor, &[]));
+        let mut cells: Vec<Cell> = donors.collect();
+        cells.extend(pairs().flat_map(|pair| self.recipient.score(pair.recipient, &[])));
+        let scored = cells.len();
         let mut taken = Vec::new();
         for hook in self.places() {
             for (index, pair) in self.pairs.iter().enumerate() {
@@ -105,9 +114,12 @@ impl Experiment<'_> {
             }
         }
         let mut values = evaluator.evaluate(&cells)?;
-        let activations = sweep::activations(values.split_off(2 * self.pairs.len()))?;
-        let mut donor = sweep::scores(values)?;
-        let recipient = donor.split_off(self.pairs.len());
+        let activations = sweep::activations(values.split_off(scored))?;
+        let mut values = values.into_iter();
+        let donors = pairs().map(|pair| pair.donor);
+        let donor = self.scores(&self.donor, &mut values, donors)?;
+        let recipients = pairs().map(|pair| pair.recipient);
+        let recipient = self.scores(&self.recipient, values, recipients)?;
         let vectors = activations.into_iter();
         let vectors = vectors.map(|values| Arc::new(Vector::new(values)));
         let vectors = taken.into_iter().zip(vectors).collect();
@@ -116,8 +128,26 @@ impl Experiment<'_> {
         Ok(Effects {
             donor,
             recipient,
-            patched: sweep::scores(patched)?,
+            patched: self.patched_scores(patched)?,
         })
+    }
+
+    fn patched_scores(&self, values: Vec<Value>) -> Result<Vec<f64>, StageError> {
+        let of_variant = |_: &Variant| self.pairs.iter().map(|pair| pair.recipient);
+        let recipients = self.variants.iter().flat_map(of_variant);
+        self.scores(&self.recipient, values, recipients)
+    }
+
+    /// The scores of some prompts' runs on one side.
+    fn scores(
+        &self,
+        side: &Side,
+        values: impl IntoIterator<Item = Value>,
+        prompts: impl Iterator<Item = usize>,
+    ) -> Result<Vec<f64>, StageError> {
+        let prompts = prompts.map(|prompt| &self.prompts.prompts[prompt]);
+        let found = side.readings.scores(self.rules, values, prompts)?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// The hook points whose donor activations are needed, each once.
@@ -153,10 +183,10 @@ impl Experiment<'_> {
                     places.map(move |place| (layer, place))
                 });
                 let interventions = each.map(replace).collect::<Option<_>>();
-                let interventions = interventions.ok_or_else(|| {
+                let interventions: Vec<Intervention> = interventions.ok_or_else(|| {
                     StageError::Internal("a donor's activation was not read".to_string())
                 })?;
-                cells.push(self.recipient.score(pair.recipient, interventions));
+                cells.extend(self.recipient.score(pair.recipient, &interventions));
             }
         }
         Ok(cells)

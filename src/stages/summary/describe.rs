@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use polars::prelude::DataFrame;
 
+use crate::stages::rules::rate_column;
 use crate::stages::{StageError, distinct, measure};
 use crate::stats;
 
@@ -23,13 +24,13 @@ pub(super) struct Description<'a> {
     pub(crate) change: Option<Estimate>,
     /// Standard deviation of the scores over rows, with the source's ddof.
     pub(crate) std: Option<f64>,
-    /// Refusal rate over rows, its interval with the number of distinct prompts.
+    /// The rule's rate over rows, its interval with the number of distinct prompts.
     pub(crate) rate: Option<Estimate>,
 }
 
 /// Columns: `source, model, layer, site, direction, alpha, set, n` (rows), `prompts` (distinct), `mean, std, ddof, mean_low, mean_high,
-/// change, change_low, change_high, refusal_rate, rate_low, rate_high`.
-pub(super) fn table(grids: &[Grid], seed: u64) -> Result<DataFrame, StageError> {
+/// change, change_low, change_high, refusal_rate` (or that of another score rule), `rate_low, rate_high`.
+pub(super) fn table(grids: &[Grid], rule: &str, seed: u64) -> Result<DataFrame, StageError> {
     let mut rows = Vec::new();
     for grid in grids {
         rows.extend(describe(grid, seed)?);
@@ -50,7 +51,7 @@ pub(super) fn table(grids: &[Grid], seed: u64) -> Result<DataFrame, StageError> 
         .ends(["mean_low", "mean_high"], |row| row.mean?.interval)
         .number("change", |row| Some(row.change?.value))
         .ends(["change_low", "change_high"], |row| row.change?.interval)
-        .number("refusal_rate", |row| Some(row.rate?.value))
+        .number(&rate_column(rule), |row| Some(row.rate?.value))
         .ends(["rate_low", "rate_high"], |row| row.rate?.interval)
         .frame()
 }
@@ -140,7 +141,7 @@ pub(super) fn without_room(places: &[&Grid], splits: &Splits) -> Vec<String> {
         };
         for set in [&splits.edge, &splits.harmful].map(|split| grid.set_of(split)) {
             let Tally { rows, refused, .. } = tally(grid, zero, &set);
-            let told = measure::without_room(&grid.model, &set, refused, rows);
+            let told = measure::without_room((&grid.rule, &grid.model), &set, refused, rows);
             // Without steering all layers are alike.
             findings.extend(told.filter(|told| !findings.contains(told)));
         }

@@ -56,6 +56,8 @@ impl Source {
 #[derive(Clone, Debug)]
 pub(super) struct Grid {
     pub(crate) source: Source,
+    /// The score rule that its rows are by.
+    pub(crate) rule: String,
     pub(crate) model: String,
     pub(crate) layer: i64,
     pub(crate) site: String,
@@ -234,6 +236,7 @@ pub(super) fn read(source: Source, table: &DataFrame) -> Result<Vec<Grid>, Stage
         };
         let grid = find_or_push(&mut grids, is_place, || Grid {
             source,
+            rule: sweep.rule.to_string(),
             model: first.model.to_string(),
             layer: first.layer,
             site: first.site.to_string(),

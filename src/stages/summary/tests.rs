@@ -62,7 +62,7 @@ fn lines<'a>(
 }
 
 fn read(source: Source, rows: &[SweepRow<'_>]) -> Result<Vec<Grid>, StageError> {
-    grid::read(source, &SweepRow::table_of_prompts(rows)?)
+    grid::read(source, &SweepRow::table_of_prompts(rows, "refused")?)
 }
 
 fn grid(source: Source, rows: &[SweepRow<'_>]) -> Grid {
@@ -213,7 +213,7 @@ impl Evaluate for NoModel {
 
 /// A sweep stage's output with these rows.
 fn output(rows: &[SweepRow<'_>]) -> Arc<Artifacts> {
-    let table = SweepRow::table_of_prompts(rows).expect("a table");
+    let table = SweepRow::table_of_prompts(rows, "refused").expect("a table");
     let output = Output {
         tables: vec![(String::new(), table)],
         ..Output::default()

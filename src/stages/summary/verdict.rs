@@ -5,6 +5,7 @@
 use polars::prelude::DataFrame;
 
 use crate::stages::StageError;
+use crate::stages::rules::REFUSED;
 use crate::stages::table::{self, Rows};
 use crate::stats::{self, Interval};
 
@@ -99,6 +100,10 @@ pub(super) struct Test<'a> {
 pub(super) struct Evidence<'a> {
     /// The score against the texts of the stage that `generate` names.
     pub(super) texts: Option<&'a [Compared<'a>]>,
+    /// Whether there is such a stage.
+    pub(super) has_texts: bool,
+    /// The score rule.
+    pub(super) rule: &'a str,
     /// Cosines between the holdout directions.
     pub(super) cosines: Option<&'a DataFrame>,
 }
@@ -221,6 +226,12 @@ fn against_random<'a>(
 /// The score against the texts of one direction's places, by classifier.
 fn valid<'a>(grid: &'a Grid, evidence: &Evidence<'_>) -> Vec<Test<'a>> {
     let test = |classifier: &str| Test::new(grid, "valid", classifier);
+    if evidence.rule != REFUSED && evidence.has_texts {
+        let rule = evidence.rule;
+        return vec![test("texts").not_tested(format!(
+            "the classifiers of texts know refusals, which `{rule}` is not about"
+        ))];
+    }
     let Some(texts) = evidence.texts else {
         return vec![test("texts").not_tested("no stage of texts is given with `generate`")];
     };

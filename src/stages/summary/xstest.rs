@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use polars::prelude::DataFrame;
 
 use crate::stages::StageError;
+use crate::stages::rules::{REFUSED, rate_column};
 use crate::stages::table::Rows;
 
 use super::grid::{Grid, Prompt, Source, with_place};
@@ -34,19 +35,21 @@ pub(super) fn table(grids: &[Grid]) -> Result<DataFrame, StageError> {
         let rates = [row.with.rate()?, row.without.rate()?];
         rows.push((row, rates));
     }
+    let rule = grids.first().map_or(REFUSED, |grid| &grid.rule);
+    let rate = rate_column(rule);
     with_place(Rows::of(&rows), |(row, _)| row.grid)
         .number("alpha", |(row, _)| row.alpha)
         .text("label", |(row, _)| row.label)
         .text("type", |(row, _)| row.kind)
         .integer("n", |(row, _)| row.with.rows as i64)
         .integer("prompts", |(row, _)| row.with.prompts as i64)
-        .number("refusal_rate", |(_, [with, _])| Some((*with)?.value))
+        .number(&rate, |(_, [with, _])| Some((*with)?.value))
         .ends(["rate_low", "rate_high"], |(_, [with, _])| {
             (*with)?.interval
         })
         .integer("n_without", |(row, _)| row.without.rows as i64)
         .integer("prompts_without", |(row, _)| row.without.prompts as i64)
-        .number("refusal_rate_without", |(_, [_, without])| {
+        .number(&format!("{rate}_without"), |(_, [_, without])| {
             Some((*without)?.value)
         })
         .ends(

@@ -1,8 +1,11 @@
 //! A row of a sweep's table, which is written and read here alone: what has swept, and summaries, figures and comparisons go through it.
 
+use std::borrow::Cow;
+
 use polars::prelude::{AnyValue, Column, DataFrame, DataType};
 
 use crate::stages::StageError;
+use crate::stages::rules::{BUILT, REFUSED, rate_column, rule_of, rule_of_rate};
 use crate::stages::table::{self, Rows, cell};
 
 /// One prompt, or one group of prompts, under one direction at one α.
@@ -49,6 +52,7 @@ pub(crate) struct SweptPrompt<'a> {
     pub(crate) split: &'a str,
     pub(crate) category: &'a str,
     pub(crate) score: f64,
+    /// Whether it counts by the table's score rule: its column is called as the rule.
     pub(crate) refused: bool,
     /// Whether the direction was made from it.
     pub(crate) built: bool,
@@ -88,8 +92,8 @@ static PROMPT: Columns<6> = [
     ("split", Value::Text(|row| row.prompt().split)),
     ("category", Value::Text(|row| row.prompt().category)),
     ("score", Value::Number(|row| Some(row.prompt().score))),
-    ("refused", Value::Flag(|row| row.prompt().refused)),
-    ("built_direction", Value::Flag(|row| row.prompt().built)),
+    (REFUSED, Value::Flag(|row| row.prompt().refused)),
+    (BUILT, Value::Flag(|row| row.prompt().built)),
 ];
 
 static GROUP: Columns<4> = [
@@ -118,21 +122,25 @@ impl<'a> SweepRow<'a> {
         }
     }
 
-    /// The table of rows that are all of prompts.
-    pub(crate) fn table_of_prompts(rows: &[Self]) -> Result<DataFrame, StageError> {
-        written(rows, &PROMPT)
+    /// The table of rows that are all of prompts, by a score rule.
+    pub(crate) fn table_of_prompts(rows: &[Self], rule: &str) -> Result<DataFrame, StageError> {
+        written(rows, &PROMPT, rule)
     }
 
     /// The table of rows that are all of groups.
     pub(crate) fn table_of_groups(rows: &[Self]) -> Result<DataFrame, StageError> {
-        written(rows, &GROUP)
+        written(rows, &GROUP, REFUSED)
     }
 }
 
-fn written(rows: &[SweepRow<'_>], measured: &[(&str, Value)]) -> Result<DataFrame, StageError> {
+fn written(
+    rows: &[SweepRow<'_>],
+    measured: &[(&'static str, Value)],
+    rule: &str,
+) -> Result<DataFrame, StageError> {
     let first = rows.first();
     let [before @ .., alpha, set] = &PLACE;
-    let table = added(Rows::of(rows), before);
+    let table = added(Rows::of(rows), before, rule);
     // Those that the rows of a study have that says more than layer, site and α.
     let some: [(&str, fn(&SweepRow<'_>) -> Option<String>); 3] = [
         ("layers", |row| row.further.layers.map(String::from)),
@@ -145,26 +153,40 @@ fn written(rows: &[SweepRow<'_>], measured: &[(&str, Value)]) -> Result<DataFram
     let table = there.fold(table, |table, (name, of)| {
         table.text(name, move |row| of(row).unwrap_or_default())
     });
-    let mut table = added(table, std::slice::from_ref(alpha));
+    let mut table = added(table, std::slice::from_ref(alpha), rule);
     for place in 0..first.map_or(0, |row| row.further.with.len()) {
         let of = move |row: &SweepRow<'_>| row.further.with.get(place).copied().flatten();
         table = table.number(&format!("alpha_{}", place + 2), of);
     }
-    added(added(table, std::slice::from_ref(set)), measured).frame()
+    let table = added(table, std::slice::from_ref(set), rule);
+    added(table, measured, rule).frame()
 }
 
 fn added<'r, 'a>(
     table: Rows<'r, SweepRow<'a>>,
-    columns: &[(&str, Value)],
+    columns: &[(&'static str, Value)],
+    rule: &str,
 ) -> Rows<'r, SweepRow<'a>> {
-    columns
-        .iter()
-        .fold(table, |table, (name, value)| match value {
-            Value::Text(of) => table.text(name, of),
-            Value::Integer(of) => table.integer(name, of),
-            Value::Number(of) => table.number(name, of),
-            Value::Flag(of) => table.flag(name, of),
-        })
+    columns.iter().fold(table, |table, (name, value)| {
+        let name = of_rule(name, rule);
+        match value {
+            Value::Text(of) => table.text(&name, of),
+            Value::Integer(of) => table.integer(&name, of),
+            Value::Number(of) => table.number(&name, of),
+            Value::Flag(of) => table.flag(&name, of),
+        }
+    })
+}
+
+/// What a column of the default rule is called in the table of a rule.
+fn of_rule(column: &'static str, rule: &str) -> Cow<'static, str> {
+    if column == REFUSED {
+        return rule.to_string().into();
+    }
+    match rule_of_rate(column) {
+        Some(_) => rate_column(rule),
+        None => column.into(),
+    }
 }
 
 impl Value {
@@ -183,6 +205,8 @@ impl Value {
 #[derive(Clone, Copy)]
 pub(crate) struct SweepFrame<'a> {
     frame: &'a DataFrame,
+    /// The score rule that it is of.
+    pub(crate) rule: &'a str,
     place: [&'a Column; PLACE.len()],
     measured: MeasuredColumns<'a>,
 }
@@ -197,12 +221,14 @@ impl<'a> SweepFrame<'a> {
     /// # Errors
     /// [`StageError::Data`] where a column is missing or holds something else.
     pub(crate) fn read(frame: &'a DataFrame) -> Result<Self, StageError> {
+        let rule = rule_of(frame);
         Ok(SweepFrame {
             frame,
-            place: found(frame, &PLACE)?,
+            rule,
+            place: found(frame, &PLACE, rule)?,
             measured: match frame.column("id") {
-                Ok(_) => MeasuredColumns::Prompt(found(frame, &PROMPT)?),
-                Err(_) => MeasuredColumns::Group(found(frame, &GROUP)?),
+                Ok(_) => MeasuredColumns::Prompt(found(frame, &PROMPT, rule)?),
+                Err(_) => MeasuredColumns::Group(found(frame, &GROUP, rule)?),
             },
         })
     }
@@ -264,7 +290,7 @@ impl<'a> SweepFrame<'a> {
         }
     }
 
-    /// The refusal rate of a row; of a prompt 0 or 1.
+    /// The rule's rate of a row; of a prompt 0 or 1.
     pub(crate) fn refusal_rate(&self, number: usize) -> Option<f64> {
         match self.measured {
             MeasuredColumns::Prompt([.., refused, _]) => cell(refused, number).extract(),
@@ -281,11 +307,13 @@ impl<'a> SweepFrame<'a> {
 fn found<'a, const N: usize>(
     frame: &'a DataFrame,
     wanted: &Columns<N>,
+    rule: &str,
 ) -> Result<[&'a Column; N], StageError> {
     let mut columns = Vec::new();
     for (name, value) in wanted {
         let (noun, is_held_by) = value.held();
-        match frame.column(name) {
+        let name = of_rule(name, rule);
+        match frame.column(&name) {
             Ok(column) if is_held_by(column.dtype()) => columns.push(column),
             Ok(column) => {
                 return Err(StageError::Data(format!(
@@ -341,9 +369,11 @@ mod tests {
             alpha: Some(-2.0),
             ..prompt
         };
-        let table = SweepRow::table_of_prompts(&[prompt, other]).unwrap();
+        let table = SweepRow::table_of_prompts(&[prompt, other], "polite").unwrap();
+        assert!(table.column("polite").is_ok() && table.column(REFUSED).is_err());
         let read = SweepFrame::read(&table).unwrap();
         assert_eq!([read.row(0), read.row(1)], [prompt, other]);
+        assert_eq!(read.rule, "polite");
         assert_eq!(
             (read.mean(0), read.refusal_rate(1)),
             (Some(-0.5), Some(1.0))

@@ -36,7 +36,8 @@ impl Rows {
         }
     }
 
-    fn of_model(&self) -> usize {
+    /// How many rows a model has.
+    pub(super) fn of_model(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
     }
 

@@ -7,6 +7,7 @@ use polars::prelude::DataFrame;
 
 use crate::prompts::PromptSet;
 use crate::stages::StageError;
+use crate::stages::rules::Rule;
 use crate::stages::table::{self, Parts};
 
 use super::Told;
@@ -16,7 +17,7 @@ use super::rows::Rows;
 /// Rows that are made before they become columns, which take less memory.
 const ROWS_AT_ONCE: usize = 1 << 12;
 
-/// A sweep that has been run. An ablation has no α.
+/// A sweep that has been run, by one score rule. An ablation has no α.
 #[derive(Debug)]
 pub(crate) struct SweepTable {
     /// Names, in the order of the table.
@@ -25,10 +26,9 @@ pub(crate) struct SweepTable {
     /// Whether its rows differ in α.
     pub(super) has_alpha: bool,
     /// Where the edits are, by model.
-    pub(super) told: Vec<Option<Told>>,
-    /// Scores above it are refusals.
-    pub(super) threshold: f64,
-    pub(super) rows: Rows,
+    pub(super) told: Arc<[Option<Told>]>,
+    pub(super) rule: Arc<Rule>,
+    pub(super) rows: Arc<Rows>,
     pub(super) scores: Vec<f64>,
 }
 
@@ -56,7 +56,7 @@ impl SweepTable {
                 split: &prompt.split,
                 category: &prompt.category,
                 score,
-                refused: score > self.threshold,
+                refused: self.rule.counts(score),
                 built: row.line.builders.contains(&prompt.text),
             }),
         }
@@ -73,7 +73,7 @@ impl Parts for SweepTable {
         let pieces = starts.map(|start| {
             let numbers = start..(start + ROWS_AT_ONCE).min(rows.end);
             let rows: Vec<SweepRow<'_>> = numbers.map(|number| self.row(number)).collect();
-            SweepRow::table_of_prompts(&rows)
+            SweepRow::table_of_prompts(&rows, &self.rule.name)
         });
         let mut table = table::stacked(pieces)?;
         // In one piece, as it is written.

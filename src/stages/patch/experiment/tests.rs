@@ -2,7 +2,10 @@
 
 use crate::model::{Cells, ScoreDtype, TokenSets, Value};
 use crate::prompts::Prompt;
+use crate::stages::settings::ScoreRule;
 use crate::stages::table::{read_integers, read_numbers, read_text};
+
+use std::sync::LazyLock;
 
 use super::*;
 
@@ -83,7 +86,7 @@ fn side(name: &str, tokens: [&[u32]; 3]) -> Side {
         tokens: tokens
             .map(|ids| Arc::new(Tokens::new(ids.to_vec())))
             .to_vec(),
-        readout: Readout::Score(Arc::new(sets)),
+        readings: Readings::plain(Readout::Score(Arc::new(sets))),
     }
 }
 
@@ -111,8 +114,14 @@ fn experiment<'a>(
         pairs,
         variants,
         places: Places::last(),
+        rules: &RULES,
     }
 }
+
+static RULES: LazyLock<Vec<Arc<Rule>>> = LazyLock::new(|| {
+    let default = ScoreRule::default();
+    vec![Arc::new(Rule::default_of(&default, None))]
+});
 
 #[test]
 fn donors_are_read_and_recipients_patched_at_positions_from_the_end() {

@@ -1,5 +1,6 @@
 //! Scores under another system prompt, beside a sweep.
 
+use crate::stages::Rules;
 use crate::stages::score::{self, Scored};
 
 use super::*;
@@ -13,7 +14,10 @@ fn scores(rows: &[(&'static str, &'static str, f64)]) -> DataFrame {
         score,
     });
     let scored: Vec<Scored<'_>> = scored.collect();
-    score::tables(&scored, 0.0).expect("tables").remove(0).1
+    score::tables(&scored, &Rules::default().default_rule())
+        .expect("tables")
+        .remove(0)
+        .1
 }
 
 fn numbers(table: &DataFrame, name: &str) -> Vec<Option<f64>> {

@@ -23,6 +23,8 @@ fn judged(grids: &[Grid], texts: Option<&DataFrame>, look: impl FnOnce(&[Test<'_
     let compared = texts.map(|table| texts::compare(places, table, 0).unwrap());
     let evidence = Evidence {
         texts: compared.as_deref(),
+        has_texts: texts.is_some(),
+        rule: &grids[0].rule,
         cosines: None,
     };
     look(&verdict::tests(&comparisons, &evidence).unwrap());
