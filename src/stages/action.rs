@@ -72,19 +72,32 @@ impl Mode {
         matches!(self, Mode::Add | Mode::Ace | Mode::Rotate)
     }
 
+    /// What stands behind the name of a direction with which that is done.
+    fn done(self) -> &'static str {
+        match self {
+            Mode::Add => "",
+            Mode::Ablate => "_ablated",
+            Mode::AblateAll => "_ablated_everywhere",
+            Mode::AblateEverywhere => "_ablated_at_every_site",
+            Mode::AblateSpan => "_span_ablated",
+            Mode::Ace => "_ace",
+            Mode::Leace => "_leace",
+            Mode::Rotate => "_rotated",
+        }
+    }
+
     /// What the rows of a direction are called: what an ablation does must not be taken for a direction added with α = 0.
     pub(super) fn label(self, direction: &str) -> String {
-        let done = match self {
-            Mode::Add => return direction.to_string(),
-            Mode::Ablate => "ablated",
-            Mode::AblateAll => "ablated_everywhere",
-            Mode::AblateEverywhere => "ablated_at_every_site",
-            Mode::AblateSpan => "span_ablated",
-            Mode::Ace => "ace",
-            Mode::Leace => "leace",
-            Mode::Rotate => "rotated",
-        };
-        format!("{direction}_{done}")
+        format!("{direction}{}", self.done())
+    }
+
+    /// What is done with the first direction of a name, as [`Mode::label`] says it.
+    pub(super) fn done_in(label: &str) -> &'static str {
+        let first = label.split('+').next().unwrap_or_default();
+        let first = first.split("_from_layer_").next().unwrap_or_default();
+        let all = Mode::CHOICES.iter().map(|(_, mode, _)| mode.done());
+        let done = all.filter(|done| first.ends_with(done));
+        done.max_by_key(|done| done.len()).unwrap_or_default()
     }
 }
 
@@ -321,5 +334,20 @@ impl FieldType for Alsos {
 
     fn key(&self) -> Json {
         Json::Null
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_is_read_off_a_name() {
+        for (_, mode, _) in Mode::CHOICES {
+            let label = mode.label("top_bottom_30");
+            assert_eq!(Mode::done_in(&label), mode.done(), "{label}");
+            let moved = format!("{label}_from_layer_3+other_ablated(2)");
+            assert_eq!(Mode::done_in(&moved), mode.done(), "{moved}");
+        }
     }
 }

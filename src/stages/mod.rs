@@ -312,6 +312,14 @@ impl Cost {
         }
     }
 
+    /// The same where so many tokens pass for each cell instead of one.
+    pub(crate) fn over(self, tokens: u64) -> Self {
+        Cost {
+            token_passes: self.token_passes.saturating_mul(tokens),
+            ..self
+        }
+    }
+
     /// As many cells as a script makes forward passes.
     pub(crate) fn of_cells(count: u64) -> Self {
         Cost {

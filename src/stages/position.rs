@@ -127,6 +127,22 @@ impl Selection {
         self.include.iter().all(|part| *part == Part::Generated)
     }
 
+    /// About how many tokens pass through the blocks for one edit there: those from the first selected one to the end of the prompt.
+    pub(crate) fn expected_tokens(&self) -> u64 {
+        /// Of a prompt.
+        const IN_ALL: u64 = 64;
+        /// Of what templates write behind an instruction.
+        const BEHIND: u64 = 5;
+        let back = |part: &Part| match *part {
+            Part::Index(from) | Part::Window(from, _) if from < 0 => from.unsigned_abs(),
+            Part::Index(_) | Part::Window(..) | Part::All => IN_ALL,
+            Part::InstructionEnd => BEHIND + 1,
+            Part::PostInstruction => BEHIND,
+            Part::Generated => 1,
+        };
+        self.include.iter().map(back).max().unwrap_or(1)
+    }
+
     fn asks_for_the_instruction(&self) -> bool {
         let asks = |part: &Part| matches!(part, Part::InstructionEnd | Part::PostInstruction);
         self.include.iter().chain(&self.exclude).any(asks)

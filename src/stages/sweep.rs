@@ -20,7 +20,7 @@ mod row;
 mod rows;
 mod table;
 
-pub(crate) use row::{Further, Measured, SweepFrame, SweepRow, SweptGroup, SweptPrompt};
+pub(crate) use row::{Further, Measured, Setting, SweepFrame, SweepRow, SweptGroup, SweptPrompt};
 use rows::Rows;
 pub(crate) use table::SweepTable;
 

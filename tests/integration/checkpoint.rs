@@ -5,6 +5,9 @@
 //!   position, along with some of what they carry elsewhere, so that prompts differ in more than r.
 //! - The unembedding rows of refusing openings read +r, those of complying ones −r.
 //! - Everything else is small random noise, so that nothing is degenerate.
+//!
+//! Of one recipe a second direction q is planted likewise: calm words carry it, one way or the other, and two words of the system message
+//! are read by it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -44,6 +47,8 @@ pub struct Recipe {
     pub layers: usize,
     /// What it writes where r is high, and where it is low.
     pub says: [&'static str; 2],
+    /// Whether a second direction is planted.
+    pub two: bool,
 }
 
 /// The recipe of the model that refuses.
@@ -52,7 +57,17 @@ pub const INSTRUCT: Recipe = Recipe {
     seed: 1,
     layers: N_LAYERS,
     says: ["Sorry", "Sure"],
+    two: false,
 };
+/// The same with a second direction, which [`WARM`] and [`COLD`] read.
+pub const TWO: Recipe = Recipe {
+    two: true,
+    ..INSTRUCT
+};
+/// What the model of two directions opens with where the second is high.
+pub const WARM: &str = "helpful";
+/// And where it is low.
+pub const COLD: &str = "careful";
 /// The same network with a weaker circuit.
 pub const BASE: Recipe = Recipe {
     strength: 1.0,
@@ -79,6 +94,38 @@ pub fn planted_models() -> &'static Path {
 /// The planted direction, a unit vector `[D_MODEL]`.
 pub fn refusal_direction() -> Vec<f32> {
     Noise(77).unit_vector(D_MODEL)
+}
+
+/// The second planted direction, a unit vector orthogonal to the first, `[D_MODEL]`.
+pub fn second_direction() -> Vec<f32> {
+    let (r, drawn) = (refusal_direction(), Noise(78).unit_vector(D_MODEL));
+    let along = dot(&drawn, &r);
+    let left: Vec<f32> = drawn.iter().zip(&r).map(|(x, r)| x - along * r).collect();
+    let length = dot(&left, &left).sqrt();
+    left.iter().map(|x| x / length).collect()
+}
+
+/// Whether a calm word of that number carries the second direction, and not its opposite.
+pub fn is_warm(calm: usize) -> bool {
+    calm.is_multiple_of(2)
+}
+
+/// How much of the second direction a token's embedding carries.
+fn warmth(token: &str) -> f32 {
+    match token.strip_prefix("calm") {
+        Some(number) if is_warm(number.parse().unwrap()) => 1.0,
+        Some(_) => -1.0,
+        None => 0.0,
+    }
+}
+
+/// How a token's unembedding reads the second direction.
+fn reading_of_warmth(token: &str) -> f32 {
+    match token {
+        WARM => 1.5,
+        COLD => -1.5,
+        _ => 0.0,
+    }
 }
 
 /// A generator that gives the same numbers on every machine (splitmix64).
@@ -170,6 +217,16 @@ fn rows(length: f32, seed: u64, of_r: impl Fn(&str) -> f32) -> Vec<f32> {
     vocabulary().into_iter().flat_map(row).collect()
 }
 
+/// Adds so much of the second direction to the rows of tokens.
+fn add_second(mut rows: Vec<f32>, of_q: impl Fn(&str) -> f32) -> Vec<f32> {
+    let q = second_direction();
+    for (row, token) in rows.chunks_mut(D_MODEL).zip(vocabulary()) {
+        let amount = of_q(&token);
+        row.iter_mut().zip(&q).for_each(|(x, q)| *x += amount * q);
+    }
+    rows
+}
+
 type Tensors = HashMap<String, (Vec<usize>, Vec<f32>)>;
 
 fn tensors(recipe: Recipe) -> Tensors {
@@ -181,12 +238,21 @@ fn tensors(recipe: Recipe) -> Tensors {
     put(
         "model.embed_tokens.weight",
         &[d_vocab, D_MODEL],
-        rows(2.0, 2, amount),
+        match recipe.two {
+            false => rows(2.0, 2, amount),
+            true => add_second(rows(2.0, 2, amount), warmth),
+        },
     );
     put(
         "lm_head.weight",
         &[d_vocab, D_MODEL],
-        rows(0.3, 3, |token| reading(token, recipe.says)),
+        match recipe.two {
+            false => rows(0.3, 3, |token| reading(token, recipe.says)),
+            true => add_second(
+                rows(0.3, 3, |token| reading(token, recipe.says)),
+                reading_of_warmth,
+            ),
+        },
     );
     put("model.norm.weight", &[D_MODEL], vec![1.0; D_MODEL]);
     let mut noise = Noise(recipe.seed);
@@ -211,7 +277,10 @@ fn tensors(recipe: Recipe) -> Tensors {
             );
         }
         let moves = if layer < 2 { recipe.strength } else { 0.0 };
-        let (values, output) = (values(&mut noise), output(moves, &mut noise));
+        let (mut values, mut output) = (values(&mut noise), output(moves, &mut noise));
+        if recipe.two {
+            read_second(&mut values, &mut output, moves);
+        }
         put("self_attn.v_proj.weight", &[d_key, D_MODEL], values);
         put(
             "self_attn.v_proj.bias",
@@ -255,6 +324,16 @@ fn output(moves: f32, noise: &mut Noise) -> Vec<f32> {
         row[D_HEAD] = moves / 2.0 * r;
     }
     weights
+}
+
+/// The second key-value head reads q, and its two heads write it.
+fn read_second(values: &mut [f32], output: &mut [f32], moves: f32) {
+    let q = second_direction();
+    values[D_HEAD * D_MODEL..][..D_MODEL].copy_from_slice(&q);
+    for (row, q) in output.chunks_mut(D_MODEL).zip(q) {
+        row[2 * D_HEAD] = moves / 2.0 * q;
+        row[3 * D_HEAD] = moves / 2.0 * q;
+    }
 }
 
 /// Writes the model into a new folder.

@@ -2,8 +2,10 @@
 
 use std::sync::OnceLock;
 
-use crate::checkpoint::{dot, refusal_direction};
-use crate::prompts::main_set;
+use crate::checkpoint::{
+    self, COLD, TWO, WARM, dot, is_warm, refusal_direction, second_direction,
+};
+use crate::prompts::{Prompt, main_set, sentence};
 use crate::workbench::{Run, Table, Workbench};
 
 const MODEL: &str = r#"
@@ -443,4 +445,122 @@ fn what_a_stage_cannot_do_is_an_error_of_its_run() {
     );
     let grid = "[stages.wrong]\nkind = \"direction\"\nmodel = \"inst\"\nprompts = \"main\"\nscores = \"score\"\nsplit = \"edge\"\nn = 5\nlayer = 2\nposition = \"all\"\n";
     assert!(told(grid).contains("a direction is made at single tokens, which `all` does not name"));
+}
+
+/// Two concepts in one model, each with a direction, a score and words of its own: the one is chosen by its score, the other by the groups that a
+/// column names.
+const TWO_CONCEPTS: &str = r#"
+[models.inst]
+source = "models/two"
+[prompts.main]
+path = "main.jsonl"
+[score.warm]
+yes = "helpful"
+no = "careful"
+[stages.score]
+model = "inst"
+prompts = "main"
+read = ["refused", "warm"]
+[stages.refusal]
+kind = "direction"
+model = "inst"
+prompts = "main"
+scores = "score"
+split = "all"
+n = 20
+layer = 2
+[stages.warmth]
+kind = "direction"
+model = "inst"
+prompts = "main"
+select = "column"
+column = "category"
+a = "warm"
+b = "cold"
+layer = 2
+[stages.both]
+kind = "steer"
+model = "inst"
+prompts = "main"
+direction = "refusal"
+alpha = [0, 4]
+with = [{ direction = "warmth", alpha = [0, 4] }]
+read = ["refused", "warm"]
+[stages.neither]
+kind = "steer"
+model = "inst"
+prompts = "main"
+direction = "refusal"
+mode = "ablate_everywhere"
+with = [{ direction = "warmth", mode = "ablate_everywhere" }]
+read = ["refused", "warm"]
+"#;
+
+/// As many harmful words in warm sentences as in cold ones.
+fn of_two_concepts() -> Vec<Prompt> {
+    let prompt = |number: usize| {
+        let (harmful, warm) = (number / 2 % 6, number.is_multiple_of(2));
+        let words = sentence(number, harmful);
+        let words = words.split(' ').map(|word| match word.strip_prefix("calm") {
+            Some(of) => {
+                let of: usize = of.parse().unwrap();
+                format!("calm{}", if is_warm(of) == warm { of } else { of ^ 1 })
+            }
+            None => word.to_string(),
+        });
+        Prompt {
+            id: format!("p{number}"),
+            text: words.collect::<Vec<_>>().join(" "),
+            split: "all".to_string(),
+            category: if warm { "warm" } else { "cold" }.to_string(),
+        }
+    };
+    (0..80).map(prompt).collect()
+}
+
+#[test]
+fn two_planted_directions_are_told_apart() {
+    assert_eq!((WARM, COLD), ("helpful", "careful"));
+    let bench = Workbench::new(&of_two_concepts());
+    checkpoint::write(&bench.path("models/two"), TWO);
+    let run = bench.run(TWO_CONCEPTS).ok();
+    let found = |stage: &str| {
+        let file = format!("directions/{stage}.layer2.resid_pre.safetensors");
+        let bytes = std::fs::read(run.file(&bench, &file)).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let tensor = tensors.tensor("direction").unwrap();
+        let words = tensor.data().chunks_exact(4);
+        words
+            .map(|word| f32::from_le_bytes(word.try_into().unwrap()))
+            .collect::<Vec<f32>>()
+    };
+    let (r, q) = (refusal_direction(), second_direction());
+    let (refusal, warmth) = (found("refusal"), found("warmth"));
+    assert!(dot(&refusal, &r) > 0.85 && dot(&refusal, &q).abs() < 0.4, "{} {}", dot(&refusal, &r), dot(&refusal, &q));
+    assert!(dot(&warmth, &q) > 0.9 && dot(&warmth, &r).abs() < 0.3, "{} {}", dot(&warmth, &q), dot(&warmth, &r));
+    // Each moves its own score, and both at once move both.
+    let mean = |table: &Table, alphas: [&str; 2]| {
+        let [first, second] = alphas;
+        table.with(&[("alpha", first), ("alpha_2", second)]).mean("score")
+    };
+    for (table, own, other) in [("both", ["4.0", "0.0"], ["0.0", "4.0"]), ("both.warm", ["0.0", "4.0"], ["4.0", "0.0"])] {
+        let table = run.table(&bench, table);
+        let at_zero = mean(&table, ["0.0", "0.0"]);
+        let by_own = mean(&table, own) - at_zero;
+        let by_other = mean(&table, other) - at_zero;
+        assert!(by_own > 3.0 && by_other.abs() < 0.4 * by_own, "{by_own} {by_other}");
+        let by_both = mean(&table, ["4.0", "4.0"]) - at_zero;
+        assert!(by_both > 0.5 * by_own, "{by_both} {by_own}");
+    }
+    // With both gone nothing is left of either.
+    let spread = |table: &Table| {
+        let scores = table.numbers("score");
+        let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+        (scores.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / scores.len() as f64).sqrt()
+    };
+    for (scores, ablated) in [("score", "neither"), ("score.warm", "neither.warm")] {
+        let (before, after) = (run.table(&bench, scores), run.table(&bench, ablated));
+        let (before, after) = (spread(&before), spread(&after));
+        assert!(after < 0.4 * before, "{scores}: {after} of {before}");
+    }
 }

@@ -16,6 +16,7 @@ mod swept;
 #[cfg(test)]
 mod tests;
 
+use crate::stages::sweep::Setting;
 use crate::stages::{Splits, kind_named};
 
 use super::{Figure, FinishedRun, FinishedStage};
@@ -28,17 +29,17 @@ pub(crate) fn figures(run: &FinishedRun) -> Vec<Figure> {
     // The two splits that are compared: those of the run's first summary, or the default.
     let mut stages = run.stages.iter();
     let splits = stages.find_map(|stage| stage.node.splits.clone());
-    let rules = distinct(
-        run.stages
-            .iter()
-            .flat_map(FinishedStage::sweeps)
-            .map(|s| s.rule),
-    );
-    let baselines = rules.into_iter();
-    let baselines = baselines.map(|rule| (rule, Baseline::of(run, rule, false)));
+    let sweeps = run.stages.iter().flat_map(FinishedStage::sweeps);
+    let mut baselines: Vec<(Compared<'_>, Baseline<'_>)> = Vec::new();
+    for sweep in sweeps {
+        let compared = (sweep.rule, sweep.setting());
+        if !baselines.iter().any(|(known, _)| *known == compared) {
+            baselines.push((compared, Baseline::beside(run, &sweep, false)));
+        }
+    }
     let context = Context {
         run,
-        baselines: baselines.collect(),
+        baselines,
         splits: splits.unwrap_or_default(),
     };
     let stages = run.stages.iter();
@@ -63,11 +64,14 @@ fn of_kind(run: &FinishedRun, stage: &FinishedStage) -> Vec<Figure> {
     })
 }
 
+/// The score rule of a sweep, and what it does: what its control must have in common with it.
+type Compared<'a> = (&'a str, Setting<'a>);
+
 /// What the figures of sweeps have in common.
 pub(super) struct Context<'a> {
     run: &'a FinishedRun,
-    /// Of each score rule that sweeps have read.
-    baselines: Vec<(&'a str, Baseline<'a>)>,
+    /// Of everything that sweeps do.
+    baselines: Vec<(Compared<'a>, Baseline<'a>)>,
     splits: Splits,
 }
 

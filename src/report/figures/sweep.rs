@@ -59,7 +59,8 @@ fn figures_by_rule(
 ) -> Vec<Figure> {
     let none = Baseline::default();
     let mut baselines = context.baselines.iter();
-    let baseline = baselines.find(|(rule, _)| *rule == frame.rule);
+    let compared = (frame.rule, frame.setting());
+    let baseline = baselines.find(|(known, _)| *known == compared);
     let baseline = baseline.map_or(&none, |(_, baseline)| baseline);
     let points = points(context.run, stage, frame);
     let (mean, rate) = (Quantity::mean(frame.rule), Quantity::rate(frame.rule));
@@ -120,6 +121,12 @@ impl Sweep<'_> {
         of_model(&self.stage.name, self.models, self.model, &kind, title)
     }
 
+    /// Where it edits, if not at the last token.
+    fn place_note(&self) -> String {
+        let told = self.frame.told_position();
+        told.map_or(String::new(), |told| told + " ")
+    }
+
     /// What to say of the grey band.
     pub(super) fn baseline_note(&self) -> String {
         match self.baseline.count() {
@@ -153,7 +160,7 @@ impl Sweep<'_> {
             false => "Coloured bands: 95 % intervals over prompts (none of a single one). ",
         };
         Figure {
-            note: format!("{bands}{}", self.baseline_note()),
+            note: format!("{}{bands}{}", self.place_note(), self.baseline_note()),
             panels: places
                 .map(|(layer, set)| self.panel_of_layer(layer, set, quantity))
                 .collect(),
@@ -218,7 +225,7 @@ impl Sweep<'_> {
         if groups.len() < 2 {
             return None;
         }
-        let random = Baseline::of(self.context.run, self.frame.rule, true);
+        let random = Baseline::beside(self.context.run, self.frame, true);
         let rate = rate_in_words(self.frame.rule);
         let panel = |((set, category), samples): &((&str, &str), Vec<&Point<'_>>)| {
             let of_category = groups.iter().filter(|((_, other), _)| other == category);

@@ -169,12 +169,13 @@ pub(super) struct Baseline<'a> {
 }
 
 impl<'a> Baseline<'a> {
-    /// Of all the run's random stages, by a score rule.
-    pub(super) fn of(run: &'a FinishedRun, rule: &str, by_category: bool) -> Self {
+    /// Of those of the run's random stages that do the same as a sweep in the same place, by its score rule.
+    pub(super) fn beside(run: &'a FinishedRun, swept: &SweepFrame<'_>, by_category: bool) -> Self {
         let sweeps = run
             .with(Product::RandomSweep)
             .flat_map(FinishedStage::sweeps);
-        let sweeps = sweeps.filter(|sweep| sweep.rule == rule);
+        let sweeps = sweeps.filter(|sweep| sweep.rule == swept.rule);
+        let sweeps = sweeps.filter(|sweep| sweep.setting() == swept.setting());
         Baseline {
             samples: sweeps
                 .flat_map(|sweep| samples(&sweep, by_category))

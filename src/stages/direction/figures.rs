@@ -20,12 +20,23 @@ pub(in crate::stages) fn figures(stage: &str, left: &Artifacts) -> Result<Vec<Fi
 fn names(table: &DataFrame, end: &str) -> Result<Vec<String>, StageError> {
     let seeds = table::read_integers(table, &format!("seed_{end}"))?;
     let layers = table::read_integers(table, &format!("layer_{end}"))?;
-    let name = |(seed, layer): (Option<i64>, Option<i64>)| {
+    let positions = positions(table, &format!("position_{end}"))?;
+    let name = |((seed, layer), position): ((Option<i64>, Option<i64>), Option<i64>)| {
         let layer = layer.map_or(String::new(), |layer| layer.to_string());
+        let position = position.map_or(String::new(), |p| format!(", position {p}"));
         let seed = seed.map_or(String::new(), |seed| format!(", seed {seed}"));
-        format!("layer {layer}{seed}")
+        format!("layer {layer}{position}{seed}")
     };
-    Ok(seeds.into_iter().zip(layers).map(name).collect())
+    let places = seeds.into_iter().zip(layers).zip(positions);
+    Ok(places.map(name).collect())
+}
+
+/// A column of positions, which a table has where they are other than the last; none for each row of one that has not.
+fn positions(table: &DataFrame, name: &str) -> Result<Vec<Option<i64>>, StageError> {
+    match table.column(name) {
+        Ok(_) => table::read_integers(table, name),
+        Err(_) => Ok(vec![None; table.height()]),
+    }
 }
 
 fn cosines(stage: &str, table: &DataFrame) -> Result<Option<Figure>, StageError> {
@@ -68,32 +79,42 @@ fn cosines(stage: &str, table: &DataFrame) -> Result<Option<Figure>, StageError>
     }))
 }
 
+/// A layer, and a position where that is told.
+type Place = (Option<i64>, Option<i64>);
+
 /// Each shuffle's cosine with the learned direction, and its norm, layer by layer: what the procedure finds where there is nothing to find; and
 /// among them the learned direction itself.
 fn shuffled(stage: &str, table: &DataFrame, learned: &DataFrame) -> Result<Figure, StageError> {
     let [layers, shuffles] = ["layer", "shuffle"].map(|name| table::read_integers(table, name));
-    let (layers, shuffles) = (layers?, shuffles?);
-    let layers_once = distinct(layers.iter().flatten());
-    let learned_layers = table::read_integers(learned, "layer")?;
+    let shuffles = shuffles?;
+    let places = |table: &DataFrame, layers: Vec<Option<i64>>| -> Result<Vec<_>, StageError> {
+        let positions = positions(table, "position")?;
+        Ok(layers.into_iter().zip(positions).collect::<Vec<Place>>())
+    };
+    let rows_at = places(table, layers?)?;
+    let once = distinct(rows_at.iter().filter(|(layer, _)| layer.is_some()));
+    let learned_at = places(learned, table::read_integers(learned, "layer")?)?;
     let norms = learned.column("pre_norm")?.f64()?;
-    let norm_at = |layer: i64| {
-        let row = learned_layers.iter().position(|at| *at == Some(layer))?;
+    let norm_at = |place: &Place| {
+        let row = learned_at.iter().position(|at| at == place)?;
         norms.get(row)
     };
     let last = shuffles.iter().flatten().max().map_or(0.0, |n| *n as f64);
-    let marks = |column: &str, own: &dyn Fn(i64) -> Option<f64>| -> Result<Vec<Mark>, StageError> {
+    let marks = |column: &str, own: &dyn Fn(&Place) -> Option<f64>| -> Result<Vec<Mark>, StageError> {
         let values: Vec<Option<f64>> = table.column(column)?.f64()?.iter().collect();
-        let of_layer = |(index, layer): (usize, &&i64)| {
-            let rows = (0..table.height()).filter(|&row| layers[row] == Some(**layer));
+        let of_place = |(index, place): (usize, &&Place)| {
+            let rows = (0..table.height()).filter(|&row| rows_at[row] == **place);
             let points = rows.filter_map(|row| Some((shuffles[row]? as f64, values[row]?)));
-            let name = format!("layer {layer}");
-            let shuffled = Mark::new(name, colour(index), Shape::Points, points);
-            let across = own(**layer).map(|value| [(0.0, value), (last, value)]);
-            let name = format!("layer {layer}, learned");
+            let layer = place.0.unwrap_or_default();
+            let position = place.1.map_or(String::new(), |p| format!(", position {p}"));
+            let name = format!("layer {layer}{position}");
+            let shuffled = Mark::new(name.clone(), colour(index), Shape::Points, points);
+            let across = own(place).map(|value| [(0.0, value), (last, value)]);
+            let name = format!("{name}, learned");
             let learned = across.map(|ends| Mark::new(name, colour(index), Shape::Dashed, ends));
             [Some(shuffled), learned].into_iter().flatten()
         };
-        Ok(layers_once.iter().enumerate().flat_map(of_layer).collect())
+        Ok(once.iter().enumerate().flat_map(of_place).collect())
     };
     let panel = |label: &str, marks: Vec<Mark>, low: Option<f64>, high: Option<f64>| Panel {
         x: Axis::of("shuffle"),

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use polars::prelude::{AnyValue, Column, DataFrame, DataType};
 
 use crate::stages::StageError;
+use crate::stages::action::Mode;
 use crate::stages::rules::{BUILT, REFUSED, rate_column, rule_of, rule_of_rate};
 use crate::stages::table::{self, Rows, cell};
 
@@ -36,6 +37,17 @@ pub(crate) struct Further<'a> {
     pub(crate) token: Option<&'a str>,
     /// α of what else is done in the same run, in its order; none of an ablation.
     pub(crate) with: &'a [Option<f64>],
+}
+
+/// What must be the same for one sweep to be the control of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Setting<'a> {
+    /// Empty for the last token.
+    pub(crate) position: &'a str,
+    /// Empty for one layer at a time.
+    pub(crate) layers: &'a str,
+    /// Empty for a direction that is added.
+    pub(crate) done: &'static str,
 }
 
 /// A table has rows of one of the two.
@@ -275,6 +287,32 @@ impl<'a> SweepFrame<'a> {
                 }
             },
         }
+    }
+
+    /// What all rows of it have in common: where, and what is done.
+    pub(crate) fn setting(&self) -> Setting<'a> {
+        let first = self.row(0);
+        Setting {
+            position: self.first_of("position"),
+            layers: self.first_of("layers"),
+            done: Mode::done_in(first.direction),
+        }
+    }
+
+    /// The first row of a text column that it need not have; empty where it has not.
+    fn first_of(&self, column: &str) -> &'a str {
+        let column = self.frame.column(column).ok();
+        column.map_or("", |column| text(cell(column, 0)))
+    }
+
+    /// Where it edits, in words, if not at the last token.
+    pub(crate) fn told_position(&self) -> Option<String> {
+        let position = self.first_of("position");
+        let told = match self.first_of("token") {
+            "" => format!("Edited at position {position}."),
+            token => format!("Edited at position {position} (`{token}`)."),
+        };
+        (!position.is_empty()).then_some(told)
     }
 
     pub(crate) fn alpha(&self, number: usize) -> Option<f64> {
