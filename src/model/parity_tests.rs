@@ -5,6 +5,7 @@
 //! this changes a number. The tolerances stand beside the comparisons with what was measured.
 
 mod company;
+mod edits;
 mod golden;
 
 use std::collections::HashMap;

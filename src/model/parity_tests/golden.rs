@@ -3,7 +3,7 @@
 use super::*;
 
 /// The hook point of this name in a model of few layers.
-fn named(name: &str) -> HookPoint {
+pub(super) fn named(name: &str) -> HookPoint {
     let blocks = (0..8).flat_map(|layer| Site::ALL.map(|site| HookPoint::block(layer, site)));
     let mut hooks = blocks.chain([HookPoint::Embed, HookPoint::FinalNormalized]);
     hooks.find(|hook| hook.to_string() == name).unwrap()
