@@ -213,12 +213,12 @@ fn the_screen_reads_well() {
     1. intact: agrees
        shows that the file is whole: each file in it has the size and the sha256 that it says, nothing is missing, nothing leads out of it
        and not who wrote it, or that it is true: whoever changes a file can change what is said of it, too
-       checked: 98 files, N bytes: sizes and sha256 are those of `ro-crate-metadata.json`
+       checked: 100 files, N bytes: sizes and sha256 are those of `ro-crate-metadata.json`
 
     2. follows: agrees
        shows that every table, direction, statistic, figure and finding follows from the values stored in the file, the prompts and the study in it
        and not that the models gave these values; when and on what machine it was run is what the file says
-       checked: 7 stages, 19 tables and 2 directions, each made again from stored values: compared bit by bit
+       checked: 7 stages, 20 tables and 2 directions, each made again from stored values: compared bit by bit
        checked: prompt sets (1) and models (1), which are those that the stages' keys are made of
        checked: what `run.json` says of stages, models, prompts and findings
        checked: what `study.lock` says of models, prompts, files and versions
