@@ -47,22 +47,27 @@ const WAYS: &[(&str, &str)] = &[
     ),
     (
         "holdout",
-        "scores = \"s\"\nsplit = \"x\"\ncompare = \"y\"\nn = 2",
-    ),
-    ("holdout", "select = \"splits\"\na = \"x\"\nb = \"y\""),
-    (
-        "holdout",
-        "select = \"column\"\ncolumn = \"c\"\na = \"x\"\nb = \"y\"",
+        "scores = \"s\"\nsplit = \"x\"\ncompare = \"y\"\nn = 2\nalpha = 1",
     ),
     (
         "holdout",
-        "select = \"labels\"\nlabels = \"l.csv\"\na = \"x\"\nb = \"y\"",
+        "select = \"splits\"\na = \"x\"\nb = \"y\"\nalpha = 1",
+    ),
+    (
+        "holdout",
+        "select = \"column\"\ncolumn = \"c\"\na = \"x\"\nb = \"y\"\nalpha = 1",
+    ),
+    (
+        "holdout",
+        "select = \"labels\"\nlabels = \"l.csv\"\na = \"x\"\nb = \"y\"\nalpha = 1",
     ),
     ("steer", "alpha = 1"),
     ("steer", "mode = \"ablate\""),
     ("steer", "mode = \"rotate\"\nalpha = 1\nplane = \"e\""),
-    ("holdout", "alpha = 1"),
-    ("holdout", "mode = \"rotate\"\nalpha = 1\nplane = \"e\""),
+    (
+        "holdout",
+        "select = \"splits\"\na = \"x\"\nb = \"y\"\nmode = \"rotate\"\nalpha = 1\nplane = \"e\"",
+    ),
     ("random", "alpha = 1"),
     (
         "random",
@@ -137,17 +142,6 @@ pub(crate) fn values(schema: &Json) -> Vec<Json> {
     }
 }
 
-/// A value as TOML has it.
-fn toml_of(value: &Json) -> String {
-    let Json::Object(table) = value else {
-        return value.to_string();
-    };
-    let fields = table
-        .iter()
-        .map(|(name, value)| format!("{name} = {}", toml_of(value)));
-    format!("{{ {} }}", fields.collect::<Vec<_>>().join(", "))
-}
-
 /// What is said for all stages, with score rules of these names.
 pub(crate) fn with_rules(names: &[&str]) -> Settings {
     let rules = names
@@ -168,7 +162,7 @@ pub(crate) fn with_rules(names: &[&str]) -> Settings {
 fn read(kind: &Kind, table: &Map<String, Json>) -> Option<(Json, Needs, Vec<&'static str>)> {
     let lines = table
         .iter()
-        .map(|(name, value)| format!("{name} = {}\n", toml_of(value)));
+        .map(|(name, value)| format!("{name} = {}\n", toml::Value::try_from(value).unwrap()));
     let document = load_text(Path::new("s.toml"), &lines.collect::<String>(), &[]).unwrap();
     let mut problems = Problems::default();
     let mut fields = Fields::new(&document.root, &mut problems).unwrap();

@@ -124,7 +124,10 @@ impl Stage for Holdout {
         let lines = self.model.iter().map(in_model).sum();
         let members = product(&[makers, directions.len()]);
         let steered = product(&[lines, self.action.count(), tried]);
-        let steered = self.settings.cost(steered, &self.model, inputs).over(self.position.expected_tokens());
+        let steered = self
+            .settings
+            .cost(steered, &self.model, inputs)
+            .over(self.position.expected_tokens());
         Cost::of_cells(members).and(steered)
     }
 

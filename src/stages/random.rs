@@ -149,7 +149,9 @@ impl Stage for Random {
             self.action.count(),
             sweep::prompt_count(inputs, &self.prompts),
         ]);
-        self.settings.cost(rows, &self.model, inputs).over(self.position.expected_tokens())
+        self.settings
+            .cost(rows, &self.model, inputs)
+            .over(self.position.expected_tokens())
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {

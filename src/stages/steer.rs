@@ -168,7 +168,9 @@ impl Stage for Steer {
             sweep::prompt_count(inputs, &self.prompts),
             self.action.count(),
         ]);
-        self.settings.cost(rows, &self.model, inputs).over(self.position.expected_tokens())
+        self.settings
+            .cost(rows, &self.model, inputs)
+            .over(self.position.expected_tokens())
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {

@@ -2,9 +2,7 @@
 
 use std::sync::OnceLock;
 
-use crate::checkpoint::{
-    self, COLD, TWO, WARM, dot, is_warm, refusal_direction, second_direction,
-};
+use crate::checkpoint::{self, COLD, TWO, WARM, dot, is_warm, refusal_direction, second_direction};
 use crate::prompts::{Prompt, main_set, sentence};
 use crate::workbench::{Run, Table, Workbench};
 
@@ -447,8 +445,7 @@ fn what_a_stage_cannot_do_is_an_error_of_its_run() {
     assert!(told(grid).contains("a direction is made at single tokens, which `all` does not name"));
 }
 
-/// Two concepts in one model, each with a direction, a score and words of its own: the one is chosen by its score, the other by the groups that a
-/// column names.
+/// Two concepts in one model, each with a direction, a score and words of its own: made of two splits, and of two values of a column.
 const TWO_CONCEPTS: &str = r#"
 [models.inst]
 source = "models/two"
@@ -465,9 +462,9 @@ read = ["refused", "warm"]
 kind = "direction"
 model = "inst"
 prompts = "main"
-scores = "score"
-split = "all"
-n = 20
+select = "splits"
+a = "harmful"
+b = "edge"
 layer = 2
 [stages.warmth]
 kind = "direction"
@@ -501,17 +498,19 @@ fn of_two_concepts() -> Vec<Prompt> {
     let prompt = |number: usize| {
         let (harmful, warm) = (number / 2 % 6, number.is_multiple_of(2));
         let words = sentence(number, harmful);
-        let words = words.split(' ').map(|word| match word.strip_prefix("calm") {
-            Some(of) => {
-                let of: usize = of.parse().unwrap();
-                format!("calm{}", if is_warm(of) == warm { of } else { of ^ 1 })
-            }
-            None => word.to_string(),
-        });
+        let words = words
+            .split(' ')
+            .map(|word| match word.strip_prefix("calm") {
+                Some(of) => {
+                    let of: usize = of.parse().unwrap();
+                    format!("calm{}", if is_warm(of) == warm { of } else { of ^ 1 })
+                }
+                None => word.to_string(),
+            });
         Prompt {
             id: format!("p{number}"),
             text: words.collect::<Vec<_>>().join(" "),
-            split: "all".to_string(),
+            split: if harmful > 2 { "harmful" } else { "edge" }.to_string(),
             category: if warm { "warm" } else { "cold" }.to_string(),
         }
     };
@@ -536,19 +535,37 @@ fn two_planted_directions_are_told_apart() {
     };
     let (r, q) = (refusal_direction(), second_direction());
     let (refusal, warmth) = (found("refusal"), found("warmth"));
-    assert!(dot(&refusal, &r) > 0.85 && dot(&refusal, &q).abs() < 0.4, "{} {}", dot(&refusal, &r), dot(&refusal, &q));
-    assert!(dot(&warmth, &q) > 0.9 && dot(&warmth, &r).abs() < 0.3, "{} {}", dot(&warmth, &q), dot(&warmth, &r));
+    assert!(
+        dot(&refusal, &r) > 0.85 && dot(&refusal, &q).abs() < 0.4,
+        "{} {}",
+        dot(&refusal, &r),
+        dot(&refusal, &q)
+    );
+    assert!(
+        dot(&warmth, &q) > 0.9 && dot(&warmth, &r).abs() < 0.3,
+        "{} {}",
+        dot(&warmth, &q),
+        dot(&warmth, &r)
+    );
     // Each moves its own score, and both at once move both.
     let mean = |table: &Table, alphas: [&str; 2]| {
         let [first, second] = alphas;
-        table.with(&[("alpha", first), ("alpha_2", second)]).mean("score")
+        table
+            .with(&[("alpha", first), ("alpha_2", second)])
+            .mean("score")
     };
-    for (table, own, other) in [("both", ["4.0", "0.0"], ["0.0", "4.0"]), ("both.warm", ["0.0", "4.0"], ["4.0", "0.0"])] {
+    for (table, own, other) in [
+        ("both", ["4.0", "0.0"], ["0.0", "4.0"]),
+        ("both.warm", ["0.0", "4.0"], ["4.0", "0.0"]),
+    ] {
         let table = run.table(&bench, table);
         let at_zero = mean(&table, ["0.0", "0.0"]);
         let by_own = mean(&table, own) - at_zero;
         let by_other = mean(&table, other) - at_zero;
-        assert!(by_own > 3.0 && by_other.abs() < 0.4 * by_own, "{by_own} {by_other}");
+        assert!(
+            by_own > 3.0 && by_other.abs() < 0.4 * by_own,
+            "{by_own} {by_other}"
+        );
         let by_both = mean(&table, ["4.0", "4.0"]) - at_zero;
         assert!(by_both > 0.5 * by_own, "{by_both} {by_own}");
     }

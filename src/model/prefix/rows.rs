@@ -1,6 +1,6 @@
 //! The rows of a tile, wherever their prompts lie, and the cached positions that they attend to.
 
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use super::{BlockRow, PromptBlock, Template};
 use crate::model::error::{ModelError, Result};
@@ -67,7 +67,8 @@ impl<'s> Rows<'s> {
             let parts = part(Site::ResidPre)?.zip(part(Site::AttnOut)?);
             return Ok(parts.map(|(x, attn_out)| x.f_add(&attn_out)).transpose()?);
         }
-        self.prompts.gather(|block| block.stored(hook))
+        self.prompts
+            .gather(|block| Some(Ok(block.stored(hook)?.shallow_clone())))
     }
 
     /// [`Rows::stored`] as the stream of single positions, `[n, 1, d_model]`.
@@ -84,9 +85,14 @@ impl<'s> Rows<'s> {
             return self.entering(HookPoint::block(layer, Site::ResidPre));
         }
         let missing = || ModelError::Internal(format!("the stream of layer {layer} is not kept"));
-        let kept = self.prompts.gather(|block| block.streams.get(&layer))?;
+        // Blocks that were filled for other cells may keep more.
+        let width = suffix.min(self.bucket);
+        let kept = self.prompts.gather(|block| {
+            let stream = block.streams.get(&layer)?;
+            let start = stream.size()[1] - width as i64;
+            Some(stream.f_narrow(1, start, width as i64))
+        })?;
         let kept = kept.ok_or_else(missing)?;
-        let width = kept.size()[1] as usize;
         let in_template = self.template.map_or(0, |template| template.length);
         let own = |length: &usize| length - in_template;
         if self
@@ -95,8 +101,7 @@ impl<'s> Rows<'s> {
             .iter()
             .all(|length| own(length) >= suffix)
         {
-            let start = width.checked_sub(suffix).ok_or_else(missing)?;
-            return Ok(kept.f_narrow(1, start as i64, suffix as i64)?);
+            return Ok(kept);
         }
         let of_template = &self.template.ok_or_else(missing)?.streams[layer];
         let row = |(row, length): (usize, &usize)| -> Result<Tensor> {
@@ -234,15 +239,15 @@ impl<'s> Prompts<'s> {
     /// Rows of block tensors (first dimension: the block's rows), in this order; none where a block has no such tensor.
     fn gather(
         &self,
-        pick: impl Fn(&'s PromptBlock) -> Option<&'s Tensor>,
+        pick: impl Fn(&'s PromptBlock) -> Option<std::result::Result<Tensor, TchError>>,
     ) -> Result<Option<Tensor>> {
         let mut parts = Vec::with_capacity(self.runs.len());
         for run in &self.runs {
-            let Some(tensor) = pick(run.block) else {
+            let Some(tensor) = pick(run.block).transpose()? else {
                 return Ok(None);
             };
             parts.push(match &run.rows {
-                None => tensor.shallow_clone(),
+                None => tensor,
                 Some(rows) => tensor.f_index_select(0, rows)?,
             });
         }
@@ -330,8 +335,11 @@ impl Rows<'_> {
     pub(in crate::model) fn cached(&self, layer: usize) -> Result<Cached<'_>> {
         let missing = || ModelError::Internal(format!("layer {layer} is not cached"));
         let prompts = self.attending();
-        let keys = prompts.gather(|block| Some(&block.cached.get(layer)?.keys))?;
-        let values = prompts.gather(|block| Some(&block.cached.get(layer)?.values))?;
+        let of_layer = |of: fn(&KeysValues) -> &Tensor| {
+            prompts.gather(|block| Some(Ok(of(block.cached.get(layer)?).shallow_clone())))
+        };
+        let keys = of_layer(|cached| &cached.keys)?;
+        let values = of_layer(|cached| &cached.values)?;
         Ok(Cached {
             rows: self,
             layer,

@@ -169,6 +169,29 @@ fn compare_companies(spec: &Spec, prompts: usize) {
     }
 }
 
+/// Prompts that are held for edits far back stand beside some that were prefilled for nearer ones.
+#[test]
+fn what_is_kept_of_a_prompt_may_be_more_than_is_needed() {
+    let mut subject = SPEC.load(Dtype::Float32, 1 << 30);
+    let mut draws = Draws::new(21);
+    let prompts: Vec<Arc<Tokens>> = (0..6).map(|_| draws.prompt(30)).collect();
+    let hook = HookPoint::block(1, Site::ResidPre);
+    let cell = |subject: &Subject, tokens: &Arc<Tokens>, back: usize| {
+        let vector = Arc::new(random_unit_vector(3, D_MODEL).unwrap());
+        let add = Edit::Add { vector, scale: 2.0 };
+        let positions = Positions::At(tokens.len() - back);
+        let score = score_readout(ScoreDtype::Float32);
+        subject.cell(tokens, vec![edit(hook, positions, add)], score)
+    };
+    let far = prompts[..3].iter().map(|tokens| cell(&subject, tokens, 9));
+    let far: Vec<Cell> = far.collect();
+    subject.values(&far);
+    let near: Vec<Cell> = prompts.iter().map(|p| cell(&subject, p, 3)).collect();
+    let found = bits(&subject.values(&near));
+    let mut fresh = SPEC.load(Dtype::Float32, 1 << 30);
+    assert_eq!(found, bits(&fresh.values(&near)));
+}
+
 /// A template that ends elsewhere is another prompt, even where the tokens are the same.
 #[test]
 fn where_the_template_ends_is_not_shared() {

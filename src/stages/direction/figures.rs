@@ -100,7 +100,9 @@ fn shuffled(stage: &str, table: &DataFrame, learned: &DataFrame) -> Result<Figur
         norms.get(row)
     };
     let last = shuffles.iter().flatten().max().map_or(0.0, |n| *n as f64);
-    let marks = |column: &str, own: &dyn Fn(&Place) -> Option<f64>| -> Result<Vec<Mark>, StageError> {
+    let marks = |column: &str,
+                 own: &dyn Fn(&Place) -> Option<f64>|
+     -> Result<Vec<Mark>, StageError> {
         let values: Vec<Option<f64>> = table.column(column)?.f64()?.iter().collect();
         let of_place = |(index, place): (usize, &&Place)| {
             let rows = (0..table.height()).filter(|&row| rows_at[row] == **place);
