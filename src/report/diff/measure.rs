@@ -66,7 +66,7 @@ impl Quantity {
 }
 
 /// Names of conditions, and the other names that stages' tables give them.
-const CONDITIONS: [(&str, &[&str]); 11] = [
+const CONDITIONS: [(&str, &[&str]); 12] = [
     ("model", &[]),
     ("layer", &[]),
     ("k", &[]),
@@ -76,13 +76,16 @@ const CONDITIONS: [(&str, &[&str]); 11] = [
     ("set", &["split", "label"]),
     ("donor", &[]),
     ("recipient", &[]),
+    ("direction", &[]),
     ("type", &["category"]),
     ("id", &[]),
 ];
 
+/// What a direction is called, which two studies may do as they like: it is asked for only where several act at one place.
+const DIRECTION: usize = 9;
 /// The places of the last two, which single prompts have and sets have not.
-const TYPE: usize = 9;
-const ID: usize = 10;
+const TYPE: usize = 10;
+const ID: usize = 11;
 
 /// Columns of a frame of measurements beside its conditions.
 const QUANTITY: &str = "quantity";
@@ -324,8 +327,19 @@ fn join(
     if is_shared(ID) {
         by.retain(|&at| at != TYPE);
     }
-    let of_left = by_condition(of_left, &by, quantity, &left.name)?;
-    let of_right = by_condition(of_right, &by, quantity, &right.name)?;
+    let both_by = |by: &[usize]| {
+        let left = by_condition(of_left, by, quantity, &left.name);
+        left.and_then(|left| Ok((left, by_condition(of_right, by, quantity, &right.name)?)))
+    };
+    let mut whatever = by.clone();
+    whatever.retain(|&at| at != DIRECTION);
+    let (by, (of_left, of_right)) = match both_by(&whatever) {
+        Err(_) if by != whatever => {
+            let found = both_by(&by)?;
+            (by, found)
+        }
+        found => (whatever, found?),
+    };
     let by = columns(&by);
     let of_both = of_left.join(&of_right, &by, &by, JoinArgs::new(JoinType::Inner), None);
     let of_both = of_both.and_then(|both| both.sort(&by, SortMultipleOptions::default()));
