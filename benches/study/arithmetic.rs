@@ -11,7 +11,8 @@
 //!
 //! Not counted, though it has to be done: attention to the keys and values (1 to 2 % at these lengths), the unembedding rows of the
 //! score, norms, activation functions; nor padding, nor whatever is computed twice. So the share of the time that this arithmetic would
-//! take at the speed of matrix products is a lower bound of how well the time was used.
+//! take at the speed of matrix products is a lower bound of how well the time was used. Where a readout is of the whole vocabulary
+//! (`positions`), the unembedding is counted as well.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::AddAssign;
@@ -36,16 +37,19 @@ pub enum Matrix {
     GateUp,
     /// The output of the MLP.
     Down,
+    /// From the final norm to the logits of the whole vocabulary.
+    Unembedding,
 }
 
 impl Matrix {
     /// All of them.
-    pub const ALL: [Matrix; 5] = [
+    pub const ALL: [Matrix; 6] = [
         Matrix::QueryKeyValue,
         Matrix::KeyValue,
         Matrix::Output,
         Matrix::GateUp,
         Matrix::Down,
+        Matrix::Unembedding,
     ];
 
     /// A name for tables.
@@ -56,6 +60,7 @@ impl Matrix {
             Matrix::Output => "o",
             Matrix::GateUp => "gate_up",
             Matrix::Down => "down",
+            Matrix::Unembedding => "unembedding",
         }
     }
 
@@ -69,6 +74,7 @@ impl Matrix {
             Matrix::Output => (queries, config.d_model),
             Matrix::GateUp => (config.d_model, 2 * config.d_mlp),
             Matrix::Down => (config.d_mlp, config.d_model),
+            Matrix::Unembedding => (config.d_model, config.d_vocab),
         }
     }
 
@@ -81,7 +87,7 @@ impl Matrix {
 
 /// Rows that go through each matrix, in the order of [`Matrix::ALL`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Rows(pub [f64; 5]);
+pub struct Rows(pub [f64; 6]);
 
 impl AddAssign for Rows {
     fn add_assign(&mut self, other: Rows) {
@@ -92,14 +98,20 @@ impl AddAssign for Rows {
 impl Rows {
     /// That many rows through a whole block.
     pub fn of_blocks(rows: f64) -> Self {
-        Rows([rows, 0.0, rows, rows, rows])
+        Rows([rows, 0.0, rows, rows, rows, 0.0])
     }
 
     fn of_keys_and_values(rows: f64) -> Self {
-        Rows([0.0, rows, 0.0, 0.0, 0.0])
+        Rows([0.0, rows, 0.0, 0.0, 0.0, 0.0])
     }
 
-    fn scaled(self, factor: f64) -> Self {
+    /// Rows whose logits are read.
+    pub fn of_unembedding(rows: f64) -> Self {
+        Rows([0.0, 0.0, 0.0, 0.0, 0.0, rows])
+    }
+
+    /// That many times as many.
+    pub fn scaled(self, factor: f64) -> Self {
         Rows(self.0.map(|rows| rows * factor))
     }
 
@@ -120,11 +132,14 @@ impl Rows {
 
 /// What a prefill of one prompt needs beyond the `shared` positions that were computed before.
 pub fn prefill_of(tokens: usize, shared: usize, n_layers: usize) -> Rows {
-    let positions = (tokens - shared) as f64;
-    let below_last = (n_layers - 1) as f64;
-    let mut rows = Rows::of_blocks(positions * below_last);
-    rows += Rows::of_keys_and_values(positions - 1.0);
-    rows += Rows::of_blocks(1.0);
+    last_blocks_of(tokens - shared, 1, n_layers)
+}
+
+/// What so many positions need in the last `n_layers` blocks, where only the last `read` of them are read.
+pub fn last_blocks_of(positions: usize, read: usize, n_layers: usize) -> Rows {
+    let mut rows = Rows::of_blocks((positions * (n_layers - 1)) as f64);
+    rows += Rows::of_keys_and_values((positions - read) as f64);
+    rows += Rows::of_blocks(read as f64);
     rows
 }
 
@@ -155,9 +170,9 @@ pub fn cell_of(cell: &Cell, n_layers: usize) -> Rows {
     let mut rows = Rows::of_blocks(above);
     rows += match site {
         Site::ResidPre => Rows::of_blocks(suffix),
-        Site::AttnZ => Rows([0.0, 0.0, suffix, suffix, suffix]),
-        Site::AttnOut | Site::ResidMid => Rows([0.0, 0.0, 0.0, suffix, suffix]),
-        Site::MlpPost => Rows([0.0, 0.0, 0.0, 0.0, suffix]),
+        Site::AttnZ => Rows([0.0, 0.0, suffix, suffix, suffix, 0.0]),
+        Site::AttnOut | Site::ResidMid => Rows([0.0, 0.0, 0.0, suffix, suffix, 0.0]),
+        Site::MlpPost => Rows([0.0, 0.0, 0.0, 0.0, suffix, 0.0]),
         Site::MlpOut | Site::ResidPost => Rows::default(),
     };
     let later = cell.interventions.iter().filter(|i| i.hook > hook);
@@ -169,8 +184,8 @@ pub fn cell_of(cell: &Cell, n_layers: usize) -> Rows {
 fn replaced(edit: &Intervention) -> Rows {
     match (edit.hook, &edit.edit) {
         (HookPoint::Block { site, .. }, Edit::Replace(_)) => match site {
-            Site::AttnOut => Rows([1.0, 0.0, 1.0, 0.0, 0.0]),
-            Site::MlpOut => Rows([0.0, 0.0, 0.0, 1.0, 1.0]),
+            Site::AttnOut => Rows([1.0, 0.0, 1.0, 0.0, 0.0, 0.0]),
+            Site::MlpOut => Rows([0.0, 0.0, 0.0, 1.0, 1.0, 0.0]),
             _ => Rows::default(),
         },
         _ => Rows::default(),

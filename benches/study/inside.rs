@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use refusal_dial::inside::model::{
-    Cell, DeviceName, Edit, Evaluator, HookPoint, Intervention, ModelConfig, ModelHandle,
-    Positions, Site, Step, Tokens, random_unit_vector,
+    Cell, Cells, DeviceName, Edit, Evaluator, HookPoint, Intervention, ModelConfig, ModelHandle,
+    Positions, Site, Step, Tokens, Value, random_unit_vector,
 };
 use refusal_dial::inside::plan::{self, Fetch, Opened};
 use refusal_dial::inside::spec;
+use refusal_dial::inside::stages::{Evaluate, StageError};
 
 use super::Result;
 use super::arithmetic::{Counter, Rows, cell_of, prefill_of, prefill_of_shared, shared_tokens};
 use super::study::{Files, Size};
 
 /// Repetitions of what is short enough to repeat; the shortest counts.
-const REPETITIONS: usize = 3;
+pub const REPETITIONS: usize = 3;
 /// Bytes for prefixes: room for all prompts of the study.
 const PREFIX_BUDGET_BYTES: usize = 4 << 30;
 
@@ -39,7 +40,7 @@ pub struct Marginal {
     pub alpha_seconds: Vec<(usize, f64)>,
 }
 
-/// A study that has run, opened again.
+/// A study, opened here; [`Finished::work`] and [`Finished::marginal`] are of one that has run.
 pub struct Finished(Opened);
 
 impl Finished {
@@ -102,7 +103,7 @@ impl Finished {
         for _ in 0..REPETITIONS {
             drop(loaded.take());
             let started = Instant::now();
-            let mut evaluator = self.model()?.load(DeviceName::Cpu, PREFIX_BUDGET_BYTES)?;
+            let mut evaluator = self.evaluator()?;
             load = load.min(started.elapsed().as_secs_f64());
             prefill = prefill.min(seconds(&mut evaluator, &cells)?);
             loaded = Some(evaluator);
@@ -129,14 +130,21 @@ impl Finished {
         })
     }
 
-    /// The cells of the stage `score`.
-    fn score_cells(&self) -> Result<Vec<Cell>> {
-        let mut counter = Counter::new(&self.0.cache);
+    /// The model, read, with room for the prefixes of all prompts.
+    pub fn evaluator(&self) -> Result<Evaluator> {
+        Ok(self.model()?.load(DeviceName::Cpu, PREFIX_BUDGET_BYTES)?)
+    }
+
+    /// The cells of the stage `score`, which need not have run.
+    pub fn score_cells(&self) -> Result<Vec<Cell>> {
         let mut stages = self.0.study.stages.iter();
         let score = stages.find(|spec| spec.name == "score");
         let score = score.ok_or("the study has no stage `score`")?;
-        score.stage.run(&self.0.inputs, &mut counter)?;
-        Ok(counter.new_cells)
+        let mut asked = Asked(Vec::new());
+        match score.stage.run(&self.0.inputs, &mut asked) {
+            Ok(_) | Err(StageError::Missing(_)) => Ok(asked.0),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The cells steered at a layer, with that many α in a random direction.
@@ -163,8 +171,22 @@ impl Finished {
     }
 }
 
+/// Takes down the cells that a stage asks for, and has none of their values.
+struct Asked(Vec<Cell>);
+
+impl Evaluate for Asked {
+    fn evaluate_each(
+        &mut self,
+        cells: &dyn Cells,
+        _take: &mut dyn FnMut(usize, Value),
+    ) -> std::result::Result<(), StageError> {
+        self.0.extend((0..cells.count()).map(|n| cells.cell(n)));
+        Err(StageError::Missing(cells.count() as u64))
+    }
+}
+
 /// Wall time of an evaluation.
-fn seconds(evaluator: &mut Evaluator, cells: &[Cell]) -> Result<f64> {
+pub fn seconds(evaluator: &mut Evaluator, cells: &[Cell]) -> Result<f64> {
     let started = Instant::now();
     let mut values = 0;
     let _ = evaluator.evaluate(&cells, &mut |step| {

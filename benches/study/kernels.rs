@@ -32,11 +32,14 @@ impl Rate {
 /// ways to share out products of this size. Each product meets another of `copies` matrices, as many as the study's deepest suffix has
 /// blocks: one that stays in the processor's cache would be quicker than any that the study meets.
 pub fn rates(config: &ModelConfig, copies: usize, threads: usize) -> Result<Vec<Rate>> {
-    let _no_grad = tch::no_grad_guard();
-    tch::set_num_threads(1);
     let measure = |matrix: Matrix| -> Result<Rate> {
         let (input, output) = matrix.shape(config);
         let size = [output as i64, input as i64];
+        let copies = match matrix {
+            // The study has one, and no cache holds it.
+            Matrix::Unembedding => 1,
+            _ => copies,
+        };
         let weights = (0..copies)
             .map(|_| Tensor::f_randn(size.as_slice(), (Kind::Float, Device::Cpu)))
             .collect::<std::result::Result<Vec<_>, _>>()?;
@@ -84,6 +87,8 @@ fn seconds_per_product(
     weights: &Weights,
 ) -> std::result::Result<f64, tch::TchError> {
     let _no_grad = tch::no_grad_guard();
+    // Of each thread anew: the matrix library of one that was never told takes all cores, and finds them idle whenever another thread waits.
+    tch::set_num_threads(1);
     let size = [rows as i64, input as i64];
     let x = Tensor::f_randn(size.as_slice(), (Kind::Float, Device::Cpu))?;
     let (mut best, began) = (f64::INFINITY, Instant::now());

@@ -6,11 +6,12 @@
 //! 2. `start`: how soon commands answer that compute nothing; `beside`: several runs that share the cores
 //! 3. `linear`: small sweeps with 1×, 2× and 4× the prompts, α and seeds
 //! 4. `peers`: the Python scripts that do the same work, where they are installed (`scripts/bench-peers.sh`)
-//! 5. `inside`: prefill and one more α, through the library
+//! 5. `inside`: prefill and one more α, through the library; `positions`: edits and readouts that do not stop at the last token
 //! 6. `kernels`, `arithmetic`: the rate of matrix products at the study's shapes, and the least arithmetic that the study needs
 //!
 //! A bar that is missed is said, and is no failure: the exit code tells whether everything could run. Close other programs before;
-//! `cargo bench --profile release --bench study -- --quick` tries the benchmark itself out on a study of some seconds.
+//! `cargo bench --profile release --bench study -- --quick` tries the benchmark itself out on a study of some seconds, and
+//! `… -- positions` measures that part alone (three minutes) and writes `target/bench/positions.json`.
 
 mod arithmetic;
 mod beside;
@@ -18,6 +19,7 @@ mod inside;
 mod kernels;
 mod linear;
 mod peers;
+mod positions;
 mod program;
 mod report;
 mod start;
@@ -27,6 +29,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use inside::Finished;
+use kernels::Rate;
 use peers::Peers;
 use report::Measured;
 use study::{Data, Files, Size};
@@ -34,7 +37,18 @@ use study::{Data, Files, Size};
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
-    match bench(std::env::args().any(|argument| argument == "--quick")) {
+    // Cargo adds `--bench`.
+    let named = |argument: &String| argument != "--bench" && argument != "--quick";
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let outcome = match std::env::args().skip(1).find(named).as_deref() {
+        None => bench(quick),
+        Some("positions") => bench_positions(quick),
+        Some(other) => Err(format!(
+            "there is no part `{other}`; name `positions`, or nothing for the whole benchmark"
+        )
+        .into()),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");
@@ -46,14 +60,7 @@ fn main() -> ExitCode {
 fn bench(quick: bool) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = root.join("target/bench");
-    let (data, size) = (
-        Data::find(root),
-        if quick {
-            Size::quick()
-        } else {
-            Size::standard()
-        },
-    );
+    let (data, size) = (Data::find(root), Size::of(quick));
     let files = Files::write(root, folder.join("study"), &data, &size)?;
     let load_before = load_average();
     say(&format!("the study, with the prompts of {}", data.name));
@@ -72,15 +79,17 @@ fn bench(quick: bool) -> Result<()> {
     refusal_dial::inside::model::set_threads(threads)?;
     let finished = Finished::new(&files)?;
     let marginal = finished.marginal(&size)?;
+    say("edits and readouts at more than the last token");
+    let positions = positions::measure(&finished, &size)?;
     say("matrix products");
-    let copies = finished.config()?.n_layers - size.layers[0];
     let measured = Measured {
         cold: &cold,
         answers: &answers,
         beside: &beside,
         marginal: &marginal,
         work: &finished.work()?,
-        rates: &kernels::rates(finished.config()?, copies, threads)?,
+        positions: &positions,
+        rates: &rates(&finished, &size, threads)?,
         peers: peers.as_ref(),
         config: finished.config()?,
     };
@@ -90,9 +99,11 @@ fn bench(quick: bool) -> Result<()> {
         "\n{threads} threads, prompts of {}; load average before: {load_before}\n",
         data.name
     );
-    println!("{}\n\n{}\n", measured.stages(), measured.rates());
+    println!("{}\n", measured.stages());
+    println!("{}\n", report::rates(measured.rates, measured.config));
     println!("{}\n", report::growth(&axes, marginal.load_seconds));
     println!("{}\n", measured.marginal());
+    println!("{}\n", positions::costs(&figures.positions));
     println!("{}\n", report::beside(&beside));
     if let Some(peers) = &peers {
         println!("{}\n", peers.table());
@@ -103,6 +114,40 @@ fn bench(quick: bool) -> Result<()> {
     }
     println!("figures in target/bench/study.json");
     Ok(())
+}
+
+/// That part alone, which needs no study that has run.
+fn bench_positions(quick: bool) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = root.join("target/bench");
+    let (data, size) = (Data::find(root), Size::of(quick));
+    let files = Files::write_sweep(root, folder.join("positions"), &data, &size)?;
+    let load_before = load_average();
+    let threads = std::thread::available_parallelism()?.get();
+    refusal_dial::link_libtorch();
+    refusal_dial::inside::model::set_threads(threads)?;
+    let finished = Finished::new(&files)?;
+    say("edits and readouts at more than the last token");
+    let measured = positions::measure(&finished, &size)?;
+    say("matrix products");
+    let rates = rates(&finished, &size, threads)?;
+    let costs = report::costs(&measured, finished.config()?, &rates);
+    let written = serde_json::to_string_pretty(&costs)? + "\n";
+    std::fs::write(folder.join("positions.json"), written)?;
+    println!(
+        "\n{threads} threads, prompts of {}; load average before: {load_before}\n",
+        data.name
+    );
+    println!("{}\n", report::rates(&rates, finished.config()?));
+    println!("{}\n", positions::costs(&costs));
+    println!("figures in target/bench/positions.json");
+    Ok(())
+}
+
+/// Rates of matrix products at the sizes of the study's deepest suffix.
+fn rates(finished: &Finished, size: &Size, threads: usize) -> Result<Vec<Rate>> {
+    let config = finished.config()?;
+    kernels::rates(config, config.n_layers - size.layers[0], threads)
 }
 
 /// Processes that wanted to run during the last minute: what disturbs the figures.

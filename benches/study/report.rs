@@ -8,11 +8,13 @@ use refusal_dial::inside::model::ModelConfig;
 use serde::Serialize;
 
 use super::Result;
+use super::arithmetic::Matrix;
 use super::beside::Together;
 use super::inside::{Marginal, StageWork};
 use super::kernels::{ROW_COUNTS, Rate};
 use super::linear::Axis;
 use super::peers::Peers;
+use super::positions::{self, Cost};
 use super::program::{Run, StageReport};
 use super::start::Answer;
 
@@ -48,6 +50,8 @@ pub struct Figures {
     pub answers: Vec<(&'static str, f64, Option<f64>)>,
     /// Runs at once, and their wall time ÷ their fair share of the cores.
     pub beside: Vec<(usize, f64)>,
+    /// Edits and readouts that do not stop at the last token.
+    pub positions: Vec<Cost>,
 }
 
 /// Everything that was measured.
@@ -62,6 +66,8 @@ pub struct Measured<'a> {
     pub marginal: &'a Marginal,
     /// What every stage needed.
     pub work: &'a [StageWork],
+    /// Edits and readouts that do not stop at the last token.
+    pub positions: &'a [positions::Measured],
     /// Matrix products.
     pub rates: &'a [Rate],
     /// None where they are not installed.
@@ -73,10 +79,13 @@ pub struct Measured<'a> {
 impl Measured<'_> {
     /// Seconds that a stage's least arithmetic would take at the best rates.
     fn ideal_seconds(&self, work: &StageWork) -> f64 {
-        work.rows.seconds(self.config, |matrix| {
-            let rate = self.rates.iter().find(|rate| rate.matrix == matrix);
-            rate.map_or(f64::NAN, Rate::best)
-        })
+        let best = |matrix| best(self.rates, matrix);
+        work.rows.seconds(self.config, best)
+    }
+
+    /// Of edits and readouts that do not stop at the last token.
+    pub fn costs(&self) -> Vec<Cost> {
+        costs(self.positions, self.config, self.rates)
     }
 
     /// Seconds of the hand-written sweep ÷ ours, for the same cells.
@@ -120,6 +129,7 @@ impl Measured<'_> {
                 .map(|a| (a.name, a.seconds, a.bar_seconds))
                 .collect(),
             beside: self.beside.iter().map(|b| (b.count, b.of_fair())).collect(),
+            positions: self.costs(),
         })
     }
 
@@ -140,25 +150,6 @@ impl Measured<'_> {
         right_aligned(table)
     }
 
-    /// The rates of matrix products, GFLOP/s.
-    pub fn rates(&self) -> Table {
-        let rows = ROW_COUNTS.map(|rows| format!("{rows} rows"));
-        let mut titles = vec!["GFLOP/s", "in", "out"];
-        titles.extend(rows.iter().map(String::as_str));
-        let mut table = table(&titles);
-        for rate in self.rates {
-            let (input, output) = rate.matrix.shape(self.config);
-            let mut row = vec![
-                rate.matrix.name().to_string(),
-                input.to_string(),
-                output.to_string(),
-            ];
-            row.extend(rate.by_rows.map(|rate| format!("{:.0}", rate / 1e9)));
-            table.add_row(row);
-        }
-        right_aligned(table)
-    }
-
     /// One more α at each layer.
     pub fn marginal(&self) -> Table {
         let prefill = self.marginal.prefill_seconds;
@@ -172,6 +163,39 @@ impl Measured<'_> {
         }
         right_aligned(table)
     }
+}
+
+/// The rate of a matrix at the best number of rows.
+fn best(rates: &[Rate], matrix: Matrix) -> f64 {
+    let rate = rates.iter().find(|rate| rate.matrix == matrix);
+    rate.map_or(f64::NAN, Rate::best)
+}
+
+/// What was measured of edits and readouts, against the rates of matrix products.
+pub fn costs(measured: &[positions::Measured], config: &ModelConfig, rates: &[Rate]) -> Vec<Cost> {
+    let costs = measured.iter();
+    costs
+        .map(|measured| measured.cost(config, |matrix| best(rates, matrix)))
+        .collect()
+}
+
+/// The rates of matrix products, GFLOP/s.
+pub fn rates(rates: &[Rate], config: &ModelConfig) -> Table {
+    let rows = ROW_COUNTS.map(|rows| format!("{rows} rows"));
+    let mut titles = vec!["GFLOP/s", "in", "out"];
+    titles.extend(rows.iter().map(String::as_str));
+    let mut table = table(&titles);
+    for rate in rates {
+        let (input, output) = rate.matrix.shape(config);
+        let mut row = vec![
+            rate.matrix.name().to_string(),
+            input.to_string(),
+            output.to_string(),
+        ];
+        row.extend(rate.by_rows.map(|rate| format!("{:.0}", rate / 1e9)));
+        table.add_row(row);
+    }
+    right_aligned(table)
 }
 
 fn stage_row(stage: &StageReport, gflop: f64, share: f64) -> Vec<String> {
@@ -347,7 +371,8 @@ impl Peers {
     }
 }
 
-fn table(titles: &[&str]) -> Table {
+/// Without lines.
+pub fn table(titles: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_preset(presets::NOTHING)
@@ -356,7 +381,7 @@ fn table(titles: &[&str]) -> Table {
 }
 
 /// All columns but the first.
-fn right_aligned(mut table: Table) -> Table {
+pub fn right_aligned(mut table: Table) -> Table {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

@@ -33,6 +33,14 @@ pub struct Size {
 }
 
 impl Size {
+    /// The standard study, or that of some seconds.
+    pub fn of(quick: bool) -> Self {
+        match quick {
+            true => Size::quick(),
+            false => Size::standard(),
+        }
+    }
+
     /// The standard study: layers 25, 26 and 29 of 30 lie as deep as the published study's 20, 21 and 23 of 24.
     pub fn standard() -> Self {
         Size {
