@@ -29,7 +29,12 @@ impl ModelHandle {
         let mut encoded = all(&IN_LETTERS)?;
         let behind_letters = common_end(&encoded);
         encoded.extend(all(&OTHERWISE)?);
-        let tokens = common_end(&encoded);
+        // Where a vocabulary has none of these words they end alike, too.
+        let most = self
+            .tokens_behind(IN_LETTERS[0], chat)?
+            .unwrap_or(usize::MAX);
+        let behind_letters = behind_letters.min(most);
+        let tokens = common_end(&encoded).min(most);
         Ok(BehindInstruction {
             tokens,
             can_merge: tokens < behind_letters,

@@ -172,6 +172,16 @@ impl ModelHandle {
         self.confined(prompt, chat, Conversation::ids)
     }
 
+    /// How many tokens what the template writes behind a prompt has by itself; none of a template that does not write the prompt as it is.
+    pub(super) fn tokens_behind(&self, prompt: &str, chat: &Chat) -> Result<Option<usize>> {
+        self.confined(prompt, chat, |conversation| {
+            let rendered = conversation.rendered(|text| Ok(text.to_string()))?;
+            let behind = rendered.rsplit_once(&conversation.prompt);
+            let ids = behind.map(|(_, behind)| conversation.tokenizer.ids(behind));
+            Ok(ids.transpose()?.map(|ids| ids.len()))
+        })
+    }
+
     /// Does something with a prompt in its chat, confined to an allowance.
     fn confined<T: Send + 'static>(
         &self,

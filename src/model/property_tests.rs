@@ -238,11 +238,11 @@ impl Draws {
         match self.below(5) {
             0 | 1 => Positions::At(first),
             2 => Positions::From(first),
-            3 => Positions::of([0..end]).unwrap(),
+            3 => Positions::of([(0, end)]).unwrap(),
             _ => {
                 let other = self.below(end);
                 let open = [other + 2, Positions::OPEN][self.below(2)];
-                Positions::of([first..first + 1, other..open]).unwrap()
+                Positions::of([(first, first + 1), (other, open)]).unwrap()
             }
         }
     }

@@ -166,6 +166,7 @@ impl Selection {
             };
             left = left.into_iter().flat_map(cut).collect();
         }
+        let left = left.into_iter().map(|range| (range.start, range.end));
         Ok(Positions::of(left))
     }
 

@@ -83,14 +83,17 @@ fn what_prompts_share_is_counted_once() {
     parts += prefill_of(45, 30, N_LAYERS);
     assert_eq!(parts, prefill_of(45, 0, N_LAYERS));
     // Of the last block, 44 positions need keys and values alone.
-    let expected = [136.0, 44.0, 136.0, 136.0, 136.0];
+    let expected = [136.0, 44.0, 136.0, 136.0, 136.0, 0.0];
     assert_eq!(parts, Rows(expected));
 }
 
 #[test]
 fn a_cell_needs_what_lies_above_its_edit() {
     assert_eq!(at_last(1, Site::ResidPre), Rows::of_blocks(3.0));
-    assert_eq!(at_last(1, Site::AttnOut), Rows([2.0, 0.0, 2.0, 3.0, 3.0]));
+    assert_eq!(
+        at_last(1, Site::AttnOut),
+        Rows([2.0, 0.0, 2.0, 3.0, 3.0, 0.0])
+    );
     assert_eq!(at_last(1, Site::MlpOut), Rows::of_blocks(2.0));
     assert_eq!(at_last(1, Site::ResidPost), Rows::of_blocks(2.0));
     assert_eq!(at_last(3, Site::ResidPost), Rows::default());
@@ -102,7 +105,7 @@ fn a_cell_needs_what_lies_above_its_edit() {
 fn what_is_replaced_need_not_be_computed() {
     let last_three = [1, 2, 3].map(|layer| HookPoint::block(layer, Site::MlpOut));
     let rows = cell_of(&patched(&last_three, 4), N_LAYERS);
-    assert_eq!(rows, Rows([2.0, 0.0, 2.0, 0.0, 0.0]));
+    assert_eq!(rows, Rows([2.0, 0.0, 2.0, 0.0, 0.0, 0.0]));
     let both = [Site::AttnOut, Site::MlpOut].map(|site| HookPoint::block(2, site));
     assert_eq!(cell_of(&patched(&both, 4), N_LAYERS), Rows::of_blocks(1.0));
 }

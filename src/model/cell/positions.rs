@@ -1,7 +1,9 @@
 //! The positions that an edit acts on.
 
-use std::ops::Range;
 use std::sync::Arc;
+
+/// From the one position to before the other.
+type Pair = (usize, usize);
 
 /// The positions an intervention acts on, counted from the first token. Positions behind the prompt are those of generated tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -11,7 +13,7 @@ pub enum Positions {
     From(usize),
     /// Several ranges from the one position to before the other, ascending, with gaps between them; [`Positions::OPEN`] ends one that has no
     /// end. Made by [`Positions::of`].
-    Ranges(Arc<[(usize, usize)]>),
+    Ranges(Arc<[Pair]>),
 }
 
 impl Positions {
@@ -19,14 +21,13 @@ impl Positions {
     pub const OPEN: usize = usize::MAX;
 
     /// Half-open ranges, in any order; none where they hold no position.
-    pub fn of(ranges: impl IntoIterator<Item = Range<usize>>) -> Option<Self> {
-        let mut ranges: Vec<(usize, usize)> = ranges
+    pub fn of(ranges: impl IntoIterator<Item = (usize, usize)>) -> Option<Self> {
+        let mut ranges: Vec<Pair> = ranges
             .into_iter()
-            .filter(|range| !range.is_empty())
-            .map(|range| (range.start, range.end))
+            .filter(|(start, end)| start < end)
             .collect();
         ranges.sort_unstable();
-        let mut joined: Vec<(usize, usize)> = Vec::with_capacity(ranges.len());
+        let mut joined: Vec<Pair> = Vec::with_capacity(ranges.len());
         for (start, end) in ranges {
             match joined.last_mut() {
                 Some(before) if start <= before.1 => before.1 = before.1.max(end),
@@ -50,7 +51,7 @@ impl Positions {
 
     /// The ranges, ascending.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = (usize, usize)> {
-        let (one, several): (Option<(usize, usize)>, &[(usize, usize)]) = match self {
+        let (one, several): (Option<Pair>, &[Pair]) = match self {
             Positions::At(position) => (Some((*position, position + 1)), &[]),
             Positions::From(position) => (Some((*position, Self::OPEN)), &[]),
             Positions::Ranges(ranges) => (None, ranges),
@@ -80,8 +81,8 @@ impl Positions {
             Positions::Ranges(ranges) => {
                 let before = ranges.iter().filter(|(start, _)| *start <= last);
                 let cut = before.map(|&(start, end)| match end > last {
-                    true => start..Self::OPEN,
-                    false => start..end,
+                    true => (start, Self::OPEN),
+                    false => (start, end),
                 });
                 match Self::of(cut)? {
                     Positions::From(position) if position == last => Some(Positions::At(last)),
@@ -98,13 +99,13 @@ mod tests {
 
     #[test]
     fn the_same_positions_have_one_form() {
-        assert_eq!(Positions::of([3..4]), Some(Positions::At(3)));
+        assert_eq!(Positions::of([(3, 4)]), Some(Positions::At(3)));
         assert_eq!(
-            Positions::of([7..Positions::OPEN, 3..5, 5..7]),
+            Positions::of([(7, Positions::OPEN), (3, 5), (5, 7)]),
             Some(Positions::From(3))
         );
-        assert_eq!(Positions::of([5..5]), None);
-        let several = Positions::of([4..6, 0..2, 1..3]).unwrap();
+        assert_eq!(Positions::of([(5, 5)]), None);
+        let several = Positions::of([(4, 6), (0, 2), (1, 3)]).unwrap();
         assert_eq!(several.ranges().collect::<Vec<_>>(), [(0, 3), (4, 6)]);
         assert!(several.contains(2) && !several.contains(3) && !several.contains(6));
         assert_eq!(several.first(), 0);
@@ -112,12 +113,12 @@ mod tests {
 
     #[test]
     fn what_comes_behind_the_last_position_is_cut_off() {
-        let of = |ranges: &[Range<usize>]| Positions::of(ranges.iter().cloned()).unwrap();
-        assert_eq!(of(&[2..6]).up_to(5), of(&[2..Positions::OPEN]).up_to(5));
-        assert_eq!(of(&[2..6]).up_to(5), Some(Positions::From(2)));
-        assert_eq!(of(&[2..6]).up_to(6), Some(of(&[2..6])));
-        assert_eq!(of(&[5..9]).up_to(5), Some(Positions::At(5)));
-        assert_eq!(of(&[0..1, 5..9]).up_to(4), Some(Positions::At(0)));
-        assert_eq!(of(&[6..9]).up_to(5), None);
+        let of = |ranges: &[Pair]| Positions::of(ranges.iter().copied()).unwrap();
+        assert_eq!(of(&[(2, 6)]).up_to(5), of(&[(2, Positions::OPEN)]).up_to(5));
+        assert_eq!(of(&[(2, 6)]).up_to(5), Some(Positions::From(2)));
+        assert_eq!(of(&[(2, 6)]).up_to(6), Some(of(&[(2, 6)])));
+        assert_eq!(of(&[(5, 9)]).up_to(5), Some(Positions::At(5)));
+        assert_eq!(of(&[(0, 1), (5, 9)]).up_to(4), Some(Positions::At(0)));
+        assert_eq!(of(&[(6, 9)]).up_to(5), None);
     }
 }

@@ -162,7 +162,7 @@ fn every_field_changes_the_key() {
     changed.interventions[0].positions = Positions::From(2);
     variants.push(changed);
     let mut changed = base.clone();
-    let ranges = Positions::of([0..1, 2..Positions::OPEN]).unwrap();
+    let ranges = Positions::of([(0, 1), (2, Positions::OPEN)]).unwrap();
     changed.interventions[0].positions = ranges;
     variants.push(changed);
     for edit in [

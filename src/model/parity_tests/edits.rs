@@ -74,9 +74,9 @@ impl Reference {
         let windows = windows.iter().map(|window| {
             let start = from_front(window[0].as_i64().unwrap());
             match window[1].as_i64() {
-                Some(end) => start..from_front(end),
-                None if goes_on => start..Positions::OPEN,
-                None => start..length,
+                Some(end) => (start, from_front(end)),
+                None if goes_on => (start, Positions::OPEN),
+                None => (start, length),
             }
         });
         Positions::of(windows).unwrap()

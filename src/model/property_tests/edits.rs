@@ -187,14 +187,14 @@ fn positions_add_up() {
         let vector = Arc::clone(&v);
         edit(hook, positions, Edit::Add { vector, scale: 1.5 })
     };
-    let all = bench.score(&[add(Positions::of([0..23]).unwrap())]);
+    let all = bench.score(&[add(Positions::of([(0, 23)]).unwrap())]);
     let open = bench.score(&[add(Positions::From(0))]);
     assert_eq!(all.to_bits(), open.to_bits());
     let each: Vec<Intervention> = (0..23).map(|p| add(Positions::At(p))).collect();
     let each = bench.score(&each);
     assert!((all - each).abs() < 1e-4, "{all} {each}");
-    let halves = Positions::of([0..9, 12..23]).unwrap();
-    let gap = bench.score(&[add(halves), add(Positions::of([9..12]).unwrap())]);
+    let halves = Positions::of([(0, 9), (12, 23)]).unwrap();
+    let gap = bench.score(&[add(halves), add(Positions::of([(9, 12)]).unwrap())]);
     assert!((all - gap).abs() < 1e-4, "{all} {gap}");
     let behind = bench.score(&[add(Positions::From(23))]);
     assert_eq!(behind.to_bits(), bench.score(&[]).to_bits());

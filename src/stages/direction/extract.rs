@@ -146,6 +146,9 @@ impl Places {
     }
 }
 
+/// The layer and the position at which there is no direction.
+pub(in crate::stages) type Without = (usize, i64);
+
 /// Activations of A and B at one layer and place: `[prompt][d_model]`, float32.
 pub(in crate::stages) struct Activations {
     pub(super) layer: usize,
@@ -229,7 +232,7 @@ impl Recipe<'_> {
         groups: &Groups,
         activations: &[Activations],
         scores: Option<&Scored<'_>>,
-    ) -> Result<(Vec<Direction>, Vec<(usize, i64)>), StageError> {
+    ) -> Result<(Vec<Direction>, Vec<Without>), StageError> {
         let prompt = |&i: &usize| &self.prompts.prompts[i];
         let ids = |list: &[usize]| list.iter().map(|i| prompt(i).id.clone()).collect();
         let range = |list: &[usize]| {
@@ -289,7 +292,7 @@ impl Recipe<'_> {
     }
 
     /// What to say of layers that have no direction, at each position.
-    pub(in crate::stages) fn left_out(&self, without: &[(usize, i64)]) -> Vec<String> {
+    pub(in crate::stages) fn left_out(&self, without: &[Without]) -> Vec<String> {
         let by_position = without.chunk_by(|(_, a), (_, b)| a == b);
         let told = by_position.map(|layers| {
             let position = layers[0].1;

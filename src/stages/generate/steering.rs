@@ -28,8 +28,11 @@ parameters! {
     }
 }
 
+/// A word that stands for a selection.
+type Word = (&'static str, fn() -> Selection);
+
 /// Words for selections of generated tokens, with the last token of the prompt or without.
-const WORDS: [(&str, fn() -> Selection); 3] = [
+const WORDS: [Word; 3] = [
     ("last_prompt", Selection::last),
     ("generated", || Selection::generated(false)),
     ("both", || Selection::generated(true)),

@@ -154,17 +154,14 @@ fn written(
     let [before @ .., alpha, set] = &PLACE;
     let table = added(Rows::of(rows), before, rule);
     // Those that the rows of a study have that says more than layer, site and α.
-    let some: [(&str, fn(&SweepRow<'_>) -> Option<String>); 3] = [
-        ("layers", |row| row.further.layers.map(String::from)),
-        ("position", |row| row.further.position.map(String::from)),
-        ("token", |row| row.further.token.map(String::from)),
-    ];
-    let there = some
-        .into_iter()
-        .filter(|(_, of)| first.is_some_and(|row| of(row).is_some()));
-    let table = there.fold(table, |table, (name, of)| {
-        table.text(name, move |row| of(row).unwrap_or_default())
-    });
+    let mut table = table;
+    if first.is_some_and(|row| row.further.layers.is_some()) {
+        table = table.text("layers", |row| row.further.layers.unwrap_or_default());
+    }
+    if first.is_some_and(|row| row.further.position.is_some()) {
+        table = table.text("position", |row| row.further.position.unwrap_or_default());
+        table = table.text("token", |row| row.further.token.unwrap_or_default());
+    }
     let mut table = added(table, std::slice::from_ref(alpha), rule);
     for place in 0..first.map_or(0, |row| row.further.with.len()) {
         let of = move |row: &SweepRow<'_>| row.further.with.get(place).copied().flatten();
