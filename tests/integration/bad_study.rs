@@ -189,7 +189,7 @@ fn unknown_fields_kinds_and_sections() {
     19 | alfa = [-2, 0, 2]
        | ^^^^ unknown field
        |
-       = help: known fields: `kind`, `model`, `prompts`, `direction`, `layer`, `site`, `mode`, `alpha`, `alpha_unit`, `position`, `chat`
+       = help: known fields: `kind`, `model`, `prompts`, `direction`, `layer`, `together`, `site`, `mode`, `alpha`, `alpha_unit`, `plane`, `with`, `position`, `read`, `chat`
     ");
     assert_snapshot!(refusal("[stages.steer]", "[stages.stear]"), @r"
     error: stage `stear` has no field `kind`
@@ -261,13 +261,15 @@ fn wrong_types_and_values() {
        |
        = help: it is one of `resid_pre`, `attn_out`, `resid_mid`, `mlp_out`, `resid_post`, `hook_resid_pre`, `hook_attn_out`, `hook_resid_mid`, `hook_mlp_out`, `hook_resid_post`
     "#);
-    assert_snapshot!(refusal("n = 4", "n = 4\nposition = 0"), @r"
-    error: position `0` is not counted from the end
+    assert_snapshot!(refusal("n = 4", "n = 4\nposition = \"lst\""), @r#"
+    error: `stages.direction.position` cannot be `lst`
       --> study.toml:14:12
        |
-    14 | position = 0
-       |            ^ expected -1 (the last prompt token) or less
-    ");
+    14 | position = "lst"
+       |            ^^^^^ did you mean `last`?
+       |
+       = help: it is one of `last`, `instruction_end`, `post_instruction`, `all`, `generated`
+    "#);
     assert_snapshot!(refusal("source = \"models/inst\"", "source = \"models/inst\"\ndtype = \"float23\""), @r#"
     error: `models.inst.dtype` cannot be `float23`
      --> study.toml:3:9
@@ -330,7 +332,7 @@ fn several_problems_at_once() {
     20 | mod = "ablate"
        | ^^^ did you mean `mode`?
        |
-       = help: known fields: `kind`, `model`, `prompts`, `direction`, `layer`, `site`, `mode`, `alpha`, `alpha_unit`, `position`, `chat`
+       = help: known fields: `kind`, `model`, `prompts`, `direction`, `layer`, `together`, `site`, `mode`, `alpha`, `alpha_unit`, `plane`, `with`, `position`, `read`, `chat`
     "#);
 }
 

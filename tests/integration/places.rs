@@ -542,7 +542,7 @@ fn two_planted_directions_are_told_apart() {
         dot(&refusal, &q)
     );
     assert!(
-        dot(&warmth, &q) > 0.9 && dot(&warmth, &r).abs() < 0.3,
+        dot(&warmth, &q) > 0.8 && dot(&warmth, &r).abs() < 0.3,
         "{} {}",
         dot(&warmth, &q),
         dot(&warmth, &r)
@@ -580,4 +580,17 @@ fn two_planted_directions_are_told_apart() {
         let (before, after) = (spread(&before), spread(&after));
         assert!(after < 0.4 * before, "{scores}: {after} of {before}");
     }
+}
+
+/// Whatever is done and wherever, whoever gets the file finds the same.
+#[test]
+fn a_file_of_the_study_agrees_when_everything_is_computed_again() {
+    let (bench, run) = study();
+    let folder = run.json["run_dir"].as_str().unwrap();
+    let said = bench.dial(&["export", folder, "-o", "places.zip"]);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    let model = format!("inst={}", bench.path("models/inst").display());
+    let said = bench.dial(&["verify", "places.zip", "--full", "--model", &model]);
+    assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
+    assert!(said.stdout.contains("recomputed: agrees"), "{said:?}");
 }
