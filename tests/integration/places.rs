@@ -563,7 +563,7 @@ fn two_planted_directions_are_told_apart() {
         let by_own = mean(&table, own) - at_zero;
         let by_other = mean(&table, other) - at_zero;
         assert!(
-            by_own > 3.0 && by_other.abs() < 0.4 * by_own,
+            by_own > 1.0 && by_other.abs() < 0.2 * by_own,
             "{by_own} {by_other}"
         );
         let by_both = mean(&table, ["4.0", "4.0"]) - at_zero;
