@@ -73,7 +73,7 @@ impl Mode {
     }
 
     /// What stands behind the name of a direction with which that is done.
-    fn done(self) -> &'static str {
+    pub(crate) fn done(self) -> &'static str {
         match self {
             Mode::Add => "",
             Mode::Ablate => "_ablated",

@@ -239,7 +239,7 @@ impl Holdout {
             let of_seed = splits.iter().filter(|s| Some(s.seed) == seed);
             line.on(of_seed.flat_map(|split| split.sets.clone()).collect())
         };
-        let lines = acting.lines(directions)?;
+        let lines = acting.lines(directions, false)?;
         Ok(lines.into_iter().map(on_its_sets).collect())
     }
 }

@@ -210,8 +210,8 @@ impl Random {
                 let taken = self.taken(seed, layer, config.d_model, beside.first().copied())?;
                 lines.push(match self.action.mode {
                     Mode::AblateSpan => {
-                        let vectors =
-                            (0..beside.len()).map(|place| vector(seed, place, config.d_model));
+                        let count = self.dimensions(&beside, inputs)?;
+                        let vectors = (0..count).map(|place| vector(seed, place, config.d_model));
                         let vectors = vectors.collect::<Result<Vec<_>, _>>()?;
                         let span = orthonormal(vectors.iter().map(|vector| &**vector));
                         acting.line_of_span(&taken, span)?
@@ -224,6 +224,15 @@ impl Random {
             true => together(lines),
             false => lines,
         })
+    }
+
+    /// Of how many directions the span is whose control it is: of those at a layer, or, where there is one at most, of all of its seed.
+    fn dimensions(&self, beside: &[&Direction], inputs: &Inputs) -> Result<usize, StageError> {
+        let (Some(name), [only]) = (&self.reference.0, beside) else {
+            return Ok(beside.len());
+        };
+        let all = inputs.stage(name)?.directions.iter();
+        Ok(all.filter(|direction| direction.seed == only.seed).count())
     }
 
     /// The vector of a seed, in the place of a learned direction at a layer.

@@ -100,7 +100,7 @@ impl Places {
         sets: &Arc<[Set]>,
         n_layers: usize,
     ) -> Result<Vec<Line>, StageError> {
-        let home = acting.lines(directions)?;
+        let home = acting.lines(directions, self.layer.is_some())?;
         let lines: Vec<Line> = match (&self.layer, self.together.0) {
             (None, false) => home.into_iter().map(|line| line.to(self.site)).collect(),
             (None, true) => together(home.into_iter().map(|line| line.to(self.site)).collect()),

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use crate::model::{Cell, Cells, Chat, ModelHandle, Positions, Tokens, Value};
 use crate::prompts::PromptSet;
 
+pub(crate) use super::action::Mode;
 pub(super) use super::action::Set;
 use super::action::{Action, Line};
 use super::position::{Layout, Selection};

@@ -133,7 +133,7 @@ impl Stage for XsTest {
         let acting = self.action.acting(inputs)?;
         let taken: Vec<Direction> = taken().cloned().collect();
         let lines = |model: &ModelHandle| {
-            let lines = acting.lines(&taken)?;
+            let lines = acting.lines(&taken, false)?;
             Ok(acting.finished(lines, model.config().n_layers, &sets))
         };
         let sweep = Sweep {

@@ -594,3 +594,79 @@ fn a_file_of_the_study_agrees_when_everything_is_computed_again() {
     assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
     assert!(said.stdout.contains("recomputed: agrees"), "{said:?}");
 }
+
+/// A study's name, what is set in it, and of some of its stages the rows of their tables.
+type Shipped<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, usize)]);
+
+/// The studies that the project ships, on a real model with a few of its prompts.
+#[test]
+fn the_studies_of_places_run_on_smollm2() {
+    let project = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    if !project.join("third_party/models").exists() {
+        eprintln!("skipped: the studies' model is not here");
+        return;
+    }
+    let bench = Workbench::new(&[]);
+    let all = std::fs::read_to_string(project.join("data/prompts.jsonl")).unwrap();
+    let of_split = |split: &str, count: usize| {
+        let is_of_split = |line: &&str| line.contains(&format!("\"split\": \"{split}\""));
+        let lines: Vec<&str> = all.lines().filter(is_of_split).take(count).collect();
+        assert_eq!(lines.len(), count, "{split}");
+        lines.join("\n") + "\n"
+    };
+    bench.write("few.jsonl", of_split("edge", 12) + &of_split("harmful", 4));
+    let path = format!("prompts.main.path={}", bench.path("few.jsonl").display());
+    // Rows of a stage's table: models, directions, layers, α and prompts.
+    let studies: [Shipped<'_>; 3] = [
+        (
+            "positions",
+            &[
+                "stages.grid.n=4",
+                "stages.direction.n=4",
+                "stages.random.seed=0",
+            ],
+            &[
+                ("grid", 7 * 3),
+                ("post_instruction", 3 * 16),
+                ("everywhere", 3 * 16),
+            ],
+        ),
+        (
+            "ablate_everywhere",
+            &[
+                "stages.direction.n=4",
+                "stages.random.seed=0",
+                "stages.texts.limit=1",
+            ],
+            &[
+                ("ablated", 16),
+                ("random", 16),
+                ("texts", 2),
+                ("ace", 2 * 16),
+                ("leace", 16),
+            ],
+        ),
+        (
+            "several",
+            &["stages.direction.n=4", "stages.other.n=3"],
+            &[
+                ("together", 3 * 16),
+                ("two", 3 * 2 * 3 * 16),
+                ("span", 16),
+                ("turned", 6 * 16),
+            ],
+        ),
+    ];
+    for (study, settings, tables) in studies {
+        let settings = [path.as_str()].into_iter().chain(settings.iter().copied());
+        let settings: Vec<&str> = settings.flat_map(|setting| ["--set", setting]).collect();
+        let file = project.join(format!("pipelines/{study}.toml"));
+        let run = bench.run_file(&file, &settings).ok();
+        for (name, rows) in tables {
+            let table = run.table(&bench, name);
+            assert_eq!(table.0.len(), *rows, "{study}: {name}");
+        }
+        let again = bench.run_file(&file, &settings).ok();
+        assert_eq!(again.all_computed(), [], "{study}");
+    }
+}

@@ -16,7 +16,7 @@ mod swept;
 #[cfg(test)]
 mod tests;
 
-use crate::stages::sweep::Setting;
+use crate::stages::sweep::{Mode, Setting};
 use crate::stages::{Splits, kind_named};
 
 use super::{Figure, FinishedRun, FinishedStage};
@@ -75,8 +75,18 @@ pub(super) struct Context<'a> {
     splits: Splits,
 }
 
-/// The label of an axis of α.
+/// The label of an axis of α, where a direction is added.
 const ALPHA: &str = "α (length added along the unit direction)";
+
+/// The label of an axis of α in a sweep.
+fn alpha_of(setting: Setting<'_>) -> &'static str {
+    match setting.done {
+        "" => ALPHA,
+        done if done == Mode::Rotate.done() => "α (degrees from the direction)",
+        done if done == Mode::Ace.done() => "α (0: the level of B, 1: that of A)",
+        _ => "α",
+    }
+}
 
 /// A figure of one of a stage's models, without panels yet; where there are several, its name and its title say which.
 fn of_model(stage: &str, models: &[String], model: &str, kind: &str, title: &str) -> Figure {

@@ -6,7 +6,7 @@ use crate::stages::rules::{by_rule, rate_in_words, score_in_words};
 use crate::stages::sweep::SweepFrame;
 
 use super::swept::{Baseline, Level, Point, Spread, distinct, grouped, points, samples, spread};
-use super::{ALPHA, Context, of_model, sweep_gap};
+use super::{Context, alpha_of, of_model, sweep_gap};
 
 /// A quantity that is drawn against α.
 struct Quantity {
@@ -180,7 +180,8 @@ impl Sweep<'_> {
             marks.extend(level_marks(&name, colour(index), levels));
         }
         let title = format!("layer {layer}, {set}");
-        Panel::new(title, Axis::of(ALPHA), quantity.axis.clone(), marks)
+        let alpha = Axis::of(alpha_of(self.frame.setting()));
+        Panel::new(title, alpha, quantity.axis.clone(), marks)
     }
 
     /// A panel per set, one layer a line.
@@ -198,7 +199,8 @@ impl Sweep<'_> {
                 let name = format!("layer {layer}");
                 marks.push(Mark::new(name, colour(index), Shape::Line, points));
             }
-            Panel::new(*set, Axis::of(ALPHA), quantity.axis.clone(), marks)
+            let alpha = Axis::of(alpha_of(self.frame.setting()));
+            Panel::new(*set, alpha, quantity.axis.clone(), marks)
         };
         let sets = self.sets();
         Some(Figure {

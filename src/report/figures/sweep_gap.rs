@@ -7,7 +7,7 @@ use crate::stages::rules::{REFUSED, by_rule, rate_in_words};
 use crate::stages::{Product, Splits};
 use crate::stats;
 
-use super::ALPHA;
+use super::alpha_of;
 use super::sweep::{Sweep, baseline_marks, level_marks};
 use super::swept::{Level, Place, Point, spread};
 
@@ -121,7 +121,8 @@ fn gap(sweep: &Sweep<'_>, layers: &[AtLayer]) -> Figure {
         let learned = at.learned.iter().map(|pair| (pair.alpha, pair.gap()));
         marks.extend(level_marks(&sweep.stage.name, colour(0), learned));
         let y = Axis::of(format!("gap (harmful − edge {rate})"));
-        Panel::new(format!("layer {}", at.layer), Axis::of(ALPHA), y, marks)
+        let alpha = Axis::of(alpha_of(sweep.frame.setting()));
+        Panel::new(format!("layer {}", at.layer), alpha, y, marks)
     };
     Figure {
         note: format!(

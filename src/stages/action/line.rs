@@ -322,6 +322,11 @@ impl Line {
     /// At another layer, and perhaps another site. Away from home a direction says where it came from, so that its rows can be told from those of
     /// a direction that is at home there.
     pub(in crate::stages) fn at(self, layer: usize, site: Option<Site>) -> Self {
+        let is_span = |part: &Part| matches!(&part.act, Act::AblateSpan(span) if span.len() > 1);
+        let direction = match layer == self.layer || self.parts.iter().any(is_span) {
+            true => self.direction.clone(),
+            false => format!("{}_from_layer_{}", self.direction, self.layer),
+        };
         let site = site.unwrap_or(self.site);
         let parts = self.parts.iter().map(|part| Part {
             layer,
@@ -329,10 +334,7 @@ impl Line {
             act: part.act.clone(),
         });
         Line {
-            direction: match layer == self.layer {
-                true => self.direction,
-                false => format!("{}_from_layer_{}", self.direction, self.layer),
-            },
+            direction,
             layer,
             site,
             parts: parts.collect(),
@@ -387,11 +389,16 @@ pub(in crate::stages) fn together(lines: Vec<Line>) -> Vec<Line> {
     joined.collect()
 }
 
-/// For each layer and seed the line that takes the span of all directions there out.
-fn span_lines(acting: &Acting<'_>, directions: &[Direction]) -> Result<Vec<Line>, StageError> {
+/// For each seed the line that takes the span of all directions out, or of those at each layer.
+fn span_lines(
+    acting: &Acting<'_>,
+    directions: &[Direction],
+    of_all_layers: bool,
+) -> Result<Vec<Line>, StageError> {
     let mut by_place: BTreeMap<(Option<u64>, usize), Vec<&Direction>> = BTreeMap::new();
     for direction in directions {
-        let place = (direction.seed, direction.layer);
+        let layer = if of_all_layers { 0 } else { direction.layer };
+        let place = (direction.seed, layer);
         by_place.entry(place).or_default().push(direction);
     }
     let lines = by_place.into_values().map(|directions| {
@@ -416,13 +423,14 @@ impl Acting<'_> {
         self.line_of_parts(taken, vec![part])
     }
 
-    /// Learned directions, each at its own place, or the span of all at a layer.
+    /// Learned directions, each at its own place, or the span of all at a layer; of all there are, where the study says at which layers it acts.
     pub(in crate::stages) fn lines(
         &self,
         directions: &[Direction],
+        are_layers_named: bool,
     ) -> Result<Vec<Line>, StageError> {
         match self.mode {
-            Mode::AblateSpan => span_lines(self, directions),
+            Mode::AblateSpan => span_lines(self, directions, are_layers_named),
             _ => directions
                 .iter()
                 .map(|direction| self.line(direction))

@@ -8,7 +8,7 @@ use polars::prelude::DataFrame;
 use crate::spec::Choice;
 use crate::stages::StageError;
 use crate::stages::field_types::choices;
-use crate::stages::sweep::{Measured, SweepFrame, SweepRow};
+use crate::stages::sweep::{Measured, Setting, SweepFrame, SweepRow};
 use crate::stages::table::Rows;
 
 pub(super) use crate::stages::Splits;
@@ -62,6 +62,8 @@ pub(super) struct Grid {
     pub(crate) layer: i64,
     pub(crate) site: String,
     pub(crate) direction: String,
+    /// Where its edits are beside layer and site, as a table tells it: position and layers, both empty where there is nothing to tell.
+    pub(crate) edited_at: [String; 2],
     /// Whether other directions act at its place, so that its own tells them apart.
     pub(crate) is_named: bool,
     pub(crate) alphas: Vec<f64>,
@@ -178,8 +180,17 @@ impl Grid {
         Ok(edge.into_iter().zip(harmful).map(rates).collect())
     }
 
-    /// Whether both are of the same model, layer and site.
+    /// Whether both do the same at the same place of the same model.
     pub(super) fn is_beside(&self, other: &Grid) -> bool {
+        let done = |grid: &'_ Grid| {
+            let Setting { done, with, .. } = Setting::of_direction(&grid.direction);
+            (done, with.to_string())
+        };
+        self.is_at(other) && self.edited_at == other.edited_at && done(self) == done(other)
+    }
+
+    /// Whether both are of the same model, layer and site.
+    pub(super) fn is_at(&self, other: &Grid) -> bool {
         self.model == other.model && self.layer == other.layer && self.site == other.site
     }
 
@@ -227,6 +238,7 @@ pub(super) fn read(source: Source, table: &DataFrame) -> Result<Vec<Grid>, Stage
         by.push("id");
     }
     let mut grids: Vec<Grid> = Vec::new();
+    let setting = sweep.setting();
     for rows in sweep.groups(&by)? {
         let first = sweep.row(rows[0]);
         let is_place = |grid: &Grid| {
@@ -241,6 +253,7 @@ pub(super) fn read(source: Source, table: &DataFrame) -> Result<Vec<Grid>, Stage
             layer: first.layer,
             site: first.site.to_string(),
             direction: first.direction.to_string(),
+            edited_at: [setting.position, setting.layers].map(String::from),
             is_named: false,
             alphas: Vec::new(),
             lines: Vec::new(),

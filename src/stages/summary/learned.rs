@@ -272,16 +272,18 @@ pub(super) fn findings(rows: &[Comparison<'_>], grids: &[Grid]) -> Vec<String> {
         let first = &of_place[0];
         let place = first.learned_grid.place();
         for source in [Source::Holdout, Source::Random] {
-            let mut of_source = grids.iter().filter(|grid| grid.source == source).peekable();
-            if of_source.peek().is_some()
-                && !of_source.any(|grid| grid.is_beside(first.learned_grid))
-            {
-                findings.push(format!(
-                    "{place}: the {} sweep has nothing at site `{}` of this layer",
-                    source.name(),
-                    first.learned_grid.site
-                ));
+            let learned = first.learned_grid;
+            let of_source: Vec<&Grid> = grids.iter().filter(|g| g.source == source).collect();
+            if of_source.is_empty() || of_source.iter().any(|grid| grid.is_beside(learned)) {
+                continue;
             }
+            let (name, site) = (source.name(), &learned.site);
+            findings.push(match of_source.iter().any(|grid| grid.is_at(learned)) {
+                false => format!("{place}: the {name} sweep has nothing at site `{site}` of this layer"),
+                true => format!(
+                    "{place}: the {name} sweep does something else there (another `mode`, `position`, `layer` or `with`), and is not compared"
+                ),
+            });
         }
         if first.is_cut {
             findings.push(format!(

@@ -48,6 +48,19 @@ pub(crate) struct Setting<'a> {
     pub(crate) layers: &'a str,
     /// Empty for a direction that is added.
     pub(crate) done: &'static str,
+    /// What else is done in the same run, as the name of the direction has it.
+    pub(crate) with: &'a str,
+}
+
+impl<'a> Setting<'a> {
+    /// What the name of a direction says of it.
+    pub(crate) fn of_direction(direction: &'a str) -> Self {
+        Setting {
+            done: Mode::done_in(direction),
+            with: direction.find('+').map_or("", |at| &direction[at..]),
+            ..Setting::default()
+        }
+    }
 }
 
 /// A table has rows of one of the two.
@@ -292,7 +305,7 @@ impl<'a> SweepFrame<'a> {
         Setting {
             position: self.first_of("position"),
             layers: self.first_of("layers"),
-            done: Mode::done_in(first.direction),
+            ..Setting::of_direction(first.direction)
         }
     }
 
