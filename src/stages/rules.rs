@@ -338,6 +338,11 @@ impl Rule {
         kind.name()
     }
 
+    /// Whether it reads the logits of first tokens, at one place.
+    pub(crate) fn is_of_first_tokens(&self) -> bool {
+        matches!(self.how, How::FirstToken { .. } | How::LogOdds { .. })
+    }
+
     /// Whether one of its texts is empty.
     pub(crate) fn has_empty_text(&self) -> bool {
         let (yes, no) = match &self.how {
