@@ -32,9 +32,10 @@ use super::transformer::Transformer;
 use check::{check, described};
 use outcomes::{AtHand, Outcome, Outcomes};
 use readout::{log_odds, log_probabilities, of_one_token_each, score};
-use shape::{Entry, ReadoutShape, Shape, Start, entry, is_of_last_alone};
+use shape::{Entry, ReadoutShape, Shape, entry, is_of_last_alone};
 
 pub(super) use readout::to_rows;
+pub(super) use shape::Start;
 pub(super) use tile::Tile;
 
 /// What is told while cells are computed.
@@ -266,7 +267,7 @@ impl Evaluator {
                     let (number, cell) = &row[0];
                     at_hand.row(*number, cell, transformer.border)
                 });
-                let continued = continued(&tile, begun.collect(), *max_new_tokens)?;
+                let continued = continued(&tile, &shape.start, begun.collect(), *max_new_tokens)?;
                 let outcomes = rows.iter().zip(continued).map(|(row, text)| {
                     let outcome = Outcome::of_row(&row[0].1, text);
                     (first(row), outcome)

@@ -1,7 +1,7 @@
 //! Continuations: prompt by prompt of a tile, token by token, with a cache of their own behind the prompt's prefix.
 //!
 //! Edits act at the positions their cell names, the last prompt token and the generated ones alike; the keys and values of an edited
-//! position stay as the edit made them. Where a text grows long on the way, and is turned otherwise from its first position on, its row stops
+//! position stay as the edit made them. Of the layers below the first edit, those of the whole prompt are the prefill's. Where a text grows long on the way, and is turned otherwise from its first position on, its row stops
 //! there, to go on behind a prefix that is computed anew.
 
 use std::sync::Arc;
@@ -10,25 +10,22 @@ use tch::Tensor;
 
 use super::cell::{Cell, Readout, Sampling};
 use super::error::Result;
-use super::evaluate::{Tile, to_rows};
+use super::evaluate::{Start, Tile, to_rows};
 use super::hooks::HookPoint;
-use super::prefix::{Cached, SeenFrom};
+use super::prefix::{Cached, Masks, SeenFrom};
 use super::transformer::{ByWindow, Earlier, KeysValues, Segment, Tap};
 
-/// Continues the rows of the tile, each until nothing is left to do for it in this tile; `max_new_tokens` is the most that any may have.
+/// Continues the rows of the tile, whose work starts there, each until nothing is left to do for it in this tile; `max_new_tokens` is the most
+/// that any may have.
 pub(super) fn continued(
     tile: &Tile<'_>,
+    start: &Start,
     rows: Vec<Row>,
     max_new_tokens: usize,
 ) -> Result<Vec<Row>> {
-    let mut continuation = Continuation::new(tile, rows, max_new_tokens)?;
-    let mut x = continuation.read_suffix()?;
-    let layers = 0..match tile.is_whole {
-        true => 0,
-        false => tile.transformer.config.n_layers,
-    };
-    let prefix = layers.map(|layer| tile.rows.cached(layer));
-    let prefix = prefix.collect::<Result<Vec<_>>>()?;
+    let mut continuation = Continuation::new(tile, start, rows, max_new_tokens)?;
+    let prefix = continuation.prefix()?;
+    let mut x = continuation.read_suffix(start)?;
     for step in 0.. {
         continuation.choose(&x)?;
         if continuation.rows.iter().all(|row| row.stopped.is_some()) {
@@ -43,49 +40,77 @@ pub(super) fn continued(
 struct Continuation<'t> {
     tile: &'t Tile<'t>,
     rows: Vec<Row>,
-    /// Keys and values of the suffix and of what was generated: per layer `[n, kv, capacity, dh]`, filled from the front.
+    /// The first layer in which the suffix is computed. Below it, its keys and values are those that the prefill left.
+    first_layer: usize,
+    /// Keys and values of what was generated, from the first layer on with those of the suffix before them: per layer
+    /// `[n, kv, capacity, dh]`, filled from the front.
     cached: Vec<KeysValues>,
-    /// How far they are filled.
-    length: i64,
+    /// Number of generated tokens in it.
+    generated: usize,
 }
 
 impl<'t> Continuation<'t> {
-    fn new(tile: &'t Tile<'t>, mut rows: Vec<Row>, max_new_tokens: usize) -> Result<Self> {
+    fn new(
+        tile: &'t Tile<'t>,
+        start: &Start,
+        mut rows: Vec<Row>,
+        max_new_tokens: usize,
+    ) -> Result<Self> {
         // The tile is padded with copies of its first cell.
         if let Some(first) = rows.first().cloned() {
             rows.resize(tile.cells.len(), first);
         }
-        let config = &tile.transformer.config;
-        let (n, kv) = (tile.cells.len() as i64, config.n_kv_heads as i64);
-        let capacity = (tile.suffix + max_new_tokens) as i64;
-        let options = (tile.transformer.kind, tile.transformer.device);
-        let zeros = || KeysValues::zeros([n, kv, capacity, config.d_head as i64], options);
-        Ok(Continuation {
+        let mut continuation = Continuation {
             tile,
             rows,
-            cached: (0..config.n_layers)
-                .map(|_| zeros())
-                .collect::<Result<_>>()?,
-            length: 0,
-        })
+            first_layer: start.first_layer(),
+            cached: Vec::new(),
+            generated: 0,
+        };
+        let config = &tile.transformer.config;
+        let (n, kv) = (tile.cells.len() as i64, config.n_kv_heads as i64);
+        let options = (tile.transformer.kind, tile.transformer.device);
+        let zeros = |layer| {
+            let capacity = (continuation.of_suffix(layer) + max_new_tokens) as i64;
+            KeysValues::zeros([n, kv, capacity, config.d_head as i64], options)
+        };
+        let cached: Result<_> = (0..config.n_layers).map(zeros).collect();
+        continuation.cached = cached?;
+        Ok(continuation)
     }
 
-    /// Runs the prompts' suffixes through all blocks: `[n, suffix, d_model]`.
-    fn read_suffix(&mut self) -> Result<Tensor> {
+    /// How many positions of the suffix are in what is kept of a layer here.
+    fn of_suffix(&self, layer: usize) -> usize {
+        match layer < self.first_layer {
+            true => 0,
+            false => self.tile.suffix,
+        }
+    }
+
+    /// What the prefill left of each layer; none where nothing of it is seen.
+    fn prefix(&self) -> Result<Vec<Option<Cached<'t>>>> {
+        let layers = 0..self.tile.transformer.config.n_layers;
+        let seen = |layer: &usize| *layer < self.first_layer || !self.tile.is_whole;
+        let cached = layers.map(|layer| {
+            let seen = Some(layer).filter(seen);
+            seen.map(|layer| self.tile.rows.cached(layer)).transpose()
+        });
+        cached.collect()
+    }
+
+    /// Runs the prompts' suffixes through the blocks, from where their work starts: `[n, suffix, d_model]`.
+    fn read_suffix(&self, start: &Start) -> Result<Tensor> {
         let tile = self.tile;
         let mut tap = tile.tap(0)?;
-        let x = tile.enter(&mut tap)?;
-        let layers = 0..tile.transformer.config.n_layers;
-        let mut keep = |layer, own| self.write(layer, &own);
-        let x = tile.run_blocks(layers, x, &mut tap, &mut keep)?;
-        self.length = tile.suffix as i64;
-        Ok(x)
+        let n_layers = tile.transformer.config.n_layers;
+        let mut keep = |layer: usize, own: KeysValues| self.write(layer, 0, &own);
+        tile.run_keeping(start, n_layers, &mut tap, &mut keep)
     }
 
-    /// Appends the keys and values `[n, kv, S, dh]` of one layer; the length grows when all layers are in.
-    fn write(&self, layer: usize, own: &KeysValues) -> Result<()> {
+    /// Writes the keys and values `[n, kv, S, dh]` of one layer behind the first so many positions.
+    fn write(&self, layer: usize, behind: usize, own: &KeysValues) -> Result<()> {
         let count = own.keys.size()[2];
-        let place = self.cached[layer].map(|of| Ok(of.f_narrow(2, self.length, count)?))?;
+        let place = self.cached[layer].map(|of| Ok(of.f_narrow(2, behind as i64, count)?))?;
         place.write(own)
     }
 
@@ -119,9 +144,9 @@ impl<'t> Continuation<'t> {
         Ok(())
     }
 
-    /// Runs the tokens chosen last, the generated ones of index `step`, behind the cached `prefix` (per layer; empty where there is nothing before
-    /// the suffix) through all blocks: `[n, 1, d_model]`.
-    fn read_chosen(&mut self, prefix: &[Cached<'_>], step: usize) -> Result<Tensor> {
+    /// Runs the tokens chosen last, the generated ones of index `step`, behind the cached `prefix` (per layer; none where nothing of it is seen)
+    /// through all blocks: `[n, 1, d_model]`.
+    fn read_chosen(&mut self, prefix: &[Option<Cached<'_>>], step: usize) -> Result<Tensor> {
         let tile = self.tile;
         let transformer = tile.transformer;
         let ids = self
@@ -135,50 +160,66 @@ impl<'t> Continuation<'t> {
             .map(|cell| (cell.tokens.len() + step) as i64);
         let positions = transformer.index(positions)?.f_unsqueeze(1)?;
         let rotaries = tile.rows.rotaries(&positions)?;
-        let masks = match tile.is_whole {
-            true => None,
-            false => Some(tile.rows.masks(tile.suffix, SeenFrom::Generated(step))?),
-        };
-        let filled_masks = self.filled_masks()?;
         let mut tap = tile.tap(tile.suffix + step)?;
         let x = tap.pass(HookPoint::Embed, transformer.embed(&ids)?)?;
         let mut x = transformer.placed(x, &positions)?;
-        for layer in 0..transformer.config.n_layers {
-            let filled = self.cached[layer].map(|of| Ok(of.f_narrow(2, 0, self.length)?))?;
-            let mut earlier = match (prefix.get(layer), &masks) {
-                (Some(cached), Some(masks)) => cached.earlier(masks)?,
-                _ => Earlier::none(),
+        let below = self.seen(0, step)?;
+        let above = self.seen(tile.suffix, step)?;
+        for (layer, prefix) in prefix.iter().enumerate() {
+            let of_suffix = self.of_suffix(layer);
+            let seen = if of_suffix == 0 { &below } else { &above };
+            let filled = (of_suffix + self.generated) as i64;
+            let own = self.cached[layer].map(|of| Ok(of.f_narrow(2, 0, filled)?))?;
+            let mut earlier = match prefix {
+                Some(cached) => cached.earlier(&seen.prefix)?,
+                None => Earlier::none(),
             };
-            earlier.segments.push(Segment {
-                cached: &filled,
-                mask: transformer.at_layer(&filled_masks, layer)?.as_ref(),
-            });
+            if filled > 0 {
+                earlier.segments.push(Segment {
+                    cached: &own,
+                    mask: transformer.at_layer(&seen.filled, layer)?.as_ref(),
+                });
+            }
             let (next, own) = transformer.block(layer, &x, &rotaries, &earlier, None, &mut tap)?;
             if let Some(own) = own {
-                self.write(layer, &own)?;
+                self.write(layer, filled as usize, &own)?;
             }
             x = next;
         }
-        self.length += 1;
+        self.generated += 1;
         Ok(x)
     }
-}
 
-impl Continuation<'_> {
-    /// What of the suffix and of what was generated is seen from the next position, `[1, 1, 1, length]`; none where it is all.
-    fn filled_masks(&self) -> Result<ByWindow<Option<Tensor>>> {
+    /// What the generated token of index `step` sees in layers where so many positions of the suffix are kept here.
+    fn seen(&self, of_suffix: usize, step: usize) -> Result<Seen> {
+        Ok(Seen {
+            prefix: self.tile.rows.masks(of_suffix, SeenFrom::Generated(step))?,
+            filled: self.filled_masks(of_suffix + self.generated)?,
+        })
+    }
+
+    /// What of the last so many positions is seen from the next one, `[1, 1, 1, count]`; none where it is all.
+    fn filled_masks(&self, count: usize) -> Result<ByWindow<Option<Tensor>>> {
         let transformer = self.tile.transformer;
-        transformer.by_window(self.length as usize + 1, |window| {
+        transformer.by_window(count + 1, |window| {
             let Some(window) = window else {
                 return Ok(None);
             };
             let options = (transformer.kind, transformer.device);
-            let mask = Tensor::f_zeros([1, 1, 1, self.length], options)?;
-            let hidden = self.length + 1 - window as i64;
+            let mask = Tensor::f_zeros([1, 1, 1, count as i64], options)?;
+            let hidden = (count + 1 - window) as i64;
             let _ = mask.f_narrow(3, 0, hidden)?.f_fill_(f64::NEG_INFINITY)?;
             Ok(Some(mask))
         })
     }
+}
+
+/// What is seen of earlier positions.
+struct Seen {
+    /// Of those that the prefill left.
+    prefix: Masks,
+    /// Of those that are kept here, by window; none where it is all.
+    filled: ByWindow<Option<Tensor>>,
 }
 
 /// One row's continuation so far.

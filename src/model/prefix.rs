@@ -32,7 +32,7 @@ use super::parallel;
 use super::transformer::{KeysValues, Transformer};
 
 use prefill::{pack, prefill_last_layer, prefill_template};
-pub(super) use rows::{Cached, Rows, SeenFrom};
+pub(super) use rows::{Cached, Masks, Rows, SeenFrom};
 
 /// Rows of a tile: constant, so that a row's bits do not depend on how many cells were missing.
 pub(super) const TILE_ROWS: usize = 64;

@@ -14,7 +14,10 @@ impl Cell {
         encoder.hash(self.model);
         encoder.hash(self.tokens.hash());
         if self.positions_computed() > 1 {
-            encoder.text("from the stream of its layer");
+            encoder.text(match self.readout {
+                Readout::Generation { .. } => "text from the stream of its layer",
+                _ => "from the stream of its layer",
+            });
         }
         encoder.number(self.interventions.len() as u64);
         for intervention in &self.interventions {

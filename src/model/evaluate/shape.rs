@@ -12,13 +12,23 @@ const GROUP_ROWS: usize = 4;
 
 /// Where a tile's work starts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Start {
+pub(in crate::model) enum Start {
     /// At the embedding of the suffix, with every block computed.
     Embedding,
     /// With the residual stream that enters a block (or, for the number of blocks, leaves the last).
     Block(usize),
     /// Each row at its own [`Entry`]. What is edited, and how, is the same in all rows; the layers are not.
     Each(Vec<(Site, Operation)>),
+}
+
+impl Start {
+    /// The first layer that is computed of all rows, from the suffix's first position on.
+    pub(in crate::model) fn first_layer(&self) -> usize {
+        match self {
+            Start::Block(layer) => *layer,
+            Start::Embedding | Start::Each(_) => 0,
+        }
+    }
 }
 
 /// Where the work of one cell starts, at the last position. Ordered as the passes run.
@@ -109,7 +119,8 @@ impl Shape {
         };
         let generates = matches!(readout, ReadoutShape::Generation { .. });
         let work = match (first_hook(cell), entry(cell, n_layers)) {
-            _ if generates => Start::Embedding,
+            // One position costs less than what is read of it.
+            _ if generates && suffix == 1 => Start::Embedding,
             (Some(HookPoint::Embed), _) => Start::Embedding,
             (_, Some(entry)) if suffix > 1 && entry.layer == 0 => Start::Embedding,
             (_, Some(entry)) if suffix > 1 => Start::Block(entry.layer),

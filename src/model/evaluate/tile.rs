@@ -134,6 +134,17 @@ impl<'a> Tile<'a> {
 
     /// Runs from the start to the end of the last block, or of the one before `end`: the residual stream there, `[n, suffix, d_model]`.
     pub(super) fn run(&self, start: &Start, end: usize, tap: &mut Tap) -> Result<Tensor> {
+        self.run_keeping(start, end, tap, &mut |_, _| Ok(()))
+    }
+
+    /// [`Tile::run`] that hands out the keys and values of the suffix.
+    pub(in crate::model) fn run_keeping(
+        &self,
+        start: &Start,
+        end: usize,
+        tap: &mut Tap,
+        keep: &mut Keep<'_>,
+    ) -> Result<Tensor> {
         let n_layers = self.transformer.config.n_layers;
         let (x, next) = match start {
             Start::Embedding => (self.enter(tap)?, 0),
@@ -144,11 +155,11 @@ impl<'a> Tile<'a> {
             Start::Block(layer) => (self.rows.stream(*layer, self.suffix)?, *layer),
             Start::Each(_) => self.begin_each(tap)?,
         };
-        self.run_blocks(next..end, x, tap, &mut |_, _| Ok(()))
+        self.run_blocks(next..end, x, tap, keep)
     }
 
     /// The stream with which the suffix enters the first block, `[n, suffix, d_model]`.
-    pub(in crate::model) fn enter(&self, tap: &mut Tap) -> Result<Tensor> {
+    fn enter(&self, tap: &mut Tap) -> Result<Tensor> {
         let embedded = self.transformer.embed(&self.suffix_ids()?)?;
         let embedded = tap.pass(HookPoint::Embed, embedded)?;
         let positions = self.rows.positions(self.suffix)?;
@@ -156,7 +167,7 @@ impl<'a> Tile<'a> {
     }
 
     /// Runs some blocks over the suffix against the cached prefix. `keep` is handed the keys and values of the suffix.
-    pub(in crate::model) fn run_blocks(
+    fn run_blocks(
         &self,
         layers: Range<usize>,
         x: Tensor,
@@ -199,7 +210,7 @@ impl<'a> Tile<'a> {
     }
 
     /// Token ids of the suffix, `[n, suffix]`.
-    pub(in crate::model) fn suffix_ids(&self) -> Result<Tensor> {
+    fn suffix_ids(&self) -> Result<Tensor> {
         let rows = self.cells.iter().map(|cell| cell.tokens.ids());
         let ids = rows.flat_map(|ids| &ids[ids.len() - self.suffix..]);
         let ids = self.transformer.index(ids.map(|&id| id.into()))?;
