@@ -2,7 +2,9 @@
 //!
 //! `steer`, `generate`, `holdout`, `random` and `xstest` have the same actions, so that whatever is done has its control and its texts.
 
+mod acting;
 mod line;
+mod span;
 
 use serde_json::Value as Json;
 
@@ -18,8 +20,10 @@ use super::position::Selection;
 use super::settings::Settings;
 use super::{Inputs, Name, Needs, StageError};
 
-pub(super) use line::{Acting, Taken, orthonormal, together};
+pub(super) use acting::{Acting, Taken};
+pub(super) use line::together;
 pub(crate) use line::{Line, Set};
+pub(super) use span::orthonormal;
 
 choices! {
     /// What is done with a direction, at its layer, site and positions unless it says more.

@@ -6,33 +6,19 @@
 //! al., arXiv:2406.11717, who read directions at each token of the template behind the instruction, and Zhao et al., arXiv:2507.11878, who read
 //! at the instruction's last token, too.)
 
-use std::ops::Range;
+mod part;
+mod read;
 
-use serde_json::{Value as Json, json};
+use std::ops::Range;
 
 use crate::model::{BehindInstruction, Chat, ModelHandle, Positions, Tokens};
 use crate::prompts::Prompt;
-use crate::spec::{Decode, Fields, Node, Problems, Spanned, Value, choice};
+use crate::spec::{Fields, Node, Problems, Spanned};
 
 use super::StageError;
 use super::declare::{Declared, Field, FieldType, KeyParts, Parameter};
 
-/// A part of a selection.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Part {
-    /// Counted from the start, or, below 0, from the end: −1 is the last token of the prompt.
-    Index(i64),
-    /// From the first index to before the second; to the end of the prompt where there is none.
-    Window(i64, Option<i64>),
-    /// The last token of the instruction, before what the template writes behind it.
-    InstructionEnd,
-    /// Each token that the template writes behind the instruction.
-    PostInstruction,
-    /// Every token of the prompt, and every generated one.
-    All,
-    /// Every generated token.
-    Generated,
-}
+use part::Part;
 
 /// Which tokens.
 #[derive(Clone, Debug, PartialEq)]
@@ -258,90 +244,6 @@ impl Selection {
     }
 }
 
-impl Part {
-    /// The positions in a prompt of so many tokens.
-    ///
-    /// # Errors
-    /// An index that the prompt does not have.
-    fn range(&self, layout: &Layout, length: usize) -> Result<Range<usize>, i64> {
-        let end = length as i64;
-        let from_start = |index: i64| match index < 0 {
-            true => end + index,
-            false => index,
-        };
-        let inside = |index: i64| from_start(index).clamp(0, end) as usize;
-        let behind = layout.behind() as i64;
-        Ok(match *self {
-            Part::Index(index) => match from_start(index) {
-                at if (0..end).contains(&at) => at as usize..at as usize + 1,
-                _ => return Err(index),
-            },
-            Part::Window(start, last) => inside(start)..last.map_or(length, inside),
-            Part::InstructionEnd => Part::Index(-behind - 1).range(layout, length)?,
-            Part::PostInstruction => {
-                inside(-behind)..match behind {
-                    0 => inside(0),
-                    _ => length,
-                }
-            }
-            Part::All => 0..Positions::OPEN,
-            Part::Generated => length..Positions::OPEN,
-        })
-    }
-
-    fn parsed(text: &str) -> Option<Self> {
-        Some(match text {
-            "last" => Part::Index(-1),
-            "instruction_end" => Part::InstructionEnd,
-            "post_instruction" => Part::PostInstruction,
-            "all" => Part::All,
-            "generated" => Part::Generated,
-            _ => {
-                let (start, end) = text.split_once("..")?;
-                let number = |text: &str| match text.trim() {
-                    "" => Some(None),
-                    digits => digits.parse::<i64>().ok().map(Some),
-                };
-                let (start, end) = (number(start)?, number(end)?);
-                if start.is_none() && end.is_none() {
-                    return None;
-                }
-                Part::Window(start.unwrap_or(0), end)
-            }
-        })
-    }
-
-    /// Whether a window holds nothing whatever the prompt.
-    fn is_empty(&self) -> bool {
-        match self {
-            Part::Window(start, Some(end)) => (*start < 0) == (*end < 0) && start >= end,
-            _ => false,
-        }
-    }
-}
-
-impl std::fmt::Display for Part {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Part::Index(index) => write!(f, "{index}"),
-            Part::Window(start, None) => write!(f, "{start}.."),
-            Part::Window(start, Some(end)) => write!(f, "{start}..{end}"),
-            Part::InstructionEnd => f.write_str("instruction_end"),
-            Part::PostInstruction => f.write_str("post_instruction"),
-            Part::All => f.write_str("all"),
-            Part::Generated => f.write_str("generated"),
-        }
-    }
-}
-
-const WORDS: [&str; 5] = [
-    "last",
-    "instruction_end",
-    "post_instruction",
-    "all",
-    "generated",
-];
-
 /// As a study says it, in one line.
 impl std::fmt::Display for Selection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -353,111 +255,6 @@ impl std::fmt::Display for Selection {
         match self.exclude.is_empty() {
             true => Ok(()),
             false => write!(f, " without {}", list(&self.exclude)),
-        }
-    }
-}
-
-const EXPECTED: &str = "an index, `\"last\"`, `\"instruction_end\"`, `\"post_instruction\"`, `\"all\"`, `\"generated\"`, a window such as `\"-5..\"`, a list of \
-     these, or a table of what to `include` and to `exclude`";
-
-fn part(node: &Node, problems: &mut Problems) -> Option<Part> {
-    let part = match &node.value {
-        Value::Integer(index) => Some(Part::Index(*index)),
-        Value::String(text) => Part::parsed(text),
-        _ => None,
-    };
-    match part {
-        None => match node.as_str().filter(|text| !text.contains("..")) {
-            Some(_) => choice(node, problems, &WORDS.map(|word| (word, Part::All))),
-            None => problems.mismatch(node, EXPECTED),
-        },
-        Some(window) if window.is_empty() => {
-            let message = format!("`{}` is an empty window", node.at.field());
-            problems
-                .error_at(&node.at, message)
-                .label("runs to just before its end");
-            None
-        }
-        part => part,
-    }
-}
-
-fn parts(node: &Node, problems: &mut Problems) -> Option<Vec<Part>> {
-    let mut parts = match &node.value {
-        Value::Array(items) if items.is_empty() => {
-            let message = format!("`{}` is an empty list", node.at.field());
-            problems
-                .error_at(&node.at, message)
-                .label("selects nothing");
-            return None;
-        }
-        Value::Array(items) => {
-            let parts: Vec<Option<Part>> = items.iter().map(|item| part(item, problems)).collect();
-            parts.into_iter().collect::<Option<Vec<Part>>>()?
-        }
-        _ => vec![part(node, problems)?],
-    };
-    parts.sort_unstable();
-    parts.dedup();
-    Some(parts)
-}
-
-impl Decode for Selection {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-        if node.as_table().is_none() {
-            let include = parts(node, problems)?;
-            return Some(Selection {
-                include,
-                exclude: Vec::new(),
-            });
-        }
-        let mut fields = Fields::new(node, problems)?;
-        let include = fields.required::<Parts>("include");
-        let exclude = fields.optional::<Parts>("exclude");
-        fields.finish();
-        Some(Selection {
-            include: include?.0,
-            exclude: exclude.map_or(Vec::new(), |parts| parts.0),
-        })
-    }
-
-    fn expected() -> String {
-        EXPECTED.into()
-    }
-}
-
-/// The parts on one side of a selection.
-struct Parts(Vec<Part>);
-
-impl Decode for Parts {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-        parts(node, problems).map(Self)
-    }
-
-    fn expected() -> String {
-        EXPECTED.into()
-    }
-}
-
-impl FieldType for Selection {
-    fn schema() -> Json {
-        let part = json!({ "anyOf": [
-            { "type": "integer" },
-            { "enum": WORDS },
-            { "type": "string", "pattern": r"^\s*(-?[0-9]+\s*\.\.\s*(-?[0-9]+)?|\.\.\s*-?[0-9]+)\s*$" },
-        ] });
-        let parts = json!({ "anyOf": [part, { "type": "array", "items": part, "minItems": 1 }] });
-        let sides = json!({
-            "type": "object", "properties": { "include": parts, "exclude": parts }, "required": ["include"], "additionalProperties": false,
-        });
-        json!({ "anyOf": [part, { "type": "array", "items": part, "minItems": 1 }, sides] })
-    }
-
-    /// The last token by its number. Others by their words: what is computed of them starts from the stream of their layer.
-    fn key(&self) -> Json {
-        match self.is_last() {
-            true => (-1).into(),
-            false => self.to_string().into(),
         }
     }
 }
@@ -526,8 +323,10 @@ fn is_everywhere(fields: &mut Fields<'_, '_>) -> bool {
 mod tests {
     use std::path::Path;
 
+    use serde_json::json;
+
     use super::*;
-    use crate::spec::load_text;
+    use crate::spec::{Decode, load_text};
 
     fn decoded(value: &str) -> Result<Selection, String> {
         let text = format!("x = {value}\n");

@@ -16,43 +16,77 @@ pub(in crate::stages) fn figures(stage: &str, left: &Artifacts) -> Result<Vec<Fi
     Ok(figures)
 }
 
-/// The directions at one end of every pair, by name; empty where layers are missing.
-fn names(table: &DataFrame, end: &str) -> Result<Vec<String>, StageError> {
+/// A direction at one end of a pair, in the order in which they are drawn: layer by layer, so that seeds of one layer stand together.
+type End = (Option<i64>, Option<i64>, Option<i64>, String);
+
+fn ends(table: &DataFrame, end: &str) -> Result<Vec<End>, StageError> {
     let seeds = table::read_integers(table, &format!("seed_{end}"))?;
-    let layers = table::read_integers(table, &format!("layer_{end}"))?;
-    let positions = positions(table, &format!("position_{end}"))?;
-    let name = |((seed, layer), position): ((Option<i64>, Option<i64>), Option<i64>)| {
-        let layer = layer.map_or(String::new(), |layer| layer.to_string());
-        let position = position.map_or(String::new(), |p| format!(", position {p}"));
-        let seed = seed.map_or(String::new(), |seed| format!(", seed {seed}"));
-        format!("layer {layer}{position}{seed}")
+    let places = places(table, &format!("_{end}"))?;
+    let each = |(seed, place): (Option<i64>, Place)| {
+        let told = seed.map_or(String::new(), |seed| format!(", seed {seed}"));
+        let name = format!("{}{told}", place.name());
+        (place.layer, place.position, seed, name)
     };
-    let places = seeds.into_iter().zip(layers).zip(positions);
-    Ok(places.map(name).collect())
+    Ok(seeds.into_iter().zip(places).map(each).collect())
 }
 
-/// A column of positions, which a table has where they are other than the last; none for each row of one that has not.
-fn positions(table: &DataFrame, name: &str) -> Result<Vec<Option<i64>>, StageError> {
-    match table.column(name) {
-        Ok(_) => table::read_integers(table, name),
-        Err(_) => Ok(vec![None; table.height()]),
+/// A layer, and a position with its token where these are told.
+#[derive(Clone, Debug, PartialEq)]
+struct Place {
+    layer: Option<i64>,
+    position: Option<i64>,
+    token: Option<String>,
+}
+
+impl Place {
+    fn name(&self) -> String {
+        let layer = self.layer.map_or(String::new(), |layer| layer.to_string());
+        let position = match (self.position, &self.token) {
+            (Some(position), Some(token)) => format!(", position {position} (`{token}`)"),
+            (Some(position), None) => format!(", position {position}"),
+            (None, _) => String::new(),
+        };
+        format!("layer {layer}{position}")
     }
 }
 
+/// The places of a table's rows, in columns of that ending. Positions it has where they are other than the last.
+fn places(table: &DataFrame, ending: &str) -> Result<Vec<Place>, StageError> {
+    let layers = table::read_integers(table, &format!("layer{ending}"))?;
+    let none = || vec![None; table.height()];
+    let position = format!("position{ending}");
+    let positions = match table.column(&position) {
+        Ok(_) => table::read_integers(table, &position)?,
+        Err(_) => none(),
+    };
+    let tokens: Vec<Option<String>> = match table.column(&format!("token{ending}")) {
+        Ok(tokens) => tokens
+            .str()?
+            .iter()
+            .map(|token| token.map(str::to_string))
+            .collect(),
+        Err(_) => vec![None; table.height()],
+    };
+    let rows = layers.into_iter().zip(positions).zip(tokens);
+    Ok(rows
+        .map(|((layer, position), token)| Place {
+            layer,
+            position,
+            token,
+        })
+        .collect())
+}
+
 fn cosines(stage: &str, table: &DataFrame) -> Result<Option<Figure>, StageError> {
-    let (first, second) = (names(table, "a")?, names(table, "b")?);
-    let mut all: Vec<String> = first.iter().chain(&second).cloned().collect();
-    // Layer by layer, so that seeds of one layer stand together.
-    all.sort_by_key(|name| {
-        let numbers = name.split(|c: char| !c.is_ascii_digit());
-        let numbers = numbers.filter_map(|n| n.parse::<i64>().ok());
-        numbers.collect::<Vec<_>>()
-    });
+    let (first, second) = (ends(table, "a")?, ends(table, "b")?);
+    let mut all: Vec<&End> = first.iter().chain(&second).collect();
+    all.sort();
     all.dedup();
     if all.len() < 2 {
         return Ok(None);
     }
-    let place = |name: &String| all.iter().position(|n| n == name);
+    let names: Vec<String> = all.iter().map(|(.., name)| name.clone()).collect();
+    let place = |end: &End| all.iter().position(|other| *other == end);
     let values = table.column("cosine")?.f64()?;
     let mut cells = Vec::new();
     for ((a, b), cosine) in first.iter().zip(&second).zip(values.iter()) {
@@ -68,8 +102,8 @@ fn cosines(stage: &str, table: &DataFrame) -> Result<Option<Figure>, StageError>
         title: "How alike the directions are".to_string(),
         note: "Cosine between every two directions of the stage.".to_string(),
         panels: vec![Panel {
-            x: Axis::named("direction", all.clone()),
-            y: Axis::named("direction", all),
+            x: Axis::named("direction", names.clone()),
+            y: Axis::named("direction", names),
             marks: vec![Mark::cells("cosine", cells)],
             colours: Some(ColourScale::diverging("cosine", &[Some(1.0)])),
             ..Panel::default()
@@ -79,21 +113,13 @@ fn cosines(stage: &str, table: &DataFrame) -> Result<Option<Figure>, StageError>
     }))
 }
 
-/// A layer, and a position where that is told.
-type Place = (Option<i64>, Option<i64>);
-
 /// Each shuffle's cosine with the learned direction, and its norm, layer by layer: what the procedure finds where there is nothing to find; and
 /// among them the learned direction itself.
 fn shuffled(stage: &str, table: &DataFrame, learned: &DataFrame) -> Result<Figure, StageError> {
-    let [layers, shuffles] = ["layer", "shuffle"].map(|name| table::read_integers(table, name));
-    let shuffles = shuffles?;
-    let places = |table: &DataFrame, layers: Vec<Option<i64>>| -> Result<Vec<_>, StageError> {
-        let positions = positions(table, "position")?;
-        Ok(layers.into_iter().zip(positions).collect::<Vec<Place>>())
-    };
-    let rows_at = places(table, layers?)?;
-    let once = distinct(rows_at.iter().filter(|(layer, _)| layer.is_some()));
-    let learned_at = places(learned, table::read_integers(learned, "layer")?)?;
+    let shuffles = table::read_integers(table, "shuffle")?;
+    let rows_at = places(table, "")?;
+    let once = distinct(rows_at.iter().filter(|place| place.layer.is_some()));
+    let learned_at = places(learned, "")?;
     let norms = learned.column("pre_norm")?.f64()?;
     let norm_at = |place: &Place| {
         let row = learned_at.iter().position(|at| at == place)?;
@@ -107,9 +133,7 @@ fn shuffled(stage: &str, table: &DataFrame, learned: &DataFrame) -> Result<Figur
         let of_place = |(index, place): (usize, &&Place)| {
             let rows = (0..table.height()).filter(|&row| rows_at[row] == **place);
             let points = rows.filter_map(|row| Some((shuffles[row]? as f64, values[row]?)));
-            let layer = place.0.unwrap_or_default();
-            let position = place.1.map_or(String::new(), |p| format!(", position {p}"));
-            let name = format!("layer {layer}{position}");
+            let name = place.name();
             let shuffled = Mark::new(name.clone(), colour(index), Shape::Points, points);
             let across = own(place).map(|value| [(0.0, value), (last, value)]);
             let name = format!("{name}, learned");

@@ -22,7 +22,7 @@ pub(in crate::stages) fn describe(directions: &[Direction]) -> Result<DataFrame,
     if are_placed(directions) {
         rows = rows
             .integer("position", |d| d.position)
-            .text("token", |d| d.token.clone().unwrap_or_default());
+            .text("token", token_of);
     }
     rows.integer("n_top", |d| d.top.len() as i64)
         .integer("n_bottom", |d| d.bottom.len() as i64)
@@ -34,6 +34,10 @@ pub(in crate::stages) fn describe(directions: &[Direction]) -> Result<DataFrame,
         .number("resid_norm", |d| d.resid_norm)
         .number("pre_norm_over_resid_norm", |d| d.pre_norm / d.resid_norm)
         .frame()
+}
+
+fn token_of(direction: &Direction) -> &str {
+    direction.token.as_deref().unwrap_or_default()
 }
 
 /// Whether the stage names other places than the last token.
@@ -81,13 +85,17 @@ pub(in crate::stages) fn cosines(directions: &[Direction]) -> Result<DataFrame, 
         .integer("seed_a", |(a, ..)| a.seed.map(|seed| seed as i64))
         .integer("layer_a", |(a, ..)| a.layer as i64);
     if is_placed {
-        table = table.integer("position_a", |(a, ..)| a.position);
+        table = table
+            .integer("position_a", |(a, ..)| a.position)
+            .text("token_a", |(a, ..)| token_of(a));
     }
     table = table
         .integer("seed_b", |(_, b, _)| b.seed.map(|seed| seed as i64))
         .integer("layer_b", |(_, b, _)| b.layer as i64);
     if is_placed {
-        table = table.integer("position_b", |(_, b, _)| b.position);
+        table = table
+            .integer("position_b", |(_, b, _)| b.position)
+            .text("token_b", |(_, b, _)| token_of(b));
     }
     table.number("cosine", |(.., cosine)| *cosine).frame()
 }
@@ -121,12 +129,14 @@ pub(super) fn shuffled(
                 Ok(Some((vector, norm))) => (norm, cosine(&vector, direction.vector.values())?),
                 _ => (0.0, None),
             };
-            rows.push((at_layer, seed, pre_norm, cosine));
+            rows.push((direction, seed, pre_norm, cosine));
         }
     }
     let mut table = Rows::of(&rows).integer("layer", |(at, ..)| at.layer as i64);
     if are_placed(directions) {
-        table = table.integer("position", |(at, ..)| at.position);
+        table = table
+            .integer("position", |(at, ..)| at.position)
+            .text("token", |(at, ..)| token_of(at));
     }
     table
         .integer("shuffle", |(_, shuffle, ..)| *shuffle as i64)
