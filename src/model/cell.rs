@@ -79,6 +79,8 @@ pub enum Readout {
         /// Counted from the first token.
         position: usize,
     },
+    /// The mean over all tokens of the prompt of the vectors at a hook point, summed in float64.
+    Mean { hook: HookPoint },
     Generation {
         max_new_tokens: usize,
         sampling: Sampling,
@@ -94,9 +96,18 @@ impl Readout {
     pub(super) fn is_of_last_position(&self) -> bool {
         match self {
             Readout::Score(_) | Readout::LogProbabilities(_) | Readout::LogOdds(_) => true,
-            Readout::Continuation(_) | Readout::Activation { .. } | Readout::Generation { .. } => {
-                false
-            }
+            Readout::Continuation(_)
+            | Readout::Activation { .. }
+            | Readout::Mean { .. }
+            | Readout::Generation { .. } => false,
+        }
+    }
+
+    /// Where the vectors are that it is made of; none of what is read of logits.
+    pub(crate) fn hook(&self) -> Option<HookPoint> {
+        match self {
+            Readout::Activation { hook, .. } | Readout::Mean { hook } => Some(*hook),
+            _ => None,
         }
     }
 }
@@ -149,11 +160,12 @@ impl Cell {
         let continues = matches!(readout, Readout::Generation { .. });
         interventions.retain(|i| !matches!(i.edit, Edit::Add { scale, .. } if scale == 0.0));
         match &readout {
+            // What comes later in the computation does not reach what is read.
             Readout::Activation { hook, position } => {
-                // What comes later in the computation does not reach what is read.
                 interventions.retain(|i| i.hook <= *hook);
                 last = *position;
             }
+            Readout::Mean { hook } => interventions.retain(|i| i.hook <= *hook),
             // Its last token is only read.
             Readout::Continuation(ids) => last += ids.len().saturating_sub(1),
             _ => {}
@@ -179,7 +191,7 @@ impl Cell {
         if readout.is_of_last_position() {
             drop_overwritten(&mut interventions, last);
         }
-        if let Readout::Activation { hook, .. } = &mut readout {
+        if let Readout::Activation { hook, .. } | Readout::Mean { hook } = &mut readout {
             *hook = hook.canonical(n_layers);
         }
         Cell {

@@ -278,6 +278,10 @@ impl Evaluator {
                 let vectors = to_rows(&activations(shape, &tile, *hook, *offset)?)?;
                 vectors.into_iter().map(Value::Activation).collect()
             }
+            ReadoutShape::Mean { hook } => {
+                let means = means(shape, &tile, *hook)?;
+                means.into_iter().map(Value::Activation).collect()
+            }
             ReadoutShape::Continuation { count } => {
                 let texts = text_probabilities(shape, &tile, *count)?;
                 texts.into_iter().map(Value::Score).collect()
@@ -436,11 +440,34 @@ fn activations(shape: &Shape, tile: &Tile<'_>, hook: HookPoint, offset: usize) -
     {
         return Ok(stored);
     }
+    let all = all_activations(shape, tile, hook)?;
+    Ok(all.f_select(1, offset as i64)?)
+}
+
+/// The means over the positions of each row, `[width]` each. They are summed in their order here, so that nothing but the row decides their bits.
+fn means(shape: &Shape, tile: &Tile<'_>, hook: HookPoint) -> Result<Vec<Vec<f32>>> {
+    let all = all_activations(shape, tile, hook)?;
+    let (count, width) = (all.size()[1] as usize, all.size()[2] as usize);
+    let of_row = |row: Vec<f32>| {
+        let mut sums = vec![0f64; width];
+        for vector in row.chunks_exact(width) {
+            sums.iter_mut()
+                .zip(vector)
+                .for_each(|(sum, x)| *sum += f64::from(*x));
+        }
+        let mean = |sum: f64| (sum / count as f64) as f32;
+        sums.into_iter().map(mean).collect()
+    };
+    let rows = to_rows(&all.f_flatten(1, 2)?)?;
+    Ok(rows.into_iter().map(of_row).collect())
+}
+
+/// The vectors at every position that is computed, `[n, suffix, width]`.
+fn all_activations(shape: &Shape, tile: &Tile<'_>, hook: HookPoint) -> Result<Tensor> {
     if let (true, Start::Block(first)) = (shape.edits.is_empty(), &shape.start)
         && hook == HookPoint::block(*first, Site::ResidPre)
     {
-        let stream = tile.rows.stream(*first, tile.suffix)?;
-        return Ok(stream.f_select(1, offset as i64)?);
+        return tile.rows.stream(*first, tile.suffix);
     }
     let n_layers = tile.transformer.config.n_layers;
     let mut tap = tile.tap(0)?;
@@ -450,8 +477,8 @@ fn activations(shape: &Shape, tile: &Tile<'_>, hook: HookPoint, offset: usize) -
     let kept = tap.kept.pop();
     let (_, kept) = kept.ok_or_else(|| ModelError::Internal(format!("nothing passed `{hook}`")))?;
     // What is read of a stream that left the format on its way is no number either.
-    let sound = end.f_isfinite()?.f_view([tile.cells.len() as i64, -1])?;
-    let sound = sound.f_all_dim(1, true)?;
-    let read = kept.f_select(1, offset as i64)?;
-    Ok(read.f_masked_fill(&sound.f_logical_not()?, f64::NAN)?)
+    let rows = tile.cells.len() as i64;
+    let sound = end.f_isfinite()?.f_view([rows, -1])?;
+    let sound = sound.f_all_dim(1, true)?.f_view([rows, 1, 1])?;
+    Ok(kept.f_masked_fill(&sound.f_logical_not()?, f64::NAN)?)
 }

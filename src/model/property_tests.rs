@@ -255,7 +255,7 @@ impl Draws {
     }
 
     fn readout(&mut self, n_layers: usize, length: usize) -> Readout {
-        match self.below(6) {
+        match self.below(7) {
             0 => all_logits(VOCAB),
             1 => score_readout(ScoreDtype::Float32),
             2 => Readout::LogOdds([1, 5, 8].into()),
@@ -264,6 +264,9 @@ impl Draws {
                 let ids = (0..count).map(|_| self.below(VOCAB) as u32);
                 Readout::Continuation(ids.collect())
             }
+            4 => Readout::Mean {
+                hook: self.hook(n_layers, &Site::ALL),
+            },
             _ => Readout::Activation {
                 hook: match self.below(9) {
                     0 => HookPoint::FinalNormalized,
@@ -425,6 +428,12 @@ impl Case {
         match (&self.readout, found) {
             (Readout::Activation { hook, position }, Value::Activation(vector)) => {
                 worst.vector(vector, &kept[hook][*position])
+            }
+            (Readout::Mean { hook }, Value::Activation(mean)) => {
+                let all = &kept[hook];
+                let at = |i: usize| all.iter().map(|vector| f64::from(vector[i])).sum::<f64>();
+                let naive = (0..mean.len()).map(|i| (at(i) / all.len() as f64) as f32);
+                worst.vector(mean, &naive.collect::<Vec<f32>>())
             }
             (Readout::LogProbabilities(_), Value::LogProbabilities(v)) => worst.logits(v, last),
             (Readout::Score(_), Value::Score(score)) => {

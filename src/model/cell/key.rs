@@ -34,6 +34,7 @@ impl Cell {
         let end = self.tokens.len().saturating_sub(1);
         let (last, read) = match &self.readout {
             Readout::Activation { position, .. } => (end, *position),
+            Readout::Mean { .. } => (end, 0),
             Readout::Continuation(ids) => (end + ids.len().saturating_sub(1), end),
             _ => (end, end),
         };
@@ -141,6 +142,10 @@ impl Encoder {
                 self.text("activation");
                 self.text(&hook.to_string());
                 self.number(*position as u64);
+            }
+            Readout::Mean { hook } => {
+                self.text("mean");
+                self.text(&hook.to_string());
             }
             Readout::Generation {
                 max_new_tokens,

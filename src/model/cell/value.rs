@@ -78,9 +78,10 @@ impl Readout {
             (Readout::LogProbabilities(ids), Value::LogProbabilities(values)) => {
                 ids.len() == values.len()
             }
-            (Readout::Activation { hook, .. }, Value::Activation(values)) => {
-                values.len() == hook.width(config)
-            }
+            (
+                Readout::Activation { hook, .. } | Readout::Mean { hook },
+                Value::Activation(values),
+            ) => values.len() == hook.width(config),
             (Readout::Generation { max_new_tokens, .. }, Value::Generation(ids)) => {
                 ids.len() <= *max_new_tokens
             }

@@ -36,11 +36,13 @@ pub(super) fn check(cell: &Cell, config: &ModelConfig) -> Result<(), String> {
         check_edit(i, config)?;
         check_position(i.positions.first(), length + generated, length)?;
     }
-    if let Readout::Activation { hook, position } = cell.readout {
+    if let Some(hook) = cell.readout.hook() {
         check_hook(hook, config)?;
-        check_position(position, length, length)?;
     }
-    Ok(())
+    match cell.readout {
+        Readout::Activation { position, .. } => check_position(position, length, length),
+        _ => Ok(()),
+    }
 }
 
 fn check_edit(intervention: &Intervention, config: &ModelConfig) -> Result<(), String> {

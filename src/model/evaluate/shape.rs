@@ -112,6 +112,7 @@ impl Shape {
                 hook: *hook,
                 offset: position - start,
             },
+            Readout::Mean { hook } => ReadoutShape::Mean { hook: *hook },
             Readout::Generation { max_new_tokens, .. } => ReadoutShape::Generation {
                 max_new_tokens: *max_new_tokens,
             },
@@ -128,7 +129,9 @@ impl Shape {
             (_, None) if suffix > 1 => Start::Block(n_layers - 1),
             (_, None) => Start::Block(n_layers),
             (_, Some(entry)) => match readout {
-                ReadoutShape::Activation { .. } => Start::Block(entry.layer),
+                ReadoutShape::Activation { .. } | ReadoutShape::Mean { .. } => {
+                    Start::Block(entry.layer)
+                }
                 _ => Start::Each(kinds(&edits)),
             },
         };
@@ -193,6 +196,9 @@ pub(super) enum ReadoutShape {
         hook: HookPoint,
         offset: usize,
     },
+    Mean {
+        hook: HookPoint,
+    },
     Generation {
         max_new_tokens: usize,
     },
@@ -208,6 +214,7 @@ fn start_of(cell: &Cell) -> usize {
     let last = cell.tokens.len() - 1;
     let read = match &cell.readout {
         Readout::Activation { position, .. } => *position,
+        Readout::Mean { .. } => 0,
         Readout::Continuation(ids) => last + 1 - ids.len().clamp(1, last + 1),
         _ => last,
     };
@@ -225,10 +232,7 @@ fn kinds(edits: &[ShapeEdit]) -> Vec<(Site, Operation)> {
 }
 
 fn first_hook(cell: &Cell) -> Option<HookPoint> {
-    let read = match cell.readout {
-        Readout::Activation { hook, .. } => Some(hook),
-        _ => None,
-    };
+    let read = cell.readout.hook();
     cell.interventions.iter().map(|i| i.hook).chain(read).min()
 }
 

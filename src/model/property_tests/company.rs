@@ -54,7 +54,7 @@ fn crowd(subject: &Subject, prompts: usize) -> Vec<Cell> {
     let config = &subject.evaluator.transformer.config;
     let fits = |cell: &Cell| match cell.readout {
         Readout::Generation { max_new_tokens, .. } => cell.tokens.len() + max_new_tokens <= CONTEXT,
-        Readout::Activation { hook, .. } => hook.is_in(config),
+        Readout::Activation { hook, .. } | Readout::Mean { hook } => hook.is_in(config),
         _ => true,
     };
     cells.retain(fits);
