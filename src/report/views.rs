@@ -110,7 +110,7 @@ pub(crate) fn view(product: Product) -> View {
             at_end: &[AtEnd::Columns("means", MEANS_COLUMNS)],
             concludes: false,
         },
-        Product::Activations | Product::Directions => TABLES_ONLY,
+        Product::Activations | Product::Directions | Product::Condition => TABLES_ONLY,
         Product::Sweep | Product::HeldOutSweep | Product::RandomSweep => SWEEP,
         Product::SweepByType => View {
             figures: sweep_types::figures,

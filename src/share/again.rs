@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::cache::{Cache, Key};
 use crate::model::{
-    Cell, Cells, Intervention, ModelConfig, ModelError, ModelHandle, Readout, Value, Vector,
+    Cell, Cells, Intervention, ModelConfig, ModelError, ModelHandle, Value, Vector,
 };
 use crate::plan::{Opened, Visited, Walk, cached_value};
 use crate::stages::{Evaluate, Output, StageError};
@@ -166,7 +166,7 @@ impl Stored<'_> {
         hash: blake3::Hash,
         config: &ModelConfig,
     ) -> Result<Value, StageError> {
-        let Readout::Activation { hook, .. } = &cell.readout else {
+        let Some(hook) = cell.readout.hook() else {
             return Err(StageError::Data(format!(
                 "the file has a hash in the place of the value of cell `{key}`, which is no activation"
             )));

@@ -5,25 +5,30 @@
 mod acting;
 mod line;
 mod span;
+mod when;
 
 use serde_json::Value as Json;
 
 use crate::spec::{Choice, Decode, Fields, Node, OneOrMany, Problems, Spanned, Value};
 
 use super::declare::{
-    Declared, Field, FieldType, KeyParts, Parameter, as_needed, declared, fields_of, parameters,
+    Declared, Field, FieldType, KeyParts, Parameter, Table, as_needed, declared, fields_of,
+    parameters,
 };
 use super::field_types::choices;
 use super::forecast::check_directions;
 use super::parameters::{Alphas, DirectionStage};
 use super::position::Selection;
+use super::rules::Reads;
 use super::settings::Settings;
-use super::{Inputs, Name, Needs, StageError};
+use super::{Cost, Inputs, Name, Needs, StageError, product};
 
 pub(super) use acting::{Acting, Taken};
 pub(super) use line::together;
 pub(crate) use line::{Line, Set};
 pub(super) use span::orthonormal;
+use when::When;
+pub(super) use when::{Gate, Likeness, Over, Side, Similarity};
 
 choices! {
     /// What is done with a direction, at its layer, site and positions unless it says more.
@@ -116,6 +121,8 @@ pub(crate) struct Action {
     pub(super) plane: Option<DirectionStage>,
     /// What else is done in the same run, behind it where both are at one place.
     pub(super) with: Vec<Also>,
+    /// On which prompts all of it is done; on all where it does not say.
+    pub(super) when: Option<Table<When>>,
 }
 
 parameters! {
@@ -214,6 +221,7 @@ impl Action {
             alpha_unit,
             plane,
             with: Vec::new(),
+            when: None,
         })
     }
 
@@ -221,6 +229,22 @@ impl Action {
     pub(super) fn count(&self) -> usize {
         let with = self.with.iter().map(|also| also.action.0.alpha.len());
         with.fold(self.alpha.len(), usize::saturating_mul)
+    }
+
+    /// What its condition adds for so many prompts on each of some models: what they are like, and for each readout a run without the edit. No
+    /// threshold adds any.
+    pub(super) fn condition_cost(
+        &self,
+        prompts: usize,
+        models: &[Name],
+        reads: &Reads,
+        inputs: &Inputs,
+    ) -> Cost {
+        if self.when.is_none() {
+            return Cost::default();
+        }
+        let count = product(&[prompts, models.len()]);
+        reads.cost(count, models, inputs).and(Cost::of_cells(count))
     }
 
     /// Checks what else is done, and the plane of a rotation, against the models.
@@ -238,6 +262,9 @@ impl Action {
             );
             also.action.0.check(models, inputs, problems);
         }
+        if let Some(Table(when)) = &self.when {
+            when.check(models, inputs, problems);
+        }
     }
 
     /// What acts with it, with the directions of the stages that it names.
@@ -253,8 +280,13 @@ impl Parameter for Action {
             None => Some(Vec::new()),
             Some(_) => fields.optional::<Alsos>("with").map(|with| with.0),
         };
+        let when = match fields.node("when") {
+            None => Some(None),
+            Some(_) => fields.optional("when").map(Some),
+        };
         Some(Action {
             with: with?,
+            when: when?,
             ..alone?
         })
     }
@@ -273,11 +305,15 @@ impl Parameter for Action {
                 .map(super::declare::Declaration::parameters);
             key.insert("with".to_string(), with.collect());
         }
+        if let Some(when) = &self.when {
+            key.insert("when".to_string(), when.key());
+        }
     }
 
     fn add_needs(&self, needs: &mut Needs) {
         self.plane.iter().for_each(|plane| plane.refer(needs));
         self.with.iter().for_each(|also| also.add_needs(needs));
+        self.when.iter().for_each(|when| when.refer(needs));
     }
 
     fn list(_: &Declared) -> Vec<Field> {
@@ -285,7 +321,11 @@ impl Parameter for Action {
             "with",
             "What else is done in the same run, in this order behind the first; a list of tables.",
         );
-        [fields_alone(), vec![with]].concat()
+        let when = Field::optional::<Table<When>>(
+            "when",
+            "On which prompts it is done: those whose unedited run is like a direction, or is not. On the others nothing is edited.",
+        );
+        [fields_alone(), vec![with, when]].concat()
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the columns of tables hold. A name means the same in every table, unless the table says otherwise.
 
 /// The columns of tables that hold what a prompt or a model says, word by word.
-pub(crate) const TEXTS: [&str; 3] = ["text", "token_id", "token"];
+pub(crate) const TEXTS: [&str; 5] = ["text", "token_id", "token", "token_a", "token_b"];
 
 /// A column as people are told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +90,69 @@ static COLUMNS: &[ColumnTold] = &[
         ALPHA,
     ),
     ColumnTold::of("position_a", "position of the first direction", INDEX),
+    ColumnTold::of("token_a", "the token there", ""),
     ColumnTold::of("position_b", "position of the second", INDEX),
+    ColumnTold::of("token_b", "the token there", ""),
+    ColumnTold::of(
+        "over",
+        "what of a prompt is held against the direction: `mean` of all its tokens, or its `last` token",
+        "",
+    ),
+    ColumnTold::of("similarity", "how: `cosine`, or CAST's", ""),
+    ColumnTold::of(
+        "when",
+        "on which side of the threshold the edit is made: `above` or `below`",
+        "",
+    ),
+    ColumnTold::of(
+        "margin",
+        "how far the nearest prompt of the training half is from the threshold",
+        COSINE,
+    ),
+    ColumnTold::of(
+        "precision_train",
+        "on the training half, of the prompts that meet the condition the share that is to be acted on",
+        RATE,
+    ),
+    ColumnTold::of(
+        "recall_train",
+        "on the training half, of the prompts to be acted on the share that meets the condition",
+        RATE,
+    ),
+    ColumnTold::of("f1_train", "the harmonic mean of both", RATE),
+    ColumnTold::of("precision", "the same of the held-out half", RATE),
+    ColumnTold::of("precision_low", "lower end of Wilson's 95 % interval", RATE),
+    ColumnTold::of("precision_high", "upper end", RATE),
+    ColumnTold::of("recall", "the same of the held-out half", RATE),
+    ColumnTold::of("recall_low", "lower end of Wilson's 95 % interval", RATE),
+    ColumnTold::of("recall_high", "upper end", RATE),
+    ColumnTold::of("f1", "the same of the held-out half", RATE),
+    ColumnTold::of(
+        "f1_low",
+        "lower end of its 95 % bootstrap interval over prompts",
+        RATE,
+    ),
+    ColumnTold::of("f1_high", "upper end", RATE),
+    ColumnTold::of(
+        "f1_of_all",
+        "F1 on the held-out half for acting on every prompt",
+        RATE,
+    ),
+    ColumnTold::of(
+        "threshold",
+        "the threshold of the condition under which the edit is made",
+        COSINE,
+    ),
+    ColumnTold::of(
+        "likeness",
+        "how like the direction of the condition the unedited prompt is",
+        COSINE,
+    ),
+    ColumnTold::of(
+        "edited",
+        "whether the prompt meets the condition; where it does not, the row is that of the unedited run",
+        FLAG,
+    ),
     ColumnTold::of(
         "source",
         "which sweep of the summary the row is about: `steer`, `holdout`, `random` or `xstest`",

@@ -218,6 +218,7 @@ impl<T: FieldType> Parameter for Option<T> {
 }
 
 /// A table by itself, or inside another.
+#[derive(Clone, Debug)]
 pub(crate) struct Table<T>(pub(crate) T);
 
 impl<T: Parameter> Decode for Table<T> {
@@ -241,6 +242,10 @@ impl<T: Parameter> FieldType for Table<T> {
 
     fn key(&self) -> Json {
         self.0.parameters()
+    }
+
+    fn refer(&self, needs: &mut Needs) {
+        self.0.add_needs(needs);
     }
 }
 

@@ -77,7 +77,7 @@ static TOLD: Told = Told {
         TableTold::of(
             "shuffled",
             "a row for each layer and shuffle",
-            "layer position? shuffle pre_norm cosine",
+            "layer position? token? shuffle pre_norm cosine",
         )
         .but(&[SHUFFLED_NORM, SHUFFLED_COSINE]),
     ],

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::model::{Cell, ModelHandle, Positions, Readout, Sampling, Value};
+use crate::model::{Cell, Intervention, ModelHandle, Positions, Readout, Sampling, Tokens, Value};
 use crate::prompts::{Prompt, PromptSet};
 use crate::spec::{Fields, Spanned};
 
@@ -28,7 +28,7 @@ use super::parameters::{self, Count, Models, Names, PromptsName, StopAtEnd, Temp
 use super::position::{Layout, Selection};
 use super::prelude::*;
 use super::rules::Readings;
-use super::sweep;
+use super::sweep::{self, OnRow};
 
 use steering::Steering;
 pub(super) use tables::{Answer, Answered, Row, tables};
@@ -70,13 +70,13 @@ static TOLD: Told = Told {
         TableTold::of(
             "",
             "a row for each model, direction, place, α and prompt",
-            "model direction seed layer site layers? position? alpha alpha_<n>? id split category score refused? <rule>? text regex xstest_prefix",
+            "model direction seed layer site layers? position? alpha alpha_<n>? threshold? likeness? edited? id split category score refused? <rule>? text regex xstest_prefix",
         )
         .but(&[SCORE_OF_THE_RUN]),
         TableTold::of(
             "rates",
             "what each classifier calls a refusal: a row for each model, direction, place, α, split and classifier",
-            "model direction seed layer site layers? position? alpha alpha_<n>? split classifier n refused refusal_rate rate_low rate_high",
+            "model direction seed layer site layers? position? alpha alpha_<n>? threshold? split classifier n refused refusal_rate rate_low rate_high",
         )
         .but(&[REFUSED]),
         told::AGREEMENT,
@@ -203,14 +203,20 @@ impl Stage for Generate {
         };
         let set = inputs.prompts.get(&self.prompts.value);
         let prompts = set.map_or(0, |set| self.chosen(set).len());
-        let rows = product(&[lines, alphas, prompts]);
+        let is_conditioned = |steering: &Steering| steering.action.when.is_some();
+        let unedited = match self.steering.as_ref().is_some_and(is_conditioned) {
+            true => product(&[self.model.len(), prompts]),
+            false => 0,
+        };
+        let rows = product(&[lines, alphas, prompts]).saturating_add(unedited);
         let passes = rows.saturating_mul(self.max_new_tokens.value as u64);
         let texts = Cost {
             cells_at_most: rows,
             equivalent_forward_passes: passes,
             token_passes: passes,
         };
-        self.settings.cost(rows, &self.model, inputs).and(texts)
+        let scores = self.settings.cost(rows, &self.model, inputs);
+        scores.and(texts).and(Cost::of_cells(unedited))
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {
@@ -220,10 +226,12 @@ impl Stage for Generate {
         let lines = lines.collect::<Result<Vec<_>, _>>()?;
         let mut rows: Vec<(&ModelHandle, Row<'_>)> = Vec::new();
         let (mut cells, mut continued, mut read) = (Vec::new(), Vec::new(), Vec::new());
+        let mut otherwise = Vec::new();
         let fed = sweep::tokens_of_each(&models, prompts, &self.settings)?;
         for ((model, lines), tokens) in models.into_iter().zip(&lines).zip(fed) {
             let readings = self.settings.on(model)?;
-            let of_model = self.rows(&model.name, lines, prompts);
+            let likeness = self.likeness(model, lines, &tokens, prompts, evaluator)?;
+            let of_model = self.rows(&model.name, lines, prompts, &likeness);
             let places = self.selections().into_iter();
             let places = places.map(|s| Ok((s, Layout::of(s, model, &self.settings.chat)?)));
             let places: Vec<(&Selection, Layout)> = places.collect::<Result<_, StageError>>()?;
@@ -232,21 +240,26 @@ impl Stage for Generate {
                 let positions = places.iter();
                 let positions = positions.map(|(s, layout)| s.of(layout, tokens, row.prompt));
                 let positions: Vec<Positions> = positions.collect::<Result<_, _>>()?;
-                let edits = row.edits(&positions, model.config());
-                let cell = |readout: Readout| {
-                    let (tokens, n_layers) = (Arc::clone(tokens), model.config().n_layers);
-                    Cell::new(model.fingerprint, tokens, edits.clone(), readout, n_layers)
+                let asked = |row: &Row<'_>| {
+                    let edits = row.edits(&positions, model.config());
+                    self.cells(model, tokens, &edits, &readings)
                 };
-                // Edits behind the prompt do not reach a score, but they do the tokens of a text whose probability is one.
-                cells.extend(readings.readouts.iter().cloned().map(cell));
-                continued.push(cell(self.continuation(model)));
+                let (of_row, text) = asked(row);
+                cells.extend(of_row);
+                continued.push(text);
+                // What no threshold asks for again.
+                let (of_row, text) = row.otherwise().as_ref().map(asked).unzip();
+                otherwise.extend(of_row.into_iter().flatten().chain(text));
             }
             read.push((readings, of_model.len()));
             rows.extend(of_model.into_iter().map(|(_, row)| (model.as_ref(), row)));
         }
+        let texts = cells.len()..cells.len() + rows.len();
         cells.append(&mut continued);
+        cells.append(&mut otherwise);
         let mut values = evaluator.evaluate(&cells)?;
-        let texts = values.split_off(values.len() - rows.len());
+        values.truncate(texts.end);
+        let texts = values.split_off(texts.start);
         let scores = self.scores(&read, values, rows.iter().map(|(_, row)| row.prompt))?;
         let mut answered: Vec<Answered<'_>> = Vec::with_capacity(rows.len());
         let mut opened: BTreeMap<&str, Vec<(u32, bool)>> = BTreeMap::new();
@@ -329,6 +342,41 @@ impl Generate {
         places.lines(directions, &acting, &Arc::from([]), n_layers)
     }
 
+    /// How like the direction of the condition each prompt is, by index into the prompt set; none without a condition.
+    fn likeness(
+        &self,
+        model: &ModelHandle,
+        lines: &[Line],
+        tokens: &[Arc<Tokens>],
+        prompts: &PromptSet,
+        evaluator: &mut dyn Evaluate,
+    ) -> Result<BTreeMap<usize, f64>, StageError> {
+        let Some(gate) = lines.iter().find_map(|line| line.gate.as_ref()) else {
+            return Ok(BTreeMap::new());
+        };
+        let asked = self.chosen(prompts).into_iter();
+        let asked = asked.map(|prompt| (prompt, gate.likeness.cell(model, &tokens[prompt])));
+        let found = sweep::likenesses(&gate.likeness, asked.collect(), evaluator)?;
+        Ok(found.into_iter().collect())
+    }
+
+    /// What is read of one run: for its score, and its text.
+    fn cells(
+        &self,
+        model: &ModelHandle,
+        tokens: &Arc<Tokens>,
+        edits: &[Intervention],
+        readings: &Readings,
+    ) -> (Vec<Cell>, Cell) {
+        let cell = |readout: Readout| {
+            let (tokens, n_layers) = (Arc::clone(tokens), model.config().n_layers);
+            Cell::new(model.fingerprint, tokens, edits.to_vec(), readout, n_layers)
+        };
+        // Edits behind the prompt do not reach a score, but they do the tokens of a text whose probability is one.
+        let read = readings.readouts.iter().cloned().map(cell);
+        (read.collect(), cell(self.continuation(model)))
+    }
+
     /// Where each edit of a run acts; none without a direction.
     fn selections(&self) -> Vec<&Selection> {
         let Some(steering) = &self.steering else {
@@ -386,6 +434,7 @@ impl Generate {
         model: &'a str,
         lines: &'a [Line],
         prompts: &'a PromptSet,
+        likeness: &BTreeMap<usize, f64>,
     ) -> Vec<(usize, Row<'a>)> {
         let steered: Vec<(Option<&Line>, f64)> = match &self.steering {
             None => vec![(None, 0.0)],
@@ -405,16 +454,18 @@ impl Generate {
             let told = steering.positions.word().is_none();
             told.then_some(&steering.positions.0)
         });
-        let of_line = |(line, alpha)| {
-            let row = move |prompt| Row {
+        let of_line = |(line, alpha): (Option<&'a Line>, f64)| {
+            let gate = line.and_then(|line| line.gate.as_ref());
+            let row = move |index: usize| Row {
                 model,
                 line,
                 position,
                 alpha,
-                prompt,
+                condition: gate.and_then(|gate| Some(OnRow::of(gate, *likeness.get(&index)?))),
+                prompt: &prompts.prompts[index],
             };
             let chosen = chosen.iter();
-            chosen.map(move |&index| (index, row(&prompts.prompts[index])))
+            chosen.map(move |&index| (index, row(index)))
         };
         steered.into_iter().flat_map(of_line).collect()
     }

@@ -128,7 +128,11 @@ impl Stage for Holdout {
             .settings
             .cost(steered, &self.model, inputs)
             .over(self.position.expected_tokens());
-        Cost::of_cells(members).and(steered)
+        let prompts = sweep::prompt_count(inputs, &self.prompts);
+        let condition = self
+            .action
+            .condition_cost(prompts, &self.model, &self.settings, inputs);
+        Cost::of_cells(members).and(steered).and(condition)
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {

@@ -28,6 +28,7 @@ mod activations;
 mod artifacts;
 pub(crate) mod chat;
 pub(crate) mod columns;
+mod condition;
 pub(crate) mod declare;
 #[cfg(test)]
 pub(crate) mod declare_tests;
@@ -95,6 +96,8 @@ pub enum Product {
     Activations,
     /// Directions, with the tables that describe them.
     Directions,
+    /// On which prompts an edit is to be made: a direction, and a threshold of how like it they are.
+    Condition,
     /// A table of steered scores.
     Sweep,
     /// Steered scores along directions made from a part of the prompts, and these directions.
@@ -117,6 +120,7 @@ impl Product {
             Product::Scores => "scores",
             Product::Activations => "activations, as arrays",
             Product::Directions => "directions",
+            Product::Condition => "a condition",
             Product::Sweep | Product::RandomSweep | Product::SweepByType => {
                 "a sweep of steered scores"
             }
@@ -235,6 +239,7 @@ pub(crate) static KINDS: &[&Kind] = &[
     &patch::KIND,
     &activations::KIND,
     &direction::KIND,
+    &condition::KIND,
     &steer::KIND,
     &holdout::KIND,
     &random::KIND,

@@ -36,7 +36,7 @@ macro_rules! stages_of {
 }
 
 stages_of! {
-    ScoreStage: Scores, DirectionStage: Directions, SweepStage: Sweep, TextStage: Texts
+    ScoreStage: Scores, DirectionStage: Directions, ConditionStage: Condition, SweepStage: Sweep, TextStage: Texts
 }
 
 /// Names, none twice.

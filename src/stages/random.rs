@@ -152,6 +152,12 @@ impl Stage for Random {
         self.settings
             .cost(rows, &self.model, inputs)
             .over(self.position.expected_tokens())
+            .and(self.action.condition_cost(
+                sweep::prompt_count(inputs, &self.prompts),
+                &self.model,
+                &self.settings,
+                inputs,
+            ))
     }
 
     fn run(&self, inputs: &Inputs, evaluator: &mut dyn Evaluate) -> Result<Output, StageError> {

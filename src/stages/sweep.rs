@@ -17,10 +17,14 @@ use super::settings::Settings;
 use super::table::Parts;
 use super::{Evaluate, Inputs, Name, StageError};
 
+mod gated;
 mod row;
 mod rows;
 mod table;
 
+use gated::Gated;
+pub(crate) use gated::OnRow;
+pub(super) use gated::likenesses;
 pub(crate) use row::{Further, Measured, Setting, SweepFrame, SweepRow, SweptGroup, SweptPrompt};
 use rows::Rows;
 pub(crate) use table::SweepTable;
@@ -57,7 +61,7 @@ struct Told {
     tokens: Vec<String>,
 }
 
-/// The cells of a sweep's rows, by their number.
+/// The cells of a sweep's rows, by their number. On a condition each is asked for with the edit and without it.
 struct SweepCells<'a> {
     rows: &'a Rows,
     models: &'a [&'a Arc<ModelHandle>],
@@ -67,6 +71,7 @@ struct SweepCells<'a> {
     starts: Vec<usize>,
     /// By model.
     prompts: &'a [PlacedPrompts],
+    are_conditioned: bool,
 }
 
 /// A cell of a sweep by its row; the cells of one row stand side by side.
@@ -76,20 +81,25 @@ struct Asked {
     row: usize,
     /// Which of the readouts of the row it is.
     readout: usize,
+    is_edited: bool,
 }
 
 impl SweepCells<'_> {
     fn asked(&self, number: usize) -> Asked {
         let model = self.starts.partition_point(|start| *start <= number) - 1;
-        let (number, of_row) = (
-            number - self.starts[model],
-            self.readings[model].readouts.len(),
-        );
+        let number = number - self.starts[model];
+        let (readouts, of_row) = (self.readings[model].readouts.len(), self.of_row(model));
         Asked {
             model,
             row: model * self.rows.of_model() + number / of_row,
-            readout: number % of_row,
+            readout: number % of_row % readouts,
+            is_edited: number % of_row < readouts,
         }
+    }
+
+    /// How many cells each row of a model has.
+    fn of_row(&self, model: usize) -> usize {
+        self.readings[model].readouts.len() * (1 + usize::from(self.are_conditioned))
     }
 }
 
@@ -104,7 +114,10 @@ impl Cells for SweepCells<'_> {
         let model = self.models[row.model];
         let (tokens, positions) = &self.prompts[row.model].prompts[row.prompt];
         let (fingerprint, n_layers) = (model.fingerprint, model.config().n_layers);
-        let edits = row.line.edits(row.alpha, positions, model.config());
+        let edits = match asked.is_edited {
+            true => row.line.edits(row.alpha, positions, model.config()),
+            false => Vec::new(),
+        };
         let readout = self.readings[row.model].readouts[asked.readout].clone();
         Cell::new(fingerprint, Arc::clone(tokens), edits, readout, n_layers)
     }
@@ -145,25 +158,28 @@ impl Sweep<'_> {
         evaluator: &mut dyn Evaluate,
     ) -> Result<Vec<SweepTable>, StageError> {
         let prompts = self.prompts_of_each(models, &lines)?;
+        let gated = Gated::of(&lines, models, &prompts, evaluator)?;
         let alphas = self.action.alpha.values().copied().collect();
         let rows = Rows::new(models.len(), lines, alphas);
         let readings = models.iter().map(|model| self.reads.on(model));
         let readings = readings.collect::<Result<Vec<_>, _>>()?;
         // Where the cells and the numbers of each model begin.
-        let starts = |of_row: fn(&Readings) -> usize| {
-            let lengths = readings.iter().map(|r| rows.of_model() * of_row(r));
+        let starts = |of_row: &dyn Fn(usize) -> usize| {
+            let lengths = (0..models.len()).map(|model| rows.of_model() * of_row(model));
             let mut starts = vec![0];
             lengths.for_each(|length| starts.push(starts.last().unwrap_or(&0) + length));
             starts
         };
-        let first_numbers = starts(|readings| readings.width);
-        let cells = SweepCells {
+        let first_numbers = starts(&|model| readings[model].width);
+        let mut cells = SweepCells {
             rows: &rows,
             models,
             readings: &readings,
-            starts: starts(|readings| readings.readouts.len()),
+            starts: Vec::new(),
             prompts: &prompts,
+            are_conditioned: gated.is_some(),
         };
+        cells.starts = starts(&|model| cells.of_row(model));
         let mut numbers = vec![f64::NAN; first_numbers[models.len()]];
         let mut told = Ok(());
         evaluator.evaluate_each(&cells, &mut |number, value| {
@@ -171,7 +187,14 @@ impl Sweep<'_> {
                 model,
                 row,
                 readout,
+                is_edited,
             } = cells.asked(number);
+            let of_row = gated
+                .as_ref()
+                .and_then(|gated| gated.of_row(&rows.row(row)));
+            if of_row.is_some_and(|gated| gated.is_open != is_edited) {
+                return;
+            }
             let of_model = &readings[model];
             let row = row - model * rows.of_model();
             let start = first_numbers[model] + row * of_model.width;
@@ -191,6 +214,7 @@ impl Sweep<'_> {
             prompts: Arc::clone(self.prompts),
             has_alpha: self.action.mode.has_alpha(),
             told: Arc::clone(&told),
+            gated: gated.clone(),
             rule: Arc::clone(rule),
             rows: Arc::clone(&rows),
             scores,

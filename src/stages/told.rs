@@ -61,7 +61,7 @@ impl TableTold {
 }
 
 /// The columns of a sweep.
-pub(super) const SWEEP: &str = "model direction seed layer site layers? position? token? alpha alpha_<n>? set id split category score refused built_direction";
+pub(super) const SWEEP: &str = "model direction seed layer site layers? position? token? alpha alpha_<n>? threshold? likeness? edited? set id split category score refused built_direction";
 
 /// What a sweep's main table is.
 pub(super) const SWEEP_TABLE: TableTold = TableTold::of(
@@ -86,14 +86,14 @@ pub(super) const MEMBERS: TableTold = TableTold::of(
 pub(super) const COSINES: TableTold = TableTold::of(
     "cosine",
     "a row for every two of its directions",
-    "seed_a layer_a position_a? seed_b layer_b position_b? cosine",
+    "seed_a layer_a position_a? token_a? seed_b layer_b position_b? token_b? cosine",
 );
 pub(super) const DIRECTIONS: &str = "model direction seed layer site position? token? n_top n_bottom top_score_low top_score_high bottom_score_low \
      bottom_score_high pre_norm resid_norm pre_norm_over_resid_norm";
 pub(super) const AGREEMENT: TableTold = TableTold::of(
     "agreement",
     "how far each classifier agrees with the score: a row for each model, direction, place, α and classifier",
-    "model direction seed layer site layers? position? alpha alpha_<n>? classifier n both score_only text_only neither kappa",
+    "model direction seed layer site layers? position? alpha alpha_<n>? threshold? classifier n both score_only text_only neither kappa",
 );
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! | `sweep` | Pareto front, operating points, control table, generalisation gap |
 //! | `significance` | a learned direction against random ones |
 //! | `agreement` | Cohen's kappa with its interval, AUROC, cosine |
+//! | `threshold` | a threshold between two classes, precision, recall, F1 |
 //! | `hypergeometric` | how many values differ at most, when some were drawn |
 //!
 //! Two rules hold throughout. A value that cannot be computed (an empty set, no variance) is `None`, a blank cell in a table. A
@@ -25,6 +26,7 @@ mod selection;
 mod significance;
 mod slope;
 mod sweep;
+mod threshold;
 
 pub(crate) use agreement::{auroc, cohens_kappa, cosine, kappa_interval, together};
 pub(crate) use bootstrap::{BOOTSTRAP_RESAMPLES, bootstrap_mean};
@@ -38,6 +40,7 @@ pub(crate) use sweep::{
     ControlRow, GeneralisationGap, RatePoint, Targets, control_row, generalisation_gap,
     operating_points, pareto_front,
 };
+pub(crate) use threshold::{Counts, Threshold, best_threshold, f1_interval};
 
 use std::fmt;
 

@@ -10,6 +10,7 @@ mod chat;
 mod checkpoint;
 mod commands;
 mod completions;
+mod conditions;
 mod data_fetch;
 mod depths;
 mod doctor;

@@ -245,7 +245,7 @@ struct StageCells<'a> {
 impl See for StageCells<'_> {
     fn see(&mut self, _: &str, key: Key, cell: &Cell, value: &Value) {
         match (&cell.readout, value) {
-            (Readout::Activation { .. }, Value::Activation(values)) => {
+            (Readout::Activation { .. } | Readout::Mean { .. }, Value::Activation(values)) => {
                 let hash = || Vector::new(values.clone()).hash();
                 self.activations.entry(key).or_insert_with(hash);
             }

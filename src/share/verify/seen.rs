@@ -158,12 +158,8 @@ impl See for Kept {
 
 /// The layer that a cell is about: of its first edit, or of the activation that is read; none of a plain score.
 pub(crate) fn layer_of(cell: &Cell) -> Option<usize> {
-    let read = match &cell.readout {
-        Readout::Activation { hook, .. } => Some(*hook),
-        _ => None,
-    };
     let edited = cell.interventions.first().map(|edit| edit.hook);
-    match edited.or(read) {
+    match edited.or(cell.readout.hook()) {
         Some(HookPoint::Block { layer, .. }) => Some(layer),
         _ => None,
     }

@@ -9,6 +9,7 @@ use crate::stages::{Inputs, Name, StageError};
 
 use super::line::{Act, Line, Part, Set};
 use super::span::{dot, orthonormal};
+use super::when::Gate;
 use super::{Action, AlphaUnit, Also, Mode};
 
 /// An action with the directions of the stages that it names.
@@ -18,6 +19,8 @@ pub(in crate::stages) struct Acting<'a> {
     unit: AlphaUnit,
     plane: Option<(&'a Name, &'a [Direction])>,
     with: Vec<(&'a Also, &'a [Direction], Acting<'a>)>,
+    /// One for each threshold of its condition; none where it has no condition.
+    gates: Vec<Arc<Gate>>,
 }
 
 /// A direction as an action takes it: a learned one, or a vector in its place.
@@ -53,6 +56,10 @@ impl<'a> Acting<'a> {
             unit: action.alpha_unit,
             plane: plane.transpose()?,
             with: with.collect::<Result<_, StageError>>()?,
+            gates: match &action.when {
+                Some(when) => when.0.gates(inputs)?,
+                None => Vec::new(),
+            },
         })
     }
 
@@ -107,6 +114,7 @@ impl<'a> Acting<'a> {
             parts: parts.into(),
             also: also.collect::<Result<_, StageError>>()?,
             also_alphas: Arc::from([]),
+            gate: None,
             sets: Arc::from([]),
             builders: Arc::clone(&taken.builders),
         })
@@ -230,7 +238,24 @@ impl Acting<'_> {
                 false => line,
             }
         });
-        self.varied(lines.collect())
+        self.gated(self.varied(lines.collect()))
+    }
+
+    /// Each line with every threshold of the condition. A line is called by its condition, too.
+    fn gated(&self, lines: Vec<Line>) -> Vec<Line> {
+        if self.gates.is_empty() {
+            return lines;
+        }
+        let gated = |line: Line| {
+            let gates = self.gates.iter();
+            let each = gates.map(move |gate| Line {
+                direction: format!("{}{}", line.direction, gate.label),
+                gate: Some(Arc::clone(gate)),
+                ..line.clone()
+            });
+            each.collect::<Vec<_>>()
+        };
+        lines.into_iter().flat_map(gated).collect()
     }
 
     /// Each line with every combination of α of what else is done, the last changing fastest. A line is called by all that it does.

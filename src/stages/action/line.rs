@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use super::when::Gate;
 use crate::model::{Edit, HookPoint, Intervention, ModelConfig, Positions, Site, Vector};
 /// A named group of prompts, by index into the prompt set.
 pub(crate) type Set = (String, Vec<usize>);
@@ -58,6 +59,8 @@ pub(crate) struct Line {
     pub(super) also: Arc<[Line]>,
     /// α of each of these; none of an ablation.
     pub(crate) also_alphas: Arc<[Option<f64>]>,
+    /// On which prompts all of it is done; on all where there is none.
+    pub(crate) gate: Option<Arc<Gate>>,
     /// Named groups of prompts; lines share them.
     pub(crate) sets: Arc<[Set]>,
     /// Texts of the prompts the direction was made from.
@@ -104,6 +107,7 @@ impl Line {
             parts: [Part { layer, site, act }].into(),
             also: Arc::from([]),
             also_alphas: Arc::from([]),
+            gate: None,
             sets: Arc::from([]),
             builders: Arc::default(),
         }

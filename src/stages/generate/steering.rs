@@ -122,6 +122,7 @@ fn no_steering(fields: &mut Fields<'_, '_>) -> bool {
         "alpha_unit",
         "plane",
         "with",
+        "when",
         "positions",
         "alpha",
     ];

@@ -10,6 +10,7 @@ use super::super::StageError;
 use super::super::action::Line;
 use super::super::position::Selection;
 use super::super::rules::Rule;
+use super::super::sweep::OnRow;
 use super::super::table::Rows;
 
 /// What stands for a direction and its site where there is none.
@@ -25,19 +26,35 @@ pub(in crate::stages) struct Row<'a> {
     pub(crate) position: Option<&'a Selection>,
     /// α, in the line's units; 0 without one.
     pub(crate) alpha: f64,
+    /// Whether the prompt is one of those that are edited, where not all are.
+    pub(crate) condition: Option<OnRow>,
     pub(crate) prompt: &'a Prompt,
 }
 
 impl Row<'_> {
-    /// The edits of the row's run, each at its positions; none without a direction.
+    /// The edits of the row's run, each at its positions; none without a direction, and none where the prompt does not meet the condition.
     pub(in crate::stages) fn edits(
         &self,
         positions: &[Positions],
         config: &ModelConfig,
     ) -> Vec<Intervention> {
-        let line = self.line.iter();
+        let is_edited = self.condition.is_none_or(|condition| condition.is_open);
+        let line = self.line.iter().filter(|_| is_edited);
         let edits = line.flat_map(|line| line.edits(self.alpha, positions, config));
         edits.collect()
+    }
+
+    /// The same if the prompt met the condition where it does not, or did not where it does; none without a condition.
+    pub(in crate::stages) fn otherwise(&self) -> Option<Self> {
+        let condition = self.condition?;
+        let is_open = !condition.is_open;
+        Some(Row {
+            condition: Some(OnRow {
+                is_open,
+                ..condition
+            }),
+            ..*self
+        })
     }
 
     /// Whether both stand in the same rows of `agreement`.
@@ -77,8 +94,13 @@ pub(in crate::stages) fn tables(
 
 /// One row per model, direction, place, α and prompt.
 fn main_table(all: &[Answered<'_>], rule: &str) -> Result<DataFrame, StageError> {
-    with_place(Rows::of(all), all.first(), |(row, _)| row)
-        .text("id", |(row, _)| &row.prompt.id)
+    let mut rows = with_place(Rows::of(all), all.first(), |(row, _)| row);
+    if all.first().is_some_and(|(row, _)| row.condition.is_some()) {
+        rows = rows
+            .number("likeness", |(row, _)| Some(row.condition?.likeness))
+            .flag("edited", |(row, _)| Some(row.condition?.is_open));
+    }
+    rows.text("id", |(row, _)| &row.prompt.id)
         .text("split", |(row, _)| &row.prompt.split)
         .text("category", |(row, _)| &row.prompt.category)
         .number("score", |(_, answer)| answer.score)
@@ -127,6 +149,9 @@ fn with_place<'a, R>(
         rows = rows.number(&format!("alpha_{}", place + 2), move |row| {
             line(row)?.also_alphas.get(place).copied().flatten()
         });
+    }
+    if first.is_some_and(|row| of(row).condition.is_some()) {
+        rows = rows.number("threshold", move |row| Some(of(row).condition?.threshold));
     }
     rows
 }
@@ -245,6 +270,7 @@ mod tests {
             line: Some(&line),
             position: None,
             alpha: -3.0,
+            condition: None,
             prompt: &prompt,
         };
         let config = ModelConfig::small();
@@ -266,6 +292,7 @@ mod tests {
             line: Some(&line),
             position: None,
             alpha,
+            condition: None,
             prompt: &prompt,
         };
         let all = [
@@ -315,6 +342,7 @@ mod tests {
             line,
             position: None,
             alpha,
+            condition: None,
             prompt: &prompt,
         };
         let all = [

@@ -121,6 +121,7 @@ pub(super) fn scored_texts(
             line: None,
             position: None,
             alpha: row.alpha.unwrap_or_default(),
+            condition: None,
             prompt,
         };
         let answer = Answer {

@@ -9,6 +9,8 @@ use crate::stages::action::Mode;
 use crate::stages::rules::{BUILT, REFUSED, rate_column, rule_of, rule_of_rate};
 use crate::stages::table::{self, Rows, cell};
 
+use super::OnRow;
+
 /// One prompt, or one group of prompts, under one direction at one α.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct SweepRow<'a> {
@@ -37,6 +39,8 @@ pub(crate) struct Further<'a> {
     pub(crate) token: Option<&'a str>,
     /// α of what else is done in the same run, in its order; none of an ablation.
     pub(crate) with: &'a [Option<f64>],
+    /// Whether the prompt is one of those that are edited, where not all are.
+    pub(crate) condition: Option<OnRow>,
 }
 
 /// What must be the same for one sweep to be the control of another.
@@ -179,6 +183,13 @@ fn written(
     for place in 0..first.map_or(0, |row| row.further.with.len()) {
         let of = move |row: &SweepRow<'_>| row.further.with.get(place).copied().flatten();
         table = table.number(&format!("alpha_{}", place + 2), of);
+    }
+    if first.is_some_and(|row| row.further.condition.is_some()) {
+        let of = |row: &SweepRow<'_>| row.further.condition;
+        table = table
+            .number("threshold", move |row| Some(of(row)?.threshold))
+            .number("likeness", move |row| Some(of(row)?.likeness))
+            .flag("edited", move |row| Some(of(row)?.is_open));
     }
     let table = added(table, std::slice::from_ref(set), rule);
     added(table, measured, rule).frame()

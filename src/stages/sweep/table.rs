@@ -11,6 +11,7 @@ use crate::stages::rules::Rule;
 use crate::stages::table::{self, Parts};
 
 use super::Told;
+use super::gated::Gated;
 use super::row::{Further, Measured, SweepRow, SweptPrompt};
 use super::rows::Rows;
 
@@ -27,6 +28,8 @@ pub(crate) struct SweepTable {
     pub(super) has_alpha: bool,
     /// Where the edits are, by model.
     pub(super) told: Arc<[Option<Told>]>,
+    /// Which rows meet the condition; none where there is no condition.
+    pub(super) gated: Option<Gated>,
     pub(super) rule: Arc<Rule>,
     pub(super) rows: Arc<Rows>,
     pub(super) scores: Vec<f64>,
@@ -49,6 +52,7 @@ impl SweepTable {
                 position: told.map(|told| told.position.as_str()),
                 token: told.map(|told| told.tokens[row.prompt].as_str()),
                 with: &row.line.also_alphas,
+                condition: self.gated.as_ref().and_then(|gated| gated.of_row(&row)),
             },
             set: row.set,
             measured: Measured::Prompt(SweptPrompt {
