@@ -128,18 +128,28 @@ pub(crate) fn values(schema: &Json) -> Vec<Json> {
             .collect(),
         "object" => match schema["properties"].as_object() {
             None => vec![json!({ "a": 1 }), json!({ "a": 2 })],
-            Some(fields) => {
-                let of_field = |(name, schema): (&String, &Json)| {
-                    let values = values(schema).into_iter();
-                    values
-                        .map(|value| json!({ name: value }))
-                        .collect::<Vec<_>>()
-                };
-                fields.iter().flat_map(of_field).collect()
-            }
+            Some(fields) => of_fields(fields),
         },
         other => panic!("no values of type `{other}`"),
     }
+}
+
+/// Tables with each value of each field, alone and beside each other field.
+fn of_fields(fields: &Map<String, Json>) -> Vec<Json> {
+    let of_field = |(name, schema): (&String, &Json)| {
+        let values = values(schema).into_iter();
+        let alone = values.map(|value| Map::from_iter([(name.clone(), value)]));
+        alone.collect::<Vec<_>>()
+    };
+    let alone: Vec<_> = fields.iter().map(of_field).collect();
+    let firsts = || alone.iter().filter_map(|tables| tables.first());
+    let beside = |table: &Map<String, Json>| {
+        let both = firsts().map(|first| first.clone().into_iter().chain(table.clone()));
+        both.map(|both| both.collect()).collect::<Vec<_>>()
+    };
+    let tables = alone.iter().flatten();
+    let all = tables.flat_map(|table| [vec![table.clone()], beside(table)].concat());
+    all.map(Json::Object).collect()
 }
 
 /// What is said for all stages, with score rules of these names.

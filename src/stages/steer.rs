@@ -36,7 +36,8 @@ static TOLD: Told = Told {
         else is done in the same run, with an α of its own: `with = [{ direction = \"other\", alpha = [0, 4] }]`; where two edits are at \
         one place, the first is made first. `position` takes an index from either end, `\"last\"`, `\"instruction_end\"`, \
         `\"post_instruction\"` (each token of the template behind the instruction), `\"all\"`, a half-open window such as `\"-5..\"`, a list \
-        of these, or `{ include = …, exclude = … }`. α = 0 is the unedited score, and is not computed again.",
+        of these, or `{ include = …, exclude = … }`. With `when` only prompts are edited whose unedited run is like a direction; the others' rows \
+        are those of the unedited run. α = 0 is the unedited score, and is not computed again.",
     tables: &[told::SWEEP_TABLE, told::SWEEP_OF_RULE],
     example: r#"
 [stages.steer]

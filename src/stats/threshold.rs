@@ -71,8 +71,8 @@ pub(crate) struct Threshold {
     pub(crate) f1: f64,
 }
 
-/// Of all thresholds between two neighbouring scores the one above which are the cases that are meant, by F1; of equally good ones that with the
-/// widest margin, and of these the lowest. None where all scores are one, or none is meant.
+/// Of all gaps between two neighbouring scores the one above which are the cases that are meant, by F1; of equally good ones the widest, and of
+/// these the lowest. The threshold is a short number in the middle of it. None where all scores are one, or none is meant.
 ///
 /// # Errors
 /// A score that is not finite.
@@ -87,7 +87,7 @@ pub(crate) fn best_threshold(cases: &[(f64, bool)]) -> Result<Option<Threshold>,
         false_positive: cases.len() as u64 - meant,
         ..Counts::default()
     };
-    let mut best: Option<Threshold> = None;
+    let mut best: Option<(f64, f64, Gap)> = None;
     for pair in sorted.windows(2) {
         let [(score, is_meant), (next, _)] = [pair[0], pair[1]];
         match is_meant {
@@ -97,22 +97,44 @@ pub(crate) fn best_threshold(cases: &[(f64, bool)]) -> Result<Option<Threshold>,
             }
             false => below.false_positive -= 1,
         }
-        let margin = (next - score) / 2.0;
-        let threshold = score + margin;
-        // Between neighbours of which rounding leaves no number there is no threshold.
-        let (true, true, Some(f1)) = (score < threshold, threshold < next, below.f1()) else {
+        let gap = Gap { score, next };
+        let (Some(_), Some(f1)) = (gap.middle(), below.f1()) else {
             continue;
         };
-        let found = Threshold {
+        let width = next - score;
+        if best.is_none_or(|(best, widest, _)| (best, widest) < (f1, width)) {
+            best = Some((f1, width, gap));
+        }
+    }
+    let best = best.filter(|_| meant > 0);
+    Ok(best.and_then(|(f1, _, gap)| {
+        let threshold = gap.middle()?;
+        let margin = (threshold - gap.score).min(gap.next - threshold);
+        Some(Threshold {
             threshold,
             margin,
             f1,
-        };
-        if best.is_none_or(|best| (best.f1, best.margin) < (f1, margin)) {
-            best = Some(found);
-        }
+        })
+    }))
+}
+
+/// Two neighbouring scores.
+#[derive(Clone, Copy)]
+struct Gap {
+    score: f64,
+    next: f64,
+}
+
+impl Gap {
+    /// The number with the fewest digits in the middle half of the gap; none between neighbours of which rounding leaves none.
+    fn middle(self) -> Option<f64> {
+        let quarter = (self.next - self.score) / 4.0;
+        let (low, high) = (self.score + quarter, self.next - quarter);
+        let middle = low + quarter;
+        let short = (0..17).filter_map(|digits| format!("{middle:.digits$e}").parse().ok());
+        let mut within = short.filter(|short| (low..=high).contains(short));
+        within.find(|short| self.score < *short && *short < self.next)
     }
-    Ok(best.filter(|_| meant > 0))
 }
 
 #[cfg(test)]
@@ -141,12 +163,23 @@ mod tests {
     fn the_widest_gap_among_the_best_is_taken() {
         let cases = [(0.0, false), (0.1, false), (0.4, true), (0.5, true)];
         let found = best_threshold(&cases).unwrap().unwrap();
-        assert_eq!((found.threshold, found.f1), (0.25, 1.0));
-        assert!((found.margin - 0.15).abs() < 1e-12);
+        assert_eq!((found.threshold, found.f1), (0.2, 1.0));
+        assert!((found.margin - 0.1).abs() < 1e-12);
         // One of each class is on the wrong side, whichever way: all above 0 is as good as any.
         let mixed = [(0.0, false), (1.0, true), (2.0, false), (5.0, true)];
         let found = best_threshold(&mixed).unwrap().unwrap();
         assert_eq!((found.threshold, found.f1), (0.5, 0.8));
+    }
+
+    #[test]
+    fn a_threshold_is_a_short_number_between_its_neighbours() {
+        let middle = |score, next| Gap { score, next }.middle();
+        assert_eq!(middle(0.083_720, 0.083_901), Some(0.0838));
+        assert_eq!(middle(-0.3, 0.4), Some(0.05));
+        assert_eq!(middle(-0.25, 0.25), Some(0.0));
+        assert_eq!(middle(1.0, 1.0), None);
+        let next = f64::from_bits(1f64.to_bits() + 1);
+        assert_eq!(middle(1.0, next), None);
     }
 
     #[test]

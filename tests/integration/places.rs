@@ -617,7 +617,7 @@ fn the_studies_of_places_run_on_smollm2() {
     bench.write("few.jsonl", of_split("edge", 12) + &of_split("harmful", 4));
     let path = format!("prompts.main.path={}", bench.path("few.jsonl").display());
     // Rows of a stage's table: models, directions, layers, α and prompts.
-    let studies: [Shipped<'_>; 3] = [
+    let studies: [Shipped<'_>; 4] = [
         (
             "positions",
             &[
@@ -654,6 +654,23 @@ fn the_studies_of_places_run_on_smollm2() {
                 ("two", 3 * 2 * 3 * 16),
                 ("span", 16),
                 ("turned", 6 * 16),
+            ],
+        ),
+        (
+            "conditional",
+            &[
+                "stages.direction.n=4",
+                "stages.random.seed=0",
+                "stages.texts.limit=1",
+                "stages.texts.max_new_tokens=4",
+            ],
+            &[
+                ("condition", 5),
+                ("condition.likeness", 16),
+                ("steer", 3 * 16),
+                ("thresholds", 5 * 16),
+                ("random", 3 * 16),
+                ("texts", 2 * 2),
             ],
         ),
     ];

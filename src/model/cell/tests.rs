@@ -204,6 +204,12 @@ fn every_field_changes_the_key() {
         Readout::LogOdds([1, 2].into()),
         Readout::Continuation([1].into()),
         Readout::Continuation([1, 2].into()),
+        Readout::Mean {
+            hook: HookPoint::block(1, Site::ResidPre),
+        },
+        Readout::Mean {
+            hook: HookPoint::block(2, Site::ResidPre),
+        },
         Readout::Activation {
             hook: HookPoint::block(1, Site::ResidPre),
             position: 2,

@@ -152,7 +152,7 @@ mod tests {
         );
         let found = found.unwrap().unwrap();
         assert_eq!(found.side, Side::Below);
-        assert!((found.threshold.threshold - 0.55).abs() < 1e-12);
+        assert_eq!(found.threshold.threshold, 0.6);
         assert_eq!(found.train.f1(), Some(1.0));
         // One of two is found, and one that is not wanted.
         assert_eq!(found.held_out.precision(), Some(0.5));

@@ -45,7 +45,9 @@ impl Rules {
         }
         for (key, node) in named {
             let rule = NamedRule::decode(&key.name, node, problems);
-            let rule = rule.filter(|_| names::check(key, problems));
+            // Of those of the default rule it has been told.
+            let is_fine = is_key_of_default(&key.name) || names::check(key, problems);
+            let rule = rule.filter(|_| is_fine);
             rules.own.insert(key.name.clone(), rule.map(Arc::new));
         }
         rules
@@ -83,13 +85,16 @@ impl Rules {
 fn taken<'n>(entries: impl Iterator<Item = (&'n Key, &'n Node)>, problems: &mut Problems) -> bool {
     let mut is_taken = false;
     for (key, node) in entries {
-        let is_key = ["refuse", "comply", "threshold", "dtype"].contains(&key.name.as_str());
-        if is_key && node.as_table().is_some() {
+        if is_key_of_default(&key.name) && node.as_table().is_some() {
             names::tell_taken(key, "is a key of the default rule", problems);
             is_taken = true;
         }
     }
     is_taken
+}
+
+fn is_key_of_default(name: &str) -> bool {
+    ["refuse", "comply", "threshold", "dtype"].contains(&name)
 }
 
 impl NamedRule {
