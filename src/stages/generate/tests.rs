@@ -1,5 +1,6 @@
 //! Decoding, rows and positions; what needs no model.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::model::Site;
@@ -62,7 +63,7 @@ fn without_a_direction_nothing_is_steered() {
     assert!(stage.stop_at_end.0 && stage.normalize_quotes);
     assert!(stage.needs().stages.is_empty());
     let prompts = prompts();
-    let rows = stage.rows("inst", &[], &prompts);
+    let rows = stage.rows("inst", &[], &prompts, &BTreeMap::new());
     // Split by split, in the order in which the splits appear.
     assert_eq!(
         rows.iter().map(|(index, _)| *index).collect::<Vec<_>>(),
@@ -81,7 +82,7 @@ fn rows_go_through_lines_then_alphas_then_prompts() {
         "direction = \"direction\"\nalpha = [0, 8]\nsplit = [\"edge\", \"harmful\"]\nlimit = 1\n",
     );
     let (prompts, lines) = (prompts(), [line(3), line(5)]);
-    let rows = stage.rows("inst", &lines, &prompts);
+    let rows = stage.rows("inst", &lines, &prompts, &BTreeMap::new());
     let found: Vec<_> = rows
         .iter()
         .map(|(index, row)| (row.line.map_or(0, |line| line.layer), row.alpha, *index))
