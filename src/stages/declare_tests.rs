@@ -61,6 +61,7 @@ const WAYS: &[(&str, &str)] = &[
         "holdout",
         "select = \"labels\"\nlabels = \"l.csv\"\na = \"x\"\nb = \"y\"\nalpha = 1",
     ),
+    ("vector", "prompts = \"p\""),
     ("steer", "alpha = 1"),
     ("steer", "mode = \"ablate\""),
     ("steer", "mode = \"rotate\"\nalpha = 1\nplane = \"e\""),

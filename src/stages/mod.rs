@@ -52,6 +52,7 @@ pub(crate) mod sweep;
 mod table;
 mod tensors;
 pub(crate) mod told;
+mod vector;
 mod vocabulary;
 mod xstest;
 
@@ -239,6 +240,7 @@ pub(crate) static KINDS: &[&Kind] = &[
     &patch::KIND,
     &activations::KIND,
     &direction::KIND,
+    &vector::KIND,
     &condition::KIND,
     &steer::KIND,
     &holdout::KIND,

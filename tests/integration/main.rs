@@ -53,6 +53,7 @@ mod terminal;
 mod two_runs;
 mod unpack;
 mod untrusted;
+mod vectors;
 mod verify;
 mod withheld;
 mod without_weights;

@@ -35,8 +35,8 @@ pub(crate) struct Direction {
     pub(crate) pre_norm: f64,
     /// What edits that move a mean need, where that was asked for.
     pub(crate) affine: Option<Arc<Affine>>,
-    /// Mean norm of the activations of A and B.
-    pub(crate) resid_norm: f64,
+    /// Mean norm of the activations of A and B; none of a direction that was made elsewhere.
+    pub(crate) resid_norm: Option<f64>,
     /// Ids of A, in selection order.
     pub(crate) top: Vec<String>,
     /// Ids of B, in selection order.
@@ -275,7 +275,7 @@ impl Recipe<'_> {
                     true => Affine::of(&at_layer.top, &at_layer.bottom).map(Arc::new),
                     false => None,
                 },
-                resid_norm: norms.iter().sum::<f64>() / norms.len() as f64,
+                resid_norm: Some(norms.iter().sum::<f64>() / norms.len() as f64),
                 top: ids(&groups.top),
                 bottom: ids(&groups.bottom),
                 top_scores: range(&groups.top),

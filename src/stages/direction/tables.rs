@@ -32,7 +32,9 @@ pub(in crate::stages) fn describe(directions: &[Direction]) -> Result<DataFrame,
         .number("bottom_score_high", |d| Some(d.bottom_scores?.1))
         .number("pre_norm", |d| d.pre_norm)
         .number("resid_norm", |d| d.resid_norm)
-        .number("pre_norm_over_resid_norm", |d| d.pre_norm / d.resid_norm)
+        .number("pre_norm_over_resid_norm", |d| {
+            Some(d.pre_norm / d.resid_norm?)
+        })
         .frame()
 }
 
