@@ -31,6 +31,7 @@ mod init;
 mod kills;
 mod lock;
 mod measure;
+mod methods;
 mod odd_paths;
 mod odd_prompts;
 mod pipelines;
