@@ -28,6 +28,7 @@ mod activations;
 mod artifacts;
 pub(crate) mod chat;
 pub(crate) mod columns;
+mod combine;
 mod condition;
 pub(crate) mod declare;
 #[cfg(test)]
@@ -241,6 +242,7 @@ pub(crate) static KINDS: &[&Kind] = &[
     &activations::KIND,
     &direction::KIND,
     &vector::KIND,
+    &combine::KIND,
     &condition::KIND,
     &steer::KIND,
     &holdout::KIND,

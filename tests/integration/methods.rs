@@ -1,9 +1,9 @@
-//! Directions made otherwise than by the difference of means, and how well each tells the groups apart.
+//! Directions made otherwise than by the difference of means, combinations of directions, and how well each tells the groups apart.
 
 use serde_json::json;
 
-use crate::checkpoint::{dot, refusal_direction};
-use crate::prompts::main_set;
+use crate::checkpoint::{self, TWO, dot, is_warm, refusal_direction};
+use crate::prompts::{Prompt, main_set, sentence};
 use crate::workbench::{Run, Workbench};
 
 const HEAD: &str = r#"
@@ -201,5 +201,168 @@ fn a_column_pairs_prompts_wherever_they_stand() {
             partners.reverse();
         }
         assert_eq!(partners, bottom, "{stage}");
+    }
+}
+
+/// Half of the sentences are warm, whatever else they are.
+fn warm_prompts() -> Vec<Prompt> {
+    let prompt = |number: usize| {
+        let (harmful, warm) = (number / 2 % 6, number.is_multiple_of(2));
+        let words = sentence(number, harmful);
+        let words = words
+            .split(' ')
+            .map(|word| match word.strip_prefix("calm") {
+                Some(of) => {
+                    let of: usize = of.parse().unwrap();
+                    format!("calm{}", if is_warm(of) == warm { of } else { of ^ 1 })
+                }
+                None => word.to_string(),
+            });
+        Prompt {
+            id: format!("p{number}"),
+            text: words.collect::<Vec<_>>().join(" "),
+            split: if harmful > 2 { "harmful" } else { "edge" }.to_string(),
+            category: if warm { "warm" } else { "cold" }.to_string(),
+        }
+    };
+    (0..60).map(prompt).collect()
+}
+
+#[test]
+fn directions_are_added_subtracted_and_projected_out_of_each_other() {
+    let bench = Workbench::new(&warm_prompts());
+    checkpoint::write(&bench.path("models/two_combined"), TWO);
+    let warmth = direction("warmth", "layer = [2, 3]")
+        .replace("\"splits\"", "\"column\"\ncolumn = \"category\"")
+        .replace("a = \"harmful\"", "a = \"warm\"")
+        .replace("b = \"edge\"", "b = \"cold\"");
+    let combine = |name: &str, more: &str| format!("[stages.{name}]\nkind = \"combine\"\n{more}\n");
+    let head = HEAD.replace("models/inst", "models/two_combined");
+    let directions = [
+        head,
+        direction("refusal", "layer = [2, 3]"),
+        direction("harmless", "layer = [1, 2, 3]\nmethod = \"mean_b\""),
+        warmth,
+    ]
+    .concat();
+    let study = [
+        directions.clone(),
+        combine("sum", "of = [\"refusal\", \"warmth\"]"),
+        combine(
+            "difference",
+            "of = [{ direction = \"refusal\", weight = 2 }, { direction = \"warmth\", weight = -0.5 }]\nlength = \"unit\"\nlayer = 2",
+        ),
+        combine("projected", "of = \"refusal\"\nwithout = \"harmless\""),
+        combine("bare", "of = \"refusal\"\nwithout = [\"harmless\", \"warmth\"]\nlayer = 2"),
+        "[stages.steer]\nmodel = \"inst\"\nprompts = \"main\"\ndirection = \"projected\"\nalpha = [0, 1]\nalpha_unit = \"pre_norm\"\n".to_string(),
+    ]
+    .concat();
+    let run = bench.run(&study).ok();
+    let of = |stage: &str| vector(&bench, &run, &format!("{stage}.layer2.resid_pre"));
+    let length = |stage: &str| {
+        run.table(&bench, stage)
+            .with(&[("layer", "2")])
+            .only()
+            .number("pre_norm")
+    };
+    let (refusal, warmth, harmless) = (of("refusal"), of("warmth"), of("harmless"));
+    let check = |stage: &str, weights: [f64; 2]| {
+        let sum: Vec<f64> = refusal
+            .iter()
+            .zip(&warmth)
+            .map(|(r, w)| weights[0] * f64::from(*r) + weights[1] * f64::from(*w))
+            .collect();
+        let norm = sum.iter().map(|x| x * x).sum::<f64>().sqrt();
+        for (found, wanted) in of(stage).iter().zip(&sum) {
+            assert!((f64::from(*found) - wanted / norm).abs() < 1e-6, "{stage}");
+        }
+        assert!((length(stage) / norm - 1.0).abs() < 1e-9, "{stage}");
+    };
+    check("sum", [length("refusal"), length("warmth")]);
+    check("difference", [2.0, -0.5]);
+    // heretic's: nothing of the mean of the harmless prompts is left.
+    let projected = of("projected");
+    assert!(dot(&projected, &harmless).abs() < 1e-6);
+    let along = dot(&refusal, &harmless);
+    let left: Vec<f32> = refusal
+        .iter()
+        .zip(&harmless)
+        .map(|(r, g)| r - along * g)
+        .collect();
+    let norm = dot(&left, &left).sqrt();
+    assert!(
+        left.iter()
+            .zip(&projected)
+            .all(|(l, p)| (l / norm - p).abs() < 1e-5)
+    );
+    let row = run.table(&bench, "projected").with(&[("layer", "2")]);
+    assert!((row.only().number("left") - f64::from(norm)).abs() < 1e-5);
+    assert!((length("projected") / length("refusal") - f64::from(norm)).abs() < 1e-5);
+    for other in [&warmth, &harmless] {
+        assert!(dot(&of("bare"), other).abs() < 1e-6);
+    }
+    let labels = ["sum", "difference", "projected", "bare"].map(|stage| {
+        let table = run.table(&bench, stage).with(&[("layer", "2")]);
+        table.only().text("direction").to_string()
+    });
+    assert_eq!(
+        labels,
+        [
+            "refusal_plus_warmth",
+            "2_refusal_minus_0.5_warmth",
+            "refusal_without_harmless",
+            "refusal_without_harmless_without_warmth"
+        ]
+    );
+    let terms = run.table(&bench, "bare.terms");
+    assert_eq!(terms.with(&[("role", "without")]).0.len(), 2);
+    assert_eq!(
+        terms.with(&[("role", "term")]).only().text("stage"),
+        "refusal"
+    );
+    let steered = run.table(&bench, "steer").with(&[("layer", "2")]);
+    assert!(
+        steered.with(&[("alpha", "1.0")]).mean("score")
+            > steered.with(&[("alpha", "0.0")]).mean("score")
+    );
+    let said = bench.dial(&["export", "runs/study/latest", "-o", "run.zip"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let model = format!("inst={}", bench.path("models/two_combined").display());
+    let said = bench.dial(&["verify", "run.zip", "--full", "--model", &model]);
+    assert_eq!(said.stdout.matches(": agrees").count(), 3, "{said:?}");
+    let refused = |more: &str| {
+        bench
+            .refusal(&[directions.clone(), more.to_string()].concat())
+            .stderr
+    };
+    let opposite = direction("opposite", "layer = [2, 3]")
+        .replace("\"harmful\"", "\"x\"")
+        .replace("\"edge\"", "\"harmful\"")
+        .replace("\"x\"", "\"edge\"");
+    for (more, told) in [
+        (
+            combine("two", "of = [\"harmless\", \"refusal\"]"),
+            "stage `refusal` has no direction to go with that of layer 1, `resid_pre`, position -1; it has layer 2",
+        ),
+        (
+            combine("two", "of = [\"refusal\", \"refusal\"]"),
+            "is added twice",
+        ),
+        (
+            combine("two", "of = \"refusal\"\nlayer = 1"),
+            "makes no direction at layer 1",
+        ),
+        (
+            combine("two", "of = \"refusal\"\nwithout = \"refusal\""),
+            "nothing is left of `refusal_without_refusal` at layer 2",
+        ),
+        (
+            [opposite, combine("two", "of = [\"refusal\", \"opposite\"]")].concat(),
+            "cancels out",
+        ),
+        (combine("two", "of = []"), "a list of names"),
+    ] {
+        let said = refused(&more);
+        assert!(said.contains(told), "{more}: {said}");
     }
 }
