@@ -25,8 +25,8 @@ use super::settings::Settings;
 use super::{Cost, Inputs, Name, Needs, StageError, product};
 
 pub(super) use acting::{Acting, Taken};
-pub(super) use line::together;
 pub(crate) use line::{Line, Set};
+pub(super) use line::{ablated_everywhere, together};
 pub(super) use span::orthonormal;
 use when::When;
 pub(super) use when::{Gate, Likeness, Over, Side, Similarity};

@@ -39,6 +39,7 @@ mod forecast;
 mod generate;
 mod holdout;
 mod import;
+mod independence;
 mod measure;
 mod parameters;
 mod patch;
@@ -100,6 +101,8 @@ pub enum Product {
     Directions,
     /// On which prompts an edit is to be made: a direction, and a threshold of how like it they are.
     Condition,
+    /// How far two directions go without each other.
+    Independence,
     /// A table of steered scores.
     Sweep,
     /// Steered scores along directions made from a part of the prompts, and these directions.
@@ -123,6 +126,7 @@ impl Product {
             Product::Activations => "activations, as arrays",
             Product::Directions => "directions",
             Product::Condition => "a condition",
+            Product::Independence => "how independent directions are",
             Product::Sweep | Product::RandomSweep | Product::SweepByType => {
                 "a sweep of steered scores"
             }
@@ -244,6 +248,7 @@ pub(crate) static KINDS: &[&Kind] = &[
     &vector::KIND,
     &combine::KIND,
     &condition::KIND,
+    &independence::KIND,
     &steer::KIND,
     &holdout::KIND,
     &random::KIND,

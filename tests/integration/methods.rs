@@ -366,3 +366,83 @@ fn directions_are_added_subtracted_and_projected_out_of_each_other() {
         assert!(said.contains(told), "{more}: {said}");
     }
 }
+
+#[test]
+fn what_two_directions_do_to_each_other_is_read_of_the_stream_with_one_taken_out() {
+    let bench = Workbench::new(&warm_prompts());
+    checkpoint::write(&bench.path("models/two_independent"), TWO);
+    let warmth = direction("warmth", "layer = 2")
+        .replace("\"splits\"", "\"column\"\ncolumn = \"category\"")
+        .replace("a = \"harmful\"", "a = \"warm\"")
+        .replace("b = \"edge\"", "b = \"cold\"");
+    let independence = |more: &str| {
+        format!(
+            "[stages.independence]\nmodel = \"inst\"\nprompts = \"main\"\ndirection = \"refusal\"\nother = \"warmth\"\n{more}\n"
+        )
+    };
+    let head = HEAD.replace("models/inst", "models/two_independent");
+    let directions = [
+        head,
+        direction("refusal", "layer = [2, 3]\ngeometry = true"),
+        warmth,
+    ]
+    .concat();
+    let study = [
+        directions.clone(),
+        independence("at = 2\nlimit = 20"),
+        independence("at = 2\nlimit = 20")
+            .replace("stages.independence", "stages.itself")
+            .replace("model =", "kind = \"independence\"\nmodel =")
+            .replace("other = \"warmth\"", "other = \"refusal\""),
+    ]
+    .concat();
+    let run = bench.run(&study).ok();
+    let table = run.table(&bench, "independence");
+    assert_eq!(table.0.len(), 2 * checkpoint::N_LAYERS);
+    for row in &table.0 {
+        // What is planted along the one is written and read by nothing of the other.
+        assert_eq!(row.number("n"), 40.0);
+        assert!(row.number("change").abs() < 0.15, "{row:?}");
+        let change = row.number("mean_ablated") - row.number("mean");
+        assert!((change - row.number("change")).abs() < 1e-9);
+        assert!(row.number("change_low") <= row.number("change"));
+    }
+    // Without itself nothing is left of a direction, at any layer.
+    let itself = run.table(&bench, "itself");
+    for row in &itself.0 {
+        assert!(
+            row.number("mean_ablated").abs() < 1e-5 && row.number("std_ablated") < 1e-5,
+            "{row:?}"
+        );
+        assert!(row.number("cosine") > 1.0 - 1e-9);
+    }
+    let at_two = itself.with(&[("layer", "2")]);
+    assert!(at_two.0[0].number("std") > 0.01);
+    let geometry = run.table(&bench, "refusal.geometry");
+    assert_eq!(geometry.0.len(), 2);
+    for row in &geometry.0 {
+        // v is as much of μ_A − μ_B as there is.
+        let gap = row.number("norm_a") * row.number("cosine_a_v")
+            - row.number("norm_b") * row.number("cosine_b_v");
+        assert!((gap / row.number("pre_norm") - 1.0).abs() < 1e-5, "{row:?}");
+        assert!(row.number("auroc") > 0.9 && row.number("silhouette") < 1.0);
+    }
+    for figure in ["independence.independence.svg", "refusal.geometry.svg"] {
+        assert!(
+            run.file(&bench, &format!("figures/{figure}")).exists(),
+            "{figure}"
+        );
+    }
+    let again = bench.run(&study).ok();
+    assert!(again.all_computed().iter().all(|(_, cells)| *cells == 0));
+    for (more, told) in [
+        ("", "has 2 directions, and not just one there is to compare"),
+        ("at = 2\nlayer = [0, 9]", "layer `9` is out of range"),
+        ("at = 2\nsplit = \"calm\"", "has no split `calm`"),
+    ] {
+        let said = bench
+            .refusal(&[directions.clone(), independence(more)].concat())
+            .stderr;
+        assert!(said.contains(told), "{more}: {said}");
+    }
+}
