@@ -31,7 +31,7 @@ pub(super) fn help(arguments: &HelpArguments) -> Result<(), Failure> {
 fn kinds() -> String {
     let lines = KINDS
         .iter()
-        .map(|kind| format!("{:<12}{}\n", kind.name, kind.about));
+        .map(|kind| format!("{:<13}{}\n", kind.name, kind.about));
     let lines: String = lines.collect();
     format!("{lines}\nmore of each: dial help stage KIND\n")
 }

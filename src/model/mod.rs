@@ -54,7 +54,9 @@ pub(crate) use chat::{Chat, SpecialTokens, reserved_variable};
 pub(crate) use checkpoint::NoMemory;
 #[cfg(test)]
 pub(crate) use checkpoint::tests::write_any_model;
-pub(crate) use checkpoint::{FileStamp, HubAnswer, HubHealth, Memory, RECORDED_FILES, config_of};
+pub(crate) use checkpoint::{
+    ControlVector, FileStamp, HubAnswer, HubHealth, Memory, RECORDED_FILES, config_of,
+};
 pub use checkpoint::{locate, locate_without_fetching};
 pub(crate) use config::Dtype;
 pub use config::ModelConfig;

@@ -210,7 +210,8 @@ struct Description {
     pre_norm: f64,
     #[serde(skip)]
     affine: Option<Arc<Affine>>,
-    resid_norm: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    resid_norm: Option<f64>,
     #[serde(rename = "top_ids")]
     top: Vec<String>,
     #[serde(rename = "bottom_ids")]

@@ -15,6 +15,7 @@ use super::declare::{
     Declared, Field, FieldType, KeyParts, Parameter, Table, as_needed, declared, fields_of,
     parameters,
 };
+use super::direction::Direction;
 use super::field_types::choices;
 use super::forecast::check_directions;
 use super::parameters::{Alphas, DirectionStage};
@@ -24,8 +25,8 @@ use super::settings::Settings;
 use super::{Cost, Inputs, Name, Needs, StageError, product};
 
 pub(super) use acting::{Acting, Taken};
-pub(super) use line::together;
 pub(crate) use line::{Line, Set};
+pub(super) use line::{ablated_everywhere, together};
 pub(super) use span::orthonormal;
 use when::When;
 pub(super) use when::{Gate, Likeness, Over, Side, Similarity};
@@ -65,12 +66,21 @@ choices! {
 }
 
 impl AlphaUnit {
-    /// The length of one unit, for a direction with these norms.
-    pub(super) fn length(self, pre_norm: f64, resid_norm: f64) -> f64 {
+    /// The length of one unit, for a direction.
+    ///
+    /// # Errors
+    /// A direction that was made without what says it.
+    pub(super) fn length(self, direction: &Direction) -> Result<f64, StageError> {
         match self {
-            AlphaUnit::Unit => 1.0,
-            AlphaUnit::PreNorm => pre_norm,
-            AlphaUnit::ResidNorm => resid_norm,
+            AlphaUnit::Unit => Ok(1.0),
+            AlphaUnit::PreNorm => Ok(direction.pre_norm),
+            AlphaUnit::ResidNorm => direction.resid_norm.ok_or_else(|| {
+                StageError::Data(format!(
+                    "how long the stream is at layer {} is not known of direction `{}`, which no activations were taken for; give the stage that \
+                     reads it `prompts`, or take another `alpha_unit`",
+                    direction.layer, direction.label
+                ))
+            }),
         }
     }
 }

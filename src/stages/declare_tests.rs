@@ -61,6 +61,15 @@ const WAYS: &[(&str, &str)] = &[
         "holdout",
         "select = \"labels\"\nlabels = \"l.csv\"\na = \"x\"\nb = \"y\"\nalpha = 1",
     ),
+    (
+        "direction",
+        "select = \"splits\"\na = \"x\"\nb = \"y\"\nmethod = \"logistic\"\nheld_out = 0.5",
+    ),
+    (
+        "direction",
+        "select = \"splits\"\na = \"x\"\nb = \"y\"\nmethod = \"pca\"",
+    ),
+    ("vector", "prompts = \"p\""),
     ("steer", "alpha = 1"),
     ("steer", "mode = \"ablate\""),
     ("steer", "mode = \"rotate\"\nalpha = 1\nplane = \"e\""),

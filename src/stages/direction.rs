@@ -7,10 +7,15 @@
 //! `shuffled`.
 
 mod affine;
+mod detection;
 mod extract;
 mod figures;
 mod findings;
+mod geometry;
 mod groups;
+mod how;
+mod method;
+mod sample;
 mod select;
 mod tables;
 
@@ -35,6 +40,8 @@ pub(super) use extract::{Groups, Places, Recipe};
 pub(super) use figures::figures;
 pub(super) use findings::findings;
 pub(super) use groups::{Named, Way, tell_misplaced};
+use how::Made;
+pub(super) use method::How;
 pub(super) use select::changed;
 use select::{Chosen, Members};
 use tables::shuffled;
@@ -62,6 +69,64 @@ const SHUFFLED_COSINE: ColumnTold = ColumnTold::of(
     "−1 to 1",
 );
 
+const DETECTION: &[ColumnTold] = &[
+    ColumnTold::of("method", "how the direction is made", ""),
+    ColumnTold::of("n_train", "prompts that it is made of", "count"),
+    ColumnTold::of("n_top", "held-out prompts of A", "count"),
+    ColumnTold::of("n_bottom", "held-out prompts of B", "count"),
+    ColumnTold::of(
+        "auroc_train",
+        "among the prompts that it is made of, how well a direction of one half tells the other half apart: the mean of both ways",
+        "0 to 1",
+    ),
+    ColumnTold::of(
+        "auroc",
+        "how often h·v of a held-out prompt of A is above that of one of B, ties for half",
+        "0 to 1",
+    ),
+    ColumnTold::of(
+        "auroc_low",
+        "lower end of its 95 % interval: bootstrap over prompts, pairs as one",
+        "0 to 1",
+    ),
+    ColumnTold::of("auroc_high", "upper end", "0 to 1"),
+    ColumnTold::of(
+        "chosen",
+        "whether `auroc_train` is the highest there is, of equal ones with the longest `pre_norm` for its stream",
+        "true or false",
+    ),
+];
+
+const GEOMETRY: &[ColumnTold] = &[
+    ColumnTold::of(
+        "cosine_a_b",
+        "cosine between the means of A and of B, of the activations as they are",
+        "−1 to 1",
+    ),
+    ColumnTold::of(
+        "cosine_a_v",
+        "cosine between the mean of A and the direction",
+        "−1 to 1",
+    ),
+    ColumnTold::of(
+        "cosine_b_v",
+        "cosine between the mean of B and the direction",
+        "−1 to 1",
+    ),
+    ColumnTold::of("norm_a", "norm of the mean of A", "as activations"),
+    ColumnTold::of("norm_b", "norm of the mean of B", "as activations"),
+    ColumnTold::of(
+        "silhouette",
+        "mean over prompts of (distance to the other group − to its own) / the larger",
+        "−1 to 1",
+    ),
+    ColumnTold::of(
+        "auroc",
+        "how often h·v of a prompt of A is above that of one of B, ties for half; on the prompts that made the direction, and so too good",
+        "0 to 1",
+    ),
+];
+
 static TOLD: Told = Told {
     computes: "`v = mean(h | A) − mean(h | B)`, where A are the `n` prompts of the split with the highest scores and B those with the lowest \
         (`select = \"top_bottom\"`), or those above a threshold and the rest (`\"threshold\"`); or groups that the study names, for which no \
@@ -69,7 +134,12 @@ static TOLD: Told = Told {
         (`\"column\"`), labels of a table (`\"labels\"`); `h` is the activation at (layer, site, \
         position), means are accumulated in float64, and `v` is kept with norm 1 and the norm that it had as `pre_norm`. `layer = [10, \
         14]` makes two directions, one a layer. The labels of A and B shuffled, and the same computed again, are the negative control in \
-        `shuffled`.",
+        `shuffled`. Instead of the difference of means `method` makes of A and B the first principal component (`\"pca\"`; its sign is that \
+        of most pairs), the weights of a logistic regression (`\"logistic\"`), linear discriminant analysis (`\"lda\"`: `Σ⁻¹(μ_A − μ_B)`, with Σ \
+        shrunk to a multiple of the identity after Ledoit and Wolf), or the mean of one group (`\"mean_a\"`, `\"mean_b\"`). Of all but the last two \
+        `pre_norm` is `(μ_A − μ_B)·v`, so that α in its units goes from the level of B to that of A. With `held_out` a share of both groups makes no \
+        direction: `detection` says how well `h·v` tells A from B there, and which direction is best by the others alone: by those of one half, \
+        tried on the other.",
     tables: &[
         TableTold::of("", "a row for each direction", told::DIRECTIONS),
         told::MEMBERS,
@@ -80,6 +150,18 @@ static TOLD: Told = Told {
             "layer position? token? shuffle pre_norm cosine",
         )
         .but(&[SHUFFLED_NORM, SHUFFLED_COSINE]),
+        TableTold::of(
+            "detection",
+            "where `held_out` is given, a row for each direction",
+            "model direction method layer position? token? n_train n_top n_bottom auroc_train auroc auroc_low auroc_high chosen",
+        )
+        .but(DETECTION),
+        TableTold::of(
+            "geometry",
+            "where `geometry` is true, a row for each direction, of the prompts that made it; `resid_post` of the last layer is before the final norm",
+            "model direction layer site position? token? cosine_a_b cosine_a_v cosine_b_v norm_a norm_b pre_norm resid_norm silhouette auroc",
+        )
+        .but(GEOMETRY),
     ],
     example: r#"
 [stages.direction]
@@ -88,6 +170,19 @@ prompts = "main"
 scores = "score"
 split = "edge"
 n = 8
+layer = [10, 20]
+held_out = 0.25
+geometry = true
+
+# The mean of a group, for what `combine` takes out.
+[stages.mean]
+kind = "direction"
+model = "inst"
+prompts = "main"
+select = "splits"
+a = "harmful"
+b = "edge"
+method = "mean_b"
 layer = [10, 20]
 "#,
 };
@@ -108,6 +203,9 @@ parameters! {
         position: Position = -1,
         /// Whether the means of A and B, and what LEACE reads, are kept with the directions, for `mode = "ace"` and `"leace"`.
         affine: OnlyIfTrue = false,
+        how: Made,
+        /// Whether the table `geometry` is made: how the groups and the direction lie to each other.
+        geometry: OnlyIfTrue = false,
         /// Whether a prompt may be in A and in B.
         allow_overlap: bool = false,
         settings: Settings,
@@ -131,6 +229,11 @@ impl Stage for Extract {
         inputs.check_layers(&self.layer, model, problems);
         self.position.check_of_prompt(problems);
         self.members.check(self, inputs, problems);
+        if self.affine.0 && !self.how.is_difference() {
+            problems
+                .error_at(&self.model.at, "`affine = true` belongs to `method = \"mean_difference\"`")
+                .help("what `ace` and `leace` do is said of the difference of means; take one of the two out");
+        }
     }
 
     fn cost(&self, inputs: &Inputs) -> Cost {
@@ -156,24 +259,53 @@ impl Stage for Extract {
             layers: &layers,
             site: self.site,
             places: &places,
+            how: self.how.how,
             with_affine: self.affine.0,
-            label: self.members.label(),
+            label: self.how.label(self.members.label()),
             seed: None,
             settings: &self.settings,
         };
+        let divided = self.how.divided(groups, prompts)?;
+        let groups = divided.made_of;
         let activations = recipe.activations(&groups, evaluator)?;
         let (directions, without) = recipe.directions(&groups, &activations, scores.as_ref())?;
         let mut found: Vec<String> = overlap.into_iter().collect();
         found.extend(recipe.left_out(&without));
         found.extend(sweep::findings(&self.position, &[model], &self.settings)?);
         found.extend(findings(&directions));
+        let mut tables = vec![
+            (String::new(), describe(&directions)?),
+            ("members".to_string(), members_of(&directions)?),
+            ("cosine".to_string(), cosines(&directions)?),
+        ];
+        if self.how.is_of_both() {
+            let of_shuffled = shuffled(&recipe.how, &directions, &activations)?;
+            tables.push(("shuffled".to_string(), of_shuffled));
+        }
+        if self.geometry.0 {
+            let lie = geometry::table(&directions, &activations)?;
+            tables.push(("geometry".to_string(), lie));
+        }
+        if let Some(held_out) = &divided.held_out {
+            let unseen = recipe.activations(&held_out.groups, evaluator)?;
+            let detection = detection::Detection {
+                how: recipe.how,
+                seed: held_out.seed,
+                directions: &directions,
+                activations: &activations,
+                unseen: &unseen,
+                units: &divided.units,
+                unseen_units: &held_out.units,
+            };
+            tables.push(("detection".to_string(), detection.table()?));
+            found.extend(
+                scores
+                    .is_some()
+                    .then(|| detection::of_own_score(&self.model)),
+            );
+        }
         Ok(Output {
-            tables: vec![
-                (String::new(), describe(&directions)?),
-                ("members".to_string(), members_of(&directions)?),
-                ("cosine".to_string(), cosines(&directions)?),
-                ("shuffled".to_string(), shuffled(&directions, &activations)?),
-            ],
+            tables,
             directions,
             findings: found,
             ..Output::default()

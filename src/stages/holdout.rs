@@ -15,7 +15,7 @@ use crate::spec::{Layers, Seeds};
 
 use super::action::{Acting, Action, Line, Mode};
 use super::declare::Declaration;
-use super::direction::{self, Direction, Places, Recipe, Scored};
+use super::direction::{self, Direction, How, Places, Recipe, Scored};
 use super::forecast::directions_of;
 use super::parameters::{self, Fraction, Model, Models, PromptsName};
 use super::position::Position;
@@ -200,6 +200,7 @@ impl Holdout {
                 layers: &layers,
                 site: self.site,
                 places: &self.places(model)?,
+                how: How::means(),
                 with_affine: matches!(self.action.mode, Mode::Ace | Mode::Leace),
                 label: self.halved.label(),
                 seed: Some(split.seed),

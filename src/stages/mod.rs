@@ -28,6 +28,7 @@ mod activations;
 mod artifacts;
 pub(crate) mod chat;
 pub(crate) mod columns;
+mod combine;
 mod condition;
 pub(crate) mod declare;
 #[cfg(test)]
@@ -38,6 +39,7 @@ mod forecast;
 mod generate;
 mod holdout;
 mod import;
+mod independence;
 mod measure;
 mod parameters;
 mod patch;
@@ -52,6 +54,7 @@ pub(crate) mod sweep;
 mod table;
 mod tensors;
 pub(crate) mod told;
+mod vector;
 mod vocabulary;
 mod xstest;
 
@@ -98,6 +101,8 @@ pub enum Product {
     Directions,
     /// On which prompts an edit is to be made: a direction, and a threshold of how like it they are.
     Condition,
+    /// How far two directions go without each other.
+    Independence,
     /// A table of steered scores.
     Sweep,
     /// Steered scores along directions made from a part of the prompts, and these directions.
@@ -121,6 +126,7 @@ impl Product {
             Product::Activations => "activations, as arrays",
             Product::Directions => "directions",
             Product::Condition => "a condition",
+            Product::Independence => "how independent directions are",
             Product::Sweep | Product::RandomSweep | Product::SweepByType => {
                 "a sweep of steered scores"
             }
@@ -239,7 +245,10 @@ pub(crate) static KINDS: &[&Kind] = &[
     &patch::KIND,
     &activations::KIND,
     &direction::KIND,
+    &vector::KIND,
+    &combine::KIND,
     &condition::KIND,
+    &independence::KIND,
     &steer::KIND,
     &holdout::KIND,
     &random::KIND,

@@ -80,6 +80,9 @@ bounded! {
     /// A difference of scores below which there is no effect to recover.
     Floor(f64): { "exclusiveMinimum": 0 }, |x| x > 0.0, |_name, x| format!("floor `{x}` is not above 0"),
         Some("where donor and recipient score the same there is nothing to recover");
+    /// How much large weights of a regression cost.
+    Penalty(f64): { "exclusiveMinimum": 0 }, |x| x > 0.0, |_name, x| format!("penalty `{x}` is not above 0"),
+        Some("without one there is no regression where the groups can be told apart");
     /// A temperature of sampling.
     Temperature(f64): { "exclusiveMinimum": 0 }, |x| x > 0.0,
         |_name, x| format!("temperature `{x}` is not above 0"),

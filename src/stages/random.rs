@@ -256,7 +256,7 @@ impl Random {
             layer,
             site: self.site,
             vector: vector(seed, 0, d_model)?,
-            unit_length: beside.map_or(1.0, |d| unit.length(d.pre_norm, d.resid_norm)),
+            unit_length: beside.map_or(Ok(1.0), |d| unit.length(d))?,
             affine: beside.and_then(|d| d.affine.as_deref()),
             pre_norm: beside.map_or(1.0, |d| d.pre_norm),
             is_learned: false,

@@ -57,6 +57,23 @@ pub(crate) fn auroc(cases: &[(f64, bool)]) -> Result<Option<f64>, StatsError> {
     Ok((positive > 0.0 && below > 0.0).then(|| wins / (positive * below)))
 }
 
+/// 95 % bootstrap interval of the same, over units of which each is drawn with all of its cases: a contrast pair, or one case.
+pub(crate) fn auroc_interval(
+    units: &[Vec<(f64, bool)>],
+    seed: u64,
+) -> Result<Option<Interval>, StatsError> {
+    let scores: Vec<f64> = units.iter().flatten().map(|(score, _)| *score).collect();
+    require_finite("the scores", &scores)?;
+    let mut cases = Vec::new();
+    Ok(bootstrap(units.len(), seed, |indices| {
+        cases.clear();
+        indices
+            .iter()
+            .for_each(|&index| cases.extend(&units[index]));
+        auroc(&cases).ok().flatten()
+    }))
+}
+
 /// Cosine of the angle between two vectors of one length, -1 to 1. `None` when either is zero.
 pub(crate) fn cosine(a: &[f64], b: &[f64]) -> Result<Option<f64>, StatsError> {
     require_length("the second vector", b.len(), a.len())?;

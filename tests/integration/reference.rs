@@ -6,6 +6,7 @@ use std::path::Path;
 use insta::assert_snapshot;
 
 use crate::prompts::main_set;
+use crate::vectors::cast_json;
 use crate::workbench::Workbench;
 
 fn reference() -> String {
@@ -37,7 +38,7 @@ fn a_kind_is_explained_by_its_name() {
         assert!(said.starts_with(&format!("## Stage `{name}`\n")), "{said}");
         assert!(whole.contains(&said), "{said}");
     }
-    assert_snapshot!(bench.dial(&["help", "stage", "stear"]).stderr, @"error: there is no kind of stage `stear`; there are `score`, `generate`, `patch`, `activations`, `direction`, `condition`, `steer`, `holdout`, `random`, `xstest`, `summary`, `import`");
+    assert_snapshot!(bench.dial(&["help", "stage", "stear"]).stderr, @"error: there is no kind of stage `stear`; there are `score`, `generate`, `patch`, `activations`, `direction`, `vector`, `combine`, `condition`, `independence`, `steer`, `holdout`, `random`, `xstest`, `summary`, `import`");
     assert_snapshot!(bench.dial(&["help", "runn"]).stderr, @"error: there is no command `runn` to explain; `dial help` lists them, and `dial help stage` the kinds of stages");
 }
 
@@ -92,6 +93,7 @@ fn study(reference: &str) -> String {
         .replace("data/prompts.jsonl", "main.jsonl")
         .replace("data/xstest_style.csv", "xstest.csv")
         .replace("[10, 20]", "[1, 2]")
+        .replace("at = 20", "at = 2")
 }
 
 #[test]
@@ -100,6 +102,7 @@ fn the_examples_run_and_leave_the_tables_that_are_told_of() {
     let bench = Workbench::new(&main_set(60, 20));
     let scores = "id,split,category,s_inst\ne001,edge,a,1.5\ne002,edge,a,-1.5\n";
     bench.write("published.csv", scores);
+    bench.write("refusal.svec", cast_json(&[1, 2]));
     let run = bench.run(&study(&reference)).ok();
     let tables = run.file(&bench, "tables");
     let told = columns_told(&reference);

@@ -8,6 +8,7 @@
 //! through the same map: a file that is replaced while a study runs changes nothing, and one that is written into is an error when the weights
 //! are loaded.
 
+mod control_vector;
 mod gguf;
 mod gguf_header;
 mod gguf_metadata;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
+pub(crate) use control_vector::ControlVector;
 pub(crate) use hash::NoMemory;
 pub(crate) use hash::{FileStamp, Memory};
 pub(crate) use host_tensor::HostTensor;

@@ -65,22 +65,22 @@ impl<'a> Acting<'a> {
 
     /// A learned direction at its own place.
     fn line(&self, direction: &Direction) -> Result<Line, StageError> {
-        self.line_of(&self.taken(direction))
+        self.line_of(&self.taken(direction)?)
     }
 
-    fn taken<'d>(&self, direction: &'d Direction) -> Taken<'d> {
-        Taken {
+    fn taken<'d>(&self, direction: &'d Direction) -> Result<Taken<'d>, StageError> {
+        Ok(Taken {
             label: direction.label.clone(),
             seed: direction.seed,
             layer: direction.layer,
             site: direction.site,
             vector: Arc::clone(&direction.vector),
-            unit_length: self.unit.length(direction.pre_norm, direction.resid_norm),
+            unit_length: self.unit.length(direction)?,
             affine: direction.affine.as_deref(),
             pre_norm: direction.pre_norm,
             is_learned: true,
             builders: Arc::clone(&direction.builders),
-        }
+        })
     }
 
     /// A direction at a place, with what else is done there.
@@ -186,7 +186,7 @@ fn span_lines(
     }
     let lines = by_place.into_values().map(|directions| {
         let span = orthonormal(directions.iter().map(|d| &*d.vector));
-        acting.line_of_span(&acting.taken(directions[0]), span)
+        acting.line_of_span(&acting.taken(directions[0])?, span)
     });
     lines.collect()
 }

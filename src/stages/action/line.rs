@@ -119,6 +119,24 @@ impl Line {
     }
 }
 
+/// The edits that take a direction out at the input of every block and of what attention and MLP add.
+pub(in crate::stages) fn ablated_everywhere(
+    vector: &Arc<Vector>,
+    positions: &Positions,
+    config: &ModelConfig,
+) -> Vec<Intervention> {
+    let sites = [Site::ResidPre, Site::AttnOut, Site::MlpOut];
+    let places =
+        (0..config.n_layers).flat_map(|layer| sites.map(|site| HookPoint::block(layer, site)));
+    let there = places.filter(|hook| hook.is_in(config));
+    let edit = |hook| Intervention {
+        hook,
+        positions: positions.clone(),
+        edit: Edit::Ablate(Arc::clone(vector)),
+    };
+    there.map(edit).collect()
+}
+
 impl Part {
     fn edits(&self, alpha: f64, positions: &Positions, config: &ModelConfig) -> Vec<Intervention> {
         let at = |layer: usize, site: Site, edit: Edit| Intervention {
@@ -127,14 +145,7 @@ impl Part {
             edit,
         };
         let edit = match &self.act {
-            Act::AblateEverywhere(vector) => {
-                let sites = [Site::ResidPre, Site::AttnOut, Site::MlpOut];
-                let places = (0..config.n_layers).flat_map(|l| sites.map(|site| (l, site)));
-                let there = places.filter(|(l, site)| HookPoint::block(*l, *site).is_in(config));
-                return there
-                    .map(|(l, site)| at(l, site, Edit::Ablate(Arc::clone(vector))))
-                    .collect();
-            }
+            Act::AblateEverywhere(vector) => return ablated_everywhere(vector, positions, config),
             Act::Add {
                 vector,
                 unit_length,

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use crate::model::Vector;
 
 /// Of two groups of activations; each `[d_model]`, float32.
@@ -56,12 +58,29 @@ impl Affine {
 
 /// Σ⁻¹ Xᵀc for centred rows X, where Σ is their shrunk covariance; by the rows' own products, of which there are fewer than dimensions.
 fn whitened(rows: &[Vec<f64>], weights: Vec<f64>) -> Option<Vec<f64>> {
-    let n = rows.len();
     let width = rows.first()?.len() as f64;
-    let products: Vec<Vec<f64>> = rows
-        .iter()
+    let solved = shrunk_solution(products(rows), width, weights)?;
+    let mut sum = vec![0.0; rows[0].len()];
+    for (row, weight) in rows.iter().zip(solved) {
+        sum.iter_mut().zip(row).for_each(|(s, x)| *s += weight * x);
+    }
+    Some(sum)
+}
+
+/// The products of rows with each other.
+pub(super) fn products(rows: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    rows.par_iter()
         .map(|a| rows.iter().map(|b| dot(a, b)).collect())
-        .collect();
+        .collect()
+}
+
+/// The weights of the rows whose sum is Σ⁻¹ Xᵀc, from the products of centred rows X that are so wide.
+pub(super) fn shrunk_solution(
+    products: Vec<Vec<f64>>,
+    width: f64,
+    weights: Vec<f64>,
+) -> Option<Vec<f64>> {
+    let n = products.len();
     let count = n as f64;
     let trace: f64 = (0..n).map(|i| products[i][i]).sum::<f64>() / count;
     let squares: f64 = products.iter().flatten().map(|x| x * x).sum::<f64>() / (count * count);
@@ -76,19 +95,18 @@ fn whitened(rows: &[Vec<f64>], weights: Vec<f64>) -> Option<Vec<f64>> {
         row.iter_mut().for_each(|x| *x *= (1.0 - shrunk) / count);
         row[i] += shrunk * level;
     }
-    let solved = solved(system, weights)?;
-    let mut sum = vec![0.0; rows[0].len()];
-    for (row, weight) in rows.iter().zip(solved) {
-        sum.iter_mut().zip(row).for_each(|(s, x)| *s += weight * x);
-    }
-    Some(sum)
+    solved(system, weights)
 }
 
 /// The solution of a symmetric positive system, by Cholesky's factors; none of one that is not.
-fn solved(mut system: Vec<Vec<f64>>, mut right: Vec<f64>) -> Option<Vec<f64>> {
-    let n = right.len();
-    for j in 0..n {
-        for i in j..n {
+fn solved(system: Vec<Vec<f64>>, right: Vec<f64>) -> Option<Vec<f64>> {
+    factors(system).map(|factors| solved_by(&factors, right))
+}
+
+/// Cholesky's factors of a symmetric positive system, in its lower half; none of one that is not.
+pub(super) fn factors(mut system: Vec<Vec<f64>>) -> Option<Vec<Vec<f64>>> {
+    for j in 0..system.len() {
+        for i in j..system.len() {
             let below: f64 = (0..j).map(|k| system[i][k] * system[j][k]).sum();
             let left = system[i][j] - below;
             system[i][j] = match i == j {
@@ -98,18 +116,24 @@ fn solved(mut system: Vec<Vec<f64>>, mut right: Vec<f64>) -> Option<Vec<f64>> {
             };
         }
     }
-    for i in 0..n {
-        let before: f64 = (0..i).map(|k| system[i][k] * right[k]).sum();
-        right[i] = (right[i] - before) / system[i][i];
-    }
-    for i in (0..n).rev() {
-        let behind: f64 = (i + 1..n).map(|k| system[k][i] * right[k]).sum();
-        right[i] = (right[i] - behind) / system[i][i];
-    }
-    Some(right)
+    Some(system)
 }
 
-fn mean<R: AsRef<[f32]>>(rows: &[R]) -> Option<Vec<f64>> {
+/// The solution of a system of which these are Cholesky's factors.
+pub(super) fn solved_by(factors: &[Vec<f64>], mut right: Vec<f64>) -> Vec<f64> {
+    let n = right.len();
+    for i in 0..n {
+        let before: f64 = (0..i).map(|k| factors[i][k] * right[k]).sum();
+        right[i] = (right[i] - before) / factors[i][i];
+    }
+    for i in (0..n).rev() {
+        let behind: f64 = (i + 1..n).map(|k| factors[k][i] * right[k]).sum();
+        right[i] = (right[i] - behind) / factors[i][i];
+    }
+    right
+}
+
+pub(super) fn mean<R: AsRef<[f32]>>(rows: &[R]) -> Option<Vec<f64>> {
     let width = rows.first()?.as_ref().len();
     let sum = |i: usize| {
         rows.iter()
@@ -119,7 +143,7 @@ fn mean<R: AsRef<[f32]>>(rows: &[R]) -> Option<Vec<f64>> {
     Some((0..width).map(|i| sum(i) / rows.len() as f64).collect())
 }
 
-fn dot(x: &[f64], y: &[f64]) -> f64 {
+pub(super) fn dot(x: &[f64], y: &[f64]) -> f64 {
     x.iter().zip(y).map(|(a, b)| a * b).sum()
 }
 

@@ -12,6 +12,7 @@ use crate::stages::{Evaluate, StageError};
 
 use super::Scored;
 use super::affine::Affine;
+use super::method::How;
 
 /// A direction in the residual stream and where it came from.
 #[derive(Clone, Debug)]
@@ -35,8 +36,8 @@ pub(crate) struct Direction {
     pub(crate) pre_norm: f64,
     /// What edits that move a mean need, where that was asked for.
     pub(crate) affine: Option<Arc<Affine>>,
-    /// Mean norm of the activations of A and B.
-    pub(crate) resid_norm: f64,
+    /// Mean norm of the activations of A and B; none of a direction that was made elsewhere.
+    pub(crate) resid_norm: Option<f64>,
     /// Ids of A, in selection order.
     pub(crate) top: Vec<String>,
     /// Ids of B, in selection order.
@@ -66,6 +67,7 @@ pub(in crate::stages) struct Recipe<'a> {
     pub(crate) layers: &'a [usize],
     pub(crate) site: Site,
     pub(crate) places: &'a Places,
+    pub(crate) how: How,
     pub(crate) with_affine: bool,
     pub(crate) label: String,
     /// Seed of the split, if there is one.
@@ -153,7 +155,7 @@ pub(in crate::stages) type Without = (usize, i64);
 pub(in crate::stages) struct Activations {
     pub(super) layer: usize,
     pub(super) position: i64,
-    token: Option<String>,
+    pub(super) token: Option<String>,
     pub(super) top: Vec<Vec<f32>>,
     pub(super) bottom: Vec<Vec<f32>>,
 }
@@ -250,11 +252,11 @@ impl Recipe<'_> {
         let (mut directions, mut without) = (Vec::new(), Vec::new());
         for at_layer in activations {
             let layer = at_layer.layer;
-            let difference = difference_of_means(&at_layer.top, &at_layer.bottom);
-            let difference = difference.map_err(|problem| {
+            let found = self.how.direction(&at_layer.top, &at_layer.bottom);
+            let found = found.map_err(|problem| {
                 StageError::Data(format!("the direction at layer {layer} {problem}"))
             })?;
-            let Some((vector, pre_norm)) = difference else {
+            let Some((vector, pre_norm)) = found else {
                 without.push((layer, at_layer.position));
                 continue;
             };
@@ -275,7 +277,7 @@ impl Recipe<'_> {
                     true => Affine::of(&at_layer.top, &at_layer.bottom).map(Arc::new),
                     false => None,
                 },
-                resid_norm: norms.iter().sum::<f64>() / norms.len() as f64,
+                resid_norm: Some(norms.iter().sum::<f64>() / norms.len() as f64),
                 top: ids(&groups.top),
                 bottom: ids(&groups.bottom),
                 top_scores: range(&groups.top),

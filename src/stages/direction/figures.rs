@@ -13,6 +13,12 @@ pub(in crate::stages) fn figures(stage: &str, left: &Artifacts) -> Result<Vec<Fi
     if left.has_table("shuffled") {
         figures.push(shuffled(stage, &left.table("shuffled")?, &left.table("")?)?);
     }
+    if left.has_table("geometry") {
+        figures.push(super::geometry::figure(stage, &left.table("geometry")?)?);
+    }
+    if left.has_table("detection") {
+        figures.push(super::detection::figure(stage, &left.table("detection")?)?);
+    }
     Ok(figures)
 }
 

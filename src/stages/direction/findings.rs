@@ -13,7 +13,7 @@ const NAMED: usize = 5;
 /// What to say of directions that are too short for their stream, and of those that one coordinate carries.
 pub(in crate::stages) fn findings(directions: &[Direction]) -> Vec<String> {
     let short = directions.iter().filter_map(|direction| {
-        let share = direction.pre_norm / direction.resid_norm;
+        let share = direction.pre_norm / direction.resid_norm?;
         (share < LEAST_SHARE).then(|| format!("{} ({share:.1e})", place(direction)))
     });
     let short = listed(short.collect()).map(|places| {
@@ -84,7 +84,7 @@ mod tests {
             affine: None,
             vector: Arc::new(Vector::new(vector.to_vec())),
             pre_norm,
-            resid_norm,
+            resid_norm: Some(resid_norm),
             top: Vec::new(),
             bottom: Vec::new(),
             top_scores: None,

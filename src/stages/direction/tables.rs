@@ -7,6 +7,7 @@ use crate::stages::table::Rows;
 use crate::stats;
 
 use super::extract::{Activations, Direction, difference_of_means};
+use super::method::{How, Method};
 
 /// How many shuffles of the labels the negative control makes.
 const SHUFFLES: u64 = 20;
@@ -32,7 +33,9 @@ pub(in crate::stages) fn describe(directions: &[Direction]) -> Result<DataFrame,
         .number("bottom_score_high", |d| Some(d.bottom_scores?.1))
         .number("pre_norm", |d| d.pre_norm)
         .number("resid_norm", |d| d.resid_norm)
-        .number("pre_norm_over_resid_norm", |d| d.pre_norm / d.resid_norm)
+        .number("pre_norm_over_resid_norm", |d| {
+            Some(d.pre_norm / d.resid_norm?)
+        })
         .frame()
 }
 
@@ -109,6 +112,7 @@ fn cosine(a: &[f32], b: &[f32]) -> Result<Option<f64>, StageError> {
 /// The negative control: the same difference of means with the labels of A and B shuffled. A real direction has a larger norm than these
 /// and little in common with them.
 pub(super) fn shuffled(
+    how: &How,
     directions: &[Direction],
     activations: &[Activations],
 ) -> Result<DataFrame, StageError> {
@@ -120,8 +124,16 @@ pub(super) fn shuffled(
     let places = directions.iter().filter_map(|d| Some((d, at(d)?)));
     for (direction, at_layer) in places {
         let all: Vec<&Vec<f32>> = at_layer.top.iter().chain(&at_layer.bottom).collect();
-        for seed in 0..SHUFFLES {
-            let order = shuffle(all.len(), seed);
+        let orders = (0..SHUFFLES).map(|seed| shuffle(all.len(), seed));
+        if how.method != Method::MeanDifference {
+            let orders: Vec<Vec<usize>> = orders.collect();
+            let found = how.shuffled(&at_layer.top, &at_layer.bottom, &orders);
+            let found = found.map_err(StageError::Data)?;
+            let numbered = found.into_iter().zip(0..);
+            rows.extend(numbered.map(|((norm, cosine), seed)| (direction, seed, norm, cosine)));
+            continue;
+        }
+        for (order, seed) in orders.zip(0..) {
             let pick = |range: &[usize]| range.iter().map(|&i| all[i].clone()).collect::<Vec<_>>();
             let (top, bottom) = order.split_at(at_layer.top.len());
             // Two groups that happen not to differ have no direction: norm 0, no cosine.

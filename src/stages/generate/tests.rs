@@ -1,5 +1,6 @@
 //! Decoding, rows and positions; what needs no model.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::model::Site;
