@@ -36,6 +36,9 @@ max_new_tokens = 4
 /// Random directions of a study whose cells are worked on in two batches.
 const SEEDS: usize = 200;
 
+/// The same where a direction's layers are one edit: 100 cells for each.
+const MANY_PLACES: usize = 700;
+
 fn bench() -> Workbench {
     Workbench::new(&main_set(30, 20))
 }
@@ -117,6 +120,43 @@ fn a_killed_run_loses_at_most_the_work_in_hand() {
         "{}",
         resumed.said.stderr
     );
+}
+
+/// Edits of several tokens and layers at once, on a condition, are kept and come out the same as those of one place.
+#[test]
+fn a_killed_sweep_of_edits_in_many_places_resumes_to_the_same_bits() {
+    let everywhere = r#"
+position = ["instruction_end", "last"]
+together = true
+when = { direction = "harm", layer = 1, above = 0 }
+[stages.harm]
+kind = "direction"
+model = "inst"
+prompts = "main"
+select = "splits"
+a = "harmful"
+b = "edge"
+layer = 1
+"#;
+    let study = long_study(MANY_PLACES)
+        .replace("layer = \"all\"", "layer = [1, 3]")
+        .replace("alpha = [-2, 2]\n", &format!("alpha = [-2, 2]{everywhere}"));
+    let bench = bench();
+    bench.write("study.toml", &study);
+    let command = bench.command(&["run", "study.toml", "--format", "json", "--threads", "1"]);
+    assert!(
+        hold::start(&bench, command, Place::Packs(4))
+            .surely()
+            .kill()
+    );
+    let kept = committed_cells(&bench.path("cache")).len() as u64;
+    let resumed = bench.run(&study).ok();
+    let (cached, computed) = (resumed.cached("random"), resumed.computed("random"));
+    assert!(
+        0 < cached && cached < kept && 0 < computed,
+        "{cached} of {kept}, {computed}"
+    );
+    assert_same_tables(&resumed, &bench, &uninterrupted(&study));
 }
 
 #[test]
