@@ -617,7 +617,7 @@ fn the_studies_of_places_run_on_smollm2() {
     bench.write("few.jsonl", of_split("edge", 12) + &of_split("harmful", 4));
     let path = format!("prompts.main.path={}", bench.path("few.jsonl").display());
     // Rows of a stage's table: models, directions, layers, α and prompts.
-    let studies: [Shipped<'_>; 4] = [
+    let studies: [Shipped<'_>; 6] = [
         (
             "positions",
             &[
@@ -670,6 +670,34 @@ fn the_studies_of_places_run_on_smollm2() {
                 ("steer", 3 * 16),
                 ("thresholds", 5 * 16),
                 ("random", 3 * 16),
+                ("texts", 2 * 2),
+            ],
+        ),
+        (
+            "heretic",
+            &[
+                "stages.random.seed=0",
+                "stages.texts.limit=1",
+                "stages.texts.max_new_tokens=4",
+            ],
+            &[
+                ("means.detection", 4),
+                ("projected", 4),
+                ("steer", 4 * 16),
+                ("random", 16),
+                ("texts", 2),
+            ],
+        ),
+        (
+            "angular",
+            &[
+                "stages.texts.limit=1",
+                "stages.texts.max_new_tokens=4",
+                "stages.texts.alpha=[0, 180]",
+            ],
+            &[
+                ("steer", 6 * 16),
+                ("random", 6 * 16),
                 ("texts", 2 * 2),
             ],
         ),
