@@ -189,7 +189,7 @@ fn unknown_fields_kinds_and_sections() {
     19 | alfa = [-2, 0, 2]
        | ^^^^ unknown field
        |
-       = help: known fields: `kind`, `model`, `prompts`, `direction`, `layer`, `together`, `site`, `mode`, `alpha`, `alpha_unit`, `plane`, `with`, `position`, `read`, `chat`
+       = help: known fields: `kind`, `model`, `prompts`, `direction`, `layer`, `together`, `site`, `mode`, `alpha`, `alpha_unit`, `plane`, `with`, `when`, `position`, `read`, `chat`
     ");
     assert_snapshot!(refusal("[stages.steer]", "[stages.stear]"), @r"
     error: stage `stear` has no field `kind`
@@ -198,7 +198,7 @@ fn unknown_fields_kinds_and_sections() {
     15 | [stages.stear]
        | ^^^^^^^^^^^^^^ did you mean the stage `steer`?
        |
-       = help: a stage that is not named after its kind needs `kind`, one of `score`, `generate`, `patch`, `activations`, `direction`, `steer`, `holdout`, `random`, `xstest`, `summary`, `import`
+       = help: a stage that is not named after its kind needs `kind`, one of `score`, `generate`, `patch`, `activations`, `direction`, `vector`, `combine`, `condition`, `independence`, `steer`, `holdout`, `random`, `xstest`, `summary`, `import`
     ");
     assert_snapshot!(refusal("[stages.steer]", "[stages.steer]\nkind = \"push\""), @r#"
     error: `stages.steer.kind` cannot be `push`
@@ -207,7 +207,7 @@ fn unknown_fields_kinds_and_sections() {
     16 | kind = "push"
        |        ^^^^^^ not a known name
        |
-       = help: it is one of `score`, `generate`, `patch`, `activations`, `direction`, `steer`, `holdout`, `random`, `xstest`, `summary`, `import`
+       = help: it is one of `score`, `generate`, `patch`, `activations`, `direction`, `vector`, `combine`, `condition`, `independence`, `steer`, `holdout`, `random`, `xstest`, `summary`, `import`
     "#);
     assert_snapshot!(refusal("[stages.steer]", "[stage.steer]"), @r"
     error: the study has an unknown field `stage`
@@ -332,7 +332,7 @@ fn several_problems_at_once() {
     20 | mod = "ablate"
        | ^^^ did you mean `mode`?
        |
-       = help: known fields: `kind`, `model`, `prompts`, `direction`, `layer`, `together`, `site`, `mode`, `alpha`, `alpha_unit`, `plane`, `with`, `position`, `read`, `chat`
+       = help: known fields: `kind`, `model`, `prompts`, `direction`, `layer`, `together`, `site`, `mode`, `alpha`, `alpha_unit`, `plane`, `with`, `when`, `position`, `read`, `chat`
     "#);
 }
 

@@ -115,7 +115,7 @@ fn what_keeps_other_stages_from_being_read_is_a_warning() {
     16 | modle = "inst"
        | ^^^^^ did you mean `model`?
        |
-       = help: known fields: `kind`, `model`, `prompts`, `seed`, `layer`, `together`, `site`, `mode`, `alpha`, `alpha_unit`, `plane`, `with`, `position`, `read`, `chat`
+       = help: known fields: `kind`, `model`, `prompts`, `seed`, `layer`, `together`, `site`, `mode`, `alpha`, `alpha_unit`, `plane`, `with`, `when`, `position`, `read`, `chat`
 
     warning: `stages.random.seed` is the string `many`, not an integer of 0 or more, a list of them or a range such as `"0..20"`
       --> study.toml:18:8
