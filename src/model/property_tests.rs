@@ -255,7 +255,7 @@ impl Draws {
     }
 
     fn readout(&mut self, n_layers: usize, length: usize) -> Readout {
-        match self.below(7) {
+        match self.below(8) {
             0 => all_logits(VOCAB),
             1 => score_readout(ScoreDtype::Float32),
             2 => Readout::LogOdds([1, 5, 8].into()),
@@ -264,7 +264,10 @@ impl Draws {
                 let ids = (0..count).map(|_| self.below(VOCAB) as u32);
                 Readout::Continuation(ids.collect())
             }
-            4 => Readout::Mean {
+            4 => Readout::Divergence {
+                epsilon: [0.0, 1e-6][self.below(2)],
+            },
+            5 => Readout::Mean {
                 hook: self.hook(n_layers, &Site::ALL),
             },
             _ => Readout::Activation {
@@ -386,6 +389,18 @@ fn naive_score(logits: &[f32]) -> f64 {
     sum(&[1, 5, 8]).ln() - sum(&[2, 7]).ln()
 }
 
+fn naive_divergence(unedited: &[f32], edited: &[f32], epsilon: f64) -> f64 {
+    let (p, q) = (
+        naive_log_probabilities(unedited),
+        naive_log_probabilities(edited),
+    );
+    let terms = p.iter().zip(&q).map(|(p, q)| match epsilon > 0.0 {
+        true => p.exp() * ((p.exp() + epsilon).ln() - (q.exp() + epsilon).ln()),
+        false => p.exp() * (p - q),
+    });
+    terms.sum()
+}
+
 /// One comparison of the suffix path with the slow truth.
 struct Case {
     tokens: Arc<Tokens>,
@@ -442,6 +457,11 @@ impl Case {
             (Readout::LogOdds(ids), Value::Score(score)) => {
                 let expected = naive_log_odds(last, ids);
                 worst.scalar(score / largest(last), expected / largest(last));
+            }
+            (Readout::Divergence { epsilon }, Value::Divergence { nats, .. }) => {
+                let (unedited, _) = naive(subject, &ids, &[]);
+                let expected = naive_divergence(unedited.last().unwrap(), last, *epsilon);
+                worst.scalar(nats / largest(last), expected / largest(last));
             }
             (Readout::Continuation(ids), Value::Score(score)) => {
                 let read = &logits[logits.len() - ids.len()..];
