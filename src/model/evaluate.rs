@@ -8,6 +8,7 @@
 //! that is resumed, extended or reordered gives the same numbers.
 
 mod check;
+mod divergence;
 mod each;
 mod outcomes;
 mod readout;
@@ -31,7 +32,7 @@ use super::transformer::Transformer;
 
 use check::{check, described};
 use outcomes::{AtHand, Outcome, Outcomes};
-use readout::{divergences, log_odds, log_probabilities, of_one_token_each, score};
+use readout::{log_odds, log_probabilities, of_one_token_each, score};
 use shape::{Entry, ReadoutShape, Shape, entry, is_of_last_alone};
 
 pub(super) use readout::to_rows;
@@ -314,10 +315,7 @@ impl Evaluator {
                     None => {
                         let values = match cell.readout {
                             Readout::Divergence { epsilon } => {
-                                let unedited = self.unedited_hidden(tile)?;
-                                let both = (&unedited, &hidden);
-                                let all = divergences(transformer, both, epsilon)?;
-                                all.into_iter().map(divergence).collect()
+                                self.divergences(tile, &hidden, epsilon)?
                             }
                             _ => of_last_logits(transformer, &hidden, &cell.readout)?,
                         };
@@ -330,37 +328,6 @@ impl Evaluator {
             }
         }
         Ok(outcomes)
-    }
-
-    /// The final norm's output at the last position of each row's prompt, unedited, `[n, d_model]`: of the stream that is kept of it.
-    fn unedited_hidden(&self, tile: &Tile<'_>) -> Result<Tensor> {
-        let transformer = &self.transformer;
-        let n_layers = transformer.config.n_layers;
-        let bare = tile.cells.iter().map(|cell| Cell {
-            interventions: Vec::new(),
-            ..(*cell).clone()
-        });
-        let bare: Vec<Cell> = bare.collect();
-        let bare: Vec<&Cell> = bare.iter().collect();
-        let is_long = transformer.is_long(bare[0].tokens.len());
-        let shape = Shape::of(bare[0], n_layers, is_long);
-        let mut hidden = Vec::new();
-        for cells in bare.chunks(shape.rows()) {
-            let places = cells.iter().map(|cell| self.store.row(&cell.tokens));
-            let places = places.collect::<Result<Vec<BlockRow<'_>>>>()?;
-            let unedited = Tile::new(transformer, (cells, &places), &shape)?;
-            let of_all = final_hidden(&shape, &unedited, 1)?;
-            hidden.push(of_all.f_narrow(0, 0, cells.len() as i64)?);
-        }
-        Ok(Tensor::f_cat(&hidden, 0)?)
-    }
-}
-
-/// At one token.
-fn divergence((nats, agree): (f64, bool)) -> Value {
-    Value::Divergence {
-        nats,
-        agreement: f64::from(u8::from(agree)),
     }
 }
 

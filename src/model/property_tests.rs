@@ -401,6 +401,14 @@ fn naive_divergence(unedited: &[f32], edited: &[f32], epsilon: f64) -> f64 {
     terms.sum()
 }
 
+/// The largest logit's index, where the second is not close to it.
+fn clear_first(logits: &[f32]) -> Option<usize> {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+    let largest = logits.iter().fold(1f32, |most, x| most.max(x.abs()));
+    (logits[order[0]] - logits[order[1]] > 1e-3 * largest).then_some(order[0])
+}
+
 /// One comparison of the suffix path with the slow truth.
 struct Case {
     tokens: Arc<Tokens>,
@@ -458,9 +466,14 @@ impl Case {
                 let expected = naive_log_odds(last, ids);
                 worst.scalar(score / largest(last), expected / largest(last));
             }
-            (Readout::Divergence { epsilon }, Value::Divergence { nats, .. }) => {
+            (Readout::Divergence { epsilon }, Value::Divergence { nats, agreement }) => {
                 let (unedited, _) = naive(subject, &ids, &[]);
-                let expected = naive_divergence(unedited.last().unwrap(), last, *epsilon);
+                let unedited = unedited.last().unwrap();
+                let expected = naive_divergence(unedited, last, *epsilon);
+                // Not where a rounding could change which is first.
+                if let (Some(one), Some(other)) = (clear_first(unedited), clear_first(last)) {
+                    assert_eq!(*agreement, f64::from(u8::from(one == other)));
+                }
                 worst.scalar(nats / largest(last), expected / largest(last));
             }
             (Readout::Continuation(ids), Value::Score(score)) => {

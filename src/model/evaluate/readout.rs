@@ -68,40 +68,6 @@ pub(super) fn log_odds(
     Ok(values)
 }
 
-/// Σ P (ln P − ln Q) of each row, with ε inside the logarithms where it is above 0, in float64, and whether both distributions have one
-/// most probable token; P is of `unedited [row, d_model]`, Q of `edited`.
-pub(super) fn divergences(
-    transformer: &Transformer,
-    (unedited, edited): (&Tensor, &Tensor),
-    epsilon: f64,
-) -> Result<Vec<(f64, bool)>> {
-    /// Rows at once, for the reason that [`log_odds`] has.
-    const ROWS: i64 = 16;
-    let (unedited, edited) = (transformer.unembed(unedited)?, transformer.unembed(edited)?);
-    let rows = edited.size()[0];
-    let mut values = Vec::with_capacity(rows as usize);
-    for start in (0..rows).step_by(ROWS as usize) {
-        let some = |logits: &Tensor| logits.f_narrow(0, start, ROWS.min(rows - start));
-        let (unedited, edited) = (some(&unedited)?, some(&edited)?);
-        let log = |logits: &Tensor| -> Result<Tensor> {
-            let log = logits.f_log_softmax(-1, Kind::Double)?;
-            match epsilon > 0.0 {
-                true => Ok(log.f_exp()?.f_add_scalar(epsilon)?.f_log()?),
-                false => Ok(log),
-            }
-        };
-        let p = unedited.f_log_softmax(-1, Kind::Double)?.f_exp()?;
-        let terms = log(&unedited)?.f_sub(&log(&edited)?)?.f_mul(&p)?;
-        let nats = Vec::<f64>::try_from(terms.f_sum_dim_intlist(1i64, false, None)?)?;
-        let top = |logits: &Tensor| -> Result<Vec<i64>> {
-            Ok(Vec::<i64>::try_from(logits.f_argmax(-1, false)?)?)
-        };
-        let agree = top(&unedited)?.into_iter().zip(top(&edited)?);
-        values.extend(nats.into_iter().zip(agree.map(|(one, other)| one == other)));
-    }
-    Ok(values)
-}
-
 /// Log-probabilities in float64 of one token for each row of `hidden [row, d_model]`.
 pub(super) fn of_one_token_each(
     transformer: &Transformer,
