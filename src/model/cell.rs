@@ -70,6 +70,9 @@ pub enum Readout {
     /// ln(P + 1e-8) − ln(1 − P + 1e-8) at the last position, where P is the probability of the named tokens (ascending, each once), in float64:
     /// the refusal score of refusal_direction (Arditi et al., arXiv:2406.11717).
     LogOdds(Arc<[u32]>),
+    /// Σᵥ P (ln P − ln Q) over the whole vocabulary at the last position, in float64 and nats, P of the unedited and Q of the edited prompt, and
+    /// whether both prefer the same token. With ε > 0 it is inside the logarithms: Σᵥ P (ln(P + ε) − ln(Q + ε)), as refusal_direction has it.
+    Divergence { epsilon: f64 },
     /// The natural-log probability of these tokens behind the prompt, Σᵢ ln p(tᵢ | prompt, t₀ … tᵢ₋₁), in float64. At least one; positions behind
     /// the prompt are theirs.
     Continuation(Arc<[u32]>),
@@ -95,12 +98,20 @@ impl Readout {
     /// Whether it is read of the logits at the last position of the prompt.
     pub(super) fn is_of_last_position(&self) -> bool {
         match self {
-            Readout::Score(_) | Readout::LogProbabilities(_) | Readout::LogOdds(_) => true,
+            Readout::Score(_)
+            | Readout::LogProbabilities(_)
+            | Readout::LogOdds(_)
+            | Readout::Divergence { .. } => true,
             Readout::Continuation(_)
             | Readout::Activation { .. }
             | Readout::Mean { .. }
             | Readout::Generation { .. } => false,
         }
+    }
+
+    /// Whether it is made of the unedited prompt's logits, too.
+    pub(super) fn is_against_unedited(&self) -> bool {
+        matches!(self, Readout::Divergence { .. })
     }
 
     /// Where the vectors are that it is made of; none of what is read of logits.

@@ -8,6 +8,7 @@
 //! that is resumed, extended or reordered gives the same numbers.
 
 mod check;
+mod divergence;
 mod each;
 mod outcomes;
 mod readout;
@@ -312,7 +313,12 @@ impl Evaluator {
                 let known = match known {
                     Some(known) => known,
                     None => {
-                        let values = of_last_logits(transformer, &hidden, &cell.readout)?;
+                        let values = match cell.readout {
+                            Readout::Divergence { epsilon } => {
+                                self.divergences(tile, &hidden, epsilon)?
+                            }
+                            _ => of_last_logits(transformer, &hidden, &cell.readout)?,
+                        };
                         read.push((&cell.readout, values));
                         read.len() - 1
                     }
@@ -347,7 +353,8 @@ impl Sorted {
         if !is_of_last_alone(cell) {
             let is_long = transformer.is_long(cell.tokens.len());
             let shape = Shape::of(cell, transformer.config.n_layers, is_long);
-            if shape.starts_anew() {
+            // What it is compared with is of the prompt's block.
+            if shape.starts_anew() && !cell.readout.is_against_unedited() {
                 self.anew.push(number);
                 return;
             }

@@ -255,7 +255,7 @@ impl Draws {
     }
 
     fn readout(&mut self, n_layers: usize, length: usize) -> Readout {
-        match self.below(7) {
+        match self.below(8) {
             0 => all_logits(VOCAB),
             1 => score_readout(ScoreDtype::Float32),
             2 => Readout::LogOdds([1, 5, 8].into()),
@@ -264,7 +264,10 @@ impl Draws {
                 let ids = (0..count).map(|_| self.below(VOCAB) as u32);
                 Readout::Continuation(ids.collect())
             }
-            4 => Readout::Mean {
+            4 => Readout::Divergence {
+                epsilon: [0.0, 1e-6][self.below(2)],
+            },
+            5 => Readout::Mean {
                 hook: self.hook(n_layers, &Site::ALL),
             },
             _ => Readout::Activation {
@@ -386,6 +389,26 @@ fn naive_score(logits: &[f32]) -> f64 {
     sum(&[1, 5, 8]).ln() - sum(&[2, 7]).ln()
 }
 
+fn naive_divergence(unedited: &[f32], edited: &[f32], epsilon: f64) -> f64 {
+    let (p, q) = (
+        naive_log_probabilities(unedited),
+        naive_log_probabilities(edited),
+    );
+    let terms = p.iter().zip(&q).map(|(p, q)| match epsilon > 0.0 {
+        true => p.exp() * ((p.exp() + epsilon).ln() - (q.exp() + epsilon).ln()),
+        false => p.exp() * (p - q),
+    });
+    terms.sum()
+}
+
+/// The largest logit's index, where the second is not close to it.
+fn clear_first(logits: &[f32]) -> Option<usize> {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+    let largest = logits.iter().fold(1f32, |most, x| most.max(x.abs()));
+    (logits[order[0]] - logits[order[1]] > 1e-3 * largest).then_some(order[0])
+}
+
 /// One comparison of the suffix path with the slow truth.
 struct Case {
     tokens: Arc<Tokens>,
@@ -442,6 +465,16 @@ impl Case {
             (Readout::LogOdds(ids), Value::Score(score)) => {
                 let expected = naive_log_odds(last, ids);
                 worst.scalar(score / largest(last), expected / largest(last));
+            }
+            (Readout::Divergence { epsilon }, Value::Divergence { nats, agreement }) => {
+                let (unedited, _) = naive(subject, &ids, &[]);
+                let unedited = unedited.last().unwrap();
+                let expected = naive_divergence(unedited, last, *epsilon);
+                // Not where a rounding could change which is first.
+                if let (Some(one), Some(other)) = (clear_first(unedited), clear_first(last)) {
+                    assert_eq!(*agreement, f64::from(u8::from(one == other)));
+                }
+                worst.scalar(nats / largest(last), expected / largest(last));
             }
             (Readout::Continuation(ids), Value::Score(score)) => {
                 let read = &logits[logits.len() - ids.len()..];

@@ -134,6 +134,10 @@ impl Encoder {
                 self.text("log odds");
                 self.ids(ids);
             }
+            Readout::Divergence { epsilon } => {
+                self.text("divergence");
+                self.float(*epsilon);
+            }
             Readout::Continuation(ids) => {
                 self.text("continuation");
                 self.ids(ids);

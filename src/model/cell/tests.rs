@@ -202,6 +202,8 @@ fn every_field_changes_the_key() {
         Readout::LogProbabilities(Arc::new(vec![2])),
         Readout::LogOdds([1].into()),
         Readout::LogOdds([1, 2].into()),
+        Readout::Divergence { epsilon: 0.0 },
+        Readout::Divergence { epsilon: 1e-6 },
         Readout::Continuation([1].into()),
         Readout::Continuation([1, 2].into()),
         Readout::Mean {
@@ -242,6 +244,10 @@ fn values_round_trip_and_bad_bytes_are_refused() {
         Value::Activation(vec![1.0, 2.0]),
         Value::Generation(vec![7, 8, 9]),
         Value::Generation(vec![]),
+        Value::Divergence {
+            nats: 0.25,
+            agreement: 1.0,
+        },
     ] {
         assert_eq!(Value::from_bytes(&value.to_bytes()), Some(value));
     }

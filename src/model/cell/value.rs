@@ -12,6 +12,13 @@ pub enum Value {
     /// A vector, `[width]`.
     Activation(Vec<f32>),
     Generation(Vec<u32>),
+    /// Of one token or a mean over several.
+    Divergence {
+        /// Of the unedited distribution to the edited one.
+        nats: f64,
+        /// The share of the tokens at which both prefer the same.
+        agreement: f64,
+    },
 }
 
 impl Value {
@@ -25,6 +32,9 @@ impl Value {
             Value::LogProbabilities(values) => tagged(1, values.iter().map(|v| v.to_le_bytes())),
             Value::Activation(values) => tagged(2, values.iter().map(|v| v.to_le_bytes())),
             Value::Generation(ids) => tagged(3, ids.iter().map(|v| v.to_le_bytes())),
+            Value::Divergence { nats, agreement } => {
+                tagged(4, [nats, agreement].into_iter().map(|v| v.to_le_bytes()))
+            }
         }
     }
 
@@ -43,6 +53,13 @@ impl Value {
             1 => Value::LogProbabilities(words(rest, f32::from_le_bytes)?),
             2 => Value::Activation(words(rest, f32::from_le_bytes)?),
             3 => Value::Generation(words(rest, u32::from_le_bytes)?),
+            4 => {
+                let (nats, agreement) = rest.split_first_chunk()?;
+                Value::Divergence {
+                    nats: f64::from_le_bytes(*nats),
+                    agreement: f64::from_le_bytes(agreement.try_into().ok()?),
+                }
+            }
             _ => return None,
         })
     }
@@ -54,6 +71,7 @@ impl Value {
             Value::LogProbabilities(values) => values.iter().all(|v| !v.is_nan()),
             Value::Activation(values) => values.iter().all(|v| v.is_finite()),
             Value::Generation(_) => true,
+            Value::Divergence { nats, agreement } => nats.is_finite() && agreement.is_finite(),
         }
     }
 
@@ -61,7 +79,7 @@ impl Value {
     pub(crate) fn is_impossible(bytes: &[u8]) -> bool {
         match bytes.first() {
             None => true,
-            Some(0..=3) => Value::from_bytes(bytes).is_none_or(|value| !value.is_finite()),
+            Some(0..=4) => Value::from_bytes(bytes).is_none_or(|value| !value.is_finite()),
             Some(_) => false,
         }
     }
@@ -75,6 +93,7 @@ impl Readout {
                 Readout::Score(_) | Readout::LogOdds(_) | Readout::Continuation(_),
                 Value::Score(_),
             ) => true,
+            (Readout::Divergence { .. }, Value::Divergence { .. }) => true,
             (Readout::LogProbabilities(ids), Value::LogProbabilities(values)) => {
                 ids.len() == values.len()
             }

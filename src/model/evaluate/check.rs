@@ -40,6 +40,9 @@ pub(super) fn check(cell: &Cell, config: &ModelConfig) -> Result<(), String> {
         check_hook(hook, config)?;
     }
     match cell.readout {
+        Readout::Divergence { epsilon } if !epsilon.is_finite() || epsilon < 0.0 => Err(format!(
+            "ε = {epsilon:?} of a divergence must be a finite number, 0 or more"
+        )),
         Readout::Activation { position, .. } => check_position(position, length, length),
         _ => Ok(()),
     }

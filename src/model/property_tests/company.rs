@@ -39,7 +39,11 @@ fn crowd(subject: &Subject, prompts: usize) -> Vec<Cell> {
                     ..steer.clone()
                 };
                 // Several readouts of one row.
-                for readout in [Readout::LogOdds([1, 4].into()), all_logits(VOCAB)] {
+                for readout in [
+                    Readout::LogOdds([1, 4].into()),
+                    Readout::Divergence { epsilon: 0.0 },
+                    all_logits(VOCAB),
+                ] {
                     cells.push(subject.cell(&case.tokens, vec![steer.clone()], readout));
                 }
                 cells.push(Case::continued(

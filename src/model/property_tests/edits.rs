@@ -60,6 +60,36 @@ impl Bench {
     }
 }
 
+/// Where the whole text is edited, at its last token, and where nothing is: then nothing diverges, to the bit.
+#[test]
+fn an_edit_diverges_from_the_unedited_prompt_and_no_edit_does_not() {
+    let mut bench = Bench::new();
+    let v = bench.draws.vector();
+    let mut read = |edits: &[Intervention], epsilon: f64| {
+        let readout = Readout::Divergence { epsilon };
+        let cell = bench.subject.cell(&bench.tokens, edits.to_vec(), readout);
+        match bench.subject.values(&[cell]).remove(0) {
+            Value::Divergence { nats, agreement } => (nats, agreement),
+            value => panic!("{value:?}"),
+        }
+    };
+    let add = Edit::Add {
+        vector: Arc::clone(&v),
+        scale: 3.0,
+    };
+    let hook = HookPoint::block(1, Site::ResidPre);
+    for epsilon in [0.0, 1e-6] {
+        assert_eq!(read(&[], epsilon), (0.0, 1.0));
+        for edits in [
+            everywhere(&Edit::Ablate(Arc::clone(&v))),
+            vec![edit(hook, Positions::At(22), add.clone())],
+            vec![edit(hook, Positions::From(0), add.clone())],
+        ] {
+            assert!(read(&edits, epsilon).0 > 1e-6, "{edits:?}");
+        }
+    }
+}
+
 #[test]
 fn ablated_everywhere_nothing_is_left_along_the_direction() {
     let mut bench = Bench::new();

@@ -94,10 +94,11 @@ impl Tiny {
         let length = tokens.len();
         let count = self.draws.below(4);
         let edits = (0..count).map(|_| self.edit(length - 1, length)).collect();
-        let readout = match self.draws.below(5) {
+        let readout = match self.draws.below(6) {
             0 => all_logits(self.config.d_vocab),
             1 => score_readout(ScoreDtype::Float32),
-            2 => Readout::Mean {
+            2 => Readout::Divergence { epsilon: 0.0 },
+            3 => Readout::Mean {
                 hook: self.hooks[self.draws.below(self.hooks.len())],
             },
             _ => Readout::Activation {
