@@ -10,9 +10,10 @@ forward hooks; each edit is written as its paper defines it, with the projection
 
     reference.json          what was done: `prompts` (ids, and how many of them are a start that several share), `selections`, `edits`,
                             `cases`, `reads`; and per model and prompt, by case: `log_odds`, `continuation`, `continuation_edited`,
-                            and, of the cases that name it, `greedy`; `certain` are the log-odds of every token, unedited
+                            `divergence` ([nats, nats with 1e-6 in both logarithms, whether the most probable token is the same]), and, of
+                            the cases that name it, `greedy`; `certain` are the log-odds of every token, unedited
     reference.safetensors   the vectors that `edits` name [d_model]; {model}.p{prompt}.logits [case, vocab] of the last position,
-                            .earlier and .last [case, d_model], which `reads` say
+                            .earlier, .last and .mean [case, d_model], which `reads` say
 
 A selection is a list of half-open windows, counted from the front where they are not negative and from the prompt's end where they are; null
 is that end. Generated tokens are edited in `continuation_edited` and `greedy` alone, where every window that reaches the prompt's end goes on.
@@ -46,8 +47,8 @@ SELECTIONS = {
     "both_ends": [[0, 2], [-2, None]],
 }
 SITES = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
-# What the activations of the safetensors are: a hook point and a position counted from the prompt's end.
-READS = {"earlier": ("blocks.1.hook_resid_post", -3), "last": ("blocks.2.hook_mlp_out", -1)}
+# What the activations of the safetensors are: a hook point and a position counted from the prompt's end, or the mean over the prompt.
+READS = {"earlier": ("blocks.1.hook_resid_post", -3), "last": ("blocks.2.hook_mlp_out", -1), "mean": ("blocks.2.hook_resid_pre", None)}
 TOKENS = [3, 17, 21]
 CONTINUATION = [11, 30, 5]
 
@@ -184,7 +185,7 @@ class Pass:
             handles.append(self.on(hook, change))
         for name, (hook, position) in reads:
             def see(x, name=name, position=position):
-                kept[name] = x[position].clone()
+                kept[name] = x.double().mean(0).float() if position is None else x[position].clone()
                 return x
             handles.append(self.on(hook, see))
         logits = self.model(torch.tensor([ids]), use_cache=False).logits[0]
@@ -211,6 +212,14 @@ def log_odds(logits, tokens=TOKENS):
     return float(torch.log(named + 1e-8) - torch.log(torch.ones_like(named) - named + 1e-8))
 
 
+def divergence(plain, logits):
+    """KL of the unedited to the edited next token, as papers write it and as refusal_direction computes it; and whether the first is the same."""
+    p, q = (torch.softmax(of.double(), -1) for of in (plain, logits))
+    written = torch.nn.functional.kl_div(torch.log_softmax(logits.double(), -1), p, reduction="sum")
+    computed = (p * (torch.log(p + 1e-6) - torch.log(q + 1e-6))).sum()
+    return [round(float(written), 9), round(float(computed), 9), bool(plain.argmax() == logits.argmax())]
+
+
 class Prompt:
     """One model, one prompt, every case."""
 
@@ -223,7 +232,7 @@ class Prompt:
     def read(self, case):
         """Logits at the last position, and activations."""
         length = len(self.ids)
-        reads = [(name, (hook, length + back)) for name, (hook, back) in READS.items()]
+        reads = [(name, (hook, back and length + back)) for name, (hook, back) in READS.items()]
         logits, kept = self.passing.run(self.ids, self.done(case, length, False), reads)
         return logits[-1].clone(), kept
 
@@ -268,6 +277,7 @@ def reference(models, seed):
             read = [of.read(case) for case, _ in cases]
             moved.append([float((logits - plain).norm() / plain.norm()) for logits, _ in read])
             row["certain"] = round(log_odds(plain, range(VOCAB)), 9)
+            row["divergence"] = [divergence(plain, logits) for logits, _ in read]
             row["log_odds"] = [round(log_odds(logits), 9) for logits, _ in read]
             for key, goes_on in (("continuation", False), ("continuation_edited", True)):
                 row[key] = [round(of.continuation(case, goes_on), 9) for case, _ in cases]

@@ -695,11 +695,7 @@ fn the_studies_of_places_run_on_smollm2() {
                 "stages.texts.max_new_tokens=4",
                 "stages.texts.alpha=[0, 180]",
             ],
-            &[
-                ("steer", 6 * 16),
-                ("random", 6 * 16),
-                ("texts", 2 * 2),
-            ],
+            &[("steer", 6 * 16), ("random", 6 * 16), ("texts", 2 * 2)],
         ),
     ];
     for (study, settings, tables) in studies {

@@ -96,10 +96,13 @@ impl Asked<'_, '_> {
 
     fn activation(&self, case: &Json, name: &str) -> Cell {
         let read = &self.reference.described["reads"][name];
-        let back = read["position"].as_i64().unwrap().unsigned_abs() as usize;
-        let readout = Readout::Activation {
-            hook: named(text(&read["hook"])),
-            position: self.tokens.len() - back,
+        let hook = named(text(&read["hook"]));
+        let readout = match read["position"].as_i64() {
+            None => Readout::Mean { hook },
+            Some(back) => Readout::Activation {
+                hook,
+                position: self.tokens.len() - back.unsigned_abs() as usize,
+            },
         };
         self.cell(case, readout, false)
     }
@@ -117,6 +120,11 @@ impl Asked<'_, '_> {
             self.cell(case, Readout::Continuation(Arc::clone(&text)), false),
             self.cell(case, Readout::Continuation(text), true),
         ]
+    }
+
+    /// How far the next token is from the unedited one, without and with refusal_direction's ε.
+    fn divergences(&self, case: &Json) -> [Cell; 2] {
+        [0.0, 1e-6].map(|epsilon| self.cell(case, Readout::Divergence { epsilon }, false))
     }
 
     /// The log-odds of every token, which only their ε keeps finite.
@@ -142,6 +150,8 @@ struct Pairs<'r> {
     logits: Vec<(Cell, &'r [f32])>,
     activations: Vec<(Cell, &'r [f32])>,
     numbers: Vec<(Cell, f64)>,
+    /// Nats, and 1 where the most probable token is the same.
+    divergences: Vec<(Cell, [f64; 2])>,
     texts: Vec<(Cell, Value)>,
 }
 
@@ -157,7 +167,7 @@ impl<'r> Pairs<'r> {
         };
         let logits = cases.iter().map(|case| asked.logits(case));
         self.logits.extend(logits.zip(rows("logits")));
-        for name in ["earlier", "last"] {
+        for name in ["earlier", "last", "mean"] {
             let cells = cases.iter().map(|case| asked.activation(case, name));
             self.activations.extend(cells.zip(rows(name)));
         }
@@ -166,6 +176,12 @@ impl<'r> Pairs<'r> {
             let expected = keys.map(|key| row[key][index].as_f64().unwrap());
             self.numbers
                 .extend(asked.numbers(case).into_iter().zip(expected));
+        }
+        for (case, expected) in cases.iter().zip(row["divergence"].as_array().unwrap()) {
+            let same = f64::from(expected[2].as_bool().unwrap());
+            let expected = [0, 1].map(|index| [expected[index].as_f64().unwrap(), same]);
+            let cells = asked.divergences(case).into_iter();
+            self.divergences.extend(cells.zip(expected));
         }
         let certain = row["certain"].as_f64().unwrap();
         self.numbers.push((asked.certain(), certain));
@@ -194,6 +210,18 @@ impl<'r> Pairs<'r> {
         let (cells, expected): (Vec<Cell>, Vec<f64>) = self.numbers.into_iter().unzip();
         for (found, expected) in subject.scores(&cells).into_iter().zip(expected) {
             numbers.scalar(found, expected);
+        }
+        let (cells, expected): (Vec<Cell>, Vec<[f64; 2]>) = self.divergences.into_iter().unzip();
+        for (found, [nats, same]) in subject.values(&cells).into_iter().zip(expected) {
+            let Value::Divergence {
+                nats: found,
+                agreement,
+            } = found
+            else {
+                panic!("{found:?} is no divergence");
+            };
+            numbers.scalar(found, nats);
+            assert_eq!(agreement, same);
         }
         [logits, activations, numbers]
     }
@@ -231,7 +259,7 @@ fn compare(model: &str, shares: bool) {
     assert!(numbers.absolute < 2e-5);
 }
 
-/// Tolerance: 2e-5 relative (L2), as for the models unedited, and 2e-5 of log-odds and log-probabilities, which are sums of some units; measured
+/// Tolerance: 2e-5 relative (L2), as for the models unedited, and 2e-5 of log-odds, log-probabilities and divergences, which are sums of some units; measured
 /// below 3e-6 and 2e-6.
 #[test]
 fn edits_of_mistral() {
