@@ -685,7 +685,7 @@ fn the_studies_of_places_run_on_smollm2() {
                 ("projected", 4),
                 ("steer", 4 * 16),
                 ("random", 16),
-                ("texts", 2),
+                ("texts", 4 * 2),
             ],
         ),
         (

@@ -268,7 +268,5 @@ fn problems_of_the_text_and_of_the_files_at_once() {
        |
     15 | layers = 3
        | ^^^^^^ did you mean `layer`?
-       |
-       = help: known fields: `kind`, `model`, `prompts`, `select`, `scores`, `rule`, `split`, `n`, `t`, `a`, `b`, `column`, `labels`, `layer`, `site`, `position`, `affine`, `allow_overlap`, `chat`
     "#);
 }
