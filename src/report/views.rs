@@ -111,7 +111,7 @@ pub(crate) fn view(product: Product) -> View {
             concludes: false,
         },
         Product::Activations | Product::Directions | Product::Condition => TABLES_ONLY,
-        Product::Independence => TABLES_ONLY,
+        Product::Choice | Product::Independence => TABLES_ONLY,
         Product::Sweep | Product::HeldOutSweep | Product::RandomSweep => SWEEP,
         Product::SweepByType => View {
             figures: sweep_types::figures,

@@ -86,6 +86,11 @@ const WAYS: &[(&str, &str)] = &[
     ("random", "mode = \"rotate\"\nalpha = 1\nplane = \"e\""),
     ("xstest", "alpha = 1"),
     ("xstest", "mode = \"rotate\"\nalpha = 1\nplane = \"e\""),
+    (
+        "select",
+        "model = \"m\"\nprompts = \"p\"\ndirection = \"d\"\nharmful = \"x\"\nharmless = \"y\"",
+    ),
+    ("select", "file = \"a.json\"\nn_layers = 3"),
     ("summary", "steer = \"s\""),
     ("summary", "random = \"s\""),
     (

@@ -47,6 +47,7 @@ mod position;
 mod random;
 pub(crate) mod rules;
 mod score;
+mod select;
 mod settings;
 mod steer;
 mod summary;
@@ -101,6 +102,8 @@ pub enum Product {
     Directions,
     /// On which prompts an edit is to be made: a direction, and a threshold of how like it they are.
     Condition,
+    /// Which direction the rules take of evaluations that others published; without the direction.
+    Choice,
     /// How far two directions go without each other.
     Independence,
     /// A table of steered scores.
@@ -126,6 +129,7 @@ impl Product {
             Product::Activations => "activations, as arrays",
             Product::Directions => "directions",
             Product::Condition => "a condition",
+            Product::Choice => "a choice of a direction",
             Product::Independence => "how independent directions are",
             Product::Sweep | Product::RandomSweep | Product::SweepByType => {
                 "a sweep of steered scores"
@@ -247,6 +251,7 @@ pub(crate) static KINDS: &[&Kind] = &[
     &direction::KIND,
     &vector::KIND,
     &combine::KIND,
+    &select::KIND,
     &condition::KIND,
     &independence::KIND,
     &steer::KIND,

@@ -48,6 +48,7 @@ mod rules;
 mod run_folder;
 mod schema;
 mod screens;
+mod select;
 mod selected;
 mod start;
 mod terminal;

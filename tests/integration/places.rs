@@ -617,7 +617,7 @@ fn the_studies_of_places_run_on_smollm2() {
     bench.write("few.jsonl", of_split("edge", 12) + &of_split("harmful", 4));
     let path = format!("prompts.main.path={}", bench.path("few.jsonl").display());
     // Rows of a stage's table: models, directions, layers, α and prompts.
-    let studies: [Shipped<'_>; 6] = [
+    let studies: [Shipped<'_>; 7] = [
         (
             "positions",
             &[
@@ -686,6 +686,24 @@ fn the_studies_of_places_run_on_smollm2() {
                 ("steer", 4 * 16),
                 ("random", 16),
                 ("texts", 4 * 2),
+            ],
+        ),
+        (
+            "select",
+            &[
+                "stages.grid.layer=12",
+                "stages.grid.position=[-5, -1]",
+                "stages.select.max_kl=100",
+                "stages.cosmic.max_kl=100",
+                "stages.select.random=1",
+                "stages.cosmic.random=0",
+            ],
+            &[
+                ("grid", 2),
+                ("select", 2),
+                ("select.checks", 5),
+                ("cosmic.checks", 4),
+                ("steer", 16),
             ],
         ),
         (

@@ -1,0 +1,215 @@
+//! Which candidate is taken: the rules of refusal_direction (`select_direction.py`) and of COSMIC, on numbers that anybody may have measured.
+
+use crate::stages::field_types::choices;
+
+choices! {
+    /// Whose rule chooses.
+    pub(crate) enum Method {
+        /// the lowest score without the direction (Arditi et al., arXiv:2406.11717)
+        RefusalDirection = "refusal_direction",
+        /// the highest sum of two cosines of activations, no score needed (COSMIC, arXiv:2506.00085)
+        Cosmic = "cosmic",
+    }
+}
+
+/// A direction, and what it does; numbers that are not there are NaN.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Candidate {
+    /// Counted from the end of the prompt below 0.
+    pub(super) position: i64,
+    pub(super) layer: usize,
+    /// Of harmful prompts without the direction: the mean score, or the cosine with harmless ones.
+    pub(super) bypass: f64,
+    /// Of harmless prompts with the direction added: the mean score, or the cosine with harmful ones.
+    pub(super) induce: f64,
+    /// Of harmless prompts without the direction: the mean divergence of the next token, in nats.
+    pub(super) kl: f64,
+}
+
+/// What keeps a candidate from being taken.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Bounds {
+    pub(super) max_kl: f64,
+    pub(super) min_induce: f64,
+    /// The share of the layers, the last ones, that is left out.
+    pub(super) last_layers: f64,
+}
+
+impl Bounds {
+    /// The first layer that is left out: `int(n_layers * (1.0 - share))` there.
+    pub(super) fn end(&self, n_layers: usize) -> usize {
+        (n_layers as f64 * (1.0 - self.last_layers)) as usize
+    }
+}
+
+/// A candidate under the rules.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Verdict {
+    /// Why it is not taken, the first reason of several; empty where it may be.
+    pub(super) discarded: &'static str,
+    /// Its place among those that may be taken, from 1.
+    pub(super) rank: Option<usize>,
+}
+
+/// Every candidate under the rules, in their order. The first rank is the choice; where two are equally good, the one at the earlier position, and of
+/// one position the one at the lower layer.
+pub(super) fn verdicts(
+    candidates: &[Candidate],
+    method: Method,
+    bounds: &Bounds,
+    n_layers: usize,
+) -> Vec<Verdict> {
+    let late = match method {
+        Method::RefusalDirection => None,
+        Method::Cosmic => median_of_peaks(candidates),
+    };
+    let why = |candidate: &Candidate| match candidate {
+        c if c.bypass.is_nan() || c.induce.is_nan() || c.kl.is_nan() => "not a number",
+        c if c.layer >= bounds.end(n_layers) => "one of the last layers",
+        c if c.position == -1 && late.is_some_and(|late| c.layer as f64 > late) => {
+            "beyond the peaks"
+        }
+        c if c.kl > bounds.max_kl => "kl too high",
+        c if method == Method::RefusalDirection && c.induce < bounds.min_induce => {
+            "induces too little"
+        }
+        _ => "",
+    };
+    let discarded: Vec<&str> = candidates.iter().map(why).collect();
+    let mut kept: Vec<usize> = (0..candidates.len())
+        .filter(|&index| discarded[index].is_empty())
+        .collect();
+    // Lower is better.
+    let badness = |c: &Candidate| match method {
+        Method::RefusalDirection => c.bypass,
+        Method::Cosmic => -(c.bypass + c.induce),
+    };
+    kept.sort_by(|&a, &b| {
+        let (a, b) = (&candidates[a], &candidates[b]);
+        badness(a)
+            .total_cmp(&badness(b))
+            .then((a.position, a.layer).cmp(&(b.position, b.layer)))
+    });
+    let rank = |index: usize| kept.iter().position(|&kept| kept == index);
+    let verdict = |(index, &discarded)| Verdict {
+        discarded,
+        rank: rank(index).map(|rank| rank + 1),
+    };
+    discarded.iter().enumerate().map(verdict).collect()
+}
+
+/// The median layer at which, position by position, either cosine is highest: COSMIC looks no further at the last token.
+fn median_of_peaks(candidates: &[Candidate]) -> Option<f64> {
+    let mut positions: Vec<i64> = candidates.iter().map(|c| c.position).collect();
+    positions.sort_unstable();
+    positions.dedup();
+    let of: [fn(&Candidate) -> f64; 2] = [|c| c.bypass, |c| c.induce];
+    let peak = |position: i64, of: fn(&Candidate) -> f64| {
+        let here = candidates
+            .iter()
+            .filter(|c| c.position == position && !of(c).is_nan());
+        here.max_by(|a, b| of(a).total_cmp(&of(b)).then(b.layer.cmp(&a.layer)))
+    };
+    let peaks = positions
+        .iter()
+        .flat_map(|&position| of.map(|of| peak(position, of)));
+    let mut layers: Vec<usize> = peaks.flatten().map(|c| c.layer).collect();
+    layers.sort_unstable();
+    let middle = |index: usize| layers.get(index).map(|layer| *layer as f64);
+    let upper = middle(layers.len() / 2)?;
+    let lower = middle(layers.len().saturating_sub(1) / 2)?;
+    Some((lower + upper) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds {
+        max_kl: 0.1,
+        min_induce: 0.0,
+        last_layers: 0.2,
+    };
+
+    fn candidate(position: i64, layer: usize, bypass: f64, induce: f64, kl: f64) -> Candidate {
+        Candidate {
+            position,
+            layer,
+            bypass,
+            induce,
+            kl,
+        }
+    }
+
+    fn told(candidates: &[Candidate], method: Method) -> Vec<(&'static str, Option<usize>)> {
+        let verdicts = verdicts(candidates, method, &BOUNDS, 10);
+        verdicts.iter().map(|v| (v.discarded, v.rank)).collect()
+    }
+
+    #[test]
+    fn bounds_are_reached_and_not_passed() {
+        let found = told(
+            &[
+                candidate(-1, 7, -1.0, 0.0, 0.1),
+                candidate(-1, 8, -9.0, 1.0, 0.0),
+                candidate(-2, 3, -9.0, 1.0, 0.100_000_1),
+                candidate(-2, 4, -9.0, -1e-9, 0.0),
+                candidate(-2, 5, f64::NAN, 1.0, 0.0),
+                candidate(-2, 6, -2.0, 1.0, 0.0),
+            ],
+            Method::RefusalDirection,
+        );
+        let expected = [
+            ("", Some(2)),
+            ("one of the last layers", None),
+            ("kl too high", None),
+            ("induces too little", None),
+            ("not a number", None),
+            ("", Some(1)),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_first_of_equals_is_taken_in_the_order_of_positions() {
+        let found = told(
+            &[
+                candidate(-1, 0, -1.0, 1.0, 0.0),
+                candidate(-3, 2, -1.0, 1.0, 0.0),
+                candidate(-3, 1, -1.0, 1.0, 0.0),
+            ],
+            Method::RefusalDirection,
+        );
+        let ranks: Vec<_> = found.iter().map(|(_, rank)| *rank).collect();
+        assert_eq!(ranks, [Some(3), Some(2), Some(1)]);
+    }
+
+    #[test]
+    fn as_many_layers_are_left_out_as_pythons_int_leaves() {
+        let ends = [18, 24, 26, 32].map(|n_layers| BOUNDS.end(n_layers));
+        assert_eq!(ends, [14, 19, 20, 25]);
+    }
+
+    #[test]
+    fn cosmic_takes_the_highest_sum_and_at_the_last_token_none_beyond_the_peaks() {
+        // Peaks: at −2 layers 3 and 3, at −1 layers 5 and 4; their median is 3.5.
+        let found = told(
+            &[
+                candidate(-2, 2, 0.1, -0.9, 0.0),
+                candidate(-2, 3, 0.3, 0.2, 0.0),
+                candidate(-1, 3, 0.4, 0.3, 0.0),
+                candidate(-1, 4, 0.5, 0.9, 0.0),
+                candidate(-1, 5, 0.9, 0.1, 0.0),
+            ],
+            Method::Cosmic,
+        );
+        let expected = [
+            ("", Some(3)),
+            ("", Some(2)),
+            ("", Some(1)),
+            ("beyond the peaks", None),
+            ("beyond the peaks", None),
+        ];
+        assert_eq!(found, expected);
+    }
+}

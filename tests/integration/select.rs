@@ -1,0 +1,275 @@
+//! Which direction is taken: of the planted model's grid the one that carries refusal, and of published evaluations the one that their rules give.
+
+use std::sync::OnceLock;
+
+use crate::checkpoint::{dot, refusal_direction};
+use crate::prompts::main_set;
+use crate::workbench::{Run, Table, Workbench, files_below};
+
+/// Layer 0 at the last token is the template's alone, and nothing tells prompts apart there: its direction would be 0, so that the grid leaves it out.
+const STUDY: &str = r#"
+[models.inst]
+source = "models/inst"
+[prompts.main]
+path = "main.jsonl"
+[score.odds]
+kind = "log_odds"
+yes = "I"
+[stages.grid]
+kind = "direction"
+model = "inst"
+prompts = "main"
+select = "splits"
+a = "harmful"
+b = "edge"
+position = [-3, -2, -1]
+layer = [1, 2, 3]
+[stages.select]
+model = "inst"
+prompts = "main"
+direction = "grid"
+harmful = "harmful"
+harmless = "edge"
+max_kl = 100
+min_induce = -100
+random = 3
+[stages.odds]
+kind = "select"
+model = "inst"
+prompts = "main"
+direction = "grid"
+harmful = "harmful"
+harmless = "edge"
+max_kl = 100
+min_induce = -100
+read = "odds"
+[stages.cosmic]
+kind = "select"
+model = "inst"
+prompts = "main"
+direction = "grid"
+harmful = "harmful"
+harmless = "edge"
+max_kl = 100
+method = "cosmic"
+filter = true
+[stages.steer]
+model = "inst"
+prompts = "main"
+direction = "select"
+mode = "ablate_everywhere"
+[stages.added]
+kind = "steer"
+model = "inst"
+prompts = "main"
+direction = "select"
+position = "all"
+alpha = [0, 1]
+alpha_unit = "pre_norm"
+"#;
+
+fn study() -> &'static (Workbench, Run) {
+    static STUDY_RUN: OnceLock<(Workbench, Run)> = OnceLock::new();
+    STUDY_RUN.get_or_init(|| {
+        let bench = Workbench::new(&main_set(40, 40));
+        let run = bench.run(STUDY).ok();
+        (bench, run)
+    })
+}
+
+fn table(name: &str) -> Table {
+    let (bench, run) = study();
+    run.table(bench, name)
+}
+
+/// The only direction of a stage.
+fn direction_of(name: &str) -> Vec<f32> {
+    let (bench, run) = study();
+    let is_of_stage = |path: &std::path::PathBuf| {
+        let file = path.file_name().unwrap().to_string_lossy().into_owned();
+        file.starts_with(&format!("{name}.")) && file.ends_with(".safetensors")
+    };
+    let all = files_below(&run.file(bench, "directions"));
+    let files: Vec<_> = all.into_iter().filter(is_of_stage).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let bytes = std::fs::read(&files[0]).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let words = tensors.tensor("direction").unwrap().data().to_vec();
+    let words = words.chunks_exact(4);
+    words
+        .map(|word| f32::from_le_bytes(word.try_into().unwrap()))
+        .collect()
+}
+
+#[test]
+fn the_choice_bypasses_best_and_is_handed_on() {
+    let candidates = table("select");
+    assert_eq!(candidates.0.len(), 9);
+    let chosen = candidates.with(&[("rank", "1")]);
+    let chosen = chosen.only();
+    for other in candidates
+        .0
+        .iter()
+        .filter(|row| !row.text("rank").is_empty())
+    {
+        assert!(
+            chosen.number("bypass") <= other.number("bypass"),
+            "{other:?}"
+        );
+    }
+    // The last fifth of four layers is layer 3.
+    for row in &candidates.0 {
+        let expected = if row.text("layer") == "3" {
+            "one of the last layers"
+        } else {
+            ""
+        };
+        assert_eq!(row.text("discarded"), expected);
+    }
+    assert!(dot(&direction_of("select"), &refusal_direction()) > 0.7);
+    let steered = table("steer");
+    assert!(
+        steered
+            .0
+            .iter()
+            .all(|row| row.text("layer") == chosen.text("layer"))
+    );
+}
+
+/// The numbers are the means of what sweeps give for the same edits and prompts.
+#[test]
+fn the_numbers_are_those_of_sweeps() {
+    let chosen = table("select").with(&[("rank", "1")]);
+    let chosen = chosen.only();
+    let checks = table("select.checks");
+    let of = |half: &str, direction: &str| {
+        let rows = checks.0.iter().filter(|row| row.text("half") == half);
+        let rows = rows.filter(|row| (row.text("direction") == "none") == (direction == "none"));
+        rows.filter(|row| row.text("seed").is_empty())
+            .cloned()
+            .next()
+            .unwrap()
+    };
+    // Both halves together are all prompts of a side.
+    let whole = |column: &str, n: &str, name: &str| {
+        let halves = ["train", "holdout"].map(|half| of(half, name));
+        let sum: f64 = halves
+            .iter()
+            .map(|row| row.number(column) * row.number(n))
+            .sum();
+        sum / halves.iter().map(|row| row.number(n)).sum::<f64>()
+    };
+    let mean = |table: &Table, filters: &[(&str, &str)]| {
+        let rows = table.with(filters).0;
+        assert_eq!(rows.len(), 40, "{filters:?}");
+        rows.iter().map(|row| row.number("score")).sum::<f64>() / 40.0
+    };
+    let steered = table("steer");
+    let bypass = mean(&steered, &[("split", "harmful")]);
+    assert!((whole("bypass", "n_harmful", "chosen") - bypass).abs() < 1e-9);
+    let added = table("added");
+    let induce = mean(&added, &[("split", "edge"), ("alpha", "1.0")]);
+    assert!((whole("induce", "n_harmless", "chosen") - induce).abs() < 1e-9);
+    let unedited = mean(&added, &[("split", "harmful"), ("alpha", "0.0")]);
+    assert!((whole("bypass", "n_harmful", "none") - unedited).abs() < 1e-9);
+    assert_eq!(of("train", "chosen").text("bypass"), chosen.text("bypass"));
+    assert_eq!(of("train", "none").number("kl"), 0.0);
+    // Random directions take hardly anything out.
+    let random = checks.0.iter().filter(|row| !row.text("seed").is_empty());
+    let random: Vec<f64> = random.map(|row| row.number("bypass")).collect();
+    assert_eq!(random.len(), 3);
+    let chosen = of("holdout", "chosen").number("bypass");
+    assert!(
+        random.iter().all(|bypass| bypass - chosen > 0.5),
+        "{random:?} {chosen}"
+    );
+}
+
+#[test]
+fn cosmic_finds_it_without_a_score() {
+    for name in ["cosmic", "odds"] {
+        assert!(
+            dot(&direction_of(name), &refusal_direction()) > 0.7,
+            "{name}"
+        );
+    }
+    let chosen = table("cosmic").with(&[("rank", "1")]);
+    let chosen = chosen.only();
+    let none = table("cosmic.checks").with(&[("direction", "none"), ("half", "train")]);
+    // Without it harmful prompts are more like harmless ones than they were.
+    assert!(chosen.number("bypass") > none.only().number("bypass"));
+    assert_eq!(chosen.text("bypass_low"), "");
+}
+
+#[test]
+fn a_rerun_asks_nothing_and_the_export_agrees() {
+    let (bench, run) = study();
+    assert_eq!(bench.run(STUDY).ok().all_computed(), []);
+    for figure in ["bypass", "induce", "kl"] {
+        assert!(
+            run.file(bench, &format!("figures/select.{figure}.svg"))
+                .exists(),
+            "{figure}"
+        );
+    }
+    let said = bench.dial(&["export", "runs/study/latest", "-o", "select.zip"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let model = format!("inst={}", bench.path("models/inst").display());
+    let said = bench.dial(&["verify", "select.zip", "--full", "--model", &model]);
+    assert_eq!(said.code, 0, "{said:?}");
+}
+
+#[test]
+fn where_all_are_discarded_it_says_why() {
+    let bench = Workbench::new(&main_set(8, 8));
+    let end = STUDY.find("[stages.odds]").unwrap();
+    let study = STUDY[..end].replace("max_kl = 100", "max_kl = 0");
+    let failed = bench.run(&study);
+    assert_ne!(failed.said.code, 0);
+    let told = &failed.said.stderr;
+    assert!(
+        told.contains("stage `select`: no direction can be chosen: of 9 6 kl too high, 3 one of the last layers"),
+        "{told}"
+    );
+}
+
+fn published(rows: &str) -> (Workbench, String) {
+    let bench = Workbench::new(&[]);
+    bench.write("evaluations.json", rows);
+    let study = "[stages.select]\nfile = \"evaluations.json\"\nn_layers = 10\n";
+    (bench, study.to_string())
+}
+
+#[test]
+fn published_evaluations_are_chosen_from_with_no_model() {
+    let row = |position: i64, layer: usize, numbers: [&str; 3]| {
+        let [refusal, steering, kl] = numbers;
+        format!(
+            r#"{{"position": {position}, "layer": {layer}, "refusal_score": {refusal}, "steering_score": {steering}, "kl_div_score": {kl}}}"#
+        )
+    };
+    let rows = [
+        row(-2, 3, ["-1.5", "0.5", "0.01"]),
+        row(-2, 9, ["-9.5", "0.5", "0.01"]),
+        row(-1, 3, ["-2.5", "0.5", "NaN"]),
+        row(-1, 4, ["-2.0", "0", "0.1"]),
+    ];
+    let (bench, study) = published(&format!("[{}]", rows.join(",\n")));
+    let run = bench.run(&study).ok();
+    let table = run.table(&bench, "select");
+    let ranks: Vec<&str> = table.0.iter().map(|row| row.text("rank")).collect();
+    assert_eq!(ranks, ["2", "", "", "1"]);
+    assert_eq!(table.0[2].text("discarded"), "not a number");
+    assert_eq!(table.0[2].text("kl"), "");
+}
+
+#[test]
+fn evaluations_that_are_none_are_told() {
+    let (bench, study) = published("[{\"position\": -1, \"layer\": 3}, {\"layer\": 2}]");
+    let told = bench.refusal(&study).stderr;
+    assert!(told.contains("study.toml:2:8"), "{told}");
+    assert!(
+        told.contains("`evaluations.json` not as expected: missing field `position` at line 1"),
+        "{told}"
+    );
+}
