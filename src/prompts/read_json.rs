@@ -204,12 +204,7 @@ mod tests {
         let found =
             problems("[{\"id\": 1, \"prompt\": \"a\"},\n{\"id\": 2, \"prompt\": \"b \\ud83d\"}]");
         assert_eq!(found.len(), 1, "{found:#?}");
-        assert!(
-            found[0].starts_with("p.json:2:24: half of a character in `prompt`: `\\\\ud83d`")
-                || found[0].starts_with(
-                    "p.json:2:24: half of a character in `prompt`: `\\ud83d` is the first half"
-                ),
-            "{found:#?}"
-        );
+        let start = "p.json:2:24: half of a character in `prompt`: `\\ud83d` is the first half";
+        assert!(found[0].starts_with(start), "{found:#?}");
     }
 }

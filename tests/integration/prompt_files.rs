@@ -98,7 +98,7 @@ fn files_of_every_format_give_the_scores_of_json_lines() {
 #[test]
 fn other_columns_are_other_prompts() {
     let bench = Workbench::new(&[]);
-    bench.write("p.csv", "goal,other\nIs it far?,Is it late?\n");
+    bench.write("p.csv", "goal,other\ncalm1 calm2,harm1 harm2\n");
     for column in ["goal", "other"] {
         let columns = format!("columns.prompt = \"{column}\"");
         let run = bench.run(&study("p.csv", &columns)).ok();
