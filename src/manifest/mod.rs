@@ -19,6 +19,7 @@ use serde_json::{Map, Value as Json};
 use crate::cache::Key;
 use crate::files;
 use crate::model::Provenance;
+use crate::prompts::Columns;
 use crate::stages::Measure;
 
 #[cfg(test)]
@@ -211,6 +212,9 @@ pub(crate) struct Prompts {
     pub(crate) path: Option<String>,
     /// The same from the run's folder on, which holds where both have been moved together.
     pub(crate) path_from_run: Option<String>,
+    /// What the file calls the fields of a prompt, where the study says it.
+    #[serde(skip_serializing_if = "Columns::is_empty")]
+    pub(crate) columns: Columns,
     pub(crate) content: String,
     /// How many prompts are in each split.
     pub(crate) splits: BTreeMap<String, u64>,

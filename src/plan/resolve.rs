@@ -257,8 +257,13 @@ impl<'s> Opening<'s> {
 
     fn open_prompts(&mut self) {
         for (name, set) in &self.study.prompts {
-            let PromptsSpec { path, draw, .. } = set;
-            let loaded = PromptSet::load(&path.value).and_then(|set| match draw {
+            let PromptsSpec {
+                path,
+                columns,
+                draw,
+                ..
+            } = set;
+            let loaded = PromptSet::load_as(&path.value, columns).and_then(|set| match draw {
                 None => Ok(set),
                 Some(draw) => set.drawn(&path.value, draw),
             });

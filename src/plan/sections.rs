@@ -45,14 +45,30 @@ parameters! {
 parameters! {
     /// An entry of `[prompts]`.
     pub(super) struct PromptsEntry {
-        /// The file of the prompts: JSON Lines or CSV. The path starts from the folder of the file it is written in.
+        /// The file of the prompts: JSON Lines, a JSON array of objects, CSV, TSV or Parquet, as its name ends. The path starts from the folder of the file it is written in.
         path: ByContent<Spanned<PathBuf>>,
+        /// What the fields of a prompt are called in the file, where that is not as usual.
+        columns: Option<ByContent<Table<ColumnsEntry>>>,
         /// Prompts are drawn out of a file of XSTest's form: unsafe ones become `harmful`, safe ones `edge`.
         draw: Option<ByContent<Table<DrawEntry>>>,
         /// The licence of the prompts: an SPDX identifier such as `CC-BY-4.0`, or the address of its text.
         licence: Option<Unkeyed<String>>,
         /// Whether its texts may be shared; where not, `dial export` leaves them out, and all that models wrote after them.
         share: Unkeyed<bool> = true,
+    }
+}
+
+parameters! {
+    /// The names that a file has for the fields of a prompt.
+    pub(super) struct ColumnsEntry {
+        /// The field that names the prompt; where left out and the file has none, a prompt's id is a hash of its text.
+        id: Option<String>,
+        /// The field that the model is asked.
+        prompt: Option<String>,
+        /// The field that says in which split the prompt is.
+        split: Option<String>,
+        /// The field that says of which category the prompt is.
+        category: Option<String>,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::model::{Chat, Dtype};
-use crate::prompts::Draw;
+use crate::prompts::{Columns, Draw};
 use crate::spec::{
     Decode, Document, Fields, Key, Location, Node, Problems, Spanned, choice, suggest,
 };
@@ -35,6 +35,8 @@ pub(crate) struct ModelSpec {
 pub(crate) struct PromptsSpec {
     /// Its file, with the place where it is written.
     pub(crate) path: Spanned<PathBuf>,
+    /// What the file calls the fields of a prompt.
+    pub(crate) columns: Columns,
     /// What is drawn out of the file; none for all of it.
     pub(crate) draw: Option<Draw>,
     pub(crate) licence: Option<String>,
@@ -311,6 +313,20 @@ fn decode_prompts(
                     benign: draw.caps.benign,
                 },
             });
+        let columns = entry.columns.map(|ByContent(Table(columns))| Columns {
+            id: columns.id,
+            prompt: columns.prompt,
+            split: columns.split,
+            category: columns.category,
+        });
+        let columns = columns.unwrap_or_default();
+        if let Some([one, other, name]) = columns.given_twice() {
+            let message = format!("`columns` says that `{name}` is both the {one} and the {other}");
+            problems
+                .error_at(&entry.path.0.at, message)
+                .label("of the prompts in this file")
+                .help("name a field of its own for each, or leave one out");
+        }
         let path = Spanned {
             value: resolve(&entry.path),
             at: entry.path.0.at,
@@ -318,6 +334,7 @@ fn decode_prompts(
         let licence = entry.licence.map(|licence| licence.0);
         let spec = PromptsSpec {
             path,
+            columns,
             draw,
             licence,
             share: entry.share.0,

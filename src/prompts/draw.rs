@@ -81,7 +81,10 @@ impl PromptSet {
             let message = "nothing was drawn; raise a cap".to_string();
             return Err(PromptErrors::whole_file(path, message));
         }
-        Ok(PromptSet { prompts })
+        Ok(PromptSet {
+            prompts,
+            notes: self.notes.clone(),
+        })
     }
 
     /// The safe and the unsafe prompts, each in the order of the seed.
@@ -167,6 +170,7 @@ mod tests {
             line: i + 2,
         };
         PromptSet {
+            notes: Vec::new(),
             prompts: (0..30).map(prompt).collect(),
         }
     }

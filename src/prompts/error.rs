@@ -31,15 +31,20 @@ pub(super) struct Problem {
 
 impl PromptErrors {
     pub(super) fn whole_file(path: &Path, message: String) -> Self {
-        let problem = Problem {
-            line: None,
-            column: None,
-            message,
-        };
         let path = path.to_owned();
         Self {
             path,
-            problems: vec![problem],
+            problems: vec![Problem::of_file(message)],
+        }
+    }
+}
+
+impl Problem {
+    pub(super) fn of_file(message: String) -> Self {
+        Problem {
+            line: None,
+            column: None,
+            message,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a reader should know of a sound set: names that look alike and are not the same.
+//! What a reader should know of a sound set: how its file was read, and names that look alike and are not the same.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,8 @@ impl PromptSet {
                 "tables keep them apart",
             ),
         ];
-        findings.into_iter().flatten().collect()
+        let notes = self.notes.iter().cloned();
+        notes.chain(findings.into_iter().flatten()).collect()
     }
 }
 

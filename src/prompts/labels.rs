@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use super::collect::Rows;
+use super::collect::{Collector, Rows};
 use super::error::{Problem, quoted};
-use super::{Prompt, PromptErrors, PromptSet, read_rows, reader_for};
+use super::{Columns, Prompt, PromptErrors, PromptSet, read_rows, reader_for};
 
 /// The labels of some prompts of a set.
 #[derive(Clone, Debug)]
@@ -20,7 +20,8 @@ impl Labels {
     /// # Errors
     /// All that is wrong with the file at once, as for a file of prompts, and ids that no prompt of the set has.
     pub(crate) fn read(path: &Path, content: &[u8], set: &PromptSet) -> Result<Self, PromptErrors> {
-        let found = read_rows(content, reader_for(path)?, Rows::Labels);
+        let collector = Collector::of(Rows::Labels, &Columns::default());
+        let found = read_rows(content, reader_for(path)?, collector);
         let (rows, mut problems) = (found.prompts, found.problems);
         if rows.is_empty() && problems.is_empty() {
             let message = "no labels in the file; expected rows with an `id` and a `label`";

@@ -4,7 +4,10 @@
 //! ever reaches a model. A set is either whole and sound or an error that lists all that is wrong with the file, so that no study
 //! runs on the part of a file that happened to be readable.
 //!
-//! - `read_jsonl` and `read_csv`: a reader for each format; it sees syntax, encoding and columns.
+//! - `read_jsonl`, `read_json`, `read_csv` and `read_parquet`: a reader for each format; it sees syntax and columns.
+//! - `json_text`: JSON as others write it.
+//! - `encoding`: files that are not UTF-8.
+//! - `columns`: the names that a study says the fields have in its file.
 //! - `collect`: the rules that formats share (required fields, types, unique ids).
 //! - `labels`: a table that says of prompts which group each is in.
 //! - `findings`: what a reader should know of a sound set.
@@ -12,12 +15,17 @@
 //! - `error`: problems and how they are told.
 
 mod collect;
+mod columns;
 mod draw;
+mod encoding;
 mod error;
 mod findings;
+mod json_text;
 mod labels;
 mod read_csv;
+mod read_json;
 mod read_jsonl;
+mod read_parquet;
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -26,6 +34,7 @@ use serde_json::{Map, Value};
 
 use crate::files;
 
+pub(crate) use columns::Columns;
 pub(crate) use draw::{Draw, ORIGIN};
 pub(crate) use error::PromptErrors;
 pub(crate) use labels::Labels;
@@ -45,9 +54,9 @@ pub(crate) struct Prompt {
     pub(crate) split: String,
     /// Its kind, finer than the split; empty where the file gives none.
     pub(crate) category: String,
-    /// Every other field of the file; strings if the file is a CSV.
+    /// Every other field of the file; strings if the file is a CSV or TSV.
     pub(crate) other: Map<String, Value>,
-    /// The line of the file that it begins on, from 1.
+    /// The line of the file that it begins on, from 1; its row if the file is Parquet.
     pub(crate) line: usize,
 }
 
@@ -56,50 +65,97 @@ pub(crate) struct Prompt {
 pub struct PromptSet {
     /// In file order.
     pub(crate) prompts: Vec<Prompt>,
+    /// What a reader should know of how the file was read.
+    pub(crate) notes: Vec<String>,
 }
 
-type Reader = fn(&[u8], &mut Collector);
+/// Reads a text in UTF-8, without byte order mark.
+type ReadText = fn(&[u8], &mut Collector);
+
+/// How a file is read.
+#[derive(Clone, Copy)]
+enum Reader {
+    Text(ReadText),
+    Parquet,
+}
 
 impl PromptSet {
-    /// Reads and checks a file; the extension tells the format (`.jsonl` or `.ndjson`, `.csv`). A byte order mark is passed over.
+    /// Reads and checks a file with the usual names of fields: as [`PromptSet::load_as`].
     ///
-    /// JSON Lines: the id is `id`, `prompt_id` or `uid`, the text `prompt` or `text` (the first that is there and not null), then
+    /// # Errors
+    /// As there.
+    pub fn load(path: &Path) -> Result<Self, PromptErrors> {
+        Self::load_as(path, &Columns::default())
+    }
+
+    /// Reads and checks a file; the extension tells the format (`.jsonl` or `.ndjson`, `.json` for an array of objects, `.csv`, `.tsv`,
+    /// `.parquet`). A byte order mark is passed over; that of UTF-16 is followed.
+    ///
+    /// JSON and Parquet: the id is `id`, `prompt_id` or `uid`, the text `prompt` or `text` (the first that is there and not null), then
     /// `split` and `category`. CSV: the same names for id and text; the split is `label` or `split`, the category `type` or
-    /// `category`, after XSTest (Röttger et al., 2024).
+    /// `category`, after XSTest (Röttger et al., 2024). What `columns` says counts in place of these; where it says no id and the file has
+    /// none, a prompt's id is a hash of its text.
     ///
     /// # Errors
     /// All problems of the file at once: unreadable, unknown extension, empty, bad UTF-8, bad JSON or CSV, missing columns, missing
     /// or duplicate ids, missing or blank prompts, fields of the wrong type.
-    pub fn load(path: &Path) -> Result<Self, PromptErrors> {
+    pub(crate) fn load_as(path: &Path, columns: &Columns) -> Result<Self, PromptErrors> {
         reader_for(path)?;
         let content = files::read(path, files::DATA_BYTES).map_err(|error| {
             let message =
                 format!("cannot read the prompts: {error}; check the `path` of the prompt set");
             PromptErrors::whole_file(path, message)
         })?;
-        Self::read(path, &content)
+        Self::read_as(path, &content, columns)
+    }
+
+    /// The prompts in the content of a file of that name, with the usual names of fields.
+    ///
+    /// # Errors
+    /// As [`PromptSet::load_as`].
+    #[cfg(test)]
+    pub(crate) fn read(path: &Path, content: &[u8]) -> Result<Self, PromptErrors> {
+        Self::read_as(path, content, &Columns::default())
     }
 
     /// The prompts in the content of a file of that name.
     ///
     /// # Errors
-    /// As [`PromptSet::load`].
-    pub(crate) fn read(path: &Path, content: &[u8]) -> Result<Self, PromptErrors> {
-        Self::parse(path, content, reader_for(path)?)
+    /// As [`PromptSet::load_as`].
+    pub(crate) fn read_as(
+        path: &Path,
+        content: &[u8],
+        columns: &Columns,
+    ) -> Result<Self, PromptErrors> {
+        Self::parse_as(path, content, reader_for(path)?, columns)
     }
 
     /// The prompts in a text of JSON Lines. The path is what errors name.
     ///
     /// # Errors
-    /// As [`PromptSet::load`].
+    /// As [`PromptSet::load_as`].
     pub(crate) fn parse_jsonl(path: &Path, content: &str) -> Result<Self, PromptErrors> {
-        Self::parse(path, content.as_bytes(), read_jsonl::read)
+        let reader = Reader::Text(read_jsonl::read);
+        Self::parse_as(path, content.as_bytes(), reader, &Columns::default())
     }
 
-    fn parse(path: &Path, content: &[u8], reader: Reader) -> Result<Self, PromptErrors> {
+    #[cfg(test)]
+    fn parse(path: &Path, content: &[u8], reader: ReadText) -> Result<Self, PromptErrors> {
+        Self::parse_as(path, content, Reader::Text(reader), &Columns::default())
+    }
+
+    fn parse_as(
+        path: &Path,
+        content: &[u8],
+        reader: Reader,
+        columns: &Columns,
+    ) -> Result<Self, PromptErrors> {
         let Collector {
-            prompts, problems, ..
-        } = read_rows(content, reader, Rows::Prompts);
+            prompts,
+            problems,
+            notes,
+            ..
+        } = read_rows(content, reader, Collector::of(Rows::Prompts, columns));
         if !problems.is_empty() {
             let path = path.to_owned();
             return Err(PromptErrors { path, problems });
@@ -109,7 +165,7 @@ impl PromptSet {
                 "no prompts in the file; expected at least one with an `id` and a `prompt`";
             return Err(PromptErrors::whole_file(path, message.to_owned()));
         }
-        Ok(Self { prompts })
+        Ok(Self { prompts, notes })
     }
 
     /// The prompts of one split, in file order; none if there is no such split.
@@ -173,22 +229,38 @@ impl PromptSet {
 }
 
 /// The sound rows of a file's content, and what is wrong with the others.
-fn read_rows(content: &[u8], reader: Reader, rows: Rows) -> Collector {
-    let content = content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(content);
-    let mut collector = Collector::of(rows);
-    reader(content, &mut collector);
+fn read_rows(content: &[u8], reader: Reader, mut collector: Collector) -> Collector {
+    match reader {
+        Reader::Text(read) => {
+            if let Some(content) = encoding::as_utf8(content, &mut collector) {
+                read(&content, &mut collector);
+            }
+        }
+        Reader::Parquet => read_parquet::read(content, &mut collector),
+    }
+    collector.finish();
+    if matches!(reader, Reader::Parquet) {
+        for problem in &mut collector.problems {
+            if let Some(row) = problem.line.take() {
+                problem.message = format!("row {row}: {}", problem.message);
+            }
+        }
+    }
     collector
 }
 
 fn reader_for(path: &Path) -> Result<Reader, PromptErrors> {
     let extension = path.extension().unwrap_or_default().to_string_lossy();
     match extension.to_ascii_lowercase().as_str() {
-        "jsonl" | "ndjson" => Ok(read_jsonl::read),
-        "csv" => Ok(read_csv::read),
+        "jsonl" | "ndjson" => Ok(Reader::Text(read_jsonl::read)),
+        "json" => Ok(Reader::Text(read_json::read)),
+        "csv" => Ok(Reader::Text(read_csv::read)),
+        "tsv" => Ok(Reader::Text(read_csv::read_tsv)),
+        "parquet" => Ok(Reader::Parquet),
         _ => {
             let extension = error::quoted(&extension);
             let message = format!(
-                "unknown prompt format {extension}; expected a file name that ends in `.jsonl`, `.ndjson` or `.csv`"
+                "unknown prompt format {extension}; expected a file name that ends in `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet`"
             );
             Err(PromptErrors::whole_file(path, message))
         }

@@ -4,10 +4,10 @@
 use csv::ByteRecord;
 use serde_json::{Map, Value};
 
-use super::collect::{Collector, ID_NAMES, Names, TEXT_NAMES};
+use super::collect::{Collector, ID_NAMES, Names, TEXT_NAMES, Usual};
 use super::error::{quoted, quoted_list};
 
-const NAMES: Names = [
+pub(super) const NAMES: Usual = [
     ID_NAMES,
     TEXT_NAMES,
     &["label", "split"],
@@ -22,18 +22,49 @@ struct Row {
     fields: ByteRecord,
 }
 
-/// Reads every row of a file's content (without byte order mark).
+/// What may separate the fields of a row, and what it is called.
+const SEPARATORS: [(u8, &str); 3] = [(b',', "comma"), (b';', "semicolon"), (b'\t', "tab")];
+
+/// Reads every row of a file's content (in UTF-8, without byte order mark). Fields are separated by commas; where the header then has no
+/// column of prompts, and has with semicolons or tabs, by these, which is said.
 pub(super) fn read(content: &[u8], collector: &mut Collector) {
-    let mut rows = match split_rows(content) {
+    let text = &collector.names(NAMES)[1];
+    let has_text = |(separator, _): &&(u8, &str)| {
+        let header = first_row(content, *separator).unwrap_or_default();
+        let mut columns = header.iter().map(|name| name.trim_ascii());
+        columns.any(|name| text.iter().any(|text| text.as_bytes() == name))
+    };
+    match SEPARATORS.iter().find(has_text) {
+        None | Some((b',', _)) => read_separated(content, SEPARATORS[0], collector),
+        Some(&(separator, name)) => {
+            let note = format!("the fields of the file are separated by {name}s, and are read so");
+            collector.note(note);
+            read_separated(content, (separator, name), collector);
+        }
+    }
+}
+
+/// Reads a file whose name says that tabs separate its fields.
+pub(super) fn read_tsv(content: &[u8], collector: &mut Collector) {
+    read_separated(content, SEPARATORS[2], collector);
+}
+
+fn read_separated(
+    content: &[u8],
+    (separator, what): (u8, &'static str),
+    collector: &mut Collector,
+) {
+    let mut rows = match split_rows(content, separator) {
         Ok(rows) => rows,
         Err(error) => return collector.report(1, format!("cannot read the rows: {error}")),
     };
     let unclosed = rows.pop().filter(|row| row.fields != vec![LAST_ROW]);
     let mut rows = rows.into_iter();
-    let header = match rows.next() {
+    let mut header = match rows.next() {
         Some(row) => Header::read(&row, collector),
         None => Header::default(),
     };
+    header.separator = what;
     for row in rows {
         header.read_row(&row, collector);
     }
@@ -46,12 +77,22 @@ pub(super) fn read(content: &[u8], collector: &mut Collector) {
     }
 }
 
+fn first_row(content: &[u8], separator: u8) -> Option<ByteRecord> {
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .delimiter(separator)
+        .from_reader(content);
+    reader.byte_records().next()?.ok()
+}
+
 /// The rows with the lines they begin on; blank lines are no rows. The last is [`LAST_ROW`], or has a quote that is never closed.
-fn split_rows(content: &[u8]) -> Result<Vec<Row>, csv::Error> {
+fn split_rows(content: &[u8], separator: u8) -> Result<Vec<Row>, csv::Error> {
     let closed = [content, b"\n", LAST_ROW.as_bytes()].concat();
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
+        .delimiter(separator)
         .from_reader(closed.as_slice());
     let rows = reader.byte_records().map(|fields| {
         let fields = fields?;
@@ -73,6 +114,7 @@ struct Header {
     columns: Vec<String>,
     /// Of the fields with a meaning, those that rows can have.
     names: Names,
+    separator: &'static str,
 }
 
 impl Header {
@@ -94,19 +136,29 @@ impl Header {
             columns.push(name);
         }
         let mut names = collector.names(NAMES);
-        for wanted in &mut names[..2] {
-            if !columns.iter().any(|name| wanted.contains(&name.as_str())) {
+        let is_said = collector.columns.said().map(|(_, said)| said.is_some());
+        let is_needed = [!collector.columns.makes_ids(), true, is_said[2], is_said[3]];
+        for (wanted, _) in names
+            .iter_mut()
+            .zip(is_needed)
+            .filter(|(_, needed)| *needed)
+        {
+            if !columns.iter().any(|name| wanted.contains(name)) {
                 let message = format!(
                     "the header has no column {}; expected one of {} (columns found, separated by commas: {})",
-                    quoted(wanted[0]),
+                    quoted(wanted.first().map_or("", |name| name)),
                     quoted_list(wanted),
                     quoted_list(&columns)
                 );
                 collector.report(row.line, message);
-                *wanted = &[];
+                wanted.clear();
             }
         }
-        Self { columns, names }
+        Self {
+            columns,
+            names,
+            separator: SEPARATORS[0].1,
+        }
     }
 
     /// A column's name for a message; a row may have more fields than the header.
@@ -120,10 +172,11 @@ impl Header {
     fn read_row(&self, row: &Row, collector: &mut Collector) {
         if row.fields.len() != self.columns.len() {
             let message = format!(
-                "wrong number of fields: {}; expected {}, as in the header ({}); put double quotes around a field with a comma",
+                "wrong number of fields: {}; expected {}, as in the header ({}); put double quotes around a field with a {}",
                 row.fields.len(),
                 self.columns.len(),
-                quoted_list(&self.columns)
+                quoted_list(&self.columns),
+                self.separator
             );
             return collector.report(row.line, message);
         }

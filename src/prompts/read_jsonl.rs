@@ -4,20 +4,56 @@ use serde_json::{Map, Value};
 
 use crate::json;
 
-use super::collect::{Collector, ID_NAMES, Names, TEXT_NAMES};
+use super::collect::{Collector, ID_NAMES, Names, TEXT_NAMES, Usual};
 use super::error::{quoted, quoted_list};
+use super::json_text::{lone_half, with_marks};
 
-const NAMES: Names = [ID_NAMES, TEXT_NAMES, &["split"], &["category"]];
+pub(super) const NAMES: Usual = [ID_NAMES, TEXT_NAMES, &["split"], &["category"]];
+
+/// Where a text begins in its file.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Place {
+    /// From 1; [`Place::default`] is the file's first.
+    pub(super) line: usize,
+    /// Characters of the line in front of the text.
+    pub(super) before: usize,
+    /// Whether it is an element of an array, and not a line.
+    pub(super) in_array: bool,
+}
+
+impl Place {
+    /// Line and column, in characters from 1, of a byte of a text that begins here.
+    pub(super) fn of(self, text: &str, byte: usize) -> (usize, usize) {
+        let before = text.get(..byte).unwrap_or(text);
+        let line = self.line.max(1);
+        match before.rfind('\n') {
+            None => (line, self.before + before.chars().count() + 1),
+            Some(end) => {
+                let lines = before.bytes().filter(|byte| *byte == b'\n').count();
+                (line + lines, before[end + 1..].chars().count() + 1)
+            }
+        }
+    }
+}
 
 /// Reads every line of a file's content (without byte order mark).
 pub(super) fn read(content: &[u8], collector: &mut Collector) {
+    let names = collector.names(NAMES);
     for (index, bytes) in content.split(|&byte| byte == b'\n').enumerate() {
         let line = index + 1;
         if bytes.trim_ascii().is_empty() {
             continue;
         }
         match std::str::from_utf8(bytes) {
-            Ok(text) => read_line(line, text, collector),
+            Ok(text) => read_object(
+                Place {
+                    line,
+                    ..Place::default()
+                },
+                text,
+                &names,
+                collector,
+            ),
             Err(error) => {
                 let column = column_after(bytes, error.valid_up_to()) + 1;
                 collector.report_at(line, Some(column), bad_utf8(bytes));
@@ -26,64 +62,118 @@ pub(super) fn read(content: &[u8], collector: &mut Collector) {
     }
 }
 
-fn read_line(line: usize, text: &str, collector: &mut Collector) {
-    let names = collector.names(NAMES);
+/// Reads the text of one object.
+pub(super) fn read_object(place: Place, text: &str, names: &Names, collector: &mut Collector) {
     match serde_json::from_str(text) {
-        // Readers differ in which of two values they take.
-        Ok(Value::Object(object)) => match json::key_given_twice(text) {
-            None => collector.add(line, object, &names),
-            Some((key, start)) => {
-                let column = column_after(text.as_bytes(), start) + 1;
-                let message = format!(
-                    "field {} stands twice in one object; leave one of them, or give the other a name of its own",
-                    quoted(&key)
-                );
-                collector.report_at(line, Some(column), message);
-            }
-        },
-        Ok(other) => {
-            let found = quoted(&other.to_string());
-            let message = format!(
-                "found {found}; expected a JSON object such as {}",
-                example(&names)
-            );
-            collector.report(line, message);
-        }
+        Ok(value) => add_object(place, text, value, names, collector),
         Err(error) => {
-            let column = column_after(text.as_bytes(), error.column());
-            // The library counts bytes and ends its text with its own place; ours is in front.
-            let place = format!(" at line {} column {}", error.line(), error.column());
-            let reason = error.to_string();
-            let reason = reason.strip_suffix(&place).unwrap_or(&reason);
+            let marked = with_marks(text);
+            let read = marked.as_deref().map(serde_json::from_str);
+            match (read, marked.as_deref(), lone_half(text)) {
+                (Some(Ok(value)), Some(marked), _) => {
+                    collector.is_marked = true;
+                    add_object(place, marked, value, names, collector)
+                }
+                (_, _, Some((byte, told))) => {
+                    let (line, column) = place.of(text, byte);
+                    let field = field_of_half(text, byte);
+                    let message = format!("half of a character{field}: {told}");
+                    collector.report_at(line, Some(column), message);
+                }
+                _ => report_bad_json(place, text, &error, names, collector),
+            }
+        }
+    }
+}
+
+fn add_object(place: Place, text: &str, value: Value, names: &Names, collector: &mut Collector) {
+    let Value::Object(object) = value else {
+        let found = quoted(&value.to_string());
+        let message = format!(
+            "found {found}; expected a JSON object such as {}",
+            example(names)
+        );
+        return collector.report(place.line, message);
+    };
+    // Readers differ in which of two values they take. In sound JSON, line breaks stand between its parts alone.
+    match json::key_given_twice(&text.replace('\n', " ")) {
+        None => collector.add(place.line, object, names),
+        Some((key, start)) => {
+            let (line, column) = place.of(text, start);
             let message = format!(
-                "bad JSON: {reason}; each line must be one object such as {}",
-                example(&names)
+                "field {} stands twice in one object; leave one of them, or give the other a name of its own",
+                quoted(&key)
             );
             collector.report_at(line, Some(column), message);
         }
     }
 }
 
+fn report_bad_json(
+    place: Place,
+    text: &str,
+    error: &serde_json::Error,
+    names: &Names,
+    collector: &mut Collector,
+) {
+    let lines = text
+        .split_inclusive('\n')
+        .take(error.line().saturating_sub(1));
+    let byte = lines.map(str::len).sum::<usize>() + error.column();
+    // The library counts bytes, and from the character behind which it stopped.
+    let byte = (0..=byte.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at));
+    let (line, column) = place.of(text, byte.unwrap_or(0));
+    // The library ends its text with its own place; ours is in front.
+    let own = format!(" at line {} column {}", error.line(), error.column());
+    let reason = error.to_string();
+    let reason = reason.strip_suffix(&own).unwrap_or(&reason);
+    let message = format!(
+        "bad JSON: {reason}; each {} must be one object such as {}",
+        if place.in_array { "element" } else { "line" },
+        example(names)
+    );
+    collector.report_at(line, Some(column.saturating_sub(1).max(1)), message);
+}
+
+/// Names the field that holds half of a character, if the text is JSON apart from such.
+fn field_of_half(text: &str, byte: usize) -> String {
+    let mut repaired = text.to_string();
+    repaired.replace_range(byte..byte + 6, "\\ufffd");
+    while let Some((next, _)) = lone_half(&repaired) {
+        repaired.replace_range(next..next + 6, "\\u0020");
+    }
+    in_fields(&repaired)
+}
+
 /// What a line looks like, for messages.
-fn example(names: &Names) -> String {
-    let [_, text, ..] = names.map(|names| names.first().unwrap_or(&""));
+pub(super) fn example(names: &Names) -> String {
+    let text = names[1].first().map_or("", |name| name);
     format!("`{{\"id\": \"e1\", \"{text}\": \"…\"}}`")
 }
 
 /// Names the fields that hold the bad bytes, if the line is JSON apart from them.
 fn bad_utf8(bytes: &[u8]) -> String {
-    let repaired = String::from_utf8_lossy(bytes);
+    bad_utf8_at(&in_fields(&String::from_utf8_lossy(bytes)))
+}
+
+pub(super) fn bad_utf8_at(place: &str) -> String {
+    format!("bad UTF-8{place}; save the file as UTF-8")
+}
+
+/// The fields of an object with a character that replaces a bad one, as a fragment; nothing where there are none.
+fn in_fields(repaired: &str) -> String {
     let is_bad = |(name, value): &(String, Value)| {
         let text = value.to_string();
         name.contains(char::REPLACEMENT_CHARACTER) || text.contains(char::REPLACEMENT_CHARACTER)
     };
-    let object: Map<String, Value> = serde_json::from_str(&repaired).unwrap_or_default();
+    let object: Map<String, Value> = serde_json::from_str(repaired).unwrap_or_default();
     let bad = object.into_iter().filter(is_bad).map(|(name, _)| name);
-    let place = match bad.collect::<Vec<String>>().as_slice() {
+    match bad.collect::<Vec<String>>().as_slice() {
         [] => String::new(),
         bad => format!(" in {}", quoted_list(bad)),
-    };
-    format!("bad UTF-8{place}; save the file as UTF-8")
+    }
 }
 
 /// The number of characters in the first `byte_count` bytes.

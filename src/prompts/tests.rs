@@ -72,13 +72,21 @@ fn loads_the_sets_that_ship_with_the_project() {
 
 #[test]
 fn the_extension_tells_the_format() {
-    for name in ["a.jsonl", "a.ndjson", "a.csv", "a.CSV"] {
+    for name in [
+        "a.jsonl",
+        "a.ndjson",
+        "a.json",
+        "a.csv",
+        "a.CSV",
+        "a.tsv",
+        "a.parquet",
+    ] {
         assert!(reader_for(Path::new(name)).is_ok(), "{name}");
     }
-    for (name, extension) in [("a.json", "`json`"), ("a", "``")] {
+    for (name, extension) in [("a.txt", "`txt`"), ("a", "``")] {
         let errors = PromptSet::load(Path::new(name)).unwrap_err().to_string();
         let expected = format!(
-            "{name}: unknown prompt format {extension}; expected a file name that ends in `.jsonl`, `.ndjson` or `.csv`"
+            "{name}: unknown prompt format {extension}; expected a file name that ends in `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet`"
         );
         assert_eq!(errors, expected);
     }
@@ -170,4 +178,104 @@ fn a_column_is_found_by_the_name_that_it_has_in_the_file() {
     ] {
         assert_eq!(values(&csv, name), expected, "{name}");
     }
+}
+
+fn read_as(name: &str, content: &str, columns: &Columns) -> Result<PromptSet, String> {
+    PromptSet::read_as(Path::new(name), content.as_bytes(), columns)
+        .map_err(|errors| errors.to_string())
+}
+
+fn goal() -> Columns {
+    Columns {
+        prompt: Some("goal".to_string()),
+        split: Some("kind".to_string()),
+        ..Columns::default()
+    }
+}
+
+#[test]
+fn files_of_each_format_give_the_same_content() {
+    let lines = "{\"goal\": \"Is it far?\", \"kind\": \"a\", \"note\": \"x; y\"}\n{\"goal\": \"Is it, late?\", \"kind\": \"b\", \"note\": \"z\"}\n";
+    let set = read_as("p.jsonl", lines, &goal()).unwrap();
+    assert_splits(&set, &[("a", 1), ("b", 1)]);
+    assert_eq!(set.findings(), Vec::<String>::new());
+    let array = format!("[{}]", lines.trim_end().replace('\n', ","));
+    let comma = "kind,goal,note\na,Is it far?,x; y\nb,\"Is it, late?\",z\n";
+    let semicolon = "kind;goal;note\na;Is it far?;\"x; y\"\nb;Is it, late?;z\n";
+    let tab = "kind\tgoal\tnote\na\tIs it far?\tx; y\nb\tIs it, late?\tz\n";
+    for (name, content, said) in [
+        ("p.json", array.as_str(), ""),
+        ("p.csv", comma, ""),
+        ("p.csv", semicolon, "separated by semicolons"),
+        ("p.csv", tab, "separated by tabs"),
+        ("p.tsv", tab, ""),
+    ] {
+        let found = read_as(name, content, &goal()).unwrap();
+        assert_eq!(found.content_hash(), set.content_hash(), "{name}");
+        let told = found.findings().concat();
+        assert!(
+            told.contains(said) && said.is_empty() == told.is_empty(),
+            "{name}: {told}"
+        );
+    }
+}
+
+#[test]
+fn ids_that_are_made_stay_when_rows_change_their_places() {
+    let read = |content: &str| {
+        let set = read_as("p.csv", content, &goal()).unwrap();
+        set.prompts
+            .into_iter()
+            .map(|prompt| (prompt.text, prompt.id))
+            .collect::<Vec<_>>()
+    };
+    let first = read("goal,kind\nIs it far?,a\nIs it late?,a\nIs it far?,b\n");
+    let second = read("goal,kind\nIs it new?,a\nIs it late?,a\nIs it far?,a\n");
+    assert_eq!(first[1].1, second[1].1);
+    assert_eq!(first[0].1, second[2].1);
+    assert_eq!(first[2].1, format!("{}-2", first[0].1));
+    assert_eq!(first[0].1.len(), 13, "{first:?}");
+}
+
+#[test]
+fn columns_that_are_said_must_be_there() {
+    for (name, content, start) in [
+        (
+            "p.csv",
+            "goal,other\nx,y\n",
+            "p.csv:1: the header has no column `kind`; expected one of `kind` (columns found, separated by commas: `goal`, `other`)",
+        ),
+        (
+            "p.jsonl",
+            "{\"goal\": \"x\"}",
+            "p.jsonl: no row has a field `kind`, which `columns` says is the split; ",
+        ),
+        (
+            "p.jsonl",
+            "{\"prompt\": \"x\", \"kind\": \"a\"}",
+            "p.jsonl:1: missing `goal`; ",
+        ),
+        (
+            "p.jsonl",
+            "{\"goal\": \"x\", \"kind\": 1.5}",
+            "p.jsonl:1: wrong type of `kind`: `1.5`; ",
+        ),
+        (
+            "p.jsonl",
+            "{\"goal\": \"x\", \"kind\": \"a\", \"id\": 1}\n{\"goal\": \"y\", \"kind\": \"a\"}",
+            "p.jsonl:2: missing `id`, which other prompts of the file have; ",
+        ),
+    ] {
+        let told = read_as(name, content, &goal()).unwrap_err();
+        assert!(
+            told.starts_with(start) && told.lines().count() == 1,
+            "{told}"
+        );
+    }
+    let set = read_as(
+        "p.jsonl",
+        "{\"goal\": \"x\", \"kind\": 1}\n{\"goal\": \"y\", \"kind\": true}",
+        &goal(),
+    );
+    assert_splits(&set.unwrap(), &[("1", 1), ("true", 1)]);
 }

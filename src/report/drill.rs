@@ -304,7 +304,7 @@ fn prompts(run: &FinishedRun, name: &str, said: &Prompts) -> Option<Vec<Prompt>>
     let from_here = said.path.as_deref().map(files::path_of);
     let paths = known.into_iter().chain(from_run).chain(from_here);
     let set = paths.into_iter().find_map(|path| {
-        let set = PromptSet::load(&path).ok()?;
+        let set = PromptSet::load_as(&path, &said.columns).ok()?;
         (said.content == set.content_hash().to_hex().as_str()).then_some(set)
     });
     set.map(|set| set.prompts)

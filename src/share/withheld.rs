@@ -16,7 +16,7 @@ use crate::cache::Key;
 use crate::files;
 use crate::json;
 use crate::plan::{Lock, LockError, Study};
-use crate::prompts::PromptSet;
+use crate::prompts::{Columns, PromptSet};
 use crate::spec::{Problems, load_alone};
 
 use super::layout;
@@ -49,6 +49,9 @@ pub(crate) struct Withheld {
 pub(crate) struct WithheldSet {
     /// Where its file goes in the folder.
     pub(crate) file: String,
+    /// What the file calls the fields of a prompt.
+    #[serde(default, skip_serializing_if = "Columns::is_empty")]
+    columns: Columns,
     /// How many prompts are in the file.
     pub(crate) count: u64,
     salt: Key,
@@ -113,9 +116,10 @@ impl Withheld {
 
 impl WithheldSet {
     /// Of a set's whole file.
-    pub(super) fn of(set: &PromptSet, file: &str, salt: Key) -> Self {
+    pub(super) fn of(set: &PromptSet, file: &str, columns: Columns, salt: Key) -> Self {
         WithheldSet {
             file: file.to_string(),
+            columns,
             count: set.prompts.len() as u64,
             hash: slow_hash(set, &salt, ROUNDS),
             salt,
@@ -129,7 +133,7 @@ impl WithheldSet {
 /// # Errors
 /// Why it is not: a fragment.
 pub(crate) fn matches(content: &[u8], withheld: &WithheldSet) -> Result<(), String> {
-    let set = PromptSet::read(Path::new(&withheld.file), content);
+    let set = PromptSet::read_as(Path::new(&withheld.file), content, &withheld.columns);
     let set = set.map_err(|errors| format!("it cannot be read in its place: {errors}"))?;
     let count = set.prompts.len() as u64;
     if count != withheld.count {
@@ -207,12 +211,11 @@ fn complete_lock(folder: &Path, found: &BTreeMap<&str, PathBuf>) -> Result<(), S
     let document = load_alone(&folder.join(layout::STUDY)).map_err(|error| told(&error))?;
     let study = Study::read(document, "study", &mut Problems::default());
     for (name, place) in found {
-        let set = PromptSet::load(place).map_err(|error| told(&error))?;
-        let draw = study
-            .as_ref()
-            .and_then(|study| study.prompts.get(*name)?.draw.clone());
-        let set = match draw {
-            Some(draw) => set.drawn(place, &draw).map_err(|error| told(&error))?,
+        let spec = study.as_ref().and_then(|study| study.prompts.get(*name));
+        let columns = spec.map(|spec| spec.columns.clone()).unwrap_or_default();
+        let set = PromptSet::load_as(place, &columns).map_err(|error| told(&error))?;
+        let set = match spec.and_then(|spec| spec.draw.as_ref()) {
+            Some(draw) => set.drawn(place, draw).map_err(|error| told(&error))?,
             None => set,
         };
         if let Some(locked) = lock.prompts.get_mut(*name) {
@@ -241,7 +244,12 @@ mod tests {
 
     fn withheld(salt: &[u8]) -> WithheldSet {
         let set = PromptSet::read(Path::new("p.jsonl"), FILE.as_bytes()).unwrap();
-        WithheldSet::of(&set, "prompts/main.jsonl", Key::of(salt))
+        WithheldSet::of(
+            &set,
+            "prompts/main.jsonl",
+            Columns::default(),
+            Key::of(salt),
+        )
     }
 
     #[test]

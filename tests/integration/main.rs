@@ -38,6 +38,7 @@ mod pipelines;
 mod places;
 mod planted;
 mod promise;
+mod prompt_files;
 mod prompted;
 mod prompts;
 mod published;

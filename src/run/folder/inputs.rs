@@ -142,13 +142,15 @@ fn example(name: &str, model: &ModelHandle, study: &Study, inputs: &Inputs) -> O
 
 pub(super) fn prompts(study: &Study, inputs: &Inputs, folder: &Path) -> BTreeMap<String, Prompts> {
     let sets = inputs.prompts.iter().map(|(name, set)| {
-        let path = study.prompts.get(name).map(|set| set.path.value.as_path());
+        let spec = study.prompts.get(name);
+        let path = spec.map(|spec| spec.path.value.as_path());
         let from_run = path.and_then(|path| relative(folder, path));
         let count = |split: &str| set.split(split).count() as u64;
         let splits = set.splits().into_iter();
         let said = Prompts {
             path: path.map(files::text_of),
             path_from_run: from_run.map(|path| path.unwrap_or_else(files::text_of)),
+            columns: spec.map(|spec| spec.columns.clone()).unwrap_or_default(),
             content: set.content_hash().to_hex().to_string(),
             splits: splits.map(|s| (s.to_string(), count(s))).collect(),
         };

@@ -10,7 +10,7 @@ use crate::fetch::sha256;
 use crate::files;
 use crate::manifest::Manifest;
 use crate::plan::{Lock, Opened, StageRecord, StageSpec};
-use crate::prompts::{Draw, ORIGIN, Prompt, PromptSet};
+use crate::prompts::{Columns, Draw, ORIGIN, Prompt, PromptSet};
 use crate::report::FinishedRun;
 use crate::stages::{Artifacts, Product, read_parquet, without_texts, write_csv, write_parquet};
 
@@ -61,15 +61,15 @@ impl Withholding {
             let Some(spec) = spec.filter(|spec| all || !spec.share) else {
                 continue;
             };
-            let set = withholding.add_file(&name, &spec.path.value)?;
+            let set = withholding.add_file(&name, &spec.path.value, &spec.columns)?;
             if let Some(drawn) = opened.inputs.prompts.get(&name) {
                 withholding.add(&name, drawn);
             }
             if let Some(Draw::Selection(path)) = &spec.draw {
-                withholding.add_file(&name, path)?;
+                withholding.add_file(&name, path, &Columns::default())?;
             }
             let salt = salt::of(&opened.cache, run_key, &name)?;
-            let set = WithheldSet::of(&set, &file, salt);
+            let set = WithheldSet::of(&set, &file, spec.columns.clone(), salt);
             withholding.withheld.sets.insert(name, set);
         }
         if withholding.is_empty() {
@@ -92,11 +92,17 @@ impl Withholding {
     }
 
     /// Reads a file of prompts whose texts and plain hashes may not be in the archive.
-    fn add_file(&mut self, name: &str, path: &Path) -> Result<PromptSet, ExportError> {
+    fn add_file(
+        &mut self,
+        name: &str,
+        path: &Path,
+        columns: &Columns,
+    ) -> Result<PromptSet, ExportError> {
         let failed = |error: String| ExportError::Failed(format!("prompt set `{name}`: {error}"));
         let content = files::read(path, files::DATA_BYTES);
         let content = content.map_err(|error| failed(error.to_string()))?;
-        let set = PromptSet::read(path, &content).map_err(|error| failed(error.to_string()))?;
+        let set = PromptSet::read_as(path, &content, columns)
+            .map_err(|error| failed(error.to_string()))?;
         self.add_hashes(&content);
         self.add(name, &set);
         Ok(set)

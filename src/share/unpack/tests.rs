@@ -51,7 +51,12 @@ fn made() -> BTreeMap<String, Vec<u8>> {
         ..Manifest::default()
     };
     let set = PromptSet::read(Path::new("p.jsonl"), PROMPTS.as_bytes()).unwrap();
-    let set = WithheldSet::of(&set, "prompts/main.jsonl", Key::of(b"salt"));
+    let set = WithheldSet::of(
+        &set,
+        "prompts/main.jsonl",
+        crate::prompts::Columns::default(),
+        Key::of(b"salt"),
+    );
     let withheld = Withheld::of(BTreeMap::from([("main".to_string(), set)]));
     let text = |text: &str| text.as_bytes().to_vec();
     let files = [

@@ -42,6 +42,7 @@ fn prompts() -> PromptSet {
         line: 1,
     };
     PromptSet {
+        notes: Vec::new(),
         prompts: vec![
             prompt("h1", "harmful"),
             prompt("e1", "edge"),

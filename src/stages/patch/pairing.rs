@@ -259,6 +259,7 @@ mod tests {
     /// Indices:  0 h1 fire, 1 e1 rain, 2 h2 rain, 3 h3 fire, 4 e2 fire, 5 e3 (null), 6 e4 fire, 7 h4 snow.
     fn prompts() -> PromptSet {
         PromptSet {
+            notes: Vec::new(),
             prompts: vec![
                 prompt("h1", "harmful", "a", json!("fire")),
                 prompt("e1", "edge", "b", json!("rain")),
@@ -331,6 +332,7 @@ mod tests {
     #[test]
     fn a_number_and_its_text_are_different_values() {
         let set = PromptSet {
+            notes: Vec::new(),
             prompts: vec![
                 prompt("h1", "harmful", "", json!(1)),
                 prompt("e1", "edge", "", json!("1")),

@@ -84,7 +84,7 @@ fn no_prompts_an_unknown_format_and_no_file() {
     4 | path = "bad.txt"
       |        ^^^^^^^^^
       |
-      = note: bad.txt: unknown prompt format `txt`; expected a file name that ends in `.jsonl`, `.ndjson` or `.csv`
+      = note: bad.txt: unknown prompt format `txt`; expected a file name that ends in `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet`
     "#);
     assert_snapshot!(bench().refusal(&STUDY.replace("main.jsonl", "nowhere.jsonl")).message(2), @r#"
     error: prompt set `main` cannot be used

@@ -65,6 +65,7 @@ fn prompts() -> PromptSet {
         line: 1,
     };
     PromptSet {
+        notes: Vec::new(),
         prompts: vec![
             prompt("h1", "harmful"),
             prompt("h2", "harmful"),
