@@ -144,10 +144,10 @@ fn the_numbers_are_those_of_sweeps() {
     let checks = table("select.checks");
     let of = |half: &str, direction: &str| {
         let rows = checks.0.iter().filter(|row| row.text("half") == half);
-        let rows = rows.filter(|row| (row.text("direction") == "none") == (direction == "none"));
-        rows.filter(|row| row.text("seed").is_empty())
+        let mut rows =
+            rows.filter(|row| (row.text("direction") == "none") == (direction == "none"));
+        rows.find(|row| row.text("seed").is_empty())
             .cloned()
-            .next()
             .unwrap()
     };
     // Both halves together are all prompts of a side.
