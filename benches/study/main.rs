@@ -11,7 +11,8 @@
 //!
 //! A bar that is missed is said, and is no failure: the exit code tells whether everything could run. Close other programs before;
 //! `cargo bench --profile release --bench study -- --quick` tries the benchmark itself out on a study of some seconds, and
-//! `… -- positions` measures that part alone (three minutes) and writes `target/bench/positions.json`.
+//! `… -- positions` measures that part alone (three minutes) and writes `target/bench/positions.json`. `… -- select` times a selection over positions
+//! and layers beside transformers (five minutes).
 
 mod arithmetic;
 mod beside;
@@ -22,6 +23,7 @@ mod peers;
 mod positions;
 mod program;
 mod report;
+mod select;
 mod start;
 mod study;
 
@@ -43,8 +45,9 @@ fn main() -> ExitCode {
     let outcome = match std::env::args().skip(1).find(named).as_deref() {
         None => bench(quick),
         Some("positions") => bench_positions(quick),
+        Some("select") => bench_select(quick),
         Some(other) => Err(format!(
-            "there is no part `{other}`; name `positions`, or nothing for the whole benchmark"
+            "there is no part `{other}`; name `positions` or `select`, or nothing for the whole benchmark"
         )
         .into()),
     };
@@ -113,6 +116,17 @@ fn bench(quick: bool) -> Result<()> {
         println!("{advice}");
     }
     println!("figures in target/bench/study.json");
+    Ok(())
+}
+
+/// A selection, which is no part of the standard study.
+fn bench_select(quick: bool) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let load_before = load_average();
+    say("a selection over positions and layers");
+    let folder = root.join("target/bench/select");
+    let selection = select::measure(root, &folder, &Data::find(root), quick)?;
+    println!("\nload average before: {load_before}\n{}", selection.told());
     Ok(())
 }
 

@@ -40,6 +40,25 @@ pub fn time(
     scripts.time(root, files, size, threads).map_err(Err)
 }
 
+/// Seconds that one candidate of a selection takes in transformers, with so many harmful and harmless prompts.
+///
+/// # Errors
+/// They are not installed, or do not run.
+pub fn select(root: &Path, files: &Files, prompts: [usize; 2], threads: usize) -> Result<f64> {
+    let scripts = Scripts::find(root)?;
+    let model = scripts.model_folder(root, files)?;
+    let script = root.join("benches/study/select_peer.py");
+    let mut command = scripts.script(&script, &model, files);
+    for (option, number) in ["--harmful", "--harmless", "--threads"]
+        .into_iter()
+        .zip([prompts[0], prompts[1], threads])
+    {
+        command.args([option, &number.to_string()]);
+    }
+    let figures = figures(command, &files.folder.join("select_peer.txt"))?;
+    number(&figures, "seconds_per_candidate")
+}
+
 impl Scripts {
     /// # Errors
     /// A sentence that says what is missing and what to do.

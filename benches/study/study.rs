@@ -144,6 +144,19 @@ impl Files {
         Ok(files)
     }
 
+    /// Writes a study of some stages.
+    pub fn write_stages(
+        root: &Path,
+        folder: PathBuf,
+        data: &Data,
+        size: &Size,
+        stages: &str,
+    ) -> Result<Self> {
+        let files = Files::prepare(root, folder, data, size)?;
+        fs::write(&files.study, inputs(&files)? + stages)?;
+        Ok(files)
+    }
+
     fn prepare(root: &Path, folder: PathBuf, data: &Data, size: &Size) -> Result<Self> {
         if folder.exists() {
             fs::remove_dir_all(&folder)?;

@@ -394,7 +394,7 @@ fn a_table_of_labels_that_does_not_fit_is_told_line_by_line() {
     11 | labels = "labels.txt"
        |          ^^^^^^^^^^^^
        |
-       = note: labels.txt: unknown prompt format `txt`; expected a file name that ends in `.jsonl`, `.ndjson` or `.csv`
+       = note: labels.txt: unknown prompt format `txt`; expected a file name that ends in `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet`
     "#);
     let study = format!("{DIRECTION}{}", labels.replace("labels.csv", "absent.csv"));
     assert_snapshot!(refusal(&bench, &study), @r#"

@@ -9,17 +9,17 @@ use crate::stages::{Artifacts, StageError, table};
 const NUMBERS: [(&str, &str, &str); 3] = [
     (
         "bypass",
-        "Without the direction",
+        "Harmful prompts without the direction",
         "Harmful prompts with each direction ablated everywhere.",
     ),
     (
         "induce",
-        "With the direction",
+        "Harmless prompts with the direction",
         "Harmless prompts with each direction added at its layer, at every token.",
     ),
     (
         "kl",
-        "What ablation changes besides",
+        "What ablation changes in harmless prompts (nats)",
         "Divergence of the next token of harmless prompts with each direction ablated everywhere.",
     ),
 ];
@@ -79,7 +79,8 @@ fn of_number(
         marks.extend(across.map(mark));
     }
     let chosen = points(&|row| ranks[row] == Some(1));
-    marks.push(Mark::new("chosen", PALETTE[1], Shape::Points, chosen));
+    let labels = vec!["chosen".to_string(); chosen.len()];
+    marks.push(Mark::new("chosen", PALETTE[6], Shape::Points, chosen).labelled(labels));
     Ok(Figure {
         title: title.to_string(),
         note: format!(
