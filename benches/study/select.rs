@@ -22,7 +22,7 @@ pub struct Selection {
     pub peer_seconds: f64,
 }
 
-/// Every layer but the last fifth, at each position behind the instruction; about 32 prompts of each side choose.
+/// Layers over the model, for each costs alike but for what is added there; at each position behind the instruction; about 32 prompts of each side choose.
 const SELECT: &str = r#"
 [score.odds]
 kind = "log_odds"
@@ -61,7 +61,7 @@ pub fn measure(root: &Path, folder: &Path, data: &Data, quick: bool) -> Result<S
         edge: 40,
         ..Size::standard()
     };
-    let layers = if quick { "[12]" } else { "\"0..24\"" };
+    let layers = if quick { "[12]" } else { "[4, 10, 16, 22]" };
     let files = Files::write_stages(
         root,
         folder.to_path_buf(),
