@@ -31,6 +31,18 @@ pub(super) fn read(content: &[u8], collector: &mut Collector) {
         return;
     };
     let mut at = text.len() - inside.len();
+    // Of the last place that was asked for: to count from the beginning each time takes the square of the rows.
+    let (mut place, mut counted) = (whole, 0);
+    let mut place_of = |at: usize| {
+        let (line, column) = place.of(&text[counted..], at - counted);
+        place = Place {
+            line,
+            before: column - 1,
+            in_array: true,
+        };
+        counted = at;
+        place
+    };
     let mut is_first = true;
     loop {
         at += text[at..].len() - text[at..].trim_start().len();
@@ -40,23 +52,14 @@ pub(super) fn read(content: &[u8], collector: &mut Collector) {
         }
         is_first = false;
         let length = element(&text[at..]);
-        let (line, column) = whole.of(text, at);
+        let place = place_of(at);
         let Some(end) = text[at + length..].chars().next() else {
             let message =
                 "the array or this part of it is not closed; the file may be cut off: get it again";
-            return collector.report_at(line, Some(column), message.to_string());
+            let column = Some(place.before + 1);
+            return collector.report_at(place.line, column, message.to_string());
         };
-        let before = column - 1;
-        read_object(
-            Place {
-                line,
-                before,
-                in_array: true,
-            },
-            text[at..at + length].trim_end(),
-            &names,
-            collector,
-        );
+        read_object(place, text[at..at + length].trim_end(), &names, collector);
         at += length + 1;
         if end == ']' {
             break;
