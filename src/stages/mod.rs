@@ -407,8 +407,16 @@ pub trait Evaluate {
     /// # Errors
     /// As [`Evaluate::evaluate_each`].
     fn evaluate(&mut self, cells: &[Cell]) -> Result<Vec<Value>, StageError> {
-        let mut values: Vec<Option<Value>> = vec![None; cells.len()];
-        self.evaluate_each(&cells, &mut |number, value| values[number] = Some(value))?;
+        self.evaluate_all(&cells)
+    }
+
+    /// The same of cells that are made as they are asked for.
+    ///
+    /// # Errors
+    /// As [`Evaluate::evaluate_each`].
+    fn evaluate_all(&mut self, cells: &dyn Cells) -> Result<Vec<Value>, StageError> {
+        let mut values: Vec<Option<Value>> = vec![None; cells.count()];
+        self.evaluate_each(cells, &mut |number, value| values[number] = Some(value))?;
         let values: Option<Vec<Value>> = values.into_iter().collect();
         values.ok_or_else(|| StageError::Internal("a cell was left without a value".to_string()))
     }

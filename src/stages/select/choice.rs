@@ -1,5 +1,8 @@
 //! Which candidate is taken: the rules of refusal_direction (`select_direction.py`) and of COSMIC, on numbers that anybody may have measured.
 
+use std::collections::BTreeMap;
+
+use crate::stages::StageError;
 use crate::stages::field_types::choices;
 
 choices! {
@@ -96,6 +99,28 @@ pub(super) fn verdicts(
         rank: rank(index).map(|rank| rank + 1),
     };
     discarded.iter().enumerate().map(verdict).collect()
+}
+
+/// The number of the candidate that is taken.
+///
+/// # Errors
+/// All are discarded.
+pub(super) fn first(verdicts: &[Verdict]) -> Result<usize, StageError> {
+    let first = verdicts.iter().position(|verdict| verdict.rank == Some(1));
+    first.ok_or_else(|| {
+        let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+        for verdict in verdicts {
+            *reasons.entry(verdict.discarded).or_default() += 1;
+        }
+        let told = reasons
+            .iter()
+            .map(|(reason, count)| format!("{count} {reason}"));
+        StageError::Data(format!(
+            "no direction can be chosen: of {} {}; see `max_kl`, `min_induce` and `last_layers`",
+            verdicts.len(),
+            told.collect::<Vec<String>>().join(", ")
+        ))
+    })
 }
 
 /// The median layer at which, position by position, either cosine is highest: COSMIC looks no further at the last token.

@@ -10,7 +10,7 @@ use crate::prompts::PromptSet;
 use crate::stages::action::ablated_everywhere;
 use crate::stages::direction::Direction;
 use crate::stages::rules::{Readings, Reads};
-use crate::stages::{Evaluate, StageError};
+use crate::stages::{Evaluate, StageError, sweep};
 use crate::stats::{self, Interval};
 
 use super::choice::Method;
@@ -211,13 +211,9 @@ impl Lab<'_> {
                 asks: &asks,
                 edits: trials.iter().map(|trial| trial.edits(self)).collect(),
             };
-            let mut values: Vec<Option<Value>> = vec![None; cells.count()];
-            evaluator.evaluate_each(&cells, &mut |number, value| values[number] = Some(value))?;
-            let all = values.into_iter().collect::<Option<Vec<Value>>>();
-            let all =
-                all.ok_or_else(|| StageError::Internal("a value was not read".to_string()))?;
-            for values in all.chunks(cells.of_trial().max(1)) {
-                measured.push(self.measured(values, sides, asks.len(), compared.as_ref())?);
+            let mut values = evaluator.evaluate_all(&cells)?.into_iter();
+            for _ in trials {
+                measured.push(self.measured(&mut values, sides, asks.len(), compared.as_ref())?);
             }
         }
         Ok((
@@ -226,26 +222,28 @@ impl Lab<'_> {
         ))
     }
 
+    /// The next trial, whose values are taken.
     fn measured(
         &self,
-        values: &[Value],
+        values: &mut impl Iterator<Item = Value>,
         sides: &Sides,
         asks: usize,
         compared: Option<&Compared>,
     ) -> Result<Measured, StageError> {
-        let (without, rest) = values.split_at(sides.harmful.len() * asks);
-        let (with, divergences) = rest.split_at(sides.harmless.len() * asks);
-        let nats = divergences.iter().map(|value| match value {
-            Value::Divergence { nats, .. } => Ok(*nats),
-            _ => Err(StageError::Internal(
-                "a divergence is of another kind".to_string(),
-            )),
-        });
+        let mut take = |count: usize| values.by_ref().take(count).collect::<Vec<Value>>();
+        let without = take(sides.harmful.len() * asks);
+        let with = take(sides.harmless.len() * asks);
+        let nats = take(sides.harmless.len())
+            .into_iter()
+            .map(|value| match value {
+                Value::Divergence { nats, .. } => Ok(nats),
+                found => Err(sweep::unexpected("a divergence", &found)),
+            });
         let kl = Mean::of(&nats.collect::<Result<Vec<f64>, StageError>>()?)?;
         let (bypass, induce) = match compared {
             None => (
-                self.mean_score(without, &sides.harmful)?,
-                self.mean_score(with, &sides.harmless)?,
+                Mean::of(&self.scores_of(without, &sides.harmful)?)?,
+                Mean::of(&self.scores_of(with, &sides.harmless)?)?,
             ),
             Some(compared) => (
                 Mean::cosine(&mean_stream(without)?, &compared.harmless)?,
@@ -305,10 +303,6 @@ impl Lab<'_> {
         Ok(scores.swap_remove(0))
     }
 
-    fn mean_score(&self, values: &[Value], prompts: &[usize]) -> Result<Mean, StageError> {
-        Mean::of(&self.scores_of(values.to_vec(), prompts)?)
-    }
-
     /// The layers at which the two sides are least alike, and what the sides are there.
     fn compared(
         &self,
@@ -318,17 +312,13 @@ impl Lab<'_> {
         let n_layers = self.model.config().n_layers;
         let mut of_layers: Vec<[Vec<f64>; 2]> = Vec::new();
         for layer in 0..n_layers {
-            let mut means = [&sides.harmful, &sides.harmless].map(|prompts| {
+            let mut mean = |prompts: &[usize]| {
                 let cells = prompts
                     .iter()
                     .map(|&prompt| self.cell(prompt, &[], &Ask::Stream(layer)));
-                let values = evaluator.evaluate(&cells.collect::<Vec<Cell>>())?;
-                mean_stream(&values)
-            });
-            let [harmful, harmless] = &mut means;
-            let taken =
-                |mean: &mut Result<Vec<f64>, StageError>| std::mem::replace(mean, Ok(Vec::new()));
-            of_layers.push([taken(harmful)?, taken(harmless)?]);
+                mean_stream(evaluator.evaluate(&cells.collect::<Vec<Cell>>())?)
+            };
+            of_layers.push([mean(&sides.harmful)?, mean(&sides.harmless)?]);
         }
         let alike = of_layers
             .iter()
@@ -375,8 +365,8 @@ impl Mean {
 }
 
 /// The mean of activations, in float64.
-fn mean_stream(values: &[Value]) -> Result<Vec<f64>, StageError> {
-    let rows = crate::stages::sweep::activations(values.to_vec())?;
+fn mean_stream(values: Vec<Value>) -> Result<Vec<f64>, StageError> {
+    let rows = sweep::activations(values)?;
     Ok(mean(
         rows.iter().map(|row| row.iter().map(|&x| f64::from(x))),
     ))
