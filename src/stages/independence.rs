@@ -160,8 +160,8 @@ impl Stage for Independence {
         for (read, ablated) in [(&ends[1], &ends[0]), (&ends[0], &ends[1])] {
             let without = self.streams(model, &asked, Some(ablated.direction), evaluator)?;
             let cosine = stats::cosine(
-                &wide(read.direction.vector.values()),
-                &wide(ablated.direction.vector.values()),
+                &stats::wide(read.direction.vector.values()),
+                &stats::wide(ablated.direction.vector.values()),
             )?;
             for ((layer, with), without) in self
                 .layers(model.config().n_layers)
@@ -211,13 +211,13 @@ impl Changes {
         with: &[Vec<f32>],
         without: &[Vec<f32>],
     ) -> Result<Self, StageError> {
-        let v = wide(direction.vector.values());
+        let v = stats::wide(direction.vector.values());
         let mut pairs = Vec::new();
         for (with, without) in with.iter().zip(without) {
             // A stream of which nothing is left points nowhere.
             let cosines = [
-                stats::cosine(&wide(with), &v)?,
-                stats::cosine(&wide(without), &v)?,
+                stats::cosine(&stats::wide(with), &v)?,
+                stats::cosine(&stats::wide(without), &v)?,
             ];
             if let [Some(with), Some(without)] = cosines {
                 pairs.push((with, without));
@@ -339,10 +339,6 @@ impl Independence {
             .ends(["change_low", "change_high"], |row| row.changes.interval)
             .frame()
     }
-}
-
-fn wide(x: &[f32]) -> Vec<f64> {
-    x.iter().map(|x| f64::from(*x)).collect()
 }
 
 /// Both ways round: the cosine by layer with and without the other direction, a standard deviation either side.

@@ -74,6 +74,11 @@ pub(crate) fn auroc_interval(
     }))
 }
 
+/// The same numbers in float64.
+pub(crate) fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().copied().map(f64::from).collect()
+}
+
 /// Cosine of the angle between two vectors of one length, -1 to 1. `None` when either is zero.
 pub(crate) fn cosine(a: &[f64], b: &[f64]) -> Result<Option<f64>, StatsError> {
     require_length("the second vector", b.len(), a.len())?;

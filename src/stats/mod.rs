@@ -28,7 +28,9 @@ mod slope;
 mod sweep;
 mod threshold;
 
-pub(crate) use agreement::{auroc, auroc_interval, cohens_kappa, cosine, kappa_interval, together};
+pub(crate) use agreement::{
+    auroc, auroc_interval, cohens_kappa, cosine, kappa_interval, together, wide,
+};
 pub(crate) use bootstrap::{BOOTSTRAP_RESAMPLES, bootstrap_mean};
 pub(crate) use describe::{mean, newcombe, std, wilson};
 pub(crate) use holdout::{holdout_split, is_holdout};

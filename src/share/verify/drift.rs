@@ -7,6 +7,7 @@
 use serde::Serialize;
 
 use crate::model::Value;
+use crate::stats::wide;
 
 /// How a value that was computed again is to the stored one.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -113,10 +114,6 @@ impl Summary {
             incomparable: count(&|drift| *drift == Drift::Incomparable),
         }
     }
-}
-
-fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().copied().map(f64::from).collect()
 }
 
 /// The largest difference over the largest stored magnitude, or over 1.

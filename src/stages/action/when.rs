@@ -109,8 +109,7 @@ impl Likeness {
     /// # Errors
     /// An activation of another width.
     pub(crate) fn of(&self, activation: &[f32]) -> Result<f64, StageError> {
-        let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
-        let (h, c) = (wide(activation), wide(self.vector.values()));
+        let (h, c) = (stats::wide(activation), stats::wide(self.vector.values()));
         let other = match self.similarity {
             Similarity::Cosine => c,
             Similarity::Cast => {

@@ -11,6 +11,7 @@ use crate::stages::direction::Direction;
 use crate::stages::table::Rows;
 use crate::stages::vector::Length;
 use crate::stages::{StageError, distinct};
+use crate::stats::wide;
 
 use super::{Combine, Term};
 
@@ -97,7 +98,7 @@ impl Combine {
         let basis = orthonormal(removed.iter().map(|d| &*d.vector));
         // Twice, as Gram–Schmidt has it: the second time takes out what rounding left.
         for q in basis.iter().chain(&basis) {
-            let q: Vec<f64> = q.values().iter().map(|x| f64::from(*x)).collect();
+            let q = wide(q.values());
             let along = dot(&sum, &q);
             sum.iter_mut().zip(&q).for_each(|(s, q)| *s -= along * q);
         }

@@ -105,8 +105,7 @@ pub(in crate::stages) fn cosines(directions: &[Direction]) -> Result<DataFrame, 
 
 /// Cosine of two float32 vectors, in float64.
 fn cosine(a: &[f32], b: &[f32]) -> Result<Option<f64>, StageError> {
-    let wide = |v: &[f32]| v.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
-    Ok(stats::cosine(&wide(a), &wide(b))?)
+    Ok(stats::cosine(&stats::wide(a), &stats::wide(b))?)
 }
 
 /// The negative control: the same difference of means with the labels of A and B shuffled. A real direction has a larger norm than these
