@@ -2,32 +2,18 @@
 
 use std::sync::OnceLock;
 
-use crate::checkpoint::{self, TWO, dot, is_warm, second_direction};
-use crate::prompts::{Prompt, sentence};
+use crate::checkpoint::{self, TWO, dot, second_direction};
+use crate::prompts::{Prompt, of_two_concepts};
 use crate::workbench::{Run, Table, Workbench};
 
-/// Half of the sentences are warm, whatever else they are.
+/// Split by what they are to be told apart by.
 fn prompts() -> Vec<Prompt> {
-    let prompt = |number: usize| {
-        let (harmful, warm) = (number / 2 % 6, number.is_multiple_of(2));
-        let words = sentence(number, harmful);
-        let words = words
-            .split(' ')
-            .map(|word| match word.strip_prefix("calm") {
-                Some(of) => {
-                    let of: usize = of.parse().unwrap();
-                    format!("calm{}", if is_warm(of) == warm { of } else { of ^ 1 })
-                }
-                None => word.to_string(),
-            });
-        Prompt {
-            id: format!("p{number}"),
-            text: words.collect::<Vec<_>>().join(" "),
-            split: if warm { "warm" } else { "cold" }.to_string(),
-            category: if harmful > 2 { "harmful" } else { "edge" }.to_string(),
-        }
+    let of = |prompt: Prompt| Prompt {
+        split: prompt.category,
+        category: prompt.split,
+        ..prompt
     };
-    (0..80).map(prompt).collect()
+    of_two_concepts(80).into_iter().map(of).collect()
 }
 
 const DIRECTIONS: &str = r#"
@@ -147,13 +133,8 @@ fn the_planted_condition_is_found() {
     assert!(chosen.number("f1_of_all") < 0.75);
     assert_eq!(table("condition").0.len(), 3);
     let (bench, run) = study();
-    let file = format!("directions/condition.layer{layer}.resid_pre.safetensors");
-    let bytes = std::fs::read(run.file(bench, &file)).unwrap();
-    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let tensor = tensors.tensor("direction").unwrap();
-    let words = tensor.data().chunks_exact(4);
-    let words = words.map(|word| f32::from_le_bytes(word.try_into().unwrap()));
-    assert!(dot(&words.collect::<Vec<f32>>(), &second_direction()) > 0.7);
+    let found = run.direction(bench, &format!("condition.layer{layer}.resid_pre"));
+    assert!(dot(&found, &second_direction()) > 0.7);
     // What is said of the held-out half follows from the prompts' own rows.
     let prompts = table("condition.likeness").with(&[("half", "holdout")]);
     let count = |wanted: &str, edited: &str| {
@@ -258,13 +239,7 @@ fn no_threshold_asks_for_another_cell() {
 #[test]
 fn a_file_of_the_study_agrees_when_everything_is_computed_again() {
     let (bench, run) = study();
-    let folder = run.json["run_dir"].as_str().unwrap();
-    let said = bench.dial(&["export", folder, "-o", "conditions.zip"]);
-    assert_eq!(said.code, 0, "{}", said.stderr);
-    let model = format!("inst={}", bench.path("models/two").display());
-    let said = bench.dial(&["verify", "conditions.zip", "--full", "--model", &model]);
-    assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
-    assert!(said.stdout.contains("recomputed: agrees"), "{said:?}");
+    run.assert_comes_out_again(bench, "models/two");
 }
 
 #[test]

@@ -217,16 +217,7 @@ fn both_groups_are_held_out_and_a_summary_reads_the_halves() {
         "{names:?}"
     );
     // Shared with the table of labels, and checked by whoever gets it.
-    let said = bench.dial(&["export", "runs/study/latest", "-o", "run.zip"]);
-    assert_eq!(said.code, 0, "{said:?}");
-    let model = format!("inst={}", bench.path("models/inst").display());
-    let said = bench.dial(&["verify", "run.zip", "--full", "--model", &model]);
-    for level in ["intact", "follows", "recomputed"] {
-        assert!(
-            said.stdout.contains(&format!("{level}: agrees")),
-            "{said:?}"
-        );
-    }
+    run.assert_comes_out_again(&bench, "models/inst");
     let said = bench.dial(&["unpack", "run.zip", "unpacked"]);
     assert_eq!(said.code, 0, "{said:?}");
     let labels = std::fs::read(bench.path("unpacked/files/labels.csv"));

@@ -51,6 +51,7 @@ mod schema;
 mod screens;
 mod select;
 mod selected;
+mod shipped;
 mod start;
 mod terminal;
 mod two_runs;

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use crate::checkpoint::{self, TWO, dot, is_warm, refusal_direction};
-use crate::prompts::{Prompt, main_set, sentence};
-use crate::workbench::{Run, Workbench};
+use crate::checkpoint::{self, TWO, dot, refusal_direction};
+use crate::prompts::{main_set, of_two_concepts};
+use crate::workbench::Workbench;
 
 const HEAD: &str = r#"
 [models.inst]
@@ -18,14 +18,6 @@ fn direction(name: &str, more: &str) -> String {
     format!(
         "[stages.{name}]\nkind = \"direction\"\nmodel = \"inst\"\nprompts = \"main\"\nselect = \"splits\"\na = \"harmful\"\nb = \"edge\"\n{more}\n"
     )
-}
-
-fn vector(bench: &Workbench, run: &Run, file: &str) -> Vec<f32> {
-    let bytes = std::fs::read(run.file(bench, &format!("directions/{file}.safetensors"))).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let tensor = file.tensor("direction").unwrap();
-    let numbers = tensor.data().as_chunks::<4>().0.iter();
-    numbers.map(|b| f32::from_le_bytes(*b)).collect()
 }
 
 const METHODS: [(&str, &str, &str); 6] = [
@@ -65,7 +57,7 @@ fn every_method_finds_the_planted_direction_and_is_tried_on_prompts_that_did_not
     let run = bench.run(&study).ok();
     let planted = refusal_direction();
     for (name, _, label) in METHODS {
-        let found = vector(&bench, &run, &format!("{name}.layer2.resid_pre"));
+        let found = run.direction(&bench, &format!("{name}.layer2.resid_pre"));
         let cosine = dot(&found, &planted);
         let least = match name {
             // Of differences less their mean nothing is left of what they have in common; a discriminant reads quiet axes more than loud ones.
@@ -204,33 +196,9 @@ fn a_column_pairs_prompts_wherever_they_stand() {
     }
 }
 
-/// Half of the sentences are warm, whatever else they are.
-fn warm_prompts() -> Vec<Prompt> {
-    let prompt = |number: usize| {
-        let (harmful, warm) = (number / 2 % 6, number.is_multiple_of(2));
-        let words = sentence(number, harmful);
-        let words = words
-            .split(' ')
-            .map(|word| match word.strip_prefix("calm") {
-                Some(of) => {
-                    let of: usize = of.parse().unwrap();
-                    format!("calm{}", if is_warm(of) == warm { of } else { of ^ 1 })
-                }
-                None => word.to_string(),
-            });
-        Prompt {
-            id: format!("p{number}"),
-            text: words.collect::<Vec<_>>().join(" "),
-            split: if harmful > 2 { "harmful" } else { "edge" }.to_string(),
-            category: if warm { "warm" } else { "cold" }.to_string(),
-        }
-    };
-    (0..60).map(prompt).collect()
-}
-
 #[test]
 fn directions_are_added_subtracted_and_projected_out_of_each_other() {
-    let bench = Workbench::new(&warm_prompts());
+    let bench = Workbench::new(&of_two_concepts(60));
     checkpoint::write(&bench.path("models/two_combined"), TWO);
     let warmth = direction("warmth", "layer = [2, 3]")
         .replace("\"splits\"", "\"column\"\ncolumn = \"category\"")
@@ -258,7 +226,7 @@ fn directions_are_added_subtracted_and_projected_out_of_each_other() {
     ]
     .concat();
     let run = bench.run(&study).ok();
-    let of = |stage: &str| vector(&bench, &run, &format!("{stage}.layer2.resid_pre"));
+    let of = |stage: &str| run.direction(&bench, &format!("{stage}.layer2.resid_pre"));
     let length = |stage: &str| {
         run.table(&bench, stage)
             .with(&[("layer", "2")])
@@ -325,11 +293,7 @@ fn directions_are_added_subtracted_and_projected_out_of_each_other() {
         steered.with(&[("alpha", "1.0")]).mean("score")
             > steered.with(&[("alpha", "0.0")]).mean("score")
     );
-    let said = bench.dial(&["export", "runs/study/latest", "-o", "run.zip"]);
-    assert_eq!(said.code, 0, "{said:?}");
-    let model = format!("inst={}", bench.path("models/two_combined").display());
-    let said = bench.dial(&["verify", "run.zip", "--full", "--model", &model]);
-    assert_eq!(said.stdout.matches(": agrees").count(), 3, "{said:?}");
+    run.assert_comes_out_again(&bench, "models/two_combined");
     let refused = |more: &str| {
         bench
             .refusal(&[directions.clone(), more.to_string()].concat())
@@ -369,7 +333,7 @@ fn directions_are_added_subtracted_and_projected_out_of_each_other() {
 
 #[test]
 fn what_two_directions_do_to_each_other_is_read_of_the_stream_with_one_taken_out() {
-    let bench = Workbench::new(&warm_prompts());
+    let bench = Workbench::new(&of_two_concepts(60));
     checkpoint::write(&bench.path("models/two_independent"), TWO);
     let warmth = direction("warmth", "layer = 2")
         .replace("\"splits\"", "\"column\"\ncolumn = \"category\"")

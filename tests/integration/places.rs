@@ -2,8 +2,8 @@
 
 use std::sync::OnceLock;
 
-use crate::checkpoint::{self, COLD, TWO, WARM, dot, is_warm, refusal_direction, second_direction};
-use crate::prompts::{Prompt, main_set, sentence};
+use crate::checkpoint::{self, COLD, TWO, WARM, dot, refusal_direction, second_direction};
+use crate::prompts::{main_set, of_two_concepts};
 use crate::workbench::{Run, Table, Workbench};
 
 const MODEL: &str = r#"
@@ -171,13 +171,7 @@ fn table(name: &str) -> Table {
 
 fn vector(file: &str) -> Vec<f32> {
     let (bench, run) = study();
-    let bytes = std::fs::read(run.file(bench, &format!("directions/{file}"))).unwrap();
-    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let tensor = tensors.tensor("direction").unwrap();
-    let words = tensor.data().chunks_exact(4);
-    words
-        .map(|word| f32::from_le_bytes(word.try_into().unwrap()))
-        .collect()
+    run.direction(bench, file)
 }
 
 fn mean(table: &Table, split: &str, alpha: &str) -> f64 {
@@ -214,11 +208,11 @@ fn a_grid_finds_where_the_direction_is() {
     }
     let r = refusal_direction();
     for position in [-3, -2] {
-        let file = format!("grid.layer3.resid_pre.position{position}.safetensors");
+        let file = format!("grid.layer3.resid_pre.position{position}");
         let found = dot(&vector(&file), &r);
         assert!(found > 0.9, "{position}: {found}");
     }
-    let found = dot(&vector("grid.layer3.resid_pre.safetensors"), &r);
+    let found = dot(&vector("grid.layer3.resid_pre"), &r);
     assert!(found > 0.9, "-1: {found}");
     let (bench, run) = study();
     let record = std::fs::read_to_string(run.file(bench, "run.json")).unwrap();
@@ -493,46 +487,13 @@ with = [{ direction = "warmth", mode = "ablate_everywhere" }]
 read = ["refused", "warm"]
 "#;
 
-/// As many harmful words in warm sentences as in cold ones.
-fn of_two_concepts() -> Vec<Prompt> {
-    let prompt = |number: usize| {
-        let (harmful, warm) = (number / 2 % 6, number.is_multiple_of(2));
-        let words = sentence(number, harmful);
-        let words = words
-            .split(' ')
-            .map(|word| match word.strip_prefix("calm") {
-                Some(of) => {
-                    let of: usize = of.parse().unwrap();
-                    format!("calm{}", if is_warm(of) == warm { of } else { of ^ 1 })
-                }
-                None => word.to_string(),
-            });
-        Prompt {
-            id: format!("p{number}"),
-            text: words.collect::<Vec<_>>().join(" "),
-            split: if harmful > 2 { "harmful" } else { "edge" }.to_string(),
-            category: if warm { "warm" } else { "cold" }.to_string(),
-        }
-    };
-    (0..80).map(prompt).collect()
-}
-
 #[test]
 fn two_planted_directions_are_told_apart() {
     assert_eq!((WARM, COLD), ("helpful", "careful"));
-    let bench = Workbench::new(&of_two_concepts());
+    let bench = Workbench::new(&of_two_concepts(80));
     checkpoint::write(&bench.path("models/two"), TWO);
     let run = bench.run(TWO_CONCEPTS).ok();
-    let found = |stage: &str| {
-        let file = format!("directions/{stage}.layer2.resid_pre.safetensors");
-        let bytes = std::fs::read(run.file(&bench, &file)).unwrap();
-        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let tensor = tensors.tensor("direction").unwrap();
-        let words = tensor.data().chunks_exact(4);
-        words
-            .map(|word| f32::from_le_bytes(word.try_into().unwrap()))
-            .collect::<Vec<f32>>()
-    };
+    let found = |stage: &str| run.direction(&bench, &format!("{stage}.layer2.resid_pre"));
     let (r, q) = (refusal_direction(), second_direction());
     let (refusal, warmth) = (found("refusal"), found("warmth"));
     assert!(
@@ -586,146 +547,5 @@ fn two_planted_directions_are_told_apart() {
 #[test]
 fn a_file_of_the_study_agrees_when_everything_is_computed_again() {
     let (bench, run) = study();
-    let folder = run.json["run_dir"].as_str().unwrap();
-    let said = bench.dial(&["export", folder, "-o", "places.zip"]);
-    assert_eq!(said.code, 0, "{}", said.stderr);
-    let model = format!("inst={}", bench.path("models/inst").display());
-    let said = bench.dial(&["verify", "places.zip", "--full", "--model", &model]);
-    assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
-    assert!(said.stdout.contains("recomputed: agrees"), "{said:?}");
-}
-
-/// A study's name, what is set in it, and of some of its stages the rows of their tables.
-type Shipped<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, usize)]);
-
-/// The studies that the project ships, on a real model with a few of its prompts.
-#[test]
-fn the_studies_of_places_run_on_smollm2() {
-    let project = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    if !project.join("third_party/models").exists() {
-        eprintln!("skipped: the studies' model is not here");
-        return;
-    }
-    let bench = Workbench::new(&[]);
-    let all = std::fs::read_to_string(project.join("data/prompts.jsonl")).unwrap();
-    let of_split = |split: &str, count: usize| {
-        let is_of_split = |line: &&str| line.contains(&format!("\"split\": \"{split}\""));
-        let lines: Vec<&str> = all.lines().filter(is_of_split).take(count).collect();
-        assert_eq!(lines.len(), count, "{split}");
-        lines.join("\n") + "\n"
-    };
-    bench.write("few.jsonl", of_split("edge", 12) + &of_split("harmful", 4));
-    let path = format!("prompts.main.path={}", bench.path("few.jsonl").display());
-    // Rows of a stage's table: models, directions, layers, α and prompts.
-    let studies: [Shipped<'_>; 7] = [
-        (
-            "positions",
-            &[
-                "stages.grid.n=4",
-                "stages.direction.n=4",
-                "stages.random.seed=0",
-            ],
-            &[
-                ("grid", 7 * 3),
-                ("post_instruction", 3 * 16),
-                ("everywhere", 3 * 16),
-            ],
-        ),
-        (
-            "ablate_everywhere",
-            &[
-                "stages.direction.n=4",
-                "stages.random.seed=0",
-                "stages.texts.limit=1",
-            ],
-            &[
-                ("ablated", 16),
-                ("random", 16),
-                ("texts", 2),
-                ("ace", 2 * 16),
-                ("leace", 16),
-            ],
-        ),
-        (
-            "several",
-            &["stages.direction.n=4", "stages.other.n=3"],
-            &[
-                ("together", 3 * 16),
-                ("two", 3 * 2 * 3 * 16),
-                ("span", 16),
-                ("turned", 6 * 16),
-            ],
-        ),
-        (
-            "conditional",
-            &[
-                "stages.direction.n=4",
-                "stages.random.seed=0",
-                "stages.texts.limit=1",
-                "stages.texts.max_new_tokens=4",
-            ],
-            &[
-                ("condition", 5),
-                ("condition.likeness", 16),
-                ("steer", 3 * 16),
-                ("thresholds", 5 * 16),
-                ("random", 3 * 16),
-                ("texts", 2 * 2),
-            ],
-        ),
-        (
-            "heretic",
-            &[
-                "stages.random.seed=0",
-                "stages.texts.limit=1",
-                "stages.texts.max_new_tokens=4",
-            ],
-            &[
-                ("means.detection", 4),
-                ("projected", 4),
-                ("steer", 4 * 16),
-                ("random", 16),
-                ("texts", 4 * 2),
-            ],
-        ),
-        (
-            "select",
-            &[
-                "stages.grid.layer=12",
-                "stages.grid.position=[-5, -1]",
-                "stages.select.max_kl=100",
-                "stages.cosmic.max_kl=100",
-                "stages.select.random=1",
-                "stages.cosmic.random=0",
-            ],
-            &[
-                ("grid", 2),
-                ("select", 2),
-                ("select.checks", 5),
-                ("cosmic.checks", 4),
-                ("steer", 16),
-            ],
-        ),
-        (
-            "angular",
-            &[
-                "stages.texts.limit=1",
-                "stages.texts.max_new_tokens=4",
-                "stages.texts.alpha=[0, 180]",
-            ],
-            &[("steer", 6 * 16), ("random", 6 * 16), ("texts", 2 * 2)],
-        ),
-    ];
-    for (study, settings, tables) in studies {
-        let settings = [path.as_str()].into_iter().chain(settings.iter().copied());
-        let settings: Vec<&str> = settings.flat_map(|setting| ["--set", setting]).collect();
-        let file = project.join(format!("pipelines/{study}.toml"));
-        let run = bench.run_file(&file, &settings).ok();
-        for (name, rows) in tables {
-            let table = run.table(&bench, name);
-            assert_eq!(table.0.len(), *rows, "{study}: {name}");
-        }
-        let again = bench.run_file(&file, &settings).ok();
-        assert_eq!(again.all_computed(), [], "{study}");
-    }
+    run.assert_comes_out_again(bench, "models/inst");
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 
-use super::checkpoint::{CALM_WORDS, HARMFUL_WORDS};
+use super::checkpoint::{CALM_WORDS, HARMFUL_WORDS, is_warm};
 
 /// Words of a prompt.
 const LENGTH: usize = 12;
@@ -40,6 +40,30 @@ pub fn main_set(edge: usize, harmful: usize) -> Vec<Prompt> {
     edges
         .chain((0..harmful).map(|i| prompt("harmful", i, 4 + i % 6)))
         .collect()
+}
+
+/// So many prompts of two concepts that have nothing to do with each other: split by harmful words, and half of each split warm.
+pub fn of_two_concepts(count: usize) -> Vec<Prompt> {
+    let prompt = |number: usize| {
+        let (harmful, warm) = (number / 2 % 6, number.is_multiple_of(2));
+        let words = sentence(number, harmful);
+        let words = words
+            .split(' ')
+            .map(|word| match word.strip_prefix("calm") {
+                Some(of) => {
+                    let of: usize = of.parse().unwrap();
+                    format!("calm{}", if is_warm(of) == warm { of } else { of ^ 1 })
+                }
+                None => word.to_string(),
+            });
+        Prompt {
+            id: format!("p{number}"),
+            text: words.collect::<Vec<_>>().join(" "),
+            split: if harmful > 2 { "harmful" } else { "edge" }.to_string(),
+            category: if warm { "warm" } else { "cold" }.to_string(),
+        }
+    };
+    (0..count).map(prompt).collect()
 }
 
 /// The prompts as JSON Lines.

@@ -361,12 +361,7 @@ fn words_follow_the_rule(bench: &Workbench, run: &Run) {
 /// A run of several rules is exported, follows from its file, is computed again, and compared with itself rule by rule.
 fn shared_and_compared(bench: &Workbench, run: &Run) {
     let folder = run.json["run_dir"].as_str().unwrap();
-    let said = bench.dial(&["export", folder, "-o", "run.zip"]);
-    assert_eq!(said.code, 0, "{said:?}");
-    let model = format!("inst={}", bench.path("models/inst").display());
-    let said = bench.dial(&["verify", "run.zip", "--full", "--model", &model]);
-    assert_eq!(said.code, 0, "{said:?}");
-    assert!(said.stdout.contains("recomputed: agrees"), "{said:?}");
+    run.assert_comes_out_again(bench, "models/inst");
     let said = bench.dial(&["diff", folder, folder, "--format", "json"]);
     let found: Value = serde_json::from_str(&said.stdout).unwrap();
     let compared = found["difference"]["comparisons"].as_array().unwrap();

@@ -85,20 +85,15 @@ fn table(name: &str) -> Table {
 /// The only direction of a stage.
 fn direction_of(name: &str) -> Vec<f32> {
     let (bench, run) = study();
-    let is_of_stage = |path: &std::path::PathBuf| {
-        let file = path.file_name().unwrap().to_string_lossy().into_owned();
-        file.starts_with(&format!("{name}.")) && file.ends_with(".safetensors")
-    };
-    let all = files_below(&run.file(bench, "directions"));
-    let files: Vec<_> = all.into_iter().filter(is_of_stage).collect();
-    assert_eq!(files.len(), 1, "{files:?}");
-    let bytes = std::fs::read(&files[0]).unwrap();
-    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let words = tensors.tensor("direction").unwrap().data().to_vec();
-    let words = words.chunks_exact(4);
-    words
-        .map(|word| f32::from_le_bytes(word.try_into().unwrap()))
-        .collect()
+    let files = files_below(&run.file(bench, "directions"));
+    let of_stage = files.iter().filter_map(|path| {
+        let file = path.file_name().unwrap().to_str().unwrap();
+        let file = file.strip_suffix(".safetensors")?;
+        file.starts_with(&format!("{name}.")).then_some(file)
+    });
+    let of_stage: Vec<&str> = of_stage.collect();
+    assert_eq!(of_stage.len(), 1, "{of_stage:?}");
+    run.direction(bench, of_stage[0])
 }
 
 #[test]
@@ -212,11 +207,7 @@ fn a_rerun_asks_nothing_and_the_export_agrees() {
             "{figure}"
         );
     }
-    let said = bench.dial(&["export", "runs/study/latest", "-o", "select.zip"]);
-    assert_eq!(said.code, 0, "{said:?}");
-    let model = format!("inst={}", bench.path("models/inst").display());
-    let said = bench.dial(&["verify", "select.zip", "--full", "--model", &model]);
-    assert_eq!(said.code, 0, "{said:?}");
+    run.assert_comes_out_again(bench, "models/inst");
 }
 
 #[test]

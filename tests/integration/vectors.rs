@@ -210,17 +210,8 @@ fn a_run_with_vectors_is_shared_with_their_file_and_checked() {
         &vector("vector", "file = \"refusal.svec\""),
         &steer("steer", "vector", ""),
     ];
-    bench.run(&study.concat()).ok();
-    let said = bench.dial(&["export", "runs/study/latest", "-o", "run.zip"]);
-    assert_eq!(said.code, 0, "{said:?}");
-    let model = format!("inst={}", bench.path("models/inst").display());
-    let said = bench.dial(&["verify", "run.zip", "--full", "--model", &model]);
-    for level in ["intact", "follows", "recomputed"] {
-        assert!(
-            said.stdout.contains(&format!("{level}: agrees")),
-            "{said:?}"
-        );
-    }
+    let run = bench.run(&study.concat()).ok();
+    run.assert_comes_out_again(&bench, "models/inst");
     let said = bench.dial(&["unpack", "run.zip", "unpacked"]);
     assert_eq!(said.code, 0, "{said:?}");
     let unpacked = std::fs::read(bench.path("unpacked/files/refusal.svec")).unwrap();

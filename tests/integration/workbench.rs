@@ -316,6 +316,32 @@ impl Run {
         Table::read(&self.file(bench, &format!("tables/{name}.csv")))
     }
 
+    /// The vector of a direction of the run, by its file without the ending.
+    #[track_caller]
+    pub fn direction(&self, bench: &Workbench, file: &str) -> Vec<f32> {
+        let path = self.file(bench, &format!("directions/{file}.safetensors"));
+        let bytes = std::fs::read(path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let tensor = file.tensor("direction").unwrap();
+        let numbers = tensor.data().as_chunks::<4>().0.iter();
+        numbers.map(|b| f32::from_le_bytes(*b)).collect()
+    }
+
+    /// Exports the run as `run.zip`, of which whoever has the model of that folder finds that it is whole, follows, and comes out again.
+    #[track_caller]
+    pub fn assert_comes_out_again(&self, bench: &Workbench, model: &str) {
+        let folder = self.json["run_dir"].as_str().unwrap();
+        let said = bench.dial(&["export", folder, "-o", "run.zip"]);
+        assert_eq!(said.code, 0, "{said:?}");
+        let model = format!("inst={}", bench.path(model).display());
+        let said = bench.dial(&["verify", "run.zip", "--full", "--model", &model]);
+        assert_eq!(said.code, 0, "{said:?}");
+        for level in ["intact", "follows", "recomputed"] {
+            let told = format!("{level}: agrees");
+            assert!(said.stdout.contains(&told), "{said:?}");
+        }
+    }
+
     /// Path and bytes of everything that the stages left: tables in both forms, directions and arrays.
     pub fn artifacts(&self, bench: &Workbench) -> Vec<(PathBuf, Vec<u8>)> {
         let run = self.file(bench, "");

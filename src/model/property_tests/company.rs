@@ -344,7 +344,7 @@ fn shorter_formats_run_and_are_near() {
     let cells: Vec<Cell> = cases.iter().map(|case| case.cell(&exact)).collect();
     let expected = exact.vectors(&cells);
     for (dtype, bits) in [(Dtype::BFloat16, 8), (Dtype::Float16, 11)] {
-        let tolerance = 4.0 * 30f64.sqrt() * 2f64.powi(-bits);
+        let tolerance = 3.0 * 30f64.sqrt() * 2f64.powi(-bits);
         let mut subject = SPEC.load(dtype, 1 << 30);
         let cells: Vec<Cell> = cases.iter().map(|case| case.cell(&subject)).collect();
         let mut worst = Worst::default();
