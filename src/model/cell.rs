@@ -152,6 +152,16 @@ impl Cells for &[Cell] {
 }
 
 impl Cell {
+    /// Whether it is edited, and each of its edits acts at every token of a text that is given. Such texts are computed in a way of their own.
+    pub(super) fn is_edited_throughout(&self) -> bool {
+        let given = !matches!(
+            self.readout,
+            Readout::Generation { .. } | Readout::Mean { .. }
+        );
+        let throughout = |i: &Intervention| i.positions == Positions::From(0);
+        given && !self.interventions.is_empty() && self.interventions.iter().all(throughout)
+    }
+
     /// Whether an edit puts another vector in the place of what is at the hook point.
     pub(crate) fn replaces(&self, hook: HookPoint) -> bool {
         let replaces = |i: &Intervention| i.hook == hook && matches!(i.edit, Edit::Replace(_));

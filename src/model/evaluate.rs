@@ -11,8 +11,10 @@ mod check;
 mod divergence;
 mod each;
 mod outcomes;
+mod packed;
 mod readout;
 mod shape;
+mod throughout;
 mod tile;
 
 use std::ops::ControlFlow;
@@ -134,7 +136,7 @@ impl Evaluator {
         let at_hand = outcomes.grown(cells);
         let mut sorted = Sorted::default();
         for number in at_hand.begun() {
-            sorted.add(number, &at_hand.cell(number), &self.transformer);
+            self.sort(number, &at_hand.cell(number), &mut sorted);
         }
         self.evaluate_prompts(&at_hand, &sorted.by_prompt(), outcomes)
     }
@@ -147,11 +149,42 @@ impl Evaluator {
         for number in 0..count {
             let cell = at_hand.cells.cell(number as usize);
             match check(&cell, &self.transformer.config) {
-                Ok(()) => sorted.add(number, &at_hand.computed(number, cell), &self.transformer),
+                Ok(()) => self.sort(number, &at_hand.computed(number, cell), &mut sorted),
                 Err(problem) => outcomes.fail(number, format!("{}: {problem}", described(&cell))),
             }
         }
         Ok(sorted.by_prompt())
+    }
+
+    /// Puts a cell with the others of its prompt, unless it needs nothing that a prefill leaves.
+    fn sort(&self, number: u32, cell: &Cell, sorted: &mut Sorted) {
+        let (starts_anew, stream) = self.start_of(cell);
+        // What it is compared with is of the prompt's block.
+        if starts_anew && !cell.readout.is_against_unedited() {
+            sorted.anew.push(number);
+            return;
+        }
+        if let Some((layer, positions)) = stream {
+            sorted.streams.add(layer, positions);
+        }
+        sorted.held.push((prompt_key(&cell.tokens), number));
+    }
+
+    /// Whether a cell's whole text is computed from its embedding on. Else the layer with whose stream it starts, and at how many of the last
+    /// positions; none where the last alone will do.
+    fn start_of(&self, cell: &Cell) -> (bool, Option<(usize, usize)>) {
+        let n_layers = self.transformer.config.n_layers;
+        if is_of_last_alone(cell) {
+            return (false, None);
+        }
+        if self.is_of_text_edited_throughout(cell) {
+            let first = throughout::first_layer(cell, n_layers);
+            let stream = first.map(|layer| (layer, cell.tokens.own().len()));
+            return (stream.is_none(), stream);
+        }
+        let is_long = self.transformer.is_long(cell.tokens.len());
+        let shape = Shape::of(cell, n_layers, is_long);
+        (shape.starts_anew(), shape.stream())
     }
 
     /// The cells of prompts that fit in memory together.
@@ -167,7 +200,16 @@ impl Evaluator {
         if flow.is_break() {
             return Ok(flow);
         }
-        let groups = self.by_shape(at_hand, numbers);
+        let throughout = |number: &u32| self.is_of_text_edited_throughout(&at_hand.cell(*number));
+        let (throughout, others): (Vec<u32>, Vec<u32>) =
+            numbers.iter().partition(|n| throughout(n));
+        if self
+            .evaluate_throughout(at_hand, &throughout, outcomes)?
+            .is_break()
+        {
+            return Ok(ControlFlow::Break(()));
+        }
+        let groups = self.by_shape(at_hand, &others);
         let mut tiles: Vec<(&Shape, Vec<&[Member]>)> = Vec::new();
         for (shape, members) in &groups {
             let rows: Vec<&[Member]> = members.chunk_by(|a, b| a.row_of == b.row_of).collect();
@@ -315,7 +357,7 @@ impl Evaluator {
                     None => {
                         let values = match cell.readout {
                             Readout::Divergence { epsilon } => {
-                                self.divergences(tile, &hidden, epsilon)?
+                                self.divergences(&tile.cells, &hidden, epsilon)?
                             }
                             _ => of_last_logits(transformer, &hidden, &cell.readout)?,
                         };
@@ -349,22 +391,6 @@ struct ByPrompt {
 }
 
 impl Sorted {
-    fn add(&mut self, number: u32, cell: &Cell, transformer: &Transformer) {
-        if !is_of_last_alone(cell) {
-            let is_long = transformer.is_long(cell.tokens.len());
-            let shape = Shape::of(cell, transformer.config.n_layers, is_long);
-            // What it is compared with is of the prompt's block.
-            if shape.starts_anew() && !cell.readout.is_against_unedited() {
-                self.anew.push(number);
-                return;
-            }
-            if let Some((layer, positions)) = shape.stream() {
-                self.streams.add(layer, positions);
-            }
-        }
-        self.held.push((prompt_key(&cell.tokens), number));
-    }
-
     fn by_prompt(self) -> ByPrompt {
         ByPrompt {
             held: grouped(self.held),

@@ -31,6 +31,7 @@ use super::hooks::{HookPoint, Site};
 use super::parallel;
 use super::transformer::{KeysValues, Transformer};
 
+pub(super) use prefill::{batch_positions, packed, template_positions};
 use prefill::{pack, prefill_last_layer, prefill_template};
 pub(super) use rows::{Cached, Masks, Rows, SeenFrom};
 
@@ -146,6 +147,28 @@ impl<'s> BlockRow<'s> {
     fn prompt(self) -> &'s Tokens {
         &self.block.prompts[self.row]
     }
+
+    /// The stream that enters a layer, where that is kept: of the prompt's own tokens, `[n, d_model]`.
+    pub(super) fn own_stream(self, layer: usize) -> Result<Tensor> {
+        let count = self.prompt().own().len() as i64;
+        let kept = self.block.streams.get(&layer);
+        let kept = kept.filter(|stream| stream.size()[1] >= count);
+        let stream = kept
+            .ok_or_else(|| not_kept(layer))?
+            .f_select(0, self.row as i64)?;
+        Ok(stream.f_narrow(0, stream.size()[0] - count, count)?)
+    }
+
+    /// The stream that enters a layer: of the template's tokens, `[P, d_model]`.
+    pub(super) fn template_stream(self, layer: usize) -> Result<Tensor> {
+        let template = self.block.template.as_deref();
+        let stream = template.and_then(|template| template.streams.get(layer));
+        Ok(stream.ok_or_else(|| not_kept(layer))?.shallow_clone())
+    }
+}
+
+fn not_kept(layer: usize) -> ModelError {
+    ModelError::Internal(format!("the stream of layer {layer} is not kept"))
 }
 
 /// What tells prompts apart here: their ids, and where the template ends.
@@ -201,6 +224,10 @@ impl PrefixStore {
         let blocks = &self.blocks;
         self.places
             .retain(|_, place| blocks.contains_key(&place.block));
+    }
+
+    pub(super) fn budget_bytes(&self) -> usize {
+        self.budget_bytes
     }
 
     /// Where the prompt is, if it is held.

@@ -8,12 +8,14 @@ mod edits;
 mod families;
 mod generation;
 mod long_texts;
+mod throughout;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::json;
 use tch::{Kind, Tensor};

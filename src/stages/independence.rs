@@ -310,17 +310,17 @@ impl Independence {
                 config.n_layers,
             )
         };
+        // Prompt by prompt, so that all layers are read in one pass.
         let layers = self.layers(config.n_layers);
-        let cells: Vec<Cell> = layers
-            .into_iter()
-            .flat_map(|layer| asked.iter().map(move |tokens| (layer, tokens)))
-            .map(|(layer, tokens)| cell(layer, tokens))
-            .collect();
+        let of_prompt = |tokens| layers.iter().map(move |&layer| (layer, tokens));
+        let cells = asked.iter().flat_map(of_prompt);
+        let cells: Vec<Cell> = cells.map(|(layer, tokens)| cell(layer, tokens)).collect();
         let vectors = sweep::activations(evaluator.evaluate(&cells)?)?;
-        Ok(vectors
-            .chunks(asked.len().max(1))
-            .map(<[Vec<f32>]>::to_vec)
-            .collect())
+        let mut by_layer: Vec<Vec<Vec<f32>>> = layers.iter().map(|_| Vec::new()).collect();
+        for (number, vector) in vectors.into_iter().enumerate() {
+            by_layer[number % layers.len()].push(vector);
+        }
+        Ok(by_layer)
     }
 
     fn table(&self, rows: &[Row<'_>]) -> Result<DataFrame, StageError> {

@@ -15,6 +15,7 @@ impl Cell {
         encoder.hash(self.tokens.hash());
         if self.positions_computed() > 1 {
             encoder.text(match self.readout {
+                _ if self.is_edited_throughout() => "template and own tokens apart",
                 Readout::Generation { .. } => "text from the stream of its layer",
                 _ => "from the stream of its layer",
             });

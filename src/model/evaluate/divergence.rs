@@ -1,5 +1,7 @@
 //! How far the edited distribution over the vocabulary is from the unedited one of the same prompt.
 
+use std::sync::Arc;
+
 use tch::{Kind, Tensor};
 
 use super::shape::Shape;
@@ -11,24 +13,26 @@ use crate::model::prefix::BlockRow;
 use crate::model::transformer::Transformer;
 
 impl Evaluator {
-    /// Of each row of a tile, whose final norm's output at the last position is `hidden [n, d_model]`.
+    /// Of cells whose final norm's output at the last position is `hidden [n, d_model]`.
     pub(super) fn divergences(
         &self,
-        tile: &Tile<'_>,
+        cells: &[&Cell],
         hidden: &Tensor,
         epsilon: f64,
     ) -> Result<Vec<Value>> {
-        let unedited = self.unedited_hidden(tile)?;
+        let unedited = self.unedited_hidden(cells)?;
         divergences_of(&self.transformer, (&unedited, hidden), epsilon)
     }
 
-    /// The final norm's output at the last position of each row's prompt, unedited, `[n, d_model]`: of the stream that is kept of it.
-    fn unedited_hidden(&self, tile: &Tile<'_>) -> Result<Tensor> {
+    /// The final norm's output at the last position of each cell's prompt, unedited, `[n, d_model]`: of the stream that is kept of it.
+    fn unedited_hidden(&self, cells: &[&Cell]) -> Result<Tensor> {
         let transformer = &self.transformer;
         let n_layers = transformer.config.n_layers;
-        let bare = tile.cells.iter().map(|cell| Cell {
+        let bare = cells.iter().map(|cell| Cell {
+            model: cell.model,
+            tokens: Arc::clone(&cell.tokens),
             interventions: Vec::new(),
-            ..(*cell).clone()
+            readout: cell.readout.clone(),
         });
         let bare: Vec<Cell> = bare.collect();
         let bare: Vec<&Cell> = bare.iter().collect();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use tch::Tensor;
 
 use super::shape::{Entry, EntryStep, entry};
-use super::tile::Tile;
+use super::tile::{Tile, operands};
 use crate::model::cell::{Edit, Operation};
 use crate::model::error::{ModelError, Result};
 use crate::model::hooks::{HookPoint, Site};
@@ -106,7 +106,7 @@ impl Tile<'_> {
                 count: 1,
                 rows: self.index(&rows)?,
                 operation,
-                operands: self.operands(&edits)?,
+                operands: operands(self.transformer, &edits)?,
             });
         }
         Ok(())

@@ -24,7 +24,7 @@ pub(in crate::model) struct Tile<'a> {
 }
 
 /// What edits of some rows are made of: the numbers behind a tensor, to know the same ones again.
-type Ingredients = Vec<(blake3::Hash, u64)>;
+pub(super) type Ingredients = Vec<(blake3::Hash, u64)>;
 
 /// Takes (layer, keys and values) of positions just computed, `[n, kv, S, dh]`.
 type Keep<'k> = dyn FnMut(usize, KeysValues) -> Result<()> + 'k;
@@ -66,7 +66,7 @@ impl<'a> Tile<'a> {
                 let ingredients = each().flat_map(ingredients_of).collect();
                 let operands = match &before {
                     Some((same, operands)) if *same == ingredients => operands.clone(),
-                    _ => self.operands(&each().collect::<Vec<_>>())?,
+                    _ => operands(self.transformer, &each().collect::<Vec<_>>())?,
                 };
                 before = Some((ingredients, operands.clone()));
                 tap.edits.push(TapEdit {
@@ -80,56 +80,6 @@ impl<'a> Tile<'a> {
             }
         }
         Ok(tap)
-    }
-
-    /// What edits of one kind, one a row, are made of.
-    pub(super) fn operands(&self, edits: &[&Edit]) -> Result<Operands> {
-        let vectors = edits.first().map_or(0, |edit| edit.vectors().count());
-        let vectors = (0..vectors).map(|place| {
-            let width = self.transformer.config.d_model;
-            let mut data: Vec<f32> = Vec::with_capacity(edits.len() * width);
-            for edit in edits {
-                let values = edit.vectors().nth(place).map_or(&[][..], |v| v.values());
-                match edit {
-                    // The product is formed in float32 in the order of the definition: h + α·v.
-                    Edit::Add { scale, .. } => {
-                        data.extend(values.iter().map(|v| (*scale as f32) * v));
-                    }
-                    _ => data.extend(values),
-                }
-            }
-            self.on_device(&data, width)
-        });
-        let angles = |of: fn(f64) -> f64| {
-            let numbers = edits.iter().filter_map(|edit| match edit {
-                Edit::Rotate { degrees, .. } => Some(of(degrees.to_radians()) as f32),
-                _ => None,
-            });
-            self.on_device(&numbers.collect::<Vec<f32>>(), 1)
-        };
-        let levels = || {
-            let numbers = edits.iter().filter_map(|edit| match edit {
-                Edit::SetLevel { level, .. } => Some(*level as f32),
-                _ => None,
-            });
-            self.on_device(&numbers.collect::<Vec<f32>>(), 1)
-        };
-        Ok(Operands {
-            vectors: vectors.collect::<Result<_>>()?,
-            numbers: match edits.first() {
-                Some(Edit::Rotate { .. }) => vec![angles(f64::cos)?, angles(f64::sin)?],
-                Some(Edit::SetLevel { .. }) => vec![levels()?],
-                _ => Vec::new(),
-            },
-        })
-    }
-
-    /// Numbers as `[n, width]`, in the model's dtype.
-    fn on_device(&self, data: &[f32], width: usize) -> Result<Tensor> {
-        Ok(Tensor::f_from_slice(data)?
-            .f_view([-1, width as i64])?
-            .f_to_device(self.transformer.device)?
-            .f_to_kind(self.transformer.kind)?)
     }
 
     /// Runs from the start to the end of the last block, or of the one before `end`: the residual stream there, `[n, suffix, d_model]`.
@@ -217,25 +167,80 @@ impl<'a> Tile<'a> {
         Ok(ids.f_view([self.cells.len() as i64, self.suffix as i64])?)
     }
 
-    /// The final norm's output for the residual stream `x [n, S, d_model]` that leaves the last block, `[n·S, d_model]`. A position whose mean
-    /// square is not finite becomes NaN: the norm would make zeros of it, and a score that looks like one.
+    /// [`final_norm`] of the tile's model.
     pub(in crate::model) fn final_norm(&self, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
-        let squares = x.f_to_kind(Kind::Float)?.f_square()?;
-        let mean_square = squares.f_mean_dim([2i64].as_slice(), true, Kind::Float)?;
-        let finite = mean_square.f_isfinite()?;
-        let hidden = match bool::try_from(finite.f_all()?)? {
-            true => self.transformer.final_norm(x, tap)?,
-            false => {
-                let spoiled = x.f_masked_fill(&finite.f_logical_not()?, f64::NAN)?;
-                self.transformer.final_norm(&spoiled, tap)?
-            }
-        };
-        Ok(hidden.f_flatten(0, 1)?)
+        final_norm(self.transformer, x, tap)
     }
 }
 
+/// The final norm's output for the residual stream `x [n, S, d_model]` that leaves the last block, `[n·S, d_model]`. A position whose mean
+/// square is not finite becomes NaN: the norm would make zeros of it, and a score that looks like one.
+pub(super) fn final_norm(transformer: &Transformer, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
+    let squares = x.f_to_kind(Kind::Float)?.f_square()?;
+    let mean_square = squares.f_mean_dim([2i64].as_slice(), true, Kind::Float)?;
+    let finite = mean_square.f_isfinite()?;
+    let hidden = match bool::try_from(finite.f_all()?)? {
+        true => transformer.final_norm(x, tap)?,
+        false => {
+            let spoiled = x.f_masked_fill(&finite.f_logical_not()?, f64::NAN)?;
+            transformer.final_norm(&spoiled, tap)?
+        }
+    };
+    Ok(hidden.f_flatten(0, 1)?)
+}
+
+/// What edits of one kind, one a row, are made of.
+pub(super) fn operands(transformer: &Transformer, edits: &[&Edit]) -> Result<Operands> {
+    let vectors = edits.first().map_or(0, |edit| edit.vectors().count());
+    let vectors = (0..vectors).map(|place| {
+        let width = transformer.config.d_model;
+        let mut data: Vec<f32> = Vec::with_capacity(edits.len() * width);
+        for edit in edits {
+            let values = edit.vectors().nth(place).map_or(&[][..], |v| v.values());
+            match edit {
+                // The product is formed in float32 in the order of the definition: h + α·v.
+                Edit::Add { scale, .. } => {
+                    data.extend(values.iter().map(|v| (*scale as f32) * v));
+                }
+                _ => data.extend(values),
+            }
+        }
+        on_device(transformer, &data, width)
+    });
+    let angles = |of: fn(f64) -> f64| {
+        let numbers = edits.iter().filter_map(|edit| match edit {
+            Edit::Rotate { degrees, .. } => Some(of(degrees.to_radians()) as f32),
+            _ => None,
+        });
+        on_device(transformer, &numbers.collect::<Vec<f32>>(), 1)
+    };
+    let levels = || {
+        let numbers = edits.iter().filter_map(|edit| match edit {
+            Edit::SetLevel { level, .. } => Some(*level as f32),
+            _ => None,
+        });
+        on_device(transformer, &numbers.collect::<Vec<f32>>(), 1)
+    };
+    Ok(Operands {
+        vectors: vectors.collect::<Result<_>>()?,
+        numbers: match edits.first() {
+            Some(Edit::Rotate { .. }) => vec![angles(f64::cos)?, angles(f64::sin)?],
+            Some(Edit::SetLevel { .. }) => vec![levels()?],
+            _ => Vec::new(),
+        },
+    })
+}
+
+/// Numbers as `[n, width]`, in the model's dtype.
+fn on_device(transformer: &Transformer, data: &[f32], width: usize) -> Result<Tensor> {
+    Ok(Tensor::f_from_slice(data)?
+        .f_view([-1, width as i64])?
+        .f_to_device(transformer.device)?
+        .f_to_kind(transformer.kind)?)
+}
+
 /// Content of vectors and numbers.
-fn ingredients_of(edit: &Edit) -> impl Iterator<Item = (blake3::Hash, u64)> {
+pub(super) fn ingredients_of(edit: &Edit) -> impl Iterator<Item = (blake3::Hash, u64)> {
     let number = edit.number().unwrap_or_default().to_bits();
     edit.vectors().map(move |vector| (vector.hash(), number))
 }

@@ -24,6 +24,43 @@ const BATCH_POSITIONS: usize = 256;
 /// A template's batch holds a multiple of this many positions.
 const TEMPLATE_POSITIONS: usize = 32;
 
+/// Positions of a batch whose longest text has so many.
+pub(in crate::model) fn batch_positions(longest: usize) -> usize {
+    longest.next_multiple_of(BATCH_POSITIONS)
+}
+
+/// Positions of the batch of a template of so many tokens, of which there is only one, and most are short.
+pub(in crate::model) fn template_positions(length: usize) -> usize {
+    length.next_multiple_of(TEMPLATE_POSITIONS)
+}
+
+/// Texts, the longest first, brought together in batches; the shortest go into what room is left.
+pub(in crate::model) fn packed<T>(texts: Vec<T>, length: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let mut unpacked = VecDeque::from(texts);
+    let mut batches = Vec::new();
+    while let Some(first) = unpacked.pop_front() {
+        let mut room = BATCH_POSITIONS.saturating_sub(length(&first));
+        let mut texts = vec![first];
+        loop {
+            let fits = |text: &&T| length(text) <= room;
+            let ends = (
+                unpacked.front().filter(fits).is_some(),
+                unpacked.back().filter(fits).is_some(),
+            );
+            let next = match ends {
+                (true, _) => unpacked.pop_front(),
+                (false, true) => unpacked.pop_back(),
+                (false, false) => None,
+            };
+            let Some(next) = next else { break };
+            room -= length(&next);
+            texts.push(next);
+        }
+        batches.push(texts);
+    }
+    batches
+}
+
 /// Prompts of one template, all long or all not, that are prefilled together, packed one after another.
 pub(super) struct Batch<'b> {
     pub(super) rows: Vec<BlockRow<'b>>,
@@ -37,31 +74,14 @@ pub(super) fn pack(blocks: &[PromptBlock]) -> Vec<Batch<'_>> {
         (hash, row.block.is_long)
     };
     let mut rows: Vec<BlockRow<'_>> = blocks.iter().flat_map(PromptBlock::rows).collect();
-    // The longest first, and the shortest into what room is left.
     rows.sort_by_key(|row| (template(row), Reverse(length(row))));
     let mut batches = Vec::new();
     for same in rows.chunk_by(|a, b| template(a) == template(b)) {
-        let mut unpacked = VecDeque::from(same.to_vec());
-        while let Some(first) = unpacked.pop_front() {
-            let mut room = BATCH_POSITIONS.saturating_sub(length(&first));
-            let mut rows = vec![first];
-            loop {
-                let fits = |row: &&BlockRow<'_>| length(row) <= room;
-                let ends = (unpacked.front().filter(fits), unpacked.back().filter(fits));
-                let next = match ends {
-                    (Some(_), _) => unpacked.pop_front(),
-                    (None, Some(_)) => unpacked.pop_back(),
-                    (None, None) => None,
-                };
-                let Some(next) = next else { break };
-                room -= length(&next);
-                rows.push(next);
-            }
-            batches.push(Batch {
-                positions: length(&first).next_multiple_of(BATCH_POSITIONS),
-                rows,
-            });
-        }
+        let of_rows = packed(same.to_vec(), length);
+        batches.extend(of_rows.into_iter().map(|rows| Batch {
+            positions: batch_positions(length(&rows[0])),
+            rows,
+        }));
     }
     batches
 }
@@ -84,8 +104,7 @@ pub(super) fn prefill_template(
     let mut block = PromptBlock::empty(transformer, None, alike, &[alone], kept)?;
     let batch = Batch {
         rows: block.rows().collect(),
-        // There is only one of these, and most are short.
-        positions: ids.len().next_multiple_of(TEMPLATE_POSITIONS),
+        positions: template_positions(ids.len()),
     };
     batch.prefill(transformer)?;
     let first = block
@@ -166,7 +185,7 @@ impl Batch<'_> {
                 place?.write(&span.own(&projected)?)?;
             }
             if layer + 1 < n_layers {
-                let before = template.map(|template| &template.cached[layer]);
+                let before = |_| template.map(|template| &template.cached[layer]);
                 let attention = transformer.attention(layer);
                 let z = attend_packed(&projected, attention, before, &spans)?;
                 x = transformer.after_heads(layer, &x, z, &mut tap)?;

@@ -2,7 +2,7 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use super::{BlockRow, PromptBlock, Template};
+use super::{BlockRow, PromptBlock, Template, not_kept};
 use crate::model::error::{ModelError, Result};
 use crate::model::hooks::{HookPoint, Site};
 use crate::model::transformer::{
@@ -84,7 +84,7 @@ impl<'s> Rows<'s> {
         if suffix == 1 {
             return self.entering(HookPoint::block(layer, Site::ResidPre));
         }
-        let missing = || ModelError::Internal(format!("the stream of layer {layer} is not kept"));
+        let missing = || not_kept(layer);
         // Blocks that were filled for other cells may keep more.
         let width = suffix.min(self.bucket);
         let kept = self.prompts.gather(|block| {

@@ -116,7 +116,18 @@ fn assert_same(expected: &[Vec<u8>], order: &[usize], values: &[Value], company:
 
 #[test]
 fn bits_do_not_depend_on_the_company() {
-    compare_companies(&SPEC, 160);
+    compare_companies(&SPEC, |subject| crowd(subject, 160));
+}
+
+#[test]
+fn nor_where_texts_are_edited_throughout() {
+    let edited = |subject: &Subject| throughout::crowd(subject, &mut Draws::new(6), 60);
+    compare_companies(&SPEC, edited);
+    let long = Spec {
+        family: "phi3",
+        ..SPEC
+    };
+    compare_companies(&long, edited);
 }
 
 /// How many rows an expert gets depends on the company, and a window hides much of it.
@@ -126,7 +137,7 @@ fn nor_where_rows_go_to_experts() {
         family: "qwen3_moe",
         ..SPEC
     };
-    compare_companies(&experts, 60);
+    compare_companies(&experts, |subject| crowd(subject, 60));
 }
 
 /// Prompts on both sides of the border start alike, and texts grow long in a tile with others that do not.
@@ -136,12 +147,12 @@ fn nor_where_long_texts_are_turned_otherwise() {
         family: "phi3",
         ..SPEC
     };
-    compare_companies(&long, 90);
+    compare_companies(&long, |subject| crowd(subject, 90));
 }
 
-fn compare_companies(spec: &Spec, prompts: usize) {
+fn compare_companies(spec: &Spec, crowd: impl Fn(&Subject) -> Vec<Cell>) {
     let mut subject = spec.load(Dtype::Float32, 1 << 30);
-    let cells = crowd(&subject, prompts);
+    let cells = crowd(&subject);
     let expected = bits(&subject.values(&cells));
     let in_order: Vec<usize> = (0..cells.len()).collect();
     assert_same(&expected, &in_order, &subject.values(&cells), "again");
@@ -261,7 +272,7 @@ fn a_stream_beyond_the_format_is_an_error() {
     ];
     for readout in readouts {
         assert_eq!(evaluate(1e15, last, readout.clone()), Ok(()));
-        for position in [last, 7] {
+        for position in [last, 7, 0] {
             let message = evaluate(1e21, position, readout.clone()).unwrap_err();
             let expected = "layer 1 (`blocks.1.hook_resid_pre`), α = 1e21: a value is not finite";
             assert!(message.contains(expected), "{message}");

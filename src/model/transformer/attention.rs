@@ -136,6 +136,15 @@ impl Projected {
         }
     }
 
+    /// Of positions that came as rows of one each, as one row of B positions, for prompts packed along them.
+    pub(crate) fn packed(&self) -> Result<Self> {
+        let along = |of: &Tensor| -> Result<Tensor> { Ok(of.f_transpose(0, 1)?) };
+        Ok(Projected {
+            queries: along(&self.queries)?,
+            own: self.own.map(along)?,
+        })
+    }
+
     /// B, S, kv·g, kv, g, dh
     fn sizes(&self) -> [i64; 6] {
         let size = self.queries.size();
@@ -350,12 +359,12 @@ impl Span {
     }
 }
 
-/// Attention of prompts packed along S (B = 1), each to the P positions `before` (`[kv, P, dh]`), which all have before them, and to
-/// itself. Returns z `[1, S, kv·g·dh]`; what belongs to no span is zero.
-pub(crate) fn attend_packed(
+/// Attention of prompts packed along S (B = 1), each to the P positions that it has before it (`[kv, P, dh]`, by the number of its span) and
+/// to itself. Returns z `[1, S, kv·g·dh]`; what belongs to no span is zero.
+pub(crate) fn attend_packed<'b>(
     projected: &Projected,
     attention: Attention,
-    before: Option<&KeysValues>,
+    before: impl Fn(usize) -> Option<&'b KeysValues>,
     spans: &[Span],
 ) -> Result<Tensor> {
     let [_, s, heads, kv, g, dh] = projected.sizes();
@@ -363,10 +372,10 @@ pub(crate) fn attend_packed(
         .scaled_queries(attention)?
         .f_view([s, kv, g, dh])?;
     let z = queries.f_zeros_like()?;
-    for span in spans {
+    for (number, span) in spans.iter().enumerate() {
         let (start, n) = (span.start, span.length);
         let mut cached = span.own(projected)?;
-        if let Some(before) = before {
+        if let Some(before) = before(number) {
             cached = KeysValues {
                 keys: Tensor::f_cat(&[&before.keys, &cached.keys], 1)?,
                 values: Tensor::f_cat(&[&before.values, &cached.values], 1)?,
