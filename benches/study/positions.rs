@@ -1,9 +1,9 @@
 //! What edits and readouts cost that do not stop at the last token, each against the arithmetic that causality asks for.
 //!
 //! The study's prompts, steered or ablated in a random direction. A suffix of n positions needs n rows through the blocks from its layer on, of
-//! which the last computes keys and values alone where nothing is read; an edit everywhere needs the whole prompt through all blocks. Readouts
-//! that concern the whole vocabulary need their rows of the unembedding, too. What a prefill leaves is there before the clock starts, as it is
-//! for all but the first cells of a study's prompts.
+//! which the last computes keys and values alone where nothing is read; an edit of every token needs what the prompts start with once, and their own
+//! tokens each. Readouts that concern the whole vocabulary need their rows of the unembedding, too. What a prefill leaves is there before the clock
+//! starts, as it is for all but the first cells of a study's prompts.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use refusal_dial::inside::model::{
 use serde::Serialize;
 
 use super::Result;
-use super::arithmetic::{Matrix, Rows, last_blocks_of};
+use super::arithmetic::{Matrix, Rows, last_blocks_of, prefill_of_shared, shared_tokens};
 use super::inside::{Finished, REPETITIONS, seconds};
 use super::report::{right_aligned, table};
 use super::study::Size;
@@ -234,11 +234,18 @@ impl Sweep {
             Read::LogOdds | Read::ScoreAndLogOdds => (1, 1),
             Read::Text => (TEXT.len(), TEXT.len()),
         };
+        let shared = match self.place {
+            Place::All | Place::Everywhere => shared_tokens(asked.iter().map(|of| &of.tokens)),
+            _ => 0,
+        };
+        if shared > 0 {
+            rows += prefill_of_shared(shared, layers).scaled(self.variants as f64);
+        }
         for of in asked {
             let edited = match self.place {
                 Place::Last => 1,
                 Place::LastFew => LAST_FEW,
-                Place::All | Place::Everywhere => of.tokens.len(),
+                Place::All | Place::Everywhere => of.tokens.len() - shared,
             };
             rows += last_blocks_of(edited + read - 1, read, layers).scaled(self.variants as f64);
             rows += Rows::of_unembedding((unembedded * self.variants) as f64);

@@ -61,7 +61,11 @@ pub fn measure(root: &Path, folder: &Path, data: &Data, quick: bool) -> Result<S
         edge: 40,
         ..Size::standard()
     };
-    let layers = if quick { "[12]" } else { "[4, 10, 16, 22]" };
+    let layers = if quick {
+        "[12]"
+    } else {
+        "[1, 4, 7, 10, 13, 16, 19, 22, 25, 28]"
+    };
     let files = Files::write_stages(
         root,
         folder.to_path_buf(),

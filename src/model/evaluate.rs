@@ -3,7 +3,8 @@
 //! Cells of one [`Shape`] (where the work starts, how many positions it covers, which kinds of edit it makes, from what is read) are packed into
 //! tiles of a constant number of rows, padded with copies of the first. A tile starts from what the prefix store holds: for the last position, at
 //! the first edited site itself, which may differ from row to row; for more positions, with their stream at the first edited layer. Neighbours that
-//! differ in nothing but what is read of the last logits are one row. A continuation that grows long where that changes how its first tokens are
+//! differ in nothing but what is read of the last logits are one row. Texts that are edited at every token have a way of their own
+//! (`throughout`). A continuation that grows long where that changes how its first tokens are
 //! turned is begun there once more, as that of a longer prompt. In float32 on the CPU a row's bits depend on nothing but its cell, so a sweep
 //! that is resumed, extended or reordered gives the same numbers.
 
@@ -36,6 +37,7 @@ use check::{check, described};
 use outcomes::{AtHand, Outcome, Outcomes};
 use readout::{log_odds, log_probabilities, of_one_token_each, score};
 use shape::{Entry, ReadoutShape, Shape, entry, is_of_last_alone};
+use throughout::EditedTemplates;
 
 pub(super) use readout::to_rows;
 pub(super) use shape::Start;
@@ -56,6 +58,7 @@ pub enum Step {
 pub struct Evaluator {
     pub(super) transformer: Arc<Transformer>,
     store: PrefixStore,
+    edited: EditedTemplates,
 }
 
 impl Evaluator {
@@ -68,6 +71,7 @@ impl Evaluator {
         let transformer = Arc::new(transformer);
         Evaluator {
             store: PrefixStore::new(Arc::clone(&transformer), budget_bytes),
+            edited: EditedTemplates::new(),
             transformer,
         }
     }

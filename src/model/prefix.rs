@@ -31,8 +31,8 @@ use super::hooks::{HookPoint, Site};
 use super::parallel;
 use super::transformer::{KeysValues, Transformer};
 
-pub(super) use prefill::{batch_positions, packed, template_positions};
 use prefill::{pack, prefill_last_layer, prefill_template};
+pub(super) use prefill::{packed, template_positions};
 pub(super) use rows::{Cached, Masks, Rows, SeenFrom};
 
 /// Rows of a tile: constant, so that a row's bits do not depend on how many cells were missing.

@@ -7,12 +7,13 @@ use std::ops::Range;
 
 use tch::{Kind, Tensor};
 
+use super::throughout::{LOGIT_ROWS, padded};
 use super::tile::{Ingredients, ingredients_of, operands};
 use crate::model::cell::{Edit, Intervention};
 use crate::model::error::{ModelError, Result};
 use crate::model::hooks::{HookPoint, Site};
 use crate::model::transformer::{
-    KeysValues, Operands, Rotary, Span, Tap, TapEdit, Transformer, attend_packed,
+    KeysValues, Operands, Projected, Rotary, Span, Tap, TapEdit, Transformer, attend_packed,
 };
 
 /// A text, or the part of one behind a template.
@@ -44,7 +45,7 @@ unsafe impl Sync for EditedTemplate {}
 
 /// Texts on their way through the blocks, S positions.
 pub(super) struct Packed<'p> {
-    transformer: &'p Transformer,
+    pub(super) transformer: &'p Transformer,
     texts: &'p [Text<'p>],
     spans: Vec<Span>,
     positions: usize,
@@ -94,6 +95,13 @@ impl EditedTemplate {
         Ok(template)
     }
 
+    /// What it takes of memory.
+    pub(super) fn bytes(&self) -> usize {
+        let of = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes();
+        let each = self.cached.iter();
+        each.map(|layer| of(&layer.keys) + of(&layer.values)).sum()
+    }
+
     fn cached(&self, layer: usize) -> Option<&KeysValues> {
         self.cached.get(layer - self.first_layer)
     }
@@ -126,15 +134,56 @@ impl<'p> Packed<'p> {
         Ok(packed)
     }
 
-    /// Runs the blocks of a range: the stream that leaves the last of them, `[S, d_model]`.
-    pub(super) fn run(&mut self, layers: Range<usize>) -> Result<Tensor> {
+    /// Runs the blocks of a range: the stream that leaves the last of them at some positions, `[n, d_model]`. That block is finished for these
+    /// alone, in products of [`LOGIT_ROWS`] rows.
+    pub(super) fn run(&mut self, layers: Range<usize>, places: &[i64]) -> Result<Tensor> {
         let mut x = self.enter()?;
-        for layer in layers {
+        let last = layers.end - 1;
+        for layer in layers.start..last {
             x = self.enter_block(layer, x)?;
             let projected = self.transformer.project(layer, &x, &self.rotaries)?;
             x = self.finish_block(layer, &x, &projected.packed()?)?;
         }
-        Ok(x.f_squeeze_dim(1)?)
+        x = self.enter_block(last, x)?;
+        let projected = self.transformer.project(last, &x, &self.rotaries)?;
+        let z = self.heads(last, &projected.packed()?)?;
+        let mut leaving = Vec::new();
+        for some in places.chunks(LOGIT_ROWS) {
+            let rows = self.transformer.index(padded(some).copied())?;
+            let at = |x: &Tensor| x.f_index_select(0, &rows);
+            let mut tap = Tap {
+                edits: self.edits_at(last, &rows)?,
+                ..Tap::default()
+            };
+            let left = self
+                .transformer
+                .after_heads(last, &at(&x)?, at(&z)?, &mut tap)?;
+            leaving.push(left.f_narrow(0, 0, some.len() as i64)?);
+        }
+        Ok(Tensor::f_cat(&leaving, 0)?.f_squeeze_dim(1)?)
+    }
+
+    /// The edits in a block at some of the positions.
+    fn edits_at(&self, layer: usize, rows: &Tensor) -> Result<Vec<TapEdit>> {
+        let at = |list: &[Tensor]| -> Result<Vec<Tensor>> {
+            let at = list.iter().map(|operand| match operand.size()[0] {
+                1 => Ok(operand.shallow_clone()),
+                _ => Ok(operand.f_index_select(0, rows)?),
+            });
+            at.collect()
+        };
+        let here = |edit: &&TapEdit| matches!(edit.hook, HookPoint::Block { layer: of, .. } if of == layer);
+        let edits = self.tap.edits.iter().filter(here).map(|edit| {
+            Ok(TapEdit {
+                operands: Operands {
+                    vectors: at(&edit.operands.vectors)?,
+                    numbers: at(&edit.operands.numbers)?,
+                },
+                rows: None,
+                ..*edit
+            })
+        });
+        edits.collect()
     }
 
     /// What is at hook points in blocks, at the last position of each text, from a layer on.
@@ -210,17 +259,18 @@ impl<'p> Packed<'p> {
         Ok(x)
     }
 
-    fn finish_block(
-        &mut self,
-        layer: usize,
-        x: &Tensor,
-        projected: &crate::model::transformer::Projected,
-    ) -> Result<Tensor> {
+    fn finish_block(&mut self, layer: usize, x: &Tensor, projected: &Projected) -> Result<Tensor> {
+        let z = self.heads(layer, projected)?;
+        self.transformer.after_heads(layer, x, z, &mut self.tap)
+    }
+
+    /// What the heads of a block give, `[S, 1, n_heads · dh]`.
+    fn heads(&self, layer: usize, projected: &Projected) -> Result<Tensor> {
         let before = |text: usize| self.texts[text].before?.cached(layer);
         let attention = self.transformer.attention(layer);
         let z = attend_packed(projected, attention, before, &self.spans)?;
-        let z = z.f_transpose(0, 1)?;
-        self.transformer.after_heads(layer, x, z, &mut self.tap)
+        // A view of rows, and no transposed one: that a product would take row by row.
+        Ok(z.f_view([self.positions as i64, 1, -1])?)
     }
 
     /// The position in its text of each of the S, 0 where there is none, `[S, 1]` int64.

@@ -8,6 +8,7 @@
 //! A packed text has products of its own in attention, many and small: right for a processor, and not for a GPU, where these cells stay tiles.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
@@ -25,17 +26,23 @@ use crate::model::grouped::grouped;
 use crate::model::guard::guarded;
 use crate::model::hooks::HookPoint;
 use crate::model::parallel;
-use crate::model::prefix::{batch_positions, packed, prompt_key, template_positions};
+use crate::model::prefix::{packed, prompt_key, template_positions};
 use crate::model::transformer::{Tap, Transformer};
 
-/// Rows of a product with the unembedding: constant, so that a value's bits are its own.
-const LOGIT_ROWS: usize = 16;
+/// Positions of a batch: constant, so that a value's bits are its own. A longer text has one to itself, of a multiple of this. More than a prefill's,
+/// since there are many texts under each list of edits: products are 4 % quicker, and less is left over.
+const BATCH_POSITIONS: usize = 384;
+/// Rows of a product with the unembedding: constant, too, and about as many as a batch has texts.
+pub(super) const LOGIT_ROWS: usize = 32;
 /// The share of the store's memory that edited templates may take, 1 in so many.
 const SHARE_OF_BUDGET: usize = 4;
 
+/// Templates under edits that were computed before, by what is done to which vectors.
+pub(super) type EditedTemplates = HashMap<(Arc<Kind>, blake3::Hash), Arc<EditedTemplate>>;
+
 /// Texts whose passes do the same to vectors of their own.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Kind {
+pub(super) struct Kind {
     template: blake3::Hash,
     is_long: bool,
     /// The first layer that is computed; none where a text starts with its embedding.
@@ -65,9 +72,6 @@ struct Set {
 /// Rows of sets, each with the number of its set.
 type Batch<'s> = Vec<(usize, &'s Row)>;
 
-/// Cells of a packed batch: number, cell, number of its text.
-type Member = (u32, Cell, usize);
-
 impl Evaluator {
     /// Whether a cell is computed here.
     pub(in crate::model) fn is_of_text_edited_throughout(&self, cell: &Cell) -> bool {
@@ -82,7 +86,7 @@ impl Evaluator {
 
     /// The cells of these numbers, of prompts that are held where that is needed.
     pub(super) fn evaluate_throughout(
-        &self,
+        &mut self,
         at_hand: &AtHand<'_>,
         numbers: &[u32],
         outcomes: &mut Outcomes<'_>,
@@ -147,37 +151,61 @@ impl Evaluator {
     }
 
     fn evaluate_sets(
-        &self,
+        &mut self,
         at_hand: &AtHand<'_>,
         numbers: &[u32],
         sets: &[Set],
         outcomes: &mut Outcomes<'_>,
     ) -> Result<ControlFlow<()>> {
-        let mut templates: Vec<Option<EditedTemplate>> = sets.iter().map(|_| None).collect();
+        let templates = self.templates_of(at_hand, sets)?;
         let numbered: Vec<(usize, &Set)> = sets.iter().enumerate().collect();
-        let template = |(number, set): &(usize, &Set)| {
+        let mut batches: Vec<Batch<'_>> = Vec::new();
+        for of_kind in numbered.chunk_by(|(_, a), (_, b)| Arc::ptr_eq(&a.kind, &b.kind)) {
+            let rows = of_kind.iter().flat_map(|(number, set)| {
+                let rows = set.rows.iter();
+                rows.map(move |row| (*number, row))
+            });
+            let mut rows: Batch<'_> = rows.collect();
+            rows.sort_by_key(|(_, row)| Reverse(row.own));
+            batches.extend(packed(rows, BATCH_POSITIONS, |(_, row)| row.own));
+        }
+        let evaluate =
+            |batch: &Batch<'_>| self.evaluate_batch((at_hand, numbers), (sets, &templates), batch);
+        let device = self.transformer.device;
+        parallel::run(device, &batches, evaluate, &mut |done| outcomes.take(done))
+    }
+
+    /// The templates of the sets, in their order: those that were made before, as long as all have room, and the others.
+    fn templates_of(
+        &mut self,
+        at_hand: &AtHand<'_>,
+        sets: &[Set],
+    ) -> Result<Vec<Option<Arc<EditedTemplate>>>> {
+        let held = self.edited.values().map(|template| template.bytes());
+        if held.sum::<usize>() > self.store.budget_bytes() / SHARE_OF_BUDGET {
+            self.edited.clear();
+        }
+        let key = |set: &Set| (Arc::clone(&set.kind), set.rows[0].edits);
+        let missing = sets
+            .iter()
+            .filter(|set| !self.edited.contains_key(&key(set)));
+        let missing: Vec<&Set> = missing.collect();
+        let make = |set: &&Set| {
             let cell = at_hand.cell(set.rows[0].whole);
             let made = guarded(|| self.edited_template(&cell, &set.kind));
             let made = made.map_err(|error| error.in_cells(&described(&cell), set.rows.len()))?;
-            Ok((*number, made))
+            Ok((key(set), made))
         };
-        let device = self.transformer.device;
-        let _ = parallel::run(device, &numbered, template, &mut |(number, made)| {
-            templates[number] = made;
+        let mut made = Vec::with_capacity(missing.len());
+        let _ = parallel::run(self.transformer.device, &missing, make, &mut |one| {
+            made.push(one);
             ControlFlow::Continue(())
         })?;
-        let mut batches: Vec<Batch<'_>> = Vec::new();
-        for of_kind in numbered.chunk_by(|(_, a), (_, b)| Arc::ptr_eq(&a.kind, &b.kind)) {
-            let rows = of_kind
-                .iter()
-                .flat_map(|(number, set)| set.rows.iter().map(|row| (*number, row)));
-            let mut rows: Batch<'_> = rows.collect();
-            rows.sort_by_key(|(_, row)| Reverse(row.own));
-            batches.extend(packed(rows, |(_, row)| row.own));
-        }
-        let evaluate =
-            |batch: &Batch<'_>| self.evaluate_packed((at_hand, numbers), (sets, &templates), batch);
-        parallel::run(device, &batches, evaluate, &mut |done| outcomes.take(done))
+        let made = made.into_iter();
+        let made = made.filter_map(|(key, template)| Some((key, Arc::new(template?))));
+        self.edited.extend(made);
+        let found = sets.iter().map(|set| self.edited.get(&key(set)).cloned());
+        Ok(found.collect())
     }
 
     /// The template of a cell under its edits, if it has one.
@@ -200,51 +228,67 @@ impl Evaluator {
         EditedTemplate::compute(&self.transformer, text, pass, kind.is_long).map(Some)
     }
 
-    fn evaluate_packed(
+    fn evaluate_batch(
         &self,
         (at_hand, numbers): (&AtHand<'_>, &[u32]),
-        (sets, templates): (&[Set], &[Option<EditedTemplate>]),
+        (sets, templates): (&[Set], &[Option<Arc<EditedTemplate>>]),
         batch: &Batch<'_>,
     ) -> Result<Vec<(u32, Outcome)>> {
-        let kind = &sets[batch[0].0].kind;
-        let cells: Vec<Cell> = batch
-            .iter()
-            .map(|(_, row)| at_hand.cell(row.whole))
-            .collect();
+        let (set, longest) = batch[0];
+        let kind = &sets[set].kind;
+        let cells = batch.iter().map(|(_, row)| at_hand.cell(row.whole));
+        let cells: Vec<Cell> = cells.collect();
         let members = batch.iter().enumerate().flat_map(|(text, (_, row))| {
             let of_row = numbers[row.members.clone()].iter();
-            of_row.map(move |&number| (number, at_hand.cell(number), text))
+            of_row.map(move |&number| Member {
+                number,
+                cell: at_hand.cell(number),
+                text,
+            })
         });
         let members: Vec<Member> = members.collect();
-        let outcomes = guarded(|| {
-            let texts = batch.iter().zip(&cells).map(|((set, row), cell)| {
-                let entering = |layer| -> Result<Tensor> {
-                    let stream = self.store.row(&cell.tokens)?.own_stream(layer)?;
-                    Ok(stream.f_narrow(0, 0, row.own as i64)?)
-                };
-                Ok(Text {
-                    ids: &cell.tokens.own()[..row.own],
-                    edits: &cell.interventions,
-                    before: templates[*set].as_ref(),
-                    entering: kind.start.map(entering).transpose()?,
-                })
-            });
-            let texts = texts.collect::<Result<Vec<Text<'_>>>>()?;
-            let positions = batch_positions(batch[0].1.own);
+        let values = guarded(|| {
+            let texts = self.texts(kind, templates, batch, &cells)?;
+            let positions = longest.own.next_multiple_of(BATCH_POSITIONS);
             let mut packed = Packed::new(&self.transformer, &texts, positions, kind.is_long)?;
-            let values = match kind.hooks.is_empty() {
-                true => self.of_logits(&mut packed, kind, &members)?,
-                false => of_vectors(&mut packed, kind, &members)?,
-            };
-            let each = members.iter().zip(values);
-            Ok(each
-                .map(|((number, cell, _), value)| (*number, Outcome::of_value(cell, value)))
-                .collect())
+            match kind.hooks.is_empty() {
+                true => self.of_logits(&mut packed, kind, &members),
+                false => of_vectors(&mut packed, kind, &members),
+            }
         });
-        outcomes.map_err(|error| error.in_cells(&described(&cells[0]), members.len()))
+        let values = values.map_err(|e| e.in_cells(&described(&cells[0]), members.len()))?;
+        let each = members.iter().zip(values);
+        let each = each.map(|(member, value)| {
+            let outcome = Outcome::of_value(&member.cell, value);
+            (member.number, outcome)
+        });
+        Ok(each.collect())
     }
 
-    /// What is read of the logits of the members' texts.
+    /// The texts of a batch, each with what is before it.
+    fn texts<'t>(
+        &self,
+        kind: &Kind,
+        templates: &'t [Option<Arc<EditedTemplate>>],
+        batch: &Batch<'_>,
+        cells: &'t [Cell],
+    ) -> Result<Vec<Text<'t>>> {
+        let text = |((set, row), cell): (&(usize, &Row), &'t Cell)| {
+            let entering = |layer| -> Result<Tensor> {
+                let stream = self.store.row(&cell.tokens)?.own_stream(layer)?;
+                Ok(stream.f_narrow(0, 0, row.own as i64)?)
+            };
+            Ok(Text {
+                ids: &cell.tokens.own()[..row.own],
+                edits: &cell.interventions,
+                before: templates[*set].as_deref(),
+                entering: kind.start.map(entering).transpose()?,
+            })
+        };
+        batch.iter().zip(cells).map(text).collect()
+    }
+
+    /// What the members read of logits.
     fn of_logits(
         &self,
         packed: &mut Packed<'_>,
@@ -252,39 +296,46 @@ impl Evaluator {
         members: &[Member],
     ) -> Result<Vec<Value>> {
         let transformer = &*self.transformer;
-        let x = packed.run(kind.start.unwrap_or(0)..transformer.config.n_layers)?;
-        let mut values: Vec<Option<Value>> = members.iter().map(|_| None).collect();
+        let (mut places, mut first_rows) = (Vec::new(), Vec::new());
+        for member in members {
+            let count = match &member.cell.readout {
+                Readout::Continuation(ids) => ids.len(),
+                _ => 1,
+            };
+            first_rows.push(places.len() as i64);
+            let first = packed.from_end(member.text, count);
+            places.extend(first..first + count as i64);
+        }
+        let layers = kind.layers(transformer.config.n_layers);
+        let x = packed.run(layers, &places)?;
+        let texts = of_continuations(transformer, &x, (members, &first_rows))?;
+        let mut values: Vec<Value> = texts.into_iter().map(Value::Score).collect();
         for (readout, of_readout) in by_readout(members) {
             for some in of_readout.chunks(LOGIT_ROWS) {
-                let padded = some
-                    .iter()
-                    .chain(std::iter::repeat(&some[0]))
-                    .take(LOGIT_ROWS);
-                let (_, cells, texts): (Vec<u32>, Vec<&Cell>, Vec<usize>) = padded
-                    .map(|&member| {
-                        let (number, cell, text) = &members[member];
-                        (*number, cell, *text)
-                    })
-                    .collect();
-                let last = texts.iter().map(|&text| packed.from_end(text, 1));
-                let hidden = hidden(transformer, &x, last)?;
-                let read = match readout {
+                let rows = padded(some).map(|&index| first_rows[index]);
+                let hidden = hidden(transformer, &x, rows)?;
+                let of_each = match readout {
                     Readout::Divergence { epsilon } => {
+                        let cells = padded(some).map(|&index| &members[index].cell);
+                        let cells: Vec<&Cell> = cells.collect();
                         self.divergences(&cells, &hidden, *epsilon)?
                     }
                     _ => of_last_logits(transformer, &hidden, readout)?,
                 };
-                for (&member, value) in some.iter().zip(read) {
-                    values[member] = Some(value);
+                for (&index, value) in some.iter().zip(of_each) {
+                    values[index] = value;
                 }
             }
         }
-        let texts = continuations(transformer, &x, packed, members)?;
-        let values = values.into_iter().zip(texts);
-        Ok(values
-            .map(|(value, text)| value.unwrap_or(Value::Score(text)))
-            .collect())
+        Ok(values)
     }
+}
+
+/// A cell, and the number of its text in its batch.
+struct Member {
+    number: u32,
+    cell: Cell,
+    text: usize,
 }
 
 /// A row that may take further cells.
@@ -407,63 +458,58 @@ fn end(cell: &Cell) -> usize {
 /// The members by what is read of their last logits, but for continuations.
 fn by_readout(members: &[Member]) -> Vec<(&Readout, Vec<usize>)> {
     let mut groups: Vec<(&Readout, Vec<usize>)> = Vec::new();
-    for (member, (_, cell, _)) in members.iter().enumerate() {
-        if !cell.readout.is_of_last_position() {
+    for (index, member) in members.iter().enumerate() {
+        let readout = &member.cell.readout;
+        if !readout.is_of_last_position() {
             continue;
         }
-        match groups
-            .iter_mut()
-            .find(|(readout, _)| **readout == cell.readout)
-        {
-            Some((_, of_readout)) => of_readout.push(member),
-            None => groups.push((&cell.readout, vec![member])),
+        match groups.iter_mut().find(|(other, _)| *other == readout) {
+            Some((_, of_readout)) => of_readout.push(index),
+            None => groups.push((readout, vec![index])),
         }
     }
     groups
 }
 
-/// The final norm's output at some positions of `x [S, d_model]`, of one row each.
+/// As many as a product with the unembedding has, with copies of the first.
+pub(super) fn padded<T>(some: &[T]) -> impl Iterator<Item = &T> {
+    let padding = std::iter::repeat(&some[0]);
+    some.iter().chain(padding).take(LOGIT_ROWS)
+}
+
+/// The final norm's output for some rows of `x [n, d_model]`.
 fn hidden(
     transformer: &Transformer,
     x: &Tensor,
-    positions: impl Iterator<Item = i64>,
+    rows: impl Iterator<Item = i64>,
 ) -> Result<Tensor> {
-    let rows = x.f_index_select(0, &transformer.index(positions)?)?;
+    let rows = x.f_index_select(0, &transformer.index(rows)?)?;
     final_norm(transformer, &rows.f_unsqueeze(1)?, &mut Tap::default())
 }
 
-/// Σᵢ ln p(tᵢ | what is before it) of the members whose continuation is asked for, 0 of the others.
-fn continuations(
+/// Σᵢ ln p(tᵢ | what is before it) of the members whose continuation is asked for, 0 of the others. `first_rows` are those of `x [n, d_model]` from
+/// which on each is read.
+fn of_continuations(
     transformer: &Transformer,
     x: &Tensor,
-    packed: &Packed<'_>,
-    members: &[Member],
+    (members, first_rows): (&[Member], &[i64]),
 ) -> Result<Vec<f64>> {
-    let tokens = members
-        .iter()
-        .enumerate()
-        .flat_map(|(member, (_, cell, text))| {
-            let ids: &[u32] = match &cell.readout {
-                Readout::Continuation(ids) => ids,
-                _ => &[],
-            };
-            let first = packed.from_end(*text, ids.len());
-            let places = ids.iter().zip(first..);
-            places.map(move |(&id, place)| (member, id, place))
-        });
+    let tokens = members.iter().enumerate().flat_map(|(index, member)| {
+        let ids: &[u32] = match &member.cell.readout {
+            Readout::Continuation(ids) => ids,
+            _ => &[],
+        };
+        let rows = ids.iter().zip(first_rows[index]..);
+        rows.map(move |(&id, row)| (index, id, row))
+    });
     let tokens: Vec<(usize, u32, i64)> = tokens.collect();
     let mut sums = vec![0.0; members.len()];
     for some in tokens.chunks(LOGIT_ROWS) {
-        let padded = || {
-            some.iter()
-                .chain(std::iter::repeat(&some[0]))
-                .take(LOGIT_ROWS)
-        };
-        let hidden = hidden(transformer, x, padded().map(|(_, _, place)| *place))?;
-        let ids: Vec<u32> = padded().map(|(_, id, _)| *id).collect();
+        let hidden = hidden(transformer, x, padded(some).map(|(.., row)| *row))?;
+        let ids: Vec<u32> = padded(some).map(|(_, id, _)| *id).collect();
         let of_each = of_one_token_each(transformer, &hidden, &ids)?;
-        for ((member, ..), ln_p) in some.iter().zip(of_each) {
-            sums[*member] += ln_p;
+        for ((index, ..), ln_p) in some.iter().zip(of_each) {
+            sums[*index] += ln_p;
         }
     }
     Ok(sums)
@@ -475,14 +521,13 @@ fn of_vectors(packed: &mut Packed<'_>, kind: &Kind, members: &[Member]) -> Resul
     for read in packed.read(kind.start.unwrap_or(0), &kind.hooks)? {
         at.push((read.hook, to_rows(&read.vectors)?, read.sound));
     }
-    let values = members.iter().map(|(_, cell, text)| {
-        let read = at
-            .iter()
-            .find(|(hook, ..)| Some(*hook) == cell.readout.hook());
-        let (_, rows, sound) =
-            read.ok_or_else(|| ModelError::Internal("a hook point was not read".to_string()))?;
-        let mut vector = rows[*text].clone();
-        if !sound[*text] {
+    let values = members.iter().map(|member| {
+        let hook = member.cell.readout.hook();
+        let missing = || ModelError::Internal("a hook point was not read".to_string());
+        let read = at.iter().find(|(of, ..)| Some(*of) == hook);
+        let (_, rows, sound) = read.ok_or_else(missing)?;
+        let mut vector = rows[member.text].clone();
+        if !sound[member.text] {
             // Of a stream that left the format on its way.
             vector.fill(f32::NAN);
         }

@@ -24,22 +24,21 @@ const BATCH_POSITIONS: usize = 256;
 /// A template's batch holds a multiple of this many positions.
 const TEMPLATE_POSITIONS: usize = 32;
 
-/// Positions of a batch whose longest text has so many.
-pub(in crate::model) fn batch_positions(longest: usize) -> usize {
-    longest.next_multiple_of(BATCH_POSITIONS)
-}
-
 /// Positions of the batch of a template of so many tokens, of which there is only one, and most are short.
 pub(in crate::model) fn template_positions(length: usize) -> usize {
     length.next_multiple_of(TEMPLATE_POSITIONS)
 }
 
-/// Texts, the longest first, brought together in batches; the shortest go into what room is left.
-pub(in crate::model) fn packed<T>(texts: Vec<T>, length: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+/// Texts, the longest first, brought together in batches of so many positions; the shortest go into what room is left.
+pub(in crate::model) fn packed<T>(
+    texts: Vec<T>,
+    positions: usize,
+    length: impl Fn(&T) -> usize,
+) -> Vec<Vec<T>> {
     let mut unpacked = VecDeque::from(texts);
     let mut batches = Vec::new();
     while let Some(first) = unpacked.pop_front() {
-        let mut room = BATCH_POSITIONS.saturating_sub(length(&first));
+        let mut room = positions.saturating_sub(length(&first));
         let mut texts = vec![first];
         loop {
             let fits = |text: &&T| length(text) <= room;
@@ -77,9 +76,9 @@ pub(super) fn pack(blocks: &[PromptBlock]) -> Vec<Batch<'_>> {
     rows.sort_by_key(|row| (template(row), Reverse(length(row))));
     let mut batches = Vec::new();
     for same in rows.chunk_by(|a, b| template(a) == template(b)) {
-        let of_rows = packed(same.to_vec(), length);
+        let of_rows = packed(same.to_vec(), BATCH_POSITIONS, length);
         batches.extend(of_rows.into_iter().map(|rows| Batch {
-            positions: batch_positions(length(&rows[0])),
+            positions: length(&rows[0]).next_multiple_of(BATCH_POSITIONS),
             rows,
         }));
     }
