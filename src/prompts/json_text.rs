@@ -11,7 +11,7 @@ const MARK: char = '\u{fdd0}';
 const NO_NUMBERS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
 /// A text with strings in place of what is no JSON number, each as many characters long; none where there is nothing of the kind.
-pub(super) fn with_marks(text: &str) -> Option<String> {
+pub(crate) fn with_marks(text: &str) -> Option<String> {
     if text.contains(MARK) || text.to_ascii_lowercase().contains("\\ufdd0") {
         return None;
     }
@@ -56,7 +56,7 @@ pub(super) fn mark(number: f64) -> Value {
 }
 
 /// Whether the value stands for what is no JSON number, and for which.
-pub(super) fn no_number(value: &Value) -> Option<&'static str> {
+pub(crate) fn no_number(value: &Value) -> Option<&'static str> {
     let text = value.as_str()?.strip_prefix(MARK)?;
     let length = text.len() + 3;
     NO_NUMBERS.into_iter().find(|name| name.len() == length)

@@ -37,6 +37,7 @@ use crate::files;
 pub(crate) use columns::Columns;
 pub(crate) use draw::{Draw, ORIGIN};
 pub(crate) use error::PromptErrors;
+pub(crate) use json_text::{no_number, with_marks};
 pub(crate) use labels::Labels;
 
 use collect::{Collector, Rows};

@@ -77,6 +77,10 @@ bounded! {
     Fraction(f64): { "exclusiveMinimum": 0, "exclusiveMaximum": 1 }, |x| x > 0.0 && x < 1.0,
         |_name, x| format!("fraction `{x}` leaves one half empty"),
         Some("expected a number between 0 and 1");
+    /// A part of all, and not all of it.
+    Share(f64): { "minimum": 0, "exclusiveMaximum": 1 }, |x| (0.0..1.0).contains(&x),
+        |name, x| format!("{name} `{x}` leaves nothing, or is no share"),
+        Some("expected a number from 0 to below 1");
     /// A difference of scores below which there is no effect to recover.
     Floor(f64): { "exclusiveMinimum": 0 }, |x| x > 0.0, |_name, x| format!("floor `{x}` is not above 0"),
         Some("where donor and recipient score the same there is nothing to recover");

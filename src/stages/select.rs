@@ -6,12 +6,14 @@
 //! ```text
 //! trials     what is tried, on which prompts
 //! measure    what candidates do to the model
+//! alike      at which layers activations are compared
 //! choice     which candidate the rules take
 //! published  evaluations of others
 //! tables     what comes out
 //! figures    the three numbers by layer
 //! ```
 
+mod alike;
 mod choice;
 mod figures;
 mod measure;
@@ -28,7 +30,7 @@ use super::declare::{
     Declaration, Declared, Field, KeyParts, Keyed, Parameter, as_needed, fields_of,
 };
 use super::direction::Direction;
-use super::parameters::Count;
+use super::parameters::{Count, Share};
 use super::prelude::*;
 use super::{Gives, Needs, sweep};
 
@@ -41,7 +43,7 @@ pub(super) static KIND: Kind = Kind {
     figures: Some(figures::figures),
     ..super::kind::<Select>(
         "select",
-        1,
+        2,
         Product::Directions,
         "which of several directions to take, by what each does to the model",
         &TOLD,
@@ -86,6 +88,16 @@ const OWN: &[ColumnTold] = &[
         "its place among those that can be chosen; 1 is the choice",
         "index",
     ),
+    ColumnTold::of(
+        "cosine",
+        "cosine of the mean activations of A and of B there, of the prompts that made the directions, unedited",
+        "−1 to 1",
+    ),
+    ColumnTold::of(
+        "compared",
+        "whether it is one of the tenth with the lowest cosine",
+        "true or false",
+    ),
     ColumnTold::of("half", "`train` chose, `holdout` did not", ""),
     ColumnTold::of("n_harmful", "harmful prompts", "count"),
     ColumnTold::of("n_harmless", "harmless prompts", "count"),
@@ -98,10 +110,12 @@ static TOLD: Told = Told {
         as long as it was made (α = 1 in units of `pre_norm`). `kl`: of harmless prompts the mean divergence of the next token under ablation. Left out \
         are directions of which a number is missing, of the last share `last_layers` of the layers, of `kl` above `max_kl` and of `induce` below \
         `min_induce`; of the others the one with the lowest `bypass` is taken, and of equals the one at the earlier position, then the lower layer. \
-        With `method = \"cosmic\"` no score is read: at the tenth of the layers where the mean activations of both sides at the last token are least alike \
-        in direction, `bypass` is the cosine of harmful prompts without the direction with unedited harmless ones, and `induce` that of harmless ones with it \
-        with unedited harmful ones; the highest sum is taken, without a floor of `induce`, and at the last token no layer beyond the median of the layers \
-        where either cosine is highest. The scores are of the rule that `read` names; theirs is `log_odds`. `checks` has the same three numbers of the \
+        With `method = \"cosmic\"` no score is read: at the tenth of the layers where the prompts that made the directions, A and B, are least alike in \
+        the direction of their mean activations (what a block gives, at the last token; what the last block gives behind the final norm, without its \
+        gain), `bypass` is the cosine of harmful prompts without the direction with unedited harmless ones, and `induce` that of harmless ones with it \
+        with unedited harmful ones; the highest sum is taken, without a floor of `induce`, and at the last token no layer beyond both of two medians, \
+        over the other positions, of the layers at which `bypass` and `induce` are highest (`select_direction_cosmic.py`). \
+        The scores are of the rule that `read` names; theirs is `log_odds`. `checks` has the same three numbers of the \
         choice on the half that did not choose it, and of random directions in its place. With `file`, which starts from `import.folder`, the choice is \
         made of numbers that refusal_direction wrote (`direction_evaluations.json`), and no model is asked.",
     tables: &[
@@ -115,6 +129,12 @@ static TOLD: Told = Told {
             "checks",
             "where a model is asked, a row for what is unedited (`none`) and for the choice on each half, and for random directions on the held-out one",
             "half direction seed layer n_harmful n_harmless bypass bypass_low bypass_high induce induce_low induce_high kl kl_low kl_high",
+        )
+        .but(OWN),
+        TableTold::of(
+            "layers",
+            "with `method = \"cosmic\"`, a row for each layer: how alike the sides are there",
+            "layer cosine compared",
         )
         .but(OWN),
     ],
@@ -142,7 +162,7 @@ parameters! {
         /// The lowest score to which the direction brings harmless prompts; not of `cosmic`.
         min_induce: f64 = 0.0,
         /// The share of the layers, the last ones, of which none is taken.
-        last_layers: f64 = 0.2,
+        last_layers: Share = 0.2,
     }
 }
 
@@ -233,8 +253,9 @@ impl Stage for Select {
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         match &self.from {
             From::Model(trials) => trials.check(inputs, problems),
-            From::Published { file, .. } => {
-                if let Some(Err(problem)) = read_file(file, inputs) {
+            From::Published { file, n_layers } => {
+                let read = read_file(file, *n_layers, inputs);
+                for problem in read.and_then(Result::err).unwrap_or_default() {
                     problems.error_at(&file.at, problem);
                 }
             }
@@ -252,9 +273,11 @@ impl Stage for Select {
         match &self.from {
             From::Model(trials) => self.chosen_by(trials, inputs, evaluator),
             From::Published { file, n_layers } => {
-                let read = read_file(file, inputs);
+                let read = read_file(file, *n_layers, inputs);
                 let missing = || StageError::Internal("evaluations were not read".to_string());
-                let candidates = read.ok_or_else(missing)?.map_err(StageError::Data)?;
+                let candidates = read.ok_or_else(missing)?;
+                let candidates =
+                    candidates.map_err(|problems| StageError::Data(problems.join("; ")))?;
                 let verdicts = verdicts(&candidates, self.method, &self.bounds(), *n_layers);
                 choice::first(&verdicts)?;
                 let table = tables::of_published(&candidates, &verdicts)?;
@@ -264,12 +287,17 @@ impl Stage for Select {
     }
 }
 
-/// The candidates of a file; none where it was not read, which is told elsewhere.
-fn read_file(file: &Spanned<PathBuf>, inputs: &Inputs) -> Option<Result<Vec<Candidate>, String>> {
+/// The candidates of a file, or all that is wrong with it; none where it was not read, which is told elsewhere.
+fn read_file(
+    file: &Spanned<PathBuf>,
+    n_layers: usize,
+    inputs: &Inputs,
+) -> Option<Result<Vec<Candidate>, Vec<String>>> {
     let content = inputs.files.get(&file.value)?;
     let name = file.value.file_name().unwrap_or_default().to_string_lossy();
-    let read = published::read(&content.bytes);
-    Some(read.map_err(|problem| format!("`{name}` {problem}")))
+    let named = |problem: &String| format!("`{name}`: {problem}");
+    let read = published::read(&content.bytes, n_layers);
+    Some(read.map_err(|problems| problems.iter().map(named).collect()))
 }
 
 impl Select {
@@ -277,7 +305,7 @@ impl Select {
         Bounds {
             max_kl: self.max_kl,
             min_induce: self.min_induce,
-            last_layers: self.last_layers,
+            last_layers: self.last_layers.value,
         }
     }
 
@@ -291,15 +319,22 @@ impl Select {
         let prompts = inputs.prompt_set(&trials.prompts)?;
         let directions = &inputs.stage(&trials.direction)?.directions;
         let tokens = sweep::tokens_of(model, prompts, &trials.settings)?;
-        let lab = Lab {
+        let mut lab = Lab {
             model,
             reads: &trials.settings,
             readings: trials.settings.on(model)?,
             prompts,
             tokens: &tokens,
             method: self.method,
+            compared_at: Vec::new(),
         };
         let [train, held_out] = trials.halves(&lab, evaluator)?;
+        let (alike, unknown) = match self.method {
+            Method::RefusalDirection => (Vec::new(), None),
+            Method::Cosmic => trials.alike(&lab, &train, inputs, evaluator)?,
+        };
+        let compared = alike.iter().filter(|at| at.is_compared);
+        lab.compared_at = compared.map(|at| at.layer).collect();
         let all: Vec<Trial> = directions.iter().map(Trial::of).collect();
         let (measured, unedited) = lab.measure(&all, &train, evaluator)?;
         let candidate = |(direction, measured): (&Direction, &Measured)| Candidate {
@@ -342,15 +377,21 @@ impl Select {
                 verdict,
             })
             .collect();
+        let mut tables = vec![
+            (String::new(), tables::of_candidates(&rows)?),
+            (
+                "checks".to_string(),
+                tables::of_checks(&checks, direction.layer)?,
+            ),
+        ];
+        if self.method == Method::Cosmic {
+            tables.push(("layers".to_string(), alike::table(&alike)?));
+        }
+        let mut findings = tables::findings(&checks, self.method);
+        findings.extend(unknown);
         Ok(Output {
-            tables: vec![
-                (String::new(), tables::of_candidates(&rows)?),
-                (
-                    "checks".to_string(),
-                    tables::of_checks(&checks, direction.layer)?,
-                ),
-            ],
-            findings: tables::findings(&checks, self.method),
+            tables,
+            findings,
             directions: vec![direction.clone()],
             ..Output::default()
         })

@@ -11,6 +11,7 @@ mod checkpoint;
 mod commands;
 mod completions;
 mod conditions;
+mod cosmic;
 mod data_fetch;
 mod depths;
 mod doctor;

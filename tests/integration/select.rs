@@ -32,6 +32,7 @@ harmful = "harmful"
 harmless = "edge"
 max_kl = 100
 min_induce = -100
+filter = false
 random = 3
 [stages.odds]
 kind = "select"
@@ -222,6 +223,111 @@ fn where_all_are_discarded_it_says_why() {
         told.contains("stage `select`: no direction can be chosen: of 9 6 kl too high, 3 one of the last layers"),
         "{told}"
     );
+    // What has failed has nothing to draw, and there is nothing to say of it.
+    assert!(
+        !told.contains("not drawn") && !told.contains("internal error"),
+        "{told}"
+    );
+}
+
+/// By default a side has only prompts that the unedited model takes for its own, strictly.
+#[test]
+fn prompts_are_filtered_by_their_scores_where_the_rule_is_of_scores() {
+    let (bench, run) = study();
+    let scores = table("added").with(&[("alpha", "0.0")]);
+    let of_side = |split: &str, is_kept: fn(f64) -> bool| {
+        let rows = scores.with(&[("split", split)]).0;
+        rows.iter()
+            .filter(|row| is_kept(row.number("score")))
+            .count()
+    };
+    let kept = [
+        of_side("harmful", |score| score > 0.0),
+        of_side("edge", |score| score < 0.0),
+    ];
+    let asked = |study: &str| {
+        let run = bench.run(study).ok();
+        let checks = run
+            .table(bench, "select.checks")
+            .with(&[("direction", "none")]);
+        ["n_harmful", "n_harmless"].map(|n| checks.numbers(n).iter().sum::<f64>() as usize)
+    };
+    let only = &STUDY[..STUDY.find("[stages.odds]").unwrap()];
+    assert_eq!(asked(only), [40, 40]);
+    assert_eq!(asked(&only.replace("filter = false\n", "")), kept);
+    let with_a_threshold = only
+        .replace("filter = false\n", "read = \"high\"\n")
+        .replace(
+            "[score.odds]",
+            "[score.high]\nthreshold = 1000\nrefuse = [\"I\"]\ncomply = [\"Sure\"]\n[score.odds]",
+        );
+    let failed = bench.run(&with_a_threshold).said;
+    let told = "the half that chooses has no harmful prompt: there are 0 harmful and 40 harmless ones in both, which `filter` left of 40 and 40";
+    assert!(failed.stderr.contains(told), "{}", failed.stderr);
+    // COSMIC's code filters nothing unless it is asked to.
+    let checks = run
+        .table(bench, "cosmic.checks")
+        .with(&[("direction", "none")]);
+    assert_eq!(
+        checks.numbers("n_harmful").iter().sum::<f64>() as usize,
+        kept[0]
+    );
+    let cosmic = only.replace("filter = false\n", "method = \"cosmic\"\n");
+    assert_eq!(asked(&cosmic), [40, 40]);
+}
+
+#[test]
+fn choices_and_directions_are_compared_between_runs() {
+    let (bench, run) = study();
+    let first = run.json["run_dir"].as_str().unwrap().to_string();
+    let only = &STUDY[..STUDY.find("[stages.odds]").unwrap()];
+    let other = bench
+        .run(
+            &only
+                .replace("seed = 0", "")
+                .replace("random = 3", "random = 3\nseed = 1"),
+        )
+        .ok();
+    let second = other.json["run_dir"].as_str().unwrap().to_string();
+    let compared = |left: &str, right: &str| -> serde_json::Value {
+        let said = bench.dial(&["diff", left, right, "--format", "json"]);
+        serde_json::from_str(&said.stdout).unwrap_or_else(|_| panic!("{said:?}"))
+    };
+    let rows = |told: &serde_json::Value| -> Vec<(String, String, u64, bool)> {
+        let all = told["difference"]["comparisons"].as_array().unwrap().iter();
+        all.map(|c| {
+            let text = |name: &str| c[name].as_str().unwrap().to_string();
+            let within = c["within"].as_bool().unwrap();
+            (
+                text("kind"),
+                text("quantity"),
+                c["matched"].as_u64().unwrap(),
+                within,
+            )
+        })
+        .collect()
+    };
+    let same = rows(&compared(&first, &first));
+    let has = |rows: &[(String, String, u64, bool)], kind: &str, quantity: &str| {
+        let found = rows.iter().find(|(k, q, ..)| k == kind && q == quantity);
+        found.map(|(.., matched, within)| (*matched, *within))
+    };
+    assert!(same.iter().all(|(.., within)| *within), "{same:?}");
+    assert_eq!(has(&same, "direction", "pre_norm"), Some((9, true)));
+    for quantity in ["bypass", "induce", "kl"] {
+        assert_eq!(
+            has(&same, "select", quantity),
+            Some((9, true)),
+            "{quantity}"
+        );
+    }
+    assert!(has(&same, "select checks", "bypass").is_some_and(|(matched, _)| matched > 4));
+    // Another half chooses: other means, of the same directions.
+    let others = rows(&compared(&first, &second));
+    assert_eq!(has(&others, "direction", "pre_norm"), Some((9, true)));
+    assert!(
+        has(&others, "select", "bypass").is_some_and(|(matched, within)| matched > 0 && !within)
+    );
 }
 
 fn published(rows: &str) -> (Workbench, String) {
@@ -256,11 +362,18 @@ fn published_evaluations_are_chosen_from_with_no_model() {
 
 #[test]
 fn evaluations_that_are_none_are_told() {
-    let (bench, study) = published("[{\"position\": -1, \"layer\": 3}, {\"layer\": 2}]");
+    let (bench, study) = published("[{\"position\": -1, \"layer\": 3}, {\"layer\": 10}]");
     let told = bench.refusal(&study).stderr;
     assert!(told.contains("study.toml:2:8"), "{told}");
-    assert!(
-        told.contains("`evaluations.json` not as expected: missing field `position` at line 1"),
-        "{told}"
-    );
+    for expected in [
+        "`evaluations.json`: evaluation 1, of position -1 and layer 3, has no `refusal_score`",
+        "`evaluations.json`: evaluation 2 has no `position`",
+        "`evaluations.json`: evaluation 2 is beyond `n_layers = 10`",
+    ] {
+        assert!(told.contains(expected), "{expected}: {told}");
+    }
+    let wide = study.replace("n_layers = 10", "n_layers = 11\nlast_layers = 1");
+    let told = bench.refusal(&wide).stderr;
+    assert!(told.contains("last_layers `1` leaves nothing"), "{told}");
+    assert!(!told.contains("is beyond"), "{told}");
 }

@@ -1,4 +1,5 @@
-//! Which candidate is taken: the rules of refusal_direction (`select_direction.py`) and of COSMIC, on numbers that anybody may have measured.
+//! Which candidate is taken: the rules of refusal_direction (`select_direction.py`) and of COSMIC (`select_direction_cosmic.py`), on numbers that
+//! anybody may have measured.
 
 use std::collections::BTreeMap;
 
@@ -62,14 +63,14 @@ pub(super) fn verdicts(
     bounds: &Bounds,
     n_layers: usize,
 ) -> Vec<Verdict> {
-    let late = match method {
+    let peaks = match method {
         Method::RefusalDirection => None,
-        Method::Cosmic => median_of_peaks(candidates),
+        Method::Cosmic => Peaks::of(candidates),
     };
     let why = |candidate: &Candidate| match candidate {
         c if c.bypass.is_nan() || c.induce.is_nan() || c.kl.is_nan() => "not a number",
         c if c.layer >= bounds.end(n_layers) => "one of the last layers",
-        c if c.position == -1 && late.is_some_and(|late| c.layer as f64 > late) => {
+        c if c.position == -1 && peaks.is_some_and(|peaks| peaks.lie_before(c.layer)) => {
             "beyond the peaks"
         }
         c if c.kl > bounds.max_kl => "kl too high",
@@ -123,27 +124,56 @@ pub(super) fn first(verdicts: &[Verdict]) -> Result<usize, StageError> {
     })
 }
 
-/// The median layer at which, position by position, either cosine is highest: COSMIC looks no further at the last token.
-fn median_of_peaks(candidates: &[Candidate]) -> Option<f64> {
-    let mut positions: Vec<i64> = candidates.iter().map(|c| c.position).collect();
-    positions.sort_unstable();
-    positions.dedup();
-    let of: [fn(&Candidate) -> f64; 2] = [|c| c.bypass, |c| c.induce];
-    let peak = |position: i64, of: fn(&Candidate) -> f64| {
-        let here = candidates
-            .iter()
-            .filter(|c| c.position == position && !of(c).is_nan());
-        here.max_by(|a, b| of(a).total_cmp(&of(b)).then(b.layer.cmp(&a.layer)))
+/// The layers at which the cosines are highest before the last token: of each the median over positions.
+#[derive(Clone, Copy, Debug)]
+struct Peaks {
+    bypass: usize,
+    induce: usize,
+}
+
+impl Peaks {
+    /// None where all candidates are of the last token.
+    fn of(candidates: &[Candidate]) -> Option<Self> {
+        let mut positions: Vec<i64> = candidates.iter().map(|c| c.position).collect();
+        positions.retain(|position| *position != -1);
+        positions.sort_unstable();
+        positions.dedup();
+        let median = |of: fn(&Candidate) -> f64| {
+            let peaks = positions.iter().map(|position| {
+                let here = candidates.iter().filter(|c| c.position == *position);
+                peak(here, of)
+            });
+            let mut layers: Vec<usize> = peaks.flatten().collect();
+            layers.sort_unstable();
+            // Of an even number of them the lower of the middle two, as `torch.nanmedian` takes it.
+            layers.get(layers.len().saturating_sub(1) / 2).copied()
+        };
+        Some(Peaks {
+            bypass: median(|c| c.bypass)?,
+            induce: median(|c| c.induce)?,
+        })
+    }
+
+    /// Whether a layer is beyond both: at the last token COSMIC takes none of these.
+    fn lie_before(self, layer: usize) -> bool {
+        layer > self.bypass && layer > self.induce
+    }
+}
+
+/// The layer at which a number is highest, of equals the first; what is no number is lower than any.
+fn peak<'c>(
+    candidates: impl Iterator<Item = &'c Candidate>,
+    of: fn(&Candidate) -> f64,
+) -> Option<usize> {
+    let number = |c: &Candidate| match of(c) {
+        number if number.is_nan() => f64::NEG_INFINITY,
+        number => number,
     };
-    let peaks = positions
-        .iter()
-        .flat_map(|&position| of.map(|of| peak(position, of)));
-    let mut layers: Vec<usize> = peaks.flatten().map(|c| c.layer).collect();
-    layers.sort_unstable();
-    let middle = |index: usize| layers.get(index).map(|layer| *layer as f64);
-    let upper = middle(layers.len() / 2)?;
-    let lower = middle(layers.len().saturating_sub(1) / 2)?;
-    Some((lower + upper) / 2.0)
+    let highest = candidates.max_by(|a, b| {
+        let by_number = number(a).total_cmp(&number(b));
+        by_number.then(b.layer.cmp(&a.layer))
+    });
+    highest.map(|candidate| candidate.layer)
 }
 
 #[cfg(test)]
@@ -216,25 +246,54 @@ mod tests {
     }
 
     #[test]
-    fn cosmic_takes_the_highest_sum_and_at_the_last_token_none_beyond_the_peaks() {
-        // Peaks: at −2 layers 3 and 3, at −1 layers 5 and 4; their median is 3.5.
+    fn cosmic_takes_the_highest_sum_and_no_layer_beyond_both_medians_of_the_peaks() {
+        // Peaks of bypass: layers 1 and 2, of induce: 5 and 6; their medians are 1 and 5. That of the last token, 7, plays no part.
         let found = told(
             &[
-                candidate(-2, 2, 0.1, -0.9, 0.0),
-                candidate(-2, 3, 0.3, 0.2, 0.0),
-                candidate(-1, 3, 0.4, 0.3, 0.0),
-                candidate(-1, 4, 0.5, 0.9, 0.0),
-                candidate(-1, 5, 0.9, 0.1, 0.0),
+                candidate(-3, 1, 0.5, 0.125, 0.0),
+                candidate(-3, 5, 0.375, 0.25, 0.0),
+                candidate(-2, 2, 0.5, 0.125, 0.0),
+                candidate(-2, 6, 0.375, 0.25, 0.0),
+                candidate(-1, 4, 0.375, 0.375, 0.0),
+                candidate(-1, 5, 0.375, 0.5, 0.0),
+                candidate(-1, 6, 0.375, 0.75, 0.0),
+                candidate(-1, 7, 0.875, 0.875, 0.0),
             ],
             Method::Cosmic,
         );
+        // One median of all these peaks, 2 to 5, would leave out layer 5 of the last token, the choice; with its own peaks the medians, 2 and 6, would
+        // take layer 6.
         let expected = [
             ("", Some(3)),
+            ("", Some(4)),
+            ("", Some(5)),
+            ("", Some(6)),
             ("", Some(2)),
             ("", Some(1)),
             ("beyond the peaks", None),
             ("beyond the peaks", None),
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_median_of_two_peaks_is_the_lower_and_a_peak_of_equals_the_first() {
+        let candidates = [
+            candidate(-3, 1, 0.5, 0.5, 0.0),
+            candidate(-3, 2, 0.5, 0.5, 0.0),
+            candidate(-2, 1, f64::NAN, 0.1, 0.0),
+            candidate(-2, 4, 0.1, 0.3, 0.0),
+            candidate(-1, 2, 0.1, 0.1, 0.0),
+        ];
+        let peaks = Peaks::of(&candidates).unwrap();
+        assert_eq!((peaks.bypass, peaks.induce), (1, 1));
+        let found = told(&candidates, Method::Cosmic);
+        assert_eq!(found[4], ("beyond the peaks", None));
+        // Equal sums go by position, then layer.
+        assert_eq!((found[0].1, found[1].1), (Some(1), Some(2)));
+        // With no other token there is nothing to go by.
+        assert!(Peaks::of(&candidates[4..]).is_none());
+        let alone = told(&candidates[4..], Method::Cosmic);
+        assert_eq!(alone, [("", Some(1))]);
     }
 }

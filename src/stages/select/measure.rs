@@ -17,8 +17,6 @@ use super::choice::Method;
 
 /// In both logarithms of the divergence, as in `select_direction.py`.
 const EPSILON: f64 = 1e-6;
-/// The share of the layers at which COSMIC compares activations.
-const COMPARED: f64 = 0.1;
 /// Candidates whose values lie in memory at once.
 const AT_ONCE: usize = 16;
 
@@ -30,6 +28,8 @@ pub(super) struct Lab<'a> {
     pub(super) prompts: &'a PromptSet,
     pub(super) tokens: &'a [Arc<Tokens>],
     pub(super) method: Method,
+    /// The layers at which activations are compared; none where scores are.
+    pub(super) compared_at: Vec<usize>,
 }
 
 /// Prompts by index.
@@ -63,19 +63,17 @@ pub(super) struct Trial {
     pub(super) site: Site,
 }
 
-/// Where COSMIC compares, and with what.
+/// What COSMIC compares with: the mean unedited activation of a side over prompts and layers.
 struct Compared {
-    layers: Vec<usize>,
-    /// Mean unedited activation over prompts and layers.
     harmful: Vec<f64>,
     harmless: Vec<f64>,
 }
 
 /// What is read of a prompt.
-enum Ask {
+pub(super) enum Ask {
     Read(Readout),
-    /// What enters a layer at the last token.
-    Stream(usize),
+    /// What a layer gives at the last token.
+    Output(usize),
 }
 
 /// The cells of some trials, one after the other: harmful prompts without the direction, harmless ones with it, and the divergence of the latter
@@ -160,16 +158,16 @@ impl Cells for TrialCells<'_> {
 }
 
 impl Lab<'_> {
-    fn cell(&self, prompt: usize, edits: &[Intervention], ask: &Ask) -> Cell {
+    pub(super) fn cell(&self, prompt: usize, edits: &[Intervention], ask: &Ask) -> Cell {
         let tokens = &self.tokens[prompt];
+        let (fingerprint, n_layers) = (self.model.fingerprint, self.model.config().n_layers);
         let readout = match ask {
             Ask::Read(readout) => readout.clone(),
-            Ask::Stream(layer) => Readout::Activation {
-                hook: HookPoint::block(*layer, Site::ResidPre),
+            Ask::Output(layer) => Readout::Activation {
+                hook: output_of(*layer, n_layers),
                 position: tokens.len().saturating_sub(1),
             },
         };
-        let (fingerprint, n_layers) = (self.model.fingerprint, self.model.config().n_layers);
         Cell::new(
             fingerprint,
             Arc::clone(tokens),
@@ -201,7 +199,7 @@ impl Lab<'_> {
                 .cloned()
                 .map(Ask::Read)
                 .collect(),
-            Some(compared) => compared.layers.iter().copied().map(Ask::Stream).collect(),
+            Some(_) => self.compared_at.iter().copied().map(Ask::Output).collect(),
         };
         let mut measured = Vec::new();
         for trials in trials.chunks(AT_ONCE) {
@@ -303,49 +301,33 @@ impl Lab<'_> {
         Ok(scores.swap_remove(0))
     }
 
-    /// The layers at which the two sides are least alike, and what the sides are there.
+    /// What the sides are, unedited, where they are compared.
     fn compared(
         &self,
         sides: &Sides,
         evaluator: &mut dyn Evaluate,
     ) -> Result<Compared, StageError> {
-        let n_layers = self.model.config().n_layers;
-        let mut of_layers: Vec<[Vec<f64>; 2]> = Vec::new();
-        for layer in 0..n_layers {
-            let mut mean = |prompts: &[usize]| {
-                let cells = prompts
-                    .iter()
-                    .map(|&prompt| self.cell(prompt, &[], &Ask::Stream(layer)));
-                mean_stream(evaluator.evaluate(&cells.collect::<Vec<Cell>>())?)
+        let mut mean = |prompts: &[usize]| {
+            let of_prompt = |&prompt: &usize| {
+                let layers = self.compared_at.iter();
+                layers.map(move |&layer| self.cell(prompt, &[], &Ask::Output(layer)))
             };
-            of_layers.push([mean(&sides.harmful)?, mean(&sides.harmless)?]);
-        }
-        let alike = of_layers
-            .iter()
-            .map(|[a, b]| Ok(stats::cosine(a, b)?.unwrap_or(1.0)));
-        let alike = alike.collect::<Result<Vec<f64>, StageError>>()?;
-        let mut layers: Vec<usize> = (0..n_layers).collect();
-        layers.sort_by(|&a, &b| alike[a].total_cmp(&alike[b]));
-        layers.truncate(compared_layers(n_layers));
-        layers.sort_unstable();
-        let over = |side: usize| {
-            mean(
-                layers
-                    .iter()
-                    .map(|&layer| of_layers[layer][side].iter().copied()),
-            )
+            let cells: Vec<Cell> = prompts.iter().flat_map(of_prompt).collect();
+            mean_stream(evaluator.evaluate(&cells)?)
         };
         Ok(Compared {
-            harmful: over(0),
-            harmless: over(1),
-            layers,
+            harmful: mean(&sides.harmful)?,
+            harmless: mean(&sides.harmless)?,
         })
     }
 }
 
-/// At how many layers COSMIC compares: `int(0.1 * n_layers)` there, here one at least.
-pub(super) fn compared_layers(n_layers: usize) -> usize {
-    ((n_layers as f64 * COMPARED) as usize).max(1)
+/// Where what a block gives is read: behind the last one the final norm, as in the `hidden_states` of transformers.
+fn output_of(layer: usize, n_layers: usize) -> HookPoint {
+    match layer + 1 == n_layers {
+        true => HookPoint::FinalNormalized,
+        false => HookPoint::block(layer, Site::ResidPost),
+    }
 }
 
 impl Mean {
@@ -365,7 +347,7 @@ impl Mean {
 }
 
 /// The mean of activations, in float64.
-fn mean_stream(values: Vec<Value>) -> Result<Vec<f64>, StageError> {
+pub(super) fn mean_stream(values: Vec<Value>) -> Result<Vec<f64>, StageError> {
     let rows = sweep::activations(values)?;
     Ok(mean(
         rows.iter().map(|row| row.iter().map(|&x| f64::from(x))),

@@ -92,9 +92,9 @@ pub(super) fn of_published(
     judged(table, |(_, verdict)| verdict).frame()
 }
 
-/// A number, where it is one.
+/// A number, where it is one that a table holds.
 fn there(number: f64) -> Option<f64> {
-    (!number.is_nan()).then_some(number)
+    number.is_finite().then_some(number)
 }
 
 fn judged<'r, R>(rows: Rows<'r, R>, of: impl Fn(&'r R) -> &'r Verdict + Copy) -> Rows<'r, R> {

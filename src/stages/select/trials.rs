@@ -5,10 +5,12 @@ use crate::stages::forecast::check_directions;
 use crate::stages::parameters::{self, Count, DirectionStage, Fraction, Model, Names, PromptsName};
 use crate::stages::position::Selection;
 use crate::stages::prelude::*;
+use crate::stages::sweep;
 use crate::stats;
 
+use super::alike::{Alike, compared_layers, makers};
 use super::choice::Method;
-use super::measure::{Lab, Sides, compared_layers};
+use super::measure::{Lab, Sides};
 
 parameters! {
     /// Directions to try, and on what.
@@ -25,9 +27,10 @@ parameters! {
         harmless: Names,
         /// How many prompts of each split at most.
         limit: Option<Count>,
-        /// Whether only those prompts are asked that the unedited model takes as their side says: harmful ones that count by the rule, and
-        /// harmless ones that do not.
-        filter: bool = false,
+        /// Whether only those prompts are asked that the unedited model takes as their side says: harmful ones whose score is above the rule's
+        /// threshold, and harmless ones whose score is below it. As the method's authors do where left out: with `refusal_direction`, and not
+        /// with `cosmic`.
+        filter: Option<bool>,
         /// The share of the prompts that does not choose.
         fraction: Fraction = 0.5,
         /// Which they are.
@@ -74,7 +77,13 @@ impl Trials {
         };
         let unedited = match method {
             Method::RefusalDirection => Cost::default(),
-            Method::Cosmic => Cost::of_cells(product(&[n_layers, both])),
+            Method::Cosmic => {
+                let compared = Cost::of_cells(product(&[compared_layers(n_layers), both]));
+                compared.and(Cost::of_cells(product(&[
+                    n_layers,
+                    self.makers_at_most(inputs),
+                ])))
+            }
         };
         // The unedited scores are asked for where they filter, and where they are compared with.
         edited
@@ -91,6 +100,52 @@ impl Trials {
         parameters::first_indices(prompts, &splits, limit)
     }
 
+    /// How many prompts made the directions, at most.
+    fn makers_at_most(&self, inputs: &Inputs) -> usize {
+        let set = self.set_of_makers(inputs).unwrap_or(&self.prompts.value);
+        inputs.prompts.get(set).map_or(0, |set| set.prompts.len())
+    }
+
+    /// The prompt set that the stage of the directions is about.
+    fn set_of_makers<'i>(&self, inputs: &'i Inputs) -> Option<&'i String> {
+        inputs.forecast(&self.direction)?.prompts.as_ref()
+    }
+
+    /// How alike the sides of the prompts that made the directions are at each layer, and what to say where that cannot be known; then of those that
+    /// choose.
+    ///
+    /// # Errors
+    /// Those of the evaluator.
+    pub(super) fn alike(
+        &self,
+        lab: &Lab<'_>,
+        choosing: &Sides,
+        inputs: &Inputs,
+        evaluator: &mut dyn Evaluate,
+    ) -> Result<(Vec<Alike>, Option<String>), StageError> {
+        let directions = &inputs.stage(&self.direction)?.directions;
+        let sets = self.set_of_makers(inputs).into_iter();
+        let sets = sets.chain([&self.prompts.value]);
+        let mut sets = sets.filter_map(|name| inputs.prompts.get(name));
+        let Some((prompts, sides)) = sets.find_map(|set| Some((set, makers(directions, set)?)))
+        else {
+            let told = format!(
+                "the prompts that made the directions of stage `{}` are not known here; the layers at which activations are compared are those at \
+                 which the prompts that choose are least alike",
+                *self.direction
+            );
+            return Ok((lab.alike(choosing, evaluator)?, Some(told)));
+        };
+        let of_makers = Lab {
+            prompts,
+            tokens: &sweep::tokens_of(lab.model, prompts, &self.settings)?,
+            readings: self.settings.on(lab.model)?,
+            compared_at: Vec::new(),
+            ..*lab
+        };
+        Ok((of_makers.alike(&sides, evaluator)?, None))
+    }
+
     /// The prompts that choose, and those that do not.
     ///
     /// # Errors
@@ -104,19 +159,21 @@ impl Trials {
             harmful: self.of(&self.harmful, lab.prompts),
             harmless: self.of(&self.harmless, lab.prompts),
         };
-        if self.filter {
-            let rule = self.settings.main();
-            let mut kept = |prompts: &[usize], counts: bool| -> Result<Vec<usize>, StageError> {
+        let asked = [&sides.harmful, &sides.harmless].map(Vec::len);
+        let is_filtered = self
+            .filter
+            .unwrap_or(lab.method == Method::RefusalDirection);
+        if is_filtered {
+            let threshold = self.settings.main().threshold;
+            let mut kept = |prompts: &[usize], is_kept: fn(&f64, &f64) -> bool| {
                 let scores = lab.scores(prompts, evaluator)?;
-                let of_side = prompts
-                    .iter()
-                    .zip(scores)
-                    .filter(|(_, score)| rule.counts(*score) == counts);
-                Ok(of_side.map(|(prompt, _)| *prompt).collect())
+                let of_side = prompts.iter().zip(scores);
+                let kept = of_side.filter(|(_, score)| is_kept(score, &threshold));
+                Ok::<_, StageError>(kept.map(|(prompt, _)| *prompt).collect())
             };
             sides = Sides {
-                harmful: kept(&sides.harmful, true)?,
-                harmless: kept(&sides.harmless, false)?,
+                harmful: kept(&sides.harmful, f64::gt)?,
+                harmless: kept(&sides.harmless, f64::lt)?,
             };
         }
         let of_half = |prompts: &[usize], is_held_out: bool| -> Vec<usize> {
@@ -133,8 +190,16 @@ impl Trials {
         for (half, name) in halves.iter().zip(["that chooses", "that is held out"]) {
             for (side, word) in [(&half.harmful, "harmful"), (&half.harmless, "harmless")] {
                 if side.is_empty() {
+                    let left = match is_filtered {
+                        true => format!(
+                            ", which `filter` left of {} and {} (see `filter`, and the score rule that `read` names)",
+                            asked[0], asked[1]
+                        ),
+                        false => String::new(),
+                    };
                     return Err(StageError::Data(format!(
-                        "the half {name} has no {word} prompt: there are {} and {} in both, with `fraction = {}` and `seed = {}`",
+                        "the half {name} has no {word} prompt: there are {} harmful and {} harmless ones in both{left}, with `fraction = {}` and \
+                         `seed = {}`",
                         sides.harmful.len(),
                         sides.harmless.len(),
                         self.fraction.value,
