@@ -17,6 +17,8 @@ pub(crate) struct View {
     pub(super) by_prompt: Option<ByPrompt>,
     /// The tables that are compared with another run's or published ones; the main one's name is empty.
     pub(super) compared: &'static [&'static str],
+    /// Further ones, each of which is compared with that of the same name alone.
+    pub(super) compared_apart: &'static [&'static str],
     /// The tables that answer a study's question first, in this order.
     pub(crate) main_tables: &'static [MainTable],
     /// What a terminal shows of it when its run has ended.
@@ -87,6 +89,7 @@ const TABLES_ONLY: View = View {
     figures: |_, _| Vec::new(),
     by_prompt: None,
     compared: &[],
+    compared_apart: &[],
     main_tables: &[],
     at_end: &[],
     concludes: false,
@@ -108,10 +111,19 @@ pub(crate) fn view(product: Product) -> View {
             compared: &[""],
             main_tables: &[MEANS],
             at_end: &[AtEnd::Columns("means", MEANS_COLUMNS)],
-            concludes: false,
+            ..TABLES_ONLY
         },
-        Product::Activations | Product::Directions | Product::Condition => TABLES_ONLY,
-        Product::Choice | Product::Independence => TABLES_ONLY,
+        Product::Directions | Product::Choice => View {
+            compared: &[""],
+            compared_apart: &["checks", "detection", "geometry"],
+            ..TABLES_ONLY
+        },
+        Product::Condition => View {
+            compared: &[""],
+            compared_apart: &["likeness"],
+            ..TABLES_ONLY
+        },
+        Product::Activations | Product::Independence => TABLES_ONLY,
         Product::Sweep | Product::HeldOutSweep | Product::RandomSweep => SWEEP,
         Product::SweepByType => View {
             figures: sweep_types::figures,

@@ -27,7 +27,7 @@ pub(super) fn agreements(kind: &str, quantity: Quantity, matched: &Matched) -> V
     match quantity {
         Quantity::Score | Quantity::Mean => slopes(kind, matched).into_iter().collect(),
         Quantity::MeanDelta => rankings(kind, matched),
-        Quantity::RefusalRate | Quantity::ScorePatched | Quantity::Delta => Vec::new(),
+        _ => Vec::new(),
     }
 }
 

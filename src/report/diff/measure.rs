@@ -12,39 +12,69 @@ use crate::report::Table;
 use crate::stages::rules::{rate_column, rule_of};
 use crate::stages::{Rows, StageError, groups, read_numbers, read_text};
 
-/// What was measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Quantity {
+macro_rules! quantities {
+    ($($(#[doc = $doc:literal])* $quantity:ident = $name:literal,)+) => {
+        /// What was measured.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub(super) enum Quantity {
+            $($(#[doc = $doc])* $quantity,)+
+        }
+
+        impl Quantity {
+            pub(super) const ALL: &'static [Quantity] = &[$(Quantity::$quantity,)+];
+
+            pub(super) fn name(self) -> &'static str {
+                match self {
+                    $(Quantity::$quantity => $name,)+
+                }
+            }
+        }
+    };
+}
+
+quantities! {
     /// Of a prompt.
-    Score,
-    Mean,
-    RefusalRate,
+    Score = "score",
+    Mean = "mean",
+    RefusalRate = "refusal_rate",
     /// Of a pair, one of which is patched into the other.
-    ScorePatched,
+    ScorePatched = "score_patched",
     /// Of a pair.
-    Delta,
-    MeanDelta,
+    Delta = "delta",
+    MeanDelta = "mean_delta",
+    /// Of a direction, before it was made 1 long.
+    PreNorm = "pre_norm",
+    /// Of a direction that is tried.
+    Bypass = "bypass",
+    Induce = "induce",
+    Kl = "kl",
+    /// Among directions that are tried.
+    Rank = "rank",
+    /// Of a direction or a condition.
+    Auroc = "auroc",
+    /// Of a condition.
+    Threshold = "threshold",
+    Precision = "precision",
+    Recall = "recall",
+    F1 = "f1",
+    /// Of a prompt, to a condition's direction.
+    Likeness = "likeness",
 }
 
 impl Quantity {
-    pub(super) const ALL: [Quantity; 6] = [
-        Quantity::Score,
-        Quantity::Mean,
-        Quantity::RefusalRate,
-        Quantity::ScorePatched,
-        Quantity::Delta,
-        Quantity::MeanDelta,
-    ];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Quantity::Score => "score",
-            Quantity::Mean => "mean",
-            Quantity::RefusalRate => "refusal_rate",
-            Quantity::ScorePatched => "score_patched",
-            Quantity::Delta => "delta",
-            Quantity::MeanDelta => "mean_delta",
-        }
+    /// Whether it is a rate or a cosine, or a threshold of these, and not in logits, nats or the activations' units.
+    pub(super) fn is_a_share(self) -> bool {
+        use Quantity::{Auroc, F1, Likeness, Precision, Recall, RefusalRate, Threshold};
+        let shares = [
+            RefusalRate,
+            Auroc,
+            Threshold,
+            Precision,
+            Recall,
+            F1,
+            Likeness,
+        ];
+        shares.contains(&self)
     }
 
     /// Its column in the table of a score rule.
@@ -66,26 +96,29 @@ impl Quantity {
 }
 
 /// Names of conditions, and the other names that stages' tables give them.
-const CONDITIONS: [(&str, &[&str]); 12] = [
+const CONDITIONS: [(&str, &[&str]); 13] = [
     ("model", &[]),
     ("layer", &[]),
     ("k", &[]),
     ("site", &[]),
     ("seed", &[]),
     ("alpha", &[]),
-    ("set", &["split", "label"]),
+    ("set", &["half", "split", "label"]),
     ("donor", &[]),
     ("recipient", &[]),
     ("direction", &[]),
+    ("position", &[]),
     ("type", &["category"]),
     ("id", &[]),
 ];
 
 /// What a direction is called, which two studies may do as they like: it is asked for only where several act at one place.
 const DIRECTION: usize = 9;
+/// Where in a prompt a direction was read, which is asked for likewise.
+const POSITION: usize = 10;
 /// The places of the last two, which single prompts have and sets have not.
-const TYPE: usize = 10;
-const ID: usize = 11;
+const TYPE: usize = 11;
+const ID: usize = 12;
 
 /// Columns of a frame of measurements beside its conditions.
 const QUANTITY: &str = "quantity";
@@ -147,10 +180,12 @@ impl Measurements {
             values.collect()
         };
         let rule = rule_of(&table.frame);
-        let mut values = BTreeMap::from(Quantity::ALL.map(|q| (q, measured(&q.column(rule)))));
+        let all = Quantity::ALL.iter();
+        let mut values: BTreeMap<Quantity, Vec<Measured>> =
+            all.map(|q| (*q, measured(&q.column(rule)))).collect();
         values.retain(|_, values| !values.is_empty());
         let has_prompts = table.has("id");
-        let of_prompts = Quantity::ALL.into_iter().filter_map(|quantity| {
+        let of_prompts = Quantity::ALL.iter().filter_map(|&quantity| {
             let column = quantity.of_prompts(rule).filter(|_| has_prompts)?;
             let values = measured(column);
             (!values.is_empty()).then_some((quantity, values))
@@ -331,14 +366,17 @@ fn join(
         let left = by_condition(of_left, by, quantity, &left.name);
         left.and_then(|left| Ok((left, by_condition(of_right, by, quantity, &right.name)?)))
     };
-    let mut whatever = by.clone();
-    whatever.retain(|&at| at != DIRECTION);
-    let (by, (of_left, of_right)) = match both_by(&whatever) {
-        Err(_) if by != whatever => {
-            let found = both_by(&by)?;
-            (by, found)
-        }
-        found => (whatever, found?),
+    let without = |names: &[usize]| {
+        let rest = by.iter().copied().filter(|at| !names.contains(at));
+        rest.collect::<Vec<usize>>()
+    };
+    let ways = [without(&[DIRECTION, POSITION]), without(&[DIRECTION])];
+    let first = ways
+        .into_iter()
+        .find_map(|by| Some((both_by(&by).ok()?, by)));
+    let ((of_left, of_right), by) = match first {
+        Some(found) => found,
+        None => (both_by(&by)?, by),
     };
     let by = columns(&by);
     let of_both = of_left.join(&of_right, &by, &by, JoinArgs::new(JoinType::Inner), None);
@@ -404,7 +442,7 @@ fn rows(both: &DataFrame, conditions: &[&str]) -> Result<Vec<MatchedRow>, StageE
 /// A condition's value as both sides would write it: `-10` for `-10.0`, `resid_pre` for `hook_resid_pre`.
 fn normal(name: &str, value: &str) -> String {
     match name {
-        "alpha" | "layer" | "seed" | "k" => value
+        "alpha" | "layer" | "seed" | "k" | "position" => value
             .parse::<f64>()
             .map_or_else(|_| value.to_string(), |number| (number + 0.0).to_string()),
         "site" => value.trim_start_matches("hook_").to_string(),

@@ -23,9 +23,9 @@ use side::Side;
 /// How far apart values may be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tolerances {
-    /// Of scores and their means and differences, in logits.
+    /// Of scores and their means and differences, in logits; of divergences and lengths, too.
     pub score: f64,
-    /// Of refusal rates, 0 to 1.
+    /// Of rates, 0 to 1, and cosines.
     pub rate: f64,
     /// Directions' cosine must be at least this.
     pub cosine: f64,
@@ -45,7 +45,7 @@ pub(crate) struct Parameter {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Row {
     pub(crate) kind: String,
-    /// `score`, `refusal_rate`, `mean`, `score_patched`, `delta`, `mean_delta`, `cosine`.
+    /// The column that it stands in: `score`, `refusal_rate`, `pre_norm`, …; `cosine` of directions.
     pub(crate) quantity: String,
     /// The conditions, `name=value` in words.
     pub(crate) at: String,
@@ -182,7 +182,7 @@ fn compare(
     tolerances: Tolerances,
     difference: &mut Difference,
 ) {
-    for quantity in Quantity::ALL {
+    for &quantity in Quantity::ALL {
         if !left.has(quantity) || !right.has(quantity) {
             continue;
         }
@@ -194,9 +194,9 @@ fn compare(
                 continue;
             }
         };
-        let allowed = match quantity {
-            Quantity::RefusalRate => tolerances.rate,
-            _ => tolerances.score,
+        let allowed = match quantity.is_a_share() {
+            true => tolerances.rate,
+            false => tolerances.score,
         };
         let row = |row: &MatchedRow| {
             let at = matched.conditions.iter().zip(&row.at);

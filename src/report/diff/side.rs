@@ -46,7 +46,15 @@ impl Side {
             ..Side::default()
         };
         for stage in &run.stages {
-            let compared = stage.view().compared.iter().copied();
+            let view = stage.view();
+            for name in view.compared_apart {
+                let found = stage.table(name).map(|table| {
+                    let kind = format!("{} {name}", stage.kind);
+                    Measurements::of(&kind, &file_stem(&stage.name, name), table)
+                });
+                side.measurements.extend(found);
+            }
+            let compared = view.compared.iter().copied();
             let further = stage.tables_by_rule().map(|(name, _)| name);
             let further = further.filter(|name| !name.is_empty());
             let names = compared.chain(further);

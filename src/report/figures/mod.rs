@@ -51,8 +51,11 @@ pub(crate) fn figures(run: &FinishedRun) -> Vec<Figure> {
     figures.map(readable::readable).collect()
 }
 
-/// The figures that a stage's kind draws of its own tables.
+/// The figures that a stage's kind draws of its own tables; none of a stage that has left none, having failed or not run.
 fn of_kind(run: &FinishedRun, stage: &FinishedStage) -> Vec<Figure> {
+    if stage.tables.is_empty() {
+        return Vec::new();
+    }
     let kind = kind_named(&stage.kind).and_then(|kind| kind.figures);
     let drawn = kind.map_or(Ok(Vec::new()), |figures| {
         figures(&stage.name, &run.artifacts(stage))
