@@ -403,4 +403,38 @@ mod tests {
             );
         }
     }
+
+    /// As scikit-learn has them (`tests/golden/make_directions.py`), to the rounding of float32.
+    #[test]
+    fn discriminants_and_regressions_are_those_of_scikit_learn() {
+        const TOLERANCE: f64 = 1e-6;
+        #[derive(serde::Deserialize)]
+        struct Case {
+            a: Vec<Vec<f32>>,
+            b: Vec<Vec<f32>>,
+            lda: Vec<f64>,
+            logistic: Vec<(f64, Vec<f64>)>,
+        }
+        let text = include_str!("../../../tests/golden/directions.json");
+        let cases: Vec<Case> = serde_json::from_str(text).unwrap();
+        assert_eq!(cases.len(), 3);
+        for case in &cases {
+            let near = |how: How, expected: &[f64]| {
+                let (found, _) = how.direction(&case.a, &case.b).unwrap().unwrap();
+                let pairs = found.iter().zip(expected);
+                let off = pairs.map(|(a, b)| (f64::from(*a) - b).abs());
+                let off = off.fold(0.0, f64::max);
+                assert_eq!(found.len(), expected.len());
+                assert!(off < TOLERANCE, "{how:?}: {off}");
+            };
+            near(how(Method::Lda, Centring::Pair), &case.lda);
+            for (penalty, expected) in &case.logistic {
+                let how = How {
+                    penalty: *penalty,
+                    ..how(Method::Logistic, Centring::Pair)
+                };
+                near(how, expected);
+            }
+        }
+    }
 }
