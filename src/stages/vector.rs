@@ -36,7 +36,7 @@ pub(super) static KIND: super::Kind = super::Kind {
     figures: Some(figures),
     ..super::kind::<FromFile>(
         "vector",
-        1,
+        2,
         Product::Directions,
         "directions that another program made, from its file",
         &TOLD,
@@ -72,6 +72,12 @@ const OWN: &[ColumnTold] = &[
         "as activations",
     ),
     ColumnTold::of(
+        "explained_variance",
+        "what CAST's file says in `explained_variances`, where one is there: the share of the variance that the component explains; of CAST's methods \
+         that find no component what it writes in its place (1, or an accuracy)",
+        "0 to 1",
+    ),
+    ColumnTold::of(
         "resid_norm",
         "mean norm of the activations of `prompts` there, at their last token; blank where none are given",
         "as activations",
@@ -91,7 +97,7 @@ static TOLD: Told = Told {
         TableTold::of(
             "",
             "a row for each vector",
-            "model direction layer site position file tensor made_for length pre_norm resid_norm",
+            "model direction layer site position file tensor made_for length explained_variance? pre_norm resid_norm",
         )
         .but(OWN),
         told::COSINES,
@@ -412,7 +418,7 @@ impl FromFile {
         let said: Vec<&str> = said.into_iter().flatten().map(String::as_str).collect();
         let (file, said) = (self.file.name(), said.join(", "));
         let rows: Vec<(&Placed, &Direction)> = fitted.placed.iter().zip(directions).collect();
-        Rows::of(&rows)
+        let mut table = Rows::of(&rows)
             .text("model", |(_, d)| &d.model)
             .text("direction", |(_, d)| &d.label)
             .integer("layer", |(_, d)| d.layer as i64)
@@ -421,7 +427,15 @@ impl FromFile {
             .text("file", |_| &file)
             .text("tensor", |(placed, _)| &placed.tensor)
             .text("made_for", |_| &said)
-            .number("length", |(placed, _)| placed.length)
+            .number("length", |(placed, _)| placed.length);
+        if fitted
+            .placed
+            .iter()
+            .any(|placed| placed.explained.is_some())
+        {
+            table = table.number("explained_variance", |(placed, _)| placed.explained);
+        }
+        table
             .number("pre_norm", |(_, d)| d.pre_norm)
             .number("resid_norm", |(_, d)| d.resid_norm)
             .frame()

@@ -176,6 +176,9 @@ fn a_direction_steers_alike_whatever_file_it_comes_back_in() {
         [row.text("direction"), row.text("layer"), row.text("site")],
         ["refusal", "1", "resid_post"]
     );
+    assert_eq!(row.number("explained_variance"), 0.4);
+    let control = std::fs::read_to_string(run.file(&bench, "tables/control.csv")).unwrap();
+    assert!(!control.contains("explained_variance"), "{control}");
     let direction = run.table(&bench, "direction").with(&[("layer", "2")]);
     let norm = direction.only().number("resid_norm");
     assert!(

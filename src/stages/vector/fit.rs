@@ -18,6 +18,8 @@ pub(super) struct Placed {
     /// In the file.
     pub(super) length: f64,
     pub(super) tensor: String,
+    /// The share of the variance that it explains, as the file says.
+    pub(super) explained: Option<f64>,
 }
 
 /// A vector at a layer and site.
@@ -59,6 +61,7 @@ impl Asked<'_> {
                     unit,
                     length,
                     tensor: vector.tensor.clone(),
+                    explained: vector.explained,
                 }),
                 Err(problem) => {
                     problems.push(format!("`{}` of `{}` {problem}", vector.tensor, self.file))
@@ -271,6 +274,7 @@ mod tests {
             tensor: "v".to_string(),
             values,
             was: None,
+            explained: None,
         }
     }
 

@@ -77,6 +77,8 @@ pub(super) struct Vector {
     pub(super) values: Vec<f64>,
     /// The length that it had before it was made 1, where the file says it.
     pub(super) was: Option<f64>,
+    /// The share of the variance that it explains, where the file says it.
+    pub(super) explained: Option<f64>,
 }
 
 /// Reads a file of these bytes; of several tensors the one named.
@@ -125,6 +127,7 @@ fn control_vector(bytes: &[u8]) -> Result<Read, String> {
             tensor: format!("direction.{block}"),
             values: values.into_iter().map(f64::from).collect(),
             was: None,
+            explained: None,
         };
         (block, vector)
     };
@@ -146,6 +149,9 @@ struct Svec {
     model_type: Option<String>,
     /// By the number of the layer at whose output it was read.
     directions: BTreeMap<String, Vec<f64>>,
+    /// Likewise.
+    #[serde(default)]
+    explained_variances: BTreeMap<String, Option<f64>>,
 }
 
 fn cast(bytes: &[u8]) -> Result<Read, String> {
@@ -156,14 +162,22 @@ fn cast(bytes: &[u8]) -> Result<Read, String> {
     };
     let text = std::str::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8".to_string()))?;
     let read: Svec = json::read(text).map_err(wrong)?;
+    let block_of = |key: &str| {
+        let block = key.parse::<usize>();
+        block.map_err(|_| wrong(format!("`{}` is no layer", quoted(key))))
+    };
+    let mut explained = BTreeMap::new();
+    for (key, share) in &read.explained_variances {
+        explained.insert(block_of(key)?, *share);
+    }
     let mut by_block = Vec::new();
     for (key, values) in read.directions {
-        let block = key.parse::<usize>();
-        let block = block.map_err(|_| wrong(format!("`{}` is no layer", quoted(&key))))?;
+        let block = block_of(&key)?;
         let vector = Vector {
             tensor: key,
             values,
             was: None,
+            explained: explained.get(&block).copied().flatten(),
         };
         by_block.push((block, vector));
     }
@@ -231,6 +245,7 @@ fn stored(bytes: &[u8], wanted: Option<&str>) -> Result<Read, String> {
         },
         values: values.to_vec(),
         was,
+        explained: None,
     };
     let vectors = match view.shape() {
         [_] | [1, _] => Vectors::One {
@@ -415,12 +430,18 @@ mod tests {
         };
         let blocks: Vec<usize> = by_block.iter().map(|(block, _)| *block).collect();
         assert_eq!((blocks, by), (vec![2, 10], Writer::Cast));
+        let explained: Vec<Option<f64>> = by_block.iter().map(|(_, v)| v.explained).collect();
+        assert_eq!(explained, [Some(0.1), Some(0.3)]);
         for (text, told) in [
             (r#"{"directions": {"a": [1]}}"#, "`a` is no layer"),
             (r#"{"directions": {"1": [1], "01": [1]}}"#, "twice"),
             (r#"{"directions": {"1": [1], "1": [2]}}"#, "twice"),
             (r#"{"directions": {}}"#, "no directions"),
             (r#"{"directions": {"1": [NaN]}}"#, "not as expected"),
+            (
+                r#"{"directions": {"1": [1]}, "explained_variances": {"b": 1}}"#,
+                "`b` is no layer",
+            ),
         ] {
             let problem = read(text.as_bytes(), None).unwrap_err();
             assert!(problem.contains(told), "{problem}");
