@@ -201,7 +201,8 @@ struct Description {
     layer: usize,
     #[serde(serialize_with = "short_name", deserialize_with = "site")]
     site: Site,
-    position: i64,
+    #[serde(deserialize_with = "Option::deserialize")]
+    position: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     token: Option<String>,
     /// It is in the safetensors file, as what edits that move a mean need.
@@ -353,8 +354,9 @@ fn record_of_direction(
     let seed = direction.seed.map(|seed| format!(".seed{seed}"));
     let (layer, site) = (direction.layer, direction.site.short_name());
     let position = match direction.position {
-        -1 => String::new(),
-        position => format!(".position{position}"),
+        Some(-1) => String::new(),
+        Some(position) => format!(".position{position}"),
+        None => ".mean".to_string(),
     };
     let stem = format!("layer{layer}.{site}{position}{}", seed.unwrap_or_default());
     let record = |suffix: &str, bytes: &[u8]| -> Result<ArtifactRecord, StageError> {

@@ -18,6 +18,7 @@ mod method;
 mod sample;
 mod select;
 mod tables;
+mod taken;
 
 use std::collections::HashMap;
 
@@ -29,14 +30,12 @@ use crate::stats;
 use super::field_types::OnlyIfTrue;
 use super::forecast::directions_of;
 use super::parameters::{self, Model, PromptsName};
-use super::position::Position;
 use super::prelude::*;
-use super::sweep;
 use super::table;
 
 pub(crate) use affine::Affine;
 pub(crate) use extract::Direction;
-pub(super) use extract::{Groups, Places, Recipe};
+pub(super) use extract::{Groups, Places, Recipe, place_told};
 pub(super) use figures::figures;
 pub(super) use findings::findings;
 pub(super) use groups::{Named, Way, tell_misplaced};
@@ -46,6 +45,7 @@ pub(super) use select::changed;
 use select::{Chosen, Members};
 use tables::shuffled;
 pub(super) use tables::{cosines, describe, members, members_of};
+use taken::Taken;
 
 pub(super) static KIND: Kind = Kind {
     figures: Some(figures),
@@ -132,7 +132,7 @@ static TOLD: Told = Told {
         (`select = \"top_bottom\"`), or those above a threshold and the rest (`\"threshold\"`); or groups that the study names, for which no \
         scores are needed: splits (`\"splits\"`, `a = \"harmful\"`, `b = \"harmless\"`), values of a column of the prompt file \
         (`\"column\"`), labels of a table (`\"labels\"`); `h` is the activation at (layer, site, \
-        position), means are accumulated in float64, and `v` is kept with norm 1 and the norm that it had as `pre_norm`. `layer = [10, \
+        position), or its mean over all tokens of the prompt (`position = \"mean\"`), means are accumulated in float64, and `v` is kept with norm 1 and the norm that it had as `pre_norm`. `layer = [10, \
         14]` makes two directions, one a layer. The labels of A and B shuffled, and the same computed again, are the negative control in \
         `shuffled`. Instead of the difference of means `method` makes of A and B the first principal component (`\"pca\"`; its sign is that \
         of most pairs), the weights of a logistic regression (`\"logistic\"`), linear discriminant analysis (`\"lda\"`: `Σ⁻¹(μ_A − μ_B)`, with Σ \
@@ -199,8 +199,8 @@ parameters! {
         /// Site of the activations.
         site: Site = "resid_pre",
         /// Which tokens the activations are taken at: an index, counted from the end below 0, a word, a window, a list of these. Of several each has
-        /// a direction of its own at each layer.
-        position: Position = -1,
+        /// a direction of its own at each layer. `"mean"` is the mean over all tokens of a prompt, those of the template among them.
+        position: Taken = -1,
         /// Whether the means of A and B, and what LEACE reads, are kept with the directions, for `mode = "ace"` and `"leace"`.
         affine: OnlyIfTrue = false,
         how: Made,
@@ -227,7 +227,7 @@ impl Stage for Extract {
     fn check(&self, inputs: &Inputs, problems: &mut Problems) {
         let model = std::slice::from_ref(&*self.model);
         inputs.check_layers(&self.layer, model, problems);
-        self.position.check_of_prompt(problems);
+        self.position.check(problems);
         self.members.check(self, inputs, problems);
         if self.affine.0 && !self.how.is_difference() {
             problems
@@ -251,8 +251,7 @@ impl Stage for Extract {
             scores,
         } = self.members.choose(self, prompts, inputs)?;
         let layers = parameters::layers(&self.layer, model.config().n_layers);
-        let chat = &self.settings.chat;
-        let places = Places::of(&self.position, model, chat)?.ok_or_else(|| self.no_places())?;
+        let places = self.position.places(model, &self.settings)?;
         let recipe = Recipe {
             model,
             prompts,
@@ -271,7 +270,7 @@ impl Stage for Extract {
         let (directions, without) = recipe.directions(&groups, &activations, scores.as_ref())?;
         let mut found: Vec<String> = overlap.into_iter().collect();
         found.extend(recipe.left_out(&without));
-        found.extend(sweep::findings(&self.position, &[model], &self.settings)?);
+        found.extend(self.position.findings(model, &self.settings)?);
         found.extend(findings(&directions));
         let mut tables = vec![
             (String::new(), describe(&directions)?),
@@ -317,17 +316,8 @@ impl Extract {
     /// How many places the position stands for, on the model; 1 where that is not known.
     fn count_places(&self, inputs: &Inputs) -> usize {
         let model = inputs.models.get(&self.model.value);
-        let places = model.map(|m| Places::of(&self.position, m, &self.settings.chat));
-        let places = places.and_then(Result::ok).flatten();
+        let places = model.and_then(|m| self.position.places(m, &self.settings).ok());
         places.map_or(1, |places| places.count())
-    }
-
-    fn no_places(&self) -> StageError {
-        StageError::Data(format!(
-            "a direction is made at single tokens, which `{}` does not name in prompts of different length; name them from one end: an index, a \
-             window such as `\"-5..\"`, `\"instruction_end\"`, `\"post_instruction\"`",
-            *self.position
-        ))
     }
 }
 

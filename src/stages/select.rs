@@ -338,7 +338,8 @@ impl Select {
         let all: Vec<Trial> = directions.iter().map(Trial::of).collect();
         let (measured, unedited) = lab.measure(&all, &train, evaluator)?;
         let candidate = |(direction, measured): (&Direction, &Measured)| Candidate {
-            position: direction.position,
+            // The mean over a prompt comes before any of its tokens.
+            position: direction.position.unwrap_or(i64::MIN),
             layer: direction.layer,
             bypass: measured.bypass.mean,
             induce: measured.induce.mean,

@@ -297,7 +297,7 @@ impl Stage for FromFile {
             fingerprint: model.fingerprint.to_hex().to_string(),
             layer: placed.layer,
             site: placed.site,
-            position: self.position,
+            position: Some(self.position),
             token: None,
             vector: Arc::new(Vector::new(placed.unit.clone())),
             pre_norm: match self.length {

@@ -100,6 +100,90 @@ fn the_arrays_are_what_a_direction_is_made_of_to_the_bit() {
     assert!(numbers.iter().all(|number| number.is_finite()));
 }
 
+/// A direction of means over prompts is made of the means of what single tokens have, and so is what a condition holds against it.
+#[test]
+fn a_mean_over_a_prompt_is_that_of_its_tokens() {
+    let bench = bench();
+    let stages = r#"
+[stages.direction]
+model = "inst"
+prompts = "main"
+select = "splits"
+a = "harmful"
+b = "edge"
+layer = [1, 2]
+position = "mean"
+geometry = true
+held_out = 0.5
+[stages.activations]
+model = "inst"
+prompts = "main"
+layer = 2
+position = "all"
+[stages.condition]
+model = "inst"
+prompts = "main"
+direction = "direction"
+open = "harmful"
+closed = "edge"
+"#;
+    let run = bench.run(&format!("{HEAD}{stages}")).ok();
+    let bytes_of_file = bytes(&bench, &run, FILE);
+    let file = SafeTensors::deserialize(&bytes_of_file).unwrap();
+    let name = "inst.blocks.2.hook_resid_pre";
+    let width = file.tensor(name).unwrap().shape()[1];
+    let numbers = floats(&file, name);
+    let table = run.table(&bench, "activations");
+    let of_prompt = |id: &str| {
+        let rows = table.with(&[("id", id)]).numbers("row");
+        assert!(rows.len() > 5);
+        let rows: Vec<usize> = rows.into_iter().map(|row| row as usize).collect();
+        means(&numbers, width, &rows)
+    };
+    let members = run.table(&bench, "direction.members");
+    let of_group = |group: &str| {
+        let ids = members.with(&[("group", group), ("layer", "2")]);
+        let all: Vec<Vec<f64>> = ids.0.iter().map(|row| of_prompt(row.text("id"))).collect();
+        assert!(all.len() > 1);
+        let mean =
+            |column: usize| all.iter().map(|row| row[column]).sum::<f64>() / all.len() as f64;
+        (0..width).map(mean).collect::<Vec<f64>>()
+    };
+    let (a, b) = (of_group("top"), of_group("bottom"));
+    let difference: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+    let length = difference.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let found = run.direction(&bench, "direction.layer2.resid_pre.mean");
+    // A mean is rounded to float32 once.
+    for (found, expected) in found.iter().zip(&difference) {
+        assert!((f64::from(*found) - expected / length).abs() < 1e-6);
+    }
+    let told = run.table(&bench, "direction").with(&[("layer", "2")]);
+    assert!((told.only().number("pre_norm") / length - 1.0).abs() < 1e-6);
+    assert_eq!(
+        [told.only().text("position"), told.only().text("token")],
+        ["", ""]
+    );
+    for further in ["detection", "geometry"] {
+        let table = run.table(&bench, &format!("direction.{further}"));
+        assert_eq!(table.0.len(), 2, "{further}");
+    }
+    // The same numbers are what the condition goes by.
+    let chosen = run.table(&bench, "condition.chosen");
+    assert_eq!(chosen.only().text("over"), "mean");
+    if chosen.only().text("layer") == "2" {
+        for row in &run.table(&bench, "condition.likeness").0 {
+            let h = of_prompt(row.text("id"));
+            let along: f64 = h.iter().zip(&found).map(|(x, v)| x * f64::from(*v)).sum();
+            let cosine = along / h.iter().map(|x| x * x).sum::<f64>().sqrt();
+            assert!((row.number("likeness") - cosine).abs() < 1e-5);
+        }
+    }
+    assert_eq!(
+        bench.run(&format!("{HEAD}{stages}")).ok().all_computed(),
+        []
+    );
+}
+
 #[test]
 fn tables_and_metadata_say_what_everything_in_the_file_is() {
     let bench = bench();

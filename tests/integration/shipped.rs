@@ -75,6 +75,8 @@ fn the_studies_run_on_smollm2() {
             &[
                 ("condition", 5),
                 ("condition.likeness", 16),
+                ("component", 5),
+                ("cast", 5),
                 ("steer", 3 * 16),
                 ("thresholds", 5 * 16),
                 ("random", 3 * 16),

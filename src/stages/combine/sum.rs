@@ -7,7 +7,7 @@ use polars::prelude::DataFrame;
 use crate::model::{Site, Vector};
 use crate::spec::Layers;
 use crate::stages::action::orthonormal;
-use crate::stages::direction::Direction;
+use crate::stages::direction::{Direction, place_told};
 use crate::stages::table::Rows;
 use crate::stages::vector::Length;
 use crate::stages::{StageError, distinct};
@@ -174,18 +174,18 @@ impl Source {
             _ => of_seed.copied(),
         };
         let wanted = format!(
-            "layer {}, `{}`, position {}",
+            "layer {}, `{}`, {}",
             with.layer,
             with.site.short_name(),
-            with.position
+            place_told(with.position)
         );
         let Some(found) = found else {
             let there = self.directions.iter().map(|d| {
                 format!(
-                    "layer {}, `{}`, position {}",
+                    "layer {}, `{}`, {}",
                     d.layer,
                     d.site.short_name(),
-                    d.position
+                    place_told(d.position)
                 )
             });
             let there = distinct(there).join("; ");
@@ -209,7 +209,7 @@ impl Source {
 }
 
 /// Where a direction is: what a block gives is what the next one is given.
-fn place(direction: &Direction) -> (usize, Site, i64) {
+fn place(direction: &Direction) -> (usize, Site, Option<i64>) {
     match direction.site {
         Site::ResidPost => (direction.layer + 1, Site::ResidPre, direction.position),
         site => (direction.layer, site, direction.position),

@@ -67,11 +67,7 @@ impl Detection<'_> {
             .text("direction", |(_, row)| &row.direction.label)
             .text("method", |_| self.how.method.name())
             .integer("layer", |(_, row)| row.direction.layer as i64);
-        if self
-            .directions
-            .iter()
-            .any(|direction| direction.token.is_some())
-        {
+        if self.directions.iter().any(Direction::is_placed) {
             table = table
                 .integer("position", |(_, row)| row.direction.position)
                 .text("token", |(_, row)| {

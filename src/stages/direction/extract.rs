@@ -14,6 +14,14 @@ use super::Scored;
 use super::affine::Affine;
 use super::method::How;
 
+/// A position as it is told: the number, or the mean over the prompt's tokens.
+pub(in crate::stages) fn place_told(position: Option<i64>) -> String {
+    match position {
+        Some(position) => format!("position {position}"),
+        None => "over all tokens".to_string(),
+    }
+}
+
 /// A direction in the residual stream and where it came from.
 #[derive(Clone, Debug)]
 pub(crate) struct Direction {
@@ -27,8 +35,8 @@ pub(crate) struct Direction {
     pub(crate) fingerprint: String,
     pub(crate) layer: usize,
     pub(crate) site: Site,
-    /// Position of the activations, counted from the end of the prompt below 0, otherwise from its start.
-    pub(crate) position: i64,
+    /// Position of the activations, counted from the end of the prompt below 0, otherwise from its start; of none the mean over its tokens.
+    pub(crate) position: Option<i64>,
     /// The token there, as the vocabulary spells it, where the stage names other places than the last token and all members have the same.
     pub(crate) token: Option<String>,
     /// Unit vector, `[d_model]`, float32.
@@ -48,6 +56,13 @@ pub(crate) struct Direction {
     pub(crate) bottom_scores: Option<(f64, f64)>,
     /// Texts of A and B: they decide which prompts count as having built the direction.
     pub(crate) builders: Arc<HashSet<String>>,
+}
+
+impl Direction {
+    /// Whether it is of another place than the last token, which need not be told.
+    pub(in crate::stages) fn is_placed(&self) -> bool {
+        self.token.is_some() || self.position.is_none()
+    }
 }
 
 /// Two groups of prompts, by index into a prompt set.
@@ -75,11 +90,11 @@ pub(in crate::stages) struct Recipe<'a> {
     pub(crate) settings: &'a Settings,
 }
 
-/// The single tokens at which a stage takes activations.
+/// The single tokens at which a stage takes activations, or the mean over all of them.
 pub(in crate::stages) struct Places {
-    /// Counted from the end below 0.
-    places: Vec<i64>,
-    /// How each is resolved in a prompt.
+    /// Counted from the end below 0; none is the mean.
+    places: Vec<Option<i64>>,
+    /// How each is resolved in a prompt; the mean has all tokens.
     selections: Vec<Selection>,
     /// Single tokens ask for nothing of it.
     layout: Layout,
@@ -112,10 +127,20 @@ impl Places {
         }
     }
 
+    /// The mean over all tokens of a prompt.
+    pub(in crate::stages) fn mean() -> Self {
+        Places {
+            places: vec![None],
+            selections: vec![Selection::all()],
+            layout: Layout::none(),
+            is_last: false,
+        }
+    }
+
     /// These, counted from the end below 0.
     pub(in crate::stages) fn at(places: &[i64]) -> Self {
         Places {
-            places: places.to_vec(),
+            places: places.iter().copied().map(Some).collect(),
             selections: places
                 .iter()
                 .map(|place| Selection::index(*place))
@@ -149,12 +174,13 @@ impl Places {
 }
 
 /// The layer and the position at which there is no direction.
-pub(in crate::stages) type Without = (usize, i64);
+pub(in crate::stages) type Without = (usize, Option<i64>);
 
 /// Activations of A and B at one layer and place: `[prompt][d_model]`, float32.
 pub(in crate::stages) struct Activations {
     pub(super) layer: usize,
-    pub(super) position: i64,
+    /// None of a mean over the prompt's tokens.
+    pub(super) position: Option<i64>,
     pub(super) token: Option<String>,
     pub(super) top: Vec<Vec<f32>>,
     pub(super) bottom: Vec<Vec<f32>>,
@@ -179,12 +205,21 @@ impl Recipe<'_> {
                 positions.push(found.first());
             }
             let of_members = members.iter().map(|&index| &tokens[index]);
-            let token = self.token(of_members.zip(&positions));
+            let token = match position {
+                Some(_) => self.token(of_members.zip(&positions)),
+                None => None,
+            };
             for &layer in self.layers {
                 at.push((*position, token.clone(), layer));
-                for (&index, &position) in members.iter().zip(&positions) {
+                for (&index, &first) in members.iter().zip(&positions) {
                     let hook = HookPoint::block(layer, self.site);
-                    let readout = Readout::Activation { hook, position };
+                    let readout = match position {
+                        Some(_) => Readout::Activation {
+                            hook,
+                            position: first,
+                        },
+                        None => Readout::Mean { hook },
+                    };
                     let (model, n_layers) = (self.model.fingerprint, self.model.config().n_layers);
                     let tokens = Arc::clone(&tokens[index]);
                     cells.push(Cell::new(model, tokens, vec![], readout, n_layers));
@@ -220,10 +255,10 @@ impl Recipe<'_> {
     }
 
     /// What the directions at a place are called: where there are several, by their place, too.
-    fn label(&self, position: i64) -> String {
-        match self.places.are_one() {
-            true => self.label.clone(),
-            false => format!("{}_at_{position}", self.label),
+    fn label(&self, position: Option<i64>) -> String {
+        match position.filter(|_| !self.places.are_one()) {
+            None => self.label.clone(),
+            Some(position) => format!("{}_at_{position}", self.label),
         }
     }
 
@@ -304,10 +339,11 @@ impl Recipe<'_> {
                 _ => ("s", "are"),
             };
             format!(
-                "layer{s} {} {is} left out: at `{}`, position {position}, the mean activations of the two groups are the same there, so there is no \
+                "layer{s} {} {is} left out: at `{}`, {}, the mean activations of the two groups are the same there, so there is no \
                  direction (nothing tells prompts apart at a token that all of them have, before attention has read the others)",
                 numbers.join(", "),
                 self.site.short_name(),
+                place_told(position),
             )
         });
         told.collect()

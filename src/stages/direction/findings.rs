@@ -1,6 +1,7 @@
 //! Directions that are directions by name only.
 
 use super::Direction;
+use super::extract::place_told;
 
 /// Groups whose means differ by less than this share of the activations' mean length hardly differ: real directions have some hundredths of it
 /// or more, the rounding of float32 a ten-millionth, and α moves the stream along whatever is in between.
@@ -39,8 +40,8 @@ pub(in crate::stages) fn findings(directions: &[Direction]) -> Vec<String> {
 
 fn place(direction: &Direction) -> String {
     let seed = direction.seed.map(|seed| format!(", seed {seed}"));
-    let is_told = direction.token.is_some();
-    let position = is_told.then(|| format!(", position {}", direction.position));
+    let is_told = direction.is_placed();
+    let position = is_told.then(|| format!(", {}", place_told(direction.position)));
     let more = [seed, position].into_iter().flatten();
     format!("layer {}{}", direction.layer, more.collect::<String>())
 }
@@ -79,7 +80,7 @@ mod tests {
             fingerprint: String::new(),
             layer,
             site: Site::ResidPre,
-            position: -1,
+            position: Some(-1),
             token: None,
             affine: None,
             vector: Arc::new(Vector::new(vector.to_vec())),

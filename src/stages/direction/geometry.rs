@@ -39,7 +39,7 @@ pub(super) fn table(
         .text("direction", |row| &row.direction.label)
         .integer("layer", |row| row.direction.layer as i64)
         .text("site", |row| row.direction.site.short_name());
-    if directions.iter().any(|direction| direction.token.is_some()) {
+    if directions.iter().any(Direction::is_placed) {
         table = table
             .integer("position", |row| row.direction.position)
             .text("token", |row| {

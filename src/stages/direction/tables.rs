@@ -45,7 +45,7 @@ fn token_of(direction: &Direction) -> &str {
 
 /// Whether the stage names other places than the last token.
 fn are_placed(directions: &[Direction]) -> bool {
-    directions.iter().any(|direction| direction.token.is_some())
+    directions.iter().any(Direction::is_placed)
 }
 
 /// The prompts behind each direction; of directions of several places those of the first.
