@@ -47,6 +47,7 @@ harmless = "edge"
 read = "odds"
 max_kl = 1000
 min_induce = -1000
+filter = false
 fraction = 0.2
 random = 0
 "#;

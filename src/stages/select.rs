@@ -337,24 +337,12 @@ impl Select {
         lab.compared_at = compared.map(|at| at.layer).collect();
         let all: Vec<Trial> = directions.iter().map(Trial::of).collect();
         let (measured, unedited) = lab.measure(&all, &train, evaluator)?;
-        let candidate = |(direction, measured): (&Direction, &Measured)| Candidate {
-            // The mean over a prompt comes before any of its tokens.
-            position: direction.position.unwrap_or(i64::MIN),
-            layer: direction.layer,
-            bypass: measured.bypass.mean,
-            induce: measured.induce.mean,
-            kl: measured.kl.mean,
-        };
         let candidates: Vec<Candidate> = directions.iter().zip(&measured).map(candidate).collect();
         let n_layers = model.config().n_layers;
         let verdicts = verdicts(&candidates, self.method, &self.bounds(), n_layers);
         let chosen = choice::first(&verdicts)?;
         let direction = &directions[chosen];
-        let mut tried = vec![Trial::of(direction)];
-        for seed in 0..trials.random as u64 {
-            let vector = random_unit_vector(seed, model.config().d_model)?;
-            tried.push(tried[0].instead(vector));
-        }
+        let tried = beside_random(direction, trials.random, model.config().d_model)?;
         let (on_others, unedited_others) = lab.measure(&tried, &held_out, evaluator)?;
         let checks = [
             Check::of(
@@ -397,4 +385,27 @@ impl Select {
             ..Output::default()
         })
     }
+}
+
+fn candidate((direction, measured): (&Direction, &Measured)) -> Candidate {
+    Candidate {
+        // The mean over a prompt comes before any of its tokens.
+        position: direction.position.unwrap_or(i64::MIN),
+        layer: direction.layer,
+        bypass: measured.bypass.mean,
+        induce: measured.induce.mean,
+        kl: measured.kl.mean,
+    }
+}
+
+/// A direction, and so many random ones in its place.
+fn beside_random(
+    direction: &Direction,
+    count: usize,
+    d_model: usize,
+) -> Result<Vec<Trial>, StageError> {
+    let own = Trial::of(direction);
+    let random = (0..count as u64).map(|seed| Ok(own.instead(random_unit_vector(seed, d_model)?)));
+    let random = random.collect::<Result<Vec<Trial>, StageError>>()?;
+    Ok([own].into_iter().chain(random).collect())
 }
