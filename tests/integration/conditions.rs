@@ -153,6 +153,27 @@ fn the_planted_condition_is_found() {
 }
 
 #[test]
+fn conditions_are_compared_between_runs() {
+    let (bench, run) = study();
+    let folder = run.json["run_dir"].as_str().unwrap();
+    let said = bench.dial(&["diff", folder, folder, "--format", "json"]);
+    let told: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let compared = told["difference"]["comparisons"].as_array().unwrap();
+    let of = |kind: &str, quantity: &str| {
+        let found = compared
+            .iter()
+            .find(|c| c["kind"] == kind && c["quantity"] == quantity);
+        let found = found.unwrap_or_else(|| panic!("no {kind} {quantity} in {compared:?}"));
+        found["matched"].as_u64().unwrap()
+    };
+    let likely = table("condition.likeness").0.len() as u64;
+    assert_eq!(of("condition likeness", "likeness"), likely);
+    for quantity in ["threshold", "f1", "precision", "recall", "auroc"] {
+        assert_eq!(of("condition", quantity), 3, "{quantity}");
+    }
+}
+
+#[test]
 fn each_row_is_the_edited_one_or_the_unedited_one() {
     let (found, none) = (table("found"), table("none"));
     let plain = |id: &str, alpha: &str| {

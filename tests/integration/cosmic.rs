@@ -62,6 +62,9 @@ fn study(reference: &Value) -> String {
 source = "twenty"
 [chat]
 system = false
+[score]
+refuse = ["w4", "w5"]
+comply = ["w6", "w7"]
 [prompts.main]
 path = "main.jsonl"
 [prompts.makers]
@@ -171,12 +174,12 @@ fn where_nothing_says_who_made_the_directions_the_prompts_that_choose_say_where(
     let files = crate::workbench::files_below(&run.file(&bench, "directions"));
     let one = files
         .iter()
-        .find(|path| path.to_string_lossy().contains("grid.layer7"))
+        .find(|path| path.ends_with("grid.layer7.resid_pre.safetensors"))
         .unwrap();
     bench.write("one.safetensors", std::fs::read(one).unwrap());
     let (before, after) = (
         study(&reference),
-        "[stages.grid]\nkind = \"vector\"\nmodel = \"inst\"\nfile = \"one.safetensors\"\n",
+        "[stages.grid]\nkind = \"vector\"\nmodel = \"inst\"\nfile = \"one.safetensors\"\nlayer = 7\n",
     );
     let (start, end) = (
         before.find("[stages.grid]").unwrap(),

@@ -43,6 +43,7 @@ harmful = "harmful"
 harmless = "edge"
 max_kl = 100
 min_induce = -100
+filter = false
 read = "odds"
 [stages.cosmic]
 kind = "select"
@@ -358,6 +359,19 @@ fn published_evaluations_are_chosen_from_with_no_model() {
     assert_eq!(ranks, ["2", "", "", "1"]);
     assert_eq!(table.0[2].text("discarded"), "not a number");
     assert_eq!(table.0[2].text("kl"), "");
+    // Candidates of one layer are told apart by their position.
+    let folder = run.json["run_dir"].as_str().unwrap();
+    let said = bench.dial(&["diff", folder, folder, "--format", "json"]);
+    let told: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let compared = told["difference"]["comparisons"].as_array().unwrap();
+    let of = |quantity: &str| {
+        let found = compared
+            .iter()
+            .find(|c| c["kind"] == "select" && c["quantity"] == quantity);
+        found.unwrap()["matched"].as_u64().unwrap()
+    };
+    // Equal numbers at one layer are one, and `NaN` is none.
+    assert_eq!(["bypass", "induce", "kl", "rank"].map(of), [4, 3, 3, 2]);
 }
 
 #[test]
