@@ -257,10 +257,10 @@ fn prompts_are_filtered_by_their_scores_where_the_rule_is_of_scores() {
     assert_eq!(asked(only), [40, 40]);
     assert_eq!(asked(&only.replace("filter = false\n", "")), kept);
     let with_a_threshold = only
-        .replace("filter = false\n", "read = \"high\"\n")
+        .replace("filter = false\n", "read = \"strict\"\n")
         .replace(
             "[score.odds]",
-            "[score.high]\nkind = \"first_token\"\nthreshold = 1000\nyes = \"I\"\nno = \"Sure\"\n[score.odds]",
+            "[score.strict]\nkind = \"first_token\"\nthreshold = 1000\nyes = \"I\"\nno = \"Sure\"\n[score.odds]",
         );
     let failed = bench.run(&with_a_threshold).said;
     let told = "the half that chooses has no harmful prompt: there are 0 harmful and 40 harmless ones in both, which `filter` left of 40 and 40";
