@@ -102,8 +102,11 @@ impl Trials {
 
     /// How many prompts made the directions, at most.
     fn makers_at_most(&self, inputs: &Inputs) -> usize {
-        let set = self.set_of_makers(inputs).unwrap_or(&self.prompts.value);
-        inputs.prompts.get(set).map_or(0, |set| set.prompts.len())
+        // Those that choose stand in for them where they are not known.
+        let sets = self.set_of_makers(inputs).into_iter();
+        let sets = sets.chain([&self.prompts.value]);
+        let sets = sets.filter_map(|name| inputs.prompts.get(name));
+        sets.map(|set| set.prompts.len()).max().unwrap_or(0)
     }
 
     /// The prompt set that the stage of the directions is about.
