@@ -45,7 +45,7 @@ parameters! {
 parameters! {
     /// An entry of `[prompts]`.
     pub(super) struct PromptsEntry {
-        /// The file of the prompts: JSON Lines, a JSON array of objects, CSV, TSV or Parquet, as its name ends. The path starts from the folder of the file it is written in.
+        /// The file of the prompts: JSON Lines, a JSON array of objects or of texts, CSV, TSV, text with a prompt on each line or Parquet, as its name ends. The path starts from the folder of the file it is written in.
         path: ByContent<Spanned<PathBuf>>,
         /// What the fields of a prompt are called in the file, where that is not as usual.
         columns: Option<ByContent<Table<ColumnsEntry>>>,

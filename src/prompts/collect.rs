@@ -58,6 +58,10 @@ pub(super) struct Collector {
     pub(super) is_marked: bool,
     /// The fields without a meaning that hold what is no JSON number.
     without_number: Vec<String>,
+    /// Whether the next row is a text alone, to which an id is given.
+    is_text_alone: bool,
+    /// Whether it was said what to do where a file has no field of prompts.
+    is_hinted: bool,
     /// Which of the columns that are said were in a row at least.
     seen: [bool; 4],
 }
@@ -109,14 +113,19 @@ impl Collector {
         if std::mem::take(&mut self.is_marked) && !self.has_numbers(line, &mut fields, names) {
             return;
         }
+        let is_there = |name: &String| fields.get(name).is_some_and(|value| !value.is_null());
+        let without_text = match names[1].iter().any(is_there) {
+            true => String::new(),
+            false => self.without_text(&fields),
+        };
         let [id, text, split, category] =
             names.each_ref().map(|names| take_first(&mut fields, names));
-        let gets_id = id.is_none() && self.columns.makes_ids();
+        let gets_id = id.is_none() && (self.columns.makes_ids() || self.is_text_alone);
         let id = match gets_id {
             true => Some(String::new()),
             false => self.id(line, &names[0], id),
         };
-        let text = self.text(line, &names[1], text);
+        let text = self.text(line, &names[1], text, &without_text);
         let split = self.group(line, split, self.columns.split.is_some());
         let split = split.map(|split| match split.is_empty() {
             true => DEFAULT_SPLIT.to_owned(),
@@ -166,10 +175,57 @@ impl Collector {
         Some(id)
     }
 
-    fn text(&mut self, line: usize, names: &[String], found: Found<'_>) -> Option<String> {
+    /// Checks a prompt that is its text and nothing else.
+    pub(super) fn add_text(&mut self, line: usize, text: &str, names: &Names) {
+        if let Rows::Labels = self.rows {
+            let found = quoted(text);
+            let message = format!("found {found}; expected a row with an `id` and a `label`");
+            return self.report(line, message);
+        }
+        let name = names[1].iter().take(1).cloned();
+        let fields = name.map(|name| (name, Value::from(text))).collect();
+        self.is_text_alone = true;
+        self.add(line, fields, names);
+        self.is_text_alone = false;
+    }
+
+    /// What there is in a row without a text, and once, as long as no row had one, what to do about it.
+    fn without_text(&mut self, fields: &Map<String, Value>) -> String {
+        let found: Vec<&String> = fields.keys().collect();
+        let found = match found.is_empty() {
+            true => String::new(),
+            false => format!(
+                " (fields found, separated by commas: {})",
+                quoted_list(&found)
+            ),
+        };
+        let is_hinted = std::mem::replace(&mut self.is_hinted, true);
+        match is_hinted || !self.prompts.is_empty() {
+            true => found,
+            false => found + self.hint(),
+        }
+    }
+
+    /// What to do where a file has no field of prompts.
+    pub(super) fn hint(&self) -> &'static str {
+        match (self.rows, &self.columns.prompt) {
+            (Rows::Prompts, None) => {
+                "; where it has another name, say in the prompt set `columns = { prompt = \"…\" }`"
+            }
+            _ => "",
+        }
+    }
+
+    fn text(
+        &mut self,
+        line: usize,
+        names: &[String],
+        found: Found<'_>,
+        without: &str,
+    ) -> Option<String> {
         let Some((name, value)) = found else {
             let (name, names) = (quoted(names.first()?), quoted_list(names));
-            let message = format!("missing {name}; expected a text under one of {names}");
+            let message = format!("missing {name}; expected a text under one of {names}{without}");
             self.report(line, message);
             return None;
         };

@@ -11,6 +11,8 @@ use super::{Columns, Prompt, PromptErrors, PromptSet, read_rows, reader_for};
 #[derive(Clone, Debug)]
 pub(crate) struct Labels {
     by_id: HashMap<String, String>,
+    /// What a reader should know of how the file was read.
+    pub(crate) notes: Vec<String>,
 }
 
 impl Labels {
@@ -22,7 +24,7 @@ impl Labels {
     pub(crate) fn read(path: &Path, content: &[u8], set: &PromptSet) -> Result<Self, PromptErrors> {
         let collector = Collector::of(Rows::Labels, &Columns::default());
         let found = read_rows(content, reader_for(path)?, collector);
-        let (rows, mut problems) = (found.prompts, found.problems);
+        let (rows, mut problems, notes) = (found.prompts, found.problems, found.notes);
         if rows.is_empty() && problems.is_empty() {
             let message = "no labels in the file; expected rows with an `id` and a `label`";
             return Err(PromptErrors::whole_file(path, message.to_owned()));
@@ -42,6 +44,7 @@ impl Labels {
         match problems.is_empty() {
             true => Ok(Labels {
                 by_id: rows.into_iter().map(|row| (row.id, row.text)).collect(),
+                notes,
             }),
             false => Err(PromptErrors {
                 path: path.to_owned(),
@@ -81,6 +84,18 @@ mod tests {
             found
         );
         assert_eq!(read("l.jsonl", "{\"id\": 1, \"label\": \"x y\"}"), found);
+    }
+
+    #[test]
+    fn how_the_file_was_read_is_said_as_of_prompts() {
+        let read = |content: &[u8]| Labels::read(Path::new("l.csv"), content, &set()).unwrap();
+        assert!(read(b"id,label\n1,x\n").notes.is_empty());
+        let wide = "\u{feff}id;label\n1;x\n".encode_utf16();
+        let wide: Vec<u8> = wide.flat_map(u16::to_be_bytes).collect();
+        let labels = read(&wide);
+        assert_eq!(labels.of(&set())[0].as_deref(), Some("x"));
+        assert!(labels.notes[0].contains("UTF-16 (big-endian)"));
+        assert!(labels.notes[1].contains("semicolons"));
     }
 
     #[test]

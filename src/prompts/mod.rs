@@ -4,7 +4,7 @@
 //! ever reaches a model. A set is either whole and sound or an error that lists all that is wrong with the file, so that no study
 //! runs on the part of a file that happened to be readable.
 //!
-//! - `read_jsonl`, `read_json`, `read_csv` and `read_parquet`: a reader for each format; it sees syntax and columns.
+//! - `read_jsonl`, `read_json`, `read_csv`, `read_lines` and `read_parquet`: a reader for each format; it sees syntax and columns.
 //! - `json_text`: JSON as others write it.
 //! - `encoding`: files that are not UTF-8.
 //! - `columns`: the names that a study says the fields have in its file.
@@ -25,6 +25,7 @@ mod labels;
 mod read_csv;
 mod read_json;
 mod read_jsonl;
+mod read_lines;
 mod read_parquet;
 
 use std::collections::HashSet;
@@ -89,8 +90,8 @@ impl PromptSet {
         Self::load_as(path, &Columns::default())
     }
 
-    /// Reads and checks a file; the extension tells the format (`.jsonl` or `.ndjson`, `.json` for an array of objects, `.csv`, `.tsv`,
-    /// `.parquet`). A byte order mark is passed over; that of UTF-16 is followed.
+    /// Reads and checks a file; the extension tells the format (`.jsonl` or `.ndjson`, `.json` for an array of objects or of texts, `.csv`,
+    /// `.tsv`, `.txt` for a prompt on each line, `.parquet`). A byte order mark is passed over; that of UTF-16 is followed.
     ///
     /// JSON and Parquet: the id is `id`, `prompt_id` or `uid`, the text `prompt` or `text` (the first that is there and not null), then
     /// `split` and `category`. CSV: the same names for id and text; the split is `label` or `split`, the category `type` or
@@ -257,11 +258,12 @@ fn reader_for(path: &Path) -> Result<Reader, PromptErrors> {
         "json" => Ok(Reader::Text(read_json::read)),
         "csv" => Ok(Reader::Text(read_csv::read)),
         "tsv" => Ok(Reader::Text(read_csv::read_tsv)),
+        "txt" => Ok(Reader::Text(read_lines::read)),
         "parquet" => Ok(Reader::Parquet),
         _ => {
             let extension = error::quoted(&extension);
             let message = format!(
-                "unknown prompt format {extension}; expected a file name that ends in `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet`"
+                "unknown prompt format {extension}; expected a file name that ends in `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.txt` or `.parquet`"
             );
             Err(PromptErrors::whole_file(path, message))
         }

@@ -138,14 +138,16 @@ impl Header {
         let mut names = collector.names(NAMES);
         let is_said = collector.columns.said().map(|(_, said)| said.is_some());
         let is_needed = [!collector.columns.makes_ids(), true, is_said[2], is_said[3]];
-        for (wanted, _) in names
+        let hints = ["", collector.hint(), "", ""];
+        for ((wanted, _), hint) in names
             .iter_mut()
             .zip(is_needed)
-            .filter(|(_, needed)| *needed)
+            .zip(hints)
+            .filter(|((_, needed), _)| *needed)
         {
             if !columns.iter().any(|name| wanted.contains(name)) {
                 let message = format!(
-                    "the header has no column {}; expected one of {} (columns found, separated by commas: {})",
+                    "the header has no column {}; expected one of {} (columns found, separated by commas: {}){hint}",
                     quoted(wanted.first().map_or("", |name| name)),
                     quoted_list(wanted),
                     quoted_list(&columns)
@@ -303,7 +305,7 @@ mod tests {
         assert_problems(
             "id,question\n1,a\n1,b\n",
             &[
-                "p.csv:1: the header has no column `prompt`; expected one of `prompt`, `text` (columns found, separated by commas: `id`, `question`)",
+                "p.csv:1: the header has no column `prompt`; expected one of `prompt`, `text` (columns found, separated by commas: `id`, `question`); where it has another name, say in the prompt set `columns = { prompt = \"…\" }`",
                 "p.csv:3: duplicate `id` `1`, first used in line 2; ",
             ],
         );

@@ -1,4 +1,4 @@
-//! JSON: one array of objects.
+//! JSON: one array of objects, or of texts.
 
 use super::collect::Collector;
 use super::error::quoted;
@@ -59,7 +59,18 @@ pub(super) fn read(content: &[u8], collector: &mut Collector) {
             let column = Some(place.before + 1);
             return collector.report_at(place.line, column, message.to_string());
         };
-        read_object(place, text[at..at + length].trim_end(), &names, collector);
+        match text[at..at + length].trim_end() {
+            "" => {
+                let message = match end {
+                    ']' => {
+                        "a comma before the end of the array, with no element behind it; take the comma out"
+                    }
+                    _ => "a comma with no element before it; take the comma out",
+                };
+                collector.report_at(place.line, Some(place.before + 1), message.to_string());
+            }
+            element => read_object(place, element, &names, collector),
+        }
         at += length + 1;
         if end == ']' {
             break;
@@ -130,6 +141,18 @@ mod tests {
     }
 
     #[test]
+    fn texts_alone_get_ids_that_stay_with_them() {
+        let set = read("[\"a\", \"b, ]\",\n \"a\"]").unwrap();
+        let texts: Vec<&str> = set.prompts.iter().map(|p| p.text.as_str()).collect();
+        assert_eq!(texts, ["a", "b, ]", "a"]);
+        let ids =
+            |set: &PromptSet| -> Vec<String> { set.prompts.iter().map(|p| p.id.clone()).collect() };
+        let all = ids(&set);
+        assert_eq!(all[2], format!("{}-2", all[0]));
+        assert_eq!(ids(&read("[\"b, ]\"]").unwrap()), all[1..2]);
+    }
+
+    #[test]
     fn problems_have_their_places() {
         for (text, starts) in [
             ("", &["p.json: no prompts in the file; "][..]),
@@ -143,8 +166,17 @@ mod tests {
                 &["p.json:3: found `3`; expected a JSON object"],
             ),
             (
+                "[\n{\"id\": 1, \"prompt\": \"a\"},\n\"b\"]",
+                &["p.json:3: missing `id`, which other prompts of the file have"],
+            ),
+            ("[\"a\",\n\" \"]", &["p.json:2: empty `prompt`"]),
+            (
                 "[\n{\"id\": 1, \"prompt\": \"a\"},\n]",
-                &["p.json:3:1: bad JSON: EOF"],
+                &["p.json:3:1: a comma before the end of the array"],
+            ),
+            (
+                "[,{\"id\": 1, \"prompt\": \"a\"}]",
+                &["p.json:1:2: a comma with no element before it"],
             ),
             (
                 "[\n{\"id\": 1, \"prompt\": \"a\"}",

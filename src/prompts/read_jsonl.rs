@@ -87,13 +87,12 @@ pub(super) fn read_object(place: Place, text: &str, names: &Names, collector: &m
 }
 
 fn add_object(place: Place, text: &str, value: Value, names: &Names, collector: &mut Collector) {
-    let Value::Object(object) = value else {
-        let found = quoted(&value.to_string());
-        let message = format!(
-            "found {found}; expected a JSON object such as {}",
-            example(names)
-        );
-        return collector.report(place.line, message);
+    let object = match value {
+        Value::Object(object) => object,
+        Value::String(text) if place.in_array => {
+            return collector.add_text(place.line, &text, names);
+        }
+        other => return report_no_object(place, &other, names, collector),
     };
     // Readers differ in which of two values they take. In sound JSON, line breaks stand between its parts alone.
     match json::key_given_twice(&text.replace('\n', " ")) {
@@ -107,6 +106,15 @@ fn add_object(place: Place, text: &str, value: Value, names: &Names, collector: 
             collector.report_at(line, Some(column), message);
         }
     }
+}
+
+fn report_no_object(place: Place, found: &Value, names: &Names, collector: &mut Collector) {
+    let found = quoted(&found.to_string());
+    let message = format!(
+        "found {found}; expected a JSON object such as {}",
+        example(names)
+    );
+    collector.report(place.line, message);
 }
 
 fn report_bad_json(

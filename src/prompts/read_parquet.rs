@@ -68,7 +68,9 @@ fn read_columns(content: &[u8], read: Vec<String>, left: &[String], collector: &
     let problems_before = collector.problems.len();
     let is_said = collector.columns.said().map(|(_, said)| said.is_some());
     let is_needed = [!collector.columns.makes_ids(), true, is_said[2], is_said[3]];
-    for (wanted, _) in names.iter().zip(is_needed).filter(|(_, needed)| *needed) {
+    let hints = ["", collector.hint(), "", ""];
+    let needed = names.iter().zip(is_needed).zip(hints);
+    for ((wanted, _), hint) in needed.filter(|((_, needed), _)| *needed) {
         if let Some(name) = wanted.iter().find(|name| left.contains(name)) {
             let name = quoted(name);
             collector.report_file(format!(
@@ -76,7 +78,7 @@ fn read_columns(content: &[u8], read: Vec<String>, left: &[String], collector: &
             ));
         } else if !wanted.iter().any(|name| read.contains(name)) {
             collector.report_file(format!(
-                "there is no column {}; expected one of {} (columns found, separated by commas: {})",
+                "there is no column {}; expected one of {} (columns found, separated by commas: {}){hint}",
                 quoted(wanted.first().map_or("", |name| name)),
                 quoted_list(wanted),
                 quoted_list(&read)

@@ -79,14 +79,15 @@ fn the_extension_tells_the_format() {
         "a.csv",
         "a.CSV",
         "a.tsv",
+        "a.txt",
         "a.parquet",
     ] {
         assert!(reader_for(Path::new(name)).is_ok(), "{name}");
     }
-    for (name, extension) in [("a.txt", "`txt`"), ("a", "``")] {
+    for (name, extension) in [("a.doc", "`doc`"), ("a", "``")] {
         let errors = PromptSet::load(Path::new(name)).unwrap_err().to_string();
         let expected = format!(
-            "{name}: unknown prompt format {extension}; expected a file name that ends in `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet`"
+            "{name}: unknown prompt format {extension}; expected a file name that ends in `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.txt` or `.parquet`"
         );
         assert_eq!(errors, expected);
     }

@@ -378,14 +378,14 @@ fn a_table_of_labels_that_does_not_fit_is_told_line_by_line() {
     13 | b = "maybe"
        |     ^^^^^^^ there are `yes`, `no` among 44 prompts
     "#);
-    assert_snapshot!(direction("labels.txt", "edge-01 yes\n"), @r#"
+    assert_snapshot!(direction("labels.doc", "edge-01 yes\n"), @r#"
     error: labels of `main` cannot be used
       --> study.toml:11:10
        |
-    11 | labels = "labels.txt"
+    11 | labels = "labels.doc"
        |          ^^^^^^^^^^^^
        |
-       = note: labels.txt: unknown prompt format `txt`; expected a file name that ends in `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet`
+       = note: labels.doc: unknown prompt format `doc`; expected a file name that ends in `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.txt` or `.parquet`
     "#);
     let study = format!("{DIRECTION}{}", labels.replace("labels.csv", "absent.csv"));
     assert_snapshot!(refusal(&bench, &study), @r#"

@@ -129,3 +129,47 @@ fn what_is_wrong_is_told_with_its_place() {
         "{told}"
     );
 }
+
+#[test]
+fn texts_alone_are_prompts_line_by_line_or_in_an_array() {
+    let bench = Workbench::new(&[]);
+    bench.write("p.txt", "calm1 calm2\n\n  harm1 harm2 \r\n");
+    let run = bench.run(&study("p.txt", "")).ok();
+    assert_eq!(run.computed("score"), 2);
+    bench.write("p.json", "[\"calm1 calm2\",\n \"harm1 harm2\"]");
+    let run = bench.run(&study("p.json", "")).ok();
+    assert_eq!(run.status("score"), "cached");
+}
+
+#[test]
+fn a_file_with_other_names_is_told_how_to_say_them() {
+    let bench = Workbench::new(&[]);
+    let hint = "say in the prompt set `columns = { prompt = \"…\" }`";
+    for (name, content, found) in [
+        ("p.csv", "goal,target\na,b\n", "`goal`, `target`"),
+        (
+            "p.jsonl",
+            "{\"id\": 1, \"goal\": \"a\"}\n{\"id\": 2, \"goal\": \"b\"}\n",
+            "`goal`",
+        ),
+        (
+            "p.json",
+            "[{\"goal\": \"a\", \"target\": \"b\"}]",
+            "`goal`, `target`",
+        ),
+    ] {
+        bench.write(name, content);
+        let said = bench.refusal(&study(name, ""));
+        let told = said
+            .message(2)
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        assert!(told.contains(found), "{name}: {told}");
+        assert_eq!(told.matches(hint).count(), 1, "{name}: {told}");
+        // Where the study has said one, it is that which is wrong.
+        let said = bench.refusal(&study(name, "columns.prompt = \"gaol\""));
+        let told = said.message(2);
+        assert!(!told.contains("columns = {"), "{name}: {told}");
+    }
+}

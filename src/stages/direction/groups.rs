@@ -126,8 +126,8 @@ impl Named {
         groups
     }
 
-    /// All prompts of A and of B in file order, and what to say of prompts that are in both; none, with the problems told, where a group
-    /// cannot be made out.
+    /// All prompts of A and of B in file order, and what to say of prompts that are in both and of how a table of labels was read; none,
+    /// with the problems told, where a group cannot be made out.
     pub(in crate::stages) fn groups(
         &self,
         set: &Name,
@@ -136,7 +136,7 @@ impl Named {
         problems: &mut Problems,
     ) -> Option<(Groups, Option<String>)> {
         let prompts = inputs.prompts.get(&set.value)?;
-        let values = self.values(set, prompts, inputs, problems)?;
+        let (values, notes) = self.values(set, prompts, inputs, problems)?;
         let [a, b] = [&self.a, &self.b].map(|names| {
             let is_all_there = self.check_names(names, (set, prompts), &values, problems);
             let is_in = |value: &Option<String>| {
@@ -154,14 +154,17 @@ impl Named {
             let mut others = self.b.values();
             others.any(|other| *other == name.value)
         });
-        let finding = self.overlap(&groups, prompts);
+        let overlap = self.overlap(&groups, prompts);
         for name in shared.filter(|_| !allow_overlap) {
             problems
                 .error_at(&name.at, format!("`{name}` is in `a` and in `b`"))
                 .label("its prompts would be in both groups")
                 .help("take it out of one of them, or set `allow_overlap = true` to record this and go on");
         }
-        (finding.is_none() || allow_overlap).then_some((groups, finding))
+        let is_good = overlap.is_none() || allow_overlap;
+        let told: Vec<String> = notes.into_iter().chain(overlap).collect();
+        let finding = (!told.is_empty()).then(|| told.join("; "));
+        is_good.then_some((groups, finding))
     }
 
     /// What to say of prompts that are in both groups.
@@ -179,20 +182,20 @@ impl Named {
         })
     }
 
-    /// What each prompt has of what the groups go by; none, which is told, where nothing says it.
+    /// What each prompt has of what the groups go by, and what to say of the file that says it; none, which is told, where nothing does.
     fn values(
         &self,
         set: &Name,
         prompts: &PromptSet,
         inputs: &Inputs,
         problems: &mut Problems,
-    ) -> Option<Vec<Option<String>>> {
+    ) -> Option<(Vec<Option<String>>, Vec<String>)> {
         match &self.by {
-            Naming::Splits => Some(prompts.column("split")),
+            Naming::Splits => Some((prompts.column("split"), Vec::new())),
             Naming::Column(name) => {
                 let values = prompts.column(&name.value);
                 if values.iter().any(Option::is_some) {
-                    return Some(values);
+                    return Some((values, Vec::new()));
                 }
                 let (columns, message) = (
                     prompts.columns(),
@@ -207,7 +210,11 @@ impl Named {
             Naming::Labels(file) => {
                 let content = inputs.files.get(&file.value)?;
                 match Labels::read(&file.value, &content.bytes, prompts) {
-                    Ok(labels) => Some(labels.of(prompts)),
+                    Ok(labels) => {
+                        let notes = labels.notes.iter();
+                        let notes = notes.map(|note| format!("the table of labels: {note}"));
+                        Some((labels.of(prompts), notes.collect()))
+                    }
                     Err(errors) => {
                         let message = format!("labels of `{set}` cannot be used");
                         problems

@@ -33,7 +33,7 @@ fn everything_that_is_wrong_with_jsonl() {
       = note: bad.jsonl:2: duplicate `id` `a`, first used in line 1; give each prompt an id of its own
               bad.jsonl:3: missing `id`; give each prompt one of `id`, `prompt_id`, `uid`
               bad.jsonl:4: empty `prompt`; write a text or remove the prompt
-              bad.jsonl:5: missing `prompt`; expected a text under one of `prompt`, `text`
+              bad.jsonl:5: missing `prompt`; expected a text under one of `prompt`, `text` (fields found, separated by commas: `id`)
               bad.jsonl:6: wrong type of `split`: `6`; expected a string
               bad.jsonl:7:28: bad JSON: EOF while parsing a string; each line must be one object such as `{"id": "e1", "prompt": "…"}`
     "#);
@@ -62,7 +62,7 @@ fn a_csv_without_its_columns() {
       |        ^^^^^^^^^
       |
       = note: bad.csv:1: the header has no column `id`; expected one of `id`, `prompt_id`, `uid` (columns found, separated by commas: `number`, `question`)
-              bad.csv:1: the header has no column `prompt`; expected one of `prompt`, `text` (columns found, separated by commas: `number`, `question`)
+              bad.csv:1: the header has no column `prompt`; expected one of `prompt`, `text` (columns found, separated by commas: `number`, `question`); where it has another name, say in the prompt set `columns = { prompt = "…" }`
     "#);
 }
 
@@ -77,14 +77,14 @@ fn no_prompts_an_unknown_format_and_no_file() {
       |
       = note: empty.jsonl: no prompts in the file; expected at least one with an `id` and a `prompt`
     "#);
-    assert_snapshot!(refusal("bad.txt", "why?"), @r#"
+    assert_snapshot!(refusal("bad.doc", "why?"), @r#"
     error: prompt set `main` cannot be used
      --> study.toml:4:8
       |
-    4 | path = "bad.txt"
+    4 | path = "bad.doc"
       |        ^^^^^^^^^
       |
-      = note: bad.txt: unknown prompt format `txt`; expected a file name that ends in `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet`
+      = note: bad.doc: unknown prompt format `doc`; expected a file name that ends in `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.txt` or `.parquet`
     "#);
     assert_snapshot!(bench().refusal(&STUDY.replace("main.jsonl", "nowhere.jsonl")).message(2), @r#"
     error: prompt set `main` cannot be used
