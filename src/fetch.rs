@@ -288,8 +288,18 @@ impl Client {
     ) -> Result<Vec<u8>, FetchError> {
         let mut bytes = Vec::new();
         let answer = self.get(address, None)?;
-        if let Some(total) = answer.extent()?.total {
-            progress.expect(total.min(most_bytes));
+        if answer.is_page() {
+            let message = "a web page arrived in its place".to_string();
+            return Err(FetchError::Wrong(message));
+        }
+        match answer.extent()?.total {
+            Some(total) if total > most_bytes => {
+                return Err(FetchError::Wrong(format!(
+                    "the server sends {total} bytes, expected {most_bytes} at most"
+                )));
+            }
+            Some(total) => progress.expect(total),
+            None => {}
         }
         answer.read(most_bytes, |part| {
             bytes.extend_from_slice(part);

@@ -1,28 +1,17 @@
-//! `dial data fetch`: public prompt sets from their public homes, with a pinned checksum. Nothing of others is bundled.
+//! `dial data`: public prompt sets from their public homes, each known by its content. Nothing of others is bundled.
+
+mod fetch;
+mod list;
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Subcommand};
 
-use crate::cache::write_atomically;
-use crate::fetch::{Address, Client, FetchError, Patience, Progress, sha256};
 use crate::files;
+use crate::prompts::{PublicFile, PublicSet, SETS, is_noncommercial};
 
-use super::{Failure, shown, tell};
-
-/// Where the files of XSTest v2 are served: `{HOST}/{PLACE}`.
-const HOST: &str = "https://raw.githubusercontent.com";
-/// Repository, commit and file.
-const PLACE: &str =
-    "paul-rottger/xstest/475f10bf0a3d6a9dfb174b6de1a38afbfdff98a5/xstest_prompts.csv";
-const FILE: &str = "xstest_prompts.csv";
-/// Lower-case hexadecimal.
-const SHA256: &str = "11783fb294ed017473ee53c207d71f2161c7672c8d0b037501e78387f801cb5a";
-/// Who made it, under which licence.
-const NOTICE: &str = "XSTest v2: 450 prompts. Röttger, Kirk, Vidgen, Attanasio, Bianchi, Hovy: \"XSTest: A Test Suite for Identifying Exaggerated Safety\nBehaviours in Large Language Models\", NAACL 2024. https://github.com/paul-rottger/xstest\nLicence: Creative Commons Attribution 4.0 International (CC BY 4.0), https://creativecommons.org/licenses/by/4.0/\n";
-
-/// Larger answers are not the file.
-const LARGEST: u64 = 16 << 20;
+use super::{Failure, Format};
 
 #[derive(Args)]
 pub(super) struct DataArguments {
@@ -32,81 +21,53 @@ pub(super) struct DataArguments {
 
 #[derive(Subcommand)]
 enum DataCommand {
-    /// Fetch a public prompt set; its checksum is checked, and its licence put beside it.
+    /// List the public prompt sets that are known: how large each is, under which licence, where it is from, and whether it is here.
+    List(ListArguments),
+    /// Fetch a public prompt set: its checksum and its number of prompts are checked, its licence is put beside it, and what to write into a
+    /// study goes to stdout.
     Fetch(FetchArguments),
 }
 
 #[derive(Args)]
+struct ListArguments {
+    /// How the result is written to stdout.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Args)]
 struct FetchArguments {
-    /// The set.
-    #[arg(value_enum)]
-    set: SetName,
+    /// The set, as `dial data list` names it.
+    #[arg(value_parser = PossibleValuesParser::new(SETS.iter().map(|set| set.name)), hide_possible_values = true)]
+    set: String,
     /// The folder to put it in [default: data/<set>].
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum SetName {
-    /// XSTest v2: 450 prompts, CC BY 4.0.
-    Xstest,
-}
-
 pub(super) fn data(arguments: &DataArguments) -> Result<(), Failure> {
-    let DataCommand::Fetch(FetchArguments {
-        set: SetName::Xstest,
-        to,
-    }) = &arguments.command;
-    let folder = to.as_deref().unwrap_or(Path::new("data/xstest"));
-    let path = folder.join(FILE);
-    let is_there = files::read(&path, LARGEST).is_ok_and(|bytes| sha256(&bytes) == SHA256);
-    if is_there {
-        tell(&format!(
-            "{} is there already, and is the file it should be",
-            shown(&path)
-        ));
-        return Ok(());
+    match &arguments.command {
+        DataCommand::List(arguments) => list::list(arguments.format),
+        DataCommand::Fetch(arguments) => fetch::fetch(&arguments.set, arguments.to.as_deref()),
     }
-    let address = address();
-    let bytes = fetch_bytes(&address).map_err(|why| {
-        Failure::Failed(format!(
-            "`xstest` was not fetched: {why}\n\
-             get {address}\n\
-             from a machine with a network and put it at {}; its sha256 is {SHA256}",
-            shown(&path)
-        ))
-    })?;
-    let notice = folder.join("LICENCE.txt");
-    for (path, bytes) in [(&notice, NOTICE.as_bytes()), (&path, &bytes[..])] {
-        write_atomically(path, bytes)?;
-    }
-    tell(NOTICE.trim_end());
-    tell(&format!(
-        "wrote {}; name it in a study as the `path` of a prompt set",
-        shown(&path)
-    ));
-    Ok(())
 }
 
-/// The file's address; `DIAL_DATA_HOST` names a mirror that serves the same paths.
-fn address() -> String {
-    let mirror = std::env::var("DIAL_DATA_HOST").ok();
-    let host = mirror.filter(|host| !host.is_empty());
-    let host = host.as_deref().unwrap_or(HOST).trim_end_matches('/');
-    format!("{host}/{PLACE}")
+/// The folder that a set is put in where none is said.
+fn usual_folder(set: &PublicSet) -> PathBuf {
+    Path::new("data").join(set.name)
 }
 
-/// The file at the address, once it has the checksum that it should have.
-fn fetch_bytes(address: &str) -> Result<Vec<u8>, String> {
-    let parsed = Address::parse(address)?;
-    let client = Client::new(Patience::default(), None);
-    let mut progress = Progress::new(address, None);
-    let fetched = client.patiently(|| {
-        let bytes = client.bytes(&parsed, LARGEST, &mut progress)?;
-        match sha256(&bytes) {
-            found if found == SHA256 => Ok(bytes),
-            found => Err(FetchError::Wrong(format!("it has the checksum {found}"))),
-        }
-    });
-    fetched.map_err(|error| error.to_string())
+/// Whether a folder has a file, whole.
+fn is_there(folder: &Path, file: &PublicFile) -> bool {
+    let content = files::read(&folder.join(file.name()), file.size.most_bytes());
+    content.is_ok_and(|content| file.is_of(&content))
+}
+
+/// The licence of a set, with what to know of it.
+fn licence(set: &PublicSet) -> String {
+    let name = set.licence.name.unwrap_or("not stated");
+    match set.licence.name.is_some_and(is_noncommercial) {
+        true => format!("{name}, non-commercial"),
+        false => name.to_string(),
+    }
 }

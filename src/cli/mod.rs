@@ -81,7 +81,7 @@ enum Command {
     Verify(verify::VerifyArguments),
     /// Make a folder of such a file, in which its study is cached and goes on.
     Unpack(unpack::UnpackArguments),
-    /// Fetch public prompt sets from their homes.
+    /// List public prompt sets, and fetch them from their homes.
     Data(data::DataArguments),
     /// Look at libtorch, devices, disks, the hub and the cache: what would keep a run from working.
     Doctor(cache::Place),

@@ -218,6 +218,12 @@ pub(crate) struct Prompts {
     pub(crate) content: String,
     /// How many prompts are in each split.
     pub(crate) splits: BTreeMap<String, u64>,
+    /// The licence that they are under: what the study says, or what is known of a public set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) licence: Option<String>,
+    /// The name of the public set that the file is of, where it is known as one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) known_as: Option<String>,
 }
 
 impl Manifest {

@@ -55,7 +55,7 @@ pub(crate) use checkpoint::NoMemory;
 #[cfg(test)]
 pub(crate) use checkpoint::tests::write_any_model;
 pub(crate) use checkpoint::{
-    ControlVector, FileStamp, HubAnswer, HubHealth, Memory, RECORDED_FILES, config_of,
+    ControlVector, FileStamp, HubAnswer, HubHealth, Memory, RECORDED_FILES, config_of, hub_data_set,
 };
 pub use checkpoint::{locate, locate_without_fetching};
 pub(crate) use config::Dtype;

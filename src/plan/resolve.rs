@@ -503,7 +503,8 @@ fn findings(study: &Study, inputs: &Inputs) -> Vec<String> {
         all.extend(findings.map(|finding| format!("model `{name}`: {finding}")));
     }
     for (name, set) in &inputs.prompts {
-        let findings = set.findings().into_iter();
+        let of_licence = set.licence_findings(study.said_licence(name));
+        let findings = set.findings().into_iter().chain(of_licence);
         all.extend(findings.map(|finding| format!("prompt set `{name}`: {finding}")));
     }
     all.extend(chat::findings(study, inputs));

@@ -51,7 +51,7 @@ parameters! {
         columns: Option<ByContent<Table<ColumnsEntry>>>,
         /// Prompts are drawn out of a file of XSTest's form: unsafe ones become `harmful`, safe ones `edge`.
         draw: Option<ByContent<Table<DrawEntry>>>,
-        /// The licence of the prompts: an SPDX identifier such as `CC-BY-4.0`, or the address of its text.
+        /// The licence of the prompts: an SPDX identifier such as `CC-BY-4.0`, or the address of its text. That of a file of `dial data list` is known where none is said.
         licence: Option<Unkeyed<String>>,
         /// Whether its texts may be shared; where not, `dial export` leaves them out, and all that models wrote after them.
         share: Unkeyed<bool> = true,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::model::{Chat, Dtype};
-use crate::prompts::{Columns, Draw};
+use crate::prompts::{Columns, Draw, PromptSet};
 use crate::spec::{
     Decode, Document, Fields, Key, Location, Node, Problems, Spanned, choice, suggest,
 };
@@ -185,6 +185,15 @@ impl Study {
             stages: sort(stages, problems),
             document: document.clone(),
         })
+    }
+
+    /// The licence of a prompt set: what the file says, or what is known of the set's own file.
+    pub(crate) fn licence_of<'l>(&'l self, name: &str, set: &PromptSet) -> Option<&'l str> {
+        set.licence(self.said_licence(name))
+    }
+
+    pub(super) fn said_licence(&self, set: &str) -> Option<&str> {
+        self.prompts.get(set)?.licence.as_deref()
     }
 
     /// The paths that its file holds: the fields that lead to each, and what is meant.

@@ -84,6 +84,7 @@ impl PromptSet {
         Ok(PromptSet {
             prompts,
             notes: self.notes.clone(),
+            public: self.public,
         })
     }
 
@@ -171,6 +172,7 @@ mod tests {
         };
         PromptSet {
             notes: Vec::new(),
+            public: None,
             prompts: (0..30).map(prompt).collect(),
         }
     }

@@ -12,6 +12,7 @@
 //! - `labels`: a table that says of prompts which group each is in.
 //! - `findings`: what a reader should know of a sound set.
 //! - `draw`: a set drawn out of a larger one.
+//! - `public`: sets that others have published.
 //! - `error`: problems and how they are told.
 
 mod collect;
@@ -22,6 +23,7 @@ mod error;
 mod findings;
 mod json_text;
 mod labels;
+mod public;
 mod read_csv;
 mod read_json;
 mod read_jsonl;
@@ -40,6 +42,9 @@ pub(crate) use draw::{Draw, ORIGIN};
 pub(crate) use error::PromptErrors;
 pub(crate) use json_text::{no_number, with_marks};
 pub(crate) use labels::Labels;
+#[cfg(test)]
+pub(crate) use public::Licence;
+pub(crate) use public::{Home, PublicFile, PublicSet, SETS, Size, is_noncommercial};
 
 use collect::{Collector, Rows};
 
@@ -69,6 +74,8 @@ pub struct PromptSet {
     pub(crate) prompts: Vec<Prompt>,
     /// What a reader should know of how the file was read.
     pub(crate) notes: Vec<String>,
+    /// The public set that its file is of, where that is known.
+    pub(crate) public: Option<&'static PublicSet>,
 }
 
 /// Reads a text in UTF-8, without byte order mark.
@@ -108,7 +115,9 @@ impl PromptSet {
                 format!("cannot read the prompts: {error}; check the `path` of the prompt set");
             PromptErrors::whole_file(path, message)
         })?;
-        Self::read_as(path, &content, columns)
+        let mut set = Self::read_as(path, &content, columns)?;
+        set.public = PublicSet::of_content(&content);
+        Ok(set)
     }
 
     /// The prompts in the content of a file of that name, with the usual names of fields.
@@ -167,7 +176,11 @@ impl PromptSet {
                 "no prompts in the file; expected at least one with an `id` and a `prompt`";
             return Err(PromptErrors::whole_file(path, message.to_owned()));
         }
-        Ok(Self { prompts, notes })
+        Ok(Self {
+            prompts,
+            notes,
+            public: None,
+        })
     }
 
     /// The prompts of one split, in file order; none if there is no such split.

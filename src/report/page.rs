@@ -166,7 +166,7 @@ fn prompts(manifest: &Manifest) -> Vec<Json> {
     let set = |(name, set): (&String, &Prompts)| {
         let splits = set.splits.iter();
         let splits: Vec<String> = splits.map(|(split, n)| format!("{n} {split}")).collect();
-        json!({ "name": name, "path": set.path, "splits": splits.join(", ") })
+        json!({ "name": name, "path": set.path, "splits": splits.join(", "), "licence": set.licence })
     };
     manifest.prompts.iter().map(set).collect()
 }

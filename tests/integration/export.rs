@@ -546,6 +546,30 @@ fn what_a_study_declares_is_in_its_crate_and_the_rest_is_told() {
     assert_eq!(ada["name"], "Ada");
 }
 
+/// A licence that is declared when the run is done goes into all that tells of the prompts, and the file agrees with itself.
+#[test]
+fn a_licence_is_in_the_manifest_the_page_and_the_readme() {
+    let (bench, _) = shared();
+    let licence = "CC-BY-NC-4.0";
+    let set = format!("prompts.main.licence={licence}");
+    ok(&bench.dial(&["export", "runs/study/latest", "-o", "nc.zip", "--set", &set]));
+    let files = by_name(&std::fs::read(bench.path("nc.zip")).unwrap());
+    let manifest: Value = serde_json::from_slice(&files["run.json"]).unwrap();
+    assert_eq!(manifest["prompts"]["main"]["licence"], licence);
+    assert_eq!(manifest["prompts"]["unused"]["licence"], Value::Null);
+    let text = |name: &str| String::from_utf8_lossy(&files[name]).into_owned();
+    let told = format!("prompt set `main`: licence {licence}, which allows no commercial use");
+    assert!(text("README.md").contains(&told), "{}", text("README.md"));
+    assert!(text("report.html").contains("allows no commercial use"));
+    let said = bench.dial(&[
+        "verify", "nc.zip", "--format", "json", "--sample", "0", "-o", "found",
+    ]);
+    let found: Value = serde_json::from_str(&said.stdout).unwrap();
+    for level in &found["levels"].as_array().unwrap()[..2] {
+        assert_eq!(level["problems"], serde_json::json!([]), "{found}");
+    }
+}
+
 /// Without the author's prompts, files and models, on the cells that the author's cache has.
 #[test]
 fn its_study_is_cached_in_its_folder_and_goes_on_with_the_models() {

@@ -173,3 +173,26 @@ fn a_file_with_other_names_is_told_how_to_say_them() {
         assert!(!told.contains("columns = {"), "{name}: {told}");
     }
 }
+
+#[test]
+fn a_licence_that_forbids_commercial_use_is_told_and_goes_with_the_run() {
+    let prompts = main_set(2, 1);
+    let bench = Workbench::new(&prompts);
+    let licence = "licence = \"CC-BY-NC-4.0\"";
+    let run = bench.run(&study("main.jsonl", "")).ok();
+    assert!(!run.said.stderr.contains("licence"), "{:?}", run.said);
+    assert_eq!(
+        run.manifest(&bench)["prompts"]["main"]["licence"],
+        Value::Null
+    );
+    let run = bench.run(&study("main.jsonl", licence)).ok();
+    // No number depends on it.
+    assert_eq!(run.status("score"), "cached");
+    let told = "prompt set `main`: its licence `CC-BY-NC-4.0` allows no commercial use";
+    assert!(run.said.stderr.contains(told), "{:?}", run.said);
+    let manifest = run.manifest(&bench);
+    assert_eq!(manifest["prompts"]["main"]["licence"], "CC-BY-NC-4.0");
+    let page = std::fs::read_to_string(bench.path("runs/study/latest/report.html")).unwrap();
+    assert!(page.contains("allows no commercial use"));
+    assert!(page.contains("licence <bdi>CC-BY-NC-4.0</bdi>"));
+}

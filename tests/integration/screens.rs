@@ -90,7 +90,7 @@ fn help() {
       export       Write a finished run into one file, for others to check and to go on from
       verify       Check such a file: whether it is whole, whether everything follows from its values, and whether the models give these
       unpack       Make a folder of such a file, in which its study is cached and goes on
-      data         Fetch public prompt sets from their homes
+      data         List public prompt sets, and fetch them from their homes
       doctor       Look at libtorch, devices, disks, the hub and the cache: what would keep a run from working
       init         Write a commented study file to start from, prompts to begin with, and the schema by which editors complete and check it
       schema       Print the JSON Schema of study files, by which editors complete and check them

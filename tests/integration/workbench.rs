@@ -310,6 +310,12 @@ impl Run {
             .join(name)
     }
 
+    /// What the run's folder says of it.
+    pub fn manifest(&self, bench: &Workbench) -> Value {
+        let text = std::fs::read(self.file(bench, "run.json")).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    }
+
     /// A table of the run.
     #[track_caller]
     pub fn table(&self, bench: &Workbench, name: &str) -> Table {

@@ -20,6 +20,7 @@
 //! What lies in the cache already is compared with its name (`store`): settings and tokenizer whenever they are used; weights by their own
 //! header then, and by their digest when they are first hashed, for they are read as a whole at that time. What is damaged is fetched again.
 
+mod data_sets;
 mod download;
 mod environment;
 mod health;
@@ -30,6 +31,7 @@ mod store;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+pub(crate) use data_sets::hub_data_set;
 use download::Download;
 pub(crate) use health::{HubAnswer, HubHealth};
 pub(super) use repository::Repository;

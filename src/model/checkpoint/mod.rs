@@ -38,7 +38,7 @@ pub(crate) use control_vector::ControlVector;
 pub(crate) use hash::NoMemory;
 pub(crate) use hash::{FileStamp, Memory};
 pub(crate) use host_tensor::HostTensor;
-pub(crate) use hub::{HubAnswer, HubHealth};
+pub(crate) use hub::{HubAnswer, HubHealth, hub_data_set};
 pub use hub::{locate, locate_without_fetching};
 use other_files::not_weights;
 pub(crate) use recorded::RECORDED_FILES;

@@ -153,6 +153,8 @@ pub(super) fn prompts(study: &Study, inputs: &Inputs, folder: &Path) -> BTreeMap
             columns: spec.map(|spec| spec.columns.clone()).unwrap_or_default(),
             content: set.content_hash().to_hex().to_string(),
             splits: splits.map(|s| (s.to_string(), count(s))).collect(),
+            licence: study.licence_of(name, set).map(str::to_string),
+            known_as: set.public.map(|public| public.name.to_string()),
         };
         (name.clone(), said)
     });

@@ -288,7 +288,7 @@ impl CrateOf<'_> {
         let set = prompt_files(self.opened)
             .into_iter()
             .find_map(|entry| of_set(&entry));
-        let said = set.and_then(|set| self.opened.study.prompts.get(&set)?.licence.clone());
+        let said = set.and_then(|set| self.manifest.prompts.get(&set)?.licence.clone());
         if let Some(said) = said {
             file["license"] = licence(&said);
         }
@@ -298,7 +298,8 @@ impl CrateOf<'_> {
     /// Every licence that is named.
     fn licences(&self) -> Vec<String> {
         let study = &self.opened.study;
-        let sets = study.prompts.values().filter_map(|set| set.licence.clone());
+        let sets = self.manifest.prompts.values();
+        let sets = sets.filter_map(|set| set.licence.clone());
         let models = study
             .models
             .values()

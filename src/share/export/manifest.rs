@@ -17,6 +17,10 @@ pub(super) fn cleaned(manifest: &Manifest, opened: &Opened, machine: &Machine) -
     };
     without(&mut cleaned.command);
     without(&mut cleaned.overrides);
+    // A licence may be declared since, of which one is.
+    if manifest.provenance.dial == env!("CARGO_PKG_VERSION") {
+        cleaned.findings.clone_from(&opened.inputs.findings);
+    }
     without(&mut cleaned.findings);
     for stage in &mut cleaned.stages {
         without(&mut stage.findings);
@@ -35,6 +39,11 @@ pub(super) fn cleaned(manifest: &Manifest, opened: &Opened, machine: &Machine) -
     }
     let files = prompt_files(opened);
     for (name, set) in &mut cleaned.prompts {
+        // A run of an early dial has none, and another may be declared since.
+        if let Some(found) = opened.inputs.prompts.get(name) {
+            set.licence = opened.study.licence_of(name, found).map(str::to_string);
+            set.known_as = found.public.map(|public| public.name.to_string());
+        }
         let file = files.get(name).cloned();
         set.path.clone_from(&file);
         set.path_from_run = file;

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use crate::harmless;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Prompts};
+use crate::prompts::{PublicSet, is_noncommercial};
 
 use super::super::withheld::Withheld;
 
@@ -12,7 +13,7 @@ pub(super) fn text(top: &str, manifest: &Manifest, withheld: &Withheld) -> Strin
     let study = harmless::line(&manifest.study);
     let question = manifest.question.as_deref().map(harmless::line);
     let question = question.map_or(String::new(), |question| format!("{question}\n\n"));
-    let missing = missing(top, withheld);
+    let (missing, whose) = (missing(top, withheld), whose(manifest));
     let cached = match withheld.sets.is_empty() {
         true => "everything",
         false => "with the prompts that are withheld, what does not rest on them",
@@ -31,7 +32,7 @@ pub(super) fn text(top: &str, manifest: &Manifest, withheld: &Withheld) -> Strin
          dial diff . runs/*/latest          # all of it computed again, with your own copy of the model, and how far both agree\n\
          ```\n\n\
          `report.html` shows the results in a browser, without anything else.\n\n\
-         {missing}\
+         {missing}{whose}\
          ## What is here\n\n{HOLDS}"
     )
 }
@@ -79,6 +80,30 @@ fn missing(top: &str, withheld: &Withheld) -> String {
         options.join(" ")
     );
     text
+}
+
+/// Under which licences its prompts are; nothing where none is known.
+fn whose(manifest: &Manifest) -> String {
+    let line = |(name, set): (&String, &Prompts)| {
+        let public = set.known_as.as_deref().and_then(PublicSet::named);
+        let licence = set.licence.as_deref().map(|licence| {
+            let only = match is_noncommercial(licence) {
+                true => ", which allows no commercial use",
+                false => "",
+            };
+            format!("licence {}{only}", harmless::line(licence))
+        });
+        let credit = public.map(|set| format!("{}, {}", set.credit, set.page()));
+        let note = public.and_then(|set| set.licence.note).map(str::to_string);
+        let told: Vec<String> = [licence, note, credit].into_iter().flatten().collect();
+        let name = harmless::line(name);
+        (!told.is_empty()).then(|| format!("- prompt set `{name}`: {}\n", told.join("; ")))
+    };
+    let lines: String = manifest.prompts.iter().filter_map(line).collect();
+    match lines.is_empty() {
+        true => lines,
+        false => format!("## Whose prompts\n\n{lines}\n"),
+    }
 }
 
 /// When the run ended.

@@ -229,6 +229,7 @@ impl Withholding {
         let sets = manifest.prompts.iter_mut();
         for (_, set) in sets.filter(|(name, _)| self.withheld.sets.contains_key(*name)) {
             set.content = LEFT_OUT.to_string();
+            set.known_as = None;
         }
         for model in manifest.models.values_mut() {
             let is_withheld = |set: &str| self.withheld.sets.contains_key(set);

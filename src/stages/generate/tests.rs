@@ -43,6 +43,7 @@ fn prompts() -> PromptSet {
     };
     PromptSet {
         notes: Vec::new(),
+        public: None,
         prompts: vec![
             prompt("h1", "harmful"),
             prompt("e1", "edge"),

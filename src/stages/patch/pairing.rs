@@ -260,6 +260,7 @@ mod tests {
     fn prompts() -> PromptSet {
         PromptSet {
             notes: Vec::new(),
+            public: None,
             prompts: vec![
                 prompt("h1", "harmful", "a", json!("fire")),
                 prompt("e1", "edge", "b", json!("rain")),
@@ -333,6 +334,7 @@ mod tests {
     fn a_number_and_its_text_are_different_values() {
         let set = PromptSet {
             notes: Vec::new(),
+            public: None,
             prompts: vec![
                 prompt("h1", "harmful", "", json!(1)),
                 prompt("e1", "edge", "", json!("1")),

@@ -121,6 +121,7 @@ fn a_parameter_that_decides_the_output_is_in_the_key() {
 fn what_is_left_out_and_what_is_constant_is_said() {
     let prompts = PromptSet {
         notes: Vec::new(),
+        public: None,
         prompts: Vec::new(),
     };
     let effects = Effects {

@@ -29,15 +29,13 @@ pub(in crate::share::export) fn undeclared(opened: &Opened) -> Vec<String> {
             missing.join("`, `")
         )
     });
-    let sets = inputs.prompts.keys().filter(|name| {
-        let set = study.prompts.get(*name);
-        set.is_some_and(|set| set.licence.is_none())
-    });
+    let sets = inputs.prompts.iter();
+    let sets = sets.filter(|(name, set)| study.licence_of(name, set).is_none());
     let models = inputs.models.keys().filter(|name| {
         let model = study.models.get(*name);
         model.is_some_and(|model| model.licence.is_none())
     });
-    let sets = sets.map(|name| format!("`prompts.{name}`"));
+    let sets = sets.map(|(name, _)| format!("`prompts.{name}`"));
     let unlicensed: Vec<String> = sets
         .chain(models.map(|name| format!("`models.{name}`")))
         .collect();

@@ -85,17 +85,24 @@ impl Follows<'_> {
                 "says something else of the models than follows from those in `models/`",
             );
         }
-        if self.is_same_version
-            && manifest.findings != without_paths(opened, &opened.inputs.findings)
-        {
-            self.manifest_problem("has other findings of models and prompts");
-        }
-        // Of those that are withheld the manifest has no hash.
+        // Of those that are withheld the manifest has no hash, and their file may be laid out otherwise than the author's.
         let withheld = self
             .withheld
             .iter()
             .flat_map(|withheld| withheld.sets.keys());
         let withheld: BTreeSet<String> = withheld.cloned().collect();
+        let of_others = |findings: &[String]| -> Vec<String> {
+            let is_withheld = |finding: &String| {
+                let mut names = withheld.iter();
+                names.any(|name| finding.starts_with(&format!("prompt set `{name}`: ")))
+            };
+            let findings = findings.iter().filter(|finding| !is_withheld(finding));
+            findings.cloned().collect()
+        };
+        let findings = without_paths(opened, &opened.inputs.findings);
+        if self.is_same_version && of_others(&manifest.findings) != of_others(&findings) {
+            self.manifest_problem("has other findings of models and prompts");
+        }
         let sets = opened.inputs.prompts.iter();
         for (name, set) in sets.filter(|(name, _)| !withheld.contains(*name)) {
             let content = set.content_hash().to_hex().to_string();
@@ -109,6 +116,14 @@ impl Follows<'_> {
             if !same {
                 self.manifest_problem(&format!(
                     "has another hash or count of prompts `{name}` than those in `prompts/`"
+                ));
+            }
+            // An early dial said none.
+            let licence = said.and_then(|said| said.licence.as_deref());
+            let follows = study.licence_of(name, set);
+            if self.is_same_version && licence.is_some_and(|licence| Some(licence) != follows) {
+                self.manifest_problem(&format!(
+                    "has another licence of prompts `{name}` than `study.toml` or their file"
                 ));
             }
         }

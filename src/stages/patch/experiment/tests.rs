@@ -66,6 +66,7 @@ fn prompts() -> PromptSet {
     };
     PromptSet {
         notes: Vec::new(),
+        public: None,
         prompts: vec![
             prompt("h1", "harmful"),
             prompt("h2", "harmful"),
