@@ -505,6 +505,70 @@ fn all_prompts_can_be_withheld() {
     assert!(plan.stdout.contains("nothing to compute"), "{plan:?}");
 }
 
+/// A file with names of its own goes to whoever checks it with what the study calls them, and another layout of it is the same set.
+#[test]
+fn a_set_with_columns_is_withheld_and_supplied_in_another_layout() {
+    let prompts = main_set(4, 3);
+    let bench = Workbench::new(&prompts);
+    let separated = |by: &str| {
+        let row = |p: &Prompt| {
+            [&p.id, &p.text, &p.split, &p.category]
+                .map(String::as_str)
+                .join(by)
+        };
+        let rows: Vec<String> = prompts.iter().map(row).collect();
+        format!(
+            "{}\n{}\n",
+            ["Name", "goal", "label", "Kind"].join(by),
+            rows.join("\n")
+        )
+    };
+    bench.write("main.csv", separated(";"));
+    bench.write("mine.csv", separated(","));
+    let columns =
+        "columns = { id = \"Name\", prompt = \"goal\", split = \"label\", category = \"Kind\" }";
+    let study = format!(
+        "[models.inst]\nsource = \"models/inst\"\n[prompts.main]\npath = \"main.csv\"\n{columns}\nlicence = \"CC-BY-NC-4.0\"\nshare = false\n[stages.score]\nmodel = \"inst\"\nprompts = \"main\"\n"
+    );
+    let run = bench.run(&study).ok();
+    let (bytes, _) = exported(&bench, &[]);
+    let files = by_name(&bytes);
+    let withheld: Value = serde_json::from_slice(&files["withheld.json"]).unwrap();
+    assert_eq!(withheld["sets"]["main"]["columns"]["prompt"], "goal");
+    for (name, content) in unfolded(&bytes) {
+        let holds_any = prompts.iter().any(|p| holds(&content, p.text.as_bytes()));
+        assert!(!holds_any, "{name} holds a prompt");
+    }
+    let supplied = ["--prompts", "main=mine.csv"];
+    let model = format!("inst={}", bench.path("models/inst").display());
+    let verified = [
+        "verify", "run.zip", "--format", "json", "--sample", "0", "-o", "found",
+    ];
+    let said = bench.dial(&[&verified[..], &supplied].concat());
+    let found: Value = serde_json::from_str(&said.stdout).unwrap();
+    for level in &found["levels"].as_array().unwrap()[..2] {
+        assert_eq!(level["problems"], serde_json::json!([]), "{found}");
+    }
+    ok(&bench.dial(&[&["unpack", "run.zip", "sent"][..], &supplied].concat()));
+    let again = bench.dial(&[
+        "run",
+        "sent/study.toml",
+        "--cache",
+        "sent/cache",
+        "--runs",
+        "sent/runs",
+        "--set",
+        &format!("models.{}", model.replacen('=', ".source=", 1)),
+        "--threads",
+        "1",
+        "--locked",
+    ]);
+    ok(&again);
+    let score = |folder: &Path| std::fs::read(folder.join("tables/score.csv")).unwrap();
+    let sent = bench.path("sent/runs/study/latest");
+    assert!(score(&run.file(&bench, "")) == score(&sent));
+}
+
 #[test]
 fn a_text_that_stands_elsewhere_is_found() {
     let bench = Workbench::new(&main_set(8, 5));
