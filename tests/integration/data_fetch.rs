@@ -77,7 +77,7 @@ fn xstest_is_fetched_checked_and_kept() {
         std::fs::read(folder.join("xstest_prompts.csv")).unwrap(),
         content
     );
-    let notice = std::fs::read_to_string(folder.join("LICENCE.txt")).unwrap();
+    let notice = std::fs::read_to_string(folder.join("LICENCE-xstest.txt")).unwrap();
     assert!(notice.contains("Röttger") && notice.contains("spdx.org/licenses/CC-BY-4.0"));
     // Nothing is asked for again.
     let again = fetch(&bench, "http://127.0.0.1:1");

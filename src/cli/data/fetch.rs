@@ -16,8 +16,6 @@ use super::{is_there, licence, usual_folder};
 
 /// Where GitHub serves the files of repositories: `{HOST}/{repository}/{commit}/{path}`.
 const HOST: &str = "https://raw.githubusercontent.com";
-/// What a licence is put into, beside the set.
-const NOTICE: &str = "LICENCE.txt";
 
 pub(super) fn fetch(name: &str, to: Option<&Path>) -> Result<(), Failure> {
     let Some(set) = PublicSet::named(name) else {
@@ -25,8 +23,7 @@ pub(super) fn fetch(name: &str, to: Option<&Path>) -> Result<(), Failure> {
     };
     let folder = to.map_or_else(|| usual_folder(set), Path::to_path_buf);
     if let Some(obstacle) = &set.obstacle {
-        let why = obstacle.told;
-        return Err(by_hand(set, why, &folder));
+        return Err(by_hand(set, obstacle.told, &folder));
     }
     let absent = set.files.iter().filter(|file| !is_there(&folder, file));
     let absent: Vec<&PublicFile> = absent.collect();
@@ -56,7 +53,9 @@ fn fetch_files(set: &PublicSet, files: &[&PublicFile], folder: &Path) -> Result<
     let source = Source::of(set).map_err(|why| refused(set, &why))?;
     let fetched = all_of(files, folder, &source).map_err(|why| refused(set, &why))?;
     let notice = notice(set);
-    write_atomically(&folder.join(NOTICE), notice.as_bytes())?;
+    // Of each set its own, as several may be put into one folder.
+    let beside = folder.join(format!("LICENCE-{}.txt", set.name));
+    write_atomically(&beside, notice.as_bytes())?;
     for (path, bytes) in &fetched {
         write_atomically(path, bytes)?;
     }
