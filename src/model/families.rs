@@ -15,6 +15,27 @@ use super::transformer::{Loader, Network};
 /// A parameter: its name in Hugging Face checkpoints and its shape.
 pub(super) type Parameter = (String, Vec<usize>);
 
+/// A linear map by which a block adds to the stream: its name, without `.weight`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Writer {
+    pub(super) module: String,
+    pub(super) form: WriterForm,
+}
+
+/// How the matrix of a [`Writer`] is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WriterForm {
+    /// `[d_model, in]`
+    Linear,
+    /// `[in, d_model]`, as GPT-2's `Conv1D`.
+    Conv1d,
+    /// As `Linear`, of one expert among several, which transformers holds as one tensor.
+    Expert,
+}
+
+/// Why no matrices are [`Writer`]s where what they give is normalized before it is added.
+const NORMALIZED: &str = "what attention and MLP give is normalized before it is added to the stream, which no change of their matrices ablates";
+
 /// What a family's file says of a model: its constants and switches, which the sizes do not hold.
 trait Architecture: Sized + Serialize {
     /// `model_type` in `config.json`, and `general.architecture` in GGUF files.
@@ -72,6 +93,18 @@ trait Architecture: Sized + Serialize {
     /// `mlp_post`, where a block has it.
     fn neurons(&self, sizes: &Sizes, _layer: usize) -> usize {
         sizes.d_mlp
+    }
+
+    /// The maps by which a block adds to the stream. What they give must be added as it is, or times a number.
+    ///
+    /// # Errors
+    /// Why it is not.
+    fn writers(&self, _sizes: &Sizes, layer: usize) -> Result<Vec<Writer>, &'static str> {
+        let block = format!("model.layers.{layer}");
+        Ok(linear_writers(
+            &block,
+            ["self_attn.o_proj", "mlp.down_proj"],
+        ))
     }
 
     /// Loads the weights.
@@ -171,6 +204,14 @@ macro_rules! families {
                 match self { $(Family::$Type(of) => of.neurons(sizes, layer)),+ }
             }
 
+            pub(super) fn writers(
+                &self,
+                sizes: &Sizes,
+                layer: usize,
+            ) -> Result<Vec<Writer>, &'static str> {
+                match self { $(Family::$Type(of) => of.writers(sizes, layer)),+ }
+            }
+
             pub(super) fn load(&self, loader: &Loader<'_>) -> Result<Network> {
                 match self { $(Family::$Type(of) => of.load(loader)),+ }
             }
@@ -256,6 +297,28 @@ fn gated_mlp_parameters(module: &str, sizes: &Sizes, bias: bool) -> Vec<Paramete
     ];
     let linear = |(name, shape)| linear(format!("{module}.{name}"), shape, bias);
     matrices.into_iter().flat_map(linear).collect()
+}
+
+/// Maps of a block that are stored as `[d_model, in]`.
+fn linear_writers(block: &str, names: [&str; 2]) -> Vec<Writer> {
+    let writer = |name| Writer {
+        module: format!("{block}.{name}"),
+        form: WriterForm::Linear,
+    };
+    names.map(writer).into()
+}
+
+/// The output of a llama's attention, and the last maps of experts.
+fn experts_writers(block: &str, experts: impl Iterator<Item = String>) -> Vec<Writer> {
+    let attention = Writer {
+        module: format!("{block}.self_attn.o_proj"),
+        form: WriterForm::Linear,
+    };
+    let experts = experts.map(|module| Writer {
+        module,
+        form: WriterForm::Expert,
+    });
+    [attention].into_iter().chain(experts).collect()
 }
 
 /// `weight` and `bias` of a layer norm.

@@ -1,12 +1,12 @@
 //! One model of a study, known but not loaded: its dimensions, its fingerprint, and how a prompt becomes tokens.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cell::Tokens;
 use super::chat::{Chat, ChatTemplate, Message, SpecialTokens, inserted};
-use super::checkpoint::{Checkpoint, Identity, Memory};
+use super::checkpoint::{AblatedFolder, Adapter, Checkpoint, Identity, Memory};
 use super::config::{Dtype, ModelConfig};
 use super::confined::{Allowance, confined};
 use super::device::DeviceName;
@@ -318,6 +318,38 @@ impl ModelHandle {
     /// Text of token ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.checkpoint.tokenizer.decode(ids, true)
+    }
+
+    /// The folder of the model without the direction of a vector, as [`Checkpoint::write_ablated`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn write_ablated(
+        &self,
+        vector: &[f32],
+        about: &BTreeMap<String, String>,
+        folder: &Path,
+    ) -> Result<AblatedFolder> {
+        self.check_weights()?;
+        self.checkpoint.write_ablated(vector, about, folder)
+    }
+
+    /// Bytes that it takes.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn ablated_bytes(&self) -> Result<u64> {
+        self.check_weights()?;
+        self.checkpoint.ablated_bytes()
+    }
+
+    /// An adapter that ablates the direction of a vector. `base` is what others call the model, where that is known.
+    ///
+    /// # Errors
+    /// A family of which there is none.
+    pub(crate) fn adapter(&self, vector: &[f32], base: Option<&str>) -> Result<Adapter> {
+        self.check_weights()?;
+        self.checkpoint.adapter(vector, base)
     }
 
     /// Loads the weights onto a device. Prefixes will take at most about `prefix_budget_bytes`.

@@ -51,11 +51,10 @@ pub use cell::{Cell, Cells, Edit, Intervention, Positions, Readout, Tokens, Valu
 pub(crate) use cell::{EVALUATION_VERSION, Sampling, ScoreDtype, TokenSets};
 pub(crate) use chat::{Chat, SpecialTokens, reserved_variable};
 #[cfg(test)]
-pub(crate) use checkpoint::NoMemory;
-#[cfg(test)]
 pub(crate) use checkpoint::tests::write_any_model;
 pub(crate) use checkpoint::{
-    ControlVector, FileStamp, HubAnswer, HubHealth, Memory, RECORDED_FILES, config_of, hub_data_set,
+    AblatedFolder, ControlVector, FileStamp, HubAnswer, HubHealth, Memory, NewControlVector,
+    NoMemory, RECORDED_FILES, config_of, hub_data_set,
 };
 pub use checkpoint::{locate, locate_without_fetching};
 pub(crate) use config::Dtype;

@@ -3,19 +3,33 @@
 //! What llama.cpp itself asks of such a file is asked here, too: float32, one axis, one width, N from 1. It reads no metadata, and so none has to be
 //! there. Two tensors of one name it adds up; here they are an error. Source: `llama-adapter.cpp` and `common.cpp` of ggml-org/llama.cpp.
 
+use std::collections::BTreeMap;
+
 use super::gguf_header::{self, TensorInfo, Value};
 use super::host_tensor::decode;
 use crate::model::config::Dtype;
+use crate::model::hooks::Site;
 
 /// The number of float32 among the types of tensors.
 const FLOAT32: u32 = 0;
 const ARCHITECTURE: &str = "controlvector";
+/// Numbers of types of metadata: a whole number of 32 bits, and text.
+const U32: u32 = 4;
+const TEXT: u32 = 8;
+/// The version of the format that is written.
+const VERSION: u32 = 3;
+/// Bytes that tensors begin at a multiple of.
+const ALIGNMENT: usize = 32;
+/// Stands before what this program says of a vector of its own, in keys that llama.cpp does not read.
+const OWN: &str = "dial.";
 
 /// The directions of a file.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ControlVector {
     /// The architecture of the model that it was made for, where the file says it.
     pub(crate) hint: Option<String>,
+    /// What this program says of a vector of its own.
+    pub(crate) about: BTreeMap<String, String>,
     /// By the number of the block to whose output each is added, ascending.
     pub(crate) directions: Vec<(usize, Vec<f32>)>,
 }
@@ -65,11 +79,103 @@ impl ControlVector {
             return Err("it has no tensor `direction.N`".to_string());
         }
         directions.sort_by_key(|(block, _)| *block);
+        let mut about = BTreeMap::new();
+        for key in OWN_KEYS {
+            about.extend(text(&format!("{OWN}{key}"))?.map(|said| (key.to_string(), said)));
+        }
         Ok(ControlVector {
             hint: text("controlvector.model_hint")?,
+            about,
             directions,
         })
     }
+}
+
+/// What is read again of what this program says of a vector of its own.
+const OWN_KEYS: [&str; 3] = ["model", "model_fingerprint", "pre_norm"];
+
+/// A file of one direction, to be written.
+pub(crate) struct NewControlVector<'a> {
+    /// The block to whose output it is added.
+    pub(crate) block: usize,
+    pub(crate) values: &'a [f32],
+    /// As `model_type` in `config.json`.
+    pub(crate) hint: &'a str,
+    /// What this program says of it, by name.
+    pub(crate) about: &'a BTreeMap<String, String>,
+}
+
+impl NewControlVector<'_> {
+    /// The block to whose output a direction of a layer and site is added, in a model of so many layers.
+    ///
+    /// # Errors
+    /// A place that llama.cpp does not reach: which, why, and what to do. A fragment.
+    pub(crate) fn block(layer: usize, site: Site, n_layers: usize) -> Result<usize, String> {
+        let instead = "write it as safetensors, or take a direction of another layer or site";
+        let block = match site {
+            // What enters a layer is what the one before gives.
+            Site::ResidPre => layer.checked_sub(1),
+            // The last that a block adds: so much more of it is so much more of the sum.
+            Site::ResidPost | Site::MlpOut => Some(layer),
+            Site::ResidMid | Site::AttnOut | Site::AttnZ | Site::MlpPost => {
+                return Err(format!(
+                    "is of `{}`, and llama.cpp adds its vectors to what blocks give, where the MLP has read the stream already; {instead}",
+                    site.short_name()
+                ));
+            }
+        };
+        match block {
+            Some(block) if block >= 1 && block < n_layers => Ok(block),
+            Some(block) if block >= n_layers => Err(format!(
+                "is of layer {layer}, and the model has {n_layers}; {instead}"
+            )),
+            _ => Err(format!(
+                "is of `{}` of layer {layer}, {}, and llama.cpp adds nothing before the output of block 1; {instead}",
+                site.short_name(),
+                match block {
+                    None => "what the embedding gives",
+                    Some(_) => "the output of block 0",
+                }
+            )),
+        }
+    }
+
+    /// The file.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = b"GGUF".to_vec();
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend(1u64.to_le_bytes());
+        bytes.extend((3 + self.about.len() as u64).to_le_bytes());
+        entry_of_text(&mut bytes, "general.architecture", ARCHITECTURE);
+        entry_of_text(&mut bytes, "controlvector.model_hint", self.hint);
+        text(&mut bytes, "controlvector.layer_count");
+        for number in [U32, 1] {
+            bytes.extend(number.to_le_bytes());
+        }
+        for (key, said) in self.about {
+            entry_of_text(&mut bytes, &format!("{OWN}{key}"), said);
+        }
+        text(&mut bytes, &format!("direction.{}", self.block));
+        bytes.extend(1u32.to_le_bytes());
+        bytes.extend((self.values.len() as u64).to_le_bytes());
+        bytes.extend(FLOAT32.to_le_bytes());
+        bytes.extend(0u64.to_le_bytes());
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+        bytes.extend(self.values.iter().flat_map(|x| x.to_le_bytes()));
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+        bytes
+    }
+}
+
+fn text(bytes: &mut Vec<u8>, text: &str) {
+    bytes.extend((text.len() as u64).to_le_bytes());
+    bytes.extend(text.as_bytes());
+}
+
+fn entry_of_text(bytes: &mut Vec<u8>, key: &str, said: &str) {
+    text(bytes, key);
+    bytes.extend(TEXT.to_le_bytes());
+    text(bytes, said);
 }
 
 /// N of `direction.N`.
@@ -151,6 +257,7 @@ mod tests {
         let values = vec![0.0, 1.0, 2.0];
         let expected = ControlVector {
             hint: None,
+            about: BTreeMap::new(),
             directions: vec![(2, values.clone()), (10, values)],
         };
         assert_eq!(read, Ok(expected));
@@ -160,6 +267,46 @@ mod tests {
         ];
         let read = ControlVector::read(&file(&metadata, &[("direction.1", 1)])).unwrap();
         assert_eq!(read.hint.as_deref(), Some("qwen2"));
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let about = [("model", "inst"), ("pre_norm", "2.5"), ("layer", "20")];
+        let about = about.map(|(key, said)| (key.to_string(), said.to_string()));
+        let values = [0.25, -1e-38, 1.0];
+        let written = NewControlVector {
+            block: 19,
+            values: &values,
+            hint: "qwen2",
+            about: &about.clone().into(),
+        };
+        let read = ControlVector::read(&written.to_bytes()).unwrap();
+        assert_eq!(read.directions, [(19, values.to_vec())]);
+        assert_eq!(read.hint.as_deref(), Some("qwen2"));
+        assert_eq!(read.about, about[..2].iter().cloned().collect());
+    }
+
+    /// llama.cpp adds `direction.N` to the output of block N, for N from 1 to the last block.
+    #[test]
+    fn a_direction_goes_to_the_block_that_gives_what_it_is_of() {
+        let block = |layer, site| NewControlVector::block(layer, site, 24);
+        assert_eq!(block(20, Site::ResidPre), Ok(19));
+        assert_eq!(block(2, Site::ResidPre), Ok(1));
+        for site in [Site::ResidPost, Site::MlpOut] {
+            assert_eq!(block(1, site), Ok(1));
+            assert_eq!(block(23, site), Ok(23));
+            assert!(
+                block(0, site)
+                    .unwrap_err()
+                    .contains("the output of block 0")
+            );
+        }
+        let refused = |layer, site| block(layer, site).unwrap_err();
+        assert!(refused(0, Site::ResidPre).contains("what the embedding gives"));
+        assert!(refused(1, Site::ResidPre).contains("the output of block 0"));
+        assert!(refused(5, Site::ResidMid).contains("`resid_mid`"));
+        assert!(refused(5, Site::AttnOut).contains("write it as safetensors"));
+        assert!(refused(24, Site::ResidPost).contains("the model has 24"));
     }
 
     #[test]

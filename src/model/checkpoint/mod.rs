@@ -4,10 +4,13 @@
 //! the parameter names of Hugging Face; opening checks that every parameter the configuration asks for is there with its shape, so that what
 //! follows may rely on it. No number from a file is multiplied or allocated by before it was held against what the file has. What holds no
 //! such model is told apart in `other_files`. A folder that somebody was sent may hold all of a model but its weights (`recorded`): it plans and
-//! looks up as the whole model does, and computes nothing. `hub` brings a model from the hub to disk. Weights are memory-mapped, and hashed and loaded
+//! looks up as the whole model does, and computes nothing. `ablation` takes a direction out of weights, for others' programs. `hub` brings a model from the hub to disk. Weights are memory-mapped, and hashed and loaded
 //! through the same map: a file that is replaced while a study runs changes nothing, and one that is written into is an error when the weights
 //! are loaded.
 
+mod ablated_folder;
+mod ablation;
+mod adapter;
 mod control_vector;
 mod gguf;
 mod gguf_header;
@@ -34,7 +37,9 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
-pub(crate) use control_vector::ControlVector;
+pub(crate) use ablated_folder::AblatedFolder;
+pub(crate) use adapter::Adapter;
+pub(crate) use control_vector::{ControlVector, NewControlVector};
 pub(crate) use hash::NoMemory;
 pub(crate) use hash::{FileStamp, Memory};
 pub(crate) use host_tensor::HostTensor;

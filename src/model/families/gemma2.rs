@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::gemma::{DEFAULTS, matrices, scaled_embedding};
-use super::{Architecture, Parameter};
+use super::{Architecture, NORMALIZED, Parameter, Writer};
 use crate::model::config::{
     Activation, Defaults, Fields, Rope, Sizes, check_epsilon, check_positive,
 };
@@ -77,6 +77,10 @@ impl Architecture for Gemma2 {
         let norms = NORMS.map(|norm| (format!("{block}.{norm}.weight"), vec![sizes.d_model]));
         let matrices = matrices(&block, sizes, self.attention_bias);
         norms.into_iter().chain(matrices).collect()
+    }
+
+    fn writers(&self, _: &Sizes, _: usize) -> Result<Vec<Writer>, &'static str> {
+        Err(NORMALIZED)
     }
 
     fn load(&self, loader: &Loader<'_>) -> Result<Network> {

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::gemma3_text::Gemma3Text;
-use super::{Architecture, Parameter};
+use super::{Architecture, NORMALIZED, Parameter, Writer};
 use crate::model::config::{Fields, Sizes};
 use crate::model::error::{Result, unsupported};
 use crate::model::transformer::{Loader, Network};
@@ -60,6 +60,10 @@ impl Architecture for Gemma3 {
 
     fn block_parameters(&self, sizes: &Sizes, layer: usize) -> Vec<Parameter> {
         self.0.block_parameters(sizes, layer)
+    }
+
+    fn writers(&self, _: &Sizes, _: usize) -> Result<Vec<Writer>, &'static str> {
+        Err(NORMALIZED)
     }
 
     fn load(&self, loader: &Loader<'_>) -> Result<Network> {

@@ -8,7 +8,7 @@ use tch::Tensor;
 
 use super::gemma::{DEFAULTS, matrices, scaled_embedding};
 use super::gemma2::NORMS;
-use super::{Architecture, Parameter};
+use super::{Architecture, NORMALIZED, Parameter, Writer};
 use crate::model::config::{
     Activation, Defaults, Fields, Rope, Sizes, check_epsilon, check_positive,
 };
@@ -89,6 +89,10 @@ impl Architecture for Gemma3Text {
         let matrices = matrices(&block, sizes, self.attention_bias);
         let norms = norms.into_iter().chain(head_norms);
         norms.chain(matrices).collect()
+    }
+
+    fn writers(&self, _: &Sizes, _: usize) -> Result<Vec<Writer>, &'static str> {
+        Err(NORMALIZED)
     }
 
     fn load(&self, loader: &Loader<'_>) -> Result<Network> {

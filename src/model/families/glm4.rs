@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{Architecture, Parameter, attention_parameters, linear};
+use super::{Architecture, NORMALIZED, Parameter, Writer, attention_parameters, linear};
 use crate::model::config::{
     Activation, Defaults, Fields, Rope, Sizes, check_epsilon, rotary_width,
 };
@@ -81,6 +81,10 @@ impl Architecture for Glm4 {
         let linear = |(name, shape)| linear(format!("{block}.{name}"), shape, false);
         let matrices = matrices.into_iter().flat_map(linear);
         norms.into_iter().chain(attention).chain(matrices).collect()
+    }
+
+    fn writers(&self, _: &Sizes, _: usize) -> Result<Vec<Writer>, &'static str> {
+        Err(NORMALIZED)
     }
 
     fn load(&self, loader: &Loader<'_>) -> Result<Network> {

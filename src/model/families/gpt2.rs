@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{Architecture, Parameter, layer_norm};
+use super::{Architecture, Parameter, Writer, WriterForm, layer_norm};
 use crate::model::config::{Activation, Fields, Sizes, check_epsilon, quotient};
 use crate::model::error::Result;
 use crate::model::hooks::Site;
@@ -116,6 +116,14 @@ impl Architecture for Gpt2 {
         let norms = ["ln_1", "ln_2"].map(|norm| layer_norm(&format!("{block}.{norm}"), d_model));
         let norms = norms.into_iter().flatten();
         norms.chain(matrices.into_iter().flatten()).collect()
+    }
+
+    fn writers(&self, _: &Sizes, layer: usize) -> Result<Vec<Writer>, &'static str> {
+        let writer = |name| Writer {
+            module: format!("transformer.h.{layer}.{name}"),
+            form: WriterForm::Conv1d,
+        };
+        Ok(["attn.c_proj", "mlp.c_proj"].map(writer).into())
     }
 
     fn load(&self, loader: &Loader<'_>) -> Result<Network> {

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{Architecture, Parameter, layer_norm, linear, plain_heads};
+use super::{Architecture, Parameter, Writer, layer_norm, linear, linear_writers, plain_heads};
 use crate::model::config::{
     Activation, Defaults, Fields, Rope, Sizes, check_epsilon, rotary_width,
 };
@@ -121,6 +121,11 @@ impl Architecture for GptNeoX {
 
     fn has(&self, _: usize, site: Site) -> bool {
         !(self.use_parallel_residual && site == Site::ResidMid)
+    }
+
+    fn writers(&self, _: &Sizes, layer: usize) -> Result<Vec<Writer>, &'static str> {
+        let block = format!("gpt_neox.layers.{layer}");
+        Ok(linear_writers(&block, ["attention.dense", "mlp.dense_4h_to_h"]))
     }
 
     fn load(&self, loader: &Loader<'_>) -> Result<Network> {

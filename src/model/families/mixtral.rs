@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{Architecture, Parameter, attention_parameters, check_experts, linear, n_experts};
+use super::{Architecture, Parameter, Writer, attention_parameters, check_experts, experts_writers, linear, n_experts};
 use crate::model::config::{Activation, Defaults, Fields, Rope, Sizes, check_epsilon};
 use crate::model::error::Result;
 use crate::model::hooks::Site;
@@ -77,6 +77,15 @@ impl Architecture for Mixtral {
 
     fn neurons(&self, sizes: &Sizes, _layer: usize) -> usize {
         self.experts_per_token * sizes.d_mlp
+    }
+
+    fn writers(&self, _: &Sizes, layer: usize) -> Result<Vec<Writer>, &'static str> {
+        let block = format!("model.layers.{layer}");
+        let experts = (0..self.n_experts).map(|expert| {
+            let [_, _, down] = expert_names(&block, expert);
+            down
+        });
+        Ok(experts_writers(&block, experts))
     }
 
     fn load(&self, loader: &Loader<'_>) -> Result<Network> {

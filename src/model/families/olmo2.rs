@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{Architecture, Parameter, attention_parameters, gated_mlp_parameters};
+use super::{Architecture, NORMALIZED, Parameter, Writer, attention_parameters, gated_mlp_parameters};
 use crate::model::config::{Activation, Defaults, Fields, Rope, Sizes, check_epsilon};
 use crate::model::error::Result;
 use crate::model::hooks::Site;
@@ -59,6 +59,10 @@ impl Architecture for Olmo2 {
 
     fn block_parameters(&self, sizes: &Sizes, layer: usize) -> Vec<Parameter> {
         self.blocks.parameters(sizes, layer)
+    }
+
+    fn writers(&self, _: &Sizes, _: usize) -> Result<Vec<Writer>, &'static str> {
+        Err(NORMALIZED)
     }
 
     fn load(&self, loader: &Loader<'_>) -> Result<Network> {

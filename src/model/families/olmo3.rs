@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::olmo2::{DEFAULTS, OlmoBlocks, network};
-use super::{Architecture, Parameter};
+use super::{Architecture, NORMALIZED, Parameter, Writer};
 use crate::model::config::{Fields, Rope, Sizes, check_epsilon};
 use crate::model::error::Result;
 use crate::model::transformer::{Attention, Loader, Network};
@@ -49,6 +49,10 @@ impl Architecture for Olmo3 {
 
     fn block_parameters(&self, sizes: &Sizes, layer: usize) -> Vec<Parameter> {
         self.blocks.parameters(sizes, layer)
+    }
+
+    fn writers(&self, _: &Sizes, _: usize) -> Result<Vec<Writer>, &'static str> {
+        Err(NORMALIZED)
     }
 
     fn load(&self, loader: &Loader<'_>) -> Result<Network> {

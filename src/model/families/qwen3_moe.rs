@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{Architecture, Parameter, attention_parameters, check_experts, linear, n_experts};
+use super::{
+    Architecture, Parameter, Writer, attention_parameters, check_experts, experts_writers, linear, linear_writers, n_experts,
+};
 use crate::model::config::{Activation, Defaults, Fields, Rope, Sizes, check_epsilon};
 use crate::model::error::Result;
 use crate::model::hooks::Site;
@@ -103,6 +105,18 @@ impl Architecture for Qwen3Moe {
             true => self.experts_per_token * sizes.d_mlp,
             false => self.d_dense,
         }
+    }
+
+    fn writers(&self, _: &Sizes, layer: usize) -> Result<Vec<Writer>, &'static str> {
+        let block = format!("model.layers.{layer}");
+        if !self.is_sparse(layer) {
+            return Ok(linear_writers(&block, ["self_attn.o_proj", "mlp.down_proj"]));
+        }
+        let experts = (0..self.n_experts).map(|expert| {
+            let [_, _, down] = projections(&format!("{block}.mlp.experts.{expert}"));
+            down
+        });
+        Ok(experts_writers(&block, experts))
     }
 
     fn load(&self, loader: &Loader<'_>) -> Result<Network> {

@@ -122,11 +122,13 @@ fn one_file(read: Read, tensor: Option<&str>) -> Result<Read, String> {
 fn control_vector(bytes: &[u8]) -> Result<Read, String> {
     let read =
         ControlVector::read(bytes).map_err(|problem| format!("cannot be used: {problem}"))?;
+    let said = |key: &str| read.about.get(key).map(|said| quoted(said));
+    let was = said("pre_norm").and_then(|length| length.parse().ok());
     let vector = |(block, values): (usize, Vec<f32>)| {
         let vector = Vector {
             tensor: format!("direction.{block}"),
             values: values.into_iter().map(f64::from).collect(),
-            was: None,
+            was,
             explained: None,
         };
         (block, vector)
@@ -134,7 +136,8 @@ fn control_vector(bytes: &[u8]) -> Result<Read, String> {
     Ok(Read {
         made_for: MadeFor {
             architecture: read.hint.as_deref().map(quoted),
-            ..MadeFor::default()
+            name: said("model"),
+            fingerprint: said("model_fingerprint"),
         },
         vectors: Vectors::Outputs {
             by_block: read.directions.into_iter().map(vector).collect(),
