@@ -18,6 +18,7 @@ mod help;
 mod init;
 mod lock;
 mod logging;
+mod model;
 mod plan;
 mod report;
 mod run;
@@ -27,6 +28,7 @@ mod sizes;
 mod status;
 mod tables;
 mod unpack;
+mod vector;
 mod verify;
 mod waiting;
 
@@ -81,6 +83,10 @@ enum Command {
     Verify(verify::VerifyArguments),
     /// Make a folder of such a file, in which its study is cached and goes on.
     Unpack(unpack::UnpackArguments),
+    /// Write a direction of a run for other programs.
+    Vector(vector::VectorArguments),
+    /// Write a model without a direction of a run.
+    Model(model::ModelArguments),
     /// List public prompt sets, and fetch them from their homes.
     Data(data::DataArguments),
     /// Look at libtorch, devices, disks, the hub and the cache: what would keep a run from working.
@@ -181,6 +187,8 @@ pub fn main() -> ! {
         Command::Export(arguments) => export::export(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Unpack(arguments) => unpack::unpack(&arguments),
+        Command::Vector(arguments) => vector::vector(&arguments),
+        Command::Model(arguments) => model::model(&arguments),
         Command::Data(arguments) => data::data(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Init(arguments) => init::init(&arguments),

@@ -10,6 +10,7 @@ mod explain;
 mod graph;
 mod key;
 mod lock;
+mod one_model;
 mod record;
 #[cfg(test)]
 mod recorded_tests;
@@ -32,9 +33,10 @@ pub(crate) use explain::{Explanation, explain};
 pub(crate) use key::stage_key;
 pub(crate) use key::{key_of, study_key};
 pub(crate) use lock::{Change, Concern, Environment, Lock, LockError, LockedFile, Pins};
+pub(crate) use one_model::open_one_model;
 pub(crate) use record::{
-    ArtifactRecord, DrawnRecord, ModelParts, Record, TableRecord, describe, is_incomplete,
-    load_directions, store, stored_artifacts,
+    ArtifactRecord, DrawnRecord, ModelParts, Record, TableRecord, describe, file_of_direction,
+    is_incomplete, load_directions, read_direction, store, stored_artifacts,
 };
 pub use record::{StageRecord, load_artifacts};
 pub use resolve::{Fetch, Opened, open_study};

@@ -351,14 +351,7 @@ fn record_of_direction(
     let mut json = serde_json::Serializer::pretty(&mut text);
     Description::serialize(direction, &mut json)
         .map_err(|error| StageError::Internal(error.to_string()))?;
-    let seed = direction.seed.map(|seed| format!(".seed{seed}"));
-    let (layer, site) = (direction.layer, direction.site.short_name());
-    let position = match direction.position {
-        Some(-1) => String::new(),
-        Some(position) => format!(".position{position}"),
-        None => ".mean".to_string(),
-    };
-    let stem = format!("layer{layer}.{site}{position}{}", seed.unwrap_or_default());
+    let stem = file_of_direction(direction);
     let record = |suffix: &str, bytes: &[u8]| -> Result<ArtifactRecord, StageError> {
         Ok(ArtifactRecord {
             file: format!("{stem}.{suffix}"),
@@ -366,6 +359,18 @@ fn record_of_direction(
         })
     };
     Ok((record("safetensors", &bytes)?, record("json", &text)?))
+}
+
+/// The name of a direction's files, without their endings, behind that of its stage.
+pub(crate) fn file_of_direction(direction: &Direction) -> String {
+    let seed = direction.seed.map(|seed| format!(".seed{seed}"));
+    let (layer, site) = (direction.layer, direction.site.short_name());
+    let position = match direction.position {
+        Some(-1) => String::new(),
+        Some(position) => format!(".position{position}"),
+        None => ".mean".to_string(),
+    };
+    format!("layer{layer}.{site}{position}{}", seed.unwrap_or_default())
 }
 
 /// The tensors of what edits that move a mean need, by name.
@@ -456,7 +461,8 @@ pub(crate) fn stored_artifacts(
     artifacts
 }
 
-fn read_direction((tensors, description): (Vec<u8>, Vec<u8>)) -> Option<Direction> {
+/// A direction of the bytes of its two files; none where they are no such files.
+pub(crate) fn read_direction((tensors, description): (Vec<u8>, Vec<u8>)) -> Option<Direction> {
     let tensors = SafeTensors::deserialize(&tensors).ok()?;
     let vector = |name: &str| {
         let tensor = tensors.tensor(name).ok()?;

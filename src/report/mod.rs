@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! table        columns of text, numbers, flags, from Parquet or CSV
-//! finished     a run's folder, read
+//! finished     a run's folder, read; directions: those in it
 //! views        how each product is shown: the one table of it
 //! figures      the figures of each product
 //! svg          figures as SVG and PNG
@@ -19,6 +19,7 @@
 
 mod dag;
 mod diff;
+mod directions;
 mod drawn;
 mod drill;
 mod figures;

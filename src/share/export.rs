@@ -42,6 +42,7 @@ pub(super) use contents::{derived, input_files};
 pub(super) use crate_metadata::{Listed, text as crate_text};
 pub(super) use machine::Machine;
 pub(super) use readme::ended;
+pub(super) use source::{RESOLVED, document};
 pub(super) use withhold::Withholding;
 
 /// What is to be exported, and where to.

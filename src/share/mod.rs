@@ -43,12 +43,14 @@
 //! withheld     prompt sets that an archive does without
 //! unpack       an archive as a folder in which its study goes on
 //! verify       an archive, checked: its files, what follows from them, and some of its values computed again
+//! out          no archive: a run's direction in files of other programs, and its model without it
 //! ```
 
 mod again;
 mod export;
 mod inside;
 mod layout;
+mod out;
 mod read;
 mod unpack;
 mod verify;
@@ -56,6 +58,10 @@ mod withheld;
 mod write;
 
 pub(crate) use export::{ExportError, Exported, Options as ExportOptions, Step, export};
+pub(crate) use out::{
+    Form, OutError, VectorOptions, WeightsOptions, Which, WrittenVector, WrittenWeights,
+    write_vector, write_weights,
+};
 pub(crate) use unpack::{Unpacked, unpack};
 pub(crate) use verify::{
     Options as VerifyOptions, Outcome, Problem, Recomputed, Step as VerifyStep, Verified,

@@ -8,7 +8,7 @@ use crate::prompts::Prompt;
 use crate::workbench::Workbench;
 
 /// The folders of the models, by name.
-fn folders() -> Vec<(String, PathBuf)> {
+pub fn folders() -> Vec<(String, PathBuf)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/families");
     let entries = std::fs::read_dir(root).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
@@ -25,7 +25,7 @@ fn folders() -> Vec<(String, PathBuf)> {
 }
 
 /// Prompts in the words of their tokenizer.
-fn prompts() -> Vec<Prompt> {
+pub fn prompts() -> Vec<Prompt> {
     let prompt = |number: usize| {
         let words = (0..4 + number % 3).map(|place| format!("w{}", (7 * number + 3 * place) % 39));
         Prompt {
@@ -39,7 +39,7 @@ fn prompts() -> Vec<Prompt> {
 }
 
 /// A folder with these prompts and models, each with a chat template.
-fn bench(prompts: &[Prompt], folders: &[(String, PathBuf)]) -> Workbench {
+pub fn bench(prompts: &[Prompt], folders: &[(String, PathBuf)]) -> Workbench {
     let bench = Workbench::new(prompts);
     for (name, folder) in folders {
         for file in ["config.json", "model.safetensors", "tokenizer.json"] {
@@ -52,7 +52,8 @@ fn bench(prompts: &[Prompt], folders: &[(String, PathBuf)]) -> Workbench {
     bench
 }
 
-fn models(folders: &[(String, PathBuf)]) -> (String, String) {
+/// Their tables in a study, and the list of their names.
+pub fn models(folders: &[(String, PathBuf)]) -> (String, String) {
     let tables = folders
         .iter()
         .map(|(name, _)| format!("[models.{name}]\nsource = \"tiny/{name}\"\n"));
@@ -63,7 +64,8 @@ fn models(folders: &[(String, PathBuf)]) -> (String, String) {
     (tables.collect(), format!("[{}]", names.join(", ")))
 }
 
-const SETTINGS: &str = r#"
+/// A chat, a score and the prompts for them.
+pub const SETTINGS: &str = r#"
 [chat]
 system = false
 [score]

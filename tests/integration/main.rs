@@ -35,6 +35,7 @@ mod measure;
 mod methods;
 mod odd_paths;
 mod odd_prompts;
+mod out;
 mod pipelines;
 mod places;
 mod planted;

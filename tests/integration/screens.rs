@@ -90,6 +90,8 @@ fn help() {
       export       Write a finished run into one file, for others to check and to go on from
       verify       Check such a file: whether it is whole, whether everything follows from its values, and whether the models give these
       unpack       Make a folder of such a file, in which its study is cached and goes on
+      vector       Write a direction of a run for other programs
+      model        Write a model without a direction of a run
       data         List public prompt sets, and fetch them from their homes
       doctor       Look at libtorch, devices, disks, the hub and the cache: what would keep a run from working
       init         Write a commented study file to start from, prompts to begin with, and the schema by which editors complete and check it

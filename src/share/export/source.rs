@@ -7,13 +7,13 @@ use serde_json::Value as Json;
 use crate::files;
 use crate::plan::{Fetch, Lock, Opened, Selection, Study, open_selected};
 use crate::report::FinishedRun;
-use crate::spec::{Document, Problems, field_path, load, load_text};
+use crate::spec::{Diagnostics, Document, Problems, field_path, load, load_text};
 
 use super::super::layout;
 use super::{ExportError, Options};
 
 /// The resolved study in a run's folder.
-const RESOLVED: &str = "resolved.yaml";
+pub(in crate::share) const RESOLVED: &str = "resolved.yaml";
 /// Comes before an override in the manifest.
 const FLAG: &str = "--set ";
 
@@ -32,7 +32,7 @@ pub(super) fn open(run: &FinishedRun, options: &Options) -> Result<Opened, Expor
     let cache = cache_of(run, options)?;
     let lock = Lock::read(&run.path.join(layout::LOCK))?;
     let pins = lock.map(|lock| lock.pins()).unwrap_or_default();
-    let document = document(run, &options.overrides)?;
+    let document = document(run, &options.overrides).map_err(ExportError::Damaged)?;
     let opened = open_selected(
         document,
         run.study(),
@@ -60,11 +60,11 @@ fn cache_of(run: &FinishedRun, options: &Options) -> Result<PathBuf, ExportError
 
 /// The study with everything applied. Its copy in the run's folder names other files from there on; where the folder alone has been moved, they
 /// are where the study's own file says.
-fn document(run: &FinishedRun, overrides: &[String]) -> Result<Document, ExportError> {
-    let resolved = |overrides: &[String]| {
-        let document = load(&run.path.join(RESOLVED), overrides);
-        document.map_err(ExportError::Damaged)
-    };
+pub(in crate::share) fn document(
+    run: &FinishedRun,
+    overrides: &[String],
+) -> Result<Document, Diagnostics> {
+    let resolved = |overrides: &[String]| load(&run.path.join(RESOLVED), overrides);
     let document = resolved(overrides)?;
     let lost = paths_to_nothing(&document, run.study());
     if lost == 0 {
