@@ -20,7 +20,7 @@ use crate::model::ModelError;
 use crate::report::ReportError;
 use crate::spec::Diagnostics;
 
-use super::read::ReadError;
+use super::read::{ReadError, whole_folder};
 
 pub(crate) use chosen::{Chosen, Which};
 pub(crate) use vector::{Form, Options as VectorOptions, WrittenVector, write_vector};
@@ -35,6 +35,30 @@ pub(crate) enum OutError {
     /// The run's study cannot be read.
     Damaged(Diagnostics),
     Failed(String),
+}
+
+/// Makes a folder that is there whole or not at all.
+fn new_folder(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), OutError>,
+) -> Result<(), OutError> {
+    /// Why it is not there.
+    enum Why {
+        Folder(ReadError),
+        Content(OutError),
+    }
+    impl From<ReadError> for Why {
+        fn from(error: ReadError) -> Self {
+            Why::Folder(error)
+        }
+    }
+    let made = whole_folder(path, |folder| fill(folder).map_err(Why::Content));
+    made.map_err(|why| match why {
+        Why::Content(error) => error,
+        Why::Folder(error) => {
+            OutError::Failed(format!("`{}` cannot be written: {error}", path.display()))
+        }
+    })
 }
 
 impl From<ReportError> for OutError {
@@ -52,15 +76,6 @@ impl From<ModelError> for OutError {
 impl From<CacheError> for OutError {
     fn from(error: CacheError) -> Self {
         OutError::Failed(error.to_string())
-    }
-}
-
-impl From<ReadError> for OutError {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Refused(why) => OutError::Asked(why),
-            ReadError::Io(error) => OutError::Failed(format!("it cannot be written: {error}")),
-        }
     }
 }
 

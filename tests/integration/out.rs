@@ -379,7 +379,7 @@ fn an_adapter_takes_the_direction_out_of_the_same_matrices() {
     };
     for (name, told) in [
         ("gemma2", "is normalized before it is added"),
-        ("mixtral", "families whose MLPs are no experts"),
+        ("mixtral", "its MLPs are experts"),
     ] {
         let said = adapter(name);
         assert!(said.message(1).contains(told), "{said:?}");
@@ -479,6 +479,113 @@ fn a_model_that_is_another_now_is_refused_unless_it_is_named() {
         "{said:?}"
     );
     assert_eq!(files_below(&bench.path("without")).len(), before);
+}
+
+/// Who is sent a run has its directions, and of its model what they say of it.
+#[test]
+fn a_direction_of_a_shared_file_goes_out_as_that_of_the_run() {
+    let bench = bench();
+    assert_eq!(bench.dial(&["export", RUN, "-o", "run.zip"]).code, 0);
+    assert_eq!(bench.dial(&["unpack", "run.zip", "sent"]).code, 0);
+    for (run, to) in [(RUN, "own"), ("sent", "theirs")] {
+        for ending in ["gguf", "safetensors"] {
+            let file = format!("{to}.{ending}");
+            let arguments = [
+                "vector",
+                "export",
+                run,
+                "direction",
+                "--layer",
+                "2",
+                "-o",
+                &file,
+            ];
+            let said = bench.dial(&arguments);
+            assert_eq!(said.code, 0, "{said:?}");
+        }
+    }
+    for ending in ["gguf", "safetensors"] {
+        let [own, theirs] = ["own", "theirs"]
+            .map(|of| std::fs::read(bench.path(&format!("{of}.{ending}"))).unwrap());
+        assert!(own == theirs, "{ending}");
+    }
+    let without = [
+        "model",
+        "orthogonalize",
+        "sent",
+        "direction",
+        "--layer",
+        "2",
+        "-o",
+        "without",
+    ];
+    let said = bench.dial(&without);
+    assert!(
+        said.message(2).contains("is here without its weights"),
+        "{said:?}"
+    );
+    let said = bench.dial(&[&without[..], &["--model", "models/inst"]].concat());
+    assert!(
+        said.code == 0 && !said.stderr.contains("fingerprint"),
+        "{said:?}"
+    );
+}
+
+/// Directions of holdout seeds, and of stages that make none of their own.
+#[test]
+fn every_stage_that_leaves_directions_has_them() {
+    let bench = Workbench::new(&main_set(12, 8));
+    let more = r#"
+[stages.holdout]
+direction_model = "inst"
+model = "inst"
+prompts = "main"
+select = "splits"
+a = "harmful"
+b = "edge"
+layer = 2
+seed = [0, 1]
+alpha = 1
+[stages.combine]
+of = "direction"
+layer = 2
+[stages.places]
+kind = "direction"
+model = "inst"
+prompts = "main"
+select = "splits"
+a = "harmful"
+b = "edge"
+layer = 2
+position = [-2, -1]
+"#;
+    bench.run(&[DIRECTION, more].concat()).ok();
+    let export = |stage: &str, to: &str, which: &[&str]| {
+        let arguments = ["vector", "export", RUN, stage, "-o", to];
+        bench.dial(&[&arguments, which].concat())
+    };
+    assert_snapshot!(export("holdout", "h.gguf", &[]).message(2), @r"
+    error: stage `holdout` has 2 directions that could be meant; say which
+      --seed 0
+      --seed 1
+    ");
+    assert_snapshot!(export("places", "p.gguf", &[]).message(2), @r"
+    error: stage `places` has 2 directions that could be meant; say which
+      --position -2
+      --position -1
+    ");
+    for (stage, to, which) in [
+        ("holdout", "h.safetensors", &["--seed", "1"][..]),
+        ("places", "p.safetensors", &["--position", "-2"]),
+        ("combine", "c.safetensors", &[]),
+    ] {
+        let said = export(stage, to, which);
+        assert_eq!(said.code, 0, "{said:?}");
+    }
+    let said = |file: &str, key: &str| tensors(&bench.path(file)).1[key].clone();
+    assert_eq!(said("h.safetensors", "seed"), "1");
+    assert_eq!(said("p.safetensors", "position"), "-2");
+    assert_eq!(said("c.safetensors", "stage"), "combine");
 }
 
 #[test]

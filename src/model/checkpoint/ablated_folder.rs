@@ -102,14 +102,11 @@ impl Checkpoint {
     /// The tensors of the new file, the wider formats first, so that all lie where a program can use them in place.
     fn ablated_tensors(&self) -> Result<Vec<New<'_>>> {
         if !self.path.is_dir() {
-            return Err(ModelError::invalid(
-                &self.path,
-                unsupported(
-                    "writing the weights of a GGUF file without a direction",
-                    "Hugging Face folders: the file has neither their settings nor their tokenizer; name the folder that it was converted from, and convert \
-                     what comes out with llama.cpp",
-                ),
-            ));
+            return Err(ModelError::Unusable(format!(
+                "`{}` is no Hugging Face folder, and a file alone has neither the settings nor the tokenizer of one; name the folder that it was \
+                 converted from with `--model`, and convert what comes out of it",
+                self.path.file_name().unwrap_or_default().to_string_lossy()
+            )));
         }
         let sides = self.into_stream()?;
         let mut tensors = Vec::new();

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::Checkpoint;
 use super::host_tensor::{HostTensor, decode, encode, zeros};
-use crate::model::error::{ModelError, Result, unsupported};
+use crate::model::error::{ModelError, Result};
 use crate::model::families::WriterForm;
 
 /// Which dimension of a matrix is the stream's.
@@ -145,14 +145,10 @@ impl Checkpoint {
         let writers = layers.map(|layer| self.config.family.writers(&self.config.sizes, layer));
         let writers: Result<Vec<_>, &str> = writers.collect();
         let writers = writers.map_err(|why| {
-            let name = self.config.family.name();
-            ModelError::invalid(
-                &self.path,
-                unsupported(
-                    format!("taking a direction out of the weights of a `{name}`"),
-                    format!("families whose blocks add what their matrices give: here {why}; ablate it as it runs, with `mode = \"ablate_everywhere\"`"),
-                ),
-            )
+            ModelError::Unusable(format!(
+                "a direction cannot be taken out of the weights of a `{}`: {why}; ablate it as the model runs, with `mode = \"ablate_everywhere\"`",
+                self.config.family.name()
+            ))
         })?;
         let writers = writers.into_iter().flatten();
         Ok(writers.map(|writer| (writer.module, writer.form)).collect())

@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 use super::Checkpoint;
 use super::ablation::Ablation;
 use crate::model::config::Dtype;
-use crate::model::error::{ModelError, Result, unsupported};
+use crate::model::error::{ModelError, Result};
 use crate::model::families::WriterForm;
 
 /// The two files of an adapter's folder.
@@ -35,14 +35,11 @@ impl Checkpoint {
         let ablation = Ablation::of(vector, self.config.d_model)?;
         let writers = self.written_by_blocks()?;
         if writers.iter().any(|(_, form)| *form == WriterForm::Expert) {
-            return Err(ModelError::invalid(
-                &self.path,
-                unsupported(
-                    format!("an adapter for a `{}`", self.config.family.name()),
-                    "families whose MLPs are no experts, which transformers holds as one tensor that no adapter of single maps changes; write the whole \
-                     weights with `dial model orthogonalize`",
-                ),
-            ));
+            return Err(ModelError::Unusable(format!(
+                "there is no adapter for a `{}`: its MLPs are experts, which transformers holds as one tensor, and an adapter is of single matrices; write \
+                 the whole weights with `dial model orthogonalize`",
+                self.config.family.name()
+            )));
         }
         let minus: Vec<u8> = bytes(ablation.unit().iter().map(|x| -x));
         let mut parts: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();

@@ -153,7 +153,10 @@ impl Chosen {
         let source = known.and_then(|model| model.source.clone());
         let licence = study.and_then(|study| study.models.get(model)?.licence.clone());
         let said = [
-            ("dial_version", Some(env!("CARGO_PKG_VERSION").to_string())),
+            (
+                "made_by",
+                Some(format!("dial {}", env!("CARGO_PKG_VERSION"))),
+            ),
             ("study", Some(self.run.study().to_string())),
             ("stage", Some(self.stage.clone())),
             ("direction", Some(label.clone())),

@@ -62,6 +62,11 @@ pub(super) fn model_of(
             "model `{name}` cannot be opened: {error}; say where it is now with `--model SOURCE`"
         )),
     })?;
+    if model.check_weights().is_err() {
+        return asked(format!(
+            "model `{name}` is here without its weights; say where the whole model is with `--model SOURCE`"
+        ));
+    }
     let is_same = model.fingerprint.to_hex().as_str() == chosen.direction.fingerprint;
     match (is_same, instead) {
         (true, _) => Ok((model, study, Vec::new())),

@@ -9,9 +9,8 @@ use crate::cache::write_atomically;
 use crate::model::NewControlVector;
 use crate::stages::Direction;
 
-use super::super::read::whole_folder;
 use super::model::{model_of, study_of};
-use super::{Chosen, OutError, Which, asked, check_new};
+use super::{Chosen, OutError, Which, asked, check_new, new_folder};
 
 /// The form of what is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,10 +126,10 @@ fn lora(chosen: &Chosen, options: &Options) -> Result<(String, Vec<String>), Out
     let base = base.map(|name| name.split('@').next().unwrap_or(name));
     let adapter = model.adapter(chosen.direction.vector.values(), base)?;
     let config = format!("{:#}\n", adapter.config);
-    whole_folder(&options.to, |folder| {
+    new_folder(&options.to, |folder| {
         write_atomically(&folder.join("adapter_config.json"), config.as_bytes())?;
         write_atomically(&folder.join("adapter_model.safetensors"), &adapter.weights)?;
-        Ok::<(), OutError>(())
+        Ok(())
     })?;
     let what = match adapter.leaves_biases {
         true => "what the embedding and the biases of these matrices add",

@@ -9,9 +9,8 @@ use crate::machine::free_bytes;
 use crate::model::AblatedFolder;
 use crate::stages::Direction;
 
-use super::super::read::whole_folder;
 use super::model::model_of;
-use super::{OutError, Which, asked, check_new};
+use super::{OutError, Which, asked, check_new, new_folder};
 
 /// Room for what is written beside the weights.
 const BESIDE: u64 = 64 << 20;
@@ -52,15 +51,11 @@ pub(crate) fn write_weights(options: &Options) -> Result<WrittenWeights, OutErro
     }
     let mut about = chosen.about(Some(&study));
     about.insert("format".to_string(), "pt".to_string());
-    about.insert(
-        "made".to_string(),
-        "weights without the direction".to_string(),
-    );
     let mut written = None;
-    whole_folder(&options.to, |folder| {
+    new_folder(&options.to, |folder| {
         let vector = chosen.direction.vector.values();
         written = Some(model.write_ablated(vector, &about, folder)?);
-        Ok::<(), OutError>(())
+        Ok(())
     })?;
     let folder = written.ok_or_else(|| OutError::Failed("nothing was written".to_string()))?;
     if folder.untied {

@@ -1,5 +1,6 @@
 //! Tests that open models: tiny ones made here, and the real one where it is at hand.
 
+mod ablated;
 mod buffers;
 mod folders;
 mod gguf;
