@@ -69,7 +69,7 @@ pub(crate) use measure::Measure;
 pub(crate) use rules::{NamedRule, Rule, Rules};
 pub(crate) use settings::{ScoreRule, Settings};
 pub(crate) use summary::{Outcome, PARTS, Source};
-pub(crate) use tensors::Tensors;
+pub(crate) use tensors::{Numbers, Tensor, Tensors};
 pub(crate) use told::Told;
 pub(crate) use vocabulary::{check_prompts, check_rule};
 

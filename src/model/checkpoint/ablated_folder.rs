@@ -108,23 +108,23 @@ impl Checkpoint {
                 self.path.file_name().unwrap_or_default().to_string_lossy()
             )));
         }
-        let sides = self.into_stream()?;
+        let sides = self.sides()?;
         let mut tensors = Vec::new();
         for (name, _) in self.config.parameters() {
-            tensors.push(self.new(name.clone(), &name, sides.get(&name).copied())?);
+            tensors.push(self.tensor_of(name.clone(), &name, sides.get(&name).copied())?);
         }
         if self.config.tied_embeddings {
             let (tables, _) = self.config.family.end_parameters(&self.config.sizes);
             if let Some((embedding, _)) = tables.first() {
                 let head = self.config.family.head().to_string();
-                tensors.push(self.new(head, embedding, None)?);
+                tensors.push(self.tensor_of(head, embedding, None)?);
             }
         }
         tensors.sort_by(|a, b| (b.dtype.size(), &a.name).cmp(&(a.dtype.size(), &b.name)));
         Ok(tensors)
     }
 
-    fn new(&self, name: String, from: &str, side: Option<Side>) -> Result<New<'_>> {
+    fn tensor_of(&self, name: String, from: &str, side: Option<Side>) -> Result<New<'_>> {
         let from = self.stored(from)?;
         match from.format {
             Format::Plain(dtype) => Ok(New {

@@ -1,8 +1,8 @@
 //! Weights without a direction: what they would add to the stream along it is taken out of them.
 //!
-//! W ← W − v(vᵀW) on the side of the stream, with the v of length 1, for every matrix and bias that adds to it: the tables of embeddings and positions, the
-//! output of attention, the last map of MLPs. The stream then never has anything along v, which is what an ablation at the input of every block and at
-//! what attention and MLP add leads to (Arditi et al., arXiv:2406.11717). Computed in float64, and stored as the tensor is.
+//! W ← W − v(vᵀW) on the side of the stream, with the v of length 1, for every matrix and bias that adds to it: the tables of embeddings and
+//! positions, the output of attention, the last map of MLPs. The stream then never has anything along v, which is what an ablation at the input of
+//! every block and at what attention and MLP add leads to (Arditi et al., arXiv:2406.11717). Computed in float64, and stored as the tensor is.
 
 use std::collections::BTreeMap;
 
@@ -136,7 +136,7 @@ fn by_row(
 }
 
 impl Checkpoint {
-    /// The tensors that add to the stream, and on which side; the outputs of blocks, not the tables before them, with the form of each.
+    /// The maps by which blocks add to the stream, with the form of each.
     ///
     /// # Errors
     /// A family of which taking a direction out of them is no ablation, and why.
@@ -158,7 +158,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`Checkpoint::written_by_blocks`].
-    pub(super) fn into_stream(&self) -> Result<BTreeMap<String, Side>> {
+    pub(super) fn sides(&self) -> Result<BTreeMap<String, Side>> {
         let (tables, _) = self.config.family.end_parameters(&self.config.sizes);
         let tables = tables.into_iter().map(|(name, _)| (name, Side::Rows));
         let mut found: BTreeMap<String, Side> = tables.collect();

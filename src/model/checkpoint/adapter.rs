@@ -1,7 +1,7 @@
 //! A low-rank adapter that ablates a direction as PEFT loads it: for each map that adds to the stream one of rank 1, −v(vᵀW).
 //!
-//! With B = −v and A = vᵀW, `r` and `lora_alpha` 1, the map W + BA is W without v. Adapters are of maps alone: what the tables of embeddings and the biases
-//! of these maps add along v stays.
+//! With B = −v and A = vᵀW, `r` and `lora_alpha` 1, the map W + BA is W without v. Adapters are of maps alone: what the tables of embeddings and the
+//! biases of these maps add along v stays.
 
 use std::collections::BTreeSet;
 
@@ -36,8 +36,8 @@ impl Checkpoint {
         let writers = self.written_by_blocks()?;
         if writers.iter().any(|(_, form)| *form == WriterForm::Expert) {
             return Err(ModelError::Unusable(format!(
-                "there is no adapter for a `{}`: its MLPs are experts, which transformers holds as one tensor, and an adapter is of single matrices; write \
-                 the whole weights with `dial model orthogonalize`",
+                "there is no adapter for a `{}`: its MLPs are experts, which transformers holds as one tensor, and an adapter is of single matrices; \
+                 write the whole weights with `dial model orthogonalize`",
                 self.config.family.name()
             )));
         }

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use safetensors::tensor::{Dtype, TensorView};
-
 use crate::cache::write_atomically;
 use crate::model::NewControlVector;
-use crate::stages::Direction;
+use crate::stages::{Direction, Numbers, Tensor, Tensors};
 
 use super::model::{model_of, study_of};
 use super::{Chosen, OutError, Which, asked, check_new, new_folder};
@@ -66,20 +64,24 @@ fn about(chosen: &Chosen) -> BTreeMap<String, String> {
 }
 
 fn safetensors(chosen: &Chosen, options: &Options) -> Result<(String, Vec<String>), OutError> {
-    let values = chosen.direction.vector.values();
-    let vector: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let pre_norm = (chosen.direction.pre_norm as f32).to_le_bytes();
-    let tensor = |count, bytes| TensorView::new(Dtype::F32, vec![count], bytes);
-    let bytes = tensor(values.len(), &vector).and_then(|direction| {
-        let tensors = [
-            ("direction", direction),
-            ("pre_norm", tensor(1, &pre_norm)?),
-        ];
-        let mut about = about(chosen);
-        about.insert("format".to_string(), "pt".to_string());
-        safetensors::serialize(tensors, Some(about.into_iter().collect()))
-    });
-    let bytes = bytes.map_err(|error| OutError::Failed(format!("safetensors: {error}")))?;
+    let tensor = |name: &str, numbers: Vec<f32>| Tensor {
+        name: name.to_string(),
+        shape: vec![numbers.len()],
+        numbers: Numbers::F32(numbers),
+    };
+    let mut metadata = about(chosen);
+    metadata.insert("format".to_string(), "pt".to_string());
+    let file = Tensors {
+        name: String::new(),
+        tensors: vec![
+            tensor("direction", chosen.direction.vector.values().to_vec()),
+            tensor("pre_norm", vec![chosen.direction.pre_norm as f32]),
+        ],
+        metadata,
+    };
+    let mut bytes = Vec::new();
+    file.write(&mut bytes)
+        .map_err(|error| OutError::Failed(error.to_string()))?;
     write_atomically(&options.to, &bytes)?;
     Ok(("direction".to_string(), Vec::new()))
 }
@@ -104,7 +106,8 @@ fn control_vector(chosen: &Chosen, options: &Options) -> Result<(String, Vec<Str
     };
     write_atomically(&options.to, &file.to_bytes())?;
     let mut notes = vec![
-        "llama.cpp adds it to every token, of the prompt and of what the model writes; a study does that with `position = \"all\"`, and at the last token of the prompt without it"
+        "llama.cpp adds it to every token, of the prompt and of what the model writes; a study does that with `position = \"all\"`, and at the last token of \
+         the prompt without it"
             .to_string(),
         format!(
             "its length is 1: the scale that llama.cpp is given is α in units of the unit vector. α = 1 in units of `pre_norm` is the scale {}",
