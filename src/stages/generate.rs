@@ -30,7 +30,7 @@ use super::prelude::*;
 use super::rules::Readings;
 use super::sweep::{self, OnRow};
 
-use steering::Steering;
+pub(super) use steering::Steering;
 pub(super) use tables::{Answer, Answered, Row, tables};
 
 /// What the two text classifiers call a continuation: by the study's patterns, and by XSTest's openings.
@@ -379,13 +379,8 @@ impl Generate {
 
     /// Where each edit of a run acts; none without a direction.
     fn selections(&self) -> Vec<&Selection> {
-        let Some(steering) = &self.steering else {
-            return Vec::new();
-        };
-        let own = &steering.positions.0;
-        let others = steering.action.with.iter();
-        let others = others.map(|also| also.position.as_ref().unwrap_or(own));
-        [own].into_iter().chain(others).collect()
+        let steering = self.steering.as_ref();
+        steering.map_or(Vec::new(), Steering::selections)
     }
 
     /// The score of every row, of what was read of the rows of each model, so many.
@@ -450,10 +445,7 @@ impl Generate {
             }
         };
         let chosen = self.chosen(prompts);
-        let position = self.steering.as_ref().and_then(|steering| {
-            let told = steering.positions.word().is_none();
-            told.then_some(&steering.positions.0)
-        });
+        let position = self.steering.as_ref().and_then(Steering::position);
         let of_line = |(line, alpha): (Option<&'a Line>, f64)| {
             let gate = line.and_then(|line| line.gate.as_ref());
             let row = move |index: usize| Row {

@@ -43,6 +43,7 @@ mod independence;
 mod measure;
 mod parameters;
 mod patch;
+mod place;
 mod position;
 mod random;
 pub(crate) mod rules;

@@ -22,7 +22,7 @@ wrappers! {
     /// Layers that each of several models is edited at. Which these are depends on the models, where it is said with `all`.
     LayersOfEach(Layers): ByValue, |layers, needs| needs.depths |= *layers == Layers::All;
     /// Whether a text ends with an end-of-text token: which these are, the models say.
-    StopAtEnd(bool): ByValue, |stops, needs| needs.ends = *stops;
+    StopAtEnd(bool): ByValue, |stops, needs| needs.ends |= *stops;
 }
 
 /// Names of stages, by what the stages give.

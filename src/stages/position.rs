@@ -129,7 +129,8 @@ impl Selection {
         self.include.iter().map(back).max().unwrap_or(1)
     }
 
-    fn asks_for_the_instruction(&self) -> bool {
+    /// Whether it has to be known where the instruction ends.
+    pub(crate) fn asks_for_the_instruction(&self) -> bool {
         let asks = |part: &Part| matches!(part, Part::InstructionEnd | Part::PostInstruction);
         self.include.iter().chain(&self.exclude).any(asks)
     }

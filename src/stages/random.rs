@@ -213,14 +213,13 @@ impl Random {
                 continue;
             };
             for seed in self.seed.iter() {
-                let taken = self.taken(seed, layer, config.d_model, beside.first().copied())?;
+                let place = (layer, self.site);
+                let beside_it = beside.first().copied();
+                let taken = taken(seed, place, (config.d_model, beside_it), &self.action)?;
                 lines.push(match self.action.mode {
                     Mode::AblateSpan => {
                         let count = self.dimensions(&beside, inputs)?;
-                        let vectors = (0..count).map(|place| vector(seed, place, config.d_model));
-                        let vectors = vectors.collect::<Result<Vec<_>, _>>()?;
-                        let span = orthonormal(vectors.iter().map(|vector| &**vector));
-                        acting.line_of_span(&taken, span)?
+                        acting.line_of_span(&taken, span(seed, count, config.d_model)?)?
                     }
                     _ => acting.line_of(&taken)?,
                 });
@@ -239,29 +238,6 @@ impl Random {
         };
         let all = inputs.stage(name)?.directions.iter();
         Ok(all.filter(|direction| direction.seed == only.seed).count())
-    }
-
-    /// The vector of a seed, in the place of a learned direction at a layer.
-    fn taken<'d>(
-        &self,
-        seed: u64,
-        layer: usize,
-        d_model: usize,
-        beside: Option<&'d Direction>,
-    ) -> Result<Taken<'d>, StageError> {
-        let unit = self.action.alpha_unit;
-        Ok(Taken {
-            label: "random".to_string(),
-            seed: Some(seed),
-            layer,
-            site: self.site,
-            vector: vector(seed, 0, d_model)?,
-            unit_length: beside.map_or(Ok(1.0), |d| unit.length(d))?,
-            affine: beside.and_then(|d| d.affine.as_deref()),
-            pre_norm: beside.map_or(1.0, |d| d.pre_norm),
-            is_learned: false,
-            builders: Arc::default(),
-        })
     }
 
     /// The directions at a layer that it refers to, of which there need be none where it refers to no stage; none where the stage has none at this
@@ -304,6 +280,34 @@ impl Random {
             reference.value
         ))
     }
+}
+
+/// The vector of a seed at a place, as long as the learned direction beside it, where there is one.
+fn taken<'d>(
+    seed: u64,
+    (layer, site): (usize, Site),
+    (d_model, beside): (usize, Option<&'d Direction>),
+    action: &Action,
+) -> Result<Taken<'d>, StageError> {
+    Ok(Taken {
+        label: "random".to_string(),
+        seed: Some(seed),
+        layer,
+        site,
+        vector: vector(seed, 0, d_model)?,
+        unit_length: beside.map_or(Ok(1.0), |d| action.alpha_unit.length(d))?,
+        affine: beside.and_then(|d| d.affine.as_deref()),
+        pre_norm: beside.map_or(1.0, |d| d.pre_norm),
+        is_learned: false,
+        builders: Arc::default(),
+    })
+}
+
+/// An orthonormal basis of so many vectors of a seed.
+fn span(seed: u64, count: usize, d_model: usize) -> Result<Vec<Arc<Vector>>, StageError> {
+    let vectors = (0..count).map(|place| vector(seed, place, d_model));
+    let vectors = vectors.collect::<Result<Vec<_>, _>>()?;
+    Ok(orthonormal(vectors.iter().map(|vector| &**vector)))
 }
 
 /// A unit vector of a seed; of a span the first is that of the seed alone, the others are of seeds far from any that a study names.

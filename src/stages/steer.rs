@@ -102,6 +102,17 @@ impl Places {
         n_layers: usize,
     ) -> Result<Vec<Line>, StageError> {
         let home = acting.lines(directions, self.layer.is_some())?;
+        Ok(self.placed(home, acting, sets, n_layers))
+    }
+
+    /// The same of lines that are each at a place of its own.
+    pub(super) fn placed(
+        &self,
+        home: Vec<Line>,
+        acting: &Acting<'_>,
+        sets: &Arc<[Set]>,
+        n_layers: usize,
+    ) -> Vec<Line> {
         let lines: Vec<Line> = match (&self.layer, self.together.0) {
             (None, false) => home.into_iter().map(|line| line.to(self.site)).collect(),
             (None, true) => together(home.into_iter().map(|line| line.to(self.site)).collect()),
@@ -119,7 +130,7 @@ impl Places {
                 home.into_iter().flat_map(moved).collect()
             }
         };
-        Ok(acting.finished(lines, n_layers, sets))
+        acting.finished(lines, n_layers, sets)
     }
 
     /// How many lines there will be in each of some models together, at most, but for combinations of what else is done.

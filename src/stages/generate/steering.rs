@@ -18,8 +18,8 @@ use super::super::steer::Places;
 
 parameters! {
     /// A direction of another stage and how it acts.
-    pub(super) struct Steering {
-        /// The directions that act; nothing is steered where it is left out.
+    pub(in crate::stages) struct Steering {
+        /// The directions that act; a `generate` stage without one steers nothing.
         direction: DirectionStage,
         places: Places,
         action: Action,
@@ -40,7 +40,23 @@ const WORDS: [Word; 3] = [
 
 /// Where a direction acts, in the prompt and in what is generated.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Acts(pub(super) Selection);
+pub(in crate::stages) struct Acts(pub(super) Selection);
+
+impl Steering {
+    /// Where each edit of a run acts: its own, then what else is done.
+    pub(in crate::stages) fn selections(&self) -> Vec<&Selection> {
+        let own = &self.positions.0;
+        let others = self.action.with.iter();
+        let others = others.map(|also| also.position.as_ref().unwrap_or(own));
+        [own].into_iter().chain(others).collect()
+    }
+
+    /// Where it acts, unless a word says it that needs no telling.
+    pub(in crate::stages) fn position(&self) -> Option<&Selection> {
+        let is_told = self.positions.word().is_none();
+        is_told.then_some(&self.positions.0)
+    }
+}
 
 impl Acts {
     /// The word for it, where it is one that needs no telling.

@@ -8,13 +8,11 @@ use crate::stats;
 
 use super::super::StageError;
 use super::super::action::Line;
+use super::super::place::{self, Place};
 use super::super::position::Selection;
 use super::super::rules::Rule;
 use super::super::sweep::OnRow;
 use super::super::table::Rows;
-
-/// What stands for a direction and its site where there is none.
-const NONE: &str = "none";
 
 /// One row of the table, before its answer.
 #[derive(Clone, Copy)]
@@ -31,7 +29,16 @@ pub(in crate::stages) struct Row<'a> {
     pub(crate) prompt: &'a Prompt,
 }
 
-impl Row<'_> {
+impl<'a> Row<'a> {
+    fn place(&self) -> Place<'a> {
+        Place {
+            model: self.model,
+            line: self.line,
+            position: self.position,
+            alpha: self.alpha,
+        }
+    }
+
     /// The edits of the row's run, each at its positions; none without a direction, and none where the prompt does not meet the condition.
     pub(in crate::stages) fn edits(
         &self,
@@ -111,49 +118,14 @@ fn main_table(all: &[Answered<'_>], rule: &str) -> Result<DataFrame, StageError>
         .frame()
 }
 
-/// What the rows of all tables begin with: that they are at several layers, elsewhere, or with more than one α is said where it is so.
+/// What the rows of all tables begin with.
 fn with_place<'a, R>(
     rows: Rows<'a, R>,
     first: Option<&'a R>,
     of: impl Fn(&'a R) -> &'a Row<'a> + Copy,
 ) -> Rows<'a, R> {
-    let line = move |row| of(row).line;
-    let mut rows = rows
-        .text("model", |row| of(row).model)
-        .text("direction", |row| {
-            line(row).map_or(NONE, |line| &line.direction)
-        })
-        .integer("seed", |row| line(row)?.seed.map(|seed| seed as i64))
-        .integer("layer", |row| line(row).map(|line| line.layer as i64))
-        .text("site", |row| {
-            line(row).map_or(NONE, |line| line.site.short_name())
-        });
-    let of_first = first.and_then(line);
-    if of_first.is_some_and(|line| line.layers.is_some()) {
-        rows = rows.text("layers", move |row| {
-            line(row)
-                .and_then(|line| line.layers.clone())
-                .unwrap_or_default()
-        });
-    }
-    if first.is_some_and(|row| of(row).position.is_some()) {
-        rows = rows.text("position", move |row| {
-            of(row).position.map_or(String::new(), Selection::to_string)
-        });
-    }
-    rows = rows.number("alpha", move |row| {
-        let has_alpha = line(row).is_none_or(|line| line.has_alpha);
-        has_alpha.then_some(of(row).alpha)
-    });
-    for place in 0..of_first.map_or(0, |line| line.also_alphas.len()) {
-        rows = rows.number(&format!("alpha_{}", place + 2), move |row| {
-            line(row)?.also_alphas.get(place).copied().flatten()
-        });
-    }
-    if first.is_some_and(|row| of(row).condition.is_some()) {
-        rows = rows.number("threshold", move |row| Some(of(row).condition?.threshold));
-    }
-    rows
+    let first = first.map(|row| of(row).place());
+    place::columns(rows, first, move |row| of(row).place())
 }
 
 /// Whether a classifier calls an answer a refusal.
@@ -233,6 +205,7 @@ fn count(all: &[Answered<'_>], refuses: Refuses) -> [[u64; 2]; 2] {
 #[cfg(test)]
 mod tests {
     use crate::model::{Edit, HookPoint, Site};
+    use crate::stages::place::NONE;
     use crate::stages::table::{read_integers, read_numbers, read_text};
 
     use super::*;
