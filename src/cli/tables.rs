@@ -9,7 +9,7 @@ use crate::harmless;
 use crate::report::{AtEnd, Cell, cell, distinct, shown, view};
 use crate::run::RunReport;
 use crate::stages::rules::{REFUSED, rate_column, rate_in_words, rule_of, rule_of_rate};
-use crate::stages::{Artifacts, Source, kind_named};
+use crate::stages::{Artifacts, RANDOM, Source, kind_named};
 
 /// Rows of text under a header, columns of numbers to the right.
 pub(super) fn grid<S: Display>(header: &[S], rows: Vec<Vec<String>>) -> String {
@@ -41,6 +41,7 @@ pub(super) fn of_run(report: &RunReport) -> String {
         for part in product.map_or(&[][..], |product| view(product).at_end) {
             text += &match part {
                 AtEnd::Steered => steered(&stage.name, output),
+                AtEnd::Learned(columns) => learned(&stage.name, output, columns),
                 AtEnd::Columns(table, columns) => shown_tables(&stage.name, output, table, columns),
             };
         }
@@ -108,6 +109,22 @@ fn steered(stage: &str, output: &Artifacts) -> String {
         rate_in_words(rule),
         grid(&header, lines)
     )
+}
+
+/// The main table without random directions.
+fn learned(stage: &str, output: &Artifacts, columns: &[&str]) -> String {
+    let Ok(table) = output.table("") else {
+        return String::new();
+    };
+    let has = |column: &&str| table.column(column).is_ok();
+    let columns: Vec<&str> = columns.iter().copied().filter(has).collect();
+    let Ok(table) = table.select(columns.iter().copied()) else {
+        return String::new();
+    };
+    let mut rows = rows(&table);
+    let direction = columns.iter().position(|column| *column == "direction");
+    rows.retain(|row| direction.is_none_or(|at| !row[at].starts_with(RANDOM)));
+    format!("{stage}\n{}\n", grid(&columns, rows))
 }
 
 /// A table, and the same of further score rules, which have the rule's name before.

@@ -10,6 +10,7 @@
 //! - `columns`: the names that a study says the fields have in its file.
 //! - `collect`: the rules that formats share (required fields, types, unique ids).
 //! - `labels`: a table that says of prompts which group each is in.
+//! - `questions`: choices beside a prompt, and which of them is right.
 //! - `findings`: what a reader should know of a sound set.
 //! - `draw`: a set drawn out of a larger one.
 //! - `public`: sets that others have published.
@@ -24,6 +25,7 @@ mod findings;
 mod json_text;
 mod labels;
 mod public;
+mod questions;
 mod read_csv;
 mod read_json;
 mod read_jsonl;
@@ -45,6 +47,7 @@ pub(crate) use labels::Labels;
 #[cfg(test)]
 pub(crate) use public::Licence;
 pub(crate) use public::{Home, PublicFile, PublicSet, SETS, Size, is_noncommercial};
+pub(crate) use questions::{LETTERS, Question};
 
 use collect::{Collector, Rows};
 

@@ -80,6 +80,8 @@ impl MainTable {
 pub(crate) enum AtEnd {
     /// These columns of a table, those of them that it has.
     Columns(&'static str, &'static [&'static str]),
+    /// These columns of the main table, those of them that it has, random directions left out.
+    Learned(&'static [&'static str]),
     /// The means and rates of the main table along the learned direction, a row for each α.
     Steered,
 }
@@ -128,6 +130,11 @@ pub(crate) fn view(product: Product) -> View {
         Product::SweepByType => View {
             figures: sweep_types::figures,
             ..SWEEP
+        },
+        Product::Costs => View {
+            compared: &[""],
+            at_end: &[AtEnd::Learned(COSTS_COLUMNS)],
+            ..TABLES_ONLY
         },
         Product::Patches => View {
             figures: |_, stage| patch::figures(stage),
@@ -186,6 +193,19 @@ const MEANS_COLUMNS: &[&str] = &[
     "refusal_rate",
     "rate_low",
     "rate_high",
+];
+const COSTS_COLUMNS: &[&str] = &[
+    "model",
+    "direction",
+    "layer",
+    "alpha",
+    "kl",
+    "same_token",
+    "texts_change",
+    "answers_change",
+    "accuracy",
+    "mcnemar_p",
+    "change",
 ];
 const VERDICT: MainTable = MainTable {
     title: "What was tested",

@@ -91,6 +91,19 @@ const WAYS: &[(&str, &str)] = &[
         "model = \"m\"\nprompts = \"p\"\ndirection = \"d\"\nharmful = \"x\"\nharmless = \"y\"",
     ),
     ("select", "file = \"a.json\"\nn_layers = 3"),
+    (
+        "cost",
+        "alpha = 1\nkl = { prompts = \"p\" }\ntexts = { prompts = \"q\" }",
+    ),
+    ("cost", "mode = \"ablate\"\nanswers = { prompts = \"p\" }"),
+    (
+        "cost",
+        "alpha = 1\nchoices = { prompts = \"p\" }\neffect = { prompts = \"q\" }",
+    ),
+    (
+        "cost",
+        "mode = \"rotate\"\nalpha = 1\nplane = \"e\"\nkl = { prompts = \"p\" }",
+    ),
     ("summary", "steer = \"s\""),
     ("summary", "random = \"s\""),
     (

@@ -30,6 +30,7 @@ pub(crate) mod chat;
 pub(crate) mod columns;
 mod combine;
 mod condition;
+mod cost;
 pub(crate) mod declare;
 #[cfg(test)]
 pub(crate) mod declare_tests;
@@ -67,6 +68,7 @@ pub(crate) use direction::{Affine, Direction};
 pub(crate) use forecast::{Forecast, Forecasts};
 pub(crate) use import::{ImportSection, PublishedFiles, kind_of, published_table};
 pub(crate) use measure::Measure;
+pub(crate) use place::RANDOM;
 pub(crate) use rules::{NamedRule, Rule, Rules};
 pub(crate) use settings::{ScoreRule, Settings};
 pub(crate) use summary::{Outcome, PARTS, Source};
@@ -115,6 +117,8 @@ pub enum Product {
     RandomSweep,
     /// Steered scores of prompts of several types, with refusal rates by type.
     SweepByType,
+    /// What a direction costs on other prompts, beside what it does.
+    Costs,
     Patches,
     Texts,
     Summary,
@@ -136,6 +140,7 @@ impl Product {
                 "a sweep of steered scores"
             }
             Product::HeldOutSweep => "a sweep of steered scores, and directions",
+            Product::Costs => "costs",
             Product::Patches => "patching effects",
             Product::Texts => "texts",
             Product::Summary => "a summary",
@@ -259,6 +264,7 @@ pub(crate) static KINDS: &[&Kind] = &[
     &holdout::KIND,
     &random::KIND,
     &xstest::KIND,
+    &cost::KIND,
     &summary::KIND,
     &import::KIND,
 ];

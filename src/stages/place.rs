@@ -7,6 +7,9 @@ use super::table::Rows;
 /// What stands for a direction and its site where there is none.
 pub(super) const NONE: &str = "none";
 
+/// What the name of a random direction begins with.
+pub(crate) const RANDOM: &str = "random";
+
 /// A model, and what is done to it.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {

@@ -14,6 +14,7 @@ use super::declare::{Declared, Field, KeyParts, Parameter};
 use super::direction::Direction;
 use super::field_types::OnlyIfTrue;
 use super::parameters::{self, DirectionStage, Models, PromptsName};
+use super::place::RANDOM;
 use super::position::Position;
 use super::prelude::*;
 use super::sweep::{self, Sweep};
@@ -290,7 +291,7 @@ fn taken<'d>(
     action: &Action,
 ) -> Result<Taken<'d>, StageError> {
     Ok(Taken {
-        label: "random".to_string(),
+        label: RANDOM.to_string(),
         seed: Some(seed),
         layer,
         site,
@@ -301,6 +302,37 @@ fn taken<'d>(
         is_learned: false,
         builders: Arc::default(),
     })
+}
+
+/// So many random directions, seeds from 0, at every place where one of these acts by itself, as long as the first one there; instead of a span as
+/// many together as it is of. `are_layers_named` as [`Acting::lines`] has it.
+pub(super) fn lines_beside(
+    directions: &[Direction],
+    (action, acting): (&Action, &Acting<'_>),
+    are_layers_named: bool,
+    count: usize,
+) -> Result<Vec<Line>, StageError> {
+    let is_span = action.mode == Mode::AblateSpan;
+    let place = |direction: &Direction| match is_span && are_layers_named {
+        true => (0, direction.site),
+        false => (direction.layer, direction.site),
+    };
+    let places = super::distinct(directions.iter().map(place));
+    let mut lines = Vec::new();
+    for there in places {
+        let beside: Vec<&Direction> = directions.iter().filter(|d| place(d) == there).collect();
+        let of_one_seed = beside.iter().filter(|d| d.seed == beside[0].seed).count();
+        let d_model = beside[0].vector.values().len();
+        for seed in 0..count as u64 {
+            let here = (beside[0].layer, there.1);
+            let taken = taken(seed, here, (d_model, Some(beside[0])), action)?;
+            lines.push(match is_span {
+                true => acting.line_of_span(&taken, span(seed, of_one_seed, d_model)?)?,
+                false => acting.line_of(&taken)?,
+            });
+        }
+    }
+    Ok(lines)
 }
 
 /// An orthonormal basis of so many vectors of a seed.

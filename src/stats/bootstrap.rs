@@ -4,7 +4,7 @@
 //! the same values in the same order and the same seed give the same bits everywhere.
 
 use super::describe::sorted_percentile;
-use super::{Interval, StatsError, require_finite};
+use super::{Interval, StatsError, require_finite, require_length};
 
 /// Resamples drawn for every bootstrap interval.
 pub(crate) const BOOTSTRAP_RESAMPLES: usize = 10_000;
@@ -40,6 +40,23 @@ pub(crate) fn bootstrap_mean(values: &[f64], seed: u64) -> Result<Option<Interva
     Ok(bootstrap(count, seed, |indices| {
         let resample = indices.iter().map(|&index| values[index]);
         Some(resample.sum::<f64>() / count as f64)
+    }))
+}
+
+/// 95 % percentile bootstrap interval of Σ `above` / Σ `below` over things that have both, each drawn with its two numbers: the ratio estimator,
+/// for what is a mean over parts of unequal size (tokens of texts). `None` for fewer than two things, and where all of `below` is 0 too often.
+pub(crate) fn bootstrap_ratio(
+    above: &[f64],
+    below: &[f64],
+    seed: u64,
+) -> Result<Option<Interval>, StatsError> {
+    require_length("the numbers below", below.len(), above.len())?;
+    require_finite("the numbers above", above)?;
+    require_finite("the numbers below", below)?;
+    Ok(bootstrap(above.len(), seed, |indices| {
+        let sum = |of: &[f64]| indices.iter().map(|&index| of[index]).sum::<f64>();
+        let below = sum(below);
+        (below != 0.0).then(|| sum(above) / below)
     }))
 }
 
@@ -136,6 +153,27 @@ mod tests {
         let interval = bootstrap_mean(&spread(), 99).unwrap().unwrap();
         assert!((interval.low - 4.21496).abs() < 0.05, "{interval:?}");
         assert!((interval.high - 5.68333).abs() < 0.05, "{interval:?}");
+    }
+
+    #[test]
+    fn the_interval_of_a_ratio_equals_the_same_algorithm_in_python() {
+        // As above, of sum(above[i]) / sum(below[i]).
+        let above = [3.5, 1.25, 0.0, 7.75, 2.0, 4.5, 1.0];
+        let below = [1.0, 2.0, 1.0, 4.0, 8.0, 3.0, 1.0];
+        let interval = bootstrap_ratio(&above, &below, 7).unwrap().unwrap();
+        assert!((interval.low - 0.40625).abs() < 1e-14, "{interval:?}");
+        assert!(
+            (interval.high - 1.8906419836956518).abs() < 1e-14,
+            "{interval:?}"
+        );
+        // Of parts of one size it is the interval of the mean.
+        let ones = [1.0; 7];
+        assert_eq!(
+            bootstrap_ratio(&above, &ones, 3).unwrap(),
+            bootstrap_mean(&above, 3).unwrap()
+        );
+        assert_eq!(bootstrap_ratio(&above, &[0.0; 7], 0), Ok(None));
+        assert!(bootstrap_ratio(&above, &[1.0], 0).is_err());
     }
 
     #[test]

@@ -29,6 +29,14 @@ pub(crate) fn std(values: &[f64], ddof: usize) -> Result<Option<f64>, StatsError
     Ok(Some((squares / (values.len() - ddof) as f64).sqrt()))
 }
 
+/// The `percent`-th percentile (0 to 100), the median at 50; `None` for an empty list.
+pub(crate) fn percentile(values: &[f64], percent: f64) -> Result<Option<f64>, StatsError> {
+    require_finite("the values to rank", values)?;
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    Ok(sorted_percentile(&sorted, percent))
+}
+
 /// The `percent`-th percentile (0 to 100) of finite values in ascending order, interpolated linearly between the two nearest ranks, as
 /// numpy's default method does (definition 7 of Hyndman & Fan, "Sample quantiles in statistical packages", 1996).
 pub(super) fn sorted_percentile(sorted: &[f64], percent: f64) -> Option<f64> {

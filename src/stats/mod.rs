@@ -3,7 +3,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `describe` | mean, standard deviation, percentile, Wilson interval, Newcombe's for a difference |
-//! | `bootstrap` | seeded percentile bootstrap of a mean |
+//! | `bootstrap` | seeded percentile bootstrap of a mean, and of a ratio of sums |
 //! | `selection` | which prompts build a direction |
 //! | `holdout` | the hash that assigns a prompt to train or holdout |
 //! | `slope` | least-squares slope of score on alpha, with its interval |
@@ -11,6 +11,7 @@
 //! | `significance` | a learned direction against random ones |
 //! | `agreement` | Cohen's kappa with its interval, AUROC, cosine |
 //! | `threshold` | a threshold between two classes, precision, recall, F1 |
+//! | `paired` | McNemar's exact test of two answers to the same questions |
 //! | `hypergeometric` | how many values differ at most, when some were drawn |
 //!
 //! Two rules hold throughout. A value that cannot be computed (an empty set, no variance) is `None`, a blank cell in a table. A
@@ -22,6 +23,7 @@ mod bootstrap;
 mod describe;
 mod holdout;
 mod hypergeometric;
+mod paired;
 mod selection;
 mod significance;
 mod slope;
@@ -31,10 +33,11 @@ mod threshold;
 pub(crate) use agreement::{
     auroc, auroc_interval, cohens_kappa, cosine, kappa_interval, together, wide,
 };
-pub(crate) use bootstrap::{BOOTSTRAP_RESAMPLES, bootstrap_mean};
-pub(crate) use describe::{mean, newcombe, std, wilson};
+pub(crate) use bootstrap::{BOOTSTRAP_RESAMPLES, bootstrap_mean, bootstrap_ratio};
+pub(crate) use describe::{mean, newcombe, percentile, std, wilson};
 pub(crate) use holdout::{holdout_split, is_holdout};
 pub(crate) use hypergeometric::{Draw, at_most_in_all};
+pub(crate) use paired::mcnemar;
 pub(crate) use selection::{Selection, top_bottom, top_bottom_descending};
 pub(crate) use significance::{EmpiricalP, empirical_p, z_score};
 pub(crate) use slope::{ols_slope, per_prompt_slopes};

@@ -198,7 +198,7 @@ fn unknown_fields_kinds_and_sections() {
     15 | [stages.stear]
        | ^^^^^^^^^^^^^^ did you mean the stage `steer`?
        |
-       = help: a stage that is not named after its kind needs `kind`, one of `score`, `generate`, `patch`, `activations`, `direction`, `vector`, `combine`, `select`, `condition`, `independence`, `steer`, `holdout`, `random`, `xstest`, `summary`, `import`
+       = help: a stage that is not named after its kind needs `kind`, one of `score`, `generate`, `patch`, `activations`, `direction`, `vector`, `combine`, `select`, `condition`, `independence`, `steer`, `holdout`, `random`, `xstest`, `cost`, `summary`, `import`
     ");
     assert_snapshot!(refusal("[stages.steer]", "[stages.steer]\nkind = \"push\""), @r#"
     error: `stages.steer.kind` cannot be `push`
@@ -207,7 +207,7 @@ fn unknown_fields_kinds_and_sections() {
     16 | kind = "push"
        |        ^^^^^^ not a known name
        |
-       = help: it is one of `score`, `generate`, `patch`, `activations`, `direction`, `vector`, `combine`, `select`, `condition`, `independence`, `steer`, `holdout`, `random`, `xstest`, `summary`, `import`
+       = help: it is one of `score`, `generate`, `patch`, `activations`, `direction`, `vector`, `combine`, `select`, `condition`, `independence`, `steer`, `holdout`, `random`, `xstest`, `cost`, `summary`, `import`
     "#);
     assert_snapshot!(refusal("[stages.steer]", "[stage.steer]"), @r"
     error: the study has an unknown field `stage`

@@ -12,6 +12,7 @@ mod commands;
 mod completions;
 mod conditions;
 mod cosmic;
+mod cost;
 mod data_fetch;
 mod depths;
 mod doctor;

@@ -38,7 +38,7 @@ fn a_kind_is_explained_by_its_name() {
         assert!(said.starts_with(&format!("## Stage `{name}`\n")), "{said}");
         assert!(whole.contains(&said), "{said}");
     }
-    assert_snapshot!(bench.dial(&["help", "stage", "stear"]).stderr, @"error: there is no kind of stage `stear`; there are `score`, `generate`, `patch`, `activations`, `direction`, `vector`, `combine`, `select`, `condition`, `independence`, `steer`, `holdout`, `random`, `xstest`, `summary`, `import`");
+    assert_snapshot!(bench.dial(&["help", "stage", "stear"]).stderr, @"error: there is no kind of stage `stear`; there are `score`, `generate`, `patch`, `activations`, `direction`, `vector`, `combine`, `select`, `condition`, `independence`, `steer`, `holdout`, `random`, `xstest`, `cost`, `summary`, `import`");
     assert_snapshot!(bench.dial(&["help", "runn"]).stderr, @"error: there is no command `runn` to explain; `dial help` lists them, and `dial help stage` the kinds of stages");
 }
 

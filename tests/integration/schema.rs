@@ -51,6 +51,8 @@ struct Judges {
 impl Judges {
     fn new() -> Self {
         let bench = Workbench::new(&main_set(12, 8));
+        let question = r#"{"id": 1, "prompt": "calm1", "a": "Sure", "b": "Sorry", "answer": "A"}"#;
+        bench.write("questions.jsonl", question);
         let said = bench.dial(&["schema"]);
         assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{said:?}");
         let schema: Value = serde_json::from_str(&said.stdout).unwrap();

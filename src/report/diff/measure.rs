@@ -47,7 +47,13 @@ quantities! {
     /// Of a direction that is tried.
     Bypass = "bypass",
     Induce = "induce",
+    /// Of that, and of any edit.
     Kl = "kl",
+    /// Of texts and of answers, by how improbable they become.
+    TextsCrossEntropy = "texts_ce",
+    AnswersCrossEntropy = "answers_ce",
+    /// Of questions with choices.
+    Accuracy = "accuracy",
     /// Among directions that are tried.
     Rank = "rank",
     /// Of a direction or a condition.
@@ -64,9 +70,10 @@ quantities! {
 impl Quantity {
     /// Whether it is a rate or a cosine, or a threshold of these, and not in logits, nats or the activations' units.
     pub(super) fn is_a_share(self) -> bool {
-        use Quantity::{Auroc, F1, Likeness, Precision, Recall, RefusalRate, Threshold};
+        use Quantity::{Accuracy, Auroc, F1, Likeness, Precision, Recall, RefusalRate, Threshold};
         let shares = [
             RefusalRate,
+            Accuracy,
             Auroc,
             Threshold,
             Precision,

@@ -30,7 +30,7 @@ fn a_bad_override() {
      | --set stages.stear.alpha=[1]
      |              ^^^^^ did you mean the stage `steer`?
      |
-     = help: a stage that is not named after its kind needs `kind`, one of `score`, `generate`, `patch`, `activations`, `direction`, `vector`, `combine`, `select`, `condition`, `independence`, `steer`, `holdout`, `random`, `xstest`, `summary`, `import`
+     = help: a stage that is not named after its kind needs `kind`, one of `score`, `generate`, `patch`, `activations`, `direction`, `vector`, `combine`, `select`, `condition`, `independence`, `steer`, `holdout`, `random`, `xstest`, `cost`, `summary`, `import`
     ");
     assert_snapshot!(refusal_of_set("stages.direction.layer=12"), @r"
     error: layer `12` is out of range for model `inst`
