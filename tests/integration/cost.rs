@@ -1,5 +1,7 @@
 //! What steering costs on the planted model: nothing without an edit, and with one the numbers that other stages and plain sums give.
 
+mod against_transformers;
+
 use std::sync::OnceLock;
 
 use serde_json::json;
