@@ -25,7 +25,7 @@ fn the_studies_run_on_smollm2() {
     bench.write("few.jsonl", of_split("edge", 12) + &of_split("harmful", 4));
     let path = format!("prompts.main.path={}", bench.path("few.jsonl").display());
     // Rows of a stage's table: models, directions, layers, α and prompts.
-    let studies: [Shipped<'_>; 8] = [
+    let studies: [Shipped<'_>; 9] = [
         (
             "positions",
             &[
@@ -114,6 +114,29 @@ fn the_studies_run_on_smollm2() {
                 ("select.checks", 5),
                 ("cosmic.checks", 4),
                 ("steer", 16),
+            ],
+        ),
+        (
+            "cost",
+            &[
+                "stages.direction.n=4",
+                "stages.cost.alpha=[0, 20]",
+                "stages.cost.random=1",
+                "stages.cost.texts.limit=2",
+                "stages.cost.answers.limit=1",
+                "stages.cost.answers.max_new_tokens=4",
+                "stages.cost.choices.limit=2",
+                "stages.ablated.random=0",
+                "stages.ablated.choices.limit=2",
+            ],
+            &[
+                ("cost", 1 + 2 * 2),
+                ("cost.kl", 5 * 12),
+                ("cost.texts", 5 * 2),
+                ("cost.answers", 5),
+                ("cost.choices", 5 * 2),
+                ("cost.effect", 5 * 4),
+                ("ablated", 2),
             ],
         ),
         (
