@@ -11,8 +11,8 @@
 //!
 //! A bar that is missed is said, and is no failure: the exit code tells whether everything could run. Close other programs before;
 //! `cargo bench --profile release --bench study -- --quick` tries the benchmark itself out on a study of some seconds, and
-//! `… -- positions` measures that part alone (three minutes) and writes `target/bench/positions.json`. `… -- select` times a selection over positions
-//! and layers beside transformers (five minutes).
+//! `… -- positions` measures that part alone (three minutes) and writes `target/bench/positions.json`; `… -- cost` what steering costs (two minutes), into
+//! `target/bench/cost.json`. `… -- select` times a selection over positions and layers beside transformers (five minutes).
 
 mod arithmetic;
 mod beside;
@@ -33,6 +33,7 @@ use std::process::ExitCode;
 use inside::Finished;
 use kernels::Rate;
 use peers::Peers;
+use positions::Part;
 use report::Measured;
 use study::{Data, Files, Size};
 
@@ -44,10 +45,11 @@ fn main() -> ExitCode {
     let quick = std::env::args().any(|argument| argument == "--quick");
     let outcome = match std::env::args().skip(1).find(named).as_deref() {
         None => bench(quick),
-        Some("positions") => bench_positions(quick),
+        Some("positions") => bench_part(quick, Part::Positions),
+        Some("cost") => bench_part(quick, Part::Cost),
         Some("select") => bench_select(quick),
         Some(other) => Err(format!(
-            "there is no part `{other}`; name `positions` or `select`, or nothing for the whole benchmark"
+            "there is no part `{other}`; name `positions`, `cost` or `select`, or nothing for the whole benchmark"
         )
         .into()),
     };
@@ -83,7 +85,9 @@ fn bench(quick: bool) -> Result<()> {
     let finished = Finished::new(&files)?;
     let marginal = finished.marginal(&size)?;
     say("edits and readouts at more than the last token");
-    let positions = positions::measure(&finished, &size)?;
+    let mut positions = positions::measure(&finished, &size, Part::Positions)?;
+    say("what steering costs");
+    positions.extend(positions::measure(&finished, &size, Part::Cost)?);
     say("matrix products");
     let measured = Measured {
         cold: &cold,
@@ -131,30 +135,33 @@ fn bench_select(quick: bool) -> Result<()> {
 }
 
 /// That part alone, which needs no study that has run.
-fn bench_positions(quick: bool) -> Result<()> {
+fn bench_part(quick: bool, part: Part) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = root.join("target/bench");
     let (data, size) = (Data::find(root), Size::of(quick));
-    let files = Files::write_sweep(root, folder.join("positions"), &data, &size)?;
+    let files = Files::write_sweep(root, folder.join(part.name()), &data, &size)?;
     let load_before = load_average();
     let threads = std::thread::available_parallelism()?.get();
     refusal_dial::link_libtorch();
     refusal_dial::inside::model::set_threads(threads)?;
     let finished = Finished::new(&files)?;
-    say("edits and readouts at more than the last token");
-    let measured = positions::measure(&finished, &size)?;
+    say(match part {
+        Part::Positions => "edits and readouts at more than the last token",
+        Part::Cost => "what steering costs",
+    });
+    let measured = positions::measure(&finished, &size, part)?;
     say("matrix products");
     let rates = rates(&finished, &size, threads)?;
     let costs = report::costs(&measured, finished.config()?, &rates);
     let written = serde_json::to_string_pretty(&costs)? + "\n";
-    std::fs::write(folder.join("positions.json"), written)?;
+    std::fs::write(folder.join(format!("{}.json", part.name())), written)?;
     println!(
         "\n{threads} threads, prompts of {}; load average before: {load_before}\n",
         data.name
     );
     println!("{}\n", report::rates(&rates, finished.config()?));
     println!("{}\n", positions::costs(&costs));
-    println!("figures in target/bench/positions.json");
+    println!("figures in target/bench/{}.json", part.name());
     Ok(())
 }
 

@@ -49,6 +49,29 @@ enum Read {
     LogOdds,
     Text,
     ScoreAndLogOdds,
+    /// How far the next token's distribution is from the unedited one, over the whole vocabulary.
+    Divergence,
+    /// The prompt itself as plain text, its first token given.
+    OwnTokens,
+}
+
+/// A part of the benchmark, which can be run alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Edits and readouts that do not stop at the last token.
+    Positions,
+    /// What `kind = "cost"` asks for of each α.
+    Cost,
+}
+
+impl Part {
+    /// Its argument, and the name of its files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Positions => "positions",
+            Part::Cost => "cost",
+        }
+    }
 }
 
 /// Rows of one kind: every prompt, so many times.
@@ -90,8 +113,8 @@ pub struct Cost {
     pub bar: Option<f64>,
 }
 
-/// All of them; `alphas` is how many α the study has.
-fn sweeps(alphas: usize) -> [Sweep; 7] {
+/// Those of a part; `alphas` is how many α the study has.
+fn sweeps(part: Part, alphas: usize) -> Vec<Sweep> {
     let sweep = |name, place, read, variants, bar| Sweep {
         name,
         place,
@@ -100,7 +123,32 @@ fn sweeps(alphas: usize) -> [Sweep; 7] {
         bar,
     };
     let few = alphas.div_ceil(3);
-    [
+    if part == Part::Cost {
+        return vec![
+            sweep(
+                "last token, divergence",
+                Place::Last,
+                Read::Divergence,
+                alphas,
+                None,
+            ),
+            sweep(
+                "ablated everywhere, divergence",
+                Place::Everywhere,
+                Read::Divergence,
+                1,
+                None,
+            ),
+            sweep(
+                "all tokens, cross-entropy of the text",
+                Place::All,
+                Read::OwnTokens,
+                1,
+                None,
+            ),
+        ];
+    }
+    vec![
         sweep("last token, score", Place::Last, Read::Score, alphas, None),
         sweep(
             "last 5, score",
@@ -137,12 +185,12 @@ fn sweeps(alphas: usize) -> [Sweep; 7] {
 }
 
 /// Times them on the prompts of the study.
-pub fn measure(finished: &Finished, size: &Size) -> Result<Vec<Measured>> {
+pub fn measure(finished: &Finished, size: &Size, part: Part) -> Result<Vec<Measured>> {
     let config = finished.config()?;
     let asked = finished.score_cells()?;
     let mut evaluator = finished.evaluator()?;
     let mut measured = Vec::new();
-    for sweep in sweeps(size.alphas.len()) {
+    for sweep in sweeps(part, size.alphas.len()) {
         let mut shortest = f64::INFINITY;
         // The first time also prefills; another sweep may ask for another part of the streams, and drop it.
         for repetition in 0..REPETITIONS {
@@ -168,8 +216,11 @@ impl Sweep {
         for variant in 0..self.variants {
             for of in asked {
                 let edits = self.edits(&of.tokens, variant, direction, config);
-                for readout in self.readouts(&of.readout) {
-                    let tokens = Arc::clone(&of.tokens);
+                for readout in self.readouts(of) {
+                    let tokens = match self.read {
+                        Read::OwnTokens => Arc::new(Tokens::new(of.tokens.ids()[..1].to_vec())),
+                        _ => Arc::clone(&of.tokens),
+                    };
                     let edits = edits.clone();
                     cells.push(Cell::new(of.model, tokens, edits, readout, config.n_layers));
                 }
@@ -212,12 +263,16 @@ impl Sweep {
             .collect()
     }
 
-    fn readouts(&self, score: &Readout) -> Vec<Readout> {
+    /// What is read of a prompt; `of` is what the study reads of it.
+    fn readouts(&self, of: &Cell) -> Vec<Readout> {
+        let score = || of.readout.clone();
         match self.read {
-            Read::Score => vec![score.clone()],
+            Read::Score => vec![score()],
             Read::LogOdds => vec![Readout::LogOdds(WORDS.into())],
-            Read::ScoreAndLogOdds => vec![score.clone(), Readout::LogOdds(WORDS.into())],
+            Read::ScoreAndLogOdds => vec![score(), Readout::LogOdds(WORDS.into())],
             Read::Text => vec![Readout::Continuation(TEXT.into())],
+            Read::Divergence => vec![Readout::Divergence { epsilon: 0.0 }],
+            Read::OwnTokens => vec![Readout::Continuation(of.tokens.ids()[1..].into())],
         }
     }
 
@@ -228,24 +283,33 @@ impl Sweep {
             Place::Everywhere => config.n_layers,
             _ => config.n_layers - LAYER,
         };
-        // The last token of a text is not read by the model.
-        let (read, unembedded) = match self.read {
-            Read::Score => (1, 0),
-            Read::LogOdds | Read::ScoreAndLogOdds => (1, 1),
-            Read::Text => (TEXT.len(), TEXT.len()),
-        };
-        let shared = match self.place {
-            Place::All | Place::Everywhere => shared_tokens(asked.iter().map(|of| &of.tokens)),
-            _ => 0,
+        // Of a plain text nothing is shared, and nothing is there before, so that all of it goes through all blocks.
+        let shared = match (self.read, self.place) {
+            (Read::OwnTokens, _) | (_, Place::Last | Place::LastFew) => 0,
+            (_, Place::All | Place::Everywhere) => {
+                shared_tokens(asked.iter().map(|of| &of.tokens))
+            }
         };
         if shared > 0 {
             rows += prefill_of_shared(shared, layers).scaled(self.variants as f64);
         }
         for of in asked {
-            let edited = match self.place {
-                Place::Last => 1,
-                Place::LastFew => LAST_FEW,
-                Place::All | Place::Everywhere => of.tokens.len() - shared,
+            // The last token of a text is not read by the model. The unedited logits of a prompt are one row, whatever is done to it.
+            let (read, unembedded, unedited) = match self.read {
+                Read::Score => (1, 0, 0),
+                Read::LogOdds | Read::ScoreAndLogOdds => (1, 1, 0),
+                Read::Text => (TEXT.len(), TEXT.len(), 0),
+                Read::Divergence => (1, 1, 1),
+                Read::OwnTokens => (of.tokens.len() - 1, of.tokens.len() - 1, 0),
+            };
+            rows += Rows::of_unembedding(unedited as f64);
+            let (edited, layers) = match (self.read, self.place) {
+                (Read::OwnTokens, _) => (1, config.n_layers),
+                (_, Place::Last) => (1, layers),
+                (_, Place::LastFew) => (LAST_FEW, layers),
+                (_, Place::All | Place::Everywhere) => {
+                    (of.tokens.len() - shared, layers)
+                }
             };
             rows += last_blocks_of(edited + read - 1, read, layers).scaled(self.variants as f64);
             rows += Rows::of_unembedding((unembedded * self.variants) as f64);

@@ -154,7 +154,11 @@ pub(super) fn named(direction: &Direction) -> String {
         ..
     } = direction;
     let site = direction.site.short_name();
-    format!("`{label}` of model `{model}`, layer {layer}, `{site}`, position {position}")
+    let place = match position {
+        Some(position) => format!("position {position}"),
+        None => "the mean of the prompt's tokens".to_string(),
+    };
+    format!("`{label}` of model `{model}`, layer {layer}, `{site}`, {place}")
 }
 
 /// A direction for a program.

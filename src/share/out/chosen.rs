@@ -82,9 +82,7 @@ impl Which {
     fn fits(&self, direction: &Direction) -> bool {
         self.layer.is_none_or(|layer| layer == direction.layer)
             && self.site.is_none_or(|site| site == direction.site)
-            && self
-                .position
-                .is_none_or(|position| position == direction.position)
+            && (self.position.is_none() || self.position == direction.position)
             && self.seed.is_none_or(|seed| Some(seed) == direction.seed)
     }
 }
@@ -109,7 +107,8 @@ fn listed(directions: &[&Direction]) -> String {
         [
             format!("--layer {}", d.layer),
             format!("--site {}", d.site.short_name()),
-            format!("--position {}", d.position),
+            d.position
+                .map_or(String::new(), |position| format!("--position {position}")),
             d.seed
                 .map_or(String::new(), |seed| format!("--seed {seed}")),
         ]
@@ -179,7 +178,8 @@ impl Chosen {
             ),
             ("layer", Some(layer.to_string())),
             ("site", Some(site.short_name().to_string())),
-            ("position", Some(position.to_string())),
+            // A mean over all tokens has none.
+            ("position", position.map(|position| position.to_string())),
             ("token", token.clone()),
             ("pre_norm", Some(pre_norm.to_string())),
             ("resid_norm", resid_norm.map(|norm| norm.to_string())),

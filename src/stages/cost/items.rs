@@ -43,6 +43,7 @@ impl<'a> InChat<'a> {
         let some = PromptSet {
             prompts: chosen.iter().map(|&i| set.prompts[i].clone()).collect(),
             notes: Vec::new(),
+            public: None,
         };
         Ok(InChat {
             prompts: chosen.iter().map(|&index| &set.prompts[index]).collect(),
