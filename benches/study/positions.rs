@@ -286,9 +286,7 @@ impl Sweep {
         // Of a plain text nothing is shared, and nothing is there before, so that all of it goes through all blocks.
         let shared = match (self.read, self.place) {
             (Read::OwnTokens, _) | (_, Place::Last | Place::LastFew) => 0,
-            (_, Place::All | Place::Everywhere) => {
-                shared_tokens(asked.iter().map(|of| &of.tokens))
-            }
+            (_, Place::All | Place::Everywhere) => shared_tokens(asked.iter().map(|of| &of.tokens)),
         };
         if shared > 0 {
             rows += prefill_of_shared(shared, layers).scaled(self.variants as f64);
@@ -307,9 +305,7 @@ impl Sweep {
                 (Read::OwnTokens, _) => (1, config.n_layers),
                 (_, Place::Last) => (1, layers),
                 (_, Place::LastFew) => (LAST_FEW, layers),
-                (_, Place::All | Place::Everywhere) => {
-                    (of.tokens.len() - shared, layers)
-                }
+                (_, Place::All | Place::Everywhere) => (of.tokens.len() - shared, layers),
             };
             rows += last_blocks_of(edited + read - 1, read, layers).scaled(self.variants as f64);
             rows += Rows::of_unembedding((unembedded * self.variants) as f64);
