@@ -90,6 +90,8 @@ pub enum HookPoint {
     Block { layer: usize, site: Site },
     /// The final norm's output before its gain (and bias), `ln_final.hook_normalized`, `[d_model]`.
     FinalNormalized,
+    /// The final norm's output, of which logits are made, `ln_final.hook_out`, `[d_model]`: the last of the `hidden_states` of transformers.
+    FinalNorm,
 }
 
 impl HookPoint {
@@ -103,7 +105,7 @@ impl HookPoint {
             HookPoint::Block { layer, site } => {
                 layer < config.n_layers && config.family.has(layer, site)
             }
-            HookPoint::Embed | HookPoint::FinalNormalized => true,
+            HookPoint::Embed | HookPoint::FinalNormalized | HookPoint::FinalNorm => true,
         }
     }
 
@@ -125,7 +127,7 @@ impl HookPoint {
         match self {
             HookPoint::Embed => true,
             HookPoint::Block { site, .. } => Site::RESIDUAL.contains(&site),
-            HookPoint::FinalNormalized => false,
+            HookPoint::FinalNormalized | HookPoint::FinalNorm => false,
         }
     }
 
@@ -135,7 +137,7 @@ impl HookPoint {
         match self {
             HookPoint::Embed => true,
             HookPoint::Block { site, .. } => matches!(site, ResidPre | ResidMid | ResidPost),
-            HookPoint::FinalNormalized => false,
+            HookPoint::FinalNormalized | HookPoint::FinalNorm => false,
         }
     }
 
@@ -158,6 +160,7 @@ impl fmt::Display for HookPoint {
             HookPoint::Embed => f.write_str("hook_embed"),
             HookPoint::Block { layer, site } => write!(f, "blocks.{layer}.{}", site.hook_name()),
             HookPoint::FinalNormalized => f.write_str("ln_final.hook_normalized"),
+            HookPoint::FinalNorm => f.write_str("ln_final.hook_out"),
         }
     }
 }

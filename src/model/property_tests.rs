@@ -275,6 +275,7 @@ impl Draws {
             _ => Readout::Activation {
                 hook: match self.below(9) {
                     0 => HookPoint::FinalNormalized,
+                    1 => HookPoint::FinalNorm,
                     _ => self.hook(n_layers, &Site::ALL),
                 },
                 position: match self.below(2) {
@@ -309,7 +310,11 @@ fn naive(subject: &Subject, ids: &[u32], edits: &[Intervention]) -> (Vec<Vec<f32
     let sites = (0..subject.n_layers).flat_map(|l| Site::ALL.map(|site| HookPoint::block(l, site)));
     let mut tap = Tap {
         wanted: sites
-            .chain([HookPoint::Embed, HookPoint::FinalNormalized])
+            .chain([
+                HookPoint::Embed,
+                HookPoint::FinalNormalized,
+                HookPoint::FinalNorm,
+            ])
             .collect(),
         ..Tap::default()
     };

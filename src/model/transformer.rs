@@ -197,7 +197,7 @@ impl Transformer {
     pub(super) fn final_norm(&self, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
         let normalized = self.network.norm.normalized(x)?;
         let normalized = tap.pass(HookPoint::FinalNormalized, normalized)?;
-        self.network.norm.gained(normalized)
+        tap.pass(HookPoint::FinalNorm, self.network.norm.gained(normalized)?)
     }
 
     /// The final norm's output `[.., d_model]` → logits of the whole vocabulary `[.., d_vocab]`, in the model's dtype.

@@ -415,6 +415,6 @@ fn tables(read: &[Read<'_>]) -> Result<Vec<(String, polars::prelude::DataFrame)>
 fn block_of(place: HookPoint) -> Option<(usize, Site)> {
     match place {
         HookPoint::Block { layer, site } => Some((layer, site)),
-        HookPoint::Embed | HookPoint::FinalNormalized => None,
+        HookPoint::Embed | HookPoint::FinalNormalized | HookPoint::FinalNorm => None,
     }
 }

@@ -111,8 +111,8 @@ static TOLD: Told = Told {
         are directions of which a number is missing, of the last share `last_layers` of the layers, of `kl` above `max_kl` and of `induce` below \
         `min_induce`; of the others the one with the lowest `bypass` is taken, and of equals the one at the earlier position, then the lower layer. \
         With `method = \"cosmic\"` no score is read: at the tenth of the layers where the prompts that made the directions, A and B, are least alike in \
-        the direction of their mean activations (what a block gives, at the last token; what the last block gives behind the final norm, without its \
-        gain), `bypass` is the cosine of harmful prompts without the direction with unedited harmless ones, and `induce` that of harmless ones with it \
+        the direction of their mean activations (what a block gives, at the last token; what the last block gives behind the final \
+        norm), `bypass` is the cosine of harmful prompts without the direction with unedited harmless ones, and `induce` that of harmless ones with it \
         with unedited harmful ones; the highest sum is taken, without a floor of `induce`, and at the last token no layer beyond both of two medians, \
         over the other positions, of the layers at which `bypass` and `induce` are highest (`select_direction_cosmic.py`). \
         The scores are of the rule that `read` names; theirs is `log_odds`. `checks` has the same three numbers of the \

@@ -8,7 +8,7 @@
 of one length in a batch, without padding, in float32 on one thread, with plain forward hooks, `hidden_states` as transformers gives them.
 
     config.json, model.safetensors, tokenizer.json
-                    the model. The gain of its final norm is 1: where the program reads what the last block gives, there is no gain yet
+                    the model
     reference.json  `prompts` (half: that of the program's hash of ids; only those of `train` choose), `layers` (the cosine of the prompts that made the
                     directions at each layer, and whether it is one that is compared at), `max_kl`, and `candidates` in the order in which they were
                     tried: the two cosines, the divergence, why it is not taken (empty: it may be), and its place among the others
@@ -82,9 +82,7 @@ def drawn_model(seed):
     config._attn_implementation = "eager"
     model = LlamaForCausalLM(config).float().eval()
     for name, parameter in model.named_parameters():
-        if name == "model.norm.weight":
-            parameter.fill_(1)
-        elif "norm" in name:
+        if "norm" in name:
             parameter.copy_(1 + 0.2 * torch.randn_like(parameter))
         elif "embed" in name:
             parameter.copy_(torch.randn_like(parameter))

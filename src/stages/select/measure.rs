@@ -325,7 +325,7 @@ impl Lab<'_> {
 /// Where what a block gives is read: behind the last one the final norm, as in the `hidden_states` of transformers.
 fn output_of(layer: usize, n_layers: usize) -> HookPoint {
     match layer + 1 == n_layers {
-        true => HookPoint::FinalNormalized,
+        true => HookPoint::FinalNorm,
         false => HookPoint::block(layer, Site::ResidPost),
     }
 }
