@@ -222,7 +222,7 @@ impl<'p> Packed<'p> {
     }
 
     /// The first position of the last so many of a text, along S.
-    pub(super) fn from_end(&self, text: usize, count: usize) -> i64 {
+    pub(super) fn last_of(&self, text: usize, count: usize) -> i64 {
         let span = &self.spans[text];
         span.start + span.length - count as i64
     }

@@ -303,7 +303,7 @@ impl Evaluator {
                 _ => 1,
             };
             first_rows.push(places.len() as i64);
-            let first = packed.from_end(member.text, count);
+            let first = packed.last_of(member.text, count);
             places.extend(first..first + count as i64);
         }
         let layers = kind.layers(transformer.config.n_layers);
