@@ -216,7 +216,7 @@ fn what_is_gated_or_not_known_well_enough_says_how_to_get_it() {
     let said = bench.dial(&["data", "fetch", "xtest"]);
     let told = said.message(2);
     assert!(
-        told.contains("`xtest`") && told.contains("'xstest'"),
+        told.contains("invalid value 'xtest'") && told.contains("exists: 'xstest'"),
         "{told}"
     );
 }
