@@ -66,6 +66,7 @@ max_kl = 1000
 min_induce = -1000
 last_layers = 0
 random = 1
+filter = false
 [stages.begun]
 kind = "cost"
 model = "inst"
