@@ -12,7 +12,7 @@ help:
 	@echo 'make busy    run the tests that interrupt a run, 20 times, beside a busy loop on every core (an hour; BUSY_RUNS=3)'
 	@echo 'make fuzz    read odd and hostile inputs, others every time (FUZZ_SECONDS=60 for each reader, or'
 	@echo '             FUZZ_TARGET=gguf for one; FUZZ_TARGET=gguf FUZZ_INPUT=<file> for one input that was kept)'
-	@echo 'make bench   time the standard study (10 minutes; see benches/study/main.rs)'
+	@echo 'make bench   time the standard study (15 minutes; see benches/study/main.rs)'
 	@echo 'make bench-scale  time planning and finding in a study of 400,000 cells (a minute)'
 	@echo 'make check   formatting and lints'
 	@echo 'make setup   fetch libtorch and the quickstart model into third_party/'

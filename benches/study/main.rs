@@ -5,14 +5,14 @@
 //! 1. `study`, `program`: `dial run` on the whole study from an empty cache: wall time, peak memory; then again, with nothing to compute
 //! 2. `start`: how soon commands answer that compute nothing; `beside`: several runs that share the cores
 //! 3. `linear`: small sweeps with 1×, 2× and 4× the prompts, α and seeds
-//! 4. `peers`: the Python scripts that do the same work, where they are installed (`scripts/bench-peers.sh`)
+//! 4. `peers`: the Python scripts that do the same work, where they are installed (`scripts/bench-peers.sh`); `select`: a selection beside transformers
 //! 5. `inside`: prefill and one more α, through the library; `positions`: edits and readouts that do not stop at the last token
 //! 6. `kernels`, `arithmetic`: the rate of matrix products at the study's shapes, and the least arithmetic that the study needs
 //!
 //! A bar that is missed is said, and is no failure: the exit code tells whether everything could run. Close other programs before;
 //! `cargo bench --profile release --bench study -- --quick` tries the benchmark itself out on a study of some seconds, and
 //! `… -- positions` measures that part alone (three minutes) and writes `target/bench/positions.json`; `… -- cost` what steering costs (two minutes), into
-//! `target/bench/cost.json`. `… -- select` times a selection over positions and layers beside transformers (five minutes).
+//! `target/bench/cost.json`. `… -- select` times the selection alone (five minutes).
 
 mod arithmetic;
 mod beside;
@@ -79,6 +79,8 @@ fn bench(quick: bool) -> Result<()> {
     let axes = linear::measure(root, &folder.join("sweep"), &data, threads)?;
     say("the peers");
     let (peers, advice) = peers(root, &files, &size, threads)?;
+    say("a selection over positions and layers");
+    let selection = select::measure(root, &folder.join("select"), &data, quick);
     say("prefill and one more α, inside this process");
     refusal_dial::link_libtorch();
     refusal_dial::inside::model::set_threads(threads)?;
@@ -116,6 +118,10 @@ fn bench(quick: bool) -> Result<()> {
         println!("{}\n", peers.table());
     }
     println!("{}\n", figures.table());
+    match selection {
+        Ok(selection) => println!("{}\n", selection.told()),
+        Err(why) => println!("selection: not timed: {why}\n"),
+    }
     if let Some(advice) = advice {
         println!("{advice}");
     }
@@ -123,7 +129,7 @@ fn bench(quick: bool) -> Result<()> {
     Ok(())
 }
 
-/// A selection, which is no part of the standard study.
+/// A selection alone, which is no part of the standard study.
 fn bench_select(quick: bool) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let load_before = load_average();
