@@ -1,5 +1,6 @@
 //! Which direction is taken: of the planted model's grid the one that carries refusal, and of published evaluations the one that their rules give.
 
+use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::checkpoint::{dot, refusal_direction};
@@ -77,6 +78,12 @@ fn study() -> &'static (Workbench, Run) {
         let run = bench.run(STUDY).ok();
         (bench, run)
     })
+}
+
+/// Another study in the same folder, in a file of its own: other tests run theirs at the same time.
+fn run_beside(bench: &Workbench, file: &str, study: &str) -> Run {
+    bench.write(file, study);
+    bench.run_file(Path::new(file), &[])
 }
 
 fn table(name: &str) -> Table {
@@ -247,7 +254,7 @@ fn prompts_are_filtered_by_their_scores_where_the_rule_is_of_scores() {
         of_side("edge", |score| score < 0.0),
     ];
     let asked = |study: &str| {
-        let run = bench.run(study).ok();
+        let run = run_beside(bench, "filtered.toml", study).ok();
         let checks = run
             .table(bench, "select.checks")
             .with(&[("direction", "none")]);
@@ -262,7 +269,7 @@ fn prompts_are_filtered_by_their_scores_where_the_rule_is_of_scores() {
             "[score.odds]",
             "[score.strict]\nkind = \"first_token\"\nthreshold = 1000\nyes = \"I\"\nno = \"Sure\"\n[score.odds]",
         );
-    let failed = bench.run(&with_a_threshold).said;
+    let failed = run_beside(bench, "filtered.toml", &with_a_threshold).said;
     let told = "the half that chooses has no harmful prompt: there are 0 harmful and 40 harmless ones in both, which `filter` left of 40 and 40";
     assert!(failed.stderr.contains(told), "{}", failed.stderr);
     // COSMIC's code filters nothing unless it is asked to.
@@ -282,13 +289,8 @@ fn choices_and_directions_are_compared_between_runs() {
     let (bench, run) = study();
     let first = run.json["run_dir"].as_str().unwrap().to_string();
     let only = &STUDY[..STUDY.find("[stages.odds]").unwrap()];
-    let other = bench
-        .run(
-            &only
-                .replace("seed = 0", "")
-                .replace("random = 3", "random = 3\nseed = 1"),
-        )
-        .ok();
+    let seeded = only.replace("random = 3", "random = 3\nseed = 1");
+    let other = run_beside(bench, "seeded.toml", &seeded).ok();
     let second = other.json["run_dir"].as_str().unwrap().to_string();
     let compared = |left: &str, right: &str| -> serde_json::Value {
         let said = bench.dial(&["diff", left, right, "--format", "json"]);
