@@ -7,9 +7,11 @@
 //!
 //! A packed text has products of its own in attention, many and small: right for a processor, and not for a GPU, where these cells stay tiles.
 
+mod rows;
+
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use tch::{Device, Tensor};
@@ -17,17 +19,20 @@ use tch::{Device, Tensor};
 use super::outcomes::{AtHand, Outcome, Outcomes};
 use super::packed::{EditedTemplate, Packed, Text};
 use super::readout::of_one_token_each;
-use super::shape::entry;
-use super::tile::{final_norm, ingredients_of};
+use super::tile::final_norm;
 use super::{Evaluator, described, of_last_logits, to_rows};
-use crate::model::cell::{Cell, Intervention, Operation, Readout, Value};
+use crate::model::cell::{Cell, Readout, Value};
 use crate::model::error::{ModelError, Result};
 use crate::model::grouped::grouped;
 use crate::model::guard::guarded;
 use crate::model::hooks::HookPoint;
 use crate::model::parallel;
-use crate::model::prefix::{packed, prompt_key, template_positions};
+use crate::model::prefix::{packed, template_positions};
 use crate::model::transformer::{Tap, Transformer};
+
+use rows::{Kind, Row, rows_of};
+
+pub(super) use rows::first_layer;
 
 /// Positions of a batch: constant, so that a value's bits are its own. A longer text has one to itself, of a multiple of this. More than a prefill's,
 /// since there are many texts under each list of edits: products are 4 % quicker, and less is left over.
@@ -39,29 +44,6 @@ const SHARE_OF_BUDGET: usize = 4;
 
 /// Templates under edits that were computed before, by what is done to which vectors.
 pub(super) type EditedTemplates = HashMap<(Arc<Kind>, blake3::Hash), Arc<EditedTemplate>>;
-
-/// Texts whose passes do the same to vectors of their own.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct Kind {
-    template: blake3::Hash,
-    is_long: bool,
-    /// The first layer that is computed; none where a text starts with its embedding.
-    start: Option<usize>,
-    edits: Vec<(HookPoint, Operation)>,
-    /// Where vectors are read, in the order of the computation; nowhere where logits are.
-    hooks: Vec<HookPoint>,
-}
-
-/// A text under edits, and the cells that are read of it: neighbours among the numbers.
-struct Row {
-    /// The hash of what the edits are made of.
-    edits: blake3::Hash,
-    /// How many of its own tokens are computed.
-    own: usize,
-    /// The number of the cell with all of the edits.
-    whole: u32,
-    members: Range<usize>,
-}
 
 /// Rows of one kind under the same edits, so that their template is one.
 struct Set {
@@ -92,7 +74,7 @@ impl Evaluator {
         outcomes: &mut Outcomes<'_>,
     ) -> Result<ControlFlow<()>> {
         let mut sets = Vec::new();
-        for (kind, rows) in grouped(self.rows_of(at_hand, numbers)) {
+        for (kind, rows) in grouped(rows_of(at_hand, numbers, &self.transformer)) {
             let kind = Arc::new(kind);
             let by_edits = grouped(rows.into_iter().map(|row| (row.edits, row)));
             sets.extend(by_edits.into_iter().map(|(_, rows)| Set {
@@ -112,25 +94,6 @@ impl Evaluator {
             sets = others;
         }
         Ok(ControlFlow::Continue(()))
-    }
-
-    /// The texts of the cells, each with its kind.
-    fn rows_of(&self, at_hand: &AtHand<'_>, numbers: &[u32]) -> Vec<(Kind, Row)> {
-        let mut rows = Vec::new();
-        let mut last: Option<Growing> = None;
-        for (index, &number) in numbers.iter().enumerate() {
-            let cell = at_hand.cell(number);
-            let taken = last.as_mut().is_some_and(|row| row.takes(number, &cell));
-            if !taken {
-                let next = Growing::new((index, number), cell);
-                rows.extend(
-                    last.replace(next)
-                        .map(|row| row.done(index, &self.transformer)),
-                );
-            }
-        }
-        rows.extend(last.map(|row| row.done(numbers.len(), &self.transformer)));
-        rows
     }
 
     /// How many of the sets to work on together: as many as have room for what is kept of their templates.
@@ -336,123 +299,6 @@ struct Member {
     number: u32,
     cell: Cell,
     text: usize,
-}
-
-/// A row that may take further cells.
-struct Growing {
-    cell: Cell,
-    whole: u32,
-    start: usize,
-    /// Where vectors are read; the last is where the deepest is.
-    hooks: Vec<HookPoint>,
-}
-
-impl Growing {
-    fn new((start, whole): (usize, u32), cell: Cell) -> Self {
-        Growing {
-            whole,
-            start,
-            hooks: cell.readout.hook().into_iter().collect(),
-            cell,
-        }
-    }
-
-    /// Takes a cell, if it is read of the same text, whose edits behind what is read may be left out.
-    fn takes(&mut self, number: u32, cell: &Cell) -> bool {
-        let text = |cell: &Cell| (prompt_key(&cell.tokens), end(cell));
-        if text(&self.cell) != text(cell) {
-            return false;
-        }
-        let up_to = |edits: &[Intervention], hook: HookPoint| {
-            edits.iter().take_while(|i| i.hook <= hook).count()
-        };
-        match (self.hooks.last().copied(), cell.readout.hook()) {
-            (None, None) => self.cell.interventions == cell.interventions,
-            (Some(deepest), Some(hook)) if hook <= deepest => {
-                let (mine, theirs) = (&self.cell.interventions, &cell.interventions);
-                let taken = mine[..up_to(mine, hook)] == theirs[..];
-                if taken && !self.hooks.contains(&hook) {
-                    self.hooks.push(hook);
-                    self.hooks.sort_unstable();
-                }
-                taken
-            }
-            (Some(deepest), Some(hook)) => {
-                let (mine, theirs) = (&self.cell.interventions, &cell.interventions);
-                let taken = mine[..] == theirs[..up_to(theirs, deepest)];
-                if taken {
-                    self.hooks.push(hook);
-                    self.whole = number;
-                    self.cell = cell.clone();
-                }
-                taken
-            }
-            _ => false,
-        }
-    }
-
-    fn done(self, end_of_members: usize, transformer: &Transformer) -> (Kind, Row) {
-        let cell = &self.cell;
-        let mut edits = blake3::Hasher::new();
-        for (hash, number) in cell
-            .interventions
-            .iter()
-            .flat_map(|i| ingredients_of(&i.edit))
-        {
-            edits.update(hash.as_bytes());
-            edits.update(&number.to_le_bytes());
-        }
-        let row = Row {
-            edits: edits.finalize(),
-            own: end(cell) - cell.tokens.template().len(),
-            whole: self.whole,
-            members: self.start..end_of_members,
-        };
-        let kind = Kind {
-            template: cell.tokens.template_hash(),
-            is_long: transformer.is_long(cell.tokens.len()),
-            start: first_layer(cell, transformer.config.n_layers),
-            edits: cell
-                .interventions
-                .iter()
-                .map(|i| (i.hook, i.edit.operation()))
-                .collect(),
-            hooks: self.hooks,
-        };
-        (kind, row)
-    }
-}
-
-impl Kind {
-    /// The layers that are computed.
-    fn layers(&self, n_layers: usize) -> Range<usize> {
-        let end = match self.hooks.last() {
-            Some(HookPoint::Block { layer, .. }) => layer + 1,
-            _ => n_layers,
-        };
-        self.start.unwrap_or(0)..end
-    }
-}
-
-/// The layer with whose unedited stream a text that is edited throughout starts; none where it starts with its embedding.
-pub(super) fn first_layer(cell: &Cell, n_layers: usize) -> Option<usize> {
-    if cell
-        .interventions
-        .iter()
-        .any(|i| i.hook == HookPoint::Embed)
-    {
-        return None;
-    }
-    let layer = entry(cell, n_layers).map_or(n_layers - 1, |entry| entry.layer);
-    Some(layer).filter(|layer| *layer > 0)
-}
-
-/// How many tokens of a cell's text are computed.
-fn end(cell: &Cell) -> usize {
-    match cell.readout {
-        Readout::Activation { position, .. } => position + 1,
-        _ => cell.tokens.len(),
-    }
 }
 
 /// The members by what is read of their last logits, but for continuations.
